@@ -1,0 +1,55 @@
+"""EngineClient: how the API process talks to an engine, whichever process that lives in."""
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutput
+
+
+class EngineState(enum.StrEnum):
+    LOADING = "loading"  # also while it is started again after a crash
+    READY = "ready"
+    DEAD = "dead"  # it will not come back
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A snapshot for /health, /ready and admission."""
+
+    state: EngineState
+    reason: str  # why not READY, for people; empty when READY
+    progress: float | None  # 0..1 while LOADING, None if unknown
+    num_open: int  # requests submitted and not ended
+    num_running: int
+    num_waiting: int
+    seconds_since_progress: float  # since the last finished step, or since work arrived at an idle engine; 0 when idle
+    num_restarts: int
+
+
+class RequestStream(Protocol):
+    """The outputs of one request, merged while the reader is slow.
+
+    Iteration yields RequestOutputs whose last one has a finish_reason, and then stops. If the engine process ends,
+    it raises EngineDied; if the engine gives up on this request alone, the terminal output has FinishReason.ERROR.
+    """
+
+    def __aiter__(self) -> AsyncIterator[RequestOutput]: ...
+
+    def abort(self, reason: AbortReason) -> None:
+        """End the request now. Idempotent, never blocks, and allowed after the end. Later outputs are dropped and
+        their tokens counted as discarded."""
+
+
+class EngineClient(Protocol):
+    """One engine. All methods are called from the event loop's thread."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What READY told; raises EngineUnavailable before."""
+
+    def status(self) -> EngineStatus: ...
+
+    def submit(self, request: EngineRequest) -> RequestStream:
+        """Hand over a request; raises QueueFull or EngineUnavailable. The caller must iterate to the end or abort."""

@@ -1,0 +1,58 @@
+"""Every error that a user, a checkpoint or a client can cause.
+
+A message says what was given, the limit, and the remedy. server/errors.py maps each class to an HTTP status once.
+"""
+
+
+class HeadraceError(Exception):
+    """Base of all expected errors; str(error) is fit for a user's eyes."""
+
+
+class InvalidRequest(HeadraceError):
+    """A request that can never succeed as sent.
+
+    `param` names the offending field as the client spelled it; `code` is the machine-readable reason, if there is one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and requested output do not fit the model's context or the KV cache."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A known parameter that would change the answer and is not honoured yet."""
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message, param=param, code="unsupported_parameter")
+
+
+class QueueFull(HeadraceError):
+    """The waiting queue is at its limit; the client should come back after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineUnavailable(HeadraceError):
+    """The engine takes no requests now: loading, draining, or gone."""
+
+
+class EngineDied(EngineUnavailable):
+    """The engine process ended while it held this request."""
+
+
+class RequestFailed(HeadraceError):
+    """The engine gave up on this one request (for example because its logits were not finite); others go on."""
+
+
+class StartupError(HeadraceError):
+    """The server cannot start: a model, an option or a resource is not usable."""

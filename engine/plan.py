@@ -1,0 +1,59 @@
+"""StepPlan: what the scheduler asks of one forward pass, and StepResult: what came of it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.protocol import TokenLogprobs
+from engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class PlanItem:
+    """Compute tokens[num_computed : num_computed + num_new] of `sequence`.
+
+    `needs_logits`: the last row reaches the end of what is known, so a token is sampled from it. Requests with
+    prompt_logprobs also get logits for their prompt rows.
+    """
+
+    sequence: Sequence
+    num_new: int
+    num_draft: int  # of num_new, the last ones that are unverified
+    needs_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Items in batch order: a list, never a set, so that a step is reproducible."""
+
+    items: list[PlanItem]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_new for item in self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What one plan item brought. `token_ids` is empty where no logits were needed; with a draft it holds the accepted
+    draft tokens and one more. `error` ends this sequence and no other."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt tokens after each of this item's rows
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One RowResult an item, in the plan's order."""
+
+    rows: list[RowResult]
+
+
+class Runner(Protocol):
+    """Executes plans. The torch runner computes; tests use a ledger that checks every slot instead."""
+
+    def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def release(self, sequence: Sequence) -> None:
+        """Forget what is held for a finished sequence."""

@@ -1,0 +1,213 @@
+"""Wire types between the API process and the engine process.
+
+One message carries a request in; one message a step carries the outputs of all its sequences out. Everything here is a
+frozen msgspec struct, so a frame is plain msgpack and nothing that came from a network is ever unpickled.
+"""
+
+import enum
+import math
+
+import msgspec
+
+from engine.errors import InvalidRequest
+
+
+class FinishReason(enum.StrEnum):
+    """Why a sequence ended; every accepted request ends with exactly one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class AbortReason(enum.StrEnum):
+    """Why the API process ends a sequence early. STOP_STRING ends it as FinishReason.STOP, the rest as ABORT."""
+
+    CLIENT_GONE = "client_gone"
+    STOP_STRING = "stop_string"
+    SHUTDOWN = "shutdown"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How to choose a sequence's tokens, and when to stop. Stop strings are the server's: they need text.
+
+    Validated when built; raises InvalidRequest. What depends on the model (ids below its output width, prompt length)
+    is checked by `check_vocabulary` and by admission.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # 1 is off
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0  # 0 is off
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0  # 1 is off
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None  # None draws one when the sequence is admitted
+    stop_token_ids: tuple[int, ...] = ()  # beside the checkpoint's own EOS ids
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: none; n: the sampled token's and the n best
+    prompt_logprobs: int | None = None  # the same for each prompt token
+
+    def __post_init__(self) -> None:
+        _check_range("temperature", self.temperature, 0.0, 100.0)
+        _check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
+        _check_range("top_k", self.top_k, 0, 2**31 - 1)
+        _check_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        _check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+        if self.seed is not None:
+            _check_range("seed", self.seed, -(2**63), 2**63 - 1)
+        for token_id, bias in self.logit_bias.items():
+            _check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0, param="logit_bias")
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise InvalidRequest if a token id lies outside [0, vocab_size): the width of the output layer."""
+        for token_id in self.stop_token_ids:
+            _check_range("stop_token_ids", token_id, 0, vocab_size - 1)
+        for token_id in self.logit_bias:
+            _check_range("logit_bias token id", token_id, 0, vocab_size - 1, param="logit_bias")
+
+
+def _check_range(
+    name: str, value: float, low: float, high: float, *, low_open: bool = False, param: str | None = None
+) -> None:
+    if math.isfinite(value) and low <= value <= high and not (low_open and value == low):
+        return
+    bounds = f"{'above' if low_open else 'at least'} {low} and at most {high}"
+    raise InvalidRequest(f"{name} is {value}; it must be {bounds}", param=param or name)
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence to generate. A request with n choices becomes n of these, which share their prompt's blocks."""
+
+    id: str  # made by the server, never a client's header
+    prompt_ids: list[int]
+    sampling: SamplingParams
+    arrival_s: float  # time.monotonic() when the HTTP request came
+    priority: int = 0  # lower runs first; ties by arrival
+    cache_salt: str = ""  # requests share cached prefixes only within one salt
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probabilities from the raw logits, before any sampling parameter."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]  # best first
+
+
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step brought for one request. `finish_reason` marks the single terminal output."""
+
+    id: str
+    new_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None  # one a new id, where asked for
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; the first entry is None
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None  # the id that ended the text; it is the last of new_ids
+    num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
+    queue_s: float | None = None  # arrival to first scheduled, with the first output
+    error: str | None = None  # with FinishReason.ERROR
+
+
+class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The scheduler's account of one step. Gauges are values after the step; the rest are this step's increments."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks_total: int = 0
+    blocks_used: int = 0  # held by live requests
+    blocks_cached: int = 0  # free, but still holding a reusable prefix
+    prefill_tokens: int = 0  # tokens computed that were known before (prompts, and recomputation after preemption)
+    decode_tokens: int = 0  # rows that fed a newly sampled token
+    prefix_queries: int = 0  # prompt tokens looked up at first admission
+    prefix_hits: int = 0  # of these, found
+    preemptions: int = 0
+    recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
+    step_s: float = 0.0
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the API process needs to turn text into ids and back, without torch or transformers."""
+
+    tokenizer_json: bytes
+    chat_template: str | None
+    special_tokens: dict[str, str]  # bos_token, eos_token, ...: what templates refer to
+    bos_token_id: int | None
+    eos_token_ids: list[int]
+    add_bos_token: bool  # whether a plain prompt gets a BOS in front
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was loaded and chosen; sent once, with READY."""
+
+    architecture: str
+    device: str
+    dtype: str
+    vocab_size: int  # width of the output layer
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    kv_bytes: int
+    weight_bytes: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    tokenizer: TokenizerInfo
+    generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
+    notes: list[str]  # lines for the operator: what was chosen and why
+
+
+# --- API process -> engine -------------------------------------------------------------------------------------------
+
+
+class AddRequest(msgspec.Struct, frozen=True, tag=True):
+    request: EngineRequest
+
+
+class AbortRequest(msgspec.Struct, frozen=True, tag=True):
+    id: str
+    reason: AbortReason
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Stop at once; the API process has drained or given up on whatever ran."""
+
+
+ToEngine = AddRequest | AbortRequest | Shutdown
+
+
+# --- engine -> API process -------------------------------------------------------------------------------------------
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Progress of start-up, for /health and the terminal's bars. total 0 means unknown."""
+
+    stage: str  # "download model", "load weights", "warm up"
+    done: int
+    total: int
+    unit: str  # "B" for bytes, else a noun
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    info: EngineInfo
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The engine cannot start; `message` is for the user, and trying again would not help."""
+
+    message: str
+
+
+class StepOutputs(msgspec.Struct, frozen=True, tag=True):
+    outputs: list[RequestOutput]
+    stats: StepStats
+
+
+FromEngine = Loading | Ready | Failed | StepOutputs

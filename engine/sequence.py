@@ -1,0 +1,50 @@
+"""Sequence: the engine's unit of work, and the arithmetic that every scheduling feature shares."""
+
+import enum
+from dataclasses import dataclass, field
+
+from engine.protocol import EngineRequest
+
+
+class SequenceStatus(enum.Enum):
+    WAITING = enum.auto()  # preempted sequences too: they have num_computed 0
+    RUNNING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
+
+    Invariants: 0 <= num_computed <= num_wanted; len(tokens) >= num_prompt; blocks are empty while WAITING.
+    """
+
+    request: EngineRequest
+    seed: int  # request.sampling.seed, or one drawn at intake
+    tokens: list[int]  # prompt, then accepted output
+    num_prompt: int
+    num_computed: int = 0  # tokens whose KV is in the cache
+    draft: list[int] = field(default_factory=list)  # proposed, unverified
+    blocks: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
+    status: SequenceStatus = SequenceStatus.WAITING
+    num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
+    num_computed_before: int = 0  # the most ever computed: what lies below it is recomputation
+    first_scheduled_s: float | None = None  # time.monotonic()
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def num_wanted(self) -> int:
+        return len(self.tokens) + len(self.draft)
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens still to compute: the prompt at first, one while decoding, one and the draft when speculating."""
+        return self.num_wanted - self.num_computed
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt

@@ -1,0 +1,57 @@
+"""AttentionSpec, what an attention layer computes; AttentionBackend, who computes it over the paged KV cache."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from models.batch import ForwardBatch, KVGroupBatch
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One layer's attention: softmax(scale * q k^T + bias) v over the causal (and, if given, windowed) context."""
+
+    num_heads: int  # H
+    num_kv_heads: int  # K; H / K query heads share each
+    head_dim: int  # D
+    scale: float
+    sliding_window: int | None = None  # a query sees itself and the window - 1 positions before
+    logit_softcap: float | None = None  # cap * tanh(logits / cap)
+    has_alibi: bool = False  # slopes [H] are handed to forward
+    has_sinks: bool = False  # one extra logit a head takes part in the softmax's sum only
+
+
+class AttentionBackend(ABC):
+    """Stateless and shared by all layers; the KV tensor of a layer is handed in.
+
+    A new back end passes tests/kernels' oracle test against `reference` by being in the preference list.
+    """
+
+    name: str
+
+    @abstractmethod
+    def unsupported(self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Why this back end cannot serve such a layer here, or None if it can."""
+
+    @abstractmethod
+    def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
+        """Shape of one layer's KV tensor. Its layout is the back end's own."""
+
+    @abstractmethod
+    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> None:
+        """Store k and v ([T, K, D]) at the group's slots."""
+
+    @abstractmethod
+    def forward(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        spec: AttentionSpec,
+        *,
+        alibi_slopes: torch.Tensor | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention of q ([T, H, D], the KV dtype) over the written context; returns [T, H, D] in q's dtype."""

@@ -1,0 +1,39 @@
+"""ForwardBatch: one step's token rows and where their KV lives; an explicit argument of every forward."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KVGroupBatch:
+    """Addresses of one KV group (layers that share a cover rule, such as full attention).
+
+    slot_mapping: [T] int64, slot (block * block_size + offset) that each row's K and V are written to.
+    block_tables: [S, M] int32, each sequence's blocks in order of position, padded with 0.
+    """
+
+    slot_mapping: torch.Tensor
+    block_tables: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardBatch:
+    """Rows of all sequences of a step, sequence after sequence; prefill chunks and decodes are not told apart.
+
+    token_ids: [T] int64. positions: [T] int64. cu_seqlens_q: [S + 1] int32, row offsets of each sequence.
+    seq_lens: [S] int32, context length of each sequence after this step (its rows included).
+    logit_rows: [L] int64, rows whose logits are wanted.
+    All on the model's device. query_lens and context_lens are the host's copy of the lengths, so that nothing has to
+    be read back.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    seq_lens: torch.Tensor
+    groups: tuple[KVGroupBatch, ...]
+    logit_rows: torch.Tensor
+    query_lens: tuple[int, ...]  # [S] rows of each sequence
+    context_lens: tuple[int, ...]  # [S] seq_lens
+    block_size: int

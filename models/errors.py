@@ -1,0 +1,17 @@
+"""Errors of loading a model; each message names the thing, the reason and the remedy."""
+
+
+class ModelError(Exception):
+    """A model cannot be found, read or run. str(error) is fit for a user's eyes."""
+
+
+class SourceError(ModelError):
+    """The model's files cannot be had: no such path, hub id, package, or no network."""
+
+
+class CheckpointError(ModelError):
+    """A file is truncated, malformed, or lacks or repeats tensors."""
+
+
+class UnsupportedModelError(ModelError):
+    """The files are sound, but the architecture or format is not one that headrace runs."""
