@@ -1,0 +1,61 @@
+"""ServerConfig: every option of the API process. A field here is a flag, an environment variable and a YAML key."""
+
+import enum
+from dataclasses import dataclass
+
+from engine.config import option
+
+
+class LogLevel(enum.StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Options of the HTTP side: where it listens, who may call, and what a request may ask for."""
+
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.", group="HTTP")
+    port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)
+    api_key: tuple[str, ...] = option(
+        (), "Key that a client must send as a bearer token (default: none is asked for).", group="HTTP"
+    )
+    allowed_origins: tuple[str, ...] = option(
+        (), "Web origin whose pages may call the API (default: none); * is any.", group="HTTP", metavar="ORIGIN"
+    )
+    root_path: str = option("", "Path prefix that a reverse proxy strips.", group="HTTP", metavar="PATH")
+    max_request_bytes: int = option(
+        8 * 2**20, "Largest request body.", group="HTTP", type="bytes", metavar="SIZE", minimum=1
+    )
+    sse_ping_interval: float = option(
+        15.0, "Seconds of silence in a stream before a keep-alive comment.", group="HTTP", metavar="S", minimum=0.1
+    )
+    timeout_keep_alive: int = option(
+        5, "Seconds that an idle connection is kept open.", group="HTTP", metavar="S", minimum=1
+    )
+    shutdown_timeout: float = option(
+        30.0,
+        "Seconds that running requests may take to finish after SIGTERM; 0 ends them at once.",
+        group="HTTP",
+        metavar="S",
+        minimum=0,
+    )
+    log_level: LogLevel = option(LogLevel.INFO, "Least severe log lines to print.", group="HTTP")
+    served_model_name: tuple[str, ...] = option(
+        (), "Id that clients call the model by; the first is canonical (default: MODEL).", group="Requests"
+    )
+    chat_template: str | None = option(
+        None,
+        "Jinja chat template: a file, or the text itself (default: the checkpoint's).",
+        group="Requests",
+        metavar="FILE",
+    )
+    max_num_waiting: int = option(
+        1024, "Most requests that wait for their turn; more get 429.", group="Requests", minimum=1
+    )
+    max_logprobs: int = option(20, "Most logprobs that a request may ask for per token.", group="Requests", minimum=0)
+    strict_parameters: bool = option(
+        False, "Refuse unknown request fields with 400 instead of listing them in a header.", group="Requests"
+    )
