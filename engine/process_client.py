@@ -1,0 +1,372 @@
+"""ProcessClient: an EngineClient whose engine is a child process, watched and started again if it dies."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from engine.client import EngineState, EngineStatus
+from engine.config import EngineConfig
+from engine.errors import EngineDied, EngineUnavailable, QueueFull, StartupError
+from engine.ipc import encode_frame, receive_from_engine
+from engine.protocol import (
+    AbortReason,
+    AbortRequest,
+    AddRequest,
+    EngineInfo,
+    EngineRequest,
+    Failed,
+    FromEngine,
+    Loading,
+    Ready,
+    RequestOutput,
+    Shutdown,
+    StepOutputs,
+    StepStats,
+    ToEngine,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_RESTARTS = 3  # within the window below; more means that it will not get better by itself
+_RESTART_WINDOW_S = 600.0
+_STOP_TIMEOUT_S = 5.0
+_STREAM_LIMIT_BYTES = 1 << 20
+
+
+def _ignore(*_: object) -> None:
+    """The callback of a caller that does not listen."""
+
+
+class ProcessClient:
+    """Owns the engine process. All methods run on the event loop that called `start`.
+
+    Invariants: every stream in `_streams` has had no terminal output yet; when the process ends, all of them raise
+    EngineDied, so that no caller waits for an engine that is gone.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        max_num_waiting: int,
+        on_step: Callable[[StepStats], None] = _ignore,
+        on_loading: Callable[[Loading], None] = _ignore,
+        on_discarded: Callable[[int], None] = _ignore,
+        on_restart: Callable[[], None] = _ignore,
+    ) -> None:
+        self._config = config
+        self._max_num_waiting = max_num_waiting
+        self._on_step = on_step
+        self._on_loading = on_loading
+        self._on_discarded = on_discarded
+        self._on_restart = on_restart
+        self._state = EngineState.LOADING
+        self._reason = "the engine has not been started"
+        self._loading: Loading | None = None
+        self._info: EngineInfo | None = None
+        self._failure: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._streams: dict[str, ProcessStream] = {}
+        self._stats = StepStats()
+        self._progress_s = time.monotonic()
+        self._restart_times: deque[float] = deque()
+        self._num_restarts = 0
+        self._stopping = False
+        self._settled = asyncio.Event()  # first READY, or DEAD
+        self._dead = asyncio.Event()
+
+    # --- life cycle ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engine process and its supervision; returns before the model is loaded."""
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+        self._supervisor.add_done_callback(self._supervision_ended)
+
+    async def wait_ready(self) -> EngineInfo:
+        """The engine's description once it is ready; raises StartupError if it cannot start."""
+        await self._settled.wait()
+        if self._failure is not None:
+            raise StartupError(self._failure)
+        return self.info
+
+    async def wait_dead(self) -> str:
+        """Return the reason once the engine has failed for good."""
+        await self._dead.wait()
+        return self._reason
+
+    async def stop(self) -> None:
+        """Stop the engine at once; streams still open raise EngineDied."""
+        self._stopping = True
+        self._reason = "the server is stopping"
+        if self._writer is not None:
+            self._send(Shutdown())
+        if self._supervisor is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._supervisor), _STOP_TIMEOUT_S)
+            except TimeoutError:
+                self._supervisor.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._supervisor
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    # --- EngineClient -------------------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineUnavailable(self._reason)
+        return self._info
+
+    def status(self) -> EngineStatus:
+        progress = None
+        if self._state is EngineState.LOADING and self._loading is not None and self._loading.total > 0:
+            progress = min(1.0, self._loading.done / self._loading.total)
+        num_open = len(self._streams)
+        return EngineStatus(
+            state=self._state,
+            reason=self._reason,
+            progress=progress,
+            num_open=num_open,
+            num_running=self._stats.running,
+            num_waiting=max(self._stats.waiting, num_open - self._stats.running),
+            seconds_since_progress=time.monotonic() - self._progress_s if num_open else 0.0,
+            num_restarts=self._num_restarts,
+        )
+
+    def submit(self, request: EngineRequest) -> "ProcessStream":
+        if self._state is not EngineState.READY:
+            raise EngineUnavailable(self._reason)
+        self._check_queue()
+        if not self._streams:
+            self._progress_s = time.monotonic()  # it was idle: the clock of a hang starts with this request
+        stream = ProcessStream(request.id, self)
+        self._streams[request.id] = stream
+        self._send(AddRequest(request))
+        return stream
+
+    def _check_queue(self) -> None:
+        """Raise QueueFull if the engine is backed up and the limit is reached.
+
+        What was submitted since the last step counts as waiting; while there are free places that is no back-up.
+        """
+        num_open = len(self._streams)
+        waiting = num_open - self._stats.running
+        backed_up = self._stats.waiting > 0 or num_open >= self.info.max_num_seqs
+        if backed_up and waiting >= self._max_num_waiting:
+            raise QueueFull(
+                f"{waiting} requests are waiting; the limit is {self._max_num_waiting} (--max-num-waiting); "
+                "try again later",
+                retry_after_s=1.0,
+            )
+
+    # --- the child process --------------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Run the engine process again and again until it may not be restarted any more."""
+        while True:
+            await self._run_once()
+            self._end_streams()
+            self._stats = StepStats()
+            self._on_step(self._stats)  # gauges of a dead engine are 0
+            if self._stopping:
+                return
+            if self._failure is not None or not self._may_restart():
+                self._die()
+                return
+            self._num_restarts += 1
+            self._on_restart()
+            self._enter_loading("the engine ended unexpectedly and is being started again")
+
+    def _supervision_ended(self, supervisor: "asyncio.Task[None]") -> None:
+        """A fault of our own must end in DEAD, too: nobody would notice a supervisor that is gone."""
+        if supervisor.cancelled() or (error := supervisor.exception()) is None:
+            return
+        logger.error("the engine's supervision failed", exc_info=error)
+        self._failure = f"the engine's supervision failed: {error}"
+        self._end_streams()
+        self._die()
+
+    async def _run_once(self) -> None:
+        """Start one engine process and read its messages until it is gone."""
+        self._enter_loading(self._reason if self._num_restarts else "the model is being loaded")
+        parent_end, child_end = socket.socketpair()
+        with child_end:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "engine.process", str(child_end.fileno())],
+                pass_fds=(child_end.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
+                env={**os.environ, "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(self._config).decode()},
+            )
+        reader, self._writer = await asyncio.open_connection(sock=parent_end, limit=_STREAM_LIMIT_BYTES)
+        try:
+            while (message := await receive_from_engine(reader)) is not None:
+                self._receive(message)
+        finally:
+            self._writer.close()
+            self._writer = None
+            returncode = await asyncio.to_thread(self._reap, self._process)
+        if not self._stopping:
+            self._reason = f"the engine process ended with {_describe_exit(returncode)}"
+            logger.error("%s", self._reason)
+
+    @staticmethod
+    def _reap(process: "subprocess.Popen[bytes]") -> int:
+        try:
+            return process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # it closed its socket, or we gave up on it, but it lives
+            process.kill()
+            return process.wait()
+
+    def _enter_loading(self, reason: str) -> None:
+        self._state = EngineState.LOADING
+        self._reason = reason
+        self._loading = None
+
+    def _may_restart(self) -> bool:
+        """Whether one more start is within bounds; a process that was never ready has nothing to come back to."""
+        now = time.monotonic()
+        while self._restart_times and now - self._restart_times[0] > _RESTART_WINDOW_S:
+            self._restart_times.popleft()
+        if self._info is None or len(self._restart_times) >= _MAX_RESTARTS:
+            return False
+        self._restart_times.append(now)
+        return True
+
+    def _die(self) -> None:
+        self._state = EngineState.DEAD
+        if self._failure is None:
+            self._failure = f"{self._reason}; it was started {1 + self._num_restarts} times"
+        self._reason = self._failure
+        self._settled.set()
+        self._dead.set()
+
+    def _receive(self, message: FromEngine) -> None:
+        match message:
+            case StepOutputs(outputs=outputs, stats=stats):
+                self._stats = stats
+                self._progress_s = time.monotonic()
+                self._on_step(stats)
+                for output in outputs:
+                    self._deliver(output)
+            case Loading():
+                self._loading = message
+                self._on_loading(message)
+            case Ready(info=info):
+                self._info = info
+                self._state = EngineState.READY
+                self._reason = ""
+                self._progress_s = time.monotonic()
+                self._settled.set()
+            case Failed(message=text):
+                self._failure = text
+
+    def _deliver(self, output: RequestOutput) -> None:
+        stream = self._streams.get(output.id)
+        if stream is None:
+            raise AssertionError(f"output for {output.id}, which is not open")
+        if output.finish_reason is not None:
+            del self._streams[output.id]
+        stream._put(output)
+
+    def _end_streams(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream._break(EngineDied("the engine ended while it worked on this request; send it again"))
+
+    def _send(self, message: ToEngine) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode_frame(message))
+
+    def _abort(self, request_id: str, reason: AbortReason) -> None:
+        if request_id in self._streams:
+            self._send(AbortRequest(request_id, reason))
+
+
+def _describe_exit(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name
+
+
+class ProcessStream:
+    """RequestStream over a merging buffer of one output: a slow reader gets longer deltas, never a growing queue."""
+
+    __slots__ = ("_aborted", "_client", "_error", "_id", "_pending", "_wakeup")
+
+    def __init__(self, request_id: str, client: ProcessClient) -> None:
+        self._id = request_id
+        self._client = client
+        self._pending: RequestOutput | None = None
+        self._error: EngineDied | None = None
+        self._aborted = False
+        self._wakeup = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        while True:
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            output, self._pending = self._pending, None
+            if output is not None:
+                yield output
+                if output.finish_reason is not None:
+                    return
+            if self._error is not None:
+                raise self._error
+            if self._aborted:
+                return
+
+    def abort(self, reason: AbortReason) -> None:
+        if self._aborted:
+            return
+        self._aborted = True
+        if self._pending is not None:
+            self._client._on_discarded(len(self._pending.new_ids))
+            self._pending = None
+        self._client._abort(self._id, reason)
+        self._wakeup.set()
+
+    def _put(self, output: RequestOutput) -> None:
+        if self._aborted:
+            if output.new_ids:
+                self._client._on_discarded(len(output.new_ids))
+            return
+        self._pending = output if self._pending is None else merge_outputs(self._pending, output)
+        self._wakeup.set()
+
+    def _break(self, error: EngineDied) -> None:
+        self._error = error
+        self._wakeup.set()
+
+
+def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
+    """Two successive outputs of one request as one."""
+    logprobs = first.logprobs
+    if second.logprobs is not None:
+        logprobs = [*(logprobs or []), *second.logprobs]
+    return RequestOutput(
+        id=first.id,
+        new_ids=[*first.new_ids, *second.new_ids],
+        logprobs=logprobs,
+        prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else second.prompt_logprobs,
+        finish_reason=second.finish_reason,
+        stop_token_id=second.stop_token_id,
+        num_cached_tokens=second.num_cached_tokens,
+        queue_s=first.queue_s if first.queue_s is not None else second.queue_s,
+        error=second.error,
+    )
