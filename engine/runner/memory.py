@@ -1,0 +1,123 @@
+"""How large the KV cache may be: from free memory, the container's limit, and what the requests can use."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+
+# On a CPU other programs live in the same memory, and a larger pool than this serves few.
+_CPU_SHARE = 0.4
+_CPU_LIMIT_BYTES = 4 << 30
+# On a device all memory is ours, less what activations and the allocator's fragmentation need.
+_CUDA_SHARE = 0.85
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class KVBudget:
+    """The pool that was chosen. `reason` says why, for the operator."""
+
+    num_blocks: int
+    kv_bytes: int
+    max_model_len: int
+    reason: str
+
+
+def plan_kv_budget(
+    config: EngineConfig, *, bytes_per_block: int, model_max_len: int, free_bytes: int, device: torch.device
+) -> KVBudget:
+    """Blocks of the pool and the longest request it admits.
+
+    Raises StartupError if not even one block fits, or if more context was asked for than model or pool can hold.
+    """
+    block_size = config.block_size
+    wanted_len = config.max_model_len or model_max_len
+    if wanted_len > model_max_len:
+        raise StartupError(
+            f"--max-model-len is {wanted_len:,}; the model takes at most {model_max_len:,} tokens; lower it"
+        )
+    if config.kv_cache_memory_bytes is not None:
+        kv_bytes, reason = config.kv_cache_memory_bytes, "as asked for"
+        if kv_bytes > free_bytes:
+            raise StartupError(
+                f"--kv-cache-memory-bytes is {format_bytes(kv_bytes)}; {format_bytes(free_bytes)} of memory are free "
+                "after loading the weights; lower it"
+            )
+    else:
+        kv_bytes, reason = _default_bytes(free_bytes, device)
+        useful = _blocks(wanted_len, block_size) * config.max_num_seqs * bytes_per_block
+        if useful < kv_bytes:
+            kv_bytes, reason = useful, f"all that {config.max_num_seqs} requests of {wanted_len:,} tokens can use"
+    num_blocks = kv_bytes // bytes_per_block
+    if num_blocks < 1:
+        raise StartupError(
+            f"{format_bytes(kv_bytes)} of memory for the KV cache do not hold one block of {block_size} tokens "
+            f"({format_bytes(bytes_per_block)}); free memory or raise --kv-cache-memory-bytes"
+        )
+    holds = num_blocks * block_size
+    if config.max_model_len is not None and config.max_model_len > holds:
+        needed = _blocks(config.max_model_len, block_size) * bytes_per_block
+        raise StartupError(
+            f"--max-model-len is {config.max_model_len:,}; the KV cache holds {holds:,} tokens; lower it to {holds:,} "
+            f"or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
+        )
+    return KVBudget(num_blocks, num_blocks * bytes_per_block, min(wanted_len, holds), reason)
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that a new allocation on `device` may take now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    available = _meminfo_available_bytes()
+    limit = _cgroup_free_bytes()
+    return available if limit is None else min(available, limit)
+
+
+def format_bytes(count: int) -> str:
+    """1,932,735,283 as '1.8 GiB'."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
+    if device.type == "cuda":
+        return int(free_bytes * _CUDA_SHARE), f"{_CUDA_SHARE:.0%} of the device's free memory"
+    share = int(free_bytes * _CPU_SHARE)
+    if share > _CPU_LIMIT_BYTES:
+        return _CPU_LIMIT_BYTES, f"the default's bound, {format_bytes(_CPU_LIMIT_BYTES)}"
+    return share, f"{_CPU_SHARE:.0%} of free memory"
+
+
+def _blocks(num_tokens: int, block_size: int) -> int:
+    return -(-num_tokens // block_size)
+
+
+def _meminfo_available_bytes() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cgroup_free_bytes() -> int | None:
+    """Limit less use of this process's control group, version 2 or 1; None without a limit."""
+    for limit_file, usage_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit_path, usage_path = _CGROUP / limit_file, _CGROUP / usage_file
+        if limit_path.exists() and usage_path.exists():
+            limit = limit_path.read_text().strip()
+            return None if limit == "max" else max(0, int(limit) - int(usage_path.read_text()))
+    return None

@@ -1,0 +1,73 @@
+"""TorchRunner: executes step plans with a loaded model, on a CPU or a CUDA device."""
+
+from collections.abc import Iterator
+
+import torch
+
+from engine.plan import PlanItem, RowResult, StepPlan, StepResult
+from engine.protocol import TokenLogprobs
+from engine.runner.batch_builder import build_batch
+from engine.runner.kv_tensors import allocate_kv
+from engine.sampling.logprobs import token_logprobs
+from engine.sampling.sampler import SampledRow, Sampler
+from engine.sequence import Sequence
+from models.loaded import LoadedModel
+
+# Rows of prompt logits held at once: at a vocabulary of 152k each is 0.6 MB.
+_PROMPT_LOGIT_ROWS = 128
+
+
+class TorchRunner:
+    """Owns the KV tensors and the sampler's state. Blocks' contents are the scheduler's business."""
+
+    def __init__(self, model: LoadedModel, *, num_blocks: int, block_size: int) -> None:
+        self._model = model
+        self._block_size = block_size
+        self._kv = allocate_kv(model, num_blocks, block_size)
+        self._sampler = Sampler(model.tokenizer.eos_token_ids)
+
+    def release(self, sequence: Sequence) -> None:
+        self._sampler.release(sequence)
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
+        batch = build_batch(plan, self._block_size, self._model.device)
+        decoder = self._model.decoder
+        hidden = decoder(batch, self._kv)  # [T, hidden]
+        sampling_items = [item for item in plan.items if item.needs_logits]
+        sampled: Iterator[SampledRow] = iter(())
+        if sampling_items:
+            logits = decoder.logits(hidden[batch.logit_rows])  # [L, V] fp32
+            sampled = iter(self._sampler.sample(logits, [item.sequence for item in sampling_items]))
+        rows = []
+        end = 0
+        for item in plan.items:
+            start, end = end, end + item.num_new
+            prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
+            rows.append(_row_result(next(sampled) if item.needs_logits else None, prompt_logprobs))
+        return StepResult(rows)
+
+    def _prompt_logprobs(self, item: PlanItem, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
+        """Log probabilities of the prompt tokens that follow this item's rows. hidden: [num_new, hidden]."""
+        sequence = item.sequence
+        num_top = sequence.request.sampling.prompt_logprobs
+        if num_top is None:
+            return None
+        first = sequence.num_computed + 1  # the position that the first row predicts
+        targets = sequence.tokens[first : min(first + item.num_new, sequence.num_prompt)]
+        result: list[TokenLogprobs] = []
+        for start in range(0, len(targets), _PROMPT_LOGIT_ROWS):
+            chunk = targets[start : start + _PROMPT_LOGIT_ROWS]
+            logits = self._model.decoder.logits(hidden[start : start + len(chunk)])
+            result += token_logprobs(logits, chunk, [num_top] * len(chunk))
+        return result
+
+
+def _row_result(sampled: SampledRow | None, prompt_logprobs: list[TokenLogprobs] | None) -> RowResult:
+    if sampled is None:
+        return RowResult([], prompt_logprobs=prompt_logprobs)
+    if sampled.error is not None:
+        return RowResult([], prompt_logprobs=prompt_logprobs, error=sampled.error)
+    logprobs = None if sampled.logprobs is None else [sampled.logprobs]
+    return RowResult([sampled.token_id], logprobs, prompt_logprobs)

@@ -1,0 +1,32 @@
+"""Random numbers that depend on a request's seed and a token's position alone, and the draw that uses them.
+
+A counter-based generator instead of a stateful one: the token at a position is the same whether the request ran alone,
+in a batch, in chunks, or again after a preemption.
+"""
+
+import hashlib
+import struct
+
+import torch
+
+_KEY = struct.Struct("<qq")
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) with 53 random bits, a pure function of its arguments (blake2b as the mixing function)."""
+    digest = hashlib.blake2b(_KEY.pack(seed, position), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The index that each row's uniform number falls on, by inversion of the cumulative distribution.
+
+    weights: [L, C], non-negative, any scale, in an order that does not depend on the batch. uniforms: [L] in [0, 1).
+    Returns [L] int64. fp64, because over 150,000 entries the rounding of an fp32 sum would move probability mass.
+    """
+    cumulative = weights.to(torch.float64).cumsum(dim=-1)
+    targets = uniforms.to(torch.float64) * cumulative[:, -1]
+    index = torch.searchsorted(cumulative, targets.unsqueeze(-1), right=True).squeeze(-1)
+    # A target that rounds up to the total would fall off the end: take the last entry that has weight.
+    last = (cumulative < cumulative[:, -1:]).sum(dim=-1)
+    return torch.minimum(index, last)

@@ -1,0 +1,63 @@
+"""Repetition, presence and frequency penalties, and logit bias: the steps that edit single logits of a row.
+
+Only the tokens that occur are touched, so a row's cost grows with its distinct tokens and not with the vocabulary.
+"""
+
+import torch
+
+from engine.sequence import Sequence
+
+
+class TokenCounts:
+    """How often each token occurs in one sequence, kept up to date as its tokens grow.
+
+    Invariant: the counts cover exactly the first `num_seen` tokens; tokens are only ever appended, preempted or not.
+    """
+
+    __slots__ = ("_num_seen", "_output", "_prompt")
+
+    def __init__(self) -> None:
+        self._prompt: set[int] = set()
+        self._output: dict[int, int] = {}
+        self._num_seen = 0
+
+    def update(self, sequence: Sequence) -> None:
+        """Count the tokens that came since the last call."""
+        tokens = sequence.tokens
+        if self._num_seen < sequence.num_prompt:
+            self._prompt.update(tokens[: sequence.num_prompt])
+            self._num_seen = sequence.num_prompt
+        for token_id in tokens[self._num_seen :]:
+            self._output[token_id] = self._output.get(token_id, 0) + 1
+        self._num_seen = len(tokens)
+
+    @property
+    def output(self) -> dict[int, int]:
+        return self._output
+
+    def occurring(self) -> list[int]:
+        """Every token of the prompt and the output, once."""
+        return [*self._output, *(self._prompt - self._output.keys())]
+
+
+def apply_logit_bias(row: torch.Tensor, bias: dict[int, float]) -> None:
+    """Add `bias` to `row` ([V] fp32) in place."""
+    ids = torch.tensor(list(bias), device=row.device)
+    row[ids] += torch.tensor(list(bias.values()), dtype=row.dtype, device=row.device)
+
+
+def apply_penalties(row: torch.Tensor, sequence: Sequence, counts: TokenCounts) -> None:
+    """Penalise what occurred, in place. row: [V] fp32.
+
+    Repetition (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every token of prompt and
+    output; presence and frequency are OpenAI's: subtracted for tokens of the output.
+    """
+    sampling = sequence.request.sampling
+    if sampling.repetition_penalty != 1.0:
+        ids = torch.tensor(counts.occurring(), device=row.device)
+        values = row[ids]
+        row[ids] = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+    if counts.output and (sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0):
+        ids = torch.tensor(list(counts.output), device=row.device)
+        occurrences = torch.tensor(list(counts.output.values()), dtype=row.dtype, device=row.device)
+        row[ids] -= sampling.presence_penalty + sampling.frequency_penalty * occurrences

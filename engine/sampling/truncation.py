@@ -1,0 +1,63 @@
+"""Top-k, top-p and min-p as one step: which tokens stay, decided by thresholds on values.
+
+Ties stay or go together, and the survivors are listed in order of id. So the outcome depends neither on how a sort
+breaks ties nor on how wide a window the batch mates asked for.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+_WINDOW = 256  # candidates looked at first; most nuclei are smaller, and a full sort costs far more
+
+
+@dataclass(frozen=True, slots=True)
+class TruncationParams:
+    """Per-row limits. top_k: [L] int64, 0 is off; top_p: [L] fp64, 1 is off; min_p: [L] fp64, 0 is off."""
+
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    min_p: torch.Tensor
+
+
+def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tensor, torch.Tensor]:
+    """Candidates and their weights after top-k, then top-p of what is left, then min-p.
+
+    logits: [L, V] fp32, temperature already applied. Returns (token ids [L, C] int64 ascending in each row, weights
+    [L, C] fp64, 0 for what was cut). The weights are proportional to the probabilities.
+    """
+    vocab_size = logits.shape[-1]
+    log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
+    width = min(vocab_size, max(_WINDOW, int(params.top_k.max()) + 1))
+    while True:
+        values, ids = torch.topk(logits, width, dim=-1)  # [L, width], descending
+        weights = (values - log_total).double().exp()
+        threshold = _smallest_kept(values, weights, params)
+        # The window suffices if every row's smallest kept value lies above the window's last one: then no equal
+        # value can lie outside.
+        if width == vocab_size or bool((threshold.squeeze(-1) > values[:, -1]).all()):
+            break
+        width = min(vocab_size, width * 16)
+    weights = torch.where(values >= threshold, weights, 0.0)
+    ids, order = ids.sort(dim=-1)
+    return ids, weights.gather(-1, order)
+
+
+def _smallest_kept(values: torch.Tensor, weights: torch.Tensor, params: TruncationParams) -> torch.Tensor:
+    """The smallest logit each row keeps: [L, 1]. values, weights: [L, C], descending."""
+    width = values.shape[-1]
+    rank = torch.arange(width, device=values.device)
+    k = torch.where(params.top_k > 0, params.top_k, width).clamp(max=width).unsqueeze(-1)
+    kth = values.gather(-1, k - 1)
+    kept = values >= kth  # by value, so that ties at rank k stay
+    kept_weights = torch.where(kept, weights, 0.0)
+
+    # Without top-k the rest of the vocabulary counts, too: then the total is 1, not the window's sum.
+    total = torch.where(params.top_k.unsqueeze(-1) > 0, kept_weights.sum(dim=-1, keepdim=True), 1.0)
+    before = kept_weights.cumsum(dim=-1) - kept_weights  # mass above each candidate
+    top_p = params.top_p.double().unsqueeze(-1)
+    in_nucleus = kept & ((before < top_p * total) | (top_p >= 1.0))
+    likely = weights >= params.min_p.double().unsqueeze(-1) * weights[:, :1]
+    survives = (in_nucleus & likely) | (rank == 0)
+    last = torch.where(survives, rank, 0).amax(dim=-1, keepdim=True)
+    return values.gather(-1, last)
