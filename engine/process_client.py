@@ -51,7 +51,7 @@ class ProcessClient:
     """Owns the engine process. All methods run on the event loop that called `start`.
 
     Invariants: every stream in `_streams` has had no terminal output yet; when the process ends, all of them raise
-    EngineDied, so that no caller waits for an engine that is gone.
+    EngineDied, so that no caller waits for an engine that is gone. `command` gets the socket's number as its last word.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class ProcessClient:
         config: EngineConfig,
         *,
         max_num_waiting: int,
+        command: tuple[str, ...] = (sys.executable, "-m", "engine.process"),
         on_step: Callable[[StepStats], None] = _ignore,
         on_loading: Callable[[Loading], None] = _ignore,
         on_discarded: Callable[[int], None] = _ignore,
@@ -66,6 +67,7 @@ class ProcessClient:
     ) -> None:
         self._config = config
         self._max_num_waiting = max_num_waiting
+        self._command = command
         self._on_step = on_step
         self._on_loading = on_loading
         self._on_discarded = on_discarded
@@ -206,7 +208,7 @@ class ProcessClient:
         parent_end, child_end = socket.socketpair()
         with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine.process", str(child_end.fileno())],
+                [*self._command, str(child_end.fileno())],
                 pass_fds=(child_end.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle

@@ -1,0 +1,133 @@
+"""Everything between an EngineConfig and a running engine: find, load, size, warm up."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import torch
+
+from engine.config import Device, EngineConfig
+from engine.engine import Engine
+from engine.errors import StartupError
+from engine.protocol import EngineInfo, TokenizerInfo
+from engine.runner.kv_tensors import bytes_per_block
+from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
+from engine.runner.runner import TorchRunner
+from engine.warmup import token_budget, warm_up
+from models.errors import ModelError
+from models.loaded import LoadedModel
+from models.loader import load_model
+from models.sources import resolve_model
+
+ProgressReport = Callable[[str, int, int, str], None]
+
+
+def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, EngineInfo]:
+    """Load the model and return an engine that is ready for requests.
+
+    Raises StartupError with a message for the user if the model, an option or the memory will not do.
+    """
+    device = _choose_device(config.device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or usable_cores())
+    try:
+        files = resolve_model(config.model, config.revision, report)
+        model = load_model(
+            files,
+            dtype=config.dtype.value,
+            device=str(device),
+            generation_config=config.generation_config,
+            progress=report,
+        )
+    except ModelError as error:
+        raise StartupError(str(error)) from error
+    budget = plan_kv_budget(
+        config,
+        bytes_per_block=bytes_per_block(model, config.block_size),
+        model_max_len=model.max_position,
+        free_bytes=free_memory_bytes(device),
+        device=device,
+    )
+    runner = TorchRunner(model, num_blocks=budget.num_blocks, block_size=config.block_size)
+    seconds_per_token = warm_up(
+        runner,
+        num_blocks=budget.num_blocks,
+        block_size=config.block_size,
+        report=lambda done, total: report("warm up", done, total, "steps"),
+    )
+    max_batched = config.max_num_batched_tokens or token_budget(seconds_per_token)
+    config = dataclasses.replace(
+        config,
+        max_model_len=budget.max_model_len,
+        max_num_batched_tokens=max_batched,
+        max_num_seqs=min(config.max_num_seqs, max_batched),  # every running sequence gets a token in every step
+    )
+    engine = Engine(config, runner, num_blocks=budget.num_blocks, eos_token_ids=model.tokenizer.eos_token_ids)
+    return engine, _describe(config, model, budget, seconds_per_token)
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may run on; hyper-threads of one core share the units that kernels keep busy."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in allowed:
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as siblings:
+                cores.add(siblings.read().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return len(cores)
+
+
+def _choose_device(wanted: Device) -> torch.device:
+    if wanted is Device.AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted is Device.CUDA and not torch.cuda.is_available():
+        raise StartupError(
+            "--device is cuda, but this torch finds no CUDA device; install a CUDA build of torch, check the driver "
+            "with nvidia-smi, or use --device cpu"
+        )
+    return torch.device(wanted.value)
+
+
+def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, seconds_per_token: float) -> EngineInfo:
+    max_model_len, max_batched = config.max_model_len, config.max_num_batched_tokens
+    assert max_model_len is not None
+    assert max_batched is not None
+    num_tokens = budget.num_blocks * config.block_size
+    example = min(512, max_model_len)
+    dtype = str(model.dtype).removeprefix("torch.")
+    threads = f", {torch.get_num_threads()} threads" if model.device.type == "cpu" else ""
+    notes = [
+        f"Model: {model.architecture}, {dtype} on {model.device}{threads}, weights {format_bytes(model.weight_bytes)}",
+        f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens = {num_tokens:,} tokens, "
+        f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
+        f"up to {num_tokens // example} requests of {example} tokens",
+        f"Context: {max_model_len:,} tokens; steps of up to {max_batched:,} tokens "
+        f"({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up), {config.max_num_seqs} sequences at once",
+        *model.notes,
+    ]
+    tokenizer = model.tokenizer
+    return EngineInfo(
+        architecture=model.architecture,
+        device=str(model.device),
+        dtype=dtype,
+        vocab_size=model.vocab_size,
+        max_model_len=max_model_len,
+        block_size=config.block_size,
+        num_blocks=budget.num_blocks,
+        kv_bytes=budget.kv_bytes,
+        weight_bytes=model.weight_bytes,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max_batched,
+        tokenizer=TokenizerInfo(
+            tokenizer_json=tokenizer.tokenizer_json,
+            chat_template=tokenizer.chat_template,
+            special_tokens=tokenizer.special_tokens,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_ids=tokenizer.eos_token_ids,
+            add_bos_token=tokenizer.add_bos_token,
+        ),
+        generation_defaults=model.generation_defaults,
+        notes=notes,
+    )

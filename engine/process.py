@@ -1,0 +1,118 @@
+"""The engine process: `python -m engine.process FD` serves the socket FD until the other end closes it.
+
+A reader thread takes messages off the socket into a queue; the main thread steps the engine. Whoever reads this
+process's outputs is expected to keep reading: the socket's buffer is the only queue in that direction.
+"""
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+
+import msgspec
+
+from engine.build import build_engine
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.errors import HeadraceError
+from engine.ipc import encode_frame, receive_to_engine
+from engine.protocol import (
+    AbortRequest,
+    AddRequest,
+    Failed,
+    FromEngine,
+    Loading,
+    Ready,
+    Shutdown,
+    ToEngine,
+)
+
+logger = logging.getLogger(__name__)
+
+CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
+_REPORT_INTERVAL_S = 0.05
+
+
+def main() -> None:
+    """Load, report READY or FAILED, and step until told to stop."""
+    logging.basicConfig(
+        level=os.environ.get("HEADRACE_LOG_LEVEL", "INFO").upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    config = msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=EngineConfig)
+    inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(sock, inbox), name="intake", daemon=True).start()
+    try:
+        engine, info = build_engine(config, LoadingReporter(sock))
+    except HeadraceError as error:
+        _send(sock, Failed(str(error)))
+        return
+    except Exception as error:
+        logger.exception("the engine could not start")
+        _send(sock, Failed(f"the engine could not start: {type(error).__name__}: {error}"))
+        return
+    _send(sock, Ready(info))
+    _serve(engine, inbox, sock)
+
+
+def _serve(engine: Engine, inbox: "queue.SimpleQueue[ToEngine]", sock: socket.socket) -> None:
+    """Step while there is work, sleep on the inbox while there is none."""
+    while True:
+        if not engine.has_work and not _handle(engine, inbox.get()):
+            return
+        while not inbox.empty():
+            if not _handle(engine, inbox.get()):
+                return
+        if engine.has_work:
+            _send(sock, engine.step())
+
+
+def _handle(engine: Engine, message: ToEngine) -> bool:
+    """Take one message; False means stop."""
+    match message:
+        case AddRequest(request=request):
+            engine.add(request)
+        case AbortRequest(id=request_id, reason=reason):
+            engine.abort(request_id, reason)
+        case Shutdown():
+            return False
+    return True
+
+
+def _read(sock: socket.socket, inbox: "queue.SimpleQueue[ToEngine]") -> None:
+    """Feed the inbox. When the API process is gone nobody wants the outputs: end at once, even inside a long step."""
+    while (message := receive_to_engine(sock)) is not None:
+        inbox.put(message)
+    os._exit(0)
+
+
+def _send(sock: socket.socket, message: FromEngine) -> None:
+    try:
+        sock.sendall(encode_frame(message))
+    except ConnectionError:
+        os._exit(0)
+
+
+class LoadingReporter:
+    """A ProgressReport that sends Loading messages, at most twenty a second and always the last of a stage."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._stage = ""
+        self._sent_s = 0.0
+
+    def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
+        now = time.monotonic()
+        if stage == self._stage and done != total and now - self._sent_s < _REPORT_INTERVAL_S:
+            return
+        self._stage, self._sent_s = stage, now
+        _send(self._sock, Loading(stage, done, total, unit))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Warm-up before READY: the first request finds everything hot, and the token budget of a step is measured."""
+
+import time
+from collections.abc import Callable
+
+from engine.plan import PlanItem, Runner, StepPlan
+from engine.protocol import EngineRequest, SamplingParams
+from engine.sequence import Sequence
+
+_TARGET_STEP_S = 0.25
+_MIN_BUDGET, _MAX_BUDGET, _BUDGET_STEP = 128, 8192, 64
+_TRIAL_TOKENS = 256
+
+
+def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callable[[int, int], None]) -> float:
+    """Run a prefill and a decode of throw-away sequences; returns the seconds that one prefill token takes.
+
+    Blocks 0.. of the still unused pool are written; nothing has been cached there yet. `report(done, total)` tells
+    progress.
+    """
+    num_tokens = min(_TRIAL_TOKENS, num_blocks * block_size)
+    trial = _throw_away_sequence(num_tokens, block_size)
+    seconds = []
+    for run in range(3):
+        start_s = time.perf_counter()
+        runner.execute(StepPlan([PlanItem(trial, num_tokens, num_draft=0, needs_logits=True)]))
+        seconds.append(time.perf_counter() - start_s)
+        report(run + 1, 4)
+    trial.num_computed = num_tokens - 1
+    runner.execute(StepPlan([PlanItem(trial, 1, num_draft=0, needs_logits=True)]))
+    runner.release(trial)
+    report(4, 4)
+    return min(seconds) / num_tokens
+
+
+def token_budget(seconds_per_token: float) -> int:
+    """Tokens of a step that takes about 250 ms: long enough to be efficient, short enough to keep streams flowing."""
+    tokens = int(_TARGET_STEP_S / seconds_per_token) // _BUDGET_STEP * _BUDGET_STEP
+    return max(_MIN_BUDGET, min(_MAX_BUDGET, tokens))
+
+
+def _throw_away_sequence(num_tokens: int, block_size: int) -> Sequence:
+    sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9)
+    request = EngineRequest(id="warm-up", prompt_ids=[0] * num_tokens, sampling=sampling, arrival_s=0.0)
+    blocks = list(range(-(-num_tokens // block_size)))
+    return Sequence(request=request, seed=0, tokens=[0] * num_tokens, num_prompt=num_tokens, blocks=blocks)

@@ -1,0 +1,84 @@
+"""A stand-in for `python -m engine.process`: speaks the protocol, and does what the prompt of each request says.
+
+Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens and waits for an abort.
+"""
+
+import os
+import socket
+import sys
+
+from engine.ipc import encode_frame, receive_to_engine
+from engine.protocol import (
+    AbortRequest,
+    AddRequest,
+    EngineInfo,
+    EngineRequest,
+    Failed,
+    FinishReason,
+    FromEngine,
+    Loading,
+    Ready,
+    RequestOutput,
+    StepOutputs,
+    StepStats,
+    TokenizerInfo,
+)
+
+INFO = EngineInfo(
+    architecture="Scripted",
+    device="cpu",
+    dtype="float32",
+    vocab_size=100,
+    max_model_len=64,
+    block_size=16,
+    num_blocks=4,
+    kv_bytes=0,
+    weight_bytes=0,
+    max_num_seqs=2,
+    max_num_batched_tokens=64,
+    tokenizer=TokenizerInfo(
+        tokenizer_json=b"{}",
+        chat_template=None,
+        special_tokens={},
+        bos_token_id=None,
+        eos_token_ids=[],
+        add_bos_token=False,
+    ),
+    generation_defaults={},
+    notes=[],
+)
+
+
+def main() -> None:
+    mode, sock = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+
+    def send(message: FromEngine) -> None:
+        sock.sendall(encode_frame(message))
+
+    send(Loading("load weights", 1, 4, "B"))
+    if mode == "failing":
+        send(Failed("no such model"))
+        return
+    send(Ready(INFO))
+    waiting: dict[str, EngineRequest] = {}
+    while (message := receive_to_engine(sock)) is not None:
+        match message:
+            case AddRequest(request=request) if request.prompt_ids[0] == -1:
+                os._exit(3)
+            case AddRequest(request=request) if request.prompt_ids[0] == -2:
+                waiting[request.id] = request
+                send(StepOutputs([RequestOutput(id=request.id, new_ids=[1, 2])], StepStats(running=1)))
+            case AddRequest(request=request):
+                for token_id in range(request.prompt_ids[0]):
+                    send(StepOutputs([RequestOutput(id=request.id, new_ids=[token_id])], StepStats(running=1)))
+                end = RequestOutput(id=request.id, finish_reason=FinishReason.LENGTH)
+                send(StepOutputs([end], StepStats()))
+            case AbortRequest(id=request_id) if waiting.pop(request_id, None):
+                end = RequestOutput(id=request_id, new_ids=[3], finish_reason=FinishReason.ABORT)
+                send(StepOutputs([end], StepStats()))
+            case _:
+                return
+
+
+if __name__ == "__main__":
+    main()

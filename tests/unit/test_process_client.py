@@ -1,0 +1,125 @@
+"""ProcessClient against a scripted engine process: delivery, aborts, death and restart."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from engine.client import EngineState, RequestStream
+from engine.config import EngineConfig
+from engine.errors import EngineDied, EngineUnavailable, QueueFull, StartupError
+from engine.process_client import ProcessClient
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
+
+DEADLINE_S = 20.0
+
+
+@asynccontextmanager
+async def _client(mode: str = "serving", **options: object) -> AsyncIterator[ProcessClient]:
+    command = (sys.executable, "-m", "tests.helpers.scripted_engine", mode)
+    client = ProcessClient(EngineConfig(), **{"max_num_waiting": 4, "command": command, **options})  # type: ignore[arg-type]
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.stop()
+
+
+def _request(name: str, *prompt: int) -> EngineRequest:
+    return EngineRequest(id=name, prompt_ids=list(prompt), sampling=SamplingParams(max_tokens=9), arrival_s=0.0)
+
+
+async def _read_all(stream: RequestStream) -> list[RequestOutput]:
+    async with asyncio.timeout(DEADLINE_S):
+        return [output async for output in stream]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_outputs_arrive_in_order_and_end_once() -> None:
+    async with _client() as client:
+        await client.wait_ready()
+        outputs = await _read_all(client.submit(_request("a", 5)))
+        assert [token_id for output in outputs for token_id in output.new_ids] == [0, 1, 2, 3, 4]
+        assert [o.finish_reason for o in outputs if o.finish_reason] == [FinishReason.LENGTH]
+        assert client.status().num_open == 0
+
+
+async def test_outputs_merge_while_the_reader_is_slow() -> None:
+    async with _client() as client:
+        await client.wait_ready()
+        stream = client.submit(_request("a", 50))
+        await _until(lambda: client.status().num_open == 0)
+        outputs = await _read_all(stream)
+        assert len(outputs) == 1
+        assert outputs[0].new_ids == list(range(50))
+
+
+async def test_abort_drops_and_counts_what_was_not_read() -> None:
+    discarded: list[int] = []
+    async with _client(on_discarded=discarded.append) as client:
+        await client.wait_ready()
+        stream = client.submit(_request("a", -2))
+        first = await anext(aiter(stream))
+        assert first.new_ids == [1, 2]
+        stream.abort(AbortReason.CLIENT_GONE)
+        stream.abort(AbortReason.CLIENT_GONE)
+        await _until(lambda: client.status().num_open == 0)
+        assert discarded == [1]
+
+
+async def test_a_dead_engine_breaks_every_stream_and_is_started_again() -> None:
+    restarts: list[bool] = []
+    async with _client(on_restart=lambda: restarts.append(True)) as client:
+        await client.wait_ready()
+        waiting = client.submit(_request("a", -2))
+        client.submit(_request("b", -1))
+        with pytest.raises(EngineDied):
+            await _read_all(waiting)
+        await _until(lambda: client.status().state is EngineState.READY)
+        assert (await _read_all(client.submit(_request("c", 1))))[0].new_ids == [0]
+        assert len(restarts) == client.status().num_restarts == 1
+
+
+async def test_restarts_are_bounded() -> None:
+    async with _client() as client:
+        await client.wait_ready()
+        for attempt in range(4):
+            await _until(lambda: client.status().state is EngineState.READY)
+            client.submit(_request(str(attempt), -1))
+            await _until(lambda: client.status().state is not EngineState.READY)
+        async with asyncio.timeout(DEADLINE_S):
+            reason = await client.wait_dead()
+        assert "exit status 3" in reason
+        with pytest.raises(EngineUnavailable):
+            client.submit(_request("late", 1))
+
+
+async def test_an_engine_that_cannot_start_says_why() -> None:
+    async with _client("failing") as client:
+        with pytest.raises(StartupError, match="no such model"):
+            async with asyncio.timeout(DEADLINE_S):
+                await client.wait_ready()
+        assert client.status().state is EngineState.DEAD
+
+
+async def test_requests_are_refused_before_ready() -> None:
+    async with _client() as client:
+        with pytest.raises(EngineUnavailable, match="started"):
+            client.submit(_request("a", 1))
+        await client.wait_ready()
+
+
+async def test_a_full_queue_refuses_at_admission() -> None:
+    async with _client(max_num_waiting=1) as client:
+        await client.wait_ready()
+        for name in ("a", "b"):  # fills the two places of max_num_seqs
+            client.submit(_request(name, -2))
+        with pytest.raises(QueueFull):
+            client.submit(_request("c", -2))
