@@ -1,0 +1,56 @@
+"""plan_kv_budget: the pool's size, and the refusals."""
+
+import pytest
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.runner.memory import KVBudget, format_bytes, plan_kv_budget
+
+MIB = 1 << 20
+CPU = torch.device("cpu")
+
+
+def _plan(free_bytes: int = 1000 * MIB, model_max_len: int = 2048, **options: object) -> KVBudget:
+    config = EngineConfig(**options)  # type: ignore[arg-type]
+    return plan_kv_budget(config, bytes_per_block=MIB, model_max_len=model_max_len, free_bytes=free_bytes, device=CPU)
+
+
+def test_an_explicit_size_is_used_whole() -> None:
+    budget = _plan(kv_cache_memory_bytes=100 * MIB + 5)
+    assert (budget.num_blocks, budget.kv_bytes) == (100, 100 * MIB)
+
+
+def test_the_default_is_a_share_of_free_memory() -> None:
+    assert _plan().num_blocks == 400
+
+
+def test_the_default_is_bounded_by_what_requests_can_use() -> None:
+    assert _plan(max_num_seqs=2, max_model_len=64).num_blocks == 8
+
+
+def test_the_default_is_bounded_on_a_large_machine() -> None:
+    assert _plan(free_bytes=1 << 40).kv_bytes == 4 << 30
+
+
+def test_the_context_shrinks_to_what_the_pool_holds() -> None:
+    assert _plan(kv_cache_memory_bytes=10 * MIB).max_model_len == 160
+    assert _plan(kv_cache_memory_bytes=500 * MIB).max_model_len == 2048
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_model_len": 4096}, "the model takes at most 2,048"),
+        ({"max_model_len": 2048, "kv_cache_memory_bytes": 10 * MIB}, "holds 160 tokens.*128.0 MiB"),
+        ({"kv_cache_memory_bytes": 2000 * MIB}, "1000.0 MiB of memory are free"),
+        ({"kv_cache_memory_bytes": 10}, "do not hold one block"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_numbers(options: dict[str, int], message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        _plan(**options)
+
+
+def test_format_bytes_chooses_the_unit() -> None:
+    assert [format_bytes(n) for n in (512, 2048, 3 * MIB, 1_932_735_283)] == ["512 B", "2.0 KiB", "3.0 MiB", "1.8 GiB"]
