@@ -20,10 +20,10 @@ class ServerConfig:
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.", group="HTTP")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = option(
-        (), "Key that a client must send as a bearer token (default: none is asked for).", group="HTTP"
+        (), "Key that clients must send as a bearer token; repeatable (default: none is asked for).", group="HTTP"
     )
     allowed_origins: tuple[str, ...] = option(
-        (), "Web origin whose pages may call the API (default: none); * is any.", group="HTTP", metavar="ORIGIN"
+        (), "Web origin whose pages may call the API, or *; repeatable (default: none).", group="HTTP", metavar="ORIGIN"
     )
     root_path: str = option("", "Path prefix that a reverse proxy strips.", group="HTTP", metavar="PATH")
     max_request_bytes: int = option(
@@ -44,7 +44,7 @@ class ServerConfig:
     )
     log_level: LogLevel = option(LogLevel.INFO, "Least severe log lines to print.", group="HTTP")
     served_model_name: tuple[str, ...] = option(
-        (), "Id that clients call the model by; the first is canonical (default: MODEL).", group="Requests"
+        (), "Id that clients call the model by; repeatable, the first is canonical (default: MODEL).", group="Requests"
     )
     chat_template: str | None = option(
         None,

@@ -1,0 +1,125 @@
+"""The command line's grammar: argparse parsers built from the options of the config dataclasses."""
+
+import argparse
+import enum
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from server.option_sources import suggest
+from server.options import CONFIG_VARIABLE, OPTIONS, Option, OptionError
+
+_DESCRIPTION = "Serve large language models over the OpenAI API."
+_EPILOG = """\
+start here:
+  headrace serve                          the demo model, on http://127.0.0.1:8000
+  headrace serve /path/to/model           a folder in Hugging Face layout, or a .gguf file
+  headrace serve Qwen/Qwen2.5-0.5B-Instruct --port 9000
+  headrace serve --help                   every option
+"""
+_SERVE_EPILOG = """\
+Every option can also be set by a variable and in a file: --max-model-len 4096 is HEADRACE_MAX_MODEL_LEN=4096, or the
+line 'max-model-len: 4096' in the YAML file that --config names. A flag wins over a variable, a variable over the file.
+An option that takes several values is repeated, separated by commas in a variable, and a list in the file. Put keys
+into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises OptionError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(message)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """`command`, `config` (a path or absent) and `flags`: the given options by field name, as they were typed.
+
+    Raises OptionError; exits for --help and --version.
+    """
+    parser = _build_parser()
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise OptionError(_explain_unknown(unknown[0]))
+    if namespace.command is None:
+        raise OptionError("no command given; try headrace serve, or headrace --help")
+    flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
+    if namespace.positional_model is not None:
+        if "model" in flags:
+            raise OptionError(f"the model is given twice: {namespace.positional_model} and --model {flags['model']}")
+        flags["model"] = namespace.positional_model
+    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags)
+
+
+def _explain_unknown(argument: str) -> str:
+    flag = argument.partition("=")[0]
+    if not flag.startswith("-"):
+        return f"unexpected argument {argument}; an option that takes several values is repeated before each of them"
+    flags = [option.flag for option in OPTIONS.values()] + ["--config", "--help"]
+    flags += [option.flag.replace("--", "--no-", 1) for option in OPTIONS.values() if option.kind is bool]
+    return f"unknown option {flag}{suggest(flag, flags)}"
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="headrace",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=_Parser)
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        usage="headrace serve [MODEL] [options]",
+        description="Serve MODEL over the OpenAI API until interrupted.",
+        epilog=_SERVE_EPILOG,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    serve.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
+    serve.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
+    _add_options(serve)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    groups: dict[str, Any] = {}
+    for option in OPTIONS.values():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        arguments: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": _help_of(option)}
+        if option.kind is bool:
+            arguments["action"] = argparse.BooleanOptionalAction
+        else:
+            arguments["metavar"] = option.metavar
+            arguments["action"] = "append" if option.is_many else "store"
+        groups[option.group].add_argument(option.flag, **arguments)
+
+
+def _help_of(option: Option) -> str:
+    text = option.help
+    if "(default" not in text:
+        text = f"{text.removesuffix('.')} (default: {show_default(option)})."
+    return text.replace("%", "%%")
+
+
+def show_default(option: Option) -> str:
+    """The default as one would type it; empty where there is none."""
+    value = option.default
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if option.is_size and value is not None and value % 2**20 == 0:
+        return f"{value // 2**20}MiB"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None or value in ((), "") else str(value)

@@ -1,0 +1,55 @@
+"""The `headrace` command."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# name -> where its `run(server_config, engine_config) -> exit code` is; imported when chosen, so that --help is quick.
+COMMANDS = {"serve": "server.serve:run"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, 1 if the server could not run, 2 for a wrong option."""
+    if message := _find_shadow():
+        return _fail(message, 1)
+    # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
+    from engine.errors import StartupError
+    from server.arguments import parse_arguments
+    from server.option_sources import resolve
+    from server.options import CONFIG_VARIABLE, OptionError
+
+    try:
+        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        file = arguments.config or os.environ.get(CONFIG_VARIABLE)
+        configs = resolve(arguments.flags, os.environ, Path(file) if file else None)
+        module, _, function = COMMANDS[arguments.command].partition(":")
+        return int(getattr(importlib.import_module(module), function)(*configs))
+    except OptionError as error:
+        return _fail(f"{error} (see headrace serve --help)", 2)
+    except StartupError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _find_shadow() -> str | None:
+    """What to say if `engine` or `models` would be imported from another folder than this file's packages."""
+    home = Path(__file__).resolve().parent.parent
+    for name in ("engine", "models"):
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin != home / name / "__init__.py":
+            return f"{origin or f'no package {name}'} shadows {home / name}; start elsewhere, and check PYTHONPATH"
+    return None
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"headrace: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

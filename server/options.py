@@ -1,0 +1,163 @@
+"""Options: the fields of the config dataclasses as the command line, the environment and a file see them."""
+
+import dataclasses
+import enum
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from server.config import ServerConfig
+
+PREFIX = "HEADRACE_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # the variable of --config, which is not an option of a dataclass
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?", re.IGNORECASE)
+_SIZE_UNITS = {"B": 1} | {
+    f"{letter}{suffix}": base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for suffix, base in (("B", 1000), ("IB", 1024))
+}
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+class OptionError(StartupError):
+    """An option that does not exist or whose value is not usable; the command line exits with 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One field of a config dataclass, as the command line sees it."""
+
+    name: str
+    help: str
+    group: str
+    kind: type  # bool, int, float, str or an enum
+    is_many: bool  # a tuple of `kind`
+    is_size: bool  # an int that also takes 2GiB or 500MB
+    default: Any
+    metavar: str
+    minimum: float | None
+    maximum: float | None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    def parse(self, value: object, source: str) -> Any:
+        """The checked value of text from a flag or variable, or of a YAML value; `source` is how to call it in errors.
+
+        Raises OptionError.
+        """
+        if not self.is_many:
+            return self._parse_one(value, source)
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise OptionError(f"{source} is empty; leave it out, or give at least one value")
+        return tuple(self._parse_one(each, source) for each in values)
+
+    def _parse_one(self, value: object, source: str) -> Any:
+        parsed = self._convert(value)
+        if parsed is None or not self._is_in_range(parsed) or (self.is_many and not parsed):
+            raise OptionError(f"{source} is {_show(value)}; it must be {self.allowed}")
+        return parsed
+
+    def _convert(self, value: object) -> Any:
+        """`value` as this option's kind, or None if it is not one."""
+        if isinstance(value, str):
+            return _from_text(value.strip(), self.kind, self.is_size)
+        if self.kind is float and type(value) is int:
+            return float(value)
+        return value if type(value) is self.kind else None
+
+    def _is_in_range(self, value: Any) -> bool:
+        if self.kind is float and not math.isfinite(value):
+            return False
+        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, for people."""
+        if issubclass(self.kind, enum.Enum):
+            return "one of " + ", ".join(str(member.value) for member in self.kind)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "text that is not empty" if self.is_many else "text (in YAML: in quotes)"
+        what = "a size such as 2GiB, 500MB or 1073741824" if self.is_size else "a number"
+        if self.kind is int and not self.is_size:
+            what = "a whole number"
+        if self.maximum is not None:
+            return f"{what} from {self.minimum:g} to {self.maximum:g}"
+        return what if self.minimum is None else f"{what}, at least {self.minimum:g}"
+
+
+def _from_text(text: str, kind: type, is_size: bool) -> Any:
+    if kind is bool:
+        return True if text.lower() in _TRUE else False if text.lower() in _FALSE else None
+    if is_size:
+        return _parse_size(text)
+    try:
+        return kind(text)
+    except ValueError:
+        return None
+
+
+def _parse_size(text: str) -> int | None:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        return None
+    unit = (match[2] or "B").upper()
+    return int(float(match[1]) * _SIZE_UNITS[unit]) if unit in _SIZE_UNITS else None
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else repr(value)
+
+
+def options_of(config_class: type) -> list[Option]:
+    """The options that a config dataclass declares with engine.config.option, in its order."""
+    hints = typing.get_type_hints(config_class)
+    return [_option_of(field, hints[field.name]) for field in dataclasses.fields(config_class)]
+
+
+def _option_of(field: "dataclasses.Field[Any]", hint: Any) -> Option:
+    if typing.get_origin(hint) is types.UnionType:  # X | None: None is "not given" and no value that can be typed
+        (hint,) = (member for member in typing.get_args(hint) if member is not types.NoneType)
+    is_many = typing.get_origin(hint) is tuple
+    kind = typing.get_args(hint)[0] if is_many else hint
+    return Option(
+        name=field.name,
+        help=field.metadata["help"],
+        group=field.metadata["group"],
+        kind=kind,
+        is_many=is_many,
+        is_size=field.metadata.get("type") == "bytes",
+        default=field.default,
+        metavar=field.metadata.get("metavar") or _metavar_of(field.name, kind),
+        minimum=field.metadata.get("minimum"),
+        maximum=field.metadata.get("maximum"),
+    )
+
+
+def _metavar_of(name: str, kind: type) -> str:
+    if issubclass(kind, enum.Enum):
+        return "{" + ",".join(str(member.value) for member in kind) + "}"
+    return "N" if kind in (int, float) else name.rpartition("_")[2].upper()
+
+
+OPTIONS: Mapping[str, Option] = {
+    option.name: option for config_class in (EngineConfig, ServerConfig) for option in options_of(config_class)
+}
