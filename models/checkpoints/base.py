@@ -1,0 +1,27 @@
+"""What every checkpoint reader offers the loader: named tensors, described before any of them is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a file. `read(dtype)` brings it into memory; nothing is read before."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str  # how the file stores it: "BF16", "Q4_K", ...
+    num_bytes: int  # in the file
+    file: Path
+    read: Callable[[torch.dtype], torch.Tensor]
+
+
+class Checkpoint(Protocol):
+    """Files that were checked against their sizes. Names are unique over all of them."""
+
+    tensors: dict[str, StoredTensor]  # in file order, so that reading in this order reads each file once, forwards
+    dtype: torch.dtype  # what the unquantised tensors are stored in

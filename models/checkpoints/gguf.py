@@ -1,0 +1,103 @@
+"""GGUF checkpoints: one file or the parts of a split one, dequantised tensor by tensor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf_header import GGUFHeader, GGUFTensor, read_gguf_header
+from models.errors import CheckpointError, UnsupportedModelError
+
+_PLAIN = {
+    GGMLQuantizationType.F32: torch.float32,
+    GGMLQuantizationType.F16: torch.float16,
+    GGMLQuantizationType.BF16: torch.bfloat16,
+}
+# Elements dequantised at a time: bounds the fp32 temporaries of a large embedding.
+_CHUNK_ELEMENTS = 1 << 22
+
+
+class GGUFCheckpoint:
+    """Tensors of all parts under their GGUF names, and the metadata, which the first part holds."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        headers = [read_gguf_header(path) for path in paths]
+        self.path = headers[0].path
+        self.metadata = headers[0].metadata
+        self.dtype = torch.bfloat16  # what quantised weights become: see load_model's dtype "auto"
+        self.tensors: dict[str, StoredTensor] = {}
+        _check_parts(headers)
+        for header in headers:
+            mapped = np.memmap(header.path, np.uint8, mode="c")  # copy on write: torch wants writable memory
+            for tensor in header.tensors:
+                if tensor.name in self.tensors:
+                    other = self.tensors[tensor.name].file
+                    raise CheckpointError(
+                        f"tensor {tensor.name!r} is in {other} and in {header.path}; fetch them again"
+                    )
+                self.tensors[tensor.name] = _stored(header.path, tensor, mapped)
+        for kind in {tensor.type for header in headers for tensor in header.tensors}:
+            _check_dequantisable(self.path, kind)
+
+
+def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
+    def read(dtype: torch.dtype) -> torch.Tensor:
+        data = mapped[tensor.start : tensor.start + tensor.num_bytes]
+        if tensor.type in _PLAIN:
+            return torch.from_numpy(data).view(_PLAIN[tensor.type]).view(tensor.shape).to(dtype)
+        return _dequantise(data, tensor, dtype)
+
+    return StoredTensor(tensor.name, tensor.shape, tensor.type.name, tensor.num_bytes, path, read)
+
+
+def _dequantise(data: np.ndarray, tensor: GGUFTensor, dtype: torch.dtype) -> torch.Tensor:
+    rows = data.reshape(-1, tensor.num_bytes // int(np.prod(tensor.shape[:-1], dtype=np.int64)))
+    out = torch.empty(rows.shape[0], tensor.shape[-1], dtype=dtype)
+    step = max(1, _CHUNK_ELEMENTS // tensor.shape[-1])
+    for start in range(0, len(rows), step):
+        values = dequantize(np.asarray(rows[start : start + step]), tensor.type)
+        out[start : start + step] = torch.from_numpy(values)
+    return out.view(tensor.shape)
+
+
+def _check_dequantisable(path: Path, kind: GGMLQuantizationType) -> None:
+    """Find out before gigabytes are read; one block of zeros costs nothing."""
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        raise UnsupportedModelError(
+            f"{path} has tensors of type {kind.name}, which cannot be dequantised; use another quantisation"
+        ) from None
+
+
+def _check_parts(headers: Sequence[GGUFHeader]) -> None:
+    """Every part is there, once and in order."""
+    first = headers[0]
+    count = _split_number(first, "split.count", 1)
+    if len(headers) != count:
+        raise CheckpointError(
+            f"{first.path} is part 1 of {count}, but {len(headers)} were found beside it; put all parts into one folder"
+        )
+    for index, header in enumerate(headers):
+        number = _split_number(header, "split.no", 0)
+        if number != index or _split_number(header, "split.count", 1) != count:
+            raise CheckpointError(
+                f"{header.path} says that it is part {number + 1}, but it stands in place {index + 1} of {count}; "
+                "fetch the parts again under their own names"
+            )
+    num_tensors = sum(len(header.tensors) for header in headers)
+    expected = _split_number(first, "split.tensors.count", num_tensors)
+    if num_tensors != expected:
+        raise CheckpointError(f"the parts of {first.path} hold {num_tensors} of {expected} tensors; fetch them again")
+
+
+def _split_number(header: GGUFHeader, key: str, default: int) -> int:
+    value: Any = header.metadata.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise CheckpointError(f"{header.path}: {key} is {value!r}, which is no count; fetch the file again")
+    return value
