@@ -1,0 +1,79 @@
+"""Llama 2 and 3, Mistral, SmolLM2: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
+
+from models.attention.base import AttentionSpec
+from models.hf_config import HFConfig, rope_spec
+from models.names import IGNORE, To, unpermute_k, unpermute_q
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    hidden_size = config.integer("hidden_size")
+    num_heads = config.integer("num_attention_heads")
+    head_dim = config.integer("head_dim", hidden_size // num_heads)
+    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6))
+    has_attention_bias = config.boolean("attention_bias", False)
+    layer = LayerSpec(
+        attention=AttentionSpec(
+            num_heads=num_heads,
+            num_kv_heads=config.integer("num_key_value_heads", num_heads),
+            head_dim=head_dim,
+            scale=head_dim**-0.5,
+            sliding_window=config.integer("sliding_window") if config.has("sliding_window") else None,
+        ),
+        rope=rope_spec(config, head_dim),
+        has_qkv_bias=has_attention_bias,
+        has_out_bias=has_attention_bias,
+        mlp=MLPSpec(
+            intermediate_size=config.integer("intermediate_size"),
+            activation=config.activation("hidden_act"),
+            is_gated=True,
+            has_bias=config.boolean("mlp_bias", False),
+        ),
+        norm=norm,
+    )
+    return DecoderSpec(
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        max_position=config.integer("max_position_embeddings", 2048),
+        layers=(layer,) * config.integer("num_hidden_layers"),
+        final_norm=norm,
+        has_learned_positions=False,
+        has_tied_head=config.boolean("tie_word_embeddings", False),
+    )
+
+
+NAMES = {
+    "model.embed_tokens.*": To("embed"),
+    "model.layers.{i}.input_layernorm.*": To("layers.{i}.attn_norm"),
+    "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q"),
+    "model.layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k"),
+    "model.layers.{i}.self_attn.v_proj.*": To("layers.{i}.attn.qkv", "v"),
+    "model.layers.{i}.self_attn.o_proj.*": To("layers.{i}.attn.out"),
+    "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm"),
+    "model.layers.{i}.mlp.gate_proj.*": To("layers.{i}.mlp.gate_up", "gate"),
+    "model.layers.{i}.mlp.up_proj.*": To("layers.{i}.mlp.gate_up", "up"),
+    "model.layers.{i}.mlp.down_proj.*": To("layers.{i}.mlp.down"),
+    "model.norm.*": To("norm"),
+    "lm_head.*": To("head"),
+    "model.layers.{i}.self_attn.rotary_emb.inv_freq": IGNORE,  # old checkpoints; computed from the config
+}
+
+GGUF_NAMES = {
+    "token_embd.*": To("embed"),
+    "blk.{i}.attn_norm.*": To("layers.{i}.attn_norm"),
+    "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q", unpermute_q),
+    "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k", unpermute_k),
+    "blk.{i}.attn_v.*": To("layers.{i}.attn.qkv", "v"),
+    "blk.{i}.attn_output.*": To("layers.{i}.attn.out"),
+    "blk.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
+    "blk.{i}.ffn_gate.*": To("layers.{i}.mlp.gate_up", "gate"),
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up", "up"),
+    "blk.{i}.ffn_down.*": To("layers.{i}.mlp.down"),
+    "output_norm.*": To("norm"),
+    "output.*": To("head"),
+    "rope_freqs.weight": IGNORE,  # part of the config: see models/checkpoints/gguf_config.py
+    "blk.{i}.attn_rot_embd": IGNORE,  # old files; computed from the config
+}
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES)

@@ -1,0 +1,123 @@
+"""load_model: from a checkpoint's files to a LoadedModel."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import torch
+
+from models.attention.base import AttentionBackend
+from models.attention.select import select_backend
+from models.checkpoints.base import Checkpoint
+from models.checkpoints.gguf import GGUFCheckpoint
+from models.checkpoints.gguf_config import gguf_config
+from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.decoder import Decoder
+from models.errors import ModelError
+from models.generation_defaults import generation_defaults
+from models.hf_config import HFConfig, read_json_config
+from models.loaded import LoadedModel, ProgressReport
+from models.names import Rules
+from models.quant.none import Unquantized
+from models.registry import family_of
+from models.spec import DecoderSpec
+from models.weights import assign, fill
+
+if TYPE_CHECKING:
+    from models.sources import ModelFiles
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def load_model(
+    files: "ModelFiles", *, dtype: str, device: str, generation_config: str, progress: ProgressReport
+) -> LoadedModel:
+    """Load `files` for `device` ("cpu", "cuda").
+
+    dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
+    progress is called with ("load weights", bytes done, bytes in all, "B"). Raises a ModelError that names the file or
+    tensor; nothing large is allocated before all names and shapes are known to fit.
+    """
+    from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
+
+    config, checkpoint = _open(files)
+    architecture = config.architecture()
+    family = family_of(architecture)
+    spec = family.describe(config)
+    torch_device = torch.device(device)
+    torch_dtype = resolve_dtype(dtype, checkpoint.dtype, torch_device)
+    attention_specs = [layer.attention for layer in spec.layers]
+    backend, refusals = select_backend(attention_specs, torch_dtype, torch_device)
+    tokenizer = load_tokenizer_assets(files, config)
+    defaults = generation_defaults(generation_config, files.root)
+    names = family.gguf_names if files.gguf else family.names
+    decoder = build_decoder(spec, checkpoint, names, backend, torch_dtype, torch_device, progress)
+    return LoadedModel(
+        decoder=decoder,
+        architecture=architecture,
+        dtype=torch_dtype,
+        device=torch_device,
+        vocab_size=spec.vocab_size,
+        max_position=spec.max_position,
+        attention_specs=attention_specs,
+        attention_backend=backend,
+        weight_bytes=sum(parameter.nbytes for parameter in decoder.parameters()),
+        tokenizer=tokenizer,
+        generation_defaults=defaults,
+        notes=[_weights_note(checkpoint, torch_dtype), _attention_note(backend, refusals)],
+    )
+
+
+def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype called `name`, or for "auto" the checkpoint's own where it has 16 bits and the device is fit for it.
+
+    fp32 becomes bf16 ("at most 16 bits"), and so does fp16 on a CPU, which computes in bf16 but not in fp16.
+    """
+    if name != "auto":
+        return _DTYPES[name]
+    is_kept = stored == torch.bfloat16 or (stored == torch.float16 and device.type != "cpu")
+    return stored if is_kept else torch.bfloat16
+
+
+def build_decoder(
+    spec: DecoderSpec,
+    checkpoint: Checkpoint,
+    names: Rules,
+    backend: AttentionBackend,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: ProgressReport,
+) -> Decoder:
+    """A decoder on `device` with the checkpoint's weights. Raises CheckpointError, or ModelError if memory runs out."""
+    scheme = Unquantized(dtype)
+    outline = Decoder(spec, backend=backend, scheme=scheme, dtype=dtype, device=torch.device("meta"))
+    plan = assign(outline, checkpoint, names)
+    try:
+        decoder = Decoder(spec, backend=backend, scheme=scheme, dtype=dtype, device=device)
+    except torch.OutOfMemoryError:
+        needed = sum(parameter.nbytes for parameter in outline.parameters())
+        raise ModelError(
+            f"the weights need {needed / 2**30:.1f} GiB and {device} has less free; "
+            "free some, choose a smaller model or another --device"
+        ) from None
+    fill(decoder, plan, progress)
+    return decoder.eval()
+
+
+def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
+    if files.gguf:
+        gguf = GGUFCheckpoint(files.gguf)
+        return gguf_config(gguf), gguf
+    config = read_json_config(files.root / "config.json")
+    family_of(config.architecture())  # an unknown architecture is said before the weights are looked for
+    return config, SafetensorsCheckpoint(files.root)
+
+
+def _weights_note(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
+    formats = Counter(tensor.format for tensor in checkpoint.tensors.values())
+    stored = ", ".join(f"{count} x {name}" for name, count in formats.most_common())
+    return f"weights: stored as {stored}; held as {str(dtype).removeprefix('torch.')}"
+
+
+def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
+    passed_over = f" (not {'; '.join(refusals)})" if refusals else ""
+    return f"attention: {backend.name}{passed_over}"

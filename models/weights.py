@@ -1,0 +1,137 @@
+"""Weights: assigns a checkpoint's tensors to a decoder's parameters, then streams them in one by one."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.checkpoints.base import Checkpoint, StoredTensor
+from models.decoder import Decoder
+from models.errors import CheckpointError
+from models.layers.linear import Linear
+from models.loaded import ProgressReport
+from models.names import Destination, NameMap, Rules
+
+_MAX_LISTED = 8  # tensors named in one message
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One tensor and the rows of the parameter that it fills; None is all of them."""
+
+    tensor: StoredTensor
+    destination: Destination
+    rows: tuple[int, int] | None  # (first, count) along dimension 0
+
+    @property
+    def parameter(self) -> str:
+        return f"{self.destination.module}.{self.destination.parameter}"
+
+
+def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assignment]:
+    """A plan that fills every row of every parameter once; reads nothing, so `decoder` may be on the meta device.
+
+    Raises CheckpointError that names the tensors which are missing, unused, repeated or of the wrong shape.
+    """
+    names = NameMap(rules)
+    parameters = dict(decoder.named_parameters())  # a tied head is not among them
+    open_parts = {part: None for name in parameters for part in _parts(decoder, name)}
+    problems: list[str] = []
+    plan: list[Assignment] = []
+    for tensor in checkpoint.tensors.values():
+        destination = names.destination(tensor.name)
+        if names.is_ignored(tensor.name) or (decoder.spec.has_tied_head and _is_head(destination)):
+            continue  # with tied embeddings a stored copy of the head says nothing new
+        name = f"{destination.module}.{destination.parameter}" if destination else ""
+        if destination is None or name not in parameters:
+            problems.append(f"{tensor.name!r} is not used by this architecture")
+            continue
+        assignment = Assignment(tensor, destination, _rows(decoder, destination))
+        filled = [(name, destination.shard)] if destination.shard else _parts(decoder, name)
+        if any(part not in open_parts for part in filled):
+            problems.append(f"{tensor.name!r} repeats what another tensor holds")
+        elif reason := _misfit(assignment, parameters[name], decoder):
+            problems.append(reason)
+        for part in filled:
+            open_parts.pop(part, None)
+        plan.append(assignment)
+    problems += [f"nothing fills {name}{f' ({shard})' if shard else ''}" for name, shard in open_parts]
+    if problems:
+        _refuse(checkpoint, problems)
+    return plan
+
+
+@torch.no_grad()
+def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport) -> None:
+    """Read each tensor, in file order, into its place; then let every linear layer repack itself."""
+    parameters = dict(decoder.named_parameters())
+    total = sum(assignment.tensor.num_bytes for assignment in plan)
+    done = 0
+    progress("load weights", done, total, "B")
+    for assignment in plan:
+        target = parameters[assignment.parameter]
+        value = assignment.tensor.read(target.dtype)
+        _narrow(target, assignment.rows).copy_(_transformed(value, assignment, decoder))
+        done += assignment.tensor.num_bytes
+        progress("load weights", done, total, "B")
+    for module in decoder.modules():
+        if isinstance(module, Linear):
+            module.scheme.finish(module)
+
+
+def _is_head(destination: Destination | None) -> bool:
+    return destination is not None and destination.module == "head"
+
+
+def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
+    """What has to be filled of a parameter: each shard of a fused layer's, else the whole."""
+    module = decoder.get_submodule(parameter.rpartition(".")[0])
+    shards = module.shards if isinstance(module, Linear) else {}
+    return [(parameter, shard) for shard in shards] or [(parameter, None)]
+
+
+def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
+    if destination.shard is None:
+        return None
+    module = decoder.get_submodule(destination.module)
+    assert isinstance(module, Linear), f"{destination.module} has no shards"
+    return module.shards[destination.shard]
+
+
+def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:
+    """Why the tensor cannot be copied to its place, or None. Compares shapes only."""
+    stored = torch.empty(assignment.tensor.shape, device="meta")
+    wanted = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
+    try:
+        shape = _transformed(stored, assignment, decoder).shape
+    except RuntimeError:  # rows that cannot be divided into the layer's heads
+        shape = stored.shape
+    if shape == wanted.shape:
+        return None
+    return f"{assignment.tensor.name!r} has shape {list(shape)}; the configuration asks for {list(wanted.shape)}"
+
+
+def _transformed(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
+    destination = assignment.destination
+    if destination.transform is None:
+        return value
+    layer = None if destination.layer is None else decoder.spec.layers[destination.layer]
+    return destination.transform(value, layer)
+
+
+def _narrow(tensor: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
+    return tensor if rows is None else tensor.narrow(0, *rows)
+
+
+def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
+    files = _some(sorted({tensor.file.name for tensor in checkpoint.tensors.values()}))
+    raise CheckpointError(
+        f"the weights ({files}) do not fit the model's configuration: {_some(problems)}; "
+        "check that configuration and weights come from one complete checkpoint"
+    )
+
+
+def _some(items: Iterable[str]) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - _MAX_LISTED} more" if len(listed) > _MAX_LISTED else ""
+    return ", ".join(listed[:_MAX_LISTED]) + more
