@@ -1,0 +1,57 @@
+# Everything starts here: `make serve` and `make test` set up what they need on a machine with Python and a C++ compiler.
+
+PYTHON   ?= python3
+VENV     ?= .venv
+PIP_ARGS ?=
+MODEL    ?=
+ARGS     ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-fast lint format clean
+
+help: ## Show this text
+	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the options in ARGS
+	@$(BIN)/headrace serve $(if $(MODEL),'$(MODEL)') $(ARGS)
+
+test: lint ## Lint, check types and run every test (the end-to-end tests take the demo model)
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-test ## Run the tests that need neither the demo model nor much time
+	$(BIN)/python -m pytest -m "not e2e and not slow"
+
+lint: $(VENV)/.installed-test ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test ## Format the code and sort its imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment, caches and build results
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find server engine models tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps hold when an installation is complete: one that was interrupted, or older than pyproject.toml, is done again.
+$(VENV)/.installed: pyproject.toml $(BIN)/pip
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(BIN)/pip
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/pip:
+	@command -v '$(PYTHON)' >/dev/null || \
+		{ echo 'There is no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=/path/to/python' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "headrace needs Python 3.11 or newer and $(PYTHON) is $$('$(PYTHON)' -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo '$(PYTHON) has no venv module; install it (Debian, Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
+	'$(PYTHON)' -m venv $(VENV)
