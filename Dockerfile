@@ -1,0 +1,45 @@
+# Build:  docker build -t headrace .
+#         with another build of torch: --build-arg PIP_ARGS="--extra-index-url URL"
+# Run:    docker run --rm -p 8000:8000 -v headrace-cache:/cache headrace serve [MODEL] [options]
+
+FROM python:3.12-slim AS build
+ARG PIP_ARGS=""
+RUN python -m venv /opt/headrace
+ENV PATH=/opt/headrace/bin:$PATH
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+# The dependencies are a layer of their own, installed for empty packages, so that a change of the code does not fetch
+# torch again.
+RUN mkdir server engine models \
+    && pip install --no-cache-dir ${PIP_ARGS} . \
+    && pip uninstall --yes headrace
+COPY server server
+COPY engine engine
+COPY models models
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
+
+FROM python:3.12-slim
+# g++ compiles the CPU kernels for the processor at hand when the server first starts; they are kept in /cache.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 headrace \
+    && install --directory --owner=headrace --group=headrace /cache
+COPY --from=build /opt/headrace /opt/headrace
+ENV PATH=/opt/headrace/bin:$PATH \
+    PYTHONSAFEPATH=1 \
+    PYTHONUNBUFFERED=1 \
+    HEADRACE_HOST=0.0.0.0 \
+    HEADRACE_CACHE=/cache \
+    HF_HOME=/cache/huggingface
+# By number, so that Kubernetes can tell that it is not root.
+USER 1000
+WORKDIR /home/headrace
+VOLUME /cache
+EXPOSE 8000
+# /health is 503 until the model is loaded: --start-period covers a first download.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"HEADRACE_PORT\", 8000)}/health', timeout=4)"]
+# `docker stop --time 40` leaves room for --shutdown-timeout (30 s); Docker's own default is 10 s.
+ENTRYPOINT ["headrace"]
+CMD ["serve"]
