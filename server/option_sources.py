@@ -11,7 +11,7 @@ import yaml
 
 from engine.config import EngineConfig
 from server.config import ServerConfig
-from server.options import CONFIG_VARIABLE, OPTIONS, PREFIX, OptionError
+from server.options import OPTIONS, OTHER_VARIABLES, PREFIX, OptionError
 
 # Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
 # our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".
@@ -41,7 +41,7 @@ def _build(config_class: type, values: Mapping[str, Any]) -> Any:
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     by_variable = {option.variable: option for option in OPTIONS.values()}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or _is_service_link(variable, text):
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES or _is_service_link(variable, text):
             continue
         if variable not in by_variable:
             raise OptionError(f"unknown variable {variable}{suggest(variable, by_variable)}")

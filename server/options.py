@@ -15,7 +15,12 @@ from engine.errors import StartupError
 from server.config import ServerConfig
 
 PREFIX = "HEADRACE_"
-CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # the variable of --config, which is not an option of a dataclass
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+# Variables that are not options of a dataclass. An unknown one is refused, since it may well be a misspelt API key.
+OTHER_VARIABLES = {
+    CONFIG_VARIABLE: "The file of --config.",
+    f"{PREFIX}CACHE": "Folder for fetched models and compiled kernels (default: ~/.cache/headrace).",
+}
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?", re.IGNORECASE)
 _SIZE_UNITS = {"B": 1} | {
