@@ -1,0 +1,147 @@
+"""Parity: tiny random checkpoints written by transformers, loaded by us, logits compared row by row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from models.attention.base import AttentionBackend
+from models.attention.reference import ReferenceAttention
+from models.decoder import Decoder
+from tests.helpers.checkpoints import (
+    LLAMA3_ROPE,
+    VOCAB_SIZE,
+    gpt2_config,
+    llama_config,
+    load_folder,
+    mistral_config,
+    qwen2_config,
+    random_model,
+)
+from tests.helpers.paged import PagedRun, PagedSequence
+
+BLOCK_SIZE = 4
+LENGTHS = (37, 9, 1, 22)
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama-gqa": llama_config,
+    "llama-mha": lambda: llama_config(num_key_value_heads=4),
+    "llama-tied": lambda: llama_config(tie_word_embeddings=True),
+    "llama-biases": lambda: llama_config(attention_bias=True, mlp_bias=True),
+    "llama-head-dim": lambda: llama_config(head_dim=24),
+    "llama3-rope": lambda: llama_config(rope_parameters=LLAMA3_ROPE),
+    "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
+    "mistral-window": mistral_config,
+    "mistral-full": lambda: mistral_config(sliding_window=None),
+    "qwen2": qwen2_config,
+    "qwen2-tied": lambda: qwen2_config(tie_word_embeddings=True),
+    "qwen2-upper-window": lambda: qwen2_config(use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    "gpt2": gpt2_config,
+    "gpt2-scaled-by-depth": lambda: gpt2_config(scale_attn_by_inverse_layer_idx=True, n_inner=80),
+}
+
+
+@dataclass
+class Pair:
+    """A model of transformers, its checkpoint, and its fp32 logits for prompts of LENGTHS."""
+
+    model: PreTrainedModel
+    folder: Path
+    prompts: list[list[int]]
+    truths: list[torch.Tensor]
+
+    def run(self, dtype: torch.dtype = torch.float32) -> PagedRun:
+        backend: AttentionBackend = ReferenceAttention()
+        decoder: Decoder = load_folder(self.folder, dtype, backend)
+        return PagedRun(decoder, backend, block_size=BLOCK_SIZE)
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    model = random_model(VARIANTS[request.param]())
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    prompts = random_prompts(LENGTHS)
+    return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts])
+
+
+def random_prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(VOCAB_SIZE, (length,), generator=generator).tolist() for length in lengths]
+
+
+def truth(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(torch.tensor([prompt])).logits[0].float()
+
+
+def run_in_chunks(run: PagedRun, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
+    """Logits of every row. Prompts are fed `chunk` tokens a step, all at once, so that the batch thins out."""
+    sequences = [PagedSequence() for _ in prompts]
+    parts: list[list[torch.Tensor]] = [[] for _ in prompts]
+    for start in range(0, max(map(len, prompts)), chunk):
+        active = [index for index, prompt in enumerate(prompts) if start < len(prompt)]
+        logits = run.step([(sequences[index], prompts[index][start : start + chunk]) for index in active])
+        for index, rows in zip(active, logits, strict=True):
+            parts[index].append(rows)
+    return [torch.cat(rows) for rows in parts]
+
+
+def assert_all_close(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for rows, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(rows, wanted, rtol=0.0, atol=1e-4)
+
+
+def test_logits_of_the_random_models_are_spread(pair: Pair) -> None:
+    assert 0.5 < pair.truths[0].std() < 2.0
+
+
+def test_fp32_logits_equal_transformers(pair: Pair) -> None:
+    assert_all_close(run_in_chunks(pair.run(), pair.prompts, chunk=max(LENGTHS)), pair.truths)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, BLOCK_SIZE + 1])
+def test_fp32_logits_do_not_depend_on_chunks(pair: Pair, chunk: int) -> None:
+    assert_all_close(run_in_chunks(pair.run(), pair.prompts, chunk), pair.truths)
+
+
+def test_fp32_logits_of_prefill_and_decode_in_one_batch(pair: Pair) -> None:
+    run = pair.run()
+    long, short = PagedSequence(), PagedSequence()
+    run.step([(long, pair.prompts[0][:-1])])
+
+    decoded, prefilled = run.step([(long, pair.prompts[0][-1:]), (short, pair.prompts[1])])
+
+    assert_all_close([decoded, prefilled], [pair.truths[0][-1:], pair.truths[1]])
+
+
+def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
+    run = pair.run()
+    num_shared = 3 * BLOCK_SIZE
+    first = PagedSequence()
+    run.step([(first, pair.prompts[0])])
+    second_prompt = pair.prompts[0][:num_shared] + pair.prompts[1]
+    second = PagedSequence(blocks=first.blocks[:3], num_computed=num_shared)
+
+    (logits,) = run.step([(second, second_prompt[num_shared:])])
+
+    assert_all_close([logits], [truth(pair.model, second_prompt)[num_shared:]])
+
+
+def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
+    ours = run_in_chunks(pair.run(torch.bfloat16), pair.prompts, chunk=max(LENGTHS))
+    rounded = type(pair.model).from_pretrained(pair.folder, dtype=torch.bfloat16, attn_implementation="eager")
+    theirs = [truth(rounded, prompt) for prompt in pair.prompts]
+
+    wanted = torch.cat(pair.truths)
+    our_error = (torch.cat(ours) - wanted).pow(2).mean().sqrt()
+    their_error = (torch.cat(theirs) - wanted).pow(2).mean().sqrt()
+    divergence = torch.nn.functional.kl_div(
+        torch.cat(ours).log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+
+    assert our_error <= 2 * their_error
+    assert divergence <= 1e-3
