@@ -1,0 +1,72 @@
+"""Native attention: one call of the C++ kernel for the whole batch. x86-64 and ARM64, bf16 and fp32."""
+
+import torch
+
+from models.attention.base import AttentionBackend, AttentionSpec
+from models.batch import ForwardBatch, KVGroupBatch
+from models.kernels.cpu.library import KernelLibrary, kernel_library
+
+_TILE = 16  # slots; kTile of kv_layout.h
+_MAX_HEAD_DIM = 512
+
+
+class CpuAttention(AttentionBackend):
+    """KV layout: [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says."""
+
+    name = "cpu"
+
+    def __init__(self, library: KernelLibrary | None = None) -> None:
+        """Uses `library`, by default the one for this processor."""
+        self._library = library or kernel_library()
+
+    def unsupported(self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> str | None:
+        if device.type != "cpu":
+            return f"runs on the CPU, not on {device}"
+        if dtype not in (torch.bfloat16, torch.float32):
+            return f"takes bfloat16 and float32, not {dtype}"
+        if spec.head_dim % 16 or spec.head_dim > _MAX_HEAD_DIM:
+            return f"takes head sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {spec.head_dim}"
+        if self._library is None:
+            return "the C++ kernels are not available (the reason is in the log)"
+        return None
+
+    def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
+        return (-(-num_blocks * block_size // _TILE), spec.num_kv_heads, 2, _TILE * spec.head_dim)
+
+    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> None:
+        assert self._library is not None
+        assert k.dtype == kv.dtype == v.dtype
+        num_tokens, num_kv_heads, head_dim = k.shape
+        self._library.rope_kv_write(
+            *(k.dtype == torch.bfloat16, None, 0, k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0)),
+            *(None, None, None, 0, 0, group.slot_mapping.data_ptr(), kv.data_ptr()),
+            *(num_tokens, 0, num_kv_heads, head_dim),
+        )
+
+    def forward(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        spec: AttentionSpec,
+        *,
+        alibi_slopes: torch.Tensor | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        assert self._library is not None
+        assert q.dtype == kv.dtype
+        assert q.stride(1) == spec.head_dim
+        out = torch.empty(q.shape, dtype=q.dtype)
+        slopes = None if alibi_slopes is None else alibi_slopes.to(torch.float32).contiguous()
+        sink_logits = None if sinks is None else sinks.to(torch.float32).contiguous()
+        self._library.paged_attention(
+            *(q.dtype == torch.bfloat16, q.data_ptr(), q.stride(0), out.data_ptr(), kv.data_ptr()),
+            *(batch.cu_seqlens_q.data_ptr(), batch.seq_lens.data_ptr()),
+            *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens)),
+            *(spec.num_heads, spec.num_kv_heads, spec.head_dim, batch.block_size, spec.scale),
+            *(spec.sliding_window or 0, spec.logit_softcap or 0.0),
+            None if slopes is None else slopes.data_ptr(),
+            None if sink_logits is None else sink_logits.data_ptr(),
+        )
+        return out

@@ -1,0 +1,423 @@
+// Paged attention for a batch of prefill chunks and decodes alike.
+//
+//   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t))) v[p, h / G]
+//
+// over positions p <= pos(t) (and p > pos(t) - window); G query heads share a KV head. A sink is one more logit in the
+// softmax's sum, with no value.
+//
+// Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
+// kRowTile rows. One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
+// (a small matrix product), online softmax in base 2, then the product with the values. The context of a sequence with
+// a single row tile (a decode, a verified draft) is split into pieces of kSplit positions, so that one long sequence
+// occupies every core; whoever finishes the last piece of a tile merges them all (no barrier). The cuts depend on the
+// sequence alone, so a sequence's result does not depend on its batch mates.
+//
+// Layouts. q [T, H, D] with a row stride; out [T, H, D] contiguous; kv as in kv_layout.h; block_tables [S, stride]
+// int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums are fp32; with bf16 KV the probabilities are
+// rounded to bf16 for the product with the values.
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "kv_layout.h"
+#include "simd.h"
+
+namespace {
+
+using namespace hr;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLog2e = 1.44269504088896341f;
+
+// register tile of both products: kRows rows times kCols vectors of accumulators
+#if defined(__AVX512F__)
+constexpr int kRows = 6, kCols = 4;
+#elif defined(__AVX2__)
+constexpr int kRows = 2, kCols = 2;
+#else
+constexpr int kRows = 2, kCols = 1;
+#endif
+constexpr int kRowTile = 24;
+constexpr int kPieces = 8;
+constexpr int kChunk = kPieces * kTile;
+constexpr int kSplit = 512;
+
+struct Problem {
+  const void* q;
+  void* out;
+  const void* kv;
+  const int32_t* cu_seqlens_q;
+  const int32_t* seq_lens;
+  const int32_t* block_tables;
+  const float* alibi_slopes;  // [H] or null
+  const float* sinks;         // [H] or null
+  int64_t q_stride;           // elements between rows of q
+  int64_t table_stride;
+  int num_seqs, num_heads, num_kv_heads, head_dim, block_size;
+  int window;  // 0: none
+  float scale, softcap;  // softcap 0: none
+};
+
+struct Item {
+  int seq, kv_head, first_row, num_rows;
+  int begin, end;       // positions
+  int split, num_splits;
+  int64_t partial;      // index of the tile's first partial result, if split
+  int tile;             // index of the tile's counter, if split
+};
+
+// Up to 16 consecutive positions that lie in one tile: lanes first_lane .. first_lane + count - 1.
+struct Piece {
+  int64_t tile;
+  int position, first_lane, count;
+};
+
+struct Scratch {
+  alignas(64) float q[kRowTile * 512];
+  alignas(64) float scores[kRowTile * kChunk];
+  alignas(64) float out[kRowTile * 512];
+  alignas(64) float values[kPieces * kTile * 512];  // values of incomplete pieces, zero where no position is
+  float max[kRowTile], sum[kRowTile];
+};
+
+template <class Element>
+HR_INLINE F32x16 multiply_add(const F32x16& sum, uint32_t a, const Bits& b) {
+  if constexpr (sizeof(Element) == 2) return dot_bf16(sum, a, b);
+  float x;
+  std::memcpy(&x, &a, 4);
+  return fma(broadcast(x), floats_of(b), sum);
+}
+
+// c[r][v] (+)= sum over k of a[r][k] * b[v][k]; a: rows of 4-byte units; b(v, k): address of 64 bytes
+template <class Element, int R, int C, class Address>
+HR_INLINE void product(const char* a, int64_t a_stride, int num_k, const Address& b, F32x16 (&c)[R][C]) {
+  for (int k = 0; k < num_k; ++k) {
+    Bits vectors[C];
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) vectors[v] = load<Bits>(b(v, k));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const uint32_t x = load_u32(a + r * a_stride + 4 * k);
+#pragma GCC unroll 8
+      for (int v = 0; v < C; ++v) c[r][v] = multiply_add<Element>(c[r][v], x, vectors[v]);
+    }
+  }
+}
+
+template <class Element, int R, int C>
+void score_block(const Element* q, const Element* const* keys, int head_dim, float* scores) {
+  F32x16 c[R][C] = {};
+  product<Element, R, C>(
+      reinterpret_cast<const char*>(q), head_dim * sizeof(Element), head_dim / kPack<Element>,
+      [&](int v, int k) { return reinterpret_cast<const char*>(keys[v]) + 64 * k; }, c);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) store(scores + r * kChunk + v * kTile, c[r][v]);
+}
+
+template <class Element, int R, int C>
+void value_block(const Element* weights, const Element* const* values, int num_pieces, int head_dim,
+                 const float* rescale, float* out) {
+  F32x16 c[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) c[r][v] = broadcast(rescale[r]) * load<F32x16>(out + r * head_dim + v * 16);
+  for (int piece = 0; piece < num_pieces; ++piece) {
+    const char* base = reinterpret_cast<const char*>(values[piece]);
+    product<Element, R, C>(
+        reinterpret_cast<const char*>(weights + piece * kTile), kChunk * 4, kTile / kPack<Element>,
+        [&](int v, int k) { return base + (static_cast<int64_t>(k) * head_dim + v * 16) * 4; }, c);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) store(out + r * head_dim + v * 16, c[r][v]);
+}
+
+// f(std::integral_constant<int, n>) for the run-time n in 1..kMax
+template <int kMax, class Function>
+HR_INLINE void with_constant(int n, const Function& f) {
+  if constexpr (kMax > 1) {
+    if (n < kMax) return with_constant<kMax - 1>(n, f);
+  }
+  f(std::integral_constant<int, kMax>{});
+}
+
+template <class Element>
+void all_scores(const Element* q, int num_rows, const Element* const* keys, int num_pieces, int head_dim, float* scores) {
+  for (int v = 0; v < num_pieces; v += kCols)
+    with_constant<kCols>(std::min(kCols, num_pieces - v), [&](auto cols) {
+      for (int r = 0; r < num_rows; r += kRows)
+        with_constant<kRows>(std::min(kRows, num_rows - r), [&](auto rows) {
+          score_block<Element, rows(), cols()>(q + r * head_dim, keys + v, head_dim, scores + r * kChunk + v * kTile);
+        });
+    });
+}
+
+template <class Element>
+void add_values(const Element* weights, int num_rows, const Element* const* values, int num_pieces, int head_dim,
+                const float* rescale, float* out) {
+  const int num_vectors = head_dim / 16;
+  const Element* shifted[kPieces];
+  for (int v = 0; v < num_vectors; v += kCols) {
+    for (int i = 0; i < num_pieces; ++i) shifted[i] = values[i] + v * 16 * kPack<Element>;
+    with_constant<kCols>(std::min(kCols, num_vectors - v), [&](auto cols) {
+      for (int r = 0; r < num_rows; r += kRows)
+        with_constant<kRows>(std::min(kRows, num_rows - r), [&](auto rows) {
+          value_block<Element, rows(), cols()>(weights + r * kChunk * kPack<Element>, shifted, num_pieces, head_dim,
+                                               rescale + r, out + r * head_dim + v * 16);
+        });
+    });
+  }
+}
+
+HR_INLINE F32x16 soft_cap(const F32x16& logits, float cap) {
+  // cap * tanh(x / cap) = cap * (1 - 2 / (e^(2 x / cap) + 1)); the clamp keeps 2^x in range, tanh is 1 far before it
+  const F32x16 limit = broadcast(60.0f);
+  F32x16 x = logits * broadcast(2 * kLog2e / cap);
+  HR_EACH(x.r[i] = x.r[i] < limit.r[i] ? x.r[i] : limit.r[i])
+  const F32x16 one = broadcast(1.0f);
+  return broadcast(cap) * (one - broadcast(2.0f) / (exp2(x) + one));
+}
+
+// Lanes of a piece that the query at `position` sees: [first, end).
+struct Visible {
+  int first, end;
+  HR_INLINE Visible(const Piece& piece, int position, int window) {
+    first = piece.first_lane;
+    end = first + std::min(piece.count, position + 1 - piece.position);
+    if (window > 0) first += std::max(0, position - window + 1 - piece.position);
+  }
+  HR_INLINE bool all() const { return first == 0 && end == kTile; }
+};
+
+// Turns one row's scores of a chunk into weights 2^(score - max), in place, and returns what `out` must be scaled by.
+template <class Element>
+float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, float* scores, float& max_so_far,
+                  float& sum) {
+  const F32x16 scale = broadcast(p.softcap > 0 ? p.scale : p.scale * kLog2e);
+  F32x16 best = broadcast(-kInfinity);
+  const int num_pieces = static_cast<int>(pieces.size());
+  for (int i = 0; i < num_pieces; ++i) {
+    F32x16 s = load<F32x16>(scores + i * kTile) * scale;
+    if (p.softcap > 0) s = soft_cap(s, p.softcap) * broadcast(kLog2e);
+    if (p.alibi_slopes) {
+      static constexpr float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+      const float slope = p.alibi_slopes[head] * kLog2e;
+      const float start = static_cast<float>(pieces[i].position - pieces[i].first_lane - position);
+      s = fma(broadcast(slope), load<F32x16>(kLane) + broadcast(start), s);
+    }
+    const Visible lanes(pieces[i], position, p.window);
+    if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
+    best = max(best, s);
+    store(scores + i * kTile, s);
+  }
+  const float new_max = std::max(max_so_far, max_lanes(best));
+  const float shift = new_max == -kInfinity ? 0.0f : new_max;  // a row that sees nothing yet: every weight is 2^-inf = 0
+  F32x16 total = broadcast(0.0f);
+  for (int i = 0; i < num_pieces; ++i) {
+    const F32x16 w = exp2(load<F32x16>(scores + i * kTile) - broadcast(shift));
+    total = total + w;
+    store_lanes(reinterpret_cast<Element*>(scores) + i * kTile, w);  // never ahead of the scores still to be read
+  }
+  const float rescale = std::exp2(max_so_far - shift);
+  sum = sum * rescale + sum_lanes(total);
+  max_so_far = new_max;
+  return rescale;
+}
+
+// Positions begin .. (at most) end - 1 cut where tiles and blocks end; fills `pieces` and returns the next position.
+int next_pieces(const Problem& p, const int32_t* table, int begin, int end, std::vector<Piece>& pieces) {
+  pieces.clear();
+  while (begin < end && pieces.size() < kPieces) {
+    const int offset = begin % p.block_size;
+    const int64_t slot = static_cast<int64_t>(table[begin / p.block_size]) * p.block_size + offset;
+    const int lane = static_cast<int>(slot % kTile);
+    const int count = std::min({kTile - lane, p.block_size - offset, end - begin});
+    pieces.push_back({slot / kTile, begin, lane, count});
+    begin += count;
+  }
+  return begin;
+}
+
+// The lanes of a piece, zeros elsewhere: memory that no position was written to may hold NaN, and 0 * NaN is NaN.
+template <class Element>
+void copy_piece_values(const Element* values, const Piece& piece, int head_dim, Element* target) {
+  std::memset(target, 0, sizeof(Element) * kTile * head_dim);
+  for (int lane = piece.first_lane; lane < piece.first_lane + piece.count; ++lane)
+    for (int d = 0; d < head_dim; ++d) {
+      const int at = value_index<Element>(lane, d, head_dim);
+      target[at] = values[at];
+    }
+}
+
+int query_position(const Problem& p, int seq, int query) {
+  return p.seq_lens[seq] - (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) + query;
+}
+
+// Unnormalised attention of one item's rows: s.out, s.max (base 2), s.sum.
+template <class Element>
+void walk_context(const Problem& p, const Item& item, Scratch& s) {
+  const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim;
+  Element* q_tile = reinterpret_cast<Element*>(s.q);
+  for (int r = 0; r < item.num_rows; ++r) {
+    const int row = item.first_row + r;
+    const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
+    const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
+    std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
+    s.max[r] = -kInfinity;
+    s.sum[r] = 0;
+  }
+  std::fill(s.out, s.out + item.num_rows * dim, 0.0f);
+
+  thread_local std::vector<Piece> pieces;
+  const int32_t* table = p.block_tables + item.seq * p.table_stride;
+  const Element *keys[kPieces], *values[kPieces];
+  float rescale[kRowTile];
+  for (int begin = item.begin; begin < item.end;) {
+    begin = next_pieces(p, table, begin, item.end, pieces);
+    const int num_pieces = static_cast<int>(pieces.size());
+    for (int i = 0; i < num_pieces; ++i) {
+      keys[i] = static_cast<const Element*>(p.kv) + keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, dim);
+      values[i] = keys[i] + kTile * dim;
+      if (pieces[i].count < kTile) {
+        Element* copy = reinterpret_cast<Element*>(s.values) + i * kTile * dim;
+        copy_piece_values(values[i], pieces[i], dim, copy);
+        values[i] = copy;
+      }
+    }
+    all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
+    for (int r = 0; r < item.num_rows; ++r) {
+      const int row = item.first_row + r;
+      rescale[r] = softmax_row<Element>(p, pieces, item.kv_head * group + row % group,
+                                        query_position(p, item.seq, row / group), s.scores + r * kChunk, s.max[r], s.sum[r]);
+    }
+    add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, dim, rescale, s.out);
+  }
+}
+
+template <class Element>
+void write_row(const Problem& p, const Item& item, int r, const float* out, float max, float sum) {
+  const int group = p.num_heads / p.num_kv_heads, row = item.first_row + r;
+  const int head = item.kv_head * group + row % group;
+  const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
+  if (p.sinks) sum += std::exp2(p.sinks[head] * kLog2e - max);
+  Element* target = static_cast<Element*>(p.out) + (token * p.num_heads + head) * p.head_dim;
+  const F32x16 inverse = broadcast(1 / sum);
+  for (int d = 0; d < p.head_dim; d += 16) store_lanes(target + d, load<F32x16>(out + d) * inverse);
+}
+
+// Partial results of split tiles: per row max, sum (16 floats apart, for alignment) and D sums.
+struct Partials {
+  int64_t row_stride;
+  float* data;
+  std::atomic<int>* finished;  // per tile
+  float* row(int64_t partial, int r) const { return data + (partial * kRowTile + r) * row_stride; }
+};
+
+template <class Element>
+void merge_splits(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
+  for (int r = 0; r < item.num_rows; ++r) {
+    float max = -kInfinity, sum = 0;
+    for (int i = 0; i < item.num_splits; ++i) max = std::max(max, partials.row(item.partial + i, r)[0]);
+    std::fill(s.out, s.out + p.head_dim, 0.0f);
+    for (int i = 0; i < item.num_splits; ++i) {
+      const float* part = partials.row(item.partial + i, r);
+      if (part[0] == -kInfinity) continue;
+      const float weight = std::exp2(part[0] - max);
+      sum += weight * part[1];
+      for (int d = 0; d < p.head_dim; d += 16)
+        store(s.out + d, fma(broadcast(weight), load<F32x16>(part + 16 + d), load<F32x16>(s.out + d)));
+    }
+    write_row<Element>(p, item, r, s.out, max, sum);
+  }
+}
+
+template <class Element>
+void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
+  walk_context<Element>(p, item, s);
+  if (item.num_splits == 1) {
+    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.head_dim, s.max[r], s.sum[r]);
+    return;
+  }
+  for (int r = 0; r < item.num_rows; ++r) {
+    float* part = partials.row(item.partial + item.split, r);
+    part[0] = s.max[r];
+    part[1] = s.sum[r];
+    std::memcpy(part + 16, s.out + r * p.head_dim, sizeof(float) * p.head_dim);
+  }
+  // acq_rel: the last to arrive sees what the others stored
+  if (partials.finished[item.tile].fetch_add(1, std::memory_order_acq_rel) + 1 == item.num_splits)
+    merge_splits<Element>(p, item, partials, s);
+}
+
+// All work items, the longest context of each sequence first; returns the number of partial results.
+int64_t plan(const Problem& p, std::vector<Item>& items, int& num_split_tiles) {
+  items.clear();
+  num_split_tiles = 0;
+  int64_t num_partials = 0;
+  const int group = p.num_heads / p.num_kv_heads;
+  for (int seq = 0; seq < p.num_seqs; ++seq) {
+    const int num_rows = (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) * group;
+    if (num_rows == 0) continue;
+    for (int first = (num_rows - 1) / kRowTile * kRowTile; first >= 0; first -= kRowTile) {
+      const int rows = std::min(kRowTile, num_rows - first);
+      const int end = query_position(p, seq, (first + rows - 1) / group) + 1;
+      int begin = 0;
+      if (p.window > 0) begin = std::max(0, query_position(p, seq, first / group) - p.window + 1) / kTile * kTile;
+      const int splits = num_rows <= kRowTile ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
+      for (int head = 0; head < p.num_kv_heads; ++head) {
+        for (int i = 0; i < splits; ++i)
+          items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
+                           splits, num_partials, num_split_tiles});
+        if (splits > 1) {
+          num_partials += splits;
+          num_split_tiles += 1;
+        }
+      }
+    }
+  }
+  return num_partials;
+}
+
+template <class Element>
+void attend(const Problem& p) {
+  thread_local std::vector<Item> items;
+  thread_local std::vector<float> partial_memory;
+  int num_split_tiles;
+  Partials partials{};
+  const int64_t num_partials = plan(p, items, num_split_tiles);
+  partials.row_stride = 16 + p.head_dim;
+  partial_memory.resize(std::max<size_t>(partial_memory.size(), num_partials * kRowTile * partials.row_stride));
+  partials.data = partial_memory.data();
+  std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[num_split_tiles]());
+  partials.finished = finished.get();
+  const Item* all = items.data();  // thread_local: workers must not look up their own
+  const int64_t count = static_cast<int64_t>(items.size());
+#pragma omp parallel if (count > 1)
+  {
+    thread_local std::unique_ptr<Scratch> scratch(new Scratch);
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int64_t i = 0; i < count; ++i) run_item<Element>(p, all[i], partials, *scratch);
+  }
+}
+
+}  // namespace
+
+// is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 512. window 0, softcap 0: none.
+HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
+                                   const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
+                                   int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
+                                   int block_size, float scale, int window, float softcap, const float* alibi_slopes,
+                                   const float* sinks) {
+  const Problem p{q,      out,          kv,       cu_seqlens_q, seq_lens,     block_tables, alibi_slopes, sinks, q_stride,
+                  table_stride, num_seqs, num_heads, num_kv_heads, head_dim, block_size,   window,       scale, softcap};
+  if (is_bf16)
+    attend<Bf16>(p);
+  else
+    attend<float>(p);
+}

@@ -1,0 +1,88 @@
+"""The loaded C++ kernels: picks the instruction-set level, loads the library, gives its functions their types.
+
+The functions are called through ctypes with tensors' data_ptr(): on this path a call costs about 2 us less than
+through torch.library, which matters at some two hundred calls a step.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from models.kernels.cpu import build
+
+logger = logging.getLogger(__name__)
+
+# Letters of a signature: p pointer, l int64, i int, f float.
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
+LEVEL_VARIABLE = "HEADRACE_CPU_LEVEL"
+
+
+class KernelLibrary:
+    """The kernels compiled for one level. Arguments are described at each function in the C++ source."""
+
+    def __init__(self, path: Path, level: str) -> None:
+        """Loads the library at `path`; raises OSError if the system's loader refuses it."""
+        self._library = ctypes.CDLL(str(path))
+        self.path = path
+        self.level = level
+        self.max_threads = self._bind("hr_max_threads", "", ctypes.c_int)
+        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiififpp")
+        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplpppiippiiii")
+
+    def _bind(self, name: str, arguments: str, returns: type | None = None) -> Callable[..., int]:
+        function = getattr(self._library, name)
+        function.argtypes = [_TYPES[letter] for letter in arguments]
+        function.restype = returns
+        return function
+
+
+@functools.cache
+def kernel_library() -> KernelLibrary | None:
+    """The library for this processor, or None if there can be none; the reason is logged once."""
+    try:
+        return load_level(os.environ.get(LEVEL_VARIABLE) or detect_level())
+    except build.KernelBuildError as error:
+        logger.warning("native CPU kernels are not available, using slower torch operators: %s", error)
+        return None
+
+
+def detect_level() -> str:
+    """Name of the best level that this processor runs."""
+    probe = ctypes.CDLL(str(build.ensure_probe_library(build.cache_folder())))
+    return build.LEVELS[probe.hr_cpu_level()].name
+
+
+def load_level(name: str) -> KernelLibrary:
+    """The library of one level, compiled if need be; KernelBuildError if that fails or `name` is no level."""
+    level = next((level for level in build.LEVELS if level.name == name), None)
+    if level is None:
+        names = ", ".join(level.name for level in build.LEVELS)
+        raise build.KernelBuildError(f"{LEVEL_VARIABLE}={name}: no such level; use one of {names}")
+    path = build.ensure_level_library(level, build.cache_folder())
+    _expose_torch_openmp()
+    try:
+        library = KernelLibrary(path, name)
+    except OSError as error:
+        raise build.KernelBuildError(f"cannot load {path}: {error}") from error
+    if library.max_threads() != torch.get_num_threads():
+        raise build.KernelBuildError(
+            f"{path} is bound to another OpenMP runtime than torch's ({library.max_threads()} threads against "
+            f"{torch.get_num_threads()}); two thread pools would compete for the cores"
+        )
+    return library
+
+
+def _expose_torch_openmp() -> None:
+    """Makes the symbols of the OpenMP runtime that torch has loaded visible to libraries loaded later."""
+    maps = Path("/proc/self/maps")
+    loaded = re.findall(r"/\S*/lib(?:gomp|iomp5|omp)[-.]\S*", maps.read_text()) if maps.exists() else []
+    try:
+        ctypes.CDLL(loaded[0] if loaded else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise build.KernelBuildError(f"no OpenMP runtime for the kernels: {error}") from error

@@ -1,0 +1,86 @@
+"""Compiling, caching and loading the C++ kernels; and what happens where that cannot work."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.attention.base import AttentionSpec
+from models.attention.cpu import CpuAttention
+from models.kernels.cpu import build, library
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder, and no library remembered by this process before or after."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    monkeypatch.delenv(library.LEVEL_VARIABLE, raising=False)
+    library.kernel_library.cache_clear()
+    yield tmp_path
+    library.kernel_library.cache_clear()
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEADRACE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert build.cache_folder() == Path("/x/headrace/kernels")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/y")
+    assert build.cache_folder() == Path("/home/y/.cache/headrace/kernels")
+
+
+def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path) -> None:
+    level = build.LEVELS[0]
+    first = build.ensure_level_library(level, fresh)
+    stamp = first.stat().st_mtime_ns
+    assert build.ensure_level_library(level, fresh) == first
+    assert first.stat().st_mtime_ns == stamp
+    assert [path.name for path in fresh.iterdir()] == [first.name]
+
+
+def test_library_shares_torch_thread_count() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert library.load_level("portable").max_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_missing_compiler_is_said_once_and_refused_by_the_back_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with caplog.at_level(logging.WARNING):
+        assert library.kernel_library() is None
+        assert library.kernel_library() is None
+    assert [record.getMessage().count("no-such-compiler") for record in caplog.records] == [1]
+    reason = CpuAttention().unsupported(AttentionSpec(4, 4, 64, 1.0), torch.float32, torch.device("cpu"))
+    assert reason is not None
+    assert "not available" in reason
+
+
+def test_compiler_error_is_shown_with_its_command(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = fresh / "broken.cpp"
+    broken.write_text("int main( {")
+    monkeypatch.setattr(build, "kernel_sources", lambda: [broken])
+    with pytest.raises(build.KernelBuildError, match=r"(?s)broken\.cpp.* failed with status 1.*error:"):
+        build.ensure_level_library(build.LEVELS[0], fresh / "cache")
+    assert list((fresh / "cache").iterdir()) == []
+
+
+def test_unwritable_cache_names_the_remedy(fresh: Path) -> None:
+    blocked = fresh / "file"
+    blocked.write_text("")
+    with pytest.raises(build.KernelBuildError, match="HEADRACE_CACHE"):
+        build.ensure_level_library(build.LEVELS[0], blocked / "cache")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_unknown_level_lists_the_known_ones() -> None:
+    with pytest.raises(build.KernelBuildError, match=r"sse9.*portable, avx2"):
+        library.load_level("sse9")
