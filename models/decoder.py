@@ -12,9 +12,10 @@ from models.layers.embedding import Embedding
 from models.layers.linear import Linear
 from models.layers.mlp import make_mlp
 from models.layers.norm import make_norm
-from models.layers.rope import Rotation, inverse_frequencies, rotation
+from models.layers.rope import inverse_frequencies
+from models.layers.rotation import Rotation, rotation
 from models.quant.base import QuantScheme
-from models.spec import DecoderSpec, LayerSpec, RopeSpec
+from models.spec import DecoderSpec, LayerSpec
 
 
 class DecoderLayer(nn.Module):
@@ -70,25 +71,24 @@ class Decoder(nn.Module):
             for layer in spec.layers
         )
         self.norm = make_norm(spec.final_norm, hidden_size, dtype=dtype, device=device)
-        self.head = Linear(hidden_size, spec.vocab_size, has_bias=False, scheme=scheme, dtype=dtype, device=device)
+        head_device = torch.device("meta") if spec.has_tied_head else device  # a tied head has no memory of its own
+        self.head = Linear(hidden_size, spec.vocab_size, has_bias=False, scheme=scheme, dtype=dtype, device=head_device)
         if spec.has_tied_head:
             self.head.weight = self.embed.weight
         # Layers that turn alike share one rotation a step. Not buffers: `to(dtype)` must never round them.
-        self.frequencies: dict[RopeSpec, torch.Tensor] = {
-            rope: inverse_frequencies(rope, device)
-            for rope in {layer.rope for layer in spec.layers}
-            if rope is not None
-        }
+        ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
+        self.frequencies = [inverse_frequencies(rope, device) for rope in ropes]
+        self.rope_of_layer = [None if layer.rope is None else ropes.index(layer.rope) for layer in spec.layers]
 
     def forward(self, batch: ForwardBatch, kv: Sequence[torch.Tensor]) -> torch.Tensor:
         """Final hidden states [T, hidden] of the batch's rows; writes their K and V into `kv`, one tensor a layer."""
         x = self.embed(batch.token_ids)
         if self.positions is not None:
             x = x + self.positions(batch.positions)
-        rotations = {rope: rotation(batch.positions, table) for rope, table in self.frequencies.items()}
+        rotations = [rotation(batch.positions, frequencies) for frequencies in self.frequencies]
         group = batch.groups[0]  # one group: layers with a window keep their whole context too
-        for layer, spec, layer_kv in zip(self.layers, self.spec.layers, kv, strict=True):
-            x = layer(x, rotations[spec.rope] if spec.rope is not None else None, batch, group, layer_kv)
+        for layer, rope, layer_kv in zip(self.layers, self.rope_of_layer, kv, strict=True):
+            x = layer(x, None if rope is None else rotations[rope], batch, group, layer_kv)
         return self.norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

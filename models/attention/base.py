@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from models.batch import ForwardBatch, KVGroupBatch
+from models.layers.rotation import Rotation, rotate
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,16 @@ class AttentionBackend(ABC):
     @abstractmethod
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> None:
         """Store k and v ([T, K, D]) at the group's slots."""
+
+    def rotate_and_write(
+        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+    ) -> torch.Tensor:
+        """Turn q ([T, H, D]) and k by the rows' angles, store k and v as `write` does; returns the turned q.
+
+        May turn q and k in place. A back end with a fused kernel overrides this.
+        """
+        self.write(kv, rotate(k, by), v, group)
+        return rotate(q, by)
 
     @abstractmethod
     def forward(

@@ -6,7 +6,7 @@ from torch import nn
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
 from models.layers.linear import Linear
-from models.layers.rope import Rotation, rotate
+from models.layers.rotation import Rotation
 from models.quant.base import QuantScheme
 from models.spec import LayerSpec
 
@@ -41,8 +41,9 @@ class Attention(nn.Module):
         head_dim = self.spec.head_dim
         q, k, v = self.qkv(x).split((self.q_size, self.kv_size, self.kv_size), dim=-1)
         q, k, v = (part.unflatten(-1, (-1, head_dim)) for part in (q, k, v))  # [T, heads, D]
-        if by is not None:
-            q, k = rotate(q, by), rotate(k, by)
-        self.backend.write(kv, k, v, group)
+        if by is None:
+            self.backend.write(kv, k, v, group)
+        else:
+            q = self.backend.rotate_and_write(kv, q, k, v, by, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec)
         return self.out(attended.flatten(1))

@@ -1,0 +1,30 @@
+"""Rotation of query and key heads by their positions."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Rotation(NamedTuple):
+    """cos and sin of the rows' angles, each [T, rotary_dim / 2] fp32; made once a step, for all layers that turn alike.
+
+    Dimension d of a head turns with d + rotary_dim / 2.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+
+def rotation(positions: torch.Tensor, frequencies: torch.Tensor) -> Rotation:
+    """The angles of `positions` [T] in fp32: bf16 could not tell neighbouring positions apart beyond 256."""
+    angles = torch.outer(positions.to(torch.float32), frequencies)  # [T, rotary_dim / 2]
+    return Rotation(angles.cos(), angles.sin())
+
+
+def rotate(x: torch.Tensor, by: Rotation) -> torch.Tensor:
+    """x [T, heads, D] with its first rotary_dim dimensions turned; computed in fp32, returned in x's dtype."""
+    half = by.cos.shape[-1]
+    cos, sin = by.cos.unsqueeze(1), by.sin.unsqueeze(1)  # [T, 1, rotary_dim / 2]
+    first, second = x[..., :half].to(torch.float32), x[..., half : 2 * half].to(torch.float32)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return turned if 2 * half == x.shape[-1] else torch.cat((turned, x[..., 2 * half :]), dim=-1)
