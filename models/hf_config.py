@@ -1,7 +1,6 @@
 """HFConfig: checked access to a config.json, and the parts of it that families read alike."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,10 @@ from typing import Any
 from models.errors import CheckpointError, UnsupportedModelError
 from models.spec import Activation, FrequencyFactors, LinearScaling, Llama3Scaling, RopeScaling, RopeSpec
 
+# Sane bounds: a damaged file must not make us allocate or count for hours, nor overflow a product of two sizes.
+_MAX_SIZE = 2**28
+_MAX_LAYERS = 2**12
+_MAX_NUMBER = 1e30
 _ACTIVATIONS = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
@@ -28,16 +31,19 @@ class HFConfig:
     fields: Mapping[str, Any]
     source: str  # the file, for messages
 
-    def integer(self, name: str, default: int | None = None, *, minimum: int = 1) -> int:
+    def integer(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = _MAX_SIZE) -> int:
         value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self._malformed(name, value, f"an integer of at least {minimum}")
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise self._malformed(name, value, f"an integer from {minimum} to {maximum}")
         return value
+
+    def num_layers(self, name: str) -> int:
+        return self.integer(name, maximum=_MAX_LAYERS)
 
     def number(self, name: str, default: float | None = None, *, minimum: float | None = None) -> float:
         """A finite number of at least `minimum`, or above 0 if there is none."""
         value = self._get(name, default)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
         if not is_number or (value <= 0 if minimum is None else value < minimum):
             raise self._malformed(name, value, "a number above 0" if minimum is None else f"at least {minimum}")
         return float(value)
@@ -124,10 +130,10 @@ def rope_spec(config: HFConfig, head_dim: int) -> RopeSpec:
             f"{config.source}: partial_rotary_factor {share} of head size {head_dim} turns {rotary_dim} dimensions; "
             f"it must be an even number of them, 2 to {head_dim}"
         )
-    return RopeSpec(rotary_dim, theta, _rope_scaling(config, scaling))
+    return RopeSpec(rotary_dim, theta, _rope_scaling(config, scaling, rotary_dim))
 
 
-def _rope_scaling(config: HFConfig, scaling: HFConfig) -> RopeScaling | None:
+def _rope_scaling(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> RopeScaling | None:
     match scaling.text("rope_type", scaling.text("type", "default")):
         case "default":
             return None
@@ -141,8 +147,18 @@ def _rope_scaling(config: HFConfig, scaling: HFConfig) -> RopeScaling | None:
                 original_max_position=scaling.integer("original_max_position_embeddings"),
             )
         case "factors":  # made by the GGUF reader
-            return FrequencyFactors(tuple(scaling.fields["factors"]))
+            return _frequency_factors(scaling, rotary_dim)
         case other:
             raise UnsupportedModelError(
                 f"{config.source}: rotary scaling {other!r} is not supported; supported are default, linear and llama3"
             )
+
+
+def _frequency_factors(scaling: HFConfig, rotary_dim: int) -> FrequencyFactors:
+    factors = tuple(scaling.fields["factors"])
+    if len(factors) != rotary_dim // 2 or not all(0 < factor <= _MAX_NUMBER for factor in factors):
+        raise CheckpointError(
+            f"{scaling.source}: rope_freqs.weight holds {len(factors)} factors from {min(factors)} to {max(factors)}; "
+            f"there must be {rotary_dim // 2}, all above 0; fetch the file again"
+        )
+    return FrequencyFactors(factors)

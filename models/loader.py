@@ -107,6 +107,7 @@ def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
     if files.gguf:
         gguf = GGUFCheckpoint(files.gguf)
         return gguf_config(gguf), gguf
+    assert files.root is not None
     config = read_json_config(files.root / "config.json")
     family_of(config.architecture())  # an unknown architecture is said before the weights are looked for
     return config, SafetensorsCheckpoint(files.root)

@@ -1,6 +1,7 @@
 """GPT-2: LayerNorm, learned positions, multi-head attention, plain MLP, biases everywhere, Conv1D weights."""
 
 from models.attention.base import AttentionSpec
+from models.errors import CheckpointError
 from models.hf_config import HFConfig
 from models.names import IGNORE, To, transpose, with_prefixes
 from models.registry import Family
@@ -10,6 +11,11 @@ from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size = config.integer("n_embd")
     num_heads = config.integer("n_head")
+    if hidden_size % num_heads:
+        raise CheckpointError(
+            f"{config.source}: n_head {num_heads} does not divide n_embd {hidden_size}; "
+            "fetch the checkpoint's own configuration again"
+        )
     head_dim = hidden_size // num_heads
     base_scale = head_dim**-0.5 if config.boolean("scale_attn_weights", True) else 1.0
     is_scaled_by_depth = config.boolean("scale_attn_by_inverse_layer_idx", False)
@@ -36,7 +42,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
         max_position=config.integer("n_positions", 1024),
-        layers=tuple(layer(index) for index in range(config.integer("n_layer"))),
+        layers=tuple(layer(index) for index in range(config.num_layers("n_layer"))),
         final_norm=norm,
         has_learned_positions=True,
         has_tied_head=config.boolean("tie_word_embeddings", True),

@@ -1,6 +1,7 @@
 """Llama 2 and 3, Mistral, SmolLM2: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
 
 from models.attention.base import AttentionSpec
+from models.errors import CheckpointError
 from models.hf_config import HFConfig, rope_spec
 from models.names import IGNORE, To, unpermute_k, unpermute_q
 from models.registry import Family
@@ -10,13 +11,19 @@ from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
+    num_kv_heads = config.integer("num_key_value_heads", num_heads)
+    if num_heads % num_kv_heads:
+        raise CheckpointError(
+            f"{config.source}: num_key_value_heads {num_kv_heads} does not divide num_attention_heads {num_heads}; "
+            "fetch the checkpoint's own configuration again"
+        )
     head_dim = config.integer("head_dim", hidden_size // num_heads)
     norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6))
     has_attention_bias = config.boolean("attention_bias", False)
     layer = LayerSpec(
         attention=AttentionSpec(
             num_heads=num_heads,
-            num_kv_heads=config.integer("num_key_value_heads", num_heads),
+            num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             scale=head_dim**-0.5,
             sliding_window=config.integer("sliding_window") if config.has("sliding_window") else None,
@@ -36,7 +43,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
         max_position=config.integer("max_position_embeddings", 2048),
-        layers=(layer,) * config.integer("num_hidden_layers"),
+        layers=(layer,) * config.num_layers("num_hidden_layers"),
         final_norm=norm,
         has_learned_positions=False,
         has_tied_head=config.boolean("tie_word_embeddings", False),
