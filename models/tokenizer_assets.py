@@ -1,0 +1,194 @@
+"""load_tokenizer_assets: a checkpoint's tokenizer, in whatever form it came -> `tokenizers` JSON and what goes with it.
+
+BOS is settled here. A plain prompt begins with one BOS if the checkpoint wants one: `add_bos_token` says so where the
+JSON's own post-processor does not put it there. A chat template that wants BOS writes it, and nobody adds another.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from models.checkpoints.gguf_header import read_gguf_header
+from models.errors import CheckpointError, UnsupportedModelError
+from models.gguf_tokenizer import convert_gguf_tokenizer
+from models.loaded import TokenizerAssets
+
+if TYPE_CHECKING:
+    from models.hf_config import HFConfig
+    from models.sources import ModelFiles
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_GGUF_ID_NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+
+# Control tokens that end a text or a turn. GGUF names one EOS, where the original often has several in its
+# generation_config.json, which is not in the file.
+_END_TOKENS = frozenset(
+    {
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end|>",
+        "<|eot|>",
+        "<end_of_turn>",
+        "<|endofturn|>",
+        "<|end_of_turn|>",
+        "<EOT>",
+        "<｜end▁of▁sentence｜>",
+    }
+)
+
+
+def load_tokenizer_assets(files: "ModelFiles", config: "HFConfig") -> TokenizerAssets:
+    """Read the tokenizer of `files`; `config` gives its model's eos_token_id. Raises a ModelError."""
+    eos_token_ids = config.token_ids("eos_token_id")
+    if files.root is None:
+        return _from_gguf(files.gguf[0], eos_token_ids)
+    return _from_folder(files.root, eos_token_ids)
+
+
+# --- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def _from_gguf(path: Path, eos_token_ids: list[int]) -> TokenizerAssets:
+    metadata = read_gguf_header(path).metadata
+    converted = convert_gguf_tokenizer(metadata, path)
+    special_tokens = {}
+    for name, key in _GGUF_ID_NAMES.items():
+        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if token_id is not None and 0 <= token_id < len(converted.tokens):
+            special_tokens[name] = converted.tokens[token_id]
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ends += [i for i in converted.control_ids if converted.tokens[i] in _END_TOKENS]
+    bos_token = special_tokens.get("bos_token")
+    return TokenizerAssets(
+        tokenizer_json=converted.tokenizer.to_str().encode(),
+        chat_template=metadata.get("tokenizer.chat_template"),
+        special_tokens=special_tokens,
+        bos_token_id=None if bos_token is None else converted.tokenizer.token_to_id(bos_token),
+        eos_token_ids=_unique([*eos_token_ids, *ends]),
+        add_bos_token=converted.add_bos_token and bos_token is not None,
+    )
+
+
+# --- Hugging Face layout ---------------------------------------------------------------------------------------------
+
+
+def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
+    config = _read_object(root / "tokenizer_config.json")
+    legacy = _read_object(root / "special_tokens_map.json")
+    special_tokens = {
+        name: text for name in _SPECIAL_NAMES if (text := _token_text(config.get(name, legacy.get(name)))) is not None
+    }
+    tokenizer = _tokenizer_of(root)
+    _add_configured_tokens(tokenizer, config, special_tokens)
+    bos_token_id = _id_of(tokenizer, special_tokens.get("bos_token"))
+    generation = _read_object(root / "generation_config.json").get("eos_token_id")
+    ends = [*eos_token_ids, *(generation if isinstance(generation, list) else [generation])]
+    add_bos = _settle_bos(tokenizer, config.get("add_bos_token"), bos_token_id)
+    return TokenizerAssets(
+        tokenizer_json=tokenizer.to_str().encode(),
+        chat_template=_chat_template(root, config),
+        special_tokens=special_tokens,
+        bos_token_id=bos_token_id,
+        eos_token_ids=_unique([*ends, _id_of(tokenizer, special_tokens.get("eos_token"))]),
+        add_bos_token=add_bos,
+    )
+
+
+def _tokenizer_of(root: Path) -> Tokenizer:
+    path = root / "tokenizer.json"
+    if path.is_file():
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
+    return _converted(root)
+
+
+def _converted(root: Path) -> Tokenizer:
+    """The tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt."""
+    from transformers import AutoTokenizer
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            fast = AutoTokenizer.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{root} has no tokenizer.json, and transformers cannot make one ({error}); "
+            "add one with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        ) from error
+    if not hasattr(fast, "backend_tokenizer"):
+        raise UnsupportedModelError(f"{root}: {type(fast).__name__} has no form for `tokenizers`; add a tokenizer.json")
+    backend: Tokenizer = fast.backend_tokenizer
+    return backend
+
+
+def _add_configured_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> None:
+    """Adds what tokenizer_config.json lists and tokenizer.json lacks, and marks the named tokens as special."""
+    present = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    listed = config.get("added_tokens_decoder")
+    for _, entry in sorted((listed or {}).items(), key=lambda item: int(item[0])):
+        if entry["content"] not in present:
+            flags = {name: entry[name] for name in ("single_word", "lstrip", "rstrip", "normalized") if name in entry}
+            present[entry["content"]] = AddedToken(entry["content"], special=entry.get("special", False), **flags)
+            tokenizer.add_tokens([present[entry["content"]]])
+    for text in special_tokens.values():
+        if text not in present:
+            tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+
+
+def _settle_bos(tokenizer: Tokenizer, wanted: object, bos_token_id: int | None) -> bool:
+    """Whether the caller must add BOS itself; an explicit `add_bos_token` outranks the JSON's post-processor."""
+    if bos_token_id is None:
+        return False
+    added = tokenizer.encode("", add_special_tokens=True).ids
+    if wanted is False and bos_token_id in added:
+        tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    return wanted is True and bos_token_id not in added
+
+
+def _chat_template(root: Path, config: Mapping[str, Any]) -> str | None:
+    """The template of chat_template.jinja, else chat_template.json, else tokenizer_config.json: newest form first."""
+    jinja = root / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    template = _read_object(root / "chat_template.json").get("chat_template", config.get("chat_template"))
+    if isinstance(template, list):  # several, by name
+        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+    return template
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of an optional file; {} where it is absent."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no JSON object; fetch it again")
+    return value
+
+
+def _token_text(value: object) -> str | None:
+    if isinstance(value, dict):  # an AddedToken with its flags
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
+    found: int | None = None if token is None else tokenizer.token_to_id(token)
+    return found
+
+
+def _unique(ids: list[int | None]) -> list[int]:
+    return list(dict.fromkeys(i for i in ids if i is not None))
