@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
-from engine.protocol import EngineRequest
+from engine.protocol import EngineRequest, TokenLogprobs
 
 
 class SequenceStatus(enum.Enum):
@@ -16,21 +16,24 @@ class SequenceStatus(enum.Enum):
 class Sequence:
     """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
 
-    Invariants: 0 <= num_computed <= num_wanted; len(tokens) >= num_prompt; blocks are empty while WAITING.
+    Invariants: 0 <= num_computed <= num_wanted; len(tokens) >= num_prompt; blocks are empty unless RUNNING.
     """
 
     request: EngineRequest
     seed: int  # request.sampling.seed, or one drawn at intake
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
+    order: tuple[float, float, int] = (0, 0.0, 0)  # place among waiting and running sequences; lower goes first
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     blocks: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
-    num_computed_before: int = 0  # the most ever computed: what lies below it is recomputation
+    num_computed_before: int = 0  # the most ever computed and lost: what lies below it is recomputation
     first_scheduled_s: float | None = None  # time.monotonic()
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
+    has_output: bool = False  # an output with tokens has been sent
 
     @property
     def id(self) -> str:
@@ -48,3 +51,8 @@ class Sequence:
     @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
+
+    @property
+    def needs_prompt_rows(self) -> bool:
+        """Whether log probabilities of prompt tokens are asked for and not complete: a cached prefix has no logits."""
+        return self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt - 1
