@@ -1,0 +1,76 @@
+"""Engine: one model's scheduler and runner together. It takes requests and aborts, and advances all by one step."""
+
+import logging
+import time
+
+import msgspec
+
+from engine.config import EngineConfig
+from engine.errors import InvalidRequest
+from engine.plan import RowResult, Runner, StepPlan, StepResult
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepOutputs
+from engine.scheduler import Scheduler, SchedulerConfig
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Single-threaded: `add`, `abort` and `step` are called by one thread, in any order.
+
+    Every request that is added ends with exactly one terminal output, whatever becomes of it.
+    """
+
+    def __init__(self, config: EngineConfig, runner: Runner, *, num_blocks: int, eos_token_ids: list[int]) -> None:
+        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks."""
+        self._runner = runner
+        self._scheduler = Scheduler(
+            SchedulerConfig.from_engine_config(config, num_blocks=num_blocks, eos_token_ids=eos_token_ids)
+        )
+        self._check_invariants = config.check_invariants
+        self._refused: list[RequestOutput] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to compute or to report."""
+        return self._scheduler.has_work or bool(self._refused)
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request. One that can never be served ends with an error output in the next step.
+
+        The API process refuses such requests before it submits them, with the right status; this is the second lock.
+        """
+        try:
+            self._scheduler.add(request)
+        except InvalidRequest as error:
+            logger.warning("request %s refused: %s", request.id, error)
+            output = RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error=str(error))
+            self._refused.append(output)
+
+    def abort(self, request_id: str, reason: AbortReason) -> None:
+        """End a request in the next step; ignored if it has ended already."""
+        self._scheduler.abort(request_id, reason)
+
+    def step(self) -> StepOutputs:
+        """Compute one batch; returns the outputs of all sequences with news. With nothing to compute it reports aborts
+        and refusals."""
+        start_s = time.perf_counter()
+        plan = self._scheduler.schedule()
+        result = self._execute(plan) if plan.items else StepResult([])
+        outputs, stats = self._scheduler.update(plan, result)
+        for sequence in self._scheduler.take_finished():
+            self._runner.release(sequence)
+        if self._check_invariants:
+            self._scheduler.check()
+        refused, self._refused = self._refused, []
+        step_s = time.perf_counter() - start_s if plan.items else 0.0
+        return StepOutputs(refused + outputs, msgspec.structs.replace(stats, step_s=step_s))
+
+    def _execute(self, plan: StepPlan) -> StepResult:
+        """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""
+        try:
+            return self._runner.execute(plan)
+        except Exception as error:
+            ids = ", ".join(item.sequence.id for item in plan.items)
+            logger.exception("a step of %d tokens failed; ending requests %s", plan.num_tokens, ids)
+            reason = f"the engine failed while it computed this request: {type(error).__name__}"
+            return StepResult([RowResult([], error=reason) for _ in plan.items])

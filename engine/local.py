@@ -1,0 +1,28 @@
+"""LocalClient: an engine in this process, used synchronously by tests and benchmarks."""
+
+from collections.abc import Iterable
+
+from engine.engine import Engine
+from engine.process_client import merge_outputs
+from engine.protocol import EngineRequest, RequestOutput, StepStats
+
+
+class LocalClient:
+    """Runs requests to their end. `steps` keeps the account of every step."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.steps: list[StepStats] = []
+
+    def generate(self, requests: Iterable[EngineRequest]) -> dict[str, RequestOutput]:
+        """Each request's outputs merged into one, by id; all requests are there from the first step on."""
+        for request in requests:
+            self._engine.add(request)
+        merged: dict[str, RequestOutput] = {}
+        while self._engine.has_work:
+            step = self._engine.step()
+            self.steps.append(step.stats)
+            for output in step.outputs:
+                known = merged.get(output.id)
+                merged[output.id] = output if known is None else merge_outputs(known, output)
+        return merged

@@ -1,0 +1,322 @@
+"""Scheduler: decides what each step computes, and turns what came of it into outputs.
+
+One arithmetic serves everything. A sequence has tokens that are wanted and tokens that are computed; a step computes
+some of the difference. A first prompt, a chunk of it, what a prefix hit left over, recomputation after preemption,
+decoding and verifying a draft differ in nothing but these two numbers.
+
+Sequences are served in one order, by arrival or by priority, and preempted from its end. The first in the order is
+never preempted, and it alone always fits the pool (`add` refuses what does not), so every step with work to do makes
+progress and no two sequences can keep preempting each other.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.config import EngineConfig, SchedulingPolicy
+from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.kv.manager import KVManager
+from engine.outputs import apply_row, finish_reason_of_abort, terminal_output
+from engine.plan import PlanItem, RowResult, StepPlan, StepResult
+from engine.policy import ServiceQueue, service_order
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
+from engine.sequence import Sequence, SequenceStatus
+from engine.stats import StepTally
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """EngineConfig's scheduling options with nothing left open."""
+
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    long_prefill_token_threshold: int = 0  # 0 is no limit
+    scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
+    enable_prefix_caching: bool = True
+    eos_token_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        assert self.max_model_len <= self.num_blocks * self.block_size, "a sequence of max_model_len must fit the pool"
+        assert self.max_num_seqs >= 1
+        assert self.max_num_batched_tokens >= 1
+
+    @classmethod
+    def from_engine_config(
+        cls, config: EngineConfig, *, num_blocks: int, eos_token_ids: list[int]
+    ) -> "SchedulerConfig":
+        """The options of a config whose None values start-up has resolved."""
+        assert config.max_model_len is not None
+        assert config.max_num_batched_tokens is not None
+        return cls(
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            long_prefill_token_threshold=config.long_prefill_token_threshold,
+            scheduling_policy=config.scheduling_policy,
+            enable_prefix_caching=config.enable_prefix_caching,
+            eos_token_ids=frozenset(eos_token_ids),
+        )
+
+
+class Scheduler:
+    """Owns all sequences. Calls alternate: schedule(), then update() with that plan's result.
+
+    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is in exactly one of
+    waiting and running until its terminal output is emitted; only running sequences hold blocks; `check` asserts these
+    and the block pool's.
+    """
+
+    def __init__(self, config: SchedulerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._kv = KVManager(config.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching)
+        self._sequences: dict[str, Sequence] = {}
+        self._waiting = ServiceQueue()
+        self._running = ServiceQueue()
+        self._aborts: dict[str, AbortReason] = {}
+        self._finished: list[Sequence] = []
+        self._outputs: list[RequestOutput] = []
+        self._tally = StepTally()
+        self._num_added = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute something or has something to report."""
+        return bool(self._sequences or self._outputs)
+
+    # --- intake -------------------------------------------------------------------------------------------------------
+
+    def add(self, request: EngineRequest) -> None:
+        """Accept a request; raises InvalidRequest if it can never be served."""
+        assert request.id not in self._sequences, f"request id {request.id} is in use"
+        self._check_length(request)
+        seed = request.sampling.seed
+        sequence = Sequence(
+            request=request,
+            seed=secrets.randbits(63) if seed is None else seed,
+            tokens=list(request.prompt_ids),
+            num_prompt=len(request.prompt_ids),
+        )
+        sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
+        self._num_added += 1
+        self._sequences[request.id] = sequence
+        self._waiting.add(sequence)
+
+    def _check_length(self, request: EngineRequest) -> None:
+        num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
+        if num_prompt == 0:
+            raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")
+        if num_prompt + max_tokens > self._config.max_model_len:
+            raise ContextLengthExceeded(
+                f"the prompt has {num_prompt:,} tokens and max_tokens is {max_tokens:,}; together they may be at most "
+                f"{self._config.max_model_len:,}; shorten the prompt or lower max_tokens",
+                param="prompt" if num_prompt > self._config.max_model_len else "max_tokens",
+            )
+
+    def abort(self, request_id: str, reason: AbortReason) -> None:
+        """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""
+        if request_id in self._sequences:
+            self._aborts.setdefault(request_id, reason)
+
+    def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
+        """Propose the tokens that follow; called between update and schedule.
+
+        Tokens that max_tokens leaves no room for are not proposed: verification always brings one token more.
+        """
+        if sequence.status is not SequenceStatus.RUNNING or sequence.num_pending != 1:
+            return
+        num_left = sequence.request.sampling.max_tokens - sequence.num_output
+        sequence.draft = token_ids[: max(0, num_left - 1)]
+
+    # --- schedule -----------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan:
+        """The next step: first what runs already, then, if nothing had to be preempted, what waits."""
+        self._end_aborted()
+        items: list[PlanItem] = []
+        num_preempted = self._tally.preemptions
+        budget = self._continue_running(items)
+        if self._tally.preemptions == num_preempted:
+            self._admit_waiting(items, budget)
+        return StepPlan(items)
+
+    def _continue_running(self, items: list[PlanItem]) -> int:
+        """Plan the next tokens of running sequences, in order; returns what is left of the token budget."""
+        budget = self._config.max_num_batched_tokens
+        index = 0
+        while index < len(self._running) and budget > 0:
+            sequence = self._running[index]
+            num_new = self._make_room(sequence, self._chunk(sequence, budget))
+            if num_new == 0:  # it was the last in the order and gave way itself
+                break
+            items.append(self._plan_item(sequence, num_new))
+            budget -= num_new
+            index += 1
+        return budget
+
+    def _chunk(self, sequence: Sequence, budget: int) -> int:
+        """How many of the pending tokens to compute in this step."""
+        threshold = self._config.long_prefill_token_threshold
+        return min(sequence.num_pending, budget, threshold or budget)
+
+    def _make_room(self, sequence: Sequence, num_new: int) -> int:
+        """Allocate blocks for `num_new` tokens, giving up the draft first and then the last sequences in the order.
+
+        Returns the number of tokens there is room for: 0 if `sequence` itself had to give way.
+        """
+        while not self._kv.grow(sequence, sequence.num_computed + num_new):
+            if sequence.draft:
+                sequence.draft = []
+                num_new = 1
+                continue
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return 0
+        return num_new
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take everything back; the sequence waits and will be computed again, less what is still cached then."""
+        assert len(self._running) > 1, "a sequence that runs alone always fits"
+        self._running.remove(sequence)
+        self._kv.free(sequence)
+        sequence.num_computed_before = max(sequence.num_computed_before, sequence.num_computed)
+        sequence.num_computed = 0
+        sequence.draft = []
+        sequence.status = SequenceStatus.WAITING
+        self._waiting.add(sequence)
+        self._tally.preemptions += 1
+
+    def _plan_item(self, sequence: Sequence, num_new: int) -> PlanItem:
+        end = sequence.num_computed + num_new
+        num_draft = max(0, end - len(sequence.tokens))
+        if num_draft < len(sequence.draft):
+            del sequence.draft[num_draft:]  # what does not fit this step is proposed anew after it
+        needs_logits = end == sequence.num_wanted and sequence.request.sampling.max_tokens > 0
+        return PlanItem(sequence, num_new, num_draft, needs_logits)
+
+    def _admit_waiting(self, items: list[PlanItem], budget: int) -> None:
+        """Start waiting sequences in order while budget, places and blocks allow.
+
+        A sequence whose next full block is being computed in this very step steps aside until it can share that block;
+        others may pass it. It never waits for one that has stopped: only sequences of this plan count.
+        """
+        max_num_seqs = self._config.max_num_seqs
+        if not self._waiting or budget == 0 or len(self._running) >= max_num_seqs:
+            return
+        computing = [digest for item in items if (digest := self._kv.next_digest(item.sequence)) is not None]
+        num_promised = sum(self._num_missing(sequence) for sequence in self._running)
+        for sequence in list(self._waiting):
+            if budget == 0 or len(self._running) >= max_num_seqs:
+                return
+            if computing and self._kv.could_share(sequence, computing):
+                continue
+            matched = self._kv.match(sequence)
+            # Its whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
+            # preempted for want of blocks was computed for nothing.
+            num_free = self._kv.num_free_without(matched) - num_promised
+            if self._kv.blocks_for(len(sequence.tokens)) - len(matched) > num_free:
+                return
+            self._start(sequence, matched)
+            num_new = self._chunk(sequence, budget)
+            has_room = self._kv.grow(sequence, sequence.num_computed + num_new)
+            assert has_room
+            items.append(self._plan_item(sequence, num_new))
+            budget -= num_new
+            num_promised += self._num_missing(sequence)
+            if (digest := self._kv.next_digest(sequence)) is not None:
+                computing.append(digest)
+
+    def _num_missing(self, sequence: Sequence) -> int:
+        """Blocks that a running sequence still needs for the tokens it knows."""
+        return max(0, self._kv.blocks_for(sequence.num_wanted) - len(sequence.blocks))
+
+    def _start(self, sequence: Sequence, matched: list[int]) -> None:
+        self._waiting.remove(sequence)
+        self._kv.start(sequence, matched)
+        sequence.status = SequenceStatus.RUNNING
+        self._running.add(sequence)
+        if sequence.num_cached is None:
+            sequence.num_cached = sequence.num_computed
+            sequence.first_scheduled_s = self._clock()
+            if self._config.enable_prefix_caching and not sequence.needs_prompt_rows:
+                self._tally.prefix_queries += sequence.num_prompt
+                self._tally.prefix_hits += sequence.num_computed
+
+    # --- update -------------------------------------------------------------------------------------------------------
+
+    def update(self, plan: StepPlan, result: StepResult) -> tuple[list[RequestOutput], StepStats]:
+        """Take in what the plan brought; returns one output for each sequence with news, and the step's account."""
+        for item, row in zip(plan.items, result.rows, strict=True):
+            self._tally.count_computed(item.sequence, item.num_new)
+            if item.sequence.id not in self._aborts:  # what an aborted one brought is nobody's any more
+                self._take_in(item, row)
+        self._end_aborted()
+        outputs, self._outputs = self._outputs, []
+        stats = self._tally.to_stats(running=len(self._running), waiting=len(self._waiting), pool=self._kv.pool)
+        self._tally = StepTally()
+        return outputs, stats
+
+    def take_finished(self) -> list[Sequence]:
+        """Sequences that ended since the last call: whoever holds state for them may let go."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _take_in(self, item: PlanItem, row: RowResult) -> None:
+        sequence = item.sequence
+        if row.error is not None:
+            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=row.error))
+            return
+        num_computed = sequence.num_computed
+        output = apply_row(item, row, self._config.eos_token_ids)
+        self._kv.commit(sequence, num_computed)
+        if output is None:
+            return
+        if output.finish_reason is None:
+            self._outputs.append(output)
+        else:
+            self._finish(sequence, output)
+
+    def _end_aborted(self) -> None:
+        aborts, self._aborts = self._aborts, {}
+        for request_id, reason in aborts.items():
+            sequence = self._sequences[request_id]
+            self._finish(sequence, terminal_output(sequence, finish_reason_of_abort(reason)))
+
+    def _finish(self, sequence: Sequence, output: RequestOutput) -> None:
+        """Emit the terminal output and forget the sequence."""
+        del self._sequences[sequence.id]
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        if output.finish_reason is FinishReason.ERROR:
+            self._kv.discard(sequence)
+        else:
+            self._kv.free(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        self._finished.append(sequence)
+        self._outputs.append(output)
+
+    def check(self) -> None:
+        """Assert the invariants of all sequences and blocks; cheap enough to run after every step of a test."""
+        running, waiting = list(self._running), list(self._waiting)
+        assert {s.id for s in running} | {s.id for s in waiting} == set(self._sequences)
+        assert len(running) + len(waiting) == len(self._sequences)
+        assert len(running) <= self._config.max_num_seqs
+        for sequence in running:
+            limit = self._kv.blocks_for(sequence.num_prompt + sequence.request.sampling.max_tokens)
+            assert sequence.status is SequenceStatus.RUNNING
+            assert 0 <= sequence.num_computed < sequence.num_wanted, sequence.id
+            assert len(sequence.blocks) <= limit, sequence.id
+        for sequence in waiting:
+            assert sequence.status is SequenceStatus.WAITING
+            assert sequence.num_computed == 0, sequence.id
+            assert sequence.blocks == sequence.draft == [], sequence.id
+        self._kv.check(running)

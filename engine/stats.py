@@ -1,0 +1,42 @@
+"""StepTally: what one step did, counted while it happens; it becomes a StepStats."""
+
+from dataclasses import dataclass
+
+from engine.kv.block_pool import BlockPool
+from engine.protocol import StepStats
+from engine.sequence import Sequence
+
+
+@dataclass(slots=True)
+class StepTally:
+    """Increments of one step, named as in StepStats."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    recomputed_tokens: int = 0
+
+    def count_computed(self, sequence: Sequence, num_new: int) -> None:
+        """Count rows computed from sequence.num_computed on, as it was before the step."""
+        start = sequence.num_computed
+        num_known = min(num_new, max(0, max(sequence.num_prompt, sequence.num_computed_before) - start))
+        self.prefill_tokens += num_known
+        self.decode_tokens += num_new - num_known
+        self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_before - start))
+
+    def to_stats(self, *, running: int, waiting: int, pool: BlockPool) -> StepStats:
+        return StepStats(
+            running=running,
+            waiting=waiting,
+            blocks_total=pool.num_blocks,
+            blocks_used=pool.num_used,
+            blocks_cached=pool.num_free_cached,
+            prefill_tokens=self.prefill_tokens,
+            decode_tokens=self.decode_tokens,
+            prefix_queries=self.prefix_queries,
+            prefix_hits=self.prefix_hits,
+            preemptions=self.preemptions,
+            recomputed_tokens=self.recomputed_tokens,
+        )
