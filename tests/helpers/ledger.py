@@ -1,0 +1,118 @@
+"""LedgerRunner: a Runner without a model, whose "KV cache" records what was written to each slot.
+
+Every step it reads the whole history of every sequence back through its block table and checks it entry by entry. The
+next token is a hash of that history. Wrong tables, shared blocks written to, stale prefix hits, lost preemptions and
+off-by-one speculation fail at once, or change a text.
+"""
+
+from array import array
+from hashlib import blake2b
+
+from engine.plan import PlanItem, RowResult, StepPlan, StepResult
+from engine.protocol import TokenLogprobs
+from engine.sequence import Sequence
+
+VOCAB_SIZE = 40
+EOS_ID = 0
+
+# What a slot holds: token, position and the salt under which it may be shared.
+Entry = tuple[int, int, str]
+
+
+def next_token(history: list[int], seed: int = 0) -> int:
+    """The token that follows `history`; EOS_ID about once in VOCAB_SIZE tokens."""
+    digest = blake2b(array("q", [seed, *history]).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest) % VOCAB_SIZE
+
+
+class LedgerRunner:
+    """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self._block_size = block_size
+        self._slots: list[Entry | None] = [None] * (num_blocks * block_size)
+        self.fail_ids: set[str] = set()
+        self.released: list[str] = []
+        self.num_tokens = 0  # rows computed so far
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        assert plan.items, "an empty plan is not for the runner"
+        ids = [item.sequence.id for item in plan.items]
+        assert len(set(ids)) == len(ids), f"a sequence is in the plan twice: {ids}"
+        self._check_writes(plan)
+        for item in plan.items:
+            self._write(item)
+        self.num_tokens += plan.num_tokens
+        return StepResult([self._row(item) for item in plan.items])
+
+    def release(self, sequence: Sequence) -> None:
+        self.released.append(sequence.id)
+
+    def _check_writes(self, plan: StepPlan) -> None:
+        """A block that one sequence writes to is in no other sequence's table."""
+        tables = {item.sequence.id: item.sequence.blocks for item in plan.items}
+        for item in plan.items:
+            sequence = item.sequence
+            first = sequence.num_computed // self._block_size
+            last = (sequence.num_computed + item.num_new - 1) // self._block_size
+            for block in sequence.blocks[first : last + 1]:
+                others = [id for id, blocks in tables.items() if id != sequence.id and block in blocks]
+                assert not others, f"{sequence.id} writes to block {block} of {others}"
+
+    def _write(self, item: PlanItem) -> None:
+        sequence = item.sequence
+        assert item.num_new > 0
+        assert sequence.num_computed + item.num_new <= sequence.num_wanted
+        known = sequence.tokens + sequence.draft
+        for position in range(sequence.num_computed, sequence.num_computed + item.num_new):
+            entry = (known[position], position, sequence.request.cache_salt)
+            self._slots[self._slot(sequence, position)] = entry
+
+    def _row(self, item: PlanItem) -> RowResult:
+        sequence = item.sequence
+        history = self._read(sequence, sequence.num_computed + item.num_new)
+        if sequence.id in self.fail_ids:
+            return RowResult([], error="told to fail")
+        prompt_logprobs = self._prompt_logprobs(item, history)
+        if not item.needs_logits:
+            assert item.num_draft == 0
+            return RowResult([], prompt_logprobs=prompt_logprobs)
+        assert len(history) == sequence.num_wanted
+        token_ids = self._verify(history[: len(history) - item.num_draft], sequence)
+        logprobs = None
+        if sequence.request.sampling.logprobs is not None:
+            logprobs = [TokenLogprobs(token_id, -1.0, []) for token_id in token_ids]
+        return RowResult(token_ids, logprobs, prompt_logprobs)
+
+    def _read(self, sequence: Sequence, num_tokens: int) -> list[int]:
+        """The history as the block table leads to it."""
+        known = sequence.tokens + sequence.draft
+        for position in range(num_tokens):
+            entry = self._slots[self._slot(sequence, position)]
+            wanted = (known[position], position, sequence.request.cache_salt)
+            assert entry == wanted, f"{sequence.id}: position {position} holds {entry}, not {wanted}"
+        return known[:num_tokens]
+
+    def _verify(self, history: list[int], sequence: Sequence) -> list[int]:
+        """The draft's tokens up to the first wrong one, and the right one after them."""
+        token_ids = [next_token(history, sequence.seed)]
+        for drafted in sequence.draft:
+            if drafted != token_ids[-1]:
+                break
+            token_ids.append(next_token(history + token_ids, sequence.seed))
+        return token_ids
+
+    def _prompt_logprobs(self, item: PlanItem, history: list[int]) -> list[TokenLogprobs] | None:
+        """One entry for each prompt token after a row; its "log probability" names the history that it follows."""
+        sequence = item.sequence
+        if sequence.request.sampling.prompt_logprobs is None:
+            return None
+        start = sequence.num_computed + 1
+        end = min(start + item.num_new, sequence.num_prompt)
+        return [
+            TokenLogprobs(sequence.tokens[position], -float(next_token(history[:position])), [])
+            for position in range(start, end)
+        ]
+
+    def _slot(self, sequence: Sequence, position: int) -> int:
+        return sequence.blocks[position // self._block_size] * self._block_size + position % self._block_size
