@@ -83,8 +83,11 @@ def loading_display() -> LoadingBars | LoadingLog:
 
 
 def _describe(loading: Loading) -> str:
-    done = _amount(loading.done, loading.unit)
-    return f"{done} of {_amount(loading.total, loading.unit)}" if loading.total else done
+    """Such as '12.3 MB of 100.0 MB', '3 of 272 tensors', or '' while nothing is known."""
+    if loading.total == 0:
+        return _amount(loading.done, loading.unit) if loading.done else ""
+    done = decimal(loading.done) if loading.unit == "B" else f"{loading.done:,}"
+    return f"{done} of {_amount(loading.total, loading.unit)}"
 
 
 def _amount(count: int, unit: str) -> str:
