@@ -9,8 +9,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from models.attention.base import AttentionBackend
-from models.attention.reference import ReferenceAttention
-from models.decoder import Decoder
+from models.attention.select import PREFERENCE, load_backend
 from tests.helpers.checkpoints import (
     LLAMA3_ROPE,
     VOCAB_SIZE,
@@ -44,28 +43,36 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pair:
-    """A model of transformers, its checkpoint, and its fp32 logits for prompts of LENGTHS."""
+    """A model of transformers, its checkpoint, its fp32 logits for prompts of LENGTHS, and our attention back end."""
 
     model: PreTrainedModel
     folder: Path
     prompts: list[list[int]]
     truths: list[torch.Tensor]
+    backend: AttentionBackend
 
     def run(self, dtype: torch.dtype = torch.float32) -> PagedRun:
-        backend: AttentionBackend = ReferenceAttention()
-        decoder: Decoder = load_folder(self.folder, dtype, backend)
-        return PagedRun(decoder, backend, block_size=BLOCK_SIZE)
+        decoder = load_folder(self.folder, dtype, self.backend)
+        for layer in decoder.spec.layers:
+            if reason := self.backend.unsupported(layer.attention, dtype, torch.device("cpu")):
+                pytest.skip(f"{self.backend.name} {reason}")
+        return PagedRun(decoder, self.backend, block_size=BLOCK_SIZE)
+
+
+@pytest.fixture(scope="module", params=PREFERENCE["cpu"])
+def backend(request: pytest.FixtureRequest) -> AttentionBackend:
+    return load_backend(request.param)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: AttentionBackend) -> Pair:
     model = random_model(VARIANTS[request.param]())
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     prompts = random_prompts(LENGTHS)
-    return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts])
+    return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], backend)
 
 
 def random_prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
