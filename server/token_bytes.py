@@ -1,0 +1,91 @@
+"""Which bytes of text each token id stands for.
+
+Text is the concatenation of its tokens' bytes, read as UTF-8 with U+FFFD for what is not valid. That holds for the two
+ways in which tokenizers of language models write bytes, byte-level alphabets and SentencePiece with byte fallback, and
+it is what makes streaming exact: a token's bytes depend on no other token.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from engine.errors import StartupError
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class TokenBytes:
+    """The decoder of a tokenizer.json, token by token.
+
+    `strips_space`: a text's first space is not part of it, since encoding put it there.
+    """
+
+    def __init__(self, tokenizer_json: bytes) -> None:
+        """Raises StartupError if the tokenizer decodes in a way that is not known here."""
+        decoder = json.loads(tokenizer_json).get("decoder")
+        self.strips_space = False
+        self._replacements: list[tuple[str, str]] = []
+        self._has_byte_pieces = False
+        self._is_byte_level = False
+        for step in _steps(decoder):
+            self._read(step)
+        self._convert: Callable[[str], bytes] = _from_byte_level if self._is_byte_level else self._from_pieces
+
+    def of(self, token: str) -> bytes:
+        """The bytes that the vocabulary entry `token` adds to a text."""
+        return self._convert(token)
+
+    def _read(self, step: dict[str, Any]) -> None:
+        kind = step["type"]
+        if kind == "ByteLevel":
+            self._is_byte_level = True
+        elif kind == "ByteFallback":
+            self._has_byte_pieces = True
+        elif kind == "Replace" and "String" in step["pattern"]:
+            self._replacements.append((step["pattern"]["String"], step["content"]))
+        elif kind == "Metaspace":
+            self._replacements.append((step["replacement"], " "))
+            self.strips_space = step.get("prepend_scheme", "always") != "never"
+        elif kind == "Strip" and (step["content"], step["start"], step["stop"]) == (" ", 1, 0):
+            self.strips_space = True
+        elif kind != "Fuse":
+            raise StartupError(
+                f"the tokenizer decodes with {step}, which headrace does not know; it knows ByteLevel, ByteFallback, "
+                "Metaspace, Replace of a text, Strip of one leading space, and Fuse"
+            )
+
+    def _from_pieces(self, token: str) -> bytes:
+        if self._has_byte_pieces and (match := _BYTE_PIECE.fullmatch(token)):
+            return bytes([int(match[1], 16)])
+        for old, new in self._replacements:
+            token = token.replace(old, new)
+        return token.encode()
+
+
+def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if decoder is None:
+        raise StartupError("the tokenizer has no decoder, so ids cannot be turned into text; use a complete one")
+    if decoder["type"] == "Sequence":
+        return [step for inner in decoder["decoders"] for step in _steps(inner)]
+    return [decoder]
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Character -> byte, as GPT-2 defined it: printable Latin-1 as itself, the other 68 bytes from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(256 + i): byte for i, byte in enumerate(others)})
+    return alphabet
+
+
+_ALPHABET = _byte_level_alphabet()
+
+
+def _from_byte_level(token: str) -> bytes:
+    """Added tokens may hold characters outside the alphabet; then the token is plain text."""
+    try:
+        return bytes([_ALPHABET[character] for character in token])
+    except KeyError:
+        return token.encode()
