@@ -51,5 +51,8 @@ class EngineClient(Protocol):
 
     def status(self) -> EngineStatus: ...
 
+    def check_capacity(self, num_requests: int) -> None:
+        """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, with no await between."""
+
     def submit(self, request: EngineRequest) -> RequestStream:
         """Hand over a request; raises QueueFull or EngineUnavailable. The caller must iterate to the end or abort."""

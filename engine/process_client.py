@@ -149,31 +149,27 @@ class ProcessClient:
             num_restarts=self._num_restarts,
         )
 
-    def submit(self, request: EngineRequest) -> "ProcessStream":
+    def check_capacity(self, num_requests: int) -> None:
         if self._state is not EngineState.READY:
             raise EngineUnavailable(self._reason)
-        self._check_queue()
+        # Until the engine says that some wait, what was submitted since its last step is taken to find a free place.
+        num_places = self._stats.running if self._stats.waiting else self.info.max_num_seqs
+        num_waiting = len(self._streams) + num_requests - num_places
+        if num_waiting > self._max_num_waiting:
+            raise QueueFull(
+                f"{num_waiting} requests would wait; the limit is {self._max_num_waiting} (--max-num-waiting); "
+                "try again later",
+                retry_after_s=1.0,
+            )
+
+    def submit(self, request: EngineRequest) -> "ProcessStream":
+        self.check_capacity(1)
         if not self._streams:
             self._progress_s = time.monotonic()  # it was idle: the clock of a hang starts with this request
         stream = ProcessStream(request.id, self)
         self._streams[request.id] = stream
         self._send(AddRequest(request))
         return stream
-
-    def _check_queue(self) -> None:
-        """Raise QueueFull if the engine is backed up and the limit is reached.
-
-        What was submitted since the last step counts as waiting; while there are free places that is no back-up.
-        """
-        num_open = len(self._streams)
-        waiting = num_open - self._stats.running
-        backed_up = self._stats.waiting > 0 or num_open >= self.info.max_num_seqs
-        if backed_up and waiting >= self._max_num_waiting:
-            raise QueueFull(
-                f"{waiting} requests are waiting; the limit is {self._max_num_waiting} (--max-num-waiting); "
-                "try again later",
-                retry_after_s=1.0,
-            )
 
     # --- the child process --------------------------------------------------------------------------------------------
 

@@ -121,5 +121,9 @@ async def test_a_full_queue_refuses_at_admission() -> None:
         await client.wait_ready()
         for name in ("a", "b"):  # fills the two places of max_num_seqs
             client.submit(_request(name, -2))
+        client.check_capacity(1)
         with pytest.raises(QueueFull):
-            client.submit(_request("c", -2))
+            client.check_capacity(2)
+        client.submit(_request("c", -2))
+        with pytest.raises(QueueFull):
+            client.submit(_request("d", -2))
