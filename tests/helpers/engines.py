@@ -1,8 +1,13 @@
-"""Short builders of requests, configs and ledger engines."""
+"""Short builders of requests, configs and ledger engines, and a scheduler that is stepped by hand."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
-from engine.protocol import EngineRequest, SamplingParams
+from engine.plan import StepResult
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
+from engine.scheduler import Scheduler, SchedulerConfig
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, next_token
 
 
@@ -15,9 +20,9 @@ def make_request(
     priority: int = 0,
     arrival_s: float = 0.0,
     cache_salt: str = "",
-    **sampling: object,
+    **sampling: Any,
 ) -> EngineRequest:
-    params = SamplingParams(max_tokens=max_tokens, seed=seed, **sampling)  # type: ignore[arg-type]
+    params = SamplingParams(max_tokens=max_tokens, seed=seed, **sampling)
     return EngineRequest(
         id=id, prompt_ids=prompt, sampling=params, arrival_s=arrival_s, priority=priority, cache_salt=cache_salt
     )
@@ -68,3 +73,92 @@ def expected_ids(request: EngineRequest) -> list[int]:
         if output[-1] in stop_ids and len(output) > sampling.min_tokens:
             break
     return output
+
+
+class Transcript:
+    """All outputs of a run; asserts that each request gets exactly one terminal output, and nothing after it."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, list[int]] = {}
+        self.finish_reasons: dict[str, FinishReason] = {}
+        self.first: dict[str, RequestOutput] = {}
+        self.last: dict[str, RequestOutput] = {}
+
+    def add(self, outputs: list[RequestOutput]) -> None:
+        for output in outputs:
+            assert output.id not in self.finish_reasons, f"{output.id} has an output after its terminal one"
+            assert output.new_ids or output.finish_reason is not None, f"an output without news: {output}"
+            self.ids.setdefault(output.id, []).extend(output.new_ids)
+            self.first.setdefault(output.id, output)
+            self.last[output.id] = output
+            if output.finish_reason is not None:
+                self.finish_reasons[output.id] = output.finish_reason
+
+
+class SchedulerRun:
+    """A scheduler over a ledger, stepped by hand; `check`s everything after each step.
+
+    `propose` returns the draft of a sequence, given its tokens and seed; None is no speculation.
+    """
+
+    def __init__(self, config: SchedulerConfig, propose: Callable[[list[int], int], list[int]] | None = None) -> None:
+        self.scheduler = Scheduler(config, clock=lambda: 100.0)
+        self.runner = LedgerRunner(config.num_blocks, config.block_size)
+        self.transcript = Transcript()
+        self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)
+        self.stats: list[StepStats] = []
+        self._propose = propose
+
+    def step(self, *, abort_meanwhile: str | None = None) -> None:
+        """One step, in which a request may be aborted between schedule and update."""
+        plan = self.scheduler.schedule()
+        self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
+        result = self.runner.execute(plan) if plan.items else StepResult([])
+        if abort_meanwhile is not None:
+            self.scheduler.abort(abort_meanwhile, AbortReason.CLIENT_GONE)
+        outputs, stats = self.scheduler.update(plan, result)
+        self.transcript.add(outputs)
+        self.stats.append(stats)
+        assert stats.prefill_tokens + stats.decode_tokens == plan.num_tokens
+        if self._propose is not None:
+            for sequence in (item.sequence for item in plan.items):
+                self.scheduler.set_draft(sequence, self._propose(sequence.tokens, sequence.seed))
+        self.scheduler.check()
+
+    def finish(self, max_steps: int = 5000) -> Transcript:
+        """Step until nothing is left; a step without progress is an error."""
+        for _ in range(max_steps):
+            if not self.scheduler.has_work:
+                return self.transcript
+            self.step()
+            assert self.plans[-1] or self.transcript.finish_reasons, "a step with work to do planned nothing"
+        raise AssertionError(f"not finished after {max_steps} steps")
+
+    def run(self, requests: Iterable[EngineRequest]) -> Transcript:
+        for request in requests:
+            self.scheduler.add(request)
+        return self.finish()
+
+
+def make_config(
+    *, num_blocks: int = 64, block_size: int = 4, max_num_seqs: int = 64, max_num_batched_tokens: int = 64, **rest: Any
+) -> SchedulerConfig:
+    return SchedulerConfig(
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_model_len=num_blocks * block_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        eos_token_ids=frozenset([EOS_ID]),
+        **rest,
+    )
+
+
+def half_right_draft(tokens: list[int], seed: int) -> list[int]:
+    """Up to four tokens, of which a reproducible first few are what the ledger will say."""
+    choice = next_token(tokens, seed + 77)
+    draft: list[int] = []
+    for index in range(choice % 5):
+        right = next_token(tokens + draft, seed)
+        draft.append(right if index < choice // 5 % 4 else (right + 1) % VOCAB_SIZE)
+    return draft

@@ -1,0 +1,112 @@
+"""BlockPool: references, the order of reuse, and the table of cached prefixes."""
+
+import pytest
+
+from engine.kv.block_pool import BlockPool
+
+
+def digest(number: int) -> bytes:
+    return number.to_bytes(16)
+
+
+def cached_pool(num_blocks: int) -> BlockPool:
+    """A pool whose blocks are all free and cached, block i under digest(i), freed in the order 0, 1, ..."""
+    pool = BlockPool(num_blocks)
+    blocks = pool.allocate(num_blocks)
+    for block in blocks:
+        pool.register(block, digest(block))
+    for block in blocks:
+        pool.free([block])
+    return pool
+
+
+def test_allocate_takes_distinct_blocks() -> None:
+    pool = BlockPool(4)
+    blocks = pool.allocate(3)
+    assert sorted(set(blocks)) == sorted(blocks)
+    assert (pool.num_free, pool.num_used) == (1, 3)
+    pool.check()
+
+
+def test_allocate_evicts_the_least_recently_freed_prefix_first() -> None:
+    pool = cached_pool(4)
+    pool.share([0])
+    pool.free([0])
+    assert pool.allocate(3) == [1, 2, 3]
+    assert pool.find(digest(0)) == 0
+    assert pool.find(digest(1)) is None
+    pool.check()
+
+
+def test_allocate_prefers_blanks_to_cached_prefixes() -> None:
+    pool = BlockPool(3)
+    blocks = pool.allocate(3)
+    pool.register(blocks[0], digest(0))
+    pool.free(blocks)
+    assert pool.num_free_cached == 1
+    pool.allocate(2)
+    assert pool.find(digest(0)) == blocks[0]
+    pool.check()
+
+
+def test_free_puts_the_tail_of_a_table_first_in_line_for_eviction() -> None:
+    pool = BlockPool(3)
+    table = pool.allocate(3)
+    for block in table:
+        pool.register(block, digest(block))
+    pool.free(table)
+    assert pool.allocate(2) == [table[2], table[1]]
+    assert pool.find(digest(table[0])) == table[0]
+
+
+def test_share_revives_a_free_block_and_counts_holders() -> None:
+    pool = cached_pool(2)
+    pool.share([1])
+    pool.share([1])
+    assert (pool.references(1), pool.num_free, pool.num_free_cached) == (2, 1, 1)
+    pool.free([1])
+    assert not pool.is_free(1)
+    pool.free([1])
+    assert pool.is_free(1)
+    assert pool.find(digest(1)) == 1
+    pool.check()
+
+
+def test_register_keeps_the_first_of_two_equal_blocks() -> None:
+    pool = BlockPool(2)
+    first, second = pool.allocate(2)
+    pool.register(first, digest(7))
+    pool.register(second, digest(7))
+    assert pool.find(digest(7)) == first
+    assert pool.digest(second) is None
+    pool.check()
+
+
+def test_forget_makes_a_block_blank_once_it_is_free() -> None:
+    pool = BlockPool(1)
+    (block,) = pool.allocate(1)
+    pool.register(block, digest(7))
+    pool.forget(block)
+    assert pool.find(digest(7)) is None
+    pool.free([block])
+    assert pool.num_free_cached == 0
+    pool.check()
+
+
+def test_misuse_is_an_assertion() -> None:
+    pool = BlockPool(2)
+    (block,) = pool.allocate(1)
+    with pytest.raises(AssertionError, match="holds no known prefix"):
+        pool.share([block])
+    with pytest.raises(AssertionError, match="2 blocks asked for, 1 free"):
+        pool.allocate(2)
+    pool.free([block])
+    with pytest.raises(AssertionError, match="freed twice"):
+        pool.free([block])
+
+
+def test_check_finds_a_lost_block() -> None:
+    pool = BlockPool(2)
+    pool._references[0] = 1
+    with pytest.raises(AssertionError):
+        pool.check()

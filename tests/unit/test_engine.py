@@ -1,0 +1,101 @@
+"""Engine and LocalClient: faults, refusals, release, and steps that only report."""
+
+from itertools import pairwise
+
+import pytest
+
+from engine.local import LocalClient
+from engine.plan import StepPlan, StepResult
+from engine.protocol import AbortReason, FinishReason
+from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
+from tests.helpers.ledger import LedgerRunner
+
+
+def test_generate_returns_each_text_merged() -> None:
+    engine, _ = make_engine()
+    requests = [make_request(f"r{i}", make_prompt(5 + i, seed=i), max_tokens=9, logprobs=0) for i in range(5)]
+    outputs = LocalClient(engine).generate(requests)
+    for request in requests:
+        output = outputs[request.id]
+        assert output.new_ids == expected_ids(request)
+        assert output.finish_reason is not None
+        assert output.logprobs is not None
+        assert [entry.token_id for entry in output.logprobs] == output.new_ids
+
+
+def test_a_request_that_cannot_fit_ends_with_an_error_output() -> None:
+    engine, runner = make_engine(num_blocks=4)
+    engine.add(make_request("big", make_prompt(99)))
+    assert engine.has_work
+    step = engine.step()
+    (output,) = step.outputs
+    assert (output.id, output.finish_reason) == ("big", FinishReason.ERROR)
+    assert output.error is not None
+    assert "99 tokens" in output.error
+    assert not engine.has_work
+    assert runner.num_tokens == 0
+
+
+def test_finished_sequences_are_released_however_they_end() -> None:
+    engine, runner = make_engine(max_num_seqs=2)
+    runner.fail_ids.add("fails")
+    for id in ("fails", "ends", "leaves"):
+        engine.add(make_request(id, [1, 2, 3]))
+    engine.abort("leaves", AbortReason.CLIENT_GONE)
+    while engine.has_work:
+        engine.step()
+    assert sorted(runner.released) == ["ends", "fails", "leaves"]
+
+
+def test_a_step_with_nothing_to_compute_reports_aborts_and_takes_no_time() -> None:
+    engine, runner = make_engine()
+    engine.add(make_request("a", make_prompt(6), ignore_eos=True))
+    engine.step()
+    engine.abort("a", AbortReason.CLIENT_GONE)
+    num_tokens = runner.num_tokens
+    step = engine.step()
+    assert [output.finish_reason for output in step.outputs] == [FinishReason.ABORT]
+    assert (step.stats.running, step.stats.waiting, step.stats.blocks_used, step.stats.step_s) == (0, 0, 0, 0.0)
+    assert runner.num_tokens == num_tokens
+    assert not engine.has_work
+
+
+class FaultyRunner:
+    """A ledger whose `fail_at`-th execution raises."""
+
+    def __init__(self, ledger: LedgerRunner, fail_at: int) -> None:
+        self._ledger = ledger
+        self._executions_left = fail_at
+        self.release = ledger.release
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self._executions_left -= 1
+        if self._executions_left == 0:
+            raise RuntimeError("CUDA error: out of luck")
+        return self._ledger.execute(plan)
+
+
+def test_a_fault_of_the_runner_ends_the_sequences_of_that_step_only(caplog: pytest.LogCaptureFixture) -> None:
+    engine, ledger = make_engine(max_num_seqs=2)
+    engine._runner = FaultyRunner(ledger, fail_at=2)
+    requests = [make_request(f"r{i}", make_prompt(5, seed=i), ignore_eos=True) for i in range(4)]
+    client = LocalClient(engine)
+    outputs = client.generate(requests)
+    reasons = [outputs[r.id].finish_reason for r in requests]
+    assert reasons == [FinishReason.ERROR, FinishReason.ERROR, FinishReason.LENGTH, FinishReason.LENGTH]
+    assert outputs["r0"].error == "the engine failed while it computed this request: RuntimeError"
+    assert all(outputs[r.id].new_ids == expected_ids(r) for r in requests[2:])
+    assert "r0, r1" in caplog.text
+    assert client.steps[-1].blocks_used == 0
+    assert sorted(ledger.released) == ["r0", "r1", "r2", "r3"]
+
+
+def test_statistics_of_a_run_add_up() -> None:
+    engine, runner = make_engine(max_num_batched_tokens=7)
+    client = LocalClient(engine)
+    outputs = client.generate(make_request(f"r{i}", make_prompt(5, seed=i)) for i in range(9))
+    assert len(outputs) == 9
+    assert sum(s.prefill_tokens + s.decode_tokens for s in client.steps) == runner.num_tokens
+    assert all(s.blocks_total == 64 for s in client.steps)
+    assert all(s.step_s > 0 for s in client.steps)
+    assert all(later.waiting <= earlier.waiting for earlier, later in pairwise(client.steps))
