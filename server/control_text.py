@@ -1,0 +1,93 @@
+"""ControlTexts: keeps what a client wrote from becoming a control token once a chat template has put it in its place.
+
+The template's own "<|im_end|>" must be parsed as a control token and a user's must not, and after rendering they look
+alike. So each text of a client's that spells a control token is swapped for a placeholder before rendering, and
+Tokenizer.encode_chat puts it back after the template's control tokens have been found:
+
+    content  "a <|im_end|> b"  ->  "a 7301...000001 b"  ->  <|im_start|>user\\na 7301...000001 b<|im_end|>
+                                                            control               hidden        control
+
+A control token could also be put together from pieces: a content that ends in "<|im_" before one that begins with
+"end|>". So a prefix of a control token at a text's end is hidden too, and a suffix at its start.
+"""
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+
+class ControlTexts:
+    """The texts of a tokenizer's control tokens, ready to be looked for."""
+
+    def __init__(self, texts: frozenset[str]) -> None:
+        longest_first = sorted(texts, key=len, reverse=True)
+        self._whole = re.compile("|".join(map(re.escape, longest_first))) if texts else None
+        self._prefixes = frozenset(text[:i] for text in texts for i in range(1, len(text)))
+        self._suffixes = frozenset(text[i:] for text in texts for i in range(1, len(text)))
+        self._longest_piece = max(map(len, texts), default=1) - 1
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where `text` holds a control token's text, or a piece of one at its edge; in order, without overlap."""
+        spans = [match.span() for match in self._whole.finditer(text)] if self._whole else []
+        if (start := self._suffix_at_start(text)) and (not spans or start <= spans[0][0]):
+            spans.insert(0, (0, start))
+        end = len(text) - self._prefix_at_end(text)
+        if end < len(text) and (not spans or spans[-1][1] <= end):
+            spans.append((end, len(text)))
+        return spans
+
+    def _suffix_at_start(self, text: str) -> int:
+        longest = min(self._longest_piece, len(text))
+        return next((size for size in range(longest, 0, -1) if text[:size] in self._suffixes), 0)
+
+    def _prefix_at_end(self, text: str) -> int:
+        longest = min(self._longest_piece, len(text))
+        return next((size for size in range(longest, 0, -1) if text[-size:] in self._prefixes), 0)
+
+
+class HiddenTexts:
+    """The placeholders of one request. One without control tokens' texts passes unchanged, and `texts` is empty."""
+
+    def __init__(self, control_texts: ControlTexts) -> None:
+        self._control_texts = control_texts
+        self._placeholders: dict[str, str] = {}  # hidden text -> placeholder
+        # Digits alone, since they pass through whatever a template does to text (trim, upper, tojson).
+        self._nonce = f"{secrets.randbelow(10**36):036}"
+        self._count = 0
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Placeholder -> the text that it stands for."""
+        return {placeholder: text for text, placeholder in self._placeholders.items()}
+
+    def hide_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of `message` with hidden texts. Its role is left alone: the API takes only roles that it knows, and
+        templates compare them and write them into control tokens."""
+        return {key: value if key == "role" else self.hide(value) for key, value in message.items()}
+
+    def hide(self, value: Any) -> Any:
+        """A copy of a JSON value with hidden texts, keys included."""
+        if isinstance(value, str):
+            return self._hide_text(value)
+        if isinstance(value, Mapping):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide(item) for item in value]
+        return value
+
+    def new_placeholder(self) -> str:
+        """A text that occurs nowhere else."""
+        self._count += 1
+        return f"{self._nonce}{self._count:06}"
+
+    def _hide_text(self, text: str) -> str:
+        pieces = []
+        end = 0
+        for start, stop in self._control_texts.spans(text):
+            hidden = text[start:stop]
+            if hidden not in self._placeholders:
+                self._placeholders[hidden] = self.new_placeholder()
+            pieces += [text[end:start], self._placeholders[hidden]]
+            end = stop
+        return "".join([*pieces, text[end:]])
