@@ -1,0 +1,153 @@
+"""The scheduler under random requests, aborts, faults and steps: invariants hold and all texts are right."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from engine.config import SchedulingPolicy
+from engine.protocol import AbortReason, EngineRequest, FinishReason
+from tests.helpers.engines import (
+    SchedulerRun,
+    expected_ids,
+    half_right_draft,
+    make_config,
+    make_prompt,
+    make_request,
+)
+from tests.helpers.ledger import EOS_ID
+
+PREFIX = make_prompt(40)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """SchedulerRun checks the scheduler, the pool, the ledger and the order of outputs in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: dict[str, EngineRequest] = {}
+        self.disturbed: set[str] = set()  # aborted, or told to fail
+
+    @initialize(
+        num_blocks=st.integers(3, 24),
+        block_size=st.sampled_from([1, 2, 4]),
+        max_num_seqs=st.integers(1, 8),
+        budget=st.integers(1, 24),
+        threshold=st.sampled_from([0, 0, 1, 5]),
+        policy=st.sampled_from(SchedulingPolicy),
+        caching=st.booleans(),
+        drafts=st.booleans(),
+    )
+    def create(
+        self,
+        num_blocks: int,
+        block_size: int,
+        max_num_seqs: int,
+        budget: int,
+        threshold: int,
+        policy: SchedulingPolicy,
+        caching: bool,
+        drafts: bool,
+    ) -> None:
+        config = make_config(
+            num_blocks=num_blocks,
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=budget,
+            long_prefill_token_threshold=threshold,
+            scheduling_policy=policy,
+            enable_prefix_caching=caching,
+        )
+        self.max_len = config.max_model_len
+        self.run = SchedulerRun(config, half_right_draft if drafts else None)
+
+    @rule(
+        shared=st.integers(0, 40),
+        tail=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+        max_tokens=st.integers(0, 20),
+        priority=st.integers(0, 2),
+        salt=st.sampled_from(["", "", "", "other"]),
+        prompt_logprobs=st.sampled_from([None, None, None, 0]),
+        ignore_eos=st.booleans(),
+    )
+    def add(
+        self,
+        shared: int,
+        tail: list[int],
+        max_tokens: int,
+        priority: int,
+        salt: str,
+        prompt_logprobs: int | None,
+        ignore_eos: bool,
+    ) -> None:
+        prompt = (PREFIX[:shared] + tail)[: self.max_len]
+        request = make_request(
+            f"r{len(self.requests)}",
+            prompt,
+            max_tokens=min(max_tokens, self.max_len - len(prompt)),
+            priority=priority,
+            cache_salt=salt,
+            prompt_logprobs=prompt_logprobs,
+            ignore_eos=ignore_eos,
+        )
+        self.requests[request.id] = request
+        self.run.scheduler.add(request)
+
+    @rule(count=st.integers(1, 6))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            had_work = self.run.scheduler.has_work
+            num_ended = len(self.run.transcript.finish_reasons)
+            self.run.step()
+            made_progress = self.run.plans[-1] or len(self.run.transcript.finish_reasons) > num_ended
+            assert made_progress or not had_work, "a step with work to do did nothing"
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        self.disturbed.add(request_id)
+        self.run.scheduler.abort(request_id, AbortReason.CLIENT_GONE)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def abort_within_a_step(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        self.disturbed.add(request_id)
+        self.run.step(abort_meanwhile=request_id)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        self.disturbed.add(request_id)
+        self.run.runner.fail_ids.add(request_id)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "run"):
+            return
+        transcript = self.run.finish()
+        assert set(transcript.finish_reasons) == set(self.requests)
+        for request in self.requests.values():
+            self.check_text(request)
+        if self.run.stats:
+            last = self.run.stats[-1]
+            assert (last.running, last.waiting, last.blocks_used) == (0, 0, 0)
+
+    def check_text(self, request: EngineRequest) -> None:
+        ids, reason = self.run.transcript.ids[request.id], self.run.transcript.finish_reasons[request.id]
+        expected = expected_ids(request)
+        if reason in (FinishReason.ABORT, FinishReason.ERROR):
+            assert request.id in self.disturbed
+            assert ids == expected[: len(ids)]
+            return
+        ends_with_eos = bool(expected) and expected[-1] == EOS_ID and not request.sampling.ignore_eos
+        assert ids == expected
+        assert reason is (FinishReason.STOP if ends_with_eos else FinishReason.LENGTH)
+        prompt_logprobs = self.run.transcript.first[request.id].prompt_logprobs
+        if request.sampling.prompt_logprobs is not None:
+            assert prompt_logprobs is not None
+            assert [entry and entry.token_id for entry in prompt_logprobs] == [None, *request.prompt_ids[1:]]
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)

@@ -1,0 +1,83 @@
+"""The master property: a request's tokens are the same under every schedule."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.config import SchedulingPolicy
+from engine.local import LocalClient
+from engine.protocol import EngineRequest
+from tests.helpers.engines import (
+    SchedulerRun,
+    expected_ids,
+    half_right_draft,
+    make_config,
+    make_engine,
+    make_prompt,
+    make_request,
+)
+
+PREFIXES = [make_prompt(24, seed=seed) for seed in range(2)]
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> list[EngineRequest]:
+    """Up to a dozen requests of at most 50 tokens, many of which share a prefix."""
+    requests = []
+    for index in range(draw(st.integers(1, 12))):
+        prefix = draw(st.sampled_from(PREFIXES))[: draw(st.integers(0, 24))]
+        tail = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+        requests.append(
+            make_request(
+                f"r{index}",
+                prefix + tail,
+                max_tokens=draw(st.integers(1, 20)),
+                seed=draw(st.integers(0, 3)),
+                priority=draw(st.integers(0, 3)),
+                arrival_s=float(draw(st.integers(0, 3))),
+                ignore_eos=draw(st.booleans()),
+            )
+        )
+    return requests
+
+
+schedules = st.fixed_dictionaries(
+    {
+        "block_size": st.sampled_from([1, 3, 4, 16]),
+        "max_num_seqs": st.integers(1, 12),
+        "max_num_batched_tokens": st.integers(1, 64),
+        "long_prefill_token_threshold": st.sampled_from([0, 0, 1, 7]),
+        "enable_prefix_caching": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    requests=workloads(),
+    schedule=schedules,
+    policy=st.sampled_from(SchedulingPolicy),
+    spare=st.integers(0, 12),
+)
+def test_tokens_do_not_depend_on_the_schedule(
+    requests: list[EngineRequest], schedule: dict[str, int], policy: SchedulingPolicy, spare: int
+) -> None:
+    num_blocks = -(-50 // schedule["block_size"]) + spare
+    engine, _ = make_engine(num_blocks=num_blocks, policy=policy, **schedule)
+    outputs = LocalClient(engine).generate(requests)
+    assert {id: output.new_ids for id, output in outputs.items()} == {r.id: expected_ids(r) for r in requests}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    requests=workloads(),
+    schedule=schedules,
+    policy=st.sampled_from(SchedulingPolicy),
+    spare=st.integers(0, 12),
+)
+def test_tokens_do_not_depend_on_drafts(
+    requests: list[EngineRequest], schedule: dict[str, int], policy: SchedulingPolicy, spare: int
+) -> None:
+    num_blocks = -(-50 // schedule["block_size"]) + spare
+    config = make_config(num_blocks=num_blocks, scheduling_policy=policy, **schedule)
+    transcript = SchedulerRun(config, half_right_draft).run(requests)
+    assert transcript.ids == {r.id: expected_ids(r) for r in requests}
