@@ -177,7 +177,9 @@ class _Walker:
 
     def _check_count(self, count: int, least_bytes: int, what: str) -> None:
         if count * least_bytes > self.size - self.at:
-            raise self._broken(f"claims {count} {what}, more than its {self.size} bytes can hold: it is damaged")
+            raise self._broken(
+                f"claims {count} {what}, more than its {self.size} bytes can hold: it is truncated or damaged"
+            )
 
     def _broken(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.path} {reason}; fetch it again")

@@ -1,0 +1,281 @@
+"""GGUF reader: every kind of damage is one error that names the file; every type that gguf can dequantise is read."""
+
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+
+from models.checkpoints.gguf import GGUFCheckpoint
+from models.checkpoints.gguf_header import read_gguf_header
+from models.errors import CheckpointError, ModelError, UnsupportedModelError
+
+UINT32, FLOAT32, STRING, ARRAY, UINT64 = 4, 6, 8, 9, 10
+F32 = 0
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def entry(key: str, kind: int, payload: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + payload
+
+
+def tensor(name: str, dims: tuple[int, ...], kind: int = F32, offset: int = 0) -> bytes:
+    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+
+def file_bytes(
+    entries: list[bytes],
+    tensors: list[bytes],
+    data: bytes = b"",
+    *,
+    magic: bytes = b"GGUF",
+    version: int = 3,
+    counts: tuple[int, int] | None = None,
+) -> bytes:
+    num_tensors, num_entries = counts or (len(tensors), len(entries))
+    header = magic + struct.pack("<IQQ", version, num_tensors, num_entries) + b"".join(entries) + b"".join(tensors)
+    return header + b"\0" * (-len(header) % 32) + data
+
+
+SOUND = file_bytes([entry("a", UINT32, struct.pack("<I", 7))], [tensor("t", (4, 2))], b"\1" * 32)
+
+
+def truncated_to(num_bytes: int) -> Callable[[], bytes]:
+    return lambda: SOUND[:num_bytes]
+
+
+DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "0 bytes"),
+    "only a magic number": (truncated_to(4), "4 bytes"),
+    "other magic number": (lambda: file_bytes([], [], magic=b"GGML"), "no GGUF file"),
+    "cut in a key": (truncated_to(26), "can hold: it is truncated"),
+    "cut in a tensor's entry": (truncated_to(60), "ends within"),
+    "cut in the data": (truncated_to(len(SOUND) - 1), "truncated"),
+    "too many entries": (lambda: file_bytes([], [], counts=(0, 2**60)), "claims"),
+    "too many tensors": (lambda: file_bytes([], [], counts=(2**60, 0)), "claims"),
+    "key longer than the file": (lambda: file_bytes([struct.pack("<Q", 2**62)], []) + b"\0" * 64, "ends within"),
+    "string longer than the file": (
+        lambda: file_bytes([entry("a", STRING, struct.pack("<Q", 2**63))], []),
+        "ends within",
+    ),
+    "array longer than the file": (
+        lambda: file_bytes([entry("a", ARRAY, struct.pack("<IQ", UINT64, 2**61))], []),
+        "claims",
+    ),
+    "array of strings longer than the file": (
+        lambda: file_bytes([entry("a", ARRAY, struct.pack("<IQ", STRING, 2**61))], []),
+        "claims",
+    ),
+    "array of arrays": (
+        lambda: file_bytes([entry("a", ARRAY, struct.pack("<IQ", ARRAY, 1))], []) + b"\0" * 64,
+        "unknown type",
+    ),
+    "unknown value type": (lambda: file_bytes([entry("a", 99, b"\0" * 8)], []), "unknown type"),
+    "key that is not UTF-8": (
+        lambda: file_bytes([struct.pack("<Q", 1) + b"\xff" + struct.pack("<II", UINT32, 0)], []),
+        "UTF-8",
+    ),
+    "repeated key": (lambda: file_bytes([entry("a", UINT32, b"\0" * 4)] * 2, []), "repeats"),
+    "repeated tensor": (lambda: file_bytes([], [tensor("t", (1,))] * 2, b"\0" * 32), "repeats"),
+    "no dimensions": (lambda: file_bytes([], [tensor("t", ())], b"\0" * 32), "dimensions"),
+    "too many dimensions": (lambda: file_bytes([], [tensor("t", (1,) * 5)], b"\0" * 32), "dimensions"),
+    "size 0": (lambda: file_bytes([], [tensor("t", (4, 0))], b"\0" * 32), "shape"),
+    "sizes whose product overflows": (
+        lambda: file_bytes([], [tensor("t", (2**32, 2**32, 2**32))], b"\0" * 32),
+        "truncated",
+    ),
+    "offset beyond the file": (lambda: file_bytes([], [tensor("t", (1,), offset=2**40)], b"\0" * 32), "truncated"),
+    "offset that is not aligned": (lambda: file_bytes([], [tensor("t", (1,), offset=1)], b"\0" * 32), "damaged"),
+    "row that is no multiple of a block": (
+        lambda: file_bytes([], [tensor("t", (31,), GGMLQuantizationType.Q8_0)], b"\0" * 64),
+        "no multiple",
+    ),
+    "alignment 0": (
+        lambda: file_bytes([entry("general.alignment", UINT32, struct.pack("<I", 0))], []),
+        "power of two",
+    ),
+    "alignment that is a float": (
+        lambda: file_bytes([entry("general.alignment", FLOAT32, struct.pack("<f", 32.0))], []),
+        "power of two",
+    ),
+}
+UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "version 1": (lambda: file_bytes([], [], version=1), "version 1"),
+    "version of the future": (lambda: file_bytes([], [], version=9), "version 9"),
+    "big-endian": (lambda: file_bytes([], [], version=0x03000000), "big-endian"),
+    "unknown tensor type": (lambda: file_bytes([], [tensor("t", (1,), 200)], b"\0" * 32), "type 200"),
+    "type that cannot be dequantised": (
+        lambda: file_bytes([], [tensor("t", (256,), GGMLQuantizationType.Q8_K)], b"\0" * 512),
+        "Q8_K",
+    ),
+}
+
+
+def error_of(tmp_path: Path, content: bytes) -> ModelError:
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        GGUFCheckpoint([path])
+    assert str(path) in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_file_is_refused_with_the_reason(tmp_path: Path, kind: str) -> None:
+    make, reason = DAMAGED[kind]
+
+    error = error_of(tmp_path, make())
+
+    assert isinstance(error, CheckpointError)
+    assert reason in str(error)
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_sound_file_of_an_unsupported_kind_is_refused(tmp_path: Path, kind: str) -> None:
+    make, reason = UNSUPPORTED[kind]
+
+    error = error_of(tmp_path, make())
+
+    assert isinstance(error, UnsupportedModelError)
+    assert reason in str(error)
+
+
+def test_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    for length in range(len(SOUND)):
+        assert isinstance(error_of(tmp_path, SOUND[:length]), CheckpointError)
+
+
+def test_file_with_random_damage_is_refused_or_read(tmp_path: Path) -> None:
+    generator = random.Random(11)
+    path = tmp_path / "damaged.gguf"
+    strings = entry("b", ARRAY, struct.pack("<IQ", STRING, 2) + text("x") + text("y"))
+    sound = file_bytes([strings], [tensor("t", (4, 2)), tensor("u", (8,), offset=32)], b"\1" * 64)
+    num_refused = 0
+    for _ in range(2000):
+        damaged = bytearray(sound)
+        for _ in range(generator.randint(1, 4)):
+            damaged[generator.randrange(len(damaged) - 64)] = generator.choice((0, 1, 4, 8, 9, 127, 255))
+        path.write_bytes(damaged)
+        try:
+            checkpoint = GGUFCheckpoint([path])
+        except ModelError:
+            num_refused += 1
+        else:
+            for stored in checkpoint.tensors.values():
+                assert stored.read(torch.float32).shape == stored.shape
+
+    assert 1000 < num_refused < 2000
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        GGUFCheckpoint([tmp_path / "absent.gguf"])
+
+
+def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    integers = {"uint8": 200, "int8": -100, "uint16": 60000, "int16": -30000, "uint32": 2**32 - 1, "int32": -5}
+    integers |= {"uint64": 2**64 - 1, "int64": -(2**63)}
+    for name, value in integers.items():
+        getattr(writer, f"add_{name}")(name, value)
+    writer.add_float32("f32", 0.5)
+    writer.add_float64("f64", 0.1)
+    writer.add_bool("bool", True)
+    writer.add_string("text", "größe 🦙")
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_array("texts", ["a", "", "日本"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    metadata = read_gguf_header(tmp_path / "m.gguf").metadata
+
+    expected = {
+        "f32": 0.5,
+        "f64": 0.1,
+        "bool": True,
+        "text": "größe 🦙",
+        "numbers": [1, 2, 3],
+        "texts": ["a", "", "日本"],
+    }
+    assert metadata == {"general.architecture": "llama", **integers, **expected}
+
+
+def dequantisable() -> list[GGMLQuantizationType]:
+    found = []
+    for kind, (_, block_bytes) in gguf.GGML_QUANT_SIZES.items():
+        try:
+            gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+        except NotImplementedError:
+            continue
+        found.append(kind)
+    return found
+
+
+@pytest.mark.parametrize("kind", dequantisable(), ids=lambda kind: kind.name)
+def test_tensor_of_every_dequantisable_type_is_read(tmp_path: Path, kind: GGMLQuantizationType) -> None:
+    block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    columns, rows = max(block_size, 32) * 2, 6
+    row_bytes = columns // block_size * block_bytes
+    # Bytes that are finite numbers whichever type reads them.
+    packed = np.random.default_rng(5).integers(0, 60, (rows, row_bytes), dtype=np.uint8)
+    path = tmp_path / "t.gguf"
+    path.write_bytes(file_bytes([], [tensor("t", (columns, rows), kind)], packed.tobytes()))
+
+    read = GGUFCheckpoint([path]).tensors["t"].read(torch.float32)
+
+    assert read.shape == (rows, columns)
+    expected = gguf.dequantize(packed, kind).reshape(rows, columns)
+    assert np.array_equal(read.numpy(), expected.astype(np.float32))
+
+
+def test_large_tensor_is_dequantised_in_chunks_to_the_same_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(6).standard_normal((7, 64), dtype=np.float32)
+    packed = gguf.quantize(values, GGMLQuantizationType.Q4_0)
+    path = tmp_path / "t.gguf"
+    path.write_bytes(file_bytes([], [tensor("t", (64, 7), GGMLQuantizationType.Q4_0)], packed.tobytes()))
+    monkeypatch.setattr("models.checkpoints.gguf._CHUNK_ELEMENTS", 130)  # two rows, and one left over
+
+    read = GGUFCheckpoint([path]).tensors["t"].read(torch.float32)
+
+    assert np.array_equal(read.numpy(), gguf.dequantize(packed, GGMLQuantizationType.Q4_0))
+
+
+def part(number: int, count: int, name: str, total: int) -> bytes:
+    entries = [
+        entry("split.no", UINT32, struct.pack("<I", number)),
+        entry("split.count", UINT32, struct.pack("<I", count)),
+        entry("split.tensors.count", UINT32, struct.pack("<I", total)),
+    ]
+    return file_bytes(entries, [tensor(name, (1,))], b"\0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([part(0, 2, "a", 2)], "part 1 of 2, but 1"),
+        ([part(1, 2, "b", 2), part(0, 2, "a", 2)], "stands in place 1"),
+        ([part(0, 2, "a", 2), part(1, 3, "b", 2)], "stands in place 2"),
+        ([part(0, 2, "a", 2), part(1, 2, "a", 2)], "'a' is in"),
+        ([part(0, 2, "a", 3), part(1, 2, "b", 3)], "2 of 3 tensors"),
+    ],
+)
+def test_parts_that_do_not_make_a_whole_are_refused(tmp_path: Path, parts: list[bytes], reason: str) -> None:
+    paths = []
+    for index, content in enumerate(parts):
+        paths.append(tmp_path / f"{index}.gguf")
+        paths[-1].write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=reason):
+        GGUFCheckpoint(paths)

@@ -1,0 +1,104 @@
+"""Reference attention against a written-out softmax, for every field of AttentionSpec."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from models.attention import reference
+from models.attention.base import AttentionSpec
+from models.attention.reference import ReferenceAttention
+from models.batch import ForwardBatch, KVGroupBatch
+
+BLOCK_SIZE = 4
+PLAIN = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, scale=0.3)
+SPECS = {
+    "plain": PLAIN,
+    "one kv head a head": dataclasses.replace(PLAIN, num_kv_heads=4),
+    "window": dataclasses.replace(PLAIN, sliding_window=3),
+    "window of 1": dataclasses.replace(PLAIN, sliding_window=1),
+    "softcap": dataclasses.replace(PLAIN, logit_softcap=1.5),
+    "alibi": dataclasses.replace(PLAIN, has_alibi=True),
+    "sinks": dataclasses.replace(PLAIN, has_sinks=True),
+    "all": dataclasses.replace(PLAIN, sliding_window=5, logit_softcap=2.0, has_alibi=True, has_sinks=True),
+}
+# (context length, rows): decodes of uneven lengths between prefill chunks.
+SEQUENCES = [(9, 9), (17, 1), (6, 2), (1, 1), (13, 1), (30, 12)]
+
+
+def expected_row(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: int, spec: AttentionSpec,
+    slopes: torch.Tensor | None, sinks: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """q: [H, D]; k, v: [context, K, D]. Plain loops in float64."""
+    out = torch.zeros(q.shape, dtype=torch.float64)
+    first = 0 if spec.sliding_window is None else max(0, position - spec.sliding_window + 1)
+    for head in range(spec.num_heads):
+        kv_head = head * spec.num_kv_heads // spec.num_heads
+        weights = []
+        for key in range(first, position + 1):
+            logit = spec.scale * float(q[head].double() @ k[key, kv_head].double())
+            if spec.logit_softcap is not None:
+                logit = spec.logit_softcap * math.tanh(logit / spec.logit_softcap)
+            if slopes is not None:
+                logit -= float(slopes[head]) * (position - key)
+            weights.append(math.exp(logit))
+        total = sum(weights) + (0.0 if sinks is None else math.exp(float(sinks[head])))
+        for key, weight in zip(range(first, position + 1), weights, strict=True):
+            out[head] += weight / total * v[key, kv_head].double()
+    return out
+
+
+@pytest.mark.parametrize("bound", [1 << 24, 200], ids=["at once", "in small chunks"])
+@pytest.mark.parametrize("name", SPECS)
+def test_reference_equals_a_written_out_softmax(name: str, bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "_MAX_GATHERED", bound)
+    monkeypatch.setattr(reference, "_MAX_SCORES", bound)
+    spec = SPECS[name]
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    backend = ReferenceAttention()
+    num_blocks = sum(-(-context // BLOCK_SIZE) for context, _ in SEQUENCES)
+    free = torch.randperm(num_blocks, generator=generator).tolist()
+    kv = torch.full(backend.kv_shape(spec, num_blocks, BLOCK_SIZE), float("nan"))  # unwritten slots must not be read
+    tables = torch.zeros(len(SEQUENCES), 8, dtype=torch.int32)
+    queries, expected = [], []
+    slopes = draw(spec.num_heads).abs() if spec.has_alibi else None
+    sinks = draw(spec.num_heads) if spec.has_sinks else None
+    for index, (context, rows) in enumerate(SEQUENCES):
+        blocks = [free.pop() for _ in range(-(-context // BLOCK_SIZE))]
+        tables[index, : len(blocks)] = torch.tensor(blocks)
+        k, v = draw(context, spec.num_kv_heads, spec.head_dim), draw(context, spec.num_kv_heads, spec.head_dim)
+        slots = torch.tensor([blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(context)])
+        backend.write(kv, k, v, KVGroupBatch(slots, tables))
+        q = draw(rows, spec.num_heads, spec.head_dim)
+        queries.append(q)
+        for row in range(rows):
+            expected.append(expected_row(q[row], k, v, context - rows + row, spec, slopes, sinks))
+
+    out = backend.forward(
+        torch.cat(queries), kv, batch_of(tables), KVGroupBatch(torch.empty(0), tables), spec,
+        alibi_slopes=slopes, sinks=sinks,
+    )  # fmt: skip
+
+    torch.testing.assert_close(out.double(), torch.stack(expected), rtol=0.0, atol=1e-5)
+
+
+def batch_of(tables: torch.Tensor) -> ForwardBatch:
+    contexts, rows = zip(*SEQUENCES, strict=True)
+    positions = torch.cat([torch.arange(context - num, context) for context, num in SEQUENCES])
+    return ForwardBatch(
+        token_ids=torch.zeros_like(positions),
+        positions=positions,
+        cu_seqlens_q=torch.tensor([0, *rows]).cumsum(0).int(),
+        seq_lens=torch.tensor(contexts).int(),
+        groups=(KVGroupBatch(torch.empty(0), tables),),
+        logit_rows=torch.arange(len(positions)),
+        query_lens=rows,
+        context_lens=contexts,
+        block_size=BLOCK_SIZE,
+    )
