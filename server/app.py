@@ -1,0 +1,69 @@
+"""create_app: the HTTP application around one engine client."""
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from engine.client import EngineClient
+from engine.config import EngineConfig, SchedulingPolicy
+from engine.errors import HeadraceError
+from server.config import ServerConfig
+from server.context import ServerContext
+from server.errors import describe
+from server.metrics import Metrics
+from server.middleware import AuthMiddleware, RequestMiddleware
+from server.routes import chat, completions, health, models, operations, tokens
+
+
+def model_names(config: ServerConfig, engine_config: EngineConfig) -> tuple[str, ...]:
+    """The ids that clients may call the model by; the first is canonical."""
+    return config.served_model_name or (engine_config.model,)
+
+
+def create_app(client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics) -> FastAPI:
+    """The application; its state is one ServerContext, at `app.state.context`. The caller starts and stops `client`."""
+    context = ServerContext(
+        client=client,
+        config=config,
+        metrics=metrics,
+        model_names=model_names(config, engine_config),
+        model_root=engine_config.model,
+        honours_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
+    )
+    app = FastAPI(
+        title="headrace",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        middleware=_middleware(context),
+        exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
+    )
+    app.state.context = context
+    for routes in (chat, completions, tokens, models, operations, health):
+        app.include_router(routes.router)
+    return app
+
+
+def _middleware(context: ServerContext) -> list[Middleware]:
+    """The layers, outermost first. CORS is outside, since a preflight carries no key and errors need its headers."""
+    config = context.config
+    layers = [Middleware(RequestMiddleware, context=context)]
+    if config.api_key:
+        layers.append(Middleware(AuthMiddleware, keys=config.api_key))
+    if config.allowed_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(config.allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "openai-processing-ms", "x-ignored-parameters", "retry-after"],
+        )
+        layers.insert(0, cors)
+    return layers
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return describe(error, request.state.request_id).response()

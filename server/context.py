@@ -1,0 +1,71 @@
+"""What every route shares: the engine's client, the options, the metrics, and the tokenizer once there is one."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from engine.client import EngineClient, EngineState
+from engine.errors import EngineUnavailable
+from engine.protocol import TokenizerInfo
+from server.chat_template import ChatTemplate, load_chat_template
+from server.config import ServerConfig
+from server.errors import ModelNotFound
+from server.metrics import Metrics
+from server.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """The model's way with text."""
+
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None  # None: a model without one, and no --chat-template
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """One server's state; create_app makes one, and there is no other."""
+
+    client: EngineClient
+    config: ServerConfig
+    metrics: Metrics
+    model_names: tuple[str, ...]  # the first is canonical
+    model_root: str  # MODEL as typed
+    honours_priority: bool  # whether the scheduler looks at a request's priority
+    draining: bool = False  # a stop was asked for: finish what runs, admit nothing
+    created_s: int = field(default_factory=lambda: int(time.time()))
+    _text_model: asyncio.Task[TextModel] | None = None
+
+    @property
+    def model_name(self) -> str:
+        return self.model_names[0]
+
+    def check_admission(self) -> None:
+        """Raise EngineUnavailable if no request can be taken now."""
+        if self.draining:
+            raise EngineUnavailable("the server is shutting down; send the request to another one")
+        status = self.client.status()
+        if status.state is not EngineState.READY:
+            raise EngineUnavailable(status.reason)
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFound unless `name` is served here; a request without a name means the canonical one."""
+        if name is not None and name not in self.model_names:
+            served = ", ".join(repr(known) for known in self.model_names)
+            raise ModelNotFound(f"the model {name!r} is not served here; this server has {served}")
+
+    async def text_model(self) -> TextModel:
+        """The tokenizer and chat template, built off the event loop at the first call.
+
+        Raises EngineUnavailable before READY, and StartupError if the model's cannot be used.
+        """
+        if self._text_model is None:
+            build = asyncio.to_thread(_build_text_model, self.client.info.tokenizer, self.config.chat_template)
+            self._text_model = asyncio.create_task(build)
+        return await asyncio.shield(self._text_model)  # a caller that goes away leaves it to the others
+
+
+def _build_text_model(info: TokenizerInfo, chat_template: str | None) -> TextModel:
+    tokenizer = Tokenizer(info)
+    template = load_chat_template(chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts)
+    return TextModel(tokenizer, template)

@@ -1,0 +1,34 @@
+"""Work that ends when its client goes away."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from starlette.types import Receive
+
+from server.errors import ClientGone
+
+T = TypeVar("T")
+
+
+async def until_disconnect(work: Awaitable[T], receive: Receive) -> T:
+    """The result of `work`, which is cancelled, with ClientGone raised, if the connection closes first.
+
+    The request's body must have been read: the only message still to come is the disconnect.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)  # nothing of the request runs after this
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,120 @@
+"""ONE table from exception type to HTTP status and OpenAI's error object, for responses and events in streams."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from engine.errors import EngineDied, EngineUnavailable, HeadraceError, InvalidRequest, QueueFull, RequestFailed
+
+logger = logging.getLogger(__name__)
+
+
+class InvalidApiKey(HeadraceError):
+    """The request carries no key, or none of ours."""
+
+
+class ModelNotFound(HeadraceError):
+    """The request names a model that is not served here."""
+
+
+class RequestTooLarge(HeadraceError):
+    """The body is longer than --max-request-bytes."""
+
+
+class RequestTimeout(HeadraceError):
+    """The client took too long to send its request."""
+
+
+class HeadersTooLarge(HeadraceError):
+    """The header lines are too many or too long."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection; there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What every error of one class has in common."""
+
+    status: int
+    type: str
+    code: str | None = None
+    param: str | None = None
+
+
+_INVALID = "invalid_request_error"
+
+ERRORS: Mapping[type[Exception], _Kind] = {
+    InvalidRequest: _Kind(400, _INVALID),  # its subclasses bring their own code
+    InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
+    ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
+    RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
+    RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),
+    QueueFull: _Kind(429, "requests", "rate_limit_exceeded"),
+    HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
+    RequestFailed: _Kind(500, "server_error", "generation_failed"),
+    EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
+    EngineDied: _Kind(503, "server_error", "engine_died"),
+    Exception: _Kind(500, "server_error"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """One error as the client sees it."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        """OpenAI's error object, the same in a response and in a stream."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+def describe(error: Exception, request_id: str) -> ErrorReply:
+    """The reply to an exception. One that no table row expects is logged and its text kept from the client."""
+    if isinstance(error, HTTPException):
+        return _describe_http(error)
+    kind = next(ERRORS[base] for base in type(error).__mro__ if base in ERRORS)
+    message = str(error)
+    if not isinstance(error, HeadraceError):
+        logger.error("request %s failed", request_id, exc_info=error)
+        message = f"The server failed on this request; its log has the reason under {request_id}"
+    param, code = kind.param, kind.code
+    if isinstance(error, InvalidRequest):
+        param, code = error.param, error.code
+    return ErrorReply(kind.status, message, kind.type, param, code, _headers(error))
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    match error:
+        case QueueFull():
+            return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+        case InvalidApiKey():
+            return {"www-authenticate": "Bearer"}
+        case RequestTooLarge() | RequestTimeout() | HeadersTooLarge():
+            return {"connection": "close"}  # the rest of the request is not read
+    return {}
+
+
+def _describe_http(error: HTTPException) -> ErrorReply:
+    """The router's own errors."""
+    message, code = {
+        404: ("there is nothing at this path", "not_found"),
+        405: ("this path does not take this method", "method_not_allowed"),
+    }.get(error.status_code, (str(error.detail), None))
+    return ErrorReply(error.status_code, message, _INVALID, None, code, dict(error.headers or {}))

@@ -1,0 +1,124 @@
+"""The layers around the routes, in pure ASGI: Starlette's BaseHTTPMiddleware would hide disconnects from handlers."""
+
+import hmac
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, describe
+
+# Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
+OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MAX_HEADERS = 200
+_MAX_HEADER_BYTES = 64 * 1024
+_CLIENT_GONE = 499  # nginx's status for it; nobody receives it
+
+
+def route_path(scope: Scope) -> str:
+    """The path that the router sees: without the prefix of --root-path, by Starlette's rule."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and (path == root or path.startswith(root + "/")):
+        return path[len(root) :]
+    return path
+
+
+class RequestMiddleware:
+    """Gives each request its id and arrival time, and is the boundary that no exception crosses."""
+
+    def __init__(self, app: ASGIApp, context: ServerContext) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, self._context)
+        try:
+            _check_head(scope)
+            await self._app(scope, receive, exchange.send)
+        except ClientGone:
+            exchange.status = _CLIENT_GONE
+        except Exception as error:  # the route boundary
+            reply = describe(error, exchange.request_id)
+            if exchange.status is not None:
+                raise  # too late for an answer: the server closes the connection
+            await reply.response()(scope, receive, exchange.send)
+        finally:
+            exchange.count()
+
+
+class _Exchange:
+    """One request and what was sent in answer."""
+
+    def __init__(self, scope: Scope, send: Send, context: ServerContext) -> None:
+        self._scope = scope
+        self._send = send
+        self._context = context
+        self._arrival_s = time.monotonic()
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        self.status: int | None = None
+        scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s)
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.request_id
+            headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
+            if self._context.draining:
+                headers["connection"] = "close"  # the client's next request should find another server
+        await self._send(message)
+
+    def count(self) -> None:
+        method = self._scope["method"]
+        route = getattr(self._scope.get("route"), "path", "unmatched")
+        status = self.status if self.status is not None else _CLIENT_GONE
+        self._context.metrics.count_http(method if method in _METHODS else "other", route, status)
+
+
+def _check_head(scope: Scope) -> None:
+    """Refuse heads that uvicorn lets through: oversized ones, and ones that two servers could read differently."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    size = sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > _MAX_HEADERS or size > _MAX_HEADER_BYTES:
+        raise HeadersTooLarge(
+            f"the request has {len(headers)} header lines of {size} bytes; the limits are {_MAX_HEADERS} lines and "
+            f"{_MAX_HEADER_BYTES} bytes"
+        )
+    names = [name for name, _ in headers]
+    if b"content-length" in names and b"transfer-encoding" in names:
+        raise InvalidRequest("the request has both Content-Length and Transfer-Encoding; it must have one of them")
+    if scope["http_version"] == "1.1" and names.count(b"host") != 1:
+        raise InvalidRequest(f"the request has {names.count(b'host')} Host headers; it must have one")
+
+
+class AuthMiddleware:
+    """Asks for a key on every path but OPEN_PATHS: a route added later is closed until it is listed there."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and route_path(scope) not in OPEN_PATHS:
+            self._check(Headers(scope=scope).get("authorization", ""))
+        await self._app(scope, receive, send)
+
+    def _check(self, authorization: str) -> None:
+        scheme, _, given = authorization.partition(" ")
+        token = given.strip().encode("latin-1")
+        # Each key is compared in full, so the time tells neither which one nor how much of it was right.
+        matches = [hmac.compare_digest(token, key) for key in self._keys]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise InvalidApiKey("the request has no valid API key; send one as 'Authorization: Bearer KEY'")

@@ -1,0 +1,88 @@
+"""What a client sends as its prompt -> token ids, checked against the model."""
+
+import asyncio
+
+from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.protocol import EngineInfo
+from server.choice import Prompt
+from server.context import TextModel
+from server.schemas.chat import ChatTemplateFields
+
+
+async def text_prompts(
+    prompts: list[str] | list[list[int]], text: TextModel, info: EngineInfo, *, add_special_tokens: bool, echo: bool
+) -> list[Prompt]:
+    """The prompts of a text completion. Raises InvalidRequest."""
+    encoded = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            ids = await text.tokenizer.encode_async(prompt, add_special_tokens=add_special_tokens)
+            encoded.append(Prompt(ids, prompt))
+        else:
+            check_token_ids(prompt, info.vocab_size, "prompt")
+            encoded.append(Prompt(prompt, text.tokenizer.decode(prompt) if echo else ""))
+        if not encoded[-1].ids:
+            raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
+    return encoded
+
+
+async def chat_prompt(
+    fields: ChatTemplateFields, text: TextModel, info: EngineInfo, *, add_special_tokens: bool
+) -> Prompt:
+    """The prompt that the chat template makes of messages. Raises InvalidRequest."""
+    template = text.chat_template
+    if template is None:
+        raise InvalidRequest(
+            "this model has no chat template; use /v1/completions, or start the server with --chat-template",
+            param="messages",
+        )
+    opens_answer = fields.opens_answer
+
+    def render() -> Prompt:
+        rendered = template.render(
+            [message.for_template() for message in fields.messages],
+            add_generation_prompt=opens_answer,
+            continue_final_message=bool(fields.continue_final_message),
+            kwargs=fields.chat_template_kwargs,
+        )
+        ids = text.tokenizer.encode_chat(rendered.prompt, rendered.hidden)
+        return Prompt(_with_bos(ids, info) if add_special_tokens else ids, rendered.text)
+
+    prompt = await asyncio.to_thread(render)  # a template may use its whole budget of time
+    if not prompt.ids:
+        raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
+    return prompt
+
+
+def _with_bos(ids: list[int], info: EngineInfo) -> list[int]:
+    bos = info.tokenizer.bos_token_id
+    return ids if bos is None or not info.tokenizer.add_bos_token or ids[:1] == [bos] else [bos, *ids]
+
+
+def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
+    """Raise InvalidRequest unless all ids lie within the width of the model's output layer."""
+    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+        wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
+        raise InvalidRequest(
+            f"{param} has the token id {wrong}; it must be at least 0 and at most {vocab_size - 1}", param=param
+        )
+
+
+def room_for_output(prompts: list[Prompt], max_model_len: int, asked: int | None, default: int | None) -> int:
+    """max_tokens: as asked for, else what fits, up to `default`. Raises ContextLengthExceeded."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    room = max_model_len - longest
+    if asked is None and room < 1:
+        raise ContextLengthExceeded(
+            f"the prompt has {longest} tokens; the model takes {max_model_len} tokens of prompt and output together, "
+            "at least one of them output; shorten the prompt",
+        )
+    if asked is not None and asked > room:
+        raise ContextLengthExceeded(
+            f"the prompt has {longest} tokens and max_tokens is {asked}, {longest + asked} together; the model takes "
+            f"{max_model_len}; shorten the prompt or ask for fewer tokens",
+            param="max_tokens",
+        )
+    if asked is not None:
+        return asked
+    return room if default is None else min(default, room)

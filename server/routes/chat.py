@@ -1,0 +1,108 @@
+"""POST /v1/chat/completions."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from server.choice import Finish, ScoredToken
+from server.deps import Context, json_body
+from server.generation import Generation
+from server.logprobs import chat_logprobs
+from server.prompts import chat_prompt, room_for_output
+from server.routes.generate import answer, check_request, start_generation
+from server.schemas.chat import ChatCompletionRequest
+from server.schemas.responses import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessage,
+)
+from server.sse import frame
+from server.tokenizer import Tokenizer
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(
+    request: Request,
+    context: Context,
+    body: Annotated[ChatCompletionRequest, Depends(json_body(ChatCompletionRequest))],
+) -> Response:
+    headers = check_request(body, context)
+    asked_max_tokens = body.asked_max_tokens
+    num_logprobs = body.num_logprobs(context.config.max_logprobs)
+    text = await context.text_model()
+    info = context.client.info
+    prompt = await chat_prompt(body, text, info, add_special_tokens=bool(body.add_special_tokens))
+    max_tokens = room_for_output([prompt], info.max_model_len, asked_max_tokens, default=None)
+    sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
+    generation = start_generation(request, context, text, body, prompts=[prompt], sampling=sampling)
+    form = _ChatFormat(context.model_name, text.tokenizer, body)
+    return await answer(request, context, generation, form, stream=bool(body.stream), headers=headers)
+
+
+class _ChatFormat:
+    """Writes one chat completion; all its chunks share one id and time."""
+
+    def __init__(self, model: str, tokenizer: Tokenizer, body: ChatCompletionRequest) -> None:
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._model = model
+        self._tokenizer = tokenizer
+        self._has_logprobs = bool(body.logprobs)
+        self._include_usage = body.include_usage
+
+    async def collect(self, generation: Generation) -> ChatCompletion:
+        texts: list[list[str]] = [[] for _ in range(generation.num_choices)]
+        tokens: list[list[ScoredToken]] = [[] for _ in range(generation.num_choices)]
+        finishes: dict[int, Finish] = {}
+        async for delta in generation:
+            texts[delta.index].append(delta.text)
+            tokens[delta.index] += delta.tokens
+            if delta.finish is not None:
+                finishes[delta.index] = delta.finish
+        choices = [
+            ChatChoice(
+                index,
+                ChatMessage("".join(texts[index])),
+                self._logprobs(tokens[index]),
+                finishes[index].reason,
+                finishes[index].stop_reason,
+            )
+            for index in range(generation.num_choices)
+        ]
+        return ChatCompletion(self._id, self._created, self._model, choices, generation.usage())
+
+    async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        is_first = True
+        async for delta in generation:
+            if is_first:
+                is_first = False
+                for index in range(generation.num_choices):
+                    yield self._chunk(ChatChunkChoice(index, ChatDelta("assistant", "", None)))
+            if delta.text or delta.tokens:
+                logprobs = self._logprobs(delta.tokens)
+                yield self._chunk(ChatChunkChoice(delta.index, ChatDelta(content=delta.text), logprobs))
+            if (finish := delta.finish) is not None:
+                yield self._chunk(
+                    ChatChunkChoice(delta.index, ChatDelta(), None, finish.reason, finish.stop_reason),
+                )
+        if self._include_usage:
+            yield frame(ChatChunk(self._id, self._created, self._model, [], generation.usage()))
+
+    def _chunk(self, choice: ChatChunkChoice) -> bytes:
+        chunk = ChatChunk(self._id, self._created, self._model, [choice])
+        if self._include_usage:
+            chunk.usage = None
+        return frame(chunk)
+
+    def _logprobs(self, tokens: list[ScoredToken]) -> ChatLogprobs | None:
+        return chat_logprobs(tokens, self._tokenizer) if self._has_logprobs else None

@@ -1,0 +1,92 @@
+"""POST /v1/completions."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from server.choice import ScoredToken
+from server.deps import Context, json_body
+from server.generation import Generation
+from server.logprobs import text_logprobs
+from server.prompts import room_for_output, text_prompts
+from server.routes.generate import answer, check_request, start_generation
+from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs
+from server.sse import frame
+from server.tokenizer import Tokenizer
+
+router = APIRouter()
+
+
+@router.post("/v1/completions")
+async def create_completion(
+    request: Request,
+    context: Context,
+    body: Annotated[CompletionRequest, Depends(json_body(CompletionRequest))],
+) -> Response:
+    headers = check_request(body, context)
+    body.check(context.config.max_logprobs)
+    echo = bool(body.echo)
+    text = await context.text_model()
+    info = context.client.info
+    prompts = await text_prompts(
+        body.prompt, text, info, add_special_tokens=body.add_special_tokens is not False, echo=echo
+    )
+    sampling = body.sampling(
+        info,
+        max_tokens=room_for_output(prompts, info.max_model_len, body.max_tokens, DEFAULT_MAX_TOKENS),
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if echo else None,
+    )
+    generation = start_generation(request, context, text, body, prompts=prompts, sampling=sampling, echo=echo)
+    form = _TextFormat(context.model_name, text.tokenizer, body)
+    return await answer(request, context, generation, form, stream=bool(body.stream), headers=headers)
+
+
+class _TextFormat:
+    """Writes one text completion; its chunks are completions of one choice, with one id and time."""
+
+    def __init__(self, model: str, tokenizer: Tokenizer, body: CompletionRequest) -> None:
+        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._model = model
+        self._tokenizer = tokenizer
+        self._has_logprobs = body.logprobs is not None
+        self._include_usage = body.include_usage
+
+    async def collect(self, generation: Generation) -> TextCompletion:
+        choices = [TextChoice(index, "") for index in range(generation.num_choices)]
+        texts: list[list[str]] = [[] for _ in choices]
+        tokens: list[list[ScoredToken]] = [[] for _ in choices]
+        async for delta in generation:
+            texts[delta.index].append(delta.text)
+            tokens[delta.index] += delta.tokens
+            if delta.finish is not None:
+                choices[delta.index].finish_reason = delta.finish.reason
+                choices[delta.index].stop_reason = delta.finish.stop_reason
+        for choice in choices:
+            choice.text = "".join(texts[choice.index])
+            choice.logprobs = self._logprobs(tokens[choice.index])
+        return TextCompletion(self._id, self._created, self._model, choices, generation.usage())
+
+    async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        async for delta in generation:
+            if delta.text or delta.tokens:
+                yield self._chunk(TextChoice(delta.index, delta.text, self._logprobs(delta.tokens)))
+            if (finish := delta.finish) is not None:
+                yield self._chunk(TextChoice(delta.index, "", None, finish.reason, finish.stop_reason))
+        if self._include_usage:
+            yield frame(TextCompletion(self._id, self._created, self._model, [], generation.usage()))
+
+    def _chunk(self, choice: TextChoice) -> bytes:
+        chunk = TextCompletion(self._id, self._created, self._model, [choice])
+        if self._include_usage:
+            chunk.usage = None
+        return frame(chunk)
+
+    def _logprobs(self, tokens: list[ScoredToken]) -> TextLogprobs | None:
+        return text_logprobs(tokens, self._tokenizer) if self._has_logprobs else None

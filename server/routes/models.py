@@ -1,0 +1,39 @@
+"""GET /v1/models: the ids that this server answers to."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse
+
+from engine.errors import EngineUnavailable
+from server.context import ServerContext
+from server.deps import Context
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def list_models(context: Context) -> JSONResponse:
+    return JSONResponse({"object": "list", "data": [_card(name, context) for name in context.model_names]})
+
+
+@router.get("/v1/models/{name:path}")  # names of models may hold '/'
+async def get_model(name: str, context: Context) -> JSONResponse:
+    context.check_model(name)
+    return JSONResponse(_card(name, context))
+
+
+def _card(name: str, context: ServerContext) -> dict[str, Any]:
+    try:
+        max_model_len = context.client.info.max_model_len
+    except EngineUnavailable:  # it is chosen while the model loads
+        max_model_len = None
+    return {
+        "id": name,
+        "object": "model",
+        "created": context.created_s,
+        "owned_by": "headrace",
+        "root": context.model_root,
+        "parent": None,
+        "max_model_len": max_model_len,
+    }

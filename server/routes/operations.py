@@ -1,0 +1,21 @@
+"""GET /metrics and /version: for whoever runs the server."""
+
+import importlib.metadata
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+
+from server.deps import Context
+
+router = APIRouter()
+
+
+@router.get("/metrics")
+async def metrics(context: Context) -> Response:
+    return Response(context.metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/version")
+async def version() -> JSONResponse:
+    return JSONResponse({"version": importlib.metadata.version("headrace")})

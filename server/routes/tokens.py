@@ -1,0 +1,54 @@
+"""POST /tokenize and /detokenize, in vLLM's shapes."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse
+
+from server.context import ServerContext
+from server.deps import Context, json_body, json_object
+from server.prompts import chat_prompt, check_token_ids
+from server.schemas.base import validate
+from server.schemas.parameters import ignored_header, ignored_parameters
+from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+
+router = APIRouter()
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, context: Context) -> JSONResponse:
+    raw = await json_object(request)
+    body: TokenizeChatRequest | TokenizeTextRequest
+    body = validate(TokenizeChatRequest, raw) if "messages" in raw else validate(TokenizeTextRequest, raw)
+    headers = _check(body, context)
+    text = await context.text_model()
+    info = context.client.info
+    if isinstance(body, TokenizeChatRequest):
+        prompt = await chat_prompt(body, text, info, add_special_tokens=bool(body.add_special_tokens))
+        ids = prompt.ids
+    else:
+        ids = await text.tokenizer.encode_async(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+    names = [text.tokenizer.id_to_token(token_id) for token_id in ids] if body.return_token_strs else None
+    answer = {"count": len(ids), "max_model_len": info.max_model_len, "tokens": ids, "token_strs": names}
+    return JSONResponse(answer, headers=headers)
+
+
+@router.post("/detokenize")
+async def detokenize(
+    context: Context, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]
+) -> JSONResponse:
+    headers = _check(body, context)
+    text = await context.text_model()
+    check_token_ids(body.tokens, context.client.info.vocab_size, "tokens")
+    prompt = await asyncio.to_thread(text.tokenizer.decode, body.tokens, skip_special_tokens=False)
+    return JSONResponse({"prompt": prompt}, headers=headers)
+
+
+def _check(
+    body: TokenizeTextRequest | TokenizeChatRequest | DetokenizeRequest, context: ServerContext
+) -> dict[str, str]:
+    context.check_admission()
+    context.check_model(body.model)
+    ignored = ignored_parameters(body.model_extra or {}, strict=context.config.strict_parameters)
+    return ignored_header(ignored)

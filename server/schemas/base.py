@@ -1,0 +1,54 @@
+"""Strict request bodies: no coercion, no 422, and errors that say field, value and limit."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.errors import InvalidRequest
+
+_MAX_SHOWN = 60  # characters of a client's value in a message
+
+
+class StrictModel(BaseModel):
+    """A JSON object whose fields have exactly the declared JSON types; unknown fields are kept in model_extra."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+
+M = TypeVar("M", bound=StrictModel)
+
+
+def validate(model: type[M], body: dict[str, Any]) -> M:
+    """The body as `model`; raises InvalidRequest for the first fault."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False)[0]
+        path = _path(fault["loc"])
+        if fault["type"] == "missing":
+            raise InvalidRequest(f"{path} is missing; it is required", param=path) from None
+        reason = fault["msg"].replace("Input should be", "it must be")
+        raise InvalidRequest(f"{path} is {_shown(fault['input'])}; {reason}", param=path) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """A fault's place as clients write it: messages[0].content[1].type."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _shown(value: object) -> str:
+    """A value as JSON spells it, shortened."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case list():
+            return f"a list of {len(value)} items"
+        case dict():
+            return "an object"
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."

@@ -1,0 +1,83 @@
+"""The body of POST /v1/chat/completions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from engine.errors import InvalidRequest
+from server.schemas.base import StrictModel
+from server.schemas.sampling import GenerationRequest, check_logprobs
+
+
+class TextPart(StrictModel):
+    type: Literal["text"]
+    text: str
+
+
+def _parts(content: Any) -> Any:
+    """Content that is one string as a list of one part."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if content is not None and not isinstance(content, list):
+        raise PydanticCustomError("content", "it must be a string, a list of parts, or null")
+    return content
+
+
+class Message(StrictModel):
+    """One message. Fields beside role and content (name, tool_calls, ...) go to the chat template as they are."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: Annotated[Annotated[list[TextPart], Field(fail_fast=True)] | None, BeforeValidator(_parts)] = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates expect it: content a string, "" where there is none."""
+        extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        return {**extra, "role": self.role, "content": "\n".join(part.text for part in self.content or [])}
+
+
+class ChatTemplateFields(StrictModel):
+    """How messages become a prompt."""
+
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def opens_answer(self) -> bool:
+        """Whether the prompt ends with the opening of a new answer, the default. Raises InvalidRequest."""
+        if not self.continue_final_message:
+            return self.add_generation_prompt is not False
+        if self.add_generation_prompt:
+            raise InvalidRequest(
+                "add_generation_prompt and continue_final_message are both true; only one of them can be",
+                param="continue_final_message",
+            )
+        return False
+
+
+class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        """max_completion_tokens, or its old name; None asks for the rest of the context."""
+        new, old = self.max_completion_tokens, self.max_tokens
+        if new is not None and old is not None and new != old:
+            raise InvalidRequest(
+                f"max_tokens is {old} and max_completion_tokens is {new}; give one of them", param="max_tokens"
+            )
+        if old == 0:
+            raise InvalidRequest("max_tokens is 0; it must be at least 1", param="max_tokens")
+        return new if new is not None else old
+
+    def num_logprobs(self, limit: int) -> int | None:
+        """How many of the best tokens to report beside each sampled one; None for no logprobs."""
+        if self.top_logprobs is not None:
+            check_logprobs(self.top_logprobs, limit, "top_logprobs")
+            if self.top_logprobs and not self.logprobs:
+                raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None

@@ -1,0 +1,49 @@
+"""The body of POST /v1/completions."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from engine.errors import InvalidRequest
+from server.schemas.sampling import GenerationRequest, check_logprobs
+
+DEFAULT_MAX_TOKENS = 16
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(item) is int for item in value)
+
+
+def _prompts(value: Any) -> list[str] | list[list[int]]:
+    """A prompt in any of its four spellings as a list of prompts. By hand: a union would report a fault per item."""
+    if isinstance(value, str):
+        return [value]
+    if _is_ids(value):
+        return [value]
+    if isinstance(value, list) and value and (all(isinstance(item, str) for item in value) or all(map(_is_ids, value))):
+        return value
+    raise PydanticCustomError(
+        "prompt", "it must be a string, a list of strings, a list of token ids, or a list of such lists, none empty"
+    )
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts)]
+    echo: bool | None = None
+    logprobs: int | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+
+    def check(self, max_logprobs: int) -> None:
+        """Raise InvalidRequest where fields do not go together."""
+        if self.best_of is not None and self.best_of != self.num_choices:
+            raise InvalidRequest(
+                f"best_of is {self.best_of} and n is {self.num_choices}; choosing the best of more than n is not "
+                "supported",
+                param="best_of",
+                code="unsupported_parameter",
+            )
+        if self.max_tokens == 0 and not self.echo:
+            raise InvalidRequest("max_tokens is 0; it must be at least 1, unless echo is true", param="max_tokens")
+        if self.logprobs is not None:
+            check_logprobs(self.logprobs, max_logprobs, "logprobs")

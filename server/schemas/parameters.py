@@ -1,0 +1,102 @@
+"""What becomes of request fields that this server does not honour. Nothing is ignored in silence."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+
+
+def _is(*neutral: object) -> Callable[[Any], bool]:
+    return lambda value: any(type(value) is type(other) and value == other for other in neutral)
+
+
+def _never(_value: Any) -> bool:
+    return False
+
+
+# Fields that would change the answer, with the values (beside null and []) that ask for nothing.
+_UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
+    "allowed_token_ids": _never,
+    "audio": _never,
+    "bad_words": _never,
+    "chat_template": _never,  # a request's own template is code that we do not run
+    "documents": _never,
+    "function_call": _is("none", "auto"),
+    "functions": _never,
+    "guided_choice": _never,
+    "guided_grammar": _never,
+    "guided_json": _never,
+    "guided_regex": _never,
+    "length_penalty": _is(1.0, 1),
+    "logits_processors": _never,
+    "mm_processor_kwargs": _never,
+    "modalities": _is(["text"]),
+    "moderation": _never,
+    "prediction": _never,
+    "prompt_embeds": _never,
+    "prompt_logprobs": _never,
+    "reasoning_effort": _never,
+    "response_format": _is({"type": "text"}),
+    "structured_outputs": _never,
+    "suffix": _is(""),
+    "thinking_token_budget": _never,
+    "tool_choice": _is("none", "auto"),
+    "tools": _never,
+    "truncate_prompt_tokens": _never,
+    "typical_p": _is(1.0, 1),
+    "use_beam_search": _is(False),
+    "web_search_options": _never,
+}
+
+# Fields that cannot change the text, with the values for which there is nothing to honour.
+_IGNORED: Mapping[str, Callable[[Any], bool]] = {
+    "metadata": _is({}),
+    "parallel_tool_calls": _is(True, False),  # there are no tool calls to be parallel
+    "prompt_cache_key": _never,
+    "prompt_cache_options": _never,
+    "prompt_cache_retention": _never,
+    "safety_identifier": _never,
+    "service_tier": _is("auto", "default"),
+    "store": _is(False),
+    "stream_options.include_obfuscation": _is(False),
+    "user": _never,
+    "verbosity": _never,
+}
+
+_MAX_LISTED = 32
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
+    """The names of the fields in `extra` that are not honoured and cannot change the text.
+
+    Raises UnsupportedParameter for a field that would change it and, if `strict`, InvalidRequest for an unknown one.
+    """
+    ignored = []
+    for name, value in extra.items():
+        if name in _UNSUPPORTED:
+            if not (value is None or value == [] or _UNSUPPORTED[name](value)):
+                raise UnsupportedParameter(f"{name} is not supported by this server; leave it out", param=name)
+        elif name in _IGNORED:
+            if not (value is None or _IGNORED[name](value)):
+                ignored.append(name)
+        elif strict:
+            raise InvalidRequest(
+                f"{name} is not a parameter of this endpoint, and the server was started with --strict-parameters",
+                param=name,
+                code="unknown_parameter",
+            )
+        else:
+            ignored.append(name)
+    return ignored
+
+
+def ignored_header(names: list[str]) -> dict[str, str]:
+    """The response header that lists `names`; a client's spelling is never trusted as header text."""
+    if not names:
+        return {}
+    shown = [_UNSAFE.sub("?", name[:64]) for name in names[:_MAX_LISTED]]
+    if len(names) > _MAX_LISTED:
+        shown.append("...")
+    return {"x-ignored-parameters": ", ".join(shown)}

@@ -1,0 +1,117 @@
+"""The fields that chat and text completions share, and how they become SamplingParams."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from engine.errors import InvalidRequest
+from engine.protocol import EngineInfo, SamplingParams
+from server.schemas.base import StrictModel
+
+MAX_CHOICES = 128  # OpenAI's limit of n
+_MAX_STOPS = 64
+_MAX_STOP_LENGTH = 1024  # characters; every token is compared with every stop string
+_INT32 = 2**31 - 1
+
+
+def _listed(value: Any) -> Any:
+    """A single stop string as a list of one."""
+    if isinstance(value, str):
+        value = [value]
+    if value is not None and not (isinstance(value, list) and all(isinstance(stop, str) for stop in value)):
+        raise PydanticCustomError("stop", "it must be a string or a list of strings")
+    if value and not all(0 < len(stop) <= _MAX_STOP_LENGTH for stop in value):
+        raise PydanticCustomError("stop", f"each stop string must have 1 to {_MAX_STOP_LENGTH} characters")
+    return value
+
+
+class StreamOptions(StrictModel):
+    include_usage: bool | None = None
+
+
+class GenerationRequest(StrictModel):
+    """Every field may be null, which means the same as leaving it out."""
+
+    model: str | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=_INT32)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=_INT32)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_INT32)] | None = None  # 0 and -1 are off
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_listed), Field(max_length=_MAX_STOPS)] = None
+    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
+    cache_salt: str | None = None
+    add_special_tokens: bool | None = None
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The fields that are not declared here, those of stream_options with their path."""
+        options = (self.stream_options and self.stream_options.model_extra) or {}
+        return {**(self.model_extra or {}), **{f"stream_options.{name}": value for name, value in options.items()}}
+
+    def sampling(
+        self, info: EngineInfo, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None
+    ) -> SamplingParams:
+        """What the engine needs; an absent value is the checkpoint's default, else neutral. Raises InvalidRequest."""
+        default = info.generation_defaults
+        top_k = self.top_k if self.top_k is not None else int(default.get("top_k", 0))
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens or 0,
+            temperature=_first(self.temperature, default.get("temperature"), 1.0),
+            top_p=_first(self.top_p, default.get("top_p"), 1.0),
+            top_k=max(0, top_k),
+            min_p=_first(self.min_p, default.get("min_p"), 0.0),
+            presence_penalty=_first(self.presence_penalty, default.get("presence_penalty"), 0.0),
+            frequency_penalty=_first(self.frequency_penalty, default.get("frequency_penalty"), 0.0),
+            repetition_penalty=_first(self.repetition_penalty, default.get("repetition_penalty"), 1.0),
+            logit_bias=_token_biases(self.logit_bias or {}),
+            seed=self.seed,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )
+        params.check_vocabulary(info.vocab_size)
+        return params
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _token_biases(biases: dict[str, float]) -> dict[int, float]:
+    """logit_bias with its keys, which JSON makes strings, as token ids."""
+    for key in biases:
+        if not (key.isascii() and key.isdecimal() and len(key) < 20):
+            raise InvalidRequest(f"logit_bias has the key {key[:40]!r}; keys are token ids", param="logit_bias")
+    return {int(key): float(bias) for key, bias in biases.items()}
+
+
+def check_logprobs(asked: int, limit: int, param: str) -> None:
+    """Raise InvalidRequest if more logprobs a token are asked for than --max-logprobs."""
+    if not 0 <= asked <= limit:
+        raise InvalidRequest(f"{param} is {asked}; it must be at least 0 and at most {limit}", param=param)
