@@ -10,7 +10,11 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file. `read(dtype)` brings it into memory; nothing is read before."""
+    """One tensor of a file. `read(dtype)` brings it into memory, dequantised; nothing is read before.
+
+    `read_packed()`, where the file holds blocks of a quantised format, brings these as they are: [rows, bytes a row],
+    uint8. Transforms that move rows apply to it too.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -18,6 +22,7 @@ class StoredTensor:
     num_bytes: int  # in the file
     file: Path
     read: Callable[[torch.dtype], torch.Tensor]
+    read_packed: Callable[[], torch.Tensor] | None = None
 
 
 class Checkpoint(Protocol):

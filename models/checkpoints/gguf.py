@@ -1,5 +1,6 @@
 """GGUF checkpoints: one file or the parts of a split one, dequantised tensor by tensor."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,22 @@ class GGUFCheckpoint:
 
 
 def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
-    def read(dtype: torch.dtype) -> torch.Tensor:
-        data = mapped[tensor.start : tensor.start + tensor.num_bytes]
-        if tensor.type in _PLAIN:
-            return torch.from_numpy(data).view(_PLAIN[tensor.type]).view(tensor.shape).to(dtype)
-        return _dequantise(data, tensor, dtype)
+    data = mapped[tensor.start : tensor.start + tensor.num_bytes]
+    entry = (tensor.name, tensor.shape, tensor.type.name, tensor.num_bytes, path)
+    if tensor.type in _PLAIN:
+        plain = torch.from_numpy(data).view(_PLAIN[tensor.type]).view(tensor.shape)
+        return StoredTensor(*entry, read=plain.to)
+    rows = data.reshape(math.prod(tensor.shape[:-1]), -1)
+    return StoredTensor(
+        *entry,
+        read=lambda dtype: _dequantise(rows, tensor, dtype),
+        read_packed=lambda: torch.from_numpy(rows),
+    )
 
-    return StoredTensor(tensor.name, tensor.shape, tensor.type.name, tensor.num_bytes, path, read)
 
-
-def _dequantise(data: np.ndarray, tensor: GGUFTensor, dtype: torch.dtype) -> torch.Tensor:
-    rows = data.reshape(-1, tensor.num_bytes // int(np.prod(tensor.shape[:-1], dtype=np.int64)))
-    out = torch.empty(rows.shape[0], tensor.shape[-1], dtype=dtype)
+def _dequantise(rows: np.ndarray, tensor: GGUFTensor, dtype: torch.dtype) -> torch.Tensor:
+    """rows: [rows, bytes a row]."""
+    out = torch.empty(len(rows), tensor.shape[-1], dtype=dtype)
     step = max(1, _CHUNK_ELEMENTS // tensor.shape[-1])
     for start in range(0, len(rows), step):
         values = dequantize(np.asarray(rows[start : start + step]), tensor.type)

@@ -129,8 +129,8 @@ class _Walker:
         self, table: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int]], metadata: Mapping[str, Any]
     ) -> tuple[GGUFTensor, ...]:
         alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise self._broken(f"has general.alignment {alignment!r}; it must be a power of two")
+        if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
+            raise self._broken(f"has general.alignment {alignment!r}; it must be a power of two, 8 or more")
         data_start = -(-self.at // alignment) * alignment
         tensors: dict[str, GGUFTensor] = {}
         for name, shape, kind, offset in table:

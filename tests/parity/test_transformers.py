@@ -30,7 +30,7 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-mha": lambda: llama_config(num_key_value_heads=4),
     "llama-tied": lambda: llama_config(tie_word_embeddings=True),
     "llama-biases": lambda: llama_config(attention_bias=True, mlp_bias=True),
-    "llama-head-dim": lambda: llama_config(head_dim=24),
+    "llama-head-dim": lambda: llama_config(head_dim=32),
     "llama3-rope": lambda: llama_config(rope_parameters=LLAMA3_ROPE),
     "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
     "mistral-window": mistral_config,

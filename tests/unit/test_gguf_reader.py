@@ -252,6 +252,19 @@ def test_large_tensor_is_dequantised_in_chunks_to_the_same_values(
     assert np.array_equal(read.numpy(), gguf.dequantize(packed, GGMLQuantizationType.Q4_0))
 
 
+def test_quantised_tensor_can_be_read_as_it_is_packed(tmp_path: Path) -> None:
+    packed = np.arange(6 * 34, dtype=np.uint8).reshape(6, 34)
+    path = tmp_path / "t.gguf"
+    entries = [tensor("t", (32, 3, 2), GGMLQuantizationType.Q8_0), tensor("plain", (1,), offset=224)]
+    path.write_bytes(file_bytes([], entries, packed.tobytes() + b"\0" * 32))
+
+    tensors = GGUFCheckpoint([path]).tensors
+
+    assert tensors["t"].read_packed is not None
+    assert np.array_equal(tensors["t"].read_packed().numpy(), packed)
+    assert tensors["plain"].read_packed is None
+
+
 def part(number: int, count: int, name: str, total: int) -> bytes:
     entries = [
         entry("split.no", UINT32, struct.pack("<I", number)),
