@@ -111,12 +111,27 @@ def test_priority_preempts_the_least_urgent() -> None:
 
 
 def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
-    run = preempting_run(SchedulingPolicy.FCFS, [0] * 12)
-    seen: set[str] = set()
-    for plan, stats in zip(run.plans, run.stats, strict=True):
-        ids = {id for id, _, _ in plan}
-        assert not (stats.preemptions and ids - seen)
-        seen |= ids
+    """What a victim gives back is for those that run: even the most urgent newcomer waits one step."""
+
+    def start() -> SchedulerRun:
+        run = SchedulerRun(make_config(num_blocks=8, scheduling_policy=SchedulingPolicy.PRIORITY))
+        for i in range(3):
+            request = make_request(f"r{i}", make_prompt(3, seed=i), max_tokens=12, priority=i + 1, ignore_eos=True)
+            run.scheduler.add(request)
+        return run
+
+    rehearsal = start()
+    rehearsal.finish()
+    num_steps_before = next(i for i, s in enumerate(rehearsal.stats) if s.preemptions)
+    run = start()
+    for _ in range(num_steps_before):
+        run.step()
+    run.scheduler.add(make_request("urgent", [1], max_tokens=1, priority=0))
+    run.step()
+    run.step()
+    assert run.stats[-2].preemptions == 1
+    assert "urgent" not in [id for id, _, _ in run.plans[-2]]
+    assert "urgent" in [id for id, _, _ in run.plans[-1]]
 
 
 def test_sixteen_blocks_serve_thirty_two_requests_with_unchanged_texts() -> None:
