@@ -12,7 +12,7 @@ from models.checkpoints.gguf import GGUFCheckpoint
 from models.checkpoints.gguf_config import gguf_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.decoder import Decoder
-from models.errors import ModelError
+from models.errors import ModelError, UnsupportedModelError
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
 from models.loaded import LoadedModel, ProgressReport
@@ -110,6 +110,12 @@ def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
     assert files.root is not None
     config = read_json_config(files.root / "config.json")
     family_of(config.architecture())  # an unknown architecture is said before the weights are looked for
+    if config.has("quantization_config"):
+        method = config.section("quantization_config").text("quant_method", "unknown")
+        raise UnsupportedModelError(
+            f"{config.source}: weights quantised by {method!r} are not supported; "
+            "use an unquantised version of the model or a GGUF file"
+        )
     return config, SafetensorsCheckpoint(files.root)
 
 

@@ -11,7 +11,7 @@ from models.spec import DecoderSpec
 
 _FAMILIES = {
     "LlamaForCausalLM": "models.families.llama:FAMILY",
-    "MistralForCausalLM": "models.families.llama:FAMILY",
+    "MistralForCausalLM": "models.families.mistral:FAMILY",
     "Qwen2ForCausalLM": "models.families.qwen2:FAMILY",
     "GPT2LMHeadModel": "models.families.gpt2:FAMILY",
 }

@@ -50,6 +50,8 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
         filled = [(name, destination.shard)] if destination.shard else _parts(decoder, name)
         if any(part not in open_parts for part in filled):
             problems.append(f"{tensor.name!r} repeats what another tensor holds")
+        elif tensor.read is None:
+            problems.append(f"{tensor.name!r} is stored as {tensor.format}, which is not supported")
         elif reason := _misfit(assignment, parameters[name], decoder):
             problems.append(reason)
         for part in filled:
@@ -70,6 +72,7 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
     progress("load weights", done, total, "B")
     for assignment in plan:
         target = parameters[assignment.parameter]
+        assert assignment.tensor.read is not None
         value = assignment.tensor.read(target.dtype)
         _narrow(target, assignment.rows).copy_(_transformed(value, assignment, decoder))
         done += assignment.tensor.num_bytes

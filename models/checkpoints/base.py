@@ -10,7 +10,8 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file. `read(dtype)` brings it into memory, dequantised; nothing is read before.
+    """One tensor of a file. `read(dtype)` brings it into memory, dequantised; nothing is read before. It is None where
+    the file holds something else than the formats of weights: integers, masks, formats that need scales beside them.
 
     `read_packed()`, where the file holds blocks of a quantised format, brings these as they are: [rows, bytes a row],
     uint8. Transforms that move rows apply to it too.
@@ -21,7 +22,7 @@ class StoredTensor:
     format: str  # how the file stores it: "BF16", "Q4_K", ...
     num_bytes: int  # in the file
     file: Path
-    read: Callable[[torch.dtype], torch.Tensor]
+    read: Callable[[torch.dtype], torch.Tensor] | None
     read_packed: Callable[[], torch.Tensor] | None = None
 
 

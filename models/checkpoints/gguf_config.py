@@ -56,7 +56,6 @@ def _llama(metadata: HFConfig, checkpoint: GGUFCheckpoint) -> Mapping[str, Any]:
         "head_dim": head_dim,
         "max_position_embeddings": metadata.integer("context_length"),
         "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon"),
-        "sliding_window": metadata.fields.get("attention.sliding_window"),
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in checkpoint.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in checkpoint.tensors,
@@ -71,7 +70,7 @@ def _llama(metadata: HFConfig, checkpoint: GGUFCheckpoint) -> Mapping[str, Any]:
 def _rope_scaling(metadata: HFConfig, checkpoint: GGUFCheckpoint) -> Mapping[str, Any]:
     kind = metadata.text("rope.scaling.type", "linear" if metadata.has("rope.scale_linear") else "none")
     factors = checkpoint.tensors.get("rope_freqs.weight")
-    if factors is not None and kind in ("none", "linear"):  # Llama 3.1 and later
+    if factors is not None and factors.read is not None and kind in ("none", "linear"):  # Llama 3.1 and later
         return {"rope_type": "factors", "factors": factors.read(torch.float32).tolist()}
     if kind == "none":
         return {"rope_type": "default"}

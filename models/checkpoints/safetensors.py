@@ -31,12 +31,13 @@ class SafetensorsCheckpoint:
                     other = self.tensors[tensor.name].file
                     raise CheckpointError(f"tensor {tensor.name!r} is in {other} and in {path}; fetch them again")
                 self.tensors[tensor.name] = tensor
-                bytes_of[dtype] += tensor.num_bytes
+                if dtype is not None:
+                    bytes_of[dtype] += tensor.num_bytes
         for name, path in index.items():
             if name not in self.tensors:
                 raise CheckpointError(f"{path} lacks tensor {name!r}, which {folder / _INDEX} promises; fetch it again")
         if not bytes_of:
-            raise CheckpointError(f"{folder} holds no tensors; fetch the checkpoint again")
+            raise CheckpointError(f"{folder} holds no tensors of {', '.join(_DTYPES)}; fetch the checkpoint again")
         self.dtype = bytes_of.most_common(1)[0][0]
 
 
@@ -60,9 +61,9 @@ def _single_file(folder: Path) -> Path:
 
 
 def _read_index(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, from the index; empty if there is none."""
+    """Tensor name -> file, from the index; empty if there is none, or one file that holds all."""
     path = folder / _INDEX
-    if not path.exists():
+    if not path.exists() or (folder / _SINGLE).exists():  # the single file comes first, as in transformers
         return {}
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
@@ -79,7 +80,8 @@ def _read_index(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in entries}
 
 
-def _tensors_of(path: Path) -> Iterator[tuple[StoredTensor, torch.dtype]]:
+def _tensors_of(path: Path) -> Iterator[tuple[StoredTensor, torch.dtype | None]]:
+    """Each tensor, and its dtype if that is one of weights."""
     try:
         file = safe_open(path, framework="pt")  # holds the header against itself and against the file's size
     except (SafetensorError, OSError) as error:
@@ -88,12 +90,8 @@ def _tensors_of(path: Path) -> Iterator[tuple[StoredTensor, torch.dtype]]:
         described = file.get_slice(name)
         stored_as, shape = described.get_dtype(), tuple(described.get_shape())
         dtype = _DTYPES.get(stored_as)
-        if dtype is None:
-            raise UnsupportedModelError(
-                f"{path}: tensor {name!r} is stored as {stored_as}; supported are {', '.join(_DTYPES)}"
-            )
-        num_bytes = math.prod(shape) * dtype.itemsize
-        yield StoredTensor(name, shape, stored_as, num_bytes, path, _reader(file, name)), dtype
+        num_bytes = 0 if dtype is None else math.prod(shape) * dtype.itemsize
+        yield StoredTensor(name, shape, stored_as, num_bytes, path, _reader(file, name) if dtype else None), dtype
 
 
 def _reader(file: Any, name: str) -> Callable[[torch.dtype], torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, Mistral, SmolLM2: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
+"""Llama 2 and 3, SmolLM2: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
 
 from models.attention.base import AttentionSpec
 from models.errors import CheckpointError
@@ -26,7 +26,6 @@ def describe(config: HFConfig) -> DecoderSpec:
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             scale=head_dim**-0.5,
-            sliding_window=config.integer("sliding_window") if config.has("sliding_window") else None,
         ),
         rope=rope_spec(config, head_dim),
         has_qkv_bias=has_attention_bias,

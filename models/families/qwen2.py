@@ -15,7 +15,9 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        attention = dataclasses.replace(layer.attention, sliding_window=window if index >= first_windowed else None)
+        attention = layer.attention
+        if index >= first_windowed:
+            attention = dataclasses.replace(attention, sliding_window=window)
         return dataclasses.replace(layer, attention=attention, has_qkv_bias=True, has_out_bias=False)
 
     return dataclasses.replace(spec, layers=tuple(adapt(index, layer) for index, layer in enumerate(spec.layers)))

@@ -33,6 +33,7 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-head-dim": lambda: llama_config(head_dim=32),
     "llama3-rope": lambda: llama_config(rope_parameters=LLAMA3_ROPE),
     "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
+    "llama-with-an-unused-window": lambda: llama_config(sliding_window=6),
     "mistral-window": mistral_config,
     "mistral-full": lambda: mistral_config(sliding_window=None),
     "qwen2": qwen2_config,

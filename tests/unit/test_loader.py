@@ -82,6 +82,10 @@ def change_config(folder: Path, **changes: object) -> None:
             r"v_proj\.weight' has shape \[64, 64\].*\[32, 64\]",
         ),
         ({f"{LAYER}.mlp.up_proj.weight": torch.zeros(96)}, r"up_proj\.weight' has shape \[96\].*\[96, 64\]"),
+        (
+            {"model.norm.weight": torch.zeros(64, dtype=torch.int8)},
+            r"'model\.norm\.weight' is stored as I8, which is not",
+        ),
         ({"model.embed_tokens.weight": torch.zeros(129, 64)}, r"embed_tokens\.weight' has shape \[129, 64\]"),
     ],
 )
@@ -129,6 +133,13 @@ def test_unknown_architecture_is_refused_before_the_weights_are_looked_for(folde
     (folder / "model.safetensors").unlink()
 
     with pytest.raises(UnsupportedModelError, match="'NewForCausalLM' is not supported"):
+        load(folder)
+
+
+def test_quantised_checkpoint_is_refused_by_its_method(folder: Path) -> None:
+    change_config(folder, quantization_config={"quant_method": "awq", "bits": 4})
+
+    with pytest.raises(UnsupportedModelError, match="quantised by 'awq'"):
         load(folder)
 
 

@@ -83,11 +83,22 @@ def test_stored_dtype_is_that_of_most_bytes(tmp_path: Path) -> None:
     assert SafetensorsCheckpoint(tmp_path).dtype == torch.bfloat16
 
 
-def test_integer_tensor_is_unsupported(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(4, dtype=torch.int32)}, tmp_path / "model.safetensors")
+def test_tensors_that_are_no_weights_are_listed_but_not_read(tmp_path: Path) -> None:
+    tensors = {"mask": torch.ones(40, dtype=torch.uint8), "a": torch.ones(4, dtype=torch.float16)}
+    save_file(tensors, tmp_path / "model.safetensors")
 
-    with pytest.raises(UnsupportedModelError, match="'a' is stored as I32"):
-        SafetensorsCheckpoint(tmp_path)
+    checkpoint = SafetensorsCheckpoint(tmp_path)
+
+    assert checkpoint.tensors["mask"].read is None
+    assert checkpoint.tensors["mask"].format == "U8"
+    assert checkpoint.dtype == torch.float16
+
+
+def test_single_file_comes_before_an_index(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"1.safetensors": {"a": torch.ones(2)}})
+    save_file({"b": torch.ones(1)}, tmp_path / "model.safetensors")
+
+    assert set(SafetensorsCheckpoint(tmp_path).tensors) == {"b"}
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------
