@@ -16,6 +16,8 @@ from server.metrics import Metrics
 from server.middleware import AuthMiddleware, RequestMiddleware
 from server.routes import chat, completions, health, models, operations, tokens
 
+ROUTERS = (chat.router, completions.router, tokens.router, models.router, operations.router, health.router)
+
 
 def model_names(config: ServerConfig, engine_config: EngineConfig) -> tuple[str, ...]:
     """The ids that clients may call the model by; the first is canonical."""
@@ -42,8 +44,8 @@ def create_app(client: EngineClient, config: ServerConfig, engine_config: Engine
         exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
     )
     app.state.context = context
-    for routes in (chat, completions, tokens, models, operations, health):
-        app.include_router(routes.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
+from msgspec import UNSET
 from starlette.responses import Response
 
 from server.choice import Finish, ScoredToken
@@ -23,6 +24,7 @@ from server.schemas.responses import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    Usage,
 )
 from server.sse import frame
 from server.tokenizer import Tokenizer
@@ -36,6 +38,7 @@ async def create_chat_completion(
     context: Context,
     body: Annotated[ChatCompletionRequest, Depends(json_body(ChatCompletionRequest))],
 ) -> Response:
+    """Answer a conversation, as a whole or as a stream."""
     headers = check_request(body, context)
     asked_max_tokens = body.asked_max_tokens
     num_logprobs = body.num_logprobs(context.config.max_logprobs)
@@ -72,37 +75,43 @@ class _ChatFormat:
         choices = [
             ChatChoice(
                 index,
-                ChatMessage("".join(texts[index])),
+                ChatMessage(content="".join(texts[index])),
                 self._logprobs(tokens[index]),
                 finishes[index].reason,
                 finishes[index].stop_reason,
             )
             for index in range(generation.num_choices)
         ]
-        return ChatCompletion(self._id, self._created, self._model, choices, generation.usage())
+        return ChatCompletion(
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
+        )
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         is_first = True
         async for delta in generation:
+            index = delta.index
             if is_first:
                 is_first = False
-                for index in range(generation.num_choices):
-                    yield self._chunk(ChatChunkChoice(index, ChatDelta("assistant", "", None)))
+                for each in range(generation.num_choices):
+                    yield self._chunk([ChatChunkChoice(each, ChatDelta("assistant", "", None))])
             if delta.text or delta.tokens:
                 logprobs = self._logprobs(delta.tokens)
-                yield self._chunk(ChatChunkChoice(delta.index, ChatDelta(content=delta.text), logprobs))
+                yield self._chunk([ChatChunkChoice(index, ChatDelta(content=delta.text), logprobs)])
             if (finish := delta.finish) is not None:
-                yield self._chunk(
-                    ChatChunkChoice(delta.index, ChatDelta(), None, finish.reason, finish.stop_reason),
-                )
+                yield self._chunk([ChatChunkChoice(index, ChatDelta(), None, finish.reason, finish.stop_reason)])
         if self._include_usage:
-            yield frame(ChatChunk(self._id, self._created, self._model, [], generation.usage()))
+            yield self._chunk([], generation.usage())
 
-    def _chunk(self, choice: ChatChunkChoice) -> bytes:
-        chunk = ChatChunk(self._id, self._created, self._model, [choice])
-        if self._include_usage:
-            chunk.usage = None
-        return frame(chunk)
+    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> bytes:
+        return frame(
+            ChatChunk(
+                id=self._id,
+                created=self._created,
+                model=self._model,
+                choices=choices,
+                usage=usage if self._include_usage else UNSET,
+            )
+        )
 
     def _logprobs(self, tokens: list[ScoredToken]) -> ChatLogprobs | None:
         return chat_logprobs(tokens, self._tokenizer) if self._has_logprobs else None

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
+from msgspec import UNSET
 from starlette.responses import Response
 
 from server.choice import ScoredToken
@@ -15,7 +16,7 @@ from server.logprobs import text_logprobs
 from server.prompts import room_for_output, text_prompts
 from server.routes.generate import answer, check_request, start_generation
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
-from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs
+from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs, Usage
 from server.sse import frame
 from server.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ async def create_completion(
     context: Context,
     body: Annotated[CompletionRequest, Depends(json_body(CompletionRequest))],
 ) -> Response:
+    """Continue one or several texts, as a whole or as a stream."""
     headers = check_request(body, context)
     body.check(context.config.max_logprobs)
     echo = bool(body.echo)
@@ -71,22 +73,29 @@ class _TextFormat:
         for choice in choices:
             choice.text = "".join(texts[choice.index])
             choice.logprobs = self._logprobs(tokens[choice.index])
-        return TextCompletion(self._id, self._created, self._model, choices, generation.usage())
+        return TextCompletion(
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
+        )
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         async for delta in generation:
             if delta.text or delta.tokens:
-                yield self._chunk(TextChoice(delta.index, delta.text, self._logprobs(delta.tokens)))
+                yield self._chunk([TextChoice(delta.index, delta.text, self._logprobs(delta.tokens))])
             if (finish := delta.finish) is not None:
-                yield self._chunk(TextChoice(delta.index, "", None, finish.reason, finish.stop_reason))
+                yield self._chunk([TextChoice(delta.index, "", None, finish.reason, finish.stop_reason)])
         if self._include_usage:
-            yield frame(TextCompletion(self._id, self._created, self._model, [], generation.usage()))
+            yield self._chunk([], generation.usage())
 
-    def _chunk(self, choice: TextChoice) -> bytes:
-        chunk = TextCompletion(self._id, self._created, self._model, [choice])
-        if self._include_usage:
-            chunk.usage = None
-        return frame(chunk)
+    def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> bytes:
+        return frame(
+            TextCompletion(
+                id=self._id,
+                created=self._created,
+                model=self._model,
+                choices=choices,
+                usage=usage if self._include_usage else UNSET,
+            )
+        )
 
     def _logprobs(self, tokens: list[ScoredToken]) -> TextLogprobs | None:
         return text_logprobs(tokens, self._tokenizer) if self._has_logprobs else None

@@ -14,11 +14,13 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(context: Context) -> JSONResponse:
+    """List the names that the model is served under."""
     return JSONResponse({"object": "list", "data": [_card(name, context) for name in context.model_names]})
 
 
 @router.get("/v1/models/{name:path}")  # names of models may hold '/'
 async def get_model(name: str, context: Context) -> JSONResponse:
+    """Describe the model of one name."""
     context.check_model(name)
     return JSONResponse(_card(name, context))
 

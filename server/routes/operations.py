@@ -13,9 +13,11 @@ router = APIRouter()
 
 @router.get("/metrics")
 async def metrics(context: Context) -> Response:
+    """Show all metrics in Prometheus's text format."""
     return Response(context.metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 @router.get("/version")
 async def version() -> JSONResponse:
+    """Tell the server's version."""
     return JSONResponse({"version": importlib.metadata.version("headrace")})

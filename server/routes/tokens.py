@@ -18,6 +18,7 @@ router = APIRouter()
 
 @router.post("/tokenize")
 async def tokenize(request: Request, context: Context) -> JSONResponse:
+    """Turn a text, or a conversation by the chat template, into token ids."""
     raw = await json_object(request)
     body: TokenizeChatRequest | TokenizeTextRequest
     body = validate(TokenizeChatRequest, raw) if "messages" in raw else validate(TokenizeTextRequest, raw)
@@ -38,6 +39,7 @@ async def tokenize(request: Request, context: Context) -> JSONResponse:
 async def detokenize(
     context: Context, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]
 ) -> JSONResponse:
+    """Turn token ids into text."""
     headers = _check(body, context)
     text = await context.text_model()
     check_token_ids(body.tokens, context.client.info.vocab_size, "tokens")

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from engine.errors import InvalidRequest
 
@@ -23,12 +24,11 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False)[0]
+        fault = error.errors(include_url=False)[0]
         path = _path(fault["loc"])
         if fault["type"] == "missing":
             raise InvalidRequest(f"{path} is missing; it is required", param=path) from None
-        reason = fault["msg"].replace("Input should be", "it must be")
-        raise InvalidRequest(f"{path} is {_shown(fault['input'])}; {reason}", param=path) from None
+        raise InvalidRequest(f"{path} is {_shown(fault['input'])}; {_limit(fault)}", param=path) from None
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -37,6 +37,16 @@ def _path(location: tuple[int | str, ...]) -> str:
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
+
+
+def _limit(fault: ErrorDetails) -> str:
+    """What the value must be."""
+    match fault["type"]:
+        case "too_short":
+            return f"it must have at least {fault['ctx']['min_length']}"
+        case "too_long":
+            return f"it must have at most {fault['ctx']['max_length']}"
+    return fault["msg"].replace("Input should be", "it must be")
 
 
 def _shown(value: object) -> str:

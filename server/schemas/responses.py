@@ -38,9 +38,9 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None = None
 
 
-class ChatMessage(msgspec.Struct):
-    content: str
+class ChatMessage(msgspec.Struct, kw_only=True):
     role: str = "assistant"
+    content: str
     refusal: None = None
 
 
@@ -52,13 +52,13 @@ class ChatChoice(msgspec.Struct):
     stop_reason: int | str | None
 
 
-class ChatCompletion(msgspec.Struct):
+class ChatCompletion(msgspec.Struct, kw_only=True):
     id: str
+    object: str = "chat.completion"
     created: int
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    object: str = "chat.completion"
     system_fingerprint: None = None
 
 
@@ -76,13 +76,13 @@ class ChatChunkChoice(msgspec.Struct):
     stop_reason: int | str | UnsetType | None = UNSET  # with finish_reason
 
 
-class ChatChunk(msgspec.Struct):
+class ChatChunk(msgspec.Struct, kw_only=True):
     id: str
+    object: str = "chat.completion.chunk"
     created: int
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
-    object: str = "chat.completion.chunk"
     system_fingerprint: None = None
 
 
@@ -106,13 +106,13 @@ class TextChoice(msgspec.Struct):
     stop_reason: int | str | UnsetType | None = UNSET  # with finish_reason
 
 
-class TextCompletion(msgspec.Struct):
+class TextCompletion(msgspec.Struct, kw_only=True):
     """Both the whole completion and a chunk of a stream."""
 
     id: str
+    object: str = "text_completion"
     created: int
     model: str
     choices: list[TextChoice]
-    usage: Usage | UnsetType | None = UNSET
-    object: str = "text_completion"
+    usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
     system_fingerprint: None = None

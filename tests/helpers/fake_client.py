@@ -1,0 +1,222 @@
+"""FakeClient: an EngineClient that answers from a script, and a real tokenizer of one token a byte to go with it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+from fastapi import FastAPI
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from engine.client import EngineState, EngineStatus
+from engine.config import EngineConfig
+from engine.errors import EngineUnavailable, QueueFull
+from engine.protocol import (
+    AbortReason,
+    EngineInfo,
+    EngineRequest,
+    FinishReason,
+    RequestOutput,
+    TokenizerInfo,
+    TokenLogprobs,
+)
+from server.app import create_app
+from server.config import ServerConfig
+from server.metrics import Metrics
+
+MODEL = "org/tiny"
+BOS, IM_START, IM_END = 256, 257, 258  # ids below are bytes
+TOKENIZER_SIZE = 259
+VOCAB_SIZE = 264  # the output layer is wider than the tokenizer, as padded ones are
+MAX_MODEL_LEN = 200
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer() -> bytes:
+    """A tokenizer.json whose ids 0-255 are the bytes, and whose three special tokens come after them."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    vocabulary = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text) for text in ("<|bos|>", "<|im_start|>", "<|im_end|>")])
+    return tokenizer.to_str().encode()
+
+
+def engine_info(**changes: object) -> EngineInfo:
+    tokenizer = TokenizerInfo(
+        tokenizer_json=byte_tokenizer(),
+        chat_template=CHAT_TEMPLATE,
+        special_tokens={"bos_token": "<|bos|>", "eos_token": "<|im_end|>"},
+        bos_token_id=BOS,
+        eos_token_ids=[IM_END],
+        add_bos_token=True,
+    )
+    fields: dict[str, object] = {
+        "architecture": "tiny",
+        "device": "cpu",
+        "dtype": "float32",
+        "vocab_size": VOCAB_SIZE,
+        "max_model_len": MAX_MODEL_LEN,
+        "block_size": 16,
+        "num_blocks": 64,
+        "kv_bytes": 0,
+        "weight_bytes": 0,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 64,
+        "tokenizer": tokenizer,
+        "generation_defaults": {},
+        "notes": [],
+    }
+    return EngineInfo(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+Step = RequestOutput | BaseException | None  # None: nothing more comes until the request is aborted
+Script = Callable[[EngineRequest], list[Step]]
+
+
+class FakeStream:
+    """A RequestStream that plays one request's steps."""
+
+    def __init__(self, client: "FakeClient", request: EngineRequest, steps: list[Step]) -> None:
+        self.request = request
+        self.abort_reason: AbortReason | None = None
+        self._client = client
+        self._steps = steps
+        self._aborted = asyncio.Event()
+        self._is_open = True
+
+    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        for step in self._steps:
+            await asyncio.sleep(0)
+            if step is None:
+                await self._aborted.wait()
+            if self._aborted.is_set():
+                return
+            if isinstance(step, BaseException):
+                self._close()
+                raise step
+            assert step is not None
+            if step.finish_reason is not None:
+                self._close()
+            yield step
+        assert not self._is_open, "the script has no end"
+
+    def abort(self, reason: AbortReason) -> None:
+        if self._is_open:
+            self.abort_reason = reason
+            self._close()
+        self._aborted.set()
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._client.num_open -= 1
+
+
+class FakeClient:
+    """An EngineClient whose state a test sets, and whose requests play `script`."""
+
+    def __init__(self, script: Script, info: EngineInfo | None = None) -> None:
+        self.script = script
+        self.state = EngineState.READY
+        self.reason = ""
+        self.progress: float | None = None
+        self.seconds_since_progress = 0.0
+        self.capacity = 1000
+        self.num_open = 0
+        self.streams: list[FakeStream] = []
+        self._info = info or engine_info()
+
+    @property
+    def requests(self) -> list[EngineRequest]:
+        return [stream.request for stream in self.streams]
+
+    @property
+    def info(self) -> EngineInfo:
+        if self.state is EngineState.LOADING:
+            raise EngineUnavailable(self.reason)
+        return self._info
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(
+            state=self.state,
+            reason=self.reason,
+            progress=self.progress,
+            num_open=self.num_open,
+            num_running=self.num_open,
+            num_waiting=0,
+            seconds_since_progress=self.seconds_since_progress,
+            num_restarts=0,
+        )
+
+    def check_capacity(self, num_requests: int) -> None:
+        if self.state is not EngineState.READY:
+            raise EngineUnavailable(self.reason)
+        if self.num_open + num_requests > self.capacity:
+            raise QueueFull("the queue is full", retry_after_s=1.5)
+
+    def submit(self, request: EngineRequest) -> FakeStream:
+        self.check_capacity(1)
+        stream = FakeStream(self, request, self.script(request))
+        self.streams.append(stream)
+        self.num_open += 1
+        return stream
+
+
+def says(text: str | bytes, *, per_step: int = 1, finish: FinishReason = FinishReason.LENGTH) -> Script:
+    """A script: the bytes of `text`, `per_step` at a time, ended by an EOS (STOP) or with the last byte (LENGTH)."""
+    ids = list(text.encode() if isinstance(text, str) else text)
+    return says_ids(ids + [IM_END] * (finish is FinishReason.STOP), per_step=per_step, finish=finish)
+
+
+def says_ids(ids: list[int], *, per_step: int = 1, finish: FinishReason = FinishReason.LENGTH) -> Script:
+    """A script of these ids. A STOP is put down to the last one."""
+
+    def script(request: EngineRequest) -> list[Step]:
+        steps: list[Step] = []
+        for start in range(0, max(1, len(ids)), per_step):
+            new_ids = ids[start : start + per_step]
+            is_last = start + per_step >= len(ids)
+            steps.append(
+                RequestOutput(
+                    id=request.id,
+                    new_ids=new_ids,
+                    logprobs=_scores(new_ids, request.sampling.logprobs),
+                    prompt_logprobs=_prompt_scores(request) if start == 0 else None,
+                    finish_reason=finish if is_last else None,
+                    stop_token_id=ids[-1] if is_last and finish is FinishReason.STOP else None,
+                    num_cached_tokens=2,
+                    queue_s=0.25 if start == 0 else None,
+                )
+            )
+        return steps
+
+    return script
+
+
+def _scores(ids: list[int], num_top: int | None) -> list[TokenLogprobs] | None:
+    """Each id with logprob -id/100, and the ids below it as runners-up."""
+    if num_top is None:
+        return None
+    return [TokenLogprobs(i, -i / 100, [(i - k, -i / 100 - k) for k in range(num_top)]) for i in ids]
+
+
+def _prompt_scores(request: EngineRequest) -> list[TokenLogprobs | None] | None:
+    scores = _scores(request.prompt_ids, request.sampling.prompt_logprobs)
+    return None if scores is None else [None, *scores[1:]]
+
+
+def make_app(client: FakeClient, *, priority: bool = False, **options: object) -> FastAPI:
+    engine_config = EngineConfig(model=MODEL, scheduling_policy="priority" if priority else "fcfs")  # type: ignore[arg-type]
+    config = ServerConfig(**options)  # type: ignore[arg-type]
+    return create_app(client, config, engine_config, Metrics(MODEL))
+
+
+def http(app: FastAPI, **headers: str) -> httpx.AsyncClient:
+    """A client that calls `app` directly. Answers come whole: it is no test of streaming in time."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://server", headers=headers)
