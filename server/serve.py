@@ -1,0 +1,173 @@
+"""`headrace serve`: the life of the server process, from the bound socket to the drained exit."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.process_client import ProcessClient
+from engine.protocol import EngineInfo
+from server.app import create_app, model_names
+from server.config import LogLevel, ServerConfig
+from server.context import ServerContext, TextModel
+from server.listener import listen, url_of
+from server.loading import loading_display
+from server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+_MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers notice before connections are refused
+_DRAIN_POLL_S = 0.05
+_FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
+
+_CHAT = ("/v1/chat/completions", '{"messages": [{"role": "user", "content": "Tell me a story about a river."}], "stream": true}')
+_COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: at the first SIGTERM it would refuse connections, and never drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
+    """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
+    _configure_logging(server_config.log_level)
+    with listen(server_config.host, server_config.port) as sock:
+        return asyncio.run(_serve(sock, server_config, engine_config))
+
+
+def _configure_logging(level: LogLevel) -> None:
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    os.environ["HEADRACE_LOG_LEVEL"] = level  # the engine process inherits it
+    if level is not LogLevel.DEBUG:  # uvicorn tells its own start and stop, which ours say better
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config: EngineConfig) -> int:
+    """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again."""
+    stop_signal = _catch_signals()
+    display = loading_display()
+    metrics = Metrics(model_names(server_config, engine_config)[0])
+    client = ProcessClient(
+        engine_config,
+        max_num_waiting=server_config.max_num_waiting,
+        on_step=metrics.on_step,
+        on_loading=display.show,
+        on_discarded=metrics.on_discarded,
+        on_restart=metrics.on_restart,
+    )
+    app = create_app(client, server_config, engine_config, metrics)
+    context: ServerContext = app.state.context
+    http = _http_server(app, server_config)
+    serving = asyncio.create_task(http.serve([sock]), name="http")
+    logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
+    try:
+        await client.start()
+        try:
+            model = await _unless(stop_signal, _load(client, context))
+        finally:
+            display.close()
+        if model is not None:
+            _announce(client.info, model, url_of(sock), server_config)
+            if (reason := await _unless(stop_signal, client.wait_dead())) is not None:
+                raise StartupError(reason)
+            if stop_signal.result() is signal.SIGTERM:
+                await _drain(context, server_config.shutdown_timeout)
+        return 0
+    finally:
+        context.draining = True
+        await client.stop()  # what still runs ends with an error event
+        http.should_exit = True
+        await serving
+
+
+async def _load(client: ProcessClient, context: ServerContext) -> TextModel:
+    """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""
+    await client.wait_ready()
+    return await context.text_model()
+
+
+def _http_server(app: FastAPI, config: ServerConfig) -> HttpServer:
+    return HttpServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=config.log_level is LogLevel.DEBUG,
+            server_header=False,
+            root_path=config.root_path,
+            timeout_keep_alive=config.timeout_keep_alive,
+            timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
+        )
+    )
+
+
+def _catch_signals() -> "asyncio.Future[signal.Signals]":
+    """A future that holds the first SIGINT or SIGTERM; the second ends the process at once.
+
+    The engine process needs no signal: it ends when the socket pair does.
+    """
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def receive(number: signal.Signals) -> None:
+        if first.done():
+            os._exit(128 + number)
+        first.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, receive, number)
+    return first
+
+
+async def _unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Result]) -> _Result | None:
+    """The result of `waited`, or None if `stop` comes first."""
+    task = asyncio.ensure_future(waited)
+    await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return task.result()
+    task.cancel()
+    return None
+
+
+async def _drain(context: ServerContext, timeout_s: float) -> None:
+    """Answer new requests with 503 while what runs finishes, for at most `timeout_s`."""
+    context.draining = True
+    status = context.client.status
+    began_s = time.monotonic()
+    logger.info("draining: %d requests are open and have %g s to finish", status().num_open, timeout_s)
+    while (elapsed_s := time.monotonic() - began_s) < timeout_s:
+        if elapsed_s >= _MIN_DRAIN_S and status().num_open == 0:
+            return
+        await asyncio.sleep(_DRAIN_POLL_S)
+    if left := status().num_open:
+        logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)
+
+
+def _announce(info: EngineInfo, model: TextModel, url: str, config: ServerConfig) -> None:
+    """Say what was chosen, where to call, and how."""
+    for note in info.notes:
+        logger.info("%s", note)
+    path, body = _CHAT if model.chat_template is not None else _COMPLETION
+    key = '-H "authorization: Bearer $HEADRACE_API_KEY" ' if config.api_key else ""
+    sys.stderr.write(
+        f"\nheadrace is ready at {url}\nTry:\n\n"
+        f"  curl -N {url}{path} {key}-H 'content-type: application/json' -d '{body}'\n\n"
+    )
+    sys.stderr.flush()
