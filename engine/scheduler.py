@@ -105,6 +105,7 @@ class Scheduler:
         )
         sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
         self._num_added += 1
+        self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step
         self._sequences[request.id] = sequence
         self._waiting.add(sequence)
 

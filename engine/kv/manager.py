@@ -25,12 +25,12 @@ class KVManager:
     def match(self, sequence: Sequence) -> list[int]:
         """The cached blocks that a waiting sequence can start with; nobody holds them for it yet.
 
-        Never covers the last token, whose logits are needed.
+        Never covers the last token, whose logits are needed. Its hashes are there: from intake, and from `commit` if it
+        ran before.
         """
         blocks: list[int] = []
         if not self._enable_prefix_caching or sequence.needs_prompt_rows:
             return blocks
-        self.extend_hashes(sequence)
         for index in range(self._num_matchable(sequence)):
             block = self.pool.find(sequence.block_hashes[index])
             if block is None:
@@ -49,7 +49,6 @@ class KVManager:
         """Whether one of these blocks, still being computed, is one that the waiting sequence could start with."""
         if sequence.needs_prompt_rows:
             return False
-        self.extend_hashes(sequence)
         hashes, num_matchable = sequence.block_hashes, self._num_matchable(sequence)
         return any(index < num_matchable and hashes[index] == digest for index, digest in digests)
 
@@ -118,6 +117,7 @@ class KVManager:
         for sequence in running:
             assert len(sequence.blocks) >= self.blocks_for(sequence.num_computed), sequence.id
             assert len(set(sequence.blocks)) == len(sequence.blocks), sequence.id
+            assert not self._enable_prefix_caching or len(sequence.block_hashes) >= self._num_matchable(sequence)
             for index, block in enumerate(sequence.blocks):
                 holders[block] += 1
                 is_full = (index + 1) * self._block_size <= sequence.num_computed
