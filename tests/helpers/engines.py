@@ -110,7 +110,11 @@ class SchedulerRun:
         self._propose = propose
 
     def step(self, *, abort_meanwhile: str | None = None) -> None:
-        """One step, in which a request may be aborted between schedule and update."""
+        """One step, in which a request may be aborted between schedule and update.
+
+        Asserts that it computes or ends something if there is work: anything else is a standstill.
+        """
+        had_work, num_ended = self.scheduler.has_work, len(self.transcript.finish_reasons)
         plan = self.scheduler.schedule()
         self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
         result = self.runner.execute(plan) if plan.items else StepResult([])
@@ -119,6 +123,7 @@ class SchedulerRun:
         outputs, stats = self.scheduler.update(plan, result)
         self.transcript.add(outputs)
         self.stats.append(stats)
+        assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "a standstill"
         assert stats.prefill_tokens + stats.decode_tokens == plan.num_tokens
         if self._propose is not None:
             for sequence in (item.sequence for item in plan.items):
@@ -126,12 +131,11 @@ class SchedulerRun:
         self.scheduler.check()
 
     def finish(self, max_steps: int = 5000) -> Transcript:
-        """Step until nothing is left; a step without progress is an error."""
+        """Step until nothing is left."""
         for _ in range(max_steps):
             if not self.scheduler.has_work:
                 return self.transcript
             self.step()
-            assert self.plans[-1] or self.transcript.finish_reasons, "a step with work to do planned nothing"
         raise AssertionError(f"not finished after {max_steps} steps")
 
     def run(self, requests: Iterable[EngineRequest]) -> Transcript:

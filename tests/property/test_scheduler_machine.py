@@ -95,11 +95,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
         for _ in range(count):
-            had_work = self.run.scheduler.has_work
-            num_ended = len(self.run.transcript.finish_reasons)
             self.run.step()
-            made_progress = self.run.plans[-1] or len(self.run.transcript.finish_reasons) > num_ended
-            assert made_progress or not had_work, "a step with work to do did nothing"
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
