@@ -1,0 +1,82 @@
+"""One request to an ASGI application by hand: its answer as it is sent, and a client that can go away."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from starlette.types import ASGIApp, Message
+
+DEADLINE_S = 5.0
+
+
+class RawRequest:
+    """A POST whose application runs as a task beside the test, from entering to leaving."""
+
+    def __init__(self, app: ASGIApp, path: str, body: dict[str, Any]) -> None:
+        self.sent: list[Message] = []
+        self.task: asyncio.Task[None] | None = None
+        self._app = app
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._messages.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"server"), (b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 80),
+        }
+
+    async def __aenter__(self) -> Self:
+        self.task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    def truncate_body(self) -> None:
+        """Have only the first half of the body arrive; for use before entering."""
+        message = self._messages.get_nowait()
+        half = message["body"][: len(message["body"]) // 2]
+        self._messages.put_nowait({**message, "body": half, "more_body": True})
+
+    def disconnect(self) -> None:
+        self._messages.put_nowait({"type": "http.disconnect"})
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; it is looked at whenever the loop has been round."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def ended(self) -> None:
+        """Wait until the application has returned; raises what it raised."""
+        assert self.task is not None
+        async with asyncio.timeout(DEADLINE_S):
+            await self.task
+
+    @property
+    def status(self) -> int | None:
+        return next((m["status"] for m in self.sent if m["type"] == "http.response.start"), None)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(m["body"] for m in self.sent if m["type"] == "http.response.body")
+
+    async def _run(self) -> None:
+        await self._app(self._scope, self._messages.get, self._send)
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)

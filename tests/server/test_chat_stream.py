@@ -1,0 +1,130 @@
+"""The exact shape of a streamed chat completion."""
+
+from typing import Any
+
+from engine.errors import EngineDied
+from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
+from tests.helpers.sse import contents, events
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+STREAM = {**CHAT, "stream": True}
+
+
+async def _stream(client: FakeClient, **body: Any) -> list[Any]:
+    async with http(make_app(client)) as api:
+        response = await api.post("/v1/chat/completions", json={**STREAM, **body})
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+    return events(response.text)
+
+
+async def test_a_stream_is_role_deltas_finish_and_end_mark() -> None:
+    *chunks, end = await _stream(FakeClient(says("Hi!", finish=FinishReason.STOP)))
+    assert end == "[DONE]"
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": "", "refusal": None},
+        {"content": "H"},
+        {"content": "i"},
+        {"content": "!"},
+        {},
+    ]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, None, "stop"]
+
+
+async def test_all_chunks_share_id_time_model_and_type() -> None:
+    *chunks, _ = await _stream(FakeClient(says("Hi!")))
+    heads = {(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}
+    assert len(heads) == 1
+    ((name, _, model, kind),) = heads
+    assert name.startswith("chatcmpl-")
+    assert (model, kind) == ("org/tiny", "chat.completion.chunk")
+    assert not any("usage" in chunk for chunk in chunks)
+
+
+async def test_usage_comes_in_a_last_chunk_without_choices() -> None:
+    *chunks, last, _ = await _stream(FakeClient(says("Hi!")), stream_options={"include_usage": True})
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"] == {
+        "prompt_tokens": 21,
+        "completion_tokens": 3,
+        "total_tokens": 24,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+
+
+async def test_streamed_and_whole_answers_are_the_same() -> None:
+    client = FakeClient(says("a wörd — 日本 🙂 end", per_step=2))
+    *chunks, _ = await _stream(client)
+    async with http(make_app(client)) as api:
+        whole = (await api.post("/v1/chat/completions", json=CHAT)).json()
+    assert contents(chunks) == whole["choices"][0]["message"]["content"] == "a wörd — 日本 🙂 end"
+
+
+async def test_a_whole_answer_has_openais_shape() -> None:
+    async with http(make_app(FakeClient(says("Hi", finish=FinishReason.STOP)))) as api:
+        answer = (await api.post("/v1/chat/completions", json=CHAT)).json()
+    assert answer.pop("id").startswith("chatcmpl-")
+    assert isinstance(answer.pop("created"), int)
+    assert answer == {
+        "object": "chat.completion",
+        "model": "org/tiny",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hi", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+                "stop_reason": None,
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 21,
+            "completion_tokens": 3,
+            "total_tokens": 24,
+            "prompt_tokens_details": {"cached_tokens": 2},
+        },
+        "system_fingerprint": None,
+    }
+
+
+async def test_the_end_of_the_engine_midway_is_an_error_event() -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        return [RequestOutput(id=request.id, new_ids=[72]), EngineDied("the engine ended; send it again")]
+
+    *_, content, error, end = await _stream(FakeClient(script))
+    assert content["choices"][0]["delta"] == {"content": "H"}
+    assert error == {
+        "error": {
+            "message": "the engine ended; send it again",
+            "type": "server_error",
+            "param": None,
+            "code": "engine_died",
+        }
+    }
+    assert end == "[DONE]"
+
+
+async def test_an_error_before_the_first_token_is_an_ordinary_error() -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        return [RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error="its logits are not finite")]
+
+    async with http(make_app(FakeClient(script))) as api:
+        response = await api.post("/v1/chat/completions", json=STREAM)
+    assert response.status_code == 500
+    assert response.json()["error"]["message"] == "its logits are not finite"
+    assert response.headers["content-type"] == "application/json"
+
+
+async def test_what_nobody_expects_midway_hides_its_text(caplog: Any) -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        return [RequestOutput(id=request.id, new_ids=[72]), RuntimeError("secret")]
+
+    *_, error, end = await _stream(FakeClient(script))
+    assert error["error"]["type"] == "server_error"
+    assert "secret" not in error["error"]["message"]
+    assert "secret" in caplog.text
+    assert end == "[DONE]"
