@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format clean
+.PHONY: help serve test test-fast lint format docs clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -33,6 +33,9 @@ lint: $(VENV)/.installed-test ## Check style, format and types
 format: $(VENV)/.installed-test ## Format the code and sort its imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-test ## Write the README's tables of endpoints, options and metrics
+	$(BIN)/python -m tests.helpers.docs_tables
 
 clean: ## Remove the virtual environment, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,90 @@
+"""The README's generated tables: `python -m tests.helpers.docs_tables` writes them, test_docs_tables.py compares."""
+
+import re
+from pathlib import Path
+
+from fastapi.routing import APIRoute
+
+from server.app import ROUTERS
+from server.arguments import show_default
+from server.metrics import METRICS, PREFIX
+from server.options import OPTIONS, OTHER_VARIABLES, Option
+
+README = Path(__file__).parents[2] / "README.md"
+
+Table = list[tuple[str, ...]]
+
+
+def option_table() -> Table:
+    rows: Table = [("option", "default", "what it does")]
+    for option in OPTIONS.values():
+        what = re.sub(r" \(default: .*\)", "", option.help)
+        rows.append((_flags(option), _default(option), what))
+    return rows
+
+
+def _flags(option: Option) -> str:
+    if option.kind is bool:
+        return f"`--[no-]{option.flag.removeprefix('--')}`"
+    return f"`{option.flag} {option.metavar}`".replace("{", "").replace("}", "").replace(",", "|")
+
+
+def _default(option: Option) -> str:
+    """The words in the help where the default is not a value."""
+    words = re.search(r"\(default: (.*)\)", option.help)
+    return words[1] if words else f"`{show_default(option)}`"
+
+
+def variable_table() -> Table:
+    return [("variable", "what it is"), *((f"`{name}`", what) for name, what in OTHER_VARIABLES.items())]
+
+
+def metric_table() -> Table:
+    rows: Table = [("metric", "type", "labels", "what it counts")]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append((f"`{PREFIX}{metric.name}`", metric.type.value, labels, metric.help))
+    return rows
+
+
+def endpoint_table() -> Table:
+    rows: Table = [("endpoint", "what it does")]
+    for route in (route for router in ROUTERS for route in router.routes):
+        assert isinstance(route, APIRoute)
+        path = route.path.replace(":path", "")
+        what = route.summary or route.description.partition("\n")[0]
+        rows += [(f"`{method} {path}`", what) for method in sorted(route.methods)]
+    return rows
+
+
+def markdown(table: Table) -> str:
+    head, *rows = (tuple(cell.replace("|", "\\|") for cell in row) for row in table)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
+
+
+def with_table(text: str, name: str, table: Table) -> str:
+    """`text` with the table between its two marker comments replaced."""
+    pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    replaced, count = pattern.subn(lambda match: f"{match[1]}{markdown(table)}\n{match[2]}", text)
+    assert count == 1, f"README.md has {count} places for the table {name!r}"
+    return replaced
+
+
+def tables() -> dict[str, Table]:
+    """Every generated table, by the name in its marker."""
+    return {
+        "endpoints": endpoint_table(),
+        "options": option_table(),
+        "variables": variable_table(),
+        "metrics": metric_table(),
+    }
+
+
+def with_tables(text: str) -> str:
+    for name, table in tables().items():
+        text = with_table(text, name, table)
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
