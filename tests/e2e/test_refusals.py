@@ -1,0 +1,61 @@
+"""A server that cannot start says why in one line and exits; never a traceback."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.helpers.server_process import ROOT, ServerProcess
+
+
+def serve(*arguments: str) -> tuple[int, str]:
+    """The exit code and the last line of `headrace serve` with these arguments."""
+    result = subprocess.run(
+        [sys.executable, "-m", "server.cli", "serve", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in result.stderr
+    return result.returncode, result.stderr.strip().splitlines()[-1]
+
+
+def test_a_port_in_use_is_refused_before_the_model_is_looked_at(server: ServerProcess) -> None:
+    port = server.url.rpartition(":")[2]
+    began_s = time.monotonic()
+    code, line = serve("/no/such/model", "--port", port)
+    assert code == 1
+    assert line.startswith(f"headrace: cannot listen on 127.0.0.1:{port}: another program listens there")
+    assert time.monotonic() - began_s < 10
+
+
+def test_a_missing_model_is_named() -> None:
+    code, line = serve("/no/such/model", "--port", "0")
+    assert code == 1
+    assert line.startswith("headrace: ")
+    assert "/no/such/model" in line
+    assert "does not exist" in line
+
+
+def test_a_corrupt_model_is_named(tmp_path: Path) -> None:
+    model = tmp_path / "broken.gguf"
+    model.write_bytes(b"GGUF" + b"\xff" * 100)
+    code, line = serve(str(model), "--port", "0")
+    assert code == 1
+    assert str(model) in line
+
+
+def test_a_wrong_option_is_named() -> None:
+    assert serve("--block-sise", "16") == (
+        2,
+        "headrace: unknown option --block-sise; did you mean --block-size? (see headrace serve --help)",
+    )
+
+
+def test_a_context_larger_than_the_kv_cache_is_refused() -> None:
+    code, line = serve("--port", "0", "--max-model-len", "8000", "--kv-cache-memory-bytes", "16MiB")
+    assert code == 1
+    assert "--max-model-len" in line
+    assert "--kv-cache-memory-bytes" in line

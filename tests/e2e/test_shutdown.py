@@ -1,0 +1,65 @@
+"""SIGTERM: what runs finishes, what comes is told to go elsewhere, and nothing stays behind."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.e2e.conftest import FAST_START
+from tests.helpers.server_process import ROOT, ServerProcess, is_alive, wait_until
+
+NUM_TOKENS = 200
+BODY = {"prompt": "The river", "max_tokens": NUM_TOKENS, "ignore_eos": True, "stream": True}
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", *FAST_START, "--shutdown-timeout", "60") as server:
+        server.wait_ready()
+        engine = server.engine_pid()
+        with server.client() as client, client.stream("POST", "/v1/completions", json=BODY) as response:
+            lines = (line.removeprefix("data: ") for line in response.iter_lines() if line)
+            first = next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: client.get("/ready").status_code == 503, 1, "readiness is 503")
+            assert client.get("/health").status_code == 503
+            refused = client.post("/v1/completions", json={"prompt": "Too late"})
+            assert refused.status_code == 503
+            assert refused.headers["connection"] == "close"
+            last, done = [first, *lines][-2:]
+        assert done == "[DONE]"
+        assert json.loads(last)["choices"][0]["finish_reason"] == "length"
+        assert server.process.wait(10) == 0
+        wait_until(lambda: not is_alive(engine), 5, "the engine process is gone")
+        assert "Traceback" not in server.log
+
+
+def test_sigterm_while_loading_exits_at_once(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", *FAST_START) as server:
+        assert server.client().get("/health").status_code == 503
+        engine = server.engine_pid()
+        began_s = time.monotonic()
+        assert server.terminate(15) == 0
+        assert time.monotonic() - began_s < 10
+        wait_until(lambda: not is_alive(engine), 5, "the engine process is gone")
+        assert "Traceback" not in server.log
+
+
+def test_a_second_signal_exits_at_once() -> None:
+    """Of the process that waits for its drain, without a model."""
+    code = (
+        "import asyncio; from server.serve import _catch_signals\n"
+        "async def main():\n"
+        "    first = _catch_signals(); print('armed', flush=True)\n"
+        "    print((await first).name, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "armed\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "SIGTERM\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 128 + signal.SIGTERM

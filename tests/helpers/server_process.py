@@ -1,0 +1,114 @@
+"""A real `headrace serve` on a free port, for end-to-end tests."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
+API_KEY = "test-key"
+START_TIMEOUT_S = 120.0  # most of it is for the first download of the demo model
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
+    """Poll until the condition holds and return the seconds that took; fail with `what` after the time-out."""
+    began_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began_s < timeout_s, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began_s
+
+
+class ServerProcess:
+    """`headrace serve` with its log in a file. Leaving the context kills whatever still runs."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self._log = log
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        if cache := os.environ.get("HEADRACE_CACHE"):
+            environ["HEADRACE_CACHE"] = cache
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--api-key", API_KEY, *arguments],
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stderr=file,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()  # the engine process ends with the socket pair
+        self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def url(self) -> str:
+        """The base URL, from the log; available before the model is loaded."""
+        wait_until(lambda: "listening on " in self.log or self._has_exited(), 30, "the server listens")
+        match = re.search(r"listening on (http://\S+),", self.log)
+        assert match is not None, f"the server ended: {self.log}"
+        return match[1]
+
+    def _has_exited(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait_ready(self) -> None:
+        with self.client() as client:
+            ready = lambda: self._has_exited() or client.get("/ready").status_code == 200  # noqa: E731
+            wait_until(ready, START_TIMEOUT_S, f"the server is ready; its log: {self.log}")
+        assert not self._has_exited(), self.log
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {API_KEY}"},
+            timeout=60,
+            trust_env=False,
+        )
+
+    def engine_pid(self) -> int:
+        """The process id of the engine that runs now."""
+        pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        (engine,) = (int(pid) for pid in pids if b"engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return engine
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        with self.client() as client:
+            text = client.get("/metrics").text
+        samples = [
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert samples, f"no metric {name} with {labels} in:\n{text}"
+        return sum(samples)
+
+    def terminate(self, timeout_s: float) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that is only waiting to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
