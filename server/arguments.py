@@ -2,7 +2,7 @@
 
 import argparse
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -25,14 +25,14 @@ into HEADRACE_API_KEY rather than on the command line, which other users of the 
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Raises OptionError where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(message)
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
 
@@ -60,39 +60,50 @@ def _explain_unknown(argument: str) -> str:
     flag = argument.partition("=")[0]
     if not flag.startswith("-"):
         return f"unexpected argument {argument}; an option that takes several values is repeated before each of them"
-    flags = [option.flag for option in OPTIONS.values()] + ["--config", "--help"]
-    flags += [option.flag.replace("--", "--no-", 1) for option in OPTIONS.values() if option.kind is bool]
+    return explain_unknown_flag(flag, OPTIONS.values())
+
+
+def explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
+    """What to say of a flag that is none of `options`' (nor --config or --help)."""
+    flags = [option.flag for option in options] + ["--config", "--help"]
+    flags += [option.flag.replace("--", "--no-", 1) for option in options if option.kind is bool]
     return f"unknown option {flag}{suggest(flag, flags)}"
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="headrace",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
     serve = commands.add_parser(
         "serve",
         help="serve a model over HTTP",
         usage="headrace serve [MODEL] [options]",
         description="Serve MODEL over the OpenAI API until interrupted.",
         epilog=_SERVE_EPILOG,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     serve.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
     serve.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
-    _add_options(serve)
+    add_options(serve, OPTIONS.values(), many="append")
+    commands.add_parser("bench", help="measure a server, or the engine without one", add_help=False)
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, many: str) -> None:
+    """A flag for each option; one that is not given leaves nothing in the namespace.
+
+    `many` says how options of several values take them: "append" is one each time a flag is given, "extend" is all that
+    follow it, which would swallow positional arguments.
+    """
     groups: dict[str, Any] = {}
-    for option in OPTIONS.values():
+    for option in options:
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         arguments: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": _help_of(option)}
@@ -100,7 +111,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             arguments["action"] = argparse.BooleanOptionalAction
         else:
             arguments["metavar"] = option.metavar
-            arguments["action"] = "append" if option.is_many else "store"
+            arguments["action"] = many if option.is_many else "store"
+            if option.is_many and many == "extend":
+                arguments["nargs"] = "+"
         groups[option.group].add_argument(option.flag, **arguments)
 
 
@@ -122,4 +135,6 @@ def show_default(option: Option) -> str:
         return f"{value // 2**20}MiB"
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value is None or value in ((), "") else str(value)
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)

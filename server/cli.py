@@ -21,14 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from server.option_sources import resolve
     from server.options import CONFIG_VARIABLE, OptionError
 
+    argv = sys.argv[1:] if argv is None else argv
+    is_bench = argv[:1] == ["bench"]
     try:
-        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        if is_bench:  # a command with commands and options of its own
+            return int(importlib.import_module("server.bench.command").run(argv[1:]))
+        arguments = parse_arguments(argv)
         file = arguments.config or os.environ.get(CONFIG_VARIABLE)
         configs = resolve(arguments.flags, os.environ, Path(file) if file else None)
         module, _, function = COMMANDS[arguments.command].partition(":")
         return int(getattr(importlib.import_module(module), function)(*configs))
     except OptionError as error:
-        return _fail(f"{error} (see headrace serve --help)", 2)
+        return _fail(f"{error} (see headrace {'bench' if is_bench else 'serve'} --help)", 2)
     except StartupError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:

@@ -1,0 +1,99 @@
+"""Length distributions of prompts and outputs: fixed, uniform or log-normal. Imports neither torch nor numpy."""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.errors import StartupError
+
+
+class Lengths(Protocol):
+    """A distribution of lengths in tokens, each at least 1."""
+
+    @property
+    def mean(self) -> float: ...
+
+    def draw(self, rng: random.Random) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedLength:
+    length: int
+
+    @property
+    def mean(self) -> float:
+        return self.length
+
+    def draw(self, rng: random.Random) -> int:  # noqa: ARG002 (the protocol's)
+        """The length. Draws nothing, so that other draws do not depend on it."""
+        return self.length
+
+
+@dataclass(frozen=True, slots=True)
+class UniformLength:
+    """Each of low..high, both included, is as likely."""
+
+    low: int
+    high: int
+
+    @property
+    def mean(self) -> float:
+        return (self.low + self.high) / 2
+
+    def draw(self, rng: random.Random) -> int:
+        return rng.randint(self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class LognormalLength:
+    """Half the lengths are under `median`; sigma is the standard deviation of their natural logarithm.
+
+    Draws beyond `maximum` are drawn again rather than cut off, which would pile them up at the limit.
+    """
+
+    median: int
+    sigma: float
+    maximum: int
+
+    @property
+    def mean(self) -> float:
+        """Of the whole distribution, as if there were no maximum."""
+        return self.median * math.exp(self.sigma**2 / 2)
+
+    def draw(self, rng: random.Random) -> int:
+        while True:  # the median is under the maximum, so every second draw is good
+            length = max(1, round(rng.lognormvariate(math.log(self.median), self.sigma)))
+            if length <= self.maximum:
+                return length
+
+
+def parse_lengths(text: str, source: str) -> Lengths:
+    """'128' is fixed, '64:512' uniform with both ends, 'lognormal:MEDIAN:SIGMA[:MAX]' log-normal (MAX: 16 medians).
+
+    `source` is how to call the text in the error. Raises StartupError.
+    """
+    try:
+        lengths = _parse(text)
+    except ValueError:
+        raise StartupError(
+            f"{source} is {text!r}; it must be a length such as 128, a range such as 64:512, or "
+            "lognormal:MEDIAN:SIGMA[:MAX], in tokens and at least 1"
+        ) from None
+    return lengths
+
+
+def _parse(text: str) -> Lengths:
+    kind, *parts = text.split(":")
+    if kind == "lognormal":
+        median, sigma, *limit = parts
+        (maximum,) = (int(each) for each in limit) if limit else (16 * int(median),)
+        spread = float(sigma)
+        if not (1 <= int(median) <= maximum and 0 <= spread < math.inf):
+            raise ValueError(text)
+        return LognormalLength(int(median), spread, maximum)
+    low, *end = (int(part) for part in (kind, *parts))
+    (high,) = end or (low,)
+    if not 1 <= low <= high:
+        raise ValueError(text)
+    return FixedLength(low) if low == high else UniformLength(low, high)
