@@ -22,7 +22,7 @@ def generation_defaults(choice: str, folder: Path | None) -> dict[str, float]:
         if path is None or not path.exists():
             return {}
     else:
-        path = Path(choice) / _FILE
+        path = Path(choice).expanduser() / _FILE
         if not path.exists():
             raise SourceError(f"--generation-config {choice}: there is no {path}; give a folder with one, auto or vllm")
     config = read_json_config(path)

@@ -122,9 +122,9 @@ def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
 def _weights_note(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
     formats = Counter(tensor.format for tensor in checkpoint.tensors.values())
     stored = ", ".join(f"{count} x {name}" for name, count in formats.most_common())
-    return f"weights: stored as {stored}; held as {str(dtype).removeprefix('torch.')}"
+    return f"Weights: stored as {stored}; held as {str(dtype).removeprefix('torch.')}"
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
     passed_over = f" (not {'; '.join(refusals)})" if refusals else ""
-    return f"attention: {backend.name}{passed_over}"
+    return f"Attention: {backend.name}{passed_over}"

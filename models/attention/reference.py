@@ -1,11 +1,13 @@
 """Reference attention: gathers the context by block table and takes an fp32 softmax. Runs anywhere; the oracle."""
 
+from typing import NamedTuple
+
 import torch
 
 from models.attention.base import AttentionBackend, AttentionSpec
 from models.batch import ForwardBatch, KVGroupBatch
 
-# Bounds of the fp32 temporaries, in elements: padded K (and V) of a batch of decodes, and scores of a prefill chunk.
+# Bounds of the fp32 temporaries, in elements: padded K (and V) of decodes, and scores of a run of rows.
 _MAX_GATHERED = 1 << 24
 _MAX_SCORES = 1 << 24
 
@@ -38,59 +40,49 @@ class ReferenceAttention(AttentionBackend):
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         out = torch.empty_like(q)
-        decodes: list[tuple[int, int]] = []  # (sequence, row)
-        row = 0
-        for sequence, num_rows in enumerate(batch.query_lens):
-            if num_rows == 1:
-                decodes.append((sequence, row))
-            else:
-                self._attend_rows(out, q, kv, batch, group, spec, alibi_slopes, sinks, sequence, row)
-            row += num_rows
-        for chunk in _bounded_chunks(decodes, batch, spec):
-            sequences, rows = (torch.tensor(column, device=q.device) for column in zip(*chunk, strict=True))
-            context = max(batch.context_lens[sequence] for sequence, _ in chunk)
-            k, v = _gather(kv, group.block_tables[sequences], context, batch.block_size)
-            positions = batch.positions[rows].unsqueeze(1)  # [N, 1]
-            attended = _attend(q[rows].unsqueeze(1), k, v, positions, spec, alibi_slopes, sinks)
-            out[rows] = attended.squeeze(1)
+        for part in _parts(batch, spec):
+            sequences = torch.tensor(part.sequences, device=q.device)  # [N]
+            rows = torch.tensor(part.rows, device=q.device)  # [N, R]
+            k, v = _gather(kv, group.block_tables[sequences], part.context, batch.block_size)
+            out[rows] = _attend(q[rows], k, v, batch.positions[rows], spec, alibi_slopes, sinks)
         return out
 
-    @staticmethod
-    def _attend_rows(
-        out: torch.Tensor,
-        q: torch.Tensor,
-        kv: torch.Tensor,
-        batch: ForwardBatch,
-        group: KVGroupBatch,
-        spec: AttentionSpec,
-        alibi_slopes: torch.Tensor | None,
-        sinks: torch.Tensor | None,
-        sequence: int,
-        first_row: int,
-    ) -> None:
-        """Fill the rows of one sequence, a chunk of them at a time so that the scores stay bounded."""
-        context = batch.context_lens[sequence]
-        end = first_row + batch.query_lens[sequence]
-        k, v = _gather(kv, group.block_tables[sequence : sequence + 1], context, batch.block_size)
+
+class _Part(NamedTuple):
+    """Rows attended together: several sequences' single rows, or one sequence's rows in a run."""
+
+    sequences: list[int]  # [N]
+    rows: list[list[int]]  # [N, R]
+    context: int  # keys that the furthest row sees
+
+
+def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
+    """All rows of the batch, in parts whose temporaries are bounded."""
+    parts: list[_Part] = []
+    decodes: list[tuple[int, int, int]] = []  # (context, sequence, row)
+    end = 0
+    for sequence, (num_rows, context) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):
+        start, end = end, end + num_rows
+        if num_rows == 1:
+            decodes.append((context, sequence, start))
+            continue
         step = max(1, _MAX_SCORES // (context * spec.num_heads))
-        for start in range(first_row, end, step):
-            rows = slice(start, min(start + step, end))
-            positions = batch.positions[rows].unsqueeze(0)  # [1, rows]
-            out[rows] = _attend(q[rows].unsqueeze(0), k, v, positions, spec, alibi_slopes, sinks).squeeze(0)
+        for first in range(start, end, step):
+            last = min(first + step, end)
+            parts.append(_Part([sequence], [list(range(first, last))], context - (end - last)))
+    return parts + _decode_parts(decodes, spec)
 
 
-def _bounded_chunks(
-    decodes: list[tuple[int, int]], batch: ForwardBatch, spec: AttentionSpec
-) -> list[list[tuple[int, int]]]:
-    """Decodes in order of context length, cut where padding a chunk to its longest would gather too much."""
-    chunks: list[list[tuple[int, int]]] = []
-    for decode in sorted(decodes, key=lambda item: batch.context_lens[item[0]]):
-        padded = batch.context_lens[decode[0]] * spec.num_kv_heads * spec.head_dim
-        if chunks and (len(chunks[-1]) + 1) * padded <= _MAX_GATHERED:
-            chunks[-1].append(decode)
+def _decode_parts(decodes: list[tuple[int, int, int]], spec: AttentionSpec) -> list[_Part]:
+    """Decodes in order of context, parted where padding to the longest would gather too much."""
+    parts: list[_Part] = []
+    for context, sequence, row in sorted(decodes):
+        num_before = len(parts[-1].sequences) if parts else 0
+        if num_before and (num_before + 1) * context * spec.num_kv_heads * spec.head_dim <= _MAX_GATHERED:
+            parts[-1] = _Part([*parts[-1].sequences, sequence], [*parts[-1].rows, [row]], context)
         else:
-            chunks.append([decode])
-    return chunks
+            parts.append(_Part([sequence], [[row]], context))
+    return parts
 
 
 def _gather(kv: torch.Tensor, tables: torch.Tensor, context: int, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
