@@ -1,29 +1,33 @@
 """load_tokenizer_assets: a checkpoint's tokenizer, in whatever form it came -> `tokenizers` JSON and what goes with it.
 
-BOS is settled here. A plain prompt begins with one BOS if the checkpoint wants one: `add_bos_token` says so where the
-JSON's own post-processor does not put it there. A chat template that wants BOS writes it, and nobody adds another.
+BOS is settled here. A tokenizer.json says by its post-processor whether a plain prompt begins with BOS, and as in
+transformers that outranks `add_bos_token` of tokenizer_config.json; GGUF has no post-processor, so there
+`add_bos_token` of the result says it. A chat template that wants BOS writes it, and nobody adds another.
 """
 
-import contextlib
-import io
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
-from tokenizers.processors import TemplateProcessing
 
 from models.checkpoints.gguf_header import read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 from models.gguf_tokenizer import convert_gguf_tokenizer
 from models.loaded import TokenizerAssets
+from models.wheel_models import cache_folder
 
 if TYPE_CHECKING:
     from models.hf_config import HFConfig
     from models.sources import ModelFiles
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_CONVERTED_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken")
 _GGUF_ID_NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 
 # Control tokens that end a text or a turn. GGUF names one EOS, where the original often has several in its
@@ -92,14 +96,13 @@ def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
     bos_token_id = _id_of(tokenizer, special_tokens.get("bos_token"))
     generation = _read_object(root / "generation_config.json").get("eos_token_id")
     ends = [*eos_token_ids, *(generation if isinstance(generation, list) else [generation])]
-    add_bos = _settle_bos(tokenizer, config.get("add_bos_token"), bos_token_id)
     return TokenizerAssets(
         tokenizer_json=tokenizer.to_str().encode(),
         chat_template=_chat_template(root, config),
         special_tokens=special_tokens,
         bos_token_id=bos_token_id,
         eos_token_ids=_unique([*ends, _id_of(tokenizer, special_tokens.get("eos_token"))]),
-        add_bos_token=add_bos,
+        add_bos_token=False,
     )
 
 
@@ -108,19 +111,42 @@ def _tokenizer_of(root: Path) -> Tokenizer:
     if path.is_file():
         try:
             return Tokenizer.from_file(str(path))
-        except Exception as error:
+        except Exception as error:  # `tokenizers` raises nothing narrower
             raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
     return _converted(root)
 
 
 def _converted(root: Path) -> Tokenizer:
-    """The tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt."""
+    """The tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt.
+
+    transformers takes seconds to import and to convert, so the result is kept in the cache.
+    """
+    kept = cache_folder() / "tokenizers" / f"{_conversion_key(root)}.json"
+    if kept.is_file():
+        return Tokenizer.from_file(str(kept))
+    tokenizer = _convert(root)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=kept.parent, suffix=".partial", encoding="utf-8", delete=False) as file:
+        file.write(tokenizer.to_str())
+    os.replace(file.name, kept)
+    return tokenizer
+
+
+def _conversion_key(root: Path) -> str:
+    """Changes with every file that a conversion reads, and with the converter."""
+    digest = hashlib.sha256(version("transformers").encode())
+    for path in sorted(path for pattern in _CONVERTED_FILES for path in root.glob(pattern)):
+        digest.update(f"\0{path.name}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:32]
+
+
+def _convert(root: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            fast = AutoTokenizer.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
+        fast = AutoTokenizer.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # converters of dozens of formats fail in any way
         raise UnsupportedModelError(
             f"{root} has no tokenizer.json, and transformers cannot make one ({error}); "
             "add one with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
@@ -143,16 +169,6 @@ def _add_configured_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], spec
     for text in special_tokens.values():
         if text not in present:
             tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-
-
-def _settle_bos(tokenizer: Tokenizer, wanted: object, bos_token_id: int | None) -> bool:
-    """Whether the caller must add BOS itself; an explicit `add_bos_token` outranks the JSON's post-processor."""
-    if bos_token_id is None:
-        return False
-    added = tokenizer.encode("", add_special_tokens=True).ids
-    if wanted is False and bos_token_id in added:
-        tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    return wanted is True and bos_token_id not in added
 
 
 def _chat_template(root: Path, config: Mapping[str, Any]) -> str | None:
