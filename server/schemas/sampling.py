@@ -45,7 +45,7 @@ class GenerationRequest(StrictModel):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_listed), Field(max_length=_MAX_STOPS)] = None
+    stop: Annotated[Annotated[list[str], Field(max_length=_MAX_STOPS)] | None, BeforeValidator(_listed)] = None
     stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None

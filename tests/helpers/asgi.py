@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,11 +10,23 @@ from starlette.types import ASGIApp, Message
 
 DEADLINE_S = 5.0
 
+Headers = Sequence[tuple[bytes, bytes]]
+DEFAULT_HEADERS = ((b"host", b"server"), (b"content-type", b"application/json"))
+
 
 class RawRequest:
-    """A POST whose application runs as a task beside the test, from entering to leaving."""
+    """A request whose application runs as a task beside the test, from entering to leaving."""
 
-    def __init__(self, app: ASGIApp, path: str, body: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        path: str,
+        body: dict[str, Any],
+        *,
+        headers: Headers = DEFAULT_HEADERS,
+        method: str = "POST",
+        root_path: str = "",
+    ) -> None:
         self.sent: list[Message] = []
         self.task: asyncio.Task[None] | None = None
         self._app = app
@@ -24,13 +36,13 @@ class RawRequest:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"",
-            "root_path": "",
-            "headers": [(b"host", b"server"), (b"content-type", b"application/json")],
+            "root_path": root_path,
+            "headers": list(headers),
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 80),
         }

@@ -1,6 +1,7 @@
 """FakeClient: an EngineClient that answers from a script, and a real tokenizer of one token a byte to go with it."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -8,7 +9,7 @@ from fastapi import FastAPI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from engine.client import EngineState, EngineStatus
-from engine.config import EngineConfig
+from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import EngineUnavailable, QueueFull
 from engine.protocol import (
     AbortReason,
@@ -34,6 +35,7 @@ CHAT_TEMPLATE = (
 )
 
 
+@functools.cache
 def byte_tokenizer() -> bytes:
     """A tokenizer.json whose ids 0-255 are the bytes, and whose three special tokens come after them."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -211,7 +213,8 @@ def _prompt_scores(request: EngineRequest) -> list[TokenLogprobs | None] | None:
 
 
 def make_app(client: FakeClient, *, priority: bool = False, **options: object) -> FastAPI:
-    engine_config = EngineConfig(model=MODEL, scheduling_policy="priority" if priority else "fcfs")  # type: ignore[arg-type]
+    policy = SchedulingPolicy.PRIORITY if priority else SchedulingPolicy.FCFS
+    engine_config = EngineConfig(model=MODEL, scheduling_policy=policy)
     config = ServerConfig(**options)  # type: ignore[arg-type]
     return create_app(client, config, engine_config, Metrics(MODEL))
 

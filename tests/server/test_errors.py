@@ -1,0 +1,242 @@
+"""Every fault of a client's is answered with a 4xx and OpenAI's error object that names the field."""
+
+from typing import Any
+
+import pytest
+
+from engine.protocol import EngineRequest
+from tests.helpers.asgi import RawRequest
+from tests.helpers.fake_client import MAX_MODEL_LEN, VOCAB_SIZE, FakeClient, Step, http, make_app, says
+
+CHAT_URL, TEXT_URL = "/v1/chat/completions", "/v1/completions"
+JSON = {"content-type": "application/json"}
+MESSAGE = {"role": "user", "content": "hi"}
+
+# Fields of both endpoints: (field, value, a part of the message, param if it is not the field).
+FIELDS: list[tuple[str, Any, str]] = [
+    ("n", True, "n is true; it must be a valid integer"),
+    ("n", "5", "it must be a valid integer"),
+    ("n", 1.0, "it must be a valid integer"),
+    ("n", 0, "greater than or equal to 1"),
+    ("n", 129, "less than or equal to 128"),
+    ("max_tokens", "5", "it must be a valid integer"),
+    ("max_tokens", -1, "greater than or equal to 0"),
+    ("max_tokens", 0, "at least 1"),
+    ("min_tokens", 17, "at most 16"),
+    ("temperature", "1", "it must be a valid number"),
+    ("temperature", -0.1, "greater than or equal to 0"),
+    ("temperature", 100.5, "less than or equal to 100"),
+    ("top_p", 0, "greater than 0"),
+    ("top_p", 1.5, "less than or equal to 1"),
+    ("top_k", -2, "greater than or equal to -1"),
+    ("top_k", 1.5, "it must be a valid integer"),
+    ("min_p", 1.01, "less than or equal to 1"),
+    ("presence_penalty", 2.1, "less than or equal to 2"),
+    ("frequency_penalty", -2.1, "greater than or equal to -2"),
+    ("repetition_penalty", 0, "greater than 0"),
+    ("seed", 2**63, "less than or equal to"),
+    ("seed", 1.5, "it must be a valid integer"),
+    ("stop", 5, "a string or a list of strings"),
+    ("stop", ["a", 5], "a string or a list of strings"),
+    ("stop", "", "1 to 1024 characters"),
+    ("stop", ["x"] * 65, "at most 64"),
+    ("stop_token_ids", [VOCAB_SIZE], f"at most {VOCAB_SIZE - 1}"),
+    ("stop_token_ids", [-1], "at least 0"),
+    ("logit_bias", {"a": 1}, "keys are token ids"),
+    ("logit_bias", {"-1": 1}, "keys are token ids"),
+    ("logit_bias", {str(VOCAB_SIZE): 1}, f"at most {VOCAB_SIZE - 1}"),
+    ("logit_bias", [1], "it must be a valid dictionary"),
+    ("stream", 1, "it must be a valid boolean"),
+    ("stream_options", {"include_usage": True}, "needs stream: true"),
+    ("ignore_eos", "yes", "it must be a valid boolean"),
+    ("model", 5, "it must be a valid string"),
+    ("priority", 2**31, "less than or equal to"),
+    ("tools", [{"type": "function"}], "not supported"),
+    ("response_format", {"type": "json_object"}, "not supported"),
+    ("suffix", "end", "not supported"),
+    ("prediction", {"type": "content", "content": "x"}, "not supported"),
+    ("reasoning_effort", "low", "not supported"),
+]
+
+CHAT_FIELDS: list[tuple[str, Any, str]] = [
+    ("messages", None, "messages is null"),
+    ("messages", [], "at least 1"),
+    ("messages", "hi", "it must be a valid list"),
+    ("messages[0].role", [{"role": "robot", "content": ""}], "'robot'"),
+    ("messages[0].content", [{"role": "user", "content": 5}], "a string, a list of parts, or null"),
+    ("messages[0].content[0].type", [{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'"),
+    ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}], "is missing"),
+    ("top_logprobs", 21, "at most 20"),
+    ("top_logprobs", 2, "needs logprobs: true"),
+    ("logprobs", 2, "it must be a valid boolean"),
+    ("max_completion_tokens", 0, "greater than or equal to 1"),
+    ("tool_choice", "required", "not supported"),
+    ("modalities", ["text", "audio"], "not supported"),
+]
+
+TEXT_FIELDS: list[tuple[str, Any, str]] = [
+    ("prompt", None, "it must be a string"),
+    ("prompt", [], "none empty"),
+    ("prompt", [[]], "none empty"),
+    ("prompt", ["a", 5], "a list of token ids"),
+    ("prompt", [1, True], "a list of token ids"),
+    ("prompt", [1, 2.0], "a list of token ids"),
+    ("prompt", [-1], "the token id -1"),
+    ("prompt", [[1], [VOCAB_SIZE]], f"the token id {VOCAB_SIZE}"),
+    ("logprobs", 21, "at most 20"),
+    ("logprobs", -1, "at least 0"),
+    ("logprobs", True, "it must be a valid integer"),
+    ("best_of", 3, "best of more than n"),
+]
+
+
+def _check(response: Any, status: int, param: str | None, part: str) -> None:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert part in error["message"], error["message"]
+
+
+@pytest.mark.parametrize(("field", "value", "part"), FIELDS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_wrong_value_names_field_and_limit(field: str, value: Any, part: str, stream: bool) -> None:
+    client = FakeClient(says("x"))
+    body = {"max_tokens": 16, **({"stream": True} if stream and not field.startswith("stream") else {}), field: value}
+    async with http(make_app(client)) as api:
+        _check(await api.post(CHAT_URL, json={"messages": [MESSAGE], **body}), 400, field, part)
+        _check(await api.post(TEXT_URL, json={"prompt": "hi", **body}), 400, field, part)
+    assert client.requests == []
+
+
+@pytest.mark.parametrize(("field", "value", "part"), CHAT_FIELDS)
+async def test_a_wrong_chat_field_names_field_and_limit(field: str, value: Any, part: str) -> None:
+    name = field.partition("[")[0]
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(CHAT_URL, json={"messages": [MESSAGE], name: value})
+    _check(response, 400, field, part)
+
+
+@pytest.mark.parametrize(("field", "value", "part"), TEXT_FIELDS)
+async def test_a_wrong_completion_field_names_field_and_limit(field: str, value: Any, part: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(TEXT_URL, json={"prompt": "hi", field: value})
+    _check(response, 400, field, part)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "the body is empty"),
+        (b"{", "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (b'"text"', "must be a JSON object"),
+        (b'{"prompt": "a", "temperature": NaN}', "not valid JSON"),
+        (b'{"prompt": "a", "temperature": Infinity}', "not valid JSON"),
+        (b'{"prompt": "a", "temperature": 1e999}', "not valid JSON"),
+        (b'{"prompt": "\\ud800 lone"}', "not valid JSON"),
+        (b'{"prompt": "a", "\\udc00": 1}', "not valid JSON"),
+        (b'{"prompt": "\xff"}', "not valid JSON"),
+        (b'{"prompt": "\xed\xa0\x80"}', "not valid JSON"),
+        (b'{"prompt": ' + b"[" * 100_000, "not valid JSON"),
+    ],
+)
+async def test_a_body_that_is_no_json_object_is_refused(content: bytes, part: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        _check(await api.post(TEXT_URL, content=content, headers=JSON), 400, None, part)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_another_content_type_is_refused(content_type: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(TEXT_URL, content=b'{"prompt": "a"}', headers={"content-type": content_type})
+    _check(response, 400, None, "must be application/json")
+
+
+async def test_a_body_beyond_the_limit_is_not_read() -> None:
+    async with http(make_app(FakeClient(says("x")), max_request_bytes=100)) as api:
+        announced = await api.post(TEXT_URL, json={"prompt": "x" * 100})
+        chunked = await api.post(TEXT_URL, content=_chunks(), headers=JSON)
+    for response in (announced, chunked):
+        _check(response, 413, None, "more than 100 bytes")
+        assert response.headers["connection"] == "close"
+
+
+async def _chunks() -> Any:
+    for _ in range(20):
+        yield b"x" * 10
+
+
+async def test_a_prompt_and_output_beyond_the_context_are_refused_with_the_numbers() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        both = await api.post(TEXT_URL, json={"prompt": "x" * 99, "max_tokens": 101})
+        prompt = await api.post(TEXT_URL, json={"prompt": "x" * MAX_MODEL_LEN})
+        chat = await api.post(CHAT_URL, json={"messages": [{"role": "user", "content": "x" * MAX_MODEL_LEN}]})
+        fits = await api.post(TEXT_URL, json={"prompt": "x" * 99, "max_tokens": 100})
+    _check(both, 400, "max_tokens", "100 tokens and max_tokens is 101, 201 together; the model takes 200")
+    _check(prompt, 400, None, "the prompt has 201 tokens")
+    _check(chat, 400, None, "the prompt has 219 tokens")
+    assert {r.json()["error"]["code"] for r in (both, prompt, chat)} == {"context_length_exceeded"}
+    assert fits.status_code == 200
+
+
+async def test_an_empty_prompt_is_refused() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(TEXT_URL, json={"prompt": "", "add_special_tokens": False})
+    _check(response, 400, "prompt", "at least one token")
+
+
+async def test_two_limits_of_tokens_that_differ_are_refused() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        body = {"messages": [MESSAGE], "max_tokens": 3, "max_completion_tokens": 4}
+        _check(await api.post(CHAT_URL, json=body), 400, "max_tokens", "give one of them")
+
+
+async def test_a_full_queue_is_429_with_retry_after() -> None:
+    client = FakeClient(says("x"))
+    client.capacity = 0
+    async with http(make_app(client)) as api:
+        response = await api.post(CHAT_URL, json={"messages": [MESSAGE], "stream": True})
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "2"
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_unknown_paths_and_methods_have_openais_body() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        _check(await api.get("/v1/nothing"), 404, None, "nothing at this path")
+        wrong_method = await api.get(TEXT_URL)
+    _check(wrong_method, 405, None, "does not take this method")
+    assert wrong_method.headers["allow"] == "POST"
+
+
+async def test_an_unexpected_fault_is_a_500_that_hides_its_text(caplog: Any) -> None:
+    def script(_request: EngineRequest) -> list[Step]:
+        return [RuntimeError("secret")]
+
+    async with http(make_app(FakeClient(script))) as api:
+        response = await api.post(TEXT_URL, json={"prompt": "a secret prompt"}, headers={"x-request-id": "abc"})
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+    assert "abc" in response.json()["error"]["message"]
+    assert "request abc failed" in caplog.text
+    assert "a secret prompt" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([(b"host", b"a"), (b"host", b"b")], 400),
+        ([], 400),
+        ([(b"host", b"a"), (b"content-length", b"5"), (b"transfer-encoding", b"chunked")], 400),
+        ([(b"host", b"a"), (b"x", b"y" * 70_000)], 431),
+        ([(b"host", b"a")] + [(b"x", b"y")] * 300, 431),
+    ],
+)
+async def test_a_malformed_head_is_refused(headers: list[tuple[bytes, bytes]], status: int) -> None:
+    request = RawRequest(make_app(FakeClient(says("x"))), TEXT_URL, {"prompt": "a"}, headers=headers)
+    async with request:
+        await request.ended()
+    assert request.status == status

@@ -1,0 +1,101 @@
+"""/live, /ready and /health in every state of the engine, and generation while it is not ready."""
+
+from typing import Any
+
+import pytest
+
+from engine.client import EngineState
+from tests.helpers.fake_client import FakeClient, http, make_app, says
+
+PROMPT = {"prompt": "a"}
+
+
+async def _probe(client: FakeClient, *, draining: bool = False) -> dict[str, Any]:
+    """Status and body of each probe."""
+    app = make_app(client)
+    app.state.context.draining = draining
+    async with http(app) as api:
+        responses = {name: await api.get(f"/{name}") for name in ("live", "ready", "health")}
+    return {name: (response.status_code, response.json()) for name, response in responses.items()}
+
+
+async def test_a_ready_engine_is_fine() -> None:
+    probes = await _probe(FakeClient(says("x")))
+    assert probes == {name: (200, {"status": "ok"}) for name in ("live", "ready", "health")}
+
+
+async def test_loading_says_why_and_how_far() -> None:
+    client = FakeClient(says("x"))
+    client.state, client.reason, client.progress = EngineState.LOADING, "load weights", 0.4
+    probes = await _probe(client)
+    expected = (503, {"status": "loading", "reason": "load weights", "progress": 0.4})
+    assert probes == {"live": (200, {"status": "ok"}), "ready": expected, "health": expected}
+
+
+async def test_a_dead_engine_is_unhealthy() -> None:
+    client = FakeClient(says("x"))
+    client.state, client.reason = EngineState.DEAD, "the engine process ended with exit status -9"
+    probes = await _probe(client)
+    assert probes["live"][0] == 200
+    assert probes["health"] == probes["ready"]
+    assert probes["health"] == (503, {"status": "dead", "reason": client.reason, "progress": None})
+
+
+async def test_draining_fails_ready_and_health() -> None:
+    probes = await _probe(FakeClient(says("x")), draining=True)
+    assert [probes[name][0] for name in ("live", "ready", "health")] == [200, 503, 503]
+    assert probes["ready"][1]["status"] == "draining"
+
+
+async def test_a_full_queue_fails_ready_alone() -> None:
+    client = FakeClient(says("x"))
+    client.capacity = 0
+    probes = await _probe(client)
+    assert [probes[name][0] for name in ("live", "ready", "health")] == [200, 503, 200]
+    assert probes["ready"][1]["status"] == "overloaded"
+
+
+@pytest.mark.parametrize(("silent_s", "status"), [(59.0, 200), (61.0, 503)])
+async def test_an_engine_without_progress_is_unhealthy_after_a_minute(silent_s: float, status: int) -> None:
+    client = FakeClient(says("x"))
+    client.seconds_since_progress = silent_s
+    probes = await _probe(client)
+    assert probes["health"][0] == status
+    if status == 503:
+        assert probes["health"][1]["status"] == "hung"
+        assert "61 s" in probes["health"][1]["reason"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
+@pytest.mark.parametrize("state", [EngineState.LOADING, EngineState.DEAD])
+async def test_an_engine_that_is_not_ready_is_503(path: str, state: EngineState) -> None:
+    client = FakeClient(says("x"))
+    client.state, client.reason = state, "the model is being loaded"
+    async with http(make_app(client)) as api:
+        response = await api.post(path, json=PROMPT)
+    assert response.status_code == 503
+    assert response.json()["error"] == {
+        "message": "the model is being loaded",
+        "type": "server_error",
+        "param": None,
+        "code": "engine_unavailable",
+    }
+
+
+async def test_a_draining_server_admits_nothing_and_closes_connections() -> None:
+    app = make_app(FakeClient(says("x")))
+    app.state.context.draining = True
+    async with http(app) as api:
+        response = await api.post("/v1/completions", json=PROMPT)
+    assert response.status_code == 503
+    assert response.headers["connection"] == "close"
+
+
+async def test_generation_works_once_the_engine_is_ready() -> None:
+    client = FakeClient(says("x"))
+    client.state = EngineState.LOADING
+    async with http(make_app(client)) as api:
+        assert (await api.post("/v1/completions", json=PROMPT)).status_code == 503
+        assert (await api.get("/v1/models")).json()["data"][0]["max_model_len"] is None
+        client.state = EngineState.READY
+        assert (await api.post("/v1/completions", json=PROMPT)).json()["choices"][0]["text"] == "x"

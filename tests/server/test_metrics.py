@@ -1,0 +1,174 @@
+"""Counters equal the sums over the responses, and every accepted choice ends exactly once."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from engine.errors import EngineDied
+from engine.protocol import EngineRequest, FinishReason, RequestOutput, StepStats
+from server.metrics import METRICS, PREFIX, Metrics
+from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+REASONS = ("stop", "length", "abort", "error")
+
+
+def _samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def _value(metrics: Metrics, name: str, **labels: str) -> float:
+    if name not in ("headrace_http_requests_total", "headrace_build_info"):
+        labels["model_name"] = MODEL
+    return _samples(metrics.render().decode())[name, tuple(sorted(labels.items()))]
+
+
+def _ended(metrics: Metrics) -> list[float]:
+    """Ended choices by stop, length, abort and error."""
+    return [_value(metrics, "headrace_request_success_total", finished_reason=reason) for reason in REASONS]
+
+
+def _metrics(app: FastAPI) -> Metrics:
+    metrics: Metrics = app.state.context.metrics
+    return metrics
+
+
+async def test_token_counters_equal_the_sums_of_usage() -> None:
+    app = make_app(FakeClient(says("one two three", per_step=4)))
+    bodies: list[dict[str, Any]] = [{"prompt": "ab"}, {"prompt": ["a", "b"], "n": 2}, {"prompt": "abc", "stop": "two"}]
+    prompt_tokens = completion_tokens = 0
+    async with http(app) as api:
+        for body in bodies:
+            usage = (await api.post("/v1/completions", json=body)).json()["usage"]
+            prompt_tokens += usage["prompt_tokens"]
+            completion_tokens += usage["completion_tokens"]
+    metrics = _metrics(app)
+    assert _value(metrics, "headrace_prompt_tokens_total") == prompt_tokens == 3 + 4 + 4
+    assert _value(metrics, "headrace_generation_tokens_total") == completion_tokens == 13 + 52 + 7
+    assert _value(metrics, "headrace_discarded_tokens_total") == 1  # the 8th token of the step in which "two" ended
+    assert _ended(metrics) == [1, 5, 0, 0]
+
+
+async def test_each_choice_is_timed() -> None:
+    app = make_app(FakeClient(says("abcd", per_step=2)))
+    async with http(app) as api:
+        await api.post("/v1/chat/completions", json={**CHAT, "n": 3})
+    metrics = _metrics(app)
+    counts = {
+        "time_to_first_token_seconds": 3,
+        "inter_token_latency_seconds": 3 * 3,
+        "e2e_request_latency_seconds": 3,
+        "request_queue_time_seconds": 3,
+    }
+    assert {name: _value(metrics, f"headrace_{name}_count") for name in counts} == counts
+    assert _value(metrics, "headrace_request_queue_time_seconds_sum") == 0.75
+
+
+async def test_the_end_of_the_engine_counts_each_choice_as_an_error() -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        return [RequestOutput(id=request.id, new_ids=[72]), EngineDied("gone")]
+
+    app = make_app(FakeClient(script))
+    async with http(app) as api:
+        await api.post("/v1/chat/completions", json={**CHAT, "n": 2, "stream": True})
+        await api.post("/v1/chat/completions", json=CHAT)
+    assert _ended(_metrics(app)) == [0, 0, 0, 3]
+
+
+async def test_a_failed_choice_counts_as_an_error_and_its_siblings_as_aborts() -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        if request.id.endswith("-0"):
+            return [RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error="bad")]
+        return [None]
+
+    app = make_app(FakeClient(script))
+    async with http(app) as api:
+        await api.post("/v1/chat/completions", json={**CHAT, "n": 3})
+    assert _ended(_metrics(app)) == [0, 0, 2, 1]
+
+
+async def test_refused_requests_end_nothing() -> None:
+    client = FakeClient(says("x"))
+    client.capacity = 0
+    app = make_app(client)
+    async with http(app) as api:
+        await api.post("/v1/chat/completions", json=CHAT)
+        await api.post("/v1/chat/completions", json={**CHAT, "n": 0})
+    assert _ended(_metrics(app)) == [0, 0, 0, 0]
+
+
+async def test_http_requests_are_counted_with_bounded_labels() -> None:
+    app = make_app(FakeClient(says("x")))
+    async with http(app) as api:
+        for path in ("/nothing", "/nothing/else", "/v1/models/a", "/v1/models/b/c"):
+            await api.request("GET", path)
+        await api.request("BREW", "/live")
+    metrics = _metrics(app)
+    count = "headrace_http_requests_total"
+    assert _value(metrics, count, method="GET", route="unmatched", status="404") == 2
+    assert _value(metrics, count, method="GET", route="/v1/models/{name:path}", status="404") == 2
+    assert _value(metrics, count, method="other", route="/live", status="405") == 1
+
+
+def test_gauges_are_values_and_counters_increments() -> None:
+    metrics = Metrics(MODEL)
+    stats = StepStats(
+        running=3,
+        waiting=2,
+        blocks_total=8,
+        blocks_used=2,
+        blocks_cached=5,
+        prefill_tokens=30,
+        decode_tokens=2,
+        prefix_queries=40,
+        prefix_hits=16,
+        preemptions=1,
+        step_s=0.5,
+    )
+    metrics.on_step(stats)
+    metrics.on_step(stats)
+    values = {
+        "num_requests_running": 3,
+        "num_requests_waiting": 2,
+        "kv_cache_usage_perc": 0.25,
+        "kv_cache_cached_blocks": 5,
+        "num_preemptions_total": 2,
+        "prefix_cache_queries_total": 80,
+        "prefix_cache_hits_total": 32,
+        "iteration_tokens_count": 2,
+        "iteration_tokens_sum": 64,
+        "step_duration_seconds_sum": 1.0,
+    }
+    assert {name: _value(metrics, f"headrace_{name}") for name in values} == values
+
+
+def test_an_engine_that_is_gone_leaves_gauges_at_0_and_counters_alone() -> None:
+    metrics = Metrics(MODEL)
+    metrics.on_step(StepStats(running=3, blocks_total=8, blocks_used=8, preemptions=4, step_s=0.1, decode_tokens=3))
+    metrics.on_step(StepStats())
+    metrics.on_restart()
+    assert _value(metrics, "headrace_num_requests_running") == 0
+    assert _value(metrics, "headrace_kv_cache_usage_perc") == 0
+    assert _value(metrics, "headrace_num_preemptions_total") == 4
+    assert _value(metrics, "headrace_step_duration_seconds_count") == 1
+    assert _value(metrics, "headrace_engine_restarts_total") == 1
+
+
+def test_the_table_is_what_is_exported() -> None:
+    metrics = Metrics(MODEL)
+    metrics.count_http("GET", "/live", 200)
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    exported = {family.name: family.type for family in families if family.name.startswith(PREFIX)}
+    assert exported == {(PREFIX + spec.name).removesuffix("_total"): spec.type.value for spec in METRICS}
+    assert any(family.name == "process_resident_memory_bytes" for family in families)
+
+
+def test_two_servers_in_one_process_have_metrics_of_their_own() -> None:
+    one, two = Metrics(MODEL), Metrics(MODEL)
+    one.on_restart()
+    assert _value(two, "headrace_engine_restarts_total") == 0

@@ -1,0 +1,77 @@
+"""/v1/models, served names, /version, and the tokenizer's endpoints."""
+
+from typing import Any
+
+import pytest
+
+from tests.helpers.fake_client import BOS, IM_START, FakeClient, http, make_app, says
+
+
+async def test_models_lists_every_served_name_with_its_limits() -> None:
+    async with http(make_app(FakeClient(says("x")), served_model_name=("main", "org/alias"))) as api:
+        listed = (await api.get("/v1/models")).json()
+        one = (await api.get("/v1/models/org/alias")).json()
+    assert listed["object"] == "list"
+    assert [card["id"] for card in listed["data"]] == ["main", "org/alias"]
+    assert listed["data"][1] == one
+    assert {key: one[key] for key in ("object", "root", "parent", "max_model_len")} == {
+        "object": "model",
+        "root": "org/tiny",
+        "parent": None,
+        "max_model_len": 200,
+    }
+    assert isinstance(one["created"], int)
+
+
+async def test_an_unknown_model_is_404() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        responses = [
+            await api.get("/v1/models/nobody"),
+            await api.post("/v1/completions", json={"model": "nobody", "prompt": "a"}),
+            await api.post("/v1/chat/completions", json={"model": "nobody", "messages": [{"role": "user"}]}),
+            await api.post("/tokenize", json={"model": "nobody", "prompt": "a"}),
+        ]
+    for response in responses:
+        assert response.status_code == 404
+        error = response.json()["error"]
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
+        assert "'org/tiny'" in error["message"]
+
+
+@pytest.mark.parametrize("body", [{}, {"model": None}, {"model": "alias"}, {"model": "main"}])
+async def test_answers_carry_the_canonical_name(body: dict[str, Any]) -> None:
+    async with http(make_app(FakeClient(says("x")), served_model_name=("main", "alias"))) as api:
+        answer = (await api.post("/v1/completions", json={"prompt": "a", **body})).json()
+    assert answer["model"] == "main"
+
+
+async def test_tokenize_has_vllms_shape() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        plain = (await api.post("/tokenize", json={"prompt": "hé"})).json()
+        bare = (await api.post("/tokenize", json={"prompt": "h", "add_special_tokens": False})).json()
+        named = (await api.post("/tokenize", json={"prompt": "h ", "return_token_strs": True})).json()
+    assert plain == {"count": 4, "max_model_len": 200, "tokens": [BOS, 104, 0xC3, 0xA9], "token_strs": None}
+    assert bare["tokens"] == [104]
+    assert named["token_strs"] == ["<|bos|>", "h", "Ġ"]
+
+
+async def test_tokenize_applies_the_chat_template() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        answer = (await api.post("/tokenize", json={"messages": [{"role": "user", "content": "h"}]})).json()
+    assert answer["tokens"][:7] == [IM_START, *b"user\nh"]
+    assert answer["count"] == len(answer["tokens"])
+
+
+async def test_detokenize_shows_special_tokens() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        answer = (await api.post("/detokenize", json={"tokens": [BOS, 104, 0xC3, 0xA9]})).json()
+        refused = await api.post("/detokenize", json={"tokens": [264]})
+        negative = await api.post("/detokenize", json={"tokens": [-1]})
+    assert answer == {"prompt": "<|bos|>hé"}
+    assert refused.json()["error"]["message"] == "tokens has the token id 264; it must be at least 0 and at most 263"
+    assert negative.status_code == 400
+
+
+async def test_version_is_told() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        assert set((await api.get("/version")).json()) == {"version"}

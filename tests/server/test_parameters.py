@@ -1,0 +1,161 @@
+"""What becomes of each field: to the engine, to the header of ignored ones, or refused."""
+
+from typing import Any
+
+import pytest
+
+from engine.protocol import SamplingParams
+from tests.helpers.fake_client import MAX_MODEL_LEN, FakeClient, engine_info, http, make_app, says
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+CHAT_TOKENS = 21
+
+
+async def _chat(client: FakeClient, options: dict[str, Any] | None = None, **body: Any) -> Any:
+    async with http(make_app(client, **(options or {}))) as api:
+        return await api.post("/v1/chat/completions", json={**CHAT, **body})
+
+
+async def _sampling(body: dict[str, Any], **info: Any) -> SamplingParams:
+    client = FakeClient(says("x"), engine_info(**info))
+    assert (await _chat(client, **body)).status_code == 200
+    return client.requests[0].sampling
+
+
+async def test_every_sampling_field_reaches_the_engine() -> None:
+    fields = {
+        "min_tokens": 1,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.05,
+        "presence_penalty": 1.0,
+        "frequency_penalty": -1.0,
+        "repetition_penalty": 1.1,
+        "seed": 7,
+        "ignore_eos": True,
+    }
+    sampling = await _sampling({**fields, "max_tokens": 9, "logit_bias": {"5": -100, "6": 1.5}, "stop_token_ids": [3]})
+    assert {name: getattr(sampling, name) for name in fields} == fields
+    assert sampling.max_tokens == 9
+    assert sampling.logit_bias == {5: -100.0, 6: 1.5}
+    assert sampling.stop_token_ids == (3,)
+
+
+async def test_null_means_absent() -> None:
+    names = [*SamplingParams.__struct_fields__, "stop", "n", "stream", "stream_options", "tools", "user", "model"]
+    names = [name for name in names if name != "prompt_logprobs"]
+    assert await _sampling(dict.fromkeys(names)) == await _sampling({})
+
+
+async def test_without_defaults_of_the_checkpoint_sampling_is_plain() -> None:
+    assert await _sampling({}) == SamplingParams(max_tokens=MAX_MODEL_LEN - CHAT_TOKENS)
+
+
+async def test_defaults_of_the_checkpoint_yield_to_the_request() -> None:
+    defaults = {"temperature": 0.6, "top_k": 20.0, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.2}
+    sampling = await _sampling({"temperature": 0, "top_k": -1}, generation_defaults=defaults)
+    assert (sampling.temperature, sampling.top_k) == (0, 0)
+    assert (sampling.top_p, sampling.min_p, sampling.repetition_penalty) == (0.95, 0.1, 1.2)
+    assert (await _sampling({}, generation_defaults=defaults)).top_k == 20
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_both_names_of_the_output_limit_work(name: str) -> None:
+    assert (await _sampling({name: 5})).max_tokens == 5
+
+
+@pytest.mark.parametrize(("prompt_tokens", "max_tokens"), [(10, 16), (190, 10)])
+async def test_a_completion_gets_16_tokens_or_what_fits(prompt_tokens: int, max_tokens: int) -> None:
+    client = FakeClient(says("x"))
+    async with http(make_app(client)) as api:
+        await api.post("/v1/completions", json={"prompt": [1] * prompt_tokens})
+    assert client.requests[0].sampling.max_tokens == max_tokens
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []},
+        {"tools": None, "tool_choice": "none"},
+        {"tool_choice": "auto", "parallel_tool_calls": False},
+        {"functions": [], "function_call": "auto"},
+        {"response_format": {"type": "text"}},
+        {"store": False, "service_tier": "auto"},
+        {"modalities": ["text"], "metadata": {}},
+        {"prediction": None, "audio": None, "reasoning_effort": None},
+        {"stream": True, "stream_options": {"include_obfuscation": False}},
+        {"use_beam_search": False, "length_penalty": 1.0},
+    ],
+)
+async def test_values_that_ask_for_nothing_are_accepted(fields: dict[str, Any]) -> None:
+    response = await _chat(FakeClient(says("x")), {"strict_parameters": True}, **fields)
+    assert response.status_code == 200
+    assert "x-ignored-parameters" not in response.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_fields_that_cannot_change_the_text_are_listed(stream: bool) -> None:
+    fields = {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "verbosity": "low"}
+    response = await _chat(FakeClient(says("x")), {"strict_parameters": True}, stream=stream, **fields)
+    assert response.status_code == 200
+    assert response.headers["x-ignored-parameters"] == "user, metadata, store, service_tier, verbosity"
+
+
+async def test_unknown_fields_are_listed_in_a_safe_spelling() -> None:
+    fields = {"frobnicate": 1, "x\r\nset-cookie: a": 2, "ü" * 100: 3}
+    response = await _chat(FakeClient(says("x")), **fields)
+    assert response.status_code == 200
+    assert response.headers["x-ignored-parameters"] == "frobnicate, x??set-cookie??a, " + "?" * 64
+
+
+async def test_the_list_is_bounded() -> None:
+    response = await _chat(FakeClient(says("x")), **{f"unknown_{i}": i for i in range(1000)})
+    assert response.headers["x-ignored-parameters"].endswith("unknown_31, ...")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"frobnicate": 1}, {"stream": True, "stream_options": {"continuous_usage_stats": True}}]
+)
+async def test_strict_parameters_refuses_unknown_fields(fields: dict[str, Any]) -> None:
+    response = await _chat(FakeClient(says("x")), {"strict_parameters": True}, **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "unknown_parameter"
+
+
+async def test_an_unsupported_field_has_its_own_code() -> None:
+    response = await _chat(FakeClient(says("x")), tools=[{"type": "function", "function": {"name": "f"}}])
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "tools")
+
+
+@pytest.mark.parametrize(("honoured", "listed"), [(True, None), (False, "priority")])
+async def test_priority_is_listed_where_the_scheduler_does_not_look_at_it(honoured: bool, listed: str | None) -> None:
+    client = FakeClient(says("x"))
+    response = await _chat(client, {"priority": honoured}, priority=-3)
+    assert response.headers.get("x-ignored-parameters") == listed
+    assert client.requests[0].priority == -3
+
+
+async def test_a_cache_salt_reaches_the_engine() -> None:
+    client = FakeClient(says("x"))
+    await _chat(client, cache_salt="tenant")
+    assert client.requests[0].cache_salt == "tenant"
+
+
+async def test_of_two_fields_of_one_name_the_last_counts() -> None:
+    client = FakeClient(says("x"))
+    async with http(make_app(client)) as api:
+        content = b'{"prompt": "a", "max_tokens": 5, "max_tokens": 6}'
+        await api.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    assert client.requests[0].sampling.max_tokens == 6
+
+
+@pytest.mark.parametrize("best_of", [1, 2])
+async def test_best_of_n_choices_is_all_of_them(best_of: int) -> None:
+    client = FakeClient(says("x"))
+    async with http(make_app(client)) as api:
+        response = await api.post("/v1/completions", json={"prompt": "a", "n": best_of, "best_of": best_of})
+    assert response.status_code == 200
+    assert len(client.requests) == best_of
