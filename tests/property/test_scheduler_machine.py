@@ -16,7 +16,7 @@ from tests.helpers.engines import (
 )
 from tests.helpers.ledger import EOS_ID
 
-PREFIX = make_prompt(40)
+PREFIX = make_prompt(16)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -28,9 +28,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.disturbed: set[str] = set()  # aborted, or told to fail
 
     @initialize(
-        num_blocks=st.integers(3, 24),
+        capacity=st.integers(12, 40),
         block_size=st.sampled_from([1, 2, 4]),
-        max_num_seqs=st.integers(1, 8),
+        max_num_seqs=st.sampled_from([8, 3, 1]),
         budget=st.integers(1, 24),
         threshold=st.sampled_from([0, 0, 1, 5]),
         policy=st.sampled_from(SchedulingPolicy),
@@ -39,7 +39,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def create(
         self,
-        num_blocks: int,
+        capacity: int,
         block_size: int,
         max_num_seqs: int,
         budget: int,
@@ -49,7 +49,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         drafts: bool,
     ) -> None:
         config = make_config(
-            num_blocks=num_blocks,
+            num_blocks=capacity // block_size,
             block_size=block_size,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
@@ -61,9 +61,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.run = SchedulerRun(config, half_right_draft if drafts else None)
 
     @rule(
-        shared=st.integers(0, 40),
+        shared=st.integers(0, 16),
         tail=st.lists(st.integers(1, 3), min_size=1, max_size=4),
-        max_tokens=st.integers(0, 20),
+        max_tokens=st.sampled_from([20, 12, 5, 1, 0]),
         priority=st.integers(0, 2),
         salt=st.sampled_from(["", "", "", "other"]),
         prompt_logprobs=st.sampled_from([None, None, None, 0]),
