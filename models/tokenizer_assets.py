@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from models.cache import cache_folder
 from models.checkpoints.gguf_header import read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 from models.gguf_tokenizer import convert_gguf_tokenizer
 from models.loaded import TokenizerAssets
-from models.wheel_models import cache_folder
 
 if TYPE_CHECKING:
     from models.hf_config import HFConfig

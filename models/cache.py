@@ -1,0 +1,12 @@
+"""The folder of what headrace keeps between runs: fetched models, converted tokenizers, compiled kernels."""
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """$HEADRACE_CACHE, else $XDG_CACHE_HOME/headrace, else ~/.cache/headrace; it may not exist yet."""
+    if chosen := os.environ.get("HEADRACE_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "headrace"
