@@ -12,7 +12,7 @@ from server.tokenizer import Tokenizer
 @dataclass(frozen=True, slots=True)
 class Prompt:
     ids: list[int]
-    text: str  # as the client wrote it, or decoded from its ids; what echo repeats
+    text: str  # what echo repeats: as the client wrote it, or decoded from its ids
 
 
 @dataclass(frozen=True, slots=True)

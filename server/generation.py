@@ -11,7 +11,7 @@ from typing import Self
 import msgspec
 
 from engine.client import RequestStream
-from engine.errors import EngineDied, InvalidRequest
+from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
 from server.choice import Choice, Delta, Prompt, TextOptions
 from server.context import ServerContext
@@ -45,13 +45,6 @@ class Generation:
         self._params = params
         self._choices = [self._choice(index, tokenizer) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
-        limit = context.config.max_num_waiting
-        if len(self._choices) > limit:
-            raise InvalidRequest(
-                f"{len(params.prompts)} prompts with n {params.n} ask for {len(self._choices)} choices; one request "
-                f"may have {limit}",
-                param="n",
-            )
 
     def _choice(self, index: int, tokenizer: Tokenizer) -> Choice:
         params = self._params

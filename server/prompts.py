@@ -8,22 +8,29 @@ from server.choice import Prompt
 from server.context import TextModel
 from server.schemas.chat import ChatTemplateFields
 
+_INLINE_SIZE = 4096  # characters or ids; more is encoded in a thread, or the event loop would notice
+
 
 async def text_prompts(
     prompts: list[str] | list[list[int]], text: TextModel, info: EngineInfo, *, add_special_tokens: bool, echo: bool
 ) -> list[Prompt]:
     """The prompts of a text completion. Raises InvalidRequest."""
-    encoded = []
-    for prompt in prompts:
+
+    def encode(prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):
-            ids = await text.tokenizer.encode_async(prompt, add_special_tokens=add_special_tokens)
-            encoded.append(Prompt(ids, prompt))
+            encoded = Prompt(text.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt)
         else:
             check_token_ids(prompt, info.vocab_size, "prompt")
-            encoded.append(Prompt(prompt, text.tokenizer.decode(prompt) if echo else ""))
-        if not encoded[-1].ids:
+            # One that is too long will be refused; it is not worth decoding.
+            has_text = echo and len(prompt) <= info.max_model_len
+            encoded = Prompt(prompt, text.tokenizer.decode(prompt) if has_text else "")
+        if not encoded.ids:
             raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
-    return encoded
+        return encoded
+
+    if sum(map(len, prompts)) <= _INLINE_SIZE:
+        return [encode(prompt) for prompt in prompts]
+    return await asyncio.to_thread(lambda: [encode(prompt) for prompt in prompts])
 
 
 async def chat_prompt(
@@ -46,7 +53,7 @@ async def chat_prompt(
             kwargs=fields.chat_template_kwargs,
         )
         ids = text.tokenizer.encode_chat(rendered.prompt, rendered.hidden)
-        return Prompt(_with_bos(ids, info) if add_special_tokens else ids, rendered.text)
+        return Prompt(_with_bos(ids, info) if add_special_tokens else ids, "")
 
     prompt = await asyncio.to_thread(render)  # a template may use its whole budget of time
     if not prompt.ids:
@@ -68,8 +75,13 @@ def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
         )
 
 
-def room_for_output(prompts: list[Prompt], max_model_len: int, asked: int | None, default: int | None) -> int:
-    """max_tokens: as asked for, else what fits, up to `default`. Raises ContextLengthExceeded."""
+def room_for_output(
+    prompts: list[Prompt], max_model_len: int, *, asked: int | None, param: str, default: int | None
+) -> int:
+    """max_tokens: what was asked for in the field `param`, else what fits, up to `default`.
+
+    Raises ContextLengthExceeded.
+    """
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
     if asked is None and room < 1:
@@ -79,9 +91,9 @@ def room_for_output(prompts: list[Prompt], max_model_len: int, asked: int | None
         )
     if asked is not None and asked > room:
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens and max_tokens is {asked}, {longest + asked} together; the model takes "
+            f"the prompt has {longest} tokens and {param} is {asked}, {longest + asked} together; the model takes "
             f"{max_model_len}; shorten the prompt or ask for fewer tokens",
-            param="max_tokens",
+            param=param,
         )
     if asked is not None:
         return asked

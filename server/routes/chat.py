@@ -14,7 +14,7 @@ from server.deps import Context, json_body
 from server.generation import Generation
 from server.logprobs import chat_logprobs
 from server.prompts import chat_prompt, room_for_output
-from server.routes.generate import answer, check_request, start_generation
+from server.routes.generate import answer, check_num_choices, check_request, start_generation
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.responses import (
     ChatChoice,
@@ -41,11 +41,13 @@ async def create_chat_completion(
     """Answer a conversation, as a whole or as a stream."""
     headers = check_request(body, context)
     asked_max_tokens = body.asked_max_tokens
+    check_num_choices(body, 1, context)
     num_logprobs = body.num_logprobs(context.config.max_logprobs)
     text = await context.text_model()
     info = context.client.info
     prompt = await chat_prompt(body, text, info, add_special_tokens=bool(body.add_special_tokens))
-    max_tokens = room_for_output([prompt], info.max_model_len, asked_max_tokens, default=None)
+    param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    max_tokens = room_for_output([prompt], info.max_model_len, asked=asked_max_tokens, param=param, default=None)
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
     generation = start_generation(request, context, text, body, prompts=[prompt], sampling=sampling)
     form = _ChatFormat(context.model_name, text.tokenizer, body)

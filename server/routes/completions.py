@@ -14,7 +14,7 @@ from server.deps import Context, json_body
 from server.generation import Generation
 from server.logprobs import text_logprobs
 from server.prompts import room_for_output, text_prompts
-from server.routes.generate import answer, check_request, start_generation
+from server.routes.generate import answer, check_num_choices, check_request, start_generation
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs, Usage
 from server.sse import frame
@@ -35,12 +35,15 @@ async def create_completion(
     echo = bool(body.echo)
     text = await context.text_model()
     info = context.client.info
+    check_num_choices(body, len(body.prompt), context)
     prompts = await text_prompts(
         body.prompt, text, info, add_special_tokens=body.add_special_tokens is not False, echo=echo
     )
     sampling = body.sampling(
         info,
-        max_tokens=room_for_output(prompts, info.max_model_len, body.max_tokens, DEFAULT_MAX_TOKENS),
+        max_tokens=room_for_output(
+            prompts, info.max_model_len, asked=body.max_tokens, param="max_tokens", default=DEFAULT_MAX_TOKENS
+        ),
         logprobs=body.logprobs,
         prompt_logprobs=body.logprobs if echo else None,
     )

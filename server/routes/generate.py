@@ -40,6 +40,17 @@ def check_request(body: GenerationRequest, context: ServerContext) -> dict[str, 
     return ignored_header(ignored)
 
 
+def check_num_choices(body: GenerationRequest, num_prompts: int, context: ServerContext) -> None:
+    """Raise InvalidRequest for more choices than the queue could ever take together."""
+    asked, limit = num_prompts * body.num_choices, context.config.max_num_waiting
+    if asked > limit:
+        raise InvalidRequest(
+            f"{num_prompts} prompts with n {body.num_choices} ask for {asked} choices; one request may have {limit} "
+            "(--max-num-waiting)",
+            param="n",
+        )
+
+
 def start_generation(
     request: Request,
     context: ServerContext,
