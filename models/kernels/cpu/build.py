@@ -17,7 +17,7 @@ from pathlib import Path
 SOURCE_FOLDER = Path(__file__).parent
 # GCC may keep a * b + c in one rounding (fast contraction); nothing else of -ffast-math, since NaN and inf matter.
 _FLOATS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-_COMMON = ("-std=gnu++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", *_FLOATS)
+_COMMON = ("-std=gnu++17", "-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden", *_FLOATS)
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
 

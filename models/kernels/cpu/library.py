@@ -34,6 +34,10 @@ class KernelLibrary:
         self.max_threads = self._bind("hr_max_threads", "", ctypes.c_int)
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiififpp")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplpppiippiiii")
+        self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
+        self.pack_weights = self._bind("hr_pack_weights", "ipllp")
+        self.gather_rows = self._bind("hr_gather_rows", "iplplip")
+        self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Callable[..., int]:
         function = getattr(self._library, name)

@@ -1,0 +1,222 @@
+// GGUF blocks -> packed weights (codecs.h), and packed weights -> dequantised rows.
+//
+// GGUF rows [N][K / block] of blocks, each a run of columns of one row. A reader turns a block into codes (one byte a
+// weight) and scales; the writer places them. Threads take row blocks.
+#include <algorithm>
+#include <vector>
+
+#include "codecs.h"
+
+namespace {
+
+using namespace hr;
+
+// What one row's 32 columns are made of; which scales are meaningful depends on the format.
+struct RowGroup {
+  uint8_t codes[kGroup];
+  uint16_t d, m;      // fp16 bits: scale and minimum; for K formats those of the super-block (d, dmin)
+  uint8_t scales[4];  // K formats: s, m; Q6_K: s of columns 0..15 and 16..31
+};
+
+uint16_t load_u16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
+
+// Blocks of 32: fp16 d, [fp16 m], [32 fifth bits], 16 bytes: column i in the low nibble of byte i, i + 16 in the high one.
+template <bool kMinimum, bool kFifth>
+void read_nibble_block(const uint8_t* block, RowGroup& out) {
+  out.d = load_u16(block);
+  if (kMinimum) out.m = load_u16(block + 2);
+  const uint8_t* high = block + (kMinimum ? 4 : 2);
+  const uint8_t* q = high + (kFifth ? 4 : 0);
+  for (int i = 0; i < 32; ++i) {
+    out.codes[i] = i < 16 ? q[i] & 15 : q[i - 16] >> 4;
+    if (kFifth) out.codes[i] |= (high[i / 8] >> (i % 8) & 1) << 4;
+  }
+}
+
+void read_q8_0(const uint8_t* block, RowGroup& out) {
+  out.d = load_u16(block);
+  for (int i = 0; i < 32; ++i) out.codes[i] = block[2 + i] ^ 0x80;  // signed byte + 128
+}
+
+// 256 columns: fp16 d, fp16 dmin, 12 bytes of 6-bit scales and minima, [32 bytes of fifth bits], 128 bytes: 32 bytes for
+// groups 2i (low nibbles) and 2i + 1 (high nibbles).
+template <bool kFifth>
+void read_q45_k(const uint8_t* block, int group, RowGroup& out) {
+  out.d = load_u16(block);
+  out.m = load_u16(block + 2);
+  const uint8_t* s = block + 4;
+  if (group < 4) {
+    out.scales[0] = s[group] & 63;
+    out.scales[1] = s[group + 4] & 63;
+  } else {
+    out.scales[0] = (s[group + 4] & 15) | (s[group - 4] >> 6) << 4;
+    out.scales[1] = s[group + 4] >> 4 | (s[group] >> 6) << 4;
+  }
+  const uint8_t* high = block + 16;
+  const uint8_t* q = high + (kFifth ? 32 : 0) + group / 2 * 32;
+  for (int i = 0; i < 32; ++i) {
+    out.codes[i] = group % 2 ? q[i] >> 4 : q[i] & 15;
+    if (kFifth) out.codes[i] |= (high[i] >> group & 1) << 4;
+  }
+}
+
+// 256 columns: 128 bytes of low nibbles, 64 bytes of upper pairs of bits, 16 int8 scales, fp16 d. Per 128 columns, four
+// runs of 32: run r has its low bits in bytes 32 (r % 2) .., nibble r / 2, its upper bits at 2r of 32 bytes.
+void read_q6_k(const uint8_t* block, int group, RowGroup& out) {
+  out.d = load_u16(block + 208);
+  const int half = group / 4, run = group % 4;
+  const uint8_t* low = block + half * 64 + run % 2 * 32;
+  const uint8_t* high = block + 128 + half * 32;
+  for (int i = 0; i < 32; ++i)
+    out.codes[i] = (run / 2 ? low[i] >> 4 : low[i] & 15) | (high[i] >> (2 * run) & 3) << 4;
+  out.scales[0] = block[192 + half * 8 + run * 2];
+  out.scales[1] = block[192 + half * 8 + run * 2 + 1];
+}
+
+struct Shape {
+  int columns, bytes;
+};
+
+Shape gguf_block(Format format) {
+  switch (format) {
+    case Format::Q4_0: return {32, 18};
+    case Format::Q4_1: return {32, 20};
+    case Format::Q5_0: return {32, 22};
+    case Format::Q5_1: return {32, 24};
+    case Format::Q8_0: return {32, 34};
+    case Format::Q4_K: return {256, 144};
+    case Format::Q5_K: return {256, 176};
+    case Format::Q6_K: break;
+  }
+  return {256, 210};
+}
+
+void read_group(Format format, const uint8_t* block, int group, RowGroup& out) {
+  switch (format) {
+    case Format::Q4_0: return read_nibble_block<false, false>(block, out);
+    case Format::Q4_1: return read_nibble_block<true, false>(block, out);
+    case Format::Q5_0: return read_nibble_block<false, true>(block, out);
+    case Format::Q5_1: return read_nibble_block<true, true>(block, out);
+    case Format::Q8_0: return read_q8_0(block, out);
+    case Format::Q4_K: return read_q45_k<false>(block, group, out);
+    case Format::Q5_K: return read_q45_k<true>(block, group, out);
+    case Format::Q6_K: return read_q6_k(block, group, out);
+  }
+}
+
+void write_codes(Format format, const RowGroup& g, int row, uint8_t* target) {
+  uint8_t* nibbles = target;
+  if (format == Format::Q5_0 || format == Format::Q5_1 || format == Format::Q5_K) nibbles += 64;
+  for (int i = 0; i < kGroup; ++i) {
+    const int v = i / 4, at = row * 4 + i % 4;
+    const uint8_t code = g.codes[i];
+    if (format == Format::Q8_0) {
+      target[64 * v + at] = code;
+      continue;
+    }
+    nibbles[64 * (v % 4) + at] |= (code & 15) << (v < 4 ? 0 : 4);
+    if (nibbles != target) target[at] |= (code >> 4) << v;
+    if (format == Format::Q6_K) nibbles[256 + 64 * (v / 4) + at] |= (code >> 4) << (2 * (v % 4));
+  }
+}
+
+void write_scales(Format format, const RowGroup& g, int row, int half, uint8_t* header, uint8_t* unit) {
+  uint16_t* words = reinterpret_cast<uint16_t*>(unit);
+  uint16_t* header_words = reinterpret_cast<uint16_t*>(header);
+  switch (format) {
+    case Format::Q4_1:
+    case Format::Q5_1:
+      words[32 + 16 * half + row] = g.m;
+      [[fallthrough]];
+    case Format::Q4_0:
+    case Format::Q5_0:
+    case Format::Q8_0:
+      words[16 * half + row] = g.d;
+      return;
+    case Format::Q4_K:
+    case Format::Q5_K:
+      header_words[row] = g.d;
+      header_words[16 + row] = g.m;
+      unit[16 * half + row] = g.scales[0];
+      unit[32 + 16 * half + row] = g.scales[1];
+      return;
+    case Format::Q6_K:
+      header_words[row] = g.d;
+      unit[32 * half + row] = g.scales[0];
+      unit[32 * half + 16 + row] = g.scales[1];
+  }
+}
+
+template <class Codec>
+void pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t rows, int64_t columns, uint8_t* block) {
+  const Shape shape = gguf_block(format);
+  const int groups_per_block = shape.columns / kGroup;
+  const int64_t row_bytes = columns / shape.columns * shape.bytes;
+  std::memset(block, 0, block_bytes<Codec>(columns));
+  RowGroup g{};
+  for (int row = 0; row < std::min<int64_t>(kBlockRows, rows - first_row); ++row) {
+    const uint8_t* source = raw + (first_row + row) * row_bytes;
+    for (int64_t group = 0; group < columns / kGroup; ++group) {
+      read_group(format, source + group / groups_per_block * shape.bytes, static_cast<int>(group % groups_per_block), g);
+      const int half = static_cast<int>(group % 2);
+      uint8_t* unit = const_cast<uint8_t*>(unit_address<Codec>(block, group / 2));
+      uint8_t* header = const_cast<uint8_t*>(header_address<Codec>(block, group / 2));
+      write_scales(format, g, row, half, header, unit);
+      write_codes(format, g, row, unit + Codec::kScaleBytes + half * Codec::kGroupBytes);
+    }
+  }
+}
+
+template <class Codec, class Element>
+void dequantise_row(const uint8_t* block, int lane, int64_t columns, Element* out) {
+  alignas(64) uint8_t codes[kVectors * 64];
+  float scale[2][16], minimum[16] = {};
+  for (int64_t group = 0; group < columns / kGroup; ++group) {
+    const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
+    for (int v = 0; v < kVectors; ++v) store(codes + 64 * v, g.codes[v]);
+    for (int s = 0; s < Codec::kScales; ++s) store(scale[s], g.scale[s]);
+    if (Codec::kHasMinimum) store(minimum, g.minimum);
+    for (int i = 0; i < kGroup; ++i) {
+      const int code = codes[i / 4 * 64 + lane * 4 + i % 4] - Codec::kOffset;
+      store_one(out + group * kGroup + i, scale[Codec::kScales == 2 ? i / 16 : 0][lane] * code + minimum[lane]);
+    }
+  }
+}
+
+}  // namespace
+
+// Bytes of a packed [rows, columns] matrix.
+HR_API int64_t hr_packed_bytes(int format, int64_t rows, int64_t columns) {
+  return with_codec(static_cast<Format>(format), [&](auto codec) -> int64_t {
+    return (rows + kBlockRows - 1) / kBlockRows * block_bytes<decltype(codec)>(columns);
+  });
+}
+
+// raw: rows of GGUF blocks, contiguous. packed: hr_packed_bytes() bytes, aligned to 64.
+HR_API void hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_t columns, uint8_t* packed) {
+  with_codec(static_cast<Format>(format), [&](auto codec) {
+    using Codec = decltype(codec);
+    const int64_t stride = block_bytes<Codec>(columns);
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t block = 0; block < (rows + kBlockRows - 1) / kBlockRows; ++block)
+      pack_block<Codec>(static_cast<Format>(format), raw, block * kBlockRows, rows, columns, packed + block * stride);
+  });
+}
+
+// out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32; ids must lie within it.
+HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids,
+                           int out_is_bf16, void* out) {
+  with_codec(static_cast<Format>(format), [&](auto codec) {
+    using Codec = decltype(codec);
+    const int64_t stride = block_bytes<Codec>(columns);
+#pragma omp parallel for schedule(dynamic, 8) if (num_ids >= 16)
+    for (int64_t i = 0; i < num_ids; ++i) {
+      const uint8_t* block = packed + ids[i] / kBlockRows * stride;
+      const int lane = static_cast<int>(ids[i] % kBlockRows);
+      if (out_is_bf16)
+        dequantise_row<Codec>(block, lane, columns, static_cast<Bf16*>(out) + i * columns);
+      else
+        dequantise_row<Codec>(block, lane, columns, static_cast<float*>(out) + i * columns);
+    }
+  });
+}

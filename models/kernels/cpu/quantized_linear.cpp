@@ -1,0 +1,411 @@
+// Linear layers over packed integer weights: out [M, N] = input(x) [M, K] * W^T (+ bias) (+ residual).
+//
+// Activations are quantised to int8 with one scale per row and group of 32 columns, so that a group's product is an exact
+// integer, and per group g of 32 columns (weights as in codecs.h, a = activation codes):
+//
+//   out[m, n] += scale_a[m, g] * scale_w[n, g] * sum_k (code[n, k] - offset) a[m, k]  +  minimum[n, g] * sum_a[m, g]
+//
+// A layer may be several matrices side by side (q, k and v; gate and up), each in a format of its own: `segments`.
+//
+// Few rows (M <= kFewRows): bound by memory. A thread takes row blocks of 16 outputs, streams each once, and multiplies
+// every activation row with the unpacked registers. Activations are quantised by every thread for itself while that is
+// cheaper than a barrier.
+//
+// Many rows: bound by arithmetic. A task is a panel of rows times two row blocks (32 outputs). Along K in steps of
+// kStepGroups groups, the weights are unpacked once into a buffer that stays in the first-level cache and multiplied with
+// register tiles of kTileRows rows x 2 blocks; sums over steps stay in an fp32 buffer.
+#include <omp.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "codecs.h"
+#include "linear_output.h"
+#include "row_input.h"
+
+using namespace hr;
+
+// One matrix of the layer; its outputs follow those of the segment before.
+struct hr_segment {
+  int32_t format;
+  int32_t rows;
+  const uint8_t* packed;
+  const float* bias;  // [rows] or null
+};
+
+namespace {
+
+constexpr int kFewRows = 8;
+// rows that share one unpacking of a group: as many as accumulators fit into registers
+#if defined(__AVX512F__)
+constexpr int kSharedRows[] = {1, 2, 4, 6, 8}, kTileRows = 6, kHalfTileRows = 3;
+#else
+constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1;
+#endif
+constexpr int kStepGroups = 16;  // 512 columns
+constexpr int kPanelRows = 120;
+constexpr int kPrefetchBytes = 2048;
+constexpr int64_t kQuantiseAlone = 8192;  // elements; up to here every thread quantises for itself
+
+struct Layer {
+  const void* x;
+  int64_t x_stride;
+  bool x_is_bf16;
+  InputSpec input;
+  int64_t num_rows, columns;  // M, K
+  const hr_segment* segments;
+  int num_segments;
+  Output out;
+};
+
+// Quantised rows. Columns are padded to whole units with zeros.
+struct Activations {
+  int64_t columns, groups;
+  int8_t* codes;       // [M, columns]
+  float* scale;        // [M, groups]
+  float* sum;          // [M, groups], scale * sum of codes
+  int32_t* minus_sum;  // [M, groups, 2], minus the sums of codes 0..15 and 16..31
+};
+
+struct ActivationMemory {
+  std::vector<int8_t> codes;
+  std::vector<float> scale, sum;
+  std::vector<int32_t> minus_sum;
+
+  // Room for a few more rows: the kernels compute whole register tiles, and nobody looks at the rows too many.
+  Activations reserve(int64_t rows, int64_t columns) {
+    rows += kFewRows;
+    const int64_t padded = num_units(columns) * kUnit, groups = padded / kGroup;
+    if (static_cast<int64_t>(codes.size()) < rows * padded) codes.resize(rows * padded);
+    if (static_cast<int64_t>(scale.size()) < rows * groups) {
+      scale.resize(rows * groups);
+      sum.resize(rows * groups);
+      minus_sum.resize(rows * groups * 2);
+    }
+    return {padded, groups, codes.data(), scale.data(), sum.data(), minus_sum.data()};
+  }
+};
+
+void quantise_group(const float* x, int8_t* codes, float* scale, float* sum, int32_t* minus_sum) {
+  const F32x16 a = load<F32x16>(x), b = load<F32x16>(x + 16);
+  const float largest = max_lanes(max(abs(a), abs(b)));
+  *scale = largest / 127;
+  const float inverse = largest > 0 ? 127 / largest : 0;
+  const int32_t first = store_int8(codes, a * broadcast(inverse)), second = store_int8(codes + 16, b * broadcast(inverse));
+  *sum = *scale * (first + second);
+  minus_sum[0] = -first;
+  minus_sum[1] = -second;
+}
+
+void quantise_row(const Layer& layer, int64_t row, const Activations& a) {
+  thread_local std::vector<float> prepared;
+  if (static_cast<int64_t>(prepared.size()) < a.columns) prepared.resize(a.columns);
+  float* x = prepared.data();
+  if (layer.x_is_bf16)
+    prepare_row(layer.input, static_cast<const Bf16*>(layer.x) + row * layer.x_stride, layer.columns, x);
+  else
+    prepare_row(layer.input, static_cast<const float*>(layer.x) + row * layer.x_stride, layer.columns, x);
+  std::fill(x + layer.columns, x + a.columns, 0.0f);
+  for (int64_t g = 0; g < a.groups; ++g) {
+    const int64_t at = row * a.groups + g;
+    quantise_group(x + g * kGroup, a.codes + row * a.columns + g * kGroup, a.scale + at, a.sum + at, a.minus_sum + 2 * at);
+  }
+}
+
+// ---- few rows
+
+template <class Codec, int R>
+HR_INLINE void multiply_group(const Group& g, const Activations& a, int64_t row, int64_t group, F32x16 (&out)[R]) {
+  // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
+  constexpr int kChains = Codec::kScales == 2 || R < 4 ? 2 : 1;
+  I32x16 sums[R][kChains];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const int32_t* minus = a.minus_sum + ((row + r) * a.groups + group) * 2;
+    if constexpr (kChains == 1)
+      sums[r][0] = broadcast(Codec::kOffset * (minus[0] + minus[1]));
+    else
+      for (int c = 0; c < 2; ++c) sums[r][c] = broadcast(Codec::kOffset * minus[c]);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      I32x16& s = sums[r][v * kChains / kVectors];
+      s = dot_bytes(s, g.codes[v], load_u32(a.codes + (row + r) * a.columns + group * kGroup + 4 * v));
+    }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const int64_t at = (row + r) * a.groups + group;
+    const F32x16 scale = broadcast(a.scale[at]);
+    if constexpr (Codec::kScales == 2) {
+      out[r] = fma(to_float(sums[r][0]), scale * g.scale[0], out[r]);
+      out[r] = fma(to_float(sums[r][1]), scale * g.scale[1], out[r]);
+    } else {
+      const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
+      out[r] = fma(to_float(sum), scale * g.scale[0], out[r]);
+    }
+    if constexpr (Codec::kHasMinimum) out[r] = fma(g.minimum, broadcast(a.sum[at]), out[r]);
+  }
+}
+
+template <class Codec, int R>
+__attribute__((noinline)) void multiply_block(const uint8_t* block, const Activations& a, int64_t row, F32x16* results) {
+  F32x16 out[R] = {};
+  for (int64_t u = 0; u < a.columns / kUnit; ++u) {
+    const uint8_t* header = header_address<Codec>(block, u);
+    const uint8_t* unit = unit_address<Codec>(block, u);
+    for (int line = 0; line < Codec::kUnitBytes; line += 64) __builtin_prefetch(unit + kPrefetchBytes + line);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half)
+      multiply_group<Codec, R>(Codec::unpack(header, unit, half), a, row, 2 * u + half, out);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) results[r] = out[r];
+}
+
+// Multiplies `rows` rows, in one pass where a kernel for at least that many exists; results has room for kFewRows.
+template <class Codec, int kChoice = 0>
+HR_INLINE void multiply_rows(const uint8_t* block, const Activations& a, int rows, F32x16* results) {
+  constexpr int kLast = sizeof(kSharedRows) / sizeof(int) - 1, R = kSharedRows[kChoice];
+  if constexpr (kChoice < kLast) {
+    if (rows > R) return multiply_rows<Codec, kChoice + 1>(block, a, rows, results);
+  }
+  for (int r = 0; r < rows; r += R) multiply_block<Codec, R>(block, a, r, results + r);
+}
+
+// A row block of the layer, counted over all segments.
+struct BlockPlace {
+  const hr_segment* segment;
+  int64_t block;   // within the segment
+  int64_t column;  // of the output
+  int lanes;       // outputs in it, 16 but for the last
+};
+
+BlockPlace place_block(const Layer& layer, int64_t index) {
+  int64_t column = 0;
+  for (const hr_segment* s = layer.segments;; ++s) {
+    const int64_t blocks = (s->rows + kBlockRows - 1) / kBlockRows;
+    if (index < blocks)
+      return {s, index, column + index * kBlockRows, static_cast<int>(std::min<int64_t>(kBlockRows, s->rows - index * kBlockRows))};
+    index -= blocks;
+    column += s->rows;
+  }
+}
+
+const float* bias_at(const BlockPlace& place) {
+  return place.segment->bias ? place.segment->bias + place.block * kBlockRows : nullptr;
+}
+
+void few_rows_block(const Layer& layer, const Activations& a, int64_t index) {
+  const BlockPlace place = place_block(layer, index);
+  with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
+    using Codec = decltype(codec);
+    const uint8_t* block = place.segment->packed + place.block * block_bytes<Codec>(layer.columns);
+    F32x16 results[kFewRows];
+    multiply_rows<Codec>(block, a, static_cast<int>(layer.num_rows), results);
+    for (int64_t r = 0; r < layer.num_rows; ++r) layer.out.put(r, place.column, place.lanes, results[r], bias_at(place));
+  });
+}
+
+// ---- many rows
+
+// kStepGroups groups of one row block, unpacked; minus the codes' offset a group's weights are scale * code + minimum.
+struct Expanded {
+  alignas(64) uint8_t codes[kStepGroups][kVectors][64];
+  alignas(64) float scale[kStepGroups][2][16];
+  alignas(64) float minimum[kStepGroups][16];
+};
+
+struct PanelMemory {
+  Expanded weights[2];
+  alignas(64) float sums[kPanelRows][2 * kBlockRows];
+};
+
+template <class Codec>
+void expand(const uint8_t* block, int64_t first_group, int num_groups, Expanded& out) {
+  for (int i = 0; i < num_groups; ++i) {
+    const int64_t u = (first_group + i) / 2;
+    const Group g = Codec::unpack(header_address<Codec>(block, u), unit_address<Codec>(block, u), (first_group + i) % 2);
+    for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], g.codes[v]);
+    for (int s = 0; s < Codec::kScales; ++s) store(out.scale[i][s], g.scale[s]);
+    if (Codec::kHasMinimum) store(out.minimum[i], g.minimum);
+  }
+}
+
+// sums [R rows][C blocks] += one step. The offset is passed at run time, so that formats share the code.
+template <int kScales, bool kHasMinimum, int R, int C>
+void multiply_tile(const Expanded* weights, int offset, const Activations& a, int64_t row, int64_t first_group, int num_groups,
+                   float* sums) {
+  F32x16 out[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) out[r][c] = load<F32x16>(sums + (r * 2 + c) * kBlockRows);
+  const int8_t* codes = a.codes + row * a.columns + first_group * kGroup;
+  for (int i = 0; i < num_groups; ++i) {
+    const int64_t at = row * a.groups + first_group + i;
+#pragma GCC unroll 2
+    for (int s = 0; s < kScales; ++s) {
+      I32x16 products[R][C];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const int32_t* minus = a.minus_sum + 2 * (at + r * a.groups);
+        const I32x16 start = broadcast(kHasMinimum ? 0 : offset * (kScales == 2 ? minus[s] : minus[0] + minus[1]));
+#pragma GCC unroll 2
+        for (int c = 0; c < C; ++c) products[r][c] = start;
+      }
+      constexpr int kPart = kVectors / kScales;
+#pragma GCC unroll 8
+      for (int v = s * kPart; v < (s + 1) * kPart; ++v) {
+        Bits w[C];
+#pragma GCC unroll 2
+        for (int c = 0; c < C; ++c) w[c] = load<Bits>(weights[c].codes[i][v]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const uint32_t x = load_u32(codes + r * a.columns + i * kGroup + 4 * v);
+#pragma GCC unroll 2
+          for (int c = 0; c < C; ++c) products[r][c] = dot_bytes(products[r][c], w[c], x);
+        }
+      }
+#pragma GCC unroll 2
+      for (int c = 0; c < C; ++c) {
+        const F32x16 scale = load<F32x16>(weights[c].scale[i][s]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+          out[r][c] = fma(to_float(products[r][c]), scale * broadcast(a.scale[at + r * a.groups]), out[r][c]);
+      }
+    }
+    if constexpr (kHasMinimum) {
+#pragma GCC unroll 2
+      for (int c = 0; c < C; ++c) {
+        const F32x16 minimum = load<F32x16>(weights[c].minimum[i]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) out[r][c] = fma(minimum, broadcast(a.sum[at + r * a.groups]), out[r][c]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) store(sums + (r * 2 + c) * kBlockRows, out[r][c]);
+}
+
+template <class Codec, int C>
+__attribute__((noinline)) void panel_sums(const uint8_t* block, int64_t block_stride, const Activations& a, int64_t first_row, int num_rows,
+                PanelMemory& memory) {
+  std::memset(memory.sums, 0, sizeof(memory.sums));
+  for (int64_t group = 0; group < a.groups; group += kStepGroups) {
+    const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, a.groups - group));
+    for (int c = 0; c < C; ++c) expand<Codec>(block + c * block_stride, group, num_groups, memory.weights[c]);
+    for (int r = 0; r < num_rows; r += kTileRows) {
+      const auto multiply = num_rows - r > kHalfTileRows
+                                ? multiply_tile<Codec::kScales, Codec::kHasMinimum, kTileRows, C>
+                                : multiply_tile<Codec::kScales, Codec::kHasMinimum, kHalfTileRows, C>;
+      multiply(memory.weights, Codec::kOffset, a, first_row + r, group, num_groups, memory.sums[r]);
+    }
+  }
+}
+
+// Two row blocks of one segment (one, at its end) times a panel of rows.
+void panel_task(const Layer& layer, const Activations& a, int64_t pair, int64_t first_row, int num_rows, PanelMemory& memory) {
+  const hr_segment* segment = layer.segments;
+  int64_t column = 0;
+  auto num_pairs = [](const hr_segment* s) { return (s->rows + 2 * kBlockRows - 1) / (2 * kBlockRows); };
+  for (; pair >= num_pairs(segment); ++segment) {
+    pair -= num_pairs(segment);
+    column += segment->rows;
+  }
+  const int64_t first = pair * 2 * kBlockRows;
+  const int outputs = static_cast<int>(std::min<int64_t>(2 * kBlockRows, segment->rows - first));
+  with_codec(static_cast<Format>(segment->format), [&](auto codec) {
+    using Codec = decltype(codec);
+    const int64_t stride = block_bytes<Codec>(layer.columns);
+    const uint8_t* block = segment->packed + pair * 2 * stride;
+    if (outputs > kBlockRows)
+      panel_sums<Codec, 2>(block, stride, a, first_row, num_rows, memory);
+    else
+      panel_sums<Codec, 1>(block, stride, a, first_row, num_rows, memory);
+  });
+  for (int r = 0; r < num_rows; ++r)
+    for (int c = 0; c * kBlockRows < outputs; ++c) {
+      const int64_t offset = first + c * kBlockRows;
+      layer.out.put(first_row + r, column + offset, std::min(kBlockRows, outputs - c * kBlockRows),
+                    load<F32x16>(memory.sums[r] + c * kBlockRows), segment->bias ? segment->bias + offset : nullptr);
+    }
+}
+
+void few_rows(const Layer& layer) {
+  int64_t num_blocks = 0, bytes = 0;
+  for (int s = 0; s < layer.num_segments; ++s) {
+    const int64_t blocks = (layer.segments[s].rows + kBlockRows - 1) / kBlockRows;
+    num_blocks += blocks;
+    with_codec(static_cast<Format>(layer.segments[s].format),
+               [&](auto codec) { bytes += blocks * block_bytes<decltype(codec)>(layer.columns); });
+  }
+  // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
+  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(65536 * num_blocks / bytes, num_blocks / (4 * omp_get_max_threads())));
+  const bool alone = layer.num_rows * layer.columns <= kQuantiseAlone;
+  thread_local ActivationMemory caller_memory;
+  const Activations shared = alone ? Activations{} : caller_memory.reserve(layer.num_rows, layer.columns);
+#pragma omp parallel
+  {
+    thread_local ActivationMemory own_memory;
+    const Activations a = alone ? own_memory.reserve(layer.num_rows, layer.columns) : shared;
+    if (alone) {
+      for (int64_t r = 0; r < layer.num_rows; ++r) quantise_row(layer, r, a);
+    } else {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t r = 0; r < layer.num_rows; ++r) quantise_row(layer, r, a);
+    }
+#pragma omp for schedule(dynamic, chunk) nowait
+    for (int64_t i = 0; i < num_blocks; ++i) few_rows_block(layer, a, i);
+  }
+}
+
+void many_rows(const Layer& layer) {
+  int64_t num_pairs = 0;
+  for (int s = 0; s < layer.num_segments; ++s) num_pairs += (layer.segments[s].rows + 2 * kBlockRows - 1) / (2 * kBlockRows);
+  const int64_t num_panels = (layer.num_rows + kPanelRows - 1) / kPanelRows;
+  // panels of equal height, in whole register tiles
+  const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kTileRows - 1) / kTileRows * kTileRows;
+  thread_local ActivationMemory memory;
+  const Activations a = memory.reserve(layer.num_rows, layer.columns);
+#pragma omp parallel
+  {
+    thread_local std::unique_ptr<PanelMemory> panel(new PanelMemory);
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t r = 0; r < layer.num_rows; ++r) quantise_row(layer, r, a);
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int64_t task = 0; task < num_panels * num_pairs; ++task) {
+      const int64_t first_row = task / num_pairs * height;
+      const int64_t rows = std::min(height, layer.num_rows - first_row);
+      if (rows > 0) panel_task(layer, a, task % num_pairs, first_row, static_cast<int>(rows), *panel);
+    }
+  }
+}
+
+}  // namespace
+
+// x [M, K] (2K for gated inputs) and out [M, sum of the segments' rows]: bf16 or fp32, row strides in elements. K is a
+// multiple of 32. input_kind: InputKind, with its weight and bias. residual: null, or [M, N] of out's type, added.
+HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns,
+                                int input_kind, const float* input_weight, const float* input_bias, float eps,
+                                const hr_segment* segments, int num_segments, void* out, int out_is_bf16, int64_t out_stride,
+                                const void* residual, int64_t residual_stride) {
+  const Layer layer{x,
+                    x_stride,
+                    x_is_bf16 != 0,
+                    {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
+                    num_rows,
+                    columns,
+                    segments,
+                    num_segments,
+                    {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+  if (num_rows == 0) return;
+  if (num_rows <= kFewRows)
+    few_rows(layer);
+  else
+    many_rows(layer);
+}

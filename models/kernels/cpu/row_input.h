@@ -1,0 +1,90 @@
+// What happens to a row before a linear layer multiplies it: nothing, a norm, or the activation of a feed-forward layer.
+// Done where the row is read anyway (quantised, packed), so that it costs neither a pass over memory nor a parallel region.
+#pragma once
+
+#include "simd.h"
+
+namespace hr {
+
+enum class InputKind : int32_t {
+  kPlain = 0,
+  kRmsNorm = 1,    // x / sqrt(mean(x^2) + eps) * weight
+  kLayerNorm = 2,  // (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
+  kSiluGated = 3,  // silu(gate) * up; the row holds gate [K], then up [K]
+  kGeluTanhGated = 4,
+  kGeluTanh = 5,
+};
+
+struct InputSpec {
+  InputKind kind;
+  const float *weight, *bias;  // [K]; of norms only, bias null for RMSNorm
+  float eps;
+};
+
+HR_INLINE F32x16 logistic(const F32x16& x) {
+  // 1 / (1 + 2^(-x log2 e)); the bound keeps 2^x within its range, the result is 0 to fp32 precision before that
+  const F32x16 limit = broadcast(126.0f);
+  F32x16 power = x * broadcast(-1.44269504f);
+  HR_EACH(power.r[i] = power.r[i] < limit.r[i] ? power.r[i] : limit.r[i])
+  return broadcast(1.0f) / (broadcast(1.0f) + exp2(power));
+}
+
+HR_INLINE F32x16 silu(const F32x16& x) { return x * logistic(x); }
+
+// x / 2 * (1 + tanh(u)) = x * logistic(2u), u = sqrt(2 / pi) * (x + 0.044715 x^3)
+HR_INLINE F32x16 gelu_tanh(const F32x16& x) {
+  const F32x16 cubic = fma(x * x * x, broadcast(0.044715f), x);
+  return x * logistic(broadcast(1.59576912f) * cubic);
+}
+
+template <class Element>
+void normalise_row(const InputSpec& input, const Element* x, int64_t columns, float* out) {
+  F32x16 sum = broadcast(0.0f), squares = broadcast(0.0f);
+  for (int64_t k = 0; k < columns; k += 16) {
+    const F32x16 v = load_lanes(x + k);
+    sum = sum + v;
+    squares = fma(v, v, squares);
+    store(out + k, v);
+  }
+  float mean = 0, variance = sum_lanes(squares) / columns;
+  if (input.kind == InputKind::kLayerNorm) {
+    // a second pass: E[x^2] - mean^2 cancels where the mean is large
+    mean = sum_lanes(sum) / columns;
+    squares = broadcast(0.0f);
+    for (int64_t k = 0; k < columns; k += 16) {
+      const F32x16 v = load<F32x16>(out + k) - broadcast(mean);
+      squares = fma(v, v, squares);
+    }
+    variance = sum_lanes(squares) / columns;
+  }
+  const F32x16 scale = broadcast(1 / std::sqrt(variance + input.eps)), shift = broadcast(mean);
+  for (int64_t k = 0; k < columns; k += 16) {
+    F32x16 v = (load<F32x16>(out + k) - shift) * scale * load<F32x16>(input.weight + k);
+    if (input.bias) v = v + load<F32x16>(input.bias + k);
+    store(out + k, v);
+  }
+}
+
+// out [columns] fp32 = the prepared row; columns is a multiple of 16
+template <class Element>
+void prepare_row(const InputSpec& input, const Element* x, int64_t columns, float* out) {
+  switch (input.kind) {
+    case InputKind::kPlain:
+      for (int64_t k = 0; k < columns; k += 16) store(out + k, load_lanes(x + k));
+      return;
+    case InputKind::kRmsNorm:
+    case InputKind::kLayerNorm:
+      return normalise_row(input, x, columns, out);
+    case InputKind::kSiluGated:
+      for (int64_t k = 0; k < columns; k += 16) store(out + k, silu(load_lanes(x + k)) * load_lanes(x + columns + k));
+      return;
+    case InputKind::kGeluTanhGated:
+      for (int64_t k = 0; k < columns; k += 16) store(out + k, gelu_tanh(load_lanes(x + k)) * load_lanes(x + columns + k));
+      return;
+    case InputKind::kGeluTanh:
+      for (int64_t k = 0; k < columns; k += 16) store(out + k, gelu_tanh(load_lanes(x + k)));
+      return;
+  }
+}
+
+}  // namespace hr

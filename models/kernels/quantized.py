@@ -1,0 +1,137 @@
+"""Linear layers over packed int4 to int8 weights (C++): packing, multiplication, row look-up.
+
+Weights come as GGUF blocks and keep their format's scales; activations are quantised to int8 on the fly, with a scale
+per row and 32 columns. cpu/codecs.h has the layouts, cpu/quantized_linear.cpp the arithmetic.
+"""
+
+import ctypes
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.kernels.cpu.library import KernelLibrary, kernel_library
+from models.kernels.row_input import PLAIN, RowInput
+
+
+class WeightFormat(enum.IntEnum):
+    """GGUF formats with a native kernel, in the order of Format in codecs.h."""
+
+    Q4_0 = 0
+    Q4_1 = 1
+    Q5_0 = 2
+    Q5_1 = 3
+    Q8_0 = 4
+    Q4_K = 5
+    Q5_K = 6
+    Q6_K = 7
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A packed matrix [rows (outputs), columns (inputs)]. data: uint8, owned."""
+
+    format: WeightFormat
+    rows: int
+    columns: int
+    data: torch.Tensor
+
+
+class _Segment(ctypes.Structure):
+    """struct hr_segment of quantized_linear.cpp."""
+
+    _fields_ = (
+        ("format", ctypes.c_int32),
+        ("rows", ctypes.c_int32),
+        ("packed", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
+def pack_weight(
+    fmt: WeightFormat, raw: torch.Tensor, rows: int, columns: int, *, library: KernelLibrary | None = None
+) -> PackedWeight:
+    """The packed form of `raw`: uint8, contiguous, GGUF blocks of `rows` rows of `columns` weights each."""
+    library = library or _library()
+    assert raw.dtype == torch.uint8
+    assert raw.is_contiguous()
+    data = torch.empty(library.packed_bytes(fmt, rows, columns), dtype=torch.uint8)
+    library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr())
+    return PackedWeight(fmt, rows, columns, data)
+
+
+def gather_rows(
+    weight: PackedWeight, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None
+) -> torch.Tensor:
+    """Dequantised rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
+    library = library or _library()
+    out = torch.empty(len(ids), weight.columns, dtype=dtype)
+    library.gather_rows(
+        *(weight.format, weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids)),
+        *(dtype == torch.bfloat16, out.data_ptr()),
+    )
+    return out
+
+
+class QuantizedLinear:
+    """Packed matrices side by side over one input: y = [W_1 x + b_1 | W_2 x + b_2 | ...], one parallel region."""
+
+    def __init__(
+        self,
+        weights: Sequence[PackedWeight],
+        biases: Sequence[torch.Tensor | None] | None = None,
+        *,
+        library: KernelLibrary | None = None,
+    ) -> None:
+        """biases: one per matrix, [rows] of any float type, or None."""
+        self._library = library or _library()
+        self.columns = weights[0].columns
+        assert all(weight.columns == self.columns for weight in weights)
+        self.rows = sum(weight.rows for weight in weights)
+        self._weights = tuple(weights)
+        given = biases or [None] * len(weights)
+        self._biases = [None if bias is None else bias.to(torch.float32).contiguous() for bias in given]
+        self._segments = (_Segment * len(weights))(
+            *(
+                _Segment(weight.format, weight.rows, weight.data.data_ptr(), None if bias is None else bias.data_ptr())
+                for weight, bias in zip(weights, self._biases, strict=True)
+            )
+        )
+        self._segments_address = ctypes.addressof(self._segments)
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        *,
+        prepare: RowInput = PLAIN,
+        residual: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """[T, rows] for x [T, columns] (twice as wide for a gated `prepare`); bf16 or fp32, rows may be strided.
+
+        The result goes to `out` if given (it may be `residual`), else to a new tensor of `out_dtype` (x's by default).
+        residual: [T, rows] in the output's dtype, added.
+        """
+        if out is None:
+            out = torch.empty(x.shape[0], self.rows, dtype=out_dtype or x.dtype)
+        assert x.shape[1] == self.columns * (2 if prepare.is_gated else 1)
+        assert x.stride(1) == 1
+        assert residual is None or residual.dtype == out.dtype
+        self._library.quantized_linear(
+            *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), x.shape[0], self.columns, prepare.kind),
+            None if prepare.weight is None else prepare.weight.data_ptr(),
+            None if prepare.bias is None else prepare.bias.data_ptr(),
+            *(prepare.eps, self._segments_address, len(self._segments)),
+            *(out.data_ptr(), out.dtype == torch.bfloat16, out.stride(0)),
+            None if residual is None else residual.data_ptr(),
+            0 if residual is None else residual.stride(0),
+        )
+        return out
+
+
+def _library() -> KernelLibrary:
+    library = kernel_library()
+    assert library is not None, "ask dispatch first whether the native kernels are available"
+    return library

@@ -1,0 +1,141 @@
+"""Packed linear layers against gguf's dequantisation and a float64 product with the same activation quantisation."""
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.kernels.cpu.library import KernelLibrary
+from models.kernels.quantized import PackedWeight, QuantizedLinear, WeightFormat, gather_rows, pack_weight
+from models.kernels.row_input import InputKind, RowInput
+
+FORMATS = list(WeightFormat)
+
+
+def _columns(fmt: WeightFormat, columns: int) -> int:
+    """`columns`, or the next multiple of 256 for the formats with super-blocks."""
+    return columns if fmt < WeightFormat.Q4_K else -(-columns // 256) * 256
+
+
+def _random_weight(
+    fmt: WeightFormat, rows: int, columns: int, kernels: KernelLibrary, seed: int = 0
+) -> tuple[PackedWeight, torch.Tensor]:
+    """A packed matrix of random blocks (every code and scale bit used), and what gguf makes of them."""
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[fmt.name]]
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (rows, columns // block, size), dtype=np.uint8)
+    halves = {WeightFormat.Q6_K: [208]}.get(fmt, [0, 2] if fmt.name[2:] in ("_1", "_K") else [0])
+    for at in halves:  # the fp16 fields: moderate numbers, a few negative, zero and subnormal
+        values = rng.uniform(-0.02, 0.06, raw.shape[:2]).astype(np.float16)
+        values.flat[3 :: 7 * 13] = 0
+        values.flat[5 :: 7 * 11] = 3e-7
+        raw[..., at : at + 2] = values[..., None].view(np.uint8)
+    raw = raw.reshape(rows, -1)
+    dense = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[fmt.name])
+    return pack_weight(fmt, torch.from_numpy(raw), rows, columns, library=kernels), torch.from_numpy(dense)
+
+
+def _quantised(x: torch.Tensor) -> torch.Tensor:
+    """x rounded to int8 with a scale per row and 32 columns, as float64."""
+    groups = x.float().unflatten(1, (-1, 32))
+    largest = groups.abs().amax(-1, keepdim=True)
+    inverse = torch.tensor(127.0) / largest  # 127 / tensor would be its reciprocal times 127, one rounding more
+    codes = (groups * torch.where(largest > 0, inverse, 0.0)).round()
+    return (codes.double() * (largest / 127).double()).flatten(1)
+
+
+def _assert_near(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None:
+    """Largest error against the size of the results: single ones may cancel to nearly nothing."""
+    assert got.shape == want.shape
+    error = (got.double() - want).abs().max() / want.abs().mean()
+    assert error < tolerance, f"error {error:.2e} of the mean result"
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_gathered_rows_are_exactly_gguf_values(kernels: KernelLibrary, fmt: WeightFormat) -> None:
+    weight, dense = _random_weight(fmt, 37, _columns(fmt, 96), kernels)
+    ids = torch.tensor([36, 0, 15, 16, 16, *range(37)])
+    assert torch.equal(gather_rows(weight, ids, torch.float32, library=kernels), dense[ids])
+    assert torch.equal(gather_rows(weight, ids, torch.bfloat16, library=kernels), dense[ids].bfloat16())
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 13, 65, 131])
+def test_product_equals_dequantised_product_over_row_counts(
+    kernels: KernelLibrary, fmt: WeightFormat, rows: int
+) -> None:
+    columns = _columns(fmt, 576)
+    weight, dense = _random_weight(fmt, 83, columns, kernels)
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
+    want = _quantised(x) @ dense.double().T
+    linear = QuantizedLinear([weight], library=kernels)
+    got = linear(x)
+    _assert_near(got, want, 1e-4)
+    assert torch.equal(linear(x, out_dtype=torch.bfloat16), got.bfloat16())
+
+
+@pytest.mark.parametrize("fmt", [WeightFormat.Q4_0, WeightFormat.Q4_1, WeightFormat.Q8_0])
+@pytest.mark.parametrize(("outputs", "columns"), [(1, 32), (16, 64), (33, 96), (200, 896), (48, 4864), (4099, 64)])
+@pytest.mark.parametrize("rows", [1, 6, 20])
+def test_product_equals_dequantised_product_over_shapes(
+    kernels: KernelLibrary, fmt: WeightFormat, outputs: int, columns: int, rows: int
+) -> None:
+    weight, dense = _random_weight(fmt, outputs, columns, kernels)
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).bfloat16()
+    x[-1, :31] = 0
+    x[:-1, :32] = 0  # groups without a largest element
+    _assert_near(
+        QuantizedLinear([weight], library=kernels)(x, out_dtype=torch.float32), _quantised(x) @ dense.double().T, 1e-4
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_segments_of_different_formats_stand_side_by_side(kernels: KernelLibrary, rows: int) -> None:
+    formats, sizes = [WeightFormat.Q4_K, WeightFormat.Q8_0, WeightFormat.Q6_K], [70, 16, 45]
+    pairs = [
+        _random_weight(fmt, size, 256, kernels, seed=i)
+        for i, (fmt, size) in enumerate(zip(formats, sizes, strict=True))
+    ]
+    biases = [torch.arange(70).bfloat16(), None, torch.ones(45)]
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(rows, 300, generator=generator)[:, 20:276]  # a view with strided rows
+    residual = torch.randn(rows, 131, generator=generator)
+    want = torch.cat(
+        [
+            _quantised(x) @ dense.double().T + (0 if bias is None else bias.double())
+            for (_, dense), bias in zip(pairs, biases, strict=True)
+        ],
+        dim=1,
+    )
+    linear = QuantizedLinear([weight for weight, _ in pairs], biases, library=kernels)
+    _assert_near(linear(x), want, 1e-4)
+    summed = linear(x, residual=residual)
+    _assert_near(summed, want + residual, 1e-4)
+    linear(x, residual=residual, out=residual)
+    assert torch.equal(residual, summed)
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+@pytest.mark.parametrize("kind", list(InputKind))
+def test_input_rows_are_prepared(kernels: KernelLibrary, kind: InputKind, rows: int) -> None:
+    columns = 576
+    weight, dense = _random_weight(WeightFormat.Q8_0, 50, columns, kernels)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(rows, columns * (2 if "GATED" in kind.name else 1), generator=generator) * 3 + 1
+    scale, shift = torch.rand(2, columns, generator=generator)
+    gate, up = x[:, :columns], x[:, columns:]
+    prepared, parameters = {
+        InputKind.PLAIN: lambda: (x, {}),
+        InputKind.RMS_NORM: lambda: (F.rms_norm(x, (columns,), scale, 1e-5), {"weight": scale}),
+        InputKind.LAYER_NORM: lambda: (
+            F.layer_norm(x, (columns,), scale, shift, 1e-5),
+            {"weight": scale, "bias": shift},
+        ),
+        InputKind.SILU_GATED: lambda: (F.silu(gate) * up, {}),
+        InputKind.GELU_TANH_GATED: lambda: (F.gelu(gate, approximate="tanh") * up, {}),
+        InputKind.GELU_TANH: lambda: (F.gelu(x, approximate="tanh"), {}),
+    }[kind]()
+    got = QuantizedLinear([weight], library=kernels)(x, prepare=RowInput(kind, eps=1e-5, **parameters))
+    # the last bit of an activation function may move a code by one: a 127th of a group's largest value
+    _assert_near(got, _quantised(prepared) @ dense.double().T, 1e-2)
