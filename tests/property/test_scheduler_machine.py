@@ -28,13 +28,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.disturbed: set[str] = set()  # aborted, or told to fail
 
     @initialize(
-        capacity=st.integers(12, 40),
+        capacity=st.integers(12, 32),
         block_size=st.sampled_from([1, 2, 4]),
         max_num_seqs=st.sampled_from([8, 3, 1]),
-        budget=st.integers(1, 24),
+        budget=st.sampled_from([24, 9, 4, 1]),
         threshold=st.sampled_from([0, 0, 1, 5]),
         policy=st.sampled_from(SchedulingPolicy),
-        caching=st.booleans(),
+        caching=st.sampled_from([True, True, False]),
         drafts=st.booleans(),
     )
     def create(
@@ -62,36 +62,38 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         shared=st.integers(0, 16),
-        tail=st.lists(st.integers(1, 3), min_size=1, max_size=4),
-        max_tokens=st.sampled_from([20, 12, 5, 1, 0]),
+        tails=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=4), min_size=1, max_size=6),
+        max_tokens=st.sampled_from([20, 12, 12, 5, 0]),
         priority=st.integers(0, 2),
         salt=st.sampled_from(["", "", "", "other"]),
         prompt_logprobs=st.sampled_from([None, None, None, 0]),
         ignore_eos=st.booleans(),
     )
-    def add(
+    def add_some(
         self,
         shared: int,
-        tail: list[int],
+        tails: list[list[int]],
         max_tokens: int,
         priority: int,
         salt: str,
         prompt_logprobs: int | None,
         ignore_eos: bool,
     ) -> None:
-        prompt = (PREFIX[:shared] + tail)[: self.max_len]
-        request = make_request(
-            f"r{len(self.requests)}",
-            prompt,
-            max_tokens=min(max_tokens, self.max_len - len(prompt)),
-            priority=priority,
-            cache_salt=salt,
-            prompt_logprobs=prompt_logprobs,
-            ignore_eos=ignore_eos,
-        )
-        self.requests[request.id] = request
-        self.run.scheduler.add(request)
+        for tail in tails:
+            prompt = (PREFIX[:shared] + tail)[: self.max_len]
+            request = make_request(
+                f"r{len(self.requests)}",
+                prompt,
+                max_tokens=min(max_tokens, self.max_len - len(prompt)),
+                priority=priority,
+                cache_salt=salt,
+                prompt_logprobs=prompt_logprobs,
+                ignore_eos=ignore_eos,
+            )
+            self.requests[request.id] = request
+            self.run.scheduler.add(request)
 
+    @precondition(lambda self: self.requests)  # so that each run begins with requests, whatever rules it is made of
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
         for _ in range(count):
