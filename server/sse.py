@@ -28,7 +28,8 @@ def frame(message: Any) -> bytes:
 class EventStream(Response):
     """Streams a generation as events and ends it when the client goes away.
 
-    The status is sent with the first event, not before: what goes wrong until then is an ordinary HTTP error.
+    The status waits for the first event, so that what goes wrong until then is an ordinary HTTP error. But not for
+    longer than a ping interval: a request far back in the queue must not look dead to the proxies on its way.
     """
 
     media_type = "text/event-stream"
@@ -54,16 +55,25 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._generation, contextlib.aclosing(self._events(self._generation)) as events:
-            first = await until_disconnect(anext(events), receive)
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await until_disconnect(self._send_all(first, events, send), receive)
+            first = asyncio.ensure_future(anext(events))
+            try:
+                waiting = asyncio.wait({first}, timeout=self._ping_interval_s)
+                await until_disconnect(waiting, receive)
+                if first.done():
+                    first.result()  # raises what the client should get as a plain error
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                if not first.done():
+                    await self._send(PING, send)
+                await until_disconnect(self._send_all(first, events, send), receive)
+            finally:
+                first.cancel()  # the generator cannot be closed while somebody waits for its first event
+                await asyncio.gather(first, return_exceptions=True)
 
-    async def _send_all(self, first: bytes, events: AsyncIterator[bytes], send: Send) -> None:
+    async def _send_all(self, first: asyncio.Future[bytes], events: AsyncIterator[bytes], send: Send) -> None:
         self._last_sent_s = time.monotonic()
         pings = asyncio.create_task(self._ping(send))
         try:
-            await self._send(first, send)
-            async for event in self._with_end(events):
+            async for event in self._with_end(_chain(first, events)):
                 await self._send(event, send)
         finally:
             pings.cancel()
@@ -91,3 +101,9 @@ class EventStream(Response):
                 await self._send(PING, send)
                 silent_s = 0.0
             await asyncio.sleep(self._ping_interval_s - silent_s)
+
+
+async def _chain(first: asyncio.Future[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield await first
+    async for event in rest:
+        yield event

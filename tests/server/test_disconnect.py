@@ -66,6 +66,18 @@ async def test_silence_is_filled_with_comments() -> None:
         assert request.status == 200
 
 
+async def test_a_wait_for_the_first_token_is_filled_with_comments_too() -> None:
+    client = FakeClient(lambda _: [None])
+    app = make_app(client, sse_ping_interval=0.01)
+    async with RawRequest(app, "/v1/chat/completions", {**CHAT, "stream": True}) as request:
+        await request.until(lambda: request.body.count(b": ping\n\n") >= 3)
+        assert request.status == 200
+        assert b"data:" not in request.body
+        request.disconnect()
+        await request.ended()
+        assert client.num_open == 0
+
+
 async def test_a_client_gone_while_it_sends_its_body_is_not_answered() -> None:
     client = FakeClient(_hangs)
     request = RawRequest(make_app(client), "/v1/chat/completions", CHAT)
