@@ -1,6 +1,7 @@
 """Tokenizer: text <-> token ids in the API process, with control over which text may become a control token."""
 
 import asyncio
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +10,9 @@ import tokenizers
 from engine.protocol import TokenizerInfo
 from server.detokenizer import Detokenizer
 from server.token_bytes import TokenBytes
+
+# Prompts come one by one, so the library's own threads gain nothing, and once started they warn at every fork.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Encoding runs at a few megabytes a second: above this length the event loop would notice.
 _INLINE_CHARACTERS = 4096
@@ -52,7 +56,7 @@ class Tokenizer:
         spells a control token becomes that token; else it becomes ordinary tokens.
         """
         tokenizer = self._parsing if parse_special else self._plain
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = _ids(tokenizer, text, add_special_tokens)
         return self._with_one_bos(ids) if add_special_tokens else ids
 
     def encode_chat(self, prompt: str, hidden: Mapping[str, str]) -> list[int]:
@@ -63,7 +67,7 @@ class Tokenizer:
         """
         if not hidden:
             return self.encode(prompt, add_special_tokens=False)
-        encoding = self._parsing.encode(prompt, add_special_tokens=False)
+        (encoding,) = self._parsing.encode_batch([prompt], add_special_tokens=False)
         control_ids = []
         pieces = []
         end = 0
@@ -73,17 +77,16 @@ class Tokenizer:
                 pieces.append(prompt[end:start])
                 end = stop
         pieces.append(prompt[end:])
-        text = self._marker.join(pieces)
         for placeholder, original in hidden.items():
-            text = text.replace(placeholder, original)
+            pieces = [piece.replace(placeholder, original) for piece in pieces]
         parsed = iter(control_ids)
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        ids = _ids(self._plain, self._marker.join(pieces), add_special_tokens=False)
         return [next(parsed) if token_id == self._marker_id else token_id for token_id in ids]
 
     async def encode_async(
         self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """`encode`, in a thread where the text is long: `tokenizers` releases the GIL."""
+        """`encode`, in a thread where the text is long; the event loop goes on meanwhile."""
         if len(text) <= _INLINE_CHARACTERS:
             return self.encode(text, add_special_tokens=add_special_tokens, parse_special=parse_special)
         return await asyncio.to_thread(
@@ -133,6 +136,13 @@ class Tokenizer:
             return None
         token: str | None = self._parsing.id_to_token(token_id)
         return token
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> list[int]:
+    """Ids without offsets. A batch of one, since `tokenizers` keeps the GIL in `encode` and releases it for batches."""
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+    ids: list[int] = encoding.ids
+    return ids
 
 
 def _load(tokenizer_json: bytes) -> tokenizers.Tokenizer:
