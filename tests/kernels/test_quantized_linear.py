@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.quantized import PackedWeight, QuantizedLinear, WeightFormat, gather_rows, pack_weight
+from models.kernels.linear import PackedLinear, PackedWeight, WeightFormat, gather_rows, pack_weight
 from models.kernels.row_input import InputKind, RowInput
 
-FORMATS = list(WeightFormat)
+FORMATS = [fmt for fmt in WeightFormat if fmt != WeightFormat.BF16]
 
 
 def _columns(fmt: WeightFormat, columns: int) -> int:
@@ -61,7 +61,7 @@ def test_gathered_rows_are_exactly_gguf_values(kernels: KernelLibrary, fmt: Weig
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 13, 65, 131])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 131])
 def test_product_equals_dequantised_product_over_row_counts(
     kernels: KernelLibrary, fmt: WeightFormat, rows: int
 ) -> None:
@@ -69,7 +69,7 @@ def test_product_equals_dequantised_product_over_row_counts(
     weight, dense = _random_weight(fmt, 83, columns, kernels)
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
     want = _quantised(x) @ dense.double().T
-    linear = QuantizedLinear([weight], library=kernels)
+    linear = PackedLinear([weight], library=kernels)
     got = linear(x)
     _assert_near(got, want, 1e-4)
     assert torch.equal(linear(x, out_dtype=torch.bfloat16), got.bfloat16())
@@ -86,7 +86,7 @@ def test_product_equals_dequantised_product_over_shapes(
     x[-1, :31] = 0
     x[:-1, :32] = 0  # groups without a largest element
     _assert_near(
-        QuantizedLinear([weight], library=kernels)(x, out_dtype=torch.float32), _quantised(x) @ dense.double().T, 1e-4
+        PackedLinear([weight], library=kernels)(x, out_dtype=torch.float32), _quantised(x) @ dense.double().T, 1e-4
     )
 
 
@@ -108,7 +108,7 @@ def test_segments_of_different_formats_stand_side_by_side(kernels: KernelLibrary
         ],
         dim=1,
     )
-    linear = QuantizedLinear([weight for weight, _ in pairs], biases, library=kernels)
+    linear = PackedLinear([weight for weight, _ in pairs], biases, library=kernels)
     _assert_near(linear(x), want, 1e-4)
     summed = linear(x, residual=residual)
     _assert_near(summed, want + residual, 1e-4)
@@ -136,6 +136,6 @@ def test_input_rows_are_prepared(kernels: KernelLibrary, kind: InputKind, rows: 
         InputKind.GELU_TANH_GATED: lambda: (F.gelu(gate, approximate="tanh") * up, {}),
         InputKind.GELU_TANH: lambda: (F.gelu(x, approximate="tanh"), {}),
     }[kind]()
-    got = QuantizedLinear([weight], library=kernels)(x, prepare=RowInput(kind, eps=1e-5, **parameters))
+    got = PackedLinear([weight], library=kernels)(x, prepare=RowInput(kind, eps=1e-5, **parameters))
     # the last bit of an activation function may move a code by one: a 127th of a group's largest value
     _assert_near(got, _quantised(prepared) @ dense.double().T, 1e-2)

@@ -25,11 +25,11 @@
 //   weight = scale * (code - kOffset) + minimum,   scale = d or d * s,   minimum = m or -dmin * m (where there is one)
 #pragma once
 
+#include "segments.h"
 #include "simd.h"
 
 namespace hr {
 
-constexpr int kBlockRows = 16;
 constexpr int kGroup = 32;  // columns that share a scale, of weights and of activations
 constexpr int kUnit = 64;
 constexpr int kSuper = 256;

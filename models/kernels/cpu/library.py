@@ -38,6 +38,10 @@ class KernelLibrary:
         self.pack_weights = self._bind("hr_pack_weights", "ipllp")
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")
         self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
+        self.bf16_packed_bytes = self._bind("hr_bf16_packed_bytes", "ll", ctypes.c_int64)
+        self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")
+        self.bf16_gather_rows = self._bind("hr_bf16_gather_rows", "plplp")
+        self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Callable[..., int]:
         function = getattr(self._library, name)

@@ -23,16 +23,9 @@
 #include "codecs.h"
 #include "linear_output.h"
 #include "row_input.h"
+#include "segments.h"
 
 using namespace hr;
-
-// One matrix of the layer; its outputs follow those of the segment before.
-struct hr_segment {
-  int32_t format;
-  int32_t rows;
-  const uint8_t* packed;
-  const float* bias;  // [rows] or null
-};
 
 namespace {
 
@@ -175,37 +168,14 @@ HR_INLINE void multiply_rows(const uint8_t* block, const Activations& a, int row
   for (int r = 0; r < rows; r += R) multiply_block<Codec, R>(block, a, r, results + r);
 }
 
-// A row block of the layer, counted over all segments.
-struct BlockPlace {
-  const hr_segment* segment;
-  int64_t block;   // within the segment
-  int64_t column;  // of the output
-  int lanes;       // outputs in it, 16 but for the last
-};
-
-BlockPlace place_block(const Layer& layer, int64_t index) {
-  int64_t column = 0;
-  for (const hr_segment* s = layer.segments;; ++s) {
-    const int64_t blocks = (s->rows + kBlockRows - 1) / kBlockRows;
-    if (index < blocks)
-      return {s, index, column + index * kBlockRows, static_cast<int>(std::min<int64_t>(kBlockRows, s->rows - index * kBlockRows))};
-    index -= blocks;
-    column += s->rows;
-  }
-}
-
-const float* bias_at(const BlockPlace& place) {
-  return place.segment->bias ? place.segment->bias + place.block * kBlockRows : nullptr;
-}
-
 void few_rows_block(const Layer& layer, const Activations& a, int64_t index) {
-  const BlockPlace place = place_block(layer, index);
+  const BlockPlace place = place_block(layer.segments, index);
   with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
     const uint8_t* block = place.segment->packed + place.block * block_bytes<Codec>(layer.columns);
     F32x16 results[kFewRows];
     multiply_rows<Codec>(block, a, static_cast<int>(layer.num_rows), results);
-    for (int64_t r = 0; r < layer.num_rows; ++r) layer.out.put(r, place.column, place.lanes, results[r], bias_at(place));
+    for (int64_t r = 0; r < layer.num_rows; ++r) layer.out.put(r, place.column, place.outputs, results[r], place.bias);
   });
 }
 
@@ -308,42 +278,31 @@ __attribute__((noinline)) void panel_sums(const uint8_t* block, int64_t block_st
   }
 }
 
-// Two row blocks of one segment (one, at its end) times a panel of rows.
-void panel_task(const Layer& layer, const Activations& a, int64_t pair, int64_t first_row, int num_rows, PanelMemory& memory) {
-  const hr_segment* segment = layer.segments;
-  int64_t column = 0;
-  auto num_pairs = [](const hr_segment* s) { return (s->rows + 2 * kBlockRows - 1) / (2 * kBlockRows); };
-  for (; pair >= num_pairs(segment); ++segment) {
-    pair -= num_pairs(segment);
-    column += segment->rows;
-  }
-  const int64_t first = pair * 2 * kBlockRows;
-  const int outputs = static_cast<int>(std::min<int64_t>(2 * kBlockRows, segment->rows - first));
-  with_codec(static_cast<Format>(segment->format), [&](auto codec) {
+// Up to two row blocks times a panel of rows.
+void panel_task(const Layer& layer, const Activations& a, int64_t index, int64_t first_row, int num_rows, PanelMemory& memory) {
+  const BlockPlace place = place_block(layer.segments, index, 2);
+  with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(layer.columns);
-    const uint8_t* block = segment->packed + pair * 2 * stride;
-    if (outputs > kBlockRows)
+    const uint8_t* block = place.segment->packed + place.block * stride;
+    if (place.outputs > kBlockRows)
       panel_sums<Codec, 2>(block, stride, a, first_row, num_rows, memory);
     else
       panel_sums<Codec, 1>(block, stride, a, first_row, num_rows, memory);
   });
   for (int r = 0; r < num_rows; ++r)
-    for (int c = 0; c * kBlockRows < outputs; ++c) {
-      const int64_t offset = first + c * kBlockRows;
-      layer.out.put(first_row + r, column + offset, std::min(kBlockRows, outputs - c * kBlockRows),
-                    load<F32x16>(memory.sums[r] + c * kBlockRows), segment->bias ? segment->bias + offset : nullptr);
-    }
+    for (int c = 0; c < place.outputs; c += kBlockRows)
+      layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c),
+                    load<F32x16>(memory.sums[r] + c), place.bias ? place.bias + c : nullptr);
 }
 
 void few_rows(const Layer& layer) {
-  int64_t num_blocks = 0, bytes = 0;
-  for (int s = 0; s < layer.num_segments; ++s) {
-    const int64_t blocks = (layer.segments[s].rows + kBlockRows - 1) / kBlockRows;
-    num_blocks += blocks;
-    with_codec(static_cast<Format>(layer.segments[s].format),
-               [&](auto codec) { bytes += blocks * block_bytes<decltype(codec)>(layer.columns); });
-  }
+  const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
+  int64_t bytes = 0;
+  for (int s = 0; s < layer.num_segments; ++s)
+    with_codec(static_cast<Format>(layer.segments[s].format), [&](auto codec) {
+      bytes += num_row_blocks(layer.segments[s]) * block_bytes<decltype(codec)>(layer.columns);
+    });
   // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
   const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(65536 * num_blocks / bytes, num_blocks / (4 * omp_get_max_threads())));
   const bool alone = layer.num_rows * layer.columns <= kQuantiseAlone;
@@ -365,8 +324,7 @@ void few_rows(const Layer& layer) {
 }
 
 void many_rows(const Layer& layer) {
-  int64_t num_pairs = 0;
-  for (int s = 0; s < layer.num_segments; ++s) num_pairs += (layer.segments[s].rows + 2 * kBlockRows - 1) / (2 * kBlockRows);
+  const int64_t num_pairs = num_places(layer.segments, layer.num_segments, 2);
   const int64_t num_panels = (layer.num_rows + kPanelRows - 1) / kPanelRows;
   // panels of equal height, in whole register tiles
   const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kTileRows - 1) / kTileRows * kTileRows;

@@ -1,7 +1,8 @@
-"""Linear layers over packed int4 to int8 weights (C++): packing, multiplication, row look-up.
+"""Linear layers over packed weights (C++): packing, multiplication, row look-up.
 
-Weights come as GGUF blocks and keep their format's scales; activations are quantised to int8 on the fly, with a scale
-per row and 32 columns. cpu/codecs.h has the layouts, cpu/quantized_linear.cpp the arithmetic.
+Quantised weights come as GGUF blocks and keep their format's scales; activations are then quantised to int8 on the fly,
+with a scale per row and 32 columns (layouts in cpu/codecs.h, arithmetic in cpu/quantized_linear.cpp). bf16 weights are
+multiplied in bf16 with fp32 sums (cpu/bf16_linear.cpp).
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from models.kernels.row_input import PLAIN, RowInput
 
 
 class WeightFormat(enum.IntEnum):
-    """GGUF formats with a native kernel, in the order of Format in codecs.h."""
+    """Formats with a native kernel: those of GGUF in the order of Format in codecs.h, and bf16."""
 
     Q4_0 = 0
     Q4_1 = 1
@@ -26,6 +27,7 @@ class WeightFormat(enum.IntEnum):
     Q4_K = 5
     Q5_K = 6
     Q6_K = 7
+    BF16 = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class PackedWeight:
 
 
 class _Segment(ctypes.Structure):
-    """struct hr_segment of quantized_linear.cpp."""
+    """struct hr_segment of segments.h."""
 
     _fields_ = (
         ("format", ctypes.c_int32),
@@ -52,12 +54,20 @@ class _Segment(ctypes.Structure):
 def pack_weight(
     fmt: WeightFormat, raw: torch.Tensor, rows: int, columns: int, *, library: KernelLibrary | None = None
 ) -> PackedWeight:
-    """The packed form of `raw`: uint8, contiguous, GGUF blocks of `rows` rows of `columns` weights each."""
+    """The packed form of a matrix of `rows` outputs and `columns` inputs; `raw` is not kept.
+
+    raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 the matrix itself. columns: a multiple of 32, of
+    256 for the K formats, of 16 for BF16.
+    """
     library = library or _library()
-    assert raw.dtype == torch.uint8
+    assert raw.dtype == (torch.bfloat16 if fmt == WeightFormat.BF16 else torch.uint8)
     assert raw.is_contiguous()
-    data = torch.empty(library.packed_bytes(fmt, rows, columns), dtype=torch.uint8)
-    library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr())
+    if fmt == WeightFormat.BF16:
+        data = torch.empty(library.bf16_packed_bytes(rows, columns), dtype=torch.uint8)
+        library.bf16_pack_weights(raw.data_ptr(), rows, columns, data.data_ptr())
+    else:
+        data = torch.empty(library.packed_bytes(fmt, rows, columns), dtype=torch.uint8)
+        library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr())
     return PackedWeight(fmt, rows, columns, data)
 
 
@@ -66,6 +76,10 @@ def gather_rows(
 ) -> torch.Tensor:
     """Dequantised rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
     library = library or _library()
+    if weight.format == WeightFormat.BF16:
+        out = torch.empty(len(ids), weight.columns, dtype=torch.bfloat16)
+        library.bf16_gather_rows(weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids), out.data_ptr())
+        return out.to(dtype)
     out = torch.empty(len(ids), weight.columns, dtype=dtype)
     library.gather_rows(
         *(weight.format, weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids)),
@@ -74,7 +88,7 @@ def gather_rows(
     return out
 
 
-class QuantizedLinear:
+class PackedLinear:
     """Packed matrices side by side over one input: y = [W_1 x + b_1 | W_2 x + b_2 | ...], one parallel region."""
 
     def __init__(
@@ -84,8 +98,11 @@ class QuantizedLinear:
         *,
         library: KernelLibrary | None = None,
     ) -> None:
-        """biases: one per matrix, [rows] of any float type, or None."""
-        self._library = library or _library()
+        """weights: all BF16 or none. biases: one per matrix, [rows] of any float type, or None."""
+        library = library or _library()
+        are_bf16 = [weight.format == WeightFormat.BF16 for weight in weights]
+        assert all(are_bf16) or not any(are_bf16)
+        self._multiply = library.bf16_linear if are_bf16[0] else library.quantized_linear
         self.columns = weights[0].columns
         assert all(weight.columns == self.columns for weight in weights)
         self.rows = sum(weight.rows for weight in weights)
@@ -119,7 +136,7 @@ class QuantizedLinear:
         assert x.shape[1] == self.columns * (2 if prepare.is_gated else 1)
         assert x.stride(1) == 1
         assert residual is None or residual.dtype == out.dtype
-        self._library.quantized_linear(
+        self._multiply(
             *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), x.shape[0], self.columns, prepare.kind),
             None if prepare.weight is None else prepare.weight.data_ptr(),
             None if prepare.bias is None else prepare.bias.data_ptr(),

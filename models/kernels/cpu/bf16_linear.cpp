@@ -1,0 +1,267 @@
+// Linear layers over packed bf16 weights: out [M, N] = input(x) [M, K] * W^T (+ bias) (+ residual), sums in fp32.
+//
+// Layout. A matrix [N, K] is cut into blocks of 16 output rows (the last one padded with zeros), each
+// [K / 2][16 rows][2 columns] bf16: one 64-byte vector holds a pair of columns of 16 rows, what one bf16 dot-product
+// instruction consumes. K is a multiple of 16.
+//
+// Few rows (M <= kFewRows): bound by memory. A thread streams a row block once and multiplies every row with it.
+// Many rows: bound by arithmetic. A task is a panel of rows times up to four row blocks (64 outputs), in steps of
+// kStepPairs pairs of columns, so that the weights of a step stay in the first-level cache while register tiles of
+// kTileRows rows pass over them; sums over steps stay in an fp32 buffer.
+#include <omp.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "linear_output.h"
+#include "row_input.h"
+#include "segments.h"
+
+namespace {
+
+using namespace hr;
+
+constexpr int kFewRows = 8;
+constexpr int kSpan = 4;         // row blocks of a panel task
+constexpr int kStepPairs = 64;   // 128 columns: 4 * 64 * 64 bytes = 16 KiB of weights
+constexpr int kPanelRows = 120;
+constexpr int64_t kPrepareAlone = 8192;  // elements; up to here every thread prepares the rows for itself
+#if defined(__AVX512F__)
+constexpr int kSharedRows[] = {1, 2, 4, 6, 8}, kTileRows = 6, kHalfTileRows = 3;
+#else
+constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1;
+#endif
+
+struct Layer {
+  const void* x;
+  int64_t x_stride;
+  bool x_is_bf16;
+  InputSpec input;
+  int64_t num_rows, columns;
+  const hr_segment* segments;
+  int num_segments;
+  Output out;
+};
+
+int64_t block_bytes(int64_t columns) { return columns * kBlockRows * 2; }
+
+// Prepared rows: bf16 [M, K], with room for the rows that a register tile computes beyond M.
+Bf16* reserve(std::vector<Bf16>& memory, int64_t rows, int64_t columns) {
+  const size_t size = (rows + kFewRows) * columns;
+  if (memory.size() < size) memory.resize(size);
+  return memory.data();
+}
+
+void prepare(const Layer& layer, int64_t row, Bf16* rows) {
+  Bf16* target = rows + row * layer.columns;
+  if (layer.x_is_bf16 && layer.input.kind == InputKind::kPlain) {
+    std::memcpy(target, static_cast<const Bf16*>(layer.x) + row * layer.x_stride, layer.columns * sizeof(Bf16));
+    return;
+  }
+  thread_local std::vector<float> prepared;
+  if (static_cast<int64_t>(prepared.size()) < layer.columns) prepared.resize(layer.columns);
+  if (layer.x_is_bf16)
+    prepare_row(layer.input, static_cast<const Bf16*>(layer.x) + row * layer.x_stride, layer.columns, prepared.data());
+  else
+    prepare_row(layer.input, static_cast<const float*>(layer.x) + row * layer.x_stride, layer.columns, prepared.data());
+  for (int64_t k = 0; k < layer.columns; k += 16) store_bf16(target + k, load<F32x16>(prepared.data() + k));
+}
+
+// sums[r][c] += rows[r] . blocks[c] over num_pairs pairs; `block` and `rows` point at the first pair
+template <int R, int C>
+HR_INLINE void multiply_add(const uint8_t* block, int64_t block_stride, const Bf16* rows, int64_t row_stride, int64_t num_pairs,
+                            F32x16 (&sums)[R][C]) {
+  for (int64_t k = 0; k < num_pairs; ++k) {
+    Bits w[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) w[c] = load<Bits>(block + c * block_stride + 64 * k);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const uint32_t x = load_u32(rows + r * row_stride + 2 * k);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sums[r][c] = dot_bf16(sums[r][c], x, w[c]);
+    }
+  }
+}
+
+template <int R>
+__attribute__((noinline)) void multiply_block(const uint8_t* block, const Bf16* rows, int64_t columns, F32x16* results) {
+  // few rows: several chains of dependent instructions, or each would wait for its own result
+  constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;
+  F32x16 sums[R][kChains] = {};
+  const int64_t num_pairs = columns / 2;
+  for (int64_t k = 0; k < num_pairs; k += kChains) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kChains; ++c) {
+      __builtin_prefetch(block + 64 * (k + c) + 2048);
+      const Bits w = load<Bits>(block + 64 * (k + c));
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sums[r][c] = dot_bf16(sums[r][c], load_u32(rows + r * columns + 2 * (k + c)), w);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    results[r] = sums[r][0];
+    for (int c = 1; c < kChains; ++c) results[r] = results[r] + sums[r][c];
+  }
+}
+
+// `rows` rows, in one pass where a kernel for at least that many exists; results has room for kFewRows.
+template <int kChoice = 0>
+void multiply_rows(const uint8_t* block, const Bf16* x, int64_t columns, int rows, F32x16* results) {
+  constexpr int kLast = sizeof(kSharedRows) / sizeof(int) - 1, R = kSharedRows[kChoice];
+  if constexpr (kChoice < kLast) {
+    if (rows > R) return multiply_rows<kChoice + 1>(block, x, columns, rows, results);
+  }
+  for (int r = 0; r < rows; r += R) multiply_block<R>(block, x + r * columns, columns, results + r);
+}
+
+void few_rows_block(const Layer& layer, const Bf16* rows, int64_t index) {
+  const BlockPlace place = place_block(layer.segments, index);
+  F32x16 results[kFewRows];
+  multiply_rows(place.segment->packed + place.block * block_bytes(layer.columns), rows, layer.columns,
+                static_cast<int>(layer.num_rows), results);
+  for (int64_t r = 0; r < layer.num_rows; ++r) layer.out.put(r, place.column, place.outputs, results[r], place.bias);
+}
+
+void few_rows(const Layer& layer) {
+  const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
+  // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
+  const int64_t chunk =
+      std::max<int64_t>(1, std::min(65536 / block_bytes(layer.columns), num_blocks / (4 * omp_get_max_threads())));
+  const bool alone = layer.num_rows * layer.columns <= kPrepareAlone;
+  thread_local std::vector<Bf16> caller_memory;
+  Bf16* shared = alone ? nullptr : reserve(caller_memory, layer.num_rows, layer.columns);
+#pragma omp parallel
+  {
+    thread_local std::vector<Bf16> own_memory;
+    Bf16* rows = alone ? reserve(own_memory, layer.num_rows, layer.columns) : shared;
+    if (alone) {
+      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
+    } else {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
+    }
+#pragma omp for schedule(dynamic, chunk) nowait
+    for (int64_t i = 0; i < num_blocks; ++i) few_rows_block(layer, rows, i);
+  }
+}
+
+struct PanelMemory {
+  alignas(64) float sums[kPanelRows][kSpan * kBlockRows];
+};
+
+template <int R, int C>
+__attribute__((noinline)) void multiply_tile(const uint8_t* block, int64_t block_stride, const Bf16* rows, int64_t row_stride,
+                                             int64_t num_pairs, float* sums) {
+  F32x16 tile[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) tile[r][c] = load<F32x16>(sums + (r * kSpan + c) * kBlockRows);
+  multiply_add<R, C>(block, block_stride, rows, row_stride, num_pairs, tile);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) store(sums + (r * kSpan + c) * kBlockRows, tile[r][c]);
+}
+
+template <int C>
+void panel_sums(const uint8_t* block, const Bf16* rows, int64_t columns, int num_rows, PanelMemory& memory) {
+  const int64_t num_pairs = columns / 2;
+  for (int64_t k = 0; k < num_pairs; k += kStepPairs) {
+    const int64_t step = std::min<int64_t>(kStepPairs, num_pairs - k);
+    for (int r = 0; r < num_rows; r += kTileRows) {
+      const auto multiply = num_rows - r > kHalfTileRows ? multiply_tile<kTileRows, C> : multiply_tile<kHalfTileRows, C>;
+      multiply(block + 64 * k, block_bytes(columns), rows + r * columns + 2 * k, columns, step, memory.sums[r]);
+    }
+  }
+}
+
+void panel_task(const Layer& layer, const Bf16* rows, int64_t index, int64_t first_row, int num_rows, PanelMemory& memory) {
+  const BlockPlace place = place_block(layer.segments, index, kSpan);
+  const uint8_t* block = place.segment->packed + place.block * block_bytes(layer.columns);
+  const Bf16* x = rows + first_row * layer.columns;
+  std::memset(memory.sums, 0, sizeof(memory.sums));
+  switch ((place.outputs + kBlockRows - 1) / kBlockRows) {
+    case 1: panel_sums<1>(block, x, layer.columns, num_rows, memory); break;
+    case 2: panel_sums<2>(block, x, layer.columns, num_rows, memory); break;
+    case 3: panel_sums<3>(block, x, layer.columns, num_rows, memory); break;
+    default: panel_sums<4>(block, x, layer.columns, num_rows, memory);
+  }
+  for (int r = 0; r < num_rows; ++r)
+    for (int c = 0; c < place.outputs; c += kBlockRows)
+      layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c),
+                    load<F32x16>(memory.sums[r] + c), place.bias ? place.bias + c : nullptr);
+}
+
+void many_rows(const Layer& layer) {
+  const int64_t num_tasks = num_places(layer.segments, layer.num_segments, kSpan);
+  const int64_t num_panels = (layer.num_rows + kPanelRows - 1) / kPanelRows;
+  // panels of equal height, in whole register tiles
+  const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kTileRows - 1) / kTileRows * kTileRows;
+  thread_local std::vector<Bf16> memory;
+  Bf16* rows = reserve(memory, layer.num_rows, layer.columns);
+#pragma omp parallel
+  {
+    thread_local std::unique_ptr<PanelMemory> panel(new PanelMemory);
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int64_t task = 0; task < num_panels * num_tasks; ++task) {
+      const int64_t first_row = task / num_tasks * height;
+      const int64_t num_rows = std::min(height, layer.num_rows - first_row);
+      if (num_rows > 0) panel_task(layer, rows, task % num_tasks, first_row, static_cast<int>(num_rows), *panel);
+    }
+  }
+}
+
+}  // namespace
+
+// Bytes of a packed [rows, columns] matrix.
+HR_API int64_t hr_bf16_packed_bytes(int64_t rows, int64_t columns) {
+  return (rows + kBlockRows - 1) / kBlockRows * block_bytes(columns);
+}
+
+// raw: [rows, columns] bf16, contiguous. packed: hr_bf16_packed_bytes() bytes, aligned to 64.
+HR_API void hr_bf16_pack_weights(const uint16_t* raw, int64_t rows, int64_t columns, uint8_t* packed) {
+#pragma omp parallel for schedule(dynamic, 4)
+  for (int64_t block = 0; block < (rows + kBlockRows - 1) / kBlockRows; ++block) {
+    uint32_t* target = reinterpret_cast<uint32_t*>(packed + block * block_bytes(columns));
+    for (int lane = 0; lane < kBlockRows; ++lane) {
+      const int64_t row = block * kBlockRows + lane;
+      for (int64_t k = 0; k < columns / 2; ++k) target[k * kBlockRows + lane] = row < rows ? load_u32(raw + row * columns + 2 * k) : 0;
+    }
+  }
+}
+
+// out [num_ids, columns] bf16 = rows `ids` of the packed matrix; ids must lie within it.
+HR_API void hr_bf16_gather_rows(const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, uint16_t* out) {
+  for (int64_t i = 0; i < num_ids; ++i) {
+    const uint8_t* block = packed + ids[i] / kBlockRows * block_bytes(columns);
+    for (int64_t k = 0; k < columns / 2; ++k)
+      std::memcpy(out + i * columns + 2 * k, block + 64 * k + ids[i] % kBlockRows * 4, 4);
+  }
+}
+
+// As hr_quantized_linear, over packed bf16 matrices. K is a multiple of 16.
+HR_API void hr_bf16_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
+                           const float* input_weight, const float* input_bias, float eps, const hr_segment* segments,
+                           int num_segments, void* out, int out_is_bf16, int64_t out_stride, const void* residual,
+                           int64_t residual_stride) {
+  const Layer layer{x,
+                    x_stride,
+                    x_is_bf16 != 0,
+                    {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
+                    num_rows,
+                    columns,
+                    segments,
+                    num_segments,
+                    {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+  if (num_rows == 0) return;
+  if (num_rows <= kFewRows)
+    few_rows(layer);
+  else
+    many_rows(layer);
+}

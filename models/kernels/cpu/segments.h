@@ -1,0 +1,51 @@
+// The matrices of a linear layer that stand side by side over one input, cut into row blocks of 16 outputs.
+#pragma once
+
+#include <algorithm>
+
+#include "simd.h"
+
+// One matrix; its outputs follow those of the segment before.
+struct hr_segment {
+  int32_t format;  // Format of codecs.h; not looked at by the bf16 kernels
+  int32_t rows;
+  const uint8_t* packed;
+  const float* bias;  // [rows] or null
+};
+
+namespace hr {
+
+constexpr int kBlockRows = 16;
+
+inline int64_t num_row_blocks(const hr_segment& segment) { return (segment.rows + kBlockRows - 1) / kBlockRows; }
+
+// A run of up to `span` consecutive row blocks within one segment.
+struct BlockPlace {
+  const hr_segment* segment;
+  int64_t block;      // first one, within the segment
+  int64_t column;     // of the output
+  int outputs;        // at most 16 * span
+  const float* bias;  // of the first output, or null
+};
+
+inline int64_t num_places(const hr_segment* segments, int num_segments, int span) {
+  int64_t places = 0;
+  for (int s = 0; s < num_segments; ++s) places += (num_row_blocks(segments[s]) + span - 1) / span;
+  return places;
+}
+
+inline BlockPlace place_block(const hr_segment* segments, int64_t index, int span = 1) {
+  int64_t column = 0;
+  for (const hr_segment* s = segments;; ++s) {
+    const int64_t places = (num_row_blocks(*s) + span - 1) / span;
+    if (index < places) {
+      const int64_t first = index * span * kBlockRows;
+      return {s, index * span, column + first, static_cast<int>(std::min<int64_t>(span * kBlockRows, s->rows - first)),
+              s->bias ? s->bias + first : nullptr};
+    }
+    index -= places;
+    column += s->rows;
+  }
+}
+
+}  // namespace hr
