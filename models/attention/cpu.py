@@ -5,6 +5,7 @@ import torch
 from models.attention.base import AttentionBackend, AttentionSpec
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
+from models.layers.rotation import Rotation
 
 _TILE = 16  # slots; kTile of kv_layout.h
 _MAX_HEAD_DIM = 512
@@ -34,13 +35,34 @@ class CpuAttention(AttentionBackend):
         return (-(-num_blocks * block_size // _TILE), spec.num_kv_heads, 2, _TILE * spec.head_dim)
 
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> None:
+        self._write(kv, None, k, v, None, group)
+
+    def rotate_and_write(
+        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+    ) -> torch.Tensor:
+        self._write(kv, q, k, v, by, group)
+        return q
+
+    def _write(
+        self,
+        kv: torch.Tensor,
+        q: torch.Tensor | None,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        by: Rotation | None,
+        group: KVGroupBatch,
+    ) -> None:
+        """Rows may be strided (views of a fused projection), heads and their elements not."""
         assert self._library is not None
-        assert k.dtype == kv.dtype == v.dtype
         num_tokens, num_kv_heads, head_dim = k.shape
+        assert k.dtype == v.dtype == kv.dtype
+        assert k.stride(1) == v.stride(1) == head_dim
         self._library.rope_kv_write(
-            *(k.dtype == torch.bfloat16, None, 0, k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0)),
-            *(None, None, None, 0, 0, group.slot_mapping.data_ptr(), kv.data_ptr()),
-            *(num_tokens, 0, num_kv_heads, head_dim),
+            *(kv.dtype == torch.bfloat16, None if q is None else q.data_ptr(), 0 if q is None else q.stride(0)),
+            *(k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0)),
+            *((None, None, 0) if by is None else (by.cos.data_ptr(), by.sin.data_ptr(), 2 * by.cos.shape[1])),
+            *(group.slot_mapping.data_ptr(), kv.data_ptr()),
+            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
         )
 
     def forward(

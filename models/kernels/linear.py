@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.kernels.cpu.library import KernelLibrary, kernel_library
+from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.row_input import PLAIN, RowInput
 
 
@@ -59,7 +59,7 @@ def pack_weight(
     raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 the matrix itself. columns: a multiple of 32, of
     256 for the K formats, of 16 for BF16.
     """
-    library = library or _library()
+    library = library or required_library()
     assert raw.dtype == (torch.bfloat16 if fmt == WeightFormat.BF16 else torch.uint8)
     assert raw.is_contiguous()
     if fmt == WeightFormat.BF16:
@@ -75,7 +75,7 @@ def gather_rows(
     weight: PackedWeight, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor:
     """Dequantised rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
-    library = library or _library()
+    library = library or required_library()
     if weight.format == WeightFormat.BF16:
         out = torch.empty(len(ids), weight.columns, dtype=torch.bfloat16)
         library.bf16_gather_rows(weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids), out.data_ptr())
@@ -99,7 +99,7 @@ class PackedLinear:
         library: KernelLibrary | None = None,
     ) -> None:
         """weights: all BF16 or none. biases: one per matrix, [rows] of any float type, or None."""
-        library = library or _library()
+        library = library or required_library()
         are_bf16 = [weight.format == WeightFormat.BF16 for weight in weights]
         assert all(are_bf16) or not any(are_bf16)
         self._multiply = library.bf16_linear if are_bf16[0] else library.quantized_linear
@@ -146,9 +146,3 @@ class PackedLinear:
             0 if residual is None else residual.stride(0),
         )
         return out
-
-
-def _library() -> KernelLibrary:
-    library = kernel_library()
-    assert library is not None, "ask dispatch first whether the native kernels are available"
-    return library

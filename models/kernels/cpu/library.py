@@ -33,7 +33,7 @@ class KernelLibrary:
         self.level = level
         self.max_threads = self._bind("hr_max_threads", "", ctypes.c_int)
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiififpp")
-        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplpppiippiiii")
+        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppippiiii")
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
         self.pack_weights = self._bind("hr_pack_weights", "ipllp")
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")
@@ -42,6 +42,8 @@ class KernelLibrary:
         self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")
         self.bf16_gather_rows = self._bind("hr_bf16_gather_rows", "plplp")
         self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
+        self.prepare_rows = self._bind("hr_prepare_rows", "iplllippfpl")
+        self.argmax_rows = self._bind("hr_argmax_rows", "plllp")
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Callable[..., int]:
         function = getattr(self._library, name)
@@ -58,6 +60,13 @@ def kernel_library() -> KernelLibrary | None:
     except build.KernelBuildError as error:
         logger.warning("native CPU kernels are not available, using slower torch operators: %s", error)
         return None
+
+
+def required_library() -> KernelLibrary:
+    """The library, for callers that have asked before whether there is one."""
+    library = kernel_library()
+    assert library is not None
+    return library
 
 
 def detect_level() -> str:

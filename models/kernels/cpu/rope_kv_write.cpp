@@ -1,9 +1,8 @@
-// Rotary embedding of q and k rows, and the store of k and v rows into the paged KV tensor; either alone or both.
+// Rotary embedding of q and k rows (optional), and the store of k and v rows into the paged KV tensor.
 //
-//   half-split pairs:   (x[i], x[i + R/2])   <- (x[i] cos - x[i + R/2] sin,  x[i + R/2] cos + x[i] sin)
-//   interleaved pairs:  (x[2i], x[2i + 1])   likewise
+//   (x[i], x[i + R/2])  <-  (x[i] cos[i] - x[i + R/2] sin[i],  x[i + R/2] cos[i] + x[i] sin[i]),   i < R/2
 //
-// over the first R dimensions of each head, with cos and sin [max_position, R / 2] in fp32. q and k rows are rotated in
+// over the first R dimensions of each head, with cos and sin [T, R / 2] in fp32. q and k rows are rotated in
 // place (they are views of one fused projection, hence the row strides), v is only copied. One thread takes whole rows:
 // a row's stores into a tile's lanes never share an element with another row's. A negative slot is not stored.
 #include "kv_layout.h"
@@ -13,27 +12,19 @@ namespace {
 
 using namespace hr;
 
-struct Rotation {
-  const float *cos, *sin;  // the row of this position, [R / 2]
-  int num_pairs;
-  bool interleaved;
-};
-
 template <class Element>
-void rotate_head(Element* x, const Rotation& rotation) {
-  const int step = rotation.interleaved ? 2 : 1, apart = rotation.interleaved ? 1 : rotation.num_pairs;
+void rotate_head(Element* x, const float* cos, const float* sin, int num_pairs) {
   int i = 0;
-  for (; !rotation.interleaved && i + 16 <= rotation.num_pairs; i += 16) {
-    const F32x16 cos = load<F32x16>(rotation.cos + i), sin = load<F32x16>(rotation.sin + i);
-    const F32x16 a = load_lanes(x + i), b = load_lanes(x + i + apart);
-    store_lanes(x + i, a * cos - b * sin);
-    store_lanes(x + i + apart, b * cos + a * sin);
+  for (; i + 16 <= num_pairs; i += 16) {
+    const F32x16 c = load<F32x16>(cos + i), s = load<F32x16>(sin + i);
+    const F32x16 a = load_lanes(x + i), b = load_lanes(x + i + num_pairs);
+    store_lanes(x + i, a * c - b * s);
+    store_lanes(x + i + num_pairs, b * c + a * s);
   }
-  for (; i < rotation.num_pairs; ++i) {
-    const float cos = rotation.cos[i], sin = rotation.sin[i];
-    const float a = to_float(x[i * step]), b = to_float(x[i * step + apart]);
-    store_one(x + i * step, a * cos - b * sin);
-    store_one(x + i * step + apart, b * cos + a * sin);
+  for (; i < num_pairs; ++i) {
+    const float a = to_float(x[i]), b = to_float(x[i + num_pairs]);
+    store_one(x + i, a * cos[i] - b * sin[i]);
+    store_one(x + i + num_pairs, b * cos[i] + a * sin[i]);
   }
 }
 
@@ -54,11 +45,10 @@ struct Rows {
   void *q, *k;
   const void* v;
   int64_t q_stride, k_stride, v_stride;
-  const int64_t *positions, *slots;
+  const int64_t* slots;
   const float *cos, *sin;
   void* kv;
   int num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim;
-  bool interleaved;
 };
 
 template <class Element>
@@ -70,13 +60,12 @@ void process(const Rows& rows) {
     Element* k = static_cast<Element*>(rows.k) + t * rows.k_stride;
     if (rows.cos) {
       const int num_pairs = rows.rotary_dim / 2;
-      const Rotation rotation{rows.cos + rows.positions[t] * num_pairs, rows.sin + rows.positions[t] * num_pairs, num_pairs,
-                              rows.interleaved};
+      const float *cos = rows.cos + t * static_cast<int64_t>(num_pairs), *sin = rows.sin + t * static_cast<int64_t>(num_pairs);
       Element* q = static_cast<Element*>(rows.q) + t * rows.q_stride;
-      for (int head = 0; head < rows.num_heads; ++head) rotate_head(q + head * rows.head_dim, rotation);
-      for (int head = 0; head < rows.num_kv_heads; ++head) rotate_head(k + head * rows.head_dim, rotation);
+      for (int head = 0; head < rows.num_heads; ++head) rotate_head(q + head * rows.head_dim, cos, sin, num_pairs);
+      for (int head = 0; head < rows.num_kv_heads; ++head) rotate_head(k + head * rows.head_dim, cos, sin, num_pairs);
     }
-    if (rows.kv && rows.slots[t] >= 0)
+    if (rows.slots[t] >= 0)
       store_token(k, static_cast<const Element*>(rows.v) + t * rows.v_stride, rows.slots[t], static_cast<Element*>(rows.kv),
                   rows.num_kv_heads, rows.head_dim);
   }
@@ -84,13 +73,13 @@ void process(const Rows& rows) {
 
 }  // namespace
 
-// is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation (q, positions unused). kv null: no store (v, slots
-// unused). Strides in elements between rows; the heads of a row are contiguous.
+// is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation (q unused). Strides in elements between rows; the heads
+// of a row are contiguous.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
-                             const int64_t* positions, const float* cos, const float* sin, int rotary_dim, int interleaved,
-                             const int64_t* slots, void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim) {
-  const Rows rows{q,   k,  v,          q_stride,  k_stride,     v_stride, positions, slots, cos,
-                  sin, kv, num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, interleaved != 0};
+                             const float* cos, const float* sin, int rotary_dim, const int64_t* slots, void* kv, int num_tokens,
+                             int num_heads, int num_kv_heads, int head_dim) {
+  const Rows rows{q,   k,  v,          q_stride,  k_stride,     v_stride, slots,     cos,
+                  sin, kv, num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim};
   if (is_bf16)
     process<Bf16>(rows);
   else
