@@ -59,7 +59,7 @@ class ProcessClient:
         config: EngineConfig,
         *,
         max_num_waiting: int,
-        command: tuple[str, ...] = (sys.executable, "-m", "engine.process"),
+        command: tuple[str, ...] = (sys.executable, "-P", "-m", "engine.process"),  # -P: not from the current folder
         on_step: Callable[[StepStats], None] = _ignore,
         on_loading: Callable[[Loading], None] = _ignore,
         on_discarded: Callable[[int], None] = _ignore,
@@ -112,8 +112,9 @@ class ProcessClient:
         """Stop the engine at once; streams still open raise EngineDied."""
         self._stopping = True
         self._reason = "the server is stopping"
-        if self._writer is not None:
-            self._send(Shutdown())
+        if self._state is EngineState.LOADING and self._process is not None:
+            self._process.kill()  # it listens only once it is ready
+        self._send(Shutdown())
         if self._supervisor is not None:
             try:
                 await asyncio.wait_for(asyncio.shield(self._supervisor), _STOP_TIMEOUT_S)
@@ -248,7 +249,8 @@ class ProcessClient:
     def _die(self) -> None:
         self._state = EngineState.DEAD
         if self._failure is None:
-            self._failure = f"{self._reason}; it was started {1 + self._num_restarts} times"
+            tries = f"; it was started {1 + self._num_restarts} times" if self._num_restarts else ""
+            self._failure = self._reason + tries
         self._reason = self._failure
         self._settled.set()
         self._dead.set()
@@ -283,8 +285,9 @@ class ProcessClient:
 
     def _end_streams(self) -> None:
         streams, self._streams = self._streams, {}
+        what = "the server stopped" if self._stopping else "the engine ended"
         for stream in streams.values():
-            stream._break(EngineDied("the engine ended while it worked on this request; send it again"))
+            stream._break(EngineDied(f"{what} while it worked on this request; send it again"))
 
     def _send(self, message: ToEngine) -> None:
         if self._writer is not None and not self._writer.is_closing():
