@@ -1,18 +1,16 @@
 """A server that cannot start says why in one line and exits; never a traceback."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from tests.helpers.server_process import ROOT, ServerProcess
+from tests.helpers.server_process import COMMAND, ServerProcess
 
 
 def serve(*arguments: str) -> tuple[int, str]:
     """The exit code and the last line of `headrace serve` with these arguments."""
     result = subprocess.run(
-        [sys.executable, "-m", "server.cli", "serve", *arguments],
-        cwd=ROOT,
+        [COMMAND, "serve", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

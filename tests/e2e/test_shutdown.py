@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.conftest import FAST_START
-from tests.helpers.server_process import ROOT, ServerProcess, is_alive, wait_until
+from tests.helpers.server_process import ServerProcess, is_alive, wait_until
 
 NUM_TOKENS = 200
 BODY = {"prompt": "The river", "max_tokens": NUM_TOKENS, "ignore_eos": True, "stream": True}
@@ -41,7 +41,7 @@ def test_sigterm_while_loading_exits_at_once(tmp_path: Path) -> None:
         engine = server.engine_pid()
         began_s = time.monotonic()
         assert server.terminate(15) == 0
-        assert time.monotonic() - began_s < 10
+        assert time.monotonic() - began_s < 3
         wait_until(lambda: not is_alive(engine), 5, "the engine process is gone")
         assert "Traceback" not in server.log
 
@@ -56,7 +56,7 @@ def test_a_second_signal_exits_at_once() -> None:
         "    await asyncio.Event().wait()\n"
         "asyncio.run(main())"
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "armed\n"
         process.send_signal(signal.SIGTERM)

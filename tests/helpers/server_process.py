@@ -13,7 +13,7 @@ from typing import Self
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = Path(__file__).parents[2]
+COMMAND = str(Path(sys.executable).with_name("headrace"))
 API_KEY = "test-key"
 START_TIMEOUT_S = 120.0  # most of it is for the first download of the demo model
 
@@ -37,8 +37,7 @@ class ServerProcess:
             environ["HEADRACE_CACHE"] = cache
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--api-key", API_KEY, *arguments],
-                cwd=ROOT,
+                [COMMAND, "serve", "--port", "0", "--api-key", API_KEY, *arguments],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stderr=file,
