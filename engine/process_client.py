@@ -219,7 +219,7 @@ class ProcessClient:
             self._writer.close()
             self._writer = None
             returncode = await asyncio.to_thread(self._reap, self._process)
-        if not self._stopping:
+        if not self._stopping and self._failure is None:  # else it ended as it should
             self._reason = f"the engine process ended with {_describe_exit(returncode)}"
             logger.error("%s", self._reason)
 
