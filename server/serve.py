@@ -32,7 +32,8 @@ _MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers 
 _DRAIN_POLL_S = 0.05
 _FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
 
-_CHAT = ("/v1/chat/completions", '{"messages": [{"role": "user", "content": "Tell me a story about a river."}], "stream": true}')
+_STORY = "Tell me a story about a river."
+_CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
 _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
 
 
