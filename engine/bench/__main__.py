@@ -1,0 +1,96 @@
+"""`python -m engine.bench NAME JOB`: the process behind `headrace bench latency`, `throughput` and `roofline`.
+
+JOB is JSON: a list of the EngineConfig and the benchmark's own options.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console, RenderableType
+
+from engine.bench import latency, roofline, roofline_tables, throughput
+from engine.bench.config import BENCH_CONFIGS, BenchConfig, LatencyConfig, RooflineConfig, ThroughputConfig
+from engine.build import build_engine
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.errors import HeadraceError, StartupError
+from engine.protocol import EngineInfo
+
+_FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
+
+
+def main(argv: Sequence[str]) -> int:
+    """Build the engine, run one benchmark, print its tables; returns the exit code."""
+    name, job = argv
+    engine_options, options = msgspec.json.decode(job)
+    engine_config = msgspec.convert(engine_options, EngineConfig)
+    config = msgspec.convert(options, BENCH_CONFIGS[name])
+    try:
+        engine, info = build_engine(engine_config, LoadingLines())
+        for note in info.notes:
+            sys.stderr.write(f"{note}\n")
+        results, shown = _run(engine, info, config)
+        console = Console()
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
+        console.print(shown)
+        if config.json is not None:
+            _write_json(config.json, name, engine_config, config, info, results)
+    except HeadraceError as error:
+        sys.stderr.write(f"headrace: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(engine: Engine, info: EngineInfo, config: BenchConfig) -> tuple[Any, RenderableType]:
+    """The results, for JSON, and their tables."""
+    match config:
+        case LatencyConfig():
+            latencies = latency.measure(engine, info, config)
+            return latencies, latency.table(latencies, config)
+        case ThroughputConfig():
+            rates = throughput.measure(engine, info, config)
+            return rates, throughput.table(rates, config)
+        case RooflineConfig():
+            lines = roofline.measure(engine, info, config)
+            return lines, roofline_tables.table(lines)
+
+
+def _write_json(
+    path: str, name: str, engine_config: EngineConfig, config: BenchConfig, info: EngineInfo, results: Any
+) -> None:
+    result = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "benchmark": name,
+        "engine_config": dataclasses.asdict(engine_config),
+        "config": dataclasses.asdict(config),
+        "notes": info.notes,
+        "results": results,
+    }
+    try:
+        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    except OSError as error:
+        raise StartupError(f"cannot write {path}: {error.strerror}") from error
+
+
+class LoadingLines:
+    """A ProgressReport that names each stage once on stderr: a benchmark's reader waits for the end."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int, unit: str) -> None:  # noqa: ARG002 (the report's signature)
+        if stage != self._stage:
+            self._stage = stage
+            sys.stderr.write(f"{stage} ...\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

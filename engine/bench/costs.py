@@ -1,0 +1,98 @@
+"""The least that a phase must do: bytes from memory and operations, worked out from shapes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from models.attention.base import AttentionSpec
+from models.batch import ForwardBatch, KVGroupBatch
+from models.layers.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`flops` are in `dtype`: int8 where weights are quantised, else that of the activations."""
+
+    num_bytes: int = 0
+    flops: int = 0
+    dtype: str = "float32"
+
+    def __add__(self, other: "Cost") -> "Cost":
+        dtype = other.dtype if other.flops else self.dtype
+        return Cost(self.num_bytes + other.num_bytes, self.flops + other.flops, dtype)
+
+
+def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
+    """x: [..., n], what the layer is given. The weight as it is stored, once; the rows in and out; a multiply and an
+    add an element of the weight and row."""
+    rows = x.numel() // x.shape[-1]
+    num_weights = layer.in_features * layer.out_features
+    held_bytes = weight_bytes(layer)
+    return Cost(
+        num_bytes=held_bytes + x.nbytes + rows * layer.out_features * x.element_size(),
+        flops=2 * rows * num_weights,
+        dtype=_arithmetic(held_bytes / num_weights),
+    )
+
+
+def _arithmetic(bytes_per_weight: float) -> str:
+    """The precision that weights of such a width are best multiplied in: below 16 bits that is int8."""
+    if bytes_per_weight < 2:
+        return "int8"
+    return "bfloat16" if bytes_per_weight < 4 else "float32"
+
+
+def weight_bytes(layer: nn.Module) -> int:
+    """Bytes of all tensors that the layer holds, in parameters, buffers or (packed) plain attributes."""
+    tensors = [*layer.parameters(), *layer.buffers(), *_tensors_in(vars(layer).values())]
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def _tensors_in(values: object) -> Iterator[torch.Tensor]:
+    for value in values:  # type: ignore[attr-defined]
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors_in(value)
+
+
+def attention_cost(
+    q: torch.Tensor, kv: torch.Tensor, batch: ForwardBatch, group: KVGroupBatch, spec: AttentionSpec, **_: object
+) -> Cost:
+    """Each visible key and value from memory once a sequence, queries and results once; two products of a row with
+    each position that it sees."""
+    del group
+    window = spec.sliding_window
+    read = visible = 0
+    for rows, context in zip(batch.query_lens, batch.context_lens, strict=True):
+        if window is None:
+            read += context
+            visible += rows * (context - rows) + rows * (rows + 1) // 2
+        else:
+            read += min(context, window - 1 + rows)
+            visible += sum(min(window, position + 1) for position in range(context - rows, context))
+    kv_bytes = read * 2 * spec.num_kv_heads * spec.head_dim * kv.element_size()
+    flops = 4 * spec.num_heads * spec.head_dim * visible
+    return Cost(kv_bytes + 2 * q.numel() * q.element_size(), flops, str(q.dtype).removeprefix("torch."))
+
+
+def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> Cost:
+    """The rows' keys and values, read and written."""
+    del kv, group
+    return Cost(2 * (k.numel() * k.element_size() + v.numel() * v.element_size()))
+
+
+def rotate_and_write_cost(
+    kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: object, group: KVGroupBatch
+) -> Cost:
+    """As `kv_write_cost`, with the queries turned too."""
+    del by
+    return kv_write_cost(kv, k, v, group) + Cost(2 * q.numel() * q.element_size())
+
+
+def sampling_cost(logits: torch.Tensor, sequences: object) -> Cost:
+    """Every logit, once."""
+    del sequences
+    return Cost(logits.numel() * logits.element_size())

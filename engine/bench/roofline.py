@@ -1,0 +1,157 @@
+"""`headrace bench roofline`: each phase's time beside the least that its bytes and operations take on this machine."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engine.bench.config import RooflineConfig
+from engine.bench.costs import Cost
+from engine.bench.drive import RequestMaker, check_fits, run_batch
+from engine.bench.machine import Machine, measure_machine
+from engine.bench.phases import Phase, PhaseClock, instrumented, timed_step
+from engine.engine import Engine
+from engine.protocol import AbortReason, EngineInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseResult:
+    """One phase of a prefill or of a decode step."""
+
+    phase: Phase
+    ms: float  # median
+    num_bytes: float
+    flops: float
+    limit_ms: float | None  # None where no cost is counted
+
+    @property
+    def share(self) -> float | None:
+        """Of the limit: 1 is as fast as the machine can be."""
+        return None if self.limit_ms is None or self.ms == 0 else self.limit_ms / self.ms
+
+
+@dataclass(frozen=True, slots=True)
+class RooflineResult:
+    """A prefill of one prompt, or one decode step of a batch."""
+
+    name: str
+    num_tokens: int  # that it computes
+    ms: float  # median without clocks in it
+    limit_ms: float  # sum over the phases
+    phases: list[PhaseResult]  # with clocks, which themselves cost a little
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    machine: Machine
+    results: list[RooflineResult]
+
+
+def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Roofline:
+    """Measure the machine, then prefills, then decodes. Raises StartupError if one does not fit."""
+    batch_sizes = sorted(config.batch_size)
+    # The batch grows from size to size, and its first sequences live through all of them.
+    most_output = 2 + (2 * config.num_steps + 2) * len(batch_sizes)
+    for length in config.prefill_len:
+        check_fits(info, batch_size=1, tokens_each=length + 1)
+    check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + most_output)
+    machine = measure_machine(torch.device(info.device), info.weight_bytes)
+    maker = RequestMaker(info.vocab_size, config.seed)
+    prefills = [_measure_prefill(engine, machine, config, maker, length) for length in config.prefill_len]
+    batch = _DecodingBatch(engine, maker, config.context_len, most_output)
+    decodes = [_measure_decode(engine, machine, config, batch, size) for size in batch_sizes]
+    batch.end()
+    return Roofline(machine, prefills + decodes)
+
+
+def _measure_prefill(
+    engine: Engine, machine: Machine, config: RooflineConfig, maker: RequestMaker, length: int
+) -> RooflineResult:
+    """A prompt from its first step to its first token, in as many steps as the engine takes."""
+    plain_s, clocks = [], []
+    run_batch(engine, [maker.request(maker.ids(length), 1)])
+    for _ in range(config.num_iters):
+        plain_s.append(run_batch(engine, [maker.request(maker.ids(length), 1)]).total_s)
+        engine.add(maker.request(maker.ids(length), 1))
+        clocks.append(_clocked(engine, machine, lambda: not engine.has_work))
+    return _result(f"prefill of {length}", length, plain_s, clocks, machine)
+
+
+def _measure_decode(
+    engine: Engine, machine: Machine, config: RooflineConfig, batch: "_DecodingBatch", size: int
+) -> RooflineResult:
+    """One step that gives each of `size` sequences a token."""
+    batch.grow(size)
+    plain_s, clocks = [], []
+    for _ in range(config.num_steps):
+        began_s = time.perf_counter()
+        engine.step()
+        plain_s.append(time.perf_counter() - began_s)
+        clocks.append(_clocked(engine, machine, lambda: True))
+    return _result(f"decode of {size}", size, plain_s, clocks, machine)
+
+
+class _DecodingBatch:
+    """Sequences that are past their prompts and decode in every step."""
+
+    def __init__(self, engine: Engine, maker: RequestMaker, context_len: int, output_len: int) -> None:
+        self._engine = engine
+        self._maker = maker
+        self._context_len = context_len
+        self._output_len = output_len
+        self._ids: list[str] = []
+
+    def grow(self, size: int) -> None:
+        """Add sequences until there are `size`, and run them to their first tokens."""
+        new = {}
+        while len(self._ids) < size:
+            request = self._maker.request(self._maker.ids(self._context_len), self._output_len)
+            new[request.id] = request
+            self._ids.append(request.id)
+        # One at a time: the older sequences decode in the same steps, and would outlive their outputs in many.
+        for request in new.values():
+            self._engine.add(request)
+        waiting = set(new)
+        while waiting:
+            waiting -= {output.id for output in self._engine.step().outputs if output.new_ids}
+        self._engine.step()
+
+    def end(self) -> None:
+        for request_id in self._ids:
+            self._engine.abort(request_id, AbortReason.SHUTDOWN)
+        while self._engine.has_work:
+            self._engine.step()
+
+
+def _clocked(engine: Engine, machine: Machine, is_over: Callable[[], bool]) -> PhaseClock:
+    """The clock of as many steps as it takes until `is_over`."""
+    clock = PhaseClock(torch.device(machine.device))
+    with instrumented(engine, clock):
+        timed_step(engine, clock)
+        while not is_over():
+            timed_step(engine, clock)
+    return clock
+
+
+def _result(
+    name: str, num_tokens: int, plain_s: list[float], clocks: list[PhaseClock], machine: Machine
+) -> RooflineResult:
+    phases = []
+    for phase in Phase:
+        if phase is Phase.HOOKS or not any(phase in clock.seconds for clock in clocks):
+            continue
+        ms = statistics.median(clock.seconds.get(phase, 0.0) for clock in clocks) * 1e3
+        costs = [clock.costs[phase] for clock in clocks if phase in clock.costs]
+        num_bytes = statistics.fmean(cost.num_bytes for cost in costs) if costs else 0.0
+        flops = statistics.fmean(cost.flops for cost in costs) if costs else 0.0
+        limit_ms = statistics.fmean(limit_s(cost, machine) for cost in costs) * 1e3 if costs else None
+        phases.append(PhaseResult(phase, ms, num_bytes, flops, limit_ms))
+    limit_ms = sum(phase.limit_ms or 0.0 for phase in phases)
+    return RooflineResult(name, num_tokens, statistics.median(plain_s) * 1e3, limit_ms, phases)
+
+
+def limit_s(cost: Cost, machine: Machine) -> float:
+    """The least time for a cost: its bytes at the read rate or its operations at the GEMM rate, which overlap."""
+    return max(cost.num_bytes / machine.read_bytes_per_s, cost.flops / machine.compute_rate(cost.dtype))

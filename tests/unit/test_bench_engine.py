@@ -1,0 +1,249 @@
+"""The benchmarks of the engine: their arithmetic by hand, and all of them on a tiny model."""
+
+import json
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import nn
+
+from engine.bench.config import LatencyConfig, RooflineConfig, ThroughputConfig
+from engine.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
+from engine.bench.drive import RequestMaker, Spread, check_fits, run_batch
+from engine.bench.latency import measure as measure_latency
+from engine.bench.machine import Machine, measure_machine
+from engine.bench.phases import Phase, PhaseClock, instrumented, timed_step
+from engine.bench.roofline import limit_s
+from engine.bench.roofline import measure as measure_roofline
+from engine.bench.roofline_tables import table as roofline_table
+from engine.bench.throughput import measure as measure_throughput
+from engine.build import build_engine
+from engine.config import Device, DType, EngineConfig
+from engine.engine import Engine
+from engine.errors import StartupError
+from engine.protocol import EngineInfo
+from models.attention.base import AttentionSpec
+from tests.helpers.engines import make_engine, make_prompt, make_request
+
+CPU = torch.device("cpu")
+MACHINE = Machine("test", "cpu", 1, 64, read_bytes_per_s=100.0, gemm_flops_per_s={"bfloat16": 1000.0, "int8": 2000.0})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, EngineInfo]:
+    """An engine over a random Llama of two layers: 64 wide, 96 inside, 4 query and 2 KV heads of 16, tied head."""
+    folder = tmp_path_factory.mktemp("tiny")
+    _write_checkpoint(folder)
+    config = EngineConfig(
+        model=str(folder),
+        dtype=DType.FLOAT32,
+        device=Device.CPU,
+        threads=1,
+        kv_cache_memory_bytes=4 << 20,
+        check_invariants=True,
+    )
+    return build_engine(config, lambda *_: None)
+
+
+def _write_checkpoint(folder: Path) -> None:
+    """By hand: transformers would take seconds to import."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64)}
+    shapes |= {"self_attn.o_proj": (64, 64), "mlp.gate_proj": (96, 64), "mlp.up_proj": (96, 64)}
+    shapes |= {"mlp.down_proj": (64, 96), "input_layernorm": (64,), "post_attention_layernorm": (64,)}  # type: ignore[dict-item]
+    tensors = {f"model.layers.{i}.{name}.weight": shape for i in range(2) for name, shape in shapes.items()}
+    tensors |= {"model.embed_tokens.weight": (128, 64), "model.norm.weight": (64,)}  # type: ignore[dict-item]
+    weights = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in tensors.items()}
+    save_file(weights, folder / "model.safetensors")
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 128,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    vocab = {f"t{index}": index for index in range(128)}
+    Tokenizer(WordLevel(vocab, unk_token="t0")).save(str(folder / "tokenizer.json"))
+
+
+def test_spread_of_times_becomes_a_spread_of_rates() -> None:
+    spread = Spread.of([4.0, 1.0, 2.0])
+    assert spread == Spread(2.0, 1.0, 4.0)
+    assert spread.scaled(lambda ms: 8 / ms) == Spread(4.0, 2.0, 8.0)
+    assert spread.show() == "2.0 (1.0-4.0)"
+
+
+def test_run_batch_counts_all_tokens() -> None:
+    engine, _ = make_engine(num_blocks=64)
+    requests = [make_request(f"r{i}", make_prompt(9, i), max_tokens=5, ignore_eos=True) for i in range(3)]
+    run = run_batch(engine, requests)
+    assert (run.prompt_tokens, run.output_tokens) == (27, 15)
+    assert 0 < run.first_token_s < run.total_s
+
+
+def test_run_batch_raises_what_the_engine_refused() -> None:
+    engine, _ = make_engine(num_blocks=4, block_size=4)
+    with pytest.raises(StartupError, match="the engine refused a request of the benchmark"):
+        run_batch(engine, [make_request("long", make_prompt(100), max_tokens=5)])
+
+
+def test_requests_are_distinct_and_reproducible() -> None:
+    makers = [RequestMaker(1000, seed=7) for _ in range(2)]
+    first, second = ([maker.request(maker.ids(20), 4) for _ in range(3)] for maker in makers)
+    assert [request.prompt_ids for request in first] == [request.prompt_ids for request in second]
+    assert len({tuple(request.prompt_ids) for request in first}) == 3
+    assert first[0].sampling.ignore_eos
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "tokens_each", "message"),
+    [
+        (1, 5000, "5,000 tokens; this engine takes"),
+        (100_000, 8, "--max-num-seqs is"),
+        (70, 256, "KV blocks; the cache has"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(
+    tiny: tuple[Engine, EngineInfo], batch_size: int, tokens_each: int, message: str
+) -> None:
+    with pytest.raises(StartupError, match=message):
+        check_fits(tiny[1], batch_size=batch_size, tokens_each=tokens_each)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_linear_cost_is_weight_rows_and_two_operations_an_element(dtype: torch.dtype) -> None:
+    layer = nn.Linear(8, 32, dtype=dtype)  # stands in for ours
+    size = dtype.itemsize
+    assert weight_bytes(layer) == (8 * 32 + 32) * size
+    cost = linear_cost(layer, torch.zeros(3, 8, dtype=dtype))  # type: ignore[arg-type]
+    name = str(dtype).removeprefix("torch.")
+    assert cost == Cost(num_bytes=(8 * 32 + 32 + 3 * 8 + 3 * 32) * size, flops=2 * 3 * 8 * 32, dtype=name)
+
+
+def test_packed_weights_are_counted_and_multiplied_in_int8() -> None:
+    layer = nn.Module()
+    layer.in_features, layer.out_features = 8, 32  # type: ignore[assignment]
+    layer.register_buffer("packed", torch.zeros(140, dtype=torch.uint8))
+    layer.more = (torch.zeros(5, dtype=torch.float16),)  # type: ignore[assignment]
+    cost = linear_cost(layer, torch.zeros(2, 16, dtype=torch.bfloat16))  # type: ignore[arg-type]
+    assert weight_bytes(layer) == 150
+    assert cost == Cost(num_bytes=150 + 2 * 16 * 2 + 2 * 32 * 2, flops=2 * 2 * 8 * 32, dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("window", "visible", "read"),
+    [
+        (None, (8 + 9 + 10) + 5, 10 + 5),  # three rows at the end of ten positions; one row that sees five
+        (4, 4 * 3 + 4, (4 - 1 + 3) + 4),
+    ],
+)
+def test_attention_cost_counts_what_rows_see(window: int | None, visible: int, read: int) -> None:
+    spec = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=16, scale=1.0, sliding_window=window)
+    batch = types.SimpleNamespace(query_lens=(3, 1), context_lens=(10, 5))
+    q, kv = torch.zeros(4, 4, 16, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16)
+    cost = attention_cost(q, kv, batch, None, spec)  # type: ignore[arg-type]
+    assert cost.flops == 4 * 4 * 16 * visible
+    assert cost.num_bytes == read * 2 * 2 * 16 * 2 + 2 * q.numel() * 2
+
+
+@pytest.mark.parametrize(
+    ("cost", "seconds"),
+    [
+        (Cost(num_bytes=50, flops=100, dtype="bfloat16"), 0.5),
+        (Cost(num_bytes=50, flops=800, dtype="bfloat16"), 0.8),
+        (Cost(num_bytes=50, flops=800, dtype="int8"), 0.5),
+        (Cost(num_bytes=0, flops=500, dtype="float16"), 0.5),
+    ],
+)
+def test_the_limit_is_the_slower_of_memory_and_arithmetic(cost: Cost, seconds: float) -> None:
+    assert limit_s(cost, MACHINE) == pytest.approx(seconds)
+
+
+def test_phases_are_exclusive_and_add_up() -> None:
+    ticks = iter([0.0, 1.0, 3.0, 6.0])
+    clock = PhaseClock(CPU, now=lambda: next(ticks))
+    with clock.phase(Phase.FORWARD), clock.phase(Phase.LINEARS):
+        pass
+    assert clock.seconds == {Phase.FORWARD: 1.0 + 3.0, Phase.LINEARS: 2.0}
+
+
+def test_clocks_see_every_part_and_leave_no_trace(tiny: tuple[Engine, EngineInfo]) -> None:
+    engine, info = tiny
+    runner = engine._runner
+    before = {name: set(vars(part)) for name, part in (("s", engine._scheduler), ("r", runner._sampler))}  # type: ignore[attr-defined]
+    clock = PhaseClock(CPU)
+    maker = RequestMaker(info.vocab_size, 0)
+    engine.add(maker.request(maker.ids(10), 1))
+    with instrumented(engine, clock):
+        outputs = timed_step(engine, clock)
+    assert len(outputs.outputs) == 1
+    assert set(clock.seconds) == set(Phase)
+    hidden, inner, vocab = 64, 96, 128
+    assert clock.costs[Phase.HEAD].flops == 2 * 1 * hidden * vocab
+    a_layer = hidden * (64 + 2 * 32) + 64 * hidden + 3 * hidden * inner
+    assert clock.costs[Phase.LINEARS].flops == 2 * 10 * 2 * a_layer
+    assert clock.costs[Phase.ATTENTION].flops == 2 * 4 * 4 * 16 * 55
+    after = {name: set(vars(part)) for name, part in (("s", engine._scheduler), ("r", runner._sampler))}  # type: ignore[attr-defined]
+    assert after == before
+    num_timed = len(clock.seconds)
+    engine.add(maker.request(maker.ids(10), 1))
+    engine.step()
+    assert len(clock.seconds) == num_timed
+    assert not runner._model.decoder._forward_hooks  # type: ignore[attr-defined]
+
+
+def test_latency_measures_each_batch_size(tiny: tuple[Engine, EngineInfo]) -> None:
+    config = LatencyConfig(input_len=20, output_len=4, batch_size=(1, 3), num_iters=2)
+    results = measure_latency(*tiny, config)
+    assert [result.batch_size for result in results] == [1, 3]
+    three = results[1]
+    assert three.decode_tokens_per_s.median == pytest.approx(3e3 / three.decode_ms.median)
+    assert three.prefill_tokens_per_s.low <= three.prefill_tokens_per_s.median <= three.prefill_tokens_per_s.high
+
+
+def test_throughput_counts_prompts_with_their_prefix(tiny: tuple[Engine, EngineInfo]) -> None:
+    config = ThroughputConfig(num_prompts=4, input_len="10", output_len="3", prefix_len=20, num_iters=2)
+    result = measure_throughput(*tiny, config)
+    assert result.prompt_tokens == Spread(120, 120, 120)
+    assert result.output_tokens == Spread(12, 12, 12)
+    assert result.output_tokens_per_s.high == pytest.approx(12 / result.total_s.low)
+
+
+def test_roofline_of_prefills_and_growing_batches(
+    tiny: tuple[Engine, EngineInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.bench.roofline.measure_machine", lambda *_: MACHINE)
+    config = RooflineConfig(prefill_len=(40,), batch_size=(3, 1), context_len=20, num_steps=2, num_iters=1)
+    roofline = measure_roofline(*tiny, config)
+    assert [result.name for result in roofline.results] == ["prefill of 40", "decode of 1", "decode of 3"]
+    assert [result.num_tokens for result in roofline.results] == [40, 1, 3]
+    of_one, of_three = ({phase.phase: phase for phase in result.phases} for result in roofline.results[1:])
+    assert of_three[Phase.LINEARS].flops == 3 * of_one[Phase.LINEARS].flops
+    assert of_three[Phase.ATTENTION].flops > 2 * of_one[Phase.ATTENTION].flops
+    assert Phase.HOOKS not in of_one
+    assert not tiny[0].has_work
+    assert roofline_table(roofline).renderables
+
+
+def test_the_machine_is_measured_where_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.bench.machine._GEMM_SIZE", {"cpu": 64})
+    machine = measure_machine(CPU, weight_bytes=0)
+    assert machine.buffer_bytes == 64 << 20
+    assert machine.read_bytes_per_s > 1e8
+    assert {"float32", "bfloat16"} <= set(machine.gemm_flops_per_s)
