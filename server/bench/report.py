@@ -18,10 +18,10 @@ from server.bench.metrics import Distribution, Summary, Trace
 
 _BUSY_CLIENT = 0.25
 _LATENCIES = {
-    "ttft_ms": "time to first token (TTFT)",
-    "tpot_ms": "time per output token (TPOT)",
-    "itl_ms": "inter-token latency (ITL)",
-    "e2el_ms": "end to end (E2EL)",
+    "ttft_ms": "TTFT, to the first token",
+    "tpot_ms": "TPOT, per output token",
+    "itl_ms": "ITL, between chunks",
+    "e2el_ms": "E2EL, end to end",
 }
 
 

@@ -67,6 +67,8 @@ class Workload:
         self._output_len = parse_lengths(config.output_len, "--output-len")
         self._low_id, self._high_id = _parse_id_range(config.token_id_range)
         self.uses_text = _uses_text(config)
+        if config.dataset_path is not None and (config.prefix_len or config.num_turns > 1):
+            raise StartupError("--dataset-path gives whole prompts; leave out --prefix-len and --num-turns")
 
     def warm_up(self, index: int, scale: TextScale) -> Conversation:
         """A conversation of the same kind that shares nothing with the measured ones, not even the prefix."""
@@ -152,6 +154,8 @@ def _read_dataset(config: LoadConfig, output_len: Lengths) -> list[Conversation]
             entry = msgspec.json.decode(line, type=_DatasetLine)
         except msgspec.DecodeError as error:
             raise StartupError(f"{config.dataset_path}, line {number}: {error}") from error
+        if config.endpoint is Endpoint.CHAT and not isinstance(entry.prompt, str):
+            raise StartupError(f"{config.dataset_path}, line {number}: chats take text and no token ids")
         rng = random.Random(f"{config.seed} {number}")
         wanted = entry.output_tokens if entry.output_tokens is not None else output_len.draw(rng)
         conversations.append([Turn(entry.prompt, wanted)])
