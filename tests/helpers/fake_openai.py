@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import socket
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,3 +101,7 @@ async def serving(fake: FakeServer) -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await task
+
+
+if __name__ == "__main__":
+    uvicorn.run(FakeServer().app(), port=int(sys.argv[1]), log_level="error")
