@@ -15,6 +15,7 @@ class InputKind(enum.IntEnum):
     SILU_GATED = 3  # silu(gate) * up of a row [gate | up]
     GELU_TANH_GATED = 4
     GELU_TANH = 5
+    SILU = 6
 
 
 @dataclass(frozen=True, slots=True)

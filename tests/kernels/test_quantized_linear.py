@@ -135,6 +135,7 @@ def test_input_rows_are_prepared(kernels: KernelLibrary, kind: InputKind, rows: 
         InputKind.SILU_GATED: lambda: (F.silu(gate) * up, {}),
         InputKind.GELU_TANH_GATED: lambda: (F.gelu(gate, approximate="tanh") * up, {}),
         InputKind.GELU_TANH: lambda: (F.gelu(x, approximate="tanh"), {}),
+        InputKind.SILU: lambda: (F.silu(x), {}),
     }[kind]()
     got = PackedLinear([weight], library=kernels)(x, prepare=RowInput(kind, eps=1e-5, **parameters))
     # the last bit of an activation function may move a code by one: a 127th of a group's largest value

@@ -33,6 +33,7 @@ def test_prepared_rows_equal_torch(kernels: KernelLibrary, kind: InputKind, rows
         InputKind.SILU_GATED: lambda: (F.silu(gate) * up, {}),
         InputKind.GELU_TANH_GATED: lambda: (F.gelu(gate, approximate="tanh") * up, {}),
         InputKind.GELU_TANH: lambda: (F.gelu(gate, approximate="tanh"), {}),
+        InputKind.SILU: lambda: (F.silu(gate), {}),
     }[kind]()
     prepare = RowInput(kind, eps=1e-5, **parameters)
     got = prepare_rows(x if prepare.is_gated else x[:, :columns], prepare, library=kernels)

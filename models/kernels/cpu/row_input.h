@@ -13,6 +13,7 @@ enum class InputKind : int32_t {
   kSiluGated = 3,  // silu(gate) * up; the row holds gate [K], then up [K]
   kGeluTanhGated = 4,
   kGeluTanh = 5,
+  kSilu = 6,
 };
 
 struct InputSpec {
@@ -84,7 +85,23 @@ void prepare_row(const InputSpec& input, const Element* x, int64_t columns, floa
     case InputKind::kGeluTanh:
       for (int64_t k = 0; k < columns; k += 16) store(out + k, gelu_tanh(load_lanes(x + k)));
       return;
+    case InputKind::kSilu:
+      for (int64_t k = 0; k < columns; k += 16) store(out + k, silu(load_lanes(x + k)));
+      return;
   }
+}
+
+// out [columns] bf16 = the prepared row of x (bf16 or fp32); `buffer` has room for columns floats
+inline void prepare_row_bf16(const InputSpec& input, const void* x, bool x_is_bf16, int64_t columns, float* buffer, Bf16* out) {
+  if (x_is_bf16 && input.kind == InputKind::kPlain) {
+    std::memcpy(out, x, columns * sizeof(Bf16));
+    return;
+  }
+  if (x_is_bf16)
+    prepare_row(input, static_cast<const Bf16*>(x), columns, buffer);
+  else
+    prepare_row(input, static_cast<const float*>(x), columns, buffer);
+  for (int64_t k = 0; k < columns; k += 16) store_bf16(out + k, load<F32x16>(buffer + k));
 }
 
 }  // namespace hr
