@@ -19,78 +19,74 @@ from models.spec import DecoderSpec, LayerSpec
 
 
 class DecoderLayer(nn.Module):
-    def __init__(
-        self,
-        spec: LayerSpec,
-        hidden_size: int,
-        *,
-        backend: AttentionBackend,
-        scheme: QuantScheme,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> None:
         super().__init__()
-        self.attn_norm = make_norm(spec.norm, hidden_size, dtype=dtype, device=device)
-        self.attn = Attention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype, device=device)
-        self.mlp_norm = make_norm(spec.norm, hidden_size, dtype=dtype, device=device)
-        self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme, dtype=dtype, device=device)
+        self.attn_norm = make_norm(spec.norm, hidden_size)
+        self.attn = Attention(spec, hidden_size, backend=backend, scheme=scheme)
+        self.mlp_norm = make_norm(spec.norm, hidden_size)
+        self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme)
 
     def forward(
         self, x: torch.Tensor, by: Rotation | None, batch: ForwardBatch, group: KVGroupBatch, kv: torch.Tensor
     ) -> torch.Tensor:
-        x = x + self.attn(self.attn_norm(x), by, batch, group, kv)
-        return x + self.mlp(self.mlp_norm(x))
+        """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them."""
+        x = self.attn(x, self.attn_norm, by, batch, group, kv)
+        return self.mlp(x, self.mlp_norm)
 
 
 class Decoder(nn.Module):
-    """Token ids to hidden states to logits. Parameters are uninitialised until the loader fills them.
+    """Token ids to hidden states to logits.
 
-    Invariant: nothing of the batch or of the KV cache outlives a call, so one instance serves any number of caches.
+    Built without memory: the loader assigns tensors, may let layers `store_as` another scheme, and then allocates and
+    fills. Invariant: nothing of the batch or of the KV cache outlives a call, so one instance serves any number of
+    caches.
     """
 
     def __init__(
-        self,
-        spec: DecoderSpec,
-        *,
-        backend: AttentionBackend,
-        scheme: QuantScheme,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, spec: DecoderSpec, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
     ) -> None:
+        """scheme: of all linear layers at first. dtype: of activations and KV cache."""
         super().__init__()
         self.spec = spec
+        self.dtype = dtype
         hidden_size = spec.hidden_size
-        self.embed = Embedding(spec.vocab_size, hidden_size, dtype=dtype, device=device)
+        self.embed = Embedding(spec.vocab_size, hidden_size, scheme=scheme)
         self.positions = (
-            Embedding(spec.max_position, hidden_size, dtype=dtype, device=device)
-            if spec.has_learned_positions
-            else None
+            Embedding(spec.max_position, hidden_size, scheme=scheme) if spec.has_learned_positions else None
         )
         self.layers = nn.ModuleList(
-            DecoderLayer(layer, hidden_size, backend=backend, scheme=scheme, dtype=dtype, device=device)
-            for layer in spec.layers
+            DecoderLayer(layer, hidden_size, backend=backend, scheme=scheme) for layer in spec.layers
         )
-        self.norm = make_norm(spec.final_norm, hidden_size, dtype=dtype, device=device)
-        head_device = torch.device("meta") if spec.has_tied_head else device  # a tied head has no memory of its own
-        self.head = Linear(hidden_size, spec.vocab_size, has_bias=False, scheme=scheme, dtype=dtype, device=head_device)
-        if spec.has_tied_head:
-            self.head.weight = self.embed.weight
-        # Layers that turn alike share one rotation a step. Not buffers: `to(dtype)` must never round them.
-        ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
-        self.frequencies = [inverse_frequencies(rope, device) for rope in ropes]
-        self.rope_of_layer = [None if layer.rope is None else ropes.index(layer.rope) for layer in spec.layers]
+        self.norm = make_norm(spec.final_norm, hidden_size)
+        self.head = (
+            self.embed if spec.has_tied_head else Linear(hidden_size, spec.vocab_size, has_bias=False, scheme=scheme)
+        )
+        # Layers that turn alike share one rotation a step.
+        self.ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
+        self.rope_of_layer = [None if layer.rope is None else self.ropes.index(layer.rope) for layer in spec.layers]
+        self.frequencies: list[torch.Tensor] = []
+
+    def allocate(self, device: torch.device) -> None:
+        """Memory on `device` for all parameters, uninitialised. Raises torch.OutOfMemoryError."""
+        self.to_empty(device=device)
+        # Not buffers: `to(dtype)` must never round them.
+        self.frequencies = [inverse_frequencies(rope, device) for rope in self.ropes]
+
+    def weight_bytes(self) -> int:
+        """Bytes that parameters and packed weights take, or will once allocated."""
+        return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
     def forward(self, batch: ForwardBatch, kv: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Final hidden states [T, hidden] of the batch's rows; writes their K and V into `kv`, one tensor a layer."""
-        x = self.embed(batch.token_ids)
+        """Hidden states [T, hidden] before the final norm; writes the rows' K and V into `kv`, one tensor a layer."""
+        x = self.embed.look_up(batch.token_ids)
         if self.positions is not None:
-            x = x + self.positions(batch.positions)
+            x = x + self.positions.look_up(batch.positions)
         rotations = [rotation(batch.positions, frequencies) for frequencies in self.frequencies]
         group = batch.groups[0]  # one group: layers with a window keep their whole context too
         for layer, rope, layer_kv in zip(self.layers, self.rope_of_layer, kv, strict=True):
             x = layer(x, None if rope is None else rotations[rope], batch, group, layer_kv)
-        return self.norm(x)
+        return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [L, hidden], the rows that matter of forward's result, to logits [L, V] in fp32."""
-        return self.head(hidden).to(torch.float32)
+        """hidden [L, hidden], the rows that matter of forward's result, normed here, to logits [L, V] in fp32."""
+        return self.head(hidden, self.norm, out_dtype=torch.float32)

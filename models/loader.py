@@ -1,6 +1,7 @@
 """load_model: from a checkpoint's files to a LoadedModel."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,12 +16,14 @@ from models.decoder import Decoder
 from models.errors import ModelError, UnsupportedModelError
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
+from models.layers.linear import Linear
 from models.loaded import LoadedModel, ProgressReport
 from models.names import Rules
-from models.quant.none import Unquantized
+from models.quant.none import DTYPE_NAMES, Unquantized
+from models.quant.select import native_linears_refusal, use_native_linears
 from models.registry import family_of
 from models.spec import DecoderSpec
-from models.weights import assign, fill
+from models.weights import Assignment, assign, fill
 
 if TYPE_CHECKING:
     from models.sources import ModelFiles
@@ -29,13 +32,21 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 
 
 def load_model(
-    files: "ModelFiles", *, dtype: str, device: str, generation_config: str, progress: ProgressReport
+    files: "ModelFiles",
+    *,
+    dtype: str,
+    device: str,
+    generation_config: str,
+    keeps_quantised: bool = True,
+    progress: ProgressReport,
 ) -> LoadedModel:
     """Load `files` for `device` ("cpu", "cuda").
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
-    progress is called with ("load weights", bytes done, bytes in all, "B"). Raises a ModelError that names the file or
-    tensor; nothing large is allocated before all names and shapes are known to fit.
+    keeps_quantised: quantised weights stay packed where there is a kernel for them, which needs bfloat16 on a CPU;
+    elsewhere, and without it, they are dequantised. progress is called with ("compile kernels", 0, 0, ""), then
+    ("load weights", bytes done, bytes in all, "B"). Raises a ModelError that names the file or tensor; nothing large is
+    allocated before all names and shapes are known to fit.
     """
     from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
 
@@ -46,11 +57,15 @@ def load_model(
     torch_device = torch.device(device)
     torch_dtype = resolve_dtype(dtype, checkpoint.dtype, torch_device)
     attention_specs = [layer.attention for layer in spec.layers]
+    if torch_device.type == "cpu":
+        progress("compile kernels", 0, 0, "")  # takes seconds at the first start
     backend, refusals = select_backend(attention_specs, torch_dtype, torch_device)
     tokenizer = load_tokenizer_assets(files, config)
     defaults = generation_defaults(generation_config, files.root)
     names = family.gguf_names if files.gguf else family.names
-    decoder = build_decoder(spec, checkpoint, names, backend, torch_dtype, torch_device, progress)
+    decoder, weights_note = build_decoder(
+        spec, checkpoint, names, backend, torch_dtype, torch_device, progress, keeps_quantised=keeps_quantised
+    )
     return LoadedModel(
         decoder=decoder,
         architecture=architecture,
@@ -60,10 +75,10 @@ def load_model(
         max_position=spec.max_position,
         attention_specs=attention_specs,
         attention_backend=backend,
-        weight_bytes=sum(parameter.nbytes for parameter in decoder.parameters()),
+        weight_bytes=decoder.weight_bytes(),
         tokenizer=tokenizer,
         generation_defaults=defaults,
-        notes=[_weights_note(checkpoint, torch_dtype), _attention_note(backend, refusals)],
+        notes=[weights_note, _attention_note(backend, refusals)],
     )
 
 
@@ -86,21 +101,28 @@ def build_decoder(
     dtype: torch.dtype,
     device: torch.device,
     progress: ProgressReport,
-) -> Decoder:
-    """A decoder on `device` with the checkpoint's weights. Raises CheckpointError, or ModelError if memory runs out."""
-    scheme = Unquantized(dtype)
-    outline = Decoder(spec, backend=backend, scheme=scheme, dtype=dtype, device=torch.device("meta"))
-    plan = assign(outline, checkpoint, names)
+    *,
+    keeps_quantised: bool = True,
+) -> tuple[Decoder, str]:
+    """A decoder on `device` with the checkpoint's weights, and a line on how they are held.
+
+    Raises CheckpointError, or ModelError if memory runs out.
+    """
+    decoder = Decoder(spec, backend=backend, scheme=Unquantized(dtype), dtype=dtype)
+    plan = assign(decoder, checkpoint, names)
+    refusal = native_linears_refusal(dtype, device)
+    num_mixed = 0
+    if refusal is None:
+        num_mixed = use_native_linears(decoder, plan, keeps_quantised=keeps_quantised)
     try:
-        decoder = Decoder(spec, backend=backend, scheme=scheme, dtype=dtype, device=device)
+        decoder.allocate(device)
     except torch.OutOfMemoryError:
-        needed = sum(parameter.nbytes for parameter in outline.parameters())
         raise ModelError(
-            f"the weights need {needed / 2**30:.1f} GiB and {device} has less free; "
+            f"the weights need {decoder.weight_bytes() / 2**30:.1f} GiB and {device} has less free; "
             "free some, choose a smaller model or another --device"
         ) from None
     fill(decoder, plan, progress)
-    return decoder.eval()
+    return decoder.eval(), _weights_note(decoder, plan, refusal, num_mixed, keeps_quantised)
 
 
 def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
@@ -119,10 +141,29 @@ def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
     return config, SafetensorsCheckpoint(files.root)
 
 
-def _weights_note(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
-    formats = Counter(tensor.format for tensor in checkpoint.tensors.values())
-    stored = ", ".join(f"{count} x {name}" for name, count in formats.most_common())
-    return f"Weights: stored as {stored}; held as {str(dtype).removeprefix('torch.')}"
+def _weights_note(
+    decoder: Decoder, plan: Sequence[Assignment], refusal: str | None, num_mixed: int, keeps_quantised: bool
+) -> str:
+    """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why quantised ones were not kept so."""
+    held = Counter(_held_as(decoder, assignment) for assignment in plan)
+    (first, count), *others = held.most_common()
+    counts = ", ".join([f"{first} {count} tensors", *(f"{name} {number}" for name, number in others)])
+    note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
+    stored = Counter(a.tensor.format.lower() for a in plan if a.tensor.read_packed is not None)
+    if stored and (refusal is not None or not keeps_quantised):
+        formats = ", ".join(f"{name} {number}" for name, number in stored.most_common())
+        note += f"; dequantised from {formats}: {refusal or 'as asked for'}"
+    if num_mixed:
+        note += f"; {num_mixed} fused layers dequantised, of which only some tensors have a native format"
+    return note
+
+
+def _held_as(decoder: Decoder, assignment: Assignment) -> str:
+    destination = assignment.destination
+    module = decoder.get_submodule(destination.module)
+    if isinstance(module, Linear) and destination.parameter == "weight":
+        return module.scheme.format_of(destination.shard)
+    return DTYPE_NAMES[decoder.get_parameter(assignment.parameter).dtype]
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -65,17 +66,22 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
 
 @torch.no_grad()
 def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport) -> None:
-    """Read each tensor, in file order, into its place; then let every linear layer repack itself."""
+    """Read each tensor, in file order, into its place; then let every linear layer make itself ready."""
     parameters = dict(decoder.named_parameters())
     total = sum(assignment.tensor.num_bytes for assignment in plan)
     done = 0
     progress("load weights", done, total, "B")
     for assignment in plan:
-        target = parameters[assignment.parameter]
-        assert assignment.tensor.read is not None
-        value = assignment.tensor.read(target.dtype)
-        _narrow(target, assignment.rows).copy_(_transformed(value, assignment, decoder))
-        done += assignment.tensor.num_bytes
+        tensor, destination = assignment.tensor, assignment.destination
+        module = decoder.get_submodule(destination.module)
+        rearrange = partial(_transformed, assignment=assignment, decoder=decoder)
+        if isinstance(module, Linear) and destination.parameter == "weight":
+            module.scheme.load(module, destination.shard, tensor, rearrange)
+        else:
+            target = parameters[assignment.parameter]
+            assert tensor.read is not None
+            _narrow(target, assignment.rows).copy_(rearrange(tensor.read(target.dtype)))
+        done += tensor.num_bytes
         progress("load weights", done, total, "B")
     for module in decoder.modules():
         if isinstance(module, Linear):
@@ -98,7 +104,7 @@ def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
         return None
     module = decoder.get_submodule(destination.module)
     assert isinstance(module, Linear), f"{destination.module} has no shards"
-    return module.shards[destination.shard]
+    return module.rows(destination.shard)
 
 
 def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:

@@ -1,16 +1,17 @@
 """Embedding tables of tokens and of learned positions."""
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from models.layers.linear import empty_parameter
+from models.layers.linear import Linear
+from models.quant.base import QuantScheme
 
 
-class Embedding(nn.Module):
-    def __init__(self, num_rows: int, size: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__()
-        self.weight = empty_parameter((num_rows, size), dtype, device)
+class Embedding(Linear):
+    """A matrix with a row for each id, to be looked up. Called, it multiplies: the output layer that is tied to it."""
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return F.embedding(ids, self.weight)
+    def __init__(self, num_rows: int, size: int, *, scheme: QuantScheme) -> None:
+        super().__init__(size, num_rows, has_bias=False, scheme=scheme)
+
+    def look_up(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids [T] int64, each below num_rows -> [T, size] in the scheme's dtype."""
+        return self.scheme.look_up(ids, self)

@@ -1,15 +1,16 @@
-"""Linear: a quantisable projection, possibly several fused into one GEMM."""
+"""Linear: a quantisable projection, possibly several fused into one GEMM, with what stands before and after it."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
+from models.layers.prologue import AS_IS, Prologue
 from models.quant.base import QuantScheme
 
 
 class Linear(nn.Module):
-    """y = W x + b, with W in the form that `scheme` stores.
+    """y = W prologue(x) + b (+ residual), with W in the form that `scheme` stores.
 
     `shards` names the output rows that separate checkpoint tensors fill (q, k and v of a fused qkv). Rows stand in the
     order of `shard_sizes`.
@@ -25,27 +26,48 @@ class Linear(nn.Module):
         *,
         has_bias: bool,
         scheme: QuantScheme,
-        dtype: torch.dtype,
-        device: torch.device,
     ) -> None:
         super().__init__()
         sizes = {} if isinstance(shard_sizes, int) else dict(shard_sizes)
         self.in_features = in_features
         self.out_features = shard_sizes if isinstance(shard_sizes, int) else sum(sizes.values())
-        self.scheme = scheme
+        self.has_bias = has_bias
         self.shards: dict[str, tuple[int, int]] = {}  # name -> (first row, rows)
         row = 0
         for name, size in sizes.items():
             self.shards[name] = (row, size)
             row += size
-        for spec in scheme.parameters(in_features, self.out_features):
-            self.register_parameter(spec.name, empty_parameter(spec.shape, spec.dtype, device))
-        self.register_parameter("bias", empty_parameter((self.out_features,), dtype, device) if has_bias else None)
+        self.store_as(scheme)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scheme.apply(x, self)
+    def store_as(self, scheme: QuantScheme) -> None:
+        """Lay the layer out for `scheme`, in place of an earlier one; before memory is allocated."""
+        for name in list(self._parameters):
+            delattr(self, name)
+        self.scheme = scheme
+        for spec in scheme.parameters(self.in_features, self.out_features):
+            self.register_parameter(spec.name, empty_parameter(spec.shape, spec.dtype))
+        bias = empty_parameter((self.out_features,), scheme.bias_dtype) if self.has_bias else None
+        self.register_parameter("bias", bias)
+
+    def rows(self, shard: str | None) -> tuple[int, int]:
+        """(first, count) of a shard's output rows; None is the whole layer."""
+        return (0, self.out_features) if shard is None else self.shards[shard]
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        prologue: Prologue = AS_IS,
+        *,
+        residual: torch.Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """x: [T, n] that `prologue` takes. Returns [T, out] in `out_dtype`, by default the residual's dtype or x's.
+
+        residual: [T, out], added; it is used up, since the result may take its place.
+        """
+        return self.scheme.apply(x, self, prologue, residual, out_dtype)
 
 
-def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> nn.Parameter:
-    """An uninitialised parameter for the loader to fill: drawing random weights first would cost minutes."""
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    """A parameter without memory: `Decoder.allocate` gives it some, and the loader fills it."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)

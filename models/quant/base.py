@@ -1,12 +1,20 @@
 """QuantScheme: how a linear layer's weights are stored and multiplied."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from models.checkpoints.base import StoredTensor
+
 if TYPE_CHECKING:
+    from models.layers.embedding import Embedding
     from models.layers.linear import Linear
+    from models.layers.prologue import Prologue
+
+# What a checkpoint's rows need to stand as the decoder wants them: see names.py.
+Rearrange = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +27,32 @@ class ParameterSpec:
 
 
 class QuantScheme(Protocol):
-    """One storage format of linear layers; stateless, and shared by the layers that use it."""
+    """One way to store and multiply linear layers."""
 
     name: str
+    bias_dtype: torch.dtype
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
-        """The tensors to allocate for a layer, bias excluded."""
+        """The tensors to allocate for a layer before its weights come, bias excluded."""
+
+    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+        """Take in the weight of one shard, or of the whole layer (None)."""
 
     def finish(self, layer: "Linear") -> None:
-        """Repack the loaded tensors of `layer` for `apply`; called once, after the last tensor came."""
+        """Make ready for `apply`; called once, after the last tensor came."""
 
-    def apply(self, x: torch.Tensor, layer: "Linear") -> torch.Tensor:
-        """x [..., in] times the layer's weight, plus its bias; returns [..., out] in x's dtype."""
+    def apply(
+        self,
+        x: torch.Tensor,
+        layer: "Linear",
+        prologue: "Prologue",
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        """Linear.forward."""
+
+    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:
+        """Embedding.look_up."""
+
+    def format_of(self, shard: str | None) -> str:
+        """What a shard's weight is held as, for the operator: "bf16", "q4_k"."""

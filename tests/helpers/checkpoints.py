@@ -98,10 +98,16 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, backend: Atten
         dtype,
         torch.device("cpu"),
         lambda *_: None,
-    )
+    )[0]
 
 
-def load_gguf(paths: list[Path], dtype: torch.dtype = torch.float32) -> Decoder:
+def load_gguf(
+    paths: list[Path],
+    dtype: torch.dtype = torch.float32,
+    backend: AttentionBackend | None = None,
+    *,
+    keeps_quantised: bool = True,
+) -> Decoder:
     checkpoint = GGUFCheckpoint(paths)
     config = gguf_config(checkpoint)
     family = family_of(config.architecture())
@@ -109,11 +115,12 @@ def load_gguf(paths: list[Path], dtype: torch.dtype = torch.float32) -> Decoder:
         family.describe(config),
         checkpoint,
         family.gguf_names,
-        ReferenceAttention(),
+        backend or ReferenceAttention(),
         dtype,
         torch.device("cpu"),
         lambda *_: None,
-    )
+        keeps_quantised=keeps_quantised,
+    )[0]
 
 
 def write_gguf(

@@ -28,13 +28,12 @@ class PagedRun:
     ) -> None:
         self.decoder = decoder
         self.block_size = block_size
-        parameter = next(decoder.parameters())
-        self.device = parameter.device
+        self.device = next(decoder.parameters()).device
         self.kv = [
             torch.full(
                 backend.kv_shape(layer.attention, num_blocks, block_size),
                 float("nan"),
-                dtype=parameter.dtype,
+                dtype=decoder.dtype,
                 device=self.device,
             )
             for layer in decoder.spec.layers

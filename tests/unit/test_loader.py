@@ -24,7 +24,7 @@ from models.sources import ModelFiles
 from models.weights import assign
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 
-CPU, CUDA, META = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LAYER = "model.layers.1"
 
 
@@ -108,7 +108,7 @@ def test_tensor_under_two_names_is_refused(folder: Path) -> None:
     change_weights(folder, {"copy.weight": torch.zeros(64)})
     spec = FAMILY.describe(read_json_config(folder / "config.json"))
     scheme = Unquantized(torch.float32)
-    outline = Decoder(spec, backend=ReferenceAttention(), scheme=scheme, dtype=torch.float32, device=META)
+    outline = Decoder(spec, backend=ReferenceAttention(), scheme=scheme, dtype=torch.float32)
 
     with pytest.raises(CheckpointError, match="repeats what another tensor holds"):
         assign(outline, SafetensorsCheckpoint(folder), rules)
@@ -173,8 +173,10 @@ def test_progress_runs_from_nothing_to_all_bytes(folder: Path) -> None:
     load_model(ModelFiles(folder, (), "m"), **options, progress=lambda *report: reports.append(report))
 
     total = sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
-    assert {(stage, all_bytes, unit) for stage, _, all_bytes, unit in reports} == {("load weights", total, "B")}
-    done = [report[1] for report in reports]
+    assert reports[0] == ("compile kernels", 0, 0, "")
+    loading = reports[1:]
+    assert {(stage, all_bytes, unit) for stage, _, all_bytes, unit in loading} == {("load weights", total, "B")}
+    done = [report[1] for report in loading]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, total)
 

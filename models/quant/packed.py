@@ -1,0 +1,75 @@
+"""Linear layers on the native CPU kernels: weights in the kernels' layout, in the checkpoint's own format."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from models.checkpoints.base import StoredTensor
+from models.kernels.linear import PackedLinear, PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.quant.base import ParameterSpec, Rearrange
+
+if TYPE_CHECKING:
+    from models.layers.embedding import Embedding
+    from models.layers.linear import Linear
+    from models.layers.prologue import Prologue
+
+
+class Packed:
+    """Holds the weights of one layer; not shared.
+
+    A weight is packed when it comes, and neither the checkpoint's form of it nor a dequantised one is kept. The packed
+    bytes are buffers of the layer, so that torch knows of them.
+    """
+
+    name = "packed"
+    bias_dtype = torch.float32
+
+    def __init__(self, formats: Mapping[str | None, WeightFormat], dtype: torch.dtype) -> None:
+        """formats: of each shard in the order of their rows, or of the whole layer (None); all BF16 or none.
+
+        dtype: of activations.
+        """
+        self._formats = dict(formats)
+        self._dtype = dtype
+        self._weights: dict[str | None, PackedWeight] = {}
+        self._multiply: PackedLinear | None = None
+
+    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
+        return ()
+
+    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+        weight_format = self._formats[shard]
+        if weight_format is WeightFormat.BF16:
+            assert tensor.read is not None
+            raw = tensor.read(torch.bfloat16)
+        else:
+            assert tensor.read_packed is not None
+            raw = tensor.read_packed()
+        rows = layer.rows(shard)[1]
+        packed = pack_weight(weight_format, rearrange(raw).contiguous(), rows, layer.in_features)
+        layer.register_buffer(f"packed_{shard or 'weight'}", packed.data, persistent=False)
+        self._weights[shard] = packed
+
+    def finish(self, layer: "Linear") -> None:
+        biases = None
+        if layer.bias is not None:
+            biases = [layer.bias.narrow(0, *layer.rows(shard)) for shard in self._formats]
+        self._multiply = PackedLinear([self._weights[shard] for shard in self._formats], biases)
+
+    def apply(
+        self,
+        x: torch.Tensor,
+        layer: "Linear",  # noqa: ARG002
+        prologue: "Prologue",
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        assert self._multiply is not None, "finish() comes first"
+        return self._multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
+
+    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
+        return gather_rows(self._weights[None], ids, self._dtype)
+
+    def format_of(self, shard: str | None) -> str:
+        return self._formats[shard].name.lower()
