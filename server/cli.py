@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from server.options import CONFIG_VARIABLE, OptionError
 
     argv = sys.argv[1:] if argv is None else argv
-    is_bench = argv[:1] == ["bench"]
+    is_bench = bool(argv) and argv[0] == "bench"
     try:
         if is_bench:  # a command with commands and options of its own
             return int(importlib.import_module("server.bench.command").run(argv[1:]))

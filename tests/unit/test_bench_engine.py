@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
 
+from engine.bench import __main__ as bench_process
 from engine.bench.config import LatencyConfig, RooflineConfig, ThroughputConfig
 from engine.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
 from engine.bench.drive import RequestMaker, Spread, check_fits, run_batch
@@ -27,6 +28,7 @@ from engine.engine import Engine
 from engine.errors import StartupError
 from engine.protocol import EngineInfo
 from models.attention.base import AttentionSpec
+from server import cli
 from tests.helpers.engines import make_engine, make_prompt, make_request
 
 CPU = torch.device("cpu")
@@ -34,10 +36,15 @@ MACHINE = Machine("test", "cpu", 1, 64, read_bytes_per_s=100.0, gemm_flops_per_s
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, EngineInfo]:
-    """An engine over a random Llama of two layers: 64 wide, 96 inside, 4 query and 2 KV heads of 16, tied head."""
-    folder = tmp_path_factory.mktemp("tiny")
-    _write_checkpoint(folder)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers: 64 wide, 96 inside, 4 query and 2 KV heads of 16, tied head."""
+    path = tmp_path_factory.mktemp("tiny")
+    _write_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> tuple[Engine, EngineInfo]:
     config = EngineConfig(
         model=str(folder),
         dtype=DType.FLOAT32,
@@ -247,3 +254,36 @@ def test_the_machine_is_measured_where_the_engine_runs(monkeypatch: pytest.Monke
     assert machine.buffer_bytes == 64 << 20
     assert machine.read_bytes_per_s > 1e8
     assert {"float32", "bfloat16"} <= set(machine.gemm_flops_per_s)
+
+
+def test_the_command_hands_a_job_to_a_process_of_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def record(command: list[str], *, check: bool) -> types.SimpleNamespace:
+        commands.append(command)
+        return types.SimpleNamespace(returncode=7 if check else 5)
+
+    monkeypatch.setattr("server.bench.command.subprocess.run", record)
+    file = tmp_path / "out.json"
+    own = ["--batch-size", "2", "1", "--input-len", "8", "--output-len", "3", "--num-iters", "1", "--json", str(file)]
+    engine = ["--threads", "1", "--kv-cache-memory-bytes", "4MiB", "--dtype", "float32"]
+    assert cli.main(["bench", "latency", str(folder), *own, *engine]) == 5
+    ((_, _, module, name, job),) = commands
+    assert (module, name) == ("engine.bench", "latency")
+
+    assert bench_process.main([name, job]) == 0
+    assert "8 tokens in, 3 out" in capsys.readouterr().out
+    result = json.loads(file.read_text())
+    assert [each["batch_size"] for each in result["results"]] == [2, 1]
+    assert result["engine_config"]["kv_cache_memory_bytes"] == 4 << 20
+    assert result["notes"]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_process_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    job = json.dumps([{"model": "/nowhere/model"}, {}])
+    assert bench_process.main(["throughput", job]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("headrace: ")
+    assert "/nowhere/model" in error
