@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from engine.config import Device, EngineConfig
+from engine.config import Device, EngineConfig, Quantization
 from engine.engine import Engine
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, TokenizerInfo
@@ -37,6 +37,7 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
             dtype=config.dtype.value,
             device=str(device),
             generation_config=config.generation_config,
+            keeps_quantised=config.quantization is Quantization.AUTO,
             progress=report,
         )
     except ModelError as error:
@@ -99,7 +100,7 @@ def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, second
     dtype = str(model.dtype).removeprefix("torch.")
     threads = f", {torch.get_num_threads()} threads" if model.device.type == "cpu" else ""
     notes = [
-        f"Model: {model.architecture}, {dtype} on {model.device}{threads}, weights {format_bytes(model.weight_bytes)}",
+        f"Model: {model.architecture}, {dtype} on {model.device}{threads}",
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens = {num_tokens:,} tokens, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
         f"up to {num_tokens // example} requests of {example} tokens",

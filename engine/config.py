@@ -24,6 +24,11 @@ class DType(enum.StrEnum):
     FLOAT32 = "float32"
 
 
+class Quantization(enum.StrEnum):
+    AUTO = "auto"
+    NONE = "none"
+
+
 def option(default: object, help: str, **metadata: object) -> Any:
     """A dataclass field whose `help` (and optional `type`, `metavar`, `group`, `minimum`, `maximum`) server/options.py
     reads."""
@@ -44,6 +49,12 @@ class EngineConfig:
     device: Device = option(Device.AUTO, "Where to run.", group="Model")
     dtype: DType = option(
         DType.AUTO, "Precision of activations and unquantised weights; auto is at most 16 bits.", group="Model"
+    )
+    quantization: Quantization = option(
+        Quantization.AUTO,
+        "'auto' computes with a GGUF file's quantised weights as they are where there is a kernel for them (on a CPU, in "
+        "bfloat16); 'none' dequantises them.",
+        group="Model",
     )
     threads: int | None = option(
         None, "Compute threads on a CPU (default: the usable physical cores).", group="Model", minimum=1
