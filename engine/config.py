@@ -52,7 +52,7 @@ class EngineConfig:
     )
     quantization: Quantization = option(
         Quantization.AUTO,
-        "'auto' computes with a GGUF file's quantised weights as they are where there is a kernel for them (on a CPU, in "
+        "'auto' computes with quantised weights as they are where there is a kernel for them (GGUF, on a CPU, in "
         "bfloat16); 'none' dequantises them.",
         group="Model",
     )
