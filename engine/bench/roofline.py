@@ -13,7 +13,8 @@ from engine.bench.drive import RequestMaker, check_fits, run_batch
 from engine.bench.machine import Machine, measure_machine
 from engine.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from engine.engine import Engine
-from engine.protocol import AbortReason, EngineInfo
+from engine.errors import StartupError
+from engine.protocol import AbortReason, EngineInfo, StepOutputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +54,18 @@ def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Rooflin
     """Measure the machine, then prefills, then decodes. Raises StartupError if one does not fit."""
     batch_sizes = sorted(config.batch_size)
     # The batch grows from size to size, and its first sequences live through all of them.
-    most_output = 2 + (2 * config.num_steps + 2) * len(batch_sizes)
+    least_output = 2 * config.num_steps * len(batch_sizes)
     for length in config.prefill_len:
         check_fits(info, batch_size=1, tokens_each=length + 1)
-    check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + most_output)
+    check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + least_output)
     machine = measure_machine(torch.device(info.device), info.weight_bytes)
     maker = RequestMaker(info.vocab_size, config.seed)
     prefills = [_measure_prefill(engine, machine, config, maker, length) for length in config.prefill_len]
-    batch = _DecodingBatch(engine, maker, config.context_len, most_output)
-    decodes = [_measure_decode(engine, machine, config, batch, size) for size in batch_sizes]
-    batch.end()
+    batch = _DecodingBatch(engine, maker, config.context_len, info.max_model_len - config.context_len)
+    try:
+        decodes = [_measure_decode(engine, machine, config, batch, size) for size in batch_sizes]
+    finally:
+        batch.end()
     return Roofline(machine, prefills + decodes)
 
 
@@ -75,7 +78,11 @@ def _measure_prefill(
     for _ in range(config.num_iters):
         plain_s.append(run_batch(engine, [maker.request(maker.ids(length), 1)]).total_s)
         engine.add(maker.request(maker.ids(length), 1))
-        clocks.append(_clocked(engine, machine, lambda: not engine.has_work))
+        clock = PhaseClock(torch.device(machine.device))
+        with instrumented(engine, clock):
+            while engine.has_work:
+                timed_step(engine, clock)
+        clocks.append(clock)
     return _result(f"prefill of {length}", length, plain_s, clocks, machine)
 
 
@@ -87,9 +94,9 @@ def _measure_decode(
     plain_s, clocks = [], []
     for _ in range(config.num_steps):
         began_s = time.perf_counter()
-        engine.step()
+        batch.check(engine.step())
         plain_s.append(time.perf_counter() - began_s)
-        clocks.append(_clocked(engine, machine, lambda: True))
+        clocks.append(_clocked(engine, machine, batch.check))
     return _result(f"decode of {size}", size, plain_s, clocks, machine)
 
 
@@ -104,19 +111,25 @@ class _DecodingBatch:
         self._ids: list[str] = []
 
     def grow(self, size: int) -> None:
-        """Add sequences until there are `size`, and run them to their first tokens."""
-        new = {}
+        """Add sequences until there are `size`, and run them to their first tokens; the others decode meanwhile."""
+        waiting = set()
         while len(self._ids) < size:
             request = self._maker.request(self._maker.ids(self._context_len), self._output_len)
-            new[request.id] = request
-            self._ids.append(request.id)
-        # One at a time: the older sequences decode in the same steps, and would outlive their outputs in many.
-        for request in new.values():
             self._engine.add(request)
-        waiting = set(new)
+            self._ids.append(request.id)
+            waiting.add(request.id)
         while waiting:
-            waiting -= {output.id for output in self._engine.step().outputs if output.new_ids}
-        self._engine.step()
+            outputs = self._engine.step()
+            self.check(outputs)
+            waiting -= {output.id for output in outputs.outputs if output.new_ids}
+
+    def check(self, outputs: StepOutputs) -> None:
+        """Raise StartupError if the batch did not stay whole: another one than was asked for would be measured."""
+        if outputs.stats.preemptions or any(output.finish_reason is not None for output in outputs.outputs):
+            raise StartupError(
+                f"{len(self._ids)} sequences outgrew the KV cache or the context while they were measured; give fewer "
+                "--batch-size, a shorter --context-len, or more --kv-cache-memory-bytes"
+            )
 
     def end(self) -> None:
         for request_id in self._ids:
@@ -125,13 +138,11 @@ class _DecodingBatch:
             self._engine.step()
 
 
-def _clocked(engine: Engine, machine: Machine, is_over: Callable[[], bool]) -> PhaseClock:
-    """The clock of as many steps as it takes until `is_over`."""
+def _clocked(engine: Engine, machine: Machine, check: Callable[[StepOutputs], None]) -> PhaseClock:
+    """The clock of one step."""
     clock = PhaseClock(torch.device(machine.device))
     with instrumented(engine, clock):
-        timed_step(engine, clock)
-        while not is_over():
-            timed_step(engine, clock)
+        check(timed_step(engine, clock))
     return clock
 
 

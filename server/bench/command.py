@@ -55,7 +55,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
-    """Run it in a process of its own: this one never loads torch."""
+    """Run it in a process of its own: this one never loads torch.
+
+    -P: a folder named engine, where the user happens to stand, must not be taken for ours.
+    """
     flags = {option.name: getattr(namespace, option.name) for option in _engine_options() if option.name in namespace}
     if namespace.positional_model is not None:
         if "model" in flags:
@@ -64,7 +67,7 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
     file = namespace.config or os.environ.get(CONFIG_VARIABLE)
     _, engine_config = resolve(flags, os.environ, Path(file) if file else None)
     job = msgspec.json.encode([engine_config, config]).decode()
-    command = [sys.executable, "-m", "engine.bench", namespace.benchmark, job]
+    command = [sys.executable, "-P", "-m", "engine.bench", namespace.benchmark, job]
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:  # the terminal sent it to the benchmark too

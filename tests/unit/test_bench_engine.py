@@ -51,6 +51,7 @@ def tiny(folder: Path) -> tuple[Engine, EngineInfo]:
         device=Device.CPU,
         threads=1,
         kv_cache_memory_bytes=4 << 20,
+        max_num_batched_tokens=64,
         check_invariants=True,
     )
     return build_engine(config, lambda *_: None)
@@ -123,7 +124,7 @@ def test_requests_are_distinct_and_reproducible() -> None:
     [
         (1, 5000, "5,000 tokens; this engine takes"),
         (100_000, 8, "--max-num-seqs is"),
-        (70, 256, "KV blocks; the cache has"),
+        (60, 256, "KV blocks; the cache has"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(
@@ -248,6 +249,17 @@ def test_roofline_of_prefills_and_growing_batches(
     assert roofline_table(roofline).renderables
 
 
+def test_roofline_refuses_a_batch_that_does_not_stay_whole(
+    tiny: tuple[Engine, EngineInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, info = tiny
+    monkeypatch.setattr("engine.bench.roofline.measure_machine", lambda *_: MACHINE)
+    context_len = info.max_model_len - 20  # the first sequence decodes while the second is prefilled
+    config = RooflineConfig(prefill_len=(), batch_size=(1, 2), context_len=context_len, num_steps=2, num_iters=1)
+    with pytest.raises(StartupError, match="outgrew the KV cache or the context"):
+        measure_roofline(engine, info, config)
+
+
 def test_the_machine_is_measured_where_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.bench.machine._GEMM_SIZE", {"cpu": 64})
     machine = measure_machine(CPU, weight_bytes=0)
@@ -270,7 +282,7 @@ def test_the_command_hands_a_job_to_a_process_of_its_own(
     own = ["--batch-size", "2", "1", "--input-len", "8", "--output-len", "3", "--num-iters", "1", "--json", str(file)]
     engine = ["--threads", "1", "--kv-cache-memory-bytes", "4MiB", "--dtype", "float32"]
     assert cli.main(["bench", "latency", str(folder), *own, *engine]) == 5
-    ((_, _, module, name, job),) = commands
+    ((_, _, _, module, name, job),) = commands
     assert (module, name) == ("engine.bench", "latency")
 
     assert bench_process.main([name, job]) == 0
