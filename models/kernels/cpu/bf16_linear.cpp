@@ -5,8 +5,8 @@
 // instruction consumes. K is a multiple of 16.
 //
 // Few rows (M <= kFewRows): bound by memory. A thread streams a row block once and multiplies every row with it.
-// Many rows: bound by arithmetic. A task is a panel of rows times up to four row blocks (64 outputs), in steps of
-// kStepPairs pairs of columns, so that the weights of a step stay in the first-level cache while register tiles of
+// Many rows: bound by arithmetic. A task is a panel of rows times up to kSpan row blocks, in steps of kStepPairs pairs of
+// columns, so that the weights of a step stay in the first-level cache while register tiles of
 // kTileRows rows pass over them; sums over steps stay in an fp32 buffer.
 #include <omp.h>
 
@@ -14,6 +14,7 @@
 #include <memory>
 #include <vector>
 
+#include "amx.h"
 #include "linear_output.h"
 #include "row_input.h"
 #include "segments.h"
@@ -23,14 +24,20 @@ namespace {
 using namespace hr;
 
 constexpr int kFewRows = 8;
-constexpr int kSpan = 4;         // row blocks of a panel task
+constexpr int kSpan = HR_AMX ? 8 : 4;  // most row blocks of a panel task
 constexpr int kStepPairs = 64;   // 128 columns: 4 * 64 * 64 bytes = 16 KiB of weights
-constexpr int kPanelRows = 120;
+constexpr int kPanelRows = HR_AMX ? 256 : 120;  // whole register tiles
+constexpr int kSpareRows = 32;                  // a register tile may reach this far beyond the last row
 constexpr int64_t kPrepareAlone = 8192;  // elements; up to here every thread prepares the rows for itself
 #if defined(__AVX512F__)
 constexpr int kSharedRows[] = {1, 2, 4, 6, 8}, kTileRows = 6, kHalfTileRows = 3;
+#if HR_AMX
+constexpr int kPanelStep = 32, kAmxStepColumns = 512;  // 32 outputs * 512 columns * 2 bytes = 32 KiB of weights
 #else
-constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1;
+constexpr int kPanelStep = kTileRows;
+#endif
+#else
+constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1, kPanelStep = kTileRows;
 #endif
 
 struct Layer {
@@ -48,25 +55,30 @@ int64_t block_bytes(int64_t columns) { return columns * kBlockRows * 2; }
 
 // Prepared rows: bf16 [M, K], with room for the rows that a register tile computes beyond M.
 Bf16* reserve(std::vector<Bf16>& memory, int64_t rows, int64_t columns) {
-  const size_t size = (rows + kFewRows) * columns;
+  const size_t size = (rows + kSpareRows) * columns;
   if (memory.size() < size) memory.resize(size);
   return memory.data();
 }
 
-void prepare(const Layer& layer, int64_t row, Bf16* rows) {
-  Bf16* target = rows + row * layer.columns;
-  if (layer.x_is_bf16 && layer.input.kind == InputKind::kPlain) {
-    std::memcpy(target, static_cast<const Bf16*>(layer.x) + row * layer.x_stride, layer.columns * sizeof(Bf16));
-    return;
-  }
-  thread_local std::vector<float> prepared;
-  if (static_cast<int64_t>(prepared.size()) < layer.columns) prepared.resize(layer.columns);
-  if (layer.x_is_bf16)
-    prepare_row(layer.input, static_cast<const Bf16*>(layer.x) + row * layer.x_stride, layer.columns, prepared.data());
-  else
-    prepare_row(layer.input, static_cast<const float*>(layer.x) + row * layer.x_stride, layer.columns, prepared.data());
-  for (int64_t k = 0; k < layer.columns; k += 16) store_bf16(target + k, load<F32x16>(prepared.data() + k));
+// Row `row` of the input, prepared, as row `target` of `rows`.
+void prepare(const Layer& layer, int64_t row, int64_t target, Bf16* rows) {
+  thread_local std::vector<float> buffer;
+  if (static_cast<int64_t>(buffer.size()) < layer.columns) buffer.resize(layer.columns);
+  const char* x = static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
+  prepare_row_bf16(layer.input, x, layer.x_is_bf16, layer.columns, buffer.data(), rows + target * layer.columns);
 }
+
+#if HR_AMX
+bool use_amx(int64_t columns) { return columns % kAmxColumns == 0; }
+
+void prepare_tiles(const Layer& layer, int64_t row, Bf16* tiles) {
+  thread_local std::vector<Bf16> buffer;
+  if (static_cast<int64_t>(buffer.size()) < layer.columns) buffer.resize(layer.columns);
+  prepare(layer, row, 0, buffer.data());
+  for (int64_t k = 0; k < layer.columns; k += kAmxColumns)
+    store(amx_activation(tiles, row, k, layer.columns), load<Bits>(buffer.data() + k));
+}
+#endif
 
 // sums[r][c] += rows[r] . blocks[c] over num_pairs pairs; `block` and `rows` point at the first pair
 template <int R, int C>
@@ -138,10 +150,10 @@ void few_rows(const Layer& layer) {
     thread_local std::vector<Bf16> own_memory;
     Bf16* rows = alone ? reserve(own_memory, layer.num_rows, layer.columns) : shared;
     if (alone) {
-      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
+      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, r, rows);
     } else {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
+      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, r, rows);
     }
 #pragma omp for schedule(dynamic, chunk) nowait
     for (int64_t i = 0; i < num_blocks; ++i) few_rows_block(layer, rows, i);
@@ -168,28 +180,53 @@ __attribute__((noinline)) void multiply_tile(const uint8_t* block, int64_t block
 }
 
 template <int C>
-void panel_sums(const uint8_t* block, const Bf16* rows, int64_t columns, int num_rows, PanelMemory& memory) {
+void panel_sums(const uint8_t* block, const Bf16* rows, int64_t columns, int num_rows, float* sums) {
   const int64_t num_pairs = columns / 2;
   for (int64_t k = 0; k < num_pairs; k += kStepPairs) {
     const int64_t step = std::min<int64_t>(kStepPairs, num_pairs - k);
     for (int r = 0; r < num_rows; r += kTileRows) {
       const auto multiply = num_rows - r > kHalfTileRows ? multiply_tile<kTileRows, C> : multiply_tile<kHalfTileRows, C>;
-      multiply(block + 64 * k, block_bytes(columns), rows + r * columns + 2 * k, columns, step, memory.sums[r]);
+      multiply(block + 64 * k, block_bytes(columns), rows + r * columns + 2 * k, columns, step, sums + r * kSpan * kBlockRows);
     }
   }
 }
 
-void panel_task(const Layer& layer, const Bf16* rows, int64_t index, int64_t first_row, int num_rows, PanelMemory& memory) {
-  const BlockPlace place = place_block(layer.segments, index, kSpan);
-  const uint8_t* block = place.segment->packed + place.block * block_bytes(layer.columns);
-  const Bf16* x = rows + first_row * layer.columns;
-  std::memset(memory.sums, 0, sizeof(memory.sums));
-  switch ((place.outputs + kBlockRows - 1) / kBlockRows) {
-    case 1: panel_sums<1>(block, x, layer.columns, num_rows, memory); break;
-    case 2: panel_sums<2>(block, x, layer.columns, num_rows, memory); break;
-    case 3: panel_sums<3>(block, x, layer.columns, num_rows, memory); break;
-    default: panel_sums<4>(block, x, layer.columns, num_rows, memory);
+void vector_panel(const uint8_t* block, int num_blocks, const Bf16* rows, int64_t columns, int num_rows, PanelMemory& memory) {
+  for (int c = 0; c < num_blocks; c += 4, block += 4 * block_bytes(columns)) {
+    float* sums = memory.sums[0] + c * kBlockRows;
+    switch (std::min(4, num_blocks - c)) {
+      case 1: panel_sums<1>(block, rows, columns, num_rows, sums); break;
+      case 2: panel_sums<2>(block, rows, columns, num_rows, sums); break;
+      case 3: panel_sums<3>(block, rows, columns, num_rows, sums); break;
+      default: panel_sums<4>(block, rows, columns, num_rows, sums);
+    }
   }
+}
+
+#if HR_AMX
+void amx_panel(const uint8_t* block, int num_blocks, const Bf16* tiles, int64_t columns, int num_rows, PanelMemory& memory) {
+  const AmxTiles registers;
+  for (int c = 0; c < num_blocks; c += 2)
+    for (int64_t k = 0; k < columns; k += kAmxStepColumns)
+      amx_multiply(tiles + k * kAmxTileRows, columns, num_rows, block + c * block_bytes(columns) + k * kBlockRows * 2,
+                   block_bytes(columns), std::min(2, num_blocks - c), std::min<int64_t>(kAmxStepColumns, columns - k) / kAmxColumns,
+                   memory.sums[0] + c * kBlockRows, kSpan * kBlockRows);
+}
+#endif
+
+// rows: all prepared rows, in AMX tiles where use_amx() says so
+void panel_task(const Layer& layer, const Bf16* rows, const BlockPlace& place, int64_t first_row, int num_rows,
+                PanelMemory& memory) {
+  const uint8_t* block = place.segment->packed + place.block * block_bytes(layer.columns);
+  const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
+  const Bf16* panel = rows + first_row * layer.columns;  // the same place in both layouts: panels begin at whole tiles
+  std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kPanelRows, num_rows + kSpareRows));
+#if HR_AMX
+  if (use_amx(layer.columns))
+    amx_panel(block, num_blocks, panel, layer.columns, num_rows, memory);
+  else
+#endif
+    vector_panel(block, num_blocks, panel, layer.columns, num_rows, memory);
   for (int r = 0; r < num_rows; ++r)
     for (int c = 0; c < place.outputs; c += kBlockRows)
       layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c),
@@ -197,22 +234,33 @@ void panel_task(const Layer& layer, const Bf16* rows, int64_t index, int64_t fir
 }
 
 void many_rows(const Layer& layer) {
-  const int64_t num_tasks = num_places(layer.segments, layer.num_segments, kSpan);
+  // wider tasks read each row fewer times, narrower ones share out evenly
+  const int span = layer.num_rows >= 256 ? kSpan : 4;
+  const int64_t num_tasks = num_places(layer.segments, layer.num_segments, span);
   const int64_t num_panels = (layer.num_rows + kPanelRows - 1) / kPanelRows;
   // panels of equal height, in whole register tiles
-  const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kTileRows - 1) / kTileRows * kTileRows;
+  const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kPanelStep - 1) / kPanelStep * kPanelStep;
   thread_local std::vector<Bf16> memory;
   Bf16* rows = reserve(memory, layer.num_rows, layer.columns);
 #pragma omp parallel
   {
     thread_local std::unique_ptr<PanelMemory> panel(new PanelMemory);
 #pragma omp for schedule(dynamic, 4)
-    for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
+    for (int64_t r = 0; r < layer.num_rows; ++r) {
+#if HR_AMX
+      if (use_amx(layer.columns)) {
+        prepare_tiles(layer, r, rows);
+        continue;
+      }
+#endif
+      prepare(layer, r, r, rows);
+    }
 #pragma omp for schedule(dynamic, 1) nowait
     for (int64_t task = 0; task < num_panels * num_tasks; ++task) {
       const int64_t first_row = task / num_tasks * height;
       const int64_t num_rows = std::min(height, layer.num_rows - first_row);
-      if (num_rows > 0) panel_task(layer, rows, task % num_tasks, first_row, static_cast<int>(num_rows), *panel);
+      if (num_rows > 0)
+        panel_task(layer, rows, place_block(layer.segments, task % num_tasks, span), first_row, static_cast<int>(num_rows), *panel);
     }
   }
 }

@@ -19,6 +19,7 @@ SOURCE_FOLDER = Path(__file__).parent
 _FLOATS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _COMMON = ("-std=gnu++17", "-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden", *_FLOATS)
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AMX = ("-mamx-tile", "-mamx-bf16")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
 
 
@@ -41,6 +42,7 @@ LEVELS = (
     Level("avx512", _AVX512),
     Level("avx512_vnni", (*_AVX512, "-mavx512vnni")),
     Level("avx512_bf16", (*_AVX512, "-mavx512vnni", "-mavx512bf16")),
+    Level("amx", (*_AVX512, "-mavx512vnni", "-mavx512bf16", *_AMX)),
 )
 
 
