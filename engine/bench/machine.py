@@ -1,5 +1,6 @@
 """What this machine can do: bytes read a second, and multiply-adds a second in each precision."""
 
+import dataclasses
 import platform
 import time
 from collections.abc import Callable
@@ -24,6 +25,12 @@ class Machine:
     buffer_bytes: int
     read_bytes_per_s: float
     gemm_flops_per_s: dict[str, float]  # by dtype; int8 counts operations, and is absent where torch has no operator
+
+    def best_of(self, again: "Machine") -> "Machine":
+        """The better figures of two measurements of one machine: a limit is what was reached once."""
+        rates = {name: max(rate, again.gemm_flops_per_s[name]) for name, rate in self.gemm_flops_per_s.items()}
+        read_rate = max(self.read_bytes_per_s, again.read_bytes_per_s)
+        return dataclasses.replace(self, read_bytes_per_s=read_rate, gemm_flops_per_s=rates)
 
     def compute_rate(self, dtype: str) -> float:
         """Operations a second in `dtype`; fp16 and anything unmeasured counts as bf16."""
@@ -81,7 +88,7 @@ def _int8_rate(device: torch.device) -> float | None:
 
 
 def _best_s(work: Callable[[], object], device: torch.device) -> float:
-    """The shortest of several runs after a warm-up: a limit is what was reached once."""
+    """The shortest of several runs after a warm-up."""
     times = []
     for _ in range(_REPEATS + 1):
         synchronize(device)

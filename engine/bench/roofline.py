@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,54 +49,69 @@ class Roofline:
     results: list[RooflineResult]
 
 
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """What was measured of one prefill or decode step."""
+
+    name: str
+    num_tokens: int
+    plain_s: list[float]
+    clocks: list[PhaseClock]
+
+
 def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Roofline:
-    """Measure the machine, then prefills, then decodes. Raises StartupError if one does not fit."""
+    """Measure the machine, prefills, decodes, and the machine again. Raises StartupError if a batch does not fit."""
     batch_sizes = sorted(config.batch_size)
     # The batch grows from size to size, and its first sequences live through all of them.
     least_output = 2 * config.num_steps * len(batch_sizes)
     for length in config.prefill_len:
         check_fits(info, batch_size=1, tokens_each=length + 1)
     check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + least_output)
-    machine = measure_machine(torch.device(info.device), info.weight_bytes)
+    device = torch.device(info.device)
+    machine = measure_machine(device, info.weight_bytes)
     maker = RequestMaker(info.vocab_size, config.seed)
-    prefills = [_measure_prefill(engine, machine, config, maker, length) for length in config.prefill_len]
+    samples = [_measure_prefill(engine, device, config, maker, length) for length in config.prefill_len]
     batch = _DecodingBatch(engine, maker, config.context_len, info.max_model_len - config.context_len)
     try:
-        decodes = [_measure_decode(engine, machine, config, batch, size) for size in batch_sizes]
+        samples += [_measure_decode(engine, device, config, batch, size) for size in batch_sizes]
     finally:
         batch.end()
-    return Roofline(machine, prefills + decodes)
+    machine = machine.best_of(measure_machine(device, info.weight_bytes))
+    return Roofline(machine, [_result(each, machine) for each in samples])
 
 
 def _measure_prefill(
-    engine: Engine, machine: Machine, config: RooflineConfig, maker: RequestMaker, length: int
-) -> RooflineResult:
+    engine: Engine, device: torch.device, config: RooflineConfig, maker: RequestMaker, length: int
+) -> _Samples:
     """A prompt from its first step to its first token, in as many steps as the engine takes."""
-    plain_s, clocks = [], []
+    samples = _Samples(f"prefill of {length}", length, [], [])
     run_batch(engine, [maker.request(maker.ids(length), 1)])
     for _ in range(config.num_iters):
-        plain_s.append(run_batch(engine, [maker.request(maker.ids(length), 1)]).total_s)
+        samples.plain_s.append(run_batch(engine, [maker.request(maker.ids(length), 1)]).total_s)
         engine.add(maker.request(maker.ids(length), 1))
-        clock = PhaseClock(torch.device(machine.device))
+        clock = PhaseClock(device)
         with instrumented(engine, clock):
             while engine.has_work:
                 timed_step(engine, clock)
-        clocks.append(clock)
-    return _result(f"prefill of {length}", length, plain_s, clocks, machine)
+        samples.clocks.append(clock)
+    return samples
 
 
 def _measure_decode(
-    engine: Engine, machine: Machine, config: RooflineConfig, batch: "_DecodingBatch", size: int
-) -> RooflineResult:
+    engine: Engine, device: torch.device, config: RooflineConfig, batch: "_DecodingBatch", size: int
+) -> _Samples:
     """One step that gives each of `size` sequences a token."""
     batch.grow(size)
-    plain_s, clocks = [], []
+    samples = _Samples(f"decode of {size}", size, [], [])
     for _ in range(config.num_steps):
         began_s = time.perf_counter()
         batch.check(engine.step())
-        plain_s.append(time.perf_counter() - began_s)
-        clocks.append(_clocked(engine, machine, batch.check))
-    return _result(f"decode of {size}", size, plain_s, clocks, machine)
+        samples.plain_s.append(time.perf_counter() - began_s)
+        clock = PhaseClock(device)
+        with instrumented(engine, clock):
+            batch.check(timed_step(engine, clock))
+        samples.clocks.append(clock)
+    return samples
 
 
 class _DecodingBatch:
@@ -138,17 +152,8 @@ class _DecodingBatch:
             self._engine.step()
 
 
-def _clocked(engine: Engine, machine: Machine, check: Callable[[StepOutputs], None]) -> PhaseClock:
-    """The clock of one step."""
-    clock = PhaseClock(torch.device(machine.device))
-    with instrumented(engine, clock):
-        check(timed_step(engine, clock))
-    return clock
-
-
-def _result(
-    name: str, num_tokens: int, plain_s: list[float], clocks: list[PhaseClock], machine: Machine
-) -> RooflineResult:
+def _result(samples: _Samples, machine: Machine) -> RooflineResult:
+    clocks = samples.clocks
     phases = []
     for phase in Phase:
         if phase is Phase.HOOKS or not any(phase in clock.seconds for clock in clocks):
@@ -160,7 +165,8 @@ def _result(
         limit_ms = statistics.fmean(limit_s(cost, machine) for cost in costs) * 1e3 if costs else None
         phases.append(PhaseResult(phase, ms, num_bytes, flops, limit_ms))
     limit_ms = sum(phase.limit_ms or 0.0 for phase in phases)
-    return RooflineResult(name, num_tokens, statistics.median(plain_s) * 1e3, limit_ms, phases)
+    plain_ms = statistics.median(samples.plain_s) * 1e3
+    return RooflineResult(samples.name, samples.num_tokens, plain_ms, limit_ms, phases)
 
 
 def limit_s(cost: Cost, machine: Machine) -> float:

@@ -1,5 +1,6 @@
 """The benchmarks of the engine: their arithmetic by hand, and all of them on a tiny model."""
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -266,6 +267,13 @@ def test_the_machine_is_measured_where_the_engine_runs(monkeypatch: pytest.Monke
     assert machine.buffer_bytes == 64 << 20
     assert machine.read_bytes_per_s > 1e8
     assert {"float32", "bfloat16"} <= set(machine.gemm_flops_per_s)
+
+
+def test_the_better_of_two_measurements_is_the_limit() -> None:
+    again = dataclasses.replace(MACHINE, read_bytes_per_s=90.0, gemm_flops_per_s={"bfloat16": 1500.0, "int8": 9.0})
+    best = MACHINE.best_of(again)
+    assert best.read_bytes_per_s == 100.0
+    assert best.gemm_flops_per_s == {"bfloat16": 1500.0, "int8": 2000.0}
 
 
 def test_the_command_hands_a_job_to_a_process_of_its_own(
