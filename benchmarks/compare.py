@@ -167,7 +167,7 @@ def _server(command: str, port: int, start_timeout_s: float) -> Iterator[tuple[f
     with tempfile.TemporaryFile() as log:
         began_s = time.monotonic()
         try:
-            process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environ, start_new_session=True)
+            process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environ)
         except OSError as error:
             raise CompareError(f"cannot start {arguments[0]}: {error.strerror}") from error
         try:
@@ -205,30 +205,46 @@ def _answers(http: httpx.Client) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt the server, and return when every process that it started is gone."""
+    """Interrupt the server, and return when it and every process that it started are gone."""
+    family = _family(process.pid)
     deadline_s = time.monotonic() + _STOP_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
-    while True:
-        process.poll()  # reaps the leader, which would otherwise count as a member of its group
-        try:
-            os.killpg(process.pid, 0)
-            if time.monotonic() > deadline_s:
-                os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+    while process.poll() is None or any(_status(pid) is not None for pid in family):
+        if time.monotonic() > deadline_s:
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(_POLL_S)
 
 
+def _status(pid: int) -> dict[str, str] | None:
+    """The fields of /proc/PID/status; None if there is no such process, or only its exit code is left of it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return None if fields["State"].startswith("Z") else fields
+
+
+def _family(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    parents = {each: int(status["PPid"]) for each in pids if (status := _status(each)) is not None}
+    family = {pid}
+    while children := {each for each, parent in parents.items() if parent in family} - family:
+        family |= children
+    return family
+
+
 def _memory_mb(pid: int) -> float:
-    """Memory of the process and its children, shared pages counted once; NaN where /proc does not tell."""
+    """Memory of a process and its descendants in MB; a page that several share is counted once."""
     total_kb = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, StopIteration):
-            if os.getsid(int(folder.name)) == pid:  # the server leads a session of its own
-                lines = (folder / "smaps_rollup").read_text().splitlines()
-                total_kb += int(next(line for line in lines if line.startswith("Pss:")).split()[1])
-    return total_kb / 1e3 if total_kb else float("nan")
+    for each in _family(pid):
+        lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        total_kb += int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+    return total_kb * 1024 / 1e6
 
 
 def _measure(scenario: Scenario, options: argparse.Namespace, pair: int) -> Result:

@@ -28,7 +28,7 @@ class Machine:
 
     def best_of(self, again: "Machine") -> "Machine":
         """The better figures of two measurements of one machine: a limit is what was reached once."""
-        rates = {name: max(rate, again.gemm_flops_per_s[name]) for name, rate in self.gemm_flops_per_s.items()}
+        rates = {name: max(rate, again.gemm_flops_per_s.get(name, 0.0)) for name, rate in self.gemm_flops_per_s.items()}
         read_rate = max(self.read_bytes_per_s, again.read_bytes_per_s)
         return dataclasses.replace(self, read_bytes_per_s=read_rate, gemm_flops_per_s=rates)
 

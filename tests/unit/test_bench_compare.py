@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +50,17 @@ def test_two_servers_take_turns_on_the_same_load(
     assert {**of_a["config"], "json": ""} == {**of_b["config"], "json": ""}
 
 
+def test_stopping_ends_processes_in_sessions_of_their_own() -> None:
+    child = "import time; time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    process = subprocess.Popen([sys.executable, "-c", parent])
+    while len(family := compare._family(process.pid)) < 2:
+        assert process.poll() is None
+    assert compare._memory_mb(process.pid) > 1
+    compare._stop(process)
+    assert [compare._status(pid) for pid in family] == [None, None]
+
+
 def test_a_server_that_does_not_start_is_quoted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_port: int
 ) -> None:
@@ -61,8 +74,6 @@ def test_a_server_that_does_not_start_is_quoted(
 
 @pytest.fixture
 def free_port() -> int:
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
