@@ -10,12 +10,12 @@ from pathlib import Path
 from tests.e2e.conftest import FAST_START
 from tests.helpers.server_process import ServerProcess, is_alive, wait_until
 
-NUM_TOKENS = 200
+NUM_TOKENS = 64
 BODY = {"prompt": "The river", "max_tokens": NUM_TOKENS, "ignore_eos": True, "stream": True}
 
 
 def test_sigterm_drains(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path / "log", *FAST_START, "--shutdown-timeout", "60") as server:
+    with ServerProcess(tmp_path / "log", *FAST_START, "--shutdown-timeout", "120") as server:
         server.wait_ready()
         engine = server.engine_pid()
         with server.client() as client, client.stream("POST", "/v1/completions", json=BODY) as response:
