@@ -17,9 +17,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty cache folder, and no library remembered by this process before or after."""
     monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
     monkeypatch.delenv(library.LEVEL_VARIABLE, raising=False)
-    library.kernel_library.cache_clear()
+    library._library_and_reason.cache_clear()
     yield tmp_path
-    library.kernel_library.cache_clear()
+    library._library_and_reason.cache_clear()
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +59,7 @@ def test_missing_compiler_is_said_once_and_refused_by_the_back_end(
         assert library.kernel_library() is None
         assert library.kernel_library() is None
     assert [record.getMessage().count("no-such-compiler") for record in caplog.records] == [1]
+    assert "no-such-compiler" in str(library.unavailable_reason())
     reason = CpuAttention().unsupported(AttentionSpec(4, 4, 64, 1.0), torch.float32, torch.device("cpu"))
     assert reason is not None
     assert "not available" in reason
