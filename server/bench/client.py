@@ -57,7 +57,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class LoadClient:
-    """Sends requests over one connection pool. Use as an async context manager."""
+    """Sends requests. Use as an async context manager."""
 
     def __init__(
         self, config: LoadConfig, api_key: str | None, transport: httpx.AsyncBaseTransport | None = None
@@ -72,7 +72,9 @@ class LoadClient:
             base_url=config.url.rstrip("/").removesuffix("/v1"),
             headers={"content-type": "application/json", **headers},
             timeout=None,  # one deadline for a whole request instead, see `send`
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            # A connection for each request, as separate clients have: a server may close an idle one at the moment in
+            # which it is used again, and that failure would be ours.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             transport=transport,
             trust_env=False,  # a proxy from the environment would be measured with the server
         )

@@ -28,6 +28,7 @@ class FakeServer:
     cached_tokens: int | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    clients: list[tuple[str, int]] = field(default_factory=list)  # addresses of the connections
     num_open: int = 0
     most_open: int = 0
 
@@ -45,6 +46,7 @@ class FakeServer:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
+        self.clients.append(tuple(request.client or ()))  # type: ignore[arg-type]
         if self.fail == "status":
             return JSONResponse({"error": {"message": "the queue is full", "code": 429}}, 429)
         return StreamingResponse(self._stream(body), media_type="text/event-stream")

@@ -81,6 +81,12 @@ async def test_the_body_asks_for_what_the_options_say() -> None:
     assert fake.headers[0]["authorization"] == "Bearer secret"
 
 
+async def test_each_request_has_a_connection_of_its_own() -> None:
+    fake = FakeServer()
+    await run_against(fake, num_prompts=3, output_len="3", max_concurrency=1)
+    assert len(set(fake.clients)) == 3
+
+
 @pytest.mark.parametrize(("limit", "most_open"), [(1, 1), (3, 3), (None, 8)])
 async def test_concurrency_is_reached_and_not_exceeded(limit: int | None, most_open: int) -> None:
     fake = FakeServer(delay_s=0.05)
