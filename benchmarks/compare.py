@@ -120,6 +120,7 @@ class CompareError(Exception):
 
 def main() -> int:
     options = _parse_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the running server is stopped too
     scenarios = [SCENARIOS[name] for name in options.scenario]
     runs: Runs = {scenario.name: {"a": [], "b": []} for scenario in scenarios}
     servers: dict[str, list[dict[str, float]]] = {"a": [], "b": []}
