@@ -8,9 +8,12 @@ from models.loaded import LoadedModel
 
 
 def allocate_kv(model: LoadedModel, num_blocks: int, block_size: int) -> list[torch.Tensor]:
-    """One zeroed tensor a layer. On a CPU the pages are only taken from the system when they are first written."""
+    """One tensor a layer, uninitialised: attention reads no slot that its sequence has not written.
+
+    So on a CPU the pages are only taken from the system as blocks come into use; zeroing would touch them all at start.
+    """
     return [
-        torch.zeros(
+        torch.empty(
             model.attention_backend.kv_shape(spec, num_blocks, block_size), dtype=model.dtype, device=model.device
         )
         for spec in model.attention_specs
