@@ -11,6 +11,9 @@
 
 #include <immintrin.h>
 
+#include <vector>
+
+#include "row_input.h"
 #include "simd.h"
 
 namespace hr {
@@ -45,6 +48,19 @@ constexpr int kAmxTileBytes = 1024;
 // Columns k .. k + 31 of a row in tiles; the rows have `columns` columns.
 inline Bf16* amx_activation(Bf16* tiles, int64_t row, int64_t k, int64_t columns) {
   return tiles + row / kAmxTileRows * kAmxTileRows * columns + k * kAmxTileRows + row % kAmxTileRows * kAmxColumns;
+}
+
+// Row `row` of tiles = the prepared row of x, rounded to bf16. columns: a multiple of 32.
+inline void prepare_amx_row(const InputSpec& input, const void* x, bool x_is_bf16, int64_t columns, int64_t row, Bf16* tiles) {
+  thread_local std::vector<float> buffer;
+  thread_local std::vector<Bf16> rounded;
+  if (static_cast<int64_t>(buffer.size()) < columns) {
+    buffer.resize(columns);
+    rounded.resize(columns);
+  }
+  prepare_row_bf16(input, x, x_is_bf16, columns, buffer.data(), rounded.data());
+  for (int64_t k = 0; k < columns; k += kAmxColumns)
+    store(amx_activation(tiles, row, k, columns), load<Bits>(rounded.data() + k));
 }
 
 // kA * 16 rows times kB * 16 outputs over num_steps * 32 columns. Strides in bytes: between tiles of rows, blocks of

@@ -60,24 +60,18 @@ Bf16* reserve(std::vector<Bf16>& memory, int64_t rows, int64_t columns) {
   return memory.data();
 }
 
-// Row `row` of the input, prepared, as row `target` of `rows`.
-void prepare(const Layer& layer, int64_t row, int64_t target, Bf16* rows) {
+const void* input_row(const Layer& layer, int64_t row) {
+  return static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
+}
+
+void prepare(const Layer& layer, int64_t row, Bf16* rows) {
   thread_local std::vector<float> buffer;
   if (static_cast<int64_t>(buffer.size()) < layer.columns) buffer.resize(layer.columns);
-  const char* x = static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
-  prepare_row_bf16(layer.input, x, layer.x_is_bf16, layer.columns, buffer.data(), rows + target * layer.columns);
+  prepare_row_bf16(layer.input, input_row(layer, row), layer.x_is_bf16, layer.columns, buffer.data(), rows + row * layer.columns);
 }
 
 #if HR_AMX
 bool use_amx(int64_t columns) { return columns % kAmxColumns == 0; }
-
-void prepare_tiles(const Layer& layer, int64_t row, Bf16* tiles) {
-  thread_local std::vector<Bf16> buffer;
-  if (static_cast<int64_t>(buffer.size()) < layer.columns) buffer.resize(layer.columns);
-  prepare(layer, row, 0, buffer.data());
-  for (int64_t k = 0; k < layer.columns; k += kAmxColumns)
-    store(amx_activation(tiles, row, k, layer.columns), load<Bits>(buffer.data() + k));
-}
 #endif
 
 // sums[r][c] += rows[r] . blocks[c] over num_pairs pairs; `block` and `rows` point at the first pair
@@ -150,10 +144,10 @@ void few_rows(const Layer& layer) {
     thread_local std::vector<Bf16> own_memory;
     Bf16* rows = alone ? reserve(own_memory, layer.num_rows, layer.columns) : shared;
     if (alone) {
-      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, r, rows);
+      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
     } else {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, r, rows);
+      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
     }
 #pragma omp for schedule(dynamic, chunk) nowait
     for (int64_t i = 0; i < num_blocks; ++i) few_rows_block(layer, rows, i);
@@ -249,11 +243,11 @@ void many_rows(const Layer& layer) {
     for (int64_t r = 0; r < layer.num_rows; ++r) {
 #if HR_AMX
       if (use_amx(layer.columns)) {
-        prepare_tiles(layer, r, rows);
+        prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, rows);
         continue;
       }
 #endif
-      prepare(layer, r, r, rows);
+      prepare(layer, r, rows);
     }
 #pragma omp for schedule(dynamic, 1) nowait
     for (int64_t task = 0; task < num_panels * num_tasks; ++task) {

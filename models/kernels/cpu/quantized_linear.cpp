@@ -8,18 +8,22 @@
 // A layer may be several matrices side by side (q, k and v; gate and up), each in a format of its own: `segments`.
 //
 // Few rows (M <= kFewRows): bound by memory. A thread takes row blocks of 16 outputs, streams each once, and multiplies
-// every activation row with the unpacked registers. Activations are quantised by every thread for itself while that is
+// kMostShared rows at a time with the unpacked registers. Activations are quantised by every thread for itself while that is
 // cheaper than a barrier.
 //
 // Many rows: bound by arithmetic. A task is a panel of rows times two row blocks (32 outputs). Along K in steps of
 // kStepGroups groups, the weights are unpacked once into a buffer that stays in the first-level cache and multiplied with
 // register tiles of kTileRows rows x 2 blocks; sums over steps stay in an fp32 buffer.
+//
+// Many rows on AMX (M >= kAmxRows): the same tasks, but weights are dequantised to bf16 once a step, and multiplied in tiles
+// with activations rounded to bf16 (amx.h). That is faster than scaling the integer sums of every group, and more exact.
 #include <omp.h>
 
 #include <algorithm>
 #include <memory>
 #include <vector>
 
+#include "amx.h"
 #include "codecs.h"
 #include "linear_output.h"
 #include "row_input.h"
@@ -29,13 +33,14 @@ using namespace hr;
 
 namespace {
 
-constexpr int kFewRows = 8;
+constexpr int kFewRows = 24;
 // rows that share one unpacking of a group: as many as accumulators fit into registers
 #if defined(__AVX512F__)
 constexpr int kSharedRows[] = {1, 2, 4, 6, 8}, kTileRows = 6, kHalfTileRows = 3;
 #else
 constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1;
 #endif
+constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
 constexpr int kStepGroups = 16;  // 512 columns
 constexpr int kPanelRows = 120;
 constexpr int kPrefetchBytes = 2048;
@@ -51,6 +56,10 @@ struct Layer {
   int num_segments;
   Output out;
 };
+
+const void* input_row(const Layer& layer, int64_t row) {
+  return static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
+}
 
 // Quantised rows. Columns are padded to whole units with zeros.
 struct Activations {
@@ -96,9 +105,9 @@ void quantise_row(const Layer& layer, int64_t row, const Activations& a) {
   if (static_cast<int64_t>(prepared.size()) < a.columns) prepared.resize(a.columns);
   float* x = prepared.data();
   if (layer.x_is_bf16)
-    prepare_row(layer.input, static_cast<const Bf16*>(layer.x) + row * layer.x_stride, layer.columns, x);
+    prepare_row(layer.input, static_cast<const Bf16*>(input_row(layer, row)), layer.columns, x);
   else
-    prepare_row(layer.input, static_cast<const float*>(layer.x) + row * layer.x_stride, layer.columns, x);
+    prepare_row(layer.input, static_cast<const float*>(input_row(layer, row)), layer.columns, x);
   std::fill(x + layer.columns, x + a.columns, 0.0f);
   for (int64_t g = 0; g < a.groups; ++g) {
     const int64_t at = row * a.groups + g;
@@ -158,14 +167,14 @@ __attribute__((noinline)) void multiply_block(const uint8_t* block, const Activa
   for (int r = 0; r < R; ++r) results[r] = out[r];
 }
 
-// Multiplies `rows` rows, in one pass where a kernel for at least that many exists; results has room for kFewRows.
+// Up to as many rows as the largest kernel takes, by the smallest that takes them.
 template <class Codec, int kChoice = 0>
-HR_INLINE void multiply_rows(const uint8_t* block, const Activations& a, int rows, F32x16* results) {
-  constexpr int kLast = sizeof(kSharedRows) / sizeof(int) - 1, R = kSharedRows[kChoice];
-  if constexpr (kChoice < kLast) {
-    if (rows > R) return multiply_rows<Codec, kChoice + 1>(block, a, rows, results);
+HR_INLINE void multiply_together(const uint8_t* block, const Activations& a, int64_t row, int rows, F32x16* results) {
+  constexpr int R = kSharedRows[kChoice];
+  if constexpr (R < kMostShared) {
+    if (rows > R) return multiply_together<Codec, kChoice + 1>(block, a, row, rows, results);
   }
-  for (int r = 0; r < rows; r += R) multiply_block<Codec, R>(block, a, r, results + r);
+  multiply_block<Codec, R>(block, a, row, results);
 }
 
 void few_rows_block(const Layer& layer, const Activations& a, int64_t index) {
@@ -173,9 +182,12 @@ void few_rows_block(const Layer& layer, const Activations& a, int64_t index) {
   with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
     const uint8_t* block = place.segment->packed + place.block * block_bytes<Codec>(layer.columns);
-    F32x16 results[kFewRows];
-    multiply_rows<Codec>(block, a, static_cast<int>(layer.num_rows), results);
-    for (int64_t r = 0; r < layer.num_rows; ++r) layer.out.put(r, place.column, place.outputs, results[r], place.bias);
+    F32x16 results[kMostShared];
+    for (int64_t row = 0; row < layer.num_rows; row += kMostShared) {  // from the second time on, the block is in the cache
+      const int rows = static_cast<int>(std::min<int64_t>(kMostShared, layer.num_rows - row));
+      multiply_together<Codec>(block, a, row, rows, results);
+      for (int r = 0; r < rows; ++r) layer.out.put(row + r, place.column, place.outputs, results[r], place.bias);
+    }
   });
 }
 
@@ -278,6 +290,14 @@ __attribute__((noinline)) void panel_sums(const uint8_t* block, int64_t block_st
   }
 }
 
+void put_panel(const Layer& layer, const BlockPlace& place, int64_t first_row, int num_rows,
+               const float (*sums)[2 * kBlockRows]) {
+  for (int r = 0; r < num_rows; ++r)
+    for (int c = 0; c < place.outputs; c += kBlockRows)
+      layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c), load<F32x16>(sums[r] + c),
+                    place.bias ? place.bias + c : nullptr);
+}
+
 // Up to two row blocks times a panel of rows.
 void panel_task(const Layer& layer, const Activations& a, int64_t index, int64_t first_row, int num_rows, PanelMemory& memory) {
   const BlockPlace place = place_block(layer.segments, index, 2);
@@ -290,11 +310,98 @@ void panel_task(const Layer& layer, const Activations& a, int64_t index, int64_t
     else
       panel_sums<Codec, 1>(block, stride, a, first_row, num_rows, memory);
   });
-  for (int r = 0; r < num_rows; ++r)
-    for (int c = 0; c < place.outputs; c += kBlockRows)
-      layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c),
-                    load<F32x16>(memory.sums[r] + c), place.bias ? place.bias + c : nullptr);
+  put_panel(layer, place, first_row, num_rows, memory.sums);
 }
+
+// ---- many rows on AMX
+
+#if HR_AMX
+constexpr int kAmxRows = 32;        // fewer do not pay for the dequantisation
+constexpr int kAmxPanelRows = 512;  // many, since a panel dequantises all weights that it meets
+
+struct AmxPanelMemory {
+  alignas(64) uint8_t weights[2][kStepGroups][kAmxTileBytes];
+  alignas(64) float sums[kAmxPanelRows][2 * kBlockRows];
+};
+
+// A group's weights in bf16, [16 pairs of columns][16 rows][2]: one tile.
+template <class Codec>
+HR_INLINE void dequantise_tile(const Group& g, uint8_t* tile) {
+  alignas(64) static constexpr uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i interleave = _mm512_load_si512(kInterleave), byte = _mm512_set1_epi32(0xff);
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    const F32x16& scale = g.scale[Codec::kScales == 2 ? v * 2 / kVectors : 0];
+    F32x16 base = broadcast(static_cast<float>(-Codec::kOffset)) * scale;
+    if constexpr (Codec::kHasMinimum) base = g.minimum;
+    __m512 columns[4];
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const __m512i code = _mm512_and_si512(_mm512_srli_epi32((__m512i)g.codes[v].r[0], 8 * c), byte);
+      columns[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), (__m512)scale.r[0], (__m512)base.r[0]);
+    }
+#pragma GCC unroll 2
+    for (int pair = 0; pair < 2; ++pair) {
+      const __m512bh both = _mm512_cvtne2ps_pbh(columns[2 * pair + 1], columns[2 * pair]);
+      _mm512_store_si512(tile + 64 * (2 * v + pair), _mm512_permutexvar_epi16(interleave, (__m512i)both));
+    }
+  }
+}
+
+template <class Codec>
+__attribute__((noinline)) void dequantise_step(const uint8_t* block, int64_t first_group, int num_groups,
+                                               uint8_t (*tiles)[kAmxTileBytes]) {
+  for (int i = 0; i < num_groups; ++i) {
+    const int64_t u = (first_group + i) / 2;
+    dequantise_tile<Codec>(
+        Codec::unpack(header_address<Codec>(block, u), unit_address<Codec>(block, u), (first_group + i) % 2), tiles[i]);
+  }
+}
+
+void amx_panel_task(const Layer& layer, const Bf16* tiles, int64_t index, int64_t first_row, int num_rows, AmxPanelMemory& memory) {
+  const BlockPlace place = place_block(layer.segments, index, 2);
+  const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
+  std::memset(memory.sums, 0, sizeof(memory.sums));
+  const AmxTiles registers;
+  with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
+    using Codec = decltype(codec);
+    const int64_t stride = block_bytes<Codec>(layer.columns), groups = layer.columns / kGroup;
+    const uint8_t* block = place.segment->packed + place.block * stride;
+    for (int64_t group = 0; group < groups; group += kStepGroups) {
+      const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, groups - group));
+      for (int c = 0; c < num_blocks; ++c) dequantise_step<Codec>(block + c * stride, group, num_groups, memory.weights[c]);
+      amx_multiply(tiles + first_row * layer.columns + group * kGroup * kAmxTileRows, layer.columns, num_rows, memory.weights,
+                   sizeof(memory.weights[0]), num_blocks, num_groups, memory.sums[0], 2 * kBlockRows);
+    }
+  });
+  put_panel(layer, place, first_row, num_rows, memory.sums);
+}
+
+void many_rows_amx(const Layer& layer) {
+  const int64_t num_pairs = num_places(layer.segments, layer.num_segments, 2);
+  const int64_t num_panels = (layer.num_rows + kAmxPanelRows - 1) / kAmxPanelRows;
+  constexpr int kStep = 2 * kAmxTileRows;
+  const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kStep - 1) / kStep * kStep;
+  thread_local std::vector<Bf16> memory;
+  if (static_cast<int64_t>(memory.size()) < (layer.num_rows + kStep) * layer.columns)
+    memory.resize((layer.num_rows + kStep) * layer.columns);
+  Bf16* tiles = memory.data();
+#pragma omp parallel
+  {
+    thread_local std::unique_ptr<AmxPanelMemory> panel(new AmxPanelMemory);
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t r = 0; r < layer.num_rows; ++r)
+      prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, tiles);
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int64_t task = 0; task < num_panels * num_pairs; ++task) {
+      const int64_t first_row = task / num_pairs * height;
+      const int64_t rows = std::min(height, layer.num_rows - first_row);
+      if (rows > 0) amx_panel_task(layer, tiles, task % num_pairs, first_row, static_cast<int>(rows), *panel);
+    }
+  }
+}
+#endif
 
 void few_rows(const Layer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
@@ -363,7 +470,9 @@ HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, 
                     {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
   if (num_rows == 0) return;
   if (num_rows <= kFewRows)
-    few_rows(layer);
-  else
-    many_rows(layer);
+    return few_rows(layer);
+#if HR_AMX
+  if (num_rows >= kAmxRows) return many_rows_amx(layer);
+#endif
+  many_rows(layer);
 }
