@@ -20,6 +20,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 OTHER_VARIABLES = {
     CONFIG_VARIABLE: "The file of --config.",
     f"{PREFIX}CACHE": "Folder for fetched models and compiled kernels (default: ~/.cache/headrace).",
+    f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
 }
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?", re.IGNORECASE)

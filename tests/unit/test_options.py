@@ -9,7 +9,7 @@ import pytest
 from engine.config import Device, EngineConfig, SchedulingPolicy
 from server.config import LogLevel, ServerConfig
 from server.option_sources import resolve
-from server.options import OPTIONS, OptionError, options_of
+from server.options import OPTIONS, OTHER_VARIABLES, OptionError, options_of
 
 
 def write_config(folder: Path, text: str) -> Path:
@@ -153,3 +153,18 @@ def test_a_wrong_value_is_refused_even_where_a_flag_overrides_it() -> None:
 
 def test_options_keep_the_order_of_their_class() -> None:
     assert [option.name for option in options_of(ServerConfig)][:2] == ["host", "port"]
+
+
+def test_every_variable_that_the_code_reads_is_known() -> None:
+    """An unknown one is refused at the start, so that a name read elsewhere has to be listed."""
+    internal = {"HEADRACE_ENGINE_CONFIG"}  # from the API process to its engine process
+    known = {option.variable for option in OPTIONS.values()} | set(OTHER_VARIABLES) | internal
+    root = Path(__file__).parents[2]
+    used = {
+        name: path.relative_to(root)
+        for package in ("server", "engine", "models")
+        for path in (root / package).rglob("*.py")
+        for name in re.findall(r"\bHEADRACE_[A-Z_]+[A-Z]\b", path.read_text())
+        if not name.startswith("HEADRACE_SERVICE")  # Kubernetes's
+    }
+    assert {name: path for name, path in used.items() if name not in known} == {}
