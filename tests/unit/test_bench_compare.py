@@ -51,11 +51,20 @@ def test_two_servers_take_turns_on_the_same_load(
 
 
 def test_stopping_ends_processes_in_sessions_of_their_own() -> None:
-    child = "import time; time.sleep(60)"
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
-    process = subprocess.Popen([sys.executable, "-c", parent])
-    while len(family := compare._family(process.pid)) < 2:
-        assert process.poll() is None
+    parent = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+try:
+    print("started", flush=True)
+    child.wait()
+finally:
+    child.kill()
+"""
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    family = compare._family(process.pid)
+    assert len(family) == 2
     assert compare._memory_mb(process.pid) > 1
     compare._stop(process)
     assert [compare._status(pid) for pid in family] == [None, None]
