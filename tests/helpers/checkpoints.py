@@ -1,6 +1,6 @@
 """Tiny random checkpoints, written by transformers (safetensors) and by the gguf package, and loaded by our loader."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
@@ -108,6 +108,17 @@ def load_gguf(
     *,
     keeps_quantised: bool = True,
 ) -> Decoder:
+    return load_gguf_with_note(paths, dtype, backend, keeps_quantised=keeps_quantised)[0]
+
+
+def load_gguf_with_note(
+    paths: list[Path],
+    dtype: torch.dtype = torch.float32,
+    backend: AttentionBackend | None = None,
+    *,
+    keeps_quantised: bool = True,
+) -> tuple[Decoder, str]:
+    """The decoder, and the line for the operator on how its weights are held."""
     checkpoint = GGUFCheckpoint(paths)
     config = gguf_config(checkpoint)
     family = family_of(config.architecture())
@@ -120,13 +131,17 @@ def load_gguf(
         torch.device("cpu"),
         lambda *_: None,
         keeps_quantised=keeps_quantised,
-    )[0]
+    )
 
 
 def write_gguf(
-    model: PreTrainedModel, path: Path, kind: gguf.GGMLQuantizationType, *, split_max_tensors: int = 0
+    model: PreTrainedModel,
+    path: Path,
+    kind: gguf.GGMLQuantizationType | Callable[[str], gguf.GGMLQuantizationType],
+    *,
+    split_max_tensors: int = 0,
 ) -> None:
-    """Write the model as llama.cpp's converter does, matrices in format `kind`.
+    """Write the model as llama.cpp's converter does, matrices in format `kind`, or each in what `kind` gives its name.
 
     Puts what the file holds, dequantised, into `model`, so that the model is the file's truth.
     """
@@ -147,8 +162,10 @@ def write_gguf(
         heads = _permuted_heads(config, hf_name)
         if heads:
             values = _interleave(values, heads)
-        held = kind if values.ndim == 2 else gguf.GGMLQuantizationType.F32
-        packed = gguf.quants.quantize(values, held)
+        held = gguf.GGMLQuantizationType.F32
+        if values.ndim == 2:
+            held = kind(hf_name) if callable(kind) else kind
+        packed = random_k_blocks(values, held) if held in _K_FORMATS else gguf.quants.quantize(values, held)
         writer.add_tensor(names.get_name(hf_name, (".weight", ".bias")), packed, raw_dtype=held)
         truth = gguf.quants.dequantize(packed, held)
         truth = _interleave(truth, heads, inverse=True) if heads else truth
@@ -159,6 +176,33 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def random_k_blocks(values: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """Blocks of a K format that use all bits of codes and scales, [rows, bytes]; gguf can read such formats only.
+
+    The numbers they hold are random, with mean 0 and the standard deviation of `values` [rows, columns].
+    """
+    columns, size = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(values.size)
+    raw = rng.integers(0, 256, (values.shape[0], values.shape[1] // columns, size), dtype=np.uint8)
+    scale_at, middle, spread = _K_FORMATS[kind]
+    halves = np.array([values.std() / spread, values.std() / spread * middle], np.float16)
+    if middle:  # d, dmin, 6-bit scales, 6-bit minima, bits of both: d * scale * (code - middle) if the two are equal
+        raw[..., :4] = halves.view(np.uint8)
+        raw[..., 8:12] = raw[..., 4:8]
+        raw[..., 12:16] = raw[..., 12:16] % 16 * 17
+    else:
+        raw[..., scale_at : scale_at + 2] = halves[:1].view(np.uint8)
+    return raw.reshape(values.shape[0], -1)
+
+
+# Where d stands, the code that means zero (less the minimum), and the deviation of scale * code for random bits.
+_K_FORMATS = {
+    gguf.GGMLQuantizationType.Q4_K: (0, 7.5, 168.0),
+    gguf.GGMLQuantizationType.Q5_K: (0, 15.5, 337.0),
+    gguf.GGMLQuantizationType.Q6_K: (208, 0.0, 1366.0),
+}
 
 
 def _add_metadata(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:

@@ -1,0 +1,90 @@
+"""Which scheme a linear layer gets, and what the operator is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+
+from models.decoder import Decoder
+from models.kernels.cpu.library import kernel_library
+from models.layers.linear import Linear
+from models.quant import select
+from tests.helpers.checkpoints import llama_config, load_folder, load_gguf_with_note, random_model, write_gguf
+
+needs_kernels = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
+
+
+def held(decoder: Decoder) -> dict[str, set[str]]:
+    """The scheme and formats of each linear layer."""
+    layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
+    return {
+        name: {layer.scheme.name, *(layer.scheme.format_of(shard) for shard in layer.shards or [None])}
+        for name, layer in layers.items()
+    }
+
+
+def gguf(folder: Path, kind: Kind | Callable[[str], Kind], **changes: object) -> list[Path]:
+    write_gguf(random_model(llama_config(**changes)), folder / "m.gguf", kind)
+    return [folder / "m.gguf"]
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("dtype", "keeps_quantised", "note"),
+    [
+        (torch.bfloat16, True, "Weights: 0.00 GiB: q8_0 16 tensors, f32 5"),
+        (torch.bfloat16, False, "Weights: 0.00 GiB: bf16 16 tensors, f32 5; dequantised from q8_0 16: as asked for"),
+        (
+            torch.float32,
+            True,
+            "Weights: 0.00 GiB: f32 21 tensors; dequantised from q8_0 16: "
+            "the native kernels compute in bfloat16, not in float32",
+        ),
+    ],
+)
+def test_note_says_what_is_held_and_why(tmp_path: Path, dtype: torch.dtype, keeps_quantised: bool, note: str) -> None:
+    paths = gguf(tmp_path, Kind.Q8_0)
+
+    assert load_gguf_with_note(paths, dtype, keeps_quantised=keeps_quantised)[1] == note
+
+
+@needs_kernels
+def test_fused_layers_of_which_a_part_has_no_kernel_are_dequantised_and_counted(tmp_path: Path) -> None:
+    paths = gguf(tmp_path, lambda name: Kind.F16 if "k_proj" in name else Kind.Q4_0)
+
+    decoder, note = load_gguf_with_note(paths, torch.bfloat16)
+
+    assert held(decoder)["layers.0.attn.qkv"] == {"packed", "bf16"}
+    assert held(decoder)["layers.0.attn.out"] == {"packed", "q4_0"}
+    assert note.endswith("; 2 fused layers dequantised, of which only some tensors have a native format")
+
+
+@needs_kernels
+def test_bf16_checkpoint_is_packed_except_for_what_is_only_looked_up(tmp_path: Path) -> None:
+    random_model(llama_config()).save_pretrained(tmp_path)
+
+    formats = held(load_folder(tmp_path, torch.bfloat16))
+
+    assert formats.pop("embed") == {"none", "bf16"}
+    assert set(map(frozenset, formats.values())) == {frozenset({"packed", "bf16"})}
+
+
+@needs_kernels
+def test_layer_whose_width_no_kernel_takes_stays_plain(tmp_path: Path) -> None:
+    random_model(llama_config(intermediate_size=88)).save_pretrained(tmp_path)
+
+    formats = held(load_folder(tmp_path, torch.bfloat16))
+
+    assert formats["layers.0.mlp.down"] == {"none", "bf16"}
+    assert formats["layers.0.mlp.gate_up"] == {"packed", "bf16"}
+
+
+def test_without_kernels_all_is_plain_and_the_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "kernel_library", lambda: None)
+
+    decoder, note = load_gguf_with_note(gguf(tmp_path, Kind.Q4_0), torch.bfloat16)
+
+    assert set(map(frozenset, held(decoder).values())) == {frozenset({"none", "bf16"})}
+    assert note.endswith("dequantised from q4_0 16: the native kernels are not available (the reason is in the log)")
