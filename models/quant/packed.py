@@ -72,4 +72,4 @@ class Packed:
         return gather_rows(self._weights[None], ids, self._dtype)
 
     def format_of(self, shard: str | None) -> str:
-        return self._formats[shard].name.lower()
+        return self._formats[shard if shard in self._formats else None].name.lower()
