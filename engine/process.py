@@ -42,7 +42,8 @@ def main() -> None:
     logging.basicConfig(
         level=os.environ.get("HEADRACE_LOG_LEVEL", "INFO").upper(), format="%(levelname)s %(name)s: %(message)s"
     )
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager may signal the whole group
+        signal.signal(number, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
     sock = socket.socket(fileno=int(sys.argv[1]))
     config = msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=EngineConfig)
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
