@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.row_input import PLAIN, RowInput
 
@@ -52,21 +53,28 @@ class _Segment(ctypes.Structure):
 
 
 def pack_weight(
-    fmt: WeightFormat, raw: torch.Tensor, rows: int, columns: int, *, library: KernelLibrary | None = None
+    fmt: WeightFormat,
+    raw: torch.Tensor,
+    rows: int,
+    columns: int,
+    *,
+    arena: HugePageArena | None = None,
+    library: KernelLibrary | None = None,
 ) -> PackedWeight:
     """The packed form of a matrix of `rows` outputs and `columns` inputs; `raw` is not kept.
 
     raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 the matrix itself. columns: a multiple of 32, of
-    256 for the K formats, of 16 for BF16.
+    256 for the K formats, of 16 for BF16. arena: where the packed bytes go; memory of their own without one.
     """
     library = library or required_library()
     assert raw.dtype == (torch.bfloat16 if fmt == WeightFormat.BF16 else torch.uint8)
     assert raw.is_contiguous()
-    if fmt == WeightFormat.BF16:
-        data = torch.empty(library.bf16_packed_bytes(rows, columns), dtype=torch.uint8)
+    is_bf16 = fmt == WeightFormat.BF16
+    size = library.bf16_packed_bytes(rows, columns) if is_bf16 else library.packed_bytes(fmt, rows, columns)
+    data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
+    if is_bf16:
         library.bf16_pack_weights(raw.data_ptr(), rows, columns, data.data_ptr())
     else:
-        data = torch.empty(library.packed_bytes(fmt, rows, columns), dtype=torch.uint8)
         library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr())
     return PackedWeight(fmt, rows, columns, data)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.checkpoints.base import StoredTensor
+from models.kernels.arena import HugePageArena
 from models.kernels.linear import PackedLinear, PackedWeight, WeightFormat, gather_rows, pack_weight
 from models.quant.base import ParameterSpec, Rearrange
 
@@ -25,11 +26,12 @@ class Packed:
     name = "packed"
     bias_dtype = torch.float32
 
-    def __init__(self, formats: Mapping[str | None, WeightFormat], dtype: torch.dtype) -> None:
+    def __init__(self, formats: Mapping[str | None, WeightFormat], dtype: torch.dtype, arena: HugePageArena) -> None:
         """formats: of each shard in the order of their rows, or of the whole layer (None); all BF16 or none.
 
-        dtype: of activations.
+        dtype: of activations. arena: where the packed weights go, shared by the model's layers.
         """
+        self._arena = arena
         self._formats = dict(formats)
         self._dtype = dtype
         self._weights: dict[str | None, PackedWeight] = {}
@@ -47,7 +49,7 @@ class Packed:
             assert tensor.read_packed is not None
             raw = tensor.read_packed()
         rows = layer.rows(shard)[1]
-        packed = pack_weight(weight_format, rearrange(raw).contiguous(), rows, layer.in_features)
+        packed = pack_weight(weight_format, rearrange(raw).contiguous(), rows, layer.in_features, arena=self._arena)
         layer.register_buffer(f"packed_{shard or 'weight'}", packed.data, persistent=False)
         self._weights[shard] = packed
 

@@ -7,6 +7,7 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.decoder import Decoder
+from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
 from models.kernels.linear import WeightFormat
 from models.layers.embedding import Embedding
@@ -39,6 +40,7 @@ def use_native_linears(decoder: Decoder, plan: Sequence[Assignment], *, keeps_qu
         if assignment.destination.parameter == "weight":
             stored[assignment.destination.module][assignment.destination.shard] = assignment.tensor
     num_mixed = 0
+    arena = HugePageArena()
     for name, layer in decoder.named_modules():  # once each, so that a tied head counts as the embedding that it is
         if not isinstance(layer, Linear):
             continue
@@ -46,9 +48,9 @@ def use_native_linears(decoder: Decoder, plan: Sequence[Assignment], *, keeps_qu
         shards: list[str | None] = [None] if None in stored[name] else list(layer.shards)
         is_multiplied = not isinstance(layer, Embedding) or layer is decoder.head
         if len(formats) == len(shards):
-            layer.store_as(Packed({shard: formats[shard] for shard in shards}, decoder.dtype))
+            layer.store_as(Packed({shard: formats[shard] for shard in shards}, decoder.dtype, arena))
         elif is_multiplied and layer.in_features % _BF16_COLUMNS == 0:
-            layer.store_as(Packed(dict.fromkeys(shards, WeightFormat.BF16), decoder.dtype))
+            layer.store_as(Packed(dict.fromkeys(shards, WeightFormat.BF16), decoder.dtype, arena))
         num_mixed += 0 < len(formats) < len(shards)
     return num_mixed
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "kv_layout.h"
+#include "replay.h"
 #include "simd.h"
 
 namespace {
@@ -421,3 +422,5 @@ HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, voi
   else
     attend<float>(p);
 }
+
+HR_REPLAYABLE(hr_paged_attention)

@@ -26,6 +26,7 @@
 #include "amx.h"
 #include "codecs.h"
 #include "linear_output.h"
+#include "replay.h"
 #include "row_input.h"
 #include "segments.h"
 
@@ -43,7 +44,7 @@ constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1;
 constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
 constexpr int kStepGroups = 16;  // 512 columns
 constexpr int kPanelRows = 120;
-constexpr int kPrefetchBytes = 2048;
+constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kQuantiseAlone = 8192;  // elements; up to here every thread quantises for itself
 
 struct Layer {
@@ -476,3 +477,5 @@ HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, 
 #endif
   many_rows(layer);
 }
+
+HR_REPLAYABLE(hr_quantized_linear)

@@ -6,6 +6,7 @@
 // place (they are views of one fused projection, hence the row strides), v is only copied. One thread takes whole rows:
 // a row's stores into a tile's lanes never share an element with another row's. A negative slot is not stored.
 #include "kv_layout.h"
+#include "replay.h"
 #include "simd.h"
 
 namespace {
@@ -85,3 +86,5 @@ HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, in
   else
     process<float>(rows);
 }
+
+HR_REPLAYABLE(hr_rope_kv_write)

