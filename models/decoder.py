@@ -78,10 +78,21 @@ class Decoder(nn.Module):
 
     def forward(self, batch: ForwardBatch, kv: Sequence[torch.Tensor]) -> torch.Tensor:
         """Hidden states [T, hidden] before the final norm; writes the rows' K and V into `kv`, one tensor a layer."""
+        return self.run_layers(self.embedded(batch), self.rotations(batch), batch, kv)
+
+    def embedded(self, batch: ForwardBatch) -> torch.Tensor:
+        """What the first layer gets: [T, hidden]."""
         x = self.embed.look_up(batch.token_ids)
-        if self.positions is not None:
-            x = x + self.positions.look_up(batch.positions)
-        rotations = [rotation(batch.positions, frequencies) for frequencies in self.frequencies]
+        return x if self.positions is None else x + self.positions.look_up(batch.positions)
+
+    def rotations(self, batch: ForwardBatch) -> list[Rotation]:
+        """Of the rows, for each of `ropes`."""
+        return [rotation(batch.positions, frequencies) for frequencies in self.frequencies]
+
+    def run_layers(
+        self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch, kv: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """`forward` from x on, which is used up."""
         group = batch.groups[0]  # one group: layers with a window keep their whole context too
         for layer, rope, layer_kv in zip(self.layers, self.rope_of_layer, kv, strict=True):
             x = layer(x, None if rope is None else rotations[rope], batch, group, layer_kv)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -101,6 +102,7 @@ def instrumented(engine: Engine, clock: PhaseClock) -> Iterator[None]:
     model, sampler = runner._model, runner._sampler  # type: ignore[attr-defined]
     backend = model.attention_backend
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(runner, "_recorded", None))  # a tape has no places for clocks
         for name in ("schedule", "update"):
             stack.enter_context(_timed(clock, Phase.SCHEDULER, scheduler, name))
         stack.enter_context(_timed(clock, Phase.BATCH, runner_module, "build_batch"))

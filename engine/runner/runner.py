@@ -8,9 +8,11 @@ from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
 from engine.runner.kv_tensors import allocate_kv
+from engine.runner.recorded import RecordedLayers
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import SampledRow, Sampler
 from engine.sequence import Sequence
+from models.kernels.cpu.library import kernel_library
 from models.loaded import LoadedModel
 
 # Rows of prompt logits held at once: at a vocabulary of 152k each is 0.6 MB.
@@ -24,6 +26,10 @@ class TorchRunner:
         self._model = model
         self._block_size = block_size
         self._kv = allocate_kv(model, num_blocks, block_size)
+        library = kernel_library() if model.device.type == "cpu" else None
+        self._recorded = (
+            None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=num_blocks)
+        )
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
 
     def release(self, sequence: Sequence) -> None:
@@ -34,7 +40,7 @@ class TorchRunner:
         """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
         batch = build_batch(plan, self._block_size, self._model.device)
         decoder = self._model.decoder
-        hidden = decoder(batch, self._kv)  # [T, hidden]
+        hidden = decoder(batch, self._kv) if self._recorded is None else self._recorded(batch)  # [T, hidden]
         sampling_items = [item for item in plan.items if item.needs_logits]
         sampled: Iterator[SampledRow] = iter(())
         if sampling_items:

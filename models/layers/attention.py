@@ -38,7 +38,7 @@ class Attention(nn.Module):
         Writes the rows' K and V into `kv` before it attends, so that rows see themselves.
         """
         qkv = self.qkv(x, norm, out_dtype=kv.dtype)
-        q, k, v = qkv.unflatten(1, (-1, self.spec.head_dim)).split(self.heads, dim=1)  # [T, heads, D]
+        q, k, v = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)  # [T, heads, D]
         if by is None:
             self.backend.write(kv, k, v, group)
         else:

@@ -9,17 +9,15 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from models.kernels.cpu import build
+from models.kernels.tape import Kernel
 
 logger = logging.getLogger(__name__)
 
-# Letters of a signature: p pointer, l int64, i int, f float.
-_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 LEVEL_VARIABLE = "HEADRACE_CPU_LEVEL"
 
 
@@ -45,11 +43,13 @@ class KernelLibrary:
         self.prepare_rows = self._bind("hr_prepare_rows", "iplllippfpl")
         self.argmax_rows = self._bind("hr_argmax_rows", "plllp")
 
-    def _bind(self, name: str, arguments: str, returns: type | None = None) -> Callable[..., int]:
-        function = getattr(self._library, name)
-        function.argtypes = [_TYPES[letter] for letter in arguments]
-        function.restype = returns
-        return function
+        self.replay = self._bind("hr_replay", "pl")
+
+    def _bind(self, name: str, arguments: str, returns: type | None = None) -> Kernel:
+        """arguments: letters of tape.TYPES."""
+        twin = getattr(self._library, f"{name}_replay", None)
+        address = None if twin is None else ctypes.cast(twin, ctypes.c_void_p).value
+        return Kernel(getattr(self._library, name), arguments, returns, address)
 
 
 def kernel_library() -> KernelLibrary | None:

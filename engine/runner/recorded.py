@@ -1,0 +1,94 @@
+"""RecordedLayers: steps of few rows replayed from tapes of native calls, so that Python's time does not add up."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from models.batch import ForwardBatch, KVGroupBatch
+from models.decoder import Decoder
+from models.kernels.cpu.library import KernelLibrary
+from models.kernels.tape import Tape, Workspace, record
+from models.layers.rotation import Rotation
+
+MAX_ROWS = 32  # from here on the kernels' own time makes the rest small
+
+
+class RecordedLayers:
+    """The decoder's layers, with one tape for each (rows, sequences) that a step had.
+
+    All tapes share their input buffers, into which a step's inputs are copied, and their workspace: a result is valid
+    until the next call. Once a step could not be recorded, none is tried again.
+    """
+
+    def __init__(
+        self, decoder: Decoder, kv: Sequence[torch.Tensor], library: KernelLibrary, *, max_blocks: int
+    ) -> None:
+        """kv: the tensors that every step uses. max_blocks: widest block table."""
+        self._decoder = decoder
+        self._kv = kv
+        self._replay = library.replay
+        self._tapes: dict[tuple[int, int], Tape] = {}
+        self._workspace = Workspace()
+        self._can_record = True
+        self._x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.dtype)
+        self._rotations = [
+            Rotation(*(torch.empty(MAX_ROWS, len(frequencies)) for _ in range(2)))
+            for frequencies in decoder.frequencies
+        ]
+        self._cu_seqlens_q = torch.empty(MAX_ROWS + 1, dtype=torch.int32)
+        self._seq_lens = torch.empty(MAX_ROWS, dtype=torch.int32)
+        self._slots = torch.empty(MAX_ROWS, dtype=torch.int64)
+        self._tables = torch.empty(MAX_ROWS, max_blocks, dtype=torch.int32)
+
+    @property
+    def recorded_sizes(self) -> list[tuple[int, int]]:
+        """(rows, sequences) of the steps that have a tape."""
+        return list(self._tapes)
+
+    def __call__(self, batch: ForwardBatch) -> torch.Tensor:
+        """Decoder.forward. Steps that are too large or cannot be recorded run as ever."""
+        decoder = self._decoder
+        x, rotations = decoder.embedded(batch), decoder.rotations(batch)
+        key = (len(x), len(batch.query_lens))
+        if not self._can_record or key[0] > MAX_ROWS:
+            return decoder.run_layers(x, rotations, batch, self._kv)
+        inputs = self._copied(x, rotations, batch)
+        tape = self._tapes.get(key)
+        if tape is not None:
+            tape.replay()
+        else:
+            tape = record(lambda: self._run_in_place(*inputs), self._workspace, self._replay)
+            if tape is None:
+                self._can_record = False
+            else:
+                self._tapes[key] = tape
+        return inputs[0]
+
+    def _run_in_place(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:
+        hidden = self._decoder.run_layers(x, rotations, batch, self._kv)
+        if (
+            hidden.data_ptr() != x.data_ptr()
+        ):  # a layer without a kernel made a new tensor; this copy spoils the tape too
+            x.copy_(hidden)
+
+    def _copied(
+        self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch
+    ) -> tuple[torch.Tensor, list[Rotation], ForwardBatch]:
+        """The arguments of run_layers, in the input buffers."""
+        rows, sequences = len(x), len(batch.query_lens)
+        (group,) = batch.groups
+        tables = self._tables[:sequences]
+        tables[:, : group.block_tables.shape[1]].copy_(group.block_tables)
+        copied_group = KVGroupBatch(self._slots[:rows].copy_(group.slot_mapping), tables)
+        copied_batch = dataclasses.replace(
+            batch,
+            cu_seqlens_q=self._cu_seqlens_q[: sequences + 1].copy_(batch.cu_seqlens_q),
+            seq_lens=self._seq_lens[:sequences].copy_(batch.seq_lens),
+            groups=(copied_group,),
+        )
+        copied_rotations = [
+            Rotation(buffers.cos[:rows].copy_(by.cos), buffers.sin[:rows].copy_(by.sin))
+            for buffers, by in zip(self._rotations, rotations, strict=True)
+        ]
+        return self._x[:rows].copy_(x), copied_rotations, copied_batch

@@ -1,0 +1,141 @@
+"""Tapes: a run of native calls, recorded once and replayed without Python between them.
+
+A decode step makes some two hundred native calls of a few microseconds each, and Python takes as long between them. The
+calls of two steps with as many rows and sequences differ only in what their buffers hold. So such a step is recorded
+(function and arguments of each call, memory for results taken from a workspace that stays) and later replayed in one
+call, with new contents in the input buffers.
+"""
+
+import ctypes
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# Letters of a signature -> C type, and the form of a 64-bit word: p pointer, l int64, i int, f float.
+TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
+_WORDS = {"p": "q", "l": "q", "i": "q", "f": "f4x"}
+_aten = torch.ops.aten
+
+
+class Kernel:
+    """One native function. Called while a tape is recorded, it runs as ever and goes onto the tape."""
+
+    def __init__(
+        self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
+    ) -> None:
+        """arguments: a letter of TYPES each. replay_address: of the function's HR_REPLAYABLE twin, if it has one."""
+        function.argtypes = [TYPES[letter] for letter in arguments]  # type: ignore[attr-defined]
+        function.restype = returns  # type: ignore[attr-defined]
+        self._function = function
+        self._words = struct.Struct("=" + "".join(_WORDS[letter] for letter in arguments))
+        self.name: str = function.__name__
+        self.replay_address = replay_address
+
+    def __call__(self, *arguments: int | float | None) -> Any:
+        if _recorder is not None:
+            _recorder.add(self, arguments)
+        return self._function(*arguments)
+
+    def words(self, arguments: Sequence[int | float | None]) -> bytes:
+        """The arguments as replay.h reads them."""
+        return self._words.pack(*(0 if argument is None else argument for argument in arguments))
+
+
+class _Call(ctypes.Structure):
+    """struct hr_call of tape.cpp."""
+
+    _fields_ = (("function", ctypes.c_void_p), ("words", ctypes.c_char_p))
+
+
+class Tape:
+    """A recorded run. Valid while weights, inputs and results live, which it does not keep alive."""
+
+    def __init__(self, calls: Sequence[tuple[int, bytes]], workspace: "Workspace", replay: Callable[..., Any]) -> None:
+        self._workspace = workspace  # kept alive
+        self._words = [words for _, words in calls]  # the C side points into them
+        self._calls = (_Call * len(calls))(*(_Call(*call) for call in calls))
+        self._replay = replay
+
+    def replay(self) -> None:
+        self._replay(ctypes.addressof(self._calls), len(self._calls))
+
+
+class Workspace:
+    """Memory for what recorded calls pass on to later ones. Tapes may share one if they never run at the same time.
+
+    A buffer is handed out again when no tensor uses it any more, as torch's own allocator would, but is never freed.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[torch.Tensor] = []
+
+    def empty(self, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        num_bytes = torch.Size(size).numel() * dtype.itemsize
+        free = next((b for b in self._buffers if b.nbytes == num_bytes and _num_users(b) == _UNUSED), None)
+        if free is None:
+            free = torch.empty(num_bytes, dtype=torch.uint8)
+            self._buffers.append(free)
+        return free.view(dtype).view(size)
+
+
+def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Tape | None:
+    """Run `run`, and return a tape of its native calls, or None if it also computed by other means.
+
+    run: may make new tensors with torch.empty and views, and must leave its results in buffers that outlive it.
+    """
+    global _recorder
+    assert _recorder is None, "one recording at a time"
+    with _Recorder(workspace) as recorder:
+        _recorder = recorder
+        try:
+            run()
+        finally:
+            _recorder = None
+    return None if recorder.is_spoilt else Tape(recorder.calls, workspace, replay)
+
+
+class _Recorder(TorchDispatchMode):
+    """Collects native calls, and watches torch's operators for any that computes."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__()
+        self.calls: list[tuple[int, bytes]] = []
+        self.is_spoilt = False
+        self._workspace = workspace
+
+    def add(self, kernel: Kernel, arguments: Sequence[int | float | None]) -> None:
+        if kernel.replay_address is None:
+            self.is_spoilt = True
+        else:
+            self.calls.append((kernel.replay_address, kernel.words(arguments)))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is _aten.empty.memory_format:
+            return self._workspace.empty(args[0], kwargs["dtype"])
+        result = func(*args, **kwargs)
+        if func._schema.is_mutable or not _storages(result) <= _storages((args, kwargs)):
+            self.is_spoilt = True
+        return result
+
+
+_recorder: _Recorder | None = None
+
+
+def _storages(values: object) -> set[int]:
+    """Addresses of the memory behind all tensors in `values`."""
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)}
+
+
+def _num_users(tensor: torch.Tensor) -> int:
+    """How many hold the tensor's memory: itself, its views, and this very question."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
+_UNUSED = _num_users(torch.empty(1))

@@ -1,0 +1,95 @@
+"""Recording native calls and replaying them with other contents."""
+
+import pytest
+import torch
+
+from models.kernels.cpu.library import KernelLibrary
+from models.kernels.linear import PackedLinear, PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.row_input import InputKind, RowInput
+from models.kernels.tape import Workspace, record
+
+WIDTH = 64
+
+
+@pytest.fixture
+def weight(kernels: KernelLibrary) -> PackedWeight:
+    matrix = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
+    return pack_weight(WeightFormat.BF16, matrix, WIDTH, WIDTH, library=kernels)
+
+
+@pytest.fixture
+def linear(weight: PackedWeight, kernels: KernelLibrary) -> PackedLinear:
+    return PackedLinear([weight], [torch.ones(WIDTH)], library=kernels)
+
+
+def rows(seed: int, count: int = 3) -> torch.Tensor:
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def test_replay_computes_what_the_calls_would(linear: PackedLinear, kernels: KernelLibrary) -> None:
+    norm = RowInput(InputKind.RMS_NORM, torch.rand(WIDTH), eps=0.125)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        """Two layers with a strided view between, a norm and a residual; the result takes x's place."""
+        first = linear(x, prepare=norm)
+        return linear(first.view(-1, 2, WIDTH // 2).flatten(1), residual=x, out=x)
+
+    x = rows(1)
+    tape = record(lambda: run(x), Workspace(), kernels.replay)
+
+    assert tape is not None
+    assert torch.equal(x, run(rows(1)))  # recording computes too
+    for seed in (2, 3):
+        x.copy_(rows(seed))
+        tape.replay()
+        assert torch.equal(x, run(rows(seed)))
+
+
+def test_tapes_that_share_a_workspace_run_in_turn(linear: PackedLinear, kernels: KernelLibrary) -> None:
+    workspace = Workspace()
+    inputs = [rows(1, count=3), rows(1, count=5), rows(1, count=3)]
+    tapes = [record(lambda x=x: linear(linear(x), out=x), workspace, kernels.replay) for x in inputs]
+
+    for x, tape in zip(inputs, tapes, strict=True):
+        assert tape is not None
+        x.copy_(rows(7, count=len(x)))
+        expected = linear(linear(x))
+        tape.replay()
+        assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("case", ["new tensor", "in place", "copy", "kernel without a replay"])
+def test_run_that_computes_by_other_means_gives_no_tape(
+    case: str, linear: PackedLinear, weight: PackedWeight, kernels: KernelLibrary
+) -> None:
+    x, ids = rows(1), torch.tensor([0])
+    runs = {
+        "new tensor": lambda: linear(x + 1),
+        "in place": lambda: linear(x.mul_(2)),
+        "copy": lambda: linear(x.t().contiguous().t().contiguous()),
+        "kernel without a replay": lambda: gather_rows(weight, ids, torch.float32, library=kernels),
+    }
+
+    assert record(runs[case], Workspace(), kernels.replay) is None
+    assert record(lambda: linear(x, out=x), Workspace(), kernels.replay) is not None  # the next one can be recorded
+
+
+def test_failure_while_recording_leaves_no_recorder_behind(linear: PackedLinear, kernels: KernelLibrary) -> None:
+    x = rows(1)
+
+    with pytest.raises(ZeroDivisionError):
+        record(lambda: 1 // 0, Workspace(), kernels.replay)
+
+    assert record(lambda: linear(x, out=x), Workspace(), kernels.replay) is not None
+
+
+def test_workspace_hands_out_only_what_nobody_uses() -> None:
+    workspace = Workspace()
+    first = workspace.empty((4, 8), torch.float32)
+    address, view = first.data_ptr(), first[1:]
+    del first
+
+    second = workspace.empty((8, 8), torch.bfloat16)  # as many bytes, which the view still uses
+    assert second.data_ptr() != address
+    del view
+    assert workspace.empty((4, 8), torch.float32).data_ptr() == address

@@ -1,0 +1,91 @@
+"""Steps replayed from tapes give the very numbers of steps that run as ever."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PretrainedConfig
+
+from engine.runner.recorded import MAX_ROWS, RecordedLayers
+from models.attention.base import AttentionBackend
+from models.attention.cpu import CpuAttention
+from models.attention.reference import ReferenceAttention
+from models.kernels.cpu.library import kernel_library
+from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
+from tests.helpers.paged import PagedRun, PagedSequence
+
+pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
+
+MODELS: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": llama_config,
+    "llama-tied": lambda: llama_config(tie_word_embeddings=True),
+    "qwen2": qwen2_config,
+    "gpt2": gpt2_config,
+}
+# Tokens of each of four sequences in turn: (step, rows of each sequence); 0 sits the step out.
+STEPS = [
+    (7, 3, 0, 0),
+    (1, 1, 0, 0),
+    (1, 1, 5, 0),
+    (1, 1, 1, 0),
+    (1, 0, 1, 0),
+    (1, 1, 0, 0),
+    (0, 0, 1, 40),
+    (1, 1, 1, 1),
+]
+
+
+class TwoRuns:
+    """The same steps as ever and recorded, each on KV tensors of its own."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, backend: AttentionBackend) -> None:
+        decoder = load_folder(folder, dtype, backend)
+        self.plain, other = PagedRun(decoder, backend), PagedRun(decoder, backend)
+        library = kernel_library()
+        assert library is not None
+        self.recorded = RecordedLayers(decoder, other.kv, library, max_blocks=64)
+        self.sequences = [PagedSequence() for _ in STEPS[0]]
+        self._tokens = torch.Generator().manual_seed(0)
+
+    @torch.inference_mode()
+    def step(self, counts: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states of both."""
+        tokens = [torch.randint(VOCAB_SIZE, (count,), generator=self._tokens).tolist() for count in counts]
+        items = [(sequence, ids) for sequence, ids in zip(self.sequences, tokens, strict=True) if ids]
+        batch = self.plain.batch(items)
+        hidden = self.plain.decoder(batch, self.plain.kv), self.recorded(batch)
+        for sequence, ids in items:
+            sequence.num_computed += len(ids)
+        return hidden
+
+
+@pytest.fixture(params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    random_model(MODELS[request.param]()).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_recorded_steps_equal_those_that_run_as_ever(folder: Path) -> None:
+    runs = TwoRuns(folder, torch.bfloat16, CpuAttention())
+
+    for counts in STEPS:
+        plain, recorded = runs.step(counts)
+        assert torch.isfinite(plain).all()
+        assert torch.equal(recorded, plain), counts
+
+    sizes = {(sum(counts), sum(map(bool, counts))) for counts in STEPS}
+    assert set(runs.recorded.recorded_sizes) == {size for size in sizes if size[0] <= MAX_ROWS}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backend"), [(torch.float32, CpuAttention()), (torch.bfloat16, ReferenceAttention())]
+)
+def test_steps_with_torch_operators_run_as_ever(folder: Path, dtype: torch.dtype, backend: AttentionBackend) -> None:
+    runs = TwoRuns(folder, dtype, backend)
+
+    for counts in STEPS:
+        plain, recorded = runs.step(counts)
+        assert torch.equal(recorded, plain), counts
+
+    assert not runs.recorded.recorded_sizes
