@@ -49,6 +49,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.dtype = dtype
+        self.residual_dtype = dtype  # of what flows from layer to layer
         hidden_size = spec.hidden_size
         self.embed = Embedding(spec.vocab_size, hidden_size, scheme=scheme)
         self.positions = (
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
 
     def embedded(self, batch: ForwardBatch) -> torch.Tensor:
         """What the first layer gets: [T, hidden]."""
-        x = self.embed.look_up(batch.token_ids)
+        x = self.embed.look_up(batch.token_ids).to(self.residual_dtype)
         return x if self.positions is None else x + self.positions.look_up(batch.positions)
 
     def rotations(self, batch: ForwardBatch) -> list[Rotation]:

@@ -31,7 +31,7 @@ class RecordedLayers:
         self._tapes: dict[tuple[int, int], Tape] = {}
         self._workspace = Workspace()
         self._can_record = True
-        self._x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.dtype)
+        self._x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         self._rotations = [
             Rotation(*(torch.empty(MAX_ROWS, len(frequencies)) for _ in range(2)))
             for frequencies in decoder.frequencies

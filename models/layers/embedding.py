@@ -13,5 +13,5 @@ class Embedding(Linear):
         super().__init__(size, num_rows, has_bias=False, scheme=scheme)
 
     def look_up(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids [T] int64, each below num_rows -> [T, size] in the scheme's dtype."""
+        """ids [T] int64, each below num_rows -> [T, size], in bf16 or fp32 as the scheme has it."""
         return self.scheme.look_up(ids, self)

@@ -42,7 +42,7 @@ class Unquantized:
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        y = F.linear(prologue(x), layer.weight, layer.bias)
+        y = F.linear(prologue(x).to(self.dtype), layer.weight, layer.bias)
         if residual is not None:
             y = residual.add_(y)
         return y if out_dtype is None else y.to(out_dtype)

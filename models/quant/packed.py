@@ -26,14 +26,13 @@ class Packed:
     name = "packed"
     bias_dtype = torch.float32
 
-    def __init__(self, formats: Mapping[str | None, WeightFormat], dtype: torch.dtype, arena: HugePageArena) -> None:
+    def __init__(self, formats: Mapping[str | None, WeightFormat], arena: HugePageArena) -> None:
         """formats: of each shard in the order of their rows, or of the whole layer (None); all BF16 or none.
 
-        dtype: of activations. arena: where the packed weights go, shared by the model's layers.
+        arena: where the packed weights go, shared by the model's layers.
         """
         self._arena = arena
         self._formats = dict(formats)
-        self._dtype = dtype
         self._weights: dict[str | None, PackedWeight] = {}
         self._multiply: PackedLinear | None = None
 
@@ -71,7 +70,7 @@ class Packed:
         return self._multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
 
     def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
-        return gather_rows(self._weights[None], ids, self._dtype)
+        return gather_rows(self._weights[None], ids, torch.float32)
 
     def format_of(self, shard: str | None) -> str:
         return self._formats[shard if shard in self._formats else None].name.lower()

@@ -1,6 +1,7 @@
 """The demo model (SmolLM2-135M-Instruct, Q4_1), where it is in the cache: packed against dequantised weights."""
 
 import pytest
+import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
@@ -47,6 +48,12 @@ def encode(model: LoadedModel, text: str) -> list[int]:
     return Tokenizer.from_str(model.tokenizer.tokenizer_json.decode()).encode(text).ids
 
 
+def in_small_steps(model: LoadedModel, ids: list[int], rows: int = 8) -> torch.Tensor:
+    """Logits of all rows, with so few in a step that the kernels round them to int8."""
+    run, sequence = PagedRun(model.decoder, model.attention_backend), PagedSequence()
+    return torch.cat([run.step([(sequence, ids[at : at + rows])])[0] for at in range(0, len(ids), rows)])
+
+
 def test_weights_are_held_as_they_are_stored(packed: LoadedModel) -> None:
     assert packed.notes[0] == "Weights: 0.09 GiB: q4_1 210 tensors, f32 61, q8_0 1"
     assert packed.weight_bytes < 100e6  # the file's tensors are 96.5 MB
@@ -56,13 +63,11 @@ def test_packed_predictions_are_near_dequantised_ones(packed: LoadedModel) -> No
     plain = load(keeps_quantised=False)
     ids = encode(packed, TEXT)
 
-    logits, truth = (
-        PagedRun(model.decoder, model.attention_backend).step([(PagedSequence(), ids)])[0] for model in (packed, plain)
-    )
+    logits, truth = (in_small_steps(model, ids) for model in (packed, plain))
 
     # int8 rows alone give 0.004 in fp32: this model's rows have outliers, which coarsen the other 31 columns' scale
     divergence = F.kl_div(logits.log_softmax(-1), truth.log_softmax(-1), log_target=True, reduction="batchmean")
-    assert divergence < 0.015
+    assert divergence < 0.01
     assert (logits.argmax(-1) == truth.argmax(-1)).float().mean() > 0.9
 
 
