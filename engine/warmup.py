@@ -33,10 +33,13 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     return min(seconds) / num_tokens
 
 
-def token_budget(seconds_per_token: float) -> int:
-    """Tokens of a step that takes about 250 ms: long enough to be efficient, short enough to keep streams flowing."""
+def token_budget(seconds_per_token: float, max_num_seqs: int) -> int:
+    """Tokens of a step that takes about 250 ms: long enough to be efficient, short enough to keep streams flowing.
+
+    At least max_num_seqs, since every running sequence takes a token of every step.
+    """
     tokens = int(_TARGET_STEP_S / seconds_per_token) // _BUDGET_STEP * _BUDGET_STEP
-    return max(_MIN_BUDGET, min(_MAX_BUDGET, tokens))
+    return max(_MIN_BUDGET, min(_MAX_BUDGET, tokens), max_num_seqs)
 
 
 def _throw_away_sequence(num_tokens: int, block_size: int) -> Sequence:

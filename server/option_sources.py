@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from engine.config import EngineConfig
+from engine.errors import StartupError
 from server.config import ServerConfig
 from server.options import OPTIONS, OTHER_VARIABLES, PREFIX, OptionError
 
@@ -24,7 +25,8 @@ def resolve(
 ) -> tuple[ServerConfig, EngineConfig]:
     """Both configs from flags (by field name), then HEADRACE_* variables, then the file, then defaults.
 
-    Raises OptionError for unknown names and wrong values, also where a stronger source overrides them.
+    Raises OptionError for unknown names and wrong values, also where a stronger source overrides them, and for values
+    that are wrong together.
     """
     values: dict[str, Any] = {}
     values.update(_from_file(file) if file is not None else ())
@@ -35,7 +37,10 @@ def resolve(
 
 def _build(config_class: type, values: Mapping[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(config_class)}
-    return config_class(**{name: value for name, value in values.items() if name in names})
+    try:
+        return config_class(**{name: value for name, value in values.items() if name in names})
+    except StartupError as error:
+        raise OptionError(str(error)) from error
 
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

@@ -119,7 +119,7 @@ def test_prompt_logprobs_agree_with_those_of_the_same_tokens_generated(model: Lo
     prompt = [token % VOCAB_SIZE for token in make_prompt(9)]
     generated = _run(model, [make_request("a", prompt, max_tokens=12, temperature=0.0, logprobs=0)])[0]["a"]
     replay = make_request("b", prompt + generated.new_ids, max_tokens=0, temperature=0.0, prompt_logprobs=0)
-    forced = _run(model, [replay], max_num_batched_tokens=5)[0]["b"]
+    forced = _run(model, [replay], max_num_batched_tokens=5, max_num_seqs=1)[0]["b"]
     assert forced.new_ids == []
     assert forced.prompt_logprobs is not None
     assert generated.logprobs is not None

@@ -53,6 +53,7 @@ def tiny(folder: Path) -> tuple[Engine, EngineInfo]:
         threads=1,
         kv_cache_memory_bytes=4 << 20,
         max_num_batched_tokens=64,
+        max_num_seqs=64,
         check_invariants=True,
     )
     return build_engine(config, lambda *_: None)

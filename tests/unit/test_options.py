@@ -82,6 +82,11 @@ def test_sizes(text: str, num_bytes: int) -> None:
         ({"kv_cache_memory_bytes": "2G"}, "--kv-cache-memory-bytes is '2G'; it must be a size such as 2GiB, 500MB or"),
         ({"kv_cache_memory_bytes": "0"}, "--kv-cache-memory-bytes is '0'; it must be a size"),
         ({"api_key": [""]}, "--api-key is ''; it must be text that is not empty"),
+        (
+            {"max_num_batched_tokens": "1000", "max_num_seqs": "1001"},
+            "--max-num-batched-tokens is 1,000, but each of up to 1,001 running sequences (--max-num-seqs) takes",
+        ),
+        ({"max_num_batched_tokens": "255"}, "up to 256 running sequences"),
     ],
 )
 def test_wrong_flag_values_are_refused(flags: dict[str, object], message: str) -> None:
