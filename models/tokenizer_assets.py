@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,18 +144,28 @@ def _conversion_key(root: Path) -> str:
 
 def _convert(root: Path) -> Tokenizer:
     from transformers import AutoTokenizer
+    from transformers.utils.logging import set_verbosity_error
 
+    set_verbosity_error()  # its warnings tell of attempts; what they come to is said below
     try:
         fast = AutoTokenizer.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # converters of dozens of formats fail in any way
-        raise UnsupportedModelError(
-            f"{root} has no tokenizer.json, and transformers cannot make one ({error}); "
-            "add one with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        ) from error
+    except Exception as error:  # converters of dozens of formats fail in any way, with texts of many lines
+        raise UnsupportedModelError(_explain_no_tokenizer(root)) from error
     if not hasattr(fast, "backend_tokenizer"):
         raise UnsupportedModelError(f"{root}: {type(fast).__name__} has no form for `tokenizers`; add a tokenizer.json")
     backend: Tokenizer = fast.backend_tokenizer
     return backend
+
+
+def _explain_no_tokenizer(root: Path) -> str:
+    """One line for a folder that has neither a tokenizer.json nor what transformers makes one of."""
+    models = sorted(path.name for path in root.glob("*.model"))
+    if not models:
+        return f"{root} has no tokenizer.json, and no other tokenizer that can be read; add the model's tokenizer.json"
+    remedy = "add the model's tokenizer.json"
+    if find_spec("sentencepiece") is None:
+        remedy += ", or install what reads the other: pip install sentencepiece"
+    return f"{root} has no tokenizer.json, and its {models[0]} cannot be converted; {remedy}"
 
 
 def _add_configured_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Reference
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from models import tokenizer_assets
 from models.errors import CheckpointError, UnsupportedModelError
 from models.gguf_tokenizer import convert_gguf_tokenizer
 from models.hf_config import HFConfig
@@ -129,8 +130,23 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"no tokenizer\.json"):
+    with pytest.raises(UnsupportedModelError) as raised:
         load(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} has no tokenizer.json, and no other tokenizer that can be read; add the model's tokenizer.json"
+    )
+
+
+def test_sentencepiece_model_that_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.model").write_bytes(b"no such thing")
+    monkeypatch.setattr(tokenizer_assets, "find_spec", lambda _: None)
+    with pytest.raises(UnsupportedModelError) as raised:
+        load(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} has no tokenizer.json, and its tokenizer.model cannot be converted; add the model's "
+        "tokenizer.json, or install what reads the other: pip install sentencepiece"
+    )
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
