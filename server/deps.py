@@ -4,20 +4,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, cast
 
-import msgspec
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ClientGone, RequestTimeout, RequestTooLarge
+from server.json_text import parse_json
 from server.schemas.base import StrictModel, validate
 
 M = TypeVar("M", bound=StrictModel)
 
 _BODY_TIMEOUT_S = 60.0  # from the request's head to the end of its body
-
-_decode = msgspec.json.Decoder().decode  # refuses NaN, infinities, numbers beyond float64 and lone surrogates
 
 
 def _context(request: Request) -> ServerContext:
@@ -48,10 +46,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     data = await _read(request, _context(request).config.max_request_bytes)
     if not data.strip():
         raise InvalidRequest("the body is empty; it must be a JSON object")
-    try:
-        body = _decode(data)
-    except (ValueError, RecursionError) as error:  # ValueError: msgspec's errors and invalid UTF-8
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    body = parse_json(data)
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
     return body

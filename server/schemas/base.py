@@ -7,7 +7,20 @@ from pydantic_core import ErrorDetails
 
 from engine.errors import InvalidRequest
 
+Location = tuple[int | str, ...]  # the keys and indices that lead to a value
+
 _MAX_SHOWN = 60  # characters of a client's value in a message
+
+# Pydantic's names of faults that JSON has a plainer word for.
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "model_type": "an object",
+    "string_type": "a string",
+}
 
 
 class StrictModel(BaseModel):
@@ -25,13 +38,13 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
         return model.model_validate(body)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        path = _path(fault["loc"])
+        path = path_text(fault["loc"])
         if fault["type"] == "missing":
             raise InvalidRequest(f"{path} is missing; it is required", param=path) from None
         raise InvalidRequest(f"{path} is {_shown(fault['input'])}; {_limit(fault)}", param=path) from None
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def path_text(location: Location) -> str:
     """A fault's place as clients write it: messages[0].content[1].type."""
     path = ""
     for part in location:
@@ -41,6 +54,8 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 def _limit(fault: ErrorDetails) -> str:
     """What the value must be."""
+    if (expected := _EXPECTED.get(fault["type"])) is not None:
+        return f"it must be {expected}"
     match fault["type"]:
         case "too_short":
             return f"it must have at least {fault['ctx']['min_length']}"
