@@ -154,9 +154,10 @@ def _template_source(option: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StartupError(
             f"--chat-template {option!r} is no template text ({{{{ or {{% is in all of them) and cannot be read as a "
-            f"file: {error}"
+            f"file: {reason}; give another"
         ) from error
 
 

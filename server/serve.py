@@ -19,6 +19,7 @@ from engine.errors import StartupError
 from engine.process_client import ProcessClient
 from engine.protocol import EngineInfo
 from server.app import create_app, model_names
+from server.chat_template import load_chat_template
 from server.config import LogLevel, ServerConfig
 from server.context import ServerContext, TextModel
 from server.listener import listen, url_of
@@ -48,6 +49,7 @@ class HttpServer(uvicorn.Server):
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
     _configure_logging(server_config.log_level)
+    load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
     with listen(server_config.host, server_config.port) as sock:
         return asyncio.run(_serve(sock, server_config, engine_config))
 

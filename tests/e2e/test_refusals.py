@@ -4,6 +4,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.server_process import COMMAND, ServerProcess
 
 
@@ -50,6 +52,16 @@ def test_a_wrong_option_is_named() -> None:
         2,
         "headrace: unknown option --block-sise; did you mean --block-size? (see headrace serve --help)",
     )
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"), [("/no/such/file.jinja", "No such file or directory"), ("{% for %}", "line 1")]
+)
+def test_a_wrong_chat_template_is_refused_before_the_model_is_looked_at(template: str, reason: str) -> None:
+    code, line = serve("/no/such/model", "--port", "0", "--chat-template", template)
+    assert code == 1
+    assert "template" in line
+    assert reason in line
 
 
 def test_a_context_larger_than_the_kv_cache_is_refused() -> None:
