@@ -52,5 +52,5 @@ def _check(
 ) -> dict[str, str]:
     context.check_admission()
     context.check_model(body.model)
-    ignored = ignored_parameters(body.model_extra or {}, strict=context.config.strict_parameters)
+    ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
     return ignored_header(ignored)

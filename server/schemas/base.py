@@ -5,7 +5,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, UnsupportedParameter
+
+UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and not supported
 
 Location = tuple[int | str, ...]  # the keys and indices that lead to a value
 
@@ -28,6 +30,11 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The fields that are not declared, by their path."""
+        return dict(self.model_extra or {})
+
 
 M = TypeVar("M", bound=StrictModel)
 
@@ -39,9 +46,11 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         path = path_text(fault["loc"])
+        if fault["type"] == UNSUPPORTED:
+            raise UnsupportedParameter(f"{path} is {shown(fault['input'])}; {fault['msg']}", param=path) from None
         if fault["type"] == "missing":
             raise InvalidRequest(f"{path} is missing; it is required", param=path) from None
-        raise InvalidRequest(f"{path} is {_shown(fault['input'])}; {_limit(fault)}", param=path) from None
+        raise InvalidRequest(f"{path} is {shown(fault['input'])}; {_limit(fault)}", param=path) from None
 
 
 def path_text(location: Location) -> str:
@@ -64,7 +73,7 @@ def _limit(fault: ErrorDetails) -> str:
     return fault["msg"].replace("Input should be", "it must be")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value as JSON spells it, shortened."""
     match value:
         case None:

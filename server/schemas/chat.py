@@ -2,26 +2,44 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import StrictModel
+from server.schemas.base import UNSUPPORTED, StrictModel
 from server.schemas.sampling import GenerationRequest, check_logprobs
+
+_OTHER_PARTS = ("image_url", "input_audio", "file", "video_url", "audio_url")
+
+
+def _known_type(value: Any) -> Any:
+    if value in _OTHER_PARTS:
+        raise PydanticCustomError(UNSUPPORTED, "this server takes text parts only")
+    return value
 
 
 class TextPart(StrictModel):
-    type: Literal["text"]
+    type: Annotated[Literal["text"], BeforeValidator(_known_type)]
     text: str
 
 
-def _parts(content: Any) -> Any:
+def _parts(content: Any, info: ValidationInfo) -> Any:
     """Content that is one string as a list of one part."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if content is not None and not isinstance(content, list):
         raise PydanticCustomError("content", "it must be a string, a list of parts, or null")
+    if content and info.data.get("role") == "assistant":
+        return [_refusal_as_text(part) for part in content]
     return content
+
+
+def _refusal_as_text(part: Any) -> Any:
+    """A refusal in an earlier answer, as clients send it back, is what the assistant said."""
+    if isinstance(part, dict) and part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
+        others = {name: value for name, value in part.items() if name != "refusal"}
+        return {**others, "type": "text", "text": part["refusal"]}
+    return part
 
 
 class Message(StrictModel):
@@ -43,6 +61,16 @@ class ChatTemplateFields(StrictModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        parts = {
+            f"messages[{i}].content[{j}].{name}": value
+            for i, message in enumerate(self.messages)
+            for j, part in enumerate(message.content or [])
+            for name, value in part.extra.items()
+        }
+        return {**super().extra, **parts}
 
     @property
     def opens_answer(self) -> bool:

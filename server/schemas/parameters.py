@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
+from server.schemas.base import shown
 
 
 def _is(*neutral: object) -> Callable[[Any], bool]:
@@ -20,8 +21,10 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "allowed_token_ids": _never,
     "audio": _never,
     "bad_words": _never,
+    "best_of": _is(1),  # on chat; completions check their own
     "chat_template": _never,  # a request's own template is code that we do not run
     "documents": _never,
+    "echo": _is(False),  # on chat
     "function_call": _is("none", "auto"),
     "functions": _never,
     "guided_choice": _never,
@@ -30,6 +33,7 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "guided_regex": _never,
     "length_penalty": _is(1.0, 1),
     "logits_processors": _never,
+    "max_completion_tokens": _never,  # on completions, whose limit is max_tokens
     "mm_processor_kwargs": _never,
     "modalities": _is(["text"]),
     "moderation": _never,
@@ -37,12 +41,17 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "prompt_embeds": _never,
     "prompt_logprobs": _never,
     "reasoning_effort": _never,
+    "repetition_detection": _never,
     "response_format": _is({"type": "text"}),
+    "return_token_ids": _is(False),
+    "return_tokens_as_token_ids": _is(False),
+    "stream_options.continuous_usage_stats": _is(False),
     "structured_outputs": _never,
     "suffix": _is(""),
     "thinking_token_budget": _never,
     "tool_choice": _is("none", "auto"),
     "tools": _never,
+    "top_logprobs": _is(0),  # on completions, which count them in logprobs
     "truncate_prompt_tokens": _never,
     "typical_p": _is(1.0, 1),
     "use_beam_search": _is(False),
@@ -64,21 +73,33 @@ _IGNORED: Mapping[str, Callable[[Any], bool]] = {
     "verbosity": _never,
 }
 
+# What OpenAI's API takes for some of these; another type is a client's mistake even where the value is not used.
+_TYPES: Mapping[str, tuple[type, str]] = {
+    "metadata": (dict, "an object"),
+    "parallel_tool_calls": (bool, "true or false"),
+    "prompt_cache_key": (str, "a string"),
+    "safety_identifier": (str, "a string"),
+    "store": (bool, "true or false"),
+    "user": (str, "a string"),
+}
+
 _MAX_LISTED = 32
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
 def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
     """The names of the fields in `extra` that are not honoured and cannot change the text.
 
-    Raises UnsupportedParameter for a field that would change it and, if `strict`, InvalidRequest for an unknown one.
+    Raises UnsupportedParameter for a field that would change it, and InvalidRequest for one of a wrong type and, if
+    `strict`, for an unknown one.
     """
     ignored = []
     for name, value in extra.items():
         if name in _UNSUPPORTED:
             if not (value is None or value == [] or _UNSUPPORTED[name](value)):
-                raise UnsupportedParameter(f"{name} is not supported by this server; leave it out", param=name)
+                raise UnsupportedParameter(f"{name} is not supported by this endpoint; leave it out", param=name)
         elif name in _IGNORED:
+            _check_type(name, value)
             if not (value is None or _IGNORED[name](value)):
                 ignored.append(name)
         elif strict:
@@ -90,6 +111,12 @@ def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
         else:
             ignored.append(name)
     return ignored
+
+
+def _check_type(name: str, value: Any) -> None:
+    kind, words = _TYPES.get(name, (object, ""))
+    if value is not None and not isinstance(value, kind):
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be {words}", param=name)
 
 
 def ignored_header(names: list[str]) -> dict[str, str]:

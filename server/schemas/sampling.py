@@ -68,9 +68,8 @@ class GenerationRequest(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        """The fields that are not declared here, those of stream_options with their path."""
-        options = (self.stream_options and self.stream_options.model_extra) or {}
-        return {**(self.model_extra or {}), **{f"stream_options.{name}": value for name, value in options.items()}}
+        options = {} if self.stream_options is None else self.stream_options.extra
+        return {**super().extra, **{f"stream_options.{name}": value for name, value in options.items()}}
 
     def sampling(
         self, info: EngineInfo, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None

@@ -86,6 +86,10 @@ async def test_a_completion_gets_16_tokens_or_what_fits(prompt_tokens: int, max_
         {"prediction": None, "audio": None, "reasoning_effort": None},
         {"stream": True, "stream_options": {"include_obfuscation": False}},
         {"use_beam_search": False, "length_penalty": 1.0},
+        {"best_of": 1, "echo": False, "repetition_detection": None},
+        {"return_token_ids": False, "return_tokens_as_token_ids": False},
+        {"stream": True, "stream_options": {"continuous_usage_stats": False}},
+        {"user": None, "metadata": None},
     ],
 )
 async def test_values_that_ask_for_nothing_are_accepted(fields: dict[str, Any]) -> None:
@@ -115,7 +119,12 @@ async def test_the_list_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"frobnicate": 1}, {"stream": True, "stream_options": {"continuous_usage_stats": True}}]
+    "fields",
+    [
+        {"frobnicate": 1},
+        {"stream": True, "stream_options": {"frobnicate": True}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "zzz": 1}]}]},
+    ],
 )
 async def test_strict_parameters_refuses_unknown_fields(fields: dict[str, Any]) -> None:
     response = await _chat(FakeClient(says("x")), {"strict_parameters": True}, **fields)
@@ -128,6 +137,83 @@ async def test_an_unsupported_field_has_its_own_code() -> None:
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["code"], error["param"]) == ("unsupported_parameter", "tools")
+
+
+CHAT_URL, TEXT_URL = "/v1/chat/completions", "/v1/completions"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (TEXT_URL, {"max_completion_tokens": 5}, "max_completion_tokens"),
+        (TEXT_URL, {"top_logprobs": 3}, "top_logprobs"),
+        (CHAT_URL, {"echo": True}, "echo"),
+        (CHAT_URL, {"best_of": 2}, "best_of"),
+        (CHAT_URL, {"return_tokens_as_token_ids": True}, "return_tokens_as_token_ids"),
+        (TEXT_URL, {"return_token_ids": True}, "return_token_ids"),
+        (
+            CHAT_URL,
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options.continuous_usage_stats",
+        ),
+    ],
+)
+async def test_a_field_that_would_change_the_answer_is_refused(path: str, fields: dict[str, Any], param: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(path, json={**(CHAT if path == CHAT_URL else {"prompt": "hi"}), **fields})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported_parameter", param)
+
+
+@pytest.mark.parametrize("fields", [{"top_logprobs": 0}, {"max_completion_tokens": None}])
+async def test_a_completion_takes_neutral_values_of_chat_fields(fields: dict[str, Any]) -> None:
+    async with http(make_app(FakeClient(says("x")), strict_parameters=True)) as api:
+        response = await api.post(TEXT_URL, json={"prompt": "hi", **fields})
+    assert response.status_code == 200
+    assert "x-ignored-parameters" not in response.headers
+
+
+@pytest.mark.parametrize("path", [CHAT_URL, "/tokenize"])
+async def test_unknown_fields_of_content_parts_are_listed(path: str) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "zzz": 1}]
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(path, json={"messages": [{"role": "user", "content": parts}], "frobnicate": 1})
+    assert response.headers["x-ignored-parameters"] == "frobnicate, messages[0].content[1].zzz"
+
+
+async def test_unknown_fields_of_messages_go_to_the_template() -> None:
+    response = await _chat(FakeClient(says("x")), messages=[{"role": "user", "content": "hi", "zzz": 1}])
+    assert response.status_code == 200
+    assert "x-ignored-parameters" not in response.headers
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+async def test_parts_that_are_not_text_are_unsupported(kind: str) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": kind, kind: {}}]
+    response = await _chat(FakeClient(says("x")), messages=[{"role": "user", "content": parts}])
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "messages[0].content[1].type")
+    assert f"is '{kind}'" in error["message"]
+
+
+@pytest.mark.parametrize(("role", "status"), [("assistant", 200), ("user", 400)])
+async def test_a_refusal_is_text_of_the_assistant(role: str, status: int) -> None:
+    client = FakeClient(says("x"))
+    refusal, text = [{"type": "refusal", "refusal": "No."}], [{"type": "text", "text": "No."}]
+    response = await _chat(client, messages=[{"role": role, "content": refusal}])
+    assert response.status_code == status
+    if status == 200:
+        await _chat(client, messages=[{"role": role, "content": text}])
+        assert client.requests[0].prompt_ids == client.requests[1].prompt_ids
+
+
+@pytest.mark.parametrize(("name", "value"), [("user", 5), ("user", {}), ("metadata", "a"), ("metadata", [1])])
+async def test_a_wrong_type_of_a_field_that_is_not_used_is_refused(name: str, value: Any) -> None:
+    response = await _chat(FakeClient(says("x")), **{name: value})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == name
 
 
 @pytest.mark.parametrize(("honoured", "listed"), [(True, None), (False, "priority")])
