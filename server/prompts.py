@@ -86,13 +86,13 @@ def room_for_output(
     room = max_model_len - longest
     if asked is None and room < 1:
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens; the model takes {max_model_len} tokens of prompt and output together, "
-            "at least one of them output; shorten the prompt",
+            f"the prompt has {longest} tokens; this server takes {max_model_len} tokens of prompt and output "
+            "together, at least one of them output; shorten the prompt",
         )
     if asked is not None and asked > room:
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens and {param} is {asked}, {longest + asked} together; the model takes "
-            f"{max_model_len}; shorten the prompt or ask for fewer tokens",
+            f"the prompt has {longest} tokens and {param} is {asked}, {longest + asked} together; this server takes "
+            f"{max_model_len} tokens of prompt and output together; shorten the prompt or ask for fewer tokens",
             param=param,
         )
     if asked is not None:

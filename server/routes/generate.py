@@ -41,14 +41,19 @@ def check_request(body: GenerationRequest, context: ServerContext) -> dict[str, 
 
 
 def check_num_choices(body: GenerationRequest, num_prompts: int, context: ServerContext) -> None:
-    """Raise InvalidRequest for more choices than the queue could ever take together."""
-    asked, limit = num_prompts * body.num_choices, context.config.max_num_waiting
-    if asked > limit:
-        raise InvalidRequest(
-            f"{num_prompts} prompts with n {body.num_choices} ask for {asked} choices; one request may have {limit} "
-            "(--max-num-waiting)",
-            param="n",
-        )
+    """Raise InvalidRequest for more choices than an idle engine and an empty queue could take together."""
+    n = body.num_choices
+    limit = context.client.info.max_num_seqs + context.config.max_num_waiting
+    if num_prompts * n <= limit:
+        return
+    asked = f"n is {n}" if num_prompts == 1 else f"prompt has {num_prompts} prompts"
+    if num_prompts > 1 and n > 1:
+        asked += f" with {n} choices each (n), {num_prompts * n} choices in all"
+    raise InvalidRequest(
+        f"{asked}; one request may have {limit} {'choice' if limit == 1 else 'choices'} "
+        "(--max-num-seqs and --max-num-waiting together)",
+        param="n" if num_prompts == 1 else "prompt",
+    )
 
 
 def start_generation(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import EngineRequest, FinishReason
-from tests.helpers.fake_client import BOS, FakeClient, Step, http, make_app, says
+from tests.helpers.fake_client import BOS, FakeClient, Step, engine_info, http, make_app, says
 from tests.helpers.sse import contents, events
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -83,11 +83,37 @@ async def test_choices_are_admitted_all_or_none() -> None:
     assert taken.status_code == 200
 
 
-async def test_more_choices_than_can_ever_wait_are_refused_for_good() -> None:
-    async with http(make_app(FakeClient(says("x")), max_num_waiting=3)) as api:
-        response = await api.post("/v1/completions", json={"prompt": ["a", "b"], "n": 2})
+@pytest.mark.parametrize(
+    ("prompt", "n", "param", "part"),
+    [
+        ("a", 12, "n", "n is 12; one request may have 11 choices"),
+        (["a"] * 12, 1, "prompt", "prompt has 12 prompts; one request may have 11 choices"),
+        (["a"] * 6, 2, "prompt", "prompt has 6 prompts with 2 choices each (n), 12 choices in all; one request may"),
+    ],
+)
+async def test_more_choices_than_can_ever_run_and_wait_are_refused_for_good(
+    prompt: str | list[str], n: int, param: str, part: str
+) -> None:
+    client = FakeClient(says("x"), engine_info(max_num_seqs=8))
+    async with http(make_app(client, max_num_waiting=3)) as api:
+        response = await api.post("/v1/completions", json={"prompt": prompt, "n": n})
     assert response.status_code == 400
-    assert "4 choices; one request may have 3" in response.json()["error"]["message"]
+    assert response.json()["error"]["param"] == param
+    assert part in response.json()["error"]["message"]
+
+
+async def test_as_many_choices_as_can_run_and_wait_are_taken() -> None:
+    client = FakeClient(says("x"), engine_info(max_num_seqs=8))
+    async with http(make_app(client, max_num_waiting=3)) as api:
+        response = await api.post("/v1/completions", json={"prompt": "a", "n": 11})
+    assert len(response.json()["choices"]) == 11
+
+
+async def test_a_limit_of_one_choice_is_singular() -> None:
+    client = FakeClient(says("x"), engine_info(max_num_seqs=1))
+    async with http(make_app(client, max_num_waiting=0)) as api:
+        response = await api.post("/v1/completions", json={"prompt": "a", "n": 2})
+    assert "n is 2; one request may have 1 choice (" in response.json()["error"]["message"]
 
 
 async def test_a_choice_that_fails_fails_the_request_and_ends_the_others() -> None:

@@ -198,7 +198,12 @@ async def test_a_prompt_and_output_beyond_the_context_are_refused_with_the_numbe
         prompt = await api.post(TEXT_URL, json={"prompt": "x" * MAX_MODEL_LEN})
         chat = await api.post(CHAT_URL, json={"messages": [{"role": "user", "content": "x" * MAX_MODEL_LEN}]})
         fits = await api.post(TEXT_URL, json={"prompt": "x" * 99, "max_tokens": 100})
-    _check(both, 400, "max_tokens", "100 tokens and max_tokens is 101, 201 together; the model takes 200")
+    _check(
+        both,
+        400,
+        "max_tokens",
+        "100 tokens and max_tokens is 101, 201 together; this server takes 200 tokens of prompt and output",
+    )
     _check(prompt, 400, None, "the prompt has 201 tokens")
     _check(chat, 400, None, "the prompt has 219 tokens")
     assert {r.json()["error"]["code"] for r in (both, prompt, chat)} == {"context_length_exceeded"}

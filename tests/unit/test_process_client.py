@@ -116,6 +116,17 @@ async def test_requests_are_refused_before_ready() -> None:
         await client.wait_ready()
 
 
+async def test_one_request_may_fill_all_places_and_the_queue() -> None:
+    async with _client(max_num_waiting=3) as client:
+        await client.wait_ready()
+        num_choices = client.info.max_num_seqs + 3
+        client.check_capacity(num_choices)
+        with pytest.raises(QueueFull):
+            client.check_capacity(num_choices + 1)
+        for index in range(num_choices):
+            client.submit(_request(str(index), -2))
+
+
 async def test_a_full_queue_refuses_at_admission() -> None:
     async with _client(max_num_waiting=1) as client:
         await client.wait_ready()
