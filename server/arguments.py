@@ -2,6 +2,7 @@
 
 import argparse
 import enum
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -40,14 +41,15 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """`command`, `config` (a path or absent) and `flags`: the given options by field name, as they were typed.
 
-    Raises OptionError; exits for --help and --version.
+    Raises OptionError; exits for --help and --version, and with the help if there is no command.
     """
     parser = _build_parser()
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         raise OptionError(_explain_unknown(unknown[0]))
     if namespace.command is None:
-        raise OptionError("no command given; try headrace serve, or headrace --help")
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
     if namespace.positional_model is not None:
         if "model" in flags:

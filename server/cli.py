@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from server.options import CONFIG_VARIABLE, OptionError
 
     argv = sys.argv[1:] if argv is None else argv
-    is_bench = bool(argv) and argv[0] == "bench"
+    command = argv[0] if argv and argv[0] in (*COMMANDS, "bench") else None
     try:
-        if is_bench:  # a command with commands and options of its own
+        if command == "bench":  # with commands and options of its own
             return int(importlib.import_module("server.bench.command").run(argv[1:]))
         arguments = parse_arguments(argv)
         file = arguments.config or os.environ.get(CONFIG_VARIABLE)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, _, function = COMMANDS[arguments.command].partition(":")
         return int(getattr(importlib.import_module(module), function)(*configs))
     except OptionError as error:
-        return _fail(f"{error} (see headrace {'bench' if is_bench else 'serve'} --help)", 2)
+        return _fail(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)", 2)
     except StartupError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:

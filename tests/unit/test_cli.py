@@ -67,7 +67,6 @@ def test_config_file_is_named_by_flag_or_variable(
         ("serve --port x", "--port is 'x'"),
         ("serve --config /nowhere/headrace.yaml", "cannot read /nowhere/headrace.yaml"),
         ("server", "invalid choice: 'server'"),
-        ("", "no command given"),
     ],
 )
 def test_wrong_options_exit_with_2_and_one_line(
@@ -79,6 +78,27 @@ def test_wrong_options_exit_with_2_and_one_line(
     assert error.startswith("headrace: ")
     assert error.count("\n") == 1
     assert given == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("bogus", "headrace --help"),
+        ("serve --bogus", "headrace serve --help"),
+        ("bench bogus", "headrace bench --help"),
+    ],
+)
+def test_a_wrong_option_ends_in_the_help_to_read(capsys: pytest.CaptureFixture[str], arguments: str, hint: str) -> None:
+    assert cli.main(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f" (see {hint})\n")
+    assert error.count("--help") == 1
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([])
+    assert "headrace serve /path/to/model" in capsys.readouterr().err
 
 
 def test_a_startup_error_exits_with_1_and_one_line(given: Given, capsys: pytest.CaptureFixture[str]) -> None:
