@@ -93,6 +93,8 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
                 raise StartupError(reason)
             if stop_signal.result() is signal.SIGTERM:
                 await _drain(context, server_config.shutdown_timeout)
+            elif num_open := client.status().num_open:
+                logger.info("stopping: ending %d requests", num_open)
         return 0
     finally:
         context.draining = True
@@ -168,7 +170,7 @@ def _announce(info: EngineInfo, model: TextModel, url: str, config: ServerConfig
     for note in info.notes:
         logger.info("%s", note)
     path, body = _CHAT if model.chat_template is not None else _COMPLETION
-    key = '-H "authorization: Bearer $HEADRACE_API_KEY" ' if config.api_key else ""
+    key = '-H "authorization: Bearer YOUR_KEY" ' if config.api_key else ""  # never the key: logs are read by many
     sys.stderr.write(
         f"\nheadrace is ready at {url}\nTry:\n\n"
         f"  curl -N {url}{path} {key}-H 'content-type: application/json' -d '{body}'\n\n"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.e2e.conftest import FAST_START
-from tests.helpers.server_process import ServerProcess, is_alive, wait_until
+from tests.helpers.server_process import API_KEY, ServerProcess, is_alive, wait_until
 
 NUM_TOKENS = 64
 BODY = {"prompt": "The river", "max_tokens": NUM_TOKENS, "ignore_eos": True, "stream": True}
@@ -32,6 +32,27 @@ def test_sigterm_drains(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0
         wait_until(lambda: not is_alive(engine), 20, "the engine process is gone")
         assert "Traceback" not in server.log
+
+
+def test_ctrl_c_ends_requests_and_says_so(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", *FAST_START) as server:
+        server.wait_ready()
+        with server.client() as client, client.stream("POST", "/v1/completions", json=BODY) as response:
+            lines = (line for line in response.iter_lines() if line)
+            next(lines)
+            server.process.send_signal(signal.SIGINT)
+            assert list(lines)[-1] == "data: [DONE]"
+        assert server.process.wait(30) == 0
+        assert server.log.count("stopping: ending 1 requests") == 1
+        assert "Traceback" not in server.log
+
+
+def test_the_command_to_paste_does_not_show_the_key(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", *FAST_START) as server:
+        server.wait_ready()
+        wait_until(lambda: "headrace is ready" in server.log, 10, "it is announced")
+        assert '-H "authorization: Bearer YOUR_KEY"' in server.log
+        assert API_KEY not in server.log
 
 
 def test_sigterm_while_loading_exits_at_once(tmp_path: Path) -> None:
