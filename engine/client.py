@@ -20,7 +20,8 @@ class EngineStatus:
 
     state: EngineState
     reason: str  # why not READY, for people; empty when READY
-    progress: float | None  # 0..1 while LOADING, None if unknown
+    stage: str | None  # what is being done while LOADING, such as "load weights"; None before it is known
+    progress: float | None  # of the stage, 0..1 while LOADING, None if unknown
     num_open: int  # requests submitted and not ended
     num_running: int
     num_waiting: int
@@ -31,8 +32,9 @@ class EngineStatus:
 class RequestStream(Protocol):
     """The outputs of one request, merged while the reader is slow.
 
-    Iteration yields RequestOutputs whose last one has a finish_reason, and then stops. If the engine process ends,
-    it raises EngineDied; if the engine gives up on this request alone, the terminal output has FinishReason.ERROR.
+    Iteration yields RequestOutputs whose last one has a finish_reason, and then stops. If the engine process ends, it
+    raises EngineDied, or EngineStopped where the server is stopping; if the engine gives up on this request alone, the
+    terminal output has FinishReason.ERROR.
     """
 
     def __aiter__(self) -> AsyncIterator[RequestOutput]: ...

@@ -50,6 +50,10 @@ class EngineDied(EngineUnavailable):
     """The engine process ended while it held this request."""
 
 
+class EngineStopped(EngineDied):
+    """The server was told to stop, and ended this request with it."""
+
+
 class RequestFailed(HeadraceError):
     """The engine gave up on this one request (for example because its logits were not finite); others go on."""
 

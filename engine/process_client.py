@@ -16,7 +16,7 @@ import msgspec
 
 from engine.client import EngineState, EngineStatus
 from engine.config import EngineConfig
-from engine.errors import EngineDied, EngineUnavailable, QueueFull, StartupError
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, StartupError
 from engine.ipc import encode_frame, receive_from_engine
 from engine.protocol import (
     AbortReason,
@@ -109,7 +109,7 @@ class ProcessClient:
         return self._reason
 
     async def stop(self) -> None:
-        """Stop the engine at once; streams still open raise EngineDied."""
+        """Stop the engine at once; streams still open raise EngineStopped."""
         self._stopping = True
         self._reason = "the server is stopping"
         if self._state is EngineState.LOADING and self._process is not None:
@@ -135,13 +135,12 @@ class ProcessClient:
         return self._info
 
     def status(self) -> EngineStatus:
-        progress = None
-        if self._state is EngineState.LOADING and self._loading is not None and self._loading.total > 0:
-            progress = min(1.0, self._loading.done / self._loading.total)
+        stage, progress = self._stage()
         num_open = len(self._streams)
         return EngineStatus(
             state=self._state,
-            reason=self._reason,
+            reason=self._reason if stage is None else f"{self._reason}: {stage}{_percent(progress)}",
+            stage=stage,
             progress=progress,
             num_open=num_open,
             num_running=self._stats.running,
@@ -149,6 +148,13 @@ class ProcessClient:
             seconds_since_progress=time.monotonic() - self._progress_s if num_open else 0.0,
             num_restarts=self._num_restarts,
         )
+
+    def _stage(self) -> tuple[str | None, float | None]:
+        """What is being loaded, and how much of it is done (0..1); None is unknown."""
+        loading = self._loading
+        if self._state is not EngineState.LOADING or loading is None:
+            return None, None
+        return loading.stage, min(1.0, loading.done / loading.total) if loading.total > 0 else None
 
     def check_capacity(self, num_requests: int) -> None:
         if self._state is not EngineState.READY:
@@ -285,9 +291,11 @@ class ProcessClient:
 
     def _end_streams(self) -> None:
         streams, self._streams = self._streams, {}
-        what = "the server stopped" if self._stopping else "the engine ended"
         for stream in streams.values():
-            stream._break(EngineDied(f"{what} while it worked on this request; send it again"))
+            if self._stopping:
+                stream._break(EngineStopped("the server stopped while it worked on this request; send it again"))
+            else:
+                stream._break(EngineDied("the engine ended while it worked on this request; send it again"))
 
     def _send(self, message: ToEngine) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -296,6 +304,10 @@ class ProcessClient:
     def _abort(self, request_id: str, reason: AbortReason) -> None:
         if request_id in self._streams:
             self._send(AbortRequest(request_id, reason))
+
+
+def _percent(progress: float | None) -> str:
+    return "" if progress is None else f", {progress:.0%}".replace("%", " %")
 
 
 def _describe_exit(returncode: int) -> str:

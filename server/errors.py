@@ -9,7 +9,15 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from engine.errors import EngineDied, EngineUnavailable, HeadraceError, InvalidRequest, QueueFull, RequestFailed
+from engine.errors import (
+    EngineDied,
+    EngineStopped,
+    EngineUnavailable,
+    HeadraceError,
+    InvalidRequest,
+    QueueFull,
+    RequestFailed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +56,8 @@ class _Kind:
     param: str | None = None
 
 
+UNAVAILABLE_RETRY_S = 5  # loading, restarting and the switch to another server take seconds, not moments
+
 _INVALID = "invalid_request_error"
 
 ERRORS: Mapping[type[Exception], _Kind] = {
@@ -61,6 +71,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
     EngineDied: _Kind(503, "server_error", "engine_died"),
+    EngineStopped: _Kind(503, "server_error", "server_stopping"),
     Exception: _Kind(500, "server_error"),
 }
 
@@ -104,6 +115,8 @@ def _headers(error: Exception) -> dict[str, str]:
     match error:
         case QueueFull():
             return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+        case EngineUnavailable():
+            return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case InvalidApiKey():
             return {"www-authenticate": "Bearer"}
         case RequestTooLarge() | RequestTimeout() | HeadersTooLarge():

@@ -7,19 +7,20 @@ from engine.client import EngineState
 from engine.errors import QueueFull
 from server.context import ServerContext
 from server.deps import Context
+from server.errors import UNAVAILABLE_RETRY_S
 
 router = APIRouter()
 
 _HUNG_AFTER_S = 60.0  # without a finished step while there is work
 
 
-@router.get("/live")
+@router.api_route("/live", methods=["GET", "HEAD"])
 async def live() -> JSONResponse:
     """200 while this process answers: restart it if it does not."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready")
+@router.api_route("/ready", methods=["GET", "HEAD"])
 async def ready(context: Context) -> JSONResponse:
     """200 while a request would be taken: send traffic elsewhere if not."""
     if (problem := _problem(context)) is not None:
@@ -31,26 +32,27 @@ async def ready(context: Context) -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/health")
+@router.api_route("/health", methods=["GET", "HEAD"])
 async def health(context: Context) -> JSONResponse:
     """200 while the engine is ready and either idle or getting on."""
-    if (problem := _problem(context)) is not None:
-        return problem
-    silent_s = context.client.status().seconds_since_progress
-    if silent_s > _HUNG_AFTER_S:
-        return _unavailable("hung", f"no step has finished for {silent_s:.0f} s, with work to do")
-    return JSONResponse({"status": "ok"})
+    return _problem(context) or JSONResponse({"status": "ok"})
 
 
 def _problem(context: ServerContext) -> JSONResponse | None:
-    """The answer while the engine takes no requests."""
-    status = context.client.status()
+    """The answer while the engine takes no requests, or does not get on with those it took."""
     if context.draining:
-        return _unavailable("draining", "the server is shutting down")
-    if status.state is EngineState.READY:
-        return None
-    return _unavailable(status.state.value, status.reason, status.progress)
+        return _unavailable("draining", "the server is shutting down", may_retry=True)
+    status = context.client.status()
+    if status.state is not EngineState.READY:
+        is_loading = status.state is EngineState.LOADING
+        return _unavailable(status.state.value, status.reason, status.stage, status.progress, may_retry=is_loading)
+    if (silent_s := status.seconds_since_progress) > _HUNG_AFTER_S:
+        return _unavailable("hung", f"no step has finished for {silent_s:.0f} s, with work to do")
+    return None
 
 
-def _unavailable(status: str, reason: str, progress: float | None = None) -> JSONResponse:
-    return JSONResponse({"status": status, "reason": reason, "progress": progress}, 503)
+def _unavailable(
+    status: str, reason: str, stage: str | None = None, progress: float | None = None, *, may_retry: bool = False
+) -> JSONResponse:
+    body = {"status": status, "reason": reason, "stage": stage, "progress": progress}
+    return JSONResponse(body, 503, {"retry-after": str(UNAVAILABLE_RETRY_S)} if may_retry else None)

@@ -12,13 +12,13 @@ from server.deps import Context
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.api_route("/v1/models", methods=["GET", "HEAD"])
 async def list_models(context: Context) -> JSONResponse:
     """List the names that the model is served under."""
     return JSONResponse({"object": "list", "data": [_card(name, context) for name in context.model_names]})
 
 
-@router.get("/v1/models/{name:path}")  # names of models may hold '/'
+@router.api_route("/v1/models/{name:path}", methods=["GET", "HEAD"])  # names of models may hold '/'
 async def get_model(name: str, context: Context) -> JSONResponse:
     """Describe the model of one name."""
     context.check_model(name)

@@ -53,7 +53,7 @@ def endpoint_table() -> Table:
         assert isinstance(route, APIRoute)
         path = route.path.replace(":path", "")
         what = route.summary or route.description.partition("\n")[0]
-        rows += [(f"`{method} {path}`", what) for method in sorted(route.methods)]
+        rows += [(f"`{method} {path}`", what) for method in sorted(route.methods - {"HEAD"})]
     return rows
 
 

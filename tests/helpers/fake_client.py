@@ -126,6 +126,7 @@ class FakeClient:
         self.script = script
         self.state = EngineState.READY
         self.reason = ""
+        self.stage: str | None = None
         self.progress: float | None = None
         self.seconds_since_progress = 0.0
         self.capacity = 1000
@@ -147,6 +148,7 @@ class FakeClient:
         return EngineStatus(
             state=self.state,
             reason=self.reason,
+            stage=self.stage,
             progress=self.progress,
             num_open=self.num_open,
             num_running=self.num_open,

@@ -59,6 +59,9 @@ def main() -> None:
     if mode == "failing":
         send(Failed("no such model"))
         return
+    if mode == "loading":  # for ever
+        receive_to_engine(sock)
+        return
     send(Ready(INFO))
     waiting: dict[str, EngineRequest] = {}
     while (message := receive_to_engine(sock)) is not None:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from engine.errors import EngineDied
+import pytest
+
+from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
 from tests.helpers.sse import contents, events
@@ -91,9 +93,10 @@ async def test_a_whole_answer_has_openais_shape() -> None:
     }
 
 
-async def test_the_end_of_the_engine_midway_is_an_error_event() -> None:
+@pytest.mark.parametrize(("kind", "code"), [(EngineDied, "engine_died"), (EngineStopped, "server_stopping")])
+async def test_the_end_of_the_engine_midway_is_an_error_event(kind: type[EngineDied], code: str) -> None:
     def script(request: EngineRequest) -> list[Step]:
-        return [RequestOutput(id=request.id, new_ids=[72]), EngineDied("the engine ended; send it again")]
+        return [RequestOutput(id=request.id, new_ids=[72]), kind("the engine ended; send it again")]
 
     *_, content, error, end = await _stream(FakeClient(script))
     assert content["choices"][0]["delta"] == {"content": "H"}
@@ -102,7 +105,7 @@ async def test_the_end_of_the_engine_midway_is_an_error_event() -> None:
             "message": "the engine ended; send it again",
             "type": "server_error",
             "param": None,
-            "code": "engine_died",
+            "code": code,
         }
     }
     assert end == "[DONE]"

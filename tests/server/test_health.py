@@ -26,9 +26,10 @@ async def test_a_ready_engine_is_fine() -> None:
 
 async def test_loading_says_why_and_how_far() -> None:
     client = FakeClient(says("x"))
-    client.state, client.reason, client.progress = EngineState.LOADING, "load weights", 0.4
+    client.state, client.reason = EngineState.LOADING, "the model is being loaded: load weights, 40 %"
+    client.stage, client.progress = "load weights", 0.4
     probes = await _probe(client)
-    expected = (503, {"status": "loading", "reason": "load weights", "progress": 0.4})
+    expected = (503, {"status": "loading", "reason": client.reason, "stage": "load weights", "progress": 0.4})
     assert probes == {"live": (200, {"status": "ok"}), "ready": expected, "health": expected}
 
 
@@ -38,7 +39,7 @@ async def test_a_dead_engine_is_unhealthy() -> None:
     probes = await _probe(client)
     assert probes["live"][0] == 200
     assert probes["health"] == probes["ready"]
-    assert probes["health"] == (503, {"status": "dead", "reason": client.reason, "progress": None})
+    assert probes["health"] == (503, {"status": "dead", "reason": client.reason, "stage": None, "progress": None})
 
 
 async def test_draining_fails_ready_and_health() -> None:
@@ -64,6 +65,35 @@ async def test_an_engine_without_progress_is_unhealthy_after_a_minute(silent_s: 
     if status == 503:
         assert probes["health"][1]["status"] == "hung"
         assert "61 s" in probes["health"][1]["reason"]
+    assert probes["ready"] == probes["health"]
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready", "/health", "/v1/models", "/v1/models/org/tiny"])
+async def test_probes_and_models_answer_head(path: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.head(path)
+    assert response.status_code == 200
+    assert response.content == b""
+
+
+@pytest.mark.parametrize("is_draining", [True, False])
+@pytest.mark.parametrize("path", ["/ready", "/health", "/v1/completions"])
+async def test_loading_and_draining_say_when_to_come_back(path: str, is_draining: bool) -> None:
+    client = FakeClient(says("x"))
+    app = make_app(client)
+    app.state.context.draining = is_draining
+    client.state = EngineState.READY if is_draining else EngineState.LOADING
+    async with http(app) as api:
+        response = await (api.post(path, json=PROMPT) if path.startswith("/v1") else api.get(path))
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+
+
+async def test_a_dead_engine_gives_no_hope_to_probes() -> None:
+    client = FakeClient(says("x"))
+    client.state = EngineState.DEAD
+    async with http(make_app(client)) as api:
+        assert "retry-after" not in (await api.get("/health")).headers
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])

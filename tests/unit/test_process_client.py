@@ -9,7 +9,7 @@ import pytest
 
 from engine.client import EngineState, RequestStream
 from engine.config import EngineConfig
-from engine.errors import EngineDied, EngineUnavailable, QueueFull, StartupError
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, StartupError
 from engine.process_client import ProcessClient
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
 
@@ -45,6 +45,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 async def test_outputs_arrive_in_order_and_end_once() -> None:
     async with _client() as client:
         await client.wait_ready()
+        assert (client.status().stage, client.status().reason) == (None, "")
         outputs = await _read_all(client.submit(_request("a", 5)))
         assert [token_id for output in outputs for token_id in output.new_ids] == [0, 1, 2, 3, 4]
         assert [o.finish_reason for o in outputs if o.finish_reason] == [FinishReason.LENGTH]
@@ -85,6 +86,22 @@ async def test_a_dead_engine_breaks_every_stream_and_is_started_again() -> None:
         await _until(lambda: client.status().state is EngineState.READY)
         assert (await _read_all(client.submit(_request("c", 1))))[0].new_ids == [0]
         assert len(restarts) == client.status().num_restarts == 1
+
+
+async def test_a_stop_tells_open_streams_that_it_was_one() -> None:
+    async with _client() as client:
+        await client.wait_ready()
+        stream = client.submit(_request("a", -2))
+    with pytest.raises(EngineStopped, match="the server stopped"):
+        await _read_all(stream)
+
+
+async def test_loading_tells_its_stage() -> None:
+    async with _client("loading") as client:
+        await _until(lambda: client.status().stage is not None)
+        status = client.status()
+        assert (status.stage, status.progress) == ("load weights", 0.25)
+        assert status.reason == "the model is being loaded: load weights, 25 %"
 
 
 async def test_restarts_are_bounded() -> None:
