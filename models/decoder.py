@@ -69,7 +69,8 @@ class Decoder(nn.Module):
 
     def allocate(self, device: torch.device) -> None:
         """Memory on `device` for all parameters, uninitialised. Raises torch.OutOfMemoryError."""
-        self.to_empty(device=device)
+        # Not to_empty: that makes tensors after those on "meta", for which torch imports sympy: a third of a second.
+        self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
         # Not buffers: `to(dtype)` must never round them.
         self.frequencies = [inverse_frequencies(rope, device) for rope in self.ropes]
 

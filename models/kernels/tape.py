@@ -107,6 +107,11 @@ class _Recorder(TorchDispatchMode):
         self.is_spoilt = False
         self._workspace = workspace
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: keeping torch.compile, which is not used here, out of this mode would import it, for half a second."""
+        return False
+
     def add(self, kernel: Kernel, arguments: Sequence[int | float | None]) -> None:
         if kernel.replay_address is None:
             self.is_spoilt = True
