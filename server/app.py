@@ -19,18 +19,13 @@ from server.routes import chat, completions, health, models, operations, tokens
 ROUTERS = (chat.router, completions.router, tokens.router, models.router, operations.router, health.router)
 
 
-def model_names(config: ServerConfig, engine_config: EngineConfig) -> tuple[str, ...]:
-    """The ids that clients may call the model by; the first is canonical."""
-    return config.served_model_name or (engine_config.model,)
-
-
 def create_app(client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics) -> FastAPI:
     """The application; its state is one ServerContext, at `app.state.context`. The caller starts and stops `client`."""
     context = ServerContext(
         client=client,
         config=config,
         metrics=metrics,
-        model_names=model_names(config, engine_config),
+        model_names=config.model_names(engine_config.model),
         model_root=engine_config.model,
         honours_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
     )

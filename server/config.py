@@ -59,3 +59,7 @@ class ServerConfig:
     strict_parameters: bool = option(
         False, "Refuse unknown request fields with 400 instead of listing them in a header.", group="Requests"
     )
+
+    def model_names(self, model: str) -> tuple[str, ...]:
+        """The ids that clients may call `model`, the MODEL as typed, by; the first is canonical."""
+        return self.served_model_name or (model,)

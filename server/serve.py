@@ -1,49 +1,37 @@
 """`headrace serve`: the life of the server process, from the bound socket to the drained exit."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
-
-import uvicorn
-from fastapi import FastAPI
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.process_client import ProcessClient
 from engine.protocol import EngineInfo
-from server.app import create_app, model_names
 from server.chat_template import load_chat_template
 from server.config import LogLevel, ServerConfig
-from server.context import ServerContext, TextModel
 from server.listener import listen, url_of
 from server.loading import loading_display
 from server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from server.context import ServerContext, TextModel
 
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 _MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers notice before connections are refused
 _DRAIN_POLL_S = 0.05
-_FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
 
 _STORY = "Tell me a story about a river."
 _CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
 _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: at the first SIGTERM it would refuse connections, and never drain."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
@@ -67,7 +55,7 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
     """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again."""
     stop_signal = _catch_signals()
     display = loading_display()
-    metrics = Metrics(model_names(server_config, engine_config)[0])
+    metrics = Metrics(server_config.model_names(engine_config.model)[0])
     client = ProcessClient(
         engine_config,
         max_num_waiting=server_config.max_num_waiting,
@@ -76,13 +64,14 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
         on_discarded=metrics.on_discarded,
         on_restart=metrics.on_restart,
     )
-    app = create_app(client, server_config, engine_config, metrics)
-    context: ServerContext = app.state.context
-    http = _http_server(app, server_config)
+    await client.start()
+    await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
+    from server.http_server import create_server
+
+    http, context = create_server(client, server_config, engine_config, metrics)
     serving = asyncio.create_task(http.serve([sock]), name="http")
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:
-        await client.start()
         try:
             model = await _unless(stop_signal, _load(client, context))
         finally:
@@ -103,24 +92,10 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
         await serving
 
 
-async def _load(client: ProcessClient, context: ServerContext) -> TextModel:
+async def _load(client: ProcessClient, context: "ServerContext") -> "TextModel":
     """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""
     await client.wait_ready()
     return await context.text_model()
-
-
-def _http_server(app: FastAPI, config: ServerConfig) -> HttpServer:
-    return HttpServer(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=config.log_level is LogLevel.DEBUG,
-            server_header=False,
-            root_path=config.root_path,
-            timeout_keep_alive=config.timeout_keep_alive,
-            timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
-        )
-    )
 
 
 def _catch_signals() -> "asyncio.Future[signal.Signals]":
@@ -151,7 +126,7 @@ async def _unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Resu
     return None
 
 
-async def _drain(context: ServerContext, timeout_s: float) -> None:
+async def _drain(context: "ServerContext", timeout_s: float) -> None:
     """Answer new requests with 503 while what runs finishes, for at most `timeout_s`."""
     context.draining = True
     status = context.client.status
@@ -165,7 +140,7 @@ async def _drain(context: ServerContext, timeout_s: float) -> None:
         logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)
 
 
-def _announce(info: EngineInfo, model: TextModel, url: str, config: ServerConfig) -> None:
+def _announce(info: EngineInfo, model: "TextModel", url: str, config: ServerConfig) -> None:
     """Say what was chosen, where to call, and how."""
     for note in info.notes:
         logger.info("%s", note)
