@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from engine.engine import Engine
-from engine.process_client import merge_outputs
+from engine.output_stream import merge_outputs
 from engine.protocol import EngineRequest, RequestOutput, StepStats
 
 

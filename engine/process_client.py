@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,6 +18,7 @@ from engine.client import EngineState, EngineStatus
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, StartupError
 from engine.ipc import encode_frame, receive_from_engine
+from engine.output_stream import OutputStream
 from engine.protocol import (
     AbortReason,
     AbortRequest,
@@ -80,7 +81,7 @@ class ProcessClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._streams: dict[str, ProcessStream] = {}
+        self._streams: dict[str, OutputStream] = {}
         self._stats = StepStats()
         self._progress_s = time.monotonic()
         self._restart_times: deque[float] = deque()
@@ -169,11 +170,11 @@ class ProcessClient:
                 retry_after_s=1.0,
             )
 
-    def submit(self, request: EngineRequest) -> "ProcessStream":
+    def submit(self, request: EngineRequest) -> OutputStream:
         self.check_capacity(1)
         if not self._streams:
             self._progress_s = time.monotonic()  # it was idle: the clock of a hang starts with this request
-        stream = ProcessStream(request.id, self)
+        stream = OutputStream(on_abort=lambda reason: self._abort(request.id, reason), on_discarded=self._on_discarded)
         self._streams[request.id] = stream
         self._send(AddRequest(request))
         return stream
@@ -287,15 +288,15 @@ class ProcessClient:
             raise AssertionError(f"output for {output.id}, which is not open")
         if output.finish_reason is not None:
             del self._streams[output.id]
-        stream._put(output)
+        stream.put(output)
 
     def _end_streams(self) -> None:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             if self._stopping:
-                stream._break(EngineStopped("the server stopped while it worked on this request; send it again"))
+                stream.break_off(EngineStopped("the server stopped while it worked on this request; send it again"))
             else:
-                stream._break(EngineDied("the engine ended while it worked on this request; send it again"))
+                stream.break_off(EngineDied("the engine ended while it worked on this request; send it again"))
 
     def _send(self, message: ToEngine) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -315,71 +316,3 @@ def _describe_exit(returncode: int) -> str:
         return f"exit status {returncode}"
     name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
     return f"{name} (out of memory?)" if name == "SIGKILL" else name
-
-
-class ProcessStream:
-    """RequestStream over a merging buffer of one output: a slow reader gets longer deltas, never a growing queue."""
-
-    __slots__ = ("_aborted", "_client", "_error", "_id", "_pending", "_wakeup")
-
-    def __init__(self, request_id: str, client: ProcessClient) -> None:
-        self._id = request_id
-        self._client = client
-        self._pending: RequestOutput | None = None
-        self._error: EngineDied | None = None
-        self._aborted = False
-        self._wakeup = asyncio.Event()
-
-    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
-        while True:
-            await self._wakeup.wait()
-            self._wakeup.clear()
-            output, self._pending = self._pending, None
-            if output is not None:
-                yield output
-                if output.finish_reason is not None:
-                    return
-            if self._error is not None:
-                raise self._error
-            if self._aborted:
-                return
-
-    def abort(self, reason: AbortReason) -> None:
-        if self._aborted:
-            return
-        self._aborted = True
-        if self._pending is not None:
-            self._client._on_discarded(len(self._pending.new_ids))
-            self._pending = None
-        self._client._abort(self._id, reason)
-        self._wakeup.set()
-
-    def _put(self, output: RequestOutput) -> None:
-        if self._aborted:
-            if output.new_ids:
-                self._client._on_discarded(len(output.new_ids))
-            return
-        self._pending = output if self._pending is None else merge_outputs(self._pending, output)
-        self._wakeup.set()
-
-    def _break(self, error: EngineDied) -> None:
-        self._error = error
-        self._wakeup.set()
-
-
-def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
-    """Two successive outputs of one request as one."""
-    logprobs = first.logprobs
-    if second.logprobs is not None:
-        logprobs = [*(logprobs or []), *second.logprobs]
-    return RequestOutput(
-        id=first.id,
-        new_ids=[*first.new_ids, *second.new_ids],
-        logprobs=logprobs,
-        prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else second.prompt_logprobs,
-        finish_reason=second.finish_reason,
-        stop_token_id=second.stop_token_id,
-        num_cached_tokens=second.num_cached_tokens,
-        queue_s=first.queue_s if first.queue_s is not None else second.queue_s,
-        error=second.error,
-    )

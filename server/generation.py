@@ -11,7 +11,7 @@ from typing import Self
 import msgspec
 
 from engine.client import RequestStream
-from engine.errors import EngineDied
+from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
 from server.choice import Choice, Delta, Prompt, TextOptions
 from server.context import ServerContext
@@ -103,9 +103,10 @@ class Generation:
                     yield delta
                     if num_open == 0:
                         return
-        except EngineDied:
+        except EngineDied as error:
+            reason = FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR
             for choice in self._choices:
-                choice.meter.end(FinishReason.ERROR)
+                choice.meter.end(reason)
             raise
 
     def usage(self) -> Usage:

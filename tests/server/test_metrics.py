@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.errors import EngineDied
+from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, StepStats
 from server.metrics import METRICS, PREFIX, Metrics
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
@@ -69,15 +70,18 @@ async def test_each_choice_is_timed() -> None:
     assert _value(metrics, "headrace_request_queue_time_seconds_sum") == 0.75
 
 
-async def test_the_end_of_the_engine_counts_each_choice_as_an_error() -> None:
+@pytest.mark.parametrize(("error", "ended"), [(EngineDied, [0, 0, 0, 3]), (EngineStopped, [0, 0, 3, 0])])
+async def test_the_end_of_the_engine_counts_each_choice_as_an_error_and_a_stop_as_an_abort(
+    error: type[EngineDied], ended: list[int]
+) -> None:
     def script(request: EngineRequest) -> list[Step]:
-        return [RequestOutput(id=request.id, new_ids=[72]), EngineDied("gone")]
+        return [RequestOutput(id=request.id, new_ids=[72]), error("gone")]
 
     app = make_app(FakeClient(script))
     async with http(app) as api:
         await api.post("/v1/chat/completions", json={**CHAT, "n": 2, "stream": True})
         await api.post("/v1/chat/completions", json=CHAT)
-    assert _ended(_metrics(app)) == [0, 0, 0, 3]
+    assert _ended(_metrics(app)) == ended
 
 
 async def test_a_failed_choice_counts_as_an_error_and_its_siblings_as_aborts() -> None:

@@ -1,0 +1,81 @@
+"""OutputStream: one request's outputs on their way to its reader, merged while the reader is slow."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from engine.errors import EngineDied
+from engine.protocol import AbortReason, RequestOutput
+
+
+class OutputStream:
+    """RequestStream over a buffer of one output: a slow reader gets longer deltas, never a growing queue.
+
+    The owner calls `put` for each output and `break_off` if none will come any more. `on_abort` is called once, with
+    the first abort's reason; `on_discarded` with the number of tokens that came and will not be read.
+    """
+
+    __slots__ = ("_aborted", "_error", "_on_abort", "_on_discarded", "_pending", "_wakeup")
+
+    def __init__(self, *, on_abort: Callable[[AbortReason], None], on_discarded: Callable[[int], None]) -> None:
+        self._on_abort = on_abort
+        self._on_discarded = on_discarded
+        self._pending: RequestOutput | None = None
+        self._error: EngineDied | None = None
+        self._aborted = False
+        self._wakeup = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        while True:
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            output, self._pending = self._pending, None
+            if output is not None:
+                yield output
+                if output.finish_reason is not None:
+                    return
+            if self._error is not None:
+                raise self._error
+            if self._aborted:
+                return
+
+    def abort(self, reason: AbortReason) -> None:
+        """End the request. What is buffered and what still comes is discarded."""
+        if self._aborted:
+            return
+        self._aborted = True
+        if self._pending is not None:
+            self._on_discarded(len(self._pending.new_ids))
+            self._pending = None
+        self._on_abort(reason)
+        self._wakeup.set()
+
+    def put(self, output: RequestOutput) -> None:
+        if self._aborted:
+            if output.new_ids:
+                self._on_discarded(len(output.new_ids))
+            return
+        self._pending = output if self._pending is None else merge_outputs(self._pending, output)
+        self._wakeup.set()
+
+    def break_off(self, error: EngineDied) -> None:
+        """Raise `error` to the reader, after what is buffered."""
+        self._error = error
+        self._wakeup.set()
+
+
+def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
+    """Two successive outputs of one request as one."""
+    logprobs = first.logprobs
+    if second.logprobs is not None:
+        logprobs = [*(logprobs or []), *second.logprobs]
+    return RequestOutput(
+        id=first.id,
+        new_ids=[*first.new_ids, *second.new_ids],
+        logprobs=logprobs,
+        prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else second.prompt_logprobs,
+        finish_reason=second.finish_reason,
+        stop_token_id=second.stop_token_id,
+        num_cached_tokens=second.num_cached_tokens,
+        queue_s=first.queue_s if first.queue_s is not None else second.queue_s,
+        error=second.error,
+    )
