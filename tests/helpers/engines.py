@@ -50,7 +50,7 @@ def make_engine(
     """An engine over a ledger, which checks all invariants after each step."""
     config = EngineConfig(
         max_model_len=max_model_len or num_blocks * block_size,
-        max_num_seqs=max_num_seqs,
+        max_num_seqs=min(max_num_seqs, max_num_batched_tokens),  # more are refused at start-up
         max_num_batched_tokens=max_num_batched_tokens,
         long_prefill_token_threshold=long_prefill_token_threshold,
         scheduling_policy=policy,
