@@ -73,7 +73,7 @@ class EngineConfig:
     max_num_seqs: int = option(256, "Most sequences that run at once.", group="Scheduling", minimum=1)
     max_num_batched_tokens: int | None = option(
         None,
-        "Most tokens computed in one step (default: measured so that a full step takes about 250 ms).",
+        "Most tokens computed in one step, at least --max-num-seqs (default: measured: what takes about 250 ms).",
         group="Scheduling",
         minimum=1,
     )
