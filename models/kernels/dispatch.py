@@ -26,8 +26,6 @@ KERNELS = (
     Kernel("rope_kv_write", "rotary embedding and the write to the KV cache", "cpu", _FLOATS, unavailable_reason),
     Kernel("quantized_linear", "linear layers over Q4_0 ... Q6_K weights", "cpu", _FLOATS, unavailable_reason),
     Kernel("bf16_linear", "linear layers over bf16 weights", "cpu", _FLOATS, unavailable_reason),
-    Kernel("prepare_rows", "norms and gated activations on their own", "cpu", _FLOATS, unavailable_reason),
-    Kernel("argmax_rows", "greedy choice of tokens", "cpu", (torch.float32,), unavailable_reason),
 )
 
 

@@ -40,8 +40,6 @@ class KernelLibrary:
         self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")
         self.bf16_gather_rows = self._bind("hr_bf16_gather_rows", "plplp")
         self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
-        self.prepare_rows = self._bind("hr_prepare_rows", "iplllippfpl")
-        self.argmax_rows = self._bind("hr_argmax_rows", "plllp")
 
         self.replay = self._bind("hr_replay", "pl")
 
