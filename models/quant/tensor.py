@@ -1,0 +1,49 @@
+"""QuantTensor: a quantised matrix as checkpoints of every kind are read, before a scheme packs it for its kernels."""
+
+import enum
+from dataclasses import dataclass
+
+import torch
+
+
+class Encoding(enum.Enum):
+    """How one code stands for a number, before scale and zero point."""
+
+    INT4 = enum.auto()  # 0..15, two a byte; the zero point is 8 where none is given
+    INT8 = enum.auto()  # int8; the zero point is 0 where none is given
+    FP8_E4M3 = enum.auto()  # float8_e4m3fn
+    NF4 = enum.auto()  # index into QLoRA's table of 16 quantiles (Dettmers et al. 2023, appendix E), two a byte
+    FP4 = enum.auto()  # bitsandbytes' 4-bit float, an index into its table of 16, two a byte
+    E2M1 = enum.auto()  # OCP 4-bit float of MXFP4, two a byte
+
+
+class ActivationQuantization(enum.Enum):
+    """What a checkpoint asks of the layer's inputs."""
+
+    NONE = enum.auto()  # weight-only
+    DYNAMIC_PER_TOKEN = enum.auto()  # in the weights' encoding, a scale for each row
+    STATIC = enum.auto()  # in the weights' encoding, with the checkpoint's input_scale
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantTensor:
+    """A matrix [rows (outputs), columns (inputs)]: value[r, c] = (decode(code[r, c]) - zero[r, g]) * scale[r, g].
+
+    codes: [rows, columns] int8 or float8_e4m3fn; 4-bit ones [rows, columns / 2] uint8, even columns in low nibbles.
+    scales: [rows / row_group, columns / group_size] in the format's own dtype (fp16, bf16, fp32; uint8 for E8M0).
+    zeros: as `scales` in shape, uint8 or int8, or None for the encoding's own zero point.
+    group_size: columns that share a scale; `columns` for a scale per row. row_group: rows that share it (1; 128 for
+    block-wise FP8; `rows` for a scale per tensor).
+    permutation: [columns] int64, or None: code column j multiplies input column permutation[j] (GPTQ's act-order,
+    sorted by group).
+    """
+
+    encoding: Encoding
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    group_size: int
+    row_group: int = 1
+    permutation: torch.Tensor | None = None
+    activation: ActivationQuantization = ActivationQuantization.NONE
+    input_scale: float | None = None
