@@ -7,6 +7,16 @@ from typing import Protocol
 
 import torch
 
+from models.quant.tensor import QuantKind, QuantTensor
+
+
+@dataclass(frozen=True, slots=True)
+class StoredQuant:
+    """A quantised matrix of a file: what is known of it before it is read, and how to read it."""
+
+    kind: QuantKind
+    read: Callable[[], QuantTensor]
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
@@ -15,6 +25,9 @@ class StoredTensor:
 
     `read_packed()`, where the file holds blocks of a quantised format, brings these as they are: [rows, bytes a row],
     uint8. Transforms that move rows apply to it too.
+
+    `quantised`, where the file spreads a quantised matrix over several tensors (codes, scales, zeros): the reader
+    offers them as one, called `<module>.weight`, of the matrix's shape; `read` dequantises by the format's reference.
     """
 
     name: str
@@ -24,6 +37,7 @@ class StoredTensor:
     file: Path
     read: Callable[[torch.dtype], torch.Tensor] | None
     read_packed: Callable[[], torch.Tensor] | None = None
+    quantised: StoredQuant | None = None
 
 
 class Checkpoint(Protocol):

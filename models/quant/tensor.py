@@ -25,12 +25,24 @@ class ActivationQuantization(enum.Enum):
     STATIC = enum.auto()  # in the weights' encoding, with the checkpoint's input_scale
 
 
+@dataclass(frozen=True, slots=True)
+class QuantKind:
+    """What is known of a quantised matrix before it is read; fields as in QuantTensor."""
+
+    encoding: Encoding
+    group_size: int
+    row_group: int = 1
+    has_zeros: bool = False
+    activation: ActivationQuantization = ActivationQuantization.NONE
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantTensor:
     """A matrix [rows (outputs), columns (inputs)]: value[r, c] = (decode(code[r, c]) - zero[r, g]) * scale[r, g].
 
     codes: [rows, columns] int8 or float8_e4m3fn; 4-bit ones [rows, columns / 2] uint8, even columns in low nibbles.
-    scales: [rows / row_group, columns / group_size] in the format's own dtype (fp16, bf16, fp32; uint8 for E8M0).
+    scales: [rows / row_group, columns / group_size], both rounded up, in the format's own dtype (fp16, bf16, fp32;
+    uint8 for E8M0).
     zeros: as `scales` in shape, uint8 or int8, or None for the encoding's own zero point.
     group_size: columns that share a scale; `columns` for a scale per row. row_group: rows that share it (1; 128 for
     block-wise FP8; `rows` for a scale per tensor).
@@ -47,3 +59,8 @@ class QuantTensor:
     permutation: torch.Tensor | None = None
     activation: ActivationQuantization = ActivationQuantization.NONE
     input_scale: float | None = None
+
+    @property
+    def kind(self) -> QuantKind:
+        has_zeros = self.zeros is not None
+        return QuantKind(self.encoding, self.group_size, self.row_group, has_zeros, self.activation)
