@@ -15,6 +15,7 @@ from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan
 from engine.runner.runner import TorchRunner
 from engine.warmup import token_budget, warm_up
 from models.errors import ModelError
+from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel
 from models.loader import load_model
 from models.sources import resolve_model
@@ -29,7 +30,7 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
-        torch.set_num_threads(config.threads or usable_cores())
+        set_num_threads(config.threads or usable_cores())
     try:
         files = resolve_model(config.model, config.revision, report)
         model = load_model(

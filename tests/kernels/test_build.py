@@ -40,14 +40,16 @@ def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path) -> None:
     assert [path.name for path in fresh.iterdir()] == [first.name]
 
 
-def test_library_shares_torch_thread_count() -> None:
+def test_library_takes_over_torch_thread_count() -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
-            torch.set_num_threads(threads)
-            assert library.load_level("portable").max_threads() == threads
+            library.set_num_threads(threads)
+            assert torch.get_num_threads() == threads
+            assert library.load_level("portable").num_threads() == threads
+            assert library.required_library().num_threads() == threads
     finally:
-        torch.set_num_threads(before)
+        library.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("fresh")

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codecs.h"
+#include "parallel.h"
 
 namespace {
 
@@ -197,9 +198,9 @@ HR_API void hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_
   with_codec(static_cast<Format>(format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(columns);
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int64_t block = 0; block < (rows + kBlockRows - 1) / kBlockRows; ++block)
+    parallel_for((rows + kBlockRows - 1) / kBlockRows, 4, [&](int64_t block) {
       pack_block<Codec>(static_cast<Format>(format), raw, block * kBlockRows, rows, columns, packed + block * stride);
+    });
   });
 }
 
@@ -209,14 +210,13 @@ HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, c
   with_codec(static_cast<Format>(format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(columns);
-#pragma omp parallel for schedule(dynamic, 8) if (num_ids >= 16)
-    for (int64_t i = 0; i < num_ids; ++i) {
+    parallel_for(num_ids, 16, [&](int64_t i) {
       const uint8_t* block = packed + ids[i] / kBlockRows * stride;
       const int lane = static_cast<int>(ids[i] % kBlockRows);
       if (out_is_bf16)
         dequantise_row<Codec>(block, lane, columns, static_cast<Bf16*>(out) + i * columns);
       else
         dequantise_row<Codec>(block, lane, columns, static_cast<float*>(out) + i * columns);
-    }
+    });
   });
 }
