@@ -14,7 +14,7 @@ using namespace hr;
 
 // What one row's 32 columns are made of; which scales are meaningful depends on the format.
 struct RowGroup {
-  uint8_t codes[kGroup];
+  uint64_t codes[kGroup / 8];  // eight columns a word, which is read as it was written: a wider load would wait for it
   uint16_t d, m;      // fp16 bits: scale and minimum; for K formats those of the super-block (d, dmin)
   uint8_t scales[4];  // K formats: s, m; Q6_K: s of columns 0..15 and 16..31
 };
@@ -29,8 +29,6 @@ uint64_t load_codes(const uint8_t* source) {
   std::memcpy(&codes, source, 8);
   return codes;
 }
-
-void store_codes(uint8_t* target, uint64_t codes) { std::memcpy(target, &codes, 8); }
 
 // Bit i as byte i, 0 or 1.
 uint64_t spread_bits(uint8_t bits) {
@@ -52,14 +50,14 @@ void read_nibble_block(const uint8_t* block, RowGroup& out) {
       first |= spread_bits(high[i]) << 4;
       second |= spread_bits(high[i + 2]) << 4;
     }
-    store_codes(out.codes + 8 * i, first);
-    store_codes(out.codes + 16 + 8 * i, second);
+    out.codes[i] = first;
+    out.codes[i + 2] = second;
   }
 }
 
 void read_q8_0(const uint8_t* block, RowGroup& out) {
   out.d = load_u16(block);
-  for (int i = 0; i < kGroup; i += 8) store_codes(out.codes + i, load_codes(block + 2 + i) ^ 0x80 * kOnes);  // + 128
+  for (int i = 0; i < 4; ++i) out.codes[i] = load_codes(block + 2 + 8 * i) ^ 0x80 * kOnes;  // signed byte + 128
 }
 
 // 256 columns: fp16 d, fp16 dmin, 12 bytes of 6-bit scales and minima, [32 bytes of fifth bits], 128 bytes: 32 bytes for
@@ -78,10 +76,9 @@ void read_q45_k(const uint8_t* block, int group, RowGroup& out) {
   }
   const uint8_t* high = block + 16;
   const uint8_t* q = high + (kFifth ? 32 : 0) + group / 2 * 32;
-  for (int i = 0; i < kGroup; i += 8) {
-    uint64_t codes = load_codes(q + i) >> (group % 2 * 4) & 0x0f * kOnes;
-    if (kFifth) codes |= (load_codes(high + i) >> group & kOnes) << 4;
-    store_codes(out.codes + i, codes);
+  for (int i = 0; i < 4; ++i) {
+    out.codes[i] = load_codes(q + 8 * i) >> (group % 2 * 4) & 0x0f * kOnes;
+    if (kFifth) out.codes[i] |= (load_codes(high + 8 * i) >> group & kOnes) << 4;
   }
 }
 
@@ -92,9 +89,9 @@ void read_q6_k(const uint8_t* block, int group, RowGroup& out) {
   const int half = group / 4, run = group % 4;
   const uint8_t* low = block + half * 64 + run % 2 * 32;
   const uint8_t* high = block + 128 + half * 32;
-  for (int i = 0; i < kGroup; i += 8) {
-    const uint64_t upper = load_codes(high + i) >> (2 * run) & 0x03 * kOnes;
-    store_codes(out.codes + i, (load_codes(low + i) >> (run / 2 * 4) & 0x0f * kOnes) | upper << 4);
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t upper = load_codes(high + 8 * i) >> (2 * run) & 0x03 * kOnes;
+    out.codes[i] = (load_codes(low + 8 * i) >> (run / 2 * 4) & 0x0f * kOnes) | upper << 4;
   }
   out.scales[0] = block[192 + half * 8 + run * 2];
   out.scales[1] = block[192 + half * 8 + run * 2 + 1];
@@ -136,7 +133,10 @@ template <class Codec>
 void write_codes(const RowGroup& g, int row, uint8_t* group) {
   constexpr int kBits = Codec::kGroupBytes / 64;
   uint32_t quads[kVectors];
-  std::memcpy(quads, g.codes, sizeof quads);
+  for (int i = 0; i < 4; ++i) {
+    quads[2 * i] = static_cast<uint32_t>(g.codes[i]);
+    quads[2 * i + 1] = static_cast<uint32_t>(g.codes[i] >> 32);
+  }
   const auto put = [&](int vector, uint32_t word) { std::memcpy(group + 64 * vector + 4 * row, &word, 4); };
   if constexpr (kBits == 8) {
     for (int v = 0; v < kVectors; ++v) put(v, quads[v]);
@@ -191,14 +191,15 @@ void pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t ro
   const int groups_per_block = shape.columns / kGroup;
   const int64_t row_bytes = columns / shape.columns * shape.bytes;
   std::memset(block, 0, block_bytes<Codec>(columns));
+  const int num_rows = static_cast<int>(std::min<int64_t>(kBlockRows, rows - first_row));
   RowGroup g{};
-  for (int row = 0; row < std::min<int64_t>(kBlockRows, rows - first_row); ++row) {
-    const uint8_t* source = raw + (first_row + row) * row_bytes;
-    for (int64_t group = 0; group < columns / kGroup; ++group) {
-      read_group(format, source + group / groups_per_block * shape.bytes, static_cast<int>(group % groups_per_block), g);
-      const int half = static_cast<int>(group % 2);
-      uint8_t* unit = const_cast<uint8_t*>(unit_address<Codec>(block, group / 2));
-      uint8_t* header = const_cast<uint8_t*>(header_address<Codec>(block, group / 2));
+  for (int64_t group = 0; group < columns / kGroup; ++group) {  // rows inside: what is written stays in the first cache
+    const int half = static_cast<int>(group % 2);
+    uint8_t* unit = const_cast<uint8_t*>(unit_address<Codec>(block, group / 2));
+    uint8_t* header = const_cast<uint8_t*>(header_address<Codec>(block, group / 2));
+    const uint8_t* source = raw + first_row * row_bytes + group / groups_per_block * shape.bytes;
+    for (int row = 0; row < num_rows; ++row, source += row_bytes) {
+      read_group(format, source, static_cast<int>(group % groups_per_block), g);
       write_scales(format, g, row, half, header, unit);
       write_codes<Codec>(g, row, unit + Codec::kScaleBytes + half * Codec::kGroupBytes);
     }
