@@ -87,3 +87,9 @@ def test_unwritable_cache_names_the_remedy(fresh: Path) -> None:
 def test_unknown_level_lists_the_known_ones() -> None:
     with pytest.raises(build.KernelBuildError, match=r"sse9.*portable, avx2"):
         library.load_level("sse9")
+
+
+def test_spin_time_that_is_no_number_is_refused_with_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.SPIN_VARIABLE, "20us")
+    with pytest.raises(build.KernelBuildError, match=r"HEADRACE_SPIN_US=20us.*0 to 1,000,000"):
+        library.load_level("portable")

@@ -18,6 +18,8 @@ from models.kernels.tape import Kernel
 logger = logging.getLogger(__name__)
 
 LEVEL_VARIABLE = "HEADRACE_CPU_LEVEL"
+SPIN_VARIABLE = "HEADRACE_SPIN_US"
+_MAX_SPIN_US = 1_000_000
 
 
 class KernelLibrary:
@@ -95,7 +97,17 @@ def load_level(name: str) -> KernelLibrary:
     except OSError as error:
         raise build.KernelBuildError(f"cannot load {path}: {error}") from error
     library.set_num_threads(torch.get_num_threads())
+    if (given := os.environ.get(SPIN_VARIABLE)) is not None:
+        library.set_spin_microseconds(_spin_microseconds(given))
     return library
+
+
+def _spin_microseconds(given: str) -> int:
+    if not given.isascii() or not given.isdigit() or int(given) > _MAX_SPIN_US:
+        raise build.KernelBuildError(
+            f"{SPIN_VARIABLE}={given}: use a whole number of microseconds from 0 to {_MAX_SPIN_US:,}"
+        )
+    return int(given)
 
 
 def set_num_threads(num_threads: int) -> None:
