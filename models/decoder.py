@@ -8,30 +8,74 @@ from torch import nn
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
 from models.layers.attention import Attention
+from models.layers.branch import NORMS_OF_BRANCH, make_join
 from models.layers.embedding import Embedding
 from models.layers.linear import Linear
 from models.layers.mlp import make_mlp
+from models.layers.moe import MoE, make_feed_forward
 from models.layers.norm import make_norm
-from models.layers.rope import inverse_frequencies
+from models.layers.prologue import AS_IS
+from models.layers.rope import inverse_frequencies, rotation_scale
 from models.layers.rotation import Rotation, rotation
 from models.quant.base import QuantScheme
-from models.spec import DecoderSpec, LayerSpec
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormPlacement
 
 
 class DecoderLayer(nn.Module):
+    """Attention, then feed-forward. Which of the four norms exist is NormPlacement's choice."""
+
+    attn_norm: nn.Module | None
+    attn_post_norm: nn.Module | None
+    mlp_norm: nn.Module | None
+    mlp_post_norm: nn.Module | None
+
     def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> None:
         super().__init__()
-        self.attn_norm = make_norm(spec.norm, hidden_size)
+        before, after = NORMS_OF_BRANCH[spec.placement]
+        attn_norm, attn_post_norm, mlp_norm, mlp_post_norm = (
+            make_norm(spec.norm, hidden_size) if exists else None for exists in (before, after) * 2
+        )
+        self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
         self.attn = Attention(spec, hidden_size, backend=backend, scheme=scheme)
-        self.mlp_norm = make_norm(spec.norm, hidden_size)
-        self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme)
+        self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
+        self.mlp = make_feed_forward(spec.mlp, hidden_size, scheme=scheme)
+        self._join_attn = make_join(spec, attn_norm, attn_post_norm)
+        self._join_mlp = make_join(spec, mlp_norm, mlp_post_norm)
 
     def forward(
         self, x: torch.Tensor, by: Rotation | None, batch: ForwardBatch, group: KVGroupBatch, kv: torch.Tensor
     ) -> torch.Tensor:
         """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them."""
-        x = self.attn(x, self.attn_norm, by, batch, group, kv)
-        return self.mlp(x, self.mlp_norm)
+        x = self._join_attn(x, lambda rows, norm, residual: self.attn(rows, norm, by, batch, group, kv, residual))
+        return self._join_mlp(x, self.mlp)
+
+
+class ParallelLayer(nn.Module):
+    """x + attention(attn_norm(x)) + mlp(mlp_norm(x)), mlp_norm being attn_norm where the family has one."""
+
+    def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> None:
+        super().__init__()
+        assert isinstance(spec.mlp, MLPSpec)
+        assert spec.branch_scale == spec.skip_scale == 1.0
+        self.attn_norm = make_norm(spec.norm, hidden_size)
+        self.attn = Attention(spec, hidden_size, backend=backend, scheme=scheme)
+        is_one = spec.placement is NormPlacement.PARALLEL_ONE_NORM
+        self.mlp_norm = self.attn_norm if is_one else make_norm(spec.norm, hidden_size)
+        self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme)
+
+    def forward(
+        self, x: torch.Tensor, by: Rotation | None, batch: ForwardBatch, group: KVGroupBatch, kv: torch.Tensor
+    ) -> torch.Tensor:
+        """x [T, hidden], used up: both branches have read it before either adds to it."""
+        inner = self.mlp.expand(x, self.mlp_norm)
+        x = self.attn(x, self.attn_norm, by, batch, group, kv, residual=x)
+        return self.mlp.contract(inner, residual=x)
+
+
+def make_layer(spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> nn.Module:
+    is_parallel = spec.placement in (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
+    kind = ParallelLayer if is_parallel else DecoderLayer
+    return kind(spec, hidden_size, backend=backend, scheme=scheme)
 
 
 class Decoder(nn.Module):
@@ -55,24 +99,40 @@ class Decoder(nn.Module):
         self.positions = (
             Embedding(spec.max_position, hidden_size, scheme=scheme) if spec.has_learned_positions else None
         )
+        self.embed_norm = None if spec.embedding_norm is None else make_norm(spec.embedding_norm, hidden_size)
         self.layers = nn.ModuleList(
-            DecoderLayer(layer, hidden_size, backend=backend, scheme=scheme) for layer in spec.layers
+            make_layer(layer, hidden_size, backend=backend, scheme=scheme) for layer in spec.layers
         )
-        self.norm = make_norm(spec.final_norm, hidden_size)
+        self.norm = None if spec.final_norm is None else make_norm(spec.final_norm, hidden_size)
         self.head = (
-            self.embed if spec.has_tied_head else Linear(hidden_size, spec.vocab_size, has_bias=False, scheme=scheme)
+            self.embed
+            if spec.has_tied_head
+            else Linear(hidden_size, spec.vocab_size, has_bias=spec.has_head_bias, scheme=scheme)
         )
         # Layers that turn alike share one rotation a step.
         self.ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
         self.rope_of_layer = [None if layer.rope is None else self.ropes.index(layer.rope) for layer in spec.layers]
         self.frequencies: list[torch.Tensor] = []
+        self._device = torch.device("meta")
+        self._rotation_scales = [rotation_scale(rope) for rope in self.ropes]
 
     def allocate(self, device: torch.device) -> None:
         """Memory on `device` for all parameters, uninitialised. Raises torch.OutOfMemoryError."""
         # Not to_empty: that makes tensors after those on "meta", for which torch imports sympy: a third of a second.
         self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.make_constants(device)
+        self._device = device
+        self.serve_context(self.spec.max_position)
+
+    def serve_context(self, max_len: int) -> None:
+        """Make ready for contexts of up to `max_len` tokens: some rotary scalings depend on it (spec.py).
+
+        Before the first forward, since keys in a cache keep the rotation that they were written with.
+        """
         # Not buffers: `to(dtype)` must never round them.
-        self.frequencies = [inverse_frequencies(rope, device) for rope in self.ropes]
+        self.frequencies = [inverse_frequencies(rope, self._device, max_len) for rope in self.ropes]
 
     def weight_bytes(self) -> int:
         """Bytes that parameters and packed weights take, or will once allocated."""
@@ -85,11 +145,18 @@ class Decoder(nn.Module):
     def embedded(self, batch: ForwardBatch) -> torch.Tensor:
         """What the first layer gets: [T, hidden]."""
         x = self.embed.look_up(batch.token_ids).to(self.residual_dtype)
-        return x if self.positions is None else x + self.positions.look_up(batch.positions)
+        if self.spec.embedding_scale != 1.0:
+            x = x * self.spec.embedding_scale
+        if self.positions is not None:
+            x = x + self.positions.look_up(batch.positions)
+        return x if self.embed_norm is None else self.embed_norm(x)
 
     def rotations(self, batch: ForwardBatch) -> list[Rotation]:
         """Of the rows, for each of `ropes`."""
-        return [rotation(batch.positions, frequencies) for frequencies in self.frequencies]
+        return [
+            rotation(batch.positions, frequencies, scale)
+            for frequencies, scale in zip(self.frequencies, self._rotation_scales, strict=True)
+        ]
 
     def run_layers(
         self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch, kv: Sequence[torch.Tensor]
@@ -102,4 +169,14 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [L, hidden], the rows that matter of forward's result, normed here, to logits [L, V] in fp32."""
-        return self.head(hidden, self.norm, out_dtype=torch.float32)
+        logits: torch.Tensor = self.head(hidden, self.norm or AS_IS, out_dtype=torch.float32)
+        if self.spec.logit_scale != 1.0:
+            logits *= self.spec.logit_scale
+        if (cap := self.spec.logit_softcap) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def take_expert_load(self) -> list[int]:
+        """Rows that each expert computed since the last call, summed over layers; empty without experts."""
+        loads = [module.take_load() for module in self.modules() if isinstance(module, MoE)]
+        return [sum(of_expert) for of_expert in zip(*loads, strict=True)]

@@ -1,4 +1,4 @@
-"""HFConfig: checked access to a config.json, and the parts of it that families read alike."""
+"""HFConfig: checked access to a config.json."""
 
 import json
 from collections.abc import Mapping
@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import CheckpointError, UnsupportedModelError
-from models.spec import Activation, FrequencyFactors, LinearScaling, Llama3Scaling, RopeScaling, RopeSpec
+from models.spec import Activation
 
 # Sane bounds: a damaged file must not make us allocate or count for hours, nor overflow a product of two sizes.
 _MAX_SIZE = 2**28
 _MAX_LAYERS = 2**12
-_MAX_NUMBER = 1e30
+MAX_NUMBER = 1e30
 _ACTIVATIONS = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
+    "gelu": Activation.GELU,
     "gelu_new": Activation.GELU_TANH,
     "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
+    "quick_gelu": Activation.GELU_QUICK,
+    "relu": Activation.RELU,
+    "relu2": Activation.RELU_SQUARED,
 }
 
 
@@ -43,7 +48,7 @@ class HFConfig:
     def number(self, name: str, default: float | None = None, *, minimum: float | None = None) -> float:
         """A finite number of at least `minimum`, or above 0 if there is none."""
         value = self._get(name, default)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
         if not is_number or (value <= 0 if minimum is None else value < minimum):
             raise self._malformed(name, value, "a number above 0" if minimum is None else f"at least {minimum}")
         return float(value)
@@ -70,14 +75,29 @@ class HFConfig:
     def has(self, name: str) -> bool:
         return self.fields.get(name) is not None
 
+    def first(self, *names: str) -> str:
+        """The first of `names` that is there, for fields that were renamed; the first of all if none is."""
+        return next((name for name in names if self.has(name)), names[0])
+
     def architecture(self) -> str:
         names = self.fields.get("architectures")
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
             raise self._malformed("architectures", names, "a list with the model's class name")
         return names[0]
 
-    def activation(self, name: str) -> Activation:
-        value = self.text(name)
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of numbers above 0."""
+        values = self._get(name, None)
+        are_numbers = isinstance(values, list) and all(
+            isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_NUMBER
+            for value in values
+        )
+        if not are_numbers:
+            raise self._malformed(name, values, "a list of numbers above 0")
+        return tuple(float(value) for value in values)
+
+    def activation(self, name: str, default: str | None = None) -> Activation:
+        value = self.text(name, default)
         if value not in _ACTIVATIONS:
             known = ", ".join(sorted(_ACTIVATIONS))
             raise UnsupportedModelError(f"{self.source}: {name} is {value!r}; supported are {known}")
@@ -115,50 +135,3 @@ def read_json_config(path: Path) -> HFConfig:
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object; fetch the checkpoint again")
     return HFConfig(fields, str(path))
-
-
-def rope_spec(config: HFConfig, head_dim: int) -> RopeSpec:
-    """Rotary positions as `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before) state them."""
-    is_current = config.has("rope_parameters")
-    scaling = config.section("rope_parameters" if is_current else "rope_scaling")
-    outer = scaling if is_current else config
-    theta = outer.number("rope_theta", config.number("rope_theta", 10000.0))
-    share = outer.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
-    rotary_dim = int(head_dim * share)
-    if share > 1.0 or rotary_dim < 2 or rotary_dim % 2:
-        raise CheckpointError(
-            f"{config.source}: partial_rotary_factor {share} of head size {head_dim} turns {rotary_dim} dimensions; "
-            f"it must be an even number of them, 2 to {head_dim}"
-        )
-    return RopeSpec(rotary_dim, theta, _rope_scaling(config, scaling, rotary_dim))
-
-
-def _rope_scaling(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> RopeScaling | None:
-    match scaling.text("rope_type", scaling.text("type", "default")):
-        case "default":
-            return None
-        case "linear":
-            return LinearScaling(scaling.number("factor"))
-        case "llama3":
-            return Llama3Scaling(
-                factor=scaling.number("factor"),
-                low_freq_factor=scaling.number("low_freq_factor"),
-                high_freq_factor=scaling.number("high_freq_factor"),
-                original_max_position=scaling.integer("original_max_position_embeddings"),
-            )
-        case "factors":  # made by the GGUF reader
-            return _frequency_factors(scaling, rotary_dim)
-        case other:
-            raise UnsupportedModelError(
-                f"{config.source}: rotary scaling {other!r} is not supported; supported are default, linear and llama3"
-            )
-
-
-def _frequency_factors(scaling: HFConfig, rotary_dim: int) -> FrequencyFactors:
-    factors = tuple(scaling.fields["factors"])
-    if len(factors) != rotary_dim // 2 or not all(0 < factor <= _MAX_NUMBER for factor in factors):
-        raise CheckpointError(
-            f"{scaling.source}: rope_freqs.weight holds {len(factors)} factors from {min(factors)} to {max(factors)}; "
-            f"there must be {rotary_dim // 2}, all above 0; fetch the file again"
-        )
-    return FrequencyFactors(factors)

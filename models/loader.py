@@ -63,6 +63,7 @@ def load_model(
     tokenizer = load_tokenizer_assets(files, config)
     defaults = generation_defaults(generation_config, files.root)
     names = family.gguf_names if files.gguf else family.names
+    assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
     decoder, weights_note = build_decoder(
         spec, checkpoint, names, backend, torch_dtype, torch_device, progress, keeps_quantised=keeps_quantised
     )

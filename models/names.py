@@ -14,25 +14,31 @@ Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class To:
-    """Where a tensor goes: a module path such as "layers.{i}.attn.qkv", and which shard of a fused one it fills."""
+    """Where a tensor goes: a module path such as "layers.{i}.attn.qkv", and which shard of a fused one it fills.
+
+    parameter: its name, where the tensor's own does not end with it.
+    """
 
     module: str
     shard: str | None = None
     transform: Transform | None = None
+    parameter: str | None = None
 
 
 IGNORE: To | None = None  # a tensor that carries no weights, such as a stored causal mask
 
-# Pattern -> To. "{i}" is the layer's number; a final ".*" covers weight, bias, scales, zeros, so that quantised
-# checkpoints need no map of their own. The first pattern that matches the whole name decides.
-Rules = Mapping[str, To | None]
+# Pattern -> To, or several where a tensor is cut up (by their transforms). "{i}" is the layer's number, "{e}" an
+# expert's; a final ".*" covers weight, bias, scales, zeros, so that quantised checkpoints need no map of their own. The
+# first pattern that matches the whole name decides. "{e}" in the module alone says that the tensor is a stack of all
+# experts' matrices along its first dimension, of which each expert gets its own.
+Rules = Mapping[str, To | tuple[To, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """One tensor's place in the decoder."""
 
-    module: str  # "layers.3.attn.qkv"
+    module: str  # "layers.3.attn.qkv"; with "{e}" for a stack of experts
     parameter: str  # "weight"
     shard: str | None
     layer: int | None
@@ -49,19 +55,14 @@ class NameMap:
         match, to = self._match(name)
         return match is not None and to is IGNORE
 
-    def destination(self, name: str) -> Destination | None:
-        """Where the tensor goes, or None if no rule knows it or it is ignored."""
+    def destinations(self, name: str) -> tuple[Destination, ...]:
+        """Where the tensor goes; nowhere if no rule knows it or it is ignored."""
         match, to = self._match(name)
         if match is None or to is None:
-            return None
-        groups = match.groupdict()
-        layer = groups.get("i")
-        module = to.module if layer is None else to.module.replace("{i}", layer)
-        return Destination(
-            module, groups.get("part") or "weight", to.shard, None if layer is None else int(layer), to.transform
-        )
+            return ()
+        return tuple(_destination(match, one) for one in (to if isinstance(to, tuple) else (to,)))
 
-    def _match(self, name: str) -> tuple[re.Match[str] | None, To | None]:
+    def _match(self, name: str) -> tuple[re.Match[str] | None, To | tuple[To, ...] | None]:
         for pattern, to in self._rules:
             if match := pattern.fullmatch(name):
                 return match, to
@@ -69,13 +70,26 @@ class NameMap:
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    expression = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d{1,5})")
+    expression = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d{1,5})").replace(r"\{e\}", r"(?P<e>\d{1,5})")
     return re.compile(re.sub(r"\\\.\\\*$", r"\\.(?P<part>\\w+)", expression))
 
 
-def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | None]:
+def _destination(match: re.Match[str], to: To) -> Destination:
+    groups = match.groupdict()
+    module, layer = to.module, groups.get("i")
+    for letter in ("i", "e"):
+        if groups.get(letter) is not None:
+            module = module.replace(f"{{{letter}}}", groups[letter])
+    parameter = to.parameter or groups.get("part") or "weight"
+    return Destination(module, parameter, to.shard, None if layer is None else int(layer), to.transform)
+
+
+def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple[To, ...] | None]:
     """The rules under each prefix, for checkpoints that were saved from different wrapping classes."""
     return {prefix + pattern: to for prefix in prefixes for pattern, to in rules.items()}
+
+
+# --- transforms ------------------------------------------------------------------------------------------------------
 
 
 def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
@@ -83,20 +97,36 @@ def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  #
     return tensor.t() if tensor.dim() == 2 else tensor
 
 
+def plus_one(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """A norm's weight where the checkpoint holds its distance from 1 (Gemma). In fp32, as norms are."""
+    return tensor + 1
+
+
 def unpermute_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Rows of q, made for rotary pairs (2d, 2d + 1), to pairs (d, d + rotary_dim / 2): see RopeSpec."""
     assert layer is not None
-    return _unpermute(tensor, layer.attention.num_heads)
+    return _unpermute(tensor, layer, layer.attention.num_heads)
 
 
 def unpermute_k(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     assert layer is not None
-    return _unpermute(tensor, layer.attention.num_kv_heads)
+    return _unpermute(tensor, layer, layer.attention.num_kv_heads)
 
 
-def _unpermute(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Rows of each head from interleaved pairs (0, D/2, 1, D/2 + 1, ...), as GGUF has them for llama, back to halves.
+def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Weights of q_norm or k_norm, [D] or [heads, D], beside `unpermute_q` and `unpermute_k`."""
+    assert layer is not None
+    return _unpermute(tensor.flatten(), layer, tensor.numel() // layer.attention.head_dim).view(tensor.shape)
+
+
+def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
+    """The rotated rows of each head from neighbouring pairs to halves. Layers without rotation stay as they are.
 
     Works on weights [heads * D, in], biases [heads * D] and packed rows alike.
     """
-    pairs = tensor.unflatten(0, (num_heads, -1, 2))  # [heads, D/2, 2, ...]
-    return pairs.transpose(1, 2).flatten(0, 2)
+    if layer.rope is None:
+        return tensor
+    heads = tensor.unflatten(0, (num_heads, -1))  # [heads, D, ...]
+    turned, kept = heads[:, : layer.rope.rotary_dim], heads[:, layer.rope.rotary_dim :]
+    halves = turned.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    return torch.cat((halves, kept), dim=1).flatten(0, 1)

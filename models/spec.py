@@ -1,32 +1,99 @@
-"""DecoderSpec: what a decoder-only transformer computes, as plain frozen data that a family's describe() returns."""
+"""DecoderSpec: what a decoder-only transformer computes, as plain frozen data that a family's describe() returns.
 
+Every technique that a family can choose is a field here; layers are composed from it when they are built. What only a
+file stores differently (rotary pairs side by side, norm weights less one, fused or stacked matrices) is not here: it is
+a transform in the family's map of names (names.py).
+"""
+
+import dataclasses
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.attention.base import AttentionSpec
 
 
 class NormKind(enum.Enum):
-    RMS = enum.auto()  # weight only
-    LAYER = enum.auto()  # mean subtracted; weight and bias
+    RMS = enum.auto()
+    LAYER = enum.auto()  # mean subtracted
 
 
 class Activation(enum.Enum):
     SILU = enum.auto()
+    GELU = enum.auto()  # x * Phi(x), exactly
     GELU_TANH = enum.auto()
+    GELU_QUICK = enum.auto()  # x * logistic(1.702 x)
+    RELU = enum.auto()
+    RELU_SQUARED = enum.auto()
+
+
+class NormPlacement(enum.Enum):
+    """Where a layer's norms stand about its two branches f, attention and feed-forward.
+
+    Before the branch a norm is called `attn_norm` or `mlp_norm`, after it `attn_post_norm` or `mlp_post_norm`.
+    """
+
+    PRE = enum.auto()  # x + f(norm(x))
+    POST = enum.auto()  # x + post_norm(f(x)): OLMo 2
+    SANDWICH = enum.auto()  # x + post_norm(f(norm(x))): Gemma 2
+    AFTER_SUM = enum.auto()  # post_norm(x + f(x)): the first transformers; with `skip_scale`, DeepNorm
+    PARALLEL = enum.auto()  # x + attention(attn_norm(x)) + mlp(mlp_norm(x)): GPT-NeoX
+    PARALLEL_ONE_NORM = enum.auto()  # the same with attn_norm for both: GPT-J, Cohere
 
 
 @dataclass(frozen=True, slots=True)
 class NormSpec:
     kind: NormKind
     eps: float
+    has_weight: bool = True
+    has_bias: bool = False
+
+
+# --- positions -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LinearScaling:
-    """All rotary frequencies divided by `factor` (position interpolation)."""
+    """All rotary frequencies divided by `factor` (position interpolation: Chen et al. 2023)."""
 
     factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicScaling:
+    """theta raised as far as the longest served context asks for ("dynamic NTK").
+
+    Unlike in transformers it does not change while a text grows: keys in the cache, shared by prefix, were turned once.
+    """
+
+    factor: float
+    original_max_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """Interpolation of slow dimensions, none of fast ones, warmer attention (Peng et al. 2023)."""
+
+    factor: float
+    original_max_position: int
+    attention_factor: float  # of cos and sin
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    rounds_bounds: bool = True  # the band between fast and slow ends at whole dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class LongRopeScaling:
+    """A factor for each frequency, of two sets (Ding et al. 2024).
+
+    The long set serves all contexts if any beyond `original_max_position` is served, as in vLLM: keys in the cache are
+    turned once, so a text cannot change sets when it grows.
+    """
+
+    short_factors: tuple[float, ...]  # [rotary_dim / 2]
+    long_factors: tuple[float, ...]
+    original_max_position: int
+    attention_factor: float  # of cos and sin, in both
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +113,58 @@ class FrequencyFactors:
     factors: tuple[float, ...]  # [rotary_dim / 2]
 
 
-RopeScaling = LinearScaling | Llama3Scaling | FrequencyFactors
+RopeScaling = LinearScaling | DynamicScaling | YarnScaling | LongRopeScaling | Llama3Scaling | FrequencyFactors
 
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary positions on the first `rotary_dim` of each head; dimension d is paired with d + rotary_dim / 2."""
+    """Rotary positions on the first `rotary_dim` of each head; dimension d is paired with d + rotary_dim / 2.
+
+    Checkpoints made for neighbouring pairs (2d, 2d + 1), as GPT-J's, are brought into this order when they are loaded:
+    the same permutation of a query's and a key's dimensions leaves their product as it is (names.unpermute_q).
+    """
 
     rotary_dim: int
     theta: float
     scaling: RopeScaling | None = None
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+class QKNormScope(enum.Enum):
+    HEAD = enum.auto()  # over each head, one weight [D] for all: Qwen3
+    HEAD_OWN_WEIGHTS = enum.auto()  # over each head, weights [heads, D]: Cohere, StableLM 2
+    PROJECTION = enum.auto()  # over all heads of a row together: OLMo 2
+
+
+@dataclass(frozen=True, slots=True)
+class QKNormSpec:
+    """Norms of queries and keys, `attn.q_norm` and `attn.k_norm`."""
+
+    norm: NormSpec
+    scope: QKNormScope = QKNormScope.HEAD
+    is_after_rope: bool = False  # Llama 4
+
+
+@dataclass(frozen=True, slots=True)
+class QueryTemperature:
+    """Queries times 1 + scale * ln(1 + floor((position + offset) / floor_scale)): Llama 4, Ministral 3."""
+
+    scale: float
+    floor_scale: float
+    offset: int
+
+
+# --- feed-forward ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SwigluClamp:
+    """gate * logistic(alpha * gate) * (up + 1), gate at most `limit` and up within +-limit (gpt-oss)."""
+
+    alpha: float
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +174,79 @@ class MLPSpec:
     intermediate_size: int
     activation: Activation
     is_gated: bool
-    has_bias: bool
+    has_up_bias: bool = False  # of gate, too
+    has_down_bias: bool = False
+    clamp: SwigluClamp | None = None  # in place of the activation
+
+
+class RouterScore(enum.Enum):
+    """What the router's logits become before the best are taken."""
+
+    SOFTMAX = enum.auto()
+    SIGMOID = enum.auto()
+
+
+class GroupScore(enum.Enum):
+    """How a group of experts is rated."""
+
+    BEST = enum.auto()  # by its best expert: DeepSeek V2
+    BEST_TWO = enum.auto()  # by the sum of its best two: DeepSeek V3
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """Which experts a row goes to, and with which weights.
+
+    score(W x + b) rates the experts; `correction`, a bias learned for balance, takes part in the choice but not in the
+    weights. A softmax over the chosen logits alone is SOFTMAX with `renormalises`.
+    """
+
+    score: RouterScore
+    experts_per_token: int
+    renormalises: bool  # weights of the chosen sum to 1
+    has_bias: bool = False
+    has_correction: bool = False
+    num_groups: int = 1  # experts stand in groups; only those of the best groups are chosen from
+    groups_per_token: int = 1
+    group_score: GroupScore = GroupScore.BEST
+    scale: float = 1.0  # of the weights, at last
+    scales_input: bool = False  # weights multiply what goes into an expert, not what comes out: Llama 4
+
+
+@dataclass(frozen=True, slots=True)
+class MoESpec:
+    """Sum of the chosen experts' outputs, by weight, and of the shared MLP's, which takes every row."""
+
+    num_experts: int
+    expert: MLPSpec
+    router: RouterSpec
+    shared: MLPSpec | None = None
+    has_shared_gate: bool = False  # shared output times logistic(w . x): Qwen2-MoE
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One pre-norm layer: x += attention(norm x); x += mlp(norm x)."""
+    """Attention and a feed-forward branch, each added to the stream x that runs through the layers."""
 
     attention: AttentionSpec
-    rope: RopeSpec | None
-    has_qkv_bias: bool
-    has_out_bias: bool
-    mlp: MLPSpec
+    mlp: MLPSpec | MoESpec
     norm: NormSpec
+    rope: RopeSpec | None = None
+    placement: NormPlacement = NormPlacement.PRE
+    branch_scale: float = 1.0  # of a branch's output before it is added: Granite
+    skip_scale: float = 1.0  # of x before a branch is added; with AFTER_SUM, DeepNorm's alpha
+    has_qkv_bias: bool = False
+    has_out_bias: bool = False
+    qk_norm: QKNormSpec | None = None
+    alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/alibi.py
+    query_temperature: QueryTemperature | None = None
+    has_output_gate: bool = False  # heads times logistic(gate x) before the output projection; a shard "gate" of qkv
+
+    def with_window(self, window: int | None) -> "LayerSpec":
+        return dataclasses.replace(self, attention=dataclasses.replace(self.attention, sliding_window=window))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +255,15 @@ class DecoderSpec:
     hidden_size: int
     max_position: int  # longest context the checkpoint claims
     layers: tuple[LayerSpec, ...]
-    final_norm: NormSpec
-    has_learned_positions: bool  # one embedding a position, max_position of them
+    final_norm: NormSpec | None  # None where the last layer's own norm is the end (AFTER_SUM)
     has_tied_head: bool  # the output layer is the token embedding
+    has_learned_positions: bool = False  # one embedding a position, max_position of them
+    has_head_bias: bool = False
+    embedding_norm: NormSpec | None = None  # BLOOM
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None  # cap * tanh(logits / cap)
+
+    def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":
+        """The same decoder with each layer replaced by change(index, layer)."""
+        return dataclasses.replace(self, layers=tuple(change(index, layer) for index, layer in enumerate(self.layers)))

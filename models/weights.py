@@ -1,6 +1,7 @@
 """Weights: assigns a checkpoint's tensors to a decoder's parameters, then streams them in one by one."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +13,7 @@ from models.errors import CheckpointError
 from models.layers.linear import Linear
 from models.loaded import ProgressReport
 from models.names import Destination, NameMap, Rules
+from models.spec import MoESpec
 
 _MAX_LISTED = 8  # tensors named in one message
 
@@ -39,12 +41,9 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
     open_parts = {part: None for name in parameters for part in _parts(decoder, name)}
     problems: list[str] = []
     plan: list[Assignment] = []
-    for tensor in checkpoint.tensors.values():
-        destination = names.destination(tensor.name)
-        if names.is_ignored(tensor.name) or (decoder.spec.has_tied_head and _is_head(destination)):
-            continue  # with tied embeddings a stored copy of the head says nothing new
-        name = f"{destination.module}.{destination.parameter}" if destination else ""
-        if destination is None or name not in parameters:
+    for tensor, destination in _destinations(decoder, checkpoint, names, problems):
+        name = f"{destination.module}.{destination.parameter}"
+        if name not in parameters:
             problems.append(f"{tensor.name!r} is not used by this architecture")
             continue
         assignment = Assignment(tensor, destination, _rows(decoder, destination))
@@ -88,8 +87,41 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
             module.scheme.finish(module)
 
 
-def _is_head(destination: Destination | None) -> bool:
-    return destination is not None and destination.module == "head"
+def _destinations(
+    decoder: Decoder, checkpoint: Checkpoint, names: NameMap, problems: list[str]
+) -> Iterator[tuple[StoredTensor, Destination]]:
+    """Each tensor that is used, or each expert's part of it, and its place; what has none goes into `problems`."""
+    for tensor in checkpoint.tensors.values():
+        if names.is_ignored(tensor.name):
+            continue
+        destinations = names.destinations(tensor.name)
+        if not destinations:
+            problems.append(f"{tensor.name!r} is not used by this architecture")
+        for destination in destinations:
+            if destination.module == "head" and decoder.spec.has_tied_head:
+                continue  # with tied embeddings a stored copy of the head says nothing new
+            if "{e}" in destination.module:
+                yield from _expert_parts(decoder, tensor, destination, problems)
+            else:
+                yield tensor, destination
+
+
+def _expert_parts(
+    decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
+) -> Iterator[tuple[StoredTensor, Destination]]:
+    """A stack's matrices, each to its expert."""
+    layers, layer = decoder.spec.layers, destination.layer
+    mlp = layers[layer].mlp if layer is not None and layer < len(layers) else None
+    if not isinstance(mlp, MoESpec):
+        problems.append(f"{tensor.name!r} is not used by this architecture")
+    elif tensor.part is None:
+        problems.append(f"{tensor.name!r} is stored as {tensor.format}, which is not supported")
+    elif tensor.shape[0] != mlp.num_experts:
+        problems.append(f"{tensor.name!r} holds {tensor.shape[0]} experts; the configuration has {mlp.num_experts}")
+    else:
+        for expert in range(mlp.num_experts):
+            module = destination.module.replace("{e}", str(expert))
+            yield tensor.part(expert), dataclasses.replace(destination, module=module)
 
 
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:

@@ -28,6 +28,8 @@ class StoredTensor:
 
     `quantised`, where the file spreads a quantised matrix over several tensors (codes, scales, zeros): the reader
     offers them as one, called `<module>.weight`, of the matrix's shape; `read` dequantises by the format's reference.
+
+    `part(index)` is the tensor of one index of the first dimension: an expert's matrix of a stack.
     """
 
     name: str
@@ -38,6 +40,7 @@ class StoredTensor:
     read: Callable[[torch.dtype], torch.Tensor] | None
     read_packed: Callable[[], torch.Tensor] | None = None
     quantised: StoredQuant | None = None
+    part: "Callable[[int], StoredTensor] | None" = None
 
 
 class Checkpoint(Protocol):

@@ -48,26 +48,40 @@ class GGUFCheckpoint:
 
 def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
     data = mapped[tensor.start : tensor.start + tensor.num_bytes]
-    entry = (tensor.name, tensor.shape, tensor.type.name, tensor.num_bytes, path)
-    if tensor.type in _PLAIN:
-        plain = torch.from_numpy(data).view(_PLAIN[tensor.type]).view(tensor.shape)
-        return StoredTensor(*entry, read=plain.to)
-    rows = data.reshape(math.prod(tensor.shape[:-1]), -1)
+    return _described(tensor.name, tensor.shape, tensor.type, data, path)
+
+
+def _described(
+    name: str, shape: tuple[int, ...], kind: GGMLQuantizationType, data: np.ndarray, path: Path
+) -> StoredTensor:
+    """data: the tensor's bytes, mapped."""
+
+    def part(index: int) -> StoredTensor:
+        return _described(f"{name}[{index}]", shape[1:], kind, data.reshape(shape[0], -1)[index], path)
+
+    entry = (name, shape, kind.name, data.nbytes, path)
+    if kind in _PLAIN:
+        plain = torch.from_numpy(data).view(_PLAIN[kind]).view(shape)
+        return StoredTensor(*entry, read=plain.to, part=part)
+    rows = data.reshape(math.prod(shape[:-1]), -1)
     return StoredTensor(
         *entry,
-        read=lambda dtype: _dequantise(rows, tensor, dtype),
+        read=lambda dtype: _dequantise(rows, shape, kind, dtype),
         read_packed=lambda: torch.from_numpy(rows),
+        part=part,
     )
 
 
-def _dequantise(rows: np.ndarray, tensor: GGUFTensor, dtype: torch.dtype) -> torch.Tensor:
+def _dequantise(
+    rows: np.ndarray, shape: tuple[int, ...], kind: GGMLQuantizationType, dtype: torch.dtype
+) -> torch.Tensor:
     """rows: [rows, bytes a row]."""
-    out = torch.empty(len(rows), tensor.shape[-1], dtype=dtype)
-    step = max(1, _CHUNK_ELEMENTS // tensor.shape[-1])
+    out = torch.empty(len(rows), shape[-1], dtype=dtype)
+    step = max(1, _CHUNK_ELEMENTS // shape[-1])
     for start in range(0, len(rows), step):
-        values = dequantize(np.asarray(rows[start : start + step]), tensor.type)
+        values = dequantize(np.asarray(rows[start : start + step]), kind)
         out[start : start + step] = torch.from_numpy(values)
-    return out.view(tensor.shape)
+    return out.view(shape)
 
 
 def _check_dequantisable(path: Path, kind: GGMLQuantizationType) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def _tensors_of(path: Path) -> Iterator[tuple[StoredTensor, torch.dtype | None]]
         stored_as, shape = described.get_dtype(), tuple(described.get_shape())
         dtype = _DTYPES.get(stored_as)
         num_bytes = 0 if dtype is None else math.prod(shape) * dtype.itemsize
-        yield StoredTensor(name, shape, stored_as, num_bytes, path, _reader(file, name) if dtype else None), dtype
+        read = _reader(file, name) if dtype else None
+        part = partial(_part, file, name, (stored_as, num_bytes, path, dtype)) if shape else None
+        yield StoredTensor(name, shape, stored_as, num_bytes, path, read, part=part), dtype
 
 
 def _reader(file: Any, name: str) -> Callable[[torch.dtype], torch.Tensor]:
@@ -99,3 +102,13 @@ def _reader(file: Any, name: str) -> Callable[[torch.dtype], torch.Tensor]:
         return file.get_tensor(name).to(dtype)
 
     return read
+
+
+def _part(file: Any, name: str, stored: tuple[str, int, Path, torch.dtype | None], index: int) -> StoredTensor:
+    stored_as, num_bytes, path, dtype = stored
+    count, *shape = file.get_slice(name).get_shape()
+
+    def read(wanted: torch.dtype) -> torch.Tensor:
+        return file.get_slice(name)[index].to(wanted)
+
+    return StoredTensor(f"{name}[{index}]", tuple(shape), stored_as, num_bytes // count, path, read if dtype else None)

@@ -19,12 +19,13 @@ def describe(config: HFConfig) -> DecoderSpec:
     head_dim = hidden_size // num_heads
     base_scale = head_dim**-0.5 if config.boolean("scale_attn_weights", True) else 1.0
     is_scaled_by_depth = config.boolean("scale_attn_by_inverse_layer_idx", False)
-    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5))
+    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5), has_bias=True)
     mlp = MLPSpec(
         intermediate_size=config.integer("n_inner", 4 * hidden_size),
         activation=config.activation("activation_function"),
         is_gated=False,
-        has_bias=True,
+        has_up_bias=True,
+        has_down_bias=True,
     )
 
     def layer(index: int) -> LayerSpec:

@@ -2,13 +2,22 @@
 
 from models.attention.base import AttentionSpec
 from models.errors import CheckpointError
-from models.hf_config import HFConfig, rope_spec
+from models.hf_config import HFConfig
 from models.names import IGNORE, To, unpermute_k, unpermute_q
 from models.registry import Family
+from models.rope_config import context_length, rope_spec
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
-def describe(config: HFConfig) -> DecoderSpec:
+def describe(
+    config: HFConfig,
+    *,
+    default_head_dim: int | None = None,
+    default_theta: float = 10000.0,
+    default_rotary_share: float = 1.0,
+    default_tied: bool = False,
+) -> DecoderSpec:
+    """The defaults are of families that are Llama but for a few fields, which they replace in what this returns."""
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
     num_kv_heads = config.integer("num_key_value_heads", num_heads)
@@ -17,7 +26,7 @@ def describe(config: HFConfig) -> DecoderSpec:
             f"{config.source}: num_key_value_heads {num_kv_heads} does not divide num_attention_heads {num_heads}; "
             "fetch the checkpoint's own configuration again"
         )
-    head_dim = config.integer("head_dim", hidden_size // num_heads)
+    head_dim = config.integer("head_dim", default_head_dim or hidden_size // num_heads)
     norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6))
     has_attention_bias = config.boolean("attention_bias", False)
     layer = LayerSpec(
@@ -27,25 +36,31 @@ def describe(config: HFConfig) -> DecoderSpec:
             head_dim=head_dim,
             scale=head_dim**-0.5,
         ),
-        rope=rope_spec(config, head_dim),
+        rope=rope_spec(
+            config,
+            head_dim,
+            default_theta=default_theta,
+            default_share=default_rotary_share,
+            layer_type="full_attention",
+        ),
         has_qkv_bias=has_attention_bias,
         has_out_bias=has_attention_bias,
         mlp=MLPSpec(
             intermediate_size=config.integer("intermediate_size"),
             activation=config.activation("hidden_act"),
             is_gated=True,
-            has_bias=config.boolean("mlp_bias", False),
+            has_up_bias=config.boolean("mlp_bias", False),
+            has_down_bias=config.boolean("mlp_bias", False),
         ),
         norm=norm,
     )
     return DecoderSpec(
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
-        max_position=config.integer("max_position_embeddings", 2048),
+        max_position=context_length(config, 2048),
         layers=(layer,) * config.num_layers("num_hidden_layers"),
         final_norm=norm,
-        has_learned_positions=False,
-        has_tied_head=config.boolean("tie_word_embeddings", False),
+        has_tied_head=config.boolean("tie_word_embeddings", default_tied),
     )
 
 

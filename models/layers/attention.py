@@ -1,28 +1,61 @@
-"""Attention layer: fused qkv projection, rotary positions, the back end over the paged KV cache, output projection."""
+"""Attention layer: fused qkv projection, positions, the back end over the paged KV cache, output projection."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
-from models.layers.linear import Linear
+from models.layers.linear import Linear, empty_parameter
 from models.layers.prologue import Prologue
-from models.layers.rotation import Rotation
+from models.layers.qk_norm import make_qk_norm, qk_norm_function
+from models.layers.rotation import Rotation, rotate
 from models.quant.base import QuantScheme
-from models.spec import LayerSpec
+from models.spec import LayerSpec, QueryTemperature
+
+_Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Attention(nn.Module):
+    """What a family chooses (norms of q and k, rotation, temperature, gate) is bound when the layer is built.
+
+    Parameters beside the projections: `q_norm`, `k_norm`, `sinks` [H].
+    """
+
     def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> None:
         super().__init__()
         self.spec = spec.attention
         self.backend = backend
-        head_dim = self.spec.head_dim
-        self.heads = (self.spec.num_heads, self.spec.num_kv_heads, self.spec.num_kv_heads)
-        q_size, kv_size = self.spec.num_heads * head_dim, self.spec.num_kv_heads * head_dim
-        shards = {"q": q_size, "k": kv_size, "v": kv_size}
+        num_heads, num_kv_heads, head_dim = self.spec.num_heads, self.spec.num_kv_heads, self.spec.head_dim
+        heads = {"q": num_heads, "k": num_kv_heads, "v": num_kv_heads}
+        if spec.has_output_gate:
+            heads["gate"] = num_heads
+        self.heads = tuple(heads.values())
+        shards = {name: count * head_dim for name, count in heads.items()}
         self.qkv = Linear(hidden_size, shards, has_bias=spec.has_qkv_bias, scheme=scheme)
-        self.out = Linear(q_size, hidden_size, has_bias=spec.has_out_bias, scheme=scheme)
+        self.out = Linear(num_heads * head_dim, hidden_size, has_bias=spec.has_out_bias, scheme=scheme)
+        self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
+        self.slopes: torch.Tensor | None = None  # [H], of ALiBi
+        self._slopes = spec.alibi_slopes
+        self._norm_qk: _Pairwise = _keep_both
+        self._norm_turned_qk: _Pairwise = _keep_both
+        if spec.qk_norm is not None:
+            self.q_norm = make_qk_norm(spec.qk_norm, num_heads, head_dim)
+            self.k_norm = make_qk_norm(spec.qk_norm, num_kv_heads, head_dim)
+            norms = _both(qk_norm_function(spec.qk_norm, self.q_norm), qk_norm_function(spec.qk_norm, self.k_norm))
+            if spec.qk_norm.is_after_rope:
+                self._norm_turned_qk = norms
+            else:
+                self._norm_qk = norms
+        self._store = self._choose_store(spec)
+        self._temper = _keep if spec.query_temperature is None else _tempered(spec.query_temperature)
+        self._gate = _gated if spec.has_output_gate else _as_it_is
+
+    def make_constants(self, device: torch.device) -> None:
+        """Tensors that no checkpoint holds; called when memory is allocated."""
+        if self._slopes is not None:
+            self.slopes = torch.tensor(self._slopes, dtype=torch.float32, device=device)
 
     def forward(
         self,
@@ -32,17 +65,71 @@ class Attention(nn.Module):
         batch: ForwardBatch,
         group: KVGroupBatch,
         kv: torch.Tensor,
+        residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x + attention(norm(x)), x used up: [T, hidden].
+        """attention(norm(x)) (+ residual, used up; it may be x): [T, hidden].
 
         Writes the rows' K and V into `kv` before it attends, so that rows see themselves.
         """
         qkv = self.qkv(x, norm, out_dtype=kv.dtype)
-        q, k, v = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)  # [T, heads, D]
-        if by is None:
-            self.backend.write(kv, k, v, group)
-        else:
-            q = self.backend.rotate_and_write(kv, q, k, v, by, group)
-        attended = self.backend.forward(q, kv, batch, group, self.spec)
-        hidden: torch.Tensor = self.out(attended.flatten(1), residual=x)
+        q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
+        q, k = self._norm_qk(q, k)  # [T, heads, D]
+        q = self._temper(self._store(kv, q, k, v, by, group), batch.positions)
+        attended = self.backend.forward(q, kv, batch, group, self.spec, alibi_slopes=self.slopes, sinks=self.sinks)
+        hidden: torch.Tensor = self.out(self._gate(attended, *gate).flatten(1), residual=residual)
         return hidden
+
+    # --- (kv, q, k, v, angles, group) -> q as attention takes it; k and v are stored ----------------------------------
+
+    def _choose_store(self, spec: LayerSpec) -> Callable[..., torch.Tensor]:
+        if spec.rope is None:
+            return self._store_as_is
+        is_normed_later = spec.qk_norm is not None and spec.qk_norm.is_after_rope
+        return self._turn_norm_store if is_normed_later else self._turn_and_store
+
+    def _store_as_is(
+        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: object, group: KVGroupBatch
+    ) -> torch.Tensor:
+        self.backend.write(kv, k, v, group)
+        return q
+
+    def _turn_and_store(
+        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+    ) -> torch.Tensor:
+        return self.backend.rotate_and_write(kv, q, k, v, by, group)
+
+    def _turn_norm_store(
+        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+    ) -> torch.Tensor:
+        q, k = self._norm_turned_qk(rotate(q, by), rotate(k, by))
+        self.backend.write(kv, k, v, group)
+        return q
+
+
+def _keep_both(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return q, k
+
+
+def _both(norm_q: Callable[[torch.Tensor], torch.Tensor], norm_k: Callable[[torch.Tensor], torch.Tensor]) -> _Pairwise:
+    return lambda q, k: (norm_q(q), norm_k(k))
+
+
+def _keep(q: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    return q
+
+
+def _tempered(spec: QueryTemperature) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def temper(q: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        steps = torch.floor((positions + spec.offset).to(torch.float32) / spec.floor_scale)
+        factors = 1.0 + spec.scale * torch.log1p(steps)  # [T]
+        return (q * factors[:, None, None]).to(q.dtype)
+
+    return temper
+
+
+def _as_it_is(attended: torch.Tensor) -> torch.Tensor:
+    return attended
+
+
+def _gated(attended: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    return attended * torch.sigmoid(gate)

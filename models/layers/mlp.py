@@ -1,43 +1,59 @@
 """Feed-forward layers: gated (gate and up in one GEMM) and plain."""
 
+from abc import abstractmethod
+
 import torch
 from torch import nn
 
 from models.layers.linear import Linear
-from models.layers.prologue import ACTIVATIONS, Prologue
+from models.layers.prologue import Prologue, activation_of
 from models.quant.base import QuantScheme
 from models.spec import MLPSpec
 
 
-class GatedMLP(nn.Module):
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[spec.activation, True]
-        inner = spec.intermediate_size
-        shards = {"gate": inner, "up": inner}
-        self.gate_up = Linear(hidden_size, shards, has_bias=spec.has_bias, scheme=scheme)
-        self.down = Linear(inner, hidden_size, has_bias=spec.has_bias, scheme=scheme)
-
-    def forward(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        """x + MLP(norm(x)), x used up: [T, hidden]."""
-        hidden: torch.Tensor = self.down(self.gate_up(x, norm), self.activation, residual=x)
-        return hidden
-
-
 class MLP(nn.Module):
+    """Two matrices with an activation between, which is the second one's prologue."""
+
     def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[spec.activation, False]
-        inner = spec.intermediate_size
-        self.up = Linear(hidden_size, inner, has_bias=spec.has_bias, scheme=scheme)
-        self.down = Linear(inner, hidden_size, has_bias=spec.has_bias, scheme=scheme)
+        self.activation = activation_of(spec)
+        self.down = Linear(spec.intermediate_size, hidden_size, has_bias=spec.has_down_bias, scheme=scheme)
 
-    def forward(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        """x + MLP(norm(x)), x used up: [T, hidden]."""
-        hidden: torch.Tensor = self.down(self.up(x, norm), self.activation, residual=x)
+    @abstractmethod
+    def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        """x [T, hidden] -> what `contract` takes, of norm(x)."""
+
+    def contract(self, inner: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, hidden], added to `residual`, which is used up."""
+        hidden: torch.Tensor = self.down(inner, self.activation, residual=residual)
         return hidden
 
+    def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
+        return self.contract(self.expand(x, norm), residual)
 
-def make_mlp(spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> nn.Module:
-    kind = GatedMLP if spec.is_gated else MLP
+
+class PlainMLP(MLP):
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+        super().__init__(spec, hidden_size, scheme=scheme)
+        self.up = Linear(hidden_size, spec.intermediate_size, has_bias=spec.has_up_bias, scheme=scheme)
+
+    def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        inner: torch.Tensor = self.up(x, norm)
+        return inner
+
+
+class GatedMLP(MLP):
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+        super().__init__(spec, hidden_size, scheme=scheme)
+        shards = {"gate": spec.intermediate_size, "up": spec.intermediate_size}
+        self.gate_up = Linear(hidden_size, shards, has_bias=spec.has_up_bias, scheme=scheme)
+
+    def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        inner: torch.Tensor = self.gate_up(x, norm)
+        return inner
+
+
+def make_mlp(spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> MLP:
+    kind = GatedMLP if spec.is_gated else PlainMLP
     return kind(spec, hidden_size, scheme=scheme)

@@ -12,31 +12,36 @@ from models.spec import NormKind, NormSpec
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float) -> None:
+    weight: torch.Tensor | None
+
+    def __init__(self, size: int, spec: NormSpec) -> None:
         super().__init__()
         self.shape = (size,)
-        self.eps = eps
-        self.weight = empty_parameter(self.shape, torch.float32)
+        self.eps = spec.eps
+        self.register_parameter("weight", empty_parameter(self.shape, torch.float32) if spec.has_weight else None)
 
     @cached_property
     def row_input(self) -> RowInput:
-        return RowInput(InputKind.RMS_NORM, self.weight, eps=self.eps)
+        return RowInput(InputKind.RMS_NORM, _or_ones(self.weight, self.shape), eps=self.eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x.to(torch.float32), self.shape, self.weight, self.eps).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
-    def __init__(self, size: int, eps: float) -> None:
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    def __init__(self, size: int, spec: NormSpec) -> None:
         super().__init__()
         self.shape = (size,)
-        self.eps = eps
-        self.weight = empty_parameter(self.shape, torch.float32)
-        self.bias = empty_parameter(self.shape, torch.float32)
+        self.eps = spec.eps
+        self.register_parameter("weight", empty_parameter(self.shape, torch.float32) if spec.has_weight else None)
+        self.register_parameter("bias", empty_parameter(self.shape, torch.float32) if spec.has_bias else None)
 
     @cached_property
     def row_input(self) -> RowInput:
-        return RowInput(InputKind.LAYER_NORM, self.weight, self.bias, self.eps)
+        return RowInput(InputKind.LAYER_NORM, _or_ones(self.weight, self.shape), self.bias, self.eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x.to(torch.float32), self.shape, self.weight, self.bias, self.eps).to(x.dtype)
@@ -47,4 +52,9 @@ _NORMS: dict[NormKind, type[RMSNorm] | type[LayerNorm]] = {NormKind.RMS: RMSNorm
 
 
 def make_norm(spec: NormSpec, size: int) -> Norm:
-    return _NORMS[spec.kind](size, spec.eps)
+    return _NORMS[spec.kind](size, spec)
+
+
+def _or_ones(weight: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
+    """Native kernels always multiply by a weight."""
+    return torch.ones(shape, dtype=torch.float32) if weight is None else weight

@@ -4,13 +4,23 @@ import math
 
 import torch
 
-from models.spec import FrequencyFactors, LinearScaling, Llama3Scaling, RopeSpec
+from models.spec import (
+    DynamicScaling,
+    FrequencyFactors,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeSpec,
+    YarnScaling,
+)
 
 
-def inverse_frequencies(spec: RopeSpec, device: torch.device) -> torch.Tensor:
-    """Radians a position for each pair of dimensions: [rotary_dim / 2], fp32."""
-    exponents = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32, device=device) / spec.rotary_dim
-    frequencies = 1.0 / spec.theta**exponents
+def inverse_frequencies(spec: RopeSpec, device: torch.device, context: int) -> torch.Tensor:
+    """Radians a position for each pair of dimensions: [rotary_dim / 2], fp32.
+
+    context: the longest that is served; dynamic scaling and longrope depend on it.
+    """
+    frequencies = _unscaled(spec.theta, spec.rotary_dim, device)
     match spec.scaling:
         case None:
             return frequencies
@@ -18,8 +28,31 @@ def inverse_frequencies(spec: RopeSpec, device: torch.device) -> torch.Tensor:
             return frequencies / factor
         case FrequencyFactors(factors):
             return frequencies / torch.tensor(factors, dtype=torch.float32, device=device)
+        case LongRopeScaling(short, long, original):
+            factors = long if context > original else short
+            return frequencies / torch.tensor(factors, dtype=torch.float32, device=device)
+        case DynamicScaling(factor, original):
+            growth = factor * max(context, original) / original - (factor - 1)
+            theta = spec.theta * growth ** (spec.rotary_dim / (spec.rotary_dim - 2))
+            return _unscaled(theta, spec.rotary_dim, device)
+        case YarnScaling():
+            return frequencies * _yarn_share(spec, spec.scaling, device)
         case Llama3Scaling():
             return _llama3(frequencies, spec.scaling)
+
+
+def rotation_scale(spec: RopeSpec) -> float:
+    """What cos and sin are multiplied by."""
+    match spec.scaling:
+        case YarnScaling() | LongRopeScaling():
+            return spec.scaling.attention_factor
+        case _:
+            return 1.0
+
+
+def _unscaled(theta: float, rotary_dim: int, device: torch.device) -> torch.Tensor:
+    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
+    return 1.0 / theta**exponents
 
 
 def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
@@ -27,3 +60,20 @@ def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
     blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     kept = blend.clamp(0.0, 1.0)  # 1: fast enough to be kept; 0: slow, interpolated in full
     return frequencies * (kept + (1.0 - kept) / scaling.factor)
+
+
+def _yarn_share(spec: RopeSpec, scaling: YarnScaling, device: torch.device) -> torch.Tensor:
+    """What remains of each frequency: 1 where fast, 1 / factor where slow, a linear ramp over dimensions between."""
+
+    def dimension(turns: float) -> float:
+        """The pair of dimensions that makes so many turns within the original context."""
+        length = scaling.original_max_position / (turns * 2 * math.pi)
+        return spec.rotary_dim * math.log(length) / (2 * math.log(spec.theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.rounds_bounds:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, spec.rotary_dim - 1)
+    pairs = torch.arange(spec.rotary_dim // 2, dtype=torch.float32, device=device)
+    slow = ((pairs - low) / max(high - low, 0.001)).clamp(0.0, 1.0)  # a band without width is a step
+    return slow / scaling.factor + (1.0 - slow)

@@ -15,10 +15,14 @@ class Rotation(NamedTuple):
     sin: torch.Tensor
 
 
-def rotation(positions: torch.Tensor, frequencies: torch.Tensor) -> Rotation:
-    """The angles of `positions` [T] in fp32: bf16 could not tell neighbouring positions apart beyond 256."""
+def rotation(positions: torch.Tensor, frequencies: torch.Tensor, scale: float = 1.0) -> Rotation:
+    """The angles of `positions` [T] in fp32: bf16 could not tell neighbouring positions apart beyond 256.
+
+    scale: of cos and sin, and so of rotated queries and keys (yarn's and longrope's attention factor).
+    """
     angles = torch.outer(positions.to(torch.float32), frequencies)  # [T, rotary_dim / 2]
-    return Rotation(angles.cos(), angles.sin())
+    cos, sin = angles.cos(), angles.sin()
+    return Rotation(cos, sin) if scale == 1.0 else Rotation(cos * scale, sin * scale)
 
 
 def rotate(x: torch.Tensor, by: Rotation) -> torch.Tensor:

@@ -1,11 +1,24 @@
 """NameMap and the transforms that undo what a format stores differently."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from models.attention.base import AttentionSpec
-from models.names import IGNORE, Destination, NameMap, To, transpose, unpermute_k, unpermute_q, with_prefixes
-from models.spec import Activation, LayerSpec, MLPSpec, NormKind, NormSpec
+from models.names import (
+    IGNORE,
+    Destination,
+    NameMap,
+    To,
+    plus_one,
+    transpose,
+    unpermute_head,
+    unpermute_k,
+    unpermute_q,
+    with_prefixes,
+)
+from models.spec import Activation, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
 
 RULES = {
     "embed.*": To("embed"),
@@ -14,17 +27,14 @@ RULES = {
 }
 LAYER = LayerSpec(
     attention=AttentionSpec(num_heads=3, num_kv_heads=2, head_dim=4, scale=0.5),
-    rope=None,
-    has_qkv_bias=False,
-    has_out_bias=False,
-    mlp=MLPSpec(8, Activation.SILU, is_gated=True, has_bias=False),
+    mlp=MLPSpec(8, Activation.SILU, is_gated=True),
     norm=NormSpec(NormKind.RMS, 1e-6),
 )
 
 
 @pytest.mark.parametrize("parameter", ["weight", "bias", "weight_scale", "qzeros"])
 def test_star_covers_every_parameter_of_a_layer(parameter: str) -> None:
-    destination = NameMap(RULES).destination(f"layers.12.q_proj.{parameter}")
+    (destination,) = NameMap(RULES).destinations(f"layers.12.q_proj.{parameter}")
 
     assert destination == Destination("layers.12.attn.qkv", parameter, "q", 12, unpermute_q)
 
@@ -33,7 +43,7 @@ def test_star_covers_every_parameter_of_a_layer(parameter: str) -> None:
     "name", ["layers.x.q_proj.weight", "layers.1.q_proj.a.b", "layers.1.q_proj", "my.embed.weight", "embedXweight", ""]
 )
 def test_names_that_no_rule_spells_have_no_destination(name: str) -> None:
-    assert NameMap(RULES).destination(name) is None
+    assert NameMap(RULES).destinations(name) == ()
     assert not NameMap(RULES).is_ignored(name)
 
 
@@ -41,13 +51,13 @@ def test_ignored_name_has_no_destination() -> None:
     names = NameMap(RULES)
 
     assert names.is_ignored("layers.3.bias")
-    assert names.destination("layers.3.bias") is None
+    assert names.destinations("layers.3.bias") == ()
 
 
 def test_prefixes_apply_to_every_rule() -> None:
     names = NameMap(with_prefixes(("", "model."), RULES))
 
-    assert names.destination("embed.weight") == names.destination("model.embed.weight")
+    assert names.destinations("embed.weight") == names.destinations("model.embed.weight")
     assert names.is_ignored("model.layers.0.bias")
 
 
@@ -60,7 +70,60 @@ def test_unpermute_puts_interleaved_pairs_into_halves(shape: tuple[int, ...], un
         head * dim + half * dim // 2 + pair for head in range(heads) for pair in range(dim // 2) for half in (0, 1)
     ]
 
-    assert torch.equal(unpermute(halves[order], LAYER), halves)
+    assert torch.equal(unpermute(halves[order], rotating(dim)), halves)
+
+
+def test_unpermute_moves_only_rotated_rows() -> None:
+    stored = torch.tensor([0, 1, 2, 3, 4, 5])
+
+    assert unpermute_k(torch.cat((stored, stored + 10)), rotating(4)).tolist() == [
+        *(0, 2, 1, 3, 4, 5),
+        *(10, 12, 11, 13, 14, 15),
+    ]
+    assert torch.equal(unpermute_k(stored, LAYER), stored)
+
+
+def rotating(dim: int) -> LayerSpec:
+    return dataclasses.replace(LAYER, rope=RopeSpec(dim, 10000.0))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+def test_unpermute_head_orders_the_weights_of_head_norms(shape: tuple[int, ...]) -> None:
+    weights = torch.arange(4).expand(shape)
+
+    assert torch.equal(unpermute_head(weights, rotating(4)), torch.tensor([0, 2, 1, 3]).expand(shape))
+
+
+def test_plus_one_adds_in_the_dtype_it_is_given() -> None:
+    assert plus_one(torch.tensor([0.5]), None).tolist() == [1.5]
+
+
+# --- experts ---------------------------------------------------------------------------------------------------------
+
+
+def test_experts_are_numbered_by_their_names() -> None:
+    names = NameMap({"l.{i}.experts.{e}.w1.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate")})
+
+    (destination,) = names.destinations("l.3.experts.11.w1.weight")
+
+    assert destination == Destination("layers.3.mlp.experts.11.gate_up", "weight", "gate", 3, None)
+
+
+def test_stack_of_experts_leaves_their_number_open() -> None:
+    names = NameMap({"l.{i}.down_bias": To("layers.{i}.mlp.experts.{e}.down", parameter="bias")})
+
+    (destination,) = names.destinations("l.3.down_bias")
+
+    assert destination == Destination("layers.3.mlp.experts.{e}.down", "bias", None, 3, None)
+
+
+def test_tensor_that_is_cut_up_has_several_destinations() -> None:
+    names = NameMap({"l.{i}.both.*": (To("layers.{i}.a"), To("layers.{i}.b", "x"))})
+
+    assert [d.module for d in names.destinations("l.0.both.weight")] == ["layers.0.a", "layers.0.b"]
+
+
+# --- others ----------------------------------------------------------------------------------------------------------
 
 
 def test_transpose_turns_matrices_and_leaves_vectors() -> None:

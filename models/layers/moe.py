@@ -1,0 +1,120 @@
+"""Mixture of experts: a router sends each row to a few of many MLPs.
+
+Rows are grouped by expert, so that each chosen expert's weights are read once a step. Each expert is a pair of Linear
+layers like any other, and so takes every quantisation and kernel. Which experts are chosen depends on the data, so
+steps of such a model are not recorded as tapes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.layers.linear import empty_parameter
+from models.layers.mlp import MLP, make_mlp
+from models.layers.prologue import AS_IS, Prologue
+from models.quant.base import QuantScheme
+from models.spec import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
+
+
+class Router(nn.Module):
+    """Chooses experts. Held and computed in fp32: a choice between two near experts must not hang on rounding."""
+
+    correction: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    def __init__(self, spec: RouterSpec, num_experts: int, hidden_size: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = empty_parameter((num_experts, hidden_size), torch.float32)
+        self.register_parameter("bias", empty_parameter((num_experts,), torch.float32) if spec.has_bias else None)
+        correction = empty_parameter((num_experts,), torch.float32) if spec.has_correction else None
+        self.register_parameter("correction", correction)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [T, hidden] -> experts [T, k] int64 and their weights [T, k] fp32."""
+        spec = self.spec
+        logits = F.linear(x.to(torch.float32), self.weight, self.bias)  # [T, E]
+        scores = logits.softmax(dim=-1) if spec.score is RouterScore.SOFTMAX else logits.sigmoid()
+        rated = scores if self.correction is None else scores + self.correction
+        if spec.num_groups > 1:
+            rated = rated.masked_fill(~_in_best_groups(rated, spec), float("-inf"))
+        experts = rated.topk(spec.experts_per_token, dim=-1).indices
+        weights = scores.gather(-1, experts)
+        if spec.renormalises:
+            weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-20)
+        return experts, weights * spec.scale
+
+
+def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
+    """[T, E]: whether an expert's group is one of the row's best."""
+    groups = rated.unflatten(-1, (spec.num_groups, -1))  # [T, G, E / G]
+    if spec.group_score is GroupScore.BEST:
+        of_group = groups.amax(dim=-1)
+    else:
+        of_group = groups.topk(2, dim=-1).values.sum(dim=-1)
+    best = of_group.topk(spec.groups_per_token, dim=-1).indices
+    chosen = torch.zeros_like(of_group, dtype=torch.bool).scatter_(-1, best, True)  # [T, G]
+    return chosen.unsqueeze(-1).expand_as(groups).flatten(-2)
+
+
+class MoE(nn.Module):
+    """`load` [E] counts the rows that each expert computed since the count was last taken."""
+
+    def __init__(self, spec: MoESpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+        super().__init__()
+        self.router = Router(spec.router, spec.num_experts, hidden_size)
+        self.experts = nn.ModuleList(make_mlp(spec.expert, hidden_size, scheme=scheme) for _ in range(spec.num_experts))
+        self.shared = None if spec.shared is None else make_mlp(spec.shared, hidden_size, scheme=scheme)
+        self.shared_gate = empty_parameter((1, hidden_size), torch.float32) if spec.has_shared_gate else None
+        self.scales_input = spec.router.scales_input
+        self.load = [0] * spec.num_experts
+
+    def take_load(self) -> list[int]:
+        """[E] rows that each expert computed since the last call."""
+        load, self.load = self.load, [0] * len(self.load)
+        return load
+
+    def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
+        rows = norm(x)
+        total = self._routed(rows)
+        if self.shared is not None:
+            shared = self.shared(rows, AS_IS).to(torch.float32)
+            total += shared if self.shared_gate is None else shared * self._openness(rows)
+        return total.to(x.dtype) if residual is None else residual.add_(total)
+
+    def _openness(self, rows: torch.Tensor) -> torch.Tensor:
+        """[T, 1], how far the shared expert's gate is open for each row."""
+        assert self.shared_gate is not None
+        return F.linear(rows.to(torch.float32), self.shared_gate).sigmoid()
+
+    def _routed(self, rows: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of the chosen experts' outputs: [T, hidden], fp32."""
+        experts, weights = self.router(rows)  # [T, k]
+        order = experts.flatten().argsort(stable=True)  # pairs of row and expert, expert by expert
+        counts = experts.flatten().bincount(minlength=len(self.experts)).tolist()
+        row_of_pair = order // experts.shape[1]
+        weight_of_pair = weights.flatten()[order].unsqueeze(-1)  # [T * k, 1]
+        total = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
+        start = 0
+        for index, count in enumerate(counts):
+            if count == 0:
+                continue
+            chosen, weight = row_of_pair[start : start + count], weight_of_pair[start : start + count]
+            total.index_add_(0, chosen, self._weighted(self.experts[index], rows[chosen], weight))
+            self.load[index] += count
+            start += count
+        return total
+
+    def _weighted(self, expert: nn.Module, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """One expert's outputs for `rows` [n, hidden], by `weight` [n, 1]: fp32."""
+        if self.scales_input:
+            return expert((rows * weight).to(rows.dtype), AS_IS).to(torch.float32)
+        outputs: torch.Tensor = expert(rows, AS_IS).to(torch.float32)
+        return outputs * weight
+
+
+def make_feed_forward(spec: MLPSpec | MoESpec, hidden_size: int, *, scheme: QuantScheme) -> MLP | MoE:
+    if isinstance(spec, MoESpec):
+        return MoE(spec, hidden_size, scheme=scheme)
+    return make_mlp(spec, hidden_size, scheme=scheme)
