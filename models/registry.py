@@ -1,7 +1,8 @@
 """Supported architectures: Hugging Face class name -> family, imported when first asked for."""
 
+import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from models.errors import UnsupportedModelError
@@ -9,14 +10,46 @@ from models.hf_config import HFConfig
 from models.names import Rules
 from models.spec import DecoderSpec
 
-_FAMILIES = {
-    "LlamaForCausalLM": "models.families.llama:FAMILY",
-    "MistralForCausalLM": "models.families.mistral:FAMILY",
-    "Qwen2ForCausalLM": "models.families.qwen2:FAMILY",
+FAMILIES = {
     "GPT2LMHeadModel": "models.families.gpt2:FAMILY",
+    "Glm4ForCausalLM": "models.families.glm4:GLM4",
+    "GlmForCausalLM": "models.families.glm4:GLM",
+    "GptOssForCausalLM": "models.families.gpt_oss:FAMILY",
+    "GraniteForCausalLM": "models.families.granite:FAMILY",
+    "GraniteMoeForCausalLM": "models.families.granite:MOE",
+    "GraniteMoeSharedForCausalLM": "models.families.granite:MOE",
+    "LlamaForCausalLM": "models.families.llama:FAMILY",
+    "MinistralForCausalLM": "models.families.mistral:FAMILY",
+    "Ministral3ForCausalLM": "models.families.mistral:MINISTRAL3",
+    "MistralForCausalLM": "models.families.mistral:FAMILY",
+    "MixtralForCausalLM": "models.families.mixtral:FAMILY",
+    "Olmo2ForCausalLM": "models.families.olmo:OLMO2",
+    "Olmo3ForCausalLM": "models.families.olmo:OLMO3",
+    "OlmoeForCausalLM": "models.families.olmo:OLMOE",
+    "Phi3ForCausalLM": "models.families.phi3:FAMILY",
+    "Qwen2ForCausalLM": "models.families.qwen2:FAMILY",
+    "Qwen2MoeForCausalLM": "models.families.qwen_moe:QWEN2",
+    "Qwen3ForCausalLM": "models.families.qwen3:FAMILY",
+    "Qwen3MoeForCausalLM": "models.families.qwen_moe:QWEN3",
+    "SmolLM3ForCausalLM": "models.families.smollm3:FAMILY",
 }
 # general.architecture of a GGUF file -> the class name that such models have elsewhere.
-_GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "gpt2": "GPT2LMHeadModel"}
+GGUF_ARCHITECTURES = {
+    "glm4": "Glm4ForCausalLM",
+    "gpt-oss": "GptOssForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "granite": "GraniteForCausalLM",
+    "granitemoe": "GraniteMoeForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen2moe": "Qwen2MoeForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3moe": "Qwen3MoeForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +58,15 @@ class Family:
 
     describe: Callable[[HFConfig], DecoderSpec]
     names: Rules  # tensors of safetensors checkpoints
-    gguf_names: Rules
+    gguf_names: Rules | None  # None where GGUF has no such architecture
 
 
 def family_of(architecture: str) -> Family:
-    """The family of a Hugging Face class name; raises UnsupportedModelError with the supported ones."""
-    path = _FAMILIES.get(architecture)
+    """The family of a Hugging Face class name; raises UnsupportedModelError with the nearest supported ones."""
+    path = FAMILIES.get(architecture)
     if path is None:
         raise UnsupportedModelError(
-            f"architecture {architecture!r} is not supported; supported are {', '.join(sorted(_FAMILIES))}"
+            f"architecture {architecture!r} is not supported; {_nearest(architecture, FAMILIES)}"
         )
     module, _, name = path.partition(":")
     family: Family = getattr(importlib.import_module(module), name)
@@ -42,8 +75,14 @@ def family_of(architecture: str) -> Family:
 
 def architecture_of_gguf(name: str) -> str:
     """The Hugging Face class name for a GGUF file's general.architecture; raises UnsupportedModelError."""
-    if name not in _GGUF_ARCHITECTURES:
+    if name not in GGUF_ARCHITECTURES:
         raise UnsupportedModelError(
-            f"GGUF architecture {name!r} is not supported; supported are {', '.join(sorted(_GGUF_ARCHITECTURES))}"
+            f"GGUF architecture {name!r} is not supported; {_nearest(name, GGUF_ARCHITECTURES)}"
         )
-    return _GGUF_ARCHITECTURES[name]
+    return GGUF_ARCHITECTURES[name]
+
+
+def _nearest(name: str, supported: Iterable[str]) -> str:
+    """Such as "nearest are Qwen2ForCausalLM and Qwen3ForCausalLM; docs/models.md lists all"."""
+    near = difflib.get_close_matches(name, supported, n=3, cutoff=0.0)
+    return f"nearest by name are {', '.join(near)}; docs/models.md lists all that are"

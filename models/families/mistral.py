@@ -1,23 +1,32 @@
-"""Mistral: Llama with a window on every layer where the configuration has one."""
+"""Mistral, Ministral and Ministral 3: Llama with windows, or with queries that grow with their position."""
 
 import dataclasses
 
 from models.families import llama
 from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
 from models.registry import Family
-from models.spec import DecoderSpec
+from models.spec import DecoderSpec, QueryTemperature
 
 
 def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config)
-    if not config.has("sliding_window"):
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True)
+    return spec.map_layers(lambda index, layer: layer.with_window(windows[index]))
+
+
+def describe_ministral3(config: HFConfig) -> DecoderSpec:
+    spec = describe(config)
+    rope = config.section("rope_parameters")
+    if not rope.has("llama_4_scaling_beta"):
         return spec
-    window = config.integer("sliding_window")
-    layers = (
-        dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, sliding_window=window))
-        for layer in spec.layers
+    temperature = QueryTemperature(
+        scale=rope.number("llama_4_scaling_beta", minimum=0.0),
+        floor_scale=rope.number("original_max_position_embeddings"),
+        offset=0,
     )
-    return dataclasses.replace(spec, layers=tuple(layers))
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, query_temperature=temperature))
 
 
 FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES)
+MINISTRAL3 = Family(describe_ministral3, llama.NAMES, llama.GGUF_NAMES)

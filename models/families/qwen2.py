@@ -4,23 +4,24 @@ import dataclasses
 
 from models.families import llama
 from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
 from models.names import To
 from models.registry import Family
-from models.spec import DecoderSpec, LayerSpec
+from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    window = config.integer("sliding_window", 4096) if config.boolean("use_sliding_window", False) else None
-    first_windowed = config.integer("max_window_layers", 28, minimum=0)
-    spec = llama.describe(config)
+    spec = with_upper_windows(config, llama.describe(config))
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, has_qkv_bias=True, has_out_bias=False))
 
-    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        attention = layer.attention
-        if index >= first_windowed:
-            attention = dataclasses.replace(attention, sliding_window=window)
-        return dataclasses.replace(layer, attention=attention, has_qkv_bias=True, has_out_bias=False)
 
-    return dataclasses.replace(spec, layers=tuple(adapt(index, layer) for index, layer in enumerate(spec.layers)))
+def with_upper_windows(config: HFConfig, spec: DecoderSpec) -> DecoderSpec:
+    """The spec with `sliding_window` where `use_sliding_window` allows it."""
+    if not config.boolean("use_sliding_window", False):
+        return spec
+    first = config.integer("max_window_layers", 28, minimum=0)
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index >= first, default=4096)
+    return spec.map_layers(lambda index, layer: layer.with_window(windows[index]))
 
 
 NAMES = llama.NAMES

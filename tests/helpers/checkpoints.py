@@ -15,6 +15,7 @@ from transformers import (
     Qwen2Config,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
@@ -27,7 +28,7 @@ from models.loader import build_decoder
 from models.registry import family_of
 
 VOCAB_SIZE = 128
-_SMALL = {
+SMALL = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -49,15 +50,15 @@ LLAMA3_ROPE = {
 
 
 def llama_config(**changes: object) -> LlamaConfig:
-    return LlamaConfig(**{**_SMALL, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, **changes})
+    return LlamaConfig(**{**SMALL, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, **changes})
 
 
 def mistral_config(**changes: object) -> MistralConfig:
-    return MistralConfig(**{**_SMALL, "head_dim": 16, "sliding_window": 6, **changes})
+    return MistralConfig(**{**SMALL, "head_dim": 16, "sliding_window": 6, **changes})
 
 
 def qwen2_config(**changes: object) -> Qwen2Config:
-    return Qwen2Config(**{**_SMALL, **changes})
+    return Qwen2Config(**{**SMALL, **changes})
 
 
 def gpt2_config(**changes: object) -> GPT2Config:
@@ -73,18 +74,28 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
     """
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(config, attn_implementation="eager")
     generator = torch.Generator().manual_seed(seed)
-    conv1d_ends = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored as [in, out]
+    turned = _stored_as_inputs_by_outputs(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() == 2:
-                values *= parameter.shape[0 if name.endswith(conv1d_ends) else 1] ** -0.5
+            if parameter.dim() >= 2:
+                values *= parameter.shape[-2 if name in turned else -1] ** -0.5
+                if name.endswith(("gate.weight", "router.weight", "layer.weight")) and len(parameter) < 16:
+                    values *= 4.0  # few rows between two experts, where rounding decides
             elif name.endswith("bias"):
                 values *= 0.3
             else:
                 values = 1.0 + 0.2 * values
             parameter.copy_(values.to(torch.bfloat16))
     return model.eval()
+
+
+def _stored_as_inputs_by_outputs(model: PreTrainedModel) -> set[str]:
+    """Names of the matrices, or stacks of matrices, that are [.., in, out]."""
+    names = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    if model.config.model_type in ("gpt_oss", "llama4_text"):
+        names |= {name for name, _ in model.named_parameters() if name.endswith(("s.gate_up_proj", "s.down_proj"))}
+    return names
 
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32, backend: AttentionBackend | None = None) -> Decoder:

@@ -5,9 +5,10 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from models.hf_config import HFConfig, rope_spec
+from models.hf_config import HFConfig
 from models.layers.rope import inverse_frequencies
 from models.layers.rotation import rotation
+from models.rope_config import rope_spec
 
 HEAD_DIM = 64
 ORIGINAL = 8192
@@ -34,7 +35,7 @@ def test_rotation_equals_transformers_at_far_positions(name: str) -> None:
     cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
     spec = rope_spec(HFConfig({"rope_parameters": ROPES[name]}, "config.json"), HEAD_DIM)
 
-    ours = rotation(positions, inverse_frequencies(spec, torch.device("cpu")))
+    ours = rotation(positions, inverse_frequencies(spec, torch.device("cpu"), 131072))
 
     half = HEAD_DIM // 2  # transformers repeats the angles for the other half
     torch.testing.assert_close(ours.cos, cos[0, :, :half], rtol=0.0, atol=1e-3)

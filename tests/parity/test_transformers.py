@@ -1,47 +1,24 @@
 """Parity: tiny random checkpoints written by transformers, loaded by us, logits compared row by row."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
-from tests.helpers.checkpoints import (
-    LLAMA3_ROPE,
-    VOCAB_SIZE,
-    gpt2_config,
-    llama_config,
-    load_folder,
-    mistral_config,
-    qwen2_config,
-    random_model,
-)
+from models.decoder import Decoder
+from models.registry import FAMILIES
+from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.parity.variants import VARIANTS
 
 BLOCK_SIZE = 4
 LENGTHS = (37, 9, 1, 22)
-LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
-VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama-gqa": llama_config,
-    "llama-mha": lambda: llama_config(num_key_value_heads=4),
-    "llama-tied": lambda: llama_config(tie_word_embeddings=True),
-    "llama-biases": lambda: llama_config(attention_bias=True, mlp_bias=True),
-    "llama-head-dim": lambda: llama_config(head_dim=32),
-    "llama3-rope": lambda: llama_config(rope_parameters=LLAMA3_ROPE),
-    "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
-    "llama-with-an-unused-window": lambda: llama_config(sliding_window=6),
-    "mistral-window": mistral_config,
-    "mistral-full": lambda: mistral_config(sliding_window=None),
-    "qwen2": qwen2_config,
-    "qwen2-tied": lambda: qwen2_config(tie_word_embeddings=True),
-    "qwen2-upper-window": lambda: qwen2_config(use_sliding_window=True, sliding_window=6, max_window_layers=1),
-    "gpt2": gpt2_config,
-    "gpt2-scaled-by-depth": lambda: gpt2_config(scale_attn_by_inverse_layer_idx=True, n_inner=80),
-}
 
 
 @dataclass(frozen=True)
@@ -53,9 +30,12 @@ class Pair:
     prompts: list[list[int]]
     truths: list[torch.Tensor]
     backend: AttentionBackend
+    decoders: dict[torch.dtype, Decoder] = field(default_factory=dict)  # loaded once
 
     def run(self, dtype: torch.dtype = torch.float32) -> PagedRun:
-        decoder = load_folder(self.folder, dtype, self.backend)
+        if dtype not in self.decoders:
+            self.decoders[dtype] = load_folder(self.folder, dtype, self.backend)
+        decoder = self.decoders[dtype]
         for layer in decoder.spec.layers:
             if reason := self.backend.unsupported(layer.attention, dtype, torch.device("cpu")):
                 pytest.skip(f"{self.backend.name} {reason}")
@@ -101,6 +81,12 @@ def run_in_chunks(run: PagedRun, prompts: list[list[int]], chunk: int) -> list[t
 def assert_all_close(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
     for rows, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(rows, wanted, rtol=0.0, atol=1e-4)
+
+
+def test_every_supported_architecture_has_two_variants() -> None:
+    counts = Counter(MODEL_FOR_CAUSAL_LM_MAPPING[type(make())].__name__ for make in VARIANTS.values())
+
+    assert {name: counts[name] for name in FAMILIES if counts[name] < 2} == {}
 
 
 def test_logits_of_the_random_models_are_spread(pair: Pair) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families import gpt2, llama, qwen2
-from models.hf_config import HFConfig, read_json_config, rope_spec
+from models.hf_config import HFConfig, read_json_config
 from models.registry import architecture_of_gguf, family_of
+from models.rope_config import rope_spec
 from models.spec import Activation, LinearScaling, Llama3Scaling, RopeSpec
 
 LLAMA = {
@@ -100,8 +101,8 @@ def test_rotary_settings_of_old_and_new_configurations(fields: dict, expected: R
 
 
 def test_unknown_rotary_scaling_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match="'longrope' is not supported"):
-        rope_spec(config(rope_scaling={"rope_type": "longrope"}), 64)
+    with pytest.raises(UnsupportedModelError, match="'shortrope' is not supported"):
+        rope_spec(config(rope_scaling={"rope_type": "shortrope"}), 64)
 
 
 @pytest.mark.parametrize("share", [1.5, 0.01, 3 / 64])
@@ -124,12 +125,12 @@ def test_llama_defaults_of_fields_that_old_checkpoints_lack() -> None:
 
     layer = spec.layers[0]
     assert (layer.attention.num_kv_heads, layer.attention.head_dim) == (4, 16)
-    assert (layer.has_qkv_bias, layer.mlp.has_bias, spec.has_tied_head) == (False, False, False)
+    assert (layer.has_qkv_bias, layer.mlp.has_up_bias, spec.has_tied_head) == (False, False, False)
 
 
 def test_unknown_activation_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match="'relu2'; supported are"):
-        llama.describe(config(**{**LLAMA, "hidden_act": "relu2"}))
+    with pytest.raises(UnsupportedModelError, match="'mish'; supported are"):
+        llama.describe(config(**{**LLAMA, "hidden_act": "mish"}))
 
 
 @pytest.mark.parametrize("changes", [{"num_key_value_heads": 3}, {"num_hidden_layers": 10**6}, {"hidden_size": 2}])
@@ -170,10 +171,10 @@ def test_qwen2_windows_only_upper_layers_when_asked(changes: dict, windows: list
 
 
 def test_unknown_architecture_is_refused_with_the_supported_ones() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'Foo' is not supported.*GPT2LMHeadModel, LlamaForCausalLM"):
-        family_of("Foo")
-    with pytest.raises(UnsupportedModelError, match=r"'foo' is not supported.*gpt2, llama, qwen2"):
-        architecture_of_gguf("foo")
+    with pytest.raises(UnsupportedModelError, match=r"'Qwen9ForCausalLM' is not supported; nearest .*Qwen2ForCausalLM"):
+        family_of("Qwen9ForCausalLM")
+    with pytest.raises(UnsupportedModelError, match=r"'qwen9' is not supported; nearest .*qwen"):
+        architecture_of_gguf("qwen9")
 
 
 @pytest.mark.parametrize("value", [None, [], "LlamaForCausalLM", [3]])

@@ -1,4 +1,6 @@
-// What a freshly loaded library must do before its first kernel runs.
+// What the loader asks a freshly loaded library.
+#include <omp.h>
+
 #include "amx.h"
 #include "simd.h"
 
@@ -12,3 +14,5 @@ __attribute__((constructor)) static void request_tiles() {
 }
 #endif
 
+// Threads a parallel region would get; equal to torch.get_num_threads() if both use one OpenMP runtime.
+HR_API int hr_max_threads() { return omp_get_max_threads(); }

@@ -1,0 +1,59 @@
+"""What families with experts have in common: names of their tensors, and which layers have experts."""
+
+import torch
+
+from models.hf_config import HFConfig
+from models.names import To
+from models.spec import LayerSpec
+
+
+def expert_names(
+    block: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> dict[str, To | tuple[To, ...] | None]:
+    """Rules for experts under "model.layers.{i}.<block>.experts", each with tensors of its own or all stacked."""
+    experts = f"model.layers.{{i}}.{block}.experts"
+    return {
+        f"{experts}.{{e}}.{gate}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
+        f"{experts}.{{e}}.{up}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
+        f"{experts}.{{e}}.{down}.*": To("layers.{i}.mlp.experts.{e}.down"),
+        f"{experts}.gate_up_proj": To("layers.{i}.mlp.experts.{e}.gate_up"),
+        f"{experts}.down_proj": To("layers.{i}.mlp.experts.{e}.down"),
+    }
+
+
+def shared_names(block: str, *, name: str = "shared_expert") -> dict[str, To | tuple[To, ...] | None]:
+    """Rules for the MLP beside the experts that every row goes through, and its gate."""
+    shared = f"model.layers.{{i}}.{block}.{name}"
+    return {
+        f"{shared}.gate_proj.*": To("layers.{i}.mlp.shared.gate_up", "gate"),
+        f"{shared}.up_proj.*": To("layers.{i}.mlp.shared.gate_up", "up"),
+        f"{shared}.down_proj.*": To("layers.{i}.mlp.shared.down"),
+        f"{shared}_gate.weight": To("layers.{i}.mlp", parameter="shared_gate"),
+    }
+
+
+def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """[hidden] as [1, hidden]: GGUF drops dimensions of size 1."""
+    return tensor.reshape(1, -1)
+
+
+GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
+    "blk.{i}.ffn_gate_inp.*": To("layers.{i}.mlp.router"),
+    "blk.{i}.ffn_gate_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
+    "blk.{i}.ffn_up_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
+    "blk.{i}.ffn_down_exps.*": To("layers.{i}.mlp.experts.{e}.down"),
+    "blk.{i}.ffn_gate.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),  # files from before the stacks
+    "blk.{i}.ffn_up.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
+    "blk.{i}.ffn_down.{e}.*": To("layers.{i}.mlp.experts.{e}.down"),
+    "blk.{i}.ffn_gate_shexp.*": To("layers.{i}.mlp.shared.gate_up", "gate"),
+    "blk.{i}.ffn_up_shexp.*": To("layers.{i}.mlp.shared.gate_up", "up"),
+    "blk.{i}.ffn_down_shexp.*": To("layers.{i}.mlp.shared.down"),
+    "blk.{i}.ffn_gate_inp_shexp.weight": To("layers.{i}.mlp", None, as_row, "shared_gate"),
+}
+
+
+def sparse_layers(config: HFConfig, num_layers: int) -> list[bool]:
+    """Whether each layer has experts, as Qwen's `decoder_sparse_step` and `mlp_only_layers` say."""
+    step = config.integer("decoder_sparse_step", 1)
+    dense = config.token_ids("mlp_only_layers")
+    return [index not in dense and (index + 1) % step == 0 for index in range(num_layers)]

@@ -1,0 +1,46 @@
+"""GLM-4 of 2024 (GLM) and of 2025 (GLM4): half of each head rotated, in neighbouring pairs; GLM4 has sandwich norms."""
+
+import dataclasses
+
+from models.families import llama, phi3
+from models.hf_config import HFConfig
+from models.names import To, unpermute_k, unpermute_q
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, NormPlacement
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, default_head_dim=128, default_rotary_share=0.5)
+    # attention_bias is of q, k and v alone
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, has_out_bias=False))
+
+
+def describe_sandwich(config: HFConfig) -> DecoderSpec:
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        return dataclasses.replace(layer, placement=NormPlacement.SANDWICH)
+
+    return describe(config).map_layers(adapt)
+
+
+NAMES = {
+    **phi3.NAMES,
+    "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", unpermute_q),
+    "model.layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k", unpermute_k),
+    "model.layers.{i}.self_attn.v_proj.*": To("layers.{i}.attn.qkv", "v"),
+}
+
+SANDWICH_NAMES = {
+    **NAMES,
+    "model.layers.{i}.post_self_attn_layernorm.*": To("layers.{i}.attn_post_norm"),
+    "model.layers.{i}.post_mlp_layernorm.*": To("layers.{i}.mlp_post_norm"),
+}
+
+GGUF_NAMES = {
+    **llama.GGUF_NAMES,  # neighbouring pairs in the file, as llama's
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up, as one
+    "blk.{i}.post_attention_norm.*": To("layers.{i}.attn_post_norm"),
+    "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),
+}
+
+GLM = Family(describe, NAMES, GGUF_NAMES)
+GLM4 = Family(describe_sandwich, SANDWICH_NAMES, GGUF_NAMES)

@@ -1,0 +1,83 @@
+"""gpt-oss: attention sinks, a window in every other layer, experts with a clamped SwiGLU and biases everywhere."""
+
+import dataclasses
+
+import torch
+
+from models.families import llama, qwen2
+from models.families.experts import GGUF_EXPERT_NAMES
+from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
+from models.names import To
+from models.registry import Family
+from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, default_head_dim=64, default_theta=150000.0)
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 2 == 0, default=128)
+    expert = MLPSpec(
+        intermediate_size=config.integer("intermediate_size"),
+        activation=Activation.SILU,
+        is_gated=True,
+        has_up_bias=True,
+        has_down_bias=True,
+        clamp=SwigluClamp(alpha=config.number("swiglu_alpha", 1.702), limit=config.number("swiglu_limit", 7.0)),
+    )
+    router = RouterSpec(
+        score=RouterScore.SOFTMAX,
+        experts_per_token=config.integer("num_experts_per_tok", 4),
+        renormalises=True,  # the softmax is over the chosen
+        has_bias=True,
+    )
+    moe = MoESpec(config.integer("num_local_experts"), expert, router)
+    has_bias = config.boolean("attention_bias", True)
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        attention = dataclasses.replace(layer.attention, sliding_window=windows[index], has_sinks=True)
+        return dataclasses.replace(layer, attention=attention, mlp=moe, has_qkv_bias=has_bias, has_out_bias=has_bias)
+
+    return spec.map_layers(adapt)
+
+
+def split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Rows of gate and up in turn -> gate's, then up's. Rows of weights and numbers of biases alike."""
+    return torch.cat((tensor[0::2], tensor[1::2]))
+
+
+def turn_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """An expert's [hidden, 2 * inner] of the unquantised checkpoints."""
+    return split_gate_up(tensor.t(), layer)
+
+
+def turn(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    return tensor.t()
+
+
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.self_attn.sinks": To("layers.{i}.attn", parameter="sinks"),
+    "model.layers.{i}.mlp.router.*": To("layers.{i}.mlp.router"),
+    "model.layers.{i}.mlp.experts.gate_up_proj": To(
+        "layers.{i}.mlp.experts.{e}.gate_up", transform=turn_and_split_gate_up
+    ),
+    "model.layers.{i}.mlp.experts.gate_up_proj_bias": To(
+        "layers.{i}.mlp.experts.{e}.gate_up", transform=split_gate_up, parameter="bias"
+    ),
+    "model.layers.{i}.mlp.experts.down_proj": To("layers.{i}.mlp.experts.{e}.down", transform=turn),
+    "model.layers.{i}.mlp.experts.down_proj_bias": To("layers.{i}.mlp.experts.{e}.down", parameter="bias"),
+    # MXFP4, which the reader offers as matrices [outputs, inputs]
+    "model.layers.{i}.mlp.experts.gate_up_proj.weight": To(
+        "layers.{i}.mlp.experts.{e}.gate_up", transform=split_gate_up
+    ),
+    "model.layers.{i}.mlp.experts.down_proj.weight": To("layers.{i}.mlp.experts.{e}.down"),
+}
+
+GGUF_NAMES = {
+    **qwen2.GGUF_NAMES,
+    **GGUF_EXPERT_NAMES,
+    "blk.{i}.post_attention_norm.*": To("layers.{i}.mlp_norm"),  # the converter's name for it
+    "blk.{i}.attn_sinks.weight": To("layers.{i}.attn", parameter="sinks"),
+}
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES)

@@ -1,0 +1,50 @@
+"""Granite, GraniteMoE and GraniteMoEShared: Llama with a scale on embeddings, branches, attention and logits."""
+
+import dataclasses
+
+from models.families import llama
+from models.families.experts import GGUF_EXPERT_NAMES
+from models.hf_config import HFConfig
+from models.names import To
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    branch_scale = config.number("residual_multiplier", 1.0)
+    attention_scale = config.number("attention_multiplier", 1.0)
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        attention = dataclasses.replace(layer.attention, scale=attention_scale)
+        return dataclasses.replace(layer, attention=attention, branch_scale=branch_scale)
+
+    return dataclasses.replace(
+        llama.describe(config).map_layers(adapt),
+        embedding_scale=config.number("embedding_multiplier", 1.0),
+        logit_scale=1.0 / config.number("logits_scaling", 1.0),
+    )
+
+
+def describe_moe(config: HFConfig) -> DecoderSpec:
+    router = RouterSpec(RouterScore.SOFTMAX, config.integer("num_experts_per_tok", 2), renormalises=True)
+    num_experts = config.integer("num_local_experts", 8)
+    shared_size = config.integer("shared_intermediate_size", 0, minimum=0)
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        shared = dataclasses.replace(layer.mlp, intermediate_size=shared_size) if shared_size else None
+        return dataclasses.replace(layer, mlp=MoESpec(num_experts, layer.mlp, router, shared))
+
+    return describe(config).map_layers(adapt)
+
+
+_EXPERTS = {
+    "model.layers.{i}.block_sparse_moe.router.layer.weight": To("layers.{i}.mlp.router"),
+    "model.layers.{i}.block_sparse_moe.input_linear.weight": To("layers.{i}.mlp.experts.{e}.gate_up"),
+    "model.layers.{i}.block_sparse_moe.output_linear.weight": To("layers.{i}.mlp.experts.{e}.down"),
+    "model.layers.{i}.shared_mlp.input_linear.*": To("layers.{i}.mlp.shared.gate_up"),
+    "model.layers.{i}.shared_mlp.output_linear.*": To("layers.{i}.mlp.shared.down"),
+}
+
+FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES)
+MOE = Family(describe_moe, {**llama.NAMES, **_EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES})

@@ -1,0 +1,31 @@
+"""Mixtral: Mistral with experts in every layer."""
+
+import dataclasses
+
+from models.families import llama, mistral
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names
+from models.hf_config import HFConfig
+from models.names import To
+from models.registry import Family
+from models.spec import DecoderSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = mistral.describe(config)
+
+    def with_experts(mlp: MLPSpec | MoESpec) -> MoESpec:
+        assert isinstance(mlp, MLPSpec)
+        per_token = config.integer("num_experts_per_tok", 2)
+        router = RouterSpec(RouterScore.SOFTMAX, per_token, renormalises=True)
+        return MoESpec(config.integer("num_local_experts", 8), mlp, router)
+
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, mlp=with_experts(layer.mlp)))
+
+
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.block_sparse_moe.gate.weight": To("layers.{i}.mlp.router"),
+    **expert_names("block_sparse_moe", gate="w1", up="w3", down="w2"),
+}
+
+FAMILY = Family(describe, NAMES, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES})

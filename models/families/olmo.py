@@ -1,0 +1,87 @@
+"""OLMo 2, OLMo 3 and OLMoE: norms after the branches (not in OLMoE), and of whole query and key projections."""
+
+import dataclasses
+
+from models.errors import UnsupportedModelError
+from models.families import llama, qwen3
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names
+from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
+from models.names import To
+from models.registry import Family
+from models.rope_config import rope_spec
+from models.spec import (
+    DecoderSpec,
+    LayerSpec,
+    MLPSpec,
+    MoESpec,
+    NormPlacement,
+    QKNormScope,
+    QKNormSpec,
+    RouterScore,
+    RouterSpec,
+)
+
+
+def describe_olmo2(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config)
+    return spec.map_layers(
+        lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.POST, qk_norm=_qk_norm(layer))
+    )
+
+
+def describe_olmo3(config: HFConfig) -> DecoderSpec:
+    """OLMo 2 with a window in three of four layers; only layers without one have their rotation scaled."""
+    spec = describe_olmo2(config)
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: (index + 1) % 4 != 0, default=4096)
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        kind = "full_attention" if windows[index] is None else "sliding_attention"
+        rope = rope_spec(config, layer.attention.head_dim, layer_type=kind)
+        if windows[index] is not None:
+            rope = dataclasses.replace(rope, scaling=None)
+        return dataclasses.replace(layer.with_window(windows[index]), rope=rope)
+
+    return spec.map_layers(adapt)
+
+
+def describe_olmoe(config: HFConfig) -> DecoderSpec:
+    if config.has("clip_qkv"):
+        raise UnsupportedModelError(f"{config.source}: clip_qkv, a bound on q, k and v, is not supported")
+    router = RouterSpec(
+        score=RouterScore.SOFTMAX,
+        experts_per_token=config.integer("num_experts_per_tok", 8),
+        renormalises=config.boolean("norm_topk_prob", False),
+    )
+    num_experts = config.integer(config.first("num_experts", "num_local_experts"), 64)
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        return dataclasses.replace(layer, qk_norm=_qk_norm(layer), mlp=MoESpec(num_experts, layer.mlp, router))
+
+    return llama.describe(config).map_layers(adapt)
+
+
+def _qk_norm(layer: LayerSpec) -> QKNormSpec:
+    return QKNormSpec(layer.norm, QKNormScope.PROJECTION)
+
+
+NAMES = {
+    **qwen3.NAMES,
+    "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.attn_post_norm"),
+    "model.layers.{i}.post_feedforward_layernorm.*": To("layers.{i}.mlp_post_norm"),
+}
+
+GGUF_NAMES = {
+    **qwen3.GGUF_NAMES,
+    "blk.{i}.post_attention_norm.*": To("layers.{i}.attn_post_norm"),
+    "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),
+}
+
+OLMO2 = Family(describe_olmo2, NAMES, GGUF_NAMES)
+OLMO3 = Family(describe_olmo3, NAMES, GGUF_NAMES)
+OLMOE = Family(
+    describe_olmoe,
+    {**qwen3.NAMES, "model.layers.{i}.mlp.gate.weight": To("layers.{i}.mlp.router"), **expert_names("mlp")},
+    {**qwen3.GGUF_NAMES, **GGUF_EXPERT_NAMES},
+)

@@ -1,0 +1,29 @@
+"""Qwen3: Llama with norms of query and key heads."""
+
+import dataclasses
+
+from models.families import llama, qwen2
+from models.hf_config import HFConfig
+from models.names import To
+from models.registry import Family
+from models.spec import DecoderSpec, QKNormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = qwen2.with_upper_windows(config, llama.describe(config, default_head_dim=128))
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm)))
+
+
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.self_attn.q_norm.*": To("layers.{i}.attn.q_norm"),
+    "model.layers.{i}.self_attn.k_norm.*": To("layers.{i}.attn.k_norm"),
+}
+
+GGUF_NAMES = {
+    **qwen2.GGUF_NAMES,
+    "blk.{i}.attn_q_norm.*": To("layers.{i}.attn.q_norm"),
+    "blk.{i}.attn_k_norm.*": To("layers.{i}.attn.k_norm"),
+}
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES)

@@ -1,0 +1,28 @@
+"""SmolLM3: Llama with no positions at all in every fourth layer."""
+
+import dataclasses
+
+from models.families import llama
+from models.hf_config import HFConfig
+from models.layer_config import flags_by_layer, sliding_windows
+from models.registry import Family
+from models.spec import DecoderSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, default_theta=2000000.0, default_tied=True)
+    num_layers = len(spec.layers)
+    interval = config.integer("no_rope_layer_interval", 4)
+    # 1 where there is a rotation, whatever the field's name says.
+    has_rope = flags_by_layer(config, "no_rope_layers", num_layers, otherwise=lambda index: (index + 1) % interval != 0)
+    windows: list[int | None] = [None] * num_layers
+    if config.boolean("use_sliding_window", False):
+        windows = sliding_windows(config, num_layers, is_windowed=lambda index: not has_rope[index])
+    return spec.map_layers(
+        lambda index, layer: dataclasses.replace(
+            layer.with_window(windows[index]), rope=layer.rope if has_rope[index] else None
+        )
+    )
+
+
+FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES)
