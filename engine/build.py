@@ -1,12 +1,12 @@
 """Everything between an EngineConfig and a running engine: find, load, size, warm up."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import torch
 
 from engine.config import Device, EngineConfig, Quantization
+from engine.cores import usable_cores
 from engine.engine import Engine
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, TokenizerInfo
@@ -15,6 +15,7 @@ from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan
 from engine.runner.runner import TorchRunner
 from engine.warmup import token_budget, warm_up
 from models.errors import ModelError
+from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel
 from models.loader import load_model
 from models.sources import resolve_model
@@ -29,7 +30,7 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
-        torch.set_num_threads(config.threads or usable_cores())
+        set_num_threads(config.threads or usable_cores())
     try:
         files = resolve_model(config.model, config.revision, report)
         model = load_model(
@@ -71,19 +72,6 @@ def _choose_step(config: EngineConfig, seconds_per_token: float) -> tuple[int, s
     if num_tokens > token_budget(seconds_per_token, 1):
         return num_tokens, f"one for each sequence, more than this machine computes in 250 ms; {speed}"
     return num_tokens, speed
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may run on; hyper-threads of one core share the units that kernels keep busy."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as siblings:
-                cores.add(siblings.read().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return len(cores)
 
 
 def _choose_device(wanted: Device) -> torch.device:

@@ -62,7 +62,10 @@ class EngineConfig:
         group="Model",
     )
     threads: int | None = option(
-        None, "Compute threads on a CPU (default: the usable physical cores).", group="Model", minimum=1
+        None,
+        "Compute threads on a CPU (default: the physical cores that affinity and container quota allow).",
+        group="Model",
+        minimum=1,
     )
     max_model_len: int | None = option(
         None,

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from engine.client import EngineState, EngineStatus
+from engine.compute_environment import compute_environment
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, StartupError
 from engine.ipc import encode_frame, receive_from_engine
@@ -216,7 +216,7 @@ class ProcessClient:
                 pass_fds=(child_end.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
-                env={**os.environ, "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(self._config).decode()},
+                env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(self._config).decode()},
             )
         reader, self._writer = await asyncio.open_connection(sock=parent_end, limit=_STREAM_LIMIT_BYTES)
         try:

@@ -10,7 +10,7 @@ from engine.runner.batch_builder import build_batch
 from engine.runner.kv_tensors import allocate_kv
 from engine.runner.recorded import RecordedLayers
 from engine.sampling.logprobs import token_logprobs
-from engine.sampling.sampler import SampledRow, Sampler
+from engine.sampling.sampler import SampledTokens, Sampler
 from engine.sequence import Sequence
 from models.kernels.cpu.library import kernel_library
 from models.loaded import LoadedModel
@@ -42,7 +42,7 @@ class TorchRunner:
         decoder = self._model.decoder
         hidden = decoder(batch, self._kv) if self._recorded is None else self._recorded(batch)  # [T, hidden]
         sampling_items = [item for item in plan.items if item.needs_logits]
-        sampled: Iterator[SampledRow] = iter(())
+        sampled: Iterator[SampledTokens] = iter(())
         if sampling_items:
             logits = decoder.logits(hidden[batch.logit_rows])  # [L, V] fp32
             sampled = iter(self._sampler.sample(logits, [item.sequence for item in sampling_items]))
@@ -70,10 +70,7 @@ class TorchRunner:
         return result
 
 
-def _row_result(sampled: SampledRow | None, prompt_logprobs: list[TokenLogprobs] | None) -> RowResult:
+def _row_result(sampled: SampledTokens | None, prompt_logprobs: list[TokenLogprobs] | None) -> RowResult:
     if sampled is None:
         return RowResult([], prompt_logprobs=prompt_logprobs)
-    if sampled.error is not None:
-        return RowResult([], prompt_logprobs=prompt_logprobs, error=sampled.error)
-    logprobs = None if sampled.logprobs is None else [sampled.logprobs]
-    return RowResult([sampled.token_id], logprobs, prompt_logprobs)
+    return RowResult(sampled.token_ids, sampled.logprobs, prompt_logprobs, sampled.error)

@@ -4,6 +4,7 @@ A counter-based generator instead of a stateful one: the token at a position is 
 in a batch, in chunks, or again after a preemption.
 """
 
+import enum
 import hashlib
 import struct
 
@@ -12,9 +13,17 @@ import torch
 _KEY = struct.Struct("<qq")
 
 
-def uniform(seed: int, position: int) -> float:
+class Purpose(enum.Enum):
+    """What a random number decides; numbers of different purposes at one position are independent."""
+
+    SAMPLE = b""
+    PROPOSE = b"propose"  # a draft model's token
+    ACCEPT = b"accept"  # whether it stands
+
+
+def uniform(seed: int, position: int, purpose: Purpose = Purpose.SAMPLE) -> float:
     """A number in [0, 1) with 53 random bits, a pure function of its arguments (blake2b as the mixing function)."""
-    digest = hashlib.blake2b(_KEY.pack(seed, position), digest_size=8).digest()
+    digest = hashlib.blake2b(_KEY.pack(seed, position), digest_size=8, person=purpose.value).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 

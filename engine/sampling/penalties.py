@@ -3,8 +3,12 @@
 Only the tokens that occur are touched, so a row's cost grows with its distinct tokens and not with the vocabulary.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
+from engine.protocol import SamplingParams
 from engine.sequence import Sequence
 
 
@@ -31,6 +35,17 @@ class TokenCounts:
             self._output[token_id] = self._output.get(token_id, 0) + 1
         self._num_seen = len(tokens)
 
+    @contextlib.contextmanager
+    def extended_by(self, drafted: list[int]) -> Iterator[None]:
+        """The counts as they would be after these tokens, too, while the context lasts."""
+        for token_id in drafted:
+            self._output[token_id] = self._output.get(token_id, 0) + 1
+        yield
+        for token_id in drafted:
+            self._output[token_id] -= 1
+            if self._output[token_id] == 0:
+                del self._output[token_id]
+
     @property
     def output(self) -> dict[int, int]:
         return self._output
@@ -46,13 +61,12 @@ def apply_logit_bias(row: torch.Tensor, bias: dict[int, float]) -> None:
     row[ids] += torch.tensor(list(bias.values()), dtype=row.dtype, device=row.device)
 
 
-def apply_penalties(row: torch.Tensor, sequence: Sequence, counts: TokenCounts) -> None:
+def apply_penalties(row: torch.Tensor, sampling: SamplingParams, counts: TokenCounts) -> None:
     """Penalise what occurred, in place. row: [V] fp32.
 
     Repetition (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every token of prompt and
     output; presence and frequency are OpenAI's: subtracted for tokens of the output.
     """
-    sampling = sequence.request.sampling
     if sampling.repetition_penalty != 1.0:
         ids = torch.tensor(counts.occurring(), device=row.device)
         values = row[ids]

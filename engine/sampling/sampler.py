@@ -1,30 +1,34 @@
-"""Sampler: one token for each logits row, by a fixed pipeline whose steps are skipped when no row uses them.
+"""Sampler: the next tokens of each sequence, by a fixed pipeline whose steps are skipped when no row uses them.
 
 logit bias -> penalties -> minimum length -> temperature -> top-k, top-p, min-p -> draw. Log probabilities come from
-the raw logits.
+the raw logits. A sequence with a draft has a row for each drafted token and one more; every row goes through the same
+pipeline, with the drafted tokens before it taken as given, and rejection.py says how many of them stand.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
-from engine.protocol import SamplingParams, TokenLogprobs
-from engine.sampling.draw import draw, uniform
+from engine.protocol import TokenLogprobs
+from engine.sampling.distribution import draw_ids, is_greedy, probabilities
+from engine.sampling.draw import Purpose, uniform
+from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs
-from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
-from engine.sampling.truncation import TruncationParams, truncate
+from engine.sampling.rejection import agreeing_prefix, verify
+from engine.sampling.rows import LogitsRow
 from engine.sequence import Sequence
 
-# Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
-_GREEDY_TEMPERATURE = 1e-5
+_NOT_FINITE = "the model's output was not finite (NaN or infinity) for this request"
 
 
 @dataclass(frozen=True, slots=True)
-class SampledRow:
-    """One row's token, or the reason why there is none."""
+class SampledTokens:
+    """What one sequence gets: the accepted draft tokens and one more, or the reason why there is nothing."""
 
-    token_id: int
-    logprobs: TokenLogprobs | None = None
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None  # one a token, where asked for
     error: str | None = None
 
 
@@ -32,106 +36,140 @@ class Sampler:
     """Chooses tokens; holds the token counts of sequences with penalties until they are released."""
 
     def __init__(self, eos_token_ids: list[int]) -> None:
-        self._eos_token_ids = eos_token_ids
-        self._counts: dict[str, TokenCounts] = {}
+        self._editor = LogitEditor(eos_token_ids)
 
     def release(self, sequence: Sequence) -> None:
-        self._counts.pop(sequence.id, None)
+        self._editor.release(sequence)
 
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledRow]:
-        """The next token of each sequence. logits: [L, V] fp32, one row a sequence; edited in place.
+    def sample(
+        self, logits: torch.Tensor, sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor] | None = None
+    ) -> list[SampledTokens]:
+        """The next tokens of each sequence.
 
-        A row whose logits are not finite gets an error and takes nothing from the others.
+        logits: [L, V] fp32, edited in place: for each sequence a row for each token of its draft and one more.
+        draft_probs: of sequences (by id) whose draft was drawn at random, the distributions it was drawn from: [k, V].
+        A sequence whose logits are not finite gets an error and takes nothing from the others.
         """
+        rows = [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
         best_values, best_ids = logits.max(dim=-1)  # max propagates NaN, so it also tells which rows are sound
         sound = torch.isfinite(best_values)
         if not bool(sound.all()):
-            return self._sample_sound(logits, sequences, sound.tolist())
-        logprob_rows = [row for row, s in enumerate(sequences) if s.request.sampling.logprobs is not None]
+            return self._sample_sound(logits, sequences, draft_probs, sound.tolist())
+        logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
-        edited = self._edit(logits, sequences)
+        edited = self._editor.edit(logits, rows)
         if edited:
             best_ids[edited] = logits[edited].argmax(dim=-1)
-        token_ids = best_ids.tolist()
-        drawn = [row for row, s in enumerate(sequences) if s.request.sampling.temperature >= _GREEDY_TEMPERATURE]
-        if drawn:
-            drawn_ids = _draw_rows(logits if len(drawn) == len(sequences) else logits[drawn], sequences, drawn)
-            for row, token_id in zip(drawn, drawn_ids, strict=True):
-                token_ids[row] = token_id
-        logprobs: dict[int, TokenLogprobs] = {}
-        if raw is not None:
-            num_top = [sequences[row].request.sampling.logprobs or 0 for row in logprob_rows]
-            chosen = [token_ids[row] for row in logprob_rows]
-            logprobs = dict(zip(logprob_rows, token_logprobs(raw, chosen, num_top), strict=True))
-        return [SampledRow(token_id, logprobs.get(row)) for row, token_id in enumerate(token_ids)]
+        token_ids = _choose(logits, rows, best_ids.tolist(), sequences, draft_probs or {})
+        results = [SampledTokens(ids) for ids in token_ids]
+        return results if raw is None else _with_logprobs(results, sequences, raw)
 
-    def _sample_sound(self, logits: torch.Tensor, sequences: list[Sequence], sound: list[bool]) -> list[SampledRow]:
+    def _sample_sound(
+        self,
+        logits: torch.Tensor,
+        sequences: list[Sequence],
+        draft_probs: Mapping[str, torch.Tensor] | None,
+        sound: list[bool],
+    ) -> list[SampledTokens]:
         """As `sample`, for a batch in which some rows cannot be sampled from."""
-        rows = [row for row, is_sound in enumerate(sound) if is_sound]
-        sampled = iter(self.sample(logits[rows], [sequences[row] for row in rows]) if rows else [])
-        broken = SampledRow(-1, error="the model's output was not finite (NaN or infinity) for this request")
-        return [next(sampled) if is_sound else broken for is_sound in sound]
-
-    def _edit(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-        """Apply the steps that edit single logits; returns the rows they changed."""
-        edited = []
-        for row, sequence in enumerate(sequences):
-            sampling = sequence.request.sampling
-            has_penalties = _has_penalties(sampling)
-            banned = self._banned_ids(sequence)
-            if not (sampling.logit_bias or has_penalties or banned):
-                continue
-            edited.append(row)
-            if sampling.logit_bias:
-                apply_logit_bias(logits[row], sampling.logit_bias)
-            if has_penalties:
-                counts = self._counts.setdefault(sequence.id, TokenCounts())
-                counts.update(sequence)
-                apply_penalties(logits[row], sequence, counts)
-            if banned:
-                logits[row, banned] = -torch.inf
-        return edited
-
-    def _banned_ids(self, sequence: Sequence) -> list[int]:
-        """Ids that would end the text before min_tokens."""
-        sampling = sequence.request.sampling
-        if sequence.num_output >= sampling.min_tokens:
-            return []
-        return [*sampling.stop_token_ids, *([] if sampling.ignore_eos else self._eos_token_ids)]
+        kept_sequences: list[Sequence] = []
+        kept_rows: list[int] = []
+        is_kept: list[bool] = []
+        for sequence, start in zip(sequences, _first_rows(sequences), strict=True):
+            own = range(start, start + len(sequence.draft) + 1)
+            is_kept.append(all(sound[row] for row in own))
+            if is_kept[-1]:
+                kept_sequences.append(sequence)
+                kept_rows += own
+        sampled = iter(self.sample(logits[kept_rows], kept_sequences, draft_probs) if kept_rows else [])
+        return [next(sampled) if kept else SampledTokens([], error=_NOT_FINITE) for kept in is_kept]
 
 
-def _has_penalties(sampling: SamplingParams) -> bool:
-    return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
-
-
-def _draw_rows(logits: torch.Tensor, sequences: list[Sequence], rows: list[int]) -> list[int]:
-    """Token ids drawn at each row's temperature. logits: [len(rows), V]; rows index `sequences`."""
-    device = logits.device
-    params = [sequences[row].request.sampling for row in rows]
-    temperature = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device)
-    scaled = logits / temperature.unsqueeze(-1)
-    uniforms = torch.tensor(
-        [uniform(sequences[row].seed, len(sequences[row].tokens)) for row in rows], dtype=torch.float64, device=device
-    )
-    result = [0] * len(rows)
-    whole = [i for i, p in enumerate(params) if not _is_truncated(p)]
-    cut = [i for i, p in enumerate(params) if _is_truncated(p)]
-    if whole:
-        weights = (scaled[whole] - scaled[whole].amax(dim=-1, keepdim=True)).exp()
-        for i, token_id in zip(whole, draw(weights, uniforms[whole]).tolist(), strict=True):
-            result[i] = token_id
-    if cut:
-        limits = TruncationParams(
-            top_k=torch.tensor([params[i].top_k for i in cut], device=device),
-            top_p=torch.tensor([params[i].top_p for i in cut], dtype=torch.float64, device=device),
-            min_p=torch.tensor([params[i].min_p for i in cut], dtype=torch.float64, device=device),
+def _choose(
+    logits: torch.Tensor,
+    rows: list[LogitsRow],
+    best_ids: list[int],
+    sequences: list[Sequence],
+    draft_probs: Mapping[str, torch.Tensor],
+) -> list[list[int]]:
+    """The tokens of each sequence. logits: [L, V], edited; best_ids: the largest of each row."""
+    by_chance = [s.id in draft_probs and bool(s.draft) for s in sequences]  # verified against what they were drawn from
+    chance_ids = {s.id for s, is_one in zip(sequences, by_chance, strict=True) if is_one}
+    drawn = [
+        index
+        for index, row in enumerate(rows)
+        if not is_greedy(row.sequence.request.sampling) and row.sequence.id not in chance_ids
+    ]
+    if drawn:
+        drawn_rows = [rows[index] for index in drawn]
+        drawn_ids = draw_ids(
+            logits if len(drawn) == len(rows) else logits[drawn], drawn_rows, _uniforms(drawn_rows, logits.device)
         )
-        ids, weights = truncate(scaled[cut], limits)
-        chosen = ids.gather(-1, draw(weights, uniforms[cut]).unsqueeze(-1)).squeeze(-1)
-        for i, token_id in zip(cut, chosen.tolist(), strict=True):
-            result[i] = token_id
+        for index, token_id in zip(drawn, drawn_ids, strict=True):
+            best_ids[index] = token_id
+    verified = iter(_verify_sampled(logits, rows, [s for s in sequences if s.id in chance_ids], draft_probs))
+    result = []
+    for sequence, start, is_one in zip(sequences, _first_rows(sequences), by_chance, strict=True):
+        if is_one:
+            result.append(next(verified))
+            continue
+        own = best_ids[start : start + len(sequence.draft) + 1]
+        result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
     return result
 
 
-def _is_truncated(sampling: SamplingParams) -> bool:
-    return sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0
+def _verify_sampled(
+    logits: torch.Tensor, rows: list[LogitsRow], sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor]
+) -> list[list[int]]:
+    """The tokens of those sequences whose drafts were drawn at random."""
+    if not sequences:
+        return []
+    device = logits.device
+    ids = {sequence.id for sequence in sequences}
+    chosen = [index for index, row in enumerate(rows) if row.sequence.id in ids]
+    own_rows = [rows[index] for index in chosen]
+    drafted_rows = [row for row in own_rows if row.num_drafted < len(row.sequence.draft)]
+    num_accepted, next_ids = verify(
+        probabilities(logits[chosen], own_rows),
+        torch.cat([draft_probs[s.id][: len(s.draft)] for s in sequences]),
+        torch.tensor([token_id for s in sequences for token_id in s.draft], device=device),
+        torch.tensor([len(s.draft) for s in sequences], device=device),
+        accept_uniforms=_uniforms(drafted_rows, device, Purpose.ACCEPT),
+        sample_uniforms=_uniforms(own_rows, device),
+    )
+    return [
+        [*sequence.draft[:count], next_id]
+        for sequence, count, next_id in zip(sequences, num_accepted.tolist(), next_ids.tolist(), strict=True)
+    ]
+
+
+def _uniforms(rows: list[LogitsRow], device: torch.device, purpose: Purpose = Purpose.SAMPLE) -> torch.Tensor:
+    numbers = [uniform(row.sequence.seed, row.position, purpose) for row in rows]
+    return torch.tensor(numbers, dtype=torch.float64, device=device)
+
+
+def _first_rows(sequences: list[Sequence]) -> list[int]:
+    """The index of each sequence's first row of logits."""
+    return [0, *accumulate(len(sequence.draft) + 1 for sequence in sequences)][:-1]
+
+
+def _with_logprobs(results: list[SampledTokens], sequences: list[Sequence], raw: torch.Tensor) -> list[SampledTokens]:
+    """The results with log probabilities where asked for. raw: all rows of those sequences, before any edit."""
+    chosen_rows: list[int] = []
+    token_ids: list[int] = []
+    num_top: list[int] = []
+    start = 0
+    for sequence, result in zip(sequences, results, strict=True):
+        if sequence.request.sampling.logprobs is None:
+            continue
+        chosen_rows += range(start, start + len(result.token_ids))
+        token_ids += result.token_ids
+        num_top += [sequence.request.sampling.logprobs] * len(result.token_ids)
+        start += len(sequence.draft) + 1
+    entries = iter(token_logprobs(raw[chosen_rows], token_ids, num_top))
+    return [
+        result
+        if sequence.request.sampling.logprobs is None
+        else SampledTokens(result.token_ids, [next(entries) for _ in result.token_ids])
+        for sequence, result in zip(sequences, results, strict=True)
+    ]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.bench.config import BENCH_CONFIGS
+from engine.compute_environment import compute_environment
 from engine.config import EngineConfig
 from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.bench.config import LoadConfig
@@ -69,7 +70,7 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
     job = msgspec.json.encode([engine_config, config]).decode()
     command = [sys.executable, "-P", "-m", "engine.bench", namespace.benchmark, job]
     try:
-        return subprocess.run(command, check=False).returncode
+        return subprocess.run(command, env=compute_environment(), check=False).returncode
     except KeyboardInterrupt:  # the terminal sent it to the benchmark too
         return 130
 

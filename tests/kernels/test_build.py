@@ -40,14 +40,16 @@ def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path) -> None:
     assert [path.name for path in fresh.iterdir()] == [first.name]
 
 
-def test_library_shares_torch_thread_count() -> None:
+def test_library_takes_over_torch_thread_count() -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
-            torch.set_num_threads(threads)
-            assert library.load_level("portable").max_threads() == threads
+            library.set_num_threads(threads)
+            assert torch.get_num_threads() == threads
+            assert library.load_level("portable").num_threads() == threads
+            assert library.required_library().num_threads() == threads
     finally:
-        torch.set_num_threads(before)
+        library.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("fresh")
@@ -85,3 +87,9 @@ def test_unwritable_cache_names_the_remedy(fresh: Path) -> None:
 def test_unknown_level_lists_the_known_ones() -> None:
     with pytest.raises(build.KernelBuildError, match=r"sse9.*portable, avx2"):
         library.load_level("sse9")
+
+
+def test_spin_time_that_is_no_number_is_refused_with_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.SPIN_VARIABLE, "20us")
+    with pytest.raises(build.KernelBuildError, match=r"HEADRACE_SPIN_US=20us.*0 to 1,000,000"):
+        library.load_level("portable")

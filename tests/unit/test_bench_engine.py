@@ -282,10 +282,12 @@ def test_the_command_hands_a_job_to_a_process_of_its_own(
 ) -> None:
     commands: list[list[str]] = []
 
-    def record(command: list[str], *, check: bool) -> types.SimpleNamespace:
+    def record(command: list[str], *, env: dict[str, str], check: bool) -> types.SimpleNamespace:
         commands.append(command)
+        assert "GOMP_SPINCOUNT" in env  # as in the engine process of a server
         return types.SimpleNamespace(returncode=7 if check else 5)
 
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr("server.bench.command.subprocess.run", record)
     file = tmp_path / "out.json"
     own = ["--batch-size", "2", "1", "--input-len", "8", "--output-len", "3", "--num-iters", "1", "--json", str(file)]

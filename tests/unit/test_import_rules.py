@@ -10,10 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STDLIB = sys.stdlib_module_names
 WIRE = {"engine.protocol", "engine.errors"}
-CLIENT = {"engine.client", "engine.config", "engine.ipc", "engine.output_stream", "engine.process_client"}
+CLIENT = {
+    "engine.client",
+    "engine.compute_environment",
+    "engine.config",
+    "engine.ipc",
+    "engine.output_stream",
+    "engine.process_client",
+}
 CORE = {"engine.sequence", "engine.plan", "engine.policy", "engine.scheduler", "engine.stats", "engine.outputs"}
 BENCH_OPTIONS = {"engine.bench.config", "engine.bench.lengths"}  # what `headrace bench` reads before it starts torch
-SERVER_MAY = WIRE | BENCH_OPTIONS | {"engine.client", "engine.config", "engine.process_client"}
+SERVER_MAY = (
+    WIRE | BENCH_OPTIONS | {"engine.client", "engine.compute_environment", "engine.config", "engine.process_client"}
+)
 
 
 def sources(package: str) -> list[Path]:

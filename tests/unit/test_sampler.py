@@ -29,7 +29,7 @@ def _logits(*rows: dict[int, float], vocab_size: int = 10) -> torch.Tensor:
 
 
 def _sample(logits: torch.Tensor, *sequences: Sequence) -> list[int]:
-    return [row.token_id for row in Sampler([EOS]).sample(logits, list(sequences))]
+    return [sampled.token_ids[-1] for sampled in Sampler([EOS]).sample(logits, list(sequences))]
 
 
 def test_greedy_takes_the_largest_logit() -> None:
@@ -67,7 +67,7 @@ def test_penalty_counts_follow_a_growing_sequence() -> None:
     sequence = _sequence([1], frequency_penalty=0.3)
     chosen = []
     for _ in range(3):
-        token_id = sampler.sample(_logits({2: 1.0, 3: 0.5}), [sequence])[0].token_id
+        (token_id,) = sampler.sample(_logits({2: 1.0, 3: 0.5}), [sequence])[0].token_ids
         sequence.tokens.append(token_id)
         chosen.append(token_id)
     assert chosen == [2, 2, 3]
@@ -111,10 +111,10 @@ def test_logprobs_come_from_raw_logits() -> None:
     logits = _logits({3: 2.0, 4: 1.0})
     raw = torch.log_softmax(logits, dim=-1)[0]
     row = Sampler([EOS]).sample(logits.clone(), [_sequence([1], logit_bias={4: 50.0}, logprobs=2)])[0]
-    assert row.token_id == 4
+    assert row.token_ids == [4]
     assert row.logprobs is not None
-    assert row.logprobs.logprob == pytest.approx(float(raw[4]), abs=1e-5)
-    assert [token_id for token_id, _ in row.logprobs.top] == [3, 4]
+    assert row.logprobs[0].logprob == pytest.approx(float(raw[4]), abs=1e-5)
+    assert [token_id for token_id, _ in row.logprobs[0].top] == [3, 4]
 
 
 def test_logprobs_are_finite_where_the_model_rules_a_token_out() -> None:
@@ -122,12 +122,92 @@ def test_logprobs_are_finite_where_the_model_rules_a_token_out() -> None:
     logits[0, 5] = -math.inf
     row = Sampler([EOS]).sample(logits, [_sequence([1], logit_bias={}, logprobs=10)])[0]
     assert row.logprobs is not None
-    assert all(math.isfinite(logprob) for _, logprob in row.logprobs.top)
+    assert all(math.isfinite(logprob) for _, logprob in row.logprobs[0].top)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_row_that_is_not_finite_fails_alone(bad: float) -> None:
     logits = _logits({3: 2.0}, {4: bad}, {5: 2.0})
     rows = Sampler([EOS]).sample(logits, [_sequence([1], name=name) for name in "abc"])
-    assert [row.token_id for row in rows if row.error is None] == [3, 5]
+    assert [row.token_ids for row in rows if row.error is None] == [[3], [5]]
     assert rows[1].error is not None
+
+
+# --- drafts ---------------------------------------------------------------------------------------------------------
+
+
+def _drafted(sequence: Sequence, *draft: int) -> Sequence:
+    sequence.draft = list(draft)
+    return sequence
+
+
+def _results(logits: torch.Tensor, *sequences: Sequence) -> list[list[int]]:
+    return [sampled.token_ids for sampled in Sampler([EOS]).sample(logits, list(sequences))]
+
+
+def test_a_draft_is_accepted_up_to_the_first_wrong_token_and_one_more_follows() -> None:
+    logits = _logits({3: 2.0}, {4: 2.0}, {5: 2.0}, {6: 2.0})
+    assert _results(logits.clone(), _drafted(_sequence([1]), 3, 4, 5)) == [[3, 4, 5, 6]]
+    assert _results(logits.clone(), _drafted(_sequence([1]), 3, 7, 5)) == [[3, 4]]
+    assert _results(logits.clone(), _drafted(_sequence([1]), 7, 4, 5)) == [[3]]
+
+
+def test_sequences_with_and_without_drafts_share_a_batch() -> None:
+    logits = _logits({3: 2.0}, {4: 2.0}, {5: 2.0}, {6: 2.0})
+    sequences = [_sequence([1]), _drafted(_sequence([1], name="b"), 4), _sequence([1], name="c")]
+    assert _results(logits, *sequences) == [[3], [4, 5], [6]]
+
+
+def test_penalties_count_the_draft_tokens_before_each_row() -> None:
+    logits = _logits({2: 1.0, 3: 0.5}, {2: 1.0, 3: 0.5}, {2: 1.0, 3: 0.5})
+    sequence = _drafted(_sequence([1], frequency_penalty=0.3), 2, 2)
+    assert _results(logits, sequence) == [[2, 2, 3]]  # as in test_penalty_counts_follow_a_growing_sequence
+
+
+def test_min_tokens_counts_the_draft_tokens_before_each_row() -> None:
+    logits = _logits({EOS: 5.0, 2: 3.0}, {EOS: 5.0, 2: 3.0}, {EOS: 5.0, 2: 3.0})
+    assert _results(logits, _drafted(_sequence([1], min_tokens=2), 2, 2)) == [[2, 2, EOS]]
+
+
+def test_a_draft_without_chance_gives_the_text_of_decoding_without_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(50):
+        logits = torch.randn(4, 10, generator=generator)
+        plain = _sequence([1], seed=seed, temperature=1.0, top_p=0.9, presence_penalty=0.5)
+        for row in logits:
+            plain.tokens += _results(row[None].clone(), plain)[0]
+        drafted = _drafted(_sequence([1], seed=seed, temperature=1.0, top_p=0.9, presence_penalty=0.5), 3, 4, 5)
+        (token_ids,) = _results(logits.clone(), drafted)
+        assert token_ids == plain.tokens[1 : 1 + len(token_ids)]
+
+
+def test_logprobs_come_with_each_emitted_token_of_a_draft() -> None:
+    logits = _logits({3: 2.0}, {4: 2.0}, {5: 2.0}, {6: 2.0})
+    raw = torch.log_softmax(logits, dim=-1)
+    sequences = [_drafted(_sequence([1], logprobs=1), 3, 7), _sequence([1], name="b", logprobs=0)]
+    first, second = Sampler([EOS]).sample(logits, sequences)
+    assert first.logprobs is not None
+    assert second.logprobs is not None
+    assert [entry.token_id for entry in (*first.logprobs, *second.logprobs)] == [3, 4, 6]
+    expected = [float(raw[0, 3]), float(raw[1, 4]), float(raw[3, 6])]
+    assert [entry.logprob for entry in (*first.logprobs, *second.logprobs)] == pytest.approx(expected)
+
+
+def test_a_broken_row_of_a_draft_fails_its_sequence_alone() -> None:
+    logits = _logits({3: 2.0}, {4: 2.0}, {5: math.nan}, {6: 2.0})
+    rows = Sampler([EOS]).sample(logits, [_drafted(_sequence([1]), 3, 4), _sequence([1], name="b")])
+    assert rows[0].error is not None
+    assert rows[1].token_ids == [6]
+
+
+def test_a_draft_drawn_by_chance_is_verified_against_its_distribution() -> None:
+    """Where p equals q everything is accepted, and what p excludes never is."""
+    logits = _logits({3: 2.0}, {4: 2.0}, {5: 9.0})
+    sequence = _drafted(_sequence([1], temperature=1.0), 0, 4)
+    q = torch.softmax(logits[:2], dim=-1)
+    sampled = Sampler([EOS]).sample(logits.clone(), [sequence], {"a": q})
+    assert sampled[0].token_ids[:2] == [0, 4]
+    logits[0, 0] = -math.inf
+    for seed in range(20):
+        sequence.seed = seed
+        assert Sampler([EOS]).sample(logits.clone(), [sequence], {"a": q})[0].token_ids[0] != 0

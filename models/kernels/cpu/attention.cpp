@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "kv_layout.h"
+#include "parallel.h"
 #include "replay.h"
 #include "simd.h"
 
@@ -399,12 +400,7 @@ void attend(const Problem& p) {
   partials.finished = finished.get();
   const Item* all = items.data();  // thread_local: workers must not look up their own
   const int64_t count = static_cast<int64_t>(items.size());
-#pragma omp parallel if (count > 1)
-  {
-    thread_local std::unique_ptr<Scratch> scratch(new Scratch);
-#pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t i = 0; i < count; ++i) run_item<Element>(p, all[i], partials, *scratch);
-  }
+  parallel_for(count, [&](int64_t i) { run_item<Element>(p, all[i], partials, thread_scratch<Scratch>()); });
 }
 
 }  // namespace

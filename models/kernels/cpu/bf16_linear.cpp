@@ -8,14 +8,13 @@
 // Many rows: bound by arithmetic. A task is a panel of rows times up to kSpan row blocks, in steps of kStepPairs pairs of
 // columns, so that the weights of a step stay in the first-level cache while register tiles of
 // kTileRows rows pass over them; sums over steps stay in an fp32 buffer.
-#include <omp.h>
-
 #include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "amx.h"
 #include "linear_output.h"
+#include "parallel.h"
 #include "replay.h"
 #include "row_input.h"
 #include "segments.h"
@@ -30,7 +29,7 @@ constexpr int kPrefetchBytes = 4096;
 constexpr int kStepPairs = 64;   // 128 columns: 4 * 64 * 64 bytes = 16 KiB of weights
 constexpr int kPanelRows = HR_AMX ? 256 : 120;  // whole register tiles
 constexpr int kSpareRows = 32;                  // a register tile may reach this far beyond the last row
-constexpr int64_t kPrepareAlone = 8192;  // elements; up to here every thread prepares the rows for itself
+constexpr int64_t kPrepareAlone = 8192;  // elements; up to here the caller is done before the others would have begun
 #if defined(__AVX512F__)
 constexpr int kSharedRows[] = {1, 2, 4, 6, 8}, kTileRows = 6, kHalfTileRows = 3;
 #if HR_AMX
@@ -137,23 +136,11 @@ void few_rows(const Layer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
   // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
   const int64_t chunk =
-      std::max<int64_t>(1, std::min(65536 / block_bytes(layer.columns), num_blocks / (4 * omp_get_max_threads())));
-  const bool alone = layer.num_rows * layer.columns <= kPrepareAlone;
-  thread_local std::vector<Bf16> caller_memory;
-  Bf16* shared = alone ? nullptr : reserve(caller_memory, layer.num_rows, layer.columns);
-#pragma omp parallel
-  {
-    thread_local std::vector<Bf16> own_memory;
-    Bf16* rows = alone ? reserve(own_memory, layer.num_rows, layer.columns) : shared;
-    if (alone) {
-      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
-    } else {
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t r = 0; r < layer.num_rows; ++r) prepare(layer, r, rows);
-    }
-#pragma omp for schedule(dynamic, chunk) nowait
-    for (int64_t i = 0; i < num_blocks; ++i) few_rows_block(layer, rows, i);
-  }
+      std::max<int64_t>(1, std::min(65536 / block_bytes(layer.columns), num_blocks / (4 * num_threads())));
+  thread_local std::vector<Bf16> memory;
+  Bf16* rows = reserve(memory, layer.num_rows, layer.columns);
+  parallel_for(layer.num_rows, std::max<int64_t>(1, kPrepareAlone / layer.columns), [&](int64_t r) { prepare(layer, r, rows); });
+  parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, rows, i); });
 }
 
 struct PanelMemory {
@@ -238,27 +225,20 @@ void many_rows(const Layer& layer) {
   const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kPanelStep - 1) / kPanelStep * kPanelStep;
   thread_local std::vector<Bf16> memory;
   Bf16* rows = reserve(memory, layer.num_rows, layer.columns);
-#pragma omp parallel
-  {
-    thread_local std::unique_ptr<PanelMemory> panel(new PanelMemory);
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t r = 0; r < layer.num_rows; ++r) {
+  parallel_for(layer.num_rows, 4, [&](int64_t r) {
 #if HR_AMX
-      if (use_amx(layer.columns)) {
-        prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, rows);
-        continue;
-      }
+    if (use_amx(layer.columns))
+      return prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, rows);
 #endif
-      prepare(layer, r, rows);
-    }
-#pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t task = 0; task < num_panels * num_tasks; ++task) {
-      const int64_t first_row = task / num_tasks * height;
-      const int64_t num_rows = std::min(height, layer.num_rows - first_row);
-      if (num_rows > 0)
-        panel_task(layer, rows, place_block(layer.segments, task % num_tasks, span), first_row, static_cast<int>(num_rows), *panel);
-    }
-  }
+    prepare(layer, r, rows);
+  });
+  parallel_for(num_panels * num_tasks, [&](int64_t task) {
+    const int64_t first_row = task / num_tasks * height;
+    const int64_t num_rows = std::min(height, layer.num_rows - first_row);
+    if (num_rows > 0)
+      panel_task(layer, rows, place_block(layer.segments, task % num_tasks, span), first_row, static_cast<int>(num_rows),
+                 thread_scratch<PanelMemory>());
+  });
 }
 
 }  // namespace
@@ -270,14 +250,13 @@ HR_API int64_t hr_bf16_packed_bytes(int64_t rows, int64_t columns) {
 
 // raw: [rows, columns] bf16, contiguous. packed: hr_bf16_packed_bytes() bytes, aligned to 64.
 HR_API void hr_bf16_pack_weights(const uint16_t* raw, int64_t rows, int64_t columns, uint8_t* packed) {
-#pragma omp parallel for schedule(dynamic, 4)
-  for (int64_t block = 0; block < (rows + kBlockRows - 1) / kBlockRows; ++block) {
+  parallel_for((rows + kBlockRows - 1) / kBlockRows, 4, [&](int64_t block) {
     uint32_t* target = reinterpret_cast<uint32_t*>(packed + block * block_bytes(columns));
     for (int lane = 0; lane < kBlockRows; ++lane) {
       const int64_t row = block * kBlockRows + lane;
       for (int64_t k = 0; k < columns / 2; ++k) target[k * kBlockRows + lane] = row < rows ? load_u32(raw + row * columns + 2 * k) : 0;
     }
-  }
+  });
 }
 
 // out [num_ids, columns] bf16 = rows `ids` of the packed matrix; ids must lie within it.

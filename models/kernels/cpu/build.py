@@ -17,7 +17,7 @@ from pathlib import Path
 SOURCE_FOLDER = Path(__file__).parent
 # GCC may keep a * b + c in one rounding (fast contraction); nothing else of -ffast-math, since NaN and inf matter.
 _FLOATS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-_COMMON = ("-std=gnu++17", "-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden", *_FLOATS)
+_COMMON = ("-std=gnu++17", "-O2", "-fPIC", "-pthread", "-fvisibility=hidden", *_FLOATS)
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AMX = ("-mamx-tile", "-mamx-bf16")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
@@ -105,11 +105,7 @@ def _key(compiler: str, sources: list[Path], options: list[str]) -> str:
 
 
 def _compile(compiler: str, sources: list[Path], options: list[str], target: Path) -> None:
-    """Compiles all units at once, then links.
-
-    The link line has no -fopenmp: the OpenMP symbols stay undefined and resolve to the runtime that torch has loaded,
-    whatever its file is called, so that the process has one thread pool (see library.py).
-    """
+    """Compiles all units at once, then links."""
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as name:
         folder = Path(name)
         objects = [folder / f"{path.stem}.o" for path in sources]
@@ -122,7 +118,7 @@ def _compile(compiler: str, sources: list[Path], options: list[str], target: Pat
         for command, output, status in results:
             _check(command, output, status)
         linked = folder / target.name
-        _run([compiler, "-shared", "-o", str(linked), *map(str, objects)])
+        _run([compiler, "-shared", "-pthread", "-o", str(linked), *map(str, objects)])
         os.replace(linked, target)
 
 

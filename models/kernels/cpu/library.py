@@ -8,7 +8,6 @@ import ctypes
 import functools
 import logging
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -19,6 +18,8 @@ from models.kernels.tape import Kernel
 logger = logging.getLogger(__name__)
 
 LEVEL_VARIABLE = "HEADRACE_CPU_LEVEL"
+SPIN_VARIABLE = "HEADRACE_SPIN_US"
+_MAX_SPIN_US = 1_000_000
 
 
 class KernelLibrary:
@@ -29,7 +30,9 @@ class KernelLibrary:
         self._library = ctypes.CDLL(str(path))
         self.path = path
         self.level = level
-        self.max_threads = self._bind("hr_max_threads", "", ctypes.c_int)
+        self.num_threads = self._bind("hr_num_threads", "", ctypes.c_int)
+        self.set_num_threads = self._bind("hr_set_num_threads", "i")
+        self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiififpp")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppippiiii")
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
@@ -89,24 +92,26 @@ def load_level(name: str) -> KernelLibrary:
         names = ", ".join(level.name for level in build.LEVELS)
         raise build.KernelBuildError(f"{LEVEL_VARIABLE}={name}: no such level; use one of {names}")
     path = build.ensure_level_library(level, build.cache_folder())
-    _expose_torch_openmp()
     try:
         library = KernelLibrary(path, name)
     except OSError as error:
         raise build.KernelBuildError(f"cannot load {path}: {error}") from error
-    if library.max_threads() != torch.get_num_threads():
-        raise build.KernelBuildError(
-            f"{path} is bound to another OpenMP runtime than torch's ({library.max_threads()} threads against "
-            f"{torch.get_num_threads()}); two thread pools would compete for the cores"
-        )
+    library.set_num_threads(torch.get_num_threads())
+    if (given := os.environ.get(SPIN_VARIABLE)) is not None:
+        library.set_spin_microseconds(_spin_microseconds(given))
     return library
 
 
-def _expose_torch_openmp() -> None:
-    """Makes the symbols of the OpenMP runtime that torch has loaded visible to libraries loaded later."""
-    maps = Path("/proc/self/maps")
-    loaded = re.findall(r"/\S*/lib(?:gomp|iomp5|omp)[-.]\S*", maps.read_text()) if maps.exists() else []
-    try:
-        ctypes.CDLL(loaded[0] if loaded else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise build.KernelBuildError(f"no OpenMP runtime for the kernels: {error}") from error
+def _spin_microseconds(given: str) -> int:
+    if not given.isascii() or not given.isdigit() or int(given) > _MAX_SPIN_US:
+        raise build.KernelBuildError(
+            f"{SPIN_VARIABLE}={given}: use a whole number of microseconds from 0 to {_MAX_SPIN_US:,}"
+        )
+    return int(given)
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Compute with that many threads from now on: torch's operators, and the native kernels where they are loaded."""
+    torch.set_num_threads(num_threads)
+    if _library_and_reason.cache_info().currsize and (library := kernel_library()) is not None:
+        library.set_num_threads(num_threads)

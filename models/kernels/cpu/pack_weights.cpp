@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codecs.h"
+#include "parallel.h"
 
 namespace {
 
@@ -13,12 +14,27 @@ using namespace hr;
 
 // What one row's 32 columns are made of; which scales are meaningful depends on the format.
 struct RowGroup {
-  uint8_t codes[kGroup];
+  uint64_t codes[kGroup / 8];  // eight columns a word, which is read as it was written: a wider load would wait for it
   uint16_t d, m;      // fp16 bits: scale and minimum; for K formats those of the super-block (d, dmin)
   uint8_t scales[4];  // K formats: s, m; Q6_K: s of columns 0..15 and 16..31
 };
 
 uint16_t load_u16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
+
+// Eight codes at a time, a byte each: a word is cut and merged in one instruction, whatever the compiler vectorises.
+constexpr uint64_t kOnes = 0x0101010101010101;
+
+uint64_t load_codes(const uint8_t* source) {
+  uint64_t codes;
+  std::memcpy(&codes, source, 8);
+  return codes;
+}
+
+// Bit i as byte i, 0 or 1.
+uint64_t spread_bits(uint8_t bits) {
+  const uint64_t at_own_place = bits * kOnes & 0x8040201008040201;
+  return (at_own_place + 0x7f * kOnes) >> 7 & kOnes;  // at most 0x80 + 0x7f: no byte carries into the next
+}
 
 // Blocks of 32: fp16 d, [fp16 m], [32 fifth bits], 16 bytes: column i in the low nibble of byte i, i + 16 in the high one.
 template <bool kMinimum, bool kFifth>
@@ -27,15 +43,21 @@ void read_nibble_block(const uint8_t* block, RowGroup& out) {
   if (kMinimum) out.m = load_u16(block + 2);
   const uint8_t* high = block + (kMinimum ? 4 : 2);
   const uint8_t* q = high + (kFifth ? 4 : 0);
-  for (int i = 0; i < 32; ++i) {
-    out.codes[i] = i < 16 ? q[i] & 15 : q[i - 16] >> 4;
-    if (kFifth) out.codes[i] |= (high[i / 8] >> (i % 8) & 1) << 4;
+  for (int i = 0; i < 2; ++i) {
+    const uint64_t both = load_codes(q + 8 * i);
+    uint64_t first = both & 0x0f * kOnes, second = both >> 4 & 0x0f * kOnes;
+    if (kFifth) {
+      first |= spread_bits(high[i]) << 4;
+      second |= spread_bits(high[i + 2]) << 4;
+    }
+    out.codes[i] = first;
+    out.codes[i + 2] = second;
   }
 }
 
 void read_q8_0(const uint8_t* block, RowGroup& out) {
   out.d = load_u16(block);
-  for (int i = 0; i < 32; ++i) out.codes[i] = block[2 + i] ^ 0x80;  // signed byte + 128
+  for (int i = 0; i < 4; ++i) out.codes[i] = load_codes(block + 2 + 8 * i) ^ 0x80 * kOnes;  // signed byte + 128
 }
 
 // 256 columns: fp16 d, fp16 dmin, 12 bytes of 6-bit scales and minima, [32 bytes of fifth bits], 128 bytes: 32 bytes for
@@ -54,9 +76,9 @@ void read_q45_k(const uint8_t* block, int group, RowGroup& out) {
   }
   const uint8_t* high = block + 16;
   const uint8_t* q = high + (kFifth ? 32 : 0) + group / 2 * 32;
-  for (int i = 0; i < 32; ++i) {
-    out.codes[i] = group % 2 ? q[i] >> 4 : q[i] & 15;
-    if (kFifth) out.codes[i] |= (high[i] >> group & 1) << 4;
+  for (int i = 0; i < 4; ++i) {
+    out.codes[i] = load_codes(q + 8 * i) >> (group % 2 * 4) & 0x0f * kOnes;
+    if (kFifth) out.codes[i] |= (load_codes(high + 8 * i) >> group & kOnes) << 4;
   }
 }
 
@@ -67,8 +89,10 @@ void read_q6_k(const uint8_t* block, int group, RowGroup& out) {
   const int half = group / 4, run = group % 4;
   const uint8_t* low = block + half * 64 + run % 2 * 32;
   const uint8_t* high = block + 128 + half * 32;
-  for (int i = 0; i < 32; ++i)
-    out.codes[i] = (run / 2 ? low[i] >> 4 : low[i] & 15) | (high[i] >> (2 * run) & 3) << 4;
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t upper = load_codes(high + 8 * i) >> (2 * run) & 0x03 * kOnes;
+    out.codes[i] = (load_codes(low + 8 * i) >> (run / 2 * 4) & 0x0f * kOnes) | upper << 4;
+  }
   out.scales[0] = block[192 + half * 8 + run * 2];
   out.scales[1] = block[192 + half * 8 + run * 2 + 1];
 }
@@ -104,19 +128,33 @@ void read_group(Format format, const uint8_t* block, int group, RowGroup& out) {
   }
 }
 
-void write_codes(Format format, const RowGroup& g, int row, uint8_t* target) {
-  uint8_t* nibbles = target;
-  if (format == Format::Q5_0 || format == Format::Q5_1 || format == Format::Q5_K) nibbles += 64;
-  for (int i = 0; i < kGroup; ++i) {
-    const int v = i / 4, at = row * 4 + i % 4;
-    const uint8_t code = g.codes[i];
-    if (format == Format::Q8_0) {
-      target[64 * v + at] = code;
-      continue;
+// Puts one row's codes into its lane of the group's vectors: four columns are four bytes, one 32-bit word.
+template <class Codec>
+void write_codes(const RowGroup& g, int row, uint8_t* group) {
+  constexpr int kBits = Codec::kGroupBytes / 64;
+  uint32_t quads[kVectors];
+  for (int i = 0; i < 4; ++i) {
+    quads[2 * i] = static_cast<uint32_t>(g.codes[i]);
+    quads[2 * i + 1] = static_cast<uint32_t>(g.codes[i] >> 32);
+  }
+  const auto put = [&](int vector, uint32_t word) { std::memcpy(group + 64 * vector + 4 * row, &word, 4); };
+  if constexpr (kBits == 8) {
+    for (int v = 0; v < kVectors; ++v) put(v, quads[v]);
+    return;
+  }
+  constexpr int kNibbles = kBits == 5 ? 1 : 0;  // the vector of bits comes first
+  for (int v = 0; v < 4; ++v) put(kNibbles + v, (quads[v] & 0x0f0f0f0f) | (quads[v + 4] & 0x0f0f0f0f) << 4);
+  if constexpr (kBits == 5) {
+    uint32_t bits = 0;
+    for (int v = 0; v < kVectors; ++v) bits |= (quads[v] >> 4 & 0x01010101) << v;
+    put(0, bits);
+  }
+  if constexpr (kBits == 6) {
+    for (int h = 0; h < 2; ++h) {
+      uint32_t crumbs = 0;
+      for (int i = 0; i < 4; ++i) crumbs |= (quads[4 * h + i] >> 4 & 0x03030303) << (2 * i);
+      put(4 + h, crumbs);
     }
-    nibbles[64 * (v % 4) + at] |= (code & 15) << (v < 4 ? 0 : 4);
-    if (nibbles != target) target[at] |= (code >> 4) << v;
-    if (format == Format::Q6_K) nibbles[256 + 64 * (v / 4) + at] |= (code >> 4) << (2 * (v % 4));
   }
 }
 
@@ -153,16 +191,17 @@ void pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t ro
   const int groups_per_block = shape.columns / kGroup;
   const int64_t row_bytes = columns / shape.columns * shape.bytes;
   std::memset(block, 0, block_bytes<Codec>(columns));
+  const int num_rows = static_cast<int>(std::min<int64_t>(kBlockRows, rows - first_row));
   RowGroup g{};
-  for (int row = 0; row < std::min<int64_t>(kBlockRows, rows - first_row); ++row) {
-    const uint8_t* source = raw + (first_row + row) * row_bytes;
-    for (int64_t group = 0; group < columns / kGroup; ++group) {
-      read_group(format, source + group / groups_per_block * shape.bytes, static_cast<int>(group % groups_per_block), g);
-      const int half = static_cast<int>(group % 2);
-      uint8_t* unit = const_cast<uint8_t*>(unit_address<Codec>(block, group / 2));
-      uint8_t* header = const_cast<uint8_t*>(header_address<Codec>(block, group / 2));
+  for (int64_t group = 0; group < columns / kGroup; ++group) {  // rows inside: what is written stays in the first cache
+    const int half = static_cast<int>(group % 2);
+    uint8_t* unit = const_cast<uint8_t*>(unit_address<Codec>(block, group / 2));
+    uint8_t* header = const_cast<uint8_t*>(header_address<Codec>(block, group / 2));
+    const uint8_t* source = raw + first_row * row_bytes + group / groups_per_block * shape.bytes;
+    for (int row = 0; row < num_rows; ++row, source += row_bytes) {
+      read_group(format, source, static_cast<int>(group % groups_per_block), g);
       write_scales(format, g, row, half, header, unit);
-      write_codes(format, g, row, unit + Codec::kScaleBytes + half * Codec::kGroupBytes);
+      write_codes<Codec>(g, row, unit + Codec::kScaleBytes + half * Codec::kGroupBytes);
     }
   }
 }
@@ -197,9 +236,9 @@ HR_API void hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_
   with_codec(static_cast<Format>(format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(columns);
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int64_t block = 0; block < (rows + kBlockRows - 1) / kBlockRows; ++block)
+    parallel_for((rows + kBlockRows - 1) / kBlockRows, 4, [&](int64_t block) {
       pack_block<Codec>(static_cast<Format>(format), raw, block * kBlockRows, rows, columns, packed + block * stride);
+    });
   });
 }
 
@@ -209,14 +248,13 @@ HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, c
   with_codec(static_cast<Format>(format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(columns);
-#pragma omp parallel for schedule(dynamic, 8) if (num_ids >= 16)
-    for (int64_t i = 0; i < num_ids; ++i) {
+    parallel_for(num_ids, 16, [&](int64_t i) {
       const uint8_t* block = packed + ids[i] / kBlockRows * stride;
       const int lane = static_cast<int>(ids[i] % kBlockRows);
       if (out_is_bf16)
         dequantise_row<Codec>(block, lane, columns, static_cast<Bf16*>(out) + i * columns);
       else
         dequantise_row<Codec>(block, lane, columns, static_cast<float*>(out) + i * columns);
-    }
+    });
   });
 }

@@ -8,8 +8,8 @@
 // A layer may be several matrices side by side (q, k and v; gate and up), each in a format of its own: `segments`.
 //
 // Few rows (M <= kFewRows): bound by memory. A thread takes row blocks of 16 outputs, streams each once, and multiplies
-// kMostShared rows at a time with the unpacked registers. Activations are quantised by every thread for itself while that is
-// cheaper than a barrier.
+// kMostShared rows at a time with the unpacked registers. Activations are quantised by the caller alone while that is cheaper
+// than a loop of its own.
 //
 // Many rows: bound by arithmetic. A task is a panel of rows times two row blocks (32 outputs). Along K in steps of
 // kStepGroups groups, the weights are unpacked once into a buffer that stays in the first-level cache and multiplied with
@@ -17,8 +17,6 @@
 //
 // Many rows on AMX (M >= kAmxRows): the same tasks, but weights are dequantised to bf16 once a step, and multiplied in tiles
 // with activations rounded to bf16 (amx.h). That is faster than scaling the integer sums of every group, and more exact.
-#include <omp.h>
-
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -26,6 +24,7 @@
 #include "amx.h"
 #include "codecs.h"
 #include "linear_output.h"
+#include "parallel.h"
 #include "replay.h"
 #include "row_input.h"
 #include "segments.h"
@@ -45,7 +44,7 @@ constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
 constexpr int kStepGroups = 16;  // 512 columns
 constexpr int kPanelRows = 120;
 constexpr int kPrefetchBytes = 4096;
-constexpr int64_t kQuantiseAlone = 8192;  // elements; up to here every thread quantises for itself
+constexpr int64_t kQuantiseAlone = 8192;  // elements; up to here the caller is done before the others would have begun
 
 struct Layer {
   const void* x;
@@ -388,19 +387,15 @@ void many_rows_amx(const Layer& layer) {
   if (static_cast<int64_t>(memory.size()) < (layer.num_rows + kStep) * layer.columns)
     memory.resize((layer.num_rows + kStep) * layer.columns);
   Bf16* tiles = memory.data();
-#pragma omp parallel
-  {
-    thread_local std::unique_ptr<AmxPanelMemory> panel(new AmxPanelMemory);
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t r = 0; r < layer.num_rows; ++r)
-      prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, tiles);
-#pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t task = 0; task < num_panels * num_pairs; ++task) {
-      const int64_t first_row = task / num_pairs * height;
-      const int64_t rows = std::min(height, layer.num_rows - first_row);
-      if (rows > 0) amx_panel_task(layer, tiles, task % num_pairs, first_row, static_cast<int>(rows), *panel);
-    }
-  }
+  parallel_for(layer.num_rows, 4, [&](int64_t r) {
+    prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, tiles);
+  });
+  parallel_for(num_panels * num_pairs, [&](int64_t task) {
+    const int64_t first_row = task / num_pairs * height;
+    const int64_t rows = std::min(height, layer.num_rows - first_row);
+    if (rows > 0)
+      amx_panel_task(layer, tiles, task % num_pairs, first_row, static_cast<int>(rows), thread_scratch<AmxPanelMemory>());
+  });
 }
 #endif
 
@@ -412,23 +407,11 @@ void few_rows(const Layer& layer) {
       bytes += num_row_blocks(layer.segments[s]) * block_bytes<decltype(codec)>(layer.columns);
     });
   // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
-  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(65536 * num_blocks / bytes, num_blocks / (4 * omp_get_max_threads())));
-  const bool alone = layer.num_rows * layer.columns <= kQuantiseAlone;
-  thread_local ActivationMemory caller_memory;
-  const Activations shared = alone ? Activations{} : caller_memory.reserve(layer.num_rows, layer.columns);
-#pragma omp parallel
-  {
-    thread_local ActivationMemory own_memory;
-    const Activations a = alone ? own_memory.reserve(layer.num_rows, layer.columns) : shared;
-    if (alone) {
-      for (int64_t r = 0; r < layer.num_rows; ++r) quantise_row(layer, r, a);
-    } else {
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t r = 0; r < layer.num_rows; ++r) quantise_row(layer, r, a);
-    }
-#pragma omp for schedule(dynamic, chunk) nowait
-    for (int64_t i = 0; i < num_blocks; ++i) few_rows_block(layer, a, i);
-  }
+  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(65536 * num_blocks / bytes, num_blocks / (4 * num_threads())));
+  thread_local ActivationMemory memory;
+  const Activations a = memory.reserve(layer.num_rows, layer.columns);
+  parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantiseAlone / layer.columns), [&](int64_t r) { quantise_row(layer, r, a); });
+  parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, a, i); });
 }
 
 void many_rows(const Layer& layer) {
@@ -438,18 +421,12 @@ void many_rows(const Layer& layer) {
   const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kTileRows - 1) / kTileRows * kTileRows;
   thread_local ActivationMemory memory;
   const Activations a = memory.reserve(layer.num_rows, layer.columns);
-#pragma omp parallel
-  {
-    thread_local std::unique_ptr<PanelMemory> panel(new PanelMemory);
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t r = 0; r < layer.num_rows; ++r) quantise_row(layer, r, a);
-#pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t task = 0; task < num_panels * num_pairs; ++task) {
-      const int64_t first_row = task / num_pairs * height;
-      const int64_t rows = std::min(height, layer.num_rows - first_row);
-      if (rows > 0) panel_task(layer, a, task % num_pairs, first_row, static_cast<int>(rows), *panel);
-    }
-  }
+  parallel_for(layer.num_rows, 4, [&](int64_t r) { quantise_row(layer, r, a); });
+  parallel_for(num_panels * num_pairs, [&](int64_t task) {
+    const int64_t first_row = task / num_pairs * height;
+    const int64_t rows = std::min(height, layer.num_rows - first_row);
+    if (rows > 0) panel_task(layer, a, task % num_pairs, first_row, static_cast<int>(rows), thread_scratch<PanelMemory>());
+  });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 // place (they are views of one fused projection, hence the row strides), v is only copied. One thread takes whole rows:
 // a row's stores into a tile's lanes never share an element with another row's. A negative slot is not stored.
 #include "kv_layout.h"
+#include "parallel.h"
 #include "replay.h"
 #include "simd.h"
 
@@ -54,10 +55,8 @@ struct Rows {
 
 template <class Element>
 void process(const Rows& rows) {
-  // a few rows cost less than waking the other threads
-  const bool worth_a_region = rows.num_tokens >= 16;
-#pragma omp parallel for schedule(dynamic, 8) if (worth_a_region)
-  for (int t = 0; t < rows.num_tokens; ++t) {
+  constexpr int64_t kGrain = 16;  // fewer rows cost less than having other threads look at them
+  parallel_for(rows.num_tokens, kGrain, [&](int64_t t) {
     Element* k = static_cast<Element*>(rows.k) + t * rows.k_stride;
     if (rows.cos) {
       const int num_pairs = rows.rotary_dim / 2;
@@ -69,7 +68,7 @@ void process(const Rows& rows) {
     if (rows.slots[t] >= 0)
       store_token(k, static_cast<const Element*>(rows.v) + t * rows.v_stride, rows.slots[t], static_cast<Element*>(rows.kv),
                   rows.num_kv_heads, rows.head_dim);
-  }
+  });
 }
 
 }  // namespace

@@ -1,6 +1,4 @@
-// What the loader asks a freshly loaded library.
-#include <omp.h>
-
+// What a freshly loaded library must do before its first kernel runs.
 #include "amx.h"
 #include "simd.h"
 
@@ -14,5 +12,3 @@ __attribute__((constructor)) static void request_tiles() {
 }
 #endif
 
-// Threads a parallel region would get; equal to torch.get_num_threads() if both use one OpenMP runtime.
-HR_API int hr_max_threads() { return omp_get_max_threads(); }

@@ -1,0 +1,62 @@
+"""Temperature and truncation: the distribution that a row of edited logits stands for, and draws from it."""
+
+import torch
+
+from engine.protocol import SamplingParams
+from engine.sampling.draw import draw
+from engine.sampling.rows import LogitsRow
+from engine.sampling.truncation import TruncationParams, truncate
+
+# Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
+_GREEDY_TEMPERATURE = 1e-5
+
+
+def is_greedy(sampling: SamplingParams) -> bool:
+    """Whether a token is the largest logit, and no random number is needed."""
+    return sampling.temperature < _GREEDY_TEMPERATURE
+
+
+def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: torch.Tensor) -> list[int]:
+    """One token id a row, drawn at its temperature and limits. logits: [L, V] fp32, edited; uniforms: [L] fp64."""
+    result = [0] * len(rows)
+    for indices, ids, weights in _weights(logits, rows):
+        chosen = draw(weights, uniforms[indices])
+        if ids is not None:
+            chosen = ids.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        for index, token_id in zip(indices, chosen.tolist(), strict=True):
+            result[index] = token_id
+    return result
+
+
+def probabilities(logits: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
+    """The distributions that `draw_ids` draws from, over the whole vocabulary: [L, V] fp32."""
+    result = torch.zeros_like(logits)
+    for indices, ids, weights in _weights(logits, rows):
+        shares = (weights / weights.sum(dim=-1, keepdim=True)).to(result.dtype)
+        result[indices] = shares if ids is None else torch.zeros_like(logits[indices]).scatter_(-1, ids, shares)
+    return result
+
+
+def _weights(logits: torch.Tensor, rows: list[LogitsRow]) -> list[tuple[list[int], torch.Tensor | None, torch.Tensor]]:
+    """Groups of rows that are computed alike: (row indices, token ids [l, C] or None for all, weights [l, C])."""
+    device = logits.device
+    params = [row.sequence.request.sampling for row in rows]
+    temperature = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device)
+    scaled = logits / temperature.unsqueeze(-1)
+    whole = [index for index, p in enumerate(params) if not _is_truncated(p)]
+    cut = [index for index, p in enumerate(params) if _is_truncated(p)]
+    groups: list[tuple[list[int], torch.Tensor | None, torch.Tensor]] = []
+    if whole:
+        groups.append((whole, None, (scaled[whole] - scaled[whole].amax(dim=-1, keepdim=True)).exp()))
+    if cut:
+        limits = TruncationParams(
+            top_k=torch.tensor([params[index].top_k for index in cut], device=device),
+            top_p=torch.tensor([params[index].top_p for index in cut], dtype=torch.float64, device=device),
+            min_p=torch.tensor([params[index].min_p for index in cut], dtype=torch.float64, device=device),
+        )
+        groups.append((cut, *truncate(scaled[cut], limits)))
+    return groups
+
+
+def _is_truncated(sampling: SamplingParams) -> bool:
+    return sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0

@@ -1,0 +1,51 @@
+"""LogitEditor: the steps that change single logits of a row, each skipped where no row uses it."""
+
+import torch
+
+from engine.protocol import SamplingParams
+from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
+from engine.sampling.rows import LogitsRow
+from engine.sequence import Sequence
+
+
+class LogitEditor:
+    """Logit bias, penalties, minimum length. Holds the counts of sequences with penalties until they are released."""
+
+    def __init__(self, eos_token_ids: list[int]) -> None:
+        self._eos_token_ids = eos_token_ids
+        self._counts: dict[str, TokenCounts] = {}
+
+    def release(self, sequence: Sequence) -> None:
+        self._counts.pop(sequence.id, None)
+
+    def edit(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
+        """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed."""
+        edited = []
+        for index, row in enumerate(rows):
+            sampling = row.sequence.request.sampling
+            has_penalties = _has_penalties(sampling)
+            banned = self._banned_ids(row)
+            if not (sampling.logit_bias or has_penalties or banned):
+                continue
+            edited.append(index)
+            if sampling.logit_bias:
+                apply_logit_bias(logits[index], sampling.logit_bias)
+            if has_penalties:
+                counts = self._counts.setdefault(row.sequence.id, TokenCounts())
+                counts.update(row.sequence)
+                with counts.extended_by(row.drafted):
+                    apply_penalties(logits[index], sampling, counts)
+            if banned:
+                logits[index, banned] = -torch.inf
+        return edited
+
+    def _banned_ids(self, row: LogitsRow) -> list[int]:
+        """Ids that would end the text before min_tokens."""
+        sampling = row.sequence.request.sampling
+        if row.num_output >= sampling.min_tokens:
+            return []
+        return [*sampling.stop_token_ids, *([] if sampling.ignore_eos else self._eos_token_ids)]
+
+
+def _has_penalties(sampling: SamplingParams) -> bool:
+    return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0

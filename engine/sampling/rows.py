@@ -1,0 +1,31 @@
+"""LogitsRow: which token a line of logits predicts."""
+
+from dataclasses import dataclass
+
+from engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsRow:
+    """Predicts the token that follows the sequence's tokens and the first `num_drafted` of its draft.
+
+    Whatever a sampling step depends on (the tokens before, how many are output, the position) is of that prefix.
+    """
+
+    sequence: Sequence
+    num_drafted: int = 0
+
+    @property
+    def drafted(self) -> list[int]:
+        """The draft tokens that the row takes as given."""
+        return self.sequence.draft[: self.num_drafted]
+
+    @property
+    def position(self) -> int:
+        """Of the predicted token."""
+        return len(self.sequence.tokens) + self.num_drafted
+
+    @property
+    def num_output(self) -> int:
+        """Output tokens before the predicted one."""
+        return self.sequence.num_output + self.num_drafted

@@ -1,0 +1,217 @@
+"""Verification is lossless: emitted tokens follow exact distributions at n = 200,000, and wrong rules are found out.
+
+Vocabulary of five, so that the distribution after every possible prefix can be listed. The expected probabilities come
+from plain definitions in numpy; p and q themselves from the sampler's pipeline.
+"""
+
+import functools
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from engine.protocol import EngineRequest, SamplingParams
+from engine.sampling.distribution import probabilities
+from engine.sampling.draw import draw
+from engine.sampling.logit_edits import LogitEditor
+from engine.sampling.rejection import agreeing_prefix, verify
+from engine.sampling.rows import LogitsRow
+from engine.sequence import Sequence
+
+V = 5
+N = 200_000
+PROMPT = [3]
+PARAMETERS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "temperature": {"temperature": 0.6},
+    "top_k": {"top_k": 3},
+    "top_p": {"top_p": 0.8},
+    "min_p": {"min_p": 0.3},
+    "penalties": {"repetition_penalty": 1.4, "presence_penalty": 0.4, "frequency_penalty": 0.3},
+    "bias": {"logit_bias": {1: 1.5, 4: -2.0}, "top_p": 0.9},
+    "mask": {"temperature": 0.9, "top_k": 4},  # of the target; the draft does not know it
+}
+_SIGNIFICANT = 4.0  # standard deviations of a chi-square sum: 3e-5
+
+
+@functools.cache
+class Case:
+    """All prefixes of up to k tokens, with the target's and the draft's distribution after each."""
+
+    def __init__(self, name: str, k: int) -> None:
+        self.k = k
+        self.params = SamplingParams(max_tokens=9, **{"temperature": 1.0, **PARAMETERS[name]})  # type: ignore[arg-type]
+        self.prefixes = [list(ids) for length in range(k + 1) for ids in itertools.product(range(V), repeat=length)]
+        self.first = [sum(V**i for i in range(length)) for length in range(k + 2)]
+        rng = np.random.default_rng(7)
+        target = rng.normal(size=(V, V)) * 1.2
+        draft = target + rng.normal(size=(V, V)) * 0.5
+        if name == "mask":
+            target[:, 2] = -np.inf
+        self.p = self._distributions(target)
+        self.q = self._distributions(draft)
+        self.exact = np.stack([self._exact(target, prefix) for prefix in self.prefixes])
+
+    def _distributions(self, logits_after: np.ndarray) -> torch.Tensor:
+        logits = torch.tensor(np.stack([logits_after[[*PROMPT, *ids][-1]] for ids in self.prefixes]), dtype=torch.float)
+        request = EngineRequest(id="a", prompt_ids=PROMPT, sampling=self.params, arrival_s=0.0)
+        rows = [
+            LogitsRow(Sequence(request, 0, list(PROMPT), len(PROMPT), draft=ids), len(ids)) for ids in self.prefixes
+        ]
+        LogitEditor([]).edit(logits, rows)
+        return probabilities(logits, rows)
+
+    def _exact(self, logits_after: np.ndarray, prefix: list[int]) -> np.ndarray:
+        """Each step as its definition says, in fp64."""
+        s = self.params
+        row = logits_after[[*PROMPT, *prefix][-1]].copy()
+        for token_id, bias in s.logit_bias.items():
+            row[token_id] += bias
+        for token_id in {*PROMPT, *prefix}:
+            row[token_id] *= s.repetition_penalty if row[token_id] < 0 else 1 / s.repetition_penalty
+        for token_id in set(prefix):
+            row[token_id] -= s.presence_penalty + s.frequency_penalty * prefix.count(token_id)
+        p = np.exp(row / s.temperature - (row / s.temperature).max())
+        p /= p.sum()
+        order = np.argsort(-p)[: s.top_k or V]
+        kept = p[order] / p[order].sum()
+        kept[(np.cumsum(kept) - kept >= s.top_p) & (s.top_p < 1)] = 0
+        kept[kept < s.min_p * kept[0]] = 0
+        result = np.zeros(V)
+        result[order] = kept / kept.sum()
+        return result
+
+    def rows_along(self, drafts: np.ndarray) -> np.ndarray:
+        """[n, k + 1]: the index of each prefix of each draft ([n, k])."""
+        codes = np.zeros(len(drafts), np.int64)
+        rows = [codes]
+        for place in range(drafts.shape[1]):
+            codes = codes * V + drafts[:, place]
+            rows.append(self.first[place + 1] + codes)
+        return np.stack(rows, axis=1)
+
+    def draw_drafts(self, rng: np.random.Generator) -> np.ndarray:
+        drafts = np.zeros((N, 0), np.int64)
+        for _ in range(self.k):
+            weights = self.q[torch.from_numpy(self.rows_along(drafts)[:, -1])]
+            ids = draw(weights, torch.from_numpy(rng.random(N))).numpy()
+            drafts = np.concatenate([drafts, ids[:, None]], axis=1)
+        return drafts
+
+    def best_drafts(self) -> np.ndarray:
+        drafts = np.zeros((1, 0), np.int64)
+        for _ in range(self.k):
+            best = self.q[torch.from_numpy(self.rows_along(drafts)[:, -1])].argmax(dim=-1).numpy()
+            drafts = np.concatenate([drafts, best[:, None]], axis=1)
+        return np.repeat(drafts, N, axis=0)
+
+    def deviation(self, drafts: np.ndarray, num_accepted: np.ndarray, next_ids: np.ndarray) -> float:
+        """Of all emitted tokens from the exact distributions after what was emitted before, in standard deviations.
+
+        The largest over the positions: in each, the tokens of those runs that reached it.
+        """
+        rows = self.rows_along(drafts)
+        emitted = np.concatenate([drafts, np.zeros((N, 1), np.int64)], axis=1)
+        emitted[np.arange(N), num_accepted] = next_ids
+        worst = -math.inf
+        for place in range(self.k + 1):
+            reached = num_accepted >= place
+            cell_of = rows[reached, place] * V + emitted[reached, place]
+            counts = np.bincount(cell_of, minlength=len(self.prefixes) * V).reshape(-1, V)
+            expected = counts.sum(axis=1, keepdims=True) * self.exact
+            assert counts[expected == 0].sum() == 0, "a token that the parameters rule out"
+            enough = (expected.max(axis=1) > 0) & (np.where(expected > 0, expected, np.inf).min(axis=1) >= 5)
+            if not enough.any():
+                continue
+            counts, expected = counts[enough], expected[enough]
+            cells = expected > 0
+            statistic = ((counts - expected)[cells] ** 2 / expected[cells]).sum()
+            freedom = cells.sum() - len(cells)
+            if freedom:
+                worst = max(worst, (statistic - freedom) / math.sqrt(2 * freedom))
+        return worst
+
+
+def _verify_sampled(case: Case, *, leniency: float = 1.0, q: torch.Tensor | None = None) -> float:
+    rng = np.random.default_rng(case.k)
+    drafts = case.draw_drafts(rng)
+    rows = torch.from_numpy(case.rows_along(drafts))
+    num_accepted, next_ids = verify(
+        case.p[rows.reshape(-1)],
+        (case.q if q is None else q)[rows[:, :-1].reshape(-1)],
+        torch.from_numpy(drafts.reshape(-1)),
+        torch.full((N,), case.k),
+        accept_uniforms=torch.from_numpy(rng.random(N * case.k)) * leniency,
+        sample_uniforms=torch.from_numpy(rng.random(N * (case.k + 1))),
+    )
+    return case.deviation(drafts, num_accepted.numpy(), next_ids.numpy())
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_sampled_drafts_keep_the_distribution(name: str, k: int) -> None:
+    assert _verify_sampled(Case(name, k)) < _SIGNIFICANT
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_control_acceptance_three_percent_too_lenient_is_found(k: int) -> None:
+    assert _verify_sampled(Case("plain", k), leniency=0.97) > _SIGNIFICANT
+
+
+def test_control_verification_against_another_q_is_found() -> None:
+    case = Case("plain", 3)
+    flatter = case.q**0.9
+    assert _verify_sampled(case, q=flatter / flatter.sum(dim=-1, keepdim=True)) > _SIGNIFICANT
+
+
+def _verify_drawn(case: Case, *, redraws: bool = False) -> float:
+    """Greedy drafts. `redraws`: the wrong rule, a fresh draw after a refusal."""
+    rng = np.random.default_rng(case.k)
+    drafts = case.best_drafts()
+    p = case.p[torch.from_numpy(case.rows_along(drafts[:1])[0])]  # [k + 1, V]
+    drawn = np.stack([draw(row.expand(N, V), torch.from_numpy(rng.random(N))).numpy() for row in p], axis=1)
+    outcomes, outcome_of = np.unique(drawn, axis=0, return_inverse=True)
+    num_accepted = np.array([agreeing_prefix(drafts[0].tolist(), ids) for ids in outcomes.tolist()])[outcome_of]
+    if redraws:
+        drawn = np.stack([draw(row.expand(N, V), torch.from_numpy(rng.random(N))).numpy() for row in p], axis=1)
+    return case.deviation(drafts, num_accepted, drawn[np.arange(N), num_accepted])
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_greedy_drafts_keep_the_distribution(name: str, k: int) -> None:
+    assert _verify_drawn(Case(name, k)) < _SIGNIFICANT
+
+
+def test_control_a_fresh_draw_after_a_refusal_is_found() -> None:
+    assert _verify_drawn(Case("plain", 3), redraws=True) > _SIGNIFICANT
+
+
+def test_drafts_of_different_lengths_are_verified_side_by_side() -> None:
+    """Certain acceptance and certain refusal, so that the outcome is known."""
+    one_hot = torch.eye(V)
+    num_accepted, next_ids = verify(
+        one_hot[[0, 1, 2, 4, 0, 3, 1]],  # drafts of 2, 0 and 3 tokens: rows 0-2, 3, 4-6 and one more
+        torch.stack([one_hot[0], one_hot[1], one_hot[2], one_hot[3]]),
+        torch.tensor([0, 1, 2, 3]),
+        torch.tensor([2, 0, 2]),
+        accept_uniforms=torch.full((4,), 0.5, dtype=torch.float64),
+        sample_uniforms=torch.full((7,), 0.5, dtype=torch.float64),
+    )
+    assert num_accepted.tolist() == [2, 0, 0]
+    assert next_ids.tolist() == [2, 4, 0]
+
+
+def test_equal_distributions_accept_everything() -> None:
+    p = torch.softmax(torch.randn(4, V, generator=torch.Generator().manual_seed(0)), dim=-1)
+    num_accepted, _ = verify(
+        p,
+        p[:3],
+        torch.tensor([0, 3, 2]),
+        torch.tensor([3]),
+        accept_uniforms=torch.full((3,), 0.999999, dtype=torch.float64),
+        sample_uniforms=torch.rand(4, dtype=torch.float64),
+    )
+    assert num_accepted.tolist() == [3]
