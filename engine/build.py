@@ -1,6 +1,7 @@
 """Everything between an EngineConfig and a running engine: find, load, size, warm up."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -9,8 +10,9 @@ from engine.config import Device, EngineConfig, Quantization
 from engine.cores import usable_cores
 from engine.engine import Engine
 from engine.errors import StartupError
+from engine.kv.groups import KVGroup, most_blocks
 from engine.protocol import EngineInfo, TokenizerInfo
-from engine.runner.kv_tensors import bytes_per_block
+from engine.runner.kv_tensors import bytes_per_block, kv_groups
 from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
 from engine.warmup import token_budget, warm_up
@@ -43,8 +45,10 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
         )
     except ModelError as error:
         raise StartupError(str(error)) from error
+    groups = kv_groups(model, config.block_size)
     budget = plan_kv_budget(
         config,
+        groups=groups,
         bytes_per_block=bytes_per_block(model, config.block_size),
         model_max_len=model.max_position,
         free_bytes=free_memory_bytes(device),
@@ -60,7 +64,7 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
     max_batched, reason = _choose_step(config, seconds_per_token)
     config = dataclasses.replace(config, max_model_len=budget.max_model_len, max_num_batched_tokens=max_batched)
     engine = Engine(config, runner, num_blocks=budget.num_blocks, eos_token_ids=model.tokenizer.eos_token_ids)
-    return engine, _describe(config, model, budget, reason)
+    return engine, _describe(config, model, groups, budget, reason)
 
 
 def _choose_step(config: EngineConfig, seconds_per_token: float) -> tuple[int, str]:
@@ -85,19 +89,20 @@ def _choose_device(wanted: Device) -> torch.device:
     return torch.device(wanted.value)
 
 
-def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, step_reason: str) -> EngineInfo:
+def _describe(
+    config: EngineConfig, model: LoadedModel, groups: tuple[KVGroup, ...], budget: KVBudget, step_reason: str
+) -> EngineInfo:
     max_model_len, max_batched = config.max_model_len, config.max_num_batched_tokens
     assert max_model_len is not None
     assert max_batched is not None
-    num_tokens = budget.num_blocks * config.block_size
     example = min(512, max_model_len)
     dtype = str(model.dtype).removeprefix("torch.")
     threads = f", {torch.get_num_threads()} threads" if model.device.type == "cpu" else ""
     notes = [
         f"Model: {model.architecture}, {dtype} on {model.device}{threads}",
-        f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens = {num_tokens:,} tokens, "
+        f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
-        f"up to {num_tokens // example} requests of {example} tokens",
+        f"up to {budget.num_blocks // most_blocks(groups, example)} requests of {example} tokens",
         f"Context: {max_model_len:,} tokens; steps of up to {max_batched:,} tokens ({step_reason}), "
         f"{config.max_num_seqs:,} sequences at once",
         *model.notes,
@@ -112,6 +117,7 @@ def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, step_r
         block_size=config.block_size,
         num_blocks=budget.num_blocks,
         kv_bytes=budget.kv_bytes,
+        kv_windows=[group.window for group in groups],
         weight_bytes=model.weight_bytes,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_batched,
@@ -126,3 +132,12 @@ def _describe(config: EngineConfig, model: LoadedModel, budget: KVBudget, step_r
         generation_defaults=model.generation_defaults,
         notes=notes,
     )
+
+
+def _describe_groups(groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
+    """Such as " = 8,192 tokens", or " for 7 groups of layers (1 full, 6 with a window of 512)"."""
+    if groups == (KVGroup(groups[0].block_size),):
+        return f" = {budget.num_blocks * groups[0].block_size:,} tokens"
+    counts = Counter(group.window for group in groups)
+    kinds = [f"{n} full" if window is None else f"{n} with a window of {window:,}" for window, n in counts.items()]
+    return f" for {len(groups)} group{'s' if len(groups) > 1 else ''} of layers ({', '.join(kinds)})"

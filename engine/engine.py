@@ -24,7 +24,9 @@ class Engine:
         """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks."""
         self._runner = runner
         self._scheduler = Scheduler(
-            SchedulerConfig.from_engine_config(config, num_blocks=num_blocks, eos_token_ids=eos_token_ids)
+            SchedulerConfig.from_engine_config(
+                config, num_blocks=num_blocks, kv_groups=runner.kv_groups, eos_token_ids=eos_token_ids
+            )
         )
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.kv.groups import KVGroup
 from engine.protocol import TokenLogprobs
 from engine.sequence import Sequence
 
@@ -52,6 +53,8 @@ class StepResult:
 
 class Runner(Protocol):
     """Executes plans. The torch runner computes; tests use a ledger that checks every slot instead."""
+
+    kv_groups: tuple[KVGroup, ...]  # what the tables of a sequence are for
 
     def execute(self, plan: StepPlan) -> StepResult: ...
 

@@ -156,6 +156,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     num_blocks: int
     kv_bytes: int
+    kv_windows: list[int | None]  # of each group of layers that shares block tables; None sees everything
     weight_bytes: int
     max_num_seqs: int
     max_num_batched_tokens: int

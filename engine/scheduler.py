@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import ContextLengthExceeded, InvalidRequest
-from engine.kv.manager import KVManager
+from engine.kv.groups import KVGroup, most_blocks
+from engine.kv.manager import KVManager, Match
 from engine.outputs import apply_row, finish_reason_of_abort, terminal_output
 from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.policy import ServiceQueue, service_order
@@ -34,19 +35,21 @@ class SchedulerConfig:
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    kv_groups: tuple[KVGroup, ...]
     long_prefill_token_threshold: int = 0  # 0 is no limit
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     enable_prefix_caching: bool = True
     eos_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        assert self.max_model_len <= self.num_blocks * self.block_size, "a sequence of max_model_len must fit the pool"
+        needed = most_blocks(self.kv_groups, self.max_model_len)
+        assert needed <= self.num_blocks, "a sequence of max_model_len must fit the pool"
         assert self.max_num_seqs >= 1
         assert self.max_num_batched_tokens >= 1
 
     @classmethod
     def from_engine_config(
-        cls, config: EngineConfig, *, num_blocks: int, eos_token_ids: list[int]
+        cls, config: EngineConfig, *, num_blocks: int, kv_groups: tuple[KVGroup, ...], eos_token_ids: list[int]
     ) -> "SchedulerConfig":
         """The options of a config whose None values start-up has resolved."""
         assert config.max_model_len is not None
@@ -54,6 +57,7 @@ class SchedulerConfig:
         return cls(
             num_blocks=num_blocks,
             block_size=config.block_size,
+            kv_groups=kv_groups,
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
@@ -75,7 +79,12 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._kv = KVManager(config.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching)
+        self._kv = KVManager(
+            config.num_blocks,
+            config.block_size,
+            config.kv_groups,
+            enable_prefix_caching=config.enable_prefix_caching,
+        )
         self._sequences: dict[str, Sequence] = {}
         self._waiting = ServiceQueue()
         self._running = ServiceQueue()
@@ -167,20 +176,18 @@ class Scheduler:
         return min(sequence.num_pending, budget, threshold or budget)
 
     def _make_room(self, sequence: Sequence, num_new: int) -> int:
-        """Allocate blocks for `num_new` tokens, giving up the draft first and then the last sequences in the order.
+        """Allocate blocks for `num_new` tokens, or as many as there is room for; where there is none, preempt the last
+        sequences in the order.
 
-        Returns the number of tokens there is room for: 0 if `sequence` itself had to give way.
+        Returns the number of tokens: 0 if `sequence` itself had to give way.
         """
-        while not self._kv.grow(sequence, sequence.num_computed + num_new):
-            if sequence.draft:
-                sequence.draft = []
-                num_new = 1
-                continue
+        while (num_tokens := self._kv.fit(sequence, sequence.num_computed + num_new)) == sequence.num_computed:
             victim = self._running[-1]
             self._preempt(victim)
             if victim is sequence:
                 return 0
-        return num_new
+        self._kv.grow(sequence, num_tokens)
+        return num_tokens - sequence.num_computed
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take everything back; the sequence waits and will be computed again, less what is still cached then."""
@@ -212,35 +219,29 @@ class Scheduler:
         if not self._waiting or budget == 0 or len(self._running) >= max_num_seqs:
             return
         computing = [digest for item in items if (digest := self._kv.next_digest(item.sequence)) is not None]
-        num_promised = sum(self._num_missing(sequence) for sequence in self._running)
+        num_promised = sum(self._kv.num_missing(sequence) for sequence in self._running)
         for sequence in list(self._waiting):
             if budget == 0 or len(self._running) >= max_num_seqs:
                 return
             if computing and self._kv.could_share(sequence, computing):
                 continue
-            matched = self._kv.match(sequence)
+            match = self._kv.match(sequence)
             # Its whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
             # preempted for want of blocks was computed for nothing.
-            num_free = self._kv.num_free_without(matched) - num_promised
-            if self._kv.blocks_for(len(sequence.tokens)) - len(matched) > num_free:
+            num_free = self._kv.num_free_without(match) - num_promised
+            if self._kv.num_needed(sequence, match) > num_free:
                 return
-            self._start(sequence, matched)
-            num_new = self._chunk(sequence, budget)
-            has_room = self._kv.grow(sequence, sequence.num_computed + num_new)
-            assert has_room
+            self._start(sequence, match)
+            num_new = self._make_room(sequence, self._chunk(sequence, budget))
             items.append(self._plan_item(sequence, num_new))
             budget -= num_new
-            num_promised += self._num_missing(sequence)
+            num_promised += self._kv.num_missing(sequence)
             if (digest := self._kv.next_digest(sequence)) is not None:
                 computing.append(digest)
 
-    def _num_missing(self, sequence: Sequence) -> int:
-        """Blocks that a running sequence still needs for the tokens it knows."""
-        return max(0, self._kv.blocks_for(sequence.num_wanted) - len(sequence.blocks))
-
-    def _start(self, sequence: Sequence, matched: list[int]) -> None:
+    def _start(self, sequence: Sequence, match: Match) -> None:
         self._waiting.remove(sequence)
-        self._kv.start(sequence, matched)
+        self._kv.start(sequence, match)
         sequence.status = SequenceStatus.RUNNING
         self._running.add(sequence)
         if sequence.num_cached is None:
@@ -312,12 +313,10 @@ class Scheduler:
         assert len(running) + len(waiting) == len(self._sequences)
         assert len(running) <= self._config.max_num_seqs
         for sequence in running:
-            limit = self._kv.blocks_for(sequence.num_prompt + sequence.request.sampling.max_tokens)
             assert sequence.status is SequenceStatus.RUNNING
             assert 0 <= sequence.num_computed < sequence.num_wanted, sequence.id
-            assert len(sequence.blocks) <= limit, sequence.id
         for sequence in waiting:
             assert sequence.status is SequenceStatus.WAITING
             assert sequence.num_computed == 0, sequence.id
-            assert sequence.blocks == sequence.draft == [], sequence.id
+            assert sequence.tables == sequence.draft == [], sequence.id
         self._kv.check(running)

@@ -16,7 +16,7 @@ class SequenceStatus(enum.Enum):
 class Sequence:
     """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
 
-    Invariants: 0 <= num_computed <= num_wanted; len(tokens) >= num_prompt; blocks are empty unless RUNNING.
+    Invariants: 0 <= num_computed <= num_wanted; len(tokens) >= num_prompt; tables are empty unless RUNNING.
     """
 
     request: EngineRequest
@@ -26,8 +26,9 @@ class Sequence:
     order: tuple[float, float, int] = (0, 0.0, 0)  # place among waiting and running sequences; lower goes first
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
-    blocks: list[int] = field(default_factory=list)
+    tables: list[list[int]] = field(default_factory=list)  # of each KV group: blocks in order of position
     block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
+    branch_blocks: tuple[int, ...] = ()  # lengths, in blocks, at which other texts are likely to part from this one
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
     num_computed_before: int = 0  # the most ever computed and lost: what lies below it is recomputation

@@ -18,8 +18,9 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     Blocks 0.. of the still unused pool are written; nothing has been cached there yet. `report(done, total)` tells
     progress.
     """
-    num_tokens = min(_TRIAL_TOKENS, num_blocks * block_size)
-    trial = _throw_away_sequence(num_tokens, block_size)
+    num_groups = len(runner.kv_groups)
+    num_tokens = min(_TRIAL_TOKENS, num_blocks // num_groups * block_size)
+    trial = _throw_away_sequence(num_tokens, block_size, num_groups)
     seconds = []
     for run in range(3):
         start_s = time.perf_counter()
@@ -42,8 +43,9 @@ def token_budget(seconds_per_token: float, max_num_seqs: int) -> int:
     return max(_MIN_BUDGET, min(_MAX_BUDGET, tokens), max_num_seqs)
 
 
-def _throw_away_sequence(num_tokens: int, block_size: int) -> Sequence:
+def _throw_away_sequence(num_tokens: int, block_size: int, num_groups: int) -> Sequence:
     sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9)
     request = EngineRequest(id="warm-up", prompt_ids=[0] * num_tokens, sampling=sampling, arrival_s=0.0)
-    blocks = list(range(-(-num_tokens // block_size)))
-    return Sequence(request=request, seed=0, tokens=[0] * num_tokens, num_prompt=num_tokens, blocks=blocks)
+    width = -(-num_tokens // block_size)
+    tables = [list(range(group * width, (group + 1) * width)) for group in range(num_groups)]
+    return Sequence(request=request, seed=0, tokens=[0] * num_tokens, num_prompt=num_tokens, tables=tables)

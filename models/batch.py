@@ -7,10 +7,11 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVGroupBatch:
-    """Addresses of one KV group (layers that share a cover rule, such as full attention).
+    """Addresses of one KV group: layers that see the same positions (kv_groups.py).
 
     slot_mapping: [T] int64, slot (block * block_size + offset) that each row's K and V are written to.
-    block_tables: [S, M] int32, each sequence's blocks in order of position, padded with 0.
+    block_tables: [S, M] int32, each sequence's blocks in order of position, 0 where none is: behind the end, and before
+    the window of the first row.
     """
 
     slot_mapping: torch.Tensor
@@ -32,7 +33,7 @@ class ForwardBatch:
     positions: torch.Tensor
     cu_seqlens_q: torch.Tensor
     seq_lens: torch.Tensor
-    groups: tuple[KVGroupBatch, ...]
+    groups: tuple[KVGroupBatch, ...]  # in the order of Decoder.layer_groups
     logit_rows: torch.Tensor
     query_lens: tuple[int, ...]  # [S] rows of each sequence
     context_lens: tuple[int, ...]  # [S] seq_lens

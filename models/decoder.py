@@ -7,6 +7,7 @@ from torch import nn
 
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kv_groups import group_layers
 from models.layers.attention import Attention
 from models.layers.branch import NORMS_OF_BRANCH, make_join
 from models.layers.embedding import Embedding
@@ -115,6 +116,8 @@ class Decoder(nn.Module):
         self.frequencies: list[torch.Tensor] = []
         self._device = torch.device("meta")
         self._rotation_scales = [rotation_scale(rope) for rope in self.ropes]
+        self.layer_groups = group_layers([layer.attention for layer in spec.layers])
+        self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
 
     def allocate(self, device: torch.device) -> None:
         """Memory on `device` for all parameters, uninitialised. Raises torch.OutOfMemoryError."""
@@ -139,7 +142,7 @@ class Decoder(nn.Module):
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
     def forward(self, batch: ForwardBatch, kv: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Hidden states [T, hidden] before the final norm; writes the rows' K and V into `kv`, one tensor a layer."""
+        """Hidden states [T, hidden] before the final norm; writes the rows' K and V into `kv`, one a layer."""
         return self.run_layers(self.embedded(batch), self.rotations(batch), batch, kv)
 
     def embedded(self, batch: ForwardBatch) -> torch.Tensor:
@@ -162,8 +165,8 @@ class Decoder(nn.Module):
         self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch, kv: Sequence[torch.Tensor]
     ) -> torch.Tensor:
         """`forward` from x on, which is used up."""
-        group = batch.groups[0]  # one group: layers with a window keep their whole context too
-        for layer, rope, layer_kv in zip(self.layers, self.rope_of_layer, kv, strict=True):
+        for index, (layer, rope, layer_kv) in enumerate(zip(self.layers, self.rope_of_layer, kv, strict=True)):
+            group = batch.groups[self._group_of_layer[index]]
             x = layer(x, None if rope is None else rotations[rope], batch, group, layer_kv)
         return x
 

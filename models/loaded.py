@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from models.attention.base import AttentionBackend, AttentionSpec
+from models.kv_groups import LayerGroup
 
 # (stage, done, total, unit): total 0 where unknown; unit "B" for bytes.
 ProgressReport = Callable[[str, int, int, str], None]
@@ -34,6 +35,7 @@ class LoadedModel:
     vocab_size: int  # width of the output layer
     max_position: int  # longest context the checkpoint claims
     attention_specs: list[AttentionSpec]  # one a layer
+    layer_groups: tuple[LayerGroup, ...]
     attention_backend: AttentionBackend
     weight_bytes: int
     tokenizer: TokenizerAssets

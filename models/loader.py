@@ -75,6 +75,7 @@ def load_model(
         vocab_size=spec.vocab_size,
         max_position=spec.max_position,
         attention_specs=attention_specs,
+        layer_groups=decoder.layer_groups,
         attention_backend=backend,
         weight_bytes=decoder.weight_bytes(),
         tokenizer=tokenizer,

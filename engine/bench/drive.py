@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from engine.engine import Engine
 from engine.errors import StartupError
+from engine.kv.groups import KVGroup, most_blocks
 from engine.protocol import EngineInfo, EngineRequest, SamplingParams
 
 
@@ -94,7 +95,8 @@ def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
             f"a batch of {batch_size} was asked for and --max-num-seqs is {info.max_num_seqs}; raise it, or "
             "--max-num-batched-tokens if that bounds it"
         )
-    blocks_each = -(-tokens_each // info.block_size)
+    groups = tuple(KVGroup(info.block_size, window) for window in info.kv_windows)
+    blocks_each = most_blocks(groups, tokens_each)
     if batch_size * blocks_each > info.num_blocks:
         raise StartupError(
             f"{batch_size} sequences of {tokens_each:,} tokens need {batch_size * blocks_each:,} KV blocks; the cache "

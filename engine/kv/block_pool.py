@@ -13,8 +13,10 @@ class BlockPool:
         held --free--> blank                  held and cached --free--> cached (free, findable) --share--> held again
         cached --allocate (evicts: the digest is forgotten)--> held
 
-    Invariants: a block is in the free list if and only if its count is 0; a digest names at most one block and a block
-    has at most one digest. The free list is in order of reuse: blanks, then cached blocks, least recently freed first.
+    Invariants: a block is in one of the free lists if and only if its count is 0; a digest names at most one block and
+    a block has at most one digest. Order of reuse: blanks, then cached blocks that a window has passed, then the other
+    cached blocks; in each the least recently freed first. So a long text, which gives back a block for every one it
+    takes, does not push out the prefixes of others.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -23,17 +25,18 @@ class BlockPool:
         self._digests: list[bytes | None] = [None] * num_blocks
         self._blocks_by_digest: dict[bytes, int] = {}
         # OrderedDict and not dict: taking the first key of a dict walks over the holes that earlier removals left.
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._first_free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # blank, or passed
+        self._last_free: OrderedDict[int, None] = OrderedDict()  # cached
         self._num_free_cached = 0
 
     @property
     def num_free(self) -> int:
         """Blocks that can be allocated, cached ones included."""
-        return len(self._free)
+        return len(self._first_free) + len(self._last_free)
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - len(self._free)
+        return self.num_blocks - self.num_free
 
     @property
     def num_free_cached(self) -> int:
@@ -52,10 +55,10 @@ class BlockPool:
 
     def allocate(self, num_blocks: int) -> list[int]:
         """Take blocks with undefined content, evicting cached prefixes as needed. The caller has checked num_free."""
-        assert num_blocks <= len(self._free), f"{num_blocks} blocks asked for, {len(self._free)} free"
+        assert num_blocks <= self.num_free, f"{num_blocks} blocks asked for, {self.num_free} free"
         blocks = []
         for _ in range(num_blocks):
-            block, _ = self._free.popitem(last=False)
+            block, _ = (self._first_free or self._last_free).popitem(last=False)
             digest = self._digests[block]
             if digest is not None:
                 del self._blocks_by_digest[digest]
@@ -70,22 +73,25 @@ class BlockPool:
         for block in blocks:
             assert self._digests[block] is not None, f"block {block} is shared but holds no known prefix"
             if self._references[block] == 0:
-                del self._free[block]
+                self._remove_free(block)
                 self._num_free_cached -= 1
             self._references[block] += 1
 
-    def free(self, blocks: list[int]) -> None:
-        """Drop one holder of each block of a table, tail first: a shared head then outlives its rarer tails."""
+    def free(self, blocks: list[int], *, is_passed: bool = False) -> None:
+        """Drop one holder of each block of a table, tail first: a shared head then outlives its rarer tails.
+
+        is_passed: the holder runs on and sees these no more, nor will who continues its text: they are reused early.
+        """
         for block in reversed(blocks):
             assert self._references[block] > 0, f"block {block} is freed twice"
             self._references[block] -= 1
             if self._references[block] > 0:
                 continue
-            self._free[block] = None
             if self._digests[block] is None:
-                self._free.move_to_end(block, last=False)
-            else:
-                self._num_free_cached += 1
+                self._add_blank(block)
+                continue
+            (self._first_free if is_passed else self._last_free)[block] = None
+            self._num_free_cached += 1
 
     def register(self, block: int, digest: bytes) -> None:
         """Make a held, full block findable. If another block has this content already, that one stays the findable."""
@@ -96,22 +102,36 @@ class BlockPool:
             self._digests[block] = digest
 
     def forget(self, block: int) -> None:
-        """Make a held block unfindable; its holders keep it."""
-        assert self._references[block] > 0, f"block {block} is forgotten but not held"
+        """Make a block unfindable; its holders keep it."""
         digest = self._digests[block]
-        if digest is not None:
-            del self._blocks_by_digest[digest]
-            self._digests[block] = None
+        if digest is None:
+            return
+        del self._blocks_by_digest[digest]
+        self._digests[block] = None
+        if self._references[block] == 0:
+            self._remove_free(block)
+            self._num_free_cached -= 1
+            self._add_blank(block)
 
     def digest(self, block: int) -> bytes | None:
         return self._digests[block]
 
+    def _add_blank(self, block: int) -> None:
+        self._first_free[block] = None
+        self._first_free.move_to_end(block, last=False)
+
+    def _remove_free(self, block: int) -> None:
+        del (self._first_free if block in self._first_free else self._last_free)[block]
+
     def check(self) -> None:
         """Assert the invariants above."""
         assert all(count >= 0 for count in self._references)
-        assert set(self._free) == {b for b, count in enumerate(self._references) if count == 0}
+        free = [*self._first_free, *self._last_free]
+        assert len(set(free)) == len(free)
+        assert set(free) == {b for b, count in enumerate(self._references) if count == 0}
         assert self._blocks_by_digest == {d: b for b, d in enumerate(self._digests) if d is not None}
         assert sum(d is not None for d in self._digests) == len(self._blocks_by_digest)
-        is_cached = [self._digests[block] is not None for block in self._free]
+        is_cached = [self._digests[block] is not None for block in free]
+        assert is_cached == sorted(is_cached), "a cached block would be reused before a blank one"
         assert self._num_free_cached == sum(is_cached)
         assert is_cached == sorted(is_cached), "a blank block waits behind a cached one"

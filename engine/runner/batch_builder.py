@@ -17,8 +17,6 @@ def build_batch(plan: StepPlan, block_size: int, device: torch.device) -> Forwar
     row_starts = row_ends - query_lens
     sequence_of_row = np.repeat(np.arange(len(items)), query_lens)  # [T]
     positions = np.arange(int(row_ends[-1])) + (starts - row_starts)[sequence_of_row]  # [T]
-    tables = _block_tables(items, context_lens, block_size)
-    slots = tables[sequence_of_row, positions // block_size].astype(np.int64) * block_size + positions % block_size
     token_ids: list[int] = []
     for item in items:
         token_ids += _tokens_of(item)
@@ -26,12 +24,17 @@ def build_batch(plan: StepPlan, block_size: int, device: torch.device) -> Forwar
     def to_device(array: np.ndarray, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.from_numpy(array).to(device=device, dtype=dtype)
 
+    def group_batch(group: int) -> KVGroupBatch:
+        tables = _block_tables(items, group, context_lens, block_size)
+        slots = tables[sequence_of_row, positions // block_size].astype(np.int64) * block_size + positions % block_size
+        return KVGroupBatch(slot_mapping=to_device(slots), block_tables=to_device(tables, torch.int32))
+
     return ForwardBatch(
         token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
         positions=to_device(positions),
         cu_seqlens_q=to_device(np.concatenate(([0], row_ends)), torch.int32),
         seq_lens=to_device(context_lens, torch.int32),
-        groups=(KVGroupBatch(slot_mapping=to_device(slots), block_tables=to_device(tables, torch.int32)),),
+        groups=tuple(group_batch(group) for group in range(len(items[0].sequence.tables))),
         logit_rows=to_device(_logit_rows(items, row_ends)),
         query_lens=tuple(query_lens.tolist()),
         context_lens=tuple(context_lens.tolist()),
@@ -39,14 +42,14 @@ def build_batch(plan: StepPlan, block_size: int, device: torch.device) -> Forwar
     )
 
 
-def _block_tables(items: list[PlanItem], context_lens: np.ndarray, block_size: int) -> np.ndarray:
-    """[S, M] int32, padded with 0; M covers the longest context of this step."""
+def _block_tables(items: list[PlanItem], group: int, context_lens: np.ndarray, block_size: int) -> np.ndarray:
+    """[S, M] int32 of one KV group, with 0 where there is no block; M covers the longest context of this step."""
     widths = -(-context_lens // block_size)
     tables = np.zeros((len(items), int(widths.max())), np.int32)
     for row, item in enumerate(items):
         width = widths[row]
-        tables[row, :width] = item.sequence.blocks[:width]
-    return tables
+        tables[row, :width] = item.sequence.tables[group][:width]
+    return np.maximum(tables, 0)  # NO_BLOCK: what a window has passed, where nobody looks
 
 
 def _tokens_of(item: PlanItem) -> list[int]:

@@ -1,6 +1,7 @@
 """How large the KV cache may be: from free memory, the container's limit, and what the requests can use."""
 
 import os
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
+from engine.kv.groups import KVGroup, most_blocks
 
 # On a CPU other programs live in the same memory, and a larger pool than this serves few.
 _CPU_SHARE = 0.4
@@ -28,7 +30,13 @@ class KVBudget:
 
 
 def plan_kv_budget(
-    config: EngineConfig, *, bytes_per_block: int, model_max_len: int, free_bytes: int, device: torch.device
+    config: EngineConfig,
+    *,
+    groups: tuple[KVGroup, ...],
+    bytes_per_block: int,
+    model_max_len: int,
+    free_bytes: int,
+    device: torch.device,
 ) -> KVBudget:
     """Blocks of the pool and the longest request it admits.
 
@@ -49,18 +57,19 @@ def plan_kv_budget(
             )
     else:
         kv_bytes, reason = _default_bytes(free_bytes, device)
-        useful = _blocks(wanted_len, block_size) * config.max_num_seqs * bytes_per_block
+        useful = most_blocks(groups, wanted_len) * config.max_num_seqs * bytes_per_block
         if useful < kv_bytes:
             kv_bytes, reason = useful, f"all that {config.max_num_seqs} requests of {wanted_len:,} tokens can use"
     num_blocks = kv_bytes // bytes_per_block
-    if num_blocks < 1:
+    smallest = most_blocks(groups, 1)
+    if num_blocks < smallest:
         raise StartupError(
             f"{format_bytes(kv_bytes)} of memory for the KV cache do not hold one block of {block_size} tokens "
-            f"({format_bytes(bytes_per_block)}); free memory or raise --kv-cache-memory-bytes"
+            f"({format_bytes(smallest * bytes_per_block)}); free memory or raise --kv-cache-memory-bytes"
         )
-    holds = num_blocks * block_size
+    holds = _longest_text(groups, num_blocks, wanted_len)
     if config.max_model_len is not None and config.max_model_len > holds:
-        needed = _blocks(config.max_model_len, block_size) * bytes_per_block
+        needed = most_blocks(groups, config.max_model_len) * bytes_per_block
         raise StartupError(
             f"--max-model-len is {config.max_model_len:,}; the KV cache holds {holds:,} tokens; lower it to {holds:,} "
             f"or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
@@ -97,8 +106,9 @@ def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
     return share, f"{_CPU_SHARE:.0%} of free memory"
 
 
-def _blocks(num_tokens: int, block_size: int) -> int:
-    return -(-num_tokens // block_size)
+def _longest_text(groups: tuple[KVGroup, ...], num_blocks: int, wanted_len: int) -> int:
+    """The most tokens of one sequence, up to `wanted_len`, that the pool holds."""
+    return bisect_right(range(1, wanted_len + 1), num_blocks, key=lambda num_tokens: most_blocks(groups, num_tokens))
 
 
 def _meminfo_available_bytes() -> int:

@@ -38,8 +38,13 @@ class RecordedLayers:
         ]
         self._cu_seqlens_q = torch.empty(MAX_ROWS + 1, dtype=torch.int32)
         self._seq_lens = torch.empty(MAX_ROWS, dtype=torch.int32)
-        self._slots = torch.empty(MAX_ROWS, dtype=torch.int64)
-        self._tables = torch.empty(MAX_ROWS, max_blocks, dtype=torch.int32)
+        self._groups = [
+            KVGroupBatch(
+                slot_mapping=torch.empty(MAX_ROWS, dtype=torch.int64),
+                block_tables=torch.empty(MAX_ROWS, max_blocks, dtype=torch.int32),
+            )
+            for _ in decoder.layer_groups
+        ]
 
     @property
     def recorded_sizes(self) -> list[tuple[int, int]]:
@@ -77,18 +82,22 @@ class RecordedLayers:
     ) -> tuple[torch.Tensor, list[Rotation], ForwardBatch]:
         """The arguments of run_layers, in the input buffers."""
         rows, sequences = len(x), len(batch.query_lens)
-        (group,) = batch.groups
-        tables = self._tables[:sequences]
-        tables[:, : group.block_tables.shape[1]].copy_(group.block_tables)
-        copied_group = KVGroupBatch(self._slots[:rows].copy_(group.slot_mapping), tables)
         copied_batch = dataclasses.replace(
             batch,
             cu_seqlens_q=self._cu_seqlens_q[: sequences + 1].copy_(batch.cu_seqlens_q),
             seq_lens=self._seq_lens[:sequences].copy_(batch.seq_lens),
-            groups=(copied_group,),
+            groups=tuple(_copy(group, buffers) for group, buffers in zip(batch.groups, self._groups, strict=True)),
         )
         copied_rotations = [
             Rotation(buffers.cos[:rows].copy_(by.cos), buffers.sin[:rows].copy_(by.sin))
             for buffers, by in zip(self._rotations, rotations, strict=True)
         ]
         return self._x[:rows].copy_(x), copied_rotations, copied_batch
+
+
+def _copy(group: KVGroupBatch, buffers: KVGroupBatch) -> KVGroupBatch:
+    """The group's addresses in the first rows of the buffers."""
+    slots = buffers.slot_mapping[: len(group.slot_mapping)].copy_(group.slot_mapping)
+    tables = buffers.block_tables[: len(group.block_tables)]
+    tables[:, : group.block_tables.shape[1]].copy_(group.block_tables)
+    return KVGroupBatch(slots, tables)

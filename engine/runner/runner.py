@@ -7,7 +7,7 @@ import torch
 from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
-from engine.runner.kv_tensors import allocate_kv
+from engine.runner.kv_tensors import allocate_kv, kv_groups
 from engine.runner.recorded import RecordedLayers
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import SampledTokens, Sampler
@@ -25,10 +25,12 @@ class TorchRunner:
     def __init__(self, model: LoadedModel, *, num_blocks: int, block_size: int) -> None:
         self._model = model
         self._block_size = block_size
+        self.kv_groups = kv_groups(model, block_size)
         self._kv = allocate_kv(model, num_blocks, block_size)
+        max_blocks = -(-model.max_position // block_size)  # not num_blocks: what a window passed stays in the table
         library = kernel_library() if model.device.type == "cpu" else None
         self._recorded = (
-            None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=num_blocks)
+            None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=max_blocks)
         )
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
+from engine.kv.groups import KVGroup, most_blocks
 from engine.plan import StepResult
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
 from engine.scheduler import Scheduler, SchedulerConfig
@@ -46,10 +47,12 @@ def make_engine(
     policy: SchedulingPolicy = SchedulingPolicy.FCFS,
     enable_prefix_caching: bool = True,
     long_prefill_token_threshold: int = 0,
+    windows: tuple[int | None, ...] = (None,),
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
+    groups = tuple(KVGroup(block_size, window) for window in windows)
     config = EngineConfig(
-        max_model_len=max_model_len or num_blocks * block_size,
+        max_model_len=max_model_len or longest_text(groups, num_blocks),
         max_num_seqs=min(max_num_seqs, max_num_batched_tokens),  # more are refused at start-up
         max_num_batched_tokens=max_num_batched_tokens,
         long_prefill_token_threshold=long_prefill_token_threshold,
@@ -58,7 +61,7 @@ def make_engine(
         enable_prefix_caching=enable_prefix_caching,
         check_invariants=True,
     )
-    runner = LedgerRunner(num_blocks, block_size)
+    runner = LedgerRunner(num_blocks, groups)
     return Engine(config, runner, num_blocks=num_blocks, eos_token_ids=[EOS_ID]), runner
 
 
@@ -103,7 +106,7 @@ class SchedulerRun:
 
     def __init__(self, config: SchedulerConfig, propose: Callable[[list[int], int], list[int]] | None = None) -> None:
         self.scheduler = Scheduler(config, clock=lambda: 100.0)
-        self.runner = LedgerRunner(config.num_blocks, config.block_size)
+        self.runner = LedgerRunner(config.num_blocks, config.kv_groups)
         self.transcript = Transcript()
         self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)
         self.stats: list[StepStats] = []
@@ -145,17 +148,32 @@ class SchedulerRun:
 
 
 def make_config(
-    *, num_blocks: int = 64, block_size: int = 4, max_num_seqs: int = 64, max_num_batched_tokens: int = 64, **rest: Any
+    *,
+    num_blocks: int = 64,
+    block_size: int = 4,
+    max_num_seqs: int = 64,
+    max_num_batched_tokens: int = 64,
+    windows: tuple[int | None, ...] = (None,),
+    **rest: Any,
 ) -> SchedulerConfig:
+    """windows: of each KV group, None for full attention."""
+    groups = tuple(KVGroup(block_size, window) for window in windows)
     return SchedulerConfig(
         num_blocks=num_blocks,
         block_size=block_size,
-        max_model_len=num_blocks * block_size,
+        kv_groups=groups,
+        max_model_len=longest_text(groups, num_blocks),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         eos_token_ids=frozenset([EOS_ID]),
         **rest,
     )
+
+
+def longest_text(groups: tuple[KVGroup, ...], num_blocks: int) -> int:
+    """The most tokens that a pool can hold of one sequence, or a hundred blocks' worth if it holds any number."""
+    lengths = range(groups[0].block_size, 100 * groups[0].block_size + 1)
+    return max((length for length in lengths if most_blocks(groups, length) <= num_blocks), default=0)
 
 
 def half_right_draft(tokens: list[int], seed: int) -> list[int]:

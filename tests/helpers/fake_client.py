@@ -65,6 +65,7 @@ def engine_info(**changes: object) -> EngineInfo:
         "max_model_len": MAX_MODEL_LEN,
         "block_size": 16,
         "num_blocks": 64,
+        "kv_windows": [None],
         "kv_bytes": 0,
         "weight_bytes": 0,
         "max_num_seqs": 8,

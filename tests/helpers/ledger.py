@@ -1,6 +1,6 @@
 """LedgerRunner: a Runner without a model, whose "KV cache" records what was written to each slot.
 
-Every step it reads the whole history of every sequence back through its block table and checks it entry by entry. The
+Every step it reads what every sequence's tokens see back through its block tables and checks it entry by entry. The
 next token is a hash of that history. Wrong tables, shared blocks written to, stale prefix hits, lost preemptions and
 off-by-one speculation fail at once, or change a text.
 """
@@ -8,6 +8,7 @@ off-by-one speculation fail at once, or change a text.
 from array import array
 from hashlib import blake2b
 
+from engine.kv.groups import NO_BLOCK, KVGroup
 from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.protocol import TokenLogprobs
 from engine.sequence import Sequence
@@ -15,8 +16,8 @@ from engine.sequence import Sequence
 VOCAB_SIZE = 40
 EOS_ID = 0
 
-# What a slot holds: token, position and the salt under which it may be shared.
-Entry = tuple[int, int, str]
+# What a slot holds: KV group, token, position and the salt under which it may be shared.
+Entry = tuple[int, int, int, str]
 
 
 def next_token(history: list[int], seed: int = 0) -> int:
@@ -28,9 +29,10 @@ def next_token(history: list[int], seed: int = 0) -> int:
 class LedgerRunner:
     """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error."""
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
-        self._block_size = block_size
-        self._slots: list[Entry | None] = [None] * (num_blocks * block_size)
+    def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...]) -> None:
+        self.kv_groups = groups
+        self._block_size = groups[0].block_size
+        self._slots: list[Entry | None] = [None] * (num_blocks * self._block_size)
         self.fail_ids: set[str] = set()
         self.released: list[str] = []
         self.num_tokens = 0  # rows computed so far
@@ -50,14 +52,17 @@ class LedgerRunner:
 
     def _check_writes(self, plan: StepPlan) -> None:
         """A block that one sequence writes to is in no other sequence's table."""
-        tables = {item.sequence.id: item.sequence.blocks for item in plan.items}
+        tables = [
+            (item.sequence.id, index, table) for item in plan.items for index, table in enumerate(item.sequence.tables)
+        ]
         for item in plan.items:
             sequence = item.sequence
             first = sequence.num_computed // self._block_size
             last = (sequence.num_computed + item.num_new - 1) // self._block_size
-            for block in sequence.blocks[first : last + 1]:
-                others = [id for id, blocks in tables.items() if id != sequence.id and block in blocks]
-                assert not others, f"{sequence.id} writes to block {block} of {others}"
+            for index, table in enumerate(sequence.tables):
+                for block in table[first : last + 1]:
+                    owners = [(id, group) for id, group, blocks in tables if block in blocks]
+                    assert owners == [(sequence.id, index)], f"{sequence.id} writes to block {block} of {owners}"
 
     def _write(self, item: PlanItem) -> None:
         sequence = item.sequence
@@ -65,8 +70,9 @@ class LedgerRunner:
         assert sequence.num_computed + item.num_new <= sequence.num_wanted
         known = sequence.tokens + sequence.draft
         for position in range(sequence.num_computed, sequence.num_computed + item.num_new):
-            entry = (known[position], position, sequence.request.cache_salt)
-            self._slots[self._slot(sequence, position)] = entry
+            for group in range(len(self.kv_groups)):
+                entry = (group, known[position], position, sequence.request.cache_salt)
+                self._slots[self._slot(sequence, group, position)] = entry
 
     def _row(self, item: PlanItem) -> RowResult:
         sequence = item.sequence
@@ -85,12 +91,14 @@ class LedgerRunner:
         return RowResult(token_ids, logprobs, prompt_logprobs)
 
     def _read(self, sequence: Sequence, num_tokens: int) -> list[int]:
-        """The history as the block table leads to it."""
+        """The history, after looking up in each group's table all that this step's tokens see there."""
         known = sequence.tokens + sequence.draft
-        for position in range(num_tokens):
-            entry = self._slots[self._slot(sequence, position)]
-            wanted = (known[position], position, sequence.request.cache_salt)
-            assert entry == wanted, f"{sequence.id}: position {position} holds {entry}, not {wanted}"
+        for index, group in enumerate(self.kv_groups):
+            first = 0 if group.window is None else max(0, sequence.num_computed - group.window + 1)
+            for position in range(first, num_tokens):
+                entry = self._slots[self._slot(sequence, index, position)]
+                wanted = (index, known[position], position, sequence.request.cache_salt)
+                assert entry == wanted, f"{sequence.id}: position {position} holds {entry}, not {wanted}"
         return known[:num_tokens]
 
     def _verify(self, history: list[int], sequence: Sequence) -> list[int]:
@@ -114,5 +122,7 @@ class LedgerRunner:
             for position in range(start, end)
         ]
 
-    def _slot(self, sequence: Sequence, position: int) -> int:
-        return sequence.blocks[position // self._block_size] * self._block_size + position % self._block_size
+    def _slot(self, sequence: Sequence, group: int, position: int) -> int:
+        block = sequence.tables[group][position // self._block_size]
+        assert block != NO_BLOCK, f"{sequence.id}: position {position} was given back"
+        return block * self._block_size + position % self._block_size

@@ -12,32 +12,31 @@ from models.decoder import Decoder
 
 @dataclass
 class PagedSequence:
-    blocks: list[int] = field(default_factory=list)
+    tables: list[list[int]] = field(default_factory=list)  # of each group
     num_computed: int = 0
 
 
 class PagedRun:
     """KV tensors of all layers and the tables of any number of sequences.
 
-    Blocks are handed out in a shuffled order, and fresh KV memory holds NaN: a read of a wrong or unwritten slot
-    cannot go unnoticed.
+    Blocks are handed out in a shuffled order, fresh KV memory holds NaN, and where a window has passed, tables lead to
+    NaN: a read of a wrong or unwritten slot cannot go unnoticed.
     """
 
     def __init__(
-        self, decoder: Decoder, backend: AttentionBackend, *, num_blocks: int = 64, block_size: int = 4
+        self, decoder: Decoder, backend: AttentionBackend, *, num_blocks: int = 128, block_size: int = 4
     ) -> None:
         self.decoder = decoder
         self.block_size = block_size
         self.device = next(decoder.parameters()).device
-        self.kv = [
-            torch.full(
-                backend.kv_shape(layer.attention, num_blocks, block_size),
-                float("nan"),
-                dtype=decoder.dtype,
-                device=self.device,
-            )
-            for layer in decoder.spec.layers
-        ]
+        specs = [layer.attention for layer in decoder.spec.layers]
+        shared: dict[int, torch.Tensor] = {}  # place in the group -> tensor
+        self.kv = [torch.empty(0)] * len(specs)
+        for group in decoder.layer_groups:
+            for place, layer in enumerate(group.layers):
+                shape = backend.kv_shape(specs[layer], num_blocks, block_size)
+                fresh = torch.full(shape, float("nan"), dtype=decoder.dtype, device=self.device)
+                self.kv[layer] = shared.setdefault(place, fresh)
         self.free_blocks = list(range(num_blocks))
         random.Random(7).shuffle(self.free_blocks)
 
@@ -50,36 +49,54 @@ class PagedRun:
             sequence.num_computed += len(tokens)
         return list(logits.split([len(tokens) for _, tokens in items]))
 
+    def fork(self, sequence: PagedSequence) -> PagedSequence:
+        """Another sequence that shares the blocks of this one, all of which are full."""
+        assert sequence.num_computed % self.block_size == 0
+        return PagedSequence([list(table) for table in sequence.tables], sequence.num_computed)
+
     def batch(self, items: list[tuple[PagedSequence, list[int]]]) -> ForwardBatch:
         """The batch of one step that wants the logits of every row."""
         positions: list[int] = []
-        slots: list[int] = []
         for sequence, tokens in items:
             end = sequence.num_computed + len(tokens)
-            while len(sequence.blocks) * self.block_size < end:
-                sequence.blocks.append(self.free_blocks.pop())
-            for position in range(sequence.num_computed, end):
-                positions.append(position)
-                slots.append(
-                    sequence.blocks[position // self.block_size] * self.block_size + position % self.block_size
-                )
+            sequence.tables = sequence.tables or [[] for _ in self.decoder.layer_groups]
+            for table in sequence.tables:
+                while len(table) * self.block_size < end:
+                    table.append(self.free_blocks.pop())
+            positions += range(sequence.num_computed, end)
         query_lens = [len(tokens) for _, tokens in items]
         context_lens = [sequence.num_computed + len(tokens) for sequence, tokens in items]
-        widest = max(len(sequence.blocks) for sequence, _ in items)
-        tables = [sequence.blocks + [0] * (widest - len(sequence.blocks)) for sequence, _ in items]
         offsets = torch.tensor([0, *query_lens]).cumsum(0)
-        group = KVGroupBatch(self._tensor(slots), self._tensor(tables, torch.int32))
         return ForwardBatch(
             token_ids=self._tensor([token for _, tokens in items for token in tokens]),
             positions=self._tensor(positions),
             cu_seqlens_q=offsets.to(self.device, torch.int32),
             seq_lens=self._tensor(context_lens, torch.int32),
-            groups=(group,),
+            groups=tuple(self._group_batch(index, items) for index in range(len(self.decoder.layer_groups))),
             logit_rows=torch.arange(len(positions), device=self.device),
             query_lens=tuple(query_lens),
             context_lens=tuple(context_lens),
             block_size=self.block_size,
         )
+
+    def _group_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> KVGroupBatch:
+        window = self.decoder.layer_groups[index].window
+        slots: list[int] = []
+        tables: list[list[int]] = []
+        for sequence, tokens in items:
+            start, table = sequence.num_computed, sequence.tables[index]
+            for position in range(start, start + len(tokens)):
+                slots.append(table[position // self.block_size] * self.block_size + position % self.block_size)
+            first = 0 if window is None else max(0, start - window + 1) // self.block_size
+            tables.append([self._unreadable] * first + table[first:])
+        widest = max(map(len, tables))
+        padded = [table + [self._unreadable] * (widest - len(table)) for table in tables]
+        return KVGroupBatch(self._tensor(slots), self._tensor(padded, torch.int32))
+
+    @property
+    def _unreadable(self) -> int:
+        """A block that nobody writes to, so that it holds NaN for ever."""
+        return self.free_blocks[0]
 
     def _tensor(self, values: list, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device)

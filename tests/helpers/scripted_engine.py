@@ -33,6 +33,7 @@ INFO = EngineInfo(
     block_size=16,
     num_blocks=4,
     kv_bytes=0,
+    kv_windows=[None],
     weight_bytes=0,
     max_num_seqs=2,
     max_num_batched_tokens=64,

@@ -116,13 +116,16 @@ def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
     run = pair.run()
     num_shared = 3 * BLOCK_SIZE
     first = PagedSequence()
-    run.step([(first, pair.prompts[0])])
+    run.step([(first, pair.prompts[0][:num_shared])])
+    second = run.fork(first)
     second_prompt = pair.prompts[0][:num_shared] + pair.prompts[1]
-    second = PagedSequence(blocks=first.blocks[:3], num_computed=num_shared)
 
-    (logits,) = run.step([(second, second_prompt[num_shared:])])
+    first_logits, second_logits = run.step(
+        [(first, pair.prompts[0][num_shared:]), (second, second_prompt[num_shared:])]
+    )
 
-    assert_all_close([logits], [truth(pair.model, second_prompt)[num_shared:]])
+    assert_all_close([first_logits], [pair.truths[0][num_shared:]])
+    assert_all_close([second_logits], [truth(pair.model, second_prompt)[num_shared:]])
 
 
 def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:

@@ -1,20 +1,32 @@
 """The master property on a real model in fp32: a request's tokens are the same under every schedule."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.kv.groups import most_blocks
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput
+from engine.runner.kv_tensors import kv_groups
 from engine.runner.runner import TorchRunner
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
 from models.attention.select import select_backend
 from models.loaded import LoadedModel, TokenizerAssets
-from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.checkpoints import (
+    VOCAB_SIZE,
+    llama_config,
+    load_folder,
+    mistral_config,
+    qwen2_config,
+    random_model,
+)
 from tests.helpers.engines import make_prompt, make_request
 
 BLOCK_SIZE = 4
@@ -26,16 +38,23 @@ def _native_backend(model_folder: Path) -> AttentionBackend:
     return select_backend(specs, torch.float32, CPU)[0]
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    random_model(llama_config()).save_pretrained(folder)
-    return folder
+MODELS: dict[str, Callable[[], PretrainedConfig]] = {
+    "full attention": llama_config,
+    "windows": mistral_config,
+    "full attention and windows": lambda: qwen2_config(
+        num_hidden_layers=3, use_sliding_window=True, sliding_window=6, max_window_layers=1
+    ),
+}
 
 
-@pytest.fixture(scope="module", params=["reference", "preferred"])
-def model(request: pytest.FixtureRequest, model_folder: Path) -> LoadedModel:
-    backend = ReferenceAttention() if request.param == "reference" else _native_backend(model_folder)
+@pytest.fixture(
+    scope="module", params=[("full attention", "reference"), *((name, "preferred") for name in MODELS)], ids=str
+)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    name, backend_name = request.param
+    model_folder = tmp_path_factory.mktemp("model")
+    random_model(MODELS[name]()).save_pretrained(model_folder)
+    backend = ReferenceAttention() if backend_name == "reference" else _native_backend(model_folder)
     decoder = load_folder(model_folder, torch.float32, backend)
     return LoadedModel(
         decoder=decoder,
@@ -45,6 +64,7 @@ def model(request: pytest.FixtureRequest, model_folder: Path) -> LoadedModel:
         vocab_size=VOCAB_SIZE,
         max_position=256,
         attention_specs=[layer.attention for layer in decoder.spec.layers],
+        layer_groups=decoder.layer_groups,
         attention_backend=backend,
         weight_bytes=0,
         tokenizer=TokenizerAssets(
@@ -60,10 +80,11 @@ def model(request: pytest.FixtureRequest, model_folder: Path) -> LoadedModel:
 
 
 def _run(
-    model: LoadedModel, requests: list[EngineRequest], *, num_blocks: int = 128, **options: object
+    model: LoadedModel, requests: list[EngineRequest], *, has_small_pool: bool = False, **options: object
 ) -> tuple[dict[str, RequestOutput], LocalClient]:
     options = {"max_num_batched_tokens": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=64, check_invariants=True, **options)  # type: ignore[arg-type]
+    num_blocks = most_blocks(kv_groups(model, BLOCK_SIZE), 64) if has_small_pool else 128
     runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE)
     client = LocalClient(Engine(config, runner, num_blocks=num_blocks, eos_token_ids=[2]))
     return client.generate(requests), client
@@ -89,12 +110,12 @@ def _requests() -> list[EngineRequest]:
     ]
 
 
-SCHEDULES: dict[str, dict[str, int | bool]] = {
+SCHEDULES: dict[str, dict[str, Any]] = {
     "batched": {},
     "chunks of 3": {"max_num_batched_tokens": 3, "max_num_seqs": 3},
     "chunks of a block and one": {"long_prefill_token_threshold": BLOCK_SIZE + 1},
     "without prefix cache": {"enable_prefix_caching": False},
-    "small pool": {"num_blocks": 16},
+    "small pool": {"has_small_pool": True},
     "two at once": {"max_num_seqs": 2},
 }
 

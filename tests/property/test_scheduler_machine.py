@@ -36,6 +36,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(SchedulingPolicy),
         caching=st.sampled_from([True, True, False]),
         drafts=st.booleans(),
+        windows=st.sampled_from([(None,), (None,), (None, 5), (3,), (None, 2, 7)]),
     )
     def create(
         self,
@@ -47,9 +48,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy: SchedulingPolicy,
         caching: bool,
         drafts: bool,
+        windows: tuple[int | None, ...],
     ) -> None:
         config = make_config(
-            num_blocks=capacity // block_size,
+            num_blocks=capacity // block_size * len(windows),
+            windows=windows,
             block_size=block_size,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,

@@ -1,9 +1,12 @@
 """The master property: a request's tokens are the same under every schedule."""
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
+from engine.kv.groups import KVGroup, most_blocks
 from engine.local import LocalClient
 from engine.protocol import EngineRequest
 from tests.helpers.engines import (
@@ -47,8 +50,15 @@ schedules = st.fixed_dictionaries(
         "max_num_batched_tokens": st.integers(1, 64),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 1, 7]),
         "enable_prefix_caching": st.booleans(),
+        "windows": st.sampled_from([(None,), (None,), (5,), (None, 3), (None, 9, 1, 9), (2, 17)]),
     }
 )
+
+
+def blocks_of_pool(schedule: dict[str, Any], spare: int) -> int:
+    """Enough for one of the requests alone, and `spare` more."""
+    groups = tuple(KVGroup(schedule["block_size"], window) for window in schedule["windows"])
+    return most_blocks(groups, 50) + spare
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -59,10 +69,9 @@ schedules = st.fixed_dictionaries(
     spare=st.integers(0, 12),
 )
 def test_tokens_do_not_depend_on_the_schedule(
-    requests: list[EngineRequest], schedule: dict[str, int], policy: SchedulingPolicy, spare: int
+    requests: list[EngineRequest], schedule: dict[str, Any], policy: SchedulingPolicy, spare: int
 ) -> None:
-    num_blocks = -(-50 // schedule["block_size"]) + spare
-    engine, _ = make_engine(num_blocks=num_blocks, policy=policy, **schedule)
+    engine, _ = make_engine(num_blocks=blocks_of_pool(schedule, spare), max_model_len=50, policy=policy, **schedule)
     outputs = LocalClient(engine).generate(requests)
     assert {id: output.new_ids for id, output in outputs.items()} == {r.id: expected_ids(r) for r in requests}
 
@@ -75,9 +84,8 @@ def test_tokens_do_not_depend_on_the_schedule(
     spare=st.integers(0, 12),
 )
 def test_tokens_do_not_depend_on_drafts(
-    requests: list[EngineRequest], schedule: dict[str, int], policy: SchedulingPolicy, spare: int
+    requests: list[EngineRequest], schedule: dict[str, Any], policy: SchedulingPolicy, spare: int
 ) -> None:
-    num_blocks = -(-50 // schedule["block_size"]) + spare
-    config = make_config(num_blocks=num_blocks, scheduling_policy=policy, **schedule)
+    config = make_config(num_blocks=blocks_of_pool(schedule, spare), scheduling_policy=policy, **schedule)
     transcript = SchedulerRun(config, half_right_draft).run(requests)
     assert transcript.ids == {r.id: expected_ids(r) for r in requests}

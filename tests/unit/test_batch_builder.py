@@ -17,7 +17,7 @@ def _sequence(num_tokens: int, num_computed: int, blocks: list[int], draft: list
         tokens=tokens,
         num_prompt=num_tokens,
         num_computed=num_computed,
-        blocks=blocks,
+        tables=[blocks],
         draft=draft or [],
     )
 

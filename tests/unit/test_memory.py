@@ -5,15 +5,28 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
+from engine.kv.groups import KVGroup
 from engine.runner.memory import KVBudget, format_bytes, plan_kv_budget
 
 MIB = 1 << 20
 CPU = torch.device("cpu")
 
 
-def _plan(free_bytes: int = 1000 * MIB, model_max_len: int = 2048, **options: object) -> KVBudget:
+def _plan(
+    free_bytes: int = 1000 * MIB,
+    model_max_len: int = 2048,
+    groups: tuple[KVGroup, ...] = (KVGroup(16),),
+    **options: object,
+) -> KVBudget:
     config = EngineConfig(**options)  # type: ignore[arg-type]
-    return plan_kv_budget(config, bytes_per_block=MIB, model_max_len=model_max_len, free_bytes=free_bytes, device=CPU)
+    return plan_kv_budget(
+        config,
+        groups=groups,
+        bytes_per_block=MIB,
+        model_max_len=model_max_len,
+        free_bytes=free_bytes,
+        device=CPU,
+    )
 
 
 def test_an_explicit_size_is_used_whole() -> None:
@@ -36,6 +49,12 @@ def test_the_default_is_bounded_on_a_large_machine() -> None:
 def test_the_context_shrinks_to_what_the_pool_holds() -> None:
     assert _plan(kv_cache_memory_bytes=10 * MIB).max_model_len == 160
     assert _plan(kv_cache_memory_bytes=500 * MIB).max_model_len == 2048
+
+
+def test_windows_make_the_context_longer() -> None:
+    full_and_window = (KVGroup(16), KVGroup(16, window=33))
+    assert _plan(groups=full_and_window, kv_cache_memory_bytes=20 * MIB).max_model_len == 16 * 16
+    assert _plan(groups=(KVGroup(16, window=33),), kv_cache_memory_bytes=10 * MIB).max_model_len == 2048
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-tied": lambda: llama_config(tie_word_embeddings=True),
     "qwen2": qwen2_config,
     "gpt2": gpt2_config,
+    "windows": lambda: qwen2_config(use_sliding_window=True, sliding_window=6, max_window_layers=1),
 }
 # Tokens of each of four sequences in turn: (step, rows of each sequence); 0 sits the step out.
 STEPS = [

@@ -370,7 +370,11 @@ int64_t plan(const Problem& p, std::vector<Item>& items, int& num_split_tiles) {
       const int rows = std::min(kRowTile, num_rows - first);
       const int end = query_position(p, seq, (first + rows - 1) / group) + 1;
       int begin = 0;
-      if (p.window > 0) begin = std::max(0, query_position(p, seq, first / group) - p.window + 1) / kTile * kTile;
+      if (p.window > 0) {
+        const int seen = std::max(0, query_position(p, seq, first / group) - p.window + 1);
+        // as far back as makes whole tiles, but within the block: earlier ones may be given back
+        begin = std::max(seen / kTile * kTile, seen / p.block_size * p.block_size);
+      }
       const int splits = num_rows <= kRowTile ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
       for (int head = 0; head < p.num_kv_heads; ++head) {
         for (int i = 0; i < splits; ++i)

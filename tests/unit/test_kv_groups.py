@@ -1,0 +1,91 @@
+"""KV groups: which layers share tables, what a window keeps, and what a prefix hit needs of each group."""
+
+import pytest
+
+from engine.kv.groups import KVGroup, most_blocks
+from models.attention.base import AttentionSpec
+from models.kv_groups import LayerGroup, group_layers
+from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
+
+
+def attention(window: int | None, head_dim: int = 16) -> AttentionSpec:
+    return AttentionSpec(2, 1, head_dim, 1.0, sliding_window=window)
+
+
+def sizes(windows: list[int | None]) -> list[tuple[int | None, int]]:
+    return [(group.window, len(group.layers)) for group in group_layers([attention(window) for window in windows])]
+
+
+def test_layers_that_see_alike_share_one_group() -> None:
+    assert sizes([None] * 30) == [(None, 30)]
+    assert sizes([4096] * 32) == [(4096, 32)]
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ([128, None] * 12, [(None, 12), (128, 12)]),  # gpt-oss
+        (([512] * 5 + [None]) * 4 + [512] * 2, [(None, 4), *[(512, 4)] * 5, (512, 2)]),  # Gemma 3 1B
+        (([1024] * 5 + [None]) * 10 + [1024] * 2, [(None, 10), *[(1024, 10)] * 5, (1024, 2)]),  # Gemma 3 27B
+    ],
+)
+def test_groups_are_of_equal_size_and_full_attention_wastes_nothing(
+    windows: list[int | None], expected: list[tuple[int | None, int]]
+) -> None:
+    assert sizes(windows) == expected
+
+
+def test_layers_of_different_shapes_keep_everything() -> None:
+    specs = [attention(None, 16), attention(8, 32)]
+    assert group_layers(specs) == (LayerGroup(None, (0, 1)),)
+
+
+def test_a_window_holds_what_the_next_token_sees() -> None:
+    group = KVGroup(block_size=4, window=6)
+    assert [group.first_needed(n) for n in (0, 5, 8, 9, 13)] == [0, 0, 0, 1, 2]
+    assert most_blocks((KVGroup(4), group), 1000) == 250 + 3
+
+
+def test_a_long_text_runs_in_a_small_pool_of_windows() -> None:
+    run = SchedulerRun(make_config(num_blocks=6, windows=(6,), max_num_batched_tokens=16))
+    request = make_request("a", make_prompt(90), max_tokens=200, ignore_eos=True)
+    assert run.run([request]).ids == {"a": expected_ids(request)}
+    assert max(stats.blocks_used for stats in run.stats) <= 6
+
+
+def test_a_hit_needs_of_a_window_only_its_last_blocks() -> None:
+    run = SchedulerRun(make_config(num_blocks=40, windows=(None, 6)))
+    prompt = make_prompt(32)
+    run.scheduler.add(make_request("a", prompt, max_tokens=1))
+    sequence = run.scheduler._sequences["a"]
+    run.finish()
+    pool = run.scheduler._kv.pool
+    for digest in sequence.block_hashes[:6]:
+        lost = pool.find(digest + (1).to_bytes(2))
+        assert lost is not None
+        pool.forget(lost)
+    transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
+    assert transcript.last["b"].num_cached_tokens == 32
+
+
+def test_a_hit_is_as_long_as_every_group_allows() -> None:
+    run = SchedulerRun(make_config(num_blocks=40, windows=(None, 6)))
+    prompt = make_prompt(32)
+    run.scheduler.add(make_request("a", prompt, max_tokens=1))
+    sequence = run.scheduler._sequences["a"]
+    run.finish()
+    pool = run.scheduler._kv.pool
+    lost = pool.find(sequence.block_hashes[6] + (1).to_bytes(2))  # of group 1, in the window of all hits from 28 on
+    assert lost is not None
+    pool.forget(lost)
+    transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
+    assert transcript.last["b"].num_cached_tokens == 24
+
+
+def test_blocks_at_a_branch_outlive_those_that_a_window_has_passed() -> None:
+    run = SchedulerRun(make_config(num_blocks=30, windows=(None, 6), max_num_batched_tokens=8))
+    shared = make_prompt(16)
+    run.run([make_request("a", shared, max_tokens=40, ignore_eos=True)])  # passes 9 blocks of its window group
+    run.run([make_request("b", make_prompt(24, seed=1), max_tokens=1)])  # takes what is free, the passed blocks first
+    transcript = run.run([make_request("c", [*shared, 1], max_tokens=1)])
+    assert transcript.last["c"].num_cached_tokens == 16
