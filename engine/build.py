@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from engine.config import Device, EngineConfig, Quantization
+from engine.config import Device, EngineConfig, Quantization, SpeculativeMethod
 from engine.cores import usable_cores
 from engine.engine import Engine
 from engine.errors import StartupError
@@ -15,6 +15,9 @@ from engine.protocol import EngineInfo, TokenizerInfo
 from engine.runner.kv_tensors import bytes_per_block, kv_groups
 from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
+from engine.spec.ngram import NgramProposer
+from engine.spec.settings import SpecSettings, spec_settings
+from engine.spec.speculator import Speculator
 from engine.warmup import token_budget, warm_up
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
@@ -54,6 +57,7 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
         free_bytes=free_memory_bytes(device),
         device=device,
     )
+    spec = spec_settings(config)
     runner = TorchRunner(model, num_blocks=budget.num_blocks, block_size=config.block_size)
     seconds_per_token = warm_up(
         runner,
@@ -63,8 +67,21 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
     )
     max_batched, reason = _choose_step(config, seconds_per_token)
     config = dataclasses.replace(config, max_model_len=budget.max_model_len, max_num_batched_tokens=max_batched)
-    engine = Engine(config, runner, num_blocks=budget.num_blocks, eos_token_ids=model.tokenizer.eos_token_ids)
+    engine = Engine(
+        config,
+        runner,
+        num_blocks=budget.num_blocks,
+        eos_token_ids=model.tokenizer.eos_token_ids,
+        speculator=_speculator(spec),
+    )
     return engine, _describe(config, model, groups, budget, reason)
+
+
+def _speculator(spec: SpecSettings) -> Speculator:
+    if spec.method is SpeculativeMethod.DRAFT_MODEL:
+        raise StartupError("--draft-model is not supported by this version; use --speculative-method ngram")
+    lookups = [NgramProposer(spec.lookup_min, spec.lookup_max)] if spec.method is SpeculativeMethod.NGRAM else []
+    return Speculator(spec.max_tokens, lookups=lookups)
 
 
 def _choose_step(config: EngineConfig, seconds_per_token: float) -> tuple[int, str]:

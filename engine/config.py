@@ -31,6 +31,17 @@ class Quantization(enum.StrEnum):
     NONE = "none"
 
 
+class SpeculativeMethod(enum.StrEnum):
+    NONE = "none"
+    NGRAM = "ngram"
+    DRAFT_MODEL = "draft_model"
+
+
+class DraftSampling(enum.StrEnum):
+    SAMPLED = "sampled"
+    GREEDY = "greedy"
+
+
 def option(default: object, help: str, **metadata: object) -> Any:
     """A dataclass field whose `help` (and optional `type`, `metavar`, `group`, `minimum`, `maximum`) server/options.py
     reads."""
@@ -98,6 +109,38 @@ class EngineConfig:
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of shared prompt prefixes.", group="KV cache")
     check_invariants: bool = option(
         False, "Assert the scheduler's and block pool's invariants after every step.", group="KV cache"
+    )
+
+    speculative_method: SpeculativeMethod = option(
+        SpeculativeMethod.NONE,
+        "Where drafts of the next tokens come from: 'ngram' (prompt and output), or a draft model. A request's own "
+        "prediction is used in any case.",
+        group="Speculation",
+    )
+    draft_model: str | None = option(
+        None, "Small model that drafts for MODEL, in the same forms; needs the same vocabulary.", group="Speculation"
+    )
+    draft_quantization: Quantization = option(
+        Quantization.AUTO, "As --quantization, for the draft model.", group="Speculation"
+    )
+    draft_sampling: DraftSampling = option(
+        DraftSampling.SAMPLED,
+        "How a draft model chooses tokens for requests with a temperature: 'sampled' has more accepted; 'greedy' keeps "
+        "the text of each seed as it is without drafts.",
+        group="Speculation",
+    )
+    num_speculative_tokens: str = option(
+        "auto",
+        "Longest draft, or auto. How much of it is used is measured and chosen for each request and step.",
+        group="Speculation",
+        metavar="K",
+    )
+    speculative_config: str | None = option(
+        None,
+        "The same as JSON, as vLLM takes it: method, model, num_speculative_tokens, prompt_lookup_min, "
+        "prompt_lookup_max, quantization.",
+        group="Speculation",
+        metavar="JSON",
     )
 
     def __post_init__(self) -> None:

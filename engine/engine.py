@@ -10,6 +10,8 @@ from engine.errors import InvalidRequest
 from engine.plan import RowResult, Runner, StepPlan, StepResult
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepOutputs
 from engine.scheduler import Scheduler, SchedulerConfig
+from engine.spec.settings import AUTO_TOKENS
+from engine.spec.speculator import Speculator
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +22,26 @@ class Engine:
     Every request that is added ends with exactly one terminal output, whatever becomes of it.
     """
 
-    def __init__(self, config: EngineConfig, runner: Runner, *, num_blocks: int, eos_token_ids: list[int]) -> None:
-        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks."""
+    def __init__(
+        self,
+        config: EngineConfig,
+        runner: Runner,
+        *,
+        num_blocks: int,
+        eos_token_ids: list[int],
+        speculator: Speculator | None = None,
+    ) -> None:
+        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks.
+
+        speculator: by default one that uses requests' own predictions.
+        """
         self._runner = runner
         self._scheduler = Scheduler(
             SchedulerConfig.from_engine_config(
                 config, num_blocks=num_blocks, kv_groups=runner.kv_groups, eos_token_ids=eos_token_ids
             )
         )
+        self._speculator = speculator or Speculator(AUTO_TOKENS)
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
 
@@ -56,16 +70,23 @@ class Engine:
         """Compute one batch; returns the outputs of all sequences with news. With nothing to compute it reports aborts
         and refusals."""
         start_s = time.perf_counter()
+        self._speculator.draft(self._scheduler)
+        drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
         result = self._execute(plan) if plan.items else StepResult([])
+        if plan.items:
+            self._speculator.observe(plan, result, time.perf_counter() - drafted_s)
         outputs, stats = self._scheduler.update(plan, result)
+        outputs = self._speculator.annotate(plan, outputs)
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
+            self._speculator.release(sequence)
         if self._check_invariants:
             self._scheduler.check()
         refused, self._refused = self._refused, []
         step_s = time.perf_counter() - start_s if plan.items else 0.0
-        return StepOutputs(refused + outputs, msgspec.structs.replace(stats, step_s=step_s))
+        stats = msgspec.structs.replace(stats, step_s=step_s, **self._speculator.step_stats())
+        return StepOutputs(refused + outputs, stats)
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""

@@ -78,4 +78,7 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         num_cached_tokens=second.num_cached_tokens,
         queue_s=first.queue_s if first.queue_s is not None else second.queue_s,
         error=second.error,
+        num_drafted=max(first.num_drafted, second.num_drafted),  # a terminal output from outside has none
+        num_draft_accepted=max(first.num_draft_accepted, second.num_draft_accepted),
+        num_predicted=max(first.num_predicted, second.num_predicted),
     )

@@ -34,6 +34,8 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
         stop_token_id=stop_token_id,
         num_cached_tokens=sequence.num_cached or 0,
         queue_s=_queue_s(sequence) if is_first else None,
+        num_drafted=sequence.num_drafted,
+        num_draft_accepted=sequence.num_draft_accepted,
     )
 
 

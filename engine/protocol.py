@@ -93,6 +93,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     arrival_s: float  # time.monotonic() when the HTTP request came
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
+    prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -115,6 +116,9 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
     queue_s: float | None = None  # arrival to first scheduled, with the first output
     error: str | None = None  # with FinishReason.ERROR
+    num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
+    num_draft_accepted: int = 0  # of these, how many stood
+    num_predicted: int = 0  # tokens of the request's prediction that the output has had so far
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -132,6 +136,13 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     preemptions: int = 0
     recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
     step_s: float = 0.0
+    num_drafts: int = 0  # sequences whose draft was verified
+    draft_tokens: int = 0  # drafted tokens verified
+    accepted_tokens: int = 0  # of these, how many stood
+    accepted_by_position: list[int] = []  # the same by place in the draft
+    draft_length: float | None = None  # mean over the decoding sequences; None in a step that only decodes in part
+    estimated_speedup: float | None = None  # of this step by its drafts, as foreseen
+    realised_speedup: float | None = None  # of the last steps, against decoding one by one
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -134,6 +134,31 @@ class Scheduler:
         if request_id in self._sequences:
             self._aborts.setdefault(request_id, reason)
 
+    @property
+    def running(self) -> list[Sequence]:
+        """In order of service."""
+        return list(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        return self._config.max_num_batched_tokens
+
+    def room_for_draft(self, sequence: Sequence, num_tokens: int) -> int:
+        """How many of `num_tokens` draft tokens there are blocks for; the sequence holds these blocks from now on.
+
+        Nobody is preempted for a draft: where blocks are short there is none.
+        """
+        num_known = len(sequence.tokens)
+        room = self._kv.fit(sequence, num_known + num_tokens) - num_known
+        if room <= 0:
+            return 0
+        self._kv.grow(sequence, num_known + room)
+        return room
+
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Propose the tokens that follow; called between update and schedule.
 
@@ -243,6 +268,7 @@ class Scheduler:
         self._waiting.remove(sequence)
         self._kv.start(sequence, match)
         sequence.status = SequenceStatus.RUNNING
+        sequence.num_admitted += 1
         self._running.add(sequence)
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed

@@ -35,6 +35,9 @@ class Sequence:
     first_scheduled_s: float | None = None  # time.monotonic()
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
+    num_admitted: int = 0  # times: what others know about its blocks is void when this changes
+    num_drafted: int = 0  # draft tokens verified so far
+    num_draft_accepted: int = 0  # of them
 
     @property
     def id(self) -> str:

@@ -70,6 +70,9 @@ class Choice:
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.num_drafted = 0
+        self.num_draft_accepted = 0
+        self.num_predicted = 0
         self.meter = meter
         self._prompt = prompt
         self._options = options
@@ -88,6 +91,9 @@ class Choice:
     def push(self, output: RequestOutput) -> Delta:
         """The delta of one output. Raises RequestFailed or EngineUnavailable if the engine ended the request."""
         self.num_cached_tokens = output.num_cached_tokens
+        self.num_drafted = max(self.num_drafted, output.num_drafted)
+        self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
+        self.num_predicted = max(self.num_predicted, output.num_predicted)
         delta = Delta(self.index)
         if self._echo_due:
             self._echo_due = False

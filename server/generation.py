@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from engine.client import RequestStream
 from engine.errors import EngineDied, EngineStopped
@@ -16,7 +17,7 @@ from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOut
 from server.choice import Choice, Delta, Prompt, TextOptions
 from server.context import ServerContext
 from server.metering import ChoiceMeter
-from server.schemas.responses import PromptTokensDetails, Usage
+from server.schemas.responses import CompletionTokensDetails, PromptTokensDetails, Usage
 from server.tokenizer import Tokenizer
 
 
@@ -31,6 +32,7 @@ class GenerationParams:
     arrival_s: float
     priority: int
     cache_salt: str
+    prediction_ids: list[int]
 
 
 class Generation:
@@ -81,6 +83,7 @@ class Generation:
             arrival_s=params.arrival_s,
             priority=params.priority,
             cache_salt=params.cache_salt,
+            prediction_ids=params.prediction_ids,
         )
 
     async def __aexit__(
@@ -116,7 +119,23 @@ class Generation:
         completion_tokens = sum(choice.num_tokens for choice in self._choices)
         cached_tokens = sum(choice.num_cached_tokens for choice in self._choices[::n])
         return Usage(
-            prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, PromptTokensDetails(cached_tokens)
+            prompt_tokens,
+            completion_tokens,
+            prompt_tokens + completion_tokens,
+            PromptTokensDetails(cached_tokens),
+            self._completion_details(),
+        )
+
+    def _completion_details(self) -> CompletionTokensDetails | UnsetType:
+        """Each choice has its own share of the prediction."""
+        if not (self._params.prediction_ids or any(choice.num_drafted for choice in self._choices)):
+            return UNSET
+        predicted = sum(min(choice.num_predicted, choice.num_tokens) for choice in self._choices)
+        return CompletionTokensDetails(
+            accepted_prediction_tokens=predicted,
+            rejected_prediction_tokens=len(self._params.prediction_ids) * len(self._choices) - predicted,
+            drafted_tokens=sum(choice.num_drafted for choice in self._choices),
+            accepted_draft_tokens=sum(choice.num_draft_accepted for choice in self._choices),
         )
 
 

@@ -103,6 +103,34 @@ METRICS: tuple[MetricSpec, ...] = (
         lambda s: (s.prefill_tokens + s.decode_tokens) or None,
     ),
     _histogram("step_duration_seconds", "Length of one step.", _STEP_BUCKETS, lambda s: s.step_s or None),
+    _counter("spec_decode_num_drafts_total", "Drafts verified.", lambda s: s.num_drafts),
+    _counter("spec_decode_num_draft_tokens_total", "Draft tokens verified.", lambda s: s.draft_tokens),
+    _counter(
+        "spec_decode_num_accepted_tokens_total",
+        "Draft tokens that stood; each spared a step.",
+        lambda s: s.accepted_tokens,
+    ),
+    MetricSpec(
+        "spec_decode_num_accepted_tokens_per_pos_total",
+        MetricType.COUNTER,
+        "The same by place in the draft, from 0.",
+        labels=("model_name", "position"),
+    ),
+    _gauge(
+        "spec_decode_draft_length",
+        "Draft tokens chosen for a decoding sequence, on average in the last step.",
+        lambda s: s.draft_length,
+    ),
+    _gauge(
+        "spec_decode_estimated_speedup",
+        "Of the last step by its drafts, as foreseen when they were chosen.",
+        lambda s: s.estimated_speedup,
+    ),
+    _gauge(
+        "spec_decode_realised_speedup",
+        "Of the last steps, against decoding one token a step.",
+        lambda s: s.realised_speedup,
+    ),
     _counter("engine_restarts_total", "Times that the engine process was started again."),
     MetricSpec(
         "http_requests_total",
@@ -118,6 +146,7 @@ class Metrics:
     """The table's values in a registry of their own. Counters live here, so they survive an engine's restart."""
 
     def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
         disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
         self._registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
@@ -164,6 +193,12 @@ class Metrics:
                     self._gauges[spec.name].set(value)
                 case MetricType.HISTOGRAM:
                     self._histograms[spec.name].observe(value)
+
+        for position, count in enumerate(stats.accepted_by_position):
+            self._accepted_at(position).inc(count)
+
+    def _accepted_at(self, position: int) -> Counter:
+        return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self._model_name, str(position))
 
     def on_discarded(self, num_tokens: int) -> None:
         self.add("discarded_tokens_total", num_tokens)

@@ -49,7 +49,14 @@ async def create_chat_completion(
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     max_tokens = room_for_output([prompt], info.max_model_len, asked=asked_max_tokens, param=param, default=None)
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
-    generation = start_generation(request, context, text, body, prompts=[prompt], sampling=sampling)
+    prediction_ids: list[int] = []
+    if body.prediction is not None:
+        prediction_ids = await text.tokenizer.encode_async(
+            body.prediction.text, add_special_tokens=False, parse_special=False
+        )
+    generation = start_generation(
+        request, context, text, body, prompts=[prompt], sampling=sampling, prediction_ids=prediction_ids
+    )
     form = _ChatFormat(context.model_name, text.tokenizer, body)
     return await answer(request, context, generation, form, stream=bool(body.stream), headers=headers)
 

@@ -65,6 +65,7 @@ def start_generation(
     prompts: list[Prompt],
     sampling: SamplingParams,
     echo: bool = False,
+    prediction_ids: list[int] | None = None,
 ) -> Generation:
     """The generation that `body` asks for; the engine hears of it when it is entered."""
     options = TextOptions(
@@ -83,6 +84,7 @@ def start_generation(
         arrival_s=request.state.arrival_s,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
+        prediction_ids=prediction_ids or [],
     )
     return Generation(context, text.tokenizer, params)
 

@@ -85,10 +85,27 @@ class ChatTemplateFields(StrictModel):
         return False
 
 
+class Prediction(StrictModel):
+    """What the client expects the answer to be, for the most part: a file before an edit."""
+
+    type: Literal["content"]
+    content: Annotated[Annotated[list[TextPart], Field(fail_fast=True)], BeforeValidator(_parts)]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.content)
+
+
 class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        fields = {} if self.prediction is None else self.prediction.extra
+        return {**super().extra, **{f"prediction.{name}": value for name, value in fields.items()}}
 
     @property
     def asked_max_tokens(self) -> int | None:

@@ -37,7 +37,7 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "mm_processor_kwargs": _never,
     "modalities": _is(["text"]),
     "moderation": _never,
-    "prediction": _never,
+    "prediction": _never,  # on completions
     "prompt_embeds": _never,
     "prompt_logprobs": _never,
     "reasoning_effort": _never,

@@ -10,11 +10,19 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, kw_only=True):
+    accepted_prediction_tokens: int  # of the request's prediction, those that the answer has
+    rejected_prediction_tokens: int  # and those that it has not; no part of completion_tokens
+    drafted_tokens: int  # an extension: tokens that speculation proposed for this answer
+    accepted_draft_tokens: int  # and those of them that stood
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # where there was a prediction or a draft
 
 
 # --- chat ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from engine.kv.groups import KVGroup, most_blocks
 from engine.plan import StepResult
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
 from engine.scheduler import Scheduler, SchedulerConfig
+from engine.spec.speculator import Speculator
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, next_token
 
 
@@ -48,6 +49,7 @@ def make_engine(
     enable_prefix_caching: bool = True,
     long_prefill_token_threshold: int = 0,
     windows: tuple[int | None, ...] = (None,),
+    speculator: Speculator | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = tuple(KVGroup(block_size, window) for window in windows)
@@ -62,7 +64,8 @@ def make_engine(
         check_invariants=True,
     )
     runner = LedgerRunner(num_blocks, groups)
-    return Engine(config, runner, num_blocks=num_blocks, eos_token_ids=[EOS_ID]), runner
+    engine = Engine(config, runner, num_blocks=num_blocks, eos_token_ids=[EOS_ID], speculator=speculator)
+    return engine, runner
 
 
 def expected_ids(request: EngineRequest) -> list[int]:

@@ -1,5 +1,6 @@
 """Every fault of a client's is answered with a 4xx and OpenAI's error object that names the field."""
 
+import re
 from typing import Any
 
 import pytest
@@ -54,7 +55,6 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("tools", [{"type": "function"}], "not supported"),
     ("response_format", {"type": "json_object"}, "not supported"),
     ("suffix", "end", "not supported"),
-    ("prediction", {"type": "content", "content": "x"}, "not supported"),
     ("reasoning_effort", "low", "not supported"),
 ]
 
@@ -67,6 +67,8 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     ("messages[0].content", [{"role": "user", "content": 5}], "a string, a list of parts, or null"),
     ("messages[0].content[0].type", [{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'"),
     ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}], "is missing"),
+    ("prediction.content", {"type": "content", "content": 7}, "a string, a list of parts, or null"),
+    ("prediction.type", {"type": "file", "content": "x"}, "'content'"),
     ("top_logprobs", 21, "at most 20"),
     ("top_logprobs", 2, "needs logprobs: true"),
     ("logprobs", 2, "it must be true or false"),
@@ -88,6 +90,7 @@ TEXT_FIELDS: list[tuple[str, Any, str]] = [
     ("logprobs", -1, "at least 0"),
     ("logprobs", True, "it must be an integer"),
     ("best_of", 3, "best of more than n"),
+    ("prediction", {"type": "content", "content": "x"}, "not supported"),
 ]
 
 
@@ -113,7 +116,7 @@ async def test_a_wrong_value_names_field_and_limit(field: str, value: Any, part:
 
 @pytest.mark.parametrize(("field", "value", "part"), CHAT_FIELDS)
 async def test_a_wrong_chat_field_names_field_and_limit(field: str, value: Any, part: str) -> None:
-    name = field.partition("[")[0]
+    name = re.split(r"[.\[]", field)[0]
     async with http(make_app(FakeClient(says("x")))) as api:
         response = await api.post(CHAT_URL, json={"messages": [MESSAGE], name: value})
     _check(response, 400, field, part)

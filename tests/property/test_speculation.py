@@ -1,0 +1,71 @@
+"""The master property with speculation: drafts of any origin, length and quality change no text."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.config import SchedulingPolicy
+from engine.protocol import EngineRequest
+from engine.spec.ngram import NgramProposer
+from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine, texts
+from tests.helpers.engines import expected_ids, make_prompt, make_request
+from tests.property.test_schedules import schedules, workloads
+
+
+def _with_predictions(requests: list[EngineRequest], noise: int) -> list[EngineRequest]:
+    """Each with a prediction that is its text with some tokens changed, left out or put in."""
+    result = []
+    for request in requests:
+        text = expected_ids(request)
+        if noise and len(text) > 4:
+            text = [*text[:2], 7, *text[2 + noise % 2 :]]
+            text[-1] = (text[-1] + noise) % 40
+        result.append(
+            EngineRequest(
+                id=request.id,
+                prompt_ids=request.prompt_ids,
+                sampling=request.sampling,
+                arrival_s=request.arrival_s,
+                priority=request.priority,
+                prediction_ids=text,
+            )
+        )
+    return result
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    requests=workloads(),
+    schedule=schedules,
+    policy=st.sampled_from(SchedulingPolicy),
+    spare=st.integers(0, 12),
+    max_tokens=st.sampled_from([1, 2, 5, 15]),
+    quality=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    noise=st.integers(0, 3),
+    kind=st.sampled_from(["oracle", "ngram", "prediction"]),
+)
+def test_tokens_do_not_depend_on_speculation(
+    requests: list[EngineRequest],
+    schedule: dict[str, int],
+    policy: SchedulingPolicy,
+    spare: int,
+    max_tokens: int,
+    quality: float,
+    noise: int,
+    kind: str,
+) -> None:
+    num_blocks = -(-50 // schedule["block_size"]) + spare
+    lookups = {"oracle": [Oracle(quality)], "ngram": [NgramProposer(1, 2)], "prediction": []}[kind]
+    if kind == "prediction":
+        requests = _with_predictions(requests, noise)
+    speculator = AlwaysFull(max_tokens, lookups=lookups)
+    engine, _ = speculating_engine(speculator, num_blocks=num_blocks, policy=policy, **schedule)
+    ids, _ = texts(engine, requests)
+    assert ids == {r.id: expected_ids(r) for r in requests}
+
+
+def test_a_perfect_oracle_shortens_a_run_as_much_as_its_drafts_are_long() -> None:
+    requests = [make_request("a", make_prompt(5), max_tokens=61, ignore_eos=True)]
+    engine, _ = speculating_engine(AlwaysFull(5, lookups=[Oracle(1.0)]))
+    _, client = texts(engine, requests)
+    assert len(client.steps) == 1 + 10  # the prompt's step, then six tokens each
+    assert sum(step.accepted_tokens for step in client.steps) == sum(step.draft_tokens for step in client.steps) == 50
