@@ -1,5 +1,7 @@
 """The master property with speculation: drafts of any origin, length and quality change no text."""
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ from engine.protocol import EngineRequest
 from engine.spec.ngram import NgramProposer
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
-from tests.property.test_schedules import schedules, workloads
+from tests.property.test_schedules import blocks_of_pool, schedules, workloads
 
 
 def _with_predictions(requests: list[EngineRequest], noise: int) -> list[EngineRequest]:
@@ -45,7 +47,7 @@ def _with_predictions(requests: list[EngineRequest], noise: int) -> list[EngineR
 )
 def test_tokens_do_not_depend_on_speculation(
     requests: list[EngineRequest],
-    schedule: dict[str, int],
+    schedule: dict[str, Any],
     policy: SchedulingPolicy,
     spare: int,
     max_tokens: int,
@@ -53,12 +55,13 @@ def test_tokens_do_not_depend_on_speculation(
     noise: int,
     kind: str,
 ) -> None:
-    num_blocks = -(-50 // schedule["block_size"]) + spare
     lookups = {"oracle": [Oracle(quality)], "ngram": [NgramProposer(1, 2)], "prediction": []}[kind]
     if kind == "prediction":
         requests = _with_predictions(requests, noise)
     speculator = AlwaysFull(max_tokens, lookups=lookups)
-    engine, _ = speculating_engine(speculator, num_blocks=num_blocks, policy=policy, **schedule)
+    engine, _ = speculating_engine(
+        speculator, num_blocks=blocks_of_pool(schedule, spare), max_model_len=50, policy=policy, **schedule
+    )
     ids, _ = texts(engine, requests)
     assert ids == {r.id: expected_ids(r) for r in requests}
 
