@@ -7,23 +7,22 @@ ARG PIP_ARGS=""
 RUN python -m venv /opt/headrace
 ENV PATH=/opt/headrace/bin:$PATH
 WORKDIR /src
+# For the CPU kernels, which are compiled into the package for every kind of processor.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml README.md LICENSE ./
-# The dependencies are a layer of their own, installed for empty packages, so that a change of the code does not fetch
-# torch again.
-RUN mkdir server engine models \
-    && pip install --no-cache-dir ${PIP_ARGS} . \
-    && pip uninstall --yes headrace
+# The dependencies are a layer of their own, so that a change of the code does not fetch torch again.
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > requirements.txt \
+    && pip install --no-cache-dir ${PIP_ARGS} -r requirements.txt
 COPY server server
 COPY engine engine
 COPY models models
-RUN pip install --no-cache-dir --no-deps --force-reinstall .
+RUN pip install --no-cache-dir --no-deps ${PIP_ARGS} .
 
 FROM python:3.12-slim
-# g++ compiles the CPU kernels for the processor at hand when the server first starts; they are kept in /cache.
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 1000 headrace \
+RUN useradd --create-home --uid 1000 headrace \
     && install --directory --owner=headrace --group=headrace /cache
 COPY --from=build /opt/headrace /opt/headrace
 ENV PATH=/opt/headrace/bin:$PATH \

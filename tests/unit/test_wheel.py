@@ -1,5 +1,6 @@
-"""The wheel holds the three packages whole, the kernels' sources with them, and nothing else."""
+"""The wheel holds the three packages whole, the kernels' sources and libraries with them, and nothing else."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,16 +14,22 @@ PACKAGES = ("server", "engine", "models")
 
 
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Names in a wheel built from a copy of the tree: a build leaves folders behind that a checkout should not have."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel with the kernels of one level, built from a copy of the tree, since a build leaves folders behind."""
     copy = tmp_path_factory.mktemp("tree")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     for name in (*PACKAGES, "tests", "benchmarks"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
-    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
+    environ = {**os.environ, "HEADRACE_WHEEL_LEVELS": "portable", "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", build], cwd=copy, env=environ, check=True, capture_output=True)
     (wheel,) = (copy / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
 
@@ -40,3 +47,28 @@ def test_wheel_has_every_module_and_kernel_source(wheel_names: list[str]) -> Non
         for path in (ROOT / package).rglob(suffix)
     }
     assert wanted - set(wheel_names) == set()
+
+
+def test_kernels_of_the_wheel_are_used_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "from models.kernels.cpu.library import kernel_library; print(kernel_library().path)"
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path / "site"),
+        "HEADRACE_CPU_LEVEL": "portable",
+        "HEADRACE_CACHE": str(tmp_path / "cache"),
+        "CXX": "no-such-compiler",
+    }
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environ, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).parent == tmp_path / "site/models/kernels/cpu/prebuilt"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_wheel_with_kernels_says_for_which_system(wheel: Path) -> None:
+    assert wheel.name.startswith("headrace-")
+    assert "-py3-none-" in wheel.name
+    assert not wheel.name.endswith("-any.whl")

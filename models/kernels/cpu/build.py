@@ -1,20 +1,27 @@
-"""Compiles the C++ kernels, one shared library per instruction-set level, into the user's cache.
+"""Where the compiled C++ kernels are: shipped in the wheel, or compiled at first start into the user's cache.
 
-A library's file name holds a hash of the sources, the options and the compiler's version, so that a changed source or
-a new compiler never meets an old binary, and several versions live side by side. Compilation writes to a temporary
-folder and moves the finished file into place: processes that start together may compile twice, but never load half
-a file.
+There is one shared library for each instruction-set level. Its file name holds a hash of the sources, the options and
+the architecture, so that a changed source never meets an old binary: a wheel's library that does not match is not used.
+In the cache the compiler's version is hashed too, and several versions live side by side. Compilation writes to a
+temporary folder and moves the finished file into place: processes that start together may compile twice, but never load
+half a file.
 """
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import cache
+
 SOURCE_FOLDER = Path(__file__).parent
+PREBUILT_FOLDER = SOURCE_FOLDER / "prebuilt"  # in wheels only
 # GCC may keep a * b + c in one rounding (fast contraction); nothing else of -ffast-math, since NaN and inf matter.
 _FLOATS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _COMMON = ("-std=gnu++17", "-O2", "-fPIC", "-pthread", "-fvisibility=hidden", *_FLOATS)
@@ -35,23 +42,22 @@ class Level:
     options: tuple[str, ...]
 
 
-# In the order of hr_cpu_level() in cpu_level.cpp.
-LEVELS = (
-    Level("portable", ()),
+_PORTABLE = Level("portable", ())
+_X86_LEVELS = (
+    _PORTABLE,
     Level("avx2", _AVX2),
     Level("avx512", _AVX512),
     Level("avx512_vnni", (*_AVX512, "-mavx512vnni")),
     Level("avx512_bf16", (*_AVX512, "-mavx512vnni", "-mavx512bf16")),
     Level("amx", (*_AVX512, "-mavx512vnni", "-mavx512bf16", *_AMX)),
 )
+# Those that a processor of this architecture may have, in the order of hr_cpu_level() in cpu_level.cpp.
+LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else (_PORTABLE,)
 
 
 def cache_folder() -> Path:
-    """The folder for compiled kernels: under $HEADRACE_CACHE, $XDG_CACHE_HOME/headrace or ~/.cache/headrace."""
-    if given := os.environ.get("HEADRACE_CACHE"):
-        return Path(given) / "kernels"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "headrace" / "kernels"
+    """The folder for compiled kernels."""
+    return cache.cache_folder() / "kernels"
 
 
 def find_compiler() -> str:
@@ -70,23 +76,94 @@ def kernel_sources() -> list[Path]:
     return sorted(path for path in SOURCE_FOLDER.glob("*.cpp") if path.name != "cpu_level.cpp")
 
 
+def prebuilt_level_library(level: Level) -> Path | None:
+    """The library of `level` that came with the wheel, if there is one made of these very sources."""
+    return _existing(PREBUILT_FOLDER / _file_name(_level_recipe(level)))
+
+
+def prebuilt_probe_library() -> Path | None:
+    """The probe library that came with the wheel, likewise."""
+    return _existing(PREBUILT_FOLDER / _file_name(_PROBE))
+
+
+def is_level_compiled(level: Level, folder: Path) -> bool:
+    """Whether `ensure_level_library` has nothing to compile. Raises KernelBuildError without a compiler."""
+    return (folder / _file_name(_for_this_processor(_level_recipe(level)), find_compiler())).exists()
+
+
 def ensure_level_library(level: Level, folder: Path) -> Path:
     """The compiled library of `level` in `folder`, compiled now if it is not there."""
-    return _ensure(f"headrace-{level.name}", kernel_sources(), [*_COMMON, *level.options], folder)
+    return _ensure(_for_this_processor(_level_recipe(level)), folder)
 
 
 def ensure_probe_library(folder: Path) -> Path:
     """The compiled library with hr_cpu_level() alone in `folder`, compiled now if it is not there."""
-    return _ensure("headrace-cpu-level", [SOURCE_FOLDER / "cpu_level.cpp"], ["-O1", "-fPIC"], folder)
+    return _ensure(_PROBE, folder)
 
 
-def _ensure(stem: str, sources: list[Path], options: list[str], folder: Path) -> Path:
+def compile_prebuilt(levels: Iterable[Level], folder: Path) -> None:
+    """Compile what a wheel ships into `folder`: the probe and the libraries of `levels`, for any such processor."""
     compiler = find_compiler()
-    target = folder / f"{stem}-{_key(compiler, sources, options)}.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    for recipe in (_PROBE, *map(_level_recipe, levels)):
+        _compile(compiler, recipe, folder / _file_name(recipe))
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """What a library is made of. processor: what it is bound to beyond its options, as text; "" is nothing."""
+
+    name: str
+    sources: tuple[Path, ...]
+    options: tuple[str, ...]
+    processor: str = ""
+
+
+_PROBE = _Recipe("headrace-cpu-level", (SOURCE_FOLDER / "cpu_level.cpp",), ("-O1", "-fPIC"))
+
+
+def _level_recipe(level: Level) -> _Recipe:
+    return _Recipe(f"headrace-{level.name}", tuple(kernel_sources()), (*_COMMON, *level.options))
+
+
+def _for_this_processor(recipe: _Recipe) -> _Recipe:
+    """ARM64 has no levels here, so a library compiled on the machine itself takes what its processor has."""
+    if platform.machine().lower() not in ("aarch64", "arm64"):
+        return recipe
+    return _Recipe(recipe.name, recipe.sources, (*recipe.options, "-mcpu=native"), _processor())
+
+
+def _processor() -> str:
+    """Changes with the processor where a cache is shared between machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("Features", "CPU implementer", "CPU part"))}))
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def _file_name(recipe: _Recipe, compiler: str | None = None) -> str:
+    digest = hashlib.blake2b(digest_size=10)
+    if compiler is not None:
+        digest.update(_run([compiler, "--version"]).encode())
+        digest.update(_run([compiler, "-dumpmachine"]).encode())
+    digest.update("\0".join([platform.machine(), platform.system(), recipe.processor, *recipe.options]).encode())
+    for path in [*recipe.sources, *sorted(SOURCE_FOLDER.glob("*.h"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return f"{recipe.name}-{digest.hexdigest()}.so"
+
+
+def _ensure(recipe: _Recipe, folder: Path) -> Path:
+    compiler = find_compiler()
+    target = folder / _file_name(recipe, compiler)
     if not target.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, sources, options, target)
+            _compile(compiler, recipe, target)
         except OSError as error:
             raise KernelBuildError(
                 f"cannot write compiled kernels to {folder}: {error}; set HEADRACE_CACHE to a writable folder"
@@ -94,48 +171,32 @@ def _ensure(stem: str, sources: list[Path], options: list[str], folder: Path) ->
     return target
 
 
-def _key(compiler: str, sources: list[Path], options: list[str]) -> str:
-    digest = hashlib.blake2b(digest_size=10)
-    digest.update(_run([compiler, "--version"]).encode())
-    digest.update(_run([compiler, "-dumpmachine"]).encode())
-    digest.update("\0".join(options).encode())
-    for path in [*sources, *sorted(SOURCE_FOLDER.glob("*.h"))]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _compile(compiler: str, sources: list[Path], options: list[str], target: Path) -> None:
-    """Compiles all units at once, then links."""
+def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
+    """Compiles the units, as many at once as there are processors, then links."""
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as name:
         folder = Path(name)
-        objects = [folder / f"{path.stem}.o" for path in sources]
+        objects = [str(folder / f"{path.stem}.o") for path in recipe.sources]
         commands = [
-            [compiler, *options, "-c", str(source), "-o", str(output)]
-            for source, output in zip(sources, objects, strict=True)
+            [compiler, *recipe.options, "-c", str(source), "-o", output]
+            for source, output in zip(recipe.sources, objects, strict=True)
         ]
-        units = [(command, _start(command)) for command in commands]
-        results = [(command, unit.communicate()[0], unit.returncode) for command, unit in units]
-        for command, output, status in results:
-            _check(command, output, status)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(_run, commands):
+                pass
         linked = folder / target.name
-        _run([compiler, "-shared", "-pthread", "-o", str(linked), *map(str, objects)])
+        _run([compiler, "-shared", "-pthread", "-o", str(linked), *objects])
         os.replace(linked, target)
 
 
-def _start(command: list[str]) -> subprocess.Popen[str]:
+def _run(command: list[str]) -> str:
     try:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, check=False
+        )
     except OSError as error:
         raise KernelBuildError(f"cannot run the C++ compiler {command[0]}: {error}") from error
-
-
-def _run(command: list[str]) -> str:
-    process = _start(command)
-    output = process.communicate()[0]
-    _check(command, output, process.returncode)
-    return output
-
-
-def _check(command: list[str], output: str, status: int) -> None:
-    if status != 0:
-        raise KernelBuildError(f"`{' '.join(command)}` failed with status {status}:\n{output.strip()[-4000:]}")
+    if process.returncode != 0:
+        raise KernelBuildError(
+            f"`{' '.join(command)}` failed with status {process.returncode}:\n{process.stdout.strip()[-4000:]}"
+        )
+    return process.stdout

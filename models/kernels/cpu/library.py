@@ -4,10 +4,12 @@ The functions are called through ctypes with tensors' data_ptr(): 1.4 us a call 
 function behind a torch.library operator costs 2.7 us, at some two hundred calls a step.
 """
 
+import contextlib
 import ctypes
 import functools
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -53,6 +55,14 @@ class KernelLibrary:
         return Kernel(getattr(self._library, name), arguments, returns, address)
 
 
+def load_kernels(on_compile: Callable[[], None]) -> None:
+    """Load the library now, so that `kernel_library()` finds it; `on_compile` is called before a compilation."""
+    with contextlib.suppress(build.KernelBuildError):  # said by kernel_library()
+        if _must_compile():
+            on_compile()
+    kernel_library()
+
+
 def kernel_library() -> KernelLibrary | None:
     """The library for this processor, or None if there can be none; the reason is logged once."""
     return _library_and_reason()[0]
@@ -79,27 +89,51 @@ def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
         return None, str(error)
 
 
+def _must_compile() -> bool:
+    level = _level(os.environ.get(LEVEL_VARIABLE) or detect_level())
+    return not (build.prebuilt_level_library(level) or build.is_level_compiled(level, build.cache_folder()))
+
+
 def detect_level() -> str:
     """Name of the best level that this processor runs."""
-    probe = ctypes.CDLL(str(build.ensure_probe_library(build.cache_folder())))
-    return build.LEVELS[probe.hr_cpu_level()].name
+    path = build.prebuilt_probe_library() or build.ensure_probe_library(build.cache_folder())
+    return build.LEVELS[ctypes.CDLL(str(path)).hr_cpu_level()].name
 
 
 def load_level(name: str) -> KernelLibrary:
     """The library of one level, compiled if need be; KernelBuildError if that fails or `name` is no level."""
-    level = next((level for level in build.LEVELS if level.name == name), None)
-    if level is None:
-        names = ", ".join(level.name for level in build.LEVELS)
-        raise build.KernelBuildError(f"{LEVEL_VARIABLE}={name}: no such level; use one of {names}")
-    path = build.ensure_level_library(level, build.cache_folder())
-    try:
-        library = KernelLibrary(path, name)
-    except OSError as error:
-        raise build.KernelBuildError(f"cannot load {path}: {error}") from error
+    level = _level(name)
+    library = _load_prebuilt(level)
+    if library is None:
+        path = build.ensure_level_library(level, build.cache_folder())
+        try:
+            library = KernelLibrary(path, name)
+        except OSError as error:
+            raise build.KernelBuildError(f"cannot load {path}: {error}") from error
     library.set_num_threads(torch.get_num_threads())
     if (given := os.environ.get(SPIN_VARIABLE)) is not None:
         library.set_spin_microseconds(_spin_microseconds(given))
     return library
+
+
+def _level(name: str) -> build.Level:
+    level = next((level for level in build.LEVELS if level.name == name), None)
+    if level is None:
+        names = ", ".join(level.name for level in build.LEVELS)
+        raise build.KernelBuildError(f"{LEVEL_VARIABLE}={name}: no such level; use one of {names}")
+    return level
+
+
+def _load_prebuilt(level: build.Level) -> KernelLibrary | None:
+    """The wheel's, or None where there is none or this system's loader refuses it, as one with an older libc may."""
+    path = build.prebuilt_level_library(level)
+    if path is None:
+        return None
+    try:
+        return KernelLibrary(path, level.name)
+    except OSError as error:
+        logger.warning("the kernels of the package do not load here and are compiled instead: %s", error)
+        return None
 
 
 def _spin_microseconds(given: str) -> int:
