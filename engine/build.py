@@ -21,17 +21,24 @@ from engine.spec.speculator import Speculator
 from engine.warmup import token_budget, warm_up
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
-from models.loaded import LoadedModel
+from models.loaded import LoadedModel, TokenizerAssets
 from models.loader import load_model
 from models.sources import resolve_model
 
 ProgressReport = Callable[[str, int, int, str], None]
 
 
-def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, EngineInfo]:
+def _ignore(*_: object) -> None:
+    """The callback of a caller that does not listen."""
+
+
+def build_engine(
+    config: EngineConfig, report: ProgressReport, on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
+) -> tuple[Engine, EngineInfo]:
     """Load the model and return an engine that is ready for requests.
 
-    Raises StartupError with a message for the user if the model, an option or the memory will not do.
+    on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded. Raises
+    StartupError with a message for the user if the model, an option or the memory will not do.
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
@@ -45,6 +52,7 @@ def build_engine(config: EngineConfig, report: ProgressReport) -> tuple[Engine, 
             generation_config=config.generation_config,
             keeps_quantised=config.quantization is Quantization.AUTO,
             progress=report,
+            on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
         )
     except ModelError as error:
         raise StartupError(str(error)) from error
@@ -124,7 +132,6 @@ def _describe(
         f"{config.max_num_seqs:,} sequences at once",
         *model.notes,
     ]
-    tokenizer = model.tokenizer
     return EngineInfo(
         architecture=model.architecture,
         device=str(model.device),
@@ -138,14 +145,7 @@ def _describe(
         weight_bytes=model.weight_bytes,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_batched,
-        tokenizer=TokenizerInfo(
-            tokenizer_json=tokenizer.tokenizer_json,
-            chat_template=tokenizer.chat_template,
-            special_tokens=tokenizer.special_tokens,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_ids=tokenizer.eos_token_ids,
-            add_bos_token=tokenizer.add_bos_token,
-        ),
+        tokenizer=_tokenizer_info(model.tokenizer),
         generation_defaults=model.generation_defaults,
         notes=notes,
     )
@@ -158,3 +158,14 @@ def _describe_groups(groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
     counts = Counter(group.window for group in groups)
     kinds = [f"{n} full" if window is None else f"{n} with a window of {window:,}" for window, n in counts.items()]
     return f" for {len(groups)} group{'s' if len(groups) > 1 else ''} of layers ({', '.join(kinds)})"
+
+
+def _tokenizer_info(assets: TokenizerAssets) -> TokenizerInfo:
+    return TokenizerInfo(
+        tokenizer_json=assets.tokenizer_json,
+        chat_template=assets.chat_template,
+        special_tokens=assets.special_tokens,
+        bos_token_id=assets.bos_token_id,
+        eos_token_ids=assets.eos_token_ids,
+        add_bos_token=assets.add_bos_token,
+    )

@@ -15,7 +15,6 @@ import time
 
 import msgspec
 
-from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError
@@ -29,6 +28,7 @@ from engine.protocol import (
     Ready,
     Shutdown,
     ToEngine,
+    TokenizerReady,
 )
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,12 @@ def main() -> None:
     config = msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=EngineConfig)
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sock, inbox), name="intake", daemon=True).start()
+    report = LoadingReporter(sock)
+    report("import libraries", 0, 0, "")
+    from engine.build import build_engine  # and with it torch, which takes most of a second
+
     try:
-        engine, info = build_engine(config, LoadingReporter(sock))
+        engine, info = build_engine(config, report, lambda tokenizer: _send(sock, TokenizerReady(tokenizer)))
     except HeadraceError as error:
         _send(sock, Failed(str(error)))
         return
@@ -112,7 +116,7 @@ class LoadingReporter:
         if stage == self._stage and done != total and now - self._sent_s < _REPORT_INTERVAL_S:
             return
         self._stage, self._sent_s = stage, now
-        _send(self._sock, Loading(stage, done, total, unit))
+        _send(self._sock, Loading(stage, done, total, unit, now))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ from engine.protocol import (
     StepOutputs,
     StepStats,
     ToEngine,
+    TokenizerInfo,
+    TokenizerReady,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class ProcessClient:
         command: tuple[str, ...] = (sys.executable, "-P", "-m", "engine.process"),  # -P: not from the current folder
         on_step: Callable[[StepStats], None] = _ignore,
         on_loading: Callable[[Loading], None] = _ignore,
+        on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
         on_discarded: Callable[[int], None] = _ignore,
         on_restart: Callable[[], None] = _ignore,
     ) -> None:
@@ -71,6 +74,7 @@ class ProcessClient:
         self._command = command
         self._on_step = on_step
         self._on_loading = on_loading
+        self._on_tokenizer = on_tokenizer
         self._on_discarded = on_discarded
         self._on_restart = on_restart
         self._state = EngineState.LOADING
@@ -273,6 +277,8 @@ class ProcessClient:
             case Loading():
                 self._loading = message
                 self._on_loading(message)
+            case TokenizerReady(tokenizer=tokenizer):
+                self._on_tokenizer(tokenizer)
             case Ready(info=info):
                 self._info = info
                 self._state = EngineState.READY

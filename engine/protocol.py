@@ -205,6 +205,13 @@ class Loading(msgspec.Struct, frozen=True, tag=True):
     done: int
     total: int
     unit: str  # "B" for bytes, else a noun
+    sent_s: float = 0.0  # time.monotonic() of the engine process, the same clock as the API process's
+
+
+class TokenizerReady(msgspec.Struct, frozen=True, tag=True):
+    """The tokenizer, while weights are still loaded: the API process makes its own form of it meanwhile."""
+
+    tokenizer: TokenizerInfo
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -222,4 +229,4 @@ class StepOutputs(msgspec.Struct, frozen=True, tag=True):
     stats: StepStats
 
 
-FromEngine = Loading | Ready | Failed | StepOutputs
+FromEngine = Loading | TokenizerReady | Ready | Failed | StepOutputs

@@ -9,29 +9,34 @@ from engine.sequence import Sequence
 
 _TARGET_STEP_S = 0.25
 _MIN_BUDGET, _MAX_BUDGET, _BUDGET_STEP = 128, 8192, 64
-_TRIAL_TOKENS = 256
+_FIRST_TRIAL_TOKENS, _MAX_TRIAL_TOKENS = 32, 256
+_TRIAL_S = 0.15  # as long as it takes to measure a step, and no longer: a start waits for it
 
 
 def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callable[[int, int], None]) -> float:
-    """Run a prefill and a decode of throw-away sequences; returns the seconds that one prefill token takes.
+    """Run two prefills and two decodes of throw-away sequences; returns the seconds that one prefill token takes.
 
-    Blocks 0.. of the still unused pool are written; nothing has been cached there yet. `report(done, total)` tells
-    progress.
+    The first prefill is short: it takes what a first step takes beside computing, and tells how long the second may
+    be, which is measured. The second decode runs as all later ones do. Blocks 0.. of the still unused pool are written;
+    nothing has been cached there yet. `report(done, total)` tells progress.
     """
     num_groups = len(runner.kv_groups)
-    num_tokens = min(_TRIAL_TOKENS, num_blocks // num_groups * block_size)
-    trial = _throw_away_sequence(num_tokens, block_size, num_groups)
-    seconds = []
-    for run in range(3):
+    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // num_groups * block_size)
+    trial = _throw_away_sequence(most_tokens, block_size, num_groups)
+    num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
+    for run in range(2):
+        report(run, 4)
         start_s = time.perf_counter()
         runner.execute(StepPlan([PlanItem(trial, num_tokens, num_draft=0, needs_logits=True)]))
-        seconds.append(time.perf_counter() - start_s)
-        report(run + 1, 4)
+        seconds_per_token = (time.perf_counter() - start_s) / num_tokens
+        num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
     trial.num_computed = num_tokens - 1
-    runner.execute(StepPlan([PlanItem(trial, 1, num_draft=0, needs_logits=True)]))
+    for run in range(2, 4):
+        report(run, 4)
+        runner.execute(StepPlan([PlanItem(trial, 1, num_draft=0, needs_logits=True)]))
     runner.release(trial)
     report(4, 4)
-    return min(seconds) / num_tokens
+    return seconds_per_token
 
 
 def token_budget(seconds_per_token: float, max_num_seqs: int) -> int:

@@ -1,7 +1,7 @@
 """load_model: from a checkpoint's files to a LoadedModel."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +16,9 @@ from models.decoder import Decoder
 from models.errors import ModelError, UnsupportedModelError
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
+from models.kernels.cpu.library import load_kernels
 from models.layers.linear import Linear
-from models.loaded import LoadedModel, ProgressReport
+from models.loaded import LoadedModel, ProgressReport, TokenizerAssets
 from models.names import Rules
 from models.quant.none import DTYPE_NAMES, Unquantized
 from models.quant.select import native_linears_refusal, use_native_linears
@@ -39,13 +40,15 @@ def load_model(
     generation_config: str,
     keeps_quantised: bool = True,
     progress: ProgressReport,
+    on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
 ) -> LoadedModel:
     """Load `files` for `device` ("cpu", "cuda").
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
     keeps_quantised: quantised weights stay packed where there is a kernel for them, which needs bfloat16 on a CPU;
-    elsewhere, and without it, they are dequantised. progress is called with ("compile kernels", 0, 0, ""), then
-    ("load weights", bytes done, bytes in all, "B"). Raises a ModelError that names the file or tensor; nothing large is
+    elsewhere, and without it, they are dequantised. progress is called with ("compile kernels", 0, 0, "") where that is
+    to be done, ("read tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B"). on_tokenizer gets
+    the tokenizer before the weights are read. Raises a ModelError that names the file or tensor; nothing large is
     allocated before all names and shapes are known to fit.
     """
     from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
@@ -58,9 +61,12 @@ def load_model(
     torch_dtype = resolve_dtype(dtype, checkpoint.dtype, torch_device)
     attention_specs = [layer.attention for layer in spec.layers]
     if torch_device.type == "cpu":
-        progress("compile kernels", 0, 0, "")  # takes seconds at the first start
+        load_kernels(on_compile=lambda: progress("compile kernels", 0, 0, ""))
     backend, refusals = select_backend(attention_specs, torch_dtype, torch_device)
-    tokenizer = load_tokenizer_assets(files, config)
+    progress("read tokenizer", 0, 0, "")
+    metadata = checkpoint.metadata if isinstance(checkpoint, GGUFCheckpoint) else None
+    tokenizer = load_tokenizer_assets(files, config, metadata)
+    on_tokenizer(tokenizer)
     defaults = generation_defaults(generation_config, files.root)
     names = family.gguf_names if files.gguf else family.names
     assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"

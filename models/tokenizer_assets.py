@@ -22,6 +22,7 @@ from models.checkpoints.gguf_header import read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 from models.gguf_tokenizer import convert_gguf_tokenizer
 from models.loaded import TokenizerAssets
+from models.tokenizer_cache import gguf_key, keep_assets, read_assets
 
 if TYPE_CHECKING:
     from models.hf_config import HFConfig
@@ -51,19 +52,30 @@ _END_TOKENS = frozenset(
 )
 
 
-def load_tokenizer_assets(files: "ModelFiles", config: "HFConfig") -> TokenizerAssets:
-    """Read the tokenizer of `files`; `config` gives its model's eos_token_id. Raises a ModelError."""
+def load_tokenizer_assets(
+    files: "ModelFiles", config: "HFConfig", gguf_metadata: Mapping[str, Any] | None = None
+) -> TokenizerAssets:
+    """Read the tokenizer of `files`; `config` gives its model's eos_token_id. Raises a ModelError.
+
+    gguf_metadata: of the first GGUF file, where the caller has read it.
+    """
     eos_token_ids = config.token_ids("eos_token_id")
     if files.root is None:
-        return _from_gguf(files.gguf[0], eos_token_ids)
+        path = files.gguf[0]
+        metadata = read_gguf_header(path).metadata if gguf_metadata is None else gguf_metadata
+        key = gguf_key(metadata, eos_token_ids)
+        assets = read_assets(key)
+        if assets is None:
+            assets = _from_gguf(metadata, path, eos_token_ids)
+            keep_assets(key, assets)
+        return assets
     return _from_folder(files.root, eos_token_ids)
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
 
 
-def _from_gguf(path: Path, eos_token_ids: list[int]) -> TokenizerAssets:
-    metadata = read_gguf_header(path).metadata
+def _from_gguf(metadata: Mapping[str, Any], path: Path, eos_token_ids: list[int]) -> TokenizerAssets:
     converted = convert_gguf_tokenizer(metadata, path)
     special_tokens = {}
     for name, key in _GGUF_ID_NAMES.items():

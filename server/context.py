@@ -59,10 +59,16 @@ class ServerContext:
 
         Raises EngineUnavailable before READY, and StartupError if the model's cannot be used.
         """
+        task = self.begin_text_model(self.client.info.tokenizer)
+        return await asyncio.shield(task)  # a caller that goes away leaves it to the others
+
+    def begin_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
+        """Start on what `text_model` returns, unless that was begun; so much can be done while weights are loaded."""
         if self._text_model is None:
-            build = asyncio.to_thread(_build_text_model, self.client.info.tokenizer, self.config.chat_template)
-            self._text_model = asyncio.create_task(build)
-        return await asyncio.shield(self._text_model)  # a caller that goes away leaves it to the others
+            self._text_model = asyncio.create_task(
+                asyncio.to_thread(_build_text_model, info, self.config.chat_template), name="text-model"
+            )
+        return self._text_model
 
 
 def _build_text_model(info: TokenizerInfo, chat_template: str | None) -> TextModel:

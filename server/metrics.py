@@ -133,6 +133,12 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     _counter("engine_restarts_total", "Times that the engine process was started again."),
     MetricSpec(
+        "startup_seconds",
+        MetricType.GAUGE,
+        "Time that each phase of the server's start took; they follow one another.",
+        labels=("model_name", "phase"),
+    ),
+    MetricSpec(
         "http_requests_total",
         MetricType.COUNTER,
         "Answered HTTP requests; 499 is a client that went away, an unknown path is 'unmatched'.",
@@ -148,6 +154,7 @@ class Metrics:
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
         disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
+        self._model_name = model_name
         self._registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -205,6 +212,9 @@ class Metrics:
 
     def on_restart(self) -> None:
         self.add("engine_restarts_total", 1)
+
+    def on_startup_phase(self, phase: str, seconds: float) -> None:
+        self._gauges["startup_seconds"].labels(self._model_name, phase).set(seconds)
 
     # --- from the API process -----------------------------------------------------------------------------------------
 

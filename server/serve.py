@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.process_client import ProcessClient
-from engine.protocol import EngineInfo
+from engine.protocol import EngineInfo, Loading, TokenizerInfo
 from server.chat_template import load_chat_template
 from server.config import LogLevel, ServerConfig
 from server.listener import listen, url_of
 from server.loading import loading_display
 from server.metrics import Metrics
+from server.startup import LAST_PHASE, StartupTimes
 
 if TYPE_CHECKING:
     from server.context import ServerContext, TextModel
@@ -36,10 +37,11 @@ _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64,
 
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
+    began_s = time.monotonic()
     _configure_logging(server_config.log_level)
     load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
     with listen(server_config.host, server_config.port) as sock:
-        return asyncio.run(_serve(sock, server_config, engine_config))
+        return asyncio.run(_serve(sock, server_config, engine_config, began_s))
 
 
 def _configure_logging(level: LogLevel) -> None:
@@ -51,16 +53,30 @@ def _configure_logging(level: LogLevel) -> None:
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config: EngineConfig) -> int:
-    """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again."""
+async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config: EngineConfig, began_s: float) -> int:
+    """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again.
+
+    began_s: time.monotonic() when the program began.
+    """
     stop_signal = _catch_signals()
     display = loading_display()
     metrics = Metrics(server_config.model_names(engine_config.model)[0])
+    startup = StartupTimes(began_s, metrics.on_startup_phase)
+
+    def on_loading(loading: Loading) -> None:
+        display.show(loading)
+        if client.status().num_restarts == 0:
+            startup.show(loading)
+
+    def on_tokenizer(info: TokenizerInfo) -> None:
+        context.begin_text_model(info)  # no message is read before there is a context
+
     client = ProcessClient(
         engine_config,
         max_num_waiting=server_config.max_num_waiting,
         on_step=metrics.on_step,
-        on_loading=display.show,
+        on_loading=on_loading,
+        on_tokenizer=on_tokenizer,
         on_discarded=metrics.on_discarded,
         on_restart=metrics.on_restart,
     )
@@ -73,7 +89,7 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:
         try:
-            model = await _unless(stop_signal, _load(client, context))
+            model = await _unless(stop_signal, _load(client, context, startup))
         finally:
             display.close()
         if model is not None:
@@ -92,10 +108,13 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
         await serving
 
 
-async def _load(client: ProcessClient, context: "ServerContext") -> "TextModel":
+async def _load(client: ProcessClient, context: "ServerContext", startup: StartupTimes) -> "TextModel":
     """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""
     await client.wait_ready()
-    return await context.text_model()
+    startup.begin(LAST_PHASE, time.monotonic())
+    model = await context.text_model()
+    startup.end(time.monotonic())
+    return model
 
 
 def _catch_signals() -> "asyncio.Future[signal.Signals]":

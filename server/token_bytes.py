@@ -10,25 +10,26 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from tokenizers.decoders import Decoder
+
 from engine.errors import StartupError
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """The decoder of a tokenizer.json, token by token.
+    """A tokenizer's decoder, token by token.
 
     `strips_space`: a text's first space is not part of it, since encoding put it there.
     """
 
-    def __init__(self, tokenizer_json: bytes) -> None:
+    def __init__(self, decoder: Decoder | None) -> None:
         """Raises StartupError if the tokenizer decodes in a way that is not known here."""
-        decoder = json.loads(tokenizer_json).get("decoder")
         self.strips_space = False
         self._replacements: list[tuple[str, str]] = []
         self._has_byte_pieces = False
         self._is_byte_level = False
-        for step in _steps(decoder):
+        for step in _steps(None if decoder is None else json.loads(decoder.__getstate__())):
             self._read(step)
         self._convert: Callable[[str], bytes] = _from_byte_level if self._is_byte_level else self._from_pieces
 

@@ -30,7 +30,7 @@ class Tokenizer:
         self._parsing = _load(info.tokenizer_json)
         self._plain = _load(info.tokenizer_json)
         self._plain.encode_special_tokens = True
-        self._bytes = TokenBytes(info.tokenizer_json)
+        self._bytes = TokenBytes(self._parsing.decoder)
         self._bos_token_id = info.bos_token_id
         self._add_bos_token = info.add_bos_token
         self.eos_token_ids = info.eos_token_ids

@@ -104,7 +104,7 @@ class _Walker:
         item, count = self._unpack("IQ")
         if item == _STRING:
             self._check_count(count, _LEAST_STRING_BYTES, f"strings in metadata {key!r}")
-            return [self._text(f"metadata {key!r}") for _ in range(count)]
+            return self._texts(count, f"metadata {key!r}")
         if item not in _SCALARS:
             raise self._broken(f"has metadata {key!r}, an array of the unknown type {item}")
         item_type = np.dtype("<" + _SCALARS[item])
@@ -161,6 +161,23 @@ class _Walker:
             return self._take(length, what).decode("utf-8", errors)
         except UnicodeDecodeError:
             raise self._broken(f"has {what} that is not UTF-8") from None
+
+    def _texts(self, count: int, what: str) -> list[str]:
+        """`count` strings; a vocabulary has hundreds of thousands, so that calls would take most of the time."""
+        data, at, texts, length_of = self.data, self.at, [], struct.Struct("<Q").unpack_from
+        try:
+            for _ in range(count):
+                start = at + 8
+                at = start + length_of(data, at)[0]
+                if at > self.size:
+                    break
+                texts.append(data[start:at].decode("utf-8", "replace"))
+        except struct.error:
+            at = self.size + 1
+        if at > self.size:
+            raise self._broken(f"ends within {what}, at {self.size} bytes: it is truncated or damaged")
+        self.at = at
+        return texts
 
     def _unpack(self, fields: str) -> tuple[Any, ...]:
         layout = struct.Struct("<" + fields)

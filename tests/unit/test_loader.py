@@ -173,8 +173,9 @@ def test_progress_runs_from_nothing_to_all_bytes(folder: Path) -> None:
     load_model(ModelFiles(folder, (), "m"), **options, progress=lambda *report: reports.append(report))
 
     total = sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
-    assert reports[0] == ("compile kernels", 0, 0, "")
-    loading = reports[1:]
+    stages = list(dict.fromkeys(report[0] for report in reports))
+    assert stages in (["read tokenizer", "load weights"], ["compile kernels", "read tokenizer", "load weights"])
+    loading = [report for report in reports if report[0] == "load weights"]
     assert {(stage, all_bytes, unit) for stage, _, all_bytes, unit in loading} == {("load weights", total, "B")}
     done = [report[1] for report in loading]
     assert done == sorted(done)
