@@ -1,0 +1,86 @@
+"""What a comparison measured, as JSON that is written anew after every load."""
+
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.scenarios import SCENARIOS, Metric, Result, Scenario
+
+
+@dataclass(slots=True)
+class MeasuredServer:
+    name: str
+    command: str
+    version: str = ""
+    start_s: list[float] = field(default_factory=list)  # of each time that it was started
+    memory_mb: list[float] = field(default_factory=list)  # at the end of each round
+
+
+@dataclass(slots=True)
+class Results:
+    """`runs`: scenario -> server's name -> one result a round. The first server is the one that others are held to.
+
+    A comparison that was cut short has fewer results for some servers than for others: see `rows`.
+    """
+
+    title: str
+    date: str
+    machine: str
+    servers: list[MeasuredServer]
+    runs: dict[str, dict[str, list[Result]]] = field(default_factory=dict)
+
+    def add(self, scenario: Scenario, server: MeasuredServer, result: Result) -> None:
+        self.runs.setdefault(scenario.name, {}).setdefault(server.name, []).append(result)
+
+    def rows(self, scenario: Scenario, rival: MeasuredServer) -> "list[Row]":
+        """The metrics of a scenario over the rounds in which both the first server and `rival` were measured."""
+        runs = self.runs.get(scenario.name, {})
+        pairs = list(zip(runs.get(self.servers[0].name, []), runs.get(rival.name, []), strict=False))
+        if not pairs:
+            return []
+        of_first, of_rival = zip(*pairs, strict=True)
+        return [
+            Row(metric, *(list(map(metric.of, each)) for each in (of_first, of_rival))) for metric in scenario.metrics
+        ]
+
+    def scenarios(self) -> list[Scenario]:
+        return [SCENARIOS[name] for name in SCENARIOS if name in self.runs]
+
+    def save(self, path: Path) -> None:
+        """Write all to `path`, which holds the old or the new results whatever happens meanwhile."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        fields: dict[str, Any] = json.loads(path.read_text())
+        return cls(**{**fields, "servers": [MeasuredServer(**each) for each in fields["servers"]]})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric of the first server and of a rival, a value a round."""
+
+    metric: Metric
+    of_first: list[float]
+    of_rival: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return round_ratios(self.of_first, self.of_rival, less_is_better=self.metric.less_is_better)
+
+
+def round_ratios(of_first: Sequence[float], of_rival: Sequence[float], *, less_is_better: bool) -> list[float]:
+    """How far the first is ahead in each round: 2 is twice as good, whichever way the metric runs."""
+    return [b / a if less_is_better else a / b for a, b in zip(of_first, of_rival, strict=True)]
+
+
+def show_spread(values: Sequence[float], digits: int = 1) -> str:
+    low, middle, high = (f"{each:,.{digits}f}" for each in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low}-{high})"

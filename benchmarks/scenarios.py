@@ -1,0 +1,87 @@
+"""The loads that servers are compared under, and what is read from each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Result = dict[str, Any]  # what `headrace bench serve --json` writes
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    of: Callable[[Result], float]
+    less_is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`flags` are of `headrace bench serve`. The first metric is the one that the scenario is about."""
+
+    name: str
+    title: str
+    flags: str
+    metrics: tuple[Metric, ...]
+
+
+def _summary(name: str, path: str, *, less_is_better: bool) -> Metric:
+    """A metric that stands in the summary under `path`, such as ttft_ms.p50."""
+
+    def of(result: Result) -> float:
+        value: Any = result["summary"]
+        for key in path.split("."):
+            value = value[key]
+        return float(value)
+
+    return Metric(name, of, less_is_better)
+
+
+def _prefill_rate(result: Result) -> float:
+    return float(result["summary"]["prompt_tokens"] / result["summary"]["ttft_ms"]["mean"] * 1e3)
+
+
+_TTFT = _summary("TTFT p50, ms", "ttft_ms.p50", less_is_better=True)
+_TPOT = _summary("TPOT p50, ms", "tpot_ms.p50", less_is_better=True)
+_OUTPUT_RATE = _summary("output tokens/s", "output_throughput", less_is_better=False)
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            "S1",
+            "one stream, 128 tokens in, 128 out",
+            "--num-prompts 3 --max-concurrency 1 --input-len 128 --output-len 128",
+            (_TPOT, _TTFT),
+        ),
+        Scenario(
+            "S2",
+            "8 streams, 64-512 tokens in, 32-256 out, 32 requests",
+            "--num-prompts 32 --max-concurrency 8 --input-len 64:512 --output-len 32:256",
+            (
+                _OUTPUT_RATE,
+                _TTFT,
+                _summary("TTFT p90, ms", "ttft_ms.p90", less_is_better=True),
+                _TPOT,
+                _summary("TPOT p90, ms", "tpot_ms.p90", less_is_better=True),
+            ),
+        ),
+        Scenario(
+            "S3",
+            "4 streams, 24 requests on one prefix of 1,500 tokens, 30 more in, 32 out",
+            "--num-prompts 24 --max-concurrency 4 --prefix-len 1500 --input-len 30 --output-len 32",
+            (_summary("total, s", "duration_s", less_is_better=True), _OUTPUT_RATE, _TTFT),
+        ),
+        Scenario(
+            "S4",
+            "one prompt of 2,000 tokens, 16 out",
+            "--num-prompts 1 --input-len 2000 --output-len 16",
+            (Metric("prefill tokens/s", _prefill_rate, less_is_better=False), _TPOT),
+        ),
+        Scenario(
+            "S5",
+            "chat that repeats code with a small change, one stream, 128 out",
+            "--num-prompts 4 --max-concurrency 1 --endpoint chat --dataset-path benchmarks/rewriting.jsonl",
+            (_TPOT, _OUTPUT_RATE),
+        ),
+    )
+}

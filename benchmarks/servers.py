@@ -1,0 +1,145 @@
+"""A server under comparison: started by a command, frozen while another is measured, and gone at the end."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+_STOP_TIMEOUT_S = 60
+_POLL_S = 0.1
+
+
+class CompareError(Exception):
+    """What ends a comparison; its text is for the user."""
+
+
+class Server:
+    """A running server and all processes that it started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, start_s: float) -> None:
+        self._process = process
+        self.url = url
+        self.start_s = start_s  # until it answered
+
+    def memory_mb(self) -> float:
+        """Memory of all its processes in MB; a page that several share is counted once."""
+        return sum(map(_proportional_kb, _family(self._process.pid))) * 1024 / 1e6
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its processes stand still inside: another server has the machine for itself."""
+        family = _family(self._process.pid)
+        _signal_all(family, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal_all(family, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def started(command: str, port: int, timeout_s: float) -> Iterator[Server]:
+    """A server that runs until the block ends; leaving waits until it is gone. `{port}` in `command` stands for `port`.
+
+    Raises CompareError, with the end of what the server printed, if it does not answer in time.
+    """
+    arguments = shlex.split(command.replace("{port}", str(port)))
+    # `headrace` of this environment is found by name, whether the environment is active or not.
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as log:
+        began_s = time.monotonic()
+        try:
+            process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environ)
+        except OSError as error:
+            raise CompareError(f"cannot start {arguments[0]}: {error.strerror}") from error
+        try:
+            try:
+                _wait_until_ready(process, url, began_s + timeout_s)
+            except CompareError as error:
+                raise CompareError(f"{command}\n{error}; the end of its output:\n{_tail(log)}") from error
+            yield Server(process, url, time.monotonic() - began_s)
+        finally:
+            _stop(process)
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read().decode(errors="replace")[-2000:]
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline_s: float) -> None:
+    """Return once /health is 200 (or unknown) and a completion is answered: some servers are healthy before."""
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+        while True:
+            if process.poll() is not None:
+                raise CompareError(f"it exited with {process.returncode} before it was ready")
+            if time.monotonic() > deadline_s:
+                raise CompareError("it was not ready in time; raise --start-timeout")
+            with contextlib.suppress(httpx.HTTPError):
+                if http.get("/health").status_code in (200, 404) and _answers(http):
+                    return
+            time.sleep(_POLL_S)
+
+
+def _answers(http: httpx.Client) -> bool:
+    models = http.get("/v1/models")
+    if models.status_code != 200 or not models.json()["data"]:
+        return False
+    body = {"model": models.json()["data"][0]["id"], "prompt": "ready?", "max_tokens": 1}
+    return http.post("/v1/completions", json=body).status_code == 200
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt the server, and return when it and every process that it started are gone."""
+    family = _family(process.pid)
+    deadline_s = time.monotonic() + _STOP_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    while process.poll() is None or any(_status(pid) is not None for pid in family):
+        if time.monotonic() > deadline_s:
+            _signal_all(family, signal.SIGKILL)
+        time.sleep(_POLL_S)
+
+
+def _signal_all(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _status(pid: int) -> dict[str, str] | None:
+    """The fields of /proc/PID/status; None if there is no such process, or only its exit code is left of it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return None if fields["State"].startswith("Z") else fields
+
+
+def _family(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    parents = {each: int(status["PPid"]) for each in pids if (status := _status(each)) is not None}
+    family = {pid}
+    while children := {each for each, parent in parents.items() if parent in family} - family:
+        family |= children
+    return family
+
+
+def _proportional_kb(pid: int) -> int:
+    """Proportional set size; 0 for a process that has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1])
