@@ -21,7 +21,7 @@ from models.checkpoints.gguf_config import gguf_config
 from models.errors import ModelError, UnsupportedModelError
 from models.hf_config import HFConfig
 from models.loaded import TokenizerAssets
-from models.names import Destination, NameMap, Rules
+from models.names import Destination, NameMap, Rules, To
 from models.registry import Family, family_of
 from models.sources import ModelFiles, resolve_model
 from models.spec import DecoderSpec
@@ -63,15 +63,17 @@ def export(files: ModelFiles, folder: Path) -> None:
 
 
 def _named_tensors(checkpoint: GGUFCheckpoint, family: Family, config: HFConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    assert family.gguf_names is not None, "the checkpoint is a GGUF file"
     spec: DecoderSpec = family.describe(config)
     places = NameMap(family.gguf_names)
     patterns = _patterns_by_place(family.names)
     for name, stored in checkpoint.tensors.items():
         if places.is_ignored(name):
             continue
-        place = places.destination(name)
-        if place is None or stored.read is None:
+        destinations = places.destinations(name)
+        if len(destinations) != 1 or stored.read is None:
             raise UnsupportedModelError(f"tensor {name!r} of {checkpoint.path} is not known; it cannot be exported")
+        (place,) = destinations
         tensor = stored.read(torch.bfloat16)
         if place.transform is not None:
             tensor = place.transform(tensor, None if place.layer is None else spec.layers[place.layer])
@@ -80,7 +82,7 @@ def _named_tensors(checkpoint: GGUFCheckpoint, family: Family, config: HFConfig)
 
 def _patterns_by_place(names: Rules) -> dict[tuple[str, str | None], str]:
     """(module, shard) -> the pattern of the tensor that fills it; layers are "{i}" in both."""
-    return {(to.module, to.shard): pattern for pattern, to in names.items() if to is not None}
+    return {(to.module, to.shard): pattern for pattern, to in names.items() if isinstance(to, To)}
 
 
 def _name_at(place: Destination, patterns: dict[tuple[str, str | None], str]) -> str:
