@@ -15,6 +15,8 @@ from engine.protocol import EngineInfo, TokenizerInfo
 from engine.runner.kv_tensors import bytes_per_block, kv_groups
 from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
+from engine.spec.draft_model import DraftModel
+from engine.spec.draft_runner import TorchDraftRunner, check_draft, full_attention_group
 from engine.spec.ngram import NgramProposer
 from engine.spec.settings import SpecSettings, spec_settings
 from engine.spec.speculator import Speculator
@@ -56,17 +58,24 @@ def build_engine(
         )
     except ModelError as error:
         raise StartupError(str(error)) from error
+    spec = spec_settings(config)
+    draft = None if spec.draft_model is None else _load_draft(config, spec, model, report)
     groups = kv_groups(model, config.block_size)
     budget = plan_kv_budget(
         config,
         groups=groups,
-        bytes_per_block=bytes_per_block(model, config.block_size),
+        bytes_per_block=sum(bytes_per_block(each, config.block_size) for each in (model, draft) if each is not None),
         model_max_len=model.max_position,
         free_bytes=free_memory_bytes(device),
         device=device,
     )
-    spec = spec_settings(config)
-    runner = TorchRunner(model, num_blocks=budget.num_blocks, block_size=config.block_size)
+    drafter = None if draft is None else _drafter(spec, model, draft, budget.num_blocks, config.block_size)
+    runner = TorchRunner(
+        model,
+        num_blocks=budget.num_blocks,
+        block_size=config.block_size,
+        draft_probs=None if drafter is None else drafter.probabilities,
+    )
     seconds_per_token = warm_up(
         runner,
         num_blocks=budget.num_blocks,
@@ -80,16 +89,45 @@ def build_engine(
         runner,
         num_blocks=budget.num_blocks,
         eos_token_ids=model.tokenizer.eos_token_ids,
-        speculator=_speculator(spec),
+        speculator=_speculator(spec, drafter),
     )
     return engine, _describe(config, model, groups, budget, reason)
 
 
-def _speculator(spec: SpecSettings) -> Speculator:
-    if spec.method is SpeculativeMethod.DRAFT_MODEL:
-        raise StartupError("--draft-model is not supported by this version; use --speculative-method ngram")
+def _load_draft(config: EngineConfig, spec: SpecSettings, target: LoadedModel, report: ProgressReport) -> LoadedModel:
+    """The draft model, on the target's device and in its dtype."""
+    assert spec.draft_model is not None
+    files = resolve_model(spec.draft_model, None, report)
+    draft = load_model(
+        files,
+        dtype=str(target.dtype).removeprefix("torch."),
+        device=str(target.device),
+        generation_config=config.generation_config,
+        keeps_quantised=spec.draft_quantization is Quantization.AUTO,
+        progress=report,
+    )
+    check_draft(target, draft)
+    return draft
+
+
+def _drafter(
+    spec: SpecSettings, target: LoadedModel, draft: LoadedModel, num_blocks: int, block_size: int
+) -> DraftModel:
+    runner = TorchDraftRunner(
+        draft,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        target_vocab_size=target.vocab_size,
+        sampling=spec.draft_sampling,
+    )
+    return DraftModel(
+        runner, block_size=block_size, max_len=draft.max_position, kv_group=full_attention_group(target) or 0
+    )
+
+
+def _speculator(spec: SpecSettings, drafter: DraftModel | None) -> Speculator:
     lookups = [NgramProposer(spec.lookup_min, spec.lookup_max)] if spec.method is SpeculativeMethod.NGRAM else []
-    return Speculator(spec.max_tokens, lookups=lookups)
+    return Speculator(spec.max_tokens, lookups=lookups, drafter=drafter)
 
 
 def _choose_step(config: EngineConfig, seconds_per_token: float) -> tuple[int, str]:

@@ -70,7 +70,7 @@ class Engine:
         """Compute one batch; returns the outputs of all sequences with news. With nothing to compute it reports aborts
         and refusals."""
         start_s = time.perf_counter()
-        self._speculator.draft(self._scheduler)
+        self._draft()
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
         result = self._execute(plan) if plan.items else StepResult([])
@@ -87,6 +87,16 @@ class Engine:
         step_s = time.perf_counter() - start_s if plan.items else 0.0
         stats = msgspec.structs.replace(stats, step_s=step_s, **self._speculator.step_stats())
         return StepOutputs(refused + outputs, stats)
+
+    def _draft(self) -> None:
+        """Let drafts be set. A fault of what proposes them ends no request, but speculation."""
+        try:
+            self._speculator.draft(self._scheduler)
+        except Exception:
+            logger.exception("drafting failed; speculation is off from now on")
+            self._speculator.is_off = True
+            for sequence in self._scheduler.running:
+                sequence.draft = []
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""

@@ -1,6 +1,6 @@
 """TorchRunner: executes step plans with a loaded model, on a CPU or a CUDA device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -22,7 +22,15 @@ _PROMPT_LOGIT_ROWS = 128
 class TorchRunner:
     """Owns the KV tensors and the sampler's state. Blocks' contents are the scheduler's business."""
 
-    def __init__(self, model: LoadedModel, *, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        num_blocks: int,
+        block_size: int,
+        draft_probs: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """draft_probs: what drafts of the step in hand were drawn from, as Sampler.sample takes it."""
         self._model = model
         self._block_size = block_size
         self.kv_groups = kv_groups(model, block_size)
@@ -32,6 +40,7 @@ class TorchRunner:
         self._recorded = (
             None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=max_blocks)
         )
+        self._draft_probs = {} if draft_probs is None else draft_probs
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
 
     def release(self, sequence: Sequence) -> None:
@@ -47,7 +56,7 @@ class TorchRunner:
         sampled: Iterator[SampledTokens] = iter(())
         if sampling_items:
             logits = decoder.logits(hidden[batch.logit_rows])  # [L, V] fp32
-            sampled = iter(self._sampler.sample(logits, [item.sequence for item in sampling_items]))
+            sampled = iter(self._sampler.sample(logits, [item.sequence for item in sampling_items], self._draft_probs))
         rows = []
         end = 0
         for item in plan.items:

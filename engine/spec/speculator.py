@@ -23,6 +23,9 @@ _MEMORY = 0.98  # of the realised speed-up, from step to step
 class Drafter(Protocol):
     """A draft model, as the speculator sees it."""
 
+    def begin_step(self) -> None:
+        """Forget the last step's drafts."""
+
     def draft(self, lengths: list[tuple[Sequence, int]], spare_tokens: int) -> list[list[int]]:
         """The drafts of these sequences; [] for one whose context it had first to catch up with, which it did as far
         as `spare_tokens` went."""
@@ -88,6 +91,8 @@ class Speculator:
         self._sources = {}
         self._tally = _Tally()
         self._draft_s = 0.0
+        if self._drafter is not None:
+            self._drafter.begin_step()
         if self.is_off:
             return
         running = scheduler.running

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from engine.engine import Engine
+from engine.kv.groups import KVGroup
 from engine.local import LocalClient
 from engine.plan import StepPlan, StepResult
 from engine.protocol import EngineRequest
@@ -26,10 +27,13 @@ class Oracle:
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
         draft: list[int] = []
         for _ in range(num_tokens):
-            right = next_token(sequence.tokens + draft, sequence.seed)
-            noise = next_token([*sequence.tokens, *draft], sequence.seed + 77) * 1000 // VOCAB_SIZE
-            draft.append(right if noise < self._threshold else (right + 1) % VOCAB_SIZE)
+            draft.append(self.next_after(sequence.tokens + draft, sequence.seed))
         return draft
+
+    def next_after(self, history: list[int], seed: int) -> int:
+        right = next_token(history, seed)
+        noise = next_token(history, seed + 77) * 1000 // VOCAB_SIZE
+        return right if noise < self._threshold else (right + 1) % VOCAB_SIZE
 
     def release(self, sequence: Sequence) -> None:
         self.released.append(sequence.id)
@@ -66,3 +70,25 @@ def speculating_engine(speculator: Speculator, **options: object) -> tuple[Engin
 def texts(engine: Engine, requests: Iterable[EngineRequest]) -> tuple[dict[str, list[int]], LocalClient]:
     client = LocalClient(engine)
     return {id: output.new_ids for id, output in client.generate(requests).items()}, client
+
+
+class LedgerDraftRunner:
+    """A DraftRunner over a ledger of its own, which checks every slot that the draft reads, and an oracle's tokens."""
+
+    def __init__(self, num_blocks: int, block_size: int, quality: float) -> None:
+        self.ledger = LedgerRunner(num_blocks, (KVGroup(block_size),))
+        self._oracle = Oracle(quality)
+        self.num_passes = 0
+
+    def next_tokens(self, plan: StepPlan) -> tuple[list[int], list[None]]:
+        self.num_passes += 1
+        self.ledger.execute_unshared(plan)
+        drafting = [item.sequence for item in plan.items if item.needs_logits]
+        token_ids = [self._oracle.next_after(s.tokens + s.draft, s.seed) for s in drafting]
+        return token_ids, [None] * len(drafting)
+
+    def can_read(self, token_ids: list[int]) -> bool:
+        return max(token_ids) < VOCAB_SIZE
+
+    def release(self, sequence: Sequence) -> None:
+        self.ledger.release(sequence)

@@ -47,6 +47,13 @@ class LedgerRunner:
         self.num_tokens += plan.num_tokens
         return StepResult([self._row(item) for item in plan.items])
 
+    def execute_unshared(self, plan: StepPlan) -> None:
+        """Write and read a draft's plan, whose sequences may write the same context to a block that they share."""
+        for item in plan.items:
+            self._write(item)
+        for item in plan.items:
+            self._read(item.sequence, item.sequence.num_computed + item.num_new)
+
     def release(self, sequence: Sequence) -> None:
         self.released.append(sequence.id)
 

@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
+from engine.engine import Engine
+from engine.plan import StepPlan
 from engine.protocol import EngineRequest
+from engine.spec.draft_model import DraftModel
 from engine.spec.ngram import NgramProposer
-from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine, texts
+from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 from tests.property.test_schedules import blocks_of_pool, schedules, workloads
 
@@ -43,7 +47,7 @@ def _with_predictions(requests: list[EngineRequest], noise: int) -> list[EngineR
     max_tokens=st.sampled_from([1, 2, 5, 15]),
     quality=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
     noise=st.integers(0, 3),
-    kind=st.sampled_from(["oracle", "ngram", "prediction"]),
+    kind=st.sampled_from(["oracle", "ngram", "prediction", "model", "model"]),
 )
 def test_tokens_do_not_depend_on_speculation(
     requests: list[EngineRequest],
@@ -55,13 +59,21 @@ def test_tokens_do_not_depend_on_speculation(
     noise: int,
     kind: str,
 ) -> None:
-    lookups = {"oracle": [Oracle(quality)], "ngram": [NgramProposer(1, 2)], "prediction": []}[kind]
+    lookups = {"oracle": [Oracle(quality)], "ngram": [NgramProposer(1, 2)]}.get(kind, [])
+    drafter = None
+    if kind == "model":
+        schedule = {**schedule, "windows": (None,)}
+    num_blocks = blocks_of_pool(schedule, spare)
+    if kind == "model":
+        drafter = DraftModel(
+            LedgerDraftRunner(num_blocks, schedule["block_size"], quality),
+            block_size=schedule["block_size"],
+            max_len=40,
+        )
     if kind == "prediction":
         requests = _with_predictions(requests, noise)
-    speculator = AlwaysFull(max_tokens, lookups=lookups)
-    engine, _ = speculating_engine(
-        speculator, num_blocks=blocks_of_pool(schedule, spare), max_model_len=50, policy=policy, **schedule
-    )
+    speculator = AlwaysFull(max_tokens, lookups=lookups, drafter=drafter)
+    engine, _ = speculating_engine(speculator, num_blocks=num_blocks, max_model_len=50, policy=policy, **schedule)
     ids, _ = texts(engine, requests)
     assert ids == {r.id: expected_ids(r) for r in requests}
 
@@ -72,3 +84,40 @@ def test_a_perfect_oracle_shortens_a_run_as_much_as_its_drafts_are_long() -> Non
     _, client = texts(engine, requests)
     assert len(client.steps) == 1 + 10  # the prompt's step, then six tokens each
     assert sum(step.accepted_tokens for step in client.steps) == sum(step.draft_tokens for step in client.steps) == 50
+
+
+def _model_engine(quality: float, **options: Any) -> tuple[Engine, LedgerDraftRunner]:
+    runner = LedgerDraftRunner(64, 4, quality)
+    drafter = DraftModel(runner, block_size=4, max_len=1000)
+    return speculating_engine(AlwaysFull(4, drafter=drafter), **options)[0], runner
+
+
+def test_a_draft_model_drafts_for_all_sequences_in_each_pass() -> None:
+    requests = [make_request(f"r{i}", make_prompt(6, seed=i), max_tokens=21, ignore_eos=True) for i in range(4)]
+    engine, runner = _model_engine(1.0)
+    _, client = texts(engine, requests)
+    assert len(client.steps) == 1 + 4  # the prompts, then five tokens each
+    assert runner.num_passes == 4 * 4
+
+
+def test_a_prefix_that_was_drafted_over_is_not_computed_by_the_draft_again() -> None:
+    engine, runner = _model_engine(1.0)
+    prompt = make_prompt(40)
+    texts(engine, [make_request("a", prompt, max_tokens=9, ignore_eos=True)])
+    passes = runner.num_passes
+    texts(engine, [make_request("b", [*prompt, 1, 2], max_tokens=6, ignore_eos=True)])
+    assert runner.num_passes - passes == 4  # no pass to catch up
+
+
+def test_a_draft_model_that_fails_ends_speculation_and_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    engine, runner = _model_engine(1.0)
+
+    def fail(plan: StepPlan) -> Any:
+        raise RuntimeError(f"no luck with {len(plan.items)}")
+
+    runner.next_tokens = fail  # type: ignore[method-assign]
+    request = make_request("a", make_prompt(6), max_tokens=12, ignore_eos=True)
+    ids, client = texts(engine, [request])
+    assert ids["a"] == expected_ids(request)
+    assert sum(step.draft_tokens for step in client.steps) == 0
+    assert "speculation is off" in caplog.text
