@@ -18,6 +18,7 @@ _PLAIN = {
     GGMLQuantizationType.F32: torch.float32,
     GGMLQuantizationType.F16: torch.float16,
     GGMLQuantizationType.BF16: torch.bfloat16,
+    GGMLQuantizationType.F64: torch.float64,
 }
 # Elements dequantised at a time: bounds the fp32 temporaries of a large embedding.
 _CHUNK_ELEMENTS = 1 << 22
@@ -85,13 +86,22 @@ def _dequantise(
 
 
 def _check_dequantisable(path: Path, kind: GGMLQuantizationType) -> None:
-    """Find out before gigabytes are read; one block of zeros costs nothing."""
+    """Find out before gigabytes are read."""
+    if kind not in _PLAIN and not _is_dequantisable(kind):
+        known = ", ".join(other.name for other in GGML_QUANT_SIZES if other in _PLAIN or _is_dequantisable(other))
+        raise UnsupportedModelError(
+            f"{path} has tensors of type {kind.name}, which cannot be dequantised; use a version of the model in "
+            f"other types: {known}"
+        )
+
+
+def _is_dequantisable(kind: GGMLQuantizationType) -> bool:
+    """Whether the gguf package knows how; one block of zeros costs nothing."""
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except NotImplementedError:
-        raise UnsupportedModelError(
-            f"{path} has tensors of type {kind.name}, which cannot be dequantised; use another quantisation"
-        ) from None
+        return False
+    return True
 
 
 def _check_parts(headers: Sequence[GGUFHeader]) -> None:

@@ -114,7 +114,11 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "unknown tensor type": (lambda: file_bytes([], [tensor("t", (1,), 200)], b"\0" * 32), "type 200"),
     "type that cannot be dequantised": (
         lambda: file_bytes([], [tensor("t", (256,), GGMLQuantizationType.Q8_K)], b"\0" * 512),
-        "Q8_K",
+        "Q8_K, which cannot be dequantised; use a version of the model in other types: F32, F16, Q4_0",
+    ),
+    "integers": (
+        lambda: file_bytes([], [tensor("t", (8,), GGMLQuantizationType.I32)], b"\0" * 32),
+        "I32, which cannot",
     ),
 }
 
@@ -236,6 +240,14 @@ def test_tensor_of_every_dequantisable_type_is_read(tmp_path: Path, kind: GGMLQu
     assert read.shape == (rows, columns)
     expected = gguf.dequantize(packed, kind).reshape(rows, columns)
     assert np.array_equal(read.numpy(), expected.astype(np.float32))
+
+
+def test_double_precision_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.gguf"
+    values = np.array([0.1, -2.0, 1e-30, 3.0])
+    path.write_bytes(file_bytes([], [tensor("t", (4,), GGMLQuantizationType.F64)], values.tobytes()))
+
+    assert GGUFCheckpoint([path]).tensors["t"].read(torch.float64).tolist() == values.tolist()
 
 
 def test_large_tensor_is_dequantised_in_chunks_to_the_same_values(
