@@ -11,9 +11,10 @@ from models.attention.select import select_backend
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf import GGUFCheckpoint
 from models.checkpoints.gguf_config import gguf_config
+from models.checkpoints.quantised.checkpoint import QuantisedCheckpoint
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.decoder import Decoder
-from models.errors import ModelError, UnsupportedModelError
+from models.errors import ModelError
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
 from models.kernels.cpu.library import load_kernels
@@ -140,13 +141,10 @@ def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
     assert files.root is not None
     config = read_json_config(files.root / "config.json")
     family_of(config.architecture())  # an unknown architecture is said before the weights are looked for
+    checkpoint = SafetensorsCheckpoint(files.root)
     if config.has("quantization_config"):
-        method = config.section("quantization_config").text("quant_method", "unknown")
-        raise UnsupportedModelError(
-            f"{config.source}: weights quantised by {method!r} are not supported; "
-            "use an unquantised version of the model or a GGUF file"
-        )
-    return config, SafetensorsCheckpoint(files.root)
+        return config, QuantisedCheckpoint(checkpoint, config.section("quantization_config"))
+    return config, checkpoint
 
 
 def _weights_note(

@@ -30,6 +30,7 @@ class StoredTensor:
     offers them as one, called `<module>.weight`, of the matrix's shape; `read` dequantises by the format's reference.
 
     `part(index)` is the tensor of one index of the first dimension: an expert's matrix of a stack.
+    `read_stored()`, from safetensors, brings the tensor in the file's own dtype, whatever that is.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StoredTensor:
     read_packed: Callable[[], torch.Tensor] | None = None
     quantised: StoredQuant | None = None
     part: "Callable[[int], StoredTensor] | None" = None
+    read_stored: Callable[[], torch.Tensor] | None = None
 
 
 class Checkpoint(Protocol):

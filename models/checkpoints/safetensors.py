@@ -3,10 +3,9 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +16,8 @@ from models.errors import CheckpointError, UnsupportedModelError
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# What quantised modules are made of; such a tensor means nothing without those beside it.
+_CODE_BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I32": 4, "I64": 8}
 
 
 class SafetensorsCheckpoint:
@@ -24,22 +25,28 @@ class SafetensorsCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, StoredTensor] = {}
-        bytes_of: Counter[torch.dtype] = Counter()
         index = _read_index(folder)
         for path in sorted(set(index.values())) if index else [_single_file(folder)]:
-            for tensor, dtype in _tensors_of(path):
+            for tensor in _tensors_of(path):
                 if tensor.name in self.tensors:
                     other = self.tensors[tensor.name].file
                     raise CheckpointError(f"tensor {tensor.name!r} is in {other} and in {path}; fetch them again")
                 self.tensors[tensor.name] = tensor
-                if dtype is not None:
-                    bytes_of[dtype] += tensor.num_bytes
         for name, path in index.items():
             if name not in self.tensors:
                 raise CheckpointError(f"{path} lacks tensor {name!r}, which {folder / _INDEX} promises; fetch it again")
-        if not bytes_of:
+        if not any(tensor.format in _DTYPES for tensor in self.tensors.values()):
             raise CheckpointError(f"{folder} holds no tensors of {', '.join(_DTYPES)}; fetch the checkpoint again")
-        self.dtype = bytes_of.most_common(1)[0][0]
+        self.dtype = plain_dtype(self.tensors.values())
+
+
+def plain_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
+    """What most bytes of the unquantised tensors are stored in; bfloat16 if there are none."""
+    bytes_of = Counter[torch.dtype]()
+    for tensor in tensors:
+        if tensor.format in _DTYPES:
+            bytes_of[_DTYPES[tensor.format]] += tensor.num_bytes
+    return bytes_of.most_common(1)[0][0] if bytes_of else torch.bfloat16
 
 
 def _single_file(folder: Path) -> Path:
@@ -81,34 +88,38 @@ def _read_index(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in entries}
 
 
-def _tensors_of(path: Path) -> Iterator[tuple[StoredTensor, torch.dtype | None]]:
-    """Each tensor, and its dtype if that is one of weights."""
+def _tensors_of(path: Path) -> Iterator[StoredTensor]:
     try:
         file = safe_open(path, framework="pt")  # holds the header against itself and against the file's size
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch it again") from None
     for name in file.offset_keys():
         described = file.get_slice(name)
-        stored_as, shape = described.get_dtype(), tuple(described.get_shape())
-        dtype = _DTYPES.get(stored_as)
-        num_bytes = 0 if dtype is None else math.prod(shape) * dtype.itemsize
-        read = _reader(file, name) if dtype else None
-        part = partial(_part, file, name, (stored_as, num_bytes, path, dtype)) if shape else None
-        yield StoredTensor(name, shape, stored_as, num_bytes, path, read, part=part), dtype
+        yield _described(
+            name, tuple(described.get_shape()), described.get_dtype(), path, partial(file.get_tensor, name)
+        )
 
 
-def _reader(file: Any, name: str) -> Callable[[torch.dtype], torch.Tensor]:
-    def read(dtype: torch.dtype) -> torch.Tensor:
-        return file.get_tensor(name).to(dtype)
-
-    return read
-
-
-def _part(file: Any, name: str, stored: tuple[str, int, Path, torch.dtype | None], index: int) -> StoredTensor:
-    stored_as, num_bytes, path, dtype = stored
-    count, *shape = file.get_slice(name).get_shape()
+def _described(
+    name: str, shape: tuple[int, ...], stored_as: str, path: Path, read_stored: Callable[[], torch.Tensor]
+) -> StoredTensor:
+    """read_stored: brings the tensor mapped, so that a part of it costs that part alone."""
+    dtype = _DTYPES.get(stored_as)
+    width = _CODE_BYTES.get(stored_as, 0) if dtype is None else dtype.itemsize
 
     def read(wanted: torch.dtype) -> torch.Tensor:
-        return file.get_slice(name)[index].to(wanted)
+        return read_stored().to(wanted)
 
-    return StoredTensor(f"{name}[{index}]", tuple(shape), stored_as, num_bytes // count, path, read if dtype else None)
+    def part(index: int) -> StoredTensor:
+        return _described(f"{name}[{index}]", shape[1:], stored_as, path, lambda: read_stored()[index])
+
+    return StoredTensor(
+        name,
+        shape,
+        stored_as,
+        math.prod(shape) * width,
+        path,
+        None if dtype is None else read,
+        part=part if shape else None,
+        read_stored=read_stored,
+    )

@@ -22,6 +22,7 @@ class ActivationQuantization(enum.Enum):
 
     NONE = enum.auto()  # weight-only
     DYNAMIC_PER_TOKEN = enum.auto()  # in the weights' encoding, a scale for each row
+    DYNAMIC_PER_GROUP = enum.auto()  # in the weights' encoding, a scale for each row and group_size columns
     STATIC = enum.auto()  # in the weights' encoding, with the checkpoint's input_scale
 
 
@@ -59,6 +60,12 @@ class QuantTensor:
     permutation: torch.Tensor | None = None
     activation: ActivationQuantization = ActivationQuantization.NONE
     input_scale: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix."""
+        rows, width = self.codes.shape
+        return rows, width if self.encoding in (Encoding.INT8, Encoding.FP8_E4M3) else width * 2
 
     @property
     def kind(self) -> QuantKind:

@@ -23,6 +23,8 @@ from models.quant.none import Unquantized
 from models.sources import ModelFiles
 from models.weights import assign
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
+from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.quantised import copy_of, expected_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LAYER = "model.layers.1"
@@ -32,10 +34,13 @@ LAYER = "model.layers.1"
 def folder(tmp_path: Path) -> Path:
     """A Llama checkpoint with a tokenizer."""
     random_model(llama_config()).save_pretrained(tmp_path)
-    Tokenizer(WordLevel({f"w{index}": index for index in range(VOCAB_SIZE)}, "w0")).save(
-        str(tmp_path / "tokenizer.json")
-    )
+    save_tokenizer(tmp_path, size=VOCAB_SIZE)
     return tmp_path
+
+
+def save_tokenizer(folder: Path, *, size: int) -> None:
+    words = {f"w{index}": index for index in range(size)}
+    Tokenizer(WordLevel(words, "w0")).save(str(folder / "tokenizer.json"))
 
 
 def ignore_progress(stage: str, done: int, total: int, unit: str) -> None:
@@ -136,11 +141,32 @@ def test_unknown_architecture_is_refused_before_the_weights_are_looked_for(folde
         load(folder)
 
 
-def test_quantised_checkpoint_is_refused_by_its_method(folder: Path) -> None:
-    change_config(folder, quantization_config={"quant_method": "awq", "bits": 4})
+def test_quantised_checkpoint_of_an_unknown_method_is_refused(folder: Path) -> None:
+    change_config(folder, quantization_config={"quant_method": "aqlm", "bits": 2})
 
-    with pytest.raises(UnsupportedModelError, match="quantised by 'awq'"):
+    with pytest.raises(UnsupportedModelError, match="quantised by 'aqlm' are not supported"):
         load(folder)
+
+
+def test_quantised_checkpoint_is_found_by_its_configuration(tmp_path: Path) -> None:
+    _, ids, logits = expected_of("awq-g32")
+    copy_of("awq-g32", tmp_path)
+    save_tokenizer(tmp_path, size=64)
+
+    model = load(tmp_path)
+
+    backend = model.attention_backend
+    [found] = PagedRun(model.decoder, backend).step([(PagedSequence(), ids[0].tolist())])
+    torch.testing.assert_close(found, logits, rtol=0, atol=1e-2)  # the library's weights are rounded to fp16
+
+
+def test_parts_of_quantised_modules_that_the_method_does_not_know_are_named(tmp_path: Path) -> None:
+    copy_of("awq-g32", tmp_path)
+    save_tokenizer(tmp_path, size=64)
+    change_weights(tmp_path, {f"{LAYER}.mlp.up_proj.g_idx": torch.zeros(64, dtype=torch.int32)})
+
+    with pytest.raises(CheckpointError, match=r"up_proj\.g_idx' is not used"):
+        load(tmp_path)
 
 
 # --- what a loaded model says ----------------------------------------------------------------------------------------

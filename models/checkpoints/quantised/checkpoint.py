@@ -1,0 +1,40 @@
+"""QuantisedCheckpoint: a safetensors checkpoint in which each quantised module is one tensor."""
+
+from models.checkpoints.base import Checkpoint, StoredTensor
+from models.checkpoints.quantised.parts import Parts
+from models.checkpoints.quantised.registry import reader_for
+from models.checkpoints.safetensors import plain_dtype
+from models.errors import CheckpointError
+from models.hf_config import HFConfig
+
+# For a KV cache in 8 bits. Ours has the activations' dtype, so that its values need no scale.
+_KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
+
+
+class QuantisedCheckpoint:
+    """The plain tensors as they are, and `<module>.weight` in place of each module's codes, scales and zeros.
+
+    Modules that the quantiser left out are plain. What no module claims stays as it is, and the loader names it.
+    """
+
+    def __init__(self, files: Checkpoint, config: HFConfig) -> None:
+        """files: all tensors as stored. config: the quantization_config. Raises CheckpointError for modules that are
+        incomplete or stored twice, UnsupportedModelError for methods and variants that headrace does not read."""
+        reader = reader_for(config)
+        rest = {name: tensor for name, tensor in files.tensors.items() if not name.endswith(_KV_CACHE_SCALES)}
+        gathered: dict[str, StoredTensor] = {}
+        for name, tensor in files.tensors.items():
+            module = reader.module_of(tensor) if name in rest else None
+            if module is not None:
+                gathered[name] = reader.gather(Parts(module, rest, tensor))
+        self.dtype = plain_dtype(rest.values())
+        self.tensors: dict[str, StoredTensor] = {}
+        for name in files.tensors:  # each matrix stands where its codes stood: reading goes on forwards
+            kept = gathered.get(name) or rest.get(name)
+            if kept is None:
+                continue
+            if kept.name in self.tensors:
+                raise CheckpointError(
+                    f"{kept.file} holds {kept.name!r} quantised and plain; fetch the checkpoint again"
+                )
+            self.tensors[kept.name] = kept

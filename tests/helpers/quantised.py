@@ -1,0 +1,52 @@
+"""The committed quantised checkpoints (tests/fixtures/quantised), and altered copies of them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.checkpoints.quantised.checkpoint import QuantisedCheckpoint
+from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.hf_config import read_json_config
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "quantised"
+KINDS = sorted(path.parent.name for path in FIXTURES.glob("*/expected.safetensors"))
+
+
+def open_quantised(folder: Path) -> QuantisedCheckpoint:
+    config = read_json_config(folder / "config.json")
+    return QuantisedCheckpoint(SafetensorsCheckpoint(folder), config.section("quantization_config"))
+
+
+def expected_of(kind: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """What the format's own library made of a fixture: dequantised matrices; prompt; its logits on all of them."""
+    tensors = load_file(FIXTURES / kind / "expected.safetensors")
+    none = torch.empty(0)  # experts alone have no logits
+    return tensors, tensors.pop("ids", none), tensors.pop("logits", none)
+
+
+def copy_of(kind: str, folder: Path) -> Path:
+    """A copy of a fixture's checkpoint in `folder`, to be altered."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(FIXTURES / kind / name, folder / name)
+    return folder
+
+
+def change_tensors(folder: Path, changes: Mapping[str, torch.Tensor | None]) -> None:
+    """Replace, add or (None) remove tensors."""
+    path = folder / "model.safetensors"
+    tensors = {**load_file(path), **changes}
+    save_file({name: value.contiguous() for name, value in tensors.items() if value is not None}, path)
+
+
+def change_quantisation(folder: Path, **changes: Any) -> None:
+    """Set fields of the quantization_config; None removes one."""
+    path = folder / "config.json"
+    fields = json.loads(path.read_text())
+    section = {**fields["quantization_config"], **changes}
+    fields["quantization_config"] = {name: value for name, value in section.items() if value is not None}
+    path.write_text(json.dumps(fields))

@@ -1,0 +1,201 @@
+"""Quantised checkpoints that the formats' own libraries wrote, held against those libraries' dequantised values."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.attention.reference import ReferenceAttention
+from models.checkpoints.base import StoredTensor
+from models.hf_config import read_json_config
+from models.loader import build_decoder
+from models.quant.tensor import ActivationQuantization, Encoding
+from models.registry import family_of
+from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.quantised import FIXTURES, KINDS, change_tensors, copy_of, expected_of, open_quantised
+
+LLAMAS = [kind for kind in KINDS if not kind.startswith("mxfp4-experts")]
+Q, K, DOWN = (f"model.layers.0.{name}.weight" for name in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"))
+
+
+def quantised(kind: str, name: str = Q) -> StoredTensor:
+    tensor = open_quantised(FIXTURES / kind).tensors[name]
+    assert tensor.quantised is not None
+    return tensor
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_those_of_the_library(kind: str) -> None:
+    expected, _, _ = expected_of(kind)
+    tensors = open_quantised(FIXTURES / kind).tensors
+
+    assert len(expected) == 4
+    for name, values in expected.items():
+        read = tensors[name].read
+        assert read is not None
+        if kind == "bnb-int8":  # the library multiplies twice in fp32, code by maximum by 1 / 127
+            torch.testing.assert_close(read(values.dtype), values, rtol=2**-22, atol=0)
+        else:
+            assert torch.equal(read(values.dtype), values), name
+
+
+@pytest.mark.parametrize("kind", LLAMAS)
+def test_logits_are_those_of_the_dequantised_model(kind: str) -> None:
+    config = read_json_config(FIXTURES / kind / "config.json")
+    family = family_of(config.architecture())
+    expected, ids, logits = expected_of(kind)
+    checkpoint = open_quantised(FIXTURES / kind)
+    library_dtype = expected[Q].dtype
+    checkpoint.tensors = {name: rounded(tensor, library_dtype) for name, tensor in checkpoint.tensors.items()}
+    backend = ReferenceAttention()
+
+    decoder, _ = build_decoder(
+        family.describe(config),
+        checkpoint,
+        family.names,
+        backend,
+        torch.float32,
+        torch.device("cpu"),
+        lambda *_: None,
+    )
+
+    [found] = PagedRun(decoder, backend).step([(PagedSequence(), ids[0].tolist())])
+    assert logits.std() > 0.5
+    torch.testing.assert_close(found, logits, rtol=0, atol=1e-4)
+
+
+def rounded(tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
+    """The tensor as the library reads it: rounded to `dtype`, dequantised."""
+    read = tensor.read
+    return replace(tensor, read=lambda wanted: read(dtype).to(wanted), quantised=None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_is_known_before_the_matrix_is_read(kind: str) -> None:
+    for tensor in open_quantised(FIXTURES / kind).tensors.values():
+        if tensor.quantised is not None:
+            matrix = tensor.quantised.read()
+            assert matrix.kind == tensor.quantised.kind
+            assert matrix.shape[1] == tensor.shape[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_matrix_is_held_in_the_bytes_of_the_file(kind: str) -> None:
+    for tensor in open_quantised(FIXTURES / kind).tensors.values():
+        if tensor.quantised is not None:
+            matrix = tensor.quantised.read()
+            held = matrix.codes.nbytes + matrix.scales.nbytes + (0 if matrix.zeros is None else matrix.zeros.nbytes)
+            assert held <= tensor.num_bytes * 1.15
+
+
+ENCODINGS = {
+    "awq": Encoding.INT4,
+    "bnb-fp4": Encoding.FP4,
+    "bnb-int8": Encoding.INT8,
+    "bnb-nf4": Encoding.NF4,
+    "ct-fp8": Encoding.FP8_E4M3,
+    "ct-int4": Encoding.INT4,
+    "ct-int8": Encoding.INT8,
+    "ct-mxfp4": Encoding.E2M1,
+    "fp8": Encoding.FP8_E4M3,
+    "gptq-int4": Encoding.INT4,
+    "gptq-int8": Encoding.INT8,
+    "mxfp4": Encoding.E2M1,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_stay_in_the_format_of_the_file(kind: str) -> None:
+    encoding = next(value for start, value in ENCODINGS.items() if kind.startswith(start))
+
+    found = {
+        tensor.quantised.kind.encoding
+        for tensor in open_quantised(FIXTURES / kind).tensors.values()
+        if tensor.quantised
+    }
+
+    assert found == {encoding}
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation"),
+    [
+        ("ct-fp8-static", ActivationQuantization.STATIC),
+        ("ct-fp8-dynamic", ActivationQuantization.DYNAMIC_PER_TOKEN),
+        ("ct-fp8-block", ActivationQuantization.DYNAMIC_PER_GROUP),
+        ("ct-int8", ActivationQuantization.DYNAMIC_PER_TOKEN),
+        ("ct-int8-weights", ActivationQuantization.NONE),
+        ("ct-int4-g128", ActivationQuantization.NONE),
+        ("fp8-block", ActivationQuantization.DYNAMIC_PER_GROUP),
+        ("fp8-tensor-static", ActivationQuantization.STATIC),
+        ("gptq-int4-g32", ActivationQuantization.NONE),
+        ("awq-g32", ActivationQuantization.NONE),
+    ],
+)
+def test_activations_are_quantised_as_the_checkpoint_asks(kind: str, activation: ActivationQuantization) -> None:
+    matrix = quantised(kind).quantised.read()
+
+    assert matrix.activation is activation
+    assert (matrix.input_scale is not None) == (activation is ActivationQuantization.STATIC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_permuted"),
+    [("gptq-int4-g32", False), ("gptq-int4-g32-actorder", True), ("ct-int4-g32-actorder", True)],
+)
+def test_act_order_is_a_permutation_sorted_by_group(kind: str, is_permuted: bool) -> None:
+    permutation = quantised(kind, DOWN).quantised.read().permutation
+
+    assert (permutation is not None) == is_permuted
+    if permutation is not None:
+        assert sorted(permutation.tolist()) == list(range(128))
+        groups = permutation.view(-1, 32)
+        assert torch.equal(groups, groups.sort(dim=1).values)
+
+
+def test_block_at_the_edge_may_be_short() -> None:
+    matrix = quantised("ct-fp8-block", K).quantised.read()
+
+    assert matrix.shape == (32, 64)
+    assert matrix.scales.shape == (1, 1)
+
+
+def test_layers_that_the_quantiser_left_out_are_plain() -> None:
+    tensors = open_quantised(FIXTURES / "ct-fp8-dynamic").tensors
+
+    left_out = tensors["model.layers.1.self_attn.q_proj.weight"]
+    assert left_out.quantised is None
+    assert left_out.format == "BF16"
+    assert tensors["model.layers.0.self_attn.q_proj.weight"].quantised is not None
+    assert "lm_head.weight" not in tensors  # tied
+
+
+def test_biases_of_zeros_that_autogptq_adds_are_ignored(tmp_path: Path) -> None:
+    folder = copy_of("gptq-int4-g32", tmp_path)
+    q, k = "model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.k_proj.bias"
+    change_tensors(folder, {q: torch.zeros(64), k: torch.ones(32)})
+
+    tensors = open_quantised(folder).tensors
+
+    assert q not in tensors
+    assert k in tensors
+
+
+def test_scales_of_an_8_bit_kv_cache_are_ignored(tmp_path: Path) -> None:
+    folder = copy_of("ct-fp8-static", tmp_path)
+    scale = "model.layers.0.self_attn.k_scale"
+    change_tensors(folder, {scale: torch.ones(1)})
+
+    assert scale not in open_quantised(folder).tensors
+
+
+def test_part_of_a_stack_is_an_expert() -> None:
+    stack = quantised("mxfp4-experts", "model.layers.1.mlp.experts.down_proj.weight")
+
+    expert = stack.part(2)
+
+    assert stack.shape == (4, 48, 64)
+    assert (expert.shape, expert.num_bytes) == ((48, 64), stack.num_bytes // 4)
+    assert expert.quantised.read().shape == expert.shape
+    assert torch.equal(expert.read(torch.float32), stack.read(torch.float32)[2])
