@@ -288,11 +288,12 @@ def test_the_command_hands_a_job_to_a_process_of_its_own(
         return types.SimpleNamespace(returncode=7 if check else 5)
 
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.setattr("server.bench.command.subprocess.run", record)
     file = tmp_path / "out.json"
     own = ["--batch-size", "2", "1", "--input-len", "8", "--output-len", "3", "--num-iters", "1", "--json", str(file)]
     engine = ["--threads", "1", "--kv-cache-memory-bytes", "4MiB", "--dtype", "float32"]
-    assert cli.main(["bench", "latency", str(folder), *own, *engine]) == 5
+    with monkeypatch.context() as patch:
+        patch.setattr("server.bench.command.subprocess.run", record)
+        assert cli.main(["bench", "latency", str(folder), *own, *engine]) == 5
     ((_, _, _, module, name, job),) = commands
     assert (module, name) == ("engine.bench", "latency")
 
