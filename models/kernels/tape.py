@@ -33,6 +33,7 @@ class Kernel:
         self._function = function
         self._words = struct.Struct("=" + "".join(_WORDS[letter] for letter in arguments))
         self.name: str = function.__name__
+        self.arguments = arguments
         self.replay_address = replay_address
 
     def __call__(self, *arguments: int | float | None) -> Any:

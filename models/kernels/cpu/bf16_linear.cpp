@@ -259,6 +259,8 @@ HR_API void hr_bf16_pack_weights(const uint16_t* raw, int64_t rows, int64_t colu
   });
 }
 
+HR_REPLAYABLE(hr_bf16_pack_weights)
+
 // out [num_ids, columns] bf16 = rows `ids` of the packed matrix; ids must lie within it.
 HR_API void hr_bf16_gather_rows(const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, uint16_t* out) {
   for (int64_t i = 0; i < num_ids; ++i) {
@@ -267,6 +269,8 @@ HR_API void hr_bf16_gather_rows(const uint8_t* packed, int64_t columns, const in
       std::memcpy(out + i * columns + 2 * k, block + 64 * k + ids[i] % kBlockRows * 4, 4);
   }
 }
+
+HR_REPLAYABLE(hr_bf16_gather_rows)
 
 // As hr_quantized_linear, over packed bf16 matrices. K is a multiple of 16.
 HR_API void hr_bf16_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,

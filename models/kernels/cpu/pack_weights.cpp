@@ -7,6 +7,7 @@
 
 #include "codecs.h"
 #include "parallel.h"
+#include "replay.h"
 
 namespace {
 
@@ -242,6 +243,8 @@ HR_API void hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_
   });
 }
 
+HR_REPLAYABLE(hr_pack_weights)
+
 // out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32; ids must lie within it.
 HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids,
                            int out_is_bf16, void* out) {
@@ -258,3 +261,5 @@ HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, c
     });
   });
 }
+
+HR_REPLAYABLE(hr_gather_rows)

@@ -1,0 +1,167 @@
+"""Kernels compiled for ARM64 and run under qemu, behind the interface of a KernelLibrary.
+
+Each call is a process of its own. The memory that its pointers lead to is found by the addresses that tensors gave away
+since `recording` began; it is copied to that process and back. A call in bytes, all numbers 64-bit little-endian:
+
+    length of the name, name, number of words, words (arguments as in replay.h), places of the words that are pointers,
+    number of buffers, and for each: its size, places of the pointers in it, its bytes
+    places: their number, and for each: index of the word or byte, buffer, offset in it
+"""
+
+import ctypes
+import hashlib
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from models.kernels.cpu import build
+from models.kernels.cpu.library import KernelLibrary
+from models.kernels.linear import _Segment
+from models.kernels.tape import Kernel
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+# Argument that points to an array of hr_segment, and the one that says how many.
+_SEGMENTS = {"hr_quantized_linear": (9, 10), "hr_bf16_linear": (9, 10)}
+
+Place = tuple[int, int, int]
+
+
+def missing_tools() -> str | None:
+    """What to install, or None."""
+    missing = [name for name in (COMPILER, EMULATOR) if shutil.which(name) is None]
+    if not missing:
+        return None
+    return f"no {' and no '.join(missing)} here (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"
+
+
+def compile_driver(folder: Path) -> Path:
+    """The driver with the kernels, for ARM64 and without any other library; kept beside the compiled kernels.
+
+    folder: for what is made on the way.
+    """
+    sources = [*build.kernel_sources(), Path(__file__).with_name("arm64_driver.cpp")]
+    digest = hashlib.blake2b(" ".join(build._COMMON).encode(), digest_size=10)
+    for path in [*sources, *sorted(build.SOURCE_FOLDER.glob("*.h"))]:
+        digest.update(path.read_bytes())
+    kept = build.cache_folder() / f"test-arm64-{digest.hexdigest()}"
+    if kept.exists():
+        return kept
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    options = [*build._COMMON, f"-I{build.SOURCE_FOLDER}", "-c"]
+    units = [
+        subprocess.Popen([COMPILER, *options, str(source), "-o", str(output)])
+        for source, output in zip(sources, objects, strict=True)
+    ]
+    assert [unit.wait() for unit in units] == [0] * len(units)
+    driver = folder / "driver"
+    subprocess.run([COMPILER, "-static", "-pthread", "-o", str(driver), *map(str, objects)], check=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.move(driver, kept))
+
+
+class Arm64Library(KernelLibrary):
+    """What the wrappers call. Functions that return a number are the host's: they only tell sizes."""
+
+    def __init__(self, driver: Path, host: KernelLibrary) -> None:
+        self._driver = driver
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        super().__init__(host.path, "portable")
+
+    def _bind(self, name: str, arguments: str, returns: type | None = None) -> Kernel:
+        kernel = super()._bind(name, arguments, returns)
+        if returns is None:
+            kernel._function = lambda *given: self._call(kernel, given)
+        return kernel
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep every storage whose address is asked for."""
+        original = torch.Tensor.data_ptr
+
+        def data_ptr(tensor: torch.Tensor) -> int:
+            storage = tensor.untyped_storage()
+            self._storages[storage.data_ptr()] = storage
+            return original(tensor)
+
+        torch.Tensor.data_ptr = data_ptr  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            torch.Tensor.data_ptr = original  # type: ignore[method-assign]
+            self._storages.clear()
+
+    def _call(self, kernel: Kernel, given: tuple[int | float | None, ...]) -> None:
+        memory = _Memory(self._storages)
+        places = []
+        for index, (kind, value) in enumerate(zip(kernel.arguments, given, strict=True)):
+            if kind == "p" and value:
+                if index == _SEGMENTS.get(kernel.name, (None,))[0]:
+                    buffer = memory.add_segments(int(value), int(given[_SEGMENTS[kernel.name][1]] or 0))
+                    places.append((index, buffer, 0))
+                else:
+                    places.append((index, *memory.locate(int(value))))
+        name, words = kernel.name.encode(), kernel.words(given)
+        call = struct.pack("<Q", len(name)) + name + struct.pack("<Q", len(words) // 8) + words + _packed(places)
+        run = subprocess.run(
+            [EMULATOR, str(self._driver)], input=call + memory.packed(), capture_output=True, check=False
+        )
+        assert run.returncode == 0, f"{kernel.name} under {EMULATOR}: status {run.returncode}, {run.stderr.decode()}"
+        memory.take_back(run.stdout)
+
+
+@dataclass
+class _Memory:
+    """The buffers of one call."""
+
+    storages: dict[int, torch.UntypedStorage]  # by address
+    starts: list[int] = field(default_factory=list)  # addresses of the buffers, in the order of their numbers
+    sizes: list[int] = field(default_factory=list)
+    places: list[list[Place]] = field(default_factory=list)
+
+    def locate(self, address: int) -> tuple[int, int]:
+        """(buffer, offset) of an address within a storage."""
+        for start, storage in self.storages.items():
+            if start <= address < start + storage.nbytes():
+                if start not in self.starts:
+                    self._add(start, storage.nbytes(), [])
+                return self.starts.index(start), address - start
+        raise AssertionError(f"a pointer leads to no tensor: {address:#x}")
+
+    def add_segments(self, address: int, count: int) -> int:
+        size = ctypes.sizeof(_Segment)
+        places: list[Place] = []
+        for index, segment in enumerate((_Segment * count).from_address(address)):
+            for name in ("packed", "bias"):
+                if pointer := getattr(segment, name):
+                    places.append((index * size + getattr(_Segment, name).offset, *self.locate(pointer)))
+        self._add(address, count * size, places)
+        return len(self.starts) - 1
+
+    def packed(self) -> bytes:
+        parts = [struct.pack("<Q", len(self.starts))]
+        for start, size, places in zip(self.starts, self.sizes, self.places, strict=True):
+            parts += [struct.pack("<Q", size), _packed(places), ctypes.string_at(start, size)]
+        return b"".join(parts)
+
+    def take_back(self, data: bytes) -> None:
+        assert len(data) == sum(self.sizes)
+        at = 0
+        for start, size, places in zip(self.starts, self.sizes, self.places, strict=True):
+            if not places:  # an array of segments holds the other process's addresses
+                ctypes.memmove(start, data[at : at + size], size)
+            at += size
+
+    def _add(self, start: int, size: int, places: list[Place]) -> None:
+        self.starts.append(start)
+        self.sizes.append(size)
+        self.places.append(places)
+
+
+def _packed(places: list[Place]) -> bytes:
+    return struct.pack("<Q", len(places)) + b"".join(struct.pack("<QQQ", *place) for place in places)

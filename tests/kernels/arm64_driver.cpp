@@ -1,0 +1,83 @@
+// Runs one kernel call that stands on standard input, and writes the memory it worked on to standard output. Linked with
+// the kernels for ARM64 and run under qemu (arm64.py, which writes the call and describes its form).
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#define KERNELS(X)                                                                                                       \
+  X(hr_paged_attention) X(hr_rope_kv_write) X(hr_pack_weights) X(hr_gather_rows) X(hr_quantized_linear)                  \
+  X(hr_bf16_pack_weights) X(hr_bf16_gather_rows) X(hr_bf16_linear)
+
+extern "C" {
+#define DECLARE(name) void name##_replay(const uint64_t* words);
+KERNELS(DECLARE)
+void hr_set_num_threads(int n);
+}
+
+namespace {
+
+struct Place {
+  uint64_t at, buffer, offset;  // the word (or byte) that becomes the address `offset` bytes into `buffer`
+};
+
+void read_all(void* target, size_t num_bytes) {
+  if (num_bytes && std::fread(target, 1, num_bytes, stdin) != num_bytes) {
+    std::fputs("the call ends too early\n", stderr);
+    std::exit(1);
+  }
+}
+
+uint64_t read_word() {
+  uint64_t word;
+  read_all(&word, sizeof word);
+  return word;
+}
+
+std::vector<Place> read_places() {
+  std::vector<Place> places(read_word());
+  read_all(places.data(), places.size() * sizeof(Place));
+  return places;
+}
+
+}  // namespace
+
+int main() {
+  char name[64] = {};
+  read_all(name, read_word() % sizeof name);
+  std::vector<uint64_t> words(read_word());
+  read_all(words.data(), words.size() * sizeof(uint64_t));
+  const std::vector<Place> arguments = read_places();
+  struct Buffer {
+    char* data;
+    uint64_t size;
+    std::vector<Place> places;
+  };
+  std::vector<Buffer> buffers(read_word());
+  for (Buffer& buffer : buffers) {
+    buffer.size = read_word();
+    buffer.places = read_places();
+    buffer.data = static_cast<char*>(std::aligned_alloc(64, (buffer.size + 127) / 64 * 64));
+    read_all(buffer.data, buffer.size);
+  }
+  const auto address = [&](const Place& place) { return buffers[place.buffer].data + place.offset; };
+  for (const Place& place : arguments) words[place.at] = reinterpret_cast<uint64_t>(address(place));
+  for (Buffer& buffer : buffers)
+    for (const Place& place : buffer.places) {
+      const uint64_t value = reinterpret_cast<uint64_t>(address(place));
+      std::memcpy(buffer.data + place.at, &value, sizeof value);
+    }
+  hr_set_num_threads(2);
+#define CALL(kernel) \
+  if (!std::strcmp(name, #kernel)) kernel##_replay(words.data()); else
+  KERNELS(CALL) {
+    std::fprintf(stderr, "no kernel %s\n", name);
+    return 1;
+  }
+  for (const Buffer& buffer : buffers) std::fwrite(buffer.data, 1, buffer.size, stdout);
+  std::fflush(stdout);
+  _exit(0);  // the kernels' threads never end
+}
