@@ -13,7 +13,7 @@ from models.loader import build_decoder
 from models.quant.tensor import ActivationQuantization, Encoding
 from models.registry import family_of
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.helpers.quantised import FIXTURES, KINDS, change_tensors, copy_of, expected_of, open_quantised
+from tests.helpers.quantised_checkpoints import FIXTURES, KINDS, change_tensors, copy_of, expected_of, open_quantised
 
 LLAMAS = [kind for kind in KINDS if not kind.startswith("mxfp4-experts")]
 Q, K, DOWN = (f"model.layers.0.{name}.weight" for name in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"))
