@@ -47,6 +47,6 @@ def change_quantisation(folder: Path, **changes: Any) -> None:
     """Set fields of the quantization_config; None removes one."""
     path = folder / "config.json"
     fields = json.loads(path.read_text())
-    section = {**fields["quantization_config"], **changes}
+    section = {**fields.get("quantization_config", {}), **changes}
     fields["quantization_config"] = {name: value for name, value in section.items() if value is not None}
     path.write_text(json.dumps(fields))

@@ -5,15 +5,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from models.attention.reference import ReferenceAttention
-from models.checkpoints.base import StoredTensor
+from models.checkpoints.base import Checkpoint, StoredTensor
 from models.hf_config import read_json_config
 from models.loader import build_decoder
 from models.quant.tensor import ActivationQuantization, Encoding
 from models.registry import family_of
+from tests.helpers.checkpoints import random_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.helpers.quantised_checkpoints import FIXTURES, KINDS, change_tensors, copy_of, expected_of, open_quantised
+from tests.helpers.quantised_checkpoints import (
+    FIXTURES,
+    KINDS,
+    change_quantisation,
+    change_tensors,
+    copy_of,
+    expected_of,
+    open_quantised,
+)
+from tests.parity.variants import gpt_oss
 
 LLAMAS = [kind for kind in KINDS if not kind.startswith("mxfp4-experts")]
 Q, K, DOWN = (f"model.layers.0.{name}.weight" for name in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"))
@@ -42,27 +53,27 @@ def test_values_are_those_of_the_library(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LLAMAS)
 def test_logits_are_those_of_the_dequantised_model(kind: str) -> None:
-    config = read_json_config(FIXTURES / kind / "config.json")
-    family = family_of(config.architecture())
     expected, ids, logits = expected_of(kind)
     checkpoint = open_quantised(FIXTURES / kind)
     library_dtype = expected[Q].dtype
     checkpoint.tensors = {name: rounded(tensor, library_dtype) for name, tensor in checkpoint.tensors.items()}
-    backend = ReferenceAttention()
 
-    decoder, _ = build_decoder(
-        family.describe(config),
-        checkpoint,
-        family.names,
-        backend,
-        torch.float32,
-        torch.device("cpu"),
-        lambda *_: None,
-    )
+    found = logits_of(FIXTURES / kind, checkpoint, ids[0].tolist())
 
-    [found] = PagedRun(decoder, backend).step([(PagedSequence(), ids[0].tolist())])
     assert logits.std() > 0.5
     torch.testing.assert_close(found, logits, rtol=0, atol=1e-4)
+
+
+def logits_of(folder: Path, checkpoint: Checkpoint, ids: list[int]) -> torch.Tensor:
+    """[len(ids), V] in fp32."""
+    config = read_json_config(folder / "config.json")
+    family = family_of(config.architecture())
+    backend, device = ReferenceAttention(), torch.device("cpu")
+    decoder, _ = build_decoder(
+        family.describe(config), checkpoint, family.names, backend, torch.float32, device, lambda *_: None
+    )
+    [logits] = PagedRun(decoder, backend).step([(PagedSequence(), ids)])
+    return logits
 
 
 def rounded(tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
@@ -188,6 +199,29 @@ def test_scales_of_an_8_bit_kv_cache_are_ignored(tmp_path: Path) -> None:
     change_tensors(folder, {scale: torch.ones(1)})
 
     assert scale not in open_quantised(folder).tensors
+
+
+@torch.no_grad()
+def test_gpt_oss_with_experts_in_mxfp4_is_read(tmp_path: Path) -> None:
+    model = random_model(gpt_oss(intermediate_size=64))
+    model.save_pretrained(tmp_path)
+    generator = torch.Generator().manual_seed(9)
+    changes: dict[str, torch.Tensor | None] = {}
+    for name, parameter in model.named_parameters():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, columns, rows = parameter.shape
+            groups = (experts, rows, columns // 32)
+            blocks = torch.randint(0, 256, (*groups, 16), generator=generator, dtype=torch.uint8)
+            scales = torch.randint(121, 124, groups, generator=generator, dtype=torch.uint8)
+            parameter.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+            changes |= {name: None, f"{name}_blocks": blocks, f"{name}_scales": scales}
+    change_tensors(tmp_path, changes)
+    change_quantisation(tmp_path, quant_method="mxfp4")
+    ids = [1, 17, 42, 5, 63, 8, 29, 33]
+
+    found = logits_of(tmp_path, open_quantised(tmp_path), ids)
+
+    torch.testing.assert_close(found, model(torch.tensor([ids])).logits[0], rtol=0, atol=1e-4)
 
 
 def test_part_of_a_stack_is_an_expert() -> None:
