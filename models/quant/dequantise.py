@@ -1,8 +1,9 @@
-"""What a QuantTensor's codes mean, in plain torch: the formula that defines it, which kernels are held to."""
+"""dequantise: a QuantTensor as a plain matrix, by the formula that defines it. The truth that kernels are held to."""
 
 import torch
 
-from models.quant.tensor import WIDE_ENCODINGS, Encoding, QuantTensor
+from models.quant.nibbles import unpack_nibbles
+from models.quant.tensor import Encoding, QuantTensor
 
 _NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -24,11 +25,11 @@ TABLES = {Encoding.NF4: _NF4, Encoding.FP4: _signed(_FP4_MAGNITUDES), Encoding.E
 _CHUNK_ELEMENTS = 1 << 22  # dequantised at a time: bounds the fp32 temporaries
 
 
-def dequantise_matrix(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
+def dequantise(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
     """[rows, columns] in `dtype`, columns in the order of the layer's inputs; computed in fp32 and rounded once."""
     rows, columns = tensor.shape
     out = torch.empty(rows, columns, dtype=dtype)
-    scales = scales_in_fp32(tensor)
+    scales = scales_fp32(tensor)
     step = max(1, _CHUNK_ELEMENTS // columns)
     for start in range(0, rows, step):
         codes = tensor.codes[start : start + step]
@@ -46,25 +47,15 @@ def dequantise_matrix(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
     return out
 
 
-def scales_in_fp32(tensor: QuantTensor) -> torch.Tensor:
+def scales_fp32(tensor: QuantTensor) -> torch.Tensor:
     """The scales as numbers; E8M0's bytes are biased exponents."""
     if tensor.scales.dtype == torch.uint8:
         return torch.exp2(tensor.scales.float() - 127)
     return tensor.scales.float()
 
 
-def unpack_nibbles(codes: torch.Tensor) -> torch.Tensor:
-    """[rows, columns / 2] -> [rows, columns] uint8: even columns from low nibbles."""
-    return torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)
-
-
-def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
-    """[rows, columns] uint8 below 16 -> [rows, columns / 2]."""
-    return codes[:, ::2] | codes[:, 1::2] << 4
-
-
 def _decode(codes: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    if encoding in WIDE_ENCODINGS:
+    if encoding in (Encoding.INT8, Encoding.FP8_E4M3):
         return codes.float()
     nibbles = unpack_nibbles(codes)
     if encoding is Encoding.INT4:

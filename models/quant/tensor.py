@@ -17,9 +17,6 @@ class Encoding(enum.Enum):
     E2M1 = enum.auto()  # OCP 4-bit float of MXFP4, two a byte
 
 
-WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # a byte a code; the others have half a byte
-
-
 class ActivationQuantization(enum.Enum):
     """What a checkpoint asks of the layer's inputs."""
 
@@ -66,8 +63,9 @@ class QuantTensor:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix."""
         rows, width = self.codes.shape
-        return rows, width if self.encoding in WIDE_ENCODINGS else 2 * width
+        return rows, width if self.encoding in (Encoding.INT8, Encoding.FP8_E4M3) else width * 2
 
     @property
     def kind(self) -> QuantKind:

@@ -15,7 +15,7 @@ from models.quant.tensor import ActivationQuantization, Encoding
 from models.registry import family_of
 from tests.helpers.checkpoints import random_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.helpers.quantised_checkpoints import (
+from tests.helpers.quantised import (
     FIXTURES,
     KINDS,
     change_quantisation,

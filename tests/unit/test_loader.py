@@ -24,7 +24,7 @@ from models.sources import ModelFiles
 from models.weights import assign
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.helpers.quantised_checkpoints import copy_of, expected_of
+from tests.helpers.quantised import copy_of, expected_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LAYER = "model.layers.1"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.errors import CheckpointError, UnsupportedModelError
-from tests.helpers.quantised_checkpoints import change_quantisation, change_tensors, copy_of, open_quantised
+from tests.helpers.quantised import change_quantisation, change_tensors, copy_of, open_quantised
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.0.mlp.down_proj"

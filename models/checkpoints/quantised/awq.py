@@ -11,7 +11,7 @@ from models.checkpoints.base import StoredTensor
 from models.checkpoints.quantised.parts import FLOATS, Part, Parts, check_divides
 from models.errors import UnsupportedModelError
 from models.hf_config import HFConfig
-from models.quant.dequantise import pack_nibbles, unpack_nibbles
+from models.quant.nibbles import pack_nibbles, unpack_nibbles
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 _FIELD_OF = (0, 4, 1, 5, 2, 6, 3, 7)

@@ -18,7 +18,7 @@ from models.checkpoints.quantised.fp8 import read_input_scale
 from models.checkpoints.quantised.groups import permute_codes, sorting_permutation
 from models.checkpoints.quantised.parts import FLOATS, Part, Parts, check_divides
 from models.hf_config import HFConfig
-from models.quant.dequantise import unpack_nibbles
+from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
 
 _ONE = ((), (1,), (1, 1))  # shapes of a single scale

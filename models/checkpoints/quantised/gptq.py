@@ -14,7 +14,7 @@ from models.checkpoints.quantised.groups import permute_codes, sorting_permutati
 from models.checkpoints.quantised.parts import FLOATS, Part, Parts, check_divides
 from models.errors import CheckpointError, UnsupportedModelError
 from models.hf_config import HFConfig
-from models.quant.dequantise import unpack_nibbles
+from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 _ENCODINGS = {4: Encoding.INT4, 8: Encoding.INT8}

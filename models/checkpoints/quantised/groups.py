@@ -3,7 +3,7 @@
 import torch
 
 from models.errors import CheckpointError
-from models.quant.dequantise import pack_nibbles, unpack_nibbles
+from models.quant.nibbles import pack_nibbles, unpack_nibbles
 
 
 def sorting_permutation(group_of: torch.Tensor, group_size: int, name: str) -> torch.Tensor | None:

@@ -6,7 +6,7 @@ import torch
 
 from models.checkpoints.base import StoredQuant, StoredTensor
 from models.errors import CheckpointError
-from models.quant.dequantise import dequantise_matrix
+from models.quant.dequantise import dequantise
 from models.quant.tensor import QuantKind, QuantTensor
 
 FLOATS = ("BF16", "F16", "F32")  # what scales are stored in
@@ -89,7 +89,7 @@ class Parts:
         """The matrix that the parts taken so far make. shape: by default [rows, columns]; may have more dimensions."""
 
         def read_dense(dtype: torch.dtype) -> torch.Tensor:
-            return dequantise_matrix(read(), dtype).view(shape)
+            return dequantise(read(), dtype).view(shape)
 
         return StoredTensor(
             f"{self.module}.weight",

@@ -1,0 +1,13 @@
+"""4-bit codes, two a byte, as all formats are brought to: even columns in low nibbles."""
+
+import torch
+
+
+def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """[..., n] uint8 -> [..., 2n] uint8, each 0..15."""
+    return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
+
+
+def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
+    """[..., 2n] uint8, each 0..15 -> [..., n] uint8, contiguous."""
+    return codes[..., 0::2] | (codes[..., 1::2] << 4)
