@@ -33,7 +33,8 @@ class StepTimes:
     """Seconds of steps that decode and verify, by rows, in bands of batch size (1, 2, 3-4, 5-8, ...).
 
     What has not been measured, or not lately, is estimated from below: at least as long as fewer rows take, and as the
-    rows' arithmetic at the speed of a prefill. So everything that could pay is tried, and then known.
+    rows' arithmetic at the speed of a prefill; between two known sizes, nearer to the line between them. So what could
+    pay well is tried, and then known.
     """
 
     def __init__(self) -> None:
@@ -77,10 +78,14 @@ class StepTimes:
         if mean is not None:
             return least + (mean.seconds - least) * _FADING ** (band.now - mean.seen_at)
         more = min((s for s in known if s > size), default=None)
-        return least if more is None else min(least, known[more].seconds)
+        if more is None or fewer is None:
+            return least if more is None else min(least, known[more].seconds)
+        share = (size - fewer) / (more - fewer)
+        between = known[fewer].seconds + share * (known[more].seconds - known[fewer].seconds)
+        return (least + max(least, between)) / 2  # half hope, half the line between what is known
 
 
 def _size(num_rows: int) -> int:
-    """Numbers of rows that are counted as one: exact up to 16, then in steps of an eighth."""
-    step = 1 << max(0, num_rows.bit_length() - 5)
+    """Numbers of rows that are counted as one: exact up to 8, then in steps of a quarter to an eighth."""
+    step = 1 << max(0, (num_rows - 1).bit_length() - 3)
     return -(-num_rows // step) * step

@@ -1,0 +1,239 @@
+"""Speculation on real models: greedy texts equal, sampled ones of one distribution, for every proposer."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import DraftSampling, EngineConfig
+from engine.engine import Engine
+from engine.local import LocalClient
+from engine.protocol import EngineRequest, RequestOutput
+from engine.runner.runner import TorchRunner
+from engine.spec.draft_model import DraftModel
+from engine.spec.draft_runner import TorchDraftRunner
+from engine.spec.ngram import NgramProposer
+from models.attention.select import select_backend
+from models.loaded import LoadedModel, TokenizerAssets
+from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.drafting import AlwaysFull
+from tests.helpers.engines import make_prompt, make_request
+
+BLOCK_SIZE = 4
+CPU = torch.device("cpu")
+NEAR_TIE = 0.05  # nats
+
+
+class Pair:
+    """A tiny target, and as its draft the same model with noise in its weights: they agree often, not always."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        target = random_model(llama_config())
+        target.save_pretrained(folder / "target")
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in target.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter += 0.08 * parameter.std() * noise if parameter.dim() == 2 else 0.0
+        target.save_pretrained(folder / "draft")
+        self.target = _loaded(folder / "target", dtype)
+        self.draft = _loaded(folder / "draft", dtype)
+
+
+def _loaded(folder: Path, dtype: torch.dtype) -> LoadedModel:
+    specs = [layer.attention for layer in load_folder(folder).spec.layers]
+    backend = select_backend(specs, dtype, CPU)[0]
+    decoder = load_folder(folder, dtype, backend)
+    return LoadedModel(
+        decoder=decoder,
+        architecture="LlamaForCausalLM",
+        dtype=dtype,
+        device=CPU,
+        vocab_size=VOCAB_SIZE,
+        max_position=256,
+        attention_specs=specs,
+        layer_groups=decoder.layer_groups,
+        attention_backend=backend,
+        weight_bytes=0,
+        tokenizer=TokenizerAssets(b"{}", None, {}, None, [2], False),
+        generation_defaults={},
+    )
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(tmp_path_factory.mktemp("fp32"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def bf16_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(tmp_path_factory.mktemp("bf16"), torch.bfloat16)
+
+
+def _client(
+    pair: Pair,
+    kind: str,
+    *,
+    max_tokens: int = 4,
+    sampling: DraftSampling = DraftSampling.GREEDY,
+    num_blocks: int = 160,
+    **options: int,
+) -> LocalClient:
+    """kind: "none", "ngram", "prediction" or "model". Drafts as long as may be, whatever they cost."""
+    options = {"max_model_len": 160, "max_num_batched_tokens": 256, "max_num_seqs": 256, **options}
+    config = EngineConfig(block_size=BLOCK_SIZE, check_invariants=num_blocks < 1000, **options)  # type: ignore[arg-type]
+    drafter = None
+    if kind == "model":
+        runner = TorchDraftRunner(
+            pair.draft,
+            num_blocks=num_blocks,
+            block_size=BLOCK_SIZE,
+            target_vocab_size=VOCAB_SIZE,
+            sampling=sampling,
+        )
+        drafter = DraftModel(runner, block_size=BLOCK_SIZE, max_len=256)
+    speculator = AlwaysFull(
+        0 if kind == "none" else max_tokens, lookups=[NgramProposer(1, 3)] if kind == "ngram" else [], drafter=drafter
+    )
+    target_runner = TorchRunner(
+        pair.target,
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        draft_probs=None if drafter is None else drafter.probabilities,
+    )
+    engine = Engine(config, target_runner, num_blocks=num_blocks, eos_token_ids=[2], speculator=speculator)
+    return LocalClient(engine)
+
+
+def _requests(kind: str, predictions: dict[str, list[int]] | None = None) -> list[EngineRequest]:
+    """Greedy and, with drafts without chance, sampled: with penalties, bias, limits and log probabilities."""
+    parameters: list[dict[str, object]] = [
+        {"temperature": 0.0},
+        {"temperature": 0.0, "logprobs": 2},
+        {"temperature": 0.0, "frequency_penalty": 0.5, "presence_penalty": 0.2, "repetition_penalty": 1.2},
+        {"temperature": 0.0, "min_tokens": 12, "logit_bias": {5: 2.0}},
+        {"temperature": 0.8, "top_p": 0.9},
+        {"temperature": 1.0, "top_k": 5, "presence_penalty": 0.5},
+        {"temperature": 0.7, "min_p": 0.1, "logprobs": 1},
+    ]
+    requests = []
+    for n, sampling in enumerate(parameters):
+        words = [token % VOCAB_SIZE for token in make_prompt(5 + n, seed=n)]
+        request = make_request(f"r{n}", words * 3, max_tokens=30, seed=n, **sampling)
+        if kind == "prediction":
+            assert predictions is not None
+            text = predictions[request.id]
+            request = EngineRequest(
+                id=request.id,
+                prompt_ids=request.prompt_ids,
+                sampling=request.sampling,
+                arrival_s=0.0,
+                prediction_ids=[*text[:9], 7, *text[10:20], *text[22:]],
+            )
+        requests.append(request)
+    return requests
+
+
+@pytest.fixture(scope="module")
+def plain(pair: Pair) -> dict[str, RequestOutput]:
+    """Each request alone and without drafts."""
+    return {r.id: _client(pair, "none").generate([r])[r.id] for r in _requests("none")}
+
+
+@pytest.mark.parametrize("kind", ["ngram", "prediction", "model"])
+@pytest.mark.parametrize(("max_tokens", "batched"), [(4, False), (1, True), (7, True)])
+def test_texts_in_fp32_are_those_without_drafts(
+    pair: Pair, plain: dict[str, RequestOutput], kind: str, max_tokens: int, batched: bool
+) -> None:
+    requests = _requests(kind, {id: output.new_ids for id, output in plain.items()})
+    client = _client(pair, kind, max_tokens=max_tokens)
+    outputs = client.generate(requests) if batched else {r.id: client.generate([r])[r.id] for r in requests}
+    assert sum(step.accepted_tokens for step in client.steps) > 0
+    assert sum(step.accepted_tokens for step in client.steps) < sum(step.draft_tokens for step in client.steps)
+    for id, output in outputs.items():
+        assert output.new_ids == plain[id].new_ids, id
+        for ours, theirs in zip(output.logprobs or [], plain[id].logprobs or [], strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_num_batched_tokens": 16, "max_num_seqs": 5}, {"long_prefill_token_threshold": 5}]
+)
+def test_drafting_with_a_model_survives_chunks(
+    pair: Pair, plain: dict[str, RequestOutput], options: dict[str, int]
+) -> None:
+    outputs = _client(pair, "model", **options).generate(_requests("model"))
+    assert {id: output.new_ids for id, output in outputs.items()} == {id: o.new_ids for id, o in plain.items()}
+
+
+@pytest.mark.parametrize("kind", ["ngram", "model"])
+def test_bf16_parts_from_the_plain_text_only_at_a_near_tie(bf16_pair: Pair, kind: str) -> None:
+    """Other numbers of rows round differently; what differs must have been undecided."""
+    requests = [
+        make_request(
+            f"r{n}",
+            [t % VOCAB_SIZE for t in make_prompt(6 + n, seed=n)] * 2,
+            max_tokens=40,
+            temperature=0.0,
+            logprobs=2,
+        )
+        for n in range(12)
+    ]
+    expected = _client(bf16_pair, "none").generate(requests)
+    outputs = _client(bf16_pair, kind).generate(requests)
+    for id, output in outputs.items():
+        logprobs = expected[id].logprobs
+        assert logprobs is not None
+        for index, (ours, theirs) in enumerate(zip(output.new_ids, expected[id].new_ids, strict=False)):
+            if ours != theirs:
+                (_, best), (second, next_best) = logprobs[index].top
+                assert ours == second, id
+                assert best - next_best <= NEAR_TIE, id
+                break
+
+
+SAMPLES = 20_000
+
+
+def _sampled_texts(pair: Pair, kind: str, sampling: DraftSampling) -> Counter[tuple[int, ...]]:
+    client = _client(pair, kind, max_tokens=2, sampling=sampling, num_blocks=2000)
+    requests = [
+        make_request(
+            f"s{n}",
+            [9, 8, 7],
+            max_tokens=4,
+            seed=n if kind == "none" else n + SAMPLES,
+            temperature=1.2,
+            top_k=3,
+            ignore_eos=True,
+        )
+        for n in range(SAMPLES)
+    ]
+    outputs = client.generate(requests)
+    if kind == "model":
+        accepted, drafted = (
+            sum(getattr(s, name) for s in client.steps) for name in ("accepted_tokens", "draft_tokens")
+        )
+        assert 0.2 * drafted < accepted < 0.95 * drafted
+    return Counter(tuple(output.new_ids) for output in outputs.values())
+
+
+def _deviation(first: Counter[tuple[int, ...]], second: Counter[tuple[int, ...]]) -> float:
+    """Two-sample chi-square in standard deviations, over texts that are not rare."""
+    cells = [key for key in first | second if first[key] + second[key] >= 20]
+    statistic = sum((first[key] - second[key]) ** 2 / (first[key] + second[key]) for key in cells)
+    return (statistic - len(cells)) / math.sqrt(2 * len(cells))
+
+
+@pytest.mark.slow
+def test_sampled_texts_have_one_distribution_with_and_without_drafts(pair: Pair) -> None:
+    """20,000 texts of four tokens each way; the second to fourth are drafted, or follow an accepted draft."""
+    plain = _sampled_texts(pair, "none", DraftSampling.SAMPLED)
+    drafted = _sampled_texts(pair, "model", DraftSampling.SAMPLED)
+    assert _deviation(plain, drafted) < 4.0
+    (commonest, _), *_ = plain.most_common(1)
+    biased = Counter({text: round(0.97 * count) for text, count in plain.items()})  # control: a bias of 3 %
+    biased[commonest] += SAMPLES - biased.total()
+    assert _deviation(drafted, biased) > 4.0
