@@ -30,7 +30,7 @@ IGNORE: To | None = None  # a tensor that carries no weights, such as a stored c
 # Pattern -> To, or several where a tensor is cut up (by their transforms). "{i}" is the layer's number, "{e}" an
 # expert's; a final ".*" covers weight, bias, scales, zeros, so that quantised checkpoints need no map of their own. The
 # first pattern that matches the whole name decides. "{e}" in the module alone says that the tensor is a stack of all
-# experts' matrices along its first dimension, of which each expert gets its own.
+# experts' matrices along its first dimension, of which each expert gets its own. It may also stand for the shard.
 Rules = Mapping[str, To | tuple[To, ...] | None]
 
 
@@ -76,12 +76,13 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 def _destination(match: re.Match[str], to: To) -> Destination:
     groups = match.groupdict()
-    module, layer = to.module, groups.get("i")
+    module, shard, layer = to.module, to.shard, groups.get("i")
     for letter in ("i", "e"):
         if groups.get(letter) is not None:
             module = module.replace(f"{{{letter}}}", groups[letter])
+            shard = shard and shard.replace(f"{{{letter}}}", groups[letter])
     parameter = to.parameter or groups.get("part") or "weight"
-    return Destination(module, parameter, to.shard, None if layer is None else int(layer), to.transform)
+    return Destination(module, parameter, shard, None if layer is None else int(layer), to.transform)
 
 
 def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple[To, ...] | None]:
@@ -100,6 +101,29 @@ def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  #
 def plus_one(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """A norm's weight where the checkpoint holds its distance from 1 (Gemma). In fp32, as norms are."""
     return tensor + 1
+
+
+def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """A vector that is one row of a parameter."""
+    return tensor.unsqueeze(0)
+
+
+def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """OPT's positions begin with two rows that nothing reads."""
+    return tensor[2:]
+
+
+def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Rows that stand as (queries that share a key head, that key head, its value head), group after group, to q, k, v.
+
+    Works on weights [rows, in], biases [rows] and packed rows alike.
+    """
+    assert layer is not None
+    spec = layer.attention
+    shared = spec.num_heads // spec.num_kv_heads
+    groups = tensor.unflatten(0, (spec.num_kv_heads, shared + 2, -1))  # [K, H / K + 2, D, ...]
+    parts = (groups[:, :shared], groups[:, shared : shared + 1], groups[:, shared + 1 :])
+    return torch.cat([part.flatten(0, 2) for part in parts])
 
 
 def unpermute_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:

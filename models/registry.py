@@ -11,6 +11,20 @@ from models.names import Rules
 from models.spec import DecoderSpec
 
 FAMILIES = {
+    "BloomForCausalLM": "models.families.bloom:FAMILY",
+    "Cohere2ForCausalLM": "models.families.cohere:COHERE2",
+    "CohereForCausalLM": "models.families.cohere:COHERE",
+    "FalconForCausalLM": "models.families.falcon:FAMILY",
+    "GPTBigCodeForCausalLM": "models.families.starcoder:FAMILY",
+    "GPTJForCausalLM": "models.families.gptj:FAMILY",
+    "GPTNeoXForCausalLM": "models.families.gpt_neox:FAMILY",
+    "Gemma2ForCausalLM": "models.families.gemma:GEMMA2",
+    "Gemma3ForCausalLM": "models.families.gemma:GEMMA3",
+    "GemmaForCausalLM": "models.families.gemma:GEMMA",
+    "MptForCausalLM": "models.families.mpt:FAMILY",
+    "OPTForCausalLM": "models.families.opt:FAMILY",
+    "StableLmForCausalLM": "models.families.stablelm:FAMILY",
+    "Starcoder2ForCausalLM": "models.families.starcoder2:FAMILY",
     "GPT2LMHeadModel": "models.families.gpt2:FAMILY",
     "Glm4ForCausalLM": "models.families.glm4:GLM4",
     "GlmForCausalLM": "models.families.glm4:GLM",

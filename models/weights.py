@@ -11,6 +11,7 @@ from models.checkpoints.base import Checkpoint, StoredTensor
 from models.decoder import Decoder
 from models.errors import CheckpointError
 from models.layers.linear import Linear
+from models.layers.qk_norm import OwnWeightsNorm
 from models.loaded import ProgressReport
 from models.names import Destination, NameMap, Rules
 from models.spec import MoESpec
@@ -127,7 +128,7 @@ def _expert_parts(
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
     """What has to be filled of a parameter: each shard of a fused layer's, else the whole."""
     module = decoder.get_submodule(parameter.rpartition(".")[0])
-    shards = module.shards if isinstance(module, Linear) else {}
+    shards = module.shards if isinstance(module, Linear | OwnWeightsNorm) else {}
     return [(parameter, shard) for shard in shards] or [(parameter, None)]
 
 
@@ -135,8 +136,8 @@ def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
     if destination.shard is None:
         return None
     module = decoder.get_submodule(destination.module)
-    assert isinstance(module, Linear), f"{destination.module} has no shards"
-    return module.rows(destination.shard)
+    assert isinstance(module, Linear | OwnWeightsNorm), f"{destination.module} has no shards"
+    return module.shards.get(destination.shard)
 
 
 def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:

@@ -11,13 +11,14 @@ from models.spec import NormSpec, QKNormScope, QKNormSpec
 
 
 class OwnWeightsNorm(nn.Module):
-    """A norm of each head with weights of its own."""
+    """A norm of each head with weights of its own; a checkpoint may hold them head by head: the shards "0", "1", ..."""
 
     def __init__(self, spec: NormSpec, num_heads: int, head_dim: int) -> None:
         super().__init__()
         assert spec.has_weight
         assert not spec.has_bias
         self.weight = empty_parameter((num_heads, head_dim), torch.float32)
+        self.shards = {str(head): (head, 1) for head in range(num_heads)}  # name -> (first row, rows)
         self._normalise = make_norm(NormSpec(spec.kind, spec.eps, has_weight=False), head_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,8 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
     The default initialisation is so small that every layer is nearly the identity, which hides errors. Weights are
     rounded to bf16, so that fp32 and bf16 runs of one checkpoint differ in their arithmetic only.
     """
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(config, attn_implementation="eager")
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(config, attn_implementation=exact_attention(config))
+    usual = 0.0 if config.model_type.startswith("gemma") else 1.0  # of norms' weights: Gemma stores them less one
     generator = torch.Generator().manual_seed(seed)
     turned = _stored_as_inputs_by_outputs(model)
     with torch.no_grad():
@@ -85,9 +86,14 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
             elif name.endswith("bias"):
                 values *= 0.3
             else:
-                values = 1.0 + 0.2 * values
+                values = usual + 0.2 * values
             parameter.copy_(values.to(torch.bfloat16))
     return model.eval()
+
+
+def exact_attention(config: PretrainedConfig) -> str:
+    """transformers' attention that computes what the model is defined by: its eager one counts Falcon's ALiBi twice."""
+    return "sdpa" if config.model_type == "falcon" else "eager"
 
 
 def _stored_as_inputs_by_outputs(model: PreTrainedModel) -> set[str]:

@@ -13,10 +13,12 @@ from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.decoder import Decoder
 from models.registry import FAMILIES
-from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, random_model
+from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.parity.classic_variants import CLASSIC_VARIANTS
 from tests.parity.variants import VARIANTS
 
+ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS
 BLOCK_SIZE = 4
 LENGTHS = (37, 9, 1, 22)
 
@@ -47,9 +49,9 @@ def backend(request: pytest.FixtureRequest) -> AttentionBackend:
     return load_backend(request.param)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=ALL_VARIANTS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: AttentionBackend) -> Pair:
-    model = random_model(VARIANTS[request.param]())
+    model = random_model(ALL_VARIANTS[request.param]())
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     prompts = random_prompts(LENGTHS)
@@ -84,7 +86,7 @@ def assert_all_close(actual: list[torch.Tensor], expected: list[torch.Tensor]) -
 
 
 def test_every_supported_architecture_has_two_variants() -> None:
-    counts = Counter(MODEL_FOR_CAUSAL_LM_MAPPING[type(make())].__name__ for make in VARIANTS.values())
+    counts = Counter(MODEL_FOR_CAUSAL_LM_MAPPING[type(make())].__name__ for make in ALL_VARIANTS.values())
 
     assert {name: counts[name] for name in FAMILIES if counts[name] < 2} == {}
 
@@ -130,7 +132,9 @@ def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
 
 def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
     ours = run_in_chunks(pair.run(torch.bfloat16), pair.prompts, chunk=max(LENGTHS))
-    rounded = type(pair.model).from_pretrained(pair.folder, dtype=torch.bfloat16, attn_implementation="eager")
+    rounded = type(pair.model).from_pretrained(
+        pair.folder, dtype=torch.bfloat16, attn_implementation=exact_attention(pair.model.config)
+    )
     theirs = [truth(rounded, prompt) for prompt in pair.prompts]
 
     wanted = torch.cat(pair.truths)

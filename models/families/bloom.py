@@ -1,0 +1,56 @@
+"""BLOOM: LayerNorm on the embeddings too, ALiBi, a plain MLP four times as wide, biases everywhere."""
+
+from models.attention.base import AttentionSpec
+from models.errors import UnsupportedModelError
+from models.hf_config import HFConfig
+from models.layers.alibi import alibi_slopes
+from models.names import To, ungroup_qkv, with_prefixes
+from models.registry import Family
+from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    if config.boolean("apply_residual_connection_post_layernorm", False):
+        raise UnsupportedModelError(f"{config.source}: apply_residual_connection_post_layernorm is not supported")
+    hidden_size = config.integer(config.first("hidden_size", "n_embed"))
+    num_heads = config.integer(config.first("n_head", "num_attention_heads"))
+    head_dim = hidden_size // num_heads
+    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5), has_bias=True)
+    layer = LayerSpec(
+        attention=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, has_alibi=True),
+        mlp=MLPSpec(4 * hidden_size, Activation.GELU_TANH, is_gated=False, has_up_bias=True, has_down_bias=True),
+        norm=norm,
+        has_qkv_bias=True,
+        has_out_bias=True,
+        alibi_slopes=alibi_slopes(num_heads),
+    )
+    return DecoderSpec(
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        max_position=config.integer("seq_length", 2048),  # what it was trained with; nothing in it ends there
+        layers=(layer,) * config.num_layers(config.first("n_layer", "num_hidden_layers")),
+        final_norm=norm,
+        embedding_norm=norm,
+        has_tied_head=config.boolean("tie_word_embeddings", True),
+    )
+
+
+NAMES = {
+    **with_prefixes(
+        ("transformer.", ""),
+        {
+            "word_embeddings.*": To("embed"),
+            "word_embeddings_layernorm.*": To("embed_norm"),
+            "h.{i}.input_layernorm.*": To("layers.{i}.attn_norm"),
+            "h.{i}.self_attention.query_key_value.*": To("layers.{i}.attn.qkv", transform=ungroup_qkv),
+            "h.{i}.self_attention.dense.*": To("layers.{i}.attn.out"),
+            "h.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm"),
+            "h.{i}.mlp.dense_h_to_4h.*": To("layers.{i}.mlp.up"),
+            "h.{i}.mlp.dense_4h_to_h.*": To("layers.{i}.mlp.down"),
+            "ln_f.*": To("norm"),
+        },
+    ),
+    "lm_head.*": To("head"),
+}
+
+FAMILY = Family(describe, NAMES, None)

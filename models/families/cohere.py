@@ -1,0 +1,58 @@
+"""Command R and R+ (Cohere), Command R7B and A (Cohere 2): both branches from one LayerNorm, side by side."""
+
+import dataclasses
+
+from models.families import llama
+from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
+from models.names import To, unpermute_head, unpermute_k, unpermute_q
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, NormKind, NormPlacement, NormSpec, QKNormScope, QKNormSpec
+
+
+def describe_cohere(config: HFConfig) -> DecoderSpec:
+    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-5))
+    qk_norm = QKNormSpec(norm, QKNormScope.HEAD_OWN_WEIGHTS) if config.boolean("use_qk_norm", False) else None
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        return dataclasses.replace(layer, norm=norm, placement=NormPlacement.PARALLEL_ONE_NORM, qk_norm=qk_norm)
+
+    return dataclasses.replace(
+        llama.describe(config, default_tied=True).map_layers(adapt),
+        final_norm=norm,
+        logit_scale=config.number("logit_scale", 0.0625),
+    )
+
+
+def describe_cohere2(config: HFConfig) -> DecoderSpec:
+    """Three of four layers have a window, and only these are told positions."""
+    spec = describe_cohere(config)
+    pattern = config.integer("sliding_window_pattern", 4)
+    windows = sliding_windows(
+        config, len(spec.layers), is_windowed=lambda index: (index + 1) % pattern != 0, default=4096
+    )
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        layer = layer.with_window(windows[index])
+        return dataclasses.replace(layer, rope=None) if windows[index] is None else layer
+
+    return spec.map_layers(adapt)
+
+
+# Rotary pairs are neighbours.
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", unpermute_q),
+    "model.layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k", unpermute_k),
+    "model.layers.{i}.self_attn.q_norm.*": To("layers.{i}.attn.q_norm", transform=unpermute_head),
+    "model.layers.{i}.self_attn.k_norm.*": To("layers.{i}.attn.k_norm", transform=unpermute_head),
+}
+
+GGUF_NAMES = {
+    **llama.GGUF_NAMES,
+    "blk.{i}.attn_q_norm.*": To("layers.{i}.attn.q_norm", transform=unpermute_head),
+    "blk.{i}.attn_k_norm.*": To("layers.{i}.attn.k_norm", transform=unpermute_head),
+}
+
+COHERE = Family(describe_cohere, NAMES, GGUF_NAMES)
+COHERE2 = Family(describe_cohere2, NAMES, GGUF_NAMES)

@@ -1,0 +1,75 @@
+"""Falcon: branches side by side from one LayerNorm (7B) or two (40B), or one after the other with ALiBi (RW)."""
+
+from models.attention.base import AttentionSpec
+from models.hf_config import HFConfig
+from models.layers.alibi import alibi_slopes
+from models.names import To, ungroup_qkv
+from models.registry import Family
+from models.rope_config import rope_spec
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    head_dim = hidden_size // num_heads
+    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5), has_bias=True)
+    has_bias = config.boolean("bias", False)
+    has_alibi = config.boolean("alibi", False)
+    layer = LayerSpec(
+        attention=AttentionSpec(
+            num_heads, _num_kv_heads(config, num_heads), head_dim, head_dim**-0.5, has_alibi=has_alibi
+        ),
+        mlp=MLPSpec(
+            intermediate_size=config.integer("ffn_hidden_size", 4 * hidden_size),
+            activation=config.activation("activation", "gelu"),
+            is_gated=False,
+            has_up_bias=has_bias,
+            has_down_bias=has_bias,
+        ),
+        norm=norm,
+        placement=_placement(config),
+        rope=None if has_alibi else rope_spec(config, head_dim),
+        has_qkv_bias=has_bias,
+        has_out_bias=has_bias,
+        # the biases are added before scores are scaled
+        alibi_slopes=alibi_slopes(num_heads, scale=head_dim**-0.5) if has_alibi else None,
+    )
+    return DecoderSpec(
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        max_position=config.integer("max_position_embeddings", 2048),
+        layers=(layer,) * config.num_layers("num_hidden_layers"),
+        final_norm=norm,
+        has_tied_head=config.boolean("tie_word_embeddings", True),
+    )
+
+
+def _num_kv_heads(config: HFConfig, num_heads: int) -> int:
+    if config.boolean("new_decoder_architecture", False):
+        return config.integer("num_kv_heads", num_heads)
+    return 1 if config.boolean("multi_query", True) else num_heads
+
+
+def _placement(config: HFConfig) -> NormPlacement:
+    is_new = config.boolean("new_decoder_architecture", False)
+    if not is_new and not config.boolean("parallel_attn", True):
+        return NormPlacement.PRE
+    num_norms = config.integer("num_ln_in_parallel_attn", 2 if is_new else 1)
+    return NormPlacement.PARALLEL if is_new and num_norms == 2 else NormPlacement.PARALLEL_ONE_NORM
+
+
+NAMES = {
+    "transformer.word_embeddings.*": To("embed"),
+    "transformer.h.{i}.input_layernorm.*": To("layers.{i}.attn_norm"),
+    "transformer.h.{i}.ln_attn.*": To("layers.{i}.attn_norm"),
+    "transformer.h.{i}.ln_mlp.*": To("layers.{i}.mlp_norm"),
+    "transformer.h.{i}.self_attention.query_key_value.*": To("layers.{i}.attn.qkv", transform=ungroup_qkv),
+    "transformer.h.{i}.self_attention.dense.*": To("layers.{i}.attn.out"),
+    "transformer.h.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm"),
+    "transformer.h.{i}.mlp.dense_h_to_4h.*": To("layers.{i}.mlp.up"),
+    "transformer.h.{i}.mlp.dense_4h_to_h.*": To("layers.{i}.mlp.down"),
+    "transformer.ln_f.*": To("norm"),
+    "lm_head.*": To("head"),
+}
+
+FAMILY = Family(describe, NAMES, None)

@@ -1,0 +1,119 @@
+"""Gemma 1, 2 and 3 (text): norms stored less one, scaled embeddings, GeGLU; from 2 on sandwich norms and windows."""
+
+import dataclasses
+
+from models.errors import UnsupportedModelError
+from models.families import llama, qwen2, qwen3
+from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
+from models.names import To, plus_one
+from models.registry import Family
+from models.rope_config import rope_spec
+from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec, RopeSpec
+
+
+def describe_gemma(config: HFConfig) -> DecoderSpec:
+    if config.boolean("use_bidirectional_attention", False):
+        raise UnsupportedModelError(
+            f"{config.source}: use_bidirectional_attention is not supported; this is no decoder"
+        )
+    spec = llama.describe(_with_activation(config), default_head_dim=256, default_tied=True)
+    return dataclasses.replace(spec, embedding_scale=spec.hidden_size**0.5)
+
+
+def describe_gemma2(config: HFConfig) -> DecoderSpec:
+    spec = describe_gemma(config)
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 2 == 0, default=4096)
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        attention = dataclasses.replace(
+            layer.attention,
+            scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
+            logit_softcap=_cap(config, "attn_logit_softcapping", 50.0),
+            sliding_window=windows[index],
+        )
+        return dataclasses.replace(layer, attention=attention, placement=NormPlacement.SANDWICH)
+
+    cap = _cap(config, "final_logit_softcapping", 30.0)
+    return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
+
+
+def describe_gemma3(config: HFConfig) -> DecoderSpec:
+    """Caps gave way to norms of q and k; layers with a window, five of six, rotate faster than the others."""
+    spec = describe_gemma(config)
+    pattern = config.integer("sliding_window_pattern", 6)
+    windows = sliding_windows(
+        config, len(spec.layers), is_windowed=lambda index: (index + 1) % pattern != 0, default=4096
+    )
+    of_window, of_all = _ropes(config, spec.layers[0].attention.head_dim)
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        attention = dataclasses.replace(
+            layer.attention,
+            scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
+            logit_softcap=_cap(config, "attn_logit_softcapping", None),
+            sliding_window=windows[index],
+        )
+        return dataclasses.replace(
+            layer,
+            attention=attention,
+            placement=NormPlacement.SANDWICH,
+            qk_norm=QKNormSpec(layer.norm),
+            rope=of_all if windows[index] is None else of_window,
+        )
+
+    cap = _cap(config, "final_logit_softcapping", None)
+    return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
+
+
+def _ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
+    """Rotations of layers with a window and of those without."""
+    of_all = rope_spec(config, head_dim, layer_type="full_attention", default_theta=1e6)
+    if config.has("rope_parameters"):
+        return rope_spec(config, head_dim, layer_type="sliding_attention", default_theta=1e4), of_all
+    local = dataclasses.replace(of_all, theta=config.number("rope_local_base_freq", 1e4), scaling=None)
+    return local, of_all
+
+
+def _with_activation(config: HFConfig) -> HFConfig:
+    """`hidden_activation`, or in its absence `hidden_act`, whose "gelu" always meant the approximation here."""
+    name = config.text(config.first("hidden_activation", "hidden_act"), "gelu_pytorch_tanh")
+    return dataclasses.replace(
+        config, fields={**config.fields, "hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name}
+    )
+
+
+def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
+    """A cap; null says that there is none, absence that it is the family's usual one."""
+    if name in config.fields:
+        return config.number(name) if config.has(name) else None
+    return default
+
+
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.input_layernorm.*": To("layers.{i}.attn_norm", transform=plus_one),
+    "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm", transform=plus_one),
+    "model.norm.*": To("norm", transform=plus_one),
+}
+
+NAMES_2 = {
+    **NAMES,
+    "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.attn_post_norm", transform=plus_one),
+    "model.layers.{i}.pre_feedforward_layernorm.*": To("layers.{i}.mlp_norm", transform=plus_one),
+    "model.layers.{i}.post_feedforward_layernorm.*": To("layers.{i}.mlp_post_norm", transform=plus_one),
+    "model.layers.{i}.self_attn.q_norm.*": To("layers.{i}.attn.q_norm", transform=plus_one),
+    "model.layers.{i}.self_attn.k_norm.*": To("layers.{i}.attn.k_norm", transform=plus_one),
+}
+
+# The converter adds the one.
+GGUF_NAMES = qwen2.GGUF_NAMES
+GGUF_NAMES_2 = {
+    **qwen3.GGUF_NAMES,
+    "blk.{i}.post_attention_norm.*": To("layers.{i}.attn_post_norm"),
+    "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),
+}
+
+GEMMA = Family(describe_gemma, NAMES, GGUF_NAMES)
+GEMMA2 = Family(describe_gemma2, NAMES_2, GGUF_NAMES_2)
+GEMMA3 = Family(describe_gemma3, NAMES_2, GGUF_NAMES_2)

@@ -1,0 +1,68 @@
+"""GPT-NeoX and Pythia: two LayerNorms for branches side by side, a quarter of each head rotated, biases everywhere."""
+
+import dataclasses
+
+from models.families import llama
+from models.hf_config import HFConfig
+from models.names import IGNORE, To, ungroup_qkv
+from models.registry import Family
+from models.rope_config import rope_spec
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-5), has_bias=True)
+    is_parallel = config.boolean("use_parallel_residual", True)
+    has_attention_bias = config.boolean("attention_bias", True)
+    mlp = MLPSpec(
+        intermediate_size=config.integer("intermediate_size"),
+        activation=config.activation("hidden_act", "gelu"),
+        is_gated=False,
+        has_up_bias=True,
+        has_down_bias=True,
+    )
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        rope = rope_spec(
+            config,
+            layer.attention.head_dim,
+            default_theta=config.number("rotary_emb_base", 10000.0),
+            default_share=config.number("rotary_pct", 0.25),
+        )
+        return dataclasses.replace(
+            layer,
+            norm=norm,
+            placement=NormPlacement.PARALLEL if is_parallel else NormPlacement.PRE,
+            rope=rope,
+            mlp=mlp,
+            has_qkv_bias=has_attention_bias,
+            has_out_bias=has_attention_bias,
+        )
+
+    spec = llama.describe(dataclasses.replace(config, fields={**config.fields, "num_key_value_heads": None}))
+    return dataclasses.replace(spec.map_layers(adapt), final_norm=norm)
+
+
+NAMES = {
+    "gpt_neox.embed_in.*": To("embed"),
+    "gpt_neox.layers.{i}.input_layernorm.*": To("layers.{i}.attn_norm"),
+    "gpt_neox.layers.{i}.attention.query_key_value.*": To("layers.{i}.attn.qkv", transform=ungroup_qkv),
+    "gpt_neox.layers.{i}.attention.dense.*": To("layers.{i}.attn.out"),
+    "gpt_neox.layers.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm"),
+    "gpt_neox.layers.{i}.mlp.dense_h_to_4h.*": To("layers.{i}.mlp.up"),
+    "gpt_neox.layers.{i}.mlp.dense_4h_to_h.*": To("layers.{i}.mlp.down"),
+    "gpt_neox.final_layer_norm.*": To("norm"),
+    "embed_out.*": To("head"),
+    "lm_head.*": To("head"),
+    "gpt_neox.layers.{i}.attention.bias": IGNORE,  # causal masks, not weights
+    "gpt_neox.layers.{i}.attention.masked_bias": IGNORE,
+    "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq": IGNORE,
+}
+
+GGUF_NAMES = {
+    **llama.GGUF_NAMES,
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),  # the converter has ungrouped them
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up"),
+}
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES)

@@ -1,0 +1,51 @@
+"""GPT-J: both branches from one LayerNorm, side by side; neighbouring rotary pairs; biases in MLP and output layer."""
+
+import dataclasses
+
+from models.errors import UnsupportedModelError
+from models.families import gpt2
+from models.hf_config import HFConfig
+from models.names import IGNORE, To, unpermute_k, unpermute_q
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, NormPlacement, RopeSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = gpt2.describe(config)
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        return dataclasses.replace(
+            layer,
+            placement=NormPlacement.PARALLEL_ONE_NORM,
+            rope=RopeSpec(config.integer("rotary_dim", layer.attention.head_dim), 10000.0),
+            has_qkv_bias=False,
+            has_out_bias=False,
+        )
+
+    if config.boolean("tie_word_embeddings", False):
+        raise UnsupportedModelError(f"{config.source}: GPT-J with tie_word_embeddings is not supported")
+    return dataclasses.replace(
+        spec.map_layers(adapt),
+        has_learned_positions=False,
+        has_tied_head=False,
+        has_head_bias=True,
+        max_position=config.integer("n_positions", 2048),
+    )
+
+
+NAMES = {
+    "transformer.wte.*": To("embed"),
+    "transformer.h.{i}.ln_1.*": To("layers.{i}.attn_norm"),
+    "transformer.h.{i}.attn.q_proj.*": To("layers.{i}.attn.qkv", "q", unpermute_q),
+    "transformer.h.{i}.attn.k_proj.*": To("layers.{i}.attn.qkv", "k", unpermute_k),
+    "transformer.h.{i}.attn.v_proj.*": To("layers.{i}.attn.qkv", "v"),
+    "transformer.h.{i}.attn.out_proj.*": To("layers.{i}.attn.out"),
+    "transformer.h.{i}.mlp.fc_in.*": To("layers.{i}.mlp.up"),
+    "transformer.h.{i}.mlp.fc_out.*": To("layers.{i}.mlp.down"),
+    "transformer.ln_f.*": To("norm"),
+    "lm_head.*": To("head"),
+    "transformer.h.{i}.attn.bias": IGNORE,  # causal masks, not weights
+    "transformer.h.{i}.attn.masked_bias": IGNORE,
+}
+
+FAMILY = Family(describe, NAMES, None)

@@ -1,0 +1,59 @@
+"""MPT: LayerNorm without biases, ALiBi, a plain MLP four times as wide, no biases at all."""
+
+from models.attention.base import AttentionSpec
+from models.errors import UnsupportedModelError
+from models.hf_config import HFConfig
+from models.layers.alibi import alibi_slopes
+from models.names import To
+from models.registry import Family
+from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    hidden_size, num_heads = config.integer("d_model"), config.integer("n_heads")
+    attention = config.section("attn_config")
+    _refuse_extras(config, attention)
+    head_dim = hidden_size // num_heads
+    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5))
+    layer = LayerSpec(
+        attention=AttentionSpec(
+            num_heads, num_heads, head_dim, attention.number("softmax_scale", head_dim**-0.5), has_alibi=True
+        ),
+        mlp=MLPSpec(config.integer("expansion_ratio", 4) * hidden_size, Activation.GELU, is_gated=False),
+        norm=norm,
+        alibi_slopes=alibi_slopes(num_heads, max_bias=attention.number("alibi_bias_max", 8.0)),
+    )
+    return DecoderSpec(
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        max_position=config.integer("max_seq_len", 2048),
+        layers=(layer,) * config.num_layers("n_layers"),
+        final_norm=norm,
+        has_tied_head=config.boolean("tie_word_embeddings", True),
+    )
+
+
+def _refuse_extras(config: HFConfig, attention: HFConfig) -> None:
+    """What configurations can ask for and transformers' own MPT does not compute."""
+    if not attention.boolean("alibi", True):
+        raise UnsupportedModelError(f"{config.source}: attn_config.alibi is false; MPT is supported with ALiBi only")
+    for name in ("qk_ln", "prefix_lm"):
+        if attention.boolean(name, False):
+            raise UnsupportedModelError(f"{config.source}: attn_config.{name} is not supported")
+    if attention.has("clip_qkv"):
+        raise UnsupportedModelError(f"{config.source}: attn_config.clip_qkv, a bound on q, k and v, is not supported")
+
+
+NAMES = {
+    "transformer.wte.*": To("embed"),
+    "transformer.blocks.{i}.norm_1.*": To("layers.{i}.attn_norm"),
+    "transformer.blocks.{i}.attn.Wqkv.*": To("layers.{i}.attn.qkv"),
+    "transformer.blocks.{i}.attn.out_proj.*": To("layers.{i}.attn.out"),
+    "transformer.blocks.{i}.norm_2.*": To("layers.{i}.mlp_norm"),
+    "transformer.blocks.{i}.ffn.up_proj.*": To("layers.{i}.mlp.up"),
+    "transformer.blocks.{i}.ffn.down_proj.*": To("layers.{i}.mlp.down"),
+    "transformer.norm_f.*": To("norm"),
+    "lm_head.*": To("head"),
+}
+
+FAMILY = Family(describe, NAMES, None)

@@ -1,0 +1,71 @@
+"""OPT: LayerNorm, learned positions that are stored from the third row on, ReLU, biases everywhere."""
+
+from models.attention.base import AttentionSpec
+from models.errors import UnsupportedModelError
+from models.hf_config import HFConfig
+from models.names import To, with_prefixes, without_first_two_rows
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    if config.integer("word_embed_proj_dim", hidden_size) != hidden_size:
+        raise UnsupportedModelError(
+            f"{config.source}: word_embed_proj_dim {config.fields['word_embed_proj_dim']} is not hidden_size "
+            f"{hidden_size}; projected embeddings (of OPT-350M alone) are not supported"
+        )
+    if not config.boolean("do_layer_norm_before", True):
+        raise UnsupportedModelError(
+            f"{config.source}: do_layer_norm_before is false (of OPT-350M alone), which is not supported"
+        )
+    head_dim = hidden_size // num_heads
+    is_affine = config.boolean("layer_norm_elementwise_affine", True)
+    norm = NormSpec(NormKind.LAYER, 1e-5, has_weight=is_affine, has_bias=is_affine)
+    has_bias = config.boolean("enable_bias", True)
+    layer = LayerSpec(
+        attention=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5),
+        mlp=MLPSpec(
+            intermediate_size=config.integer("ffn_dim"),
+            activation=config.activation("activation_function", "relu"),
+            is_gated=False,
+            has_up_bias=has_bias,
+            has_down_bias=has_bias,
+        ),
+        norm=norm,
+        has_qkv_bias=has_bias,
+        has_out_bias=has_bias,
+    )
+    has_final_norm = not config.boolean("_remove_final_layer_norm", False)
+    return DecoderSpec(
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        max_position=config.integer("max_position_embeddings", 2048),
+        layers=(layer,) * config.num_layers("num_hidden_layers"),
+        final_norm=norm if has_final_norm else None,
+        has_tied_head=config.boolean("tie_word_embeddings", True),
+        has_learned_positions=True,
+    )
+
+
+NAMES = {
+    **with_prefixes(
+        ("model.decoder.", "decoder."),
+        {
+            "embed_tokens.*": To("embed"),
+            "embed_positions.*": To("positions", transform=without_first_two_rows),
+            "layers.{i}.self_attn_layer_norm.*": To("layers.{i}.attn_norm"),
+            "layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q"),
+            "layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k"),
+            "layers.{i}.self_attn.v_proj.*": To("layers.{i}.attn.qkv", "v"),
+            "layers.{i}.self_attn.out_proj.*": To("layers.{i}.attn.out"),
+            "layers.{i}.final_layer_norm.*": To("layers.{i}.mlp_norm"),
+            "layers.{i}.fc1.*": To("layers.{i}.mlp.up"),
+            "layers.{i}.fc2.*": To("layers.{i}.mlp.down"),
+            "final_layer_norm.*": To("norm"),
+        },
+    ),
+    "lm_head.*": To("head"),
+}
+
+FAMILY = Family(describe, NAMES, None)

@@ -1,0 +1,45 @@
+"""StableLM: Llama with LayerNorm and a quarter of each head rotated; some sizes join branches or norm heads."""
+
+import dataclasses
+
+from models.families import llama, qwen2
+from models.hf_config import HFConfig
+from models.names import To, as_row
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, NormKind, NormPlacement, NormSpec, QKNormScope, QKNormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    eps = config.number("layer_norm_eps", 1e-5)
+    norm = NormSpec(NormKind.LAYER, eps, has_bias=True)
+    is_parallel = config.boolean("use_parallel_residual", False)
+    qk_norm = None
+    if config.boolean("qk_layernorm", False):
+        qk_norm = QKNormSpec(NormSpec(NormKind.LAYER, eps), QKNormScope.HEAD_OWN_WEIGHTS)
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        return dataclasses.replace(
+            layer,
+            norm=norm,
+            placement=NormPlacement.PARALLEL_ONE_NORM if is_parallel else NormPlacement.PRE,
+            has_qkv_bias=config.boolean("use_qkv_bias", False),
+            qk_norm=qk_norm,
+        )
+
+    return dataclasses.replace(llama.describe(config, default_rotary_share=0.25).map_layers(adapt), final_norm=norm)
+
+
+NAMES = {
+    **llama.NAMES,
+    # each head's norm is a tensor of its own
+    "model.layers.{i}.self_attn.q_layernorm.norms.{e}.*": To("layers.{i}.attn.q_norm", "{e}", as_row),
+    "model.layers.{i}.self_attn.k_layernorm.norms.{e}.*": To("layers.{i}.attn.k_norm", "{e}", as_row),
+}
+
+GGUF_NAMES = {
+    **qwen2.GGUF_NAMES,
+    "blk.{i}.attn_q_norm.*": To("layers.{i}.attn.q_norm"),
+    "blk.{i}.attn_k_norm.*": To("layers.{i}.attn.k_norm"),
+}
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES)

@@ -1,0 +1,37 @@
+"""StarCoder and SantaCoder (GPTBigCode): GPT-2 with one key and value head for all queries, or as many as those."""
+
+import dataclasses
+
+from models.families import gpt2
+from models.hf_config import HFConfig
+from models.names import IGNORE, To, ungroup_qkv
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    is_multi_query = config.boolean("multi_query", True)
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        num_kv_heads = 1 if is_multi_query else layer.attention.num_heads
+        attention = dataclasses.replace(layer.attention, num_kv_heads=num_kv_heads)
+        return dataclasses.replace(layer, attention=attention)
+
+    return gpt2.describe(config).map_layers(adapt)
+
+
+NAMES = {
+    "transformer.wte.*": To("embed"),
+    "transformer.wpe.*": To("positions"),
+    "transformer.h.{i}.ln_1.*": To("layers.{i}.attn_norm"),
+    "transformer.h.{i}.attn.c_attn.*": To("layers.{i}.attn.qkv", transform=ungroup_qkv),
+    "transformer.h.{i}.attn.c_proj.*": To("layers.{i}.attn.out"),
+    "transformer.h.{i}.ln_2.*": To("layers.{i}.mlp_norm"),
+    "transformer.h.{i}.mlp.c_fc.*": To("layers.{i}.mlp.up"),
+    "transformer.h.{i}.mlp.c_proj.*": To("layers.{i}.mlp.down"),
+    "transformer.ln_f.*": To("norm"),
+    "transformer.h.{i}.attn.bias": IGNORE,  # causal masks, not weights
+    "lm_head.*": To("head"),
+}
+
+FAMILY = Family(describe, NAMES, gpt2.GGUF_NAMES)

@@ -1,0 +1,41 @@
+"""StarCoder 2: LayerNorm, rotary positions, grouped queries, a window, a plain MLP, biases everywhere."""
+
+import dataclasses
+
+from models.families import llama, qwen2
+from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
+from models.names import To
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    norm = NormSpec(NormKind.LAYER, config.number("norm_epsilon", 1e-5), has_bias=True)
+    has_bias = config.boolean("use_bias", True)
+    spec = llama.describe(config, default_tied=True)
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True)
+    mlp = MLPSpec(
+        intermediate_size=config.integer("intermediate_size"),
+        activation=config.activation("hidden_act", "gelu_pytorch_tanh"),
+        is_gated=False,
+        has_up_bias=has_bias,
+        has_down_bias=has_bias,
+    )
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        layer = dataclasses.replace(layer, norm=norm, mlp=mlp, has_qkv_bias=has_bias, has_out_bias=has_bias)
+        return layer.with_window(windows[index])
+
+    return dataclasses.replace(spec.map_layers(adapt), final_norm=norm)
+
+
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.mlp.c_fc.*": To("layers.{i}.mlp.up"),
+    "model.layers.{i}.mlp.c_proj.*": To("layers.{i}.mlp.down"),
+}
+
+GGUF_NAMES = {**qwen2.GGUF_NAMES, "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up")}
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES)
