@@ -15,7 +15,7 @@ from engine.bench.config import BENCH_CONFIGS
 from engine.compute_environment import compute_environment
 from engine.config import EngineConfig
 from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
-from server.bench.config import LoadConfig
+from server.bench.config import LoadConfig, StartupConfig
 from server.option_sources import resolve
 from server.options import CONFIG_VARIABLE, OPTIONS, Option, OptionError, options_of
 
@@ -25,12 +25,14 @@ examples:
   headrace bench latency /path/to/model --batch-size 1 8
   headrace bench throughput /path/to/model --num-prompts 64
   headrace bench roofline /path/to/model
+  headrace bench startup /path/to/model
 """
 _HELP = {
     "serve": "put a load on a server that speaks the OpenAI API, this or another",
     "latency": "time prefill and decode of the engine, without HTTP",
     "throughput": "count the engine's tokens a second with all requests at once",
     "roofline": "compare each phase of the engine's steps with what the machine can do",
+    "startup": "time the phases of a server's start",
 }
 
 
@@ -56,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
-    """Run it in a process of its own: this one never loads torch.
+    """Run one that has a model, in a process of its own (startup: in many): this one never loads torch.
 
     -P: a folder named engine, where the user happens to stand, must not be taken for ours.
     """
@@ -67,6 +69,8 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
         flags["model"] = namespace.positional_model
     file = namespace.config or os.environ.get(CONFIG_VARIABLE)
     _, engine_config = resolve(flags, os.environ, Path(file) if file else None)
+    if namespace.benchmark == "startup":
+        return int(importlib.import_module("server.bench.startup").run(config, engine_config))
     job = msgspec.json.encode([engine_config, config]).decode()
     command = [sys.executable, "-P", "-m", "engine.bench", namespace.benchmark, job]
     try:
@@ -76,7 +80,8 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
 
 
 def _config_class(benchmark: str) -> type[Any]:
-    return LoadConfig if benchmark == "serve" else BENCH_CONFIGS[benchmark]
+    own = {"serve": LoadConfig, "startup": StartupConfig}
+    return own[benchmark] if benchmark in own else BENCH_CONFIGS[benchmark]
 
 
 def _engine_options() -> list[Option]:

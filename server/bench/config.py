@@ -1,4 +1,4 @@
-"""LoadConfig: every option of `headrace bench serve`. Names are those of `vllm bench serve` where it has one."""
+"""LoadConfig and StartupConfig: every option of `headrace bench serve` and `startup`, named as `vllm bench` does."""
 
 import enum
 from dataclasses import dataclass
@@ -86,3 +86,14 @@ class LoadConfig:
         group="Results",
         metavar="FILE",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StartupConfig:
+    """`headrace bench startup`: how long a server takes until it is ready, and where that time goes."""
+
+    num_iters: int = option(5, "Measured starts.", group="Benchmark", minimum=1)
+    num_iters_warmup: int = option(
+        1, "Starts before them, which compile kernels and fill caches.", group="Benchmark", minimum=0
+    )
+    json: str | None = option(None, "File for the results as JSON (default: none).", group="Benchmark", metavar="FILE")
