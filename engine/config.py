@@ -143,6 +143,15 @@ class EngineConfig:
         metavar="JSON",
     )
 
+    spec_audit_rate: float = option(
+        0.0,
+        "Share of the greedy requests with drafts that are run again without, to compare the texts; a difference "
+        "beyond rounding switches speculation off.",
+        group="Speculation",
+        minimum=0,
+        maximum=1,
+    )
+
     def __post_init__(self) -> None:
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise StartupError(

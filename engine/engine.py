@@ -8,8 +8,9 @@ import msgspec
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest
 from engine.plan import RowResult, Runner, StepPlan, StepResult
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepOutputs
+from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
 from engine.scheduler import Scheduler, SchedulerConfig
+from engine.spec.audit import Auditor
 from engine.spec.settings import AUTO_TOKENS
 from engine.spec.speculator import Speculator
 
@@ -42,6 +43,7 @@ class Engine:
             )
         )
         self._speculator = speculator or Speculator(AUTO_TOKENS)
+        self._auditor = Auditor(config.spec_audit_rate)
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
 
@@ -78,14 +80,26 @@ class Engine:
             self._speculator.observe(plan, result, time.perf_counter() - drafted_s)
         outputs, stats = self._scheduler.update(plan, result)
         outputs = self._speculator.annotate(plan, outputs)
+        outputs, verdict = self._auditor.take(outputs)
+        if verdict is AuditVerdict.DISAGREEMENT:
+            logger.error("a text that was speculated differs from its replay without drafts; speculation is off")
+            self._speculator.is_off = True
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
             self._speculator.release(sequence)
+            if (replay := self._auditor.consider(sequence, self._scheduler.num_waiting)) is not None:
+                self._scheduler.add(replay)
         if self._check_invariants:
             self._scheduler.check()
         refused, self._refused = self._refused, []
         step_s = time.perf_counter() - start_s if plan.items else 0.0
-        stats = msgspec.structs.replace(stats, step_s=step_s, **self._speculator.step_stats())
+        stats = msgspec.structs.replace(
+            stats,
+            step_s=step_s,
+            audit=verdict,
+            is_speculation_off=self._speculator.is_off,
+            **self._speculator.step_stats(),
+        )
         return StepOutputs(refused + outputs, stats)
 
     def _draft(self) -> None:

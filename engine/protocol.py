@@ -29,6 +29,14 @@ class AbortReason(enum.StrEnum):
     SHUTDOWN = "shutdown"
 
 
+class AuditVerdict(enum.StrEnum):
+    """What the replay of a speculated text without drafts has shown."""
+
+    EQUAL = "equal"
+    NEAR_TIE = "near_tie"  # the texts part where the two best tokens were all but equal
+    DISAGREEMENT = "disagreement"
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to choose a sequence's tokens, and when to stop. Stop strings are the server's: they need text.
 
@@ -93,6 +101,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     arrival_s: float  # time.monotonic() when the HTTP request came
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
+    is_replay: bool = False  # the engine's own, to audit speculation: it drafts nothing and counts nowhere
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
 
 
@@ -143,6 +152,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     draft_length: float | None = None  # mean over the decoding sequences; None in a step that only decodes in part
     estimated_speedup: float | None = None  # of this step by its drafts, as foreseen
     realised_speedup: float | None = None  # of the last steps, against decoding one by one
+    audit: AuditVerdict | None = None  # of a replay that ended in this step
+    is_speculation_off: bool = False  # for good, because of a fault
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -273,7 +273,8 @@ class Scheduler:
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
             sequence.first_scheduled_s = self._clock()
-            if self._config.enable_prefix_caching and not sequence.needs_prompt_rows:
+            is_looked_up = self._config.enable_prefix_caching and not sequence.needs_prompt_rows
+            if is_looked_up and not sequence.request.is_replay:
                 self._tally.prefix_queries += sequence.num_prompt
                 self._tally.prefix_hits += sequence.num_computed
 
@@ -287,7 +288,9 @@ class Scheduler:
                 self._take_in(item, row)
         self._end_aborted()
         outputs, self._outputs = self._outputs, []
-        stats = self._tally.to_stats(running=len(self._running), waiting=len(self._waiting), pool=self._kv.pool)
+        stats = self._tally.to_stats(
+            running=_num_requests(self._running), waiting=_num_requests(self._waiting), pool=self._kv.pool
+        )
         self._tally = StepTally()
         return outputs, stats
 
@@ -346,3 +349,8 @@ class Scheduler:
             assert sequence.num_computed == 0, sequence.id
             assert sequence.tables == sequence.draft == [], sequence.id
         self._kv.check(running)
+
+
+def _num_requests(queue: ServiceQueue) -> int:
+    """Sequences that a client waits for."""
+    return sum(not sequence.request.is_replay for sequence in queue)

@@ -20,6 +20,8 @@ class StepTally:
 
     def count_computed(self, sequence: Sequence, num_new: int) -> None:
         """Count rows computed from sequence.num_computed on, as it was before the step."""
+        if sequence.request.is_replay:
+            return
         start = sequence.num_computed
         num_known = min(num_new, max(0, max(sequence.num_prompt, sequence.num_computed_before) - start))
         self.prefill_tokens += num_known

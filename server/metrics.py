@@ -131,6 +131,17 @@ METRICS: tuple[MetricSpec, ...] = (
         "Of the last steps, against decoding one token a step.",
         lambda s: s.realised_speedup,
     ),
+    MetricSpec(
+        "spec_decode_audits_total",
+        MetricType.COUNTER,
+        "Replays without drafts (--spec-audit-rate) by what they showed: equal, near_tie, disagreement.",
+        labels=("model_name", "verdict"),
+    ),
+    _gauge(
+        "spec_decode_disabled",
+        "1 after a fault or an audit's disagreement has switched speculation off.",
+        lambda s: s.is_speculation_off,
+    ),
     _counter("engine_restarts_total", "Times that the engine process was started again."),
     MetricSpec(
         "startup_seconds",
@@ -201,6 +212,8 @@ class Metrics:
                 case MetricType.HISTOGRAM:
                     self._histograms[spec.name].observe(value)
 
+        if stats.audit is not None:
+            self._counters["spec_decode_audits_total"].labels(self._model_name, stats.audit.value).inc()
         for position, count in enumerate(stats.accepted_by_position):
             self._accepted_at(position).inc(count)
 

@@ -82,7 +82,6 @@ class Speculator:
         self._tally = _Tally()
         self._plain_s_total = self._real_s_total = 0.0
         self.is_off = False
-        self.exempt: set[str] = set()  # sequences that decode without drafts
 
     # --- before a step ------------------------------------------------------------------------------------------------
 
@@ -123,7 +122,7 @@ class Speculator:
         """What could be drafted; a draft model's tokens are not known yet, only their number."""
         proposals = []
         for sequence in running:
-            if sequence.num_pending != 1 or sequence.id in self.exempt:
+            if sequence.num_pending != 1 or sequence.request.is_replay:
                 continue
             most = min(self._max_tokens, sequence.request.sampling.max_tokens - sequence.num_output - 1)
             if most <= 0:
@@ -246,4 +245,3 @@ class Speculator:
         if self._drafter is not None:
             self._drafter.release(sequence)
         self._acceptance.release(sequence.id)
-        self.exempt.discard(sequence.id)

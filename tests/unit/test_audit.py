@@ -1,0 +1,79 @@
+"""The audit: replays of speculated texts, what counts where, and what a disagreement does."""
+
+import pytest
+
+from engine.engine import Engine
+from engine.local import LocalClient
+from engine.protocol import AuditVerdict, StepOutputs, TokenLogprobs
+from engine.spec.audit import Auditor, compare
+from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
+from tests.helpers.engines import expected_ids, make_prompt, make_request
+from tests.helpers.ledger import LedgerRunner
+
+
+def _auditing_engine() -> tuple[Engine, LedgerRunner]:
+    engine, runner = speculating_engine(AlwaysFull(4, lookups=[Oracle(0.8)]))
+    engine._auditor = Auditor(1.0)
+    return engine, runner
+
+
+def _scores(*top: tuple[int, float]) -> TokenLogprobs:
+    return TokenLogprobs(top[0][0], top[0][1], list(top))
+
+
+def test_texts_may_part_at_a_near_tie_and_nowhere_else() -> None:
+    sure = _scores((5, -0.1), (6, -3.0))
+    tie = _scores((7, -0.70), (8, -0.74))
+    assert compare([5, 7], [5, 7], [sure, tie]) is AuditVerdict.EQUAL
+    assert compare([5, 8, 1], [5, 7, 2], [sure, tie, sure]) is AuditVerdict.NEAR_TIE
+    assert compare([6, 7], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT
+    assert compare([5, 9], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT  # neither of the two
+
+
+def test_a_replay_is_seen_by_nobody_and_counted_nowhere() -> None:
+    engine, runner = _auditing_engine()
+    request = make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True)
+    client = LocalClient(engine)
+    outputs = client.generate([request])
+    assert list(outputs) == ["a"]
+    assert outputs["a"].new_ids == expected_ids(request)
+    assert [step.audit for step in client.steps if step.audit] == [AuditVerdict.EQUAL]
+    assert sum(step.prefill_tokens + step.decode_tokens for step in client.steps) < runner.num_tokens - 20
+    assert sum(step.prefix_queries for step in client.steps) == 9
+    assert max(step.running for step in client.steps) == 1
+    assert client.steps[-1].running == 0
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 1.0}, {"temperature": 0.0, "logit_bias": {3: 1.0}}])
+def test_only_what_the_raw_logits_decide_is_audited(sampling: dict[str, object]) -> None:
+    engine, _ = _auditing_engine()
+    client = LocalClient(engine)
+    client.generate([make_request("a", make_prompt(9), max_tokens=20, ignore_eos=True, **sampling)])
+    assert all(step.audit is None for step in client.steps)
+
+
+def test_a_disagreement_switches_speculation_off(caplog: pytest.LogCaptureFixture) -> None:
+    engine, runner = _auditing_engine()
+    verify = runner._verify
+    runner._verify = (
+        lambda history, sequence: (  # type: ignore[method-assign]  # a fault: what is drafted is accepted
+            [*sequence.draft, *verify(history, sequence)][: len(sequence.draft) + 1]
+        )
+    )
+    steps: list[StepOutputs] = []
+    engine.add(make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True, logprobs=2))
+    runner_row = runner._row
+    runner._row = lambda item: _with_scores(runner_row(item))  # type: ignore[method-assign]
+    while engine.has_work:
+        steps.append(engine.step())
+    assert AuditVerdict.DISAGREEMENT in [step.stats.audit for step in steps]
+    assert steps[-1].stats.is_speculation_off
+    assert "speculation is off" in caplog.text
+
+
+def _with_scores(row):  # type: ignore[no-untyped-def]
+    """A row result whose log probabilities leave no doubt."""
+    from engine.plan import RowResult
+
+    scores = [TokenLogprobs(token_id, -0.1, [(token_id, -0.1), (-1, -9.0)]) for token_id in row.token_ids]
+    return RowResult(row.token_ids, scores if row.logprobs is not None else None, row.prompt_logprobs, row.error)
