@@ -1,7 +1,7 @@
 """Rules: a declarative map from a checkpoint's tensor names to the decoder's parameters."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,6 +113,16 @@ def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> tor
     return tensor[2:]
 
 
+def joined(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """torch.cat for transforms, which are asked on the meta device for shapes alone: there torch.cat imports torch's
+    compiler, for two seconds."""
+    if parts[0].device.type != "meta":
+        return torch.cat(tuple(parts), dim)
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return torch.empty(shape, dtype=parts[0].dtype, device="meta")
+
+
 def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     """Rows that stand as (queries that share a key head, that key head, its value head), group after group, to q, k, v.
 
@@ -123,7 +133,7 @@ def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     shared = spec.num_heads // spec.num_kv_heads
     groups = tensor.unflatten(0, (spec.num_kv_heads, shared + 2, -1))  # [K, H / K + 2, D, ...]
     parts = (groups[:, :shared], groups[:, shared : shared + 1], groups[:, shared + 1 :])
-    return torch.cat([part.flatten(0, 2) for part in parts])
+    return joined([part.flatten(0, 2) for part in parts])
 
 
 def unpermute_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
@@ -153,4 +163,4 @@ def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.
     heads = tensor.unflatten(0, (num_heads, -1))  # [heads, D, ...]
     turned, kept = heads[:, : layer.rope.rotary_dim], heads[:, layer.rope.rotary_dim :]
     halves = turned.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-    return torch.cat((halves, kept), dim=1).flatten(0, 1)
+    return joined((halves, kept), dim=1).flatten(0, 1)

@@ -8,7 +8,7 @@ from models.families import llama, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
-from models.names import To
+from models.names import To, joined
 from models.registry import Family
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 
@@ -42,7 +42,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 def split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """Rows of gate and up in turn -> gate's, then up's. Rows of weights and numbers of biases alike."""
-    return torch.cat((tensor[0::2], tensor[1::2]))
+    return joined((tensor[0::2], tensor[1::2]))
 
 
 def turn_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:

@@ -10,6 +10,8 @@ import torch
 from engine.process import main
 from models.decoder import Decoder
 from models.kernels.tape import Workspace, record
+from models.names import ungroup_qkv, unpermute_q
+from types import SimpleNamespace as Fields
 from torch import nn
 
 class Tiny(Decoder):
@@ -21,6 +23,9 @@ class Tiny(Decoder):
 tiny = Tiny()
 tiny.allocate(torch.device("cpu"))
 assert tiny.weight.shape == (2, 3) and tiny.weight.device.type == "cpu"
+layer = Fields(rope=Fields(rotary_dim=4), attention=Fields(num_heads=4, num_kv_heads=2, head_dim=8))
+assert unpermute_q(torch.empty(32, 3, device="meta"), layer).shape == (32, 3)
+assert ungroup_qkv(torch.empty(64, 3, device="meta"), layer).shape == (64, 3)
 assert record(lambda: torch.empty(4, dtype=torch.int8), Workspace(), None) is not None
 print(json.dumps(sorted({"sympy", "torch._dynamo", "transformers", "matplotlib", "pandas"} & set(sys.modules))))
 """
