@@ -102,6 +102,10 @@ class Engine:
         )
         return StepOutputs(refused + outputs, stats)
 
+    def set_speculation(self, is_on: bool) -> None:
+        """Switch drafts on or off, for comparisons of the two."""
+        self._speculator.is_off = not is_on
+
     def _draft(self) -> None:
         """Let drafts be set. A fault of what proposes them ends no request, but speculation."""
         try:

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from rich.console import Console, RenderableType
 
-from engine.bench import latency, roofline, roofline_tables, throughput
-from engine.bench.config import BENCH_CONFIGS, BenchConfig, LatencyConfig, RooflineConfig, ThroughputConfig
+from engine.bench import latency, roofline, roofline_tables, speculation, throughput
+from engine.bench.config import BENCH_CONFIGS, BenchConfig, LatencyConfig, RooflineConfig, SpecConfig, ThroughputConfig
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -61,6 +61,11 @@ def _run(engine: Engine, info: EngineInfo, config: BenchConfig) -> tuple[Any, Re
         case RooflineConfig():
             lines = roofline.measure(engine, info, config)
             return lines, roofline_tables.table(lines)
+        case SpecConfig():
+            results = speculation.measure(engine, info, config)
+            if config.plot is not None:
+                speculation.write_plot(config.plot, results, config)
+            return results, speculation.table(results, config)
 
 
 def _write_json(

@@ -25,12 +25,14 @@ examples:
   headrace bench latency /path/to/model --batch-size 1 8
   headrace bench throughput /path/to/model --num-prompts 64
   headrace bench roofline /path/to/model
+  headrace bench spec /path/to/model --draft-model /path/to/small/model --plot speedup.png
   headrace bench startup /path/to/model
 """
 _HELP = {
     "serve": "put a load on a server that speaks the OpenAI API, this or another",
     "latency": "time prefill and decode of the engine, without HTTP",
     "throughput": "count the engine's tokens a second with all requests at once",
+    "spec": "compare tokens a second with and without drafts, by batch size",
     "roofline": "compare each phase of the engine's steps with what the machine can do",
     "startup": "time the phases of a server's start",
 }
