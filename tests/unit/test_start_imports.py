@@ -7,22 +7,24 @@ import sys
 _CODE = """
 import json, sys
 import torch
+from types import SimpleNamespace as Fields
 from engine.process import main
+from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
+from models.hf_config import HFConfig
 from models.kernels.tape import Workspace, record
 from models.names import ungroup_qkv, unpermute_q
-from types import SimpleNamespace as Fields
-from torch import nn
+from models.quant.none import Unquantized
+from models.registry import family_of
 
-class Tiny(Decoder):
-    def __init__(self):
-        nn.Module.__init__(self)
-        self.weight = nn.Parameter(torch.empty(2, 3, device="meta"))
-        self.ropes = []
-
-tiny = Tiny()
-tiny.allocate(torch.device("cpu"))
-assert tiny.weight.shape == (2, 3) and tiny.weight.device.type == "cpu"
+sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
+others = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "hidden_act": "silu"}
+config = HFConfig({"architectures": ["LlamaForCausalLM"], **sizes, **others, "rms_norm_eps": 1e-5}, "config.json")
+spec = family_of("LlamaForCausalLM").describe(config)
+bf16 = torch.bfloat16
+decoder = Decoder(spec, backend=ReferenceAttention(), scheme=Unquantized(bf16), dtype=bf16)
+decoder.allocate(torch.device("cpu"))
+assert {parameter.device.type for parameter in decoder.parameters()} == {"cpu"}
 layer = Fields(rope=Fields(rotary_dim=4), attention=Fields(num_heads=4, num_kv_heads=2, head_dim=8))
 assert unpermute_q(torch.empty(32, 3, device="meta"), layer).shape == (32, 3)
 assert ungroup_qkv(torch.empty(64, 3, device="meta"), layer).shape == (64, 3)
