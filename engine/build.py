@@ -25,6 +25,8 @@ from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel, TokenizerAssets
 from models.loader import load_model
+from models.quant.select import WeightOptions
+from models.quant.tensor import Encoding
 from models.sources import resolve_model
 
 ProgressReport = Callable[[str, int, int, str], None]
@@ -52,7 +54,7 @@ def build_engine(
             dtype=config.dtype.value,
             device=str(device),
             generation_config=config.generation_config,
-            keeps_quantised=config.quantization is Quantization.AUTO,
+            weights=_weight_options(config.quantization, includes_head=config.quantize_head),
             progress=report,
             on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
         )
@@ -103,7 +105,8 @@ def _load_draft(config: EngineConfig, spec: SpecSettings, target: LoadedModel, r
         dtype=str(target.dtype).removeprefix("torch."),
         device=str(target.device),
         generation_config=config.generation_config,
-        keeps_quantised=spec.draft_quantization is Quantization.AUTO,
+        # A draft is read whole for every token, and its head and embeddings are much of it.
+        weights=_weight_options(spec.draft_quantization, includes_head=True),
         progress=report,
     )
     check_draft(target, draft)
@@ -128,6 +131,20 @@ def _drafter(
 def _speculator(spec: SpecSettings, drafter: DraftModel | None) -> Speculator:
     lookups = [NgramProposer(spec.lookup_min, spec.lookup_max)] if spec.method is SpeculativeMethod.NGRAM else []
     return Speculator(spec.max_tokens, lookups=lookups, drafter=drafter)
+
+
+def _weight_options(quantization: Quantization, *, includes_head: bool) -> WeightOptions:
+    encodings = {
+        Quantization.FP8: Encoding.FP8_E4M3,
+        Quantization.INT8: Encoding.INT8,
+        Quantization.INT4: Encoding.INT4,
+        Quantization.NF4: Encoding.NF4,
+    }
+    return WeightOptions(
+        keeps_quantised=quantization is not Quantization.NONE,
+        quantise_to=encodings.get(quantization),
+        includes_head=includes_head,
+    )
 
 
 def _choose_step(config: EngineConfig, seconds_per_token: float) -> tuple[int, str]:

@@ -29,6 +29,10 @@ class DType(enum.StrEnum):
 class Quantization(enum.StrEnum):
     AUTO = "auto"
     NONE = "none"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+    NF4 = "nf4"
 
 
 class SpeculativeMethod(enum.StrEnum):
@@ -68,8 +72,13 @@ class EngineConfig:
     )
     quantization: Quantization = option(
         Quantization.AUTO,
-        "'auto' computes with quantised weights as they are where there is a kernel for them (GGUF, on a CPU, in "
-        "bfloat16); 'none' dequantises them.",
+        "'auto' keeps weights as they are stored; 'none' dequantises them; the others quantise them while they are "
+        "loaded, from dequantised ones where they are quantised otherwise.",
+        group="Model",
+    )
+    quantize_head: bool = option(
+        False,
+        "With --quantization fp8, int8, int4 or nf4: embeddings and output layer too, which else stay as stored.",
         group="Model",
     )
     threads: int | None = option(
@@ -153,6 +162,11 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.quantize_head and self.quantization in (Quantization.AUTO, Quantization.NONE):
+            raise StartupError(
+                f"--quantize-head quantises embeddings and output layer as the other weights, but --quantization is "
+                f"{self.quantization.value}; choose fp8, int8, int4 or nf4, or leave --quantize-head out"
+            )
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise StartupError(
                 f"--max-num-batched-tokens is {self.max_num_batched_tokens:,}, but each of up to "

@@ -22,7 +22,7 @@ from models.layers.linear import Linear
 from models.loaded import LoadedModel, ProgressReport, TokenizerAssets
 from models.names import Rules
 from models.quant.none import DTYPE_NAMES, Unquantized
-from models.quant.select import native_linears_refusal, use_native_linears
+from models.quant.select import Choices, WeightOptions, choose_schemes
 from models.registry import family_of
 from models.spec import DecoderSpec
 from models.weights import Assignment, assign, fill
@@ -39,16 +39,15 @@ def load_model(
     dtype: str,
     device: str,
     generation_config: str,
-    keeps_quantised: bool = True,
+    weights: WeightOptions | None = None,
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
 ) -> LoadedModel:
     """Load `files` for `device` ("cpu", "cuda").
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
-    keeps_quantised: quantised weights stay packed where there is a kernel for them, which needs bfloat16 on a CPU;
-    elsewhere, and without it, they are dequantised. progress is called with ("compile kernels", 0, 0, "") where that is
-    to be done, ("read tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B"). on_tokenizer gets
+    weights: how they are held, by default as stored. progress is called with ("compile kernels", 0, 0, "") where that
+    is to be done, ("read tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B"). on_tokenizer gets
     the tokenizer before the weights are read. Raises a ModelError that names the file or tensor; nothing large is
     allocated before all names and shapes are known to fit.
     """
@@ -72,7 +71,7 @@ def load_model(
     names = family.gguf_names if files.gguf else family.names
     assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
     decoder, weights_note = build_decoder(
-        spec, checkpoint, names, backend, torch_dtype, torch_device, progress, keeps_quantised=keeps_quantised
+        spec, checkpoint, names, backend, torch_dtype, torch_device, progress, weights
     )
     return LoadedModel(
         decoder=decoder,
@@ -110,8 +109,7 @@ def build_decoder(
     dtype: torch.dtype,
     device: torch.device,
     progress: ProgressReport,
-    *,
-    keeps_quantised: bool = True,
+    weights: WeightOptions | None = None,
 ) -> tuple[Decoder, str]:
     """A decoder on `device` with the checkpoint's weights, and a line on how they are held.
 
@@ -119,10 +117,7 @@ def build_decoder(
     """
     decoder = Decoder(spec, backend=backend, scheme=Unquantized(dtype), dtype=dtype)
     plan = assign(decoder, checkpoint, names)
-    refusal = native_linears_refusal(dtype, device)
-    num_mixed = 0
-    if refusal is None:
-        num_mixed = use_native_linears(decoder, plan, keeps_quantised=keeps_quantised)
+    choices = choose_schemes(decoder, plan, dtype, device, weights or WeightOptions())
     try:
         decoder.allocate(device)
     except torch.OutOfMemoryError:
@@ -131,7 +126,7 @@ def build_decoder(
             "free some, choose a smaller model or another --device"
         ) from None
     fill(decoder, plan, progress)
-    return decoder.eval(), _weights_note(decoder, plan, refusal, num_mixed, keeps_quantised)
+    return decoder.eval(), _weights_note(decoder, plan, choices)
 
 
 def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
@@ -147,21 +142,25 @@ def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
     return config, checkpoint
 
 
-def _weights_note(
-    decoder: Decoder, plan: Sequence[Assignment], refusal: str | None, num_mixed: int, keeps_quantised: bool
-) -> str:
+def _weights_note(decoder: Decoder, plan: Sequence[Assignment], choices: Choices) -> str:
     """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why quantised ones were not kept so."""
     held = Counter(_held_as(decoder, assignment) for assignment in plan)
     (first, count), *others = held.most_common()
     counts = ", ".join([f"{first} {count} tensors", *(f"{name} {number}" for name, number in others)])
     note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
-    stored = Counter(a.tensor.format.lower() for a in plan if a.tensor.read_packed is not None)
-    if stored and (refusal is not None or not keeps_quantised):
-        formats = ", ".join(f"{name} {number}" for name, number in stored.most_common())
-        note += f"; dequantised from {formats}: {refusal or 'as asked for'}"
-    if num_mixed:
-        note += f"; {num_mixed} fused layers dequantised, of which only some tensors have a native format"
+    if choices.made.total():
+        note += f"; quantised on load from {_listed(choices.made)}"
+    if choices.dequantised:
+        note += f"; dequantised from {_listed(choices.dequantised)}: {choices.no_keeping}"
+    if choices.widened:
+        note += f"; held wider than stored: {_listed(choices.widened)}"
+    for reason, number in choices.in_torch.items():
+        note += f"; {number} dequantised in every step by torch: {reason}"
     return note
+
+
+def _listed(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counter.most_common() if number)
 
 
 def _held_as(decoder: Decoder, assignment: Assignment) -> str:

@@ -41,6 +41,7 @@ class StoredTensor:
     read: Callable[[torch.dtype], torch.Tensor] | None
     read_packed: Callable[[], torch.Tensor] | None = None
     quantised: StoredQuant | None = None
+    packed_format: str | None = None  # of `read_packed`; None: the file's own
     part: "Callable[[int], StoredTensor] | None" = None
     read_stored: Callable[[], torch.Tensor] | None = None
 

@@ -11,6 +11,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf_codes import q3_k_as_q6_k, stored_codes
 from models.checkpoints.gguf_header import GGUFHeader, GGUFTensor, read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 
@@ -65,11 +66,15 @@ def _described(
         plain = torch.from_numpy(data).view(_PLAIN[kind]).view(shape)
         return StoredTensor(*entry, read=plain.to, part=part)
     rows = data.reshape(math.prod(shape[:-1]), -1)
+    packed = torch.from_numpy(rows)
+    is_widened = kind is GGMLQuantizationType.Q3_K
     return StoredTensor(
         *entry,
         read=lambda dtype: _dequantise(rows, shape, kind, dtype),
-        read_packed=lambda: torch.from_numpy(rows),
+        read_packed=(lambda: q3_k_as_q6_k(packed)) if is_widened else (lambda: packed),
+        packed_format="Q6_K" if is_widened else None,
         part=part,
+        quantised=stored_codes(kind, shape, packed),
     )
 
 

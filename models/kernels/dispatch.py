@@ -25,6 +25,7 @@ KERNELS = (
     Kernel("paged_attention", "attention over the paged KV cache", "cpu", _FLOATS, unavailable_reason),
     Kernel("rope_kv_write", "rotary embedding and the write to the KV cache", "cpu", _FLOATS, unavailable_reason),
     Kernel("quantized_linear", "linear layers over Q4_0 ... Q6_K weights", "cpu", _FLOATS, unavailable_reason),
+    Kernel("scaled_linear", "linear layers over int4, int8, fp8, nf4, ... weights", "cpu", _FLOATS, unavailable_reason),
     Kernel("bf16_linear", "linear layers over bf16 weights", "cpu", _FLOATS, unavailable_reason),
 )
 

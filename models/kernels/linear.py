@@ -2,19 +2,21 @@
 
 Quantised weights come as GGUF blocks and keep their format's scales; activations are then quantised to int8 on the fly,
 with a scale per row and 32 columns (layouts in cpu/codecs.h, arithmetic in cpu/quantized_linear.cpp). bf16 weights are
-multiplied in bf16 with fp32 sums (cpu/bf16_linear.cpp).
+multiplied in bf16 with fp32 sums (cpu/bf16_linear.cpp). Weights of other checkpoints are in scaled_weight.py.
 """
 
 import ctypes
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.row_input import PLAIN, RowInput
+from models.kernels.tape import Kernel
 
 
 class WeightFormat(enum.IntEnum):
@@ -31,14 +33,58 @@ class WeightFormat(enum.IntEnum):
     BF16 = 8
 
 
+class NativeWeight(Protocol):
+    """A packed matrix [rows (outputs), columns (inputs)] of any kind, and the kernel that multiplies with it.
+
+    data: uint8, owned. format, group_size: as the kernel's segments want them.
+    """
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def data(self) -> torch.Tensor: ...
+    @property
+    def format(self) -> int: ...
+    @property
+    def group_size(self) -> int: ...
+
+    def kernel(self, library: KernelLibrary) -> Kernel:
+        """The multiplication: all kernels take the same arguments, and then `call_arguments`."""
+
+    def call_arguments(self) -> tuple[int | float | None, ...]: ...
+
+    def shares_call_with(self, other: "NativeWeight") -> bool:
+        """Whether one call may multiply both with an input."""
+
+    def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """gather_rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A packed matrix [rows (outputs), columns (inputs)]. data: uint8, owned."""
+    """A packed matrix of a GGUF format or of bf16."""
 
     format: WeightFormat
     rows: int
     columns: int
     data: torch.Tensor
+    group_size: int = 0  # the format's own
+
+    def kernel(self, library: KernelLibrary) -> Kernel:
+        return library.bf16_linear if self.format == WeightFormat.BF16 else library.quantized_linear
+
+    def call_arguments(self) -> tuple[int | float | None, ...]:
+        return ()
+
+    def shares_call_with(self, other: NativeWeight) -> bool:
+        return isinstance(other, PackedWeight) and (self.format == WeightFormat.BF16) == (
+            other.format == WeightFormat.BF16
+        )
+
+    def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return gather_rows(self, ids, dtype)
 
 
 class _Segment(ctypes.Structure):
@@ -49,6 +95,7 @@ class _Segment(ctypes.Structure):
         ("rows", ctypes.c_int32),
         ("packed", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("group_size", ctypes.c_int64),
     )
 
 
@@ -96,34 +143,61 @@ def gather_rows(
     return out
 
 
-class PackedLinear:
-    """Packed matrices side by side over one input: y = [W_1 x + b_1 | W_2 x + b_2 | ...], one parallel region."""
+class _Run:
+    """Consecutive matrices of a layer that one call multiplies."""
 
     def __init__(
         self,
-        weights: Sequence[PackedWeight],
+        weights: Sequence[NativeWeight],
+        biases: Sequence[torch.Tensor | None],
+        first_output: int,
+        library: KernelLibrary,
+    ) -> None:
+        self._kept = (tuple(weights), tuple(biases))
+        self.first_output = first_output
+        self.kernel = weights[0].kernel(library)
+        self.call_arguments = weights[0].call_arguments()
+        self._segments = (_Segment * len(weights))(
+            *(
+                _Segment(
+                    *(weight.format, weight.rows, weight.data.data_ptr()),
+                    None if bias is None else bias.data_ptr(),
+                    weight.group_size,
+                )
+                for weight, bias in zip(weights, biases, strict=True)
+            )
+        )
+        self.segments = (ctypes.addressof(self._segments), len(weights))
+
+
+class PackedLinear:
+    """Packed matrices side by side over one input: y = [W_1 x + b_1 | W_2 x + b_2 | ...].
+
+    Neighbours of one kernel are multiplied in one call.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[NativeWeight],
         biases: Sequence[torch.Tensor | None] | None = None,
         *,
         library: KernelLibrary | None = None,
     ) -> None:
-        """weights: all BF16 or none. biases: one per matrix, [rows] of any float type, or None."""
+        """biases: one per matrix, [rows] of any float type, or None."""
         library = library or required_library()
-        are_bf16 = [weight.format == WeightFormat.BF16 for weight in weights]
-        assert all(are_bf16) or not any(are_bf16)
-        self._multiply = library.bf16_linear if are_bf16[0] else library.quantized_linear
         self.columns = weights[0].columns
         assert all(weight.columns == self.columns for weight in weights)
-        self.rows = sum(weight.rows for weight in weights)
-        self._weights = tuple(weights)
         given = biases or [None] * len(weights)
-        self._biases = [None if bias is None else bias.to(torch.float32).contiguous() for bias in given]
-        self._segments = (_Segment * len(weights))(
-            *(
-                _Segment(weight.format, weight.rows, weight.data.data_ptr(), None if bias is None else bias.data_ptr())
-                for weight, bias in zip(weights, self._biases, strict=True)
-            )
-        )
-        self._segments_address = ctypes.addressof(self._segments)
+        fp32_biases = [None if bias is None else bias.to(torch.float32).contiguous() for bias in given]
+        self.rows = 0
+        self._runs: list[_Run] = []
+        first = 0
+        for end in range(1, len(weights) + 1):
+            if end < len(weights) and weights[first].shares_call_with(weights[end]):
+                continue
+            self._runs.append(_Run(weights[first:end], fp32_biases[first:end], self.rows, library))
+            self.rows += sum(weight.rows for weight in weights[first:end])
+            first = end
 
     def __call__(
         self,
@@ -144,13 +218,16 @@ class PackedLinear:
         assert x.shape[1] == self.columns * (2 if prepare.is_gated else 1)
         assert x.stride(1) == 1
         assert residual is None or residual.dtype == out.dtype
-        self._multiply(
-            *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), x.shape[0], self.columns, prepare.kind),
-            None if prepare.weight is None else prepare.weight.data_ptr(),
-            None if prepare.bias is None else prepare.bias.data_ptr(),
-            *(prepare.eps, self._segments_address, len(self._segments)),
-            *(out.data_ptr(), out.dtype == torch.bfloat16, out.stride(0)),
-            None if residual is None else residual.data_ptr(),
-            0 if residual is None else residual.stride(0),
-        )
+        for run in self._runs:
+            offset = run.first_output * out.element_size()
+            run.kernel(
+                *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), x.shape[0], self.columns, prepare.kind),
+                None if prepare.weight is None else prepare.weight.data_ptr(),
+                None if prepare.bias is None else prepare.bias.data_ptr(),
+                *(prepare.eps, *run.segments),
+                *(out.data_ptr() + offset, out.dtype == torch.bfloat16, out.stride(0)),
+                None if residual is None else residual.data_ptr() + offset,
+                0 if residual is None else residual.stride(0),
+                *run.call_arguments,
+            )
         return out

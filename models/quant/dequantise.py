@@ -3,7 +3,7 @@
 import torch
 
 from models.quant.nibbles import unpack_nibbles
-from models.quant.tensor import Encoding, QuantTensor
+from models.quant.tensor import WIDE_ENCODINGS, Encoding, QuantTensor
 
 _NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -20,7 +20,12 @@ def _signed(magnitudes: tuple[float, ...]) -> tuple[float, ...]:
 
 
 # Code -> number, of the encodings that are tables.
-TABLES = {Encoding.NF4: _NF4, Encoding.FP4: _signed(_FP4_MAGNITUDES), Encoding.E2M1: _signed(_E2M1_MAGNITUDES)}
+TABLES = {
+    Encoding.NF4: _NF4,
+    Encoding.FP4: _signed(_FP4_MAGNITUDES),
+    Encoding.E2M1: _signed(_E2M1_MAGNITUDES),
+    Encoding.IQ4_NL: (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
+}
 
 _CHUNK_ELEMENTS = 1 << 22  # dequantised at a time: bounds the fp32 temporaries
 
@@ -28,12 +33,12 @@ _CHUNK_ELEMENTS = 1 << 22  # dequantised at a time: bounds the fp32 temporaries
 def dequantise(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
     """[rows, columns] in `dtype`, columns in the order of the layer's inputs; computed in fp32 and rounded once."""
     rows, columns = tensor.shape
-    out = torch.empty(rows, columns, dtype=dtype)
+    out = torch.empty(rows, columns, dtype=dtype, device=tensor.codes.device)
     scales = scales_fp32(tensor)
     step = max(1, _CHUNK_ELEMENTS // columns)
     for start in range(0, rows, step):
         codes = tensor.codes[start : start + step]
-        groups = torch.arange(start, start + len(codes)) // tensor.row_group
+        groups = torch.arange(start, start + len(codes), device=codes.device) // tensor.row_group
         values = _decode(codes, tensor.encoding)
         if tensor.zeros is not None:
             values -= _over_columns(tensor.zeros[groups].float(), tensor)
@@ -48,19 +53,19 @@ def dequantise(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def scales_fp32(tensor: QuantTensor) -> torch.Tensor:
-    """The scales as numbers; E8M0's bytes are biased exponents."""
+    """The scales as numbers; E8M0's bytes are the exponents of fp32."""
     if tensor.scales.dtype == torch.uint8:
-        return torch.exp2(tensor.scales.float() - 127)
+        return (tensor.scales.to(torch.int32) << 23).view(torch.float32)
     return tensor.scales.float()
 
 
 def _decode(codes: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    if encoding in (Encoding.INT8, Encoding.FP8_E4M3):
+    if encoding in WIDE_ENCODINGS:
         return codes.float()
     nibbles = unpack_nibbles(codes)
     if encoding is Encoding.INT4:
         return nibbles.float()
-    return torch.tensor(TABLES[encoding])[nibbles.int()]
+    return torch.tensor(TABLES[encoding], dtype=torch.float32, device=codes.device)[nibbles.int()]
 
 
 def _over_columns(per_group: torch.Tensor, tensor: QuantTensor) -> torch.Tensor:

@@ -7,8 +7,10 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.kernels.arena import HugePageArena
-from models.kernels.linear import PackedLinear, PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.linear import NativeWeight, PackedLinear, WeightFormat, pack_weight
+from models.kernels.scaled_weight import pack_quantised
 from models.quant.base import ParameterSpec, Rearrange
+from models.quant.held import Quantised
 
 if TYPE_CHECKING:
     from models.layers.embedding import Embedding
@@ -26,31 +28,42 @@ class Packed:
     name = "packed"
     bias_dtype = torch.float32
 
-    def __init__(self, formats: Mapping[str | None, WeightFormat], arena: HugePageArena) -> None:
-        """formats: of each shard in the order of their rows, or of the whole layer (None); all BF16 or none.
+    def __init__(self, formats: Mapping[str | None, WeightFormat | Quantised], arena: HugePageArena) -> None:
+        """formats: of each shard in the order of their rows, or of the whole layer (None).
 
         arena: where the packed weights go, shared by the model's layers.
         """
         self._arena = arena
         self._formats = dict(formats)
-        self._weights: dict[str | None, PackedWeight] = {}
+        self._weights: dict[str | None, NativeWeight] = {}
         self._multiply: PackedLinear | None = None
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()
 
     def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
-        weight_format = self._formats[shard]
-        if weight_format is WeightFormat.BF16:
+        packed = self._packed(self._formats[shard], layer, shard, tensor, rearrange)
+        layer.register_buffer(f"packed_{shard or 'weight'}", packed.data, persistent=False)
+        self._weights[shard] = packed
+
+    def _packed(
+        self,
+        held: WeightFormat | Quantised,
+        layer: "Linear",
+        shard: str | None,
+        tensor: StoredTensor,
+        rearrange: Rearrange,
+    ) -> NativeWeight:
+        if isinstance(held, Quantised):
+            return pack_quantised(held.take(tensor, rearrange), arena=self._arena)
+        if held is WeightFormat.BF16:
             assert tensor.read is not None
             raw = tensor.read(torch.bfloat16)
         else:
             assert tensor.read_packed is not None
             raw = tensor.read_packed()
         rows = layer.rows(shard)[1]
-        packed = pack_weight(weight_format, rearrange(raw).contiguous(), rows, layer.in_features, arena=self._arena)
-        layer.register_buffer(f"packed_{shard or 'weight'}", packed.data, persistent=False)
-        self._weights[shard] = packed
+        return pack_weight(held, rearrange(raw).contiguous(), rows, layer.in_features, arena=self._arena)
 
     def finish(self, layer: "Linear") -> None:
         biases = None
@@ -71,7 +84,8 @@ class Packed:
         return self._multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
 
     def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
-        return gather_rows(self._weights[None], ids, torch.float32)
+        return self._weights[None].look_up(ids, torch.float32)
 
     def format_of(self, shard: str | None) -> str:
-        return self._formats[shard if shard in self._formats else None].name.lower()
+        held = self._formats[shard if shard in self._formats else None]
+        return held.name if isinstance(held, Quantised) else held.name.lower()

@@ -1,7 +1,8 @@
 """Choice of each linear layer's scheme, from what the checkpoint holds for it and from what this machine can do."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,12 +11,42 @@ from models.decoder import Decoder
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
 from models.kernels.linear import WeightFormat
+from models.kernels.scaled_weight import scaled_refusal
 from models.layers.embedding import Embedding
 from models.layers.linear import Linear
+from models.quant.codes import Codes
+from models.quant.held import Quantised
 from models.quant.packed import Packed
+from models.quant.quantise import kind_on_load
+from models.quant.tensor import Encoding
 from models.weights import Assignment
 
 _BF16_COLUMNS = 16  # the bf16 kernel takes multiples of
+
+
+@dataclass(frozen=True, slots=True)
+class WeightOptions:
+    """How weights are to be held: as they are stored, where something can compute with that, and else in the dtype.
+
+    keeps_quantised: False dequantises all. quantise_to: what linear layers become instead; embeddings and output layer
+    only with `includes_head`.
+    """
+
+    keeps_quantised: bool = True
+    quantise_to: Encoding | None = None
+    includes_head: bool = False
+
+
+@dataclass(slots=True)
+class Choices:
+    """What was chosen that the operator should know. Counted are tensors, by the format in which they are stored."""
+
+    refusal: str | None  # why nothing is native
+    no_keeping: str  # why what is dequantised is so
+    made: Counter[str] = field(default_factory=Counter)  # quantised on load
+    in_torch: Counter[str] = field(default_factory=Counter)  # codes without a kernel, by the reason
+    dequantised: Counter[str] = field(default_factory=Counter)
+    widened: Counter[str] = field(default_factory=Counter)  # into a format of more bits with the same numbers
 
 
 def native_linears_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
@@ -29,39 +60,76 @@ def native_linears_refusal(dtype: torch.dtype, device: torch.device) -> str | No
     return None
 
 
-def use_native_linears(decoder: Decoder, plan: Sequence[Assignment], *, keeps_quantised: bool) -> int:
-    """Give every linear layer that a native kernel can serve its packed scheme; the others keep theirs.
-
-    keeps_quantised: weights that the checkpoint holds in a format with a kernel stay in it; else they become bf16, like
-    all others. Returns how many layers are dequantised because only some of their shards have such a format.
-    """
+def choose_schemes(
+    decoder: Decoder, plan: Sequence[Assignment], dtype: torch.dtype, device: torch.device, options: WeightOptions
+) -> Choices:
+    """Give every linear layer the scheme for what it will hold; the unquantised ones without a kernel keep theirs."""
     stored: dict[str, dict[str | None, StoredTensor]] = defaultdict(dict)
     for assignment in plan:
         if assignment.destination.parameter == "weight":
             stored[assignment.destination.module][assignment.destination.shard] = assignment.tensor
-    # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2 in
-    # bf16: 2.3e-4 -> 6.0e-4 nats a token) and save no time.
-    decoder.residual_dtype = torch.float32
-    num_mixed = 0
+    refusal = native_linears_refusal(dtype, device)
+    asked = "there is no kernel for them" if options.keeps_quantised else "as asked for"
+    choices = Choices(refusal, refusal or asked)
+    if choices.refusal is None:
+        # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
+        # in bf16: 2.3e-4 -> 6.0e-4 nats a token) and save no time.
+        decoder.residual_dtype = torch.float32
     arena = HugePageArena()
     for name, layer in decoder.named_modules():  # once each, so that a tied head counts as the embedding that it is
         if not isinstance(layer, Linear):
             continue
-        formats = _native_formats(stored[name]) if keeps_quantised else {}
-        shards: list[str | None] = [None] if None in stored[name] else list(layer.shards)
-        is_multiplied = not isinstance(layer, Embedding) or layer is decoder.head
-        if len(formats) == len(shards):
-            layer.store_as(Packed({shard: formats[shard] for shard in shards}, arena))
-        elif is_multiplied and layer.in_features % _BF16_COLUMNS == 0:
-            layer.store_as(Packed(dict.fromkeys(shards, WeightFormat.BF16), arena))
-        num_mixed += 0 < len(formats) < len(shards)
-    return num_mixed
+        tensors = {shard: stored[name][shard] for shard in ([None] if None in stored[name] else layer.shards)}
+        held = {shard: _held(decoder, layer, tensor, options) for shard, tensor in tensors.items()}
+        reason = choices.refusal or _native_refusal(decoder, layer, list(held.values()))
+        if reason is None:
+            formats = {shard: WeightFormat.BF16 if kept is None else kept for shard, kept in held.items()}
+            layer.store_as(Packed(formats, arena))
+        elif any(isinstance(kept, Quantised) for kept in held.values()):
+            codes = {shard: kept if isinstance(kept, Quantised) else None for shard, kept in held.items()}
+            layer.store_as(Codes(codes, dtype, device))
+            choices.in_torch[reason] += sum(kept is not None for kept in codes.values())
+        for shard, tensor in tensors.items():
+            _count(choices, tensor, held[shard], is_native=reason is None)
+    return choices
 
 
-def _native_formats(tensors: Mapping[str | None, StoredTensor]) -> dict[str | None, WeightFormat]:
-    """The formats of those tensors that a kernel takes as they are."""
-    return {
-        shard: WeightFormat[tensor.format]
-        for shard, tensor in tensors.items()
-        if tensor.read_packed is not None and tensor.format in WeightFormat.__members__
-    }
+def _held(
+    decoder: Decoder, layer: Linear, tensor: StoredTensor, options: WeightOptions
+) -> WeightFormat | Quantised | None:
+    """What a weight stays or becomes if the machine can compute with it; None is dense."""
+    is_inner = not isinstance(layer, Embedding) and layer is not decoder.head
+    quantise_to, stored = options.quantise_to, tensor.quantised
+    if quantise_to is not None and (is_inner or options.includes_head):
+        if stored is None or stored.kind.encoding is not quantise_to:
+            return Quantised(kind_on_load(quantise_to, layer.in_features), layer.in_features, is_made=True)
+    elif not options.keeps_quantised:
+        return None
+    if stored is not None:
+        return Quantised(stored.kind, layer.in_features)
+    packed_format = tensor.packed_format or tensor.format
+    is_known = tensor.read_packed is not None and packed_format in WeightFormat.__members__
+    return WeightFormat[packed_format] if is_known else None
+
+
+def _native_refusal(decoder: Decoder, layer: Linear, held: Sequence[WeightFormat | Quantised | None]) -> str | None:
+    """Why the kernels do not take the layer, whose weights are `held`, or None if they do."""
+    for kept in held:
+        if isinstance(kept, Quantised) and (reason := scaled_refusal(kept.kind, layer.in_features)):
+            return reason
+    if None in held:
+        if isinstance(layer, Embedding) and layer is not decoder.head:
+            return "rows are only looked up"
+        if layer.in_features % _BF16_COLUMNS:
+            return f"{layer.in_features} columns are no multiple of {_BF16_COLUMNS}"
+    return None
+
+
+def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantised | None, *, is_native: bool) -> None:
+    name = tensor.format.lower()
+    if isinstance(kept, Quantised):
+        choices.made[name] += kept.is_made
+    elif (tensor.read_packed or tensor.quantised) and not (is_native and kept is not None):
+        choices.dequantised[name] += 1
+    elif tensor.packed_format is not None:
+        choices.widened[f"{name} as {tensor.packed_format.lower()}"] += 1

@@ -1,9 +1,13 @@
 """QuantTensor: a quantised matrix as checkpoints of every kind are read, before a scheme packs it for its kernels."""
 
+import dataclasses
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+from models.errors import UnsupportedModelError
 
 
 class Encoding(enum.Enum):
@@ -15,6 +19,10 @@ class Encoding(enum.Enum):
     NF4 = enum.auto()  # index into QLoRA's table of 16 quantiles (Dettmers et al. 2023, appendix E), two a byte
     FP4 = enum.auto()  # bitsandbytes' 4-bit float, an index into its table of 16, two a byte
     E2M1 = enum.auto()  # OCP 4-bit float of MXFP4, two a byte
+    IQ4_NL = enum.auto()  # index into GGUF's table of 16 integers, two a byte
+
+
+WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # a byte a code; the others have half a byte
 
 
 class ActivationQuantization(enum.Enum):
@@ -65,9 +73,35 @@ class QuantTensor:
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of the matrix."""
         rows, width = self.codes.shape
-        return rows, width if self.encoding in (Encoding.INT8, Encoding.FP8_E4M3) else width * 2
+        return rows, width if self.encoding in WIDE_ENCODINGS else width * 2
 
     @property
     def kind(self) -> QuantKind:
         has_zeros = self.zeros is not None
         return QuantKind(self.encoding, self.group_size, self.row_group, has_zeros, self.activation)
+
+
+def rearranged_rows(quantised: QuantTensor, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> QuantTensor:
+    """The matrix with its rows moved as `rearrange` moves those of any tensor; each row keeps its scales.
+
+    Raises UnsupportedModelError if `rearrange` does something else, such as transpose.
+    """
+    rows = quantised.shape[0]
+    before = torch.arange(rows)[:, None]
+    after = rearrange(before)
+    if after.shape != before.shape:
+        raise UnsupportedModelError(
+            "this architecture stores its matrices transposed, which is not supported for quantised ones; "
+            "use an unquantised version of the model"
+        )
+    if torch.equal(after, before):
+        return quantised
+    order = after[:, 0].to(quantised.codes.device)
+    groups = order // quantised.row_group
+    return dataclasses.replace(
+        quantised,
+        codes=quantised.codes.view(torch.uint8)[order].view(quantised.codes.dtype),  # float8 takes no index
+        scales=quantised.scales[groups],
+        zeros=None if quantised.zeros is None else quantised.zeros[groups],
+        row_group=1,
+    )

@@ -25,6 +25,7 @@ from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.decoder import Decoder
 from models.hf_config import read_json_config
 from models.loader import build_decoder
+from models.quant.select import WeightOptions
 from models.registry import family_of
 
 VOCAB_SIZE = 128
@@ -104,7 +105,22 @@ def _stored_as_inputs_by_outputs(model: PreTrainedModel) -> set[str]:
     return names
 
 
-def load_folder(folder: Path, dtype: torch.dtype = torch.float32, backend: AttentionBackend | None = None) -> Decoder:
+def load_folder(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    backend: AttentionBackend | None = None,
+    weights: WeightOptions | None = None,
+) -> Decoder:
+    return load_folder_with_note(folder, dtype, backend, weights)[0]
+
+
+def load_folder_with_note(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    backend: AttentionBackend | None = None,
+    weights: WeightOptions | None = None,
+) -> tuple[Decoder, str]:
+    """The decoder, and the line for the operator on how its weights are held."""
     config = read_json_config(folder / "config.json")
     family = family_of(config.architecture())
     return build_decoder(
@@ -115,7 +131,8 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, backend: Atten
         dtype,
         torch.device("cpu"),
         lambda *_: None,
-    )[0]
+        weights,
+    )
 
 
 def load_gguf(
@@ -125,15 +142,14 @@ def load_gguf(
     *,
     keeps_quantised: bool = True,
 ) -> Decoder:
-    return load_gguf_with_note(paths, dtype, backend, keeps_quantised=keeps_quantised)[0]
+    return load_gguf_with_note(paths, dtype, backend, WeightOptions(keeps_quantised=keeps_quantised))[0]
 
 
 def load_gguf_with_note(
     paths: list[Path],
     dtype: torch.dtype = torch.float32,
     backend: AttentionBackend | None = None,
-    *,
-    keeps_quantised: bool = True,
+    weights: WeightOptions | None = None,
 ) -> tuple[Decoder, str]:
     """The decoder, and the line for the operator on how its weights are held."""
     checkpoint = GGUFCheckpoint(paths)
@@ -147,7 +163,7 @@ def load_gguf_with_note(
         dtype,
         torch.device("cpu"),
         lambda *_: None,
-        keeps_quantised=keeps_quantised,
+        weights,
     )
 
 

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from models.kernels.cpu.library import kernel_library
 from models.loaded import LoadedModel
 from models.loader import load_model
+from models.quant.select import WeightOptions
 from models.sources import ModelFiles
 from models.wheel_models import find_cached
 from tests.helpers.paged import PagedRun, PagedSequence
@@ -34,7 +35,7 @@ def load(*, keeps_quantised: bool) -> LoadedModel:
         dtype="auto",
         device="cpu",
         generation_config="auto",
-        keeps_quantised=keeps_quantised,
+        weights=WeightOptions(keeps_quantised=keeps_quantised),
         progress=lambda *_: None,
     )
 

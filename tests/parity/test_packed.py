@@ -23,7 +23,7 @@ from models.layers.linear import Linear
 from models.layers.prologue import AS_IS
 from models.quant.none import Unquantized
 from models.quant.packed import Packed
-from models.quant.select import use_native_linears
+from models.quant.select import WeightOptions, choose_schemes
 from models.registry import family_of
 from models.weights import assign, fill
 from tests.helpers.checkpoints import (
@@ -93,7 +93,11 @@ MIXES = {
     "llama-with-a-shard-in-f16": Mix(
         lambda: llama_config(**EVEN),
         by_ends(Kind.Q8_0, k_proj=Kind.F16, down_proj=Kind.F16),
-        {"layers.0.attn.qkv": ["bf16"] * 3, "layers.0.mlp.down": ["bf16"], "layers.0.mlp.gate_up": ["q8_0", "q8_0"]},
+        {
+            "layers.0.attn.qkv": ["q8_0", "bf16", "q8_0"],
+            "layers.0.mlp.down": ["bf16"],
+            "layers.0.mlp.gate_up": ["q8_0", "q8_0"],
+        },
     ),
 }
 
@@ -127,7 +131,7 @@ def packed_in_fp32(path: Path) -> Decoder:
     dtype = torch.float32
     decoder = Decoder(family.describe(config), backend=ReferenceAttention(), scheme=Unquantized(dtype), dtype=dtype)
     plan = assign(decoder, checkpoint, family.gguf_names)
-    use_native_linears(decoder, plan, keeps_quantised=True)
+    choose_schemes(decoder, plan, torch.bfloat16, CPU, WeightOptions())
     decoder.allocate(CPU)
     fill(decoder, plan, lambda *_: None)
     return decoder
@@ -144,16 +148,20 @@ class LayerErrors:
                 self._watch(name, layer, linears(plain)[name], rounds_rows)
 
     def _watch(self, name: str, layer: Linear, plain: Linear, rounds_rows: bool) -> None:
-        is_bf16 = layer.scheme.format_of(next(iter(layer.shards), None)) == "bf16"
-        rounded = _as_bf16 if is_bf16 else _as_int8
-        weight = _as_bf16(plain.weight) if is_bf16 else plain.weight
+        def product(rows: torch.Tensor, shard: str | None) -> torch.Tensor:
+            is_bf16 = layer.scheme.format_of(shard) == "bf16"
+            rounded = _as_bf16 if is_bf16 else _as_int8
+            weight = plain.weight.narrow(0, *layer.rows(shard))
+            return F.linear(rounded(rows) if rounds_rows else rows, _as_bf16(weight) if is_bf16 else weight)
+
         expected: list[torch.Tensor] = []
 
         def before(_: Linear, args: tuple, kwargs: dict) -> None:
             x, prologue = (*args, AS_IS)[:2]
             rows = prologue(x)
             residual = kwargs.get("residual")
-            y = F.linear(rounded(rows) if rounds_rows else rows, weight, plain.bias)
+            y = torch.cat([product(rows, shard) for shard in layer.shards or [None]], dim=-1)
+            y = y if plain.bias is None else y + plain.bias
             expected.append(y if residual is None else residual + y)
 
         def after(_: Linear, args: tuple, kwargs: dict, output: torch.Tensor) -> None:  # noqa: ARG001

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import Device, EngineConfig, SchedulingPolicy
+from engine.errors import StartupError
 from server.config import LogLevel, ServerConfig
 from server.option_sources import resolve
 from server.options import OPTIONS, OTHER_VARIABLES, OptionError, options_of
@@ -173,3 +174,9 @@ def test_every_variable_that_the_code_reads_is_known() -> None:
         if not name.startswith("HEADRACE_SERVICE")  # Kubernetes's
     }
     assert {name: path for name, path in used.items() if name not in known} == {}
+
+
+@pytest.mark.parametrize("quantization", ["auto", "none"])
+def test_head_is_quantised_only_with_the_other_weights(quantization: str) -> None:
+    with pytest.raises(StartupError, match=f"--quantization is {quantization}; choose fp8"):
+        resolve({"quantize_head": "true", "quantization": quantization}, {}, None)

@@ -11,6 +11,7 @@ from models.decoder import Decoder
 from models.kernels.cpu.library import kernel_library
 from models.layers.linear import Linear
 from models.quant import select
+from models.quant.select import WeightOptions
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf_with_note, random_model, write_gguf
 
 needs_kernels = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
@@ -47,18 +48,20 @@ def gguf(folder: Path, kind: Kind | Callable[[str], Kind], **changes: object) ->
 def test_note_says_what_is_held_and_why(tmp_path: Path, dtype: torch.dtype, keeps_quantised: bool, note: str) -> None:
     paths = gguf(tmp_path, Kind.Q8_0)
 
-    assert load_gguf_with_note(paths, dtype, keeps_quantised=keeps_quantised)[1] == note
+    options = WeightOptions(keeps_quantised=keeps_quantised)
+
+    assert load_gguf_with_note(paths, dtype, weights=options)[1] == note
 
 
 @needs_kernels
-def test_fused_layers_of_which_a_part_has_no_kernel_are_dequantised_and_counted(tmp_path: Path) -> None:
+def test_each_part_of_a_fused_layer_is_held_as_it_is_stored(tmp_path: Path) -> None:
     paths = gguf(tmp_path, lambda name: Kind.F16 if "k_proj" in name else Kind.Q4_0)
 
     decoder, note = load_gguf_with_note(paths, torch.bfloat16)
 
-    assert held(decoder)["layers.0.attn.qkv"] == {"packed", "bf16"}
+    assert held(decoder)["layers.0.attn.qkv"] == {"packed", "bf16", "q4_0"}
     assert held(decoder)["layers.0.attn.out"] == {"packed", "q4_0"}
-    assert note.endswith("; 2 fused layers dequantised, of which only some tensors have a native format")
+    assert note == "Weights: 0.00 GiB: q4_0 14 tensors, f32 5, bf16 2"
 
 
 @needs_kernels

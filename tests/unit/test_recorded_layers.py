@@ -12,6 +12,8 @@ from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.kernels.cpu.library import kernel_library
+from models.quant.select import WeightOptions
+from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 
@@ -40,8 +42,10 @@ STEPS = [
 class TwoRuns:
     """The same steps as ever and recorded, each on KV tensors of its own."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, backend: AttentionBackend) -> None:
-        decoder = load_folder(folder, dtype, backend)
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, backend: AttentionBackend, quantise_to: Encoding | None = None
+    ) -> None:
+        decoder = load_folder(folder, dtype, backend, WeightOptions(quantise_to=quantise_to))
         self.plain, other = PagedRun(decoder, backend), PagedRun(decoder, backend)
         library = kernel_library()
         assert library is not None
@@ -67,8 +71,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_recorded_steps_equal_those_that_run_as_ever(folder: Path) -> None:
-    runs = TwoRuns(folder, torch.bfloat16, CpuAttention())
+@pytest.mark.parametrize("quantise_to", [None, Encoding.INT4, Encoding.FP8_E4M3])
+def test_recorded_steps_equal_those_that_run_as_ever(folder: Path, quantise_to: Encoding | None) -> None:
+    runs = TwoRuns(folder, torch.bfloat16, CpuAttention(), quantise_to)
 
     for counts in STEPS:
         plain, recorded = runs.step(counts)

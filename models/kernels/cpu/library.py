@@ -45,6 +45,11 @@ class KernelLibrary:
         self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")
         self.bf16_gather_rows = self._bind("hr_bf16_gather_rows", "plplp")
         self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
+        self.scaled_packed_bytes = self._bind("hr_scaled_packed_bytes", "illl", ctypes.c_int64)
+        self.scaled_pack = self._bind("hr_scaled_pack", "ippplllp")
+        self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplp")
+        self.quantise = self._bind("hr_quantise", "pillilpp")
+        self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
 
         self.replay = self._bind("hr_replay", "pl")
 

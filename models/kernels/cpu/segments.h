@@ -7,10 +7,11 @@
 
 // One matrix; its outputs follow those of the segment before.
 struct hr_segment {
-  int32_t format;  // Format of codecs.h; not looked at by the bf16 kernels
+  int32_t format;  // Format of codecs.h or the word of a ScaledFormat; not looked at by the bf16 kernels
   int32_t rows;
   const uint8_t* packed;
-  const float* bias;  // [rows] or null
+  const float* bias;   // [rows] or null
+  int64_t group_size;  // columns that share a scale, of scaled codes only
 };
 
 namespace hr {

@@ -235,6 +235,10 @@ HR_INLINE float half_to_float(uint16_t h) {
 HR_INLINE F32x16 load_half(const uint16_t* source) {
 #if defined(__AVX512F__)
   return F32x16{{(NativeF)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)))}};
+#elif defined(__F16C__)
+  F32x16 v;
+  HR_EACH(v.r[i] = (NativeF)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + 8 * i))))
+  return v;
 #else
   float lanes[16];
   for (int i = 0; i < 16; ++i) lanes[i] = half_to_float(source[i]);

@@ -1,0 +1,153 @@
+"""ScaledWeight: a matrix of one code a weight with scales beside them, packed for the native kernels (C++).
+
+Layouts are in cpu/scaled_codes.h, the arithmetic in cpu/scaled_linear.cpp. Codes, scales and zeros stay those of the
+checkpoint, so that a row looked up is the format's value exactly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from models.kernels.arena import HugePageArena
+from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
+from models.kernels.linear import NativeWeight
+from models.kernels.tape import Kernel
+from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
+
+# In the order of Code, ScaleType and Rounding in the C++ source.
+_CODES = (
+    Encoding.INT4,
+    Encoding.E2M1,
+    Encoding.IQ4_NL,
+    Encoding.INT8,
+    Encoding.FP8_E4M3,
+    Encoding.NF4,
+    Encoding.FP4,
+)
+_INTEGERS = _CODES[:4]
+_SCALES = (torch.float16, torch.bfloat16, torch.float32, torch.uint8)
+_ROUNDINGS = (
+    ActivationQuantization.NONE,
+    ActivationQuantization.DYNAMIC_PER_TOKEN,
+    ActivationQuantization.STATIC,
+    ActivationQuantization.DYNAMIC_PER_GROUP,
+)
+_OFFSET = {Encoding.INT4: 8}  # what the kernel takes from a code anyway, less which zeros are stored
+_STEP = 32  # columns
+
+
+def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
+    """Why the kernels do not take a matrix of that kind and width, or None if they do."""
+    if columns % 16:
+        return f"{columns} columns are no multiple of 16"
+    if kind.group_size < columns and kind.group_size % _STEP:
+        return f"groups of {kind.group_size} columns are no multiple of {_STEP}"
+    if kind.activation is not ActivationQuantization.NONE and kind.encoding not in WIDE_ENCODINGS:
+        return f"rows are not rounded to {kind.encoding.name}"
+    if kind.activation is ActivationQuantization.DYNAMIC_PER_GROUP and kind.encoding in _INTEGERS:
+        return f"rows are not rounded to {kind.encoding.name} by groups"
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaledWeight:
+    """A packed QuantTensor. permutation: [columns] int32, the input's columns in the order of the codes', or None."""
+
+    encoding: Encoding
+    format: int  # the word of a ScaledFormat
+    rows: int
+    columns: int
+    group_size: int
+    data: torch.Tensor
+    permutation: torch.Tensor | None
+    activation: ActivationQuantization
+    input_scale: float
+
+    def kernel(self, library: KernelLibrary) -> Kernel:
+        return library.scaled_linear
+
+    def call_arguments(self) -> tuple[int | float | None, ...]:
+        permutation = None if self.permutation is None else self.permutation.data_ptr()
+        return permutation, _ROUNDINGS.index(self.activation), self.input_scale
+
+    def shares_call_with(self, other: NativeWeight) -> bool:
+        return (
+            isinstance(other, ScaledWeight)
+            and (self.encoding in _INTEGERS) == (other.encoding in _INTEGERS)
+            and (self.activation, self.input_scale) == (other.activation, other.input_scale)
+            and (self.activation is not ActivationQuantization.DYNAMIC_PER_GROUP or self.group_size == other.group_size)
+            and (
+                other.permutation is None
+                if self.permutation is None
+                else other.permutation is not None and torch.equal(self.permutation, other.permutation)
+            )
+        )
+
+    def look_up(self, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None) -> torch.Tensor:
+        """Dequantised rows `ids` ([T] int64, within the matrix): [T, columns]."""
+        assert self.permutation is None, "embeddings are not permuted"
+        out = torch.empty(len(ids), self.columns)
+        (library or required_library()).scaled_gather_rows(
+            *(self.format, self.data.data_ptr(), self.columns, self.group_size),
+            *(ids.data_ptr(), len(ids), out.data_ptr()),
+        )
+        return out.to(dtype)
+
+
+def pack_quantised(
+    quantised: QuantTensor, *, arena: HugePageArena | None = None, library: KernelLibrary | None = None
+) -> ScaledWeight:
+    """The packed form of a matrix that `scaled_refusal` lets pass; `quantised` is not kept.
+
+    arena: where the packed bytes go; memory of their own without one.
+    """
+    library = library or required_library()
+    encoding = quantised.encoding
+    rows, columns = quantised.shape
+    scales = _for_each_row(quantised.scales, quantised.row_group, rows)
+    zeros = quantised.zeros
+    if zeros is not None:
+        centred = zeros.to(torch.int16) - _OFFSET.get(encoding, 0)
+        zeros = _for_each_row(centred.to(torch.int8), quantised.row_group, rows)
+    codes = quantised.codes.view(torch.uint8).contiguous()
+    word = _CODES.index(encoding) | _SCALES.index(scales.dtype) << 8 | (zeros is not None) << 16
+    geometry = (rows, columns, quantised.group_size)
+    size = library.scaled_packed_bytes(word, *geometry)
+    data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
+    zeros_address = None if zeros is None else zeros.data_ptr()
+    library.scaled_pack(word, codes.data_ptr(), scales.data_ptr(), zeros_address, *geometry, data.data_ptr())
+    permutation = None if quantised.permutation is None else quantised.permutation.to(torch.int32).contiguous()
+    input_scale = 1.0 if quantised.input_scale is None else quantised.input_scale
+    return ScaledWeight(encoding, word, *geometry, data, permutation, quantised.activation, input_scale)
+
+
+def quantise_natively(
+    weight: torch.Tensor, encoding: Encoding, group_size: int, *, library: KernelLibrary | None = None
+) -> QuantTensor | None:
+    """`quantise_matrix` for INT4 without zero points and for NF4, or None where the kernel does not take the matrix."""
+    library = library or kernel_library()
+    rows, columns = weight.shape
+    if (
+        library is None
+        or encoding not in (Encoding.INT4, Encoding.NF4)
+        or weight.dtype not in (torch.bfloat16, torch.float32)
+        or weight.device.type != "cpu"
+        or columns % 16
+        or group_size % 16
+    ):
+        return None
+    weight = weight.contiguous()
+    codes = torch.empty(rows, columns // 2, dtype=torch.uint8)
+    scales = torch.empty(rows, -(-columns // group_size), dtype=torch.float16)
+    library.quantise(
+        *(weight.data_ptr(), weight.dtype == torch.bfloat16, rows, columns),
+        *(_CODES.index(encoding), group_size, codes.data_ptr(), scales.data_ptr()),
+    )
+    return QuantTensor(encoding, codes, scales, None, group_size)
+
+
+def _for_each_row(values: torch.Tensor, row_group: int, rows: int) -> torch.Tensor:
+    """[rows / row_group, groups] -> [rows, groups], contiguous."""
+    if row_group > 1:
+        values = values.repeat_interleave(row_group, 0)[:rows]
+    return values.contiguous()

@@ -1,0 +1,37 @@
+"""round_rows: what a quantised layer's checkpoint asks of the rows that it multiplies, in plain torch."""
+
+import torch
+
+from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor
+
+FP8_MAX = 448.0
+INT8_MAX = 127.0
+
+
+def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
+    """x [T, columns] rounded to the weights' own 8-bit type, or x where only weights are quantised."""
+    match weight.activation:
+        case ActivationQuantization.NONE:
+            return x
+        case ActivationQuantization.STATIC:
+            assert weight.input_scale is not None
+            return _rounded(x.to(torch.float32), torch.tensor(weight.input_scale, device=x.device), weight).to(x.dtype)
+        case ActivationQuantization.DYNAMIC_PER_TOKEN:
+            wide = x.to(torch.float32)
+            return _rounded(wide, _scale(wide, weight), weight).to(x.dtype)
+        case ActivationQuantization.DYNAMIC_PER_GROUP:
+            columns, size = x.shape[-1], weight.group_size
+            wide = torch.nn.functional.pad(x.to(torch.float32), (0, -columns % size)).unflatten(-1, (-1, size))
+            return _rounded(wide, _scale(wide, weight), weight).flatten(-2)[..., :columns].to(x.dtype)
+
+
+def _scale(values: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
+    largest = FP8_MAX if weight.encoding is Encoding.FP8_E4M3 else INT8_MAX
+    return values.abs().amax(-1, keepdim=True) / largest
+
+
+def _rounded(values: torch.Tensor, scale: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
+    codes = values / torch.where(scale > 0, scale, 1.0)
+    if weight.encoding is Encoding.FP8_E4M3:
+        return codes.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(torch.float32) * scale
+    return codes.round().clamp(-INT8_MAX - 1, INT8_MAX) * scale

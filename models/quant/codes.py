@@ -1,0 +1,99 @@
+"""Linear layers over quantised weights in plain torch: codes are held packed, and dequantised in every call."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from models.checkpoints.base import StoredTensor
+from models.quant.activations import round_rows
+from models.quant.base import ParameterSpec, Rearrange
+from models.quant.dequantise import dequantise
+from models.quant.held import Quantised
+from models.quant.none import DTYPE_NAMES
+from models.quant.tensor import QuantTensor
+
+if TYPE_CHECKING:
+    from models.layers.embedding import Embedding
+    from models.layers.linear import Linear
+    from models.layers.prologue import Prologue
+
+_TENSORS = ("codes", "scales", "zeros", "permutation")
+
+
+class Codes:
+    """Holds the weights of one layer; not shared. Runs on every device; slow, but the memory is what the bits promise.
+
+    The tensors are buffers of the layer, so that torch knows of them.
+    """
+
+    name = "codes"
+
+    def __init__(self, held: Mapping[str | None, Quantised | None], dtype: torch.dtype, device: torch.device) -> None:
+        """held: for each shard in the order of their rows, or for the whole layer (None); None is dense in `dtype`."""
+        self.dtype = self.bias_dtype = dtype
+        self._device = device
+        self._held = dict(held)
+        self._weights: dict[str | None, QuantTensor | torch.Tensor] = {}
+
+    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
+        return ()
+
+    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+        held = self._held[shard]
+        if held is None:
+            assert tensor.read is not None
+            dense = rearrange(tensor.read(self.dtype)).to(self._device)
+            layer.register_buffer(f"dense_{shard or 'weight'}", dense, persistent=False)
+            self._weights[shard] = dense
+            return
+        quantised = held.take(tensor, rearrange)
+        tensors = {name: value for name in _TENSORS if (value := getattr(quantised, name)) is not None}
+        tensors = {name: value.to(self._device) for name, value in tensors.items()}
+        for name, value in tensors.items():
+            layer.register_buffer(f"{name}_{shard or 'weight'}", value, persistent=False)
+        self._weights[shard] = dataclasses.replace(quantised, **tensors)
+
+    def finish(self, layer: "Linear") -> None:
+        """Nothing to repack."""
+
+    def apply(
+        self,
+        x: torch.Tensor,
+        layer: "Linear",
+        prologue: "Prologue",
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        rows = prologue(x).to(self.dtype)
+        y = torch.cat([self._multiply(rows, self._weights[shard]) for shard in self._held], dim=-1)
+        if layer.bias is not None:
+            y += layer.bias
+        if residual is not None:
+            y = residual.add_(y)
+        return y if out_dtype is None else y.to(out_dtype)
+
+    def _multiply(self, rows: torch.Tensor, weight: QuantTensor | torch.Tensor) -> torch.Tensor:
+        if isinstance(weight, torch.Tensor):
+            return F.linear(rows, weight)
+        return F.linear(round_rows(rows, weight), dequantise(weight, self.dtype))
+
+    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
+        weight = self._weights[None]
+        if isinstance(weight, torch.Tensor):
+            return F.embedding(ids, weight)
+        groups = ids // weight.row_group
+        rows = dataclasses.replace(
+            weight,
+            codes=weight.codes.view(torch.uint8)[ids].view(weight.codes.dtype),
+            scales=weight.scales[groups],
+            zeros=None if weight.zeros is None else weight.zeros[groups],
+            row_group=1,
+        )
+        return dequantise(rows, self.dtype)
+
+    def format_of(self, shard: str | None) -> str:
+        held = self._held[shard if shard in self._held else None]
+        return DTYPE_NAMES[self.dtype] if held is None else held.name

@@ -1,0 +1,48 @@
+"""The native quantiser against the one in torch."""
+
+import pytest
+import torch
+
+from models.kernels.cpu.library import KernelLibrary
+from models.kernels.scaled_weight import quantise_natively
+from models.quant import quantise
+from models.quant.dequantise import dequantise
+from models.quant.tensor import Encoding
+from tests.helpers.random_quantised import relative_error
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.NF4])
+@pytest.mark.parametrize(("rows", "columns", "group_size"), [(1, 16, 32), (37, 352, 128), (64, 576, 32), (3, 4864, 64)])
+def test_native_codes_and_scales_are_those_of_torch(
+    kernels: KernelLibrary,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    encoding: Encoding,
+    rows: int,
+    columns: int,
+    group_size: int,
+) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.02
+    weight[0, :16] = 0
+    weight[-1, -1] = 1e-6  # a scale below fp16's normal numbers where it stands alone
+    weight = weight.to(dtype)
+    monkeypatch.setattr(quantise, "quantise_natively", lambda *_: None)
+    wanted = quantise.quantise_matrix(weight, encoding, group_size)
+
+    got = quantise_natively(weight, encoding, wanted.group_size, library=kernels)
+
+    assert got is not None
+    # Sums are taken in another order, so that of two clippings of nearly the same error either may be chosen.
+    are_near = torch.isclose(got.scales.float(), wanted.scales.float(), rtol=2e-3)
+    assert are_near.float().mean() > 0.98
+    assert (got.codes != wanted.codes).float().mean() < 2e-2
+    dense = [dequantise(each, torch.float32) for each in (got, wanted)]
+    errors = [relative_error(each, weight.float()) for each in dense]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-2)
+
+
+def test_what_the_kernel_does_not_take_is_left_to_torch(kernels: KernelLibrary) -> None:
+    assert quantise_natively(torch.zeros(2, 40), Encoding.INT4, 32, library=kernels) is None
+    assert quantise_natively(torch.zeros(2, 64), Encoding.INT8, 32, library=kernels) is None
+    assert quantise_natively(torch.zeros(2, 64, dtype=torch.float64), Encoding.INT4, 32, library=kernels) is None
