@@ -50,16 +50,19 @@ class Case:
         draft = target + rng.normal(size=(V, V)) * 0.5
         if name == "mask":
             target[:, 2] = -np.inf
-        self.p = self._distributions(target)
-        self.q = self._distributions(draft)
-        self.exact = np.stack([self._exact(target, prefix) for prefix in self.prefixes])
+        # Prefixes with the same last token (and, for penalties, the same tokens) have one distribution.
+        key_of = [(*(sorted(ids) if name == "penalties" else ()), *ids[-1:]) for ids in self.prefixes]
+        examples = list(dict(zip(key_of, self.prefixes, strict=True)).values())
+        number = {key: index for index, key in enumerate(dict.fromkeys(key_of))}
+        rows = torch.tensor([number[key] for key in key_of])
+        self.p = self._distributions(target, examples)[rows]
+        self.q = self._distributions(draft, examples)[rows]
+        self.exact = np.stack([self._exact(target, prefix) for prefix in examples])[rows.numpy()]
 
-    def _distributions(self, logits_after: np.ndarray) -> torch.Tensor:
-        logits = torch.tensor(np.stack([logits_after[[*PROMPT, *ids][-1]] for ids in self.prefixes]), dtype=torch.float)
+    def _distributions(self, logits_after: np.ndarray, prefixes: list[list[int]]) -> torch.Tensor:
+        logits = torch.tensor(np.stack([logits_after[[*PROMPT, *ids][-1]] for ids in prefixes]), dtype=torch.float)
         request = EngineRequest(id="a", prompt_ids=PROMPT, sampling=self.params, arrival_s=0.0)
-        rows = [
-            LogitsRow(Sequence(request, 0, list(PROMPT), len(PROMPT), draft=ids), len(ids)) for ids in self.prefixes
-        ]
+        rows = [LogitsRow(Sequence(request, 0, list(PROMPT), len(PROMPT), draft=ids), len(ids)) for ids in prefixes]
         LogitEditor([]).edit(logits, rows)
         return probabilities(logits, rows)
 
@@ -172,8 +175,9 @@ def _verify_drawn(case: Case, *, redraws: bool = False) -> float:
     drafts = case.best_drafts()
     p = case.p[torch.from_numpy(case.rows_along(drafts[:1])[0])]  # [k + 1, V]
     drawn = np.stack([draw(row.expand(N, V), torch.from_numpy(rng.random(N))).numpy() for row in p], axis=1)
-    outcomes, outcome_of = np.unique(drawn, axis=0, return_inverse=True)
-    num_accepted = np.array([agreeing_prefix(drafts[0].tolist(), ids) for ids in outcomes.tolist()])[outcome_of]
+    _, examples, outcome_of = np.unique(case.rows_along(drawn)[:, -1], return_index=True, return_inverse=True)
+    accepted = [agreeing_prefix(drafts[0].tolist(), ids) for ids in drawn[examples].tolist()]
+    num_accepted = np.array(accepted)[outcome_of]
     if redraws:
         drawn = np.stack([draw(row.expand(N, V), torch.from_numpy(rng.random(N))).numpy() for row in p], axis=1)
     return case.deviation(drafts, num_accepted, drawn[np.arange(N), num_accepted])
