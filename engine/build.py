@@ -124,7 +124,11 @@ def _drafter(
         sampling=spec.draft_sampling,
     )
     return DraftModel(
-        runner, block_size=block_size, max_len=draft.max_position, kv_group=full_attention_group(target) or 0
+        runner,
+        block_size=block_size,
+        max_len=draft.max_position,
+        kv_group=full_attention_group(target) or 0,
+        relative_size=draft.weight_bytes / target.weight_bytes,
     )
 
 

@@ -8,6 +8,7 @@ block's digest, so that prefix hits and preemption spare the draft what they spa
 The draft computes nothing for a sequence until it is to draft for it; then it catches up with the context first.
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -55,16 +56,20 @@ class DraftModel:
     The same mapping for life: the sampler, which verifies against it, holds it too.
     """
 
-    def __init__(self, runner: DraftRunner, *, block_size: int, max_len: int, kv_group: int = 0) -> None:
-        """max_len: most tokens of the draft model's context. kv_group: of the target's, whose blocks are shared."""
+    def __init__(
+        self, runner: DraftRunner, *, block_size: int, max_len: int, kv_group: int = 0, relative_size: float = 0.0
+    ) -> None:
+        """max_len: most tokens of the draft model's context. kv_group: of the target's, whose blocks are shared.
+        relative_size: bytes of the draft's weights over the target's."""
         self._runner = runner
         self._block_size = block_size
         self._max_len = max_len
         self._kv_group = kv_group
+        self.relative_size = relative_size
         self._shadows: dict[str, _Shadow] = {}
         self._digests: dict[int, bytes] = {}  # of blocks that the draft has computed whole
         self.probabilities: dict[str, torch.Tensor] = {}
-        self.num_passes = 0
+        self.seconds_per_pass: float | None = None
 
     def begin_step(self) -> None:
         """Forget the last step's drafts, which have been verified or dropped."""
@@ -73,7 +78,6 @@ class DraftModel:
     def draft(self, lengths: list[tuple[Sequence, int]], spare_tokens: int) -> list[list[int]]:
         """The drafts of these sequences, at most as long as asked for; see Drafter. The blocks of each cover its tokens
         and its draft."""
-        self.num_passes = 0
         ready: list[tuple[_Shadow, int]] = []
         for target, length in lengths:
             shadow = self._synced(target)
@@ -82,7 +86,9 @@ class DraftModel:
             spare_tokens -= self._catch_up(shadow, spare_tokens)
             if shadow.sequence.num_pending <= _MAX_LAG:
                 ready.append((shadow, length))
-        self._run_passes(ready)
+        start_s = time.perf_counter()
+        num_passes = self._run_passes(ready)
+        self.seconds_per_pass = (time.perf_counter() - start_s) / num_passes if num_passes else None
         drafts = {shadow.sequence.id: shadow.sequence.draft for shadow, _ in ready}
         for shadow, _ in ready:
             shadow.fed = shadow.sequence.draft[:-1]  # the last one has only been proposed
@@ -155,21 +161,23 @@ class DraftModel:
         self._run([PlanItem(sequence, num_new, num_draft=0, needs_logits=False)])
         return num_new
 
-    def _run_passes(self, ready: list[tuple[_Shadow, int]]) -> None:
-        """One token a sequence and pass, until each has its length."""
+    def _run_passes(self, ready: list[tuple[_Shadow, int]]) -> int:
+        """One token a sequence and pass, until each has its length; returns the number of passes."""
+        num_passes = 0
         distributions: dict[str, list[torch.Tensor]] = {}
         drafting = [shadow.sequence for shadow, _ in ready]
         lengths = {shadow.sequence.id: length for shadow, length in ready}
         while drafting:
             items = [PlanItem(s, s.num_pending, num_draft=0, needs_logits=True) for s in drafting]
             token_ids, probabilities = self._run(items)
-            self.num_passes += 1
+            num_passes += 1
             for sequence, token_id, q in zip(drafting, token_ids, probabilities, strict=True):
                 sequence.draft.append(token_id)
                 if q is not None:
                     distributions.setdefault(sequence.id, []).append(q)
             drafting = [s for s in drafting if len(s.draft) < lengths[s.id]]
         self.probabilities.update({id: torch.stack(rows) for id, rows in distributions.items()})
+        return num_passes
 
     def _run(self, items: list[PlanItem]) -> tuple[list[int], list[torch.Tensor | None]]:
         for item in items:

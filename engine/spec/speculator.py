@@ -31,8 +31,12 @@ class Drafter(Protocol):
         as `spare_tokens` went."""
 
     @property
-    def num_passes(self) -> int:
-        """Forward passes that the last `draft` took, those that caught up not counted."""
+    def relative_size(self) -> float:
+        """Bytes that a pass reads, over those of the target."""
+
+    @property
+    def seconds_per_pass(self) -> float | None:
+        """Of the last `draft`, catching up not counted; None if nothing was drafted."""
 
     def release(self, sequence: Sequence) -> None: ...
 
@@ -116,6 +120,7 @@ class Speculator:
             self._run_drafter(scheduler, modelled, spare)
         if not any(choice.lengths):
             self._acceptance.observe_idle_step()
+            self._pass_times.age()
         self._draft_s = time.perf_counter() - start_s
 
     def _propose(self, running: list[Sequence]) -> list[tuple[Sequence, Proposal]]:
@@ -150,6 +155,7 @@ class Speculator:
     ) -> Choice:
         decoding = sum(sequence.num_pending == 1 for sequence in running)
         num_pending = sum(sequence.num_pending for sequence in running)
+        step_s = self._step_estimate(len(running), num_pending)
         return choose_lengths(
             [
                 Candidate(
@@ -160,21 +166,25 @@ class Speculator:
             ],
             num_decoding=decoding,
             row_budget=max(0, max_num_batched_tokens - num_pending),
-            step_s=self._step_estimate(len(running), num_pending),
-            pass_s=lambda n: self._pass_times.estimate(n, n),
+            step_s=step_s,
+            pass_s=lambda num_drafting: self._pass_estimate(num_drafting, step_s(0)),
         )
+
+    def _pass_estimate(self, num_drafting: int, plain_s: float) -> float:
+        """Seconds of a pass of the draft model; until it has been measured, its share of the model's size tells."""
+        if self._pass_times.knows(num_drafting, num_drafting):
+            return self._pass_times.estimate(num_drafting, num_drafting)
+        return plain_s * (0.0 if self._drafter is None else self._drafter.relative_size)
 
     def _step_estimate(self, num_sequences: int, num_rows: int) -> Callable[[int], float]:
         return lambda num_drafted: self._times.estimate(num_sequences, num_rows + num_drafted)
 
     def _run_drafter(self, scheduler: DraftScheduler, lengths: list[tuple[Sequence, int]], spare: int) -> None:
         assert self._drafter is not None
-        start_s = time.perf_counter()
         drafts = self._drafter.draft(lengths, spare)
-        seconds = time.perf_counter() - start_s
         num_drafting = sum(bool(token_ids) for token_ids in drafts)
-        if num_drafting == len(lengths) and self._drafter.num_passes:  # else the time is that of catching up
-            self._pass_times.observe(num_drafting, num_drafting, seconds / self._drafter.num_passes)
+        if (seconds := self._drafter.seconds_per_pass) is not None:
+            self._pass_times.observe(num_drafting, num_drafting, seconds)
         for (sequence, _), token_ids in zip(lengths, drafts, strict=True):
             if token_ids:
                 self._set(scheduler, sequence, Source.DRAFT_MODEL, token_ids)

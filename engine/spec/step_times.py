@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+_SURE = 3  # measurements from which on they are averaged
 _RATE = 0.1  # weight of a new measurement, once there are ten
 _OUTLIER = 3.0  # times the mean: more is a pause of the machine, not the step
 _FADING = 0.998  # of a mean's weight, for each measurement of another size in its band
@@ -14,8 +15,8 @@ class _Mean:
     seen_at: int = 0
 
     def add(self, seconds: float, now: int) -> None:
-        if self.count == 0:
-            self.seconds = min(self.seconds, seconds)
+        if self.count < _SURE:
+            self.seconds = min(self.seconds, seconds)  # what disturbs a measurement makes it longer
         else:
             rate = max(_RATE, 1 / (self.count + 1))
             self.seconds += rate * (min(seconds, _OUTLIER * self.seconds) - self.seconds)
@@ -51,6 +52,11 @@ class StepTimes:
             band.means[size] = _Mean(seconds, seen_at=band.now)
         else:
             mean.add(seconds, band.now)
+
+    def age(self) -> None:
+        """A step went by in which nothing was measured; what is known fades."""
+        for band in self._bands.values():
+            band.now += 1
 
     def observe_prefill(self, num_rows: int, seconds: float) -> None:
         """A step with many rows."""
