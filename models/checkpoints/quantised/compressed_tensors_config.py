@@ -151,13 +151,14 @@ def _block(weights: HFConfig) -> tuple[int, int]:
 
 
 def _check_pattern(target: str, source: str) -> None:
+    if not target.startswith("re:"):
+        return
     try:
         re.compile(target.removeprefix("re:"))
     except (re.error, RecursionError):
-        if target.startswith("re:"):
-            raise CheckpointError(
-                f"{source}: target {target!r} is no regular expression; fetch the checkpoint's own configuration again"
-            ) from None
+        raise CheckpointError(
+            f"{source}: target {target!r} is no regular expression; fetch the checkpoint's own configuration again"
+        ) from None
 
 
 def _strategy(weights: HFConfig) -> Strategy:
