@@ -93,7 +93,9 @@ def build_engine(
         eos_token_ids=model.tokenizer.eos_token_ids,
         speculator=_speculator(spec, drafter),
     )
-    return engine, _describe(config, model, groups, budget, reason)
+    info = _describe(config, model, groups, budget, reason)
+    info.notes.extend(_describe_speculation(spec, draft))
+    return engine, info
 
 
 def _load_draft(config: EngineConfig, spec: SpecSettings, target: LoadedModel, report: ProgressReport) -> LoadedModel:
@@ -171,6 +173,16 @@ def _choose_device(wanted: Device) -> torch.device:
             "with nvidia-smi, or use --device cpu"
         )
     return torch.device(wanted.value)
+
+
+def _describe_speculation(spec: SpecSettings, draft: LoadedModel | None) -> list[str]:
+    """A line for the operator, where drafts were asked for."""
+    if spec.method is SpeculativeMethod.NONE:
+        return []
+    source = f"prompt lookup of {spec.lookup_min} to {spec.lookup_max} tokens"
+    if draft is not None:
+        source = f"{spec.draft_model} ({format_bytes(draft.weight_bytes)}), {spec.draft_sampling.value} drafts"
+    return [f"Speculation: {source}, up to {spec.max_tokens} tokens, as many as pay"]
 
 
 def _describe(

@@ -198,7 +198,9 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, budget: int) -> int:
         """How many of the pending tokens to compute in this step."""
         threshold = self._config.long_prefill_token_threshold
-        return min(sequence.num_pending, budget, threshold or budget)
+        if threshold == 0 or sequence.draft:  # only a sequence that has caught up drafts: there is nothing to prefill
+            return min(sequence.num_pending, budget)
+        return min(sequence.num_pending, budget, threshold)
 
     def _make_room(self, sequence: Sequence, num_new: int) -> int:
         """Allocate blocks for `num_new` tokens, or as many as there is room for; where there is none, preempt the last

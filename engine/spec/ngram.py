@@ -10,6 +10,8 @@ from bisect import bisect_left
 from engine.sequence import Sequence
 from engine.spec.base import Source
 
+_MOST_INDEXED = 4096  # tokens of a prompt in one step: about 5 ms
+
 
 class NgramIndex:
     """Where each n-gram of a growing list of tokens ends: the positions after it, in ascending order.
@@ -23,6 +25,10 @@ class NgramIndex:
         self._sizes = range(max_n, min_n - 1, -1)
         self._ends: dict[tuple[int, ...], list[int]] = {}
         self._num_indexed = 0
+
+    @property
+    def num_indexed(self) -> int:
+        return self._num_indexed
 
     def update(self, num_tokens: int) -> None:
         """Index the n-grams that end among the first `num_tokens` tokens."""
@@ -105,7 +111,9 @@ class NgramProposer:
             self._states[sequence.id] = state
         index, follower = state
         follower.advance(tokens)
-        index.update(len(tokens) - 1)  # not the last n-gram: it must not find itself
+        # Not the last n-gram, which must not find itself; and a long prompt over several steps, as a pause that others
+        # would notice.
+        index.update(min(len(tokens) - 1, index.num_indexed + _MOST_INDEXED))
         return follower.next_tokens(tokens, num_tokens, prefers_latest=True)
 
     def release(self, sequence: Sequence) -> None:

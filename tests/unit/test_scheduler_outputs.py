@@ -169,6 +169,12 @@ def test_prefix_counters_count_a_request_once() -> None:
     assert sum(s.prefix_hits for s in run.stats) == 0
 
 
+def test_the_threshold_of_long_prompts_does_not_cut_drafts() -> None:
+    run = SchedulerRun(make_config(long_prefill_token_threshold=2), lambda tokens, seed: [next_token(tokens, seed)] * 5)
+    run.run([make_request("a", make_prompt(4), max_tokens=20, ignore_eos=True)])
+    assert run.plans[:3] == [[("a", 2, 0)], [("a", 2, 0)], [("a", 6, 5)]]
+
+
 def test_drafts_shorten_a_run_and_change_no_text() -> None:
     requests = [make_request(f"r{i}", make_prompt(5, seed=i), max_tokens=30, ignore_eos=True) for i in range(8)]
     plain, drafted = (

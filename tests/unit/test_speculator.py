@@ -129,6 +129,15 @@ def test_ngram_finds_the_latest_place_and_follows_it() -> None:
     assert proposer.propose(sequence, 2) == []  # (4, 5) is new
 
 
+def test_ngram_indexes_a_long_prompt_over_several_calls() -> None:
+    sequence = _sequence_of([*range(9000), 5, 6])
+    proposer = NgramProposer(2, 2)
+    assert proposer.propose(sequence, 1) == [7]
+    sequence.tokens += [8500, 8501]
+    assert proposer.propose(sequence, 1) == []
+    assert proposer.propose(sequence, 1) == [8502]
+
+
 def test_ngram_prefers_the_longer_match() -> None:
     sequence = _sequence_of([5, 1, 2, 3, 6, 1, 2, 4, 5, 1, 2])
     assert NgramProposer(2, 3).propose(sequence, 1) == [3]
