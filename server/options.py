@@ -22,6 +22,7 @@ OTHER_VARIABLES = {
     f"{PREFIX}CACHE": "Folder for fetched models and compiled kernels (default: ~/.cache/headrace).",
     f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
     f"{PREFIX}SPIN_US": "Microseconds that a kernel thread without work looks for it before it sleeps (default: 20).",
+    f"{PREFIX}WHEEL_LEVELS": "CPU levels that a wheel is built with, separated by commas, or none (default: all).",
 }
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?", re.IGNORECASE)
