@@ -34,7 +34,7 @@ format: $(VENV)/.installed-test ## Format the code and sort its imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-test ## Write the README's tables of endpoints, options and metrics
+docs: $(VENV)/.installed-test ## Write the documents' tables: options, metrics, models
 	$(BIN)/python -m tests.helpers.docs_tables
 
 clean: ## Remove the virtual environment, caches and build results

@@ -2,68 +2,26 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
 from models.hf_config import HFConfig
 from models.names import Rules
 from models.spec import DecoderSpec
 
-FAMILIES = {
-    "BloomForCausalLM": "models.families.bloom:FAMILY",
-    "Cohere2ForCausalLM": "models.families.cohere:COHERE2",
-    "CohereForCausalLM": "models.families.cohere:COHERE",
-    "FalconForCausalLM": "models.families.falcon:FAMILY",
-    "GPTBigCodeForCausalLM": "models.families.starcoder:FAMILY",
-    "GPTJForCausalLM": "models.families.gptj:FAMILY",
-    "GPTNeoXForCausalLM": "models.families.gpt_neox:FAMILY",
-    "Gemma2ForCausalLM": "models.families.gemma:GEMMA2",
-    "Gemma3ForCausalLM": "models.families.gemma:GEMMA3",
-    "GemmaForCausalLM": "models.families.gemma:GEMMA",
-    "MptForCausalLM": "models.families.mpt:FAMILY",
-    "OPTForCausalLM": "models.families.opt:FAMILY",
-    "StableLmForCausalLM": "models.families.stablelm:FAMILY",
-    "Starcoder2ForCausalLM": "models.families.starcoder2:FAMILY",
-    "GPT2LMHeadModel": "models.families.gpt2:FAMILY",
-    "Glm4ForCausalLM": "models.families.glm4:GLM4",
-    "GlmForCausalLM": "models.families.glm4:GLM",
-    "GptOssForCausalLM": "models.families.gpt_oss:FAMILY",
-    "GraniteForCausalLM": "models.families.granite:FAMILY",
-    "GraniteMoeForCausalLM": "models.families.granite:MOE",
-    "GraniteMoeSharedForCausalLM": "models.families.granite:MOE",
-    "LlamaForCausalLM": "models.families.llama:FAMILY",
-    "MinistralForCausalLM": "models.families.mistral:FAMILY",
-    "Ministral3ForCausalLM": "models.families.mistral:MINISTRAL3",
-    "MistralForCausalLM": "models.families.mistral:FAMILY",
-    "MixtralForCausalLM": "models.families.mixtral:FAMILY",
-    "Olmo2ForCausalLM": "models.families.olmo:OLMO2",
-    "Olmo3ForCausalLM": "models.families.olmo:OLMO3",
-    "OlmoeForCausalLM": "models.families.olmo:OLMOE",
-    "Phi3ForCausalLM": "models.families.phi3:FAMILY",
-    "Qwen2ForCausalLM": "models.families.qwen2:FAMILY",
-    "Qwen2MoeForCausalLM": "models.families.qwen_moe:QWEN2",
-    "Qwen3ForCausalLM": "models.families.qwen3:FAMILY",
-    "Qwen3MoeForCausalLM": "models.families.qwen_moe:QWEN3",
-    "SmolLM3ForCausalLM": "models.families.smollm3:FAMILY",
-}
-# general.architecture of a GGUF file -> the class name that such models have elsewhere.
-GGUF_ARCHITECTURES = {
-    "glm4": "Glm4ForCausalLM",
-    "gpt-oss": "GptOssForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-    "granite": "GraniteForCausalLM",
-    "granitemoe": "GraniteMoeForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "olmo2": "Olmo2ForCausalLM",
-    "olmoe": "OlmoeForCausalLM",
-    "phi3": "Phi3ForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen2moe": "Qwen2MoeForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "qwen3moe": "Qwen3MoeForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM",
-}
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One architecture: where its family is, and what there is of it."""
+
+    family: str  # "module:NAME" of a Family, imported when first asked for
+    gguf: str | None = None  # general.architecture of its GGUF files; None where there are none
+    gguf_key: str | None = None  # metadata that only its files have, of several architectures with one `gguf`
+    seen: str = ""  # real checkpoints that were run, for docs/models.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +30,82 @@ class Family:
 
     describe: Callable[[HFConfig], DecoderSpec]
     names: Rules  # tensors of safetensors checkpoints
-    gguf_names: Rules | None  # None where GGUF has no such architecture
+    gguf_names: Rules | None = None  # None where GGUF has no such architecture
+    # A GGUF file's metadata -> the fields of config.json that `describe` reads.
+    gguf_fields: Callable[[GGUFMetadata], Mapping[str, Any]] = common_fields
+
+
+FAMILIES: dict[str, Entry | str] = {
+    "BloomForCausalLM": Entry("models.families.bloom:FAMILY"),
+    "Cohere2ForCausalLM": Entry("models.families.cohere:COHERE2"),
+    "CohereForCausalLM": Entry("models.families.cohere:COHERE"),
+    "FalconForCausalLM": Entry("models.families.falcon:FAMILY"),
+    "GPT2LMHeadModel": Entry("models.families.gpt2:FAMILY", gguf="gpt2"),
+    "GPTBigCodeForCausalLM": Entry("models.families.starcoder:FAMILY"),
+    "GPTJForCausalLM": Entry("models.families.gptj:FAMILY"),
+    "GPTNeoXForCausalLM": Entry("models.families.gpt_neox:FAMILY"),
+    "Gemma2ForCausalLM": Entry("models.families.gemma:GEMMA2"),
+    "Gemma3ForCausalLM": Entry("models.families.gemma:GEMMA3"),
+    "GemmaForCausalLM": Entry("models.families.gemma:GEMMA"),
+    "Glm4ForCausalLM": Entry("models.families.glm4:GLM4", gguf="glm4"),
+    "GlmForCausalLM": Entry("models.families.glm4:GLM"),
+    "GptOssForCausalLM": Entry("models.families.gpt_oss:FAMILY", gguf="gpt-oss"),
+    "GraniteForCausalLM": Entry("models.families.granite:FAMILY", gguf="granite"),
+    "GraniteMoeForCausalLM": Entry("models.families.granite:MOE", gguf="granitemoe"),
+    "GraniteMoeSharedForCausalLM": Entry("models.families.granite:MOE"),
+    "LlamaForCausalLM": Entry("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
+    "Ministral3ForCausalLM": Entry("models.families.mistral:MINISTRAL3"),
+    "MinistralForCausalLM": Entry("models.families.mistral:FAMILY"),
+    "MistralForCausalLM": Entry("models.families.mistral:FAMILY"),
+    "MixtralForCausalLM": Entry("models.families.mixtral:FAMILY"),
+    "MptForCausalLM": Entry("models.families.mpt:FAMILY"),
+    "OPTForCausalLM": Entry("models.families.opt:FAMILY"),
+    "Olmo2ForCausalLM": Entry("models.families.olmo:OLMO2", gguf="olmo2"),
+    "Olmo3ForCausalLM": Entry("models.families.olmo:OLMO3"),
+    "OlmoeForCausalLM": Entry("models.families.olmo:OLMOE", gguf="olmoe"),
+    "Phi3ForCausalLM": Entry("models.families.phi3:FAMILY", gguf="phi3"),
+    "Qwen2ForCausalLM": Entry(
+        "models.families.qwen2:FAMILY", gguf="qwen2", seen="Qwen2.5-Coder 0.5B and 1.5B Instruct (GGUF)"
+    ),
+    "Qwen2MoeForCausalLM": Entry("models.families.qwen_moe:QWEN2", gguf="qwen2moe"),
+    "Qwen3ForCausalLM": Entry("models.families.qwen3:FAMILY", gguf="qwen3"),
+    "Qwen3MoeForCausalLM": Entry("models.families.qwen_moe:QWEN3", gguf="qwen3moe"),
+    "SmolLM3ForCausalLM": Entry("models.families.smollm3:FAMILY", gguf="smollm3"),
+    "StableLmForCausalLM": Entry("models.families.stablelm:FAMILY"),
+    "Starcoder2ForCausalLM": Entry("models.families.starcoder2:FAMILY"),
+}
 
 
 def family_of(architecture: str) -> Family:
     """The family of a Hugging Face class name; raises UnsupportedModelError with the nearest supported ones."""
-    path = FAMILIES.get(architecture)
-    if path is None:
+    if architecture not in FAMILIES:
         raise UnsupportedModelError(
             f"architecture {architecture!r} is not supported; {_nearest(architecture, FAMILIES)}"
         )
-    module, _, name = path.partition(":")
+    module, _, name = entry_of(architecture).family.partition(":")
     family: Family = getattr(importlib.import_module(module), name)
     return family
 
 
-def architecture_of_gguf(name: str) -> str:
+def entry_of(architecture: str) -> Entry:
+    entry = FAMILIES[architecture]
+    return Entry(entry) if isinstance(entry, str) else entry
+
+
+def architecture_of_gguf(name: str, metadata: Mapping[str, Any]) -> str:
     """The Hugging Face class name for a GGUF file's general.architecture; raises UnsupportedModelError."""
-    if name not in GGUF_ARCHITECTURES:
-        raise UnsupportedModelError(
-            f"GGUF architecture {name!r} is not supported; {_nearest(name, GGUF_ARCHITECTURES)}"
-        )
-    return GGUF_ARCHITECTURES[name]
+    entries = {architecture: entry_of(architecture) for architecture in FAMILIES}
+    candidates = {architecture: entry for architecture, entry in entries.items() if entry.gguf == name}
+    if not candidates:
+        known = sorted({entry.gguf for entry in entries.values() if entry.gguf})
+        raise UnsupportedModelError(f"GGUF architecture {name!r} is not supported; {_nearest(name, known)}")
+    for architecture, entry in candidates.items():
+        if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):
+            return architecture
+    return next(architecture for architecture, entry in candidates.items() if entry.gguf_key is None)
 
 
 def _nearest(name: str, supported: Iterable[str]) -> str:
-    """Such as "nearest are Qwen2ForCausalLM and Qwen3ForCausalLM; docs/models.md lists all"."""
+    """Such as "nearest by name are Qwen2ForCausalLM, Qwen3ForCausalLM; docs/models.md lists all"."""
     near = difflib.get_close_matches(name, supported, n=3, cutoff=0.0)
     return f"nearest by name are {', '.join(near)}; docs/models.md lists all that are"

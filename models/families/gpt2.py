@@ -1,6 +1,9 @@
 """GPT-2: LayerNorm, learned positions, multi-head attention, plain MLP, biases everywhere, Conv1D weights."""
 
+from typing import Any
+
 from models.attention.base import AttentionSpec
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import CheckpointError
 from models.hf_config import HFConfig
 from models.names import IGNORE, To, transpose, with_prefixes
@@ -84,4 +87,17 @@ GGUF_NAMES = {
     "output.*": To("head"),
 }
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {
+        "n_embd": file.integer("embedding_length"),
+        "n_head": file.integer("attention.head_count"),
+        "n_layer": file.num_layers("block_count"),
+        "n_inner": file.integer("feed_forward_length"),
+        "n_positions": file.integer("context_length"),
+        "layer_norm_epsilon": file.number("attention.layer_norm_epsilon"),
+        "activation_function": "gelu_new",
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

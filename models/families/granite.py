@@ -1,7 +1,10 @@
 """Granite, GraniteMoE and GraniteMoEShared: Llama with a scale on embeddings, branches, attention and logits."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES
 from models.hf_config import HFConfig
@@ -46,5 +49,17 @@ _EXPERTS = {
     "model.layers.{i}.shared_mlp.output_linear.*": To("layers.{i}.mlp.shared.down"),
 }
 
-FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES)
-MOE = Family(describe_moe, {**llama.NAMES, **_EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES})
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = common_fields(file)
+    return {
+        **fields,
+        "embedding_multiplier": file.scale("embedding_scale"),
+        "residual_multiplier": file.scale("residual_scale"),
+        "attention_multiplier": file.scale("attention.scale") or fields["head_dim"] ** -0.5,
+        "logits_scaling": file.scale("logit_scale"),
+    }
+
+
+FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
+MOE = Family(describe_moe, {**llama.NAMES, **_EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}, gguf_fields)

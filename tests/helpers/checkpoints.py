@@ -254,6 +254,11 @@ def _add_metadata(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    if config.model_type == "granite":
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
     if config.rope_parameters["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_parameters["factor"])
@@ -261,7 +266,7 @@ def _add_metadata(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
 
 def _permuted_heads(config: PretrainedConfig, name: str) -> int:
     """Heads whose rows the format interleaves; 0 for tensors that it keeps."""
-    if config.model_type != "llama":
+    if config.model_type not in ("llama", "granite"):
         return 0
     ends: Mapping[str, int] = {
         "q_proj": config.num_attention_heads,

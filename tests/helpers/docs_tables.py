@@ -1,16 +1,17 @@
-"""The README's generated tables: `python -m tests.helpers.docs_tables` writes them, test_docs_tables.py compares."""
+"""The documents' generated tables: `python -m tests.helpers.docs_tables` writes them, test_docs_tables.py compares."""
 
 import re
 from pathlib import Path
 
 from fastapi.routing import APIRoute
 
+from models.registry import FAMILIES, entry_of
 from server.app import ROUTERS
 from server.arguments import show_default
 from server.metrics import METRICS, PREFIX
 from server.options import OPTIONS, OTHER_VARIABLES, Option
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 Table = list[tuple[str, ...]]
 
@@ -57,6 +58,17 @@ def endpoint_table() -> Table:
     return rows
 
 
+def model_table() -> Table:
+    rows: Table = [("architecture", "GGUF", "run with real weights")]
+    for architecture in sorted(FAMILIES, key=str.lower):
+        entry = entry_of(architecture)
+        gguf = f"`{entry.gguf}`" if entry.gguf else "-"
+        if entry.gguf_key:
+            gguf += f" with `{entry.gguf_key}`"
+        rows.append((f"`{architecture}`", gguf, entry.seen or "-"))
+    return rows
+
+
 def markdown(table: Table) -> str:
     head, *rows = (tuple(cell.replace("|", "\\|") for cell in row) for row in table)
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
@@ -66,25 +78,22 @@ def with_table(text: str, name: str, table: Table) -> str:
     """`text` with the table between its two marker comments replaced."""
     pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     replaced, count = pattern.subn(lambda match: f"{match[1]}{markdown(table)}\n{match[2]}", text)
-    assert count == 1, f"README.md has {count} places for the table {name!r}"
+    assert count == 1, f"there are {count} places for the table {name!r}"
     return replaced
 
 
-def tables() -> dict[str, Table]:
-    """Every generated table, by the name in its marker."""
+def tables() -> dict[str, tuple[Path, Table]]:
+    """Every generated table and the document that it is in, by the name in its marker."""
+    readme = ROOT / "README.md"
     return {
-        "endpoints": endpoint_table(),
-        "options": option_table(),
-        "variables": variable_table(),
-        "metrics": metric_table(),
+        "endpoints": (readme, endpoint_table()),
+        "options": (readme, option_table()),
+        "variables": (readme, variable_table()),
+        "metrics": (readme, metric_table()),
+        "models": (ROOT / "docs/models.md", model_table()),
     }
 
 
-def with_tables(text: str) -> str:
-    for name, table in tables().items():
-        text = with_table(text, name, table)
-    return text
-
-
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for name, (document, table) in tables().items():
+        document.write_text(with_table(document.read_text(), name, table))

@@ -21,6 +21,7 @@ from tests.helpers.checkpoints import (
     write_gguf,
 )
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.parity.variants import VARIANTS as CONFIGS
 
 PROMPT = torch.randint(128, (40,), generator=torch.Generator().manual_seed(3)).tolist()
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
@@ -32,6 +33,7 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
     "qwen2": qwen2_config,
     "gpt2": gpt2_config,
+    "granite": CONFIGS["granite"],
 }
 
 

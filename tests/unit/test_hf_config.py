@@ -174,7 +174,7 @@ def test_unknown_architecture_is_refused_with_the_supported_ones() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'Qwen9ForCausalLM' is not supported; nearest .*Qwen2ForCausalLM"):
         family_of("Qwen9ForCausalLM")
     with pytest.raises(UnsupportedModelError, match=r"'qwen9' is not supported; nearest .*qwen"):
-        architecture_of_gguf("qwen9")
+        architecture_of_gguf("qwen9", {})
 
 
 @pytest.mark.parametrize("value", [None, [], "LlamaForCausalLM", [3]])

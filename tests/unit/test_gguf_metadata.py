@@ -1,0 +1,58 @@
+"""GGUFMetadata and the registry's GGUF architectures: what is read, what is refused."""
+
+import pytest
+
+from models.checkpoints.gguf_metadata import GGUFMetadata, gguf_metadata
+from models.errors import CheckpointError, UnsupportedModelError
+from models.registry import FAMILIES, architecture_of_gguf, entry_of, family_of
+
+
+def metadata(**values: object) -> GGUFMetadata:
+    own = {f"llama.{name.replace('__', '.')}": value for name, value in values.items()}
+    return gguf_metadata("llama", {"general.architecture": "llama", **own}, {}, "m.gguf")
+
+
+def test_keys_are_read_without_their_prefix_and_named_with_it() -> None:
+    assert metadata(block_count=3).integer("block_count") == 3
+    with pytest.raises(CheckpointError, match=r"m\.gguf, llama\.\*: block_count is 'x'"):
+        metadata(block_count="x").integer("block_count")
+
+
+@pytest.mark.parametrize("value", [0, 0.0, None])
+def test_zero_sizes_and_scales_mean_none(value: object) -> None:
+    assert metadata(attention__sliding_window=value).size("attention.sliding_window") is None
+    assert metadata(logit_scale=value).scale("logit_scale") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("attention__sliding_window", 8), ("logit_scale", 0.5), ("attention__causal", False)]
+)
+def test_decisive_metadata_that_nobody_read_are_refused(name: str, value: object) -> None:
+    file = metadata(**{name: value})
+
+    with pytest.raises(UnsupportedModelError, match=rf"{name.replace('__', '.')} is {value}, which is not supported"):
+        file.refuse_unread()
+    assert file.has(name.replace("__", "."))
+    file.refuse_unread()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("attention__sliding_window", 0), ("logit_scale", 1.0), ("vocab_size", 9), ("my__key", 3)]
+)
+def test_neutral_and_informative_metadata_may_stay_unread(name: str, value: object) -> None:
+    metadata(**{name: value}).refuse_unread()
+
+
+def test_every_gguf_architecture_has_one_family_for_files_without_a_key() -> None:
+    entries = [entry_of(architecture) for architecture in FAMILIES]
+    names = {entry.gguf for entry in entries if entry.gguf}
+
+    for name in names:
+        assert len([entry for entry in entries if entry.gguf == name and entry.gguf_key is None]) == 1, name
+        architecture_of_gguf(name, {})
+
+
+def test_entry_with_gguf_has_names_for_its_tensors_and_no_other_has() -> None:
+    for architecture in FAMILIES:
+        has_names = family_of(architecture).gguf_names is not None
+        assert has_names or entry_of(architecture).gguf is None, architecture
