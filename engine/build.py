@@ -71,6 +71,9 @@ def build_engine(
         free_bytes=free_memory_bytes(device),
         device=device,
     )
+    for each in (model, draft):
+        if each is not None:
+            each.decoder.serve_context(min(budget.max_model_len, each.max_position))
     drafter = None if draft is None else _drafter(spec, model, draft, budget.num_blocks, config.block_size)
     runner = TorchRunner(
         model,

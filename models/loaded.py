@@ -28,7 +28,8 @@ class TokenizerAssets:
 class LoadedModel:
     """A model ready to run. `decoder` is the torch module; the rest is what the engine plans with."""
 
-    decoder: "torch.nn.Module"  # forward(batch, kv) -> hidden [T, hidden]; logits(hidden [L, hidden]) -> [L, V] fp32
+    # forward(batch, kv) -> hidden [T, hidden]; logits(hidden [L, hidden]) -> [L, V] fp32; serve_context(length) before
+    decoder: "torch.nn.Module"
     architecture: str
     dtype: torch.dtype
     device: torch.device
