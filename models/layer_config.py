@@ -26,7 +26,7 @@ def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
     """ "full_attention", "sliding_attention" and the like for each layer, where the configuration lists them."""
     if not config.has("layer_types"):
         return None
-    types = config.fields["layer_types"]
+    types = config.raw("layer_types")
     if not isinstance(types, list) or len(types) < num_layers or not all(isinstance(kind, str) for kind in types):
         raise CheckpointError(
             f"{config.source}: layer_types is no list of {num_layers} kinds; "
@@ -39,7 +39,7 @@ def flags_by_layer(config: HFConfig, name: str, num_layers: int, *, otherwise: C
     """A list of 0 and 1 for each layer, or what `otherwise` says where it is absent."""
     if not config.has(name):
         return [otherwise(index) for index in range(num_layers)]
-    flags = config.fields[name]
+    flags = config.raw(name)
     if not isinstance(flags, list) or len(flags) < num_layers or not all(flag in (0, 1) for flag in flags):
         raise CheckpointError(
             f"{config.source}: {name} is no list of {num_layers} times 0 or 1; "

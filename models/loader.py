@@ -1,8 +1,8 @@
 """load_model: from a checkpoint's files to a LoadedModel."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,10 +13,11 @@ from models.checkpoints.gguf import GGUFCheckpoint
 from models.checkpoints.gguf_config import gguf_config
 from models.checkpoints.quantised.checkpoint import QuantisedCheckpoint
 from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.config_overrides import Overridden, override
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.generation_defaults import generation_defaults
-from models.hf_config import HFConfig, read_json_config
+from models.hf_config import read_json_config
 from models.kernels.cpu.library import load_kernels
 from models.layers.linear import Linear
 from models.loaded import LoadedModel, ProgressReport, TokenizerAssets
@@ -40,20 +41,22 @@ def load_model(
     device: str,
     generation_config: str,
     weights: WeightOptions | None = None,
+    overrides: Mapping[str, Any] | None = None,
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
 ) -> LoadedModel:
     """Load `files` for `device` ("cpu", "cuda").
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
-    weights: how they are held, by default as stored. progress is called with ("compile kernels", 0, 0, "") where that
-    is to be done, ("read tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B"). on_tokenizer gets
-    the tokenizer before the weights are read. Raises a ModelError that names the file or tensor; nothing large is
-    allocated before all names and shapes are known to fit.
+    weights: how they are held, by default as stored. overrides: what `parse_overrides` gives. progress is called with
+    ("compile kernels", 0, 0, "") where that is to be done, ("read tokenizer", 0, 0, ""), then ("load weights", bytes
+    done, bytes in all, "B"). on_tokenizer gets the tokenizer before the weights are read. Raises a ModelError that
+    names the file, tensor or field; nothing large is allocated before all names and shapes are known to fit.
     """
     from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
 
-    config, checkpoint = _open(files)
+    overridden, checkpoint = _open(files, overrides or {})
+    config = overridden.config
     architecture = config.architecture()
     family = family_of(architecture)
     spec = family.describe(config)
@@ -66,6 +69,7 @@ def load_model(
     progress("read tokenizer", 0, 0, "")
     metadata = checkpoint.metadata if isinstance(checkpoint, GGUFCheckpoint) else None
     tokenizer = load_tokenizer_assets(files, config, metadata)
+    overridden.refuse_unread(architecture)
     on_tokenizer(tokenizer)
     defaults = generation_defaults(generation_config, files.root)
     names = family.gguf_names if files.gguf else family.names
@@ -129,17 +133,18 @@ def build_decoder(
     return decoder.eval(), _weights_note(decoder, plan, choices)
 
 
-def _open(files: "ModelFiles") -> tuple[HFConfig, Checkpoint]:
+def _open(files: "ModelFiles", overrides: Mapping[str, Any]) -> tuple[Overridden, Checkpoint]:
     if files.gguf:
         gguf = GGUFCheckpoint(files.gguf)
-        return gguf_config(gguf), gguf
+        return override(gguf_config(gguf), overrides), gguf
     assert files.root is not None
-    config = read_json_config(files.root / "config.json")
+    overridden = override(read_json_config(files.root / "config.json"), overrides)
+    config = overridden.config
     family_of(config.architecture())  # an unknown architecture is said before the weights are looked for
     checkpoint = SafetensorsCheckpoint(files.root)
     if config.has("quantization_config"):
-        return config, QuantisedCheckpoint(checkpoint, config.section("quantization_config"))
-    return config, checkpoint
+        return overridden, QuantisedCheckpoint(checkpoint, config.section("quantization_config"))
+    return overridden, checkpoint
 
 
 def _weights_note(decoder: Decoder, plan: Sequence[Assignment], choices: Choices) -> str:

@@ -32,7 +32,7 @@ def rope_spec(
     """
     is_current = config.has("rope_parameters")
     scaling = config.section("rope_parameters" if is_current else "rope_scaling")
-    if isinstance(scaling.fields.get(layer_type), dict):
+    if isinstance(scaling.raw(layer_type), dict):
         scaling = scaling.section(layer_type)
     outer = scaling if is_current else config
     theta = outer.number("rope_theta", config.number("rope_theta", default_theta))
@@ -101,12 +101,9 @@ def _yarn(config: HFConfig, scaling: HFConfig) -> YarnScaling:
     factor = _yarn_factor(config, scaling)
     if scaling.has("attention_factor"):
         attention_factor = scaling.number("attention_factor")
-    elif scaling.fields.get("mscale") and scaling.fields.get("mscale_all_dim"):  # 0 counts as absent
+    elif scaling.raw("mscale") and scaling.raw("mscale_all_dim"):  # 0 counts as absent
         mscale, of_all = (scaling.number(name, minimum=0.0) for name in ("mscale", "mscale_all_dim"))
-        is_stated = mscale and of_all  # 0 counts as absent
-        attention_factor = (
-            yarn_mscale(factor, mscale) / yarn_mscale(factor, of_all) if is_stated else yarn_mscale(factor)
-        )
+        attention_factor = yarn_mscale(factor, mscale) / yarn_mscale(factor, of_all)
     else:
         attention_factor = yarn_mscale(factor)
     return YarnScaling(

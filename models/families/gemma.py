@@ -85,9 +85,9 @@ def _with_activation(config: HFConfig) -> HFConfig:
 
 def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
     """A cap; null says that there is none, absence that it is the family's usual one."""
-    if name in config.fields:
-        return config.number(name) if config.has(name) else None
-    return default
+    if config.has(name):
+        return config.number(name)
+    return None if config.is_null(name) else default
 
 
 NAMES = {

@@ -9,6 +9,9 @@ from tokenizers.models import WordLevel
 
 from engine.build import build_engine
 from engine.config import Device, DType, EngineConfig
+from engine.engine import Engine
+from engine.errors import StartupError
+from engine.protocol import EngineInfo
 from models.decoder import Decoder
 from models.layers.rope import inverse_frequencies
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
@@ -33,12 +36,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def build(folder: Path, **options: object) -> tuple[Decoder, Decoder | None]:
-    """The decoders, target's and draft's, of an engine that is ready."""
+def build(folder: Path, **options: object) -> tuple[Engine, EngineInfo]:
     config = EngineConfig(
         model=str(folder), dtype=DType.FLOAT32, device=Device.CPU, threads=1, kv_cache_memory_bytes=4 << 20, **options
     )
-    engine, _ = build_engine(config, lambda *_: None)
+    return build_engine(config, lambda *_: None)
+
+
+def decoders(engine: Engine) -> tuple[Decoder, Decoder | None]:
+    """Target's and draft's."""
     drafter = engine._speculator._drafter
     return engine._runner._model.decoder, None if drafter is None else drafter._runner._model.decoder
 
@@ -49,13 +55,24 @@ def frequencies(decoder: Decoder, context: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("max_model_len", "context"), [(ORIGINAL, ORIGINAL), (ORIGINAL + 16, CLAIMED)])
 def test_factors_are_those_of_the_served_length(folder: Path, max_model_len: int, context: int) -> None:
-    decoder, _ = build(folder, max_model_len=max_model_len)
+    decoder, _ = decoders(build(folder, max_model_len=max_model_len)[0])
 
     torch.testing.assert_close(decoder.frequencies[0], frequencies(decoder, context))
 
 
 def test_draft_model_serves_the_same_context(folder: Path) -> None:
-    _, draft = build(folder, max_model_len=ORIGINAL, draft_model=str(folder))
+    _, draft = decoders(build(folder, max_model_len=ORIGINAL, draft_model=str(folder))[0])
 
     assert draft is not None
     torch.testing.assert_close(draft.frequencies[0], frequencies(draft, ORIGINAL))
+
+
+def test_scaling_asked_for_serves_longer_contexts(folder: Path) -> None:
+    _, info = build(folder, rope_scaling='{"rope_type": "dynamic", "factor": 4.0}')
+
+    assert info.max_model_len == 4 * CLAIMED
+
+
+def test_field_that_is_not_used_stops_the_start(folder: Path) -> None:
+    with pytest.raises(StartupError, match="states max_model_len, which is not used for LlamaForCausalLM"):
+        build(folder, hf_overrides='{"max_model_len": 64}')
