@@ -29,8 +29,9 @@ def inverse_frequencies(spec: RopeSpec, device: torch.device, context: int) -> t
         case FrequencyFactors(factors):
             return frequencies / torch.tensor(factors, dtype=torch.float32, device=device)
         case LongRopeScaling(short, long, original):
-            factors = long if context > original else short
-            return frequencies / torch.tensor(factors, dtype=torch.float32, device=device)
+            factors = torch.tensor(long if context > original else short, dtype=torch.float32, device=device)
+            # Not frequencies / factors: transformers rounds so, and a last bit is an angle of 0.01 at 131,072.
+            return 1.0 / (factors * _periods(spec.theta, spec.rotary_dim, device))
         case DynamicScaling(factor, original):
             growth = factor * max(context, original) / original - (factor - 1)
             theta = spec.theta * growth ** (spec.rotary_dim / (spec.rotary_dim - 2))
@@ -51,8 +52,13 @@ def rotation_scale(spec: RopeSpec) -> float:
 
 
 def _unscaled(theta: float, rotary_dim: int, device: torch.device) -> torch.Tensor:
+    return 1.0 / _periods(theta, rotary_dim, device)
+
+
+def _periods(theta: float, rotary_dim: int, device: torch.device) -> torch.Tensor:
+    """Positions a radian for each pair of dimensions."""
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
-    return 1.0 / theta**exponents
+    return theta**exponents
 
 
 def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
