@@ -1,5 +1,7 @@
-"""Reference attention: gathers the context by block table and takes an fp32 softmax. Runs anywhere; the oracle."""
+"""Reference attention: gathers the context by block table, tile by tile, and takes an fp32 softmax. Runs anywhere; the
+oracle."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -7,9 +9,10 @@ import torch
 from models.attention.base import AttentionBackend, AttentionSpec
 from models.batch import ForwardBatch, KVGroupBatch
 
-# Bounds of the fp32 temporaries, in elements: padded K (and V) of decodes, and scores of a run of rows.
-_MAX_GATHERED = 1 << 24
+# Bounds of the fp32 temporaries, in elements: K (and V) of a tile of the context, padded, and a tile's scores.
+_MAX_GATHERED = 1 << 22
 _MAX_SCORES = 1 << 24
+_TILE = 1024  # positions that many rows are attended over at a time
 
 
 class ReferenceAttention(AttentionBackend):
@@ -43,8 +46,11 @@ class ReferenceAttention(AttentionBackend):
         for part in _parts(batch, spec):
             sequences = torch.tensor(part.sequences, device=q.device)  # [N]
             rows = torch.tensor(part.rows, device=q.device)  # [N, R]
-            k, v = _gather(kv, group.block_tables[sequences], part.context, batch.block_size)
-            out[rows] = _attend(q[rows], k, v, batch.positions[rows], spec, alibi_slopes, sinks)
+            tables = group.block_tables[sequences]
+            attended = _Attended(q[rows], batch.positions[rows], spec, alibi_slopes, sinks)
+            for first, last in _tiles(part, spec, batch.block_size):
+                attended.add(first, *_gather(kv, tables, first, last, batch.block_size))
+            out[rows] = attended.result().to(q.dtype)
         return out
 
 
@@ -53,6 +59,7 @@ class _Part(NamedTuple):
 
     sequences: list[int]  # [N]
     rows: list[list[int]]  # [N, R]
+    first: int  # position of the nearest row
     context: int  # keys that the furthest row sees
 
 
@@ -66,10 +73,11 @@ def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
         if num_rows == 1:
             decodes.append((context, sequence, start))
             continue
-        step = max(1, _MAX_SCORES // (context * spec.num_heads))
+        step = max(1, _MAX_SCORES // (min(context, _TILE) * spec.num_heads))
         for first in range(start, end, step):
             last = min(first + step, end)
-            parts.append(_Part([sequence], [list(range(first, last))], context - (end - last)))
+            behind = end - last
+            parts.append(_Part([sequence], [list(range(first, last))], context - (end - first), context - behind))
     return parts + _decode_parts(decodes, spec)
 
 
@@ -79,49 +87,91 @@ def _decode_parts(decodes: list[tuple[int, int, int]], spec: AttentionSpec) -> l
     for context, sequence, row in sorted(decodes):
         num_before = len(parts[-1].sequences) if parts else 0
         if num_before and (num_before + 1) * context * spec.num_kv_heads * spec.head_dim <= _MAX_GATHERED:
-            parts[-1] = _Part([*parts[-1].sequences, sequence], [*parts[-1].rows, [row]], context)
+            nearer = parts[-1]
+            parts[-1] = _Part([*nearer.sequences, sequence], [*nearer.rows, [row]], nearer.first, context)
         else:
-            parts.append(_Part([sequence], [[row]], context))
+            parts.append(_Part([sequence], [[row]], context - 1, context))
     return parts
 
 
-def _gather(kv: torch.Tensor, tables: torch.Tensor, context: int, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V of positions 0 .. context - 1 of each table's sequence: each [N, context, K, D], fp32."""
-    num_blocks = -(-context // block_size)
-    k, v = kv[:, tables[:, :num_blocks].long()].flatten(2, 3)[:, :, :context].to(torch.float32)
+def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) positions of the tiles of what a part sees, in whole blocks."""
+    num_rows = sum(map(len, part.rows))
+    longest = min(
+        _MAX_SCORES // (num_rows * spec.num_heads),
+        _MAX_GATHERED // (len(part.sequences) * spec.num_kv_heads * spec.head_dim),
+    )
+    tile = max(1, longest // block_size) * block_size
+    start = 0 if spec.sliding_window is None else max(0, part.first - spec.sliding_window + 1)
+    for first in range(start // block_size * block_size, part.context, tile):
+        yield first, min(first + tile, part.context)
+
+
+def _gather(
+    kv: torch.Tensor, tables: torch.Tensor, first: int, last: int, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V of positions first .. last - 1 of each table's sequence: each [N, last - first, K, D], fp32."""
+    blocks = tables[:, first // block_size : -(-last // block_size)].long()
+    k, v = kv[:, blocks].flatten(2, 3)[:, :, : last - first].to(torch.float32)
     return k, v
 
 
-def _attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    positions: torch.Tensor,
-    spec: AttentionSpec,
-    alibi_slopes: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """q: [N, R, H, D] at positions [N, R]; k, v: [N, C, K, D] at positions 0 .. C - 1. Returns [N, R, H, D]."""
-    shared = spec.num_heads // spec.num_kv_heads  # query heads to a KV head
-    heads = (spec.num_kv_heads, shared)
-    queries = q.to(torch.float32).unflatten(2, heads)  # [N, R, K, H/K, D]
-    scores = torch.einsum("nrkgd,nckd->nkgrc", queries, k) * spec.scale
-    if spec.logit_softcap is not None:
-        scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
-    distance = positions.unsqueeze(-1) - torch.arange(k.shape[1], device=q.device)  # [N, R, C], query minus key
-    if alibi_slopes is not None:
-        slopes = alibi_slopes.to(torch.float32).view(1, *heads, 1, 1)
-        scores = scores - slopes * distance[:, None, None]
-    hidden = distance < 0
-    if spec.sliding_window is not None:
-        hidden |= distance >= spec.sliding_window
-    scores = scores.masked_fill(hidden[:, None, None], float("-inf"))
-    if sinks is not None:
-        sink = sinks.to(torch.float32).view(1, *heads, 1, 1).expand(*scores.shape[:-1], 1)
-        weights = torch.cat((scores, sink), dim=-1).softmax(dim=-1)[..., :-1]
-    else:
-        weights = scores.softmax(dim=-1)
-    # Slots beyond a sequence's end hold anything, NaN too, and 0 * NaN would spread: only finite values may enter.
-    seen = (~hidden).any(dim=1)[:, :, None, None]  # [N, C, 1, 1]
-    attended = torch.einsum("nkgrc,nckd->nrkgd", weights, torch.where(seen, v, 0.0))
-    return attended.flatten(2, 3).to(q.dtype)
+class _Attended:
+    """A softmax over a context that comes tile by tile: sums relative to the largest score so far."""
+
+    def __init__(
+        self,
+        q: torch.Tensor,
+        positions: torch.Tensor,
+        spec: AttentionSpec,
+        alibi_slopes: torch.Tensor | None,
+        sinks: torch.Tensor | None,
+    ) -> None:
+        """q: [N, R, H, D] at positions [N, R]."""
+        shared = spec.num_heads // spec.num_kv_heads  # query heads to a KV head
+        self._heads = (spec.num_kv_heads, shared)
+        self._queries = q.to(torch.float32).unflatten(2, self._heads)  # [N, R, K, H/K, D]
+        self._positions = positions
+        self._spec = spec
+        self._slopes = self._by_head(alibi_slopes)
+        shape = (q.shape[0], *self._heads, q.shape[1], 1)  # [N, K, H/K, R, 1]
+        sink = self._by_head(sinks)
+        self._largest = q.new_full(shape, float("-inf"), dtype=torch.float32) if sink is None else sink.expand(shape)
+        self._total = q.new_full(shape, 0.0 if sink is None else 1.0, dtype=torch.float32)
+        self._sum = torch.zeros_like(self._queries.movedim(1, 3))  # [N, K, H/K, R, D]
+
+    def add(self, first: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """k, v: [N, C, K, D] at positions first .. first + C - 1."""
+        scores, hidden = self._scores(first, k)
+        largest = torch.maximum(self._largest, scores.amax(dim=-1, keepdim=True))
+        base = largest.masked_fill(largest == float("-inf"), 0.0)  # of rows that have seen nothing yet
+        weights, kept = torch.exp(scores - base), torch.exp(self._largest - base)
+        # Slots beyond a sequence's end hold anything, NaN too, and 0 * NaN would spread: only finite values may enter.
+        seen = (~hidden).any(dim=1)[:, :, None, None]  # [N, C, 1, 1]
+        added = torch.einsum("nkgrc,nckd->nkgrd", weights, torch.where(seen, v, 0.0))
+        self._largest = largest
+        self._total = self._total * kept + weights.sum(dim=-1, keepdim=True)
+        self._sum = self._sum * kept + added
+
+    def result(self) -> torch.Tensor:
+        """[N, R, H, D], fp32."""
+        return (self._sum / self._total).movedim(3, 1).flatten(2, 3)
+
+    def _scores(self, first: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, K, H/K, R, C], -inf where hidden; and whether a row does not see a key, [N, R, C]."""
+        spec = self._spec
+        scores = torch.einsum("nrkgd,nckd->nkgrc", self._queries, k) * spec.scale
+        if spec.logit_softcap is not None:
+            scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
+        keys = torch.arange(first, first + k.shape[1], device=k.device)
+        distance = self._positions.unsqueeze(-1) - keys  # [N, R, C], query minus key
+        if self._slopes is not None:
+            scores = scores - self._slopes * distance[:, None, None]
+        hidden = distance < 0
+        if spec.sliding_window is not None:
+            hidden |= distance >= spec.sliding_window
+        return scores.masked_fill(hidden[:, None, None], float("-inf")), hidden
+
+    def _by_head(self, values: torch.Tensor | None) -> torch.Tensor | None:
+        """[H] -> [1, K, H/K, 1, 1], fp32."""
+        return None if values is None else values.to(torch.float32).view(1, *self._heads, 1, 1)

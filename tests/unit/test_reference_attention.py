@@ -102,3 +102,32 @@ def batch_of(tables: torch.Tensor) -> ForwardBatch:
         context_lens=contexts,
         block_size=BLOCK_SIZE,
     )
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_reference_gathers_a_long_context_in_tiles(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 64 * PLAIN.num_kv_heads * PLAIN.head_dim
+    monkeypatch.setattr(reference, "_MAX_GATHERED", bound)
+    gathered: list[int] = []
+    gather = reference._gather
+
+    def watched(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        k, v = gather(*arguments)
+        gathered.append(k.numel())
+        return k, v
+
+    monkeypatch.setattr(reference, "_gather", watched)
+    backend, context, num_blocks = ReferenceAttention(), 1000, 250
+    kv = torch.zeros(backend.kv_shape(PLAIN, num_blocks, BLOCK_SIZE))
+    tables = torch.arange(num_blocks, dtype=torch.int32)[None]
+    batch = dataclasses.replace(
+        batch_of(tables),
+        positions=torch.arange(context - rows, context),
+        query_lens=(rows,),
+        context_lens=(context,),
+    )
+
+    backend.forward(torch.zeros(rows, 4, 8), kv, batch, batch.groups[0], PLAIN)
+
+    assert max(gathered) <= bound
+    assert sum(gathered) == context * PLAIN.num_kv_heads * PLAIN.head_dim
