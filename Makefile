@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast lint format docs clean
+.PHONY: help serve test test-fast test-long lint format docs clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -20,10 +20,13 @@ serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the opti
 	@$(BIN)/headrace serve $(if $(MODEL),'$(MODEL)') $(ARGS)
 
 test: lint ## Lint, check types and run every test (the end-to-end tests take the demo model)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
 
 test-fast: $(VENV)/.installed-test ## Run the tests that need neither the demo model nor much time
 	$(BIN)/python -m pytest -m "not e2e and not slow"
+
+test-long: $(VENV)/.installed-test ## Run the tests that take minutes each: a context of 131,072 tokens
+	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.installed-test ## Check style, format and types
 	$(BIN)/ruff check .
