@@ -1,7 +1,7 @@
 """GGUFMetadata: what a GGUF file says of its architecture, for families to put into the terms of a config.json."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,13 +63,13 @@ class GGUFMetadata(HFConfig):
     Zeros of sizes and scales mean that there is none, which `size` and `scale` put as None.
     """
 
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, StoredTensor] = field(kw_only=True)
 
     def size(self, name: str) -> int | None:
-        return self.integer(name) if self.fields.get(name) else None
+        return self.integer(name) if self.raw(name) else None
 
     def scale(self, name: str) -> float | None:
-        return self.number(name) if self.fields.get(name) else None
+        return self.number(name) if self.raw(name) else None
 
     def values(self, tensor: str) -> list[float] | None:
         """Numbers that the file keeps as a tensor, or None if it does not."""
@@ -78,9 +78,8 @@ class GGUFMetadata(HFConfig):
 
     def refuse_unread(self) -> None:
         """Raise UnsupportedModelError for keys that change what is computed and that nobody has asked for."""
-        assert isinstance(self.fields, _Recorder)
-        for name, value in self.fields.unread().items():
-            if value not in _DECISIVE.get(name, (value,)):
+        for name, value in self.fields.items():
+            if name not in self.reads and value not in _DECISIVE.get(name, (value,)):
                 raise UnsupportedModelError(
                     f"{self.source}: {name} is {value!r}, which is not supported for this architecture"
                 )
@@ -92,25 +91,4 @@ def gguf_metadata(
     """architecture: as the file calls it."""
     prefix = architecture + "."
     own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    return GGUFMetadata(_Recorder(own), f"{path}, {architecture}.*", tensors)
-
-
-class _Recorder(Mapping[str, Any]):
-    """A mapping that knows what was asked for."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-        self._read: set[str] = set()
-
-    def __getitem__(self, key: str) -> Any:
-        self._read.add(key)
-        return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def unread(self) -> dict[str, Any]:
-        return {key: value for key, value in self._values.items() if key not in self._read}
+    return GGUFMetadata(own, f"{path}, {architecture}.*", tensors=tensors)
