@@ -32,7 +32,7 @@ def group_layers(specs: Sequence[AttentionSpec]) -> tuple[LayerGroup, ...]:
     Layers whose keys and values differ in shape cannot take turns in one tensor. A model with such layers gets a single
     group, which keeps all positions for every layer.
     """
-    if len({(spec.num_kv_heads, spec.head_dim) for spec in specs}) > 1:
+    if len({(spec.num_kv_heads, spec.head_dim, spec.values_from is None) for spec in specs}) > 1:
         return (LayerGroup(None, tuple(range(len(specs)))),)
     by_window: dict[int | None, list[int]] = {}
     for layer, spec in enumerate(specs):

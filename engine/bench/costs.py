@@ -73,19 +73,22 @@ def attention_cost(
         else:
             read += min(context, window - 1 + rows)
             visible += sum(min(window, position + 1) for position in range(context - rows, context))
-    kv_bytes = read * 2 * spec.num_kv_heads * spec.head_dim * kv.element_size()
-    flops = 4 * spec.num_heads * spec.head_dim * visible
-    return Cost(kv_bytes + 2 * q.numel() * q.element_size(), flops, str(q.dtype).removeprefix("torch."))
+    stored_dim = spec.head_dim + (spec.value_dim if spec.values_from is None else 0)
+    kv_bytes = read * spec.num_kv_heads * stored_dim * kv.element_size()
+    product_dims = spec.head_dim + spec.value_dim
+    flops = 2 * spec.num_heads * product_dims * visible
+    row_bytes = q.shape[0] * spec.num_heads * product_dims * q.element_size()
+    return Cost(kv_bytes + row_bytes, flops, str(q.dtype).removeprefix("torch."))
 
 
-def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> Cost:
+def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> Cost:
     """The rows' keys and values, read and written."""
     del kv, group
-    return Cost(2 * (k.numel() * k.element_size() + v.numel() * v.element_size()))
+    return Cost(2 * (k.nbytes + (0 if v is None else v.nbytes)))
 
 
 def rotate_and_write_cost(
-    kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: object, group: KVGroupBatch
+    kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, by: object, group: KVGroupBatch
 ) -> Cost:
     """As `kv_write_cost`, with the queries turned too."""
     del by

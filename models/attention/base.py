@@ -15,12 +15,18 @@ class AttentionSpec:
 
     num_heads: int  # H
     num_kv_heads: int  # K; H / K query heads share each
-    head_dim: int  # D
+    head_dim: int  # D, of queries and keys
     scale: float
     sliding_window: int | None = None  # a query sees itself and the window - 1 positions before
     logit_softcap: float | None = None  # cap * tanh(logits / cap)
     has_alibi: bool = False  # slopes [H] are handed to forward
     has_sinks: bool = False  # one extra logit a head takes part in the softmax's sum only
+    values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored beside k
+
+    @property
+    def value_dim(self) -> int:
+        """Size of a value, and of a head's result."""
+        return self.head_dim - (self.values_from or 0)
 
 
 class AttentionBackend(ABC):
@@ -40,11 +46,17 @@ class AttentionBackend(ABC):
         """Shape of one layer's KV tensor. Its layout is the back end's own."""
 
     @abstractmethod
-    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> None:
-        """Store k and v ([T, K, D]) at the group's slots."""
+    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        """Store k and v ([T, K, D]; v is None where it is part of k) at the group's slots."""
 
     def rotate_and_write(
-        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+        self,
+        kv: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor | None,
+        by: Rotation,
+        group: KVGroupBatch,
     ) -> torch.Tensor:
         """Turn q ([T, H, D]) and k by the rows' angles, store k and v as `write` does; returns the turned q.
 
@@ -65,4 +77,4 @@ class AttentionBackend(ABC):
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention of q ([T, H, D], the KV dtype) over the written context; returns [T, H, D] in q's dtype."""
+        """Attention of q ([T, H, D], the KV dtype) over the written context; returns [T, H, value_dim] in q's dtype."""

@@ -8,11 +8,14 @@ from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.layers.rotation import Rotation
 
 _TILE = 16  # slots; kTile of kv_layout.h
-_MAX_HEAD_DIM = 512
+_MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
 
 
 class CpuAttention(AttentionBackend):
-    """KV layout: [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says."""
+    """KV layout: [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says.
+
+    Where values are part of the keys the third dimension is 1.
+    """
 
     name = "cpu"
 
@@ -27,18 +30,27 @@ class CpuAttention(AttentionBackend):
             return f"takes bfloat16 and float32, not {dtype}"
         if spec.head_dim % 16 or spec.head_dim > _MAX_HEAD_DIM:
             return f"takes head sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {spec.head_dim}"
+        if spec.value_dim % 16:
+            return f"takes values whose size is a multiple of 16, not {spec.value_dim}"
         if self._library is None:
             return "the C++ kernels are not available (the reason is in the log)"
         return None
 
     def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
-        return (-(-num_blocks * block_size // _TILE), spec.num_kv_heads, 2, _TILE * spec.head_dim)
+        num_parts = 2 if spec.values_from is None else 1
+        return (-(-num_blocks * block_size // _TILE), spec.num_kv_heads, num_parts, _TILE * spec.head_dim)
 
-    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> None:
+    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         self._write(kv, None, k, v, None, group)
 
     def rotate_and_write(
-        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+        self,
+        kv: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor | None,
+        by: Rotation,
+        group: KVGroupBatch,
     ) -> torch.Tensor:
         self._write(kv, q, k, v, by, group)
         return q
@@ -48,18 +60,19 @@ class CpuAttention(AttentionBackend):
         kv: torch.Tensor,
         q: torch.Tensor | None,
         k: torch.Tensor,
-        v: torch.Tensor,
+        v: torch.Tensor | None,
         by: Rotation | None,
         group: KVGroupBatch,
     ) -> None:
         """Rows may be strided (views of a fused projection), heads and their elements not."""
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
-        assert k.dtype == v.dtype == kv.dtype
-        assert k.stride(1) == v.stride(1) == head_dim
+        assert kv.shape[2] == (1 if v is None else 2)
+        for tensor in (k, v):
+            assert tensor is None or (tensor.dtype == kv.dtype and tensor.stride(1) == head_dim)
         self._library.rope_kv_write(
             *(kv.dtype == torch.bfloat16, None if q is None else q.data_ptr(), 0 if q is None else q.stride(0)),
-            *(k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0)),
+            *(k.data_ptr(), k.stride(0), None if v is None else v.data_ptr(), 0 if v is None else v.stride(0)),
             *((None, None, 0) if by is None else (by.cos.data_ptr(), by.sin.data_ptr(), 2 * by.cos.shape[1])),
             *(group.slot_mapping.data_ptr(), kv.data_ptr()),
             *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
@@ -79,15 +92,15 @@ class CpuAttention(AttentionBackend):
         assert self._library is not None
         assert q.dtype == kv.dtype
         assert q.stride(1) == spec.head_dim
-        out = torch.empty(q.shape, dtype=q.dtype)
+        out = torch.empty((*q.shape[:2], spec.value_dim), dtype=q.dtype)
         slopes = None if alibi_slopes is None else alibi_slopes.to(torch.float32).contiguous()
         sink_logits = None if sinks is None else sinks.to(torch.float32).contiguous()
         self._library.paged_attention(
             *(q.dtype == torch.bfloat16, q.data_ptr(), q.stride(0), out.data_ptr(), kv.data_ptr()),
             *(batch.cu_seqlens_q.data_ptr(), batch.seq_lens.data_ptr()),
             *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens)),
-            *(spec.num_heads, spec.num_kv_heads, spec.head_dim, batch.block_size, spec.scale),
-            *(spec.sliding_window or 0, spec.logit_softcap or 0.0),
+            *(spec.num_heads, spec.num_kv_heads, spec.head_dim, -1 if spec.values_from is None else spec.values_from),
+            *(batch.block_size, spec.scale, spec.sliding_window or 0, spec.logit_softcap or 0.0),
             None if slopes is None else slopes.data_ptr(),
             None if sink_logits is None else sink_logits.data_ptr(),
         )

@@ -16,7 +16,10 @@ _TILE = 1024  # positions that many rows are attended over at a time
 
 
 class ReferenceAttention(AttentionBackend):
-    """KV layout: [2 (K, V), num_blocks, block_size, num_kv_heads, head_dim]."""
+    """KV layout: [2 (K, V), num_blocks, block_size, num_kv_heads, head_dim].
+
+    Where values are part of the keys the first dimension is 1.
+    """
 
     name = "reference"
 
@@ -24,12 +27,12 @@ class ReferenceAttention(AttentionBackend):
         return None
 
     def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
-        return (2, num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
+        return (2 if spec.values_from is None else 1, num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
 
-    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: KVGroupBatch) -> None:
-        keys, values = kv.flatten(1, 2)  # [num_slots, K, D]
-        keys.index_copy_(0, group.slot_mapping, k)
-        values.index_copy_(0, group.slot_mapping, v)
+    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        parts = (k,) if v is None else (k, v)
+        for stored, part in zip(kv.flatten(1, 2), parts, strict=True):  # [num_slots, K, D]
+            stored.index_copy_(0, group.slot_mapping, part)
 
     def forward(
         self,
@@ -42,14 +45,14 @@ class ReferenceAttention(AttentionBackend):
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        out = torch.empty_like(q)
+        out = q.new_empty((*q.shape[:2], spec.value_dim))
         for part in _parts(batch, spec):
             sequences = torch.tensor(part.sequences, device=q.device)  # [N]
             rows = torch.tensor(part.rows, device=q.device)  # [N, R]
             tables = group.block_tables[sequences]
             attended = _Attended(q[rows], batch.positions[rows], spec, alibi_slopes, sinks)
             for first, last in _tiles(part, spec, batch.block_size):
-                attended.add(first, *_gather(kv, tables, first, last, batch.block_size))
+                attended.add(first, *_gather(kv, tables, first, last, batch.block_size, spec.values_from))
             out[rows] = attended.result().to(q.dtype)
         return out
 
@@ -108,12 +111,12 @@ def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[
 
 
 def _gather(
-    kv: torch.Tensor, tables: torch.Tensor, first: int, last: int, block_size: int
+    kv: torch.Tensor, tables: torch.Tensor, first: int, last: int, block_size: int, values_from: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V of positions first .. last - 1 of each table's sequence: each [N, last - first, K, D], fp32."""
+    """K and V of positions first .. last - 1 of each table's sequence: each [N, last - first, K, D or value_dim], fp32."""
     blocks = tables[:, first // block_size : -(-last // block_size)].long()
-    k, v = kv[:, blocks].flatten(2, 3)[:, :, : last - first].to(torch.float32)
-    return k, v
+    parts = kv[:, blocks].flatten(2, 3)[:, :, : last - first].to(torch.float32)
+    return parts[0], parts[1] if values_from is None else parts[0][..., values_from:]
 
 
 class _Attended:
@@ -138,10 +141,10 @@ class _Attended:
         sink = self._by_head(sinks)
         self._largest = q.new_full(shape, float("-inf"), dtype=torch.float32) if sink is None else sink.expand(shape)
         self._total = q.new_full(shape, 0.0 if sink is None else 1.0, dtype=torch.float32)
-        self._sum = torch.zeros_like(self._queries.movedim(1, 3))  # [N, K, H/K, R, D]
+        self._sum = self._queries.new_zeros((*shape[:-1], spec.value_dim))  # [N, K, H/K, R, value_dim]
 
     def add(self, first: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        """k, v: [N, C, K, D] at positions first .. first + C - 1."""
+        """k: [N, C, K, D], v: [N, C, K, value_dim], at positions first .. first + C - 1."""
         scores, hidden = self._scores(first, k)
         largest = torch.maximum(self._largest, scores.amax(dim=-1, keepdim=True))
         base = largest.masked_fill(largest == float("-inf"), 0.0)  # of rows that have seen nothing yet
@@ -154,7 +157,7 @@ class _Attended:
         self._sum = self._sum * kept + added
 
     def result(self) -> torch.Tensor:
-        """[N, R, H, D], fp32."""
+        """[N, R, H, value_dim], fp32."""
         return (self._sum / self._total).movedim(3, 1).flatten(2, 3)
 
     def _scores(self, first: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

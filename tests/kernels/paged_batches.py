@@ -58,7 +58,7 @@ def filled_kv(
     num_blocks: int,
     batch: ForwardBatch,
     k: torch.Tensor,
-    v: torch.Tensor,
+    v: torch.Tensor | None,
 ) -> torch.Tensor:
     """A KV tensor that holds k and v ([sum of contexts, K, D]) at the batch's slots, and NaN wherever nothing is."""
     kv = torch.full(backend.kv_shape(spec, num_blocks, batch.block_size), float("nan"), dtype=k.dtype)

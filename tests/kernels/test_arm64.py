@@ -73,6 +73,11 @@ def test_attention_over_head_shapes(
     test_attention.test_attention_equals_reference_over_head_shapes(arm64, heads, kv_heads, dim, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_with_values_in_its_keys(arm64: Arm64Library, dtype: torch.dtype) -> None:
+    test_attention.test_attention_with_values_in_its_keys_equals_reference(arm64, 40, 1, 576, 64, 16, dtype)
+
+
 @pytest.mark.parametrize(
     "options", [{"sliding_window": 33}, {"logit_softcap": 2.0}, {"has_alibi": True}, {"has_sinks": True}]
 )

@@ -32,6 +32,7 @@ def _check(
         return torch.randn(*shape, generator=generator).to(dtype)
 
     k, v = normal(total, spec.num_kv_heads, spec.head_dim), normal(total, spec.num_kv_heads, spec.head_dim)
+    v = None if spec.values_from is not None else v
     fused = normal(sum(batch.query_lens), (spec.num_heads + 2) * spec.head_dim)  # q is a view of a fused projection
     q = fused[:, : spec.num_heads * spec.head_dim].unflatten(1, (spec.num_heads, spec.head_dim))
     extras = {
@@ -42,7 +43,7 @@ def _check(
     assert native.unsupported(spec, dtype, torch.device("cpu")) is None
 
     got = native.forward(q, filled_kv(native, spec, num_blocks, batch, k, v), batch, batch.groups[0], spec, **extras)
-    truth_kv = filled_kv(reference, spec, num_blocks, batch, k.float(), v.float())
+    truth_kv = filled_kv(reference, spec, num_blocks, batch, k.float(), None if v is None else v.float())
     want = reference.forward(q.float(), truth_kv, batch, batch.groups[0], spec, **extras)
 
     assert got.dtype == dtype
@@ -55,6 +56,15 @@ def test_attention_equals_reference_over_head_shapes(
     kernels: KernelLibrary, heads: int, kv_heads: int, dim: int, dtype: torch.dtype
 ) -> None:
     _check(kernels, AttentionSpec(heads, kv_heads, dim, dim**-0.5), MIXED, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim", "values_from"), [(40, 1, 576, 64), (6, 2, 48, 16), (3, 3, 32, 0)])
+@pytest.mark.parametrize("block_size", [4, 16])
+def test_attention_with_values_in_its_keys_equals_reference(
+    kernels: KernelLibrary, heads: int, kv_heads: int, dim: int, values_from: int, block_size: int, dtype: torch.dtype
+) -> None:
+    _check(kernels, AttentionSpec(heads, kv_heads, dim, dim**-0.5, values_from=values_from), MIXED, dtype, block_size)
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16, 24, 32])
@@ -72,7 +82,7 @@ def test_attention_equals_reference_over_block_sizes(kernels: KernelLibrary, blo
         {"logit_softcap": 5.0},
         {"has_alibi": True},
         {"has_sinks": True},
-        {"sliding_window": 48, "logit_softcap": 20.0, "has_alibi": True, "has_sinks": True},
+        {"sliding_window": 48, "logit_softcap": 20.0, "has_alibi": True, "has_sinks": True, "values_from": 16},
     ],
 )
 def test_attention_equals_reference_over_options(kernels: KernelLibrary, options: dict[str, float]) -> None:
@@ -109,6 +119,8 @@ def test_attention_of_a_sequence_does_not_depend_on_its_batch(kernels: KernelLib
         (AttentionSpec(4, 4, 64, 1.0), torch.float16, "cpu", "float16"),
         (AttentionSpec(4, 4, 64, 1.0), torch.float32, "cuda", "cuda"),
         (AttentionSpec(4, 4, 60, 1.0), torch.float32, "cpu", "60"),
+        (AttentionSpec(4, 4, 592, 1.0), torch.float32, "cpu", "592"),
+        (AttentionSpec(4, 1, 64, 1.0, values_from=8), torch.float32, "cpu", "56"),
     ],
 )
 def test_attention_refuses_what_it_cannot_do(spec: AttentionSpec, dtype: torch.dtype, device: str, reason: str) -> None:

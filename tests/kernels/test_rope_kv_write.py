@@ -1,5 +1,7 @@
 """The C++ kernel of rotary embedding and KV store against the plain torch rotation."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -34,6 +36,22 @@ def test_rotate_and_write_equals_torch(
 
     for got, want in ((got_q, want_q), (kv, want_kv)):
         torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_that_hold_values_are_stored_once(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+    spec = AttentionSpec(4, 1, 48, 1.0, values_from=16)
+    backend, beside = CpuAttention(kernels), dataclasses.replace(spec, values_from=None)
+    group = KVGroupBatch(slot_mapping=torch.tensor([3, 17]), block_tables=torch.zeros(1, 1, dtype=torch.int32))
+    by = Rotation(*torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0)))
+    q, k = torch.randn(2, 2, 4, 48, generator=torch.Generator().manual_seed(1)).to(dtype)
+    k = k[:, :1]
+    kv, both = (torch.zeros(backend.kv_shape(one, 2, 16), dtype=dtype) for one in (spec, beside))
+
+    backend.rotate_and_write(both, q.clone(), k.clone(), k, by, group)
+    backend.rotate_and_write(kv, q.clone(), k.clone(), None, by, group)
+
+    assert torch.equal(kv, both[:, :, :1])
 
 
 def test_write_skips_negative_slots(kernels: KernelLibrary) -> None:

@@ -21,6 +21,7 @@ SPECS = {
     "softcap": dataclasses.replace(PLAIN, logit_softcap=1.5),
     "alibi": dataclasses.replace(PLAIN, has_alibi=True),
     "sinks": dataclasses.replace(PLAIN, has_sinks=True),
+    "values in keys": dataclasses.replace(PLAIN, values_from=3),
     "all": dataclasses.replace(PLAIN, sliding_window=5, logit_softcap=2.0, has_alibi=True, has_sinks=True),
 }
 # (context length, rows): decodes of uneven lengths between prefill chunks.
@@ -31,8 +32,8 @@ def expected_row(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: int, spec: AttentionSpec,
     slopes: torch.Tensor | None, sinks: torch.Tensor | None,
 ) -> torch.Tensor:  # fmt: skip
-    """q: [H, D]; k, v: [context, K, D]. Plain loops in float64."""
-    out = torch.zeros(q.shape, dtype=torch.float64)
+    """q: [H, D]; k, v: [context, K, D or value_dim]. Plain loops in float64."""
+    out = torch.zeros(len(q), v.shape[-1], dtype=torch.float64)
     first = 0 if spec.sliding_window is None else max(0, position - spec.sliding_window + 1)
     for head in range(spec.num_heads):
         kv_head = head * spec.num_kv_heads // spec.num_heads
@@ -72,9 +73,10 @@ def test_reference_equals_a_written_out_softmax(name: str, bound: int, monkeypat
     for index, (context, rows) in enumerate(SEQUENCES):
         blocks = [free.pop() for _ in range(-(-context // BLOCK_SIZE))]
         tables[index, : len(blocks)] = torch.tensor(blocks)
-        k, v = draw(context, spec.num_kv_heads, spec.head_dim), draw(context, spec.num_kv_heads, spec.head_dim)
+        k, own_v = draw(context, spec.num_kv_heads, spec.head_dim), draw(context, spec.num_kv_heads, spec.head_dim)
+        v = own_v if spec.values_from is None else k[..., spec.values_from :]
         slots = torch.tensor([blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(context)])
-        backend.write(kv, k, v, KVGroupBatch(slots, tables))
+        backend.write(kv, k, own_v if spec.values_from is None else None, KVGroupBatch(slots, tables))
         q = draw(rows, spec.num_heads, spec.head_dim)
         queries.append(q)
         for row in range(rows):

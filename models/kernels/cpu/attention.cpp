@@ -3,18 +3,19 @@
 //   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t))) v[p, h / G]
 //
 // over positions p <= pos(t) (and p > pos(t) - window); G query heads share a KV head. A sink is one more logit in the
-// softmax's sum, with no value.
+// softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
 //
 // Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
 // kRowTile rows. One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
 // (a small matrix product), online softmax in base 2, then the product with the values. The context of a sequence with
-// a single row tile (a decode, a verified draft) is split into pieces of kSplit positions, so that one long sequence
-// occupies every core; whoever finishes the last piece of a tile merges them all (no barrier). The cuts depend on the
-// sequence alone, so a sequence's result does not depend on its batch mates.
+// a single row tile or a single query (a decode, a verified draft) is split into pieces of kSplit positions, so that one
+// long sequence occupies every core; whoever finishes the last piece of a tile merges them all (no barrier). The cuts
+// depend on the sequence alone, so a sequence's result does not depend on its batch mates.
 //
-// Layouts. q [T, H, D] with a row stride; out [T, H, D] contiguous; kv as in kv_layout.h; block_tables [S, stride]
-// int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums are fp32; with bf16 KV the probabilities are
-// rounded to bf16 for the product with the values.
+// Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of values, D unless they are part of
+// the keys; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
+// are fp32; with bf16 KV the probabilities are rounded to bf16 for the product with the values. Values that are part of the
+// keys are turned to the layout of values chunk by chunk, once for the rows of a tile.
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -45,6 +46,7 @@ constexpr int kRowTile = 24;
 constexpr int kPieces = 8;
 constexpr int kChunk = kPieces * kTile;
 constexpr int kSplit = 512;
+constexpr int kMaxDim = 576;  // of a head
 
 struct Problem {
   const void* q;
@@ -58,8 +60,11 @@ struct Problem {
   int64_t q_stride;           // elements between rows of q
   int64_t table_stride;
   int num_seqs, num_heads, num_kv_heads, head_dim, block_size;
+  int values_from;  // -1: values are stored beside the keys
   int window;  // 0: none
   float scale, softcap;  // softcap 0: none
+  bool has_values() const { return values_from < 0; }
+  int value_dim() const { return has_values() ? head_dim : head_dim - values_from; }
 };
 
 struct Item {
@@ -77,10 +82,10 @@ struct Piece {
 };
 
 struct Scratch {
-  alignas(64) float q[kRowTile * 512];
+  alignas(64) float q[kRowTile * kMaxDim];
   alignas(64) float scores[kRowTile * kChunk];
-  alignas(64) float out[kRowTile * 512];
-  alignas(64) float values[kPieces * kTile * 512];  // values of incomplete pieces, zero where no position is
+  alignas(64) float out[kRowTile * kMaxDim];
+  alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
   float max[kRowTile], sum[kRowTile];
 };
 
@@ -121,23 +126,23 @@ void score_block(const Element* q, const Element* const* keys, int head_dim, flo
 }
 
 template <class Element, int R, int C>
-void value_block(const Element* weights, const Element* const* values, int num_pieces, int head_dim,
+void value_block(const Element* weights, const Element* const* values, int num_pieces, int value_dim,
                  const float* rescale, float* out) {
   F32x16 c[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < C; ++v) c[r][v] = broadcast(rescale[r]) * load<F32x16>(out + r * head_dim + v * 16);
+    for (int v = 0; v < C; ++v) c[r][v] = broadcast(rescale[r]) * load<F32x16>(out + r * value_dim + v * 16);
   for (int piece = 0; piece < num_pieces; ++piece) {
     const char* base = reinterpret_cast<const char*>(values[piece]);
     product<Element, R, C>(
         reinterpret_cast<const char*>(weights + piece * kTile), kChunk * 4, kTile / kPack<Element>,
-        [&](int v, int k) { return base + (static_cast<int64_t>(k) * head_dim + v * 16) * 4; }, c);
+        [&](int v, int k) { return base + (static_cast<int64_t>(k) * value_dim + v * 16) * 4; }, c);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < C; ++v) store(out + r * head_dim + v * 16, c[r][v]);
+    for (int v = 0; v < C; ++v) store(out + r * value_dim + v * 16, c[r][v]);
 }
 
 // f(std::integral_constant<int, n>) for the run-time n in 1..kMax
@@ -161,17 +166,17 @@ void all_scores(const Element* q, int num_rows, const Element* const* keys, int 
 }
 
 template <class Element>
-void add_values(const Element* weights, int num_rows, const Element* const* values, int num_pieces, int head_dim,
+void add_values(const Element* weights, int num_rows, const Element* const* values, int num_pieces, int value_dim,
                 const float* rescale, float* out) {
-  const int num_vectors = head_dim / 16;
+  const int num_vectors = value_dim / 16;
   const Element* shifted[kPieces];
   for (int v = 0; v < num_vectors; v += kCols) {
     for (int i = 0; i < num_pieces; ++i) shifted[i] = values[i] + v * 16 * kPack<Element>;
     with_constant<kCols>(std::min(kCols, num_vectors - v), [&](auto cols) {
       for (int r = 0; r < num_rows; r += kRows)
         with_constant<kRows>(std::min(kRows, num_rows - r), [&](auto rows) {
-          value_block<Element, rows(), cols()>(weights + r * kChunk * kPack<Element>, shifted, num_pieces, head_dim,
-                                               rescale + r, out + r * head_dim + v * 16);
+          value_block<Element, rows(), cols()>(weights + r * kChunk * kPack<Element>, shifted, num_pieces, value_dim,
+                                               rescale + r, out + r * value_dim + v * 16);
         });
     });
   }
@@ -246,15 +251,24 @@ int next_pieces(const Problem& p, const int32_t* table, int begin, int end, std:
   return begin;
 }
 
-// The lanes of a piece, zeros elsewhere: memory that no position was written to may hold NaN, and 0 * NaN is NaN.
+// The values of a piece, whose keys are given, in the layout of values: where they are stored, or copied to `copy`.
 template <class Element>
-void copy_piece_values(const Element* values, const Piece& piece, int head_dim, Element* target) {
-  std::memset(target, 0, sizeof(Element) * kTile * head_dim);
+const Element* piece_values(const Problem& p, const Piece& piece, const Element* keys, Element* copy) {
+  const int dim = p.value_dim();
+  const Element* stored = keys + kTile * (p.has_values() ? p.head_dim : p.values_from);
+  if (piece.count == kTile) {
+    if (p.has_values()) return stored;
+    keys_to_values(stored, dim, copy);
+    return copy;
+  }
+  // zeros where no position is: memory that none was written to may hold NaN, and 0 * NaN is NaN
+  std::memset(copy, 0, sizeof(Element) * kTile * dim);
   for (int lane = piece.first_lane; lane < piece.first_lane + piece.count; ++lane)
-    for (int d = 0; d < head_dim; ++d) {
-      const int at = value_index<Element>(lane, d, head_dim);
-      target[at] = values[at];
+    for (int d = 0; d < dim; ++d) {
+      const int at = value_index<Element>(lane, d, dim);
+      copy[at] = stored[p.has_values() ? at : key_index<Element>(lane, d)];
     }
+  return copy;
 }
 
 int query_position(const Problem& p, int seq, int query) {
@@ -264,7 +278,7 @@ int query_position(const Problem& p, int seq, int query) {
 // Unnormalised attention of one item's rows: s.out, s.max (base 2), s.sum.
 template <class Element>
 void walk_context(const Problem& p, const Item& item, Scratch& s) {
-  const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim;
+  const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim();
   Element* q_tile = reinterpret_cast<Element*>(s.q);
   for (int r = 0; r < item.num_rows; ++r) {
     const int row = item.first_row + r;
@@ -274,7 +288,7 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
     s.max[r] = -kInfinity;
     s.sum[r] = 0;
   }
-  std::fill(s.out, s.out + item.num_rows * dim, 0.0f);
+  std::fill(s.out, s.out + item.num_rows * value_dim, 0.0f);
 
   thread_local std::vector<Piece> pieces;
   const int32_t* table = p.block_tables + item.seq * p.table_stride;
@@ -284,13 +298,9 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
     begin = next_pieces(p, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
     for (int i = 0; i < num_pieces; ++i) {
-      keys[i] = static_cast<const Element*>(p.kv) + keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, dim);
-      values[i] = keys[i] + kTile * dim;
-      if (pieces[i].count < kTile) {
-        Element* copy = reinterpret_cast<Element*>(s.values) + i * kTile * dim;
-        copy_piece_values(values[i], pieces[i], dim, copy);
-        values[i] = copy;
-      }
+      keys[i] = static_cast<const Element*>(p.kv) +
+                keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, dim, p.has_values());
+      values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
     }
     all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
     for (int r = 0; r < item.num_rows; ++r) {
@@ -298,7 +308,7 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
       rescale[r] = softmax_row<Element>(p, pieces, item.kv_head * group + row % group,
                                         query_position(p, item.seq, row / group), s.scores + r * kChunk, s.max[r], s.sum[r]);
     }
-    add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, dim, rescale, s.out);
+    add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, value_dim, rescale, s.out);
   }
 }
 
@@ -308,12 +318,12 @@ void write_row(const Problem& p, const Item& item, int r, const float* out, floa
   const int head = item.kv_head * group + row % group;
   const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
   if (p.sinks) sum += std::exp2(p.sinks[head] * kLog2e - max);
-  Element* target = static_cast<Element*>(p.out) + (token * p.num_heads + head) * p.head_dim;
+  Element* target = static_cast<Element*>(p.out) + (token * p.num_heads + head) * p.value_dim();
   const F32x16 inverse = broadcast(1 / sum);
-  for (int d = 0; d < p.head_dim; d += 16) store_lanes(target + d, load<F32x16>(out + d) * inverse);
+  for (int d = 0; d < p.value_dim(); d += 16) store_lanes(target + d, load<F32x16>(out + d) * inverse);
 }
 
-// Partial results of split tiles: per row max, sum (16 floats apart, for alignment) and D sums.
+// Partial results of split tiles: per row max, sum (16 floats apart, for alignment) and V sums.
 struct Partials {
   int64_t row_stride;
   float* data;
@@ -326,13 +336,13 @@ void merge_splits(const Problem& p, const Item& item, const Partials& partials, 
   for (int r = 0; r < item.num_rows; ++r) {
     float max = -kInfinity, sum = 0;
     for (int i = 0; i < item.num_splits; ++i) max = std::max(max, partials.row(item.partial + i, r)[0]);
-    std::fill(s.out, s.out + p.head_dim, 0.0f);
+    std::fill(s.out, s.out + p.value_dim(), 0.0f);
     for (int i = 0; i < item.num_splits; ++i) {
       const float* part = partials.row(item.partial + i, r);
       if (part[0] == -kInfinity) continue;
       const float weight = std::exp2(part[0] - max);
       sum += weight * part[1];
-      for (int d = 0; d < p.head_dim; d += 16)
+      for (int d = 0; d < p.value_dim(); d += 16)
         store(s.out + d, fma(broadcast(weight), load<F32x16>(part + 16 + d), load<F32x16>(s.out + d)));
     }
     write_row<Element>(p, item, r, s.out, max, sum);
@@ -343,14 +353,14 @@ template <class Element>
 void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
   walk_context<Element>(p, item, s);
   if (item.num_splits == 1) {
-    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.head_dim, s.max[r], s.sum[r]);
+    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.value_dim(), s.max[r], s.sum[r]);
     return;
   }
   for (int r = 0; r < item.num_rows; ++r) {
     float* part = partials.row(item.partial + item.split, r);
     part[0] = s.max[r];
     part[1] = s.sum[r];
-    std::memcpy(part + 16, s.out + r * p.head_dim, sizeof(float) * p.head_dim);
+    std::memcpy(part + 16, s.out + r * p.value_dim(), sizeof(float) * p.value_dim());
   }
   // acq_rel: the last to arrive sees what the others stored
   if (partials.finished[item.tile].fetch_add(1, std::memory_order_acq_rel) + 1 == item.num_splits)
@@ -375,7 +385,7 @@ int64_t plan(const Problem& p, std::vector<Item>& items, int& num_split_tiles) {
         // as far back as makes whole tiles, but within the block: earlier ones may be given back
         begin = std::max(seen / kTile * kTile, seen / p.block_size * p.block_size);
       }
-      const int splits = num_rows <= kRowTile ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
+      const int splits = num_rows <= std::max(kRowTile, group) ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
       for (int head = 0; head < p.num_kv_heads; ++head) {
         for (int i = 0; i < splits; ++i)
           items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
@@ -397,7 +407,7 @@ void attend(const Problem& p) {
   int num_split_tiles;
   Partials partials{};
   const int64_t num_partials = plan(p, items, num_split_tiles);
-  partials.row_stride = 16 + p.head_dim;
+  partials.row_stride = 16 + p.value_dim();
   partial_memory.resize(std::max<size_t>(partial_memory.size(), num_partials * kRowTile * partials.row_stride));
   partials.data = partial_memory.data();
   std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[num_split_tiles]());
@@ -409,14 +419,16 @@ void attend(const Problem& p) {
 
 }  // namespace
 
-// is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 512. window 0, softcap 0: none.
+// is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 576. values_from: -1 where values are stored
+// beside the keys, else a multiple of 16. window 0, softcap 0: none.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
-                                   int block_size, float scale, int window, float softcap, const float* alibi_slopes,
-                                   const float* sinks) {
-  const Problem p{q,      out,          kv,       cu_seqlens_q, seq_lens,     block_tables, alibi_slopes, sinks, q_stride,
-                  table_stride, num_seqs, num_heads, num_kv_heads, head_dim, block_size,   window,       scale, softcap};
+                                   int values_from, int block_size, float scale, int window, float softcap,
+                                   const float* alibi_slopes, const float* sinks) {
+  const Problem p{q,        out,          kv,       cu_seqlens_q, seq_lens,     block_tables, alibi_slopes, sinks,   q_stride,
+                  table_stride, num_seqs, num_heads, num_kv_heads, head_dim,    block_size,   values_from,  window,  scale,
+                  softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

@@ -3,8 +3,9 @@
 //   (x[i], x[i + R/2])  <-  (x[i] cos[i] - x[i + R/2] sin[i],  x[i + R/2] cos[i] + x[i] sin[i]),   i < R/2
 //
 // over the first R dimensions of each head, with cos and sin [T, R / 2] in fp32. q and k rows are rotated in
-// place (they are views of one fused projection, hence the row strides), v is only copied. One thread takes whole rows:
-// a row's stores into a tile's lanes never share an element with another row's. A negative slot is not stored.
+// place (they are views of one fused projection, hence the row strides), v is only copied, where there is one beside k. One
+// thread takes whole rows: a row's stores into a tile's lanes never share an element with another row's. A negative slot is
+// not stored.
 #include "kv_layout.h"
 #include "parallel.h"
 #include "replay.h"
@@ -34,11 +35,13 @@ template <class Element>
 void store_token(const Element* k, const Element* v, int64_t slot, Element* kv, int num_kv_heads, int head_dim) {
   const int lane = static_cast<int>(slot % kTile);
   for (int head = 0; head < num_kv_heads; ++head) {
-    Element* keys = kv + keys_offset(slot / kTile, num_kv_heads, head, head_dim);
-    Element* values = keys + kTile * head_dim;
-    const Element *key = k + head * head_dim, *value = v + head * head_dim;
+    Element* keys = kv + keys_offset(slot / kTile, num_kv_heads, head, head_dim, v != nullptr);
+    const Element* key = k + head * head_dim;
     for (int d = 0; d < head_dim; d += kPack<Element>)
       std::memcpy(keys + key_index<Element>(lane, d), key + d, 4);  // one pack
+    if (!v) continue;
+    Element* values = keys + kTile * head_dim;
+    const Element* value = v + head * head_dim;
     for (int d = 0; d < head_dim; ++d) values[value_index<Element>(lane, d, head_dim)] = value[d];
   }
 }
@@ -65,16 +68,15 @@ void process(const Rows& rows) {
       for (int head = 0; head < rows.num_heads; ++head) rotate_head(q + head * rows.head_dim, cos, sin, num_pairs);
       for (int head = 0; head < rows.num_kv_heads; ++head) rotate_head(k + head * rows.head_dim, cos, sin, num_pairs);
     }
-    if (rows.slots[t] >= 0)
-      store_token(k, static_cast<const Element*>(rows.v) + t * rows.v_stride, rows.slots[t], static_cast<Element*>(rows.kv),
-                  rows.num_kv_heads, rows.head_dim);
+    const Element* v = rows.v ? static_cast<const Element*>(rows.v) + t * rows.v_stride : nullptr;
+    if (rows.slots[t] >= 0) store_token(k, v, rows.slots[t], static_cast<Element*>(rows.kv), rows.num_kv_heads, rows.head_dim);
   });
 }
 
 }  // namespace
 
-// is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation (q unused). Strides in elements between rows; the heads
-// of a row are contiguous.
+// is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation (q unused). v null: values are part of the keys. Strides
+// in elements between rows; the heads of a row are contiguous.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
                              const float* cos, const float* sin, int rotary_dim, const int64_t* slots, void* kv, int num_tokens,
                              int num_heads, int num_kv_heads, int head_dim) {
