@@ -116,6 +116,18 @@ def test_product_over_shapes(kernels: KernelLibrary, encoding: Encoding, outputs
     assert relative_error(got, _product(kernels, x, quantised)) < 3e-4
 
 
+@pytest.mark.parametrize("columns", [48, 80])
+@pytest.mark.parametrize("activation", [PER_TOKEN, PER_GROUP])
+def test_a_scale_a_row_serves_columns_that_are_no_whole_steps(
+    kernels: KernelLibrary, columns: int, activation: ActivationQuantization
+) -> None:
+    quantised = random_quantised(QuantKind(Encoding.FP8_E4M3, columns, activation=activation), 33, columns)
+    weight, ids, x = pack_quantised(quantised, library=kernels), torch.arange(33), _input(3, columns)
+
+    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), dequantise(quantised, FLOAT))
+    assert relative_error(PackedLinear([weight], library=kernels)(x), _product(kernels, x, quantised)) < 3e-4
+
+
 @pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize("name", ["int4 g128, zeros", "int8 w8a8", "fp8 w8a8"])
 def test_permuted_columns_meet_their_inputs(kernels: KernelLibrary, name: str, rows: int) -> None:

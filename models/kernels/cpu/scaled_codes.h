@@ -141,7 +141,7 @@ struct ScaledMatrix {
   ScaledMatrix(int32_t word, int64_t num_columns, int64_t group_size) : format(word) {
     const auto aligned = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
     columns = (num_columns + kGroup - 1) / kGroup * kGroup;
-    steps_a_group = std::min(group_size, columns) / kGroup;
+    steps_a_group = (std::min(group_size, columns) + kGroup - 1) / kGroup;  // a whole row may end within a step
     groups = (columns / kGroup + steps_a_group - 1) / steps_a_group;
     scales_at = columns / kGroup * code_bytes_per_step(format.code);
     zeros_at = scales_at + aligned(groups * 16 * scale_bytes(format.scale_type));
