@@ -11,6 +11,7 @@ from models.kv_groups import group_layers
 from models.layers.attention import Attention
 from models.layers.branch import NORMS_OF_BRANCH, make_join
 from models.layers.embedding import Embedding
+from models.layers.latent_attention import LatentAttention
 from models.layers.linear import Linear
 from models.layers.mlp import make_mlp
 from models.layers.moe import MoE, make_feed_forward
@@ -30,14 +31,16 @@ class DecoderLayer(nn.Module):
     mlp_norm: nn.Module | None
     mlp_post_norm: nn.Module | None
 
-    def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> None:
+    def __init__(
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         before, after = NORMS_OF_BRANCH[spec.placement]
         attn_norm, attn_post_norm, mlp_norm, mlp_post_norm = (
             make_norm(spec.norm, hidden_size) if exists else None for exists in (before, after) * 2
         )
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
-        self.attn = Attention(spec, hidden_size, backend=backend, scheme=scheme)
+        self.attn = make_attention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
         self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
         self.mlp = make_feed_forward(spec.mlp, hidden_size, scheme=scheme)
         self._join_attn = make_join(spec, attn_norm, attn_post_norm)
@@ -54,12 +57,14 @@ class DecoderLayer(nn.Module):
 class ParallelLayer(nn.Module):
     """x + attention(attn_norm(x)) + mlp(mlp_norm(x)), mlp_norm being attn_norm where the family has one."""
 
-    def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> None:
+    def __init__(
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         assert isinstance(spec.mlp, MLPSpec)
         assert spec.branch_scale == spec.skip_scale == 1.0
         self.attn_norm = make_norm(spec.norm, hidden_size)
-        self.attn = Attention(spec, hidden_size, backend=backend, scheme=scheme)
+        self.attn = make_attention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
         is_one = spec.placement is NormPlacement.PARALLEL_ONE_NORM
         self.mlp_norm = self.attn_norm if is_one else make_norm(spec.norm, hidden_size)
         self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme)
@@ -73,10 +78,20 @@ class ParallelLayer(nn.Module):
         return self.mlp.contract(inner, residual=x)
 
 
-def make_layer(spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> nn.Module:
+def make_attention(
+    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+) -> nn.Module:
+    if spec.latent is not None:
+        return LatentAttention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
+    return Attention(spec, hidden_size, backend=backend, scheme=scheme)
+
+
+def make_layer(
+    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+) -> nn.Module:
     is_parallel = spec.placement in (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
     kind = ParallelLayer if is_parallel else DecoderLayer
-    return kind(spec, hidden_size, backend=backend, scheme=scheme)
+    return kind(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
 
 
 class Decoder(nn.Module):
@@ -102,7 +117,7 @@ class Decoder(nn.Module):
         )
         self.embed_norm = None if spec.embedding_norm is None else make_norm(spec.embedding_norm, hidden_size)
         self.layers = nn.ModuleList(
-            make_layer(layer, hidden_size, backend=backend, scheme=scheme) for layer in spec.layers
+            make_layer(layer, hidden_size, backend=backend, scheme=scheme, dtype=dtype) for layer in spec.layers
         )
         self.norm = None if spec.final_norm is None else make_norm(spec.final_norm, hidden_size)
         self.head = (

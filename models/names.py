@@ -31,6 +31,8 @@ IGNORE: To | None = None  # a tensor that carries no weights, such as a stored c
 # expert's; a final ".*" covers weight, bias, scales, zeros, so that quantised checkpoints need no map of their own. The
 # first pattern that matches the whole name decides. "{e}" in the module alone says that the tensor is a stack of all
 # experts' matrices along its first dimension, of which each expert gets its own. It may also stand for the shard.
+# "{x}" is the number of a layer behind the decoder's last, such as DeepSeek V3's for predicting several tokens; a final
+# ".**" covers all names that begin so. Both are for tensors to ignore, and such rules come first.
 Rules = Mapping[str, To | tuple[To, ...] | None]
 
 
@@ -48,8 +50,10 @@ class Destination:
 class NameMap:
     """Compiled Rules."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, num_layers: int | None = None) -> None:
+        """num_layers: of the decoder; without it, no number is taken for that of a layer behind the last."""
         self._rules = [(_compile(pattern), to) for pattern, to in rules.items()]
+        self._num_layers = num_layers
 
     def is_ignored(self, name: str) -> bool:
         match, to = self._match(name)
@@ -64,13 +68,20 @@ class NameMap:
 
     def _match(self, name: str) -> tuple[re.Match[str] | None, To | tuple[To, ...] | None]:
         for pattern, to in self._rules:
-            if match := pattern.fullmatch(name):
+            match = pattern.fullmatch(name)
+            if match is not None and self._is_behind_the_last(match.groupdict().get("x")):
                 return match, to
         return None, None
 
+    def _is_behind_the_last(self, number: str | None) -> bool:
+        """Whether "{x}" may stand for `number`; True for rules without it."""
+        return number is None or (self._num_layers is not None and int(number) >= self._num_layers)
+
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    expression = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d{1,5})").replace(r"\{e\}", r"(?P<e>\d{1,5})")
+    expression = re.sub(r"\\\{(i|e|x)\\\}", r"(?P<\1>\\d{1,5})", re.escape(pattern))
+    if pattern.endswith(".**"):
+        return re.compile(expression.removesuffix(r"\.\*\*") + r"\..+")
     return re.compile(re.sub(r"\\\.\\\*$", r"\\.(?P<part>\\w+)", expression))
 
 

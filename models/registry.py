@@ -39,6 +39,8 @@ FAMILIES: dict[str, Entry | str] = {
     "BloomForCausalLM": Entry("models.families.bloom:FAMILY"),
     "Cohere2ForCausalLM": Entry("models.families.cohere:COHERE2"),
     "CohereForCausalLM": Entry("models.families.cohere:COHERE"),
+    "DeepseekV2ForCausalLM": Entry("models.families.deepseek:V2"),
+    "DeepseekV3ForCausalLM": Entry("models.families.deepseek:V3"),
     "FalconForCausalLM": Entry("models.families.falcon:FAMILY"),
     "GPT2LMHeadModel": Entry("models.families.gpt2:FAMILY", gguf="gpt2"),
     "GPTBigCodeForCausalLM": Entry("models.families.starcoder:FAMILY"),

@@ -156,6 +156,26 @@ class QueryTemperature:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """Keys and values of all heads are made from one small vector a token, and that alone is cached (DeepSeek V2).
+
+    A head compares its query with k = [turned part, shared by all heads | W_k latent]. Since q . (W_k c) = (q W_k) . c,
+    the query takes the head's W_k on, and the cached latent c is key and value of all heads at once; the head's W_v is
+    applied to what attention returns. So for the KV cache this is attention with a single key head (`attention`).
+    """
+
+    q_rank: int | None  # queries are made from a latent of their own; None: from x
+    kv_rank: int
+    nope_dim: int  # of a head's query and key, without positions
+    rope_dim: int  # the rest of them, turned; it stands first
+    value_dim: int  # of a head
+    norm: NormSpec  # of both latents
+
+    def attention(self, num_heads: int, scale: float) -> AttentionSpec:
+        return AttentionSpec(num_heads, 1, self.rope_dim + self.kv_rank, scale, values_from=self.rope_dim)
+
+
 # --- feed-forward ----------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +263,7 @@ class LayerSpec:
     qk_norm: QKNormSpec | None = None
     alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/alibi.py
     query_temperature: QueryTemperature | None = None
+    latent: LatentSpec | None = None  # with attention = latent.attention(...)
     has_output_gate: bool = False  # heads times logistic(gate x) before the output projection; a shard "gate" of qkv
 
     def with_window(self, window: int | None) -> "LayerSpec":

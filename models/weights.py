@@ -37,7 +37,7 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
 
     Raises CheckpointError that names the tensors which are missing, unused, repeated or of the wrong shape.
     """
-    names = NameMap(rules)
+    names = NameMap(rules, len(decoder.spec.layers))
     parameters = dict(decoder.named_parameters())  # a tied head is not among them
     open_parts = {part: None for name in parameters for part in _parts(decoder, name)}
     problems: list[str] = []

@@ -113,7 +113,7 @@ def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[
 def _gather(
     kv: torch.Tensor, tables: torch.Tensor, first: int, last: int, block_size: int, values_from: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V of positions first .. last - 1 of each table's sequence: each [N, last - first, K, D or value_dim], fp32."""
+    """K [N, last - first, K, D] and V [.., value_dim] of positions first .. last - 1 of each table's sequence, fp32."""
     blocks = tables[:, first // block_size : -(-last // block_size)].long()
     parts = kv[:, blocks].flatten(2, 3)[:, :, : last - first].to(torch.float32)
     return parts[0], parts[1] if values_from is None else parts[0][..., values_from:]

@@ -48,6 +48,8 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,  # small enough that a short prompt meets all three bands
 }
+# Of routers' weights: few rows stand between two experts, where rounding decides. Saturated sigmoids would all be near.
+ROUTER_SPREAD = {"deepseek_v3": 2.0}
 
 
 def llama_config(**changes: object) -> LlamaConfig:
@@ -83,12 +85,15 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
             if parameter.dim() >= 2:
                 values *= parameter.shape[-2 if name in turned else -1] ** -0.5
                 if name.endswith(("gate.weight", "router.weight", "layer.weight")) and len(parameter) < 16:
-                    values *= 4.0  # few rows between two experts, where rounding decides
+                    values *= ROUTER_SPREAD.get(config.model_type, 4.0)
             elif name.endswith("bias"):
                 values *= 0.3
             else:
                 values = usual + 0.2 * values
             parameter.copy_(values.to(torch.bfloat16))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_((torch.randn(buffer.shape, generator=generator) * 0.5).to(torch.bfloat16))
     return model.eval()
 
 

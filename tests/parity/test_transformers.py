@@ -16,9 +16,10 @@ from models.registry import FAMILIES
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.parity.classic_variants import CLASSIC_VARIANTS
+from tests.parity.deepseek_variants import LATENT_VARIANTS
 from tests.parity.variants import VARIANTS
 
-ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS
+ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS | LATENT_VARIANTS
 BLOCK_SIZE = 4
 LENGTHS = (37, 9, 1, 22)
 

@@ -28,6 +28,7 @@ from tests.helpers.checkpoints import (
     random_model,
 )
 from tests.helpers.engines import make_prompt, make_request
+from tests.parity.deepseek_variants import deepseek_v3
 
 BLOCK_SIZE = 4
 CPU = torch.device("cpu")
@@ -44,6 +45,7 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
     "full attention and windows": lambda: qwen2_config(
         num_hidden_layers=3, use_sliding_window=True, sliding_window=6, max_window_layers=1
     ),
+    "latent attention and experts": deepseek_v3,
 }
 
 

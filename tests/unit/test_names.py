@@ -54,6 +54,17 @@ def test_ignored_name_has_no_destination() -> None:
     assert names.destinations("layers.3.bias") == ()
 
 
+def test_layers_behind_the_last_are_ignored_where_a_rule_says_so() -> None:
+    names = NameMap({"layers.{x}.**": IGNORE, **RULES}, num_layers=3)
+
+    assert names.is_ignored("layers.3.q_proj.weight")
+    assert names.is_ignored("layers.12.shared_head.norm.weight")
+    assert names.destinations("layers.2.q_proj.weight")
+    assert not names.is_ignored("layers.2.shared_head.norm.weight")
+    assert not names.is_ignored("layers.3")
+    assert not NameMap(RULES, num_layers=3).is_ignored("layers.3.q_proj.weight")
+
+
 def test_prefixes_apply_to_every_rule() -> None:
     names = NameMap(with_prefixes(("", "model."), RULES))
 

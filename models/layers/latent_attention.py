@@ -1,0 +1,71 @@
+"""Latent attention: keys and values of all heads made from one small vector a token, which alone is cached."""
+
+import torch
+from torch import nn
+
+from models.attention.base import AttentionBackend
+from models.batch import ForwardBatch, KVGroupBatch
+from models.layers.head_linear import HeadLinear
+from models.layers.linear import Linear
+from models.layers.norm import make_norm
+from models.layers.prologue import Prologue
+from models.layers.rotation import Rotation
+from models.quant.base import QuantScheme
+from models.spec import LayerSpec
+
+
+class LatentAttention(nn.Module):
+    """See LatentSpec for the mathematics. A row of the cache is [turned part of the keys | latent, normed].
+
+    `qkv` has the shards "q", of queries or of their latent, and "kv", of a row of the cache. `k_up` and `v_up` are the
+    heads' W_k, transposed, and W_v.
+    """
+
+    def __init__(
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        assert spec.latent is not None
+        latent, self.spec, self.backend = spec.latent, spec.attention, backend
+        num_heads = self.spec.num_heads
+        self.rope_dim = latent.rope_dim
+        query_size = num_heads * (latent.rope_dim + latent.nope_dim)
+        self.shards = {"q": latent.q_rank or query_size, "kv": self.spec.head_dim}
+        self.qkv = Linear(hidden_size, self.shards, has_bias=spec.has_qkv_bias, scheme=scheme)
+        self.q_norm, self.q_up = None, None
+        if latent.q_rank is not None:
+            self.q_norm = make_norm(latent.norm, latent.q_rank)
+            self.q_up = Linear(latent.q_rank, query_size, has_bias=False, scheme=scheme)
+        self.kv_norm = make_norm(latent.norm, latent.kv_rank)
+        self.k_up = HeadLinear(num_heads, latent.nope_dim, latent.kv_rank, dtype=dtype)
+        self.v_up = HeadLinear(num_heads, latent.kv_rank, latent.value_dim, dtype=dtype)
+        self.out = Linear(num_heads * latent.value_dim, hidden_size, has_bias=spec.has_out_bias, scheme=scheme)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        norm: Prologue,
+        by: Rotation | None,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        kv: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention.forward."""
+        assert by is not None
+        q, row = torch.split_with_sizes(self.qkv(x, norm, out_dtype=kv.dtype), list(self.shards.values()), dim=1)
+        if self.q_up is not None:
+            assert self.q_norm is not None
+            q = self.q_up(q, self.q_norm)
+        latent = row[:, self.rope_dim :]
+        latent.copy_(self.kv_norm(latent))
+        q = self.backend.rotate_and_write(kv, self._with_keys(q), row.unsqueeze(1), None, by, group)
+        attended = self.backend.forward(q, kv, batch, group, self.spec)  # [T, H, kv_rank]
+        hidden: torch.Tensor = self.out(self.v_up(attended).flatten(1), residual=residual)
+        return hidden
+
+    def _with_keys(self, q: torch.Tensor) -> torch.Tensor:
+        """Queries [T, H * (rope_dim + nope_dim)] as they meet rows of the cache: [T, H, rope_dim + kv_rank]."""
+        q = q.view(len(q), self.spec.num_heads, -1)
+        turned, rest = q[..., : self.rope_dim], q[..., self.rope_dim :]
+        return torch.cat((turned, self.k_up(rest)), dim=-1)
