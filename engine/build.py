@@ -11,7 +11,8 @@ from engine.cores import usable_cores
 from engine.engine import Engine
 from engine.errors import StartupError
 from engine.kv.groups import KVGroup, most_blocks
-from engine.protocol import EngineInfo, TokenizerInfo
+from engine.protocol import EngineInfo, Quality, TokenizerInfo
+from engine.quality.report import QualityReport, describe_quality
 from engine.runner.kv_tensors import bytes_per_block, kv_groups
 from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
@@ -50,6 +51,8 @@ def build_engine(
         set_num_threads(config.threads or usable_cores())
     try:
         files = resolve_model(config.model, config.revision, report)
+        quality_report = QualityReport(config, files, device, report)
+        quality_report.before()
         model = load_model(
             files,
             dtype=config.dtype.value,
@@ -60,6 +63,7 @@ def build_engine(
             progress=report,
             on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
         )
+        quality = quality_report.after(model)
     except ModelError as error:
         raise StartupError(str(error)) from error
     spec = spec_settings(config)
@@ -98,7 +102,7 @@ def build_engine(
         eos_token_ids=model.tokenizer.eos_token_ids,
         speculator=_speculator(spec, drafter),
     )
-    info = _describe(config, model, groups, budget, reason)
+    info = _describe(config, model, groups, budget, reason, quality)
     info.notes.extend(_describe_speculation(spec, draft))
     return engine, info
 
@@ -191,7 +195,12 @@ def _describe_speculation(spec: SpecSettings, draft: LoadedModel | None) -> list
 
 
 def _describe(
-    config: EngineConfig, model: LoadedModel, groups: tuple[KVGroup, ...], budget: KVBudget, step_reason: str
+    config: EngineConfig,
+    model: LoadedModel,
+    groups: tuple[KVGroup, ...],
+    budget: KVBudget,
+    step_reason: str,
+    quality: Quality | None,
 ) -> EngineInfo:
     max_model_len, max_batched = config.max_model_len, config.max_num_batched_tokens
     assert max_model_len is not None
@@ -207,6 +216,7 @@ def _describe(
         f"Context: {max_model_len:,} tokens; steps of up to {max_batched:,} tokens ({step_reason}), "
         f"{config.max_num_seqs:,} sequences at once",
         *model.notes,
+        *([] if quality is None else [describe_quality(quality)]),
     ]
     return EngineInfo(
         architecture=model.architecture,
@@ -224,6 +234,8 @@ def _describe(
         tokenizer=_tokenizer_info(model.tokenizer),
         generation_defaults=model.generation_defaults,
         notes=notes,
+        weight_formats=model.weight_formats,
+        quality=quality,
     )
 
 

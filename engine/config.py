@@ -96,6 +96,19 @@ class EngineConfig:
         "With --quantization fp8, int8, int4 or nf4: embeddings and output layer too, which else stay as stored.",
         group="Model",
     )
+    quality_report: bool = option(
+        False,
+        "Measure at the start what quantisation costs, against the same weights unquantised; the result is kept beside "
+        "the weights.",
+        group="Model",
+    )
+    max_quality_loss: float | None = option(
+        None,
+        "Largest relative increase of perplexity by quantisation (0.05 is a twentieth); beyond it the start fails. Implies "
+        "--quality-report.",
+        group="Model",
+        minimum=0,
+    )
     threads: int | None = option(
         None,
         "Compute threads on a CPU (default: the physical cores that affinity and container quota allow).",

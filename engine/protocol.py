@@ -167,6 +167,23 @@ class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
     add_bos_token: bool  # whether a plain prompt gets a BOS in front
 
 
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model's predictions differ from those of the same weights unquantised, on average over the positions of a
+    text (engine/quality)."""
+
+    kl_divergence: float  # nats a token
+    top1_agreement: float  # share of positions with the same likeliest token
+    perplexity: float
+    reference_perplexity: float
+    num_tokens: int
+    reference: str  # what the unquantised weights are
+
+    @property
+    def loss(self) -> float:
+        """Relative increase of the perplexity."""
+        return self.perplexity / self.reference_perplexity - 1
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What was loaded and chosen; sent once, with READY."""
 
@@ -185,6 +202,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: what was chosen and why
+    weight_formats: dict[str, int] = {}  # what weights are held as, such as "int4 g32": number of tensors
+    quality: Quality | None = None  # where it was asked for
 
 
 # --- API process -> engine -------------------------------------------------------------------------------------------

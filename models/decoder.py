@@ -94,6 +94,15 @@ def make_layer(
     return kind(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
 
 
+def allocate_module(module: nn.Module, device: torch.device) -> None:
+    """Memory on `device` for the parameters of a part of a decoder, uninitialised. Raises torch.OutOfMemoryError."""
+    # Not to_empty: that makes tensors after those on "meta", for which torch imports sympy: a third of a second.
+    module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+    for inner in module.modules():
+        if isinstance(inner, Attention):
+            inner.make_constants(device)
+
+
 class Decoder(nn.Module):
     """Token ids to hidden states to logits.
 
@@ -136,11 +145,14 @@ class Decoder(nn.Module):
 
     def allocate(self, device: torch.device) -> None:
         """Memory on `device` for all parameters, uninitialised. Raises torch.OutOfMemoryError."""
-        # Not to_empty: that makes tensors after those on "meta", for which torch imports sympy: a third of a second.
-        self._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.make_constants(device)
+        self.allocate_ends(device)
+        allocate_module(self.layers, device)
+
+    def allocate_ends(self, device: torch.device) -> None:
+        """The same for all but the layers."""
+        for module in self.children():
+            if module is not self.layers:
+                allocate_module(module, device)
         self._device = device
         self.serve_context(self.spec.max_position)
 
@@ -180,10 +192,18 @@ class Decoder(nn.Module):
         self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch, kv: Sequence[torch.Tensor]
     ) -> torch.Tensor:
         """`forward` from x on, which is used up."""
-        for index, (layer, rope, layer_kv) in enumerate(zip(self.layers, self.rope_of_layer, kv, strict=True)):
-            group = batch.groups[self._group_of_layer[index]]
-            x = layer(x, None if rope is None else rotations[rope], batch, group, layer_kv)
+        for index, layer_kv in enumerate(kv):
+            x = self.run_layer(index, x, rotations, batch, layer_kv)
         return x
+
+    def run_layer(
+        self, index: int, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch, kv: torch.Tensor
+    ) -> torch.Tensor:
+        """One layer of `run_layers`, with its own `kv`."""
+        rope = self.rope_of_layer[index]
+        group = batch.groups[self._group_of_layer[index]]
+        rows: torch.Tensor = self.layers[index](x, None if rope is None else rotations[rope], batch, group, kv)
+        return rows
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [L, hidden], the rows that matter of forward's result, normed here, to logits [L, V] in fp32."""

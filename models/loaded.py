@@ -42,3 +42,4 @@ class LoadedModel:
     tokenizer: TokenizerAssets
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, min_p, repetition_penalty where given
     notes: list[str] = field(default_factory=list)
+    weight_formats: dict[str, int] = field(default_factory=dict)  # what weights are held as: number of tensors

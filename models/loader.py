@@ -1,7 +1,8 @@
 """load_model: from a checkpoint's files to a LoadedModel."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from models.config_overrides import Overridden, override
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.generation_defaults import generation_defaults
-from models.hf_config import read_json_config
+from models.hf_config import HFConfig, read_json_config
 from models.kernels.cpu.library import load_kernels
 from models.layers.linear import Linear
 from models.loaded import LoadedModel, ProgressReport, TokenizerAssets
@@ -32,6 +33,28 @@ if TYPE_CHECKING:
     from models.sources import ModelFiles
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model's files, described; no weights have been read."""
+
+    overridden: Overridden
+    checkpoint: Checkpoint
+    spec: DecoderSpec
+    names: Rules
+
+    @property
+    def config(self) -> HFConfig:
+        return self.overridden.config
+
+
+@dataclass(frozen=True, slots=True)
+class HeldWeights:
+    """What a decoder's weights are held as: number of tensors by format, and a line for the operator."""
+
+    formats: Counter[str]
+    note: str
 
 
 def load_model(
@@ -55,11 +78,8 @@ def load_model(
     """
     from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
 
-    overridden, checkpoint = _open(files, overrides or {})
-    config = overridden.config
-    architecture = config.architecture()
-    family = family_of(architecture)
-    spec = family.describe(config)
+    opened = open_model(files, overrides)
+    checkpoint, spec = opened.checkpoint, opened.spec
     torch_device = torch.device(device)
     torch_dtype = resolve_dtype(dtype, checkpoint.dtype, torch_device)
     attention_specs = [layer.attention for layer in spec.layers]
@@ -68,18 +88,14 @@ def load_model(
     backend, refusals = select_backend(attention_specs, torch_dtype, torch_device)
     progress("read tokenizer", 0, 0, "")
     metadata = checkpoint.metadata if isinstance(checkpoint, GGUFCheckpoint) else None
-    tokenizer = load_tokenizer_assets(files, config, metadata)
-    overridden.refuse_unread(architecture)
+    tokenizer = load_tokenizer_assets(files, opened.config, metadata)
+    opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(generation_config, files.root)
-    names = family.gguf_names if files.gguf else family.names
-    assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
-    decoder, weights_note = build_decoder(
-        spec, checkpoint, names, backend, torch_dtype, torch_device, progress, weights
-    )
+    decoder, held = build_decoder(spec, checkpoint, opened.names, backend, torch_dtype, torch_device, progress, weights)
     return LoadedModel(
         decoder=decoder,
-        architecture=architecture,
+        architecture=opened.config.architecture(),
         dtype=torch_dtype,
         device=torch_device,
         vocab_size=spec.vocab_size,
@@ -88,9 +104,10 @@ def load_model(
         layer_groups=decoder.layer_groups,
         attention_backend=backend,
         weight_bytes=decoder.weight_bytes(),
+        weight_formats=dict(held.formats.most_common()),
         tokenizer=tokenizer,
         generation_defaults=defaults,
-        notes=[weights_note, _attention_note(backend, refusals)],
+        notes=[held.note, _attention_note(backend, refusals)],
     )
 
 
@@ -114,14 +131,12 @@ def build_decoder(
     device: torch.device,
     progress: ProgressReport,
     weights: WeightOptions | None = None,
-) -> tuple[Decoder, str]:
-    """A decoder on `device` with the checkpoint's weights, and a line on how they are held.
+) -> tuple[Decoder, HeldWeights]:
+    """A decoder on `device` with the checkpoint's weights, and how they are held.
 
     Raises CheckpointError, or ModelError if memory runs out.
     """
-    decoder = Decoder(spec, backend=backend, scheme=Unquantized(dtype), dtype=dtype)
-    plan = assign(decoder, checkpoint, names)
-    choices = choose_schemes(decoder, plan, dtype, device, weights or WeightOptions())
+    decoder, plan, choices = lay_out(spec, checkpoint, names, backend, dtype, device, weights)
     try:
         decoder.allocate(device)
     except torch.OutOfMemoryError:
@@ -130,7 +145,33 @@ def build_decoder(
             "free some, choose a smaller model or another --device"
         ) from None
     fill(decoder, plan, progress)
-    return decoder.eval(), _weights_note(decoder, plan, choices)
+    formats = Counter(_held_as(decoder, assignment) for assignment in plan)
+    return decoder.eval(), HeldWeights(formats, _weights_note(decoder, formats, choices))
+
+
+def lay_out(
+    spec: DecoderSpec,
+    checkpoint: Checkpoint,
+    names: Rules,
+    backend: AttentionBackend,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: WeightOptions | None = None,
+) -> tuple[Decoder, list[Assignment], Choices]:
+    """A decoder without memory, where each of the checkpoint's tensors goes in it, and how they will be held."""
+    decoder = Decoder(spec, backend=backend, scheme=Unquantized(dtype), dtype=dtype)
+    plan = assign(decoder, checkpoint, names)
+    choices = choose_schemes(decoder, plan, dtype, device, weights or WeightOptions())
+    return decoder, plan, choices
+
+
+def open_model(files: "ModelFiles", overrides: Mapping[str, Any] | None = None) -> OpenedModel:
+    """Describe the model that `files` hold; overrides: as load_model takes them. Raises a ModelError."""
+    overridden, checkpoint = _open(files, overrides or {})
+    family = family_of(overridden.config.architecture())
+    names = family.gguf_names if files.gguf else family.names
+    assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
+    return OpenedModel(overridden, checkpoint, family.describe(overridden.config), names)
 
 
 def _open(files: "ModelFiles", overrides: Mapping[str, Any]) -> tuple[Overridden, Checkpoint]:
@@ -147,10 +188,9 @@ def _open(files: "ModelFiles", overrides: Mapping[str, Any]) -> tuple[Overridden
     return overridden, checkpoint
 
 
-def _weights_note(decoder: Decoder, plan: Sequence[Assignment], choices: Choices) -> str:
+def _weights_note(decoder: Decoder, formats: Counter[str], choices: Choices) -> str:
     """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why quantised ones were not kept so."""
-    held = Counter(_held_as(decoder, assignment) for assignment in plan)
-    (first, count), *others = held.most_common()
+    (first, count), *others = formats.most_common()
     counts = ", ".join([f"{first} {count} tensors", *(f"{name} {number}" for name, number in others)])
     note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
     if choices.made.total():

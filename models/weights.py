@@ -66,7 +66,7 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
 
 @torch.no_grad()
 def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport) -> None:
-    """Read each tensor, in file order, into its place; then let every linear layer make itself ready."""
+    """Read each tensor, in file order, into its place; then let the linear layers among these make themselves ready."""
     parameters = dict(decoder.named_parameters())
     total = sum(assignment.tensor.num_bytes for assignment in plan)
     done = 0
@@ -83,7 +83,8 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
             _narrow(target, assignment.rows).copy_(rearrange(tensor.read(target.dtype)))
         done += tensor.num_bytes
         progress("load weights", done, total, "B")
-    for module in decoder.modules():
+    for name in dict.fromkeys(assignment.destination.module for assignment in plan):
+        module = decoder.get_submodule(name)
         if isinstance(module, Linear):
             module.scheme.finish(module)
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from engine.errors import EngineUnavailable
+from engine.protocol import EngineInfo
 from server.context import ServerContext
 from server.deps import Context
 
@@ -27,9 +29,9 @@ async def get_model(name: str, context: Context) -> JSONResponse:
 
 def _card(name: str, context: ServerContext) -> dict[str, Any]:
     try:
-        max_model_len = context.client.info.max_model_len
-    except EngineUnavailable:  # it is chosen while the model loads
-        max_model_len = None
+        info = context.client.info
+    except EngineUnavailable:  # much is chosen while the model loads
+        info = None
     return {
         "id": name,
         "object": "model",
@@ -37,5 +39,20 @@ def _card(name: str, context: ServerContext) -> dict[str, Any]:
         "owned_by": "headrace",
         "root": context.model_root,
         "parent": None,
-        "max_model_len": max_model_len,
+        "max_model_len": None if info is None else info.max_model_len,
+        "headrace": None if info is None else _own_fields(info),
+    }
+
+
+def _own_fields(info: EngineInfo) -> dict[str, Any]:
+    """What OpenAI's and vLLM's cards have no place for."""
+    quality = None
+    if info.quality is not None:
+        quality = {**msgspec.structs.asdict(info.quality), "perplexity_increase": info.quality.loss}
+    return {
+        "dtype": info.dtype,
+        "device": info.device,
+        "weight_bytes": info.weight_bytes,
+        "weight_formats": info.weight_formats,
+        "quality": quality,
     }

@@ -128,7 +128,7 @@ def load_folder_with_note(
     """The decoder, and the line for the operator on how its weights are held."""
     config = read_json_config(folder / "config.json")
     family = family_of(config.architecture())
-    return build_decoder(
+    decoder, held = build_decoder(
         family.describe(config),
         SafetensorsCheckpoint(folder),
         family.names,
@@ -138,6 +138,7 @@ def load_folder_with_note(
         lambda *_: None,
         weights,
     )
+    return decoder, held.note
 
 
 def load_gguf(
@@ -160,7 +161,7 @@ def load_gguf_with_note(
     checkpoint = GGUFCheckpoint(paths)
     config = gguf_config(checkpoint)
     family = family_of(config.architecture())
-    return build_decoder(
+    decoder, held = build_decoder(
         family.describe(config),
         checkpoint,
         family.gguf_names,
@@ -170,6 +171,7 @@ def load_gguf_with_note(
         lambda *_: None,
         weights,
     )
+    return decoder, held.note
 
 
 def write_gguf(

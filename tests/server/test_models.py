@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.fake_client import BOS, IM_START, FakeClient, http, make_app, says
+from engine.protocol import Quality
+from tests.helpers.fake_client import BOS, IM_START, FakeClient, engine_info, http, make_app, says
 
 
 async def test_models_lists_every_served_name_with_its_limits() -> None:
@@ -75,3 +76,33 @@ async def test_detokenize_shows_special_tokens() -> None:
 async def test_version_is_told() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         assert set((await api.get("/version")).json()) == {"version"}
+
+
+async def test_a_model_shows_its_weights_and_their_quality() -> None:
+    quality = Quality(
+        kl_divergence=0.01,
+        top1_agreement=0.98,
+        perplexity=10.5,
+        reference_perplexity=10.0,
+        num_tokens=99,
+        reference="m unquantised",
+    )
+    info = engine_info(weight_formats={"int4 g32": 7, "bf16": 2}, quality=quality)
+    async with http(make_app(FakeClient(says("x"), info))) as api:
+        shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]
+    assert shown["weight_formats"] == {"int4 g32": 7, "bf16": 2}
+    assert shown["quality"] == {
+        "kl_divergence": 0.01,
+        "top1_agreement": 0.98,
+        "perplexity": 10.5,
+        "reference_perplexity": 10.0,
+        "perplexity_increase": pytest.approx(0.05),
+        "num_tokens": 99,
+        "reference": "m unquantised",
+    }
+
+
+async def test_a_model_whose_quality_was_not_measured_has_none() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]
+    assert shown == {"dtype": "float32", "device": "cpu", "weight_bytes": 0, "weight_formats": {}, "quality": None}

@@ -1,4 +1,4 @@
-"""The wheel holds the three packages whole, the kernels' sources and libraries with them, and nothing else."""
+"""The wheel holds the three packages whole, with texts and the kernels' sources and libraries, and nothing else."""
 
 import os
 import shutil
@@ -39,11 +39,11 @@ def test_wheel_has_only_the_three_packages(wheel_names: list[str]) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
 
 
-def test_wheel_has_every_module_and_kernel_source(wheel_names: list[str]) -> None:
+def test_wheel_has_every_module_kernel_source_and_text(wheel_names: list[str]) -> None:
     wanted = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
-        for suffix in ("*.py", "*.cpp", "*.h")
+        for suffix in ("*.py", "*.cpp", "*.h", "*.txt")
         for path in (ROOT / package).rglob(suffix)
     }
     assert wanted - set(wheel_names) == set()

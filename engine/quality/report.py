@@ -1,0 +1,118 @@
+"""The quality report of a start: measured or found, held against --max-quality-loss, said to the operator."""
+
+import gc
+import hashlib
+import json
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.protocol import Quality
+from engine.quality import records
+from engine.quality.measure import Reference, compare, predict
+from engine.quality.passages import own_text, passages_of
+from models.config_overrides import parse_overrides
+from models.kernels.cpu.library import kernel_library
+from models.layerwise import LayerStream
+from models.loaded import LoadedModel, ProgressReport
+from models.loader import OpenedModel, open_model, resolve_dtype
+from models.quant.select import WeightOptions
+from models.sources import ModelFiles
+from models.tokenizer_assets import load_tokenizer_assets
+
+_UNQUANTISED = WeightOptions(keeps_quantised=False)
+
+
+class QualityReport:
+    """`before` is called while no weights are in memory, `after` when the model is loaded."""
+
+    def __init__(self, config: EngineConfig, files: ModelFiles, device: torch.device, progress: ProgressReport) -> None:
+        self._config = config
+        self._files = files
+        self._device = device
+        self._progress = progress
+        self._key: dict[str, str] = {}
+        self._found: Quality | None = None
+        self._reference: Reference | None = None
+
+    def before(self) -> None:
+        """Find what was measured before; else compute the reference, layer by layer."""
+        if not (self._config.quality_report or self._config.max_quality_loss is not None):
+            return
+        self._key = quality_key(self._config, self._files, self._device)
+        self._found = records.find(self._files, self._key)
+        if self._found is None:
+            overrides = overrides_of(self._config)
+            opened = open_model(self._files, overrides)
+            dtype = resolve_dtype(self._config.dtype.value, opened.checkpoint.dtype, self._device)
+            self._reference = measure_reference(self._files, opened, dtype, self._device, self._progress)
+
+    def after(self, model: LoadedModel) -> Quality | None:
+        """The quality, where it was asked for. Raises StartupError if it lies beyond --max-quality-loss."""
+        quality = self._found
+        if self._reference is not None:
+            quality = compare(model, self._reference, self._progress)
+            self._reference = None
+            records.keep(self._files, self._key, quality)
+        if quality is not None:
+            check_loss(quality, self._config.max_quality_loss)
+        return quality
+
+
+def measure_reference(
+    files: ModelFiles, opened: OpenedModel, dtype: torch.dtype, device: torch.device, progress: ProgressReport
+) -> Reference:
+    """Of the weights dequantised, on the text that ships with the project. opened: what `files` hold. Raises a
+    ModelError."""
+    assets = load_tokenizer_assets(files, opened.config)
+    passages = passages_of(own_text(), assets, opened.spec.max_position)
+    stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTISED)
+    predictions = predict(stream, passages, progress)
+    del stream
+    gc.collect()  # modules refer to one another
+    is_quantised = any(each.quantised or each.read_packed for each in opened.checkpoint.tensors.values())
+    weights = f"{files.origin} {'dequantised' if is_quantised else 'unquantised'}"
+    return Reference(f"{weights}, in {str(dtype).removeprefix('torch.')}", passages, predictions)
+
+
+def quality_key(config: EngineConfig, files: ModelFiles, device: torch.device) -> dict[str, str]:
+    """All that decides what a measurement gives."""
+    library = kernel_library() if device.type == "cpu" else None
+    return {
+        "weights": records.weights_key(files),
+        "dtype": config.dtype.value,
+        "device": device.type,
+        "quantization": config.quantization.value,
+        "quantize_head": str(config.quantize_head),
+        "overrides": json.dumps(overrides_of(config), sort_keys=True),
+        "kernels": f"torch {torch.__version__}" if library is None else library.path.stem,
+        "text": hashlib.sha256(own_text().encode()).hexdigest()[:16],
+        "headrace": version("headrace"),
+    }
+
+
+def overrides_of(config: EngineConfig) -> dict[str, Any]:
+    """What the user states of the model's configuration. Raises a ModelError."""
+    return dict(parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta))
+
+
+def check_loss(quality: Quality, limit: float | None) -> None:
+    """Raises StartupError if the perplexity grew by more than `limit`."""
+    if limit is not None and not quality.loss <= limit:
+        raise StartupError(
+            f"quantisation raises the perplexity from {quality.reference_perplexity:.4g} to {quality.perplexity:.4g}, "
+            f"by {quality.loss:.2%}; --max-quality-loss is {limit:.2%}; choose a --quantization with more bits, "
+            "quantise with calibration (headrace quantize), or allow more"
+        )
+
+
+def describe_quality(quality: Quality) -> str:
+    """A line for the operator."""
+    return (
+        f"Quality: perplexity {quality.perplexity:.4g} against {quality.reference_perplexity:.4g} "
+        f"({quality.loss:+.2%}), KL divergence {quality.kl_divergence:.2g} nats a token, likeliest token the same in "
+        f"{quality.top1_agreement:.1%} of {quality.num_tokens:,} places (reference: {quality.reference})"
+    )

@@ -1,0 +1,208 @@
+"""engine/quality: what quantisation costs is measured, bounded, kept beside the weights and found again."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.build import build_engine
+from engine.config import DType, EngineConfig, Quantization
+from engine.errors import StartupError
+from engine.protocol import EngineInfo, Quality
+from engine.quality import measure, records, report
+from engine.quality.measure import Predictions, Reference
+from engine.quality.passages import BLOCK_SIZE, Passages, own_text, passages_of, step_lengths, steps_of
+from engine.quality.records import FILE_NAME
+from engine.runner.kv_tensors import allocate_kv
+from models.loaded import LoadedModel, TokenizerAssets
+from models.loader import load_model
+from models.sources import resolve_model
+from tests.helpers.model_folders import write_model_folder
+from tests.helpers.tokenizers import byte_level_json
+
+TEXT = "The channel that feeds the wheel is called a headrace; what leads the water away is the tailrace. " * 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def short_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(report, "own_text", lambda: TEXT)
+    monkeypatch.setattr(records, "cache_folder", lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(checkpoint: Path, tmp_path: Path) -> Iterator[Path]:
+    """A folder of its own, with the checkpoint's files."""
+    own = tmp_path / "model"
+    own.mkdir()
+    for path in checkpoint.iterdir():
+        os.link(path, own / path.name)
+    yield own
+    own.chmod(0o755)
+
+
+def start(folder: Path, **options: object) -> EngineInfo:
+    stages: list[str] = []
+    config = EngineConfig(model=str(folder), kv_cache_memory_bytes=2**22, quality_report=True, **options)  # type: ignore[arg-type]
+    _, info = build_engine(config, lambda stage, *_: stages.append(stage))
+    info.notes.append(f"stages: {sorted(set(stages))}")
+    return info
+
+
+def quality_of(info: EngineInfo) -> Quality:
+    assert info.quality is not None
+    return info.quality
+
+
+@pytest.mark.parametrize("dtype", [DType.BFLOAT16, DType.FLOAT32])
+def test_weights_as_they_are_lose_nothing(folder: Path, dtype: DType) -> None:
+    quality = quality_of(start(folder, dtype=dtype))
+    assert quality.kl_divergence == pytest.approx(0.0, abs=1e-6)
+    assert quality.top1_agreement == 1.0
+    assert quality.loss == pytest.approx(0.0, abs=1e-6)
+    assert quality.num_tokens > 300
+
+
+def test_fewer_bits_lose_more(folder: Path) -> None:
+    int8 = quality_of(start(folder, quantization=Quantization.INT8))
+    int4 = quality_of(start(folder, quantization=Quantization.INT4))
+    assert 0.0 < int8.kl_divergence < int4.kl_divergence
+    assert 1.0 > int8.top1_agreement > int4.top1_agreement
+    assert int8.reference_perplexity == int4.reference_perplexity
+
+
+def test_quality_is_said_at_the_start(folder: Path) -> None:
+    info = start(folder, quantization=Quantization.INT8)
+    (line,) = [note for note in info.notes if note.startswith("Quality:")]
+    assert f"{quality_of(info).perplexity:.4g} against {quality_of(info).reference_perplexity:.4g}" in line
+    assert f"reference: {folder} unquantised, in bfloat16" in line
+    assert info.weight_formats["int8"] == 14
+
+
+def test_a_start_beyond_the_bound_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    likely = Passages((greedy_tokens(loaded(folder)),))  # any damage makes what the model itself would say less likely
+    monkeypatch.setattr(report, "passages_of", lambda *_: likely)
+    quality = quality_of(start(folder, quantization=Quantization.INT4))
+    assert quality.loss > 0.0
+    message = r"raises the perplexity from [\d.]+ to [\d.]+, by .*--max-quality-loss is 0.00%"
+    with pytest.raises(StartupError, match=message):
+        start(folder, quantization=Quantization.INT4, max_quality_loss=0.0)
+    start(folder, quantization=Quantization.INT4, max_quality_loss=quality.loss)
+
+
+def test_a_measurement_without_a_number_is_beyond_any_bound() -> None:
+    broken = Quality(
+        kl_divergence=math.nan,
+        top1_agreement=0.0,
+        perplexity=math.nan,
+        reference_perplexity=3.0,
+        num_tokens=1,
+        reference="x",
+    )
+    with pytest.raises(StartupError, match="max-quality-loss"):
+        report.check_loss(broken, 10.0)
+
+
+def test_quality_is_kept_and_found_until_something_changes(folder: Path) -> None:
+    first = start(folder, quantization=Quantization.INT8)
+    second = start(folder, quantization=Quantization.INT8)
+    assert second.quality == first.quality
+    assert "reference" in first.notes[-1]
+    assert "reference" not in second.notes[-1]
+    assert "reference" in start(folder, quantization=Quantization.NF4).notes[-1]
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert "reference" in start(folder, quantization=Quantization.INT8).notes[-1]
+    assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 3
+
+
+def test_a_folder_that_cannot_be_written_leaves_it_to_the_cache(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / FILE_NAME).mkdir()  # root may write into any folder, but not over a folder
+    first = start(folder, quantization=Quantization.INT8)
+    assert any("is kept in" in record.message for record in caplog.records)
+    assert "reference" not in start(folder, quantization=Quantization.INT8).notes[-1]
+    assert first.quality is not None
+
+
+def test_records_that_are_not_ours_are_measured_again(folder: Path) -> None:
+    (folder / FILE_NAME).write_text('{"records": [{"key": 3}]}')
+    assert "reference" in start(folder, quantization=Quantization.INT8).notes[-1]
+    assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 1
+
+
+def test_nothing_is_measured_unless_asked_for(folder: Path) -> None:
+    config = EngineConfig(model=str(folder), kv_cache_memory_bytes=2**22)
+    _, info = build_engine(config, lambda *_: None)
+    assert info.quality is None
+    assert not (folder / FILE_NAME).exists()
+
+
+def test_divergence_and_agreement_are_those_of_the_whole_distributions(folder: Path) -> None:
+    """With all tokens kept; and with the best few, the divergence is a little less, never more."""
+    model = loaded(folder)
+    tokens = tuple(range(5, 45))
+    random = torch.Generator().manual_seed(1)
+    expected = torch.randn(39, 266, generator=random).log_softmax(-1)
+    rows = model.decoder.logits(hidden_rows(model, tokens)).log_softmax(-1)
+    whole = float((expected.exp() * (expected - rows)).sum(-1).mean())
+    for kept in (266, 100):
+        best = expected.topk(kept, dim=-1)
+        target = expected.gather(1, torch.tensor(tokens[1:])[:, None]).squeeze(1)
+        reference = Reference("r", Passages((tokens,)), Predictions(best.indices.int(), best.values, target))
+        quality = measure.compare(model, reference, lambda *_: None)
+        if kept == 266:
+            assert quality.kl_divergence == pytest.approx(whole, rel=1e-4)
+        else:
+            assert 0.5 * whole < quality.kl_divergence < whole
+        assert quality.top1_agreement == pytest.approx(float((expected.argmax(-1) == rows.argmax(-1)).float().mean()))
+        assert quality.reference_perplexity == pytest.approx(float(target.mean().neg().exp()))
+        wanted = rows.gather(1, torch.tensor(tokens[1:])[:, None]).mean().neg().exp()
+        assert quality.perplexity == pytest.approx(float(wanted), rel=1e-3)
+
+
+def loaded(folder: Path) -> LoadedModel:
+    files = resolve_model(str(folder), None, lambda *_: None)
+    return load_model(files, dtype="float32", device="cpu", generation_config="auto", progress=lambda *_: None)
+
+
+@torch.inference_mode()
+def hidden_rows(model: LoadedModel, tokens: tuple[int, ...]) -> torch.Tensor:
+    """Of all tokens but the last."""
+    kv = allocate_kv(model, -(-len(tokens) // BLOCK_SIZE), BLOCK_SIZE)
+    return torch.cat([model.decoder(batch, kv) for batch in steps_of(tokens[:-1], 1, model.device)])
+
+
+def greedy_tokens(model: LoadedModel) -> tuple[int, ...]:
+    tokens = (5,)
+    while len(tokens) < 48:
+        tokens += (int(model.decoder.logits(hidden_rows(model, (*tokens, 0))[-1:]).argmax()),)
+    return tokens
+
+
+def test_chunks_begin_with_bos_where_prompts_do() -> None:
+    assets = TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], add_bos_token=True)
+    found = passages_of("abcdefghij", assets, max_position=5)
+    assert [len(chunk) for chunk in found.chunks] == [5, 5, 3]
+    assert all(chunk[0] == 0 for chunk in found.chunks)
+    plain = passages_of("abcdefghij", TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], False), 9)
+    assert [len(chunk) for chunk in plain.chunks] == [9]  # what is left is one token, which predicts nothing
+    assert len(plain.targets) == 8
+
+
+def test_steps_are_both_large_and_small() -> None:
+    lengths = step_lengths(511)
+    assert sum(lengths) == 511
+    assert lengths[0] > 32
+    assert set(lengths[1:]) == {4}
+    assert step_lengths(1) == [1]
+
+
+def test_own_text_has_thousands_of_words() -> None:
+    assert len(own_text().split()) > 1500
