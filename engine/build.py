@@ -93,6 +93,7 @@ def build_engine(
         block_size=config.block_size,
         report=lambda done, total: report("warm up", done, total, "steps"),
     )
+    runner.end_warm_up()
     max_batched, reason = _choose_step(config, seconds_per_token)
     config = dataclasses.replace(config, max_model_len=budget.max_model_len, max_num_batched_tokens=max_batched)
     engine = Engine(

@@ -69,7 +69,7 @@ class EngineConfig:
     )
     rope_scaling: str | None = option(
         None,
-        "Rotary scaling for longer contexts in config.json's form, in place of the model's: rope_type, factor, ...",
+        "Rotary scaling for longer contexts in place of the model's, as in config.json: rope_type, factor and so on.",
         group="Model",
         metavar="JSON",
     )

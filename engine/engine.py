@@ -96,6 +96,8 @@ class Engine:
         stats = msgspec.structs.replace(
             stats,
             step_s=step_s,
+            expert_rows=result.expert_rows,
+            expert_imbalance=result.expert_imbalance,
             audit=verdict,
             is_speculation_off=self._speculator.is_off,
             **self._speculator.step_stats(),

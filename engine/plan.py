@@ -1,6 +1,6 @@
 """StepPlan: what the scheduler asks of one forward pass, and StepResult: what came of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.kv.groups import KVGroup
@@ -46,9 +46,11 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One RowResult an item, in the plan's order."""
+    """One RowResult an item, in the plan's order. The rest is of models with experts, as in StepStats."""
 
     rows: list[RowResult]
+    expert_rows: list[int] = field(default_factory=list)
+    expert_imbalance: float | None = None
 
 
 class Runner(Protocol):

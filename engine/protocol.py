@@ -152,6 +152,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     draft_length: float | None = None  # mean over the decoding sequences; None in a step that only decodes in part
     estimated_speedup: float | None = None  # of this step by its drafts, as foreseen
     realised_speedup: float | None = None  # of the last steps, against decoding one by one
+    expert_rows: list[int] = []  # that each expert computed, over all layers; empty without experts
+    expert_imbalance: float | None = None  # busiest expert's recent rows over the mean, averaged over layers
     audit: AuditVerdict | None = None  # of a replay that ended in this step
     is_speculation_off: bool = False  # for good, because of a fault
 

@@ -141,6 +141,8 @@ class Decoder(nn.Module):
         self._device = torch.device("meta")
         self._rotation_scales = [rotation_scale(rope) for rope in self.ropes]
         self.layer_groups = group_layers([layer.attention for layer in spec.layers])
+        self._experts = [module for module in self.modules() if isinstance(module, MoE)]
+        self._expert_load = self._share_loads()
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
 
     def allocate(self, device: torch.device) -> None:
@@ -163,6 +165,14 @@ class Decoder(nn.Module):
         """
         # Not buffers: `to(dtype)` must never round them.
         self.frequencies = [inverse_frequencies(rope, self._device, max_len) for rope in self.ropes]
+
+    def _share_loads(self) -> torch.Tensor:
+        """One tensor for the counts of all layers, so that they are read in one go."""
+        most = max((len(moe.load) for moe in self._experts), default=0)
+        loads = torch.zeros(len(self._experts), most, dtype=torch.int64)
+        for moe, load in zip(self._experts, loads, strict=True):
+            moe.load = load[: len(moe.load)]
+        return loads
 
     def weight_bytes(self) -> int:
         """Bytes that parameters and packed weights take, or will once allocated."""
@@ -214,7 +224,13 @@ class Decoder(nn.Module):
             logits = cap * torch.tanh(logits / cap)
         return logits
 
-    def take_expert_load(self) -> list[int]:
-        """Rows that each expert computed since the last call, summed over layers; empty without experts."""
-        loads = [module.take_load() for module in self.modules() if isinstance(module, MoE)]
-        return [sum(of_expert) for of_expert in zip(*loads, strict=True)]
+    @property
+    def num_experts(self) -> list[int]:
+        """Of each layer with experts."""
+        return [len(moe.load) for moe in self._experts]
+
+    def take_expert_load(self) -> torch.Tensor:
+        """Rows that each expert computed since the last call: [layers with experts, most experts of one], int64."""
+        taken = self._expert_load.clone()
+        self._expert_load.zero_()
+        return taken

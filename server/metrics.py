@@ -36,6 +36,8 @@ _LATENCY_BUCKETS = (
 _ITERATION_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
+_MAX_EXPERT_LABELS = 256
+
 PREFIX = "headrace_"
 
 
@@ -142,6 +144,17 @@ METRICS: tuple[MetricSpec, ...] = (
         "1 after a fault or an audit's disagreement has switched speculation off.",
         lambda s: s.is_speculation_off,
     ),
+    MetricSpec(
+        "expert_rows_total",
+        MetricType.COUNTER,
+        "Rows that each expert computed, over all layers with experts; beyond 256 experts, neighbours together.",
+        labels=("model_name", "expert"),
+    ),
+    _gauge(
+        "expert_imbalance",
+        "Recent rows of a layer's busiest expert over its mean one's, averaged over layers; 1 is even.",
+        lambda s: s.expert_imbalance,
+    ),
     _counter("engine_restarts_total", "Times that the engine process was started again."),
     MetricSpec(
         "startup_seconds",
@@ -216,9 +229,20 @@ class Metrics:
             self._counters["spec_decode_audits_total"].labels(self._model_name, stats.audit.value).inc()
         for position, count in enumerate(stats.accepted_by_position):
             self._accepted_at(position).inc(count)
+        self._count_experts(stats.expert_rows)
 
     def _accepted_at(self, position: int) -> Counter:
         return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self._model_name, str(position))
+
+    def _count_experts(self, rows: list[int]) -> None:
+        """Series are made when they first count; a label is an expert, or a range of them where there are very many."""
+        width = max(1, -(-len(rows) // _MAX_EXPERT_LABELS))
+        counter = self._counters["expert_rows_total"]
+        for first in range(0, len(rows), width):
+            if count := sum(rows[first : first + width]):
+                last = min(first + width, len(rows)) - 1
+                label = str(first) if width == 1 else f"{first}-{last}"
+                counter.labels(self._model_name, label).inc(count)
 
     def on_discarded(self, num_tokens: int) -> None:
         self.add("discarded_tokens_total", num_tokens)

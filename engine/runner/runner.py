@@ -7,6 +7,7 @@ import torch
 from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
+from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_tensors import allocate_kv, kv_groups
 from engine.runner.recorded import RecordedLayers
 from engine.sampling.logprobs import token_logprobs
@@ -40,6 +41,7 @@ class TorchRunner:
         self._recorded = (
             None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=max_blocks)
         )
+        self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
 
@@ -63,7 +65,11 @@ class TorchRunner:
             start, end = end, end + item.num_new
             prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
             rows.append(_row_result(next(sampled) if item.needs_logits else None, prompt_logprobs))
-        return StepResult(rows)
+        return StepResult(rows, *self._expert_load.take())
+
+    def end_warm_up(self) -> None:
+        """Forget what throw-away sequences made the counts say."""
+        self._expert_load.forget()
 
     def _prompt_logprobs(self, item: PlanItem, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
         """Log probabilities of the prompt tokens that follow this item's rows. hidden: [num_new, hidden]."""

@@ -58,7 +58,7 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 
 
 class MoE(nn.Module):
-    """`load` [E] counts the rows that each expert computed since the count was last taken."""
+    """`load` [E] int64, on the CPU, counts the rows that each expert computed; its owner sets it back."""
 
     def __init__(self, spec: MoESpec, hidden_size: int, *, scheme: QuantScheme) -> None:
         super().__init__()
@@ -67,12 +67,7 @@ class MoE(nn.Module):
         self.shared = None if spec.shared is None else make_mlp(spec.shared, hidden_size, scheme=scheme)
         self.shared_gate = empty_parameter((1, hidden_size), torch.float32) if spec.has_shared_gate else None
         self.scales_input = spec.router.scales_input
-        self.load = [0] * spec.num_experts
-
-    def take_load(self) -> list[int]:
-        """[E] rows that each expert computed since the last call."""
-        load, self.load = self.load, [0] * len(self.load)
-        return load
+        self.load = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
 
     def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
         """MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
@@ -92,17 +87,17 @@ class MoE(nn.Module):
         """Weighted sum of the chosen experts' outputs: [T, hidden], fp32."""
         experts, weights = self.router(rows)  # [T, k]
         order = experts.flatten().argsort(stable=True)  # pairs of row and expert, expert by expert
-        counts = experts.flatten().bincount(minlength=len(self.experts)).tolist()
+        counts = experts.flatten().bincount(minlength=len(self.experts)).cpu()
+        self.load += counts
         row_of_pair = order // experts.shape[1]
         weight_of_pair = weights.flatten()[order].unsqueeze(-1)  # [T * k, 1]
         total = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
         start = 0
-        for index, count in enumerate(counts):
+        for index, count in enumerate(counts.tolist()):
             if count == 0:
                 continue
             chosen, weight = row_of_pair[start : start + count], weight_of_pair[start : start + count]
             total.index_add_(0, chosen, self._weighted(self.experts[index], rows[chosen], weight))
-            self.load[index] += count
             start += count
         return total
 

@@ -163,6 +163,23 @@ def test_an_engine_that_is_gone_leaves_gauges_at_0_and_counters_alone() -> None:
     assert _value(metrics, "headrace_engine_restarts_total") == 1
 
 
+def test_rows_of_experts_are_counted_by_expert() -> None:
+    metrics = Metrics(MODEL)
+    metrics.on_step(StepStats(expert_rows=[4, 0, 2], expert_imbalance=2.0))
+    metrics.on_step(StepStats(expert_rows=[1, 3, 0], expert_imbalance=1.5))
+    counts = [_value(metrics, "headrace_expert_rows_total", expert=str(expert)) for expert in range(3)]
+    assert counts == [5, 3, 2]
+    assert _value(metrics, "headrace_expert_imbalance") == 1.5
+
+
+def test_very_many_experts_share_series() -> None:
+    metrics = Metrics(MODEL)
+    metrics.on_step(StepStats(expert_rows=[1] * 600))
+    series = [labels for name, labels in _samples(metrics.render().decode()) if name == "headrace_expert_rows_total"]
+    assert len(series) == 200
+    assert _value(metrics, "headrace_expert_rows_total", expert="597-599") == 3
+
+
 def test_the_table_is_what_is_exported() -> None:
     metrics = Metrics(MODEL)
     metrics.count_http("GET", "/live", 200)
