@@ -29,17 +29,23 @@ class Engine:
         runner: Runner,
         *,
         num_blocks: int,
+        num_states: int = 0,
         eos_token_ids: list[int],
         speculator: Speculator | None = None,
     ) -> None:
-        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks.
+        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks
+        and, where its model has recurrent layers, `num_states` states.
 
         speculator: by default one that uses requests' own predictions.
         """
         self._runner = runner
         self._scheduler = Scheduler(
             SchedulerConfig.from_engine_config(
-                config, num_blocks=num_blocks, kv_groups=runner.kv_groups, eos_token_ids=eos_token_ids
+                config,
+                num_blocks=num_blocks,
+                num_states=num_states,
+                kv_groups=runner.kv_groups,
+                eos_token_ids=eos_token_ids,
             )
         )
         self._speculator = speculator or Speculator(AUTO_TOKENS)

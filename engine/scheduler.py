@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.kv.groups import KVGroup, most_blocks
-from engine.kv.manager import KVManager, Match
+from engine.kv.manager import KVManager
+from engine.kv.prefixes import Match
 from engine.outputs import apply_row, finish_reason_of_abort, terminal_output
 from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.policy import ServiceQueue, service_order
@@ -36,6 +37,7 @@ class SchedulerConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_groups: tuple[KVGroup, ...]
+    num_states: int = 0  # where a KV group holds recurrent states
     long_prefill_token_threshold: int = 0  # 0 is no limit
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     enable_prefix_caching: bool = True
@@ -44,18 +46,26 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         needed = most_blocks(self.kv_groups, self.max_model_len)
         assert needed <= self.num_blocks, "a sequence of max_model_len must fit the pool"
+        assert self.num_states or not any(group.is_state for group in self.kv_groups)
         assert self.max_num_seqs >= 1
         assert self.max_num_batched_tokens >= 1
 
     @classmethod
     def from_engine_config(
-        cls, config: EngineConfig, *, num_blocks: int, kv_groups: tuple[KVGroup, ...], eos_token_ids: list[int]
+        cls,
+        config: EngineConfig,
+        *,
+        num_blocks: int,
+        num_states: int,
+        kv_groups: tuple[KVGroup, ...],
+        eos_token_ids: list[int],
     ) -> "SchedulerConfig":
         """The options of a config whose None values start-up has resolved."""
         assert config.max_model_len is not None
         assert config.max_num_batched_tokens is not None
         return cls(
             num_blocks=num_blocks,
+            num_states=num_states,
             block_size=config.block_size,
             kv_groups=kv_groups,
             max_model_len=config.max_model_len,
@@ -83,6 +93,7 @@ class Scheduler:
             config.num_blocks,
             config.block_size,
             config.kv_groups,
+            num_states=config.num_states,
             enable_prefix_caching=config.enable_prefix_caching,
         )
         self._sequences: dict[str, Sequence] = {}
@@ -245,26 +256,33 @@ class Scheduler:
         max_num_seqs = self._config.max_num_seqs
         if not self._waiting or budget == 0 or len(self._running) >= max_num_seqs:
             return
-        computing = [digest for item in items if (digest := self._kv.next_digest(item.sequence)) is not None]
+        computing = [item.sequence for item in items]
         num_promised = sum(self._kv.num_missing(sequence) for sequence in self._running)
         for sequence in list(self._waiting):
             if budget == 0 or len(self._running) >= max_num_seqs:
                 return
-            if computing and self._kv.could_share(sequence, computing):
-                continue
             match = self._kv.match(sequence)
+            if self._waits_for_another(sequence, match, computing):
+                continue
             # Its whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
             # preempted for want of blocks was computed for nothing.
-            num_free = self._kv.num_free_without(match) - num_promised
-            if self._kv.num_needed(sequence, match) > num_free:
+            if not self._kv.has_room(sequence, match, num_promised):
                 return
             self._start(sequence, match)
             num_new = self._make_room(sequence, self._chunk(sequence, budget))
             items.append(self._plan_item(sequence, num_new))
             budget -= num_new
             num_promised += self._kv.num_missing(sequence)
-            if (digest := self._kv.next_digest(sequence)) is not None:
-                computing.append(digest)
+            computing.append(sequence)
+
+    def _waits_for_another(self, sequence: Sequence, match: Match, computing: list[Sequence]) -> bool:
+        """Whether one of `computing` computes in this step what follows `match` in a waiting sequence; then what that
+        needs to go on where the two texts part is kept."""
+        for other in computing:
+            if num_blocks := self._kv.agreement(sequence, match, other):
+                self._kv.expect_branch(other, num_blocks)
+                return True
+        return False
 
     def _start(self, sequence: Sequence, match: Match) -> None:
         self._waiting.remove(sequence)

@@ -29,6 +29,7 @@ class Sequence:
     tables: list[list[int]] = field(default_factory=list)  # of each KV group: blocks in order of position
     block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
     branch_blocks: tuple[int, ...] = ()  # lengths, in blocks, at which other texts are likely to part from this one
+    checkpoint: int | None = None  # entry of the last recurrent state that was left behind in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
     num_computed_before: int = 0  # the most ever computed and lost: what lies below it is recomputation

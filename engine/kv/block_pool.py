@@ -93,6 +93,12 @@ class BlockPool:
             (self._first_free if is_passed else self._last_free)[block] = None
             self._num_free_cached += 1
 
+    def demote(self, block: int) -> None:
+        """Let a free cached block be reused early, as one that a window has passed."""
+        if block in self._last_free:
+            del self._last_free[block]
+            self._first_free[block] = None
+
     def register(self, block: int, digest: bytes) -> None:
         """Make a held, full block findable. If another block has this content already, that one stays the findable."""
         assert self._references[block] > 0, f"block {block} is registered but not held"

@@ -2,6 +2,7 @@
 
 full attention   keeps everything             [x][x][x][x][x]
 window of W      keeps what W still sees      [ ][ ][ ][x][x]     blocks that fell out are given back
+recurrent state  keeps the last state         [ ][ ][ ][ ][s]     of a pool of its own: see states.py
 """
 
 from dataclasses import dataclass
@@ -15,9 +16,16 @@ class KVGroup:
 
     block_size: int
     window: int | None = None  # a token sees itself and the window - 1 before it; None: all before it
+    is_state: bool = False  # an entry holds the layers' recurrent state after its last computed token
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.window is None and not self.is_state
 
     def first_needed(self, num_computed: int) -> int:
         """The first entry that any token from `num_computed` on can see."""
+        if self.is_state:
+            return max(0, num_computed - 1) // self.block_size
         return 0 if self.window is None else max(0, num_computed - self.window + 1) // self.block_size
 
     def num_covering(self, num_tokens: int) -> int:
@@ -25,7 +33,7 @@ class KVGroup:
         return -(-num_tokens // self.block_size)
 
     def most_held(self, num_tokens: int, step: int) -> int:
-        """The most blocks held at once while `num_tokens` tokens are computed, at most `step` at a time."""
+        """The most KV blocks held at once while `num_tokens` tokens are computed, at most `step` at a time."""
         if self.window is None:
             return self.num_covering(num_tokens)
         span = self.window - 1 + step  # positions that one step reads or writes, wherever they begin in a block
@@ -33,6 +41,6 @@ class KVGroup:
 
 
 def most_blocks(groups: tuple[KVGroup, ...], num_tokens: int) -> int:
-    """Blocks of the pool that suffice to compute `num_tokens` tokens of one sequence, a block's worth at a time."""
+    """KV blocks that suffice to compute `num_tokens` tokens of one sequence, a block's worth at a time."""
     step = min(group.block_size for group in groups)
-    return sum(group.most_held(num_tokens, step) for group in groups)
+    return sum(group.most_held(num_tokens, step) for group in groups if not group.is_state)

@@ -49,10 +49,11 @@ def make_engine(
     enable_prefix_caching: bool = True,
     long_prefill_token_threshold: int = 0,
     windows: tuple[int | None, ...] = (None,),
+    num_states: int = 0,
     speculator: Speculator | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
-    groups = tuple(KVGroup(block_size, window) for window in windows)
+    groups = make_groups(block_size, windows, num_states)
     config = EngineConfig(
         max_model_len=max_model_len or longest_text(groups, num_blocks),
         max_num_seqs=min(max_num_seqs, max_num_batched_tokens),  # more are refused at start-up
@@ -63,8 +64,15 @@ def make_engine(
         enable_prefix_caching=enable_prefix_caching,
         check_invariants=True,
     )
-    runner = LedgerRunner(num_blocks, groups)
-    engine = Engine(config, runner, num_blocks=num_blocks, eos_token_ids=[EOS_ID], speculator=speculator)
+    runner = LedgerRunner(num_blocks, groups, num_states)
+    engine = Engine(
+        config,
+        runner,
+        num_blocks=num_blocks,
+        num_states=num_states,
+        eos_token_ids=[EOS_ID],
+        speculator=speculator,
+    )
     return engine, runner
 
 
@@ -109,7 +117,7 @@ class SchedulerRun:
 
     def __init__(self, config: SchedulerConfig, propose: Callable[[list[int], int], list[int]] | None = None) -> None:
         self.scheduler = Scheduler(config, clock=lambda: 100.0)
-        self.runner = LedgerRunner(config.num_blocks, config.kv_groups)
+        self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
         self.transcript = Transcript()
         self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)
         self.stats: list[StepStats] = []
@@ -157,12 +165,14 @@ def make_config(
     max_num_seqs: int = 64,
     max_num_batched_tokens: int = 64,
     windows: tuple[int | None, ...] = (None,),
+    num_states: int = 0,
     **rest: Any,
 ) -> SchedulerConfig:
-    """windows: of each KV group, None for full attention."""
-    groups = tuple(KVGroup(block_size, window) for window in windows)
+    """windows: of each KV group, None for full attention. num_states: of a group of recurrent states, if any."""
+    groups = make_groups(block_size, windows, num_states)
     return SchedulerConfig(
         num_blocks=num_blocks,
+        num_states=num_states,
         block_size=block_size,
         kv_groups=groups,
         max_model_len=longest_text(groups, num_blocks),
@@ -171,6 +181,11 @@ def make_config(
         eos_token_ids=frozenset([EOS_ID]),
         **rest,
     )
+
+
+def make_groups(block_size: int, windows: tuple[int | None, ...], num_states: int) -> tuple[KVGroup, ...]:
+    states = (KVGroup(block_size, is_state=True),) if num_states else ()
+    return (*(KVGroup(block_size, window) for window in windows), *states)
 
 
 def longest_text(groups: tuple[KVGroup, ...], num_blocks: int) -> int:

@@ -9,6 +9,7 @@ from array import array
 from hashlib import blake2b
 
 from engine.kv.groups import NO_BLOCK, KVGroup
+from engine.kv.states import state_before
 from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.protocol import TokenLogprobs
 from engine.sequence import Sequence
@@ -18,6 +19,8 @@ EOS_ID = 0
 
 # What a slot holds: KV group, token, position and the salt under which it may be shared.
 Entry = tuple[int, int, int, str]
+# What a recurrent state holds: the tokens that led to it, and their salt.
+State = tuple[bytes, str]
 
 
 def next_token(history: list[int], seed: int = 0) -> int:
@@ -29,10 +32,11 @@ def next_token(history: list[int], seed: int = 0) -> int:
 class LedgerRunner:
     """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error."""
 
-    def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...]) -> None:
+    def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0) -> None:
         self.kv_groups = groups
         self._block_size = groups[0].block_size
         self._slots: list[Entry | None] = [None] * (num_blocks * self._block_size)
+        self._states: list[State | None] = [None] * num_states
         self.fail_ids: set[str] = set()
         self.released: list[str] = []
         self.num_tokens = 0  # rows computed so far
@@ -68,7 +72,13 @@ class LedgerRunner:
             last = (sequence.num_computed + item.num_new - 1) // self._block_size
             for index, table in enumerate(sequence.tables):
                 for block in table[first : last + 1]:
-                    owners = [(id, group) for id, group, blocks in tables if block in blocks]
+                    if block == NO_BLOCK and self.kv_groups[index].is_state:
+                        continue
+                    owners = [
+                        (id, group)
+                        for id, group, blocks in tables
+                        if block in blocks and self.kv_groups[group].is_state == self.kv_groups[index].is_state
+                    ]
                     assert owners == [(sequence.id, index)], f"{sequence.id} writes to block {block} of {owners}"
 
     def _write(self, item: PlanItem) -> None:
@@ -77,9 +87,10 @@ class LedgerRunner:
         assert sequence.num_computed + item.num_new <= sequence.num_wanted
         known = sequence.tokens + sequence.draft
         for position in range(sequence.num_computed, sequence.num_computed + item.num_new):
-            for group in range(len(self.kv_groups)):
-                entry = (group, known[position], position, sequence.request.cache_salt)
-                self._slots[self._slot(sequence, group, position)] = entry
+            for index, group in enumerate(self.kv_groups):
+                if not group.is_state:
+                    entry = (index, known[position], position, sequence.request.cache_salt)
+                    self._slots[self._slot(sequence, index, position)] = entry
 
     def _row(self, item: PlanItem) -> RowResult:
         sequence = item.sequence
@@ -89,9 +100,11 @@ class LedgerRunner:
         prompt_logprobs = self._prompt_logprobs(item, history)
         if not item.needs_logits:
             assert item.num_draft == 0
+            self._write_states(item, item.num_new)
             return RowResult([], prompt_logprobs=prompt_logprobs)
         assert len(history) == sequence.num_wanted
         token_ids = self._verify(history[: len(history) - item.num_draft], sequence)
+        self._write_states(item, item.num_new - item.num_draft + len(token_ids) - 1)
         logprobs = None
         if sequence.request.sampling.logprobs is not None:
             logprobs = [TokenLogprobs(token_id, -1.0, []) for token_id in token_ids]
@@ -101,12 +114,40 @@ class LedgerRunner:
         """The history, after looking up in each group's table all that this step's tokens see there."""
         known = sequence.tokens + sequence.draft
         for index, group in enumerate(self.kv_groups):
+            if group.is_state:
+                self._read_state(sequence, index, num_tokens)
+                continue
             first = 0 if group.window is None else max(0, sequence.num_computed - group.window + 1)
             for position in range(first, num_tokens):
                 entry = self._slots[self._slot(sequence, index, position)]
                 wanted = (index, known[position], position, sequence.request.cache_salt)
                 assert entry == wanted, f"{sequence.id}: position {position} holds {entry}, not {wanted}"
         return known[:num_tokens]
+
+    def _read_state(self, sequence: Sequence, index: int, num_tokens: int) -> None:
+        block = state_before(sequence, sequence.tables[index], num_tokens, self._block_size)
+        if sequence.num_computed == 0:
+            assert block == NO_BLOCK
+            return
+        wanted = _state(sequence, sequence.num_computed)
+        assert self._states[block] == wanted, f"{sequence.id}: the state is not that of {sequence.num_computed} tokens"
+
+    def _write_states(self, item: PlanItem, num_accepted: int) -> None:
+        """The states that the first `num_accepted` rows lead to: where they end, and at full blocks that have a place.
+
+        What the draft's tokens beyond them would have led to is written nowhere.
+        """
+        sequence, size = item.sequence, self._block_size
+        start, end = sequence.num_computed, sequence.num_computed + num_accepted
+        for index, group in enumerate(self.kv_groups):
+            if not group.is_state:
+                continue
+            table = sequence.tables[index]
+            assert table[(end - 1) // size] != NO_BLOCK, f"{sequence.id}: no place for the state"
+            for num_tokens in range(start + 1, end + 1):
+                block = table[(num_tokens - 1) // size]
+                if block != NO_BLOCK and (num_tokens == end or num_tokens % size == 0):
+                    self._states[block] = _state(sequence, num_tokens)
 
     def _verify(self, history: list[int], sequence: Sequence) -> list[int]:
         """The draft's tokens up to the first wrong one, and the right one after them."""
@@ -133,3 +174,8 @@ class LedgerRunner:
         block = sequence.tables[group][position // self._block_size]
         assert block != NO_BLOCK, f"{sequence.id}: position {position} was given back"
         return block * self._block_size + position % self._block_size
+
+
+def _state(sequence: Sequence, num_tokens: int) -> State:
+    tokens = (sequence.tokens + sequence.draft)[:num_tokens]
+    return blake2b(array("q", tokens).tobytes(), digest_size=8).digest(), sequence.request.cache_salt

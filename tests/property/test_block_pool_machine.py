@@ -65,6 +65,11 @@ class BlockPoolMachine(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.tables) - 1))
         self.pool.free(self.tables.pop(index))
 
+    @precondition(lambda self: self.cached)
+    @rule(data=st.data())
+    def demote(self, data: st.DataObject) -> None:
+        self.pool.demote(self.cached[data.draw(st.sampled_from(sorted(self.cached)))])
+
     @precondition(lambda self: any(self.tables))
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:

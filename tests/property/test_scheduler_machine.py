@@ -37,6 +37,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching=st.sampled_from([True, True, False]),
         drafts=st.booleans(),
         windows=st.sampled_from([(None,), (None,), (None, 5), (3,), (None, 2, 7)]),
+        num_states=st.sampled_from([0, 0, 1, 3, 9, 40]),
     )
     def create(
         self,
@@ -49,10 +50,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching: bool,
         drafts: bool,
         windows: tuple[int | None, ...],
+        num_states: int,
     ) -> None:
         config = make_config(
             num_blocks=capacity // block_size * len(windows),
             windows=windows,
+            num_states=num_states,
             block_size=block_size,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,

@@ -51,6 +51,7 @@ schedules = st.fixed_dictionaries(
         "long_prefill_token_threshold": st.sampled_from([0, 0, 1, 7]),
         "enable_prefix_caching": st.booleans(),
         "windows": st.sampled_from([(None,), (None,), (5,), (None, 3), (None, 9, 1, 9), (2, 17)]),
+        "num_states": st.sampled_from([0, 0, 1, 2, 4, 8, 30]),
     }
 )
 
