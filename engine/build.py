@@ -244,9 +244,15 @@ def _describe_groups(groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
     """Such as " = 8,192 tokens", or " for 7 groups of layers (1 full, 6 with a window of 512)"."""
     if groups == (KVGroup(groups[0].block_size),):
         return f" = {budget.num_blocks * groups[0].block_size:,} tokens"
-    counts = Counter(group.window for group in groups)
-    kinds = [f"{n} full" if window is None else f"{n} with a window of {window:,}" for window, n in counts.items()]
+    counts = Counter(_describe_reach(group) for group in groups)
+    kinds = [f"{count} {reach}" for reach, count in counts.items()]
     return f" for {len(groups)} group{'s' if len(groups) > 1 else ''} of layers ({', '.join(kinds)})"
+
+
+def _describe_reach(group: KVGroup) -> str:
+    if group.window is None:
+        return "full"
+    return f"with {'chunks' if group.is_chunked else 'a window'} of {group.window:,}"
 
 
 def _tokenizer_info(assets: TokenizerAssets) -> TokenizerInfo:

@@ -16,14 +16,18 @@ from dataclasses import dataclass
 from models.attention.base import AttentionSpec
 
 _MAX_GROUPS = 8  # each costs a table a sequence and some host time a step
+_Reach = tuple[int, bool]  # a window or 0, and whether it is chunked
+_EVERYTHING = (0, False)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """`layers` that see the same positions: all before a token (window None), or the window - 1 before it."""
+    """`layers` that see the same positions: all before a token (window None), the window - 1 before it, or, where the
+    window `is_chunked`, those of the token's own chunk of so many positions."""
 
     window: int | None
     layers: tuple[int, ...]
+    is_chunked: bool = False
 
 
 def group_layers(specs: Sequence[AttentionSpec]) -> tuple[LayerGroup, ...]:
@@ -34,24 +38,24 @@ def group_layers(specs: Sequence[AttentionSpec]) -> tuple[LayerGroup, ...]:
     """
     if len({(spec.num_kv_heads, spec.head_dim, spec.values_from is None) for spec in specs}) > 1:
         return (LayerGroup(None, tuple(range(len(specs)))),)
-    by_window: dict[int | None, list[int]] = {}
+    by_reach: dict[_Reach, list[int]] = {}
     for layer, spec in enumerate(specs):
-        by_window.setdefault(spec.sliding_window, []).append(layer)
-    windows = sorted(by_window, key=lambda window: (window is not None, window))
-    size = _group_size({window: len(by_window[window]) for window in windows})
+        by_reach.setdefault((spec.sliding_window or spec.chunk or 0, spec.chunk is not None), []).append(layer)
+    reaches = sorted(by_reach)
+    size = _group_size({reach: len(by_reach[reach]) for reach in reaches})
     return tuple(
-        LayerGroup(window, tuple(by_window[window][start : start + size]))
-        for window in windows
-        for start in range(0, len(by_window[window]), size)
+        LayerGroup(window or None, tuple(by_reach[window, is_chunked][start : start + size]), is_chunked)
+        for window, is_chunked in reaches
+        for start in range(0, len(by_reach[window, is_chunked]), size)
     )
 
 
-def _group_size(counts: dict[int | None, int]) -> int:
+def _group_size(counts: dict[_Reach, int]) -> int:
     """Layers in each group, such that little memory is wasted: first that which grows with the context."""
 
     def waste(size: int) -> tuple[int, int, int]:
-        num_groups = {window: -(-count // size) for window, count in counts.items()}
-        return num_groups.get(None, 0) * size, sum(num_groups.values()) * size, sum(num_groups.values())
+        num_groups = {reach: -(-count // size) for reach, count in counts.items()}
+        return num_groups.get(_EVERYTHING, 0) * size, sum(num_groups.values()) * size, sum(num_groups.values())
 
     sizes = range(1, max(counts.values()) + 1)
     allowed = [size for size in sizes if sum(-(-count // size) for count in counts.values()) <= _MAX_GROUPS]

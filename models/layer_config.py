@@ -36,8 +36,8 @@ def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
 
 
 def flags_by_layer(config: HFConfig, name: str, num_layers: int, *, otherwise: Callable[[int], bool]) -> list[bool]:
-    """A list of 0 and 1 for each layer, or what `otherwise` says where it is absent."""
-    if not config.has(name):
+    """A list of 0 and 1 for each layer, or what `otherwise` says where it is absent or empty."""
+    if not config.raw(name):
         return [otherwise(index) for index in range(num_layers)]
     flags = config.raw(name)
     if not isinstance(flags, list) or len(flags) < num_layers or not all(flag in (0, 1) for flag in flags):

@@ -55,6 +55,7 @@ FAMILIES: dict[str, Entry | str] = {
     "GraniteForCausalLM": Entry("models.families.granite:FAMILY", gguf="granite"),
     "GraniteMoeForCausalLM": Entry("models.families.granite:MOE", gguf="granitemoe"),
     "GraniteMoeSharedForCausalLM": Entry("models.families.granite:MOE"),
+    "Llama4ForCausalLM": Entry("models.families.llama4:FAMILY"),
     "LlamaForCausalLM": Entry("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
     "Ministral3ForCausalLM": Entry("models.families.mistral:MINISTRAL3"),
     "MinistralForCausalLM": Entry("models.families.mistral:FAMILY"),

@@ -64,15 +64,15 @@ def attention_cost(
     """Each visible key and value from memory once a sequence, queries and results once; two products of a row with
     each position that it sees."""
     del group
-    window = spec.sliding_window
+    sees_all = spec.sliding_window is None and spec.chunk is None
     read = visible = 0
     for rows, context in zip(batch.query_lens, batch.context_lens, strict=True):
-        if window is None:
-            read += context
-            visible += rows * (context - rows) + rows * (rows + 1) // 2
+        first = context - rows
+        read += context - spec.first_seen(first)
+        if sees_all:
+            visible += rows * first + rows * (rows + 1) // 2
         else:
-            read += min(context, window - 1 + rows)
-            visible += sum(min(window, position + 1) for position in range(context - rows, context))
+            visible += sum(position + 1 - spec.first_seen(position) for position in range(first, context))
     stored_dim = spec.head_dim + (spec.value_dim if spec.values_from is None else 0)
     kv_bytes = read * spec.num_kv_heads * stored_dim * kv.element_size()
     product_dims = spec.head_dim + spec.value_dim

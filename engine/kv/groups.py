@@ -2,6 +2,7 @@
 
 full attention   keeps everything             [x][x][x][x][x]
 window of W      keeps what W still sees      [ ][ ][ ][x][x]     blocks that fell out are given back
+chunks of W      keeps the chunk at hand      [ ][ ][ ][ ][x]     given back when the next chunk begins
 recurrent state  keeps the last state         [ ][ ][ ][ ][s]     of a pool of its own: see states.py
 """
 
@@ -16,6 +17,7 @@ class KVGroup:
 
     block_size: int
     window: int | None = None  # a token sees itself and the window - 1 before it; None: all before it
+    is_chunked: bool = False  # it sees those of its own chunk of `window` tokens, counted from the text's beginning
     is_state: bool = False  # an entry holds the layers' recurrent state after its last computed token
 
     @property
@@ -26,7 +28,11 @@ class KVGroup:
         """The first entry that any token from `num_computed` on can see."""
         if self.is_state:
             return max(0, num_computed - 1) // self.block_size
-        return 0 if self.window is None else max(0, num_computed - self.window + 1) // self.block_size
+        if self.window is None:
+            return 0
+        if self.is_chunked:
+            return num_computed // self.window * self.window // self.block_size
+        return max(0, num_computed - self.window + 1) // self.block_size
 
     def num_covering(self, num_tokens: int) -> int:
         """Length of a table that has room for the first `num_tokens` tokens."""

@@ -11,7 +11,7 @@ from models.loaded import LoadedModel
 
 def kv_groups(model: LoadedModel, block_size: int) -> tuple[KVGroup, ...]:
     """What the scheduler has to know of the model's layer groups."""
-    return tuple(KVGroup(block_size, group.window) for group in model.layer_groups)
+    return tuple(KVGroup(block_size, group.window, is_chunked=group.is_chunked) for group in model.layer_groups)
 
 
 def allocate_kv(model: LoadedModel, num_blocks: int, block_size: int) -> list[torch.Tensor]:

@@ -105,8 +105,7 @@ def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[
         _MAX_GATHERED // (len(part.sequences) * spec.num_kv_heads * spec.head_dim),
     )
     tile = max(1, longest // block_size) * block_size
-    start = 0 if spec.sliding_window is None else max(0, part.first - spec.sliding_window + 1)
-    for first in range(start // block_size * block_size, part.context, tile):
+    for first in range(spec.first_seen(part.first) // block_size * block_size, part.context, tile):
         yield first, min(first + tile, part.context)
 
 
@@ -173,6 +172,8 @@ class _Attended:
         hidden = distance < 0
         if spec.sliding_window is not None:
             hidden |= distance >= spec.sliding_window
+        if spec.chunk is not None:
+            hidden |= distance > self._positions.unsqueeze(-1) % spec.chunk
         return scores.masked_fill(hidden[:, None, None], float("-inf")), hidden
 
     def _by_head(self, values: torch.Tensor | None) -> torch.Tensor | None:

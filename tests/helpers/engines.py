@@ -168,7 +168,7 @@ def make_config(
     num_states: int = 0,
     **rest: Any,
 ) -> SchedulerConfig:
-    """windows: of each KV group, None for full attention. num_states: of a group of recurrent states, if any."""
+    """windows: of each KV group, as make_groups takes them. num_states: of a group of recurrent states, if any."""
     groups = make_groups(block_size, windows, num_states)
     return SchedulerConfig(
         num_blocks=num_blocks,
@@ -184,8 +184,10 @@ def make_config(
 
 
 def make_groups(block_size: int, windows: tuple[int | None, ...], num_states: int) -> tuple[KVGroup, ...]:
+    """windows: of each KV group; None for full attention, -7 for chunks of 7. num_states: 0 for no recurrent states."""
     states = (KVGroup(block_size, is_state=True),) if num_states else ()
-    return (*(KVGroup(block_size, window) for window in windows), *states)
+    seeing = (KVGroup(block_size, abs(window) if window else None, is_chunked=(window or 0) < 0) for window in windows)
+    return (*seeing, *states)
 
 
 def longest_text(groups: tuple[KVGroup, ...], num_blocks: int) -> int:

@@ -117,7 +117,7 @@ class LedgerRunner:
             if group.is_state:
                 self._read_state(sequence, index, num_tokens)
                 continue
-            first = 0 if group.window is None else max(0, sequence.num_computed - group.window + 1)
+            first = _first_seen(group, sequence.num_computed)
             for position in range(first, num_tokens):
                 entry = self._slots[self._slot(sequence, index, position)]
                 wanted = (index, known[position], position, sequence.request.cache_salt)
@@ -179,3 +179,10 @@ class LedgerRunner:
 def _state(sequence: Sequence, num_tokens: int) -> State:
     tokens = (sequence.tokens + sequence.draft)[:num_tokens]
     return blake2b(array("q", tokens).tobytes(), digest_size=8).digest(), sequence.request.cache_salt
+
+
+def _first_seen(group: KVGroup, position: int) -> int:
+    """The first position that a token at `position` sees."""
+    if group.window is None:
+        return 0
+    return position - position % group.window if group.is_chunked else max(0, position - group.window + 1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from engine.kv.groups import KVGroup
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
 from models.decoder import Decoder
@@ -80,14 +81,15 @@ class PagedRun:
         )
 
     def _group_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> KVGroupBatch:
-        window = self.decoder.layer_groups[index].window
+        group = self.decoder.layer_groups[index]
+        rule = KVGroup(self.block_size, group.window, is_chunked=group.is_chunked)
         slots: list[int] = []
         tables: list[list[int]] = []
         for sequence, tokens in items:
             start, table = sequence.num_computed, sequence.tables[index]
             for position in range(start, start + len(tokens)):
                 slots.append(table[position // self.block_size] * self.block_size + position % self.block_size)
-            first = 0 if window is None else max(0, start - window + 1) // self.block_size
+            first = rule.first_needed(start)
             tables.append([self._unreadable] * first + table[first:])
         widest = max(map(len, tables))
         padded = [table + [self._unreadable] * (widest - len(table)) for table in tables]

@@ -79,7 +79,7 @@ def test_attention_with_values_in_its_keys(arm64: Arm64Library, dtype: torch.dty
 
 
 @pytest.mark.parametrize(
-    "options", [{"sliding_window": 33}, {"logit_softcap": 2.0}, {"has_alibi": True}, {"has_sinks": True}]
+    "options", [{"sliding_window": 33}, {"chunk": 40}, {"logit_softcap": 2.0}, {"has_alibi": True}, {"has_sinks": True}]
 )
 def test_attention_over_options(arm64: Arm64Library, options: dict[str, float]) -> None:
     test_attention.test_attention_equals_reference_over_options(arm64, options)

@@ -9,6 +9,7 @@ from transformers import (
     GraniteConfig,
     GraniteMoeConfig,
     GraniteMoeSharedConfig,
+    Llama4TextConfig,
     Ministral3Config,
     MinistralConfig,
     MixtralConfig,
@@ -58,6 +59,18 @@ granite = _tiny(
 )
 granite_moe = _tiny(GraniteMoeConfig, intermediate_size=48, residual_multiplier=0.7, **LOCAL_EXPERTS)
 granite_shared = _tiny(GraniteMoeSharedConfig, intermediate_size=48, shared_intermediate_size=32, **LOCAL_EXPERTS)
+llama4 = _tiny(
+    Llama4TextConfig,
+    head_dim=16,
+    intermediate_size=48,
+    intermediate_size_mlp=80,
+    num_hidden_layers=4,
+    no_rope_layer_interval=2,
+    attention_chunk_size=7,
+    floor_scale=4,
+    num_local_experts=4,
+    rms_norm_eps=1e-4,
+)
 ministral = _tiny(MinistralConfig, head_dim=16, sliding_window=6)
 ministral3 = _tiny(Ministral3Config, head_dim=16)
 mixtral = _tiny(MixtralConfig, intermediate_size=48, **LOCAL_EXPERTS)
@@ -82,6 +95,12 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
     "llama-yarn": lambda: llama_config(rope_parameters=YARN_ROPE),
     "llama-with-an-unused-window": lambda: llama_config(sliding_window=6),
+    "llama4": llama4,  # a chunk ends within a block, and prompts and steps reach over it
+    "llama4-mixed": lambda: llama4(
+        **{"interleave_moe_layer_step": 2, "num_experts_per_tok": 2, "use_qk_norm": False, "attention_bias": True},
+        **{"attn_temperature_tuning": False, "rope_parameters": LLAMA3_ROPE, "attention_chunk_size": 16},
+        layer_types=["chunked_attention", "chunked_attention", "full_attention", "full_attention"],
+    ),
     "mistral-window": mistral_config,
     "mistral-full": lambda: mistral_config(sliding_window=None),
     "ministral-windows": ministral,

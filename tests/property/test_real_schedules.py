@@ -29,6 +29,7 @@ from tests.helpers.checkpoints import (
 )
 from tests.helpers.engines import make_prompt, make_request
 from tests.parity.deepseek_variants import deepseek_v3
+from tests.parity.variants import llama4
 
 BLOCK_SIZE = 4
 CPU = torch.device("cpu")
@@ -46,6 +47,7 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
         num_hidden_layers=3, use_sliding_window=True, sliding_window=6, max_window_layers=1
     ),
     "latent attention and experts": deepseek_v3,
+    "chunks": llama4,
 }
 
 

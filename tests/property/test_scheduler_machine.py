@@ -36,7 +36,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(SchedulingPolicy),
         caching=st.sampled_from([True, True, False]),
         drafts=st.booleans(),
-        windows=st.sampled_from([(None,), (None,), (None, 5), (3,), (None, 2, 7)]),
+        windows=st.sampled_from([(None,), (None,), (None, 5), (3,), (None, 2, 7), (-6,), (None, -5, -8)]),
         num_states=st.sampled_from([0, 0, 1, 3, 9, 40]),
     )
     def create(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
-from engine.kv.groups import KVGroup, most_blocks
+from engine.kv.groups import most_blocks
 from engine.local import LocalClient
 from engine.protocol import EngineRequest
 from tests.helpers.engines import (
@@ -15,6 +15,7 @@ from tests.helpers.engines import (
     half_right_draft,
     make_config,
     make_engine,
+    make_groups,
     make_prompt,
     make_request,
 )
@@ -50,7 +51,7 @@ schedules = st.fixed_dictionaries(
         "max_num_batched_tokens": st.integers(1, 64),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 1, 7]),
         "enable_prefix_caching": st.booleans(),
-        "windows": st.sampled_from([(None,), (None,), (5,), (None, 3), (None, 9, 1, 9), (2, 17)]),
+        "windows": st.sampled_from([(None,), (None,), (5,), (None, 3), (None, 9, 1, 9), (2, 17), (-7,), (None, -5, 9)]),
         "num_states": st.sampled_from([0, 0, 1, 2, 4, 8, 30]),
     }
 )
@@ -58,7 +59,7 @@ schedules = st.fixed_dictionaries(
 
 def blocks_of_pool(schedule: dict[str, Any], spare: int) -> int:
     """Enough for one of the requests alone, and `spare` more."""
-    groups = tuple(KVGroup(schedule["block_size"], window) for window in schedule["windows"])
+    groups = make_groups(schedule["block_size"], schedule["windows"], num_states=0)
     return most_blocks(groups, 50) + spare
 
 

@@ -1,5 +1,7 @@
 """KV groups: which layers share tables, what a window keeps, and what a prefix hit needs of each group."""
 
+import dataclasses
+
 import pytest
 
 from engine.kv.groups import KVGroup, most_blocks
@@ -46,8 +48,20 @@ def test_a_window_holds_what_the_next_token_sees() -> None:
     assert most_blocks((KVGroup(4), group), 1000) == 250 + 3
 
 
-def test_a_long_text_runs_in_a_small_pool_of_windows() -> None:
-    run = SchedulerRun(make_config(num_blocks=6, windows=(6,), max_num_batched_tokens=16))
+def test_chunks_hold_what_the_next_token_sees() -> None:
+    group = KVGroup(block_size=4, window=6, is_chunked=True)
+    assert [group.first_needed(n) for n in (0, 5, 6, 11, 12, 17)] == [0, 0, 1, 1, 3, 3]
+    assert most_blocks((group,), 1000) == 3
+
+
+def test_layers_in_chunks_are_no_layers_with_a_window() -> None:
+    specs = [attention(8), dataclasses.replace(attention(None), chunk=8), attention(None)]
+    assert group_layers(specs) == (LayerGroup(None, (2,)), LayerGroup(8, (0,)), LayerGroup(8, (1,), is_chunked=True))
+
+
+@pytest.mark.parametrize("window", [6, -6])
+def test_a_long_text_runs_in_a_small_pool_of_windows(window: int) -> None:
+    run = SchedulerRun(make_config(num_blocks=6, windows=(window,), max_num_batched_tokens=16))
     request = make_request("a", make_prompt(90), max_tokens=200, ignore_eos=True)
     assert run.run([request]).ids == {"a": expected_ids(request)}
     assert max(stats.blocks_used for stats in run.stats) <= 6
@@ -66,6 +80,22 @@ def test_a_hit_needs_of_a_window_only_its_last_blocks() -> None:
         pool.forget(lost)
     transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
     assert transcript.last["b"].num_cached_tokens == 32
+
+
+@pytest.mark.parametrize(("num_shared", "forgotten"), [(28, range(4)), (32, range(8))])
+def test_a_hit_needs_of_chunks_nothing_before_the_one_at_hand(num_shared: int, forgotten: range) -> None:
+    run = SchedulerRun(make_config(num_blocks=40, windows=(None, -16)))
+    prompt = make_prompt(32)
+    run.scheduler.add(make_request("a", prompt, max_tokens=1))
+    sequence = run.scheduler._sequences["a"]
+    run.finish()
+    pool = run.scheduler._kv.pool
+    for index in forgotten:
+        lost = pool.find(sequence.block_hashes[index] + (1).to_bytes(2))
+        assert lost is not None
+        pool.forget(lost)
+    transcript = run.run([make_request("b", [*prompt[:num_shared], 1], max_tokens=1)])
+    assert transcript.last["b"].num_cached_tokens == num_shared
 
 
 def test_a_hit_is_as_long_as_every_group_allows() -> None:

@@ -18,6 +18,7 @@ SPECS = {
     "one kv head a head": dataclasses.replace(PLAIN, num_kv_heads=4),
     "window": dataclasses.replace(PLAIN, sliding_window=3),
     "window of 1": dataclasses.replace(PLAIN, sliding_window=1),
+    "chunks": dataclasses.replace(PLAIN, chunk=5),
     "softcap": dataclasses.replace(PLAIN, logit_softcap=1.5),
     "alibi": dataclasses.replace(PLAIN, has_alibi=True),
     "sinks": dataclasses.replace(PLAIN, has_sinks=True),
@@ -35,6 +36,8 @@ def expected_row(
     """q: [H, D]; k, v: [context, K, D or value_dim]. Plain loops in float64."""
     out = torch.zeros(len(q), v.shape[-1], dtype=torch.float64)
     first = 0 if spec.sliding_window is None else max(0, position - spec.sliding_window + 1)
+    if spec.chunk is not None:
+        first = max(first, position - position % spec.chunk)
     for head in range(spec.num_heads):
         kv_head = head * spec.num_kv_heads // spec.num_heads
         weights = []

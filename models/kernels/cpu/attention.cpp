@@ -2,8 +2,8 @@
 //
 //   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t))) v[p, h / G]
 //
-// over positions p <= pos(t) (and p > pos(t) - window); G query heads share a KV head. A sink is one more logit in the
-// softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
+// over positions p <= pos(t) that a window or a chunk leaves visible; G query heads share a KV head. A sink is one more logit
+// in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
 //
 // Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
 // kRowTile rows. One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
@@ -61,9 +61,14 @@ struct Problem {
   int64_t table_stride;
   int num_seqs, num_heads, num_kv_heads, head_dim, block_size;
   int values_from;  // -1: values are stored beside the keys
-  int window;  // 0: none
+  int window, chunk;  // 0: none
   float scale, softcap;  // softcap 0: none
   bool has_values() const { return values_from < 0; }
+  // by a query at `position`
+  int first_seen(int position) const {
+    if (chunk > 0) return position / chunk * chunk;
+    return window > 0 ? std::max(0, position - window + 1) : 0;
+  }
   int value_dim() const { return has_values() ? head_dim : head_dim - values_from; }
 };
 
@@ -194,10 +199,9 @@ HR_INLINE F32x16 soft_cap(const F32x16& logits, float cap) {
 // Lanes of a piece that the query at `position` sees: [first, end).
 struct Visible {
   int first, end;
-  HR_INLINE Visible(const Piece& piece, int position, int window) {
-    first = piece.first_lane;
-    end = first + std::min(piece.count, position + 1 - piece.position);
-    if (window > 0) first += std::max(0, position - window + 1 - piece.position);
+  HR_INLINE Visible(const Problem& p, const Piece& piece, int position) {
+    end = piece.first_lane + std::min(piece.count, position + 1 - piece.position);
+    first = piece.first_lane + std::max(0, p.first_seen(position) - piece.position);
   }
   HR_INLINE bool all() const { return first == 0 && end == kTile; }
 };
@@ -218,7 +222,7 @@ float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, 
       const float start = static_cast<float>(pieces[i].position - pieces[i].first_lane - position);
       s = fma(broadcast(slope), load<F32x16>(kLane) + broadcast(start), s);
     }
-    const Visible lanes(pieces[i], position, p.window);
+    const Visible lanes(p, pieces[i], position);
     if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
     best = max(best, s);
     store(scores + i * kTile, s);
@@ -379,12 +383,9 @@ int64_t plan(const Problem& p, std::vector<Item>& items, int& num_split_tiles) {
     for (int first = (num_rows - 1) / kRowTile * kRowTile; first >= 0; first -= kRowTile) {
       const int rows = std::min(kRowTile, num_rows - first);
       const int end = query_position(p, seq, (first + rows - 1) / group) + 1;
-      int begin = 0;
-      if (p.window > 0) {
-        const int seen = std::max(0, query_position(p, seq, first / group) - p.window + 1);
-        // as far back as makes whole tiles, but within the block: earlier ones may be given back
-        begin = std::max(seen / kTile * kTile, seen / p.block_size * p.block_size);
-      }
+      const int seen = p.first_seen(query_position(p, seq, first / group));
+      // as far back as makes whole tiles, but within the block: earlier ones may be given back
+      const int begin = std::max(seen / kTile * kTile, seen / p.block_size * p.block_size);
       const int splits = num_rows <= std::max(kRowTile, group) ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
       for (int head = 0; head < p.num_kv_heads; ++head) {
         for (int i = 0; i < splits; ++i)
@@ -420,15 +421,15 @@ void attend(const Problem& p) {
 }  // namespace
 
 // is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 576. values_from: -1 where values are stored
-// beside the keys, else a multiple of 16. window 0, softcap 0: none.
+// beside the keys, else a multiple of 16. window 0, chunk 0, softcap 0: none.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
-                                   int values_from, int block_size, float scale, int window, float softcap,
+                                   int values_from, int block_size, float scale, int window, int chunk, float softcap,
                                    const float* alibi_slopes, const float* sinks) {
-  const Problem p{q,        out,          kv,       cu_seqlens_q, seq_lens,     block_tables, alibi_slopes, sinks,   q_stride,
-                  table_stride, num_seqs, num_heads, num_kv_heads, head_dim,    block_size,   values_from,  window,  scale,
-                  softcap};
+  const Problem p{q,        out,          kv,       cu_seqlens_q, seq_lens,     block_tables, alibi_slopes, sinks,  q_stride,
+                  table_stride, num_seqs, num_heads, num_kv_heads, head_dim,    block_size,   values_from,  window, chunk,
+                  scale,    softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

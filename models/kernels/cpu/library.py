@@ -35,7 +35,7 @@ class KernelLibrary:
         self.num_threads = self._bind("hr_num_threads", "", ctypes.c_int)
         self.set_num_threads = self._bind("hr_set_num_threads", "i")
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
-        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiififpp")
+        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiifpp")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppippiiii")
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
         self.pack_weights = self._bind("hr_pack_weights", "ipllp")

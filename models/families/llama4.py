@@ -1,0 +1,97 @@
+"""Llama 4, its text: attention in chunks, layers without positions between, an expert a row beside a shared one."""
+
+import dataclasses
+
+from models.families import llama
+from models.families.experts import expert_names, shared_names
+from models.hf_config import HFConfig
+from models.layer_config import flags_by_layer, layer_types
+from models.names import To, transpose, unpermute_k, unpermute_q
+from models.registry import Family
+from models.spec import (
+    DecoderSpec,
+    LayerSpec,
+    MLPSpec,
+    MoESpec,
+    NormKind,
+    NormSpec,
+    QKNormSpec,
+    QueryTemperature,
+    RouterScore,
+    RouterSpec,
+)
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, default_head_dim=128, default_theta=500000.0)
+    num_layers = len(spec.layers)
+    interval = config.integer("no_rope_layer_interval", 4)
+    # 1 where there is a rotation, whatever the field's name says.
+    has_rope = flags_by_layer(config, "no_rope_layers", num_layers, otherwise=lambda index: (index + 1) % interval != 0)
+    chunks = _chunks(config, has_rope)
+    moe_layers = _moe_layers(config, num_layers)
+    temperature = _temperature(config)
+    norm = NormSpec(NormKind.RMS, spec.layers[0].norm.eps, has_weight=False)
+    qk_norm = QKNormSpec(norm, is_after_rope=True) if config.boolean("use_qk_norm", True) else None
+    moe = _experts(config)
+    dense = dataclasses.replace(moe.expert, intermediate_size=config.integer("intermediate_size_mlp", 16384))
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        attention = dataclasses.replace(layer.attention, chunk=chunks[index])
+        layer = dataclasses.replace(layer, attention=attention, mlp=moe if index in moe_layers else dense)
+        if has_rope[index]:
+            return dataclasses.replace(layer, qk_norm=qk_norm)
+        return dataclasses.replace(layer, rope=None, query_temperature=temperature)
+
+    return spec.map_layers(adapt)
+
+
+def _chunks(config: HFConfig, has_rope: list[bool]) -> list[int | None]:
+    """Of each layer, None for attention to everything."""
+    if config.is_null("attention_chunk_size"):
+        return [None] * len(has_rope)
+    size = config.integer("attention_chunk_size", 8192)
+    types = layer_types(config, len(has_rope))
+    are_chunked = has_rope if types is None else [kind == "chunked_attention" for kind in types]
+    return [size if is_chunked else None for is_chunked in are_chunked]
+
+
+def _moe_layers(config: HFConfig, num_layers: int) -> list[int]:
+    if config.has("moe_layers"):
+        return config.token_ids("moe_layers")
+    step = config.integer("interleave_moe_layer_step", 1)
+    return list(range(step - 1, num_layers, step))
+
+
+def _temperature(config: HFConfig) -> QueryTemperature | None:
+    if config.raw("attn_temperature_tuning") in (False, 0):  # a number in early checkpoints
+        return None
+    return QueryTemperature(config.number("attn_scale", 0.1), config.number("floor_scale", 8192), offset=1)
+
+
+def _experts(config: HFConfig) -> MoESpec:
+    expert = MLPSpec(config.integer("intermediate_size"), config.activation("hidden_act", "silu"), is_gated=True)
+    router = RouterSpec(
+        score=RouterScore.SIGMOID,
+        experts_per_token=config.integer("num_experts_per_tok", 1),
+        renormalises=False,
+        scales_input=True,
+    )
+    return MoESpec(config.integer("num_local_experts", 16), expert, router, shared=expert)
+
+
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", unpermute_q),
+    "model.layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k", unpermute_k),
+    "model.layers.{i}.feed_forward.gate_proj.*": To("layers.{i}.mlp.gate_up", "gate"),
+    "model.layers.{i}.feed_forward.up_proj.*": To("layers.{i}.mlp.gate_up", "up"),
+    "model.layers.{i}.feed_forward.down_proj.*": To("layers.{i}.mlp.down"),
+    "model.layers.{i}.feed_forward.router.weight": To("layers.{i}.mlp.router"),
+    **expert_names("feed_forward"),
+    "model.layers.{i}.feed_forward.experts.gate_up_proj": To("layers.{i}.mlp.experts.{e}.gate_up", transform=transpose),
+    "model.layers.{i}.feed_forward.experts.down_proj": To("layers.{i}.mlp.experts.{e}.down", transform=transpose),
+    **shared_names("feed_forward"),
+}
+
+FAMILY = Family(describe, NAMES)
