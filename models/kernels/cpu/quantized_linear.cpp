@@ -11,9 +11,7 @@
 // kMostShared rows at a time with the unpacked registers. Activations are quantised by the caller alone while that is cheaper
 // than a loop of its own.
 //
-// Many rows: bound by arithmetic. A task is a panel of rows times two row blocks (32 outputs). Along K in steps of
-// kStepGroups groups, the weights are unpacked once into a buffer that stays in the first-level cache and multiplied with
-// register tiles of kTileRows rows x 2 blocks; sums over steps stay in an fp32 buffer.
+// Many rows: bound by arithmetic. A panel of rows meets two row blocks, as integer_panel.h says.
 //
 // Many rows on AMX (M >= kAmxRows): the same tasks, but weights are dequantised to bf16 once a step, and multiplied in tiles
 // with activations rounded to bf16 (amx.h). That is faster than scaling the integer sums of every group, and more exact.
@@ -23,6 +21,7 @@
 
 #include "amx.h"
 #include "codecs.h"
+#include "integer_panel.h"
 #include "linear_output.h"
 #include "parallel.h"
 #include "replay.h"
@@ -36,13 +35,11 @@ namespace {
 constexpr int kFewRows = 24;
 // rows that share one unpacking of a group: as many as accumulators fit into registers
 #if defined(__AVX512F__)
-constexpr int kSharedRows[] = {1, 2, 4, 6, 8}, kTileRows = 6, kHalfTileRows = 3;
+constexpr int kSharedRows[] = {1, 2, 4, 6, 8};
 #else
-constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1;
+constexpr int kSharedRows[] = {1, 2};
 #endif
 constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
-constexpr int kStepGroups = 16;  // 512 columns
-constexpr int kPanelRows = 120;
 constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kQuantiseAlone = 8192;  // elements; up to here the caller is done before the others would have begun
 
@@ -57,50 +54,13 @@ struct Layer {
   Output out;
 };
 
+int64_t padded(int64_t columns) { return num_units(columns) * kUnit; }
+
 const void* input_row(const Layer& layer, int64_t row) {
   return static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
 }
 
-// Quantised rows. Columns are padded to whole units with zeros.
-struct Activations {
-  int64_t columns, groups;
-  int8_t* codes;       // [M, columns]
-  float* scale;        // [M, groups]
-  float* sum;          // [M, groups], scale * sum of codes
-  int32_t* minus_sum;  // [M, groups, 2], minus the sums of codes 0..15 and 16..31
-};
-
-struct ActivationMemory {
-  std::vector<int8_t> codes;
-  std::vector<float> scale, sum;
-  std::vector<int32_t> minus_sum;
-
-  // Room for a few more rows: the kernels compute whole register tiles, and nobody looks at the rows too many.
-  Activations reserve(int64_t rows, int64_t columns) {
-    rows += kFewRows;
-    const int64_t padded = num_units(columns) * kUnit, groups = padded / kGroup;
-    if (static_cast<int64_t>(codes.size()) < rows * padded) codes.resize(rows * padded);
-    if (static_cast<int64_t>(scale.size()) < rows * groups) {
-      scale.resize(rows * groups);
-      sum.resize(rows * groups);
-      minus_sum.resize(rows * groups * 2);
-    }
-    return {padded, groups, codes.data(), scale.data(), sum.data(), minus_sum.data()};
-  }
-};
-
-void quantise_group(const float* x, int8_t* codes, float* scale, float* sum, int32_t* minus_sum) {
-  const F32x16 a = load<F32x16>(x), b = load<F32x16>(x + 16);
-  const float largest = max_lanes(max(abs(a), abs(b)));
-  *scale = largest / 127;
-  const float inverse = largest > 0 ? 127 / largest : 0;
-  const int32_t first = store_int8(codes, a * broadcast(inverse)), second = store_int8(codes + 16, b * broadcast(inverse));
-  *sum = *scale * (first + second);
-  minus_sum[0] = -first;
-  minus_sum[1] = -second;
-}
-
-void quantise_row(const Layer& layer, int64_t row, const Activations& a) {
+void quantise_row(const Layer& layer, int64_t row, const IntegerRows& a) {
   thread_local std::vector<float> prepared;
   if (static_cast<int64_t>(prepared.size()) < a.columns) prepared.resize(a.columns);
   float* x = prepared.data();
@@ -109,16 +69,13 @@ void quantise_row(const Layer& layer, int64_t row, const Activations& a) {
   else
     prepare_row(layer.input, static_cast<const float*>(input_row(layer, row)), layer.columns, x);
   std::fill(x + layer.columns, x + a.columns, 0.0f);
-  for (int64_t g = 0; g < a.groups; ++g) {
-    const int64_t at = row * a.groups + g;
-    quantise_group(x + g * kGroup, a.codes + row * a.columns + g * kGroup, a.scale + at, a.sum + at, a.minus_sum + 2 * at);
-  }
+  a.put_scaled(row, x);
 }
 
 // ---- few rows
 
 template <class Codec, int R>
-HR_INLINE void multiply_group(const Group& g, const Activations& a, int64_t row, int64_t group, F32x16 (&out)[R]) {
+HR_INLINE void multiply_group(const Group& g, const IntegerRows& a, int64_t row, int64_t group, F32x16 (&out)[R]) {
   // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
   constexpr int kChains = Codec::kScales == 2 || R < 4 ? 2 : 1;
   I32x16 sums[R][kChains];
@@ -153,7 +110,7 @@ HR_INLINE void multiply_group(const Group& g, const Activations& a, int64_t row,
 }
 
 template <class Codec, int R>
-__attribute__((noinline)) void multiply_block(const uint8_t* block, const Activations& a, int64_t row, F32x16* results) {
+__attribute__((noinline)) void multiply_block(const uint8_t* block, const IntegerRows& a, int64_t row, F32x16* results) {
   F32x16 out[R] = {};
   for (int64_t u = 0; u < a.columns / kUnit; ++u) {
     const uint8_t* header = header_address<Codec>(block, u);
@@ -169,7 +126,7 @@ __attribute__((noinline)) void multiply_block(const uint8_t* block, const Activa
 
 // Up to as many rows as the largest kernel takes, by the smallest that takes them.
 template <class Codec, int kChoice = 0>
-HR_INLINE void multiply_together(const uint8_t* block, const Activations& a, int64_t row, int rows, F32x16* results) {
+HR_INLINE void multiply_together(const uint8_t* block, const IntegerRows& a, int64_t row, int rows, F32x16* results) {
   constexpr int R = kSharedRows[kChoice];
   if constexpr (R < kMostShared) {
     if (rows > R) return multiply_together<Codec, kChoice + 1>(block, a, row, rows, results);
@@ -177,7 +134,7 @@ HR_INLINE void multiply_together(const uint8_t* block, const Activations& a, int
   multiply_block<Codec, R>(block, a, row, results);
 }
 
-void few_rows_block(const Layer& layer, const Activations& a, int64_t index) {
+void few_rows_block(const Layer& layer, const IntegerRows& a, int64_t index) {
   const BlockPlace place = place_block(layer.segments, index);
   with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
@@ -193,103 +150,6 @@ void few_rows_block(const Layer& layer, const Activations& a, int64_t index) {
 
 // ---- many rows
 
-// kStepGroups groups of one row block, unpacked; minus the codes' offset a group's weights are scale * code + minimum.
-struct Expanded {
-  alignas(64) uint8_t codes[kStepGroups][kVectors][64];
-  alignas(64) float scale[kStepGroups][2][16];
-  alignas(64) float minimum[kStepGroups][16];
-};
-
-struct PanelMemory {
-  Expanded weights[2];
-  alignas(64) float sums[kPanelRows][2 * kBlockRows];
-};
-
-template <class Codec>
-void expand(const uint8_t* block, int64_t first_group, int num_groups, Expanded& out) {
-  for (int i = 0; i < num_groups; ++i) {
-    const int64_t u = (first_group + i) / 2;
-    const Group g = Codec::unpack(header_address<Codec>(block, u), unit_address<Codec>(block, u), (first_group + i) % 2);
-    for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], g.codes[v]);
-    for (int s = 0; s < Codec::kScales; ++s) store(out.scale[i][s], g.scale[s]);
-    if (Codec::kHasMinimum) store(out.minimum[i], g.minimum);
-  }
-}
-
-// sums [R rows][C blocks] += one step. The offset is passed at run time, so that formats share the code.
-template <int kScales, bool kHasMinimum, int R, int C>
-void multiply_tile(const Expanded* weights, int offset, const Activations& a, int64_t row, int64_t first_group, int num_groups,
-                   float* sums) {
-  F32x16 out[R][C];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-    for (int c = 0; c < C; ++c) out[r][c] = load<F32x16>(sums + (r * 2 + c) * kBlockRows);
-  const int8_t* codes = a.codes + row * a.columns + first_group * kGroup;
-  for (int i = 0; i < num_groups; ++i) {
-    const int64_t at = row * a.groups + first_group + i;
-#pragma GCC unroll 2
-    for (int s = 0; s < kScales; ++s) {
-      I32x16 products[R][C];
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const int32_t* minus = a.minus_sum + 2 * (at + r * a.groups);
-        const I32x16 start = broadcast(kHasMinimum ? 0 : offset * (kScales == 2 ? minus[s] : minus[0] + minus[1]));
-#pragma GCC unroll 2
-        for (int c = 0; c < C; ++c) products[r][c] = start;
-      }
-      constexpr int kPart = kVectors / kScales;
-#pragma GCC unroll 8
-      for (int v = s * kPart; v < (s + 1) * kPart; ++v) {
-        Bits w[C];
-#pragma GCC unroll 2
-        for (int c = 0; c < C; ++c) w[c] = load<Bits>(weights[c].codes[i][v]);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const uint32_t x = load_u32(codes + r * a.columns + i * kGroup + 4 * v);
-#pragma GCC unroll 2
-          for (int c = 0; c < C; ++c) products[r][c] = dot_bytes(products[r][c], w[c], x);
-        }
-      }
-#pragma GCC unroll 2
-      for (int c = 0; c < C; ++c) {
-        const F32x16 scale = load<F32x16>(weights[c].scale[i][s]);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-          out[r][c] = fma(to_float(products[r][c]), scale * broadcast(a.scale[at + r * a.groups]), out[r][c]);
-      }
-    }
-    if constexpr (kHasMinimum) {
-#pragma GCC unroll 2
-      for (int c = 0; c < C; ++c) {
-        const F32x16 minimum = load<F32x16>(weights[c].minimum[i]);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) out[r][c] = fma(minimum, broadcast(a.sum[at + r * a.groups]), out[r][c]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-    for (int c = 0; c < C; ++c) store(sums + (r * 2 + c) * kBlockRows, out[r][c]);
-}
-
-template <class Codec, int C>
-__attribute__((noinline)) void panel_sums(const uint8_t* block, int64_t block_stride, const Activations& a, int64_t first_row, int num_rows,
-                PanelMemory& memory) {
-  std::memset(memory.sums, 0, sizeof(memory.sums));
-  for (int64_t group = 0; group < a.groups; group += kStepGroups) {
-    const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, a.groups - group));
-    for (int c = 0; c < C; ++c) expand<Codec>(block + c * block_stride, group, num_groups, memory.weights[c]);
-    for (int r = 0; r < num_rows; r += kTileRows) {
-      const auto multiply = num_rows - r > kHalfTileRows
-                                ? multiply_tile<Codec::kScales, Codec::kHasMinimum, kTileRows, C>
-                                : multiply_tile<Codec::kScales, Codec::kHasMinimum, kHalfTileRows, C>;
-      multiply(memory.weights, Codec::kOffset, a, first_row + r, group, num_groups, memory.sums[r]);
-    }
-  }
-}
-
 void put_panel(const Layer& layer, const BlockPlace& place, int64_t first_row, int num_rows,
                const float (*sums)[2 * kBlockRows]) {
   for (int r = 0; r < num_rows; ++r)
@@ -298,17 +158,21 @@ void put_panel(const Layer& layer, const BlockPlace& place, int64_t first_row, i
                     place.bias ? place.bias + c : nullptr);
 }
 
-// Up to two row blocks times a panel of rows.
-void panel_task(const Layer& layer, const Activations& a, int64_t index, int64_t first_row, int num_rows, PanelMemory& memory) {
-  const BlockPlace place = place_block(layer.segments, index, 2);
+void panel_task(const Layer& layer, const IntegerRows& a, const BlockPlace& place, int64_t first_row, int num_rows,
+                PanelMemory& memory) {
   with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(layer.columns);
-    const uint8_t* block = place.segment->packed + place.block * stride;
-    if (place.outputs > kBlockRows)
-      panel_sums<Codec, 2>(block, stride, a, first_row, num_rows, memory);
-    else
-      panel_sums<Codec, 1>(block, stride, a, first_row, num_rows, memory);
+    const uint8_t* first = place.segment->packed + place.block * stride;
+    const auto expand = [&](int c, int64_t group, int i, Expanded& out) {
+      const uint8_t* block = first + c * stride;
+      const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
+      for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], g.codes[v]);
+      for (int s = 0; s < Codec::kScales; ++s) store(out.scale[i][s], g.scale[s]);
+      if constexpr (Codec::kHasMinimum) store(out.minimum[i], g.minimum);
+    };
+    multiply_panel<Codec::kScales, Codec::kHasMinimum>(expand, (place.outputs + kBlockRows - 1) / kBlockRows, Codec::kOffset, a,
+                                                       first_row, num_rows, memory);
   });
   put_panel(layer, place, first_row, num_rows, memory.sums);
 }
@@ -408,25 +272,20 @@ void few_rows(const Layer& layer) {
     });
   // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
   const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(65536 * num_blocks / bytes, num_blocks / (4 * num_threads())));
-  thread_local ActivationMemory memory;
-  const Activations a = memory.reserve(layer.num_rows, layer.columns);
+  thread_local IntegerRowMemory memory;
+  const IntegerRows a = memory.reserve(layer.num_rows, padded(layer.columns));
   parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantiseAlone / layer.columns), [&](int64_t r) { quantise_row(layer, r, a); });
   parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, a, i); });
 }
 
 void many_rows(const Layer& layer) {
-  const int64_t num_pairs = num_places(layer.segments, layer.num_segments, 2);
-  const int64_t num_panels = (layer.num_rows + kPanelRows - 1) / kPanelRows;
-  // panels of equal height, in whole register tiles
-  const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kTileRows - 1) / kTileRows * kTileRows;
-  thread_local ActivationMemory memory;
-  const Activations a = memory.reserve(layer.num_rows, layer.columns);
+  thread_local IntegerRowMemory memory;
+  const IntegerRows a = memory.reserve(layer.num_rows, padded(layer.columns));
   parallel_for(layer.num_rows, 4, [&](int64_t r) { quantise_row(layer, r, a); });
-  parallel_for(num_panels * num_pairs, [&](int64_t task) {
-    const int64_t first_row = task / num_pairs * height;
-    const int64_t rows = std::min(height, layer.num_rows - first_row);
-    if (rows > 0) panel_task(layer, a, task % num_pairs, first_row, static_cast<int>(rows), thread_scratch<PanelMemory>());
-  });
+  for_each_panel(layer.segments, layer.num_segments, layer.num_rows,
+                 [&](const BlockPlace& place, int64_t first_row, int num_rows, PanelMemory& panel) {
+                   panel_task(layer, a, place, first_row, num_rows, panel);
+                 });
 }
 
 }  // namespace

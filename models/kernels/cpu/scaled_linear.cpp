@@ -8,8 +8,9 @@
 //             over steps s of 32 columns, each an exact integer from byte dot products
 //   floats    out[m, n] += scale_w[n, g] * sum_k value(code[n, k]) a[m, k]              over groups g, in fp32
 //
-// A task is a panel of rows times a row block of 16 outputs, whose codes are unpacked once for as many rows as registers allow.
-// With few rows it streams the block from memory; with many, a panel's later rows find it in the cache.
+// Few rows, and any number of rows that meet floats: a task is a panel of rows times a row block of 16 outputs, whose codes are
+// unpacked once for as many rows as registers allow. With few rows it streams the block from memory; with many, a panel's later
+// rows find it in the cache. Many rows that meet integers: integer_panel.h.
 //
 // Many rows on AMX: weights are dequantised to bf16, 32 outputs x 512 columns at a time, and multiplied in tiles with the rows in
 // bf16 (codes of W8A8 rows are exact in it).
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "amx.h"
+#include "integer_panel.h"
 #include "linear_output.h"
 #include "parallel.h"
 #include "replay.h"
@@ -36,11 +38,12 @@ constexpr int kSharedRows[] = {1, 2, 4, 6, 8};
 constexpr int kSharedRows[] = {1, 2};
 #endif
 constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
-constexpr int kPanelRows = 64;
+constexpr int kFewRows = 24;         // of integers
+constexpr int kVectorPanelRows = 64;
 constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kPrepareAlone = 8192;  // elements; up to here one thread prepares the rows sooner than all of them would
 
-// What a layer asks of its input rows; in the order of Rounding in scaled_linear.py.
+// What a layer asks of its input rows; in the order of Rounding in scaled_weight.py.
 enum class Rounding : int32_t { kAsKernel, kPerToken, kStatic, kPerGroup };
 
 struct Layer {
@@ -59,6 +62,15 @@ struct Layer {
   ScaledMatrix matrix(const hr_segment& segment) const { return {segment.format, columns, segment.group_size}; }
   bool has_integers() const { return ScaledFormat(segments[0].format).is_integer(); }
   int64_t padded() const { return (columns + kGroup - 1) / kGroup * kGroup; }
+
+  // Sums of a panel of rows and up to two row blocks; factor: of each of the layer's rows.
+  void put_panel(const BlockPlace& place, int64_t first_row, int num_rows, const float (*sums)[2 * kBlockRows],
+                 const float* factor) const {
+    for (int r = 0; r < num_rows; ++r)
+      for (int c = 0; c < place.outputs; c += kBlockRows)
+        out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c),
+                load<F32x16>(sums[r] + c) * broadcast(factor[first_row + r]), place.bias ? place.bias + c : nullptr);
+  }
 };
 
 // ---- rows
@@ -119,75 +131,53 @@ float prepare(const Layer& layer, int64_t row, float* x) {
   return 1.0f;
 }
 
-// Prepared rows, as int8 with scales for 32 columns, or in fp32.
+// Prepared rows, as int8 or in fp32.
 struct Rows {
-  int64_t columns, steps;  // padded
-  float* values;           // [M, columns] fp32; the others are of integers
-  int8_t* codes;           // [M, columns]
-  float* scale;            // [M, steps]
-  float* sum;              // [M, steps], scale * sum of codes
-  int32_t* code_sum;       // [M, steps, 2], of columns 0..15 and 16..31
-  float* factor;           // [M], of the results
+  int64_t columns;        // padded
+  IntegerRows integers;
+  float* values;          // [M, columns] fp32; null where there are integers
+  float* factor;          // [M], of the results
 };
 
 struct RowMemory {
-  std::vector<float> values, scale, sum, factor;
-  std::vector<int8_t> codes;
-  std::vector<int32_t> code_sum;
+  std::vector<float> values, factor;
+  IntegerRowMemory integers;
 
-  // Room for a few more rows: the kernels compute as many rows as registers hold, and nobody looks at those too many.
   Rows reserve(const Layer& layer) {
     const auto grow = [](auto& vector, int64_t size) {
       if (static_cast<int64_t>(vector.size()) < size) vector.resize(size);
     };
-    const int64_t rows = layer.num_rows + kMostShared, padded = layer.padded(), steps = padded / kGroup;
+    const int64_t rows = layer.num_rows + kSpareRows;
     grow(factor, rows);
+    Rows result{layer.padded(), {}, nullptr, factor.data()};
     if (layer.has_integers()) {
-      grow(codes, rows * padded);
-      grow(scale, rows * steps);
-      grow(sum, rows * steps);
-      grow(code_sum, rows * steps * 2);
+      result.integers = integers.reserve(layer.num_rows, layer.padded());
     } else {
-      grow(values, rows * padded);
+      grow(values, rows * layer.padded());
+      result.values = values.data();
     }
-    return {padded, steps, values.data(), codes.data(), scale.data(), sum.data(), code_sum.data(), factor.data()};
+    return result;
   }
 };
 
-void put_integers(const Layer& layer, const float* x, int64_t row, const Rows& rows) {
-  for (int64_t s = 0; s < rows.steps; ++s, x += kGroup) {
-    const int64_t at = row * rows.steps + s;
-    float scale = 1, inverse = 1;
-    const F32x16 a = load<F32x16>(x), b = load<F32x16>(x + 16);
-    if (layer.rounding == Rounding::kAsKernel) {
-      const float largest = max_lanes(max(abs(a), abs(b)));
-      scale = largest / 127;
-      inverse = largest > 0 ? 127 / largest : 0;
-    }
-    int8_t* codes = rows.codes + row * rows.columns + s * kGroup;
-    int32_t* sums = rows.code_sum + 2 * at;
-    sums[0] = store_int8(codes, a * broadcast(inverse));
-    sums[1] = store_int8(codes + 16, b * broadcast(inverse));
-    rows.scale[at] = scale;
-    rows.sum[at] = scale * static_cast<float>(sums[0] + sums[1]);
-  }
-}
-
 void prepare_into(const Layer& layer, int64_t row, const Rows& rows) {
-  if (!layer.has_integers()) {
+  if (rows.values) {
     rows.factor[row] = prepare(layer, row, rows.values + row * rows.columns);
     return;
   }
   thread_local std::vector<float> buffer;
   buffer.resize(rows.columns);
   rows.factor[row] = prepare(layer, row, buffer.data());
-  put_integers(layer, buffer.data(), row, rows);
+  if (layer.rounding == Rounding::kAsKernel)
+    rows.integers.put_scaled(row, buffer.data());
+  else
+    rows.integers.put_whole(row, buffer.data());
 }
 
 // ---- vectors
 
 template <class Code, int R>
-HR_INLINE void multiply_step(const uint8_t* p, const Rows& rows, int64_t row, int64_t step, const F32x16& scale,
+HR_INLINE void multiply_step(const uint8_t* p, const IntegerRows& rows, int64_t row, int64_t step, const F32x16& scale,
                              const F32x16* minimum, F32x16 (&out)[R]) {
   // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
   constexpr int kChains = R < 4 ? 2 : 1;
@@ -196,11 +186,11 @@ HR_INLINE void multiply_step(const uint8_t* p, const Rows& rows, int64_t row, in
   I32x16 sums[R][kChains];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const int32_t* code_sum = rows.code_sum + ((row + r) * rows.steps + step) * 2;
+    const int32_t* minus = rows.minus_sum + ((row + r) * rows.groups + step) * 2;
     if constexpr (kChains == 1)
-      sums[r][0] = broadcast(-Code::kOffset * (code_sum[0] + code_sum[1]));
+      sums[r][0] = broadcast(Code::kOffset * (minus[0] + minus[1]));
     else
-      for (int c = 0; c < 2; ++c) sums[r][c] = broadcast(-Code::kOffset * code_sum[c]);
+      for (int c = 0; c < 2; ++c) sums[r][c] = broadcast(Code::kOffset * minus[c]);
   }
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v)
@@ -211,7 +201,7 @@ HR_INLINE void multiply_step(const uint8_t* p, const Rows& rows, int64_t row, in
     }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const int64_t at = (row + r) * rows.steps + step;
+    const int64_t at = (row + r) * rows.groups + step;
     const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
     out[r] = fma(to_float(sum), scale * broadcast(rows.scale[at]), out[r]);
     if (minimum) out[r] = fma(*minimum, broadcast(rows.sum[at]), out[r]);
@@ -230,7 +220,7 @@ __attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const ui
     for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end; ++step, p += Code::kBytes) {
 #pragma GCC unroll 8
       for (int line = 0; line < Code::kBytes; line += 64) __builtin_prefetch(p + kPrefetchBytes + line);
-      multiply_step<Code, R>(p, rows, row, step, scale, m.format.has_zeros ? &minimum : nullptr, out);
+      multiply_step<Code, R>(p, rows.integers, row, step, scale, m.format.has_zeros ? &minimum : nullptr, out);
     }
   }
 #pragma GCC unroll 8
@@ -303,7 +293,7 @@ void vector_task(const Layer& layer, const Rows& rows, const BlockPlace& place, 
 
 void vector_rows(const Layer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
-  const int64_t num_panels = (layer.num_rows + kPanelRows - 1) / kPanelRows;
+  const int64_t num_panels = (layer.num_rows + kVectorPanelRows - 1) / kVectorPanelRows;
   // some 64 KiB of weights at a time: long enough to stream, short enough that a delayed thread does not hold up the rest
   const int64_t bytes = layer.matrix(layer.segments[0]).block_bytes;
   const int64_t grain = std::max<int64_t>(1, std::min<int64_t>(65536 / bytes, num_blocks / (4 * num_threads())));
@@ -311,10 +301,45 @@ void vector_rows(const Layer& layer) {
   const bool alone = layer.num_rows * layer.columns <= kPrepareAlone;
   parallel_for(layer.num_rows, alone ? layer.num_rows : 1, [&](int64_t row) { prepare_into(layer, row, rows); });
   parallel_for(num_panels * num_blocks, num_panels == 1 ? grain : 1, [&](int64_t task) {
-    const int64_t first_row = task / num_blocks * kPanelRows;
-    vector_task(layer, rows, place_block(layer.segments, task % num_blocks), first_row,
-                std::min(layer.num_rows, first_row + kPanelRows));
+    const int64_t first_row = task % num_panels * kVectorPanelRows;
+    vector_task(layer, rows, place_block(layer.segments, task / num_panels), first_row,
+                std::min(layer.num_rows, first_row + kVectorPanelRows));
   });
+}
+
+// ---- many rows of integers
+
+template <class Code>
+void integer_panel(const ScaledMatrix& m, const uint8_t* first, int num_blocks, const Rows& rows, int64_t first_row, int num_rows,
+                   PanelMemory& memory) {
+  const auto expand = [&](int c, int64_t step, int i, Expanded& out) {
+    const uint8_t* block = first + c * m.block_bytes;
+    const int64_t group = step / m.steps_a_group;
+    Bits codes[kVectors];
+    Code::unpack(block + step * Code::kBytes, codes);
+    for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], codes[v]);
+    const F32x16 scale = m.scales(block, group) * broadcast(Code::kFactor);
+    store(out.scale[i][0], scale);
+    if (m.format.has_zeros) store(out.minimum[i], broadcast(-1.0f) * scale * m.zeros(block, group));
+  };
+  const auto multiply =
+      m.format.has_zeros ? multiply_panel<1, true, decltype(expand)> : multiply_panel<1, false, decltype(expand)>;
+  multiply(expand, num_blocks, Code::kOffset, rows.integers, first_row, num_rows, memory);
+}
+
+void integer_rows(const Layer& layer) {
+  const Rows rows = thread_scratch<RowMemory>().reserve(layer);
+  parallel_for(layer.num_rows, 4, [&](int64_t row) { prepare_into(layer, row, rows); });
+  for_each_panel(layer.segments, layer.num_segments, layer.num_rows,
+                 [&](const BlockPlace& place, int64_t first_row, int num_rows, PanelMemory& memory) {
+                   const ScaledMatrix m = layer.matrix(*place.segment);
+                   const uint8_t* first = place.segment->packed + place.block * m.block_bytes;
+                   const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
+                   with_integer_code(m.format.code, [&](auto code) {
+                     integer_panel<decltype(code)>(m, first, num_blocks, rows, first_row, num_rows, memory);
+                   });
+                   layer.put_panel(place, first_row, num_rows, memory.sums, rows.factor);
+                 });
 }
 
 // ---- many rows on AMX
@@ -416,11 +441,7 @@ void amx_task(const Layer& layer, const AmxRows& rows, const BlockPlace& place, 
     amx_multiply(rows.tiles.data() + first_row * m.columns + step * kGroup * kAmxTileRows, m.columns, num_rows, memory.weights,
                  sizeof(memory.weights[0]), num_blocks, count, memory.sums[0], 2 * kBlockRows);
   }
-  for (int r = 0; r < num_rows; ++r)
-    for (int c = 0; c < place.outputs; c += kBlockRows)
-      layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c),
-                    load<F32x16>(memory.sums[r] + c) * broadcast(rows.factor[first_row + r]),
-                    place.bias ? place.bias + c : nullptr);
+  layer.put_panel(place, first_row, num_rows, memory.sums, rows.factor.data());
 }
 
 void amx_rows(const Layer& layer) {
@@ -467,7 +488,10 @@ HR_API void hr_scaled_linear(const void* x, int x_is_bf16, int64_t x_stride, int
 #if HR_AMX
   if (num_rows >= kAmxRows) return amx_rows(layer);
 #endif
-  vector_rows(layer);
+  if (num_rows > kFewRows && layer.has_integers())
+    integer_rows(layer);
+  else
+    vector_rows(layer);
 }
 
 HR_REPLAYABLE(hr_scaled_linear)

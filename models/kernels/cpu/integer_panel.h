@@ -1,0 +1,125 @@
+// Many rows of int8 times integer weights. Bound by arithmetic: a panel of rows meets two row blocks (32 outputs). Along K in
+// steps of kStepGroups groups, the weights are unpacked once into a buffer that stays in the first-level cache, and register
+// tiles of kTileRows rows x 2 blocks pass over it; sums over steps stay in an fp32 buffer. The rows of a panel are many, since
+// each panel unpacks all weights that it meets, and few enough for their codes of a step to stay in the second-level cache.
+#pragma once
+
+#include "integer_rows.h"
+#include "parallel.h"
+#include "segments.h"
+
+namespace hr {
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 6, kHalfTileRows = 3;
+#else
+constexpr int kTileRows = 2, kHalfTileRows = 1;
+#endif
+constexpr int kStepGroups = 16;  // 512 columns
+constexpr int kPanelRows = 480, kLeastPanelRows = 48;
+
+// kStepGroups groups of one row block, unpacked; minus the codes' offset a group's weights are scale * code + minimum.
+struct Expanded {
+  alignas(64) uint8_t codes[kStepGroups][kVectors][64];
+  alignas(64) float scale[kStepGroups][2][16];
+  alignas(64) float minimum[kStepGroups][16];
+};
+
+struct PanelMemory {
+  Expanded weights[2];
+  alignas(64) float sums[kPanelRows][2 * kBlockRows];
+};
+
+// sums [R rows][C blocks] += one step. The offset is passed at run time, so that formats share the code.
+template <int kScales, bool kHasMinimum, int R, int C>
+void multiply_tile(const Expanded* weights, int offset, const IntegerRows& a, int64_t row, int64_t first_group, int num_groups,
+                   float* sums) {
+  F32x16 out[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) out[r][c] = load<F32x16>(sums + (r * 2 + c) * kBlockRows);
+  const int8_t* codes = a.codes + row * a.columns + first_group * kGroup;
+  for (int i = 0; i < num_groups; ++i) {
+    const int64_t at = row * a.groups + first_group + i;
+#pragma GCC unroll 2
+    for (int s = 0; s < kScales; ++s) {
+      I32x16 products[R][C];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const int32_t* minus = a.minus_sum + 2 * (at + r * a.groups);
+        const I32x16 start = broadcast(offset * (kScales == 2 ? minus[s] : minus[0] + minus[1]));
+#pragma GCC unroll 2
+        for (int c = 0; c < C; ++c) products[r][c] = start;
+      }
+      constexpr int kPart = kVectors / kScales;
+#pragma GCC unroll 8
+      for (int v = s * kPart; v < (s + 1) * kPart; ++v) {
+        Bits w[C];
+#pragma GCC unroll 2
+        for (int c = 0; c < C; ++c) w[c] = load<Bits>(weights[c].codes[i][v]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const uint32_t x = load_u32(codes + r * a.columns + i * kGroup + 4 * v);
+#pragma GCC unroll 2
+          for (int c = 0; c < C; ++c) products[r][c] = dot_bytes(products[r][c], w[c], x);
+        }
+      }
+#pragma GCC unroll 2
+      for (int c = 0; c < C; ++c) {
+        const F32x16 scale = load<F32x16>(weights[c].scale[i][s]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+          out[r][c] = fma(to_float(products[r][c]), scale * broadcast(a.scale[at + r * a.groups]), out[r][c]);
+      }
+    }
+    if constexpr (kHasMinimum) {
+#pragma GCC unroll 2
+      for (int c = 0; c < C; ++c) {
+        const F32x16 minimum = load<F32x16>(weights[c].minimum[i]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) out[r][c] = fma(minimum, broadcast(a.sum[at + r * a.groups]), out[r][c]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) store(sums + (r * 2 + c) * kBlockRows, out[r][c]);
+}
+
+// memory.sums = the products of rows first_row .. and num_blocks (1 or 2) row blocks. expand(c, group, i, weights) unpacks group
+// `group` of block c as weights' group i.
+template <int kScales, bool kHasMinimum, class Expand>
+void multiply_panel(const Expand& expand, int num_blocks, int offset, const IntegerRows& a, int64_t first_row, int num_rows,
+                    PanelMemory& memory) {
+  std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kPanelRows, num_rows + kTileRows));
+  const auto whole = num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kTileRows, 2> : multiply_tile<kScales, kHasMinimum, kTileRows, 1>;
+  const auto half =
+      num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kHalfTileRows, 2> : multiply_tile<kScales, kHasMinimum, kHalfTileRows, 1>;
+  for (int64_t group = 0; group < a.groups; group += kStepGroups) {
+    const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, a.groups - group));
+    for (int c = 0; c < num_blocks; ++c)
+      for (int i = 0; i < num_groups; ++i) expand(c, group + i, i, memory.weights[c]);
+    for (int r = 0; r < num_rows; r += kTileRows)
+      (num_rows - r > kHalfTileRows ? whole : half)(memory.weights, offset, a, first_row + r, group, num_groups, memory.sums[r]);
+  }
+}
+
+// f(place, first_row, num_rows, memory) for every two row blocks of the segments and every panel of the rows.
+template <class Function>
+void for_each_panel(const hr_segment* segments, int num_segments, int64_t num_rows, const Function& f) {
+  const int64_t num_pairs = num_places(segments, num_segments, 2);
+  // as few panels as memory allows, unless threads would have nothing to do
+  const int64_t least = (num_rows + kPanelRows - 1) / kPanelRows, most = std::max(least, num_rows / kLeastPanelRows);
+  const int64_t num_panels = std::clamp((4 * num_threads() + num_pairs - 1) / num_pairs, least, most);
+  // of equal height, in whole register tiles
+  const int64_t height = ((num_rows + num_panels - 1) / num_panels + kTileRows - 1) / kTileRows * kTileRows;
+  parallel_for(num_pairs * num_panels, [&](int64_t task) {
+    const int64_t first_row = task % num_panels * height, count = std::min(height, num_rows - first_row);
+    if (count > 0)
+      f(place_block(segments, task / num_panels, 2), first_row, static_cast<int>(count), thread_scratch<PanelMemory>());
+  });
+}
+
+}  // namespace hr
