@@ -84,7 +84,7 @@ def test_every_code_has_its_value(kernels: KernelLibrary, encoding: Encoding) ->
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 13, 64])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 13, 64, 131])
 def test_product_equals_dequantised_product(kernels: KernelLibrary, name: str, rows: int) -> None:
     quantised = _matrix(name, 83)
     x = _input(rows)
@@ -128,7 +128,7 @@ def test_a_scale_a_row_serves_columns_that_are_no_whole_steps(
     assert relative_error(PackedLinear([weight], library=kernels)(x), _product(kernels, x, quantised)) < 3e-4
 
 
-@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("rows", [1, 80])
 @pytest.mark.parametrize("name", ["int4 g128, zeros", "int8 w8a8", "fp8 w8a8"])
 def test_permuted_columns_meet_their_inputs(kernels: KernelLibrary, name: str, rows: int) -> None:
     quantised = _matrix(name, 20, is_permuted=True)
@@ -137,7 +137,7 @@ def test_permuted_columns_meet_their_inputs(kernels: KernelLibrary, name: str, r
     assert relative_error(got, _product(kernels, x, quantised)) < 5e-3
 
 
-@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("rows", [1, 80])
 def test_matrices_of_all_kinds_stand_side_by_side(kernels: KernelLibrary, rows: int) -> None:
     names = ["int4 g32", "int8 a row", "int8 w8a8", "fp8 blocks", "nf4", "fp8 w8a8"]
     sizes = [70, 16, 45, 33, 17, 20]
@@ -161,7 +161,7 @@ def test_matrices_of_all_kinds_stand_side_by_side(kernels: KernelLibrary, rows: 
     assert torch.equal(residual, summed)
 
 
-@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("rows", [1, 80])
 @pytest.mark.parametrize("name", ["int4 g32", "fp8 w8a8"])
 def test_input_rows_are_prepared(kernels: KernelLibrary, name: str, rows: int) -> None:
     quantised = _matrix(name, 50)

@@ -88,22 +88,35 @@ void multiply_tile(const Expanded* weights, int offset, const IntegerRows& a, in
     for (int c = 0; c < C; ++c) store(sums + (r * 2 + c) * kBlockRows, out[r][c]);
 }
 
-// memory.sums = the products of rows first_row .. and num_blocks (1 or 2) row blocks. expand(c, group, i, weights) unpacks group
-// `group` of block c as weights' group i.
-template <int kScales, bool kHasMinimum, class Expand>
-void multiply_panel(const Expand& expand, int num_blocks, int offset, const IntegerRows& a, int64_t first_row, int num_rows,
+// memory.sums = the products of rows first_row .. and num_blocks (1 or 2) row blocks.
+// weights.expand(c, group, i, out) unpacks group `group` of block c as out's group i; weights.prefetch(c, group) asks for its
+// memory, also beyond the last group, for what is multiplied next.
+template <int kScales, bool kHasMinimum, class Weights>
+void multiply_panel(const Weights& weights, int num_blocks, int offset, const IntegerRows& a, int64_t first_row, int num_rows,
                     PanelMemory& memory) {
   std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kPanelRows, num_rows + kTileRows));
-  const auto whole = num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kTileRows, 2> : multiply_tile<kScales, kHasMinimum, kTileRows, 1>;
-  const auto half =
+  const auto tile = num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kTileRows, 2> : multiply_tile<kScales, kHasMinimum, kTileRows, 1>;
+  const auto half_tile =
       num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kHalfTileRows, 2> : multiply_tile<kScales, kHasMinimum, kHalfTileRows, 1>;
+  const int num_tiles = (num_rows + kTileRows - 1) / kTileRows;
   for (int64_t group = 0; group < a.groups; group += kStepGroups) {
     const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, a.groups - group));
     for (int c = 0; c < num_blocks; ++c)
-      for (int i = 0; i < num_groups; ++i) expand(c, group + i, i, memory.weights[c]);
-    for (int r = 0; r < num_rows; r += kTileRows)
-      (num_rows - r > kHalfTileRows ? whole : half)(memory.weights, offset, a, first_row + r, group, num_groups, memory.sums[r]);
+      for (int i = 0; i < num_groups; ++i) weights.expand(c, group + i, i, memory.weights[c]);
+    // the next step's memory comes while this one is multiplied
+    int64_t prefetched = 0;
+    for (int t = 0; t < num_tiles; ++t) {
+      const int row = t * kTileRows;
+      (num_rows - row > kHalfTileRows ? tile : half_tile)(memory.weights, offset, a, first_row + row, group, num_groups,
+                                                          memory.sums[row]);
+      for (const int64_t wanted = (t + 1) * kStepGroups / num_tiles; prefetched < wanted; ++prefetched)
+        for (int c = 0; c < num_blocks; ++c) weights.prefetch(c, group + kStepGroups + prefetched);
+    }
   }
+}
+
+HR_INLINE void prefetch_lines(const uint8_t* p, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 2);
 }
 
 // f(place, first_row, num_rows, memory) for every two row blocks of the segments and every panel of the rows.

@@ -32,7 +32,6 @@ using namespace hr;
 
 namespace {
 
-constexpr int kFewRows = 24;
 // rows that share one unpacking of a group: as many as accumulators fit into registers
 #if defined(__AVX512F__)
 constexpr int kSharedRows[] = {1, 2, 4, 6, 8};
@@ -40,6 +39,7 @@ constexpr int kSharedRows[] = {1, 2, 4, 6, 8};
 constexpr int kSharedRows[] = {1, 2};
 #endif
 constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
+constexpr int kFewRows = 8 * kMostShared;  // up to here unpacking again for each kMostShared rows is cheaper than a panel
 constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kQuantiseAlone = 8192;  // elements; up to here the caller is done before the others would have begun
 
@@ -158,20 +158,32 @@ void put_panel(const Layer& layer, const BlockPlace& place, int64_t first_row, i
                     place.bias ? place.bias + c : nullptr);
 }
 
+// Row blocks of one matrix, as multiply_panel() wants them.
+template <class Codec>
+struct PanelWeights {
+  const uint8_t* first;
+  int64_t stride, groups;
+
+  HR_INLINE void expand(int c, int64_t group, int i, Expanded& out) const {
+    const uint8_t* block = first + c * stride;
+    const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
+    for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], g.codes[v]);
+    for (int s = 0; s < Codec::kScales; ++s) store(out.scale[i][s], g.scale[s]);
+    if constexpr (Codec::kHasMinimum) store(out.minimum[i], g.minimum);
+  }
+  HR_INLINE void prefetch(int c, int64_t group) const {
+    const int64_t bytes = Codec::kUnitBytes / 2;
+    prefetch_lines(unit_address<Codec>(first + c * stride, 0) + group * bytes, bytes);
+  }
+};
+
 void panel_task(const Layer& layer, const IntegerRows& a, const BlockPlace& place, int64_t first_row, int num_rows,
                 PanelMemory& memory) {
   with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(layer.columns);
-    const uint8_t* first = place.segment->packed + place.block * stride;
-    const auto expand = [&](int c, int64_t group, int i, Expanded& out) {
-      const uint8_t* block = first + c * stride;
-      const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
-      for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], g.codes[v]);
-      for (int s = 0; s < Codec::kScales; ++s) store(out.scale[i][s], g.scale[s]);
-      if constexpr (Codec::kHasMinimum) store(out.minimum[i], g.minimum);
-    };
-    multiply_panel<Codec::kScales, Codec::kHasMinimum>(expand, (place.outputs + kBlockRows - 1) / kBlockRows, Codec::kOffset, a,
+    const PanelWeights<Codec> weights{place.segment->packed + place.block * stride, stride, a.groups};
+    multiply_panel<Codec::kScales, Codec::kHasMinimum>(weights, (place.outputs + kBlockRows - 1) / kBlockRows, Codec::kOffset, a,
                                                        first_row, num_rows, memory);
   });
   put_panel(layer, place, first_row, num_rows, memory.sums);
@@ -306,12 +318,13 @@ HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, 
                     num_segments,
                     {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
   if (num_rows == 0) return;
-  if (num_rows <= kFewRows)
-    return few_rows(layer);
 #if HR_AMX
   if (num_rows >= kAmxRows) return many_rows_amx(layer);
 #endif
-  many_rows(layer);
+  if (num_rows <= kFewRows)
+    few_rows(layer);
+  else
+    many_rows(layer);
 }
 
 HR_REPLAYABLE(hr_quantized_linear)

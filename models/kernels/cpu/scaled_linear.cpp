@@ -38,7 +38,7 @@ constexpr int kSharedRows[] = {1, 2, 4, 6, 8};
 constexpr int kSharedRows[] = {1, 2};
 #endif
 constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
-constexpr int kFewRows = 24;         // of integers
+constexpr int kFewRows = 8 * kMostShared;  // of integers
 constexpr int kVectorPanelRows = 64;
 constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kPrepareAlone = 8192;  // elements; up to here one thread prepares the rows sooner than all of them would
@@ -310,9 +310,11 @@ void vector_rows(const Layer& layer) {
 // ---- many rows of integers
 
 template <class Code>
-void integer_panel(const ScaledMatrix& m, const uint8_t* first, int num_blocks, const Rows& rows, int64_t first_row, int num_rows,
-                   PanelMemory& memory) {
-  const auto expand = [&](int c, int64_t step, int i, Expanded& out) {
+struct PanelWeights {
+  const ScaledMatrix& m;
+  const uint8_t* first;  // row block
+
+  HR_INLINE void expand(int c, int64_t step, int i, Expanded& out) const {
     const uint8_t* block = first + c * m.block_bytes;
     const int64_t group = step / m.steps_a_group;
     Bits codes[kVectors];
@@ -321,11 +323,11 @@ void integer_panel(const ScaledMatrix& m, const uint8_t* first, int num_blocks, 
     const F32x16 scale = m.scales(block, group) * broadcast(Code::kFactor);
     store(out.scale[i][0], scale);
     if (m.format.has_zeros) store(out.minimum[i], broadcast(-1.0f) * scale * m.zeros(block, group));
-  };
-  const auto multiply =
-      m.format.has_zeros ? multiply_panel<1, true, decltype(expand)> : multiply_panel<1, false, decltype(expand)>;
-  multiply(expand, num_blocks, Code::kOffset, rows.integers, first_row, num_rows, memory);
-}
+  }
+  HR_INLINE void prefetch(int c, int64_t step) const {
+    prefetch_lines(first + c * m.block_bytes + step * Code::kBytes, Code::kBytes);
+  }
+};
 
 void integer_rows(const Layer& layer) {
   const Rows rows = thread_scratch<RowMemory>().reserve(layer);
@@ -336,7 +338,9 @@ void integer_rows(const Layer& layer) {
                    const uint8_t* first = place.segment->packed + place.block * m.block_bytes;
                    const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
                    with_integer_code(m.format.code, [&](auto code) {
-                     integer_panel<decltype(code)>(m, first, num_blocks, rows, first_row, num_rows, memory);
+                     using Weights = PanelWeights<decltype(code)>;
+                     const auto multiply = m.format.has_zeros ? multiply_panel<1, true, Weights> : multiply_panel<1, false, Weights>;
+                     multiply({m, first}, num_blocks, decltype(code)::kOffset, rows.integers, first_row, num_rows, memory);
                    });
                    layer.put_panel(place, first_row, num_rows, memory.sums, rows.factor);
                  });
