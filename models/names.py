@@ -158,6 +158,15 @@ def unpermute_k(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     return _unpermute(tensor, layer, layer.attention.num_kv_heads)
 
 
+def unpermute_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """`unpermute_q` and `unpermute_k` where q, k and v are one."""
+    assert layer is not None
+    spec = layer.attention
+    heads = tensor.unflatten(0, (spec.num_heads + 2 * spec.num_kv_heads, -1))
+    q, k, v = (part.flatten(0, 1) for part in heads.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]))
+    return joined((unpermute_q(q, layer), unpermute_k(k, layer), v))
+
+
 def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     """Weights of q_norm or k_norm, [D] or [heads, D], beside `unpermute_q` and `unpermute_k`."""
     assert layer is not None

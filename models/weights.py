@@ -39,11 +39,15 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
     """
     names = NameMap(rules, len(decoder.spec.layers))
     parameters = dict(decoder.named_parameters())  # a tied head is not among them
+    shared = _names_of_shared(decoder)
     open_parts = {part: None for name in parameters for part in _parts(decoder, name)}
     problems: list[str] = []
     plan: list[Assignment] = []
     for tensor, destination in _destinations(decoder, checkpoint, names, problems):
         name = f"{destination.module}.{destination.parameter}"
+        if name in shared:
+            name = shared[name]
+            destination = dataclasses.replace(destination, module=name.rpartition(".")[0])
         if name not in parameters:
             problems.append(f"{tensor.name!r} is not used by this architecture")
             continue
@@ -124,6 +128,13 @@ def _expert_parts(
         for expert in range(mlp.num_experts):
             module = destination.module.replace("{e}", str(expert))
             yield tensor.part(expert), dataclasses.replace(destination, module=module)
+
+
+def _names_of_shared(decoder: Decoder) -> dict[str, str]:
+    """Other names of parameters that several modules share -> the name in `named_parameters`."""
+    names = {id(parameter): name for name, parameter in decoder.named_parameters()}
+    every = decoder.named_parameters(remove_duplicate=False)
+    return {name: names[id(parameter)] for name, parameter in every if names[id(parameter)] != name}
 
 
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:

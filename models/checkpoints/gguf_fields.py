@@ -3,7 +3,8 @@
 from typing import Any
 
 from models.checkpoints.gguf_metadata import GGUFMetadata
-from models.errors import UnsupportedModelError
+from models.checkpoints.gguf_rope import rope_parameters
+from models.errors import CheckpointError, UnsupportedModelError
 
 
 def common_fields(file: GGUFMetadata) -> dict[str, Any]:
@@ -26,25 +27,27 @@ def common_fields(file: GGUFMetadata) -> dict[str, Any]:
         "max_position_embeddings": file.integer("context_length"),
         "rms_norm_eps": eps,
         "layer_norm_eps": eps,
+        "layer_norm_epsilon": eps,
+        "norm_epsilon": eps,
         "hidden_act": "silu",
-        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "attention_bias": any(f"blk.0.{name}.bias" in file.tensors for name in ("attn_q", "attn_qkv")),
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
-        "rope_parameters": {
-            "rope_theta": file.number("rope.freq_base", 10000.0),
-            "partial_rotary_factor": file.integer("rope.dimension_count", head_dim) / head_dim,
-            **_rope_scaling(file),
-        },
+        "rope_parameters": rope_parameters(file, head_dim),
     }
 
 
-def _rope_scaling(file: GGUFMetadata) -> dict[str, Any]:
-    factor = file.scale(file.first("rope.scaling.factor", "rope.scale_linear"))
-    kind = file.text("rope.scaling.type", "linear" if factor else "none")
-    factors = file.values("rope_freqs.weight")
-    if factors is not None and kind in ("none", "linear"):  # Llama 3.1 and later
-        return {"rope_type": "factors", "factors": factors}
-    if kind == "none" or (kind == "linear" and factor is None):
-        return {"rope_type": "default"}
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
-    raise UnsupportedModelError(f"{file.source}: rotary scaling {kind!r} is not supported; supported is linear")
+def window_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """`sliding_window` and, where the file lists them, `layer_types`; without a window all layers see everything."""
+    window, num_layers = file.size("attention.sliding_window"), file.num_layers("block_count")
+    name = "attention.sliding_window_pattern"
+    pattern = file.raw(name)
+    if window is None:
+        return {"layer_types": ["full_attention"] * num_layers}
+    if pattern is None:
+        return {"sliding_window": window}
+    if isinstance(pattern, int) and not isinstance(pattern, bool):
+        return {"sliding_window": window, "sliding_window_pattern": pattern}
+    if not isinstance(pattern, list) or len(pattern) < num_layers:
+        raise CheckpointError(f"{file.source}: {name} is no list of {num_layers} flags; convert the model again")
+    types = ["sliding_attention" if is_windowed else "full_attention" for is_windowed in pattern[:num_layers]]
+    return {"sliding_window": window, "layer_types": types}

@@ -1,7 +1,11 @@
 """BLOOM: LayerNorm on the embeddings too, ALiBi, a plain MLP four times as wide, biases everywhere."""
 
+from typing import Any
+
 from models.attention.base import AttentionSpec
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
+from models.families import gpt2
 from models.hf_config import HFConfig
 from models.layers.alibi import alibi_slopes
 from models.names import To, ungroup_qkv, with_prefixes
@@ -53,4 +57,17 @@ NAMES = {
     "lm_head.*": To("head"),
 }
 
-FAMILY = Family(describe, NAMES, None)
+GGUF_NAMES = {**gpt2.GGUF_NAMES, "token_embd_norm.*": To("embed_norm")}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {
+        "hidden_size": file.integer("embedding_length"),
+        "n_head": file.integer("attention.head_count"),
+        "n_layer": file.num_layers("block_count"),
+        "seq_length": file.integer("context_length"),
+        "layer_norm_epsilon": file.number("attention.layer_norm_epsilon"),
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -1,7 +1,10 @@
 """Command R and R+ (Cohere), Command R7B and A (Cohere 2): both branches from one LayerNorm, side by side."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields, window_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
@@ -54,5 +57,15 @@ GGUF_NAMES = {
     "blk.{i}.attn_k_norm.*": To("layers.{i}.attn.k_norm", transform=unpermute_head),
 }
 
-COHERE = Family(describe_cohere, NAMES, GGUF_NAMES)
-COHERE2 = Family(describe_cohere2, NAMES, GGUF_NAMES)
+
+def gguf_cohere(file: GGUFMetadata) -> dict[str, Any]:
+    has_norms = "blk.0.attn_q_norm.weight" in file.tensors
+    return {**common_fields(file), "logit_scale": file.scale("logit_scale"), "use_qk_norm": has_norms}
+
+
+def gguf_cohere2(file: GGUFMetadata) -> dict[str, Any]:
+    return {**gguf_cohere(file), **window_fields(file)}
+
+
+COHERE = Family(describe_cohere, NAMES, GGUF_NAMES, gguf_cohere)
+COHERE2 = Family(describe_cohere2, NAMES, GGUF_NAMES, gguf_cohere2)

@@ -1,7 +1,10 @@
 """What families with experts have in common: names of their tensors, and which layers have experts."""
 
+from typing import Any
+
 import torch
 
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.hf_config import HFConfig
 from models.names import To
 from models.spec import LayerSpec
@@ -41,6 +44,7 @@ GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
     "blk.{i}.ffn_gate_inp.*": To("layers.{i}.mlp.router"),
     "blk.{i}.ffn_gate_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
     "blk.{i}.ffn_up_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
+    "blk.{i}.ffn_gate_up_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up"),
     "blk.{i}.ffn_down_exps.*": To("layers.{i}.mlp.experts.{e}.down"),
     "blk.{i}.ffn_gate.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),  # files from before the stacks
     "blk.{i}.ffn_up.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
@@ -50,6 +54,18 @@ GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
     "blk.{i}.ffn_down_shexp.*": To("layers.{i}.mlp.shared.down"),
     "blk.{i}.ffn_gate_inp_shexp.weight": To("layers.{i}.mlp", None, as_row, "shared_gate"),
 }
+
+
+def gguf_expert_fields(file: GGUFMetadata, *, size: str = "moe_intermediate_size") -> dict[str, Any]:
+    """How many experts there are and how large. size: what the family calls their inner size."""
+    num_experts, per_token = file.integer("expert_count"), file.integer("expert_used_count")
+    inner = file.size("expert_feed_forward_length") or file.integer("feed_forward_length")
+    return {
+        "num_experts": num_experts,
+        "num_local_experts": num_experts,
+        "num_experts_per_tok": per_token,
+        size: inner,
+    }
 
 
 def sparse_layers(config: HFConfig, num_layers: int) -> list[bool]:

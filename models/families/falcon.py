@@ -1,6 +1,11 @@
 """Falcon: branches side by side from one LayerNorm (7B) or two (40B), or one after the other with ALiBi (RW)."""
 
+from typing import Any
+
 from models.attention.base import AttentionSpec
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.families import gpt_neox
 from models.hf_config import HFConfig
 from models.layers.alibi import alibi_slopes
 from models.names import To, ungroup_qkv
@@ -72,4 +77,23 @@ NAMES = {
     "lm_head.*": To("head"),
 }
 
-FAMILY = Family(describe, NAMES, None)
+GGUF_NAMES = {
+    **gpt_neox.GGUF_NAMES,
+    "blk.{i}.attn_norm.*": To("layers.{i}.mlp_norm"),  # which is both branches' where there is no second
+    "blk.{i}.attn_norm_2.*": To("layers.{i}.attn_norm"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = common_fields(file)
+    return {
+        **fields,
+        "ffn_hidden_size": fields["intermediate_size"],
+        "bias": fields["attention_bias"],
+        "new_decoder_architecture": True,
+        "num_kv_heads": fields["num_key_value_heads"],
+        "num_ln_in_parallel_attn": 2 if "blk.0.attn_norm_2.weight" in file.tensors else 1,
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

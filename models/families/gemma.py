@@ -1,7 +1,11 @@
 """Gemma 1, 2 and 3 (text): norms stored less one, scaled embeddings, GeGLU; from 2 on sandwich norms and windows."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields, window_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf_rope import rope_parameters_by_layer
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen2, qwen3
 from models.hf_config import HFConfig
@@ -114,6 +118,40 @@ GGUF_NAMES_2 = {
     "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),
 }
 
-GEMMA = Family(describe_gemma, NAMES, GGUF_NAMES)
-GEMMA2 = Family(describe_gemma2, NAMES_2, GGUF_NAMES_2)
-GEMMA3 = Family(describe_gemma3, NAMES_2, GGUF_NAMES_2)
+
+def gguf_gemma(file: GGUFMetadata) -> dict[str, Any]:
+    return {**common_fields(file), "hidden_act": "gelu_pytorch_tanh"}
+
+
+def gguf_gemma2(file: GGUFMetadata) -> dict[str, Any]:
+    fields = gguf_gemma(file)
+    return {
+        **fields,
+        "query_pre_attn_scalar": _score_divisor(fields, largest=46),
+        "attn_logit_softcapping": file.scale("attn_logit_softcapping") or 50.0,
+        "final_logit_softcapping": file.scale("final_logit_softcapping") or 30.0,
+        "sliding_window": file.size("attention.sliding_window") or 4096,
+    }
+
+
+def gguf_gemma3(file: GGUFMetadata) -> dict[str, Any]:
+    fields = gguf_gemma(file)
+    return {
+        **fields,
+        **window_fields(file),
+        "query_pre_attn_scalar": _score_divisor(fields, largest=62),
+        "final_logit_softcapping": file.scale("final_logit_softcapping"),
+        "rope_parameters": rope_parameters_by_layer(file, fields["head_dim"], window_theta=1e4),
+    }
+
+
+def _score_divisor(fields: dict[str, Any], *, largest: int) -> int:
+    """Scores are divided by its root. No file states it: only 27B, known by its layers, does not take the head size."""
+    if fields["num_hidden_layers"] == largest:
+        return int(fields["hidden_size"] // fields["num_attention_heads"])
+    return int(fields["head_dim"])
+
+
+GEMMA = Family(describe_gemma, NAMES, GGUF_NAMES, gguf_gemma)
+GEMMA2 = Family(describe_gemma2, NAMES_2, GGUF_NAMES_2, gguf_gemma2)
+GEMMA3 = Family(describe_gemma3, NAMES_2, GGUF_NAMES_2, gguf_gemma3)

@@ -36,7 +36,7 @@ SANDWICH_NAMES = {
 }
 
 GGUF_NAMES = {
-    **llama.GGUF_NAMES,  # neighbouring pairs in the file, as llama's
+    **llama.GGUF_NAMES,  # neighbouring pairs in the file, as Llama's
     "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up, as one
     "blk.{i}.post_attention_norm.*": To("layers.{i}.attn_post_norm"),
     "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),

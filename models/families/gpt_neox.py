@@ -1,8 +1,11 @@
 """GPT-NeoX and Pythia: two LayerNorms for branches side by side, a quarter of each head rotated, biases everywhere."""
 
 import dataclasses
+from typing import Any
 
-from models.families import llama
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.families import llama, qwen2
 from models.hf_config import HFConfig
 from models.names import IGNORE, To, ungroup_qkv
 from models.registry import Family
@@ -60,9 +63,14 @@ NAMES = {
 }
 
 GGUF_NAMES = {
-    **llama.GGUF_NAMES,
-    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),  # the converter has ungrouped them
+    **qwen2.GGUF_NAMES,  # the converter has ungrouped q, k and v
     "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up"),
 }
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    is_parallel = file.boolean("use_parallel_residual", True)
+    return {**common_fields(file), "hidden_act": "gelu", "use_parallel_residual": is_parallel}
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -1,11 +1,14 @@
 """gpt-oss: attention sinks, a window in every other layer, experts with a clamped SwiGLU and biases everywhere."""
 
 import dataclasses
+from typing import Any
 
 import torch
 
+from models.checkpoints.gguf_fields import common_fields, window_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama, qwen2
-from models.families.experts import GGUF_EXPERT_NAMES
+from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
 from models.names import To, joined
@@ -80,4 +83,11 @@ GGUF_NAMES = {
     "blk.{i}.attn_sinks.weight": To("layers.{i}.attn", parameter="sinks"),
 }
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = {**common_fields(file), **window_fields(file), **gguf_expert_fields(file, size="intermediate_size")}
+    # its band between fast and slow frequencies ends where it is computed to; the format cannot say so
+    return {**fields, "rope_parameters": {**fields["rope_parameters"], "truncate": False}}
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -1,9 +1,11 @@
 """GPT-J: both branches from one LayerNorm, side by side; neighbouring rotary pairs; biases in MLP and output layer."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
-from models.families import gpt2
+from models.families import gpt2, llama
 from models.hf_config import HFConfig
 from models.names import IGNORE, To, unpermute_k, unpermute_q
 from models.registry import Family
@@ -48,4 +50,12 @@ NAMES = {
     "transformer.h.{i}.attn.masked_bias": IGNORE,
 }
 
-FAMILY = Family(describe, NAMES, None)
+# The gguf package has these names; llama.cpp neither writes nor reads such files.
+GGUF_NAMES = {**llama.GGUF_NAMES, "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up")}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**gpt2.gguf_fields(file), "rotary_dim": file.size("rope.dimension_count"), "tie_word_embeddings": False}
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -6,7 +6,7 @@ from typing import Any
 from models.checkpoints.gguf_fields import common_fields
 from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama
-from models.families.experts import GGUF_EXPERT_NAMES
+from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.hf_config import HFConfig
 from models.names import To
 from models.registry import Family
@@ -61,5 +61,11 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     }
 
 
+def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
+    experts = gguf_expert_fields(file, size="intermediate_size")
+    shared = {"shared_intermediate_size": file.size("expert_shared_feed_forward_length")}
+    return {**gguf_fields(file), **experts, **shared}
+
+
 FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
-MOE = Family(describe_moe, {**llama.NAMES, **_EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}, gguf_fields)
+MOE = Family(describe_moe, {**llama.NAMES, **_EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}, gguf_moe_fields)

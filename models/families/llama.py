@@ -3,7 +3,7 @@
 from models.attention.base import AttentionSpec
 from models.errors import CheckpointError
 from models.hf_config import HFConfig
-from models.names import IGNORE, To, unpermute_k, unpermute_q
+from models.names import IGNORE, To, unpermute_k, unpermute_q, unpermute_qkv
 from models.registry import Family
 from models.rope_config import context_length, rope_spec
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
@@ -86,6 +86,7 @@ GGUF_NAMES = {
     "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q", unpermute_q),
     "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k", unpermute_k),
     "blk.{i}.attn_v.*": To("layers.{i}.attn.qkv", "v"),
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv", transform=unpermute_qkv),
     "blk.{i}.attn_output.*": To("layers.{i}.attn.out"),
     "blk.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
     "blk.{i}.ffn_gate.*": To("layers.{i}.mlp.gate_up", "gate"),
@@ -93,7 +94,9 @@ GGUF_NAMES = {
     "blk.{i}.ffn_down.*": To("layers.{i}.mlp.down"),
     "output_norm.*": To("norm"),
     "output.*": To("head"),
-    "rope_freqs.weight": IGNORE,  # part of the config: see models/checkpoints/gguf_config.py
+    "rope_freqs.weight": IGNORE,  # part of the config: see models/checkpoints/gguf_rope.py
+    "rope_factors_long.weight": IGNORE,
+    "rope_factors_short.weight": IGNORE,
     "blk.{i}.attn_rot_embd": IGNORE,  # old files; computed from the config
 }
 

@@ -1,7 +1,10 @@
 """Mistral, Ministral and Ministral 3: Llama with windows, or with queries that grow with their position."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields, window_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
@@ -28,5 +31,15 @@ def describe_ministral3(config: HFConfig) -> DecoderSpec:
     return spec.map_layers(lambda _, layer: dataclasses.replace(layer, query_temperature=temperature))
 
 
-FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES)
-MINISTRAL3 = Family(describe_ministral3, llama.NAMES, llama.GGUF_NAMES)
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**common_fields(file), **window_fields(file)}
+
+
+def gguf_ministral3(file: GGUFMetadata) -> dict[str, Any]:
+    fields = gguf_fields(file)
+    rope = {**fields["rope_parameters"], "llama_4_scaling_beta": file.scale("attention.temperature_scale")}
+    return {**fields, "rope_parameters": rope}
+
+
+FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
+MINISTRAL3 = Family(describe_ministral3, llama.NAMES, llama.GGUF_NAMES, gguf_ministral3)

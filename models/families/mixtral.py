@@ -1,9 +1,11 @@
 """Mixtral: Mistral with experts in every layer."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama, mistral
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.hf_config import HFConfig
 from models.names import To
 from models.registry import Family
@@ -28,4 +30,9 @@ NAMES = {
     **expert_names("block_sparse_moe", gate="w1", up="w3", down="w2"),
 }
 
-FAMILY = Family(describe, NAMES, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES})
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**mistral.gguf_fields(file), **gguf_expert_fields(file, size="intermediate_size")}
+
+
+FAMILY = Family(describe, NAMES, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}, gguf_fields)

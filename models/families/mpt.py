@@ -1,7 +1,11 @@
 """MPT: LayerNorm without biases, ALiBi, a plain MLP four times as wide, no biases at all."""
 
+from typing import Any
+
 from models.attention.base import AttentionSpec
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
+from models.families import gpt2
 from models.hf_config import HFConfig
 from models.layers.alibi import alibi_slopes
 from models.names import To
@@ -56,4 +60,26 @@ NAMES = {
     "lm_head.*": To("head"),
 }
 
-FAMILY = Family(describe, NAMES, None)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    hidden_size, num_heads = file.integer("embedding_length"), file.integer("attention.head_count")
+    if file.integer("attention.head_count_kv", num_heads) != num_heads:
+        raise UnsupportedModelError(f"{file.source}: MPT with shared key heads is not supported")
+    bias = file.scale("attention.max_alibi_bias")
+    return {
+        "d_model": hidden_size,
+        "n_heads": num_heads,
+        "n_layers": file.num_layers("block_count"),
+        "max_seq_len": file.integer("context_length"),
+        "expansion_ratio": file.integer("feed_forward_length") // hidden_size,
+        "layer_norm_epsilon": file.number("attention.layer_norm_epsilon"),
+        "attn_config": {
+            "alibi": bias is not None,
+            "alibi_bias_max": bias,
+            "clip_qkv": file.scale("attention.clamp_kqv"),
+            "qk_ln": "blk.0.attn_q_norm.weight" in file.tensors,
+        },
+    }
+
+
+FAMILY = Family(describe, NAMES, gpt2.GGUF_NAMES, gguf_fields)

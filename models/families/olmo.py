@@ -1,10 +1,14 @@
 """OLMo 2, OLMo 3 and OLMoE: norms after the branches (not in OLMoE), and of whole query and key projections."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields, window_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf_rope import rope_parameters_by_layer
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen3
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
 from models.names import To
@@ -78,10 +82,23 @@ GGUF_NAMES = {
     "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),
 }
 
+
+def gguf_olmo3(file: GGUFMetadata) -> dict[str, Any]:
+    fields = {**common_fields(file), **window_fields(file)}
+    return {**fields, "rope_parameters": rope_parameters_by_layer(file, fields["head_dim"])}
+
+
+def gguf_olmoe(file: GGUFMetadata) -> dict[str, Any]:
+    is_normed = file.boolean("expert_weights_norm", False)
+    experts = gguf_expert_fields(file, size="intermediate_size")
+    return {**common_fields(file), **experts, "norm_topk_prob": is_normed}
+
+
 OLMO2 = Family(describe_olmo2, NAMES, GGUF_NAMES)
-OLMO3 = Family(describe_olmo3, NAMES, GGUF_NAMES)
+OLMO3 = Family(describe_olmo3, NAMES, GGUF_NAMES, gguf_olmo3)
 OLMOE = Family(
     describe_olmoe,
     {**qwen3.NAMES, "model.layers.{i}.mlp.gate.weight": To("layers.{i}.mlp.router"), **expert_names("mlp")},
     {**qwen3.GGUF_NAMES, **GGUF_EXPERT_NAMES},
+    gguf_olmoe,
 )

@@ -1,5 +1,9 @@
 """Phi-3, Phi-3.5 mini and Phi-4: Llama with q, k, v in one matrix, gate and up in another, and longrope."""
 
+from typing import Any
+
+from models.checkpoints.gguf_fields import common_fields, window_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import mistral, qwen2
 from models.hf_config import HFConfig
 from models.names import To
@@ -25,8 +29,12 @@ NAMES = {
 
 GGUF_NAMES = {
     **qwen2.GGUF_NAMES,
-    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
     "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up, as one
 }
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**common_fields(file), **window_fields(file)}
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

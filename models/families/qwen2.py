@@ -30,6 +30,7 @@ GGUF_NAMES = {  # GGUF keeps this family's rotary halves as they are
     **llama.GGUF_NAMES,
     "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q"),
     "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k"),
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
 }
 
 FAMILY = Family(describe, NAMES, GGUF_NAMES)

@@ -1,9 +1,12 @@
 """Qwen2-MoE and Qwen3-MoE: Qwen with experts in most layers, and in Qwen2-MoE an MLP beside them with a gate."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import qwen2, qwen3
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names, shared_names, sparse_layers
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names, sparse_layers
 from models.hf_config import HFConfig
 from models.names import To
 from models.registry import Family
@@ -45,5 +48,21 @@ _EXPERTS = {
     **shared_names("mlp"),
 }
 
-QWEN2 = Family(describe_qwen2, {**qwen2.NAMES, **_EXPERTS}, {**qwen2.GGUF_NAMES, **GGUF_EXPERT_NAMES})
-QWEN3 = Family(describe_qwen3, {**qwen3.NAMES, **_EXPERTS}, {**qwen3.GGUF_NAMES, **GGUF_EXPERT_NAMES})
+_GGUF_NAMES_2 = {**qwen2.GGUF_NAMES, **GGUF_EXPERT_NAMES}
+_GGUF_NAMES_3 = {**qwen3.GGUF_NAMES, **GGUF_EXPERT_NAMES}
+
+
+def gguf_qwen2(file: GGUFMetadata) -> dict[str, Any]:
+    shared = file.size("expert_shared_feed_forward_length") or file.integer("feed_forward_length")
+    is_normed = file.boolean("expert_weights_norm", False)  # as the family's models are; most files do not say
+    fields = {**common_fields(file), **gguf_expert_fields(file)}
+    return {**fields, "shared_expert_intermediate_size": shared, "norm_topk_prob": is_normed}
+
+
+def gguf_qwen3(file: GGUFMetadata) -> dict[str, Any]:
+    is_normed = file.boolean("expert_weights_norm", True)  # as the family's models are; most files do not say
+    return {**common_fields(file), **gguf_expert_fields(file), "norm_topk_prob": is_normed}
+
+
+QWEN2 = Family(describe_qwen2, {**qwen2.NAMES, **_EXPERTS}, _GGUF_NAMES_2, gguf_qwen2)
+QWEN3 = Family(describe_qwen3, {**qwen3.NAMES, **_EXPERTS}, _GGUF_NAMES_3, gguf_qwen3)

@@ -1,7 +1,10 @@
 """StableLM: Llama with LayerNorm and a quarter of each head rotated; some sizes join branches or norm heads."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama, qwen2
 from models.hf_config import HFConfig
 from models.names import To, as_row
@@ -42,4 +45,17 @@ GGUF_NAMES = {
     "blk.{i}.attn_k_norm.*": To("layers.{i}.attn.k_norm"),
 }
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = common_fields(file)
+    has_second_norm = "blk.0.ffn_norm.weight" in file.tensors
+    return {
+        **fields,
+        "use_qkv_bias": fields["attention_bias"],
+        "attention_bias": False,
+        "use_parallel_residual": file.boolean("use_parallel_residual", not has_second_norm),
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in file.tensors,
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

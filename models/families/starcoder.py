@@ -1,7 +1,9 @@
 """StarCoder and SantaCoder (GPTBigCode): GPT-2 with one key and value head for all queries, or as many as those."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import gpt2
 from models.hf_config import HFConfig
 from models.names import IGNORE, To, ungroup_qkv
@@ -34,4 +36,9 @@ NAMES = {
     "lm_head.*": To("head"),
 }
 
-FAMILY = Family(describe, NAMES, gpt2.GGUF_NAMES)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**gpt2.gguf_fields(file), "multi_query": file.integer("attention.head_count_kv", 1) == 1}
+
+
+FAMILY = Family(describe, NAMES, gpt2.GGUF_NAMES, gguf_fields)

@@ -1,7 +1,10 @@
 """StarCoder 2: LayerNorm, rotary positions, grouped queries, a window, a plain MLP, biases everywhere."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama, qwen2
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
@@ -38,4 +41,10 @@ NAMES = {
 
 GGUF_NAMES = {**qwen2.GGUF_NAMES, "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up")}
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES)
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = common_fields(file)
+    return {**fields, "hidden_act": "gelu_pytorch_tanh", "use_bias": fields["attention_bias"]}
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -1,10 +1,7 @@
-"""Tiny random checkpoints, written by transformers (safetensors) and by the gguf package, and loaded by our loader."""
+"""Tiny random models of transformers, and checkpoints loaded by our loader."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import gguf
-import numpy as np
 import torch
 from transformers import (
     GPT2Config,
@@ -14,7 +11,10 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 from transformers.pytorch_utils import Conv1D
 
 from models.attention.base import AttentionBackend
@@ -75,26 +75,34 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
     The default initialisation is so small that every layer is nearly the identity, which hides errors. Weights are
     rounded to bf16, so that fp32 and bf16 runs of one checkpoint differ in their arithmetic only.
     """
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(config, attn_implementation=exact_attention(config))
-    usual = 0.0 if config.model_type.startswith("gemma") else 1.0  # of norms' weights: Gemma stores them less one
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # some parameters keep a part of what they begin with
+        model = model_class(config)._from_config(config, attn_implementation=exact_attention(config))
     generator = torch.Generator().manual_seed(seed)
     turned = _stored_as_inputs_by_outputs(model)
+    stored = [item for item in (*model.named_parameters(), *model.named_buffers()) if item[0] in model.state_dict()]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            values = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() >= 2:
-                values *= parameter.shape[-2 if name in turned else -1] ** -0.5
-                if name.endswith(("gate.weight", "router.weight", "layer.weight")) and len(parameter) < 16:
+        for name, tensor in stored:
+            if not tensor.is_floating_point():
+                continue  # a mask
+            values = torch.randn(tensor.shape, generator=generator)
+            if tensor.dim() >= 2:
+                values *= tensor.shape[-2 if name in turned else -1] ** -0.5
+                if name.endswith(("gate.weight", "router.weight", "layer.weight")) and len(tensor) < 16:
                     values *= ROUTER_SPREAD.get(config.model_type, 4.0)
             elif name.endswith("bias"):
                 values *= 0.3
             else:
-                values = usual + 0.2 * values
-            parameter.copy_(values.to(torch.bfloat16))
-        for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
-                buffer.copy_((torch.randn(buffer.shape, generator=generator) * 0.5).to(torch.bfloat16))
+                values = tensor + 0.2 * values  # norms begin with ones, or zeros where one is added to them
+            tensor.copy_(values.to(torch.bfloat16))
     return model.eval()
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class that generates text, also of a configuration that wraps a language model's."""
+    mappings = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    found: type[PreTrainedModel] = next(mapping[type(config)] for mapping in mappings if type(config) in mapping)
+    return found
 
 
 def exact_attention(config: PretrainedConfig) -> str:
@@ -172,136 +180,3 @@ def load_gguf_with_note(
         weights,
     )
     return decoder, held.note
-
-
-def write_gguf(
-    model: PreTrainedModel,
-    path: Path,
-    kind: gguf.GGMLQuantizationType | Callable[[str], gguf.GGMLQuantizationType],
-    *,
-    split_max_tensors: int = 0,
-) -> None:
-    """Write the model as llama.cpp's converter does, matrices in format `kind`, or each in what `kind` gives its name.
-
-    Puts what the file holds, dequantised, into `model`, so that the model is the file's truth.
-    """
-    config = model.config
-    name = config.model_type
-    arch = gguf.MODEL_ARCH_NAMES
-    names = gguf.get_tensor_name_map(
-        next(key for key, value in arch.items() if value == name), config.num_hidden_layers
-    )
-    writer = gguf.GGUFWriter(path, name, split_max_tensors=split_max_tensors)
-    _add_metadata(writer, config)
-    state = model.state_dict()
-    for hf_name, tensor in state.items():
-        if hf_name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        is_conv1d = hf_name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
-        values = (tensor.t() if is_conv1d else tensor).contiguous().numpy()
-        heads = _permuted_heads(config, hf_name)
-        if heads:
-            values = _interleave(values, heads)
-        held = gguf.GGMLQuantizationType.F32
-        if values.ndim == 2:
-            held = kind(hf_name) if callable(kind) else kind
-        packed = random_k_blocks(values, held) if held in _K_FORMATS else gguf.quants.quantize(values, held)
-        writer.add_tensor(names.get_name(hf_name, (".weight", ".bias")), packed, raw_dtype=held)
-        truth = gguf.quants.dequantize(packed, held)
-        truth = _interleave(truth, heads, inverse=True) if heads else truth
-        tensor.copy_(torch.from_numpy(truth.T.copy() if is_conv1d else truth))
-    if (factors := _rope_factors(config)) is not None:
-        writer.add_tensor("rope_freqs.weight", factors)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def random_k_blocks(values: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
-    """Blocks of a K format that use all bits of codes and scales, [rows, bytes]; gguf can read such formats only.
-
-    The numbers they hold are random, with mean 0 and the standard deviation of `values` [rows, columns].
-    """
-    columns, size = gguf.GGML_QUANT_SIZES[kind]
-    rng = np.random.default_rng(values.size)
-    raw = rng.integers(0, 256, (values.shape[0], values.shape[1] // columns, size), dtype=np.uint8)
-    scale_at, middle, spread = _K_FORMATS[kind]
-    halves = np.array([values.std() / spread, values.std() / spread * middle], np.float16)
-    if middle:  # d, dmin, 6-bit scales, 6-bit minima, bits of both: d * scale * (code - middle) if the two are equal
-        raw[..., :4] = halves.view(np.uint8)
-        raw[..., 8:12] = raw[..., 4:8]
-        raw[..., 12:16] = raw[..., 12:16] % 16 * 17
-    else:
-        raw[..., scale_at : scale_at + 2] = halves[:1].view(np.uint8)
-    return raw.reshape(values.shape[0], -1)
-
-
-# Where d stands, the code that means zero (less the minimum), and the deviation of scale * code for random bits.
-_K_FORMATS = {
-    gguf.GGMLQuantizationType.Q4_K: (0, 7.5, 168.0),
-    gguf.GGMLQuantizationType.Q5_K: (0, 15.5, 337.0),
-    gguf.GGMLQuantizationType.Q6_K: (208, 0.0, 1366.0),
-}
-
-
-def _add_metadata(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    if config.model_type == "gpt2":
-        writer.add_feed_forward_length(4 * config.hidden_size)
-        writer.add_layer_norm_eps(config.layer_norm_epsilon)
-        return
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    if config.model_type == "granite":
-        writer.add_embedding_scale(config.embedding_multiplier)
-        writer.add_residual_scale(config.residual_multiplier)
-        writer.add_attention_scale(config.attention_multiplier)
-        writer.add_logit_scale(config.logits_scaling)
-    if config.rope_parameters["rope_type"] == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
-
-
-def _permuted_heads(config: PretrainedConfig, name: str) -> int:
-    """Heads whose rows the format interleaves; 0 for tensors that it keeps."""
-    if config.model_type not in ("llama", "granite"):
-        return 0
-    ends: Mapping[str, int] = {
-        "q_proj": config.num_attention_heads,
-        "k_proj": config.num_key_value_heads,
-    }
-    return next((heads for end, heads in ends.items() if f"{end}." in name), 0)
-
-
-def _interleave(values: np.ndarray, heads: int, *, inverse: bool = False) -> np.ndarray:
-    halves = (heads, -1, 2) if inverse else (heads, 2, values.shape[0] // heads // 2)
-    return values.reshape(*halves, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-
-
-def _rope_factors(config: PretrainedConfig) -> np.ndarray | None:
-    """Llama 3's scaling as the converter states it: what to divide each frequency by."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "llama3":
-        return None
-    dim = config.hidden_size // config.num_attention_heads
-    frequencies = rope["rope_theta"] ** -(np.arange(0, dim, 2, dtype=np.float32) / dim)
-    factors = []
-    for length in 2 * np.pi / frequencies:
-        turns = rope["original_max_position_embeddings"] / length
-        if turns > rope["high_freq_factor"]:
-            factors.append(1.0)
-        elif turns < rope["low_freq_factor"]:
-            factors.append(rope["factor"])
-        else:
-            smooth = (turns - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
-            factors.append(1.0 / ((1.0 - smooth) / rope["factor"] + smooth))
-    return np.array(factors, dtype=np.float32)

@@ -14,7 +14,8 @@ from benchmarks import export_checkpoint
 from models.errors import UnsupportedModelError
 from models.loaded import TokenizerAssets
 from models.sources import ModelFiles
-from tests.helpers.checkpoints import LLAMA3_ROPE, gpt2_config, llama_config, qwen2_config, random_model, write_gguf
+from tests.helpers.checkpoints import LLAMA3_ROPE, gpt2_config, llama_config, qwen2_config, random_model
+from tests.helpers.gguf_writer import write_gguf
 
 TOKENIZER = Tokenizer(WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, unk_token="<unk>")).to_str().encode()
 ASSETS = TokenizerAssets(TOKENIZER, "{{ messages }}", {"eos_token": "</s>"}, 1, [2], False)

@@ -1,40 +1,63 @@
 """Parity of GGUF checkpoints: files written as llama.cpp's converter does give the logits of the weights they hold."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType
-from transformers import PretrainedConfig
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType
+from transformers import PretrainedConfig, PreTrainedModel
 
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from tests.helpers.checkpoints import (
-    LLAMA3_ROPE,
-    gpt2_config,
-    llama_config,
-    load_folder,
-    load_gguf,
-    qwen2_config,
-    random_model,
-    write_gguf,
-)
+from models.registry import FAMILIES, entry_of
+from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, mistral_config, random_model
+from tests.helpers.gguf_architectures import LAYOUTS
+from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.parity.variants import VARIANTS as CONFIGS
+from tests.parity.classic_variants import CLASSIC_VARIANTS
+from tests.parity.variants import VARIANTS
 
-PROMPT = torch.randint(128, (40,), generator=torch.Generator().manual_seed(3)).tolist()
-LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
-VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama": llama_config,
-    "llama-tied": lambda: llama_config(tie_word_embeddings=True),
-    "llama-biases": lambda: llama_config(attention_bias=True, mlp_bias=True),
-    "llama3-rope": lambda: llama_config(rope_parameters=LLAMA3_ROPE),
-    "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
-    "qwen2": qwen2_config,
-    "gpt2": gpt2_config,
-    "granite": CONFIGS["granite"],
+ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS
+# Fields that GGUF does not state or its converter does not write, at the values that readers take for granted.
+IMPLIED: dict[str, dict[str, object]] = {
+    "cohere2": {"tie_word_embeddings": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
+    "falcon": {"alibi": False, "parallel_attn": True, "multi_query": True},
+    "gemma": {"tie_word_embeddings": True},
+    "gemma2": {
+        "query_pre_attn_scalar": 32,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma3_text": {
+        "query_pre_attn_scalar": 32,
+        "num_hidden_layers": 6,
+        "layer_types": [*["sliding_attention"] * 5, "full_attention"],
+    },
+    "gpt2": {"scale_attn_by_inverse_layer_idx": False, "n_inner": None},
+    "gpt_bigcode": {"multi_query": True},
+    "gpt_neox": {"hidden_act": "gelu"},
+    "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
+    "llama": {"hidden_act": "silu"},
+    "mistral": {"sliding_window": None},
+    "mixtral": {"sliding_window": None},
+    "mpt": {"attn_config.softmax_scale": None},
+    "olmoe": {"norm_topk_prob": False},
+    "qwen2": {"layer_types": ["full_attention"] * 2},
+    "qwen2_moe": {"mlp_only_layers": [], "norm_topk_prob": False},
+    "qwen3": {"layer_types": ["full_attention"] * 2},
+    "qwen3_moe": {"decoder_sparse_step": 1, "norm_topk_prob": True},
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
+    "starcoder2": {"sliding_window": None},
 }
+PROMPT = torch.randint(128, (40,), generator=torch.Generator().manual_seed(3)).tolist()
+
+
+def without_what_gguf_omits(config: PretrainedConfig) -> PretrainedConfig:
+    for name, value in IMPLIED.get(config.model_type, {}).items():
+        section, _, field = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, field, value)
+    return config
 
 
 def logits_of(decoder: Decoder) -> torch.Tensor:
@@ -42,20 +65,54 @@ def logits_of(decoder: Decoder) -> torch.Tensor:
     return run.step([(PagedSequence(), PROMPT)])[0]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("kind", [GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0])
-def test_gguf_logits_equal_those_of_its_dequantised_weights(
-    tmp_path: Path, variant: str, kind: GGMLQuantizationType
-) -> None:
-    model = random_model(VARIANTS[variant]())
-    write_gguf(model, tmp_path / "model.gguf", kind)  # rounds the model's weights to what the file holds
-    model.save_pretrained(tmp_path / "folder")
+def transformers_logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.inference_mode():
-        transformers_logits = model(torch.tensor([PROMPT])).logits[0]
+        return model(torch.tensor([PROMPT])).logits[0]
+
+
+@pytest.mark.parametrize("variant", [name for name, make in ALL_VARIANTS.items() if make().model_type in LAYOUTS])
+def test_gguf_logits_equal_transformers(tmp_path: Path, variant: str) -> None:
+    model = random_model(without_what_gguf_omits(ALL_VARIANTS[variant]()))
+    write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32)
 
     logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
 
-    torch.testing.assert_close(logits, transformers_logits, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["llama-biases", "mixtral", "qwen3-moe", "glm4", "cohere2"])
+def test_fused_matrices_are_what_their_parts_are(tmp_path: Path, variant: str) -> None:
+    model = random_model(without_what_gguf_omits(ALL_VARIANTS[variant]()))
+    write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32, fuses=True)
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+def test_window_of_a_llama_file_is_that_of_mistral(tmp_path: Path) -> None:
+    model = random_model(mistral_config(sliding_window=6))
+    write_gguf(
+        model, tmp_path / "model.gguf", GGMLQuantizationType.F32, adds=lambda writer: writer.add_sliding_window(6)
+    )
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "llama3-rope", "qwen2", "gpt2"])
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0])
+def test_gguf_logits_equal_those_of_its_dequantised_weights(
+    tmp_path: Path, variant: str, kind: GGMLQuantizationType
+) -> None:
+    model = random_model(ALL_VARIANTS[variant]())
+    write_gguf(model, tmp_path / "model.gguf", kind)  # rounds the model's weights to what the file holds
+    model.save_pretrained(tmp_path / "folder")
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
     torch.testing.assert_close(logits, logits_of(load_folder(tmp_path / "folder")), rtol=0.0, atol=1e-5)
 
 
@@ -66,3 +123,8 @@ def test_gguf_split_into_parts_equals_the_whole(tmp_path: Path) -> None:
 
     assert len(parts) == 3
     assert torch.equal(logits_of(load_gguf(parts)), logits_of(load_gguf([tmp_path / "whole.gguf"])))
+
+
+def test_every_gguf_architecture_has_a_layout() -> None:
+    written = {MODEL_ARCH_NAMES[layout.arch] for layout in LAYOUTS.values()}
+    assert {entry_of(name).gguf for name in FAMILIES} - {None} <= written

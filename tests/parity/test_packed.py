@@ -33,9 +33,10 @@ from tests.helpers.checkpoints import (
     load_gguf,
     qwen2_config,
     random_model,
-    write_gguf,
 )
+from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.parity.variants import gpt_oss, mixtral, qwen2_moe
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 
@@ -98,6 +99,27 @@ MIXES = {
             "layers.0.mlp.down": ["bf16"],
             "layers.0.mlp.gate_up": ["q8_0", "q8_0"],
         },
+    ),
+}
+
+
+# Experts, stacked in the file; routers are never quantised.
+_GATE_UP, _DOWN = "layers.1.mlp.experts.4.gate_up", "layers.1.mlp.experts.4.down"
+EXPERT_MIXES = {
+    "mixtral-q4_0": Mix(
+        lambda: mixtral(sliding_window=None, intermediate_size=64),
+        by_ends(Kind.Q4_0, gate=Kind.F32, down_proj=Kind.Q8_0),
+        {_GATE_UP: ["q4_0", "q4_0"], _DOWN: ["q8_0"]},
+    ),
+    "qwen2-moe-k": Mix(
+        lambda: qwen2_moe(**WIDE, moe_intermediate_size=256, shared_expert_intermediate_size=256),
+        by_ends(Kind.Q4_K, gate=Kind.F32, shared_expert_gate=Kind.F32, down_proj=Kind.Q6_K),
+        {_GATE_UP: ["q4_k", "q4_k"], _DOWN: ["q6_k"], "layers.0.mlp.shared.down": ["q6_k"]},
+    ),
+    "gpt-oss-mxfp4": Mix(
+        lambda: gpt_oss(intermediate_size=64),
+        by_ends(Kind.Q8_0, router=Kind.F32, gate_proj=Kind.MXFP4, up_proj=Kind.MXFP4, down_proj=Kind.MXFP4),
+        {_GATE_UP: ["mxfp4", "mxfp4"], _DOWN: ["mxfp4"]},
     ),
 }
 
@@ -228,6 +250,23 @@ def test_packed_bf16_predictions_agree_with_dequantised_ones(path: Path) -> None
     divergence = F.kl_div(packed.log_softmax(-1), truth.log_softmax(-1), log_target=True, reduction="batchmean")
     assert divergence < 2e-3
     assert (packed.argmax(-1) == truth.argmax(-1)).float().mean() >= 0.9
+
+
+@pytest.mark.parametrize("name", EXPERT_MIXES)
+def test_stacked_experts_are_held_in_their_own_format(tmp_path: Path, name: str) -> None:
+    mix, path = EXPERT_MIXES[name], tmp_path / "model.gguf"
+    write_gguf(random_model(mix.config()), path, mix.kinds)
+    packed, truth = load_gguf([path], torch.bfloat16), load_gguf([path])
+
+    layers = linears(packed)
+    divergence = F.kl_div(
+        logits_of(packed).log_softmax(-1), logits_of(truth).log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+
+    for module, formats in mix.held.items():
+        held = [layers[module].scheme.format_of(shard) for shard in layers[module].shards or [None]]
+        assert held == formats, module
+    assert divergence < 1e-2
 
 
 def test_without_quantisation_the_file_is_its_dequantised_weights_in_bf16(tmp_path: Path) -> None:

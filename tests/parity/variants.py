@@ -81,7 +81,7 @@ phi3 = _tiny(Phi3Config, original_max_position_embeddings=256, **NO_PAD)
 qwen2_moe = _tiny(Qwen2MoeConfig, shared_expert_intermediate_size=32, **EXPERTS)
 qwen3 = _tiny(Qwen3Config, head_dim=32)
 qwen3_moe = _tiny(Qwen3MoeConfig, head_dim=16, **EXPERTS)
-smollm3 = _tiny(SmolLM3Config, no_rope_layer_interval=2, **NO_PAD)
+smollm3 = _tiny(SmolLM3Config, num_hidden_layers=4, **NO_PAD)  # the last is not rotated
 
 VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-gqa": llama_config,
@@ -107,6 +107,7 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "ministral-mixed": lambda: ministral(layer_types=["sliding_attention", "full_attention"]),
     "ministral3": lambda: ministral3(
         rope_parameters={**YARN_ROPE, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 8}
+        | {"mscale": 1.0, "mscale_all_dim": 1.0},
     ),
     "ministral3-tied": lambda: ministral3(tie_word_embeddings=True),
     "mixtral": mixtral,
@@ -129,7 +130,7 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
         sliding_window=6,
     ),
     "smollm3": smollm3,
-    "smollm3-untied": lambda: smollm3(tie_word_embeddings=False, attention_bias=True, no_rope_layers=[0, 1]),
+    "smollm3-untied": lambda: smollm3(tie_word_embeddings=False, attention_bias=True, no_rope_layers=[0, 1, 1, 0]),
     "olmo2": olmo2,
     "olmo2-mha-tied": lambda: olmo2(num_key_value_heads=4, tie_word_embeddings=True),
     "olmo3": olmo3,

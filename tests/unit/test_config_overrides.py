@@ -13,7 +13,8 @@ from models.errors import ModelError, UnsupportedModelError
 from models.families import gemma, llama, mistral
 from models.hf_config import HFConfig
 from models.spec import DecoderSpec, DynamicScaling, LinearScaling, YarnScaling
-from tests.helpers.checkpoints import llama_config, random_model, write_gguf
+from tests.helpers.checkpoints import llama_config, random_model
+from tests.helpers.gguf_writer import write_gguf
 
 SIZES = {
     "hidden_size": 64,

@@ -12,7 +12,8 @@ from models.kernels.cpu.library import kernel_library
 from models.layers.linear import Linear
 from models.quant import select
 from models.quant.select import WeightOptions
-from tests.helpers.checkpoints import llama_config, load_folder, load_gguf_with_note, random_model, write_gguf
+from tests.helpers.checkpoints import llama_config, load_folder, load_gguf_with_note, random_model
+from tests.helpers.gguf_writer import write_gguf
 
 needs_kernels = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 

@@ -1,0 +1,200 @@
+"""LAYOUTS: what llama.cpp's converter writes of each model type of transformers."""
+
+import math
+from collections.abc import Callable
+
+import gguf
+import numpy as np
+from gguf import MODEL_ARCH, GGUFWriter
+from transformers import PretrainedConfig
+
+from tests.helpers.gguf_layouts import (
+    Describe,
+    Layout,
+    as_they_are,
+    falcon_groups,
+    paired_experts,
+    pairs,
+    split_experts,
+    stacked_norms,
+    turned,
+    turned_experts,
+    ungrouped,
+    usual,
+)
+
+
+def _head_dim(config: PretrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _with(first: Describe, *more: Describe) -> Describe:
+    def describe(writer: GGUFWriter, config: PretrainedConfig) -> None:
+        for add in (first, *more):
+            add(writer, config)
+
+    return describe
+
+
+def _rotated(share: float = 1.0) -> Describe:
+    def describe(writer: GGUFWriter, config: PretrainedConfig) -> None:
+        part = config.rope_parameters.get("partial_rotary_factor", share)
+        writer.add_rope_dimension_count(int(_head_dim(config) * part))
+
+    return describe
+
+
+def _llama3_factors(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Llama 3's scaling as a tensor: what to divide each frequency by."""
+    rope = config.rope_parameters
+    if rope["rope_type"] != "llama3":
+        return
+    dim = _head_dim(config)
+    frequencies = rope["rope_theta"] ** -(np.arange(0, dim, 2, dtype=np.float32) / dim)
+    factors = []
+    for length in 2 * np.pi / frequencies:
+        turns = rope["original_max_position_embeddings"] / length
+        if turns > rope["high_freq_factor"]:
+            factors.append(1.0)
+        elif turns < rope["low_freq_factor"]:
+            factors.append(rope["factor"])
+        else:
+            smooth = (turns - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+            factors.append(1.0 / ((1.0 - smooth) / rope["factor"] + smooth))
+    writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
+
+
+def _longrope_factors(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    rope = config.rope_parameters
+    original = rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
+    writer.add_rope_scaling_orig_ctx_len(original)
+    if rope["rope_type"] != "longrope":
+        return
+    scale = config.max_position_embeddings / original
+    warmth = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1.0 else 1.0
+    writer.add_rope_scaling_attn_factors(warmth)
+    for name in ("long", "short"):
+        writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], dtype=np.float32))
+
+
+def _window(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_sliding_window(config.sliding_window or 0)
+
+
+def _window_pattern(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    if getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
+
+
+def _experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_expert_feed_forward_length(getattr(config, "moe_intermediate_size", config.intermediate_size))
+
+
+def _shared_expert(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    size = getattr(config, "shared_expert_intermediate_size", None) or getattr(config, "shared_intermediate_size", 0)
+    if size:
+        writer.add_expert_shared_feed_forward_length(size)
+
+
+def _scales(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_attention_scale(config.attention_multiplier)
+    writer.add_embedding_scale(config.embedding_multiplier)
+    writer.add_residual_scale(config.residual_multiplier)
+    writer.add_logit_scale(config.logits_scaling)
+
+
+def _ministral3(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    rope = config.rope_parameters
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+
+
+def _caps(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    if config.attn_logit_softcapping:
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+    if config.final_logit_softcapping:
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+
+
+def _logit_scale(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_logit_scale(config.logit_scale)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+
+
+def _parallel(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_parallel_residual(config.use_parallel_residual)
+
+
+def _classic(
+    positions: Callable[[PretrainedConfig], int],
+    kv_heads: Callable[[PretrainedConfig], int | None],
+    inner: Callable[[PretrainedConfig], int] = lambda config: 4 * config.hidden_size,
+) -> Describe:
+    """Of models before Llama, whose configurations each name their sizes in their own way."""
+
+    def describe(writer: GGUFWriter, config: PretrainedConfig) -> None:
+        writer.add_context_length(positions(config))
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_feed_forward_length(inner(config))
+        writer.add_head_count(config.num_attention_heads)
+        if (count := kv_heads(config)) is not None:
+            writer.add_head_count_kv(count)
+        eps = getattr(config, "layer_norm_epsilon", None) or getattr(config, "layer_norm_eps", None)
+        writer.add_layer_norm_eps(eps)
+
+    return describe
+
+
+def _alibi(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
+
+
+def _gptj_rotation(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_rope_dimension_count(config.rotary_dim)
+
+
+_llama = _with(usual, _rotated(), _llama3_factors)
+_gptj = _classic(lambda config: config.n_positions, lambda _: None, lambda config: config.n_inner or 256)
+_of_positions = _classic(lambda config: config.n_positions, lambda _: None)
+
+LAYOUTS: dict[str, Layout] = {
+    "bloom": Layout(MODEL_ARCH.BLOOM, ungrouped, _classic(lambda _: 2048, lambda config: config.n_head)),
+    "cohere": Layout(MODEL_ARCH.COMMAND_R, as_they_are, _with(usual, _logit_scale)),
+    "cohere2": Layout(MODEL_ARCH.COHERE2, as_they_are, _with(usual, _logit_scale, _window, _rotated())),
+    "falcon": Layout(MODEL_ARCH.FALCON, ungrouped, _classic(lambda _: 2048, falcon_groups)),
+    "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, shifts_norms=True),
+    "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, _with(usual, _caps, _window), shifts_norms=True),
+    "gemma3_text": Layout(MODEL_ARCH.GEMMA3, as_they_are, _with(usual, _caps, _window), shifts_norms=True),
+    "glm": Layout(MODEL_ARCH.CHATGLM, as_they_are, _with(usual, _rotated(0.5))),
+    "glm4": Layout(MODEL_ARCH.GLM4, as_they_are, _with(usual, _rotated(0.5))),
+    "gpt2": Layout(MODEL_ARCH.GPT2, turned, _of_positions),
+    "gpt_bigcode": Layout(MODEL_ARCH.STARCODER, as_they_are, _classic(lambda config: config.n_positions, lambda _: 1)),
+    "gptj": Layout(MODEL_ARCH.GPTJ, as_they_are, _with(_gptj, _gptj_rotation)),
+    "gpt_neox": Layout(MODEL_ARCH.GPTNEOX, ungrouped, _with(usual, _rotated(0.25), _parallel)),
+    "gpt_oss": Layout(MODEL_ARCH.GPT_OSS, turned_experts, _with(usual, _window, _experts)),
+    "granite": Layout(MODEL_ARCH.GRANITE, pairs, _with(usual, _rotated(), _scales)),
+    "granitemoe": Layout(MODEL_ARCH.GRANITE_MOE, paired_experts, _with(usual, _rotated(), _scales)),
+    "granitemoeshared": Layout(
+        MODEL_ARCH.GRANITE_MOE, paired_experts, _with(usual, _rotated(), _scales, _shared_expert)
+    ),
+    "llama": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
+    "ministral3": Layout(MODEL_ARCH.MISTRAL3, pairs, _with(_llama, _ministral3)),
+    "mistral": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
+    "mixtral": Layout(MODEL_ARCH.LLAMA, paired_experts, _llama),
+    "mpt": Layout(
+        MODEL_ARCH.MPT, as_they_are, _with(_classic(lambda config: config.max_seq_len, lambda _: None), _alibi)
+    ),
+    "olmo2": Layout(MODEL_ARCH.OLMO2, as_they_are, usual),
+    "olmo3": Layout(MODEL_ARCH.OLMO2, as_they_are, _with(usual, _window_pattern)),
+    "olmoe": Layout(MODEL_ARCH.OLMOE, split_experts, usual),
+    "phi3": Layout(MODEL_ARCH.PHI3, as_they_are, _with(usual, _rotated(), _window, _longrope_factors)),
+    "qwen2": Layout(MODEL_ARCH.QWEN2, as_they_are, usual),
+    "qwen2_moe": Layout(MODEL_ARCH.QWEN2MOE, split_experts, _with(usual, _experts, _shared_expert)),
+    "qwen3": Layout(MODEL_ARCH.QWEN3, as_they_are, usual),
+    "qwen3_moe": Layout(MODEL_ARCH.QWEN3MOE, split_experts, _with(usual, _experts)),
+    "smollm3": Layout(MODEL_ARCH.SMOLLM3, pairs, _llama),
+    "stablelm": Layout(MODEL_ARCH.STABLELM, stacked_norms, _with(usual, _rotated(0.25), _parallel)),
+    "starcoder2": Layout(MODEL_ARCH.STARCODER2, as_they_are, usual),
+}

@@ -1,0 +1,177 @@
+"""How llama.cpp's converter stores each architecture: the order of rows, and the metadata beside them.
+
+Names come from the gguf package's own map; what stands here is what that map does not say.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import gguf
+import torch
+from transformers import PretrainedConfig
+
+State = dict[str, torch.Tensor]
+Rearrange = Callable[[PretrainedConfig, State], State]
+Describe = Callable[[gguf.GGUFWriter, PretrainedConfig], None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """rearrange: a model's tensors to those of the file, still under names that the gguf package knows; it only moves
+    numbers, so that it can be asked where each one went. describe: adds the metadata.
+    """
+
+    arch: gguf.MODEL_ARCH
+    rearrange: Rearrange
+    describe: Describe
+    shifts_norms: bool = False  # one is added to norms' weights: Gemma
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def as_they_are(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    return state
+
+
+def pairs(config: PretrainedConfig, state: State) -> State:
+    """Rotary halves to neighbours, in q and k: llama.cpp's "norm" order."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+    def turned(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        count = next((heads[part] for part in heads if f".{part}." in name), None)
+        return tensor if count is None else tensor.unflatten(0, (count, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+    return {name: turned(name, tensor) for name, tensor in state.items()}
+
+
+def split_experts(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    """Stacks [experts, gate and up, in] to one of each; Granite calls them and its router otherwise."""
+    return dict(_with_split_experts(state))
+
+
+def _with_split_experts(state: State) -> Iterator[tuple[str, torch.Tensor]]:
+    for stored, tensor in state.items():
+        name = stored.replace("block_sparse_moe.experts", "mlp.experts").replace("moe.router.", "moe.router.layer.")
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = tensor.chunk(2, dim=1)
+            yield name.replace("gate_up_proj", "gate_proj.weight"), gate
+            yield name.replace("gate_up_proj", "up_proj.weight"), up
+        elif name.endswith("experts.down_proj"):
+            yield name + ".weight", tensor
+        elif name.endswith("shared_mlp.input_linear.weight"):
+            gate, up = tensor.chunk(2, dim=0)
+            yield name.replace("shared_mlp.input_linear", "mlp.shared_expert.gate_proj"), gate
+            yield name.replace("shared_mlp.input_linear", "mlp.shared_expert.up_proj"), up
+        else:
+            yield name.replace("shared_mlp.output_linear", "mlp.shared_expert.down_proj"), tensor
+
+
+def paired_experts(config: PretrainedConfig, state: State) -> State:
+    return split_experts(config, pairs(config, state))
+
+
+def turned_experts(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    """gpt-oss: stacks [experts, in, gate and up in turn]."""
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in state.items():
+            if "experts.gate_up_proj" in name:
+                rows = tensor if name.endswith("bias") else tensor.transpose(1, 2)
+                end = ".bias" if name.endswith("bias") else ".weight"
+                base = name.removesuffix("_bias")
+                yield base.replace("gate_up_proj", "gate_proj") + end, rows[:, 0::2]
+                yield base.replace("gate_up_proj", "up_proj") + end, rows[:, 1::2]
+            elif name.endswith("experts.down_proj"):
+                yield name + ".weight", tensor.transpose(1, 2)
+            elif name.endswith("sinks"):
+                yield name + ".weight", tensor
+            else:
+                yield name.replace("down_proj_bias", "down_proj.bias"), tensor
+
+    return dict(stored())
+
+
+def turned(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    """GPT-2's Conv1D."""
+    ends = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    return {name: tensor.t() if name.endswith(ends) else tensor for name, tensor in state.items()}
+
+
+def ungrouped(config: PretrainedConfig, state: State) -> State:
+    """Fused rows of (queries, a key, a value), group after group, to all queries, all keys, all values."""
+    heads = config.num_attention_heads
+    groups = falcon_groups(config) if config.model_type == "falcon" else heads
+
+    def order(tensor: torch.Tensor) -> torch.Tensor:
+        rows = tensor.unflatten(0, (groups, heads // groups + 2, -1))
+        return torch.cat([rows[:, :-2].flatten(0, 2), rows[:, -2].flatten(0, 1), rows[:, -1].flatten(0, 1)])
+
+    return {
+        name.removeprefix("transformer.") if config.model_type == "bloom" else name: (
+            order(tensor) if ".query_key_value." in name else tensor
+        )
+        for name, tensor in state.items()
+    }
+
+
+def falcon_groups(config: PretrainedConfig) -> int:
+    if config.new_decoder_architecture:
+        return int(config.num_kv_heads)
+    return 1 if config.multi_query else int(config.num_attention_heads)
+
+
+def stacked_norms(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    """StableLM's norms of heads, one tensor each, to one [heads, D] a layer."""
+    stacks: dict[str, list[torch.Tensor]] = {}
+    for name, tensor in state.items():
+        stacks.setdefault(re.sub(r"\.norms\.\d+", "", name), []).append(tensor)
+    is_norm_of_heads = re.compile(r"self_attn\.[qk]_layernorm\.")
+    return {name: torch.stack(parts) if is_norm_of_heads.search(name) else parts[0] for name, parts in stacks.items()}
+
+
+# --- metadata --------------------------------------------------------------------------------------------------------
+
+
+def usual(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
+    """What the converter writes of most architectures."""
+    fields = config.to_dict()
+    for add, names in (
+        (writer.add_context_length, ("max_position_embeddings",)),
+        (writer.add_embedding_length, ("hidden_size",)),
+        (writer.add_feed_forward_length, ("intermediate_size",)),
+        (writer.add_head_count, ("num_attention_heads",)),
+        (writer.add_head_count_kv, ("num_key_value_heads",)),
+        (writer.add_layer_norm_rms_eps, ("rms_norm_eps",)),
+        (writer.add_layer_norm_eps, ("layer_norm_eps", "norm_epsilon")),
+        (writer.add_expert_count, ("num_local_experts", "num_experts")),
+        (writer.add_expert_used_count, ("num_experts_per_tok",)),
+        (writer.add_key_length, ("head_dim",)),
+        (writer.add_value_length, ("head_dim",)),
+    ):
+        value = next((fields[name] for name in names if fields.get(name) is not None), None)
+        if value is not None:
+            add(value)
+    rope(writer, fields.get("rope_parameters") or {})
+
+
+def rope(writer: gguf.GGUFWriter, parameters: dict) -> None:
+    of_all = parameters.get("full_attention", parameters)
+    if of_all.get("rope_theta") is not None:
+        writer.add_rope_freq_base(of_all["rope_theta"])
+    if "sliding_attention" in parameters:
+        writer.add_rope_freq_base_swa(parameters["sliding_attention"]["rope_theta"])
+    kind = of_all.get("rope_type", "default")
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(of_all["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(of_all["original_max_position_embeddings"])
+        for name, add in (
+            ("attention_factor", writer.add_rope_scaling_yarn_attn_factor),
+            ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+            ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
+        ):
+            if of_all.get(name) is not None:
+                add(of_all[name])

@@ -1,0 +1,118 @@
+"""Writes a model of transformers as llama.cpp's converter does, in any type that GGUF has."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter
+from transformers import PreTrainedModel
+
+from tests.helpers.gguf_architectures import LAYOUTS
+from tests.helpers.gguf_layouts import State
+
+# Where d stands, the code that means zero (less the minimum), and the deviation of scale * code for random bits.
+_K_FORMATS = {
+    GGMLQuantizationType.Q4_K: (0, 7.5, 168.0),
+    GGMLQuantizationType.Q5_K: (0, 15.5, 337.0),
+    GGMLQuantizationType.Q6_K: (208, 0.0, 1366.0),
+}
+
+
+def write_gguf(
+    model: PreTrainedModel,
+    path: Path,
+    kind: GGMLQuantizationType | Callable[[str], GGMLQuantizationType],
+    *,
+    split_max_tensors: int = 0,
+    fuses: bool = False,
+    adds: Callable[[GGUFWriter], None] = lambda _: None,
+) -> None:
+    """Write the model with matrices in format `kind`, or each in what `kind` gives its name in transformers.
+
+    fuses: q, k and v into one matrix, gate and up of experts, as the converter can be told to. adds: further metadata.
+    Puts what the file holds, dequantised, into `model`, so that the model is the file's truth.
+    """
+    config, layout = model.config, LAYOUTS[model.config.model_type]
+    names = gguf.get_tensor_name_map(layout.arch, config.num_hidden_layers)
+    writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[layout.arch], split_max_tensors=split_max_tensors)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    layout.describe(writer, config)
+    adds(writer)
+    state = _own_tensors(model)
+    numbers = torch.cat([tensor.flatten() for tensor in state.values()])
+    places = layout.rearrange(config, _numbered(state))  # of each number of the file among `numbers`
+    if fuses:
+        places = _fused(places)
+    for name, place in places.items():
+        values = numbers[place].numpy()
+        held = GGMLQuantizationType.F32
+        if values.ndim >= 2 and "norm" not in name:
+            held = kind(name) if callable(kind) else kind
+        packed = random_k_blocks(values, held) if held in _K_FORMATS else gguf.quants.quantize(values, held)
+        numbers[place] = torch.from_numpy(gguf.quants.dequantize(packed, held))
+        if layout.shifts_norms and name.endswith("norm.weight"):
+            packed = packed + 1
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")) or name, packed, raw_dtype=held)
+    with torch.no_grad():
+        for tensor, values in zip(state.values(), numbers.split([t.numel() for t in state.values()]), strict=True):
+            tensor.copy_(values.view(tensor.shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _fused(places: State) -> State:
+    """q, k, v and gate, up of experts together, under the names that GGUF has for them."""
+    fused = {}
+    for name, place in places.items():
+        layer = re.search(r"layers\.(\d+)\.", name)
+        if ".q_proj." in name and layer:
+            parts = [places[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            fused[f"blk.{layer[1]}.attn_qkv.{name.rpartition('.')[2]}"] = torch.cat(parts)
+        elif name.endswith("experts.gate_proj.weight") and layer:
+            up = places[name.replace("gate_proj", "up_proj")]
+            fused[f"blk.{layer[1]}.ffn_gate_up_exps.weight"] = torch.cat((place, up), dim=1)
+        elif not re.search(r"\.[kv]_proj\.|experts\.up_proj\.", name):
+            fused[name] = place
+    return fused
+
+
+def _own_tensors(model: PreTrainedModel) -> State:
+    state = dict(model.state_dict())
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return state
+
+
+def _numbered(state: State) -> State:
+    """Tensors of the same shapes that hold 0, 1, 2 ..., on from one to the next."""
+    numbered, start = {}, 0
+    for name, tensor in state.items():
+        numbered[name] = torch.arange(start, start + tensor.numel()).view(tensor.shape)
+        start += tensor.numel()
+    return numbered
+
+
+def random_k_blocks(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """Blocks of a K format that use all bits of codes and scales, [.., bytes]; gguf can read such formats only.
+
+    The numbers they hold are random, with mean 0 and the standard deviation of `values` [.., columns].
+    """
+    columns, size = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(values.size)
+    raw = rng.integers(0, 256, (*values.shape[:-1], values.shape[-1] // columns, size), dtype=np.uint8)
+    scale_at, middle, spread = _K_FORMATS[kind]
+    halves = np.array([values.std() / spread, values.std() / spread * middle], np.float16)
+    if middle:  # d, dmin, 6-bit scales, 6-bit minima, bits of both: d * scale * (code - middle) if the two are equal
+        raw[..., :4] = halves.view(np.uint8)
+        raw[..., 8:12] = raw[..., 4:8]
+        raw[..., 12:16] = raw[..., 12:16] % 16 * 17
+    else:
+        raw[..., scale_at : scale_at + 2] = halves[:1].view(np.uint8)
+    return raw.reshape(*values.shape[:-1], -1)
