@@ -122,7 +122,7 @@ class Engine:
             logger.exception("drafting failed; speculation is off from now on")
             self._speculator.is_off = True
             for sequence in self._scheduler.running:
-                sequence.draft = []
+                self._scheduler.set_draft(sequence, [])
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""

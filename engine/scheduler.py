@@ -158,27 +158,38 @@ class Scheduler:
     def max_num_batched_tokens(self) -> int:
         return self._config.max_num_batched_tokens
 
-    def room_for_draft(self, sequence: Sequence, num_tokens: int) -> int:
-        """How many of `num_tokens` draft tokens there are blocks for; the sequence holds these blocks from now on.
+    def grant_drafts(self, wanted: list[tuple[Sequence, int]]) -> list[int]:
+        """How many draft tokens each of these sequences may have; called between update and schedule.
 
-        Nobody is preempted for a draft: where blocks are short there is none.
+        As many as there are blocks for, which it holds from now on until `set_draft` says what it uses of them. Nobody
+        gives way to a draft: what others need for tokens that they know is set aside first.
         """
-        num_known = len(sequence.tokens)
-        room = self._kv.fit(sequence, num_known + num_tokens) - num_known
-        if room <= 0:
-            return 0
-        self._kv.grow(sequence, num_known + room)
-        return room
+        num_spare = self._num_unclaimed_blocks()
+        granted = []
+        for sequence, num_tokens in wanted:
+            assert sequence.status is SequenceStatus.RUNNING
+            assert sequence.num_pending == 1
+            assert num_tokens < sequence.num_remaining, "verification always brings one token more"
+            num_known, num_own = len(sequence.tokens), self._kv.num_missing(sequence)
+            num_covered = self._kv.fit(sequence, num_known + num_tokens, num_free=num_spare + num_own)
+            if num_covered > num_known:
+                num_spare += num_own - self._kv.reserve(sequence, num_covered)
+            granted.append(max(0, num_covered - num_known))
+        return granted
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
-        """Propose the tokens that follow; called between update and schedule.
+        """Propose the tokens that follow: at most as many as were granted. The blocks of the others are given back."""
+        sequence.draft = token_ids
+        self._kv.trim(sequence, sequence.num_wanted)
 
-        Tokens that max_tokens leaves no room for are not proposed: verification always brings one token more.
-        """
-        if sequence.status is not SequenceStatus.RUNNING or sequence.num_pending != 1:
-            return
-        num_left = sequence.request.sampling.max_tokens - sequence.num_output
-        sequence.draft = token_ids[: max(0, num_left - 1)]
+    def _num_unclaimed_blocks(self) -> int:
+        """Free blocks that nobody needs for tokens that are known: not what runs, nor who is admitted next."""
+        num_promised = sum(self._kv.num_missing(sequence) for sequence in self._running)
+        num_free = self._kv.pool.num_free - num_promised
+        if not self._waiting or len(self._running) >= self._config.max_num_seqs:
+            return num_free
+        num_left = self._kv.num_left(self._waiting[0], self._kv.match(self._waiting[0]), num_promised)
+        return num_left if num_left >= 0 else num_free  # who finds no room in any case waits for more than a draft
 
     # --- schedule -----------------------------------------------------------------------------------------------------
 
@@ -219,13 +230,14 @@ class Scheduler:
 
         Returns the number of tokens: 0 if `sequence` itself had to give way.
         """
-        while (num_tokens := self._kv.fit(sequence, sequence.num_computed + num_new)) == sequence.num_computed:
+        num_computed, pool = sequence.num_computed, self._kv.pool
+        while (num_tokens := self._kv.fit(sequence, num_computed + num_new, num_free=pool.num_free)) == num_computed:
             victim = self._running[-1]
             self._preempt(victim)
             if victim is sequence:
                 return 0
         self._kv.grow(sequence, num_tokens)
-        return num_tokens - sequence.num_computed
+        return num_tokens - num_computed
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take everything back; the sequence waits and will be computed again, less what is still cached then."""

@@ -58,6 +58,11 @@ class Sequence:
         return len(self.tokens) - self.num_prompt
 
     @property
+    def num_remaining(self) -> int:
+        """Output tokens until max_tokens."""
+        return self.request.sampling.max_tokens - self.num_output
+
+    @property
     def needs_prompt_rows(self) -> bool:
         """Whether log probabilities of prompt tokens are asked for and not complete: a cached prefix has no logits."""
         return self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt - 1

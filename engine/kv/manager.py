@@ -76,10 +76,15 @@ class KVManager:
 
     def has_room(self, sequence: Sequence, match: Match, num_promised: int) -> bool:
         """Whether all tokens of a waiting sequence fit, with `match` shared, beside what was promised to others."""
+        has_state = not self._state_tables or self.states.num_free > 0
+        return has_state and self.num_left(sequence, match, num_promised) >= 0
+
+    def num_left(self, sequence: Sequence, match: Match, num_promised: int) -> int:
+        """Free blocks beside those that a waiting sequence needs for all its tokens, with `match` shared, and those
+        that were promised to others; less than 0 if there are not enough."""
         shared = self._held(match.tables, self.pool)
         num_free = self.pool.num_free - sum(self.pool.is_free(block) for block in shared) - num_promised
-        num_needed = most_blocks(self._groups, len(sequence.tokens)) - len(shared)
-        return num_needed <= num_free and (not self._state_tables or self.states.num_free > 0)
+        return num_free - (most_blocks(self._groups, len(sequence.tokens)) - len(shared))
 
     def num_missing(self, sequence: Sequence) -> int:
         """Blocks that a running sequence still needs for the tokens it knows. It has the state that it needs."""
@@ -103,36 +108,49 @@ class KVManager:
         branches = (match.num_blocks, match.num_blocks_alone, sequence.num_prompt // self._block_size)
         sequence.branch_blocks = tuple(dict.fromkeys(branches))
 
-    def fit(self, sequence: Sequence, num_tokens: int) -> int:
-        """How many of the first `num_tokens` tokens there is room for."""
-        while num_tokens > sequence.num_computed and not self._fits(sequence, num_tokens):
+    def fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
+        """How many of the first `num_tokens` tokens there is room for in `num_free` blocks, and in free states."""
+        while num_tokens > sequence.num_computed and not self._fits(sequence, num_tokens, num_free):
             num_tokens = max(sequence.num_computed, (num_tokens - 1) // self._block_size * self._block_size)
         return num_tokens
 
-    def _fits(self, sequence: Sequence, num_tokens: int) -> bool:
+    def _fits(self, sequence: Sequence, num_tokens: int, num_free: int) -> bool:
         num_growing = sum(
             max(0, group.num_covering(num_tokens) - len(table))
             for group, table in zip(self._groups, sequence.tables, strict=True)
             if not group.is_state
         )
-        return num_growing <= self.pool.num_free and all(
-            tables.fits(sequence, num_tokens) for tables in self._state_tables
-        )
+        return num_growing <= num_free and all(tables.fits(sequence, num_tokens) for tables in self._state_tables)
 
     def grow(self, sequence: Sequence, num_tokens: int) -> None:
-        """Add the blocks that the first `num_tokens` tokens need; `fit` has said that there are enough."""
+        """Add the blocks and states that the first `num_tokens` tokens need; `fit` has said that there are enough."""
+        self.reserve(sequence, num_tokens)
+        for tables in self._state_tables:
+            tables.grow(sequence, num_tokens)
+
+    def reserve(self, sequence: Sequence, num_tokens: int) -> int:
+        """Add the blocks only, before it is known whether a step will need them; returns how many."""
+        num_added = 0
         for group, table in zip(self._groups, sequence.tables, strict=True):
             num_missing = group.num_covering(num_tokens) - len(table)
             if num_missing > 0 and not group.is_state:
                 table += self.pool.allocate(num_missing)
-        for tables in self._state_tables:
-            tables.grow(sequence, num_tokens)
+                num_added += num_missing
+        return num_added
+
+    def trim(self, sequence: Sequence, num_tokens: int) -> None:
+        """Give back the blocks beyond the first `num_tokens` tokens: room for drafts that came to nothing."""
+        for group, table, pool in zip(self._groups, sequence.tables, self._pools, strict=True):
+            num_covering = group.num_covering(num_tokens)
+            if num_covering < len(table):
+                pool.free([block for block in table[num_covering:] if block != NO_BLOCK])
+                del table[num_covering:]
 
     # --- contents -----------------------------------------------------------------------------------------------------
 
     def commit(self, sequence: Sequence, num_computed_before: int) -> None:
         """Register the blocks that were filled when num_computed rose from `num_computed_before`, and give back those
-        that no later token sees."""
+        that no later token sees, or that held only rejected ones."""
         first, end = num_computed_before // self._block_size, sequence.num_computed // self._block_size
         if first < end and self._enable_prefix_caching:
             self.extend_hashes(sequence)
@@ -144,6 +162,7 @@ class KVManager:
             if not group.keeps_all:
                 passed = range(group.first_needed(num_computed_before), group.first_needed(sequence.num_computed))
                 self._give_back(sequence, index, passed)
+        self.trim(sequence, sequence.num_computed)
 
     def _give_back(self, sequence: Sequence, index: int, passed: range) -> None:
         """Free the blocks that no later token sees; those that a prefix hit at a likely branch needs are kept long."""
@@ -225,8 +244,8 @@ class KVManager:
 
     def _check_table(self, sequence: Sequence, index: int, table: list[int]) -> None:
         group, pool = self._groups[index], self._pools[index]
-        num_tokens = sequence.num_prompt + sequence.request.sampling.max_tokens
-        assert group.num_covering(sequence.num_computed) <= len(table) <= group.num_covering(num_tokens), sequence.id
+        assert group.num_covering(sequence.num_computed) <= len(table), sequence.id
+        assert len(table) <= max(map(group.num_covering, (sequence.num_computed, sequence.num_wanted))), sequence.id
         held = [block for block in table if block != NO_BLOCK]
         assert len(set(held)) == len(held), f"{sequence.id} holds a block twice"
         first = min(group.first_needed(sequence.num_computed), len(table))

@@ -50,7 +50,7 @@ class DraftScheduler(Protocol):
     @property
     def max_num_batched_tokens(self) -> int: ...
 
-    def room_for_draft(self, sequence: Sequence, num_tokens: int) -> int: ...
+    def grant_drafts(self, wanted: list[tuple[Sequence, int]]) -> list[int]: ...
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None: ...
 
@@ -107,18 +107,24 @@ class Speculator:
         choice = self._choose(proposals, running, scheduler.max_num_batched_tokens)
         self._tally.estimated_speedup = choice.speedup
         spare = max(0, scheduler.max_num_batched_tokens - num_pending)
+        drafting = [
+            (sequence, proposal, length)
+            for (sequence, proposal), length in zip(proposals, choice.lengths, strict=True)
+            if length
+        ]
+        granted = scheduler.grant_drafts([(sequence, length) for sequence, _, length in drafting])
         modelled: list[tuple[Sequence, int]] = []
-        for (sequence, proposal), length in zip(proposals, choice.lengths, strict=True):
-            if length == 0:
-                self._acceptance.observe_idle(sequence.id)
-            elif proposal.source is Source.DRAFT_MODEL:
-                if room := scheduler.room_for_draft(sequence, length):
-                    modelled.append((sequence, room))
+        for (sequence, proposal, _), room in zip(drafting, granted, strict=True):
+            if proposal.source is Source.DRAFT_MODEL and room:
+                modelled.append((sequence, room))
             else:
-                self._set(scheduler, sequence, proposal.source, proposal.token_ids[:length])
+                self._set(scheduler, sequence, proposal.source, proposal.token_ids[:room])
         if modelled:
             self._run_drafter(scheduler, modelled, spare)
-        if not any(choice.lengths):
+        for (sequence, _), length in zip(proposals, choice.lengths, strict=True):
+            if length == 0:
+                self._acceptance.observe_idle(sequence.id)
+        if not drafting:
             self._acceptance.observe_idle_step()
             self._pass_times.age()
         self._draft_s = time.perf_counter() - start_s
@@ -129,7 +135,7 @@ class Speculator:
         for sequence in running:
             if sequence.num_pending != 1 or sequence.request.is_replay:
                 continue
-            most = min(self._max_tokens, sequence.request.sampling.max_tokens - sequence.num_output - 1)
+            most = min(self._max_tokens, sequence.num_remaining - 1)
             if most <= 0:
                 continue
             proposal = self._look_up(sequence, most)
@@ -186,8 +192,7 @@ class Speculator:
         if (seconds := self._drafter.seconds_per_pass) is not None:
             self._pass_times.observe(num_drafting, num_drafting, seconds)
         for (sequence, _), token_ids in zip(lengths, drafts, strict=True):
-            if token_ids:
-                self._set(scheduler, sequence, Source.DRAFT_MODEL, token_ids)
+            self._set(scheduler, sequence, Source.DRAFT_MODEL, token_ids)
 
     def _set(self, scheduler: DraftScheduler, sequence: Sequence, source: Source, token_ids: list[int]) -> None:
         scheduler.set_draft(sequence, token_ids)

@@ -140,9 +140,16 @@ class SchedulerRun:
         assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "a standstill"
         assert stats.prefill_tokens + stats.decode_tokens == plan.num_tokens
         if self._propose is not None:
-            for sequence in (item.sequence for item in plan.items):
-                self.scheduler.set_draft(sequence, self._propose(sequence.tokens, sequence.seed))
+            self._draft(self._propose)
         self.scheduler.check()
+
+    def _draft(self, propose: Callable[[list[int], int], list[int]]) -> None:
+        """As the speculator does: ask for blocks, then set as much as was granted."""
+        drafting = [s for s in self.scheduler.running if s.num_pending == 1 and s.num_remaining > 1]
+        drafts = [propose(s.tokens, s.seed)[: s.num_remaining - 1] for s in drafting]
+        granted = self.scheduler.grant_drafts([(s, len(ids)) for s, ids in zip(drafting, drafts, strict=True)])
+        for sequence, draft, num_tokens in zip(drafting, drafts, granted, strict=True):
+            self.scheduler.set_draft(sequence, draft[:num_tokens])
 
     def finish(self, max_steps: int = 5000) -> Transcript:
         """Step until nothing is left."""
