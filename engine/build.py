@@ -133,6 +133,7 @@ def _drafter(
         num_blocks=num_blocks,
         block_size=block_size,
         target_vocab_size=target.vocab_size,
+        eos_token_ids=target.tokenizer.eos_token_ids,
         sampling=spec.draft_sampling,
     )
     return DraftModel(

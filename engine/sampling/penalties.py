@@ -40,11 +40,13 @@ class TokenCounts:
         """The counts as they would be after these tokens, too, while the context lasts."""
         for token_id in drafted:
             self._output[token_id] = self._output.get(token_id, 0) + 1
-        yield
-        for token_id in drafted:
-            self._output[token_id] -= 1
-            if self._output[token_id] == 0:
-                del self._output[token_id]
+        try:
+            yield
+        finally:
+            for token_id in drafted:
+                self._output[token_id] -= 1
+                if self._output[token_id] == 0:
+                    del self._output[token_id]
 
     @property
     def output(self) -> dict[int, int]:

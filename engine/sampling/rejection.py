@@ -8,7 +8,8 @@ of a position is the same.
 Where a draft model sampled d from q, d is accepted with probability min(1, p(d) / q(d)), and the first rejected one is
 replaced by a draw from max(p - q, 0); after the last accepted one the target draws as ever (Leviathan et al. 2023,
 algorithm 1; Chen et al. 2023, theorem 1). This accepts most, and keeps the distribution of the text but not the text
-of a given seed. It is exact only as long as the length of a draft does not depend on the drafted tokens.
+of a given seed. It is exact only as long as a drafted token is not dropped for what it is: whether a draft goes on may
+depend on the tokens before, and on nothing after.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def verify(
     p_rows = index + draft_of  # each draft before has one row more in p
     p_drafted = p[p_rows, draft_ids].double()
     q_drafted = q[index, draft_ids].double()
-    is_rejected = accept_uniforms * q_drafted >= p_drafted
+    is_rejected = ~(accept_uniforms * q_drafted < p_drafted)  # what is not a number is rejected, too
     place = torch.where(is_rejected, index - first[draft_of], draft_lens[draft_of])
     num_accepted = draft_lens.scatter_reduce(0, draft_of, place, "amin")
     last_rows = first + torch.arange(num_drafts, device=device) + num_accepted
@@ -60,6 +61,7 @@ def verify(
 
 
 def _residual(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """max(p - q, 0) row by row; p itself where rounding leaves nothing, since then p and q are the same."""
+    """max(p - q, 0) row by row; p itself where rounding leaves nothing, since then p and q are the same, and where q
+    holds what is not a number."""
     rest = (p - q).clamp(min=0.0)
     return torch.where(rest.sum(dim=-1, keepdim=True) > 0, rest, p)

@@ -48,13 +48,13 @@ class Sampler:
 
         logits: [L, V] fp32, edited in place: for each sequence a row for each token of its draft and one more.
         draft_probs: of sequences (by id) whose draft was drawn at random, the distributions it was drawn from: [k, V].
-        A sequence whose logits are not finite gets an error and takes nothing from the others.
+        A sequence with logits that are not finite where they count gets an error and takes nothing from the others.
         """
         rows = [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
         best_values, best_ids = logits.max(dim=-1)  # max propagates NaN, so it also tells which rows are sound
         sound = torch.isfinite(best_values)
         if not bool(sound.all()):
-            return self._sample_sound(logits, sequences, draft_probs, sound.tolist())
+            return self._sample_unsound(logits, sequences, draft_probs, sound)
         logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
         edited = self._editor.edit(logits, rows)
@@ -64,25 +64,23 @@ class Sampler:
         results = [SampledTokens(ids) for ids in token_ids]
         return results if raw is None else _with_logprobs(results, sequences, raw)
 
-    def _sample_sound(
+    def _sample_unsound(
         self,
         logits: torch.Tensor,
         sequences: list[Sequence],
         draft_probs: Mapping[str, torch.Tensor] | None,
-        sound: list[bool],
+        sound: torch.Tensor,
     ) -> list[SampledTokens]:
-        """As `sample`, for a batch in which some rows cannot be sampled from."""
-        kept_sequences: list[Sequence] = []
-        kept_rows: list[int] = []
-        is_kept: list[bool] = []
-        for sequence, start in zip(sequences, _first_rows(sequences), strict=True):
-            own = range(start, start + len(sequence.draft) + 1)
-            is_kept.append(all(sound[row] for row in own))
-            if is_kept[-1]:
-                kept_sequences.append(sequence)
-                kept_rows += own
-        sampled = iter(self.sample(logits[kept_rows], kept_sequences, draft_probs) if kept_rows else [])
-        return [next(sampled) if kept else SampledTokens([], error=_NOT_FINITE) for kept in is_kept]
+        """As `sample`, for a batch in which some rows cannot be sampled from. sound: [L], which can.
+
+        A sequence whose tokens come from sound rows only has not met the others: they follow a rejected draft token.
+        """
+        logits[~sound] = 0.0
+        is_sound = sound.tolist()
+        return [
+            result if all(is_sound[start : start + len(result.token_ids)]) else SampledTokens([], error=_NOT_FINITE)
+            for result, start in zip(self.sample(logits, sequences, draft_probs), _first_rows(sequences), strict=True)
+        ]
 
 
 def _choose(

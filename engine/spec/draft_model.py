@@ -22,12 +22,19 @@ from engine.sequence import Sequence, SequenceStatus
 _MAX_LAG = 16
 
 
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """For each item that needs logits a token, or None where the draft has nothing sound to say, and the distribution
+    that it was drawn from ([V] fp32, V the target's), or None where it is the most likely one."""
+
+    token_ids: list[int | None]
+    probabilities: list[torch.Tensor | None]
+
+
 class DraftRunner(Protocol):
     """Executes plans of shadows on the draft model."""
 
-    def next_tokens(self, plan: StepPlan) -> tuple[list[int], list[torch.Tensor | None]]:
-        """For each item that needs logits a token, and the distribution it was drawn from ([V] fp32, V the target's),
-        or None where it is the most likely one."""
+    def next_tokens(self, plan: StepPlan) -> NextTokens: ...
 
     def can_read(self, token_ids: list[int]) -> bool:
         """Whether the draft has embeddings for all of these tokens."""
@@ -169,9 +176,12 @@ class DraftModel:
         lengths = {shadow.sequence.id: length for shadow, length in ready}
         while drafting:
             items = [PlanItem(s, s.num_pending, num_draft=0, needs_logits=True) for s in drafting]
-            token_ids, probabilities = self._run(items)
+            result = self._run(items)
             num_passes += 1
-            for sequence, token_id, q in zip(drafting, token_ids, probabilities, strict=True):
+            for sequence, token_id, q in zip(drafting, result.token_ids, result.probabilities, strict=True):
+                if token_id is None:
+                    lengths[sequence.id] = len(sequence.draft)
+                    continue
                 sequence.draft.append(token_id)
                 if q is not None:
                     distributions.setdefault(sequence.id, []).append(q)
@@ -179,7 +189,7 @@ class DraftModel:
         self.probabilities.update({id: torch.stack(rows) for id, rows in distributions.items()})
         return num_passes
 
-    def _run(self, items: list[PlanItem]) -> tuple[list[int], list[torch.Tensor | None]]:
+    def _run(self, items: list[PlanItem]) -> NextTokens:
         for item in items:
             self._forget(item.sequence, item.num_new)
         result = self._runner.next_tokens(StepPlan(items))

@@ -15,6 +15,7 @@ from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow
 from engine.sequence import Sequence
+from engine.spec.draft_model import NextTokens
 from models.kernels.cpu.library import kernel_library
 from models.loaded import LoadedModel
 
@@ -25,9 +26,17 @@ class TorchDraftRunner:
     """DraftRunner on a loaded model. Drafted tokens go through the same sampling steps as the target's."""
 
     def __init__(
-        self, model: LoadedModel, *, num_blocks: int, block_size: int, target_vocab_size: int, sampling: DraftSampling
+        self,
+        model: LoadedModel,
+        *,
+        num_blocks: int,
+        block_size: int,
+        target_vocab_size: int,
+        eos_token_ids: list[int],
+        sampling: DraftSampling,
     ) -> None:
-        """target_vocab_size: width of the target's output layer; the draft's may be padded to another."""
+        """target_vocab_size: width of the target's output layer; the draft's may be padded to another. eos_token_ids:
+        the target's."""
         self._model = model
         self._block_size = block_size
         self._target_vocab_size = target_vocab_size
@@ -38,35 +47,43 @@ class TorchDraftRunner:
         self._recorded = (
             None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=max_blocks)
         )
-        self._editor = LogitEditor(model.tokenizer.eos_token_ids)
+        self._editor = LogitEditor(eos_token_ids)
 
     @torch.inference_mode()
-    def next_tokens(self, plan: StepPlan) -> tuple[list[int], list[torch.Tensor | None]]:
+    def next_tokens(self, plan: StepPlan) -> NextTokens:
         batch = build_batch(plan, self._block_size, self._model.device)
         decoder = self._model.decoder
         hidden = decoder(batch, self._kv) if self._recorded is None else self._recorded(batch)
         rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
         if not rows:
-            return [], []
-        logits = decoder.logits(hidden[batch.logit_rows])[:, : self._target_vocab_size]
+            return NextTokens([], [])
+        logits = self._as_targets(decoder.logits(hidden[batch.logit_rows]))
         self._editor.edit(logits, rows)
-        token_ids = logits.argmax(dim=-1).tolist()
-        drawn = [index for index, row in enumerate(rows) if self._draws(row)]
+        best_values, best_ids = logits.max(dim=-1)  # max propagates NaN
+        sound = torch.isfinite(best_values).tolist()
+        token_ids = [
+            token_id if is_sound else None for token_id, is_sound in zip(best_ids.tolist(), sound, strict=True)
+        ]
         distributions: list[torch.Tensor | None] = [None] * len(rows)
+        drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
         if drawn:
             drawn_rows = [rows[index] for index in drawn]
-            q = self._padded(probabilities(logits[drawn], drawn_rows))
+            q = probabilities(logits[drawn], drawn_rows)
             numbers = [uniform(row.sequence.seed, row.position, Purpose.PROPOSE) for row in drawn_rows]
             ids = draw(q, torch.tensor(numbers, dtype=torch.float64, device=q.device)).tolist()
             for index, token_id, row_q in zip(drawn, ids, q, strict=True):
                 token_ids[index], distributions[index] = token_id, row_q
-        return token_ids, distributions
+        return NextTokens(token_ids, distributions)
+
+    def _as_targets(self, logits: torch.Tensor) -> torch.Tensor:
+        """The draft's logits at the target's width, whose ids a request's parameters may name: [L, V]."""
+        num_missing = self._target_vocab_size - logits.shape[-1]
+        if num_missing > 0:
+            return torch.nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
+        return logits[:, : self._target_vocab_size]
 
     def _draws(self, row: LogitsRow) -> bool:
         return self._sampling is DraftSampling.SAMPLED and not is_greedy(row.sequence.request.sampling)
-
-    def _padded(self, q: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(q, (0, self._target_vocab_size - q.shape[-1]))
 
     def can_read(self, token_ids: list[int]) -> bool:
         return max(token_ids) < self._model.vocab_size

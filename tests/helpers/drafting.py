@@ -9,6 +9,7 @@ from engine.plan import StepPlan, StepResult
 from engine.protocol import EngineRequest
 from engine.sequence import Sequence
 from engine.spec.base import Source
+from engine.spec.draft_model import NextTokens
 from engine.spec.speculator import Speculator
 from tests.helpers.engines import make_engine
 from tests.helpers.ledger import VOCAB_SIZE, LedgerRunner, next_token
@@ -80,12 +81,12 @@ class LedgerDraftRunner:
         self._oracle = Oracle(quality)
         self.num_passes = 0
 
-    def next_tokens(self, plan: StepPlan) -> tuple[list[int], list[None]]:
+    def next_tokens(self, plan: StepPlan) -> NextTokens:
         self.num_passes += 1
         self.ledger.execute_unshared(plan)
         drafting = [item.sequence for item in plan.items if item.needs_logits]
         token_ids = [self._oracle.next_after(s.tokens + s.draft, s.seed) for s in drafting]
-        return token_ids, [None] * len(drafting)
+        return NextTokens(list(token_ids), [None] * len(drafting))
 
     def can_read(self, token_ids: list[int]) -> bool:
         return max(token_ids) < VOCAB_SIZE

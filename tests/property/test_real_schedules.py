@@ -1,7 +1,6 @@
 """The master property on a real model in fp32: a request's tokens are the same under every schedule."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,29 +14,21 @@ from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput
 from engine.runner.kv_tensors import kv_groups
 from engine.runner.runner import TorchRunner
-from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
-from models.attention.select import select_backend
-from models.loaded import LoadedModel, TokenizerAssets
+from models.loaded import LoadedModel
 from tests.helpers.checkpoints import (
     VOCAB_SIZE,
     llama_config,
-    load_folder,
     mistral_config,
     qwen2_config,
     random_model,
 )
 from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.loaded import load_random
 from tests.parity.deepseek_variants import deepseek_v3
 from tests.parity.variants import llama4
 
 BLOCK_SIZE = 4
-CPU = torch.device("cpu")
-
-
-def _native_backend(model_folder: Path) -> AttentionBackend:
-    specs = [layer.attention for layer in load_folder(model_folder).spec.layers]
-    return select_backend(specs, torch.float32, CPU)[0]
 
 
 MODELS: dict[str, Callable[[], PretrainedConfig]] = {
@@ -58,29 +49,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     name, backend_name = request.param
     model_folder = tmp_path_factory.mktemp("model")
     random_model(MODELS[name]()).save_pretrained(model_folder)
-    backend = ReferenceAttention() if backend_name == "reference" else _native_backend(model_folder)
-    decoder = load_folder(model_folder, torch.float32, backend)
-    return LoadedModel(
-        decoder=decoder,
-        architecture="LlamaForCausalLM",
-        dtype=torch.float32,
-        device=CPU,
-        vocab_size=VOCAB_SIZE,
-        max_position=256,
-        attention_specs=[layer.attention for layer in decoder.spec.layers],
-        layer_groups=decoder.layer_groups,
-        attention_backend=backend,
-        weight_bytes=0,
-        tokenizer=TokenizerAssets(
-            tokenizer_json=b"",
-            chat_template=None,
-            special_tokens={},
-            bos_token_id=None,
-            eos_token_ids=[2],
-            add_bos_token=False,
-        ),
-        generation_defaults={},
-    )
+    backend = ReferenceAttention() if backend_name == "reference" else None
+    return load_random(model_folder, backend=backend)
 
 
 def _run(

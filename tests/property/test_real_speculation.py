@@ -15,14 +15,12 @@ from engine.runner.runner import TorchRunner
 from engine.spec.draft_model import DraftModel
 from engine.spec.draft_runner import TorchDraftRunner
 from engine.spec.ngram import NgramProposer
-from models.attention.select import select_backend
-from models.loaded import LoadedModel, TokenizerAssets
-from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.drafting import AlwaysFull
 from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.loaded import load_random
 
 BLOCK_SIZE = 4
-CPU = torch.device("cpu")
 NEAR_TIE = 0.05  # nats
 
 
@@ -38,28 +36,8 @@ class Pair:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.08 * parameter.std() * noise if parameter.dim() == 2 else 0.0
         target.save_pretrained(folder / "draft")
-        self.target = _loaded(folder / "target", dtype)
-        self.draft = _loaded(folder / "draft", dtype)
-
-
-def _loaded(folder: Path, dtype: torch.dtype) -> LoadedModel:
-    specs = [layer.attention for layer in load_folder(folder).spec.layers]
-    backend = select_backend(specs, dtype, CPU)[0]
-    decoder = load_folder(folder, dtype, backend)
-    return LoadedModel(
-        decoder=decoder,
-        architecture="LlamaForCausalLM",
-        dtype=dtype,
-        device=CPU,
-        vocab_size=VOCAB_SIZE,
-        max_position=256,
-        attention_specs=specs,
-        layer_groups=decoder.layer_groups,
-        attention_backend=backend,
-        weight_bytes=0,
-        tokenizer=TokenizerAssets(b"{}", None, {}, None, [2], False),
-        generation_defaults={},
-    )
+        self.target = load_random(folder / "target", dtype)
+        self.draft = load_random(folder / "draft", dtype)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +69,7 @@ def _client(
             num_blocks=num_blocks,
             block_size=BLOCK_SIZE,
             target_vocab_size=VOCAB_SIZE,
+            eos_token_ids=[2],
             sampling=sampling,
         )
         drafter = DraftModel(runner, block_size=BLOCK_SIZE, max_len=256)

@@ -219,3 +219,23 @@ def test_equal_distributions_accept_everything() -> None:
         sample_uniforms=torch.rand(4, dtype=torch.float64),
     )
     assert num_accepted.tolist() == [3]
+
+
+def test_a_draft_of_no_distribution_at_all_keeps_the_distribution() -> None:
+    """q is NaN: everything is drawn from p."""
+    case = Case("plain", 1)
+    rng = np.random.default_rng(0)
+    drafts = np.ones((N, 1), np.int64)
+    p = case.p[torch.from_numpy(case.rows_along(drafts).reshape(-1))]
+    q = torch.full((N, V), torch.nan)
+    uniforms = torch.from_numpy(rng.random(3 * N))
+    num_accepted, next_ids = verify(
+        p,
+        q,
+        torch.from_numpy(drafts[:, 0]),
+        torch.ones(N, dtype=torch.int64),
+        accept_uniforms=uniforms[:N],
+        sample_uniforms=uniforms[N:],
+    )
+    assert not num_accepted.any()
+    assert case.deviation(drafts, num_accepted.numpy(), next_ids.numpy()) < _SIGNIFICANT

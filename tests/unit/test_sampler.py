@@ -200,6 +200,14 @@ def test_a_broken_row_of_a_draft_fails_its_sequence_alone() -> None:
     assert rows[1].token_ids == [6]
 
 
+def test_a_broken_row_after_a_rejection_fails_nobody() -> None:
+    logits = _logits({3: 2.0}, {4: 2.0}, {5: math.nan}, {6: 2.0})
+    rows = Sampler([EOS]).sample(logits, [_drafted(_sequence([1], logprobs=0), 3, 7), _sequence([1], name="b")])
+    assert [row.token_ids for row in rows] == [[3, 4], [6]]
+    assert rows[0].logprobs is not None
+    assert [entry.token_id for entry in rows[0].logprobs] == [3, 4]
+
+
 def test_a_draft_drawn_by_chance_is_verified_against_its_distribution() -> None:
     """Where p equals q everything is accepted, and what p excludes never is."""
     logits = _logits({3: 2.0}, {4: 2.0}, {5: 9.0})
