@@ -13,11 +13,12 @@ from engine.errors import StartupError
 from engine.kv.groups import KVGroup, most_blocks
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import QualityReport, describe_quality
-from engine.runner.kv_tensors import bytes_per_block, kv_groups
+from engine.runner.kv_tensors import bytes_per_block, kv_groups, unshared_bytes_per_block
 from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
-from engine.spec.draft_model import DraftModel
-from engine.spec.draft_runner import TorchDraftRunner, check_draft, full_attention_group
+from engine.spec.draft_check import check_draft
+from engine.spec.draft_model import DraftModel, widest_group
+from engine.spec.draft_runner import TorchDraftRunner
 from engine.spec.ngram import NgramProposer
 from engine.spec.settings import SpecSettings, spec_settings
 from engine.spec.speculator import Speculator
@@ -29,7 +30,7 @@ from models.loaded import LoadedModel, TokenizerAssets
 from models.loader import load_model
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
-from models.sources import resolve_model
+from models.sources import ModelFiles, resolve_model
 
 ProgressReport = Callable[[str, int, int, str], None]
 
@@ -49,30 +50,22 @@ def build_engine(
     device = _choose_device(config.device)
     if device.type == "cpu":
         set_num_threads(config.threads or usable_cores())
+    spec = spec_settings(config)
     try:
         files = resolve_model(config.model, config.revision, report)
         quality_report = QualityReport(config, files, device, report)
         quality_report.before()
-        model = load_model(
-            files,
-            dtype=config.dtype.value,
-            device=str(device),
-            generation_config=config.generation_config,
-            weights=_weight_options(config.quantization, includes_head=config.quantize_head),
-            overrides=parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta),
-            progress=report,
-            on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
-        )
+        model = _load_target(config, files, device, report, on_tokenizer)
         quality = quality_report.after(model)
+        draft = None if spec.draft_model is None else _load_draft(config, spec, model, report)
     except ModelError as error:
         raise StartupError(str(error)) from error
-    spec = spec_settings(config)
-    draft = None if spec.draft_model is None else _load_draft(config, spec, model, report)
     groups = kv_groups(model, config.block_size)
     budget = plan_kv_budget(
         config,
         groups=groups,
-        bytes_per_block=sum(bytes_per_block(each, config.block_size) for each in (model, draft) if each is not None),
+        bytes_per_block=bytes_per_block(model, config.block_size)
+        + (0 if draft is None else unshared_bytes_per_block(draft, config.block_size)),
         model_max_len=model.max_position,
         free_bytes=free_memory_bytes(device),
         device=device,
@@ -108,6 +101,25 @@ def build_engine(
     return engine, info
 
 
+def _load_target(
+    config: EngineConfig,
+    files: ModelFiles,
+    device: torch.device,
+    report: ProgressReport,
+    on_tokenizer: Callable[[TokenizerInfo], None],
+) -> LoadedModel:
+    return load_model(
+        files,
+        dtype=config.dtype.value,
+        device=str(device),
+        generation_config=config.generation_config,
+        weights=_weight_options(config.quantization, includes_head=config.quantize_head),
+        overrides=parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta),
+        progress=report,
+        on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
+    )
+
+
 def _load_draft(config: EngineConfig, spec: SpecSettings, target: LoadedModel, report: ProgressReport) -> LoadedModel:
     """The draft model, on the target's device and in its dtype."""
     assert spec.draft_model is not None
@@ -140,7 +152,7 @@ def _drafter(
         runner,
         block_size=block_size,
         max_len=draft.max_position,
-        kv_group=full_attention_group(target) or 0,
+        kv_group=widest_group(kv_groups(target, block_size)),
         relative_size=draft.weight_bytes / target.weight_bytes,
     )
 

@@ -162,8 +162,8 @@ class EngineConfig:
     )
     draft_sampling: DraftSampling = option(
         DraftSampling.SAMPLED,
-        "How a draft model chooses tokens for requests with a temperature: 'sampled' has more accepted; 'greedy' keeps "
-        "the text of each seed as it is without drafts.",
+        "How a draft model chooses tokens for requests with a temperature and no seed: 'sampled' has more accepted. "
+        "With a seed they are greedy, which keeps its text as it is without drafts.",
         group="Speculation",
     )
     num_speculative_tokens: str = option(

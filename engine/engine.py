@@ -82,14 +82,13 @@ class Engine:
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
         result = self._execute(plan) if plan.items else StepResult([])
-        if plan.items:
-            self._speculator.observe(plan, result, time.perf_counter() - drafted_s)
+        step_s = time.perf_counter() - drafted_s
         outputs, stats = self._scheduler.update(plan, result)
-        outputs = self._speculator.annotate(plan, outputs)
+        outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.take(outputs)
         if verdict is AuditVerdict.DISAGREEMENT:
             logger.error("a text that was speculated differs from its replay without drafts; speculation is off")
-            self._speculator.is_off = True
+            self._speculator.give_up()
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
             self._speculator.release(sequence)
@@ -98,10 +97,9 @@ class Engine:
         if self._check_invariants:
             self._scheduler.check()
         refused, self._refused = self._refused, []
-        step_s = time.perf_counter() - start_s if plan.items else 0.0
         stats = msgspec.structs.replace(
             stats,
-            step_s=step_s,
+            step_s=time.perf_counter() - start_s if _is_for_clients(plan) else 0.0,
             expert_rows=result.expert_rows,
             expert_imbalance=result.expert_imbalance,
             audit=verdict,
@@ -111,18 +109,36 @@ class Engine:
         return StepOutputs(refused + outputs, stats)
 
     def set_speculation(self, is_on: bool) -> None:
-        """Switch drafts on or off, for comparisons of the two."""
-        self._speculator.is_off = not is_on
+        """Switch drafts on or off, for comparisons of the two. What a fault has switched off stays so."""
+        self._speculator.is_paused = not is_on
 
     def _draft(self) -> None:
-        """Let drafts be set. A fault of what proposes them ends no request, but speculation."""
+        """Let drafts be set. A fault of what proposes them ends no request."""
         try:
             self._speculator.draft(self._scheduler)
         except Exception:
-            logger.exception("drafting failed; speculation is off from now on")
-            self._speculator.is_off = True
+            logger.exception("drafting failed")
+            self._take_speculation_fault()
             for sequence in self._scheduler.running:
                 self._scheduler.set_draft(sequence, [])
+
+    def _learn(
+        self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
+    ) -> list[RequestOutput]:
+        """Let the speculator learn from the step; returns the outputs with what it adds."""
+        if not plan.items:
+            return outputs
+        try:
+            return self._speculator.observe(plan, result, outputs, step_s)
+        except Exception:
+            logger.exception("learning from a step failed")
+            self._take_speculation_fault()
+            return outputs
+
+    def _take_speculation_fault(self) -> None:
+        self._speculator.take_fault()
+        if self._speculator.is_off:
+            logger.error("speculation is off from now on: its faults go on")
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""
@@ -132,4 +148,9 @@ class Engine:
             ids = ", ".join(item.sequence.id for item in plan.items)
             logger.exception("a step of %d tokens failed; ending requests %s", plan.num_tokens, ids)
             reason = f"the engine failed while it computed this request: {type(error).__name__}"
-            return StepResult([RowResult([], error=reason) for _ in plan.items])
+            return StepResult([RowResult([], error=reason) for _ in plan.items], is_typical=False)
+
+
+def _is_for_clients(plan: StepPlan) -> bool:
+    """Whether the step computes anything but replays."""
+    return not all(item.sequence.request.is_replay for item in plan.items)

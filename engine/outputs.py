@@ -17,6 +17,8 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
         _collect_prompt_logprobs(sequence, row.prompt_logprobs)
     new_ids, finish_reason, stop_token_id = _accept(sequence, row.token_ids, eos_token_ids)
     num_rejected = item.num_draft + 1 - len(row.token_ids) if item.needs_logits else 0
+    sequence.num_drafted += item.num_draft
+    sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
     # A text that ends inside an accepted draft is shorter than what was computed for it.
     sequence.num_computed = min(sequence.num_computed + item.num_new - num_rejected, len(sequence.tokens))
     sequence.draft = []

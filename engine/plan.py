@@ -46,9 +46,11 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One RowResult an item, in the plan's order. The rest is of models with experts, as in StepStats."""
+    """One RowResult an item, in the plan's order. `is_typical`: no later step of this kind would be spared what this
+    one took time for, such as recording a tape, or failing. The rest is of models with experts, as in StepStats."""
 
     rows: list[RowResult]
+    is_typical: bool = True
     expert_rows: list[int] = field(default_factory=list)
     expert_imbalance: float | None = None
 

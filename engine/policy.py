@@ -1,5 +1,6 @@
 """Order of service: who is scheduled first, and so also who is preempted first (the last in that order)."""
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
@@ -10,8 +11,11 @@ from engine.sequence import Sequence
 def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> tuple[float, float, int]:
     """The key that a sequence keeps for life. `number` counts intakes and makes keys unique.
 
-    A preempted sequence goes back to the place that its key gives it, before everything that came later.
+    A preempted sequence goes back to the place that its key gives it, before everything that came later. A replay, for
+    which nobody waits, comes after all others.
     """
+    if sequence.request.is_replay:
+        return (math.inf, 0.0, number)
     if policy is SchedulingPolicy.PRIORITY:
         return (sequence.request.priority, sequence.request.arrival_s, number)
     return (0, 0.0, number)

@@ -139,6 +139,12 @@ class Scheduler:
                 f"{self._config.max_model_len:,}; shorten the prompt or lower max_tokens",
                 param="prompt" if num_prompt > self._config.max_model_len else "max_tokens",
             )
+        if len(request.prediction_ids) > self._config.max_model_len:
+            raise InvalidRequest(
+                f"the prediction has {len(request.prediction_ids):,} tokens; an answer can have at most "
+                f"{self._config.max_model_len:,}; shorten it",
+                param="prediction",
+            )
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""
@@ -196,12 +202,18 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """The next step: first what runs already, then, if nothing had to be preempted, what waits."""
         self._end_aborted()
+        self._yield_replays()
         items: list[PlanItem] = []
-        num_preempted = self._tally.preemptions
+        num_running = len(self._running)
         budget = self._continue_running(items)
-        if self._tally.preemptions == num_preempted:
+        if len(self._running) == num_running:
             self._admit_waiting(items, budget)
         return StepPlan(items)
+
+    def _yield_replays(self) -> None:
+        """A replay, the last in the order, gives back its place and blocks as soon as a client waits for some."""
+        while self._running and self._running[-1].request.is_replay and _num_requests(self._waiting):
+            self._preempt(self._running[-1])
 
     def _continue_running(self, items: list[PlanItem]) -> int:
         """Plan the next tokens of running sequences, in order; returns what is left of the token budget."""
@@ -241,7 +253,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take everything back; the sequence waits and will be computed again, less what is still cached then."""
-        assert len(self._running) > 1, "a sequence that runs alone always fits"
+        assert len(self._running) > 1 or sequence.request.is_replay, "a sequence that runs alone always fits"
         self._running.remove(sequence)
         self._kv.free(sequence)
         sequence.num_computed_before = max(sequence.num_computed_before, sequence.num_computed)
@@ -249,7 +261,8 @@ class Scheduler:
         sequence.draft = []
         sequence.status = SequenceStatus.WAITING
         self._waiting.add(sequence)
-        self._tally.preemptions += 1
+        if not sequence.request.is_replay:
+            self._tally.preemptions += 1
 
     def _plan_item(self, sequence: Sequence, num_new: int) -> PlanItem:
         end = sequence.num_computed + num_new
@@ -359,7 +372,7 @@ class Scheduler:
             self._running.remove(sequence)
         else:
             self._waiting.remove(sequence)
-        if output.finish_reason is FinishReason.ERROR:
+        if output.finish_reason is FinishReason.ERROR or sequence.request.is_replay:  # nobody will continue a replay
             self._kv.discard(sequence)
         else:
             self._kv.free(sequence)

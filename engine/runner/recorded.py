@@ -31,6 +31,7 @@ class RecordedLayers:
         self._tapes: dict[tuple[int, int], Tape] = {}
         self._workspace = Workspace()
         self._can_record = True
+        self.has_recorded = False  # in the last call
         self._x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         self._rotations = [
             Rotation(*(torch.empty(MAX_ROWS, len(frequencies)) for _ in range(2)))
@@ -56,6 +57,7 @@ class RecordedLayers:
         decoder = self._decoder
         x, rotations = decoder.embedded(batch), decoder.rotations(batch)
         key = (len(x), len(batch.query_lens))
+        self.has_recorded = False
         if not self._can_record or key[0] > MAX_ROWS:
             return decoder.run_layers(x, rotations, batch, self._kv)
         inputs = self._copied(x, rotations, batch)
@@ -63,6 +65,7 @@ class RecordedLayers:
         if tape is not None:
             tape.replay()
         else:
+            self.has_recorded = True
             tape = record(lambda: self._run_in_place(*inputs), self._workspace, self._replay)
             if tape is None:
                 self._can_record = False

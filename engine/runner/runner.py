@@ -65,7 +65,8 @@ class TorchRunner:
             start, end = end, end + item.num_new
             prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
             rows.append(_row_result(next(sampled) if item.needs_logits else None, prompt_logprobs))
-        return StepResult(rows, *self._expert_load.take())
+        is_typical = self._recorded is None or not self._recorded.has_recorded
+        return StepResult(rows, is_typical, *self._expert_load.take())
 
     def end_warm_up(self) -> None:
         """Forget what throw-away sequences made the counts say."""

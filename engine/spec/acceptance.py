@@ -37,15 +37,18 @@ class _RequestState:
 
 
 class Acceptance:
-    """Chances that the token at a place of a draft stands, given that those before it do."""
+    """Chances that the token at a place of a draft stands, given that those before it do.
+
+    Learned for each source, and for each request and source: a bad prediction says nothing about a draft model.
+    """
 
     def __init__(self) -> None:
         self._places: dict[Source, list[_Rate]] = {source: [] for source in Source}
-        self._requests: dict[str, _RequestState] = {}
+        self._requests: dict[str, dict[Source, _RequestState]] = {}
 
     def chances(self, request_id: str, source: Source, num_tokens: int) -> list[float]:
         """One a place. A request that has paused for long is given the benefit of the doubt."""
-        state = self._requests.get(request_id)
+        state = self._requests.get(request_id, {}).get(source)
         places = self._places[source]
         general = [
             places[place].mean(_START, _START_WEIGHT) if place < len(places) else _START for place in range(num_tokens)
@@ -57,7 +60,7 @@ class Acceptance:
     def observe(self, request_id: str, source: Source, num_drafted: int, num_accepted: int) -> None:
         """The outcome of one verification."""
         places = self._places[source]
-        state = self._requests.setdefault(request_id, _RequestState())
+        state = self._state(request_id, source)
         if state.num_idle >= state.pause:  # a new trial, after which it pauses for longer if it was in vain
             state.pause = min(2 * state.pause, _LONGEST_PAUSE)
             state.rate.fade(0.5)
@@ -70,9 +73,9 @@ class Acceptance:
             places[place].add(place < num_accepted)
             state.rate.add(place < num_accepted)
 
-    def observe_idle(self, request_id: str) -> None:
-        """A request had a proposal and did not draft it."""
-        self._requests.setdefault(request_id, _RequestState()).num_idle += 1
+    def observe_idle(self, request_id: str, source: Source) -> None:
+        """A request could have drafted from this source and did not."""
+        self._state(request_id, source).num_idle += 1
 
     def observe_idle_step(self) -> None:
         """No request drafted: what is known of all of them loses weight, or they would never be tried again."""
@@ -82,3 +85,6 @@ class Acceptance:
 
     def release(self, request_id: str) -> None:
         self._requests.pop(request_id, None)
+
+    def _state(self, request_id: str, source: Source) -> _RequestState:
+        return self._requests.setdefault(request_id, {}).setdefault(source, _RequestState())

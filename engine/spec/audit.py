@@ -1,7 +1,7 @@
 """Auditor: replays a share of speculated greedy requests without drafts, and says whether the texts agree.
 
 Verification is exact up to rounding: a step with other numbers of rows may round a logit differently. So two texts may
-part where the two best tokens were all but equal; anywhere else it is a fault, and then nobody should go on drafting.
+part where the best tokens were all but equal; anywhere else it is a fault, and then nobody should go on drafting.
 """
 
 import random
@@ -13,16 +13,17 @@ from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOu
 from engine.sampling.distribution import is_greedy
 from engine.sequence import Sequence
 
-NEAR_TIE = 0.05  # nats between the two best tokens, where rounding may choose
+NEAR_TIE = 0.05  # nats below the best token, where rounding may choose
+_NUM_TOP = 5  # tokens of each place that are looked at: more are never all but equal
 
 
 def compare(speculated: list[int], replayed: list[int], logprobs: list[TokenLogprobs]) -> AuditVerdict:
-    """logprobs: of the replayed tokens, with the two best of each place."""
+    """logprobs: of the replayed tokens, with the best few of each place."""
     for ours, theirs, scores in zip(speculated, replayed, logprobs, strict=False):
         if ours == theirs:
             continue
-        (_, best), (second, next_best) = scores.top[:2]
-        is_tie = ours == second and best - next_best <= NEAR_TIE
+        best = scores.top[0][1]
+        is_tie = any(token_id == ours and best - logprob <= NEAR_TIE for token_id, logprob in scores.top)
         return AuditVerdict.NEAR_TIE if is_tie else AuditVerdict.DISAGREEMENT
     return AuditVerdict.EQUAL
 
@@ -48,7 +49,7 @@ class Auditor:
         self._speculated = sequence.tokens[sequence.num_prompt :]
         self._replayed = RequestOutput(id=self._replay_id)
         sampling = msgspec.structs.replace(
-            sequence.request.sampling, max_tokens=sequence.num_output, logprobs=2, prompt_logprobs=None
+            sequence.request.sampling, max_tokens=sequence.num_output, logprobs=_NUM_TOP, prompt_logprobs=None
         )
         return msgspec.structs.replace(
             sequence.request,
@@ -83,7 +84,7 @@ def _is_eligible(sequence: Sequence) -> bool:
     sampling = sequence.request.sampling
     return (
         is_greedy(sampling)
-        and sequence.num_draft_accepted > 0
+        and sequence.num_drafted > 0  # refused ones too: they are rolled back
         and sequence.num_output > 0
         and not sampling.logit_bias
         and sampling.min_tokens == 0

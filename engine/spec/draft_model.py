@@ -5,20 +5,23 @@ num_computed of its own, and drafting is running plans of shadows. KV of drafted
 overwritten, as in the target. What the draft has computed of a block that many may share is remembered under the
 block's digest, so that prefix hits and preemption spare the draft what they spare the target.
 
-The draft computes nothing for a sequence until it is to draft for it; then it catches up with the context first.
+The draft computes nothing for a sequence until it is to draft for it; then it has to catch up with the context first.
 """
 
+import math
 import time
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
+from engine.kv.groups import NO_BLOCK, KVGroup
 from engine.plan import PlanItem, StepPlan
 from engine.sampling.rejection import agreeing_prefix
 from engine.sequence import Sequence, SequenceStatus
 
-# Rows that are computed along with the first drafted token; who lags further catches up in a pass of its own.
+# Rows that are computed along with the first drafted token; who lags further has to catch up first.
 _MAX_LAG = 16
 
 
@@ -29,10 +32,13 @@ class NextTokens:
 
     token_ids: list[int | None]
     probabilities: list[torch.Tensor | None]
+    is_typical: bool = True  # see StepResult
 
 
 class DraftRunner(Protocol):
     """Executes plans of shadows on the draft model."""
+
+    num_tables: int  # that a shadow needs: of each group of the draft's layers, all the same
 
     def next_tokens(self, plan: StepPlan) -> NextTokens: ...
 
@@ -53,7 +59,12 @@ class _Shadow:
     fed: list[int] = field(default_factory=list)  # drafted tokens computed after them
     num_registered: int = 0  # blocks remembered under their digest
     num_checked: int = 0  # tokens known to be readable
-    is_readable: bool = True
+    is_readable: bool = True  # the draft knows all tokens, and had something sound to say of them
+
+
+def widest_group(groups: SequenceOf[KVGroup]) -> int:
+    """The group of the target whose blocks reach back the furthest, and so can be shared with a draft model."""
+    return max(range(len(groups)), key=lambda i: -1 if groups[i].is_state else groups[i].window or math.inf)
 
 
 class DraftModel:
@@ -66,8 +77,8 @@ class DraftModel:
     def __init__(
         self, runner: DraftRunner, *, block_size: int, max_len: int, kv_group: int = 0, relative_size: float = 0.0
     ) -> None:
-        """max_len: most tokens of the draft model's context. kv_group: of the target's, whose blocks are shared.
-        relative_size: bytes of the draft's weights over the target's."""
+        """max_len: most tokens of the draft model's context. kv_group: of the target's, whose blocks are shared: see
+        `widest_group`. relative_size: bytes of the draft's weights over the target's."""
         self._runner = runner
         self._block_size = block_size
         self._max_len = max_len
@@ -76,31 +87,45 @@ class DraftModel:
         self._shadows: dict[str, _Shadow] = {}
         self._digests: dict[int, bytes] = {}  # of blocks that the draft has computed whole
         self.probabilities: dict[str, torch.Tensor] = {}
-        self.seconds_per_pass: float | None = None
 
     def begin_step(self) -> None:
         """Forget the last step's drafts, which have been verified or dropped."""
         self.probabilities.clear()
 
-    def draft(self, lengths: list[tuple[Sequence, int]], spare_tokens: int) -> list[list[int]]:
-        """The drafts of these sequences, at most as long as asked for; see Drafter. The blocks of each cover its tokens
-        and its draft."""
-        ready: list[tuple[_Shadow, int]] = []
-        for target, length in lengths:
-            shadow = self._synced(target)
-            if not shadow.is_readable or len(target.tokens) + length > self._max_len:
-                continue
-            spare_tokens -= self._catch_up(shadow, spare_tokens)
-            if shadow.sequence.num_pending <= _MAX_LAG:
-                ready.append((shadow, length))
+    def room(self, target: Sequence) -> int:
+        """The longest draft that its context leaves room for; 0 for a text with tokens that it does not know, and for
+        one whose beginning has left the target's widest window."""
+        if target.tables[self._kv_group][0] == NO_BLOCK or not self._synced(target).is_readable:
+            return 0
+        return max(0, self._max_len - len(target.tokens))
+
+    def lag(self, target: Sequence) -> int:
+        """Tokens to catch up with before it drafts for this sequence; 0 where the first pass can take them along."""
+        num_missing = self._synced(target).sequence.num_pending - 1
+        return num_missing if num_missing >= _MAX_LAG else 0
+
+    def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float | None:
+        """Compute so many tokens of each sequence's context, in one pass; returns its seconds if they are typical."""
         start_s = time.perf_counter()
-        num_passes = self._run_passes(ready)
-        self.seconds_per_pass = (time.perf_counter() - start_s) / num_passes if num_passes else None
-        drafts = {shadow.sequence.id: shadow.sequence.draft for shadow, _ in ready}
-        for shadow, _ in ready:
-            shadow.fed = shadow.sequence.draft[:-1]  # the last one has only been proposed
+        items = [
+            PlanItem(self._synced(target).sequence, num_new, num_draft=0, needs_logits=False)
+            for target, num_new in chunks
+        ]
+        is_typical = self._run(items).is_typical
+        return time.perf_counter() - start_s if is_typical else None
+
+    def draft(self, lengths: list[tuple[Sequence, int]]) -> tuple[list[list[int]], float | None]:
+        """The drafts of sequences that lag behind in nothing, at most as long as asked for, and the seconds of a pass,
+        if they are typical. The blocks of each sequence cover its tokens and its draft."""
+        shadows = [(self._synced(target), length) for target, length in lengths]
+        start_s = time.perf_counter()
+        num_passes, is_typical = self._run_passes(shadows)
+        seconds = (time.perf_counter() - start_s) / max(1, num_passes)
+        drafts = [shadow.sequence.draft for shadow, _ in shadows]
+        for (shadow, _), draft in zip(shadows, drafts, strict=True):
+            shadow.fed = draft[:-1]  # the last one has only been proposed
             shadow.sequence.draft = []
-        return [drafts.get(target.id, []) for target, _ in lengths]
+        return drafts, seconds if num_passes and is_typical else None
 
     def release(self, sequence: Sequence) -> None:
         self._shadows.pop(sequence.id, None)
@@ -114,15 +139,16 @@ class DraftModel:
         if shadow is None or shadow.num_admitted != target.num_admitted:
             shadow = self._new_shadow(target)
         sequence = shadow.sequence
-        sequence.tables = [target.tables[self._kv_group]]
+        sequence.tables = [target.tables[self._kv_group]] * self._runner.num_tables
         num_right = agreeing_prefix(shadow.fed, target.tokens[shadow.num_tokens :])
         sequence.num_computed = min(sequence.num_computed, shadow.num_tokens + num_right)
         shadow.fed = []
+        sequence.draft = []  # of a pass that failed
         shadow.num_tokens = len(target.tokens)
         self._register(shadow, target)
         self._match(shadow, target)
-        if shadow.num_checked < len(target.tokens):
-            shadow.is_readable = shadow.is_readable and self._runner.can_read(target.tokens[shadow.num_checked :])
+        if shadow.is_readable and shadow.num_checked < len(target.tokens):
+            shadow.is_readable = self._runner.can_read(target.tokens[shadow.num_checked :])
             shadow.num_checked = len(target.tokens)
         return shadow
 
@@ -141,7 +167,7 @@ class DraftModel:
     def _match(self, shadow: _Shadow, target: Sequence) -> None:
         """Take over blocks that the draft has computed for others, or before a preemption."""
         sequence, size = shadow.sequence, self._block_size
-        (blocks,) = sequence.tables
+        blocks = sequence.tables[0]
         num_full = min((len(target.tokens) - 1) // size, len(target.block_hashes), len(blocks))
         index = sequence.num_computed // size
         while index < num_full and self._digests.get(blocks[index]) == target.block_hashes[index]:
@@ -151,7 +177,9 @@ class DraftModel:
 
     def _register(self, shadow: _Shadow, target: Sequence) -> None:
         """Remember blocks of accepted tokens that the draft has filled."""
-        (blocks,) = shadow.sequence.tables
+        if not shadow.is_readable:
+            return
+        blocks = shadow.sequence.tables[0]
         num_full = min(shadow.sequence.num_computed // self._block_size, len(target.block_hashes))
         for index in range(shadow.num_registered, num_full):
             self._digests[blocks[index]] = target.block_hashes[index]
@@ -159,35 +187,29 @@ class DraftModel:
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
-    def _catch_up(self, shadow: _Shadow, spare_tokens: int) -> int:
-        """Compute up to `spare_tokens` of a context that the draft lags behind in; returns how many."""
-        sequence = shadow.sequence
-        num_new = min(sequence.num_pending - 1, spare_tokens)
-        if sequence.num_pending <= _MAX_LAG or num_new <= 0:
-            return 0
-        self._run([PlanItem(sequence, num_new, num_draft=0, needs_logits=False)])
-        return num_new
-
-    def _run_passes(self, ready: list[tuple[_Shadow, int]]) -> int:
-        """One token a sequence and pass, until each has its length; returns the number of passes."""
-        num_passes = 0
+    def _run_passes(self, ready: list[tuple[_Shadow, int]]) -> tuple[int, bool]:
+        """One token a sequence and pass, until each has its length; returns the number of passes, and whether all
+        were typical."""
+        num_passes, is_typical = 0, True
         distributions: dict[str, list[torch.Tensor]] = {}
-        drafting = [shadow.sequence for shadow, _ in ready]
-        lengths = {shadow.sequence.id: length for shadow, length in ready}
-        while drafting:
-            items = [PlanItem(s, s.num_pending, num_draft=0, needs_logits=True) for s in drafting]
+        while ready:
+            items = [
+                PlanItem(shadow.sequence, shadow.sequence.num_pending, num_draft=0, needs_logits=True)
+                for shadow, _ in ready
+            ]
             result = self._run(items)
             num_passes += 1
-            for sequence, token_id, q in zip(drafting, result.token_ids, result.probabilities, strict=True):
+            is_typical &= result.is_typical
+            for (shadow, _), token_id, q in zip(ready, result.token_ids, result.probabilities, strict=True):
                 if token_id is None:
-                    lengths[sequence.id] = len(sequence.draft)
+                    shadow.is_readable = False
                     continue
-                sequence.draft.append(token_id)
+                shadow.sequence.draft.append(token_id)
                 if q is not None:
-                    distributions.setdefault(sequence.id, []).append(q)
-            drafting = [s for s in drafting if len(s.draft) < lengths[s.id]]
+                    distributions.setdefault(shadow.sequence.id, []).append(q)
+            ready = [(s, length) for s, length in ready if s.is_readable and len(s.sequence.draft) < length]
         self.probabilities.update({id: torch.stack(rows) for id, rows in distributions.items()})
-        return num_passes
+        return num_passes, is_typical
 
     def _run(self, items: list[PlanItem]) -> NextTokens:
         for item in items:
@@ -199,7 +221,7 @@ class DraftModel:
 
     def _forget(self, sequence: Sequence, num_new: int) -> None:
         """Blocks that are being written to hold nothing that is known."""
-        (blocks,) = sequence.tables
+        blocks = sequence.tables[0]
         first, last = sequence.num_computed, sequence.num_computed + num_new - 1
         for block in blocks[first // self._block_size : last // self._block_size + 1]:
             self._digests.pop(block, None)

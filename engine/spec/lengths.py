@@ -16,10 +16,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """lengths: one a candidate. speedup: estimated, against no drafts at all."""
+    """lengths: one a candidate. tokens_per_s: estimated; None where nobody drafts."""
 
     lengths: list[int]
-    speedup: float
+    tokens_per_s: float | None
 
 
 def choose_lengths(
@@ -60,7 +60,7 @@ def choose_lengths(
             best_rate, num_taken = rate, count
     lengths = [0] * len(candidates)
     if num_taken == 0:
-        return Choice(lengths, 1.0)
+        return Choice(lengths, None)
     for _, _, number in gains[:num_taken]:
         lengths[number] += 1
-    return Choice(lengths, best_rate * plain_s / num_decoding)
+    return Choice(lengths, best_rate)

@@ -10,7 +10,8 @@ from bisect import bisect_left
 from engine.sequence import Sequence
 from engine.spec.base import Source
 
-_MOST_INDEXED = 4096  # tokens of a prompt in one step: about 5 ms
+MOST_INDEXED = 4096  # tokens of all texts together in one step: about 5 ms
+_LEAST_INDEXED = 32  # of each text, however long the others are
 
 
 class NgramIndex:
@@ -25,6 +26,10 @@ class NgramIndex:
         self._sizes = range(max_n, min_n - 1, -1)
         self._ends: dict[tuple[int, ...], list[int]] = {}
         self._num_indexed = 0
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._tokens
 
     @property
     def num_indexed(self) -> int:
@@ -55,40 +60,46 @@ class NgramIndex:
 class Follower:
     """Follows a text through a source: keeps the place in the source that comes next, as long as both agree.
 
-    num_followed: tokens of the text that were at the place in the source where they were expected.
+    After a difference it looks for the last n-gram of the text in the source: of several places it takes the latest, or
+    the first after the one that was lost. `places`: those of the source whose token came when it was expected.
     """
 
-    def __init__(self, source: list[int], index: NgramIndex, *, place: int | None, num_seen: int) -> None:
-        """place: where the source goes on now, if known. num_seen: tokens of the text that are not looked at."""
-        self._source = source
+    def __init__(self, index: NgramIndex, *, place: int | None, num_seen: int, prefers_latest: bool) -> None:
+        """index: of the source. place: where the source goes on now, if known. num_seen: tokens of the text that are
+        not looked at."""
+        self._source = index.tokens
         self._index = index
         self._place = place
         self._last_place = 0
         self._num_seen = num_seen
-        self.num_followed = 0
+        self._prefers_latest = prefers_latest
+        self.places: set[int] = set()
 
     def advance(self, tokens: list[int]) -> None:
         """Take in the tokens that came since the last call."""
         for position in range(self._num_seen, len(tokens)):
             place = self._place
             if place is not None and place < len(self._source) and self._source[place] == tokens[position]:
+                self.places.add(place)
                 self._place = place + 1
-                self.num_followed += 1
             else:
-                self._last_place, self._place = (place or self._last_place), None
+                self._last_place = self._last_place if place is None else place
+                self._place = self._find(tokens, position + 1)
         self._num_seen = len(tokens)
 
-    def next_tokens(self, tokens: list[int], num_tokens: int, *, prefers_latest: bool) -> list[int]:
-        """What the source has next; after a difference, where the last n-gram of `tokens` occurs in it.
-
-        Of several places the latest, or the first after the one that was lost.
-        """
-        if self._place is None:
-            ends = self._index.find(tokens[-self._index.max_n :])
-            if ends:
-                following = bisect_left(ends, self._last_place)
-                self._place = ends[-1] if prefers_latest or following == len(ends) else ends[following]
+    def next_tokens(self, tokens: list[int], num_tokens: int) -> list[int]:
+        """What the source has next; `tokens` as in the last call of `advance`."""
+        if self._place is None:  # what was not in the index then may be there now
+            self._place = self._find(tokens, len(tokens))
         return [] if self._place is None else self._source[self._place : self._place + num_tokens]
+
+    def _find(self, tokens: list[int], end: int) -> int | None:
+        """Where the source goes on after the last n-gram of `tokens[:end]`."""
+        ends = self._index.find(tokens[max(0, end - self._index.max_n) : end])
+        if not ends:
+            return None
+        following = bisect_left(ends, self._last_place)
+        return ends[-1] if self._prefers_latest or following == len(ends) else ends[following]
 
 
 class NgramProposer:
@@ -101,20 +112,26 @@ class NgramProposer:
         self._min_n = min_n
         self._max_n = max_n
         self._states: dict[str, tuple[NgramIndex, Follower]] = {}
+        self._num_left = MOST_INDEXED
+
+    def begin_step(self) -> None:
+        self._num_left = MOST_INDEXED
 
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
         tokens = sequence.tokens
         state = self._states.get(sequence.id)
         if state is None:
             index = NgramIndex(tokens, self._min_n, self._max_n)
-            state = index, Follower(tokens, index, place=None, num_seen=len(tokens))
+            state = index, Follower(index, place=None, num_seen=len(tokens), prefers_latest=True)
             self._states[sequence.id] = state
         index, follower = state
         follower.advance(tokens)
-        # Not the last n-gram, which must not find itself; and a long prompt over several steps, as a pause that others
+        # Not the last n-gram, which must not find itself; and long prompts over several steps, as a pause that others
         # would notice.
-        index.update(min(len(tokens) - 1, index.num_indexed + _MOST_INDEXED))
-        return follower.next_tokens(tokens, num_tokens, prefers_latest=True)
+        num_new = min(len(tokens) - 1 - index.num_indexed, max(_LEAST_INDEXED, self._num_left))
+        index.update(index.num_indexed + num_new)
+        self._num_left -= num_new
+        return follower.next_tokens(tokens, num_tokens)
 
     def release(self, sequence: Sequence) -> None:
         self._states.pop(sequence.id, None)

@@ -1,45 +1,65 @@
 """A client's predicted output as the draft (OpenAI's `prediction`): an edited file is mostly the file as it was."""
 
+from weakref import WeakValueDictionary
+
 from engine.sequence import Sequence
 from engine.spec.base import Source
-from engine.spec.ngram import Follower, NgramIndex
+from engine.spec.ngram import MOST_INDEXED, Follower, NgramIndex
 
 _MIN_N, _MAX_N = 2, 4  # after a difference the output is found again in the prediction by so many tokens
 
 
 class PredictionProposer:
-    """Follows each sequence through its request's prediction."""
+    """Follows each sequence through its request's prediction, of which there is one index for all choices.
+
+    A prediction is indexed over several steps if it is long, and followed when that is done: so what is found in it
+    depends on the text alone.
+    """
 
     source = Source.PREDICTION
 
     def __init__(self) -> None:
-        self._followers: dict[str, Follower] = {}
+        self._indices: WeakValueDictionary[tuple[int, ...], NgramIndex] = WeakValueDictionary()
+        self._followers: dict[str, tuple[NgramIndex, Follower]] = {}
+        self._num_left = MOST_INDEXED
+
+    def begin_step(self) -> None:
+        self._num_left = MOST_INDEXED
 
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
         if not sequence.request.prediction_ids:
             return []
-        follower = self._follower(sequence)
-        follower.advance(sequence.tokens)
-        return follower.next_tokens(sequence.tokens, num_tokens, prefers_latest=False)
+        follower = self._advanced(sequence)
+        return [] if follower is None else follower.next_tokens(sequence.tokens, num_tokens)
 
     def num_found(self, sequence: Sequence) -> int:
         """Tokens of the prediction that the output has had, whether or not they were verified as a draft."""
-        follower = self._follower(sequence)
-        follower.advance(sequence.tokens)
-        # Finds the place again after a difference even where nothing is proposed, so that the count depends on the
-        # text alone.
-        follower.next_tokens(sequence.tokens, 0, prefers_latest=False)
-        return follower.num_followed
+        follower = self._advanced(sequence)
+        return 0 if follower is None else len(follower.places)
 
     def release(self, sequence: Sequence) -> None:
         self._followers.pop(sequence.id, None)
 
-    def _follower(self, sequence: Sequence) -> Follower:
-        follower = self._followers.get(sequence.id)
-        if follower is None:
-            ids = sequence.request.prediction_ids
-            index = NgramIndex(ids, _MIN_N, _MAX_N)
-            index.update(len(ids))
-            follower = Follower(ids, index, place=0, num_seen=sequence.num_prompt)
-            self._followers[sequence.id] = follower
+    def _advanced(self, sequence: Sequence) -> Follower | None:
+        """The sequence's follower with all its tokens taken in; None while the index is not complete."""
+        state = self._followers.get(sequence.id)
+        if state is None:
+            index = self._index(tuple(sequence.request.prediction_ids))
+            state = index, Follower(index, place=0, num_seen=sequence.num_prompt, prefers_latest=False)
+            self._followers[sequence.id] = state
+        index, follower = state
+        num_new = min(len(index.tokens) - index.num_indexed, self._num_left)
+        if num_new:
+            index.update(index.num_indexed + num_new)
+            self._num_left -= num_new
+        if index.num_indexed < len(index.tokens):
+            return None
+        follower.advance(sequence.tokens)
         return follower
+
+    def _index(self, prediction_ids: tuple[int, ...]) -> NgramIndex:
+        index = self._indices.get(prediction_ids)
+        if index is None:
+            index = NgramIndex(list(prediction_ids), _MIN_N, _MAX_N)
+            self._indices[prediction_ids] = index
+        return index

@@ -1,44 +1,24 @@
 """Speculator: before each step it decides who drafts how many tokens, and after it learns what came of them."""
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
-from engine.plan import StepPlan, StepResult
+from engine.plan import PlanItem, StepPlan, StepResult
 from engine.protocol import RequestOutput
 from engine.sequence import Sequence
 from engine.spec.acceptance import Acceptance
-from engine.spec.base import Lookup, Proposal, Source
+from engine.spec.base import Drafter, Lookup, Source
+from engine.spec.catch_up import CatchUp, chunks
+from engine.spec.costs import Costs, is_decoding
+from engine.spec.faults import FaultBook
 from engine.spec.lengths import Candidate, Choice, choose_lengths
+from engine.spec.options import Option, Options
 from engine.spec.prediction import PredictionProposer
-from engine.spec.step_times import StepTimes
-
-_PREFILL_ROWS = 64  # a step with so many is a measure of arithmetic
-_MEMORY = 0.98  # of the realised speed-up, from step to step
-
-
-class Drafter(Protocol):
-    """A draft model, as the speculator sees it."""
-
-    def begin_step(self) -> None:
-        """Forget the last step's drafts."""
-
-    def draft(self, lengths: list[tuple[Sequence, int]], spare_tokens: int) -> list[list[int]]:
-        """The drafts of these sequences; [] for one whose context it had first to catch up with, which it did as far
-        as `spare_tokens` went."""
-
-    @property
-    def relative_size(self) -> float:
-        """Bytes that a pass reads, over those of the target."""
-
-    @property
-    def seconds_per_pass(self) -> float | None:
-        """Of the last `draft`, catching up not counted; None if nothing was drafted."""
-
-    def release(self, sequence: Sequence) -> None: ...
+from engine.spec.report import SpecReport
 
 
 class DraftScheduler(Protocol):
@@ -55,142 +35,175 @@ class DraftScheduler(Protocol):
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None: ...
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What speculation did in one step; names as in StepStats."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The step without drafts. num_spare: tokens that its budget leaves."""
 
-    num_drafts: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
-    accepted_by_position: list[int] = field(default_factory=list)
-    draft_length: float | None = None
-    estimated_speedup: float | None = None
-    realised_speedup: float | None = None
+    num_sequences: int
+    num_decoding: int
+    num_rows: int
+    num_spare: int
+
+    @classmethod
+    def of(cls, running: list[Sequence], max_num_batched_tokens: int) -> "Load":
+        num_rows = sum(sequence.num_pending for sequence in running)
+        return cls(
+            num_sequences=len(running),
+            num_decoding=sum(sequence.num_pending == 1 for sequence in running),
+            num_rows=num_rows,
+            num_spare=max(0, max_num_batched_tokens - num_rows),
+        )
 
 
 class Speculator:
-    """Calls alternate: `draft` before the scheduler plans, `observe` with the plan and its result before `update`."""
+    """Calls alternate: `draft` before the scheduler plans, `observe` when it has taken the result in."""
 
     def __init__(self, max_tokens: int, *, lookups: Iterable[Lookup] = (), drafter: Drafter | None = None) -> None:
-        """max_tokens: of a draft. A request's prediction is asked first, then `lookups`; the draft model serves those
-        sequences for which none finds anything."""
+        """max_tokens: of a draft. A request's prediction, the `lookups` and the draft model compete for each draft."""
         self._predictions = PredictionProposer()
-        self._lookups: list[Lookup] = [self._predictions, *lookups]
         self._drafter = drafter
-        self._max_tokens = max_tokens
-        self._times = StepTimes()
-        self._pass_times = StepTimes()
+        self._costs = Costs(0.0 if drafter is None else drafter.relative_size)
         self._acceptance = Acceptance()
+        self._faults = FaultBook()
+        self._options = Options(
+            max_tokens,
+            [self._predictions, *lookups],
+            drafter,
+            acceptance=self._acceptance,
+            costs=self._costs,
+            faults=self._faults,
+        )
+        self._catch_up = CatchUp()
+        self._report = SpecReport()
         self._sources: dict[str, Source] = {}  # of the drafts that the next step verifies
         self._draft_s = 0.0
-        self._tally = _Tally()
-        self._plain_s_total = self._real_s_total = 0.0
-        self.is_off = False
+        self._has_disagreed = False
+        self.is_paused = False  # for comparisons
+
+    @property
+    def is_off(self) -> bool:
+        """For good, by faults or `give_up`."""
+        return self._has_disagreed or self._faults.is_off
+
+    def give_up(self) -> None:
+        """Never draft again."""
+        self._has_disagreed = True
 
     # --- before a step ------------------------------------------------------------------------------------------------
 
     def draft(self, scheduler: DraftScheduler) -> None:
-        """Set the drafts of those running sequences for which it pays."""
+        """Set the drafts of those running sequences for which it pays. If it raises, `take_fault` must follow."""
         self._sources = {}
-        self._tally = _Tally()
         self._draft_s = 0.0
-        if self._drafter is not None:
-            self._drafter.begin_step()
-        if self.is_off:
+        self._report.begin_step()
+        self._options.begin_step()
+        if self.is_off or self.is_paused:
             return
-        running = scheduler.running
         start_s = time.perf_counter()
-        proposals = self._propose(running)
-        num_pending = sum(sequence.num_pending for sequence in running)
-        if not proposals or not self._knows_plain(running, num_pending):
-            return
-        choice = self._choose(proposals, running, scheduler.max_num_batched_tokens)
-        self._tally.estimated_speedup = choice.speedup
-        spare = max(0, scheduler.max_num_batched_tokens - num_pending)
-        drafting = [
-            (sequence, proposal, length)
-            for (sequence, proposal), length in zip(proposals, choice.lengths, strict=True)
-            if length
-        ]
-        granted = scheduler.grant_drafts([(sequence, length) for sequence, _, length in drafting])
-        modelled: list[tuple[Sequence, int]] = []
-        for (sequence, proposal, _), room in zip(drafting, granted, strict=True):
-            if proposal.source is Source.DRAFT_MODEL and room:
-                modelled.append((sequence, room))
-            else:
-                self._set(scheduler, sequence, proposal.source, proposal.token_ids[:room])
-        if modelled:
-            self._run_drafter(scheduler, modelled, spare)
-        for (sequence, _), length in zip(proposals, choice.lengths, strict=True):
-            if length == 0:
-                self._acceptance.observe_idle(sequence.id)
-        if not drafting:
-            self._acceptance.observe_idle_step()
-            self._pass_times.age()
+        running = scheduler.running
+        load = Load.of(running, scheduler.max_num_batched_tokens)
+        options = self._options.of(running)
+        if options and self._knows_plain(load):
+            self._draft(scheduler, options, load)
         self._draft_s = time.perf_counter() - start_s
 
-    def _propose(self, running: list[Sequence]) -> list[tuple[Sequence, Proposal]]:
-        """What could be drafted; a draft model's tokens are not known yet, only their number."""
-        proposals = []
-        for sequence in running:
-            if sequence.num_pending != 1 or sequence.request.is_replay:
-                continue
-            most = min(self._max_tokens, sequence.num_remaining - 1)
-            if most <= 0:
-                continue
-            proposal = self._look_up(sequence, most)
-            if proposal is None and self._drafter is not None:
-                proposal = Proposal(Source.DRAFT_MODEL, [0] * most)
-            if proposal is not None:
-                proposals.append((sequence, proposal))
-        return proposals
+    def _draft(self, scheduler: DraftScheduler, options: list[Option], load: Load) -> None:
+        self._compute_context(options, load)
+        ready = [option for option in options if option.lag == 0]
+        choice = self._choose(ready, load)
+        self._report.foresee(self._speedup(choice, load))
+        chosen = []
+        for option, length in zip(ready, choice.lengths, strict=True):
+            if length:
+                chosen.append((option, length))
+            else:
+                self._acceptance.observe_idle(option.sequence.id, option.source)
+        if not chosen:
+            self._acceptance.observe_idle_step()
+            self._costs.age_passes()
+            return
+        modelled: list[tuple[Sequence, int]] = []
+        granted = scheduler.grant_drafts([(option.sequence, length) for option, length in chosen])
+        for (option, _), room in zip(chosen, granted, strict=True):
+            if option.source is Source.DRAFT_MODEL and room:
+                modelled.append((option.sequence, room))
+            else:
+                self._set(scheduler, option.sequence, option.source, option.token_ids[:room])
+        if modelled:
+            self._run_drafter(scheduler, modelled)
 
-    def _knows_plain(self, running: list[Sequence], num_pending: int) -> bool:
+    def _knows_plain(self, load: Load) -> bool:
         """Whether it is known how long this step takes without drafts; else it is measured now."""
-        is_decoding = num_pending == len(running)
-        return not is_decoding or self._times.knows(len(running), num_pending)
+        return load.num_decoding < load.num_sequences or self._costs.knows_plain(load.num_sequences)
 
-    def _look_up(self, sequence: Sequence, most: int) -> Proposal | None:
-        for lookup in self._lookups:
-            if token_ids := lookup.propose(sequence, most):
-                return Proposal(lookup.source, token_ids)
-        return None
-
-    def _choose(
-        self, proposals: list[tuple[Sequence, Proposal]], running: list[Sequence], max_num_batched_tokens: int
-    ) -> Choice:
-        decoding = sum(sequence.num_pending == 1 for sequence in running)
-        num_pending = sum(sequence.num_pending for sequence in running)
-        step_s = self._step_estimate(len(running), num_pending)
+    def _choose(self, options: list[Option], load: Load) -> Choice:
+        plain_s = self._costs.step_s(load.num_sequences, load.num_rows)
         return choose_lengths(
             [
                 Candidate(
-                    self._acceptance.chances(sequence.id, proposal.source, len(proposal.token_ids)),
-                    needs_passes=proposal.source is Source.DRAFT_MODEL,
+                    self._acceptance.chances(option.sequence.id, option.source, len(option.token_ids)),
+                    needs_passes=option.source is Source.DRAFT_MODEL,
                 )
-                for sequence, proposal in proposals
+                for option in options
             ],
-            num_decoding=decoding,
-            row_budget=max(0, max_num_batched_tokens - num_pending),
-            step_s=step_s,
-            pass_s=lambda num_drafting: self._pass_estimate(num_drafting, step_s(0)),
+            num_decoding=load.num_decoding,
+            row_budget=load.num_spare,
+            step_s=lambda num_drafted: self._costs.step_s(load.num_sequences, load.num_rows + num_drafted),
+            pass_s=lambda num_drafting: self._costs.pass_s(num_drafting, plain_s),
         )
 
-    def _pass_estimate(self, num_drafting: int, plain_s: float) -> float:
-        """Seconds of a pass of the draft model; until it has been measured, its share of the model's size tells."""
-        if self._pass_times.knows(num_drafting, num_drafting):
-            return self._pass_times.estimate(num_drafting, num_drafting)
-        return plain_s * (0.0 if self._drafter is None else self._drafter.relative_size)
+    def _speedup(self, choice: Choice, load: Load) -> float:
+        """Estimated, against no drafts at all."""
+        if choice.tokens_per_s is None:
+            return 1.0
+        return choice.tokens_per_s * self._costs.mean_step_s(load.num_sequences, load.num_rows) / load.num_decoding
 
-    def _step_estimate(self, num_sequences: int, num_rows: int) -> Callable[[int], float]:
-        return lambda num_drafted: self._times.estimate(num_sequences, num_rows + num_drafted)
+    # --- the draft model ----------------------------------------------------------------------------------------------
 
-    def _run_drafter(self, scheduler: DraftScheduler, lengths: list[tuple[Sequence, int]], spare: int) -> None:
+    def _compute_context(self, options: list[Option], load: Load) -> None:
+        """Let the draft model catch up with sequences for which that pays, some way in each step."""
+        lagging = [option for option in options if option.lag]
+        if not lagging:
+            return
         assert self._drafter is not None
-        drafts = self._drafter.draft(lengths, spare)
-        num_drafting = sum(bool(token_ids) for token_ids in drafts)
-        if (seconds := self._drafter.seconds_per_pass) is not None:
-            self._pass_times.observe(num_drafting, num_drafting, seconds)
+        choice = self._choose(options, load)
+        speedup = self._speedup(choice, load)
+        worthwhile = []
+        for option, length in zip(options, choice.lengths, strict=True):
+            if option.lag and length == 0:
+                self._acceptance.observe_idle(option.sequence.id, option.source)
+            elif option.lag and self._is_worthwhile(option, speedup, load):
+                worthwhile.append((option.sequence, option.lag))
+        taken = chunks(
+            worthwhile,
+            load.num_spare,
+            seconds_per_token=self._costs.context_s(1),
+            most_s=self._longest_pause_s(load, len(worthwhile)),
+        )
+        if not taken:
+            return
+        with self._faults.suspecting([sequence for sequence, _ in taken]):
+            seconds = self._drafter.catch_up(taken)
+        if seconds is not None:
+            self._costs.observe_context(sum(num_new for _, num_new in taken), seconds)
+
+    def _is_worthwhile(self, option: Option, speedup: float, load: Load) -> bool:
+        seconds_per_token = self._costs.mean_step_s(load.num_sequences, load.num_rows) / load.num_decoding
+        saved_s = self._catch_up.saved_s(option.sequence, seconds_per_token=seconds_per_token, speedup=speedup)
+        return saved_s > self._costs.context_s(option.lag)
+
+    def _longest_pause_s(self, load: Load, num_lagging: int) -> float | None:
+        """How long a step may be held up for its sequences' sake; None if there are no others."""
+        if load.num_sequences == num_lagging:
+            return None
+        return self._costs.step_s(load.num_sequences, load.num_rows)
+
+    def _run_drafter(self, scheduler: DraftScheduler, lengths: list[tuple[Sequence, int]]) -> None:
+        assert self._drafter is not None
+        with self._faults.suspecting([sequence for sequence, _ in lengths]):
+            drafts, pass_s = self._drafter.draft(lengths)
+        if pass_s is not None:
+            self._costs.observe_pass(len(drafts), pass_s)
         for (sequence, _), token_ids in zip(lengths, drafts, strict=True):
             self._set(scheduler, sequence, Source.DRAFT_MODEL, token_ids)
 
@@ -200,63 +213,62 @@ class Speculator:
 
     # --- after it -----------------------------------------------------------------------------------------------------
 
-    def observe(self, plan: StepPlan, result: StepResult, step_s: float) -> None:
-        """Learn from a step before `update` takes it in. step_s: without the drafting."""
-        num_emitted = 0
+    def observe(
+        self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
+    ) -> list[RequestOutput]:
+        """Learn from a step; returns its outputs, of requests with a prediction with how much of it they have had.
+
+        outputs: as `update` has made them of the result. step_s: without the drafting.
+        """
+        num_new = {output.id: len(output.new_ids) for output in outputs}
         for item, row in zip(plan.items, result.rows, strict=True):
-            num_emitted += len(row.token_ids)
-            if not item.num_draft or not row.token_ids:
-                continue
-            num_accepted = len(row.token_ids) - 1
-            self._acceptance.observe(item.sequence.id, self._sources[item.sequence.id], item.num_draft, num_accepted)
-            item.sequence.num_drafted += item.num_draft
-            item.sequence.num_draft_accepted += num_accepted
-            self._count(item.num_draft, num_accepted)
-        is_decoding = all(item.num_new - item.num_draft == 1 and item.needs_logits for item in plan.items)
-        if is_decoding:
-            self._times.observe(len(plan.items), plan.num_tokens, step_s)
-            self._observe_speedup(len(plan.items), num_emitted, step_s)
-        elif plan.num_tokens >= _PREFILL_ROWS:
-            self._times.observe_prefill(plan.num_tokens, step_s)
+            if item.num_draft and row.token_ids:
+                self._take_verified(item, len(row.token_ids) - 1, num_new.get(item.sequence.id, 0))
+        if result.is_typical:
+            self._costs.observe_step(plan, step_s)
+        if is_decoding(plan) and not any(item.sequence.request.is_replay for item in plan.items):
+            num_sequences = len(plan.items)
+            self._report.take_decoding(
+                num_sequences,
+                sum(num_new.get(item.sequence.id, 0) for item in plan.items),
+                plain_s=self._costs.mean_step_s(num_sequences, num_sequences),
+                real_s=step_s + self._draft_s,
+            )
+        return self._with_predictions(plan, outputs)
 
-    def _count(self, num_drafted: int, num_accepted: int) -> None:
-        tally = self._tally
-        tally.num_drafts += 1
-        tally.draft_tokens += num_drafted
-        tally.accepted_tokens += num_accepted
-        tally.accepted_by_position += [0] * (num_accepted - len(tally.accepted_by_position))
-        for place in range(num_accepted):
-            tally.accepted_by_position[place] += 1
+    def _take_verified(self, item: PlanItem, num_accepted: int, num_new: int) -> None:
+        """num_new: tokens that the text has had of it: less than were accepted if it ended, none if it was aborted."""
+        sequence = item.sequence
+        self._acceptance.observe(sequence.id, self._sources[sequence.id], item.num_draft, num_accepted)
+        if num_new:
+            self._report.count_draft(item.num_draft, min(num_accepted, num_new))
+        self._faults.forgive()
 
-    def _observe_speedup(self, num_sequences: int, num_emitted: int, step_s: float) -> None:
-        """Seconds that the emitted tokens would have taken one by one, over those that they took."""
-        plain_s = self._times.estimate(num_sequences, num_sequences)
-        self._plain_s_total = self._plain_s_total * _MEMORY + plain_s * num_emitted / num_sequences
-        self._real_s_total = self._real_s_total * _MEMORY + step_s + self._draft_s
-        self._tally.realised_speedup = self._plain_s_total / max(1e-9, self._real_s_total)
-        self._tally.draft_length = self._tally.draft_tokens / num_sequences
-
-    def annotate(self, plan: StepPlan, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        """The outputs of `update`, those of requests with a prediction with how much of it they have had."""
-        predicted = {
+    def _with_predictions(self, plan: StepPlan, outputs: list[RequestOutput]) -> list[RequestOutput]:
+        found = {
             item.sequence.id: self._predictions.num_found(item.sequence)
             for item in plan.items
             if item.sequence.request.prediction_ids and item.needs_logits
         }
-        if not predicted:
+        if not found:
             return outputs
         return [
-            msgspec.structs.replace(output, num_predicted=predicted[output.id]) if output.id in predicted else output
+            msgspec.structs.replace(output, num_predicted=found[output.id]) if output.id in found else output
             for output in outputs
         ]
 
+    def take_fault(self) -> None:
+        """Something here has raised; see FaultBook."""
+        self._sources = {}
+        self._faults.take()
+
     def step_stats(self) -> dict[str, Any]:
         """Fields of StepStats, of the step since the last `draft`."""
-        return {name: getattr(self._tally, name) for name in _Tally.__slots__}
+        return self._report.stats()
 
     def release(self, sequence: Sequence) -> None:
-        for lookup in self._lookups:
-            lookup.release(sequence)
-        if self._drafter is not None:
-            self._drafter.release(sequence)
+        self._options.release(sequence)
         self._acceptance.release(sequence.id)
+        self._faults.release(sequence)
+        if sequence.num_output:
+            self._catch_up.observe_end(sequence.num_output)

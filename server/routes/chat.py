@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from msgspec import UNSET
 from starlette.responses import Response
 
+from engine.errors import InvalidRequest
 from server.choice import Finish, ScoredToken
 from server.deps import Context, json_body
 from server.generation import Generation
@@ -49,16 +50,25 @@ async def create_chat_completion(
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     max_tokens = room_for_output([prompt], info.max_model_len, asked=asked_max_tokens, param=param, default=None)
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
-    prediction_ids: list[int] = []
-    if body.prediction is not None:
-        prediction_ids = await text.tokenizer.encode_async(
-            body.prediction.text, add_special_tokens=False, parse_special=False
-        )
+    prediction_ids = await _prediction_ids(body, text.tokenizer, info.max_model_len)
     generation = start_generation(
         request, context, text, body, prompts=[prompt], sampling=sampling, prediction_ids=prediction_ids
     )
     form = _ChatFormat(context.model_name, text.tokenizer, body)
     return await answer(request, context, generation, form, stream=bool(body.stream), headers=headers)
+
+
+async def _prediction_ids(body: ChatCompletionRequest, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
+    """What the client expects as the answer. Raises InvalidRequest if no answer can be so long."""
+    if body.prediction is None:
+        return []
+    ids = await tokenizer.encode_async(body.prediction.text, add_special_tokens=False, parse_special=False)
+    if len(ids) > max_model_len:
+        raise InvalidRequest(
+            f"the prediction has {len(ids):,} tokens; prompt and answer can have {max_model_len:,}; shorten it",
+            param="prediction",
+        )
+    return ids
 
 
 class _ChatFormat:

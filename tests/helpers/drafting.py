@@ -6,11 +6,13 @@ from engine.engine import Engine
 from engine.kv.groups import KVGroup
 from engine.local import LocalClient
 from engine.plan import StepPlan, StepResult
-from engine.protocol import EngineRequest
+from engine.protocol import EngineRequest, RequestOutput
 from engine.sequence import Sequence
 from engine.spec.base import Source
-from engine.spec.draft_model import NextTokens
-from engine.spec.speculator import Speculator
+from engine.spec.draft_model import DraftModel, NextTokens
+from engine.spec.lengths import Choice
+from engine.spec.options import Option
+from engine.spec.speculator import Load, Speculator
 from tests.helpers.engines import make_engine
 from tests.helpers.ledger import VOCAB_SIZE, LedgerRunner, next_token
 
@@ -24,6 +26,9 @@ class Oracle:
         """quality: 1 is always right, 0 always wrong."""
         self._threshold = int(quality * 1000)
         self.released: list[str] = []
+
+    def begin_step(self) -> None:
+        pass
 
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
         draft: list[int] = []
@@ -43,16 +48,21 @@ class Oracle:
 class AlwaysFull(Speculator):
     """Drafts all that is proposed, whatever it costs: for tests of exactness, which must not depend on a clock."""
 
-    def _knows_plain(self, running, num_pending):  # type: ignore[no-untyped-def]  # noqa: ARG002
+    def _knows_plain(self, load: Load) -> bool:  # noqa: ARG002
         return True
 
-    def _choose(self, proposals, running, max_num_batched_tokens):  # type: ignore[no-untyped-def]
-        choice = super()._choose(proposals, running, max_num_batched_tokens)
-        budget = max_num_batched_tokens - sum(sequence.num_pending for sequence in running)
-        for index, (_, proposal) in enumerate(proposals):
-            choice.lengths[index] = max(0, min(budget, len(proposal.token_ids)))
-            budget -= choice.lengths[index]
-        return choice
+    def _choose(self, options: list[Option], load: Load) -> Choice:
+        lengths, budget = [], load.num_spare
+        for option in options:
+            lengths.append(max(0, min(budget, len(option.token_ids))))
+            budget -= lengths[-1]
+        return Choice(lengths, None)
+
+    def _is_worthwhile(self, option: Option, speedup: float, load: Load) -> bool:  # noqa: ARG002
+        return True
+
+    def _longest_pause_s(self, load: Load, num_lagging: int) -> float | None:  # noqa: ARG002
+        return None
 
 
 class Timed(Speculator):
@@ -60,8 +70,17 @@ class Timed(Speculator):
 
     row_ms = 1.0
 
-    def observe(self, plan: StepPlan, result: StepResult, step_s: float) -> None:  # noqa: ARG002
-        super().observe(plan, result, 0.030 + self.row_ms / 1000 * plan.num_tokens)
+    def observe(
+        self,
+        plan: StepPlan,
+        result: StepResult,
+        outputs: list[RequestOutput],
+        step_s: float,  # noqa: ARG002
+    ) -> list[RequestOutput]:
+        return super().observe(plan, result, outputs, self.seconds(plan.num_tokens))
+
+    def seconds(self, num_rows: int) -> float:
+        return 0.030 + self.row_ms / 1000 * num_rows
 
 
 def speculating_engine(speculator: Speculator, **options: object) -> tuple[Engine, LedgerRunner]:
@@ -73,16 +92,33 @@ def texts(engine: Engine, requests: Iterable[EngineRequest]) -> tuple[dict[str, 
     return {id: output.new_ids for id, output in client.generate(requests).items()}, client
 
 
+class PricedDraftModel(DraftModel):
+    """A DraftModel with made-up times: what a pass takes, and a token of the context."""
+
+    pass_s = 0.005
+    token_s = 0.001
+
+    def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float:
+        super().catch_up(chunks)
+        return self.token_s * sum(num_new for _, num_new in chunks)
+
+    def draft(self, lengths: list[tuple[Sequence, int]]) -> tuple[list[list[int]], float | None]:
+        return super().draft(lengths)[0], self.pass_s
+
+
 class LedgerDraftRunner:
     """A DraftRunner over a ledger of its own, which checks every slot that the draft reads, and an oracle's tokens."""
 
     def __init__(self, num_blocks: int, block_size: int, quality: float) -> None:
         self.ledger = LedgerRunner(num_blocks, (KVGroup(block_size),))
         self._oracle = Oracle(quality)
+        self.num_tables = 1
         self.num_passes = 0
+        self.num_rows = 0
 
     def next_tokens(self, plan: StepPlan) -> NextTokens:
         self.num_passes += 1
+        self.num_rows += plan.num_tokens
         self.ledger.execute_unshared(plan)
         drafting = [item.sequence for item in plan.items if item.needs_logits]
         token_ids = [self._oracle.next_after(s.tokens + s.draft, s.seed) for s in drafting]

@@ -18,7 +18,7 @@ def make_request(
     prompt: list[int],
     *,
     max_tokens: int = 8,
-    seed: int = 0,
+    seed: int | None = 0,
     priority: int = 0,
     arrival_s: float = 0.0,
     cache_salt: str = "",
@@ -51,6 +51,7 @@ def make_engine(
     windows: tuple[int | None, ...] = (None,),
     num_states: int = 0,
     speculator: Speculator | None = None,
+    spec_audit_rate: float = 0.0,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states)
@@ -63,6 +64,7 @@ def make_engine(
         block_size=block_size,
         enable_prefix_caching=enable_prefix_caching,
         check_invariants=True,
+        spec_audit_rate=spec_audit_rate,
     )
     runner = LedgerRunner(num_blocks, groups, num_states)
     engine = Engine(

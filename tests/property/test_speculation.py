@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
 from engine.engine import Engine
-from engine.plan import StepPlan
+from engine.kv.groups import KVGroup
 from engine.protocol import EngineRequest
-from engine.spec.draft_model import DraftModel
+from engine.spec.draft_model import DraftModel, widest_group
 from engine.spec.ngram import NgramProposer
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
@@ -61,14 +60,14 @@ def test_tokens_do_not_depend_on_speculation(
 ) -> None:
     lookups = {"oracle": [Oracle(quality)], "ngram": [NgramProposer(1, 2)]}.get(kind, [])
     drafter = None
-    if kind == "model":
-        schedule = {**schedule, "windows": (None,)}
     num_blocks = blocks_of_pool(schedule, spare)
     if kind == "model":
+        size = schedule["block_size"]
         drafter = DraftModel(
-            LedgerDraftRunner(num_blocks, schedule["block_size"], quality),
-            block_size=schedule["block_size"],
+            LedgerDraftRunner(num_blocks, size, quality),
+            block_size=size,
             max_len=40,
+            kv_group=widest_group([KVGroup(size, window) for window in schedule["windows"]]),
         )
     if kind == "prediction":
         requests = _with_predictions(requests, noise)
@@ -107,17 +106,3 @@ def test_a_prefix_that_was_drafted_over_is_not_computed_by_the_draft_again() -> 
     passes = runner.num_passes
     texts(engine, [make_request("b", [*prompt, 1, 2], max_tokens=6, ignore_eos=True)])
     assert runner.num_passes - passes == 4  # no pass to catch up
-
-
-def test_a_draft_model_that_fails_ends_speculation_and_no_request(caplog: pytest.LogCaptureFixture) -> None:
-    engine, runner = _model_engine(1.0)
-
-    def fail(plan: StepPlan) -> Any:
-        raise RuntimeError(f"no luck with {len(plan.items)}")
-
-    runner.next_tokens = fail  # type: ignore[method-assign]
-    request = make_request("a", make_prompt(6), max_tokens=12, ignore_eos=True)
-    ids, client = texts(engine, [request])
-    assert ids["a"] == expected_ids(request)
-    assert sum(step.draft_tokens for step in client.steps) == 0
-    assert "speculation is off" in caplog.text

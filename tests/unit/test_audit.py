@@ -2,19 +2,18 @@
 
 import pytest
 
+from engine.config import SchedulingPolicy
 from engine.engine import Engine
 from engine.local import LocalClient
-from engine.protocol import AuditVerdict, StepOutputs, TokenLogprobs
-from engine.spec.audit import Auditor, compare
+from engine.protocol import AuditVerdict, StepOutputs, StepStats, TokenLogprobs
+from engine.spec.audit import compare
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner
 
 
-def _auditing_engine() -> tuple[Engine, LedgerRunner]:
-    engine, runner = speculating_engine(AlwaysFull(4, lookups=[Oracle(0.8)]))
-    engine._auditor = Auditor(1.0)
-    return engine, runner
+def _auditing_engine(**options: object) -> tuple[Engine, LedgerRunner]:
+    return speculating_engine(AlwaysFull(4, lookups=[Oracle(0.8)]), spec_audit_rate=1.0, **options)
 
 
 def _scores(*top: tuple[int, float]) -> TokenLogprobs:
@@ -30,6 +29,12 @@ def test_texts_may_part_at_a_near_tie_and_nowhere_else() -> None:
     assert compare([5, 9], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT  # neither of the two
 
 
+def test_texts_may_part_where_three_are_all_but_equal() -> None:
+    tie = _scores((7, -1.10), (8, -1.11), (9, -1.14), (6, -1.16))
+    assert compare([9], [7], [tie]) is AuditVerdict.NEAR_TIE
+    assert compare([6], [7], [tie]) is AuditVerdict.DISAGREEMENT
+
+
 def test_a_replay_is_seen_by_nobody_and_counted_nowhere() -> None:
     engine, runner = _auditing_engine()
     request = make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True)
@@ -42,6 +47,64 @@ def test_a_replay_is_seen_by_nobody_and_counted_nowhere() -> None:
     assert sum(step.prefix_queries for step in client.steps) == 9
     assert max(step.running for step in client.steps) == 1
     assert client.steps[-1].running == 0
+
+
+def test_requests_whose_drafts_were_all_refused_are_audited_too() -> None:
+    engine, _ = speculating_engine(AlwaysFull(4, lookups=[Oracle(0.0)]), spec_audit_rate=1.0)
+    client = LocalClient(engine)
+    client.generate([make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True)])
+    assert sum(step.accepted_tokens for step in client.steps) == 0
+    assert [step.audit for step in client.steps if step.audit] == [AuditVerdict.EQUAL]
+
+
+def _start_replay(engine: Engine, **request: object) -> list[StepStats]:
+    """Steps until the replay of a request has begun."""
+    engine.add(make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True, **request))  # type: ignore[arg-type]
+    steps = []
+    while not any(sequence.request.is_replay for sequence in engine._scheduler.running):
+        steps.append(engine.step().stats)
+    return steps
+
+
+@pytest.mark.parametrize("policy", SchedulingPolicy)
+def test_a_replay_gives_way_to_whoever_waits(policy: SchedulingPolicy) -> None:
+    """In a pool that holds one text, under any policy: the newcomer is computed at once, and then the replay."""
+    engine, _ = _auditing_engine(num_blocks=8, policy=policy)
+    steps = _start_replay(engine, priority=-9)
+    request = make_request("b", make_prompt(9, seed=1), max_tokens=20, temperature=0.0, ignore_eos=True, priority=9)
+    engine.add(request)
+    outputs = engine.step().outputs
+    assert [output.id for output in outputs] == ["b"]
+    while engine.has_work:
+        steps.append(engine.step().stats)
+    assert sum(step.preemptions for step in steps) == 0
+    assert sum(step.recomputed_tokens for step in steps) == 0
+    assert AuditVerdict.EQUAL in [step.audit for step in steps]
+
+
+def test_steps_with_nothing_but_a_replay_take_no_time_and_leave_nothing_in_the_cache() -> None:
+    engine, _ = _auditing_engine()
+    steps = _start_replay(engine)
+    cached = steps[-1].blocks_cached
+    while engine.has_work:
+        steps.append(engine.step().stats)
+        assert steps[-1].step_s == 0.0
+    assert steps[-1].audit is AuditVerdict.EQUAL
+    assert steps[-1].blocks_cached == cached
+
+
+def test_the_rate_is_an_option() -> None:
+    verdicts = []
+    for rate in (0.0, 0.3, 1.0):
+        engine, _ = speculating_engine(AlwaysFull(4, lookups=[Oracle(0.8)]), spec_audit_rate=rate)
+        client = LocalClient(engine)
+        for n in range(20):
+            request = make_request(f"r{n}", make_prompt(4, seed=n), max_tokens=6, temperature=0.0, ignore_eos=True)
+            client.generate([request])
+        verdicts.append(sum(step.audit is not None for step in client.steps))
+    assert verdicts[0] == 0
+    assert 1 <= verdicts[1] <= 12
+    assert verdicts[2] == 20
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 1.0}, {"temperature": 0.0, "logit_bias": {3: 1.0}}])

@@ -1,0 +1,105 @@
+"""A draft model's context: computed where the rest of the text is worth it, a bounded part of it in each step."""
+
+from typing import Any
+
+from engine.engine import Engine
+from engine.protocol import EngineRequest
+from engine.sequence import Sequence
+from engine.spec.catch_up import chunks
+from tests.helpers.drafting import LedgerDraftRunner, PricedDraftModel, Timed, speculating_engine, texts
+from tests.helpers.engines import expected_ids, make_prompt, make_request
+
+BLOCK = 4
+SIZES: dict[str, Any] = {"num_blocks": 1024, "block_size": BLOCK, "max_num_batched_tokens": 512, "max_model_len": 1200}
+
+
+class Plans(LedgerDraftRunner):
+    """Keeps (ids, rows) of each pass that drafts nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZES["num_blocks"], BLOCK, 1.0)
+        self.contexts: list[tuple[list[str], int]] = []
+
+    def next_tokens(self, plan: Any) -> Any:
+        if not any(item.needs_logits for item in plan.items):
+            self.contexts.append(([item.sequence.id for item in plan.items], plan.num_tokens))
+        return super().next_tokens(plan)
+
+
+def _engine(max_len: int = 2000) -> tuple[Engine, Plans]:
+    runner = Plans()
+    drafter = PricedDraftModel(runner, block_size=BLOCK, max_len=max_len, relative_size=0.05)
+    return speculating_engine(Timed(4, drafter=drafter), **SIZES)[0], runner
+
+
+def _request(id: str, num_prompt: int, max_tokens: int) -> EngineRequest:
+    return make_request(id, make_prompt(num_prompt, seed=sum(id.encode())), max_tokens=max_tokens, ignore_eos=True)
+
+
+def test_a_long_prompt_with_a_short_answer_costs_the_draft_model_nothing() -> None:
+    engine, runner = _engine()
+    texts(engine, [_request("learn", 100, 60)])  # what its context costs
+    before = runner.num_rows
+    request = _request("a", 1000, 8)
+    ids, _ = texts(engine, [request])
+    assert ids["a"] == expected_ids(request)
+    assert runner.num_rows == before
+
+
+def test_a_long_answer_is_worth_the_context() -> None:
+    engine, runner = _engine()
+    texts(engine, [_request("learn", 100, 60)])
+    _, client = texts(engine, [_request("a", 400, 200)])
+    assert sum(rows for ids, rows in runner.contexts if ids == ["a"]) > 380
+    assert sum(step.accepted_tokens for step in client.steps) > 100
+
+
+def test_others_are_kept_waiting_for_no_longer_than_a_step() -> None:
+    engine, runner = _engine()
+    texts(engine, [_request("learn", 100, 60)])
+    engine.add(_request("decodes", 10, 150))
+    for _ in range(10):
+        engine.step()
+    runner.contexts.clear()
+    engine.add(_request("a", 300, 200))
+    while engine.has_work:
+        engine.step()
+    rows = [rows for ids, rows in runner.contexts if "a" in ids]
+    assert sum(rows) > 280
+    assert max(rows) <= (30 + 2 * 1 + 5) / (1000 * PricedDraftModel.token_s)  # what Timed says of a step, in tokens
+
+
+def test_contexts_are_computed_together() -> None:
+    engine, runner = _engine()
+    texts(engine, [_request("learn", 100, 60)])
+    runner.contexts.clear()
+    texts(engine, [_request(id, 60, 100) for id in ("a", "b", "c")])
+    assert next(ids for ids, _ in runner.contexts) == ["a", "b", "c"]
+
+
+def test_a_text_beyond_the_draft_models_context_holds_no_blocks_for_drafts() -> None:
+    engine, runner = _engine(max_len=30)
+    engine.add(_request("a", 20, 60))
+    while engine.has_work:
+        engine.step()
+        for sequence in engine._scheduler.running:
+            assert len(sequence.tables[0]) <= -(-max(len(sequence.tokens), 30) // BLOCK)
+    assert sum(rows for _, rows in runner.contexts) <= 30
+
+
+def test_a_text_with_tokens_that_the_draft_does_not_know_is_not_drafted() -> None:
+    engine, runner = _engine()
+    request = make_request("a", [*make_prompt(20), 99], max_tokens=30, ignore_eos=True)
+    _, client = texts(engine, [request])
+    assert runner.num_passes == 0
+    assert sum(step.draft_tokens for step in client.steps) == 0
+
+
+def test_chunks_fill_the_budget_in_order() -> None:
+    sequences = [Sequence(_request(id, 5, 5), 0, [1] * 5, 5) for id in "abc"]
+    lags = list(zip(sequences, (40, 100, 30), strict=True))
+    assert [n for _, n in chunks(lags, 500, seconds_per_token=0.001, most_s=None)] == [40, 100, 30]
+    assert [n for _, n in chunks(lags, 500, seconds_per_token=0.001, most_s=0.06)] == [40, 20]
+    assert [n for _, n in chunks(lags, 500, seconds_per_token=1.0, most_s=0.06)] == [16]
+    assert [n for _, n in chunks(lags, 50, seconds_per_token=0.0, most_s=0.06)] == [40, 10]
+    assert chunks(lags, 0, seconds_per_token=0.001, most_s=None) == []
