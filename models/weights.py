@@ -10,6 +10,7 @@ import torch
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.decoder import Decoder
 from models.errors import CheckpointError
+from models.layers.head_linear import HeadLinear
 from models.layers.linear import Linear
 from models.layers.qk_norm import OwnWeightsNorm
 from models.loaded import ProgressReport
@@ -91,6 +92,8 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
         module = decoder.get_submodule(name)
         if isinstance(module, Linear):
             module.scheme.finish(module)
+        elif isinstance(module, HeadLinear):
+            module.finish()
 
 
 def _destinations(

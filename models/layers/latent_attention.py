@@ -28,7 +28,7 @@ class LatentAttention(nn.Module):
         assert spec.latent is not None
         latent, self.spec, self.backend = spec.latent, spec.attention, backend
         num_heads = self.spec.num_heads
-        self.rope_dim = latent.rope_dim
+        self.rope_dim, self.value_dim = latent.rope_dim, latent.value_dim
         query_size = num_heads * (latent.rope_dim + latent.nope_dim)
         self.shards = {"q": latent.q_rank or query_size, "kv": self.spec.head_dim}
         self.qkv = Linear(hidden_size, self.shards, has_bias=spec.has_qkv_bias, scheme=scheme)
@@ -61,11 +61,14 @@ class LatentAttention(nn.Module):
         latent.copy_(self.kv_norm(latent))
         q = self.backend.rotate_and_write(kv, self._with_keys(q), row.unsqueeze(1), None, by, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec)  # [T, H, kv_rank]
-        hidden: torch.Tensor = self.out(self.v_up(attended).flatten(1), residual=residual)
+        heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim))
+        hidden: torch.Tensor = self.out(heads.flatten(1), residual=residual)
         return hidden
 
     def _with_keys(self, q: torch.Tensor) -> torch.Tensor:
         """Queries [T, H * (rope_dim + nope_dim)] as they meet rows of the cache: [T, H, rope_dim + kv_rank]."""
         q = q.view(len(q), self.spec.num_heads, -1)
-        turned, rest = q[..., : self.rope_dim], q[..., self.rope_dim :]
-        return torch.cat((turned, self.k_up(rest)), dim=-1)
+        queries = q.new_empty(*q.shape[:2], self.spec.head_dim)
+        queries[..., : self.rope_dim] = q[..., : self.rope_dim]
+        self.k_up(q[..., self.rope_dim :], queries[..., self.rope_dim :])
+        return queries

@@ -13,6 +13,7 @@ from models.kernels.cpu.library import kernel_library
 from models.kernels.linear import WeightFormat
 from models.kernels.scaled_weight import scaled_refusal
 from models.layers.embedding import Embedding
+from models.layers.head_linear import HeadLinear
 from models.layers.linear import Linear
 from models.quant.codes import Codes
 from models.quant.held import Quantised
@@ -77,6 +78,8 @@ def choose_schemes(
         decoder.residual_dtype = torch.float32
     arena = HugePageArena()
     for name, layer in decoder.named_modules():  # once each, so that a tied head counts as the embedding that it is
+        if isinstance(layer, HeadLinear) and choices.refusal is None:
+            layer.pack_into(arena)
         if not isinstance(layer, Linear):
             continue
         tensors = {shard: stored[name][shard] for shard in ([None] if None in stored[name] else layer.shards)}

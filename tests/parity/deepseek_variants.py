@@ -11,9 +11,9 @@ LATENT = {
     "num_key_value_heads": 4,
     "q_lora_rank": 24,
     "kv_lora_rank": 32,
-    "qk_nope_head_dim": 24,
+    "qk_nope_head_dim": 48,
     "qk_rope_head_dim": 16,
-    "v_head_dim": 20,
+    "v_head_dim": 32,
     "moe_intermediate_size": 48,
     "n_routed_experts": 8,
     "n_shared_experts": 2,
@@ -33,7 +33,8 @@ YARN = {
 
 
 def deepseek_v2(**changes: object) -> DeepseekV2Config:
-    return DeepseekV2Config(**{**LATENT, "num_experts_per_tok": 2, **changes})
+    odd = {"qk_nope_head_dim": 24, "v_head_dim": 20}  # no multiples of 16: heads' matrices that no kernel takes
+    return DeepseekV2Config(**{**LATENT, **odd, "num_experts_per_tok": 2, **changes})
 
 
 def deepseek_v3(**changes: object) -> DeepseekV3Config:
