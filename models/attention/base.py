@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kernels.row_input import RowInput
 from models.layers.rotation import Rotation, rotate
 
 
@@ -36,6 +38,15 @@ class AttentionSpec:
         return self.head_dim - (self.values_from or 0)
 
 
+class HeadNorm(Protocol):
+    """A norm over the last dimension. `row_input` describes it to native kernels; its weight is [D] or [heads, D]."""
+
+    @property
+    def row_input(self) -> RowInput: ...
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
 class AttentionBackend(ABC):
     """Stateless and shared by all layers; the KV tensor of a layer is handed in.
 
@@ -51,6 +62,10 @@ class AttentionBackend(ABC):
     @abstractmethod
     def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
         """Shape of one layer's KV tensor. Its layout is the back end's own."""
+
+    def norm_heads(self, x: torch.Tensor, norm: HeadNorm) -> torch.Tensor:
+        """x [T, heads, D], a norm applied to each head. May change x; a back end with a kernel overrides this."""
+        return norm(x)
 
     @abstractmethod
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:

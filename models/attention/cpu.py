@@ -2,7 +2,7 @@
 
 import torch
 
-from models.attention.base import AttentionBackend, AttentionSpec
+from models.attention.base import AttentionBackend, AttentionSpec, HeadNorm
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.layers.rotation import Rotation
@@ -39,6 +39,18 @@ class CpuAttention(AttentionBackend):
     def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
         num_parts = 2 if spec.values_from is None else 1
         return (-(-num_blocks * block_size // _TILE), spec.num_kv_heads, num_parts, _TILE * spec.head_dim)
+
+    def norm_heads(self, x: torch.Tensor, norm: HeadNorm) -> torch.Tensor:
+        assert self._library is not None
+        num_rows, num_heads, columns = x.shape
+        spec = norm.row_input
+        assert spec.weight is not None
+        self._library.norm_heads(
+            *(x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0), x.stride(1), num_rows, num_heads, columns),
+            *(spec.kind, spec.weight.data_ptr(), columns if spec.weight.dim() == 2 else 0),
+            *(None if spec.bias is None else spec.bias.data_ptr(), spec.eps),
+        )
+        return x
 
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         self._write(kv, None, k, v, None, group)

@@ -43,7 +43,7 @@ class Attention(nn.Module):
         if spec.qk_norm is not None:
             self.q_norm = make_qk_norm(spec.qk_norm, num_heads, head_dim)
             self.k_norm = make_qk_norm(spec.qk_norm, num_kv_heads, head_dim)
-            norms = _both(qk_norm_function(spec.qk_norm, self.q_norm), qk_norm_function(spec.qk_norm, self.k_norm))
+            norms = _both(*(qk_norm_function(spec.qk_norm, norm, backend) for norm in (self.q_norm, self.k_norm)))
             if spec.qk_norm.is_after_rope:
                 self._norm_turned_qk = norms
             else:

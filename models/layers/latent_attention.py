@@ -57,8 +57,10 @@ class LatentAttention(nn.Module):
         if self.q_up is not None:
             assert self.q_norm is not None
             q = self.q_up(q, self.q_norm)
-        latent = row[:, self.rope_dim :]
-        latent.copy_(self.kv_norm(latent))
+        latent = row[:, None, self.rope_dim :]
+        normed = self.backend.norm_heads(latent, self.kv_norm)
+        if normed is not latent:
+            latent.copy_(normed)
         q = self.backend.rotate_and_write(kv, self._with_keys(q), row.unsqueeze(1), None, by, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec)  # [T, H, kv_rank]
         heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim))

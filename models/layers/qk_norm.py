@@ -1,13 +1,18 @@
 """Norms of queries and keys."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import nn
 
+from models.attention.base import AttentionBackend
+from models.kernels.row_input import InputKind, RowInput
 from models.layers.linear import empty_parameter
-from models.layers.norm import make_norm
-from models.spec import NormSpec, QKNormScope, QKNormSpec
+from models.layers.norm import Norm, make_norm
+from models.spec import NormKind, NormSpec, QKNormScope, QKNormSpec
+
+_KINDS = {NormKind.RMS: InputKind.RMS_NORM, NormKind.LAYER: InputKind.LAYER_NORM}
 
 
 class OwnWeightsNorm(nn.Module):
@@ -19,13 +24,18 @@ class OwnWeightsNorm(nn.Module):
         assert not spec.has_bias
         self.weight = empty_parameter((num_heads, head_dim), torch.float32)
         self.shards = {str(head): (head, 1) for head in range(num_heads)}  # name -> (first row, rows)
+        self.kind = spec.kind
         self._normalise = make_norm(NormSpec(spec.kind, spec.eps, has_weight=False), head_dim)
+
+    @cached_property
+    def row_input(self) -> RowInput:
+        return RowInput(_KINDS[self.kind], self.weight, eps=self._normalise.eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self._normalise(x.to(torch.float32)) * self.weight).to(x.dtype)
 
 
-def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> nn.Module:
+def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnWeightsNorm:
     """The module that holds the weights; `qk_norm_function` says how it is applied."""
     match spec.scope:
         case QKNormScope.HEAD:
@@ -36,8 +46,10 @@ def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> nn.Module:
             return make_norm(spec.norm, num_heads * head_dim)
 
 
-def qk_norm_function(spec: QKNormSpec, norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x [T, heads, D] -> the same, normed. In torch: no native kernel norms heads."""
+def qk_norm_function(
+    spec: QKNormSpec, norm: Norm | OwnWeightsNorm, backend: AttentionBackend
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x [T, heads, D], which may be changed -> the same, normed."""
     if spec.scope is QKNormScope.PROJECTION:
-        return lambda x: norm(x.flatten(1)).view(x.shape)
-    return norm
+        return lambda x: backend.norm_heads(x.flatten(1).unsqueeze(1), norm).view(x.shape)
+    return lambda x: backend.norm_heads(x, norm)

@@ -16,6 +16,8 @@ from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.parity.classic_variants import CLASSIC_VARIANTS
+from tests.parity.variants import qwen3
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 
@@ -24,6 +26,8 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-tied": lambda: llama_config(tie_word_embeddings=True),
     "qwen2": qwen2_config,
     "gpt2": gpt2_config,
+    "norms of heads": qwen3,
+    "norms of heads with weights of their own": CLASSIC_VARIANTS["cohere-qk-norm"],
     "windows": lambda: qwen2_config(use_sliding_window=True, sliding_window=6, max_window_layers=1),
 }
 # Tokens of each of four sequences in turn: (step, rows of each sequence); 0 sits the step out.

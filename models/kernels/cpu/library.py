@@ -48,6 +48,7 @@ class KernelLibrary:
         self.scaled_packed_bytes = self._bind("hr_scaled_packed_bytes", "illl", ctypes.c_int64)
         self.scaled_pack = self._bind("hr_scaled_pack", "ippplllp")
         self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplp")
+        self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
         self.quantise = self._bind("hr_quantise", "pillilpp")
         self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
