@@ -104,8 +104,8 @@ class EngineConfig:
     )
     max_quality_loss: float | None = option(
         None,
-        "Largest relative increase of perplexity by quantisation (0.05 is a twentieth); beyond it the start fails. Implies "
-        "--quality-report.",
+        "Largest relative increase of perplexity by quantisation (0.05 is a twentieth); beyond it the start fails. "
+        "Implies --quality-report.",
         group="Model",
         minimum=0,
     )
