@@ -22,7 +22,8 @@ from engine.spec.draft_runner import TorchDraftRunner
 from engine.spec.ngram import NgramProposer
 from engine.spec.settings import SpecSettings, spec_settings
 from engine.spec.speculator import Speculator
-from engine.warmup import token_budget, warm_up
+from engine.step_budget import StepBudget
+from engine.warmup import warm_up
 from models.config_overrides import parse_overrides
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
@@ -87,16 +88,20 @@ def build_engine(
         report=lambda done, total: report("warm up", done, total, "steps"),
     )
     runner.end_warm_up()
-    max_batched, reason = _choose_step(config, seconds_per_token)
-    config = dataclasses.replace(config, max_model_len=budget.max_model_len, max_num_batched_tokens=max_batched)
+    step_budget = StepBudget(config.max_num_batched_tokens, seconds_per_token)
+    steps = _describe_steps(config, step_budget, seconds_per_token)
+    config = dataclasses.replace(
+        config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
+    )
     engine = Engine(
         config,
         runner,
         num_blocks=budget.num_blocks,
         eos_token_ids=model.tokenizer.eos_token_ids,
+        budget=step_budget,
         speculator=_speculator(spec, drafter),
     )
-    info = _describe(config, model, groups, budget, reason, quality)
+    info = _describe(config, model, groups, budget, steps, quality)
     info.notes.extend(_describe_speculation(spec, draft))
     return engine, info
 
@@ -176,15 +181,13 @@ def _weight_options(quantization: Quantization, *, includes_head: bool) -> Weigh
     )
 
 
-def _choose_step(config: EngineConfig, seconds_per_token: float) -> tuple[int, str]:
-    """The most tokens of a step, and where the number comes from."""
-    speed = f"{1 / seconds_per_token:,.0f} prompt tokens/s at warm-up"
+def _describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: float) -> str:
     if config.max_num_batched_tokens is not None:
-        return config.max_num_batched_tokens, f"--max-num-batched-tokens; {speed}"
-    num_tokens = token_budget(seconds_per_token, config.max_num_seqs)
-    if num_tokens > token_budget(seconds_per_token, 1):
-        return num_tokens, f"one for each sequence, more than this machine computes in 250 ms; {speed}"
-    return num_tokens, speed
+        return f"steps of up to {config.max_num_batched_tokens:,} tokens"
+    return (
+        f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to what takes 500 and "
+        f"250 ms ({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up)"
+    )
 
 
 def _choose_device(wanted: Device) -> torch.device:
@@ -213,7 +216,7 @@ def _describe(
     model: LoadedModel,
     groups: tuple[KVGroup, ...],
     budget: KVBudget,
-    step_reason: str,
+    steps: str,
     quality: Quality | None,
 ) -> EngineInfo:
     max_model_len, max_batched = config.max_model_len, config.max_num_batched_tokens
@@ -227,8 +230,7 @@ def _describe(
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
         f"up to {budget.num_blocks // most_blocks(groups, example)} requests of {example} tokens",
-        f"Context: {max_model_len:,} tokens; steps of up to {max_batched:,} tokens ({step_reason}), "
-        f"{config.max_num_seqs:,} sequences at once",
+        f"Context: {max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
         *model.notes,
         *([] if quality is None else [describe_quality(quality)]),
     ]

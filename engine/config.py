@@ -124,7 +124,8 @@ class EngineConfig:
     max_num_seqs: int = option(256, "Most sequences that run at once.", group="Scheduling", minimum=1)
     max_num_batched_tokens: int | None = option(
         None,
-        "Most tokens computed in one step, at least --max-num-seqs (default: measured: what takes about 250 ms).",
+        "Most tokens computed in one step, at least --max-num-seqs (default: learned: what takes 500 ms, or 250 ms "
+        "while requests generate).",
         group="Scheduling",
         minimum=1,
     )

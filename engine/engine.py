@@ -13,6 +13,7 @@ from engine.scheduler import Scheduler, SchedulerConfig
 from engine.spec.audit import Auditor
 from engine.spec.settings import AUTO_TOKENS
 from engine.spec.speculator import Speculator
+from engine.step_budget import StepBudget
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,17 @@ class Engine:
         num_blocks: int,
         num_states: int = 0,
         eos_token_ids: list[int],
+        budget: StepBudget | None = None,
         speculator: Speculator | None = None,
     ) -> None:
         """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks
         and, where its model has recurrent layers, `num_states` states.
 
-        speculator: by default one that uses requests' own predictions.
+        budget: tokens of a step, by default always max_num_batched_tokens. speculator: by default one that uses
+        requests' own predictions.
         """
         self._runner = runner
+        self._budget = budget or StepBudget(config.max_num_batched_tokens)
         self._scheduler = Scheduler(
             SchedulerConfig.from_engine_config(
                 config,
@@ -46,7 +50,8 @@ class Engine:
                 num_states=num_states,
                 kv_groups=runner.kv_groups,
                 eos_token_ids=eos_token_ids,
-            )
+            ),
+            budget=self._budget,
         )
         self._speculator = speculator or Speculator(AUTO_TOKENS)
         self._auditor = Auditor(config.spec_audit_rate)
@@ -142,13 +147,17 @@ class Engine:
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""
+        start_s = time.perf_counter()
         try:
-            return self._runner.execute(plan)
+            result = self._runner.execute(plan)
         except Exception as error:
             ids = ", ".join(item.sequence.id for item in plan.items)
             logger.exception("a step of %d tokens failed; ending requests %s", plan.num_tokens, ids)
             reason = f"the engine failed while it computed this request: {type(error).__name__}"
             return StepResult([RowResult([], error=reason) for _ in plan.items], is_typical=False)
+        if result.is_typical:
+            self._budget.observe(plan.num_tokens, time.perf_counter() - start_s)
+        return result
 
 
 def _is_for_clients(plan: StepPlan) -> bool:

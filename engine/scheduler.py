@@ -25,6 +25,7 @@ from engine.policy import ServiceQueue, service_order
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.sequence import Sequence, SequenceStatus
 from engine.stats import StepTally
+from engine.step_budget import StepBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,16 @@ class Scheduler:
     and the block pool's.
     """
 
-    def __init__(self, config: SchedulerConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        *,
+        budget: StepBudget | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """budget: tokens of a step, by default always the config's max_num_batched_tokens."""
         self._config = config
+        self._budget = budget or StepBudget(config.max_num_batched_tokens)
         self._clock = clock
         self._kv = KVManager(
             config.num_blocks,
@@ -162,7 +171,8 @@ class Scheduler:
 
     @property
     def max_num_batched_tokens(self) -> int:
-        return self._config.max_num_batched_tokens
+        """Of the next step."""
+        return self._budget.tokens(sum(1 for sequence in self._running if sequence.num_output > 0))
 
     def grant_drafts(self, wanted: list[tuple[Sequence, int]]) -> list[int]:
         """How many draft tokens each of these sequences may have; called between update and schedule.
@@ -217,7 +227,7 @@ class Scheduler:
 
     def _continue_running(self, items: list[PlanItem]) -> int:
         """Plan the next tokens of running sequences, in order; returns what is left of the token budget."""
-        budget = self._config.max_num_batched_tokens
+        budget = self.max_num_batched_tokens
         index = 0
         while index < len(self._running) and budget > 0:
             sequence = self._running[index]

@@ -1,4 +1,4 @@
-"""Warm-up before READY: the first request finds everything hot, and the token budget of a step is measured."""
+"""Warm-up before READY: the first request finds everything hot, and the speed of a prefill is measured."""
 
 import time
 from collections.abc import Callable
@@ -7,8 +7,6 @@ from engine.plan import PlanItem, Runner, StepPlan
 from engine.protocol import EngineRequest, SamplingParams
 from engine.sequence import Sequence
 
-_TARGET_STEP_S = 0.25
-_MIN_BUDGET, _MAX_BUDGET, _BUDGET_STEP = 128, 8192, 64
 _FIRST_TRIAL_TOKENS, _MAX_TRIAL_TOKENS = 32, 256
 _TRIAL_S = 0.15  # as long as it takes to measure a step, and no longer: a start waits for it
 
@@ -37,15 +35,6 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     runner.release(trial)
     report(4, 4)
     return seconds_per_token
-
-
-def token_budget(seconds_per_token: float, max_num_seqs: int) -> int:
-    """Tokens of a step that takes about 250 ms: long enough to be efficient, short enough to keep streams flowing.
-
-    At least max_num_seqs, since every running sequence takes a token of every step.
-    """
-    tokens = int(_TARGET_STEP_S / seconds_per_token) // _BUDGET_STEP * _BUDGET_STEP
-    return max(_MIN_BUDGET, min(_MAX_BUDGET, tokens), max_num_seqs)
 
 
 def _throw_away_sequence(num_tokens: int, block_size: int, num_groups: int) -> Sequence:

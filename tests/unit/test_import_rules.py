@@ -18,7 +18,15 @@ CLIENT = {
     "engine.output_stream",
     "engine.process_client",
 }
-CORE = {"engine.sequence", "engine.plan", "engine.policy", "engine.scheduler", "engine.stats", "engine.outputs"}
+CORE = {
+    "engine.sequence",
+    "engine.plan",
+    "engine.policy",
+    "engine.scheduler",
+    "engine.step_budget",
+    "engine.stats",
+    "engine.outputs",
+}
 BENCH_OPTIONS = {"engine.bench.config", "engine.bench.lengths"}  # what `headrace bench` reads before it starts torch
 SERVER_MAY = (
     WIRE | BENCH_OPTIONS | {"engine.client", "engine.compute_environment", "engine.config", "engine.process_client"}
