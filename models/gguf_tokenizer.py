@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 
+from models.checkpoints.gguf_array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
 
 # tokenizer.ggml.token_type
@@ -96,7 +97,7 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
     if kind not in ("gpt2", "llama"):
         raise UnsupportedModelError(f"{path} has a tokenizer of kind {kind!r}; supported are 'gpt2' and 'llama'")
     tokens = _texts(metadata, "tokens", path)
-    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    types = array_values(metadata.get("tokenizer.ggml.token_type")) or [1] * len(tokens)
     if len(types) != len(tokens):
         raise CheckpointError(f"{path} has {len(tokens)} tokens but {len(types)} token types; fetch it again")
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -135,7 +136,7 @@ def _byte_level_bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int], pat
 def _sentencepiece_bpe(
     metadata: Mapping[str, Any], tokens: list[str], types: list[int], vocabulary: dict[str, int], path: Path
 ) -> tuple[Tokenizer, bool]:
-    scores = metadata.get("tokenizer.ggml.scores")
+    scores = array_values(metadata.get("tokenizer.ggml.scores"))
     if scores is None or len(scores) != len(tokens):
         raise CheckpointError(f"{path} has no score for each of its {len(tokens)} tokens; fetch it again")
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
@@ -177,7 +178,7 @@ def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int
 
 
 def _texts(metadata: Mapping[str, Any], name: str, path: Path) -> list[str]:
-    values = metadata.get(f"tokenizer.ggml.{name}")
-    if not isinstance(values, list) or not values or not isinstance(values[0], str):
+    values = array_values(metadata.get(f"tokenizer.ggml.{name}"))
+    if not values or not isinstance(values[0], str):
         raise CheckpointError(f"{path} has no tokenizer.ggml.{name}; convert the model again with its tokenizer")
     return values

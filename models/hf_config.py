@@ -13,6 +13,8 @@ from models.spec import Activation
 _MAX_SIZE = 2**28
 _MAX_LAYERS = 2**12
 MAX_NUMBER = 1e30
+_MAX_FILE_BYTES = 16 << 20  # the largest config.json is some hundred kilobytes
+_MAX_QUOTED = 200  # characters of a value in a message
 _ACTIVATIONS = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
@@ -132,13 +134,23 @@ class HFConfig:
         return value
 
     def _malformed(self, name: str, value: object, wanted: str) -> CheckpointError:
-        return CheckpointError(f"{self.source}: {name} is {value!r}; it must be {wanted}; {self.remedy}")
+        quoted = repr(value)
+        if len(quoted) > _MAX_QUOTED:
+            quoted = quoted[:_MAX_QUOTED] + "..."
+        return CheckpointError(f"{self.source}: {name} is {quoted}; it must be {wanted}; {self.remedy}")
 
 
 def read_json_config(path: Path) -> HFConfig:
     """Read one JSON object; raises CheckpointError if the file is absent or is not one."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise CheckpointError(
+                f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, so it is no model's configuration; "
+                "fetch the checkpoint again"
+            )
+        fields = json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; a model folder needs it; fetch the checkpoint again") from None
     except (OSError, ValueError, RecursionError) as error:

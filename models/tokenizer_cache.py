@@ -17,6 +17,7 @@ import tokenizers
 
 from models import gguf_tokenizer
 from models.cache import cache_folder
+from models.checkpoints.gguf_array import GGUFArray
 from models.loaded import TokenizerAssets
 
 _MAX_FILES = 16  # of a few megabytes each; the least recently written go
@@ -29,9 +30,8 @@ def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
     digest.update(f"{tokenizers.__version__} {eos_token_ids}".encode())
     for key in sorted(key for key in metadata if key.startswith("tokenizer.")):
         value = metadata[key]
-        is_texts = isinstance(value, list) and bool(value) and isinstance(value[0], str)
-        digest.update(f"\0{key}\0{len(value) if isinstance(value, list) else 1}\0".encode())
-        digest.update(("\0".join(value) if is_texts else repr(value)).encode("utf-8", "surrogatepass"))
+        digest.update(f"\0{key}\0{len(value) if isinstance(value, GGUFArray) else 1}\0".encode())
+        digest.update(value.data if isinstance(value, GGUFArray) else repr(value).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from models.checkpoints.base import StoredTensor
-from models.errors import UnsupportedModelError
+from models.checkpoints.gguf_array import GGUFArray
+from models.errors import CheckpointError, UnsupportedModelError
 from models.hf_config import HFConfig
 
+_MAX_LISTED = 1 << 12  # items of an array: a few for each layer, or one for each dimension of a head
 # Keys that change what is computed, with the values by which they change nothing: a family that does not read one of
 # the others would run such a file and give wrong answers. What files only inform with is not here.
 _DECISIVE: Mapping[str, tuple[Any, ...]] = {
@@ -74,7 +76,14 @@ class GGUFMetadata(HFConfig):
     def values(self, tensor: str) -> list[float] | None:
         """Numbers that the file keeps as a tensor, or None if it does not."""
         stored = self.tensors.get(tensor)
-        return None if stored is None or stored.read is None else stored.read(torch.float32).tolist()
+        if stored is None or stored.read is None:
+            return None
+        if len(stored.shape) != 1 or stored.shape[0] > _MAX_LISTED:
+            raise CheckpointError(
+                f"{stored.file}: {tensor} has shape {list(stored.shape)}; it must be a list of up to {_MAX_LISTED} "
+                "numbers; fetch the file again"
+            )
+        return stored.read(torch.float32).tolist()
 
     def refuse_unread(self) -> None:
         """Raise UnsupportedModelError for keys that change what is computed and that nobody has asked for."""
@@ -90,5 +99,10 @@ def gguf_metadata(
 ) -> GGUFMetadata:
     """architecture: as the file calls it."""
     prefix = architecture + "."
-    own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    own = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
     return GGUFMetadata(own, f"{path}, {architecture}.*", tensors=tensors)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON would have it: arrays as lists, if they are of a length that anybody reads."""
+    return value.values() if isinstance(value, GGUFArray) and len(value) <= _MAX_LISTED else value

@@ -15,6 +15,7 @@ from models.errors import CheckpointError, UnsupportedModelError
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_MAX_HEADER_BYTES = 16 << 20  # some hundred thousand tensors a file, which the largest models do not reach
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What quantised modules are made of; such a tensor means nothing without those beside it.
 _CODE_BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I32": 4, "I64": 8}
@@ -89,6 +90,7 @@ def _read_index(folder: Path) -> dict[str, Path]:
 
 
 def _tensors_of(path: Path) -> Iterator[StoredTensor]:
+    _check_header_size(path)
     try:
         file = safe_open(path, framework="pt")  # holds the header against itself and against the file's size
     except (SafetensorError, OSError) as error:
@@ -97,6 +99,20 @@ def _tensors_of(path: Path) -> Iterator[StoredTensor]:
         described = file.get_slice(name)
         yield _described(
             name, tuple(described.get_shape()), described.get_dtype(), path, partial(file.get_tensor, name)
+        )
+
+
+def _check_header_size(path: Path) -> None:
+    """safetensors itself takes headers of 100 MB, which become gigabytes of names and shapes."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; fetch it again") from None
+    if size > _MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path} says that its header has {size:,} bytes; no model's has more than {_MAX_HEADER_BYTES:,}: it is "
+            "damaged; fetch it again"
         )
 
 

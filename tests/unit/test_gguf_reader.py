@@ -2,7 +2,6 @@
 
 import random
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -12,115 +11,21 @@ import torch
 from gguf import GGMLQuantizationType
 
 from models.checkpoints.gguf import GGUFCheckpoint
+from models.checkpoints.gguf_array import array_values
 from models.checkpoints.gguf_header import read_gguf_header
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
-
-UINT32, FLOAT32, STRING, ARRAY, UINT64 = 4, 6, 8, 9, 10
-F32 = 0
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def entry(key: str, kind: int, payload: bytes) -> bytes:
-    return text(key) + struct.pack("<I", kind) + payload
-
-
-def tensor(name: str, dims: tuple[int, ...], kind: int = F32, offset: int = 0) -> bytes:
-    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
-
-
-def file_bytes(
-    entries: list[bytes],
-    tensors: list[bytes],
-    data: bytes = b"",
-    *,
-    magic: bytes = b"GGUF",
-    version: int = 3,
-    counts: tuple[int, int] | None = None,
-) -> bytes:
-    num_tensors, num_entries = counts or (len(tensors), len(entries))
-    header = magic + struct.pack("<IQQ", version, num_tensors, num_entries) + b"".join(entries) + b"".join(tensors)
-    return header + b"\0" * (-len(header) % 32) + data
-
-
-SOUND = file_bytes([entry("a", UINT32, struct.pack("<I", 7))], [tensor("t", (4, 2))], b"\1" * 32)
-
-
-def truncated_to(num_bytes: int) -> Callable[[], bytes]:
-    return lambda: SOUND[:num_bytes]
-
-
-DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "0 bytes"),
-    "only a magic number": (truncated_to(4), "4 bytes"),
-    "other magic number": (lambda: file_bytes([], [], magic=b"GGML"), "no GGUF file"),
-    "cut in a key": (truncated_to(26), "can hold: it is truncated"),
-    "cut in a tensor's entry": (truncated_to(60), "ends within"),
-    "cut in the data": (truncated_to(len(SOUND) - 1), "truncated"),
-    "too many entries": (lambda: file_bytes([], [], counts=(0, 2**60)), "claims"),
-    "too many tensors": (lambda: file_bytes([], [], counts=(2**60, 0)), "claims"),
-    "key longer than the file": (lambda: file_bytes([struct.pack("<Q", 2**62)], []) + b"\0" * 64, "ends within"),
-    "string longer than the file": (
-        lambda: file_bytes([entry("a", STRING, struct.pack("<Q", 2**63))], []),
-        "ends within",
-    ),
-    "array longer than the file": (
-        lambda: file_bytes([entry("a", ARRAY, struct.pack("<IQ", UINT64, 2**61))], []),
-        "claims",
-    ),
-    "array of strings longer than the file": (
-        lambda: file_bytes([entry("a", ARRAY, struct.pack("<IQ", STRING, 2**61))], []),
-        "claims",
-    ),
-    "array of arrays": (
-        lambda: file_bytes([entry("a", ARRAY, struct.pack("<IQ", ARRAY, 1))], []) + b"\0" * 64,
-        "unknown type",
-    ),
-    "unknown value type": (lambda: file_bytes([entry("a", 99, b"\0" * 8)], []), "unknown type"),
-    "key that is not UTF-8": (
-        lambda: file_bytes([struct.pack("<Q", 1) + b"\xff" + struct.pack("<II", UINT32, 0)], []),
-        "UTF-8",
-    ),
-    "repeated key": (lambda: file_bytes([entry("a", UINT32, b"\0" * 4)] * 2, []), "repeats"),
-    "repeated tensor": (lambda: file_bytes([], [tensor("t", (1,))] * 2, b"\0" * 32), "repeats"),
-    "no dimensions": (lambda: file_bytes([], [tensor("t", ())], b"\0" * 32), "dimensions"),
-    "too many dimensions": (lambda: file_bytes([], [tensor("t", (1,) * 5)], b"\0" * 32), "dimensions"),
-    "size 0": (lambda: file_bytes([], [tensor("t", (4, 0))], b"\0" * 32), "shape"),
-    "sizes whose product overflows": (
-        lambda: file_bytes([], [tensor("t", (2**32, 2**32, 2**32))], b"\0" * 32),
-        "truncated",
-    ),
-    "offset beyond the file": (lambda: file_bytes([], [tensor("t", (1,), offset=2**40)], b"\0" * 32), "truncated"),
-    "offset that is not aligned": (lambda: file_bytes([], [tensor("t", (1,), offset=1)], b"\0" * 32), "damaged"),
-    "row that is no multiple of a block": (
-        lambda: file_bytes([], [tensor("t", (31,), GGMLQuantizationType.Q8_0)], b"\0" * 64),
-        "no multiple",
-    ),
-    "alignment 0": (
-        lambda: file_bytes([entry("general.alignment", UINT32, struct.pack("<I", 0))], []),
-        "power of two",
-    ),
-    "alignment that is a float": (
-        lambda: file_bytes([entry("general.alignment", FLOAT32, struct.pack("<f", 32.0))], []),
-        "power of two",
-    ),
-}
-UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "version 1": (lambda: file_bytes([], [], version=1), "version 1"),
-    "version of the future": (lambda: file_bytes([], [], version=9), "version 9"),
-    "big-endian": (lambda: file_bytes([], [], version=0x03000000), "big-endian"),
-    "unknown tensor type": (lambda: file_bytes([], [tensor("t", (1,), 200)], b"\0" * 32), "type 200"),
-    "type that cannot be dequantised": (
-        lambda: file_bytes([], [tensor("t", (256,), GGMLQuantizationType.Q8_K)], b"\0" * 512),
-        "Q8_K, which cannot be dequantised; use a version of the model in other types: F32, F16, Q4_0",
-    ),
-    "integers": (
-        lambda: file_bytes([], [tensor("t", (8,), GGMLQuantizationType.I32)], b"\0" * 32),
-        "I32, which cannot",
-    ),
-}
+from tests.helpers.damaged_gguf import (
+    ARRAY,
+    DAMAGED,
+    SOUND,
+    STRING,
+    UINT32,
+    UNSUPPORTED,
+    entry,
+    file_bytes,
+    tensor,
+    text,
+)
 
 
 def error_of(tmp_path: Path, content: bytes) -> ModelError:
@@ -201,16 +106,16 @@ def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
 
-    metadata = read_gguf_header(tmp_path / "m.gguf").metadata
+    metadata = dict(read_gguf_header(tmp_path / "m.gguf").metadata)
 
     expected = {
         "f32": 0.5,
         "f64": 0.1,
         "bool": True,
         "text": "größe 🦙",
-        "numbers": [1, 2, 3],
-        "texts": ["a", "", "日本"],
     }
+    arrays = {"numbers": [1, 2, 3], "texts": ["a", "", "日本"]}
+    assert {key: array_values(metadata.pop(key)) for key in arrays} == arrays
     assert metadata == {"general.architecture": "llama", **integers, **expected}
 
 
