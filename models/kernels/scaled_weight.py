@@ -138,7 +138,7 @@ def quantise_natively(
         return None
     weight = weight.contiguous()
     codes = torch.empty(rows, columns // 2, dtype=torch.uint8)
-    scales = torch.empty(rows, -(-columns // group_size), dtype=torch.float16)
+    scales = torch.empty(rows, -(-columns // group_size), dtype=torch.bfloat16)
     library.quantise(
         *(weight.data_ptr(), weight.dtype == torch.bfloat16, rows, columns),
         *(_CODES.index(encoding), group_size, codes.data_ptr(), scales.data_ptr()),

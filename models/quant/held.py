@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from models.checkpoints.base import StoredTensor
+from models.errors import CheckpointError
 from models.quant.base import Rearrange
 from models.quant.quantise import quantise_matrix
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor, rearranged_rows
@@ -33,10 +34,16 @@ class Quantised:
         return name if kind.activation is ActivationQuantization.NONE else f"{name} w8a8"
 
     def take(self, tensor: StoredTensor, rearrange: Rearrange) -> QuantTensor:
-        """The matrix, its rows as the decoder wants them. Raises UnsupportedModelError if they cannot be moved."""
+        """The matrix, its rows as the decoder wants them. Raises UnsupportedModelError if they cannot be moved, and
+        CheckpointError for numbers that codes would hide: INT4 turns a group with a NaN into zeros."""
         if not self.is_made:
             assert tensor.quantised is not None
             return rearranged_rows(tensor.quantised.read(), rearrange)
         assert tensor.read is not None
         dense = rearrange(tensor.read(torch.bfloat16 if tensor.format == "BF16" else torch.float32))
+        if not bool(torch.stack(dense.aminmax()).isfinite().all()):
+            raise CheckpointError(
+                f"{tensor.file}: {tensor.name!r} holds numbers that are not finite, so it cannot be quantised; "
+                "fetch the checkpoint again, or serve it with --quantization auto"
+            )
         return quantise_matrix(dense, self.kind.encoding, self.kind.group_size)

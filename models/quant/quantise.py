@@ -13,6 +13,7 @@ GROUP_SIZES = {Encoding.INT4: 32, Encoding.INT8: None, Encoding.FP8_E4M3: None, 
 _CHUNK_ELEMENTS = 1 << 17  # quantised at a time: bounds the temporaries, and keeps them in the caches
 # Candidates of a symmetric scale: the code, below zero, that a group's extreme would get; beyond -8 it is clipped.
 _EXTREME_CODES = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)  # as in cpu/quantise.cpp
+_SMALLEST_DIVISOR = 1e-36  # its inverse is finite; groups of smaller numbers become zeros
 _SHRINKING = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # candidates of an asymmetric range, of that from minimum to maximum
 
 
@@ -26,9 +27,11 @@ def quantise_matrix(
 ) -> QuantTensor:
     """The matrix nearest to `weight` [rows, columns], of any float type on any device, that `encoding` can hold.
 
-    group_size: columns that share a scale, by default that of GROUP_SIZES; the last group may be smaller. Scales are
-    fp16, or fp32 for FP8; those of INT4 minimise the group's squared error, those of the others map its largest number
-    to the largest code. symmetric: without zero points, which only INT4 can have.
+    group_size: columns that share a scale, by default that of GROUP_SIZES; the last group may be smaller. Scales of
+    8-bit codes are fp32; those of 4-bit ones bf16, which costs nothing that can be measured (codes are chosen for the
+    scale that is kept) and reaches as far as weights do, where fp16 ends at 6e-8. Those of INT4 minimise the group's
+    squared error, those of the others map its largest number to the largest code. symmetric: without zero points,
+    which only INT4 can have.
     """
     rows, columns = weight.shape
     assert symmetric or encoding is Encoding.INT4, f"{encoding.name} has no zero points"
@@ -61,7 +64,7 @@ def _quantised_rows(
         case Encoding.INT4:
             codes, scales, zeros = _asymmetric_int4(groups)
         case Encoding.INT8:
-            scales = _rounded_scales(groups.abs().amax(-1, keepdim=True) / INT8_MAX)
+            scales = groups.abs().amax(-1, keepdim=True) / INT8_MAX
             codes = (groups / _divisor(scales)).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
         case Encoding.FP8_E4M3:
             scales = groups.abs().amax(-1, keepdim=True) / FP8_MAX
@@ -82,16 +85,17 @@ def _symmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     high, low = groups.amax(-1, keepdim=True), groups.amin(-1, keepdim=True)
     extremes = torch.where(high > -low, high, low)
+    shares = groups / _divisor(extremes)  # of the extreme, so that squares of small numbers do not vanish
     best_gain = torch.zeros_like(extremes)
     scales = torch.zeros_like(extremes)
     for code in _EXTREME_CODES:
-        q = (groups * (groups.new_tensor(-code) / _divisor(extremes))).round_().clamp_(-8, 7)
-        products, squares = (groups * q).sum(-1, keepdim=True), (q * q).sum(-1, keepdim=True)
+        q = (shares * -code).round_().clamp_(-8, 7)
+        products, squares = (shares * q).sum(-1, keepdim=True), (q * q).sum(-1, keepdim=True)
         fitted = products / squares.clamp_min(1.0)
         gain = products * fitted
         scales = torch.where(gain > best_gain, fitted, scales)
         best_gain = torch.maximum(gain, best_gain)
-    scales = _rounded_scales(scales)
+    scales = _rounded_scales(scales * extremes)
     codes = (groups / _divisor(scales)).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
     return codes, scales
 
@@ -111,7 +115,7 @@ def _asymmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
         best = torch.where(is_better, error, best)
         scales, zeros = torch.where(is_better, scale, scales), torch.where(is_better, zero, zeros)
         codes = torch.where(is_better, q, codes)
-    return codes.to(torch.uint8), scales.to(torch.float16), zeros.squeeze(-1).to(torch.uint8)
+    return codes.to(torch.uint8), scales.to(torch.bfloat16), zeros.squeeze(-1).to(torch.uint8)
 
 
 def _nearest_of_table(groups: torch.Tensor, encoding: Encoding) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,11 +127,11 @@ def _nearest_of_table(groups: torch.Tensor, encoding: Encoding) -> tuple[torch.T
 
 
 def _rounded_scales(scales: torch.Tensor) -> torch.Tensor:
-    """fp16, so that codes are chosen for the scale that is kept."""
-    return scales.to(torch.float16)
+    """bf16, so that codes are chosen for the scale that is kept."""
+    return scales.to(torch.bfloat16)
 
 
 def _divisor(scales: torch.Tensor) -> torch.Tensor:
-    """The scales in fp32, 1 where they are 0."""
+    """The scales in fp32, 1 where they are too small to divide by."""
     wide = scales.to(torch.float32)
-    return torch.where(wide == 0, 1.0, wide)
+    return torch.where(wide.abs() < _SMALLEST_DIVISOR, 1.0, wide)

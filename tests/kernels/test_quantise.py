@@ -24,8 +24,8 @@ def test_native_codes_and_scales_are_those_of_torch(
     group_size: int,
 ) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.02
-    weight[0, :16] = 0
-    weight[-1, -1] = 1e-6  # a scale below fp16's normal numbers where it stands alone
+    weight[0, :8] = 0
+    weight[-1, -8:] = weight[-1, :8] * 1e-25 + 1e-25  # squares of which vanish
     weight = weight.to(dtype)
     monkeypatch.setattr(quantise, "quantise_natively", lambda *_: None)
     wanted = quantise.quantise_matrix(weight, encoding, group_size)
@@ -34,8 +34,8 @@ def test_native_codes_and_scales_are_those_of_torch(
 
     assert got is not None
     # Sums are taken in another order, so that of two clippings of nearly the same error either may be chosen.
-    are_near = torch.isclose(got.scales.float(), wanted.scales.float(), rtol=2e-3)
-    assert are_near.float().mean() > 0.98
+    are_near = torch.isclose(got.scales.float(), wanted.scales.float(), rtol=8e-3)  # bf16's last bit
+    assert are_near.float().mean() > 0.97
     assert (got.codes != wanted.codes).float().mean() < 2e-2
     dense = [dequantise(each, torch.float32) for each in (got, wanted)]
     errors = [relative_error(each, weight.float()) for each in dense]

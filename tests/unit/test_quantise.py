@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from models.checkpoints.base import StoredTensor
 from models.decoder import Decoder
-from models.errors import UnsupportedModelError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.kernels.cpu.library import kernel_library
 from models.layers.linear import Linear
 from models.quant.activations import round_rows
@@ -50,6 +51,16 @@ def test_matrices_made_are_near(encoding: Encoding, group_size: int | None, boun
     weight = gaussian()
     quantised = quantise_matrix(weight, encoding, group_size)
     assert relative_error(dequantise(quantised, torch.float32), weight) < bound
+
+
+# Squares of the smallest vanish in fp32, and fp16 has none of the scales.
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e-6, 1e7, 1e30])
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3, Encoding.NF4, Encoding.FP4])
+def test_numbers_of_any_size_are_held_as_well(encoding: Encoding, size: float) -> None:
+    weight = gaussian(4, 64)
+    usual = relative_error(dequantise(quantise_matrix(weight, encoding), torch.float32), weight)
+    sized = dequantise(quantise_matrix(weight * size, encoding), torch.float32) / size
+    assert relative_error(sized, weight) < 1.1 * usual
 
 
 def test_zero_points_follow_numbers_of_one_sign() -> None:
@@ -136,6 +147,17 @@ def test_layers_become_what_was_asked_for(folder: Path, dtype: torch.dtype, enco
 def quantise_by_shard(layer: Linear, encoding: Encoding) -> torch.Tensor:
     parts = [layer.weight.narrow(0, *layer.rows(shard)) for shard in layer.shards or [None]]
     return torch.cat([dequantise(quantise_matrix(part, encoding), torch.float32) for part in parts])
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("encoding", ALL)
+def test_numbers_that_are_not_finite_are_named(folder: Path, encoding: Encoding, number: float) -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][3, 5] = number
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{name}.*not finite"):
+        load_folder(folder, torch.bfloat16, weights=WeightOptions(quantise_to=encoding))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])

@@ -1,8 +1,8 @@
 // Quantisation of a matrix to 4 bits, as models/quant/quantise.py defines it, some thirty times as fast as torch's operators.
 //
 // INT4: of several clippings of a group, each a code c that its extreme e would get, the scale of the least squared error. With
-// q = clamp(round(-c x / e), -8, 7) fixed, the best scale is sum(xq) / sum(qq), and the best clipping the one whose
-// sum(xq)^2 / sum(qq) is largest. NF4: the group's largest number has the table's largest.
+// u = x / e and q = clamp(round(-c u), -8, 7) fixed, the best scale is e sum(uq) / sum(qq), and the best clipping the one whose
+// sum(uq)^2 / sum(qq) is largest. NF4: the group's largest number has the table's largest.
 #include <algorithm>
 #include <vector>
 
@@ -13,17 +13,8 @@ namespace {
 
 using namespace hr;
 
+constexpr float kSmallestDivisor = 1e-36f;
 constexpr float kExtremeCodes[] = {7.0f, 7.5f, 8.0f, 8.5f, 9.0f, 9.75f, 10.5f};
-
-// nearest fp16 number, ties to even, as bits
-uint16_t to_half(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
-  if (size >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // 65520 and more
-  if (size < 0x38800000) return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(std::fabs(x) * 16777216.0f)));
-  return static_cast<uint16_t>(sign | (size + 0xfff + (size >> 13 & 1) - 0x38000000) >> 13);
-}
 
 HR_INLINE F32x16 round_int4(const F32x16& x) { return clamp(round_lanes(x), -8.0f, 7.0f); }
 
@@ -36,14 +27,14 @@ float int4_scale(const float* x, int64_t count) {
   }
   const float high = max_lanes(highest), low = -max_lanes(broadcast(-1.0f) * lowest);
   const float extreme = high > -low ? high : low;
-  if (extreme == 0) return 0;
+  if (std::fabs(extreme) < kSmallestDivisor) return 0;
+  const F32x16 inverse = broadcast(1 / extreme);
   float best_gain = 0, scale = 0;
   for (const float code : kExtremeCodes) {
-    const F32x16 inverse = broadcast(-code / extreme);
     F32x16 products = broadcast(0.0f), squares = broadcast(0.0f);
     for (int64_t k = 0; k < count; k += 16) {
-      const F32x16 v = load<F32x16>(x + k), q = round_int4(v * inverse);
-      products = fma(v, q, products);
+      const F32x16 share = load<F32x16>(x + k) * inverse, q = round_int4(share * broadcast(-code));
+      products = fma(share, q, products);
       squares = fma(q, q, squares);
     }
     const float product = sum_lanes(products), fitted = product / std::max(sum_lanes(squares), 1.0f);
@@ -52,7 +43,7 @@ float int4_scale(const float* x, int64_t count) {
       scale = fitted;
     }
   }
-  return scale;
+  return scale * extreme;
 }
 
 float largest_of(const float* x, int64_t count) {
@@ -80,10 +71,10 @@ struct NF4Quantiser {
 };
 
 template <class Quantiser>
-void quantise_group(const float* x, int64_t count, uint8_t* codes, uint16_t* scale) {
-  *scale = to_half(Quantiser::scale(x, count));
-  const float kept = half_to_float(*scale);
-  const F32x16 divisor = broadcast(kept == 0 ? 1.0f : kept);
+void quantise_group(const float* x, int64_t count, uint8_t* codes, Bf16* scale) {
+  store_one(scale, Quantiser::scale(x, count));
+  const float kept = to_float(*scale);
+  const F32x16 divisor = broadcast(std::fabs(kept) < kSmallestDivisor ? 1.0f : kept);
   for (int64_t k = 0; k < count; k += 16) {
     int8_t bytes[16];
     store_int8(bytes, Quantiser::codes(load<F32x16>(x + k) / divisor));
@@ -92,7 +83,7 @@ void quantise_group(const float* x, int64_t count, uint8_t* codes, uint16_t* sca
 }
 
 template <class Quantiser>
-void quantise_row(const void* x, bool x_is_bf16, int64_t columns, int64_t group_size, uint8_t* codes, uint16_t* scales) {
+void quantise_row(const void* x, bool x_is_bf16, int64_t columns, int64_t group_size, uint8_t* codes, Bf16* scales) {
   thread_local std::vector<float> wide;
   wide.resize(columns);
   for (int64_t k = 0; k < columns; k += 16)
@@ -104,9 +95,9 @@ void quantise_row(const void* x, bool x_is_bf16, int64_t columns, int64_t group_
 }  // namespace
 
 // x: [rows, columns] bf16 or fp32, contiguous. format: the Code, kInt4 or kNF4. columns and group_size are multiples of 16; the
-// last group may be smaller. codes: [rows, columns / 2], the even column's low; scales: [rows, groups] fp16.
+// last group may be smaller. codes: [rows, columns / 2], the even column's low; scales: [rows, groups] bf16.
 HR_API void hr_quantise(const void* x, int x_is_bf16, int64_t rows, int64_t columns, int format, int64_t group_size,
-                        uint8_t* codes, uint16_t* scales) {
+                        uint8_t* codes, Bf16* scales) {
   const int64_t groups = (columns + group_size - 1) / group_size;
   const auto quantise = static_cast<Code>(format) == Code::kInt4 ? quantise_row<Int4Quantiser> : quantise_row<NF4Quantiser>;
   parallel_for(rows, std::max<int64_t>(1, 16384 / columns), [&](int64_t row) {
