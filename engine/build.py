@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ from models.config_overrides import parse_overrides
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel, TokenizerAssets
-from models.loader import load_model
+from models.loader import check_folder, load_model
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from models.sources import ModelFiles, resolve_model
@@ -53,7 +54,9 @@ def build_engine(
         set_num_threads(config.threads or usable_cores())
     spec = spec_settings(config)
     try:
-        files = resolve_model(config.model, config.revision, report)
+        files = resolve_model(
+            config.model, config.revision, report, check=lambda folder: check_folder(folder, _overrides(config))
+        )
         quality_report = QualityReport(config, files, device, report)
         quality_report.before()
         model = _load_target(config, files, device, report, on_tokenizer)
@@ -119,16 +122,20 @@ def _load_target(
         device=str(device),
         generation_config=config.generation_config,
         weights=_weight_options(config.quantization, includes_head=config.quantize_head),
-        overrides=parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta),
+        overrides=_overrides(config),
         progress=report,
         on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
     )
 
 
+def _overrides(config: EngineConfig) -> dict[str, Any]:
+    return parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
+
+
 def _load_draft(config: EngineConfig, spec: SpecSettings, target: LoadedModel, report: ProgressReport) -> LoadedModel:
     """The draft model, on the target's device and in its dtype."""
     assert spec.draft_model is not None
-    files = resolve_model(spec.draft_model, None, report)
+    files = resolve_model(spec.draft_model, None, report, check=lambda folder: check_folder(folder, {}))
     draft = load_model(
         files,
         dtype=str(target.dtype).removeprefix("torch."),

@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub, fetched through huggingface_hub: its cache, its token, its offline mode."""
 
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,28 @@ from models.errors import SourceError
 if TYPE_CHECKING:
     from models.loaded import ProgressReport
 
-# Weights, their index and configuration, and every form that a tokenizer takes; never pickles (*.bin, *.pt).
-_SNAPSHOT_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
-_SNAPSHOT_IGNORED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "coreml/*"]
+_WEIGHTS = "*.safetensors"  # never pickles (*.bin, *.pt)
+# Configuration, the weights' index, and every form that a tokenizer takes.
+_DESCRIPTION = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+_IGNORED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "coreml/*"]
 
 
-def fetch_snapshot(repo: str, revision: str | None, progress: "ProgressReport") -> Path:
-    """Return the snapshot folder of a safetensors repository. Raises SourceError."""
-    root = _download(repo, revision, _SNAPSHOT_PATTERNS, _SNAPSHOT_IGNORED, progress)
+def fetch_snapshot(repo: str, revision: str | None, progress: "ProgressReport", check: Callable[[Path], None]) -> Path:
+    """Return the snapshot folder of a safetensors repository; check(folder) comes before its weights. Raises
+    SourceError."""
+    root = _download(repo, revision, _DESCRIPTION, _IGNORED, progress)
     if not (root / "config.json").is_file():
         raise SourceError(
             f"hub repository {repo!r} has no config.json, so it holds no safetensors model; "
             f"for a repository of GGUF files say which one: {repo}:Q4_K_M or {repo}:file.gguf"
+        )
+    check(root)
+    root = _download(repo, revision, [*_DESCRIPTION, _WEIGHTS], _IGNORED, progress)
+    if not any(root.glob(_WEIGHTS)):
+        raise SourceError(
+            f"hub repository {repo!r} has no *.safetensors file; weights in *.bin or *.pt files are pickles, which can "
+            "run code when they are opened, and are not fetched; use a safetensors version of the model (some "
+            "repositories have one under --revision refs/pr/N), or convert it with transformers' save_pretrained"
         )
     return root
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf import GGUFCheckpoint
 from models.checkpoints.gguf_config import gguf_config
 from models.checkpoints.quantised.checkpoint import QuantisedCheckpoint
+from models.checkpoints.quantised.registry import QuantisedReader, quantisation_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config_overrides import Overridden, override
 from models.decoder import Decoder
@@ -179,13 +181,23 @@ def _open(files: "ModelFiles", overrides: Mapping[str, Any]) -> tuple[Overridden
         gguf = GGUFCheckpoint(files.gguf)
         return override(gguf_config(gguf), overrides), gguf
     assert files.root is not None
-    overridden = override(read_json_config(files.root / "config.json"), overrides)
-    config = overridden.config
-    family_of(config.architecture())  # an unknown architecture is said before the weights are looked for
+    overridden, reader = _read_folder_config(files.root, overrides)
     checkpoint = SafetensorsCheckpoint(files.root)
-    if config.has("quantization_config"):
-        return overridden, QuantisedCheckpoint(checkpoint, config.section("quantization_config"))
-    return overridden, checkpoint
+    return overridden, checkpoint if reader is None else QuantisedCheckpoint(checkpoint, reader)
+
+
+def check_folder(root: Path, overrides: Mapping[str, Any]) -> None:
+    """Raise the ModelError that loading the folder would end with for what its configuration asks for: an unknown
+    architecture, a feature or quantisation that is not supported. Needs no weights."""
+    config = _read_folder_config(root, overrides)[0].config
+    family_of(config.architecture()).describe(config)
+
+
+def _read_folder_config(root: Path, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantisedReader | None]:
+    overridden = override(read_json_config(root / "config.json"), overrides)
+    family_of(overridden.config.architecture())  # an unknown architecture is said first
+    section = quantisation_config(overridden.config, root)
+    return overridden, None if section is None else reader_for(section)
 
 
 def _weights_note(decoder: Decoder, formats: Counter[str], choices: Choices) -> str:

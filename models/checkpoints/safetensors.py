@@ -16,6 +16,11 @@ from models.errors import CheckpointError, UnsupportedModelError
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 16 << 20  # some hundred thousand tensors a file, which the largest models do not reach
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+NO_PICKLES = (
+    "a pickle, which can run code when it is opened; use a safetensors version of the model, or convert it with "
+    "transformers' save_pretrained"
+)
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What quantised modules are made of; such a tensor means nothing without those beside it.
 _CODE_BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I32": 4, "I64": 8}
@@ -60,13 +65,14 @@ def _single_file(folder: Path) -> Path:
     if others:
         names = ", ".join(other.name for other in others)
         raise CheckpointError(f"{folder} has {names} but neither {_SINGLE} nor {_INDEX}; fetch the index")
-    pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-    if pickles:
-        raise UnsupportedModelError(
-            f"{folder} has its weights in {pickles[0].name}, a pickle, which can run code when it is opened; "
-            "use a safetensors version of the model, or convert it with transformers' save_pretrained"
-        )
+    if pickle := find_pickle(folder):
+        raise UnsupportedModelError(f"{folder} has its weights in {pickle.name}, {NO_PICKLES}")
     raise CheckpointError(f"{folder} has no {_SINGLE} and no {_INDEX}; fetch the checkpoint again")
+
+
+def find_pickle(folder: Path) -> Path | None:
+    """The first file of a folder that looks like weights in a pickle."""
+    return next((path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICKLE_SUFFIXES), None)
 
 
 def _read_index(folder: Path) -> dict[str, Path]:

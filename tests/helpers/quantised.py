@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.checkpoints.quantised.checkpoint import QuantisedCheckpoint
+from models.checkpoints.quantised.registry import quantisation_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.hf_config import read_json_config
 
@@ -18,8 +19,9 @@ KINDS = sorted(path.parent.name for path in FIXTURES.glob("*/expected.safetensor
 
 
 def open_quantised(folder: Path) -> QuantisedCheckpoint:
-    config = read_json_config(folder / "config.json")
-    return QuantisedCheckpoint(SafetensorsCheckpoint(folder), config.section("quantization_config"))
+    config = quantisation_config(read_json_config(folder / "config.json"), folder)
+    assert config is not None
+    return QuantisedCheckpoint(SafetensorsCheckpoint(folder), reader_for(config))
 
 
 def expected_of(kind: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:

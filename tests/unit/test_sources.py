@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from models.errors import SourceError
+from models.errors import SourceError, UnsupportedModelError
 from models.sources import ModelFiles, resolve_model
 
 
@@ -74,7 +74,18 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
         resolve(str(path))
 
 
-@pytest.mark.parametrize("model", ["/no/such/model", "./missing", "~/missing", "missing.gguf", "owner/missing.gguf"])
+@pytest.mark.parametrize("name", ["model.bin", "m.PT", "m.pth", "m.ckpt", "m.pkl"])
+def test_pickle_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
+    (path,) = touch(tmp_path, name)
+    for given in (path, tmp_path):
+        with pytest.raises(SourceError, match=r"looks like a pickle.*safetensors version"):
+            resolve(str(given))
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["/no/such/model", "./missing", "~/missing", "missing.gguf", "owner/missing.gguf", "m.bin", "m.safetensors"],
+)
 def test_mistyped_path_is_said_to_be_missing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)  # a call would fail
     with pytest.raises(SourceError, match="does not exist"):
@@ -98,7 +109,7 @@ def test_revision_of_a_path_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A hub whose one snapshot is tmp_path; the calls' arguments are kept."""
+    """A hub whose one snapshot is tmp_path; the last call's arguments are kept."""
     seen: dict[str, Any] = {}
 
     def snapshot_download(repo: str, **kwargs: Any) -> str:
@@ -110,10 +121,29 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_hub_snapshot(tmp_path: Path, hub: dict[str, Any]) -> None:
-    touch(tmp_path, "config.json")
+    touch(tmp_path, "config.json", "model.safetensors")
     assert resolve("owner/repo", "v1") == ModelFiles(tmp_path, (), "owner/repo")
     assert (hub["repo"], hub["revision"]) == ("owner/repo", "v1")
     assert "*.bin" not in hub["allow_patterns"]
+
+
+def test_hub_weights_are_fetched_after_the_configuration_was_checked(tmp_path: Path, hub: dict[str, Any]) -> None:
+    touch(tmp_path, "config.json", "model.safetensors")
+
+    def refuse(folder: Path) -> None:
+        assert folder == tmp_path
+        assert hub["allow_patterns"] == ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+        raise UnsupportedModelError("no such architecture")
+
+    with pytest.raises(UnsupportedModelError, match="no such architecture"):
+        resolve_model("owner/repo", None, no_progress, refuse)
+
+
+@pytest.mark.usefixtures("hub")
+def test_hub_repository_of_pickles_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    touch(tmp_path, "config.json")
+    with pytest.raises(SourceError, match=r"no \*\.safetensors file; .*pickles.*safetensors version"):
+        resolve("owner/repo")
 
 
 @pytest.mark.usefixtures("hub")

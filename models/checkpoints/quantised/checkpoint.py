@@ -2,10 +2,9 @@
 
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.checkpoints.quantised.parts import Parts
-from models.checkpoints.quantised.registry import reader_for
+from models.checkpoints.quantised.registry import QuantisedReader
 from models.checkpoints.safetensors import plain_dtype
 from models.errors import CheckpointError
-from models.hf_config import HFConfig
 
 # For a KV cache in 8 bits. Ours has the activations' dtype, so that its values need no scale.
 _KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
@@ -17,10 +16,9 @@ class QuantisedCheckpoint:
     Modules that the quantiser left out are plain. What no module claims stays as it is, and the loader names it.
     """
 
-    def __init__(self, files: Checkpoint, config: HFConfig) -> None:
-        """files: all tensors as stored. config: the quantization_config. Raises CheckpointError for modules that are
-        incomplete or stored twice, UnsupportedModelError for methods and variants that headrace does not read."""
-        reader = reader_for(config)
+    def __init__(self, files: Checkpoint, reader: QuantisedReader) -> None:
+        """files: all tensors as stored. Raises CheckpointError for modules that are incomplete or stored twice,
+        UnsupportedModelError for variants that headrace does not read."""
         rest = {name: tensor for name, tensor in files.tensors.items() if not name.endswith(_KV_CACHE_SCALES)}
         gathered: dict[str, StoredTensor] = {}
         for name, tensor in files.tensors.items():

@@ -1,12 +1,13 @@
 """Quantised safetensors checkpoints: quant_method of the configuration -> reader, imported when first asked for."""
 
 import importlib
+from pathlib import Path
 from typing import Protocol
 
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.quantised.parts import Parts
 from models.errors import UnsupportedModelError
-from models.hf_config import HFConfig
+from models.hf_config import HFConfig, read_json_config
 
 _READERS = {
     "awq": "models.checkpoints.quantised.awq:AWQ",
@@ -15,6 +16,14 @@ _READERS = {
     "fp8": "models.checkpoints.quantised.fp8:FP8",
     "gptq": "models.checkpoints.quantised.gptq:GPTQ",
     "mxfp4": "models.checkpoints.quantised.mxfp4:MXFP4",
+}
+
+
+# Files in which tools described their quantisation before config.json had a place for it, and the method's name there.
+_OLD_FILES = {
+    "quantize_config.json": "gptq",  # AutoGPTQ
+    "quant_config.json": "awq",  # AutoAWQ
+    "hf_quant_config.json": "modelopt",
 }
 
 
@@ -28,6 +37,18 @@ class QuantisedReader(Protocol):
     def gather(self, parts: Parts) -> StoredTensor:
         """The module's matrix; takes all that belongs to it out of `parts`. Reads nothing large. Raises
         CheckpointError where parts are missing or misshapen, UnsupportedModelError for what headrace cannot read."""
+
+
+def quantisation_config(config: HFConfig, root: Path) -> HFConfig | None:
+    """How the weights of a folder are quantised, with a quant_method; None if they are not."""
+    for name in ("quantization_config", "compression_config"):  # the second of old compressed-tensors
+        if config.has(name):
+            return config.section(name)
+    for name, method in _OLD_FILES.items():
+        if (root / name).is_file():
+            old = read_json_config(root / name)
+            return HFConfig({"quant_method": method, **old.fields}, old.source)
+    return None
 
 
 def reader_for(config: HFConfig) -> QuantisedReader:
