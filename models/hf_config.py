@@ -134,10 +134,13 @@ class HFConfig:
         return value
 
     def _malformed(self, name: str, value: object, wanted: str) -> CheckpointError:
-        quoted = repr(value)
-        if len(quoted) > _MAX_QUOTED:
-            quoted = quoted[:_MAX_QUOTED] + "..."
-        return CheckpointError(f"{self.source}: {name} is {quoted}; it must be {wanted}; {self.remedy}")
+        return CheckpointError(f"{self.source}: {name} is {quoted(value)}; it must be {wanted}; {self.remedy}")
+
+
+def quoted(value: object) -> str:
+    """A value of a file as messages show it: not all of a long list."""
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
 
 
 def read_json_config(path: Path) -> HFConfig:

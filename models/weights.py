@@ -49,6 +49,8 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
         if name in shared:
             name = shared[name]
             destination = dataclasses.replace(destination, module=name.rpartition(".")[0])
+        if name not in parameters and tensor.may_be_unused:
+            continue
         if name not in parameters:
             problems.append(f"{tensor.name!r} is not used by this architecture")
             continue

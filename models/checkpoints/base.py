@@ -31,6 +31,7 @@ class StoredTensor:
 
     `part(index)` is the tensor of one index of the first dimension: an expert's matrix of a stack.
     `read_stored()`, from safetensors, brings the tensor in the file's own dtype, whatever that is.
+    `may_be_unused`: it says nothing where the architecture has no place for it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StoredTensor:
     packed_format: str | None = None  # of `read_packed`; None: the file's own
     part: "Callable[[int], StoredTensor] | None" = None
     read_stored: Callable[[], torch.Tensor] | None = None
+    may_be_unused: bool = False
 
 
 class Checkpoint(Protocol):

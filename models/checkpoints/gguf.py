@@ -1,7 +1,7 @@
 """GGUF checkpoints: one file or the parts of a split one, dequantised tensor by tensor."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,9 @@ def _described(
     def part(index: int) -> StoredTensor:
         return _described(f"{name}[{index}]", shape[1:], kind, data.reshape(shape[0], -1)[index], path)
 
+    def refuse() -> CheckpointError:
+        return CheckpointError(f"{path}: {name!r} holds scales that are no finite numbers; fetch the file again")
+
     entry = (name, shape, kind.name, data.nbytes, path)
     if kind in _PLAIN:
         plain = torch.from_numpy(data).view(_PLAIN[kind]).view(shape)
@@ -70,22 +73,29 @@ def _described(
     is_widened = kind is GGMLQuantizationType.Q3_K
     return StoredTensor(
         *entry,
-        read=lambda dtype: _dequantise(rows, shape, kind, dtype),
+        read=lambda dtype: _dequantise(rows, shape, kind, dtype, refuse),
         read_packed=(lambda: q3_k_as_q6_k(packed)) if is_widened else (lambda: packed),
         packed_format="Q6_K" if is_widened else None,
         part=part,
-        quantised=stored_codes(kind, shape, packed),
+        quantised=stored_codes(kind, shape, packed, refuse),
     )
 
 
 def _dequantise(
-    rows: np.ndarray, shape: tuple[int, ...], kind: GGMLQuantizationType, dtype: torch.dtype
+    rows: np.ndarray,
+    shape: tuple[int, ...],
+    kind: GGMLQuantizationType,
+    dtype: torch.dtype,
+    refuse: Callable[[], CheckpointError],
 ) -> torch.Tensor:
-    """rows: [rows, bytes a row]."""
+    """rows: [rows, bytes a row]. refuse: makes the error for scales that are no finite numbers."""
     out = torch.empty(len(rows), shape[-1], dtype=dtype)
     step = max(1, _CHUNK_ELEMENTS // shape[-1])
     for start in range(0, len(rows), step):
-        values = dequantize(np.asarray(rows[start : start + step]), kind)
+        with np.errstate(all="ignore"):  # said below
+            values = dequantize(np.asarray(rows[start : start + step]), kind)
+        if not np.isfinite(values).all():
+            raise refuse()
         out[start : start + step] = torch.from_numpy(values)
     return out.view(shape)
 

@@ -1,9 +1,12 @@
 """GGUF's formats that are held as something else, of the very same values: IQ4_NL, MXFP4 and Q3_K."""
 
+from collections.abc import Callable
+
 import torch
 from gguf.constants import GGMLQuantizationType
 
 from models.checkpoints.base import StoredQuant
+from models.errors import CheckpointError
 from models.quant.nibbles import pack_nibbles
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
@@ -15,8 +18,13 @@ _FORMATS = {
 }
 
 
-def stored_codes(kind: GGMLQuantizationType, shape: tuple[int, ...], rows: torch.Tensor) -> StoredQuant | None:
-    """How to read the matrix as codes, or None if its format is another. rows: [rows, bytes a row], not read yet."""
+def stored_codes(
+    kind: GGMLQuantizationType, shape: tuple[int, ...], rows: torch.Tensor, refuse: Callable[[], CheckpointError]
+) -> StoredQuant | None:
+    """How to read the matrix as codes, or None if its format is another. rows: [rows, bytes a row], not read yet.
+
+    refuse: makes the error for scales that are no finite numbers.
+    """
     if kind not in _FORMATS or len(shape) != 2:
         return None
     encoding, scale_dtype = _FORMATS[kind]
@@ -24,6 +32,9 @@ def stored_codes(kind: GGMLQuantizationType, shape: tuple[int, ...], rows: torch
     def read() -> QuantTensor:
         blocks = rows.unflatten(1, (shape[1] // _BLOCK, -1))
         scales = blocks[..., : scale_dtype.itemsize].contiguous().view(scale_dtype).squeeze(-1)
+        is_finite = scales != 255 if scale_dtype == torch.uint8 else scales.isfinite()  # 255 is E8M0's NaN
+        if not bool(is_finite.all()):
+            raise refuse()
         nibbles = blocks[..., scale_dtype.itemsize :]  # column i in the low nibble of byte i, i + 16 in the high one
         codes = torch.cat((nibbles & 15, nibbles >> 4), dim=-1).flatten(1)
         return QuantTensor(encoding, pack_nibbles(codes), scales, None, group_size=_BLOCK)

@@ -9,7 +9,7 @@ import torch
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf_array import GGUFArray
 from models.errors import CheckpointError, UnsupportedModelError
-from models.hf_config import HFConfig
+from models.hf_config import HFConfig, quoted
 
 _MAX_LISTED = 1 << 12  # items of an array: a few for each layer, or one for each dimension of a head
 # Keys that change what is computed, with the values by which they change nothing: a family that does not read one of
@@ -90,7 +90,7 @@ class GGUFMetadata(HFConfig):
         for name, value in self.fields.items():
             if name not in self.reads and value not in _DECISIVE.get(name, (value,)):
                 raise UnsupportedModelError(
-                    f"{self.source}: {name} is {value!r}, which is not supported for this architecture"
+                    f"{self.source}: {name} is {quoted(value)}, which is not supported for this architecture"
                 )
 
 

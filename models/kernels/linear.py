@@ -33,6 +33,10 @@ class WeightFormat(enum.IntEnum):
     BF16 = 8
 
 
+class NotFiniteError(Exception):
+    """Weights that are no finite numbers."""
+
+
 class NativeWeight(Protocol):
     """A packed matrix [rows (outputs), columns (inputs)] of any kind, and the kernel that multiplies with it.
 
@@ -111,7 +115,8 @@ def pack_weight(
     """The packed form of a matrix of `rows` outputs and `columns` inputs; `raw` is not kept.
 
     raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 the matrix itself. columns: a multiple of 32, of
-    256 for the K formats, of 16 for BF16. arena: where the packed bytes go; memory of their own without one.
+    256 for the K formats, of 16 for BF16. arena: where the packed bytes go; memory of their own without one. Raises
+    NotFiniteError if a block's scale is no finite number.
     """
     library = library or required_library()
     assert raw.dtype == (torch.bfloat16 if fmt == WeightFormat.BF16 else torch.uint8)
@@ -121,8 +126,8 @@ def pack_weight(
     data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
     if is_bf16:
         library.bf16_pack_weights(raw.data_ptr(), rows, columns, data.data_ptr())
-    else:
-        library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr())
+    elif not library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr()):
+        raise NotFiniteError
     return PackedWeight(fmt, rows, columns, data)
 
 

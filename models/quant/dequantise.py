@@ -53,9 +53,9 @@ def dequantise(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def scales_fp32(tensor: QuantTensor) -> torch.Tensor:
-    """The scales as numbers; E8M0's bytes are the exponents of fp32."""
+    """The scales as numbers; E8M0's bytes are the exponents of fp32, where 2^-127 is subnormal."""
     if tensor.scales.dtype == torch.uint8:
-        return (tensor.scales.to(torch.int32) << 23).view(torch.float32)
+        return (tensor.scales.to(torch.int32) << 23).clamp_min(1 << 22).view(torch.float32)
     return tensor.scales.float()
 
 

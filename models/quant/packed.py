@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.checkpoints.base import StoredTensor
+from models.errors import CheckpointError
 from models.kernels.arena import HugePageArena
-from models.kernels.linear import NativeWeight, PackedLinear, WeightFormat, pack_weight
+from models.kernels.linear import NativeWeight, NotFiniteError, PackedLinear, WeightFormat, pack_weight
 from models.kernels.scaled_weight import pack_quantised
 from models.quant.base import ParameterSpec, Rearrange
 from models.quant.held import Quantised
@@ -63,7 +64,12 @@ class Packed:
             assert tensor.read_packed is not None
             raw = tensor.read_packed()
         rows = layer.rows(shard)[1]
-        return pack_weight(held, rearrange(raw).contiguous(), rows, layer.in_features, arena=self._arena)
+        try:
+            return pack_weight(held, rearrange(raw).contiguous(), rows, layer.in_features, arena=self._arena)
+        except NotFiniteError:
+            raise CheckpointError(
+                f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
+            ) from None
 
     def finish(self, layer: "Linear") -> None:
         biases = None

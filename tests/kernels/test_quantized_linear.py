@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import PackedLinear, PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.linear import (
+    NotFiniteError,
+    PackedLinear,
+    PackedWeight,
+    WeightFormat,
+    gather_rows,
+    pack_weight,
+)
 from models.kernels.row_input import InputKind, RowInput
 
 AMX_ROWS = 32  # kAmxRows of quantized_linear.cpp
@@ -19,6 +26,11 @@ def _columns(fmt: WeightFormat, columns: int) -> int:
     return columns if fmt < WeightFormat.Q4_K else -(-columns // 256) * 256
 
 
+def _halves_at(fmt: WeightFormat) -> list[int]:
+    """Where the fp16 numbers of a block stand."""
+    return {WeightFormat.Q6_K: [208]}.get(fmt, [0, 2] if fmt.name[2:] in ("_1", "_K") else [0])
+
+
 def _random_weight(
     fmt: WeightFormat, rows: int, columns: int, kernels: KernelLibrary, seed: int = 0
 ) -> tuple[PackedWeight, torch.Tensor]:
@@ -26,8 +38,7 @@ def _random_weight(
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[fmt.name]]
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, (rows, columns // block, size), dtype=np.uint8)
-    halves = {WeightFormat.Q6_K: [208]}.get(fmt, [0, 2] if fmt.name[2:] in ("_1", "_K") else [0])
-    for at in halves:  # the fp16 fields: moderate numbers, a few negative, zero and subnormal
+    for at in _halves_at(fmt):  # the fp16 fields: moderate numbers, a few negative, zero and subnormal
         values = rng.uniform(-0.02, 0.06, raw.shape[:2]).astype(np.float16)
         values.flat[3 :: 7 * 13] = 0
         values.flat[5 :: 7 * 11] = 3e-7
@@ -66,6 +77,17 @@ def test_gathered_rows_are_exactly_gguf_values(kernels: KernelLibrary, fmt: Weig
     ids = torch.tensor([36, 0, 15, 16, 16, *range(37)])
     assert torch.equal(gather_rows(weight, ids, torch.float32, library=kernels), dense[ids])
     assert torch.equal(gather_rows(weight, ids, torch.bfloat16, library=kernels), dense[ids].bfloat16())
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_scales_that_are_not_finite_are_found(kernels: KernelLibrary, fmt: WeightFormat, number: float) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[fmt.name]]
+    for at in _halves_at(fmt):
+        raw = np.zeros((19, 512 // block, size), np.uint8)
+        raw[17, -1, at : at + 2] = np.float16([number]).view(np.uint8)
+        with pytest.raises(NotFiniteError):
+            pack_weight(fmt, torch.from_numpy(raw.reshape(19, -1)), 19, 512, library=kernels)
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

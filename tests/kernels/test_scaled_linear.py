@@ -1,5 +1,7 @@
 """Scaled codes on the native kernels: against dequantise-then-matmul in float64 with the same rounding of the rows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -199,3 +201,13 @@ def test_packed_bytes_are_near_the_checkpoint_s(kernels: KernelLibrary, name: st
 )
 def test_what_has_no_kernel_is_said(kind: QuantKind, columns: int, reason: str) -> None:
     assert scaled_refusal(kind, columns) == reason
+
+
+@pytest.mark.parametrize("exponent", [-127, -126, 0, 100])
+def test_every_power_of_two_is_a_scale(kernels: KernelLibrary, exponent: int) -> None:
+    matrix = every_code(Encoding.E2M1)
+    scaled = replace(matrix, scales=torch.tensor([[exponent + 127]], dtype=torch.uint8))
+    wanted = dequantise(matrix, FLOAT) * 2.0**exponent
+    looked_up = pack_quantised(scaled, library=kernels).look_up(torch.tensor([0]), FLOAT, library=kernels)
+    assert torch.equal(looked_up, wanted)
+    assert torch.equal(dequantise(scaled, FLOAT), wanted)

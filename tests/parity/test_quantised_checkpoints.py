@@ -1,5 +1,6 @@
 """Quantised checkpoints that the formats' own libraries wrote, held against those libraries' dequantised values."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from models.attention.reference import ReferenceAttention
 from models.checkpoints.base import Checkpoint, StoredTensor
+from models.errors import CheckpointError
 from models.hf_config import read_json_config
 from models.loader import build_decoder
 from models.quant.tensor import ActivationQuantization, Encoding
@@ -199,15 +201,28 @@ def test_layers_that_the_quantiser_left_out_are_plain() -> None:
     assert "lm_head.weight" not in tensors  # tied
 
 
-def test_biases_of_zeros_that_autogptq_adds_are_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_biases", [False, True])
+def test_biases_of_zeros_are_left_over_only_where_the_model_has_none(tmp_path: Path, has_biases: bool) -> None:
     folder = copy_of("gptq-int4-g32", tmp_path)
-    q, k = "model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.k_proj.bias"
-    change_tensors(folder, {q: torch.zeros(64), k: torch.ones(32)})
+    sizes = {"q_proj": 64, "k_proj": 32, "v_proj": 32, "o_proj": 64}
+    biases = {f"model.layers.{i}.self_attn.{name}.bias": torch.zeros(n) for name, n in sizes.items() for i in (0, 1)}
+    change_tensors(folder, biases)  # as AutoGPTQ adds them
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "attention_bias": has_biases}))
 
-    tensors = open_quantised(folder).tensors
+    found = logits_of(folder, open_quantised(folder), [1, 2, 3])
 
-    assert q not in tensors
-    assert k in tensors
+    assert torch.equal(
+        found, logits_of(FIXTURES / "gptq-int4-g32", open_quantised(FIXTURES / "gptq-int4-g32"), [1, 2, 3])
+    )
+
+
+def test_bias_that_is_not_zero_is_not_left_over(tmp_path: Path) -> None:
+    folder = copy_of("gptq-int4-g32", tmp_path)
+    change_tensors(folder, {"model.layers.0.self_attn.k_proj.bias": torch.ones(32)})
+
+    with pytest.raises(CheckpointError, match=r"k_proj\.bias' is not used"):
+        logits_of(folder, open_quantised(folder), [1, 2, 3])
 
 
 def test_scales_of_an_8_bit_kv_cache_are_ignored(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from models.checkpoints.gguf_codes import q3_k_as_q6_k, stored_codes
+from models.errors import CheckpointError
 from models.quant.dequantise import dequantise
 
 
@@ -30,7 +31,7 @@ def random_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray:
 def test_tables_are_gguf_s(kind: Kind) -> None:
     raw = random_blocks(kind, 5, 3)
 
-    stored = stored_codes(kind, (5, 96), torch.from_numpy(raw))
+    stored = stored_codes(kind, (5, 96), torch.from_numpy(raw), CheckpointError)
 
     assert stored is not None
     quantised = stored.read()
@@ -48,4 +49,4 @@ def test_q3_k_is_q6_k_of_the_same_numbers() -> None:
 
 
 def test_other_formats_are_no_codes() -> None:
-    assert stored_codes(Kind.Q4_0, (1, 32), torch.zeros(1, 18, dtype=torch.uint8)) is None
+    assert stored_codes(Kind.Q4_0, (1, 32), torch.zeros(1, 18, dtype=torch.uint8), CheckpointError) is None

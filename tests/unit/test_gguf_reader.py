@@ -147,6 +147,27 @@ def test_tensor_of_every_dequantisable_type_is_read(tmp_path: Path, kind: GGMLQu
     assert np.array_equal(read.numpy(), expected.astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [
+        (GGMLQuantizationType.Q8_0, b"\x00\x7c"),
+        (GGMLQuantizationType.IQ4_NL, b"\x01\xfc"),
+        (GGMLQuantizationType.MXFP4, b"\xff"),
+    ],
+)
+def test_scales_that_are_not_finite_are_named(tmp_path: Path, kind: GGMLQuantizationType, scale: bytes) -> None:
+    block_bytes = gguf.GGML_QUANT_SIZES[kind][1]
+    data = bytes(block_bytes) + scale + bytes(block_bytes - len(scale))
+    path = tmp_path / "t.gguf"
+    path.write_bytes(file_bytes([], [tensor("t", (32, 2), kind)], data))
+    stored = GGUFCheckpoint([path]).tensors["t"]
+
+    for read in (stored.quantised and stored.quantised.read, None if scale == b"\xff" else stored.read):
+        if read is not None:
+            with pytest.raises(CheckpointError, match=r"t\.gguf: 't' holds scales that are no finite"):
+                read(*[torch.float32] * (read is stored.read))
+
+
 def test_double_precision_is_read(tmp_path: Path) -> None:
     path = tmp_path / "t.gguf"
     values = np.array([0.1, -2.0, 1e-30, 3.0])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.errors import CheckpointError, UnsupportedModelError
-from tests.helpers.quantised import KINDS, change_quantisation, change_tensors, copy_of, open_quantised
+from tests.helpers.quantised import FIXTURES, KINDS, change_quantisation, change_tensors, copy_of, open_quantised
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.0.mlp.down_proj"
@@ -157,6 +157,18 @@ CORRUPT: dict[str, tuple[str, str, Changes, str]] = {
     "scales that are NaN": ("awq-g32", Q, {f"{Q}.scales": torch.full((2, 64), float("nan")).half()}, "no finite"),
     "scales that are infinite": ("fp8-block", Q, {f"{Q}.weight_scale_inv": torch.ones(1, 1) / 0}, "no finite"),
     "E8M0 scales that are NaN": ("mxfp4-experts", EXPERTS, {f"{EXPERTS}_scales": u8(4, 48, 2) + 255}, "no finite"),
+    "codes that are NaN": (
+        "fp8-block",
+        Q,
+        {f"{Q}.weight": torch.full((64, 64), 0xFF, dtype=torch.uint8).view(torch.float8_e4m3fn)},
+        r"q_proj\.weight' holds codes that are NaN",
+    ),
+    "ct codes that are NaN": (
+        "ct-fp8-dynamic",
+        Q,
+        {f"{Q}.weight": torch.full((64, 64), 0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn)},
+        r"q_proj\.weight' holds codes that are NaN",
+    ),
     "input_scale of 0": ("ct-fp8-static", Q, {f"{Q}.input_scale": torch.zeros(1)}, "must be above 0"),
     "table of another type": ("bnb-nf4", Q, {f"{Q}.weight.quant_map": torch.ones(16)}, "not the table of nf4"),
     "layout of a GPU": ("bnb-int8", Q, {f"{Q}.weight_format": torch.tensor(2, dtype=torch.uint8)}, "row layout"),
@@ -172,6 +184,8 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, object], str]] = {
     "no method": ("awq-g32", {"quant_method": None}, "'unknown'"),
     "gptq with 3 bits": ("gptq-int4-g32", {"bits": 3}, "3 bits.*4 or 8"),
     "gptq in marlin's layout": ("gptq-int4-g32", {"checkpoint_format": "marlin"}, "'marlin'.*gptq or gptq_v2"),
+    "gptq in marlin's layout, as AutoGPTQ said it": ("gptq-int4-g32", {"is_marlin_format": True}, "'marlin'"),
+    "modelopt": ("fp8-block", {"quant_method": "modelopt"}, "'modelopt'"),
     "gptq with settings by module": ("gptq-int4-g32", {"dynamic": {"+:.*q_proj": {"bits": 8}}}, "q_proj"),
     "awq in gemv's layout": ("awq-g32", {"version": "gemv"}, "'gemv'.*'gemm'"),
     "awq with 8 bits": ("awq-g32", {"bits": 8}, "8 bits"),
@@ -223,6 +237,7 @@ MALFORMED: dict[str, tuple[str, dict[str, object], str]] = {
     "ct targets as a text": ("ct-int8", ct_groups(targets="Linear"), "targets is 'Linear'"),
     "ct target that is no pattern": ("ct-int8", ct_groups(targets=["re:("]), "no regular expression"),
     "ct module that no group names": ("ct-int8", ct_groups(targets=["re:.*experts.*"]), "no group .* names it"),
+    "ct target that is long": ("ct-int8", ct_groups(targets=["re:" + "a" * 2000]), "is longer than 1000"),
     "ct block as a text": (
         "ct-fp8-block",
         {
@@ -298,6 +313,45 @@ def test_malformed_configuration_is_refused(tmp_path: Path, case: str) -> None:
     change_quantisation(folder, **changes)
 
     with pytest.raises(CheckpointError, match=message):
+        open_quantised(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("gptq-int4-g32", "quantize_config.json"), ("awq-g32", "quant_config.json")]
+)
+@pytest.mark.parametrize("has_method", [True, False])
+def test_configuration_in_a_file_of_its_own_is_found(tmp_path: Path, kind: str, name: str, has_method: bool) -> None:
+    folder = copy_of(kind, tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    section = fields.pop("quantization_config")
+    if not has_method:
+        section.pop("quant_method")
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / name).write_text(json.dumps(section))
+
+    found = open_quantised(folder).tensors[f"{Q}.weight"].read(torch.float32)
+
+    assert torch.equal(found, open_quantised(FIXTURES / kind).tensors[f"{Q}.weight"].read(torch.float32))
+
+
+def test_configuration_under_the_name_of_old_compressed_tensors_is_found(tmp_path: Path) -> None:
+    folder = copy_of("ct-int8", tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    fields["compression_config"] = fields.pop("quantization_config")
+    (folder / "config.json").write_text(json.dumps(fields))
+
+    assert open_quantised(folder).tensors[f"{Q}.weight"].quantised is not None
+
+
+def test_configuration_of_modelopt_is_refused_by_name(tmp_path: Path) -> None:
+    folder = copy_of("fp8-block", tmp_path)
+    change_quantisation(folder, quant_method=None)
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+
+    with pytest.raises(UnsupportedModelError, match=r"hf_quant_config\.json: weights quantised by 'modelopt'"):
         open_quantised(folder)
 
 

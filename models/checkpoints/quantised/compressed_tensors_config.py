@@ -1,11 +1,11 @@
 """The quantization_config of compressed-tensors: which settings each module has, and whether headrace reads them."""
 
 import enum
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from models.checkpoints.quantised.fp8 import block_of
+from models.checkpoints.quantised.module_patterns import ModulePattern
 from models.checkpoints.quantised.parts import Parts
 from models.errors import CheckpointError, UnsupportedModelError
 from models.hf_config import HFConfig
@@ -29,6 +29,7 @@ class Strategy(enum.Enum):
     BLOCK = "block"
 
 
+_PATTERN = "re:"
 _FORMATS = {
     "pack-quantized": Format.PACKED,
     "int-quantized": Format.CODES,
@@ -71,25 +72,25 @@ class CompressedTensorsConfig:
     """Groups of modules and their settings, in the file's order."""
 
     groups: Sequence[tuple[Sequence[str], ModuleFormat]]  # targets: "Linear", a module's name, "re:" and a pattern
+    patterns: Mapping[str, ModulePattern]  # of the targets that are one
 
     def format_of(self, parts: Parts) -> ModuleFormat:
         """The settings of a module: of the group that names it, else of one whose pattern matches, else of Linear's.
 
         Raises CheckpointError if there is none.
         """
-        for is_match in (_is_name, _is_matched, _is_class):
+        for is_match in (_is_name, self._is_matched, _is_class):
             for targets, settings in self.groups:
                 if any(is_match(target, parts.module) for target in targets):
                     return settings
         raise parts.broken(f"{parts.module!r} is stored quantised, and no group of quantization_config names it")
 
+    def _is_matched(self, target: str, module: str) -> bool:
+        return target in self.patterns and self.patterns[target].is_match(module)
+
 
 def _is_name(target: str, module: str) -> bool:
     return target == module
-
-
-def _is_matched(target: str, module: str) -> bool:
-    return target.startswith("re:") and re.match(target.removeprefix("re:"), module) is not None
 
 
 def _is_class(target: str, module: str) -> bool:  # noqa: ARG001 (codes are those of linear layers)
@@ -106,7 +107,14 @@ def read_config(config: HFConfig) -> CompressedTensorsConfig:
     groups = config.section("config_groups")
     if not groups.fields:
         raise CheckpointError(f"{config.source} has no config_groups; fetch the checkpoint's own configuration again")
-    return CompressedTensorsConfig([_group(groups.section(name), overall) for name in groups.fields])
+    read = [_group(groups.section(name), overall) for name in groups.fields]
+    patterns = {
+        target: ModulePattern(target.removeprefix(_PATTERN), groups.source)
+        for targets, _ in read
+        for target in targets
+        if target.startswith(_PATTERN)
+    }
+    return CompressedTensorsConfig(read, patterns)
 
 
 def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
@@ -116,8 +124,6 @@ def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
             f"{group.source}: targets is {targets!r}; it must be a list of texts; "
             "fetch the checkpoint's own configuration again"
         )
-    for target in targets:
-        _check_pattern(target, group.source)
     weights = group.section("weights")
     name = group.text("format", overall)
     bits, number = weights.integer("num_bits"), weights.text("type", "int")
@@ -148,17 +154,6 @@ def _block(weights: HFConfig) -> tuple[int, int]:
         sizes = [int(size) if size.isdecimal() else size for size in value.split("x")]
         weights = HFConfig({"block_structure": sizes}, weights.source)
     return block_of(weights, "block_structure") or (128, 128)
-
-
-def _check_pattern(target: str, source: str) -> None:
-    if not target.startswith("re:"):
-        return
-    try:
-        re.compile(target.removeprefix("re:"))
-    except (re.error, RecursionError):
-        raise CheckpointError(
-            f"{source}: target {target!r} is no regular expression; fetch the checkpoint's own configuration again"
-        ) from None
 
 
 def _strategy(weights: HFConfig) -> Strategy:

@@ -31,7 +31,8 @@ class GPTQ:
             raise UnsupportedModelError(
                 f"{config.source}: GPTQ with {self._bits} bits is not supported; use a version with 4 or 8 bits"
             )
-        self._format = config.text("checkpoint_format", config.text("format", "gptq"))
+        is_marlin = config.boolean("is_marlin_format", False)  # AutoGPTQ's
+        self._format = "marlin" if is_marlin else config.text("checkpoint_format", config.text("format", "gptq"))
         if self._format not in _FORMATS:
             raise UnsupportedModelError(
                 f"{config.source}: GPTQ's checkpoint format {self._format!r} is not supported; use a version in the "
@@ -64,7 +65,7 @@ class GPTQ:
         group_of = None
         if self._has_act_order or parts.has(".g_idx"):
             group_of = parts.take(".g_idx", ("I32",), (columns,))
-        parts.drop_zero_bias()  # AutoGPTQ's
+        parts.mark_zero_bias()  # AutoGPTQ's
         kind = QuantKind(_ENCODINGS[bits], group_size, has_zeros=not self._is_symmetric)
 
         def read() -> QuantTensor:

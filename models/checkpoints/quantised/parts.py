@@ -1,5 +1,6 @@
 """Parts: the tensors that together hold one quantised matrix, taken out of a checkpoint by name, dtype and shape."""
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from models.checkpoints.base import StoredQuant, StoredTensor
 from models.errors import CheckpointError
 from models.quant.dequantise import dequantise
-from models.quant.tensor import QuantKind, QuantTensor
+from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 FLOATS = ("BF16", "F16", "F32")  # what scales are stored in
 
@@ -74,11 +75,12 @@ class Parts:
             raise self.broken(f"{part.name!r} has shape {list(part.shape)}; it must be a matrix")
         return part
 
-    def drop_zero_bias(self) -> None:
-        """Forget a bias that is all zeros, which quantisers add to layers that have none."""
+    def mark_zero_bias(self) -> None:
+        """Let a bias that is all zeros be left over: quantisers add it to layers that have none. Where the architecture
+        has one, zeros are what the model learnt."""
         bias = self._tensors.get(self.module + ".bias")
         if bias is not None and bias.read_stored is not None and not bool(bias.read_stored().any()):
-            del self._tensors[bias.name]
+            self._tensors[bias.name] = dataclasses.replace(bias, may_be_unused=True)
 
     def broken(self, reason: str) -> CheckpointError:
         return CheckpointError(
@@ -88,17 +90,25 @@ class Parts:
     def stored(self, shape: tuple[int, ...], kind: QuantKind, read: Callable[[], QuantTensor]) -> StoredTensor:
         """The matrix that the parts taken so far make. shape: by default [rows, columns]; may have more dimensions."""
 
+        name = f"{self.module}.weight"
+
+        def read_sound() -> QuantTensor:
+            matrix = read()
+            if kind.encoding is Encoding.FP8_E4M3 and bool((matrix.codes.view(torch.uint8) & 0x7F == 0x7F).any()):
+                raise CheckpointError(f"{self.file}: {name!r} holds codes that are NaN; fetch the checkpoint again")
+            return matrix
+
         def read_dense(dtype: torch.dtype) -> torch.Tensor:
-            return dequantise(read(), dtype).view(shape)
+            return dequantise(read_sound(), dtype).view(shape)
 
         return StoredTensor(
-            f"{self.module}.weight",
+            name,
             shape,
             kind.encoding.name,
             self.num_bytes,
             self.file,
             read_dense,
-            quantised=StoredQuant(kind, read),
+            quantised=StoredQuant(kind, read_sound),
         )
 
 

@@ -38,7 +38,7 @@ class KernelLibrary:
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiifpp")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppippiiii")
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
-        self.pack_weights = self._bind("hr_pack_weights", "ipllp")
+        self.pack_weights = self._bind("hr_pack_weights", "ipllp", ctypes.c_int)
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")
         self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
         self.bf16_packed_bytes = self._bind("hr_bf16_packed_bytes", "ll", ctypes.c_int64)

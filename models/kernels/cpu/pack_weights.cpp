@@ -3,6 +3,7 @@
 // GGUF rows [N][K / block] of blocks, each a run of columns of one row. A reader turns a block into codes (one byte a
 // weight) and scales; the writer places them. Threads take row blocks.
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "codecs.h"
@@ -186,14 +187,18 @@ void write_scales(Format format, const RowGroup& g, int row, int half, uint8_t* 
   }
 }
 
+bool is_finite_half(uint16_t bits) { return (bits & 0x7c00) != 0x7c00; }
+
+// false if a scale is no finite number
 template <class Codec>
-void pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t rows, int64_t columns, uint8_t* block) {
+bool pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t rows, int64_t columns, uint8_t* block) {
   const Shape shape = gguf_block(format);
   const int groups_per_block = shape.columns / kGroup;
   const int64_t row_bytes = columns / shape.columns * shape.bytes;
   std::memset(block, 0, block_bytes<Codec>(columns));
   const int num_rows = static_cast<int>(std::min<int64_t>(kBlockRows, rows - first_row));
   RowGroup g{};
+  bool is_finite = true;
   for (int64_t group = 0; group < columns / kGroup; ++group) {  // rows inside: what is written stays in the first cache
     const int half = static_cast<int>(group % 2);
     uint8_t* unit = const_cast<uint8_t*>(unit_address<Codec>(block, group / 2));
@@ -203,8 +208,10 @@ void pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t ro
       read_group(format, source, static_cast<int>(group % groups_per_block), g);
       write_scales(format, g, row, half, header, unit);
       write_codes<Codec>(g, row, unit + Codec::kScaleBytes + half * Codec::kGroupBytes);
+      is_finite &= is_finite_half(g.d) && is_finite_half(g.m);
     }
   }
+  return is_finite;
 }
 
 template <class Codec, class Element>
@@ -232,18 +239,20 @@ HR_API int64_t hr_packed_bytes(int format, int64_t rows, int64_t columns) {
   });
 }
 
-// raw: rows of GGUF blocks, contiguous. packed: hr_packed_bytes() bytes, aligned to 64.
-HR_API void hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_t columns, uint8_t* packed) {
+// raw: rows of GGUF blocks, contiguous. packed: hr_packed_bytes() bytes, aligned to 64. Returns 0 if a block's scale is no finite
+// number, else 1.
+HR_API int hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_t columns, uint8_t* packed) {
+  std::atomic<int> is_finite{1};
   with_codec(static_cast<Format>(format), [&](auto codec) {
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(columns);
     parallel_for((rows + kBlockRows - 1) / kBlockRows, 4, [&](int64_t block) {
-      pack_block<Codec>(static_cast<Format>(format), raw, block * kBlockRows, rows, columns, packed + block * stride);
+      if (!pack_block<Codec>(static_cast<Format>(format), raw, block * kBlockRows, rows, columns, packed + block * stride))
+        is_finite.store(0, std::memory_order_relaxed);
     });
   });
+  return is_finite.load();
 }
-
-HR_REPLAYABLE(hr_pack_weights)
 
 // out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32; ids must lie within it.
 HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids,

@@ -127,7 +127,8 @@ HR_INLINE F32x16 load_scales(ScaleType type, const uint8_t* scales, int64_t grou
     case ScaleType::kFloat: return load<F32x16>(scales + 64 * group);
     case ScaleType::kE8M0: break;
   }
-  return floats_of(shift_left<23>(load_uint8_lanes(scales + 16 * group)));  // 2^(e - 127): the exponent's bits of an fp32
+  // 2^(e - 127): the exponent's bits of an fp32, in which 2^-127 is subnormal
+  return max(floats_of(shift_left<23>(load_uint8_lanes(scales + 16 * group))), broadcast(0x1p-127f));
 }
 
 // The geometry of a matrix's blocks.

@@ -1,0 +1,201 @@
+"""ModulePattern: a regular expression of a configuration over modules' names, matched in polynomial time.
+
+Python's `re` takes hours for patterns that are made to backtrack, and a configuration comes from strangers. This
+matcher asks of each part of a pattern where in the name it can end, if it begins at i, and remembers the answers: there
+are no more than (parts of the pattern) * (characters of the name) of them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from models.errors import CheckpointError, UnsupportedModelError
+
+_MAX_LENGTH = 1000
+_MAX_COUNT = 1000
+_MAX_DEPTH = 20  # of groups in groups
+# A single character: an escape, a class, a dot, or itself.
+_CHARACTER = re.compile(r"\\[^0-9AbBZ]|\[\^?\]?(?:\\.|[^\]\\])*\]|[^()|*+?{}\[\]\\^$]")
+_QUANTIFIER = re.compile(r"(?P<sign>[*+?])|\{(?P<least>\d+)(?P<comma>,)?(?P<most>\d+)?\}")
+_SUFFIX = re.compile(r"[?+]")
+_GROUP = re.compile(r"\((?:\?(?P<kind>:|=|!|<=|<!|P<\w+>))?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Character:
+    pattern: re.Pattern[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Anchor:
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    branches: Sequence[Sequence["_Part"]]
+    is_look: bool = False  # matches no characters
+    is_behind: bool = False
+    is_negative: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Repeat:
+    part: "_Part"
+    least: int
+    most: int | None
+
+
+_Part = _Character | _Anchor | _Choice | _Repeat
+
+
+class ModulePattern:
+    """One pattern."""
+
+    def __init__(self, pattern: str, source: str) -> None:
+        """Raises CheckpointError, which names `source`, for what is no regular expression, and UnsupportedModelError
+        for what is one and beyond this matcher."""
+        shown = repr(pattern if len(pattern) <= 100 else pattern[:100] + "...")
+        remedy = "fetch the checkpoint's own configuration again"
+        if len(pattern) > _MAX_LENGTH:
+            raise CheckpointError(f"{source}: target {shown} is longer than {_MAX_LENGTH} characters; {remedy}")
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError):
+            raise CheckpointError(f"{source}: target {shown} is no regular expression; {remedy}") from None
+        try:
+            self._root = _Parser(pattern).parse()
+        except _NotReadError:
+            raise UnsupportedModelError(
+                f"{source}: target {shown} uses what headrace does not read in regular expressions (back references, "
+                f"flags, counts above {_MAX_COUNT}, more than {_MAX_DEPTH} groups in one another); use a version of "
+                "the model whose targets do without"
+            ) from None
+
+    def is_match(self, name: str) -> bool:
+        """Whether the name begins with what the pattern describes, as re.match says."""
+        return any(True for _ in _Matcher(name).ends(self._root, 0))
+
+
+class _Matcher:
+    """One name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._known: dict[tuple[_Part, int], frozenset[int]] = {}
+
+    def ends(self, part: _Part, start: int) -> frozenset[int]:
+        """Where `part` can end if it begins at `start`."""
+        known = self._known.get((part, start))
+        if known is None:
+            known = self._known[part, start] = frozenset(self._find(part, start))
+        return known
+
+    def _find(self, part: _Part, start: int) -> Iterator[int] | set[int]:
+        match part:
+            case _Character(pattern):
+                return {start + 1} if pattern.match(self._name, start) else set()
+            case _Anchor(is_end):
+                return {start} if start == (len(self._name) if is_end else 0) else set()
+            case _Choice(branches, is_look):
+                if is_look:
+                    return {start} if self._is_seen(part, start) is not part.is_negative else set()
+                return set().union(*(self._sequence(branch, {start}) for branch in branches))
+            case _Repeat():
+                return self._repeated(part, start)
+
+    def _is_seen(self, look: _Choice, at: int) -> bool:
+        if look.is_behind:
+            return any(at in self._sequence(branch, {start}) for branch in look.branches for start in range(at + 1))
+        return any(self._sequence(branch, {at}) for branch in look.branches)
+
+    def _sequence(self, parts: Sequence[_Part], starts: set[int]) -> set[int]:
+        for part in parts:
+            starts = {end for start in starts for end in self.ends(part, start)}
+        return starts
+
+    def _repeated(self, repeat: _Repeat, start: int) -> set[int]:
+        reached = {start}
+        for _ in range(repeat.least):
+            reached = self._sequence([repeat.part], reached)
+        new, most = reached, repeat.most
+        for _ in range(len(self._name) if most is None else most - repeat.least):
+            new = self._sequence([repeat.part], new) - reached
+            if not new:
+                break
+            reached = reached | new
+        return reached
+
+
+class _NotReadError(Exception):
+    """The pattern has something that is not read."""
+
+
+class _Parser:
+    """A cursor over a sound pattern."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._at = 0
+        self._depth = 0
+
+    def parse(self) -> _Choice:
+        root = _Choice(self._branches())
+        if self._at < len(self._pattern):
+            raise _NotReadError
+        return root
+
+    def _branches(self) -> list[list[_Part]]:
+        branches: list[list[_Part]] = [[]]
+        while self._at < len(self._pattern) and self._pattern[self._at] != ")":
+            if self._pattern[self._at] == "|":
+                self._at += 1
+                branches.append([])
+            else:
+                branches[-1].append(self._quantified(self._part()))
+        return branches
+
+    def _part(self) -> _Part:
+        sign = self._pattern[self._at]
+        if sign in "^$":
+            self._at += 1
+            return _Anchor(sign == "$")
+        if sign == "(":
+            return self._group()
+        character = self._take(_CHARACTER)
+        if character is None:
+            raise _NotReadError
+        return _Character(re.compile(character[0]))
+
+    def _group(self) -> _Choice:
+        opening = self._take(_GROUP)
+        assert opening is not None
+        self._depth += 1
+        if self._pattern.startswith("?", self._at) or self._depth > _MAX_DEPTH:  # flags, comments, conditions
+            raise _NotReadError
+        kind = opening["kind"] or ":"
+        branches = self._branches()
+        self._at += 1  # the closing parenthesis
+        self._depth -= 1
+        return _Choice(branches, kind in ("=", "!", "<=", "<!"), kind in ("<=", "<!"), kind in ("!", "<!"))
+
+    def _quantified(self, part: _Part) -> _Part:
+        quantifier = self._take(_QUANTIFIER)
+        if quantifier is None:
+            return part
+        suffix = self._take(_SUFFIX)
+        if suffix is not None and suffix[0] == "+":  # possessive; lazy ones ("?") match the same names as others
+            raise _NotReadError
+        if sign := quantifier["sign"]:
+            return _Repeat(part, int(sign == "+"), 1 if sign == "?" else None)
+        least = int(quantifier["least"])
+        most = int(quantifier["most"]) if quantifier["most"] else None if quantifier["comma"] else least
+        if max(least, most or 0) > _MAX_COUNT:
+            raise _NotReadError
+        return _Repeat(part, least, most)
+
+    def _take(self, token: re.Pattern[str]) -> re.Match[str] | None:
+        match = token.match(self._pattern, self._at)
+        if match is not None:
+            self._at = match.end()
+        return match
