@@ -6,6 +6,7 @@ from engine.protocol import SamplingParams
 from engine.sampling.draw import draw
 from engine.sampling.rows import LogitsRow
 from engine.sampling.truncation import TruncationParams, truncate
+from models.kernels import sampling as native
 
 # Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
 _GREEDY_TEMPERATURE = 1e-5
@@ -16,11 +17,32 @@ def is_greedy(sampling: SamplingParams) -> bool:
     return sampling.temperature < _GREEDY_TEMPERATURE
 
 
-def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: torch.Tensor) -> list[int]:
-    """One token id a row, drawn at its temperature and limits. logits: [L, V] fp32, edited; uniforms: [L] fp64."""
+def best_ids(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values [L], ids [L]) of each row's largest logit; the value is NaN where any of the row is NaN."""
+    library = native.sampling_library(logits)
+    if library is not None:
+        return native.best_ids(logits, library)
+    values, ids = logits.max(dim=-1)
+    return values, ids
+
+
+def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:
+    """One token id a row, drawn at its temperature and limits. logits: [L, V] fp32, edited; uniforms: [L]."""
+    library = native.sampling_library(logits)
+    if library is None:
+        return _draw_ids_by_torch(logits, rows, uniforms)
+    draws = []
+    for row, number in zip(rows, uniforms, strict=True):
+        p = row.sequence.request.sampling
+        draws.append(native.Draw(p.temperature, p.top_k, p.top_p, p.min_p, number))
+    return native.draw_ids(logits, draws, library)
+
+
+def _draw_ids_by_torch(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:
+    numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
     result = [0] * len(rows)
     for indices, ids, weights in _weights(logits, rows):
-        chosen = draw(weights, uniforms[indices])
+        chosen = draw(weights, numbers[indices])
         if ids is not None:
             chosen = ids.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
         for index, token_id in zip(indices, chosen.tolist(), strict=True):

@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 
 from engine.protocol import TokenLogprobs
-from engine.sampling.distribution import draw_ids, is_greedy, probabilities
+from engine.sampling.distribution import best_ids, draw_ids, is_greedy, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs
@@ -51,7 +51,7 @@ class Sampler:
         A sequence with logits that are not finite where they count gets an error and takes nothing from the others.
         """
         rows = [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
-        best_values, best_ids = logits.max(dim=-1)  # max propagates NaN, so it also tells which rows are sound
+        best_values, chosen = best_ids(logits)  # which also tell which rows are sound
         sound = torch.isfinite(best_values)
         if not bool(sound.all()):
             return self._sample_unsound(logits, sequences, draft_probs, sound)
@@ -59,8 +59,8 @@ class Sampler:
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
         edited = self._editor.edit(logits, rows)
         if edited:
-            best_ids[edited] = logits[edited].argmax(dim=-1)
-        token_ids = _choose(logits, rows, best_ids.tolist(), sequences, draft_probs or {})
+            chosen[edited] = best_ids(logits[edited])[1]
+        token_ids = _choose(logits, rows, chosen.tolist(), sequences, draft_probs or {})
         results = [SampledTokens(ids) for ids in token_ids]
         return results if raw is None else _with_logprobs(results, sequences, raw)
 
@@ -86,11 +86,11 @@ class Sampler:
 def _choose(
     logits: torch.Tensor,
     rows: list[LogitsRow],
-    best_ids: list[int],
+    chosen: list[int],
     sequences: list[Sequence],
     draft_probs: Mapping[str, torch.Tensor],
 ) -> list[list[int]]:
-    """The tokens of each sequence. logits: [L, V], edited; best_ids: the largest of each row."""
+    """The tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
     by_chance = [s.id in draft_probs and bool(s.draft) for s in sequences]  # verified against what they were drawn from
     chance_ids = {s.id for s, is_one in zip(sequences, by_chance, strict=True) if is_one}
     drawn = [
@@ -100,18 +100,16 @@ def _choose(
     ]
     if drawn:
         drawn_rows = [rows[index] for index in drawn]
-        drawn_ids = draw_ids(
-            logits if len(drawn) == len(rows) else logits[drawn], drawn_rows, _uniforms(drawn_rows, logits.device)
-        )
+        drawn_ids = draw_ids(logits if len(drawn) == len(rows) else logits[drawn], drawn_rows, _uniforms(drawn_rows))
         for index, token_id in zip(drawn, drawn_ids, strict=True):
-            best_ids[index] = token_id
+            chosen[index] = token_id
     verified = iter(_verify_sampled(logits, rows, [s for s in sequences if s.id in chance_ids], draft_probs))
     result = []
     for sequence, start, is_one in zip(sequences, _first_rows(sequences), by_chance, strict=True):
         if is_one:
             result.append(next(verified))
             continue
-        own = best_ids[start : start + len(sequence.draft) + 1]
+        own = chosen[start : start + len(sequence.draft) + 1]
         result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
     return result
 
@@ -132,8 +130,8 @@ def _verify_sampled(
         torch.cat([draft_probs[s.id][: len(s.draft)] for s in sequences]),
         torch.tensor([token_id for s in sequences for token_id in s.draft], device=device),
         torch.tensor([len(s.draft) for s in sequences], device=device),
-        accept_uniforms=_uniforms(drafted_rows, device, Purpose.ACCEPT),
-        sample_uniforms=_uniforms(own_rows, device),
+        accept_uniforms=torch.tensor(_uniforms(drafted_rows, Purpose.ACCEPT), dtype=torch.float64, device=device),
+        sample_uniforms=torch.tensor(_uniforms(own_rows), dtype=torch.float64, device=device),
     )
     return [
         [*sequence.draft[:count], next_id]
@@ -141,9 +139,8 @@ def _verify_sampled(
     ]
 
 
-def _uniforms(rows: list[LogitsRow], device: torch.device, purpose: Purpose = Purpose.SAMPLE) -> torch.Tensor:
-    numbers = [uniform(row.sequence.seed, row.position, purpose) for row in rows]
-    return torch.tensor(numbers, dtype=torch.float64, device=device)
+def _uniforms(rows: list[LogitsRow], purpose: Purpose = Purpose.SAMPLE) -> list[float]:
+    return [uniform(row.sequence.seed, row.position, purpose) for row in rows]
 
 
 def _first_rows(sequences: list[Sequence]) -> list[int]:

@@ -26,6 +26,8 @@ KERNELS = (
     Kernel("rope_kv_write", "rotary embedding and the write to the KV cache", "cpu", _FLOATS, unavailable_reason),
     Kernel("quantized_linear", "linear layers over Q4_0 ... Q6_K weights", "cpu", _FLOATS, unavailable_reason),
     Kernel("scaled_linear", "linear layers over int4, int8, fp8, nf4, ... weights", "cpu", _FLOATS, unavailable_reason),
+    Kernel("best_ids", "the largest logit of each row", "cpu", (torch.float32,), unavailable_reason),
+    Kernel("draw_ids", "tokens drawn within top-k, top-p and min-p", "cpu", (torch.float32,), unavailable_reason),
     Kernel("bf16_linear", "linear layers over bf16 weights", "cpu", _FLOATS, unavailable_reason),
     Kernel("norm_heads", "norms of queries, keys and latents", "cpu", _FLOATS, unavailable_reason),
     Kernel("head_linear", "a bf16 matrix of its own for each head", "cpu", (torch.bfloat16,), unavailable_reason),

@@ -52,6 +52,8 @@ class KernelLibrary:
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
         self.quantise = self._bind("hr_quantise", "pillilpp")
         self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
+        self.best_ids = self._bind("hr_best_ids", "plllpp")
+        self.draw_ids = self._bind("hr_draw_ids", "plllpp")
 
         self.replay = self._bind("hr_replay", "pl")
 

@@ -1,0 +1,45 @@
+"""Choosing tokens from rows of logits on the CPU (cpu/sample.cpp): the largest logit, or a draw within limits."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from models.kernels.cpu.library import KernelLibrary, kernel_library
+
+
+class Draw(NamedTuple):
+    """How one row is drawn from. top_k 0, top_p 1 and min_p 0 are off; uniform: the row's number in [0, 1)."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    uniform: float
+
+
+def sampling_library(logits: torch.Tensor) -> KernelLibrary | None:
+    """The library whose functions take these logits, or None: then torch's operators choose."""
+    is_taken = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.stride(-1) == 1
+    return kernel_library() if is_taken else None
+
+
+def best_ids(logits: torch.Tensor, library: KernelLibrary) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values [L], ids [L] int64) of each row's largest logit; the value is NaN where any of the row is."""
+    ids = torch.empty(len(logits), dtype=torch.int64)
+    values = torch.empty(len(logits), dtype=torch.float32)
+    library.best_ids(*_rows(logits), ids.data_ptr(), values.data_ptr())
+    return values, ids
+
+
+def draw_ids(logits: torch.Tensor, draws: Sequence[Draw], library: KernelLibrary) -> list[int]:
+    """A token id for each row; the largest logit of each is finite."""
+    ids = torch.empty(len(logits), dtype=torch.int64)
+    limits = torch.tensor(draws, dtype=torch.float64)
+    library.draw_ids(*_rows(logits), limits.data_ptr(), ids.data_ptr())
+    result: list[int] = ids.tolist()
+    return result
+
+
+def _rows(logits: torch.Tensor) -> tuple[int, int, int, int]:
+    return logits.data_ptr(), logits.stride(0), *logits.shape
