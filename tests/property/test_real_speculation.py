@@ -1,11 +1,11 @@
 """Speculation on real models: greedy texts equal, sampled ones of one distribution, for every proposer."""
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +13,7 @@ from engine import scheduler
 from engine.config import DraftSampling, EngineConfig
 from engine.engine import Engine
 from engine.local import LocalClient
-from engine.protocol import EngineRequest, RequestOutput
+from engine.protocol import EngineRequest, RequestOutput, StepStats
 from engine.runner.runner import TorchRunner
 from engine.spec.draft_model import DraftModel
 from engine.spec.draft_runner import TorchDraftRunner
@@ -22,6 +22,7 @@ from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.drafting import AlwaysFull
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.loaded import load_random
+from tests.helpers.statistics import significant, two_sample_p
 
 BLOCK_SIZE = 4
 NEAR_TIE = 0.05  # nats
@@ -64,7 +65,7 @@ def _client(
 ) -> LocalClient:
     """kind: "none", "ngram", "prediction" or "model". Drafts as long as may be, whatever they cost."""
     options = {"max_model_len": 160, "max_num_batched_tokens": 256, "max_num_seqs": 256, **options}
-    config = EngineConfig(block_size=BLOCK_SIZE, check_invariants=num_blocks < 1000, **options)  # type: ignore[arg-type]
+    config = EngineConfig(block_size=BLOCK_SIZE, check_invariants=num_blocks == 160, **options)  # type: ignore[arg-type]
     drafter = None
     if kind == "model":
         runner = TorchDraftRunner(
@@ -177,52 +178,58 @@ def test_bf16_parts_from_the_plain_text_only_at_a_near_tie(bf16_pair: Pair, kind
 
 
 SAMPLES = 20_000
+Texts = Counter[tuple[int, ...]]
 
 
 def _sampled_texts(
-    pair: Pair, kind: str, sampling: DraftSampling, seeds: Iterator[int], monkeypatch: pytest.MonkeyPatch
-) -> Counter[tuple[int, ...]]:
+    pair: Pair, kind: str, seeds: Iterator[int], monkeypatch: pytest.MonkeyPatch, *, num_blocks: int
+) -> tuple[Texts, list[StepStats]]:
     """Without a seed, with which nothing would be drawn by chance: the engine's own come from `seeds`."""
     monkeypatch.setattr(scheduler.secrets, "randbits", lambda _: next(seeds))
-    client = _client(pair, kind, max_tokens=2, sampling=sampling, num_blocks=2000)
+    client = _client(pair, kind, max_tokens=2, sampling=DraftSampling.SAMPLED, num_blocks=num_blocks)
     requests = [
-        make_request(
-            f"s{n}",
-            [9, 8, 7],
-            max_tokens=4,
-            seed=None,
-            temperature=1.2,
-            top_k=3,
-            ignore_eos=True,
-        )
+        make_request(f"s{n}", [9, 8, 7, 6, 5, 4, 3], max_tokens=4, seed=None, temperature=1.2, top_k=3, ignore_eos=True)
         for n in range(SAMPLES)
     ]
     outputs = client.generate(requests)
-    if kind == "model":
-        accepted, drafted = (
-            sum(getattr(s, name) for s in client.steps) for name in ("accepted_tokens", "draft_tokens")
-        )
-        assert 0.2 * drafted < accepted < 0.95 * drafted
-    return Counter(tuple(output.new_ids) for output in outputs.values())
+    return Counter(tuple(output.new_ids) for output in outputs.values()), client.steps
 
 
-def _deviation(first: Counter[tuple[int, ...]], second: Counter[tuple[int, ...]]) -> float:
-    """Two-sample chi-square in standard deviations, over texts that are not rare."""
-    cells = [key for key in first | second if first[key] + second[key] >= 20]
-    statistic = sum((first[key] - second[key]) ** 2 / (first[key] + second[key]) for key in cells)
-    return (statistic - len(cells)) / math.sqrt(2 * len(cells))
+def _p_values(first: Texts, second: Texts) -> dict[str, float]:
+    """Whether each token of the texts has one distribution, given those before it."""
+    found = {}
+    for length in range(4):
+        for prefix in {text[:length] for text in first | second}:
+            nexts = [Counter[int](), Counter[int]()]
+            for texts, counts in zip((first, second), nexts, strict=True):
+                for text, count in texts.items():
+                    if text[:length] == prefix:
+                        counts[text[length]] += count
+            ids = [token_id for token_id in nexts[0] | nexts[1] if nexts[0][token_id] + nexts[1][token_id] >= 20]
+            if len(ids) > 1:
+                one, two = (np.array([counts[token_id] for token_id in ids]) for counts in nexts)
+                found[str(prefix)] = two_sample_p(one, two)
+    return found
 
 
 @pytest.mark.slow
 def test_sampled_texts_have_one_distribution_with_and_without_drafts(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """20,000 texts of four tokens each way; the second to fourth are drafted, or follow an accepted draft."""
+    """20,000 texts of four tokens each way, among prefix hits and preemptions; the second to fourth token are drafted,
+    or follow an accepted draft."""
     seeds = itertools.count()
-    plain = _sampled_texts(pair, "none", DraftSampling.SAMPLED, seeds, monkeypatch)
-    drafted = _sampled_texts(pair, "model", DraftSampling.SAMPLED, seeds, monkeypatch)
-    assert _deviation(plain, drafted) < 4.0
+    plain, _ = _sampled_texts(pair, "none", seeds, monkeypatch, num_blocks=2000)
+    drafted, steps = _sampled_texts(pair, "model", seeds, monkeypatch, num_blocks=90)
+    num_accepted, num_drafted = (sum(getattr(s, name) for s in steps) for name in ("accepted_tokens", "draft_tokens"))
+    assert 0.2 * num_drafted < num_accepted < 0.95 * num_drafted
+    assert sum(step.preemptions for step in steps) > 10
+    assert sum(step.prefix_hits for step in steps) > SAMPLES
+    family = _p_values(plain, drafted)
+    assert len(family) > 20
+    assert significant(family) == []
+
     (commonest, _), *_ = plain.most_common(1)
     biased = Counter({text: round(0.97 * count) for text, count in plain.items()})  # control: a bias of 3 %
     biased[commonest] += SAMPLES - biased.total()
-    assert _deviation(drafted, biased) > 4.0
+    assert significant(_p_values(drafted, biased)) != []

@@ -6,7 +6,6 @@ from plain definitions in numpy; p and q themselves from the sampler's pipeline.
 
 import functools
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow
 from engine.sequence import Sequence
+from tests.helpers.statistics import goodness_p, significant
 
 V = 5
 N = 200_000
@@ -33,7 +33,6 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "bias": {"logit_bias": {1: 1.5, 4: -2.0}, "top_p": 0.9},
     "mask": {"temperature": 0.9, "top_k": 4},  # of the target; the draft does not know it
 }
-_SIGNIFICANT = 4.0  # standard deviations of a chi-square sum: 3e-5
 
 
 @functools.cache
@@ -110,34 +109,32 @@ class Case:
             drafts = np.concatenate([drafts, best[:, None]], axis=1)
         return np.repeat(drafts, N, axis=0)
 
-    def deviation(self, drafts: np.ndarray, num_accepted: np.ndarray, next_ids: np.ndarray) -> float:
-        """Of all emitted tokens from the exact distributions after what was emitted before, in standard deviations.
+    def p_values(self, drafts: np.ndarray, num_accepted: np.ndarray, next_ids: np.ndarray) -> dict[str, float]:
+        """Of all emitted tokens, against the exact distributions after what was emitted before.
 
-        The largest over the positions: in each, the tokens of those runs that reached it.
+        One a position, with the tokens of those runs that reached it.
         """
         rows = self.rows_along(drafts)
         emitted = np.concatenate([drafts, np.zeros((N, 1), np.int64)], axis=1)
         emitted[np.arange(N), num_accepted] = next_ids
-        worst = -math.inf
+        found = {}
         for place in range(self.k + 1):
             reached = num_accepted >= place
             cell_of = rows[reached, place] * V + emitted[reached, place]
             counts = np.bincount(cell_of, minlength=len(self.prefixes) * V).reshape(-1, V)
             expected = counts.sum(axis=1, keepdims=True) * self.exact
             assert counts[expected == 0].sum() == 0, "a token that the parameters rule out"
-            enough = (expected.max(axis=1) > 0) & (np.where(expected > 0, expected, np.inf).min(axis=1) >= 5)
-            if not enough.any():
-                continue
-            counts, expected = counts[enough], expected[enough]
-            cells = expected > 0
-            statistic = ((counts - expected)[cells] ** 2 / expected[cells]).sum()
-            freedom = cells.sum() - len(cells)
-            if freedom:
-                worst = max(worst, (statistic - freedom) / math.sqrt(2 * freedom))
-        return worst
+            several = (expected > 0).sum(axis=1) > 1
+            enough = several & (np.where(expected > 0, expected, np.inf).min(axis=1) >= 5)
+            if enough.any():
+                found[f"k = {self.k}, place {place}"] = goodness_p(counts[enough], expected[enough])
+        return found
 
 
-def _verify_sampled(case: Case, *, leniency: float = 1.0, q: torch.Tensor | None = None) -> float:
+PValues = dict[str, float]
+
+
+def _verify_sampled(case: Case, *, leniency: float = 1.0, q: torch.Tensor | None = None) -> PValues:
     rng = np.random.default_rng(case.k)
     drafts = case.draw_drafts(rng)
     rows = torch.from_numpy(case.rows_along(drafts))
@@ -149,27 +146,10 @@ def _verify_sampled(case: Case, *, leniency: float = 1.0, q: torch.Tensor | None
         accept_uniforms=torch.from_numpy(rng.random(N * case.k)) * leniency,
         sample_uniforms=torch.from_numpy(rng.random(N * (case.k + 1))),
     )
-    return case.deviation(drafts, num_accepted.numpy(), next_ids.numpy())
+    return case.p_values(drafts, num_accepted.numpy(), next_ids.numpy())
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_sampled_drafts_keep_the_distribution(name: str, k: int) -> None:
-    assert _verify_sampled(Case(name, k)) < _SIGNIFICANT
-
-
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_control_acceptance_three_percent_too_lenient_is_found(k: int) -> None:
-    assert _verify_sampled(Case("plain", k), leniency=0.97) > _SIGNIFICANT
-
-
-def test_control_verification_against_another_q_is_found() -> None:
-    case = Case("plain", 3)
-    flatter = case.q**0.9
-    assert _verify_sampled(case, q=flatter / flatter.sum(dim=-1, keepdim=True)) > _SIGNIFICANT
-
-
-def _verify_drawn(case: Case, *, redraws: bool = False) -> float:
+def _verify_drawn(case: Case, *, redraws: bool = False) -> PValues:
     """Greedy drafts. `redraws`: the wrong rule, a fresh draw after a refusal."""
     rng = np.random.default_rng(case.k)
     drafts = case.best_drafts()
@@ -180,17 +160,44 @@ def _verify_drawn(case: Case, *, redraws: bool = False) -> float:
     num_accepted = np.array(accepted)[outcome_of]
     if redraws:
         drawn = np.stack([draw(row.expand(N, V), torch.from_numpy(rng.random(N))).numpy() for row in p], axis=1)
-    return case.deviation(drafts, num_accepted, drawn[np.arange(N), num_accepted])
+    return case.p_values(drafts, num_accepted, drawn[np.arange(N), num_accepted])
+
+
+@pytest.fixture(scope="module")
+def family() -> PValues:
+    """Of every kind of draft, length, sampling step and position: judged together."""
+    return {
+        f"{verified.__name__}, {name}, {test}": p
+        for verified in (_verify_sampled, _verify_drawn)
+        for name in PARAMETERS
+        for k in (1, 3, 5)
+        for test, p in verified(Case(name, k)).items()
+    }
+
+
+def test_sampled_and_greedy_drafts_keep_the_distribution(family: PValues) -> None:
+    assert len(family) > 2 * len(PARAMETERS) * (2 + 3 + 3)
+    assert significant(family) == []
+
+
+def _is_found(control: PValues, family: PValues) -> bool:
+    """Among all tests that find nothing."""
+    return any(name in control for name in significant(family | control))
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_greedy_drafts_keep_the_distribution(name: str, k: int) -> None:
-    assert _verify_drawn(Case(name, k)) < _SIGNIFICANT
+def test_control_acceptance_three_percent_too_lenient_is_found(family: PValues, k: int) -> None:
+    assert _is_found(_verify_sampled(Case("plain", k), leniency=0.97), family)
 
 
-def test_control_a_fresh_draw_after_a_refusal_is_found() -> None:
-    assert _verify_drawn(Case("plain", 3), redraws=True) > _SIGNIFICANT
+def test_control_verification_against_another_q_is_found(family: PValues) -> None:
+    case = Case("plain", 3)
+    flatter = case.q**0.9
+    assert _is_found(_verify_sampled(case, q=flatter / flatter.sum(dim=-1, keepdim=True)), family)
+
+
+def test_control_a_fresh_draw_after_a_refusal_is_found(family: PValues) -> None:
+    assert _is_found(_verify_drawn(Case("plain", 3), redraws=True), family)
 
 
 def test_drafts_of_different_lengths_are_verified_side_by_side() -> None:
@@ -238,4 +245,4 @@ def test_a_draft_of_no_distribution_at_all_keeps_the_distribution() -> None:
         sample_uniforms=uniforms[N:],
     )
     assert not num_accepted.any()
-    assert case.deviation(drafts, num_accepted.numpy(), next_ids.numpy()) < _SIGNIFICANT
+    assert significant(case.p_values(drafts, num_accepted.numpy(), next_ids.numpy())) == []
