@@ -17,9 +17,8 @@ from engine.quality.report import QualityReport, describe_quality
 from engine.runner.kv_tensors import bytes_per_block, kv_groups, unshared_bytes_per_block
 from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
-from engine.spec.draft_check import check_draft
-from engine.spec.draft_model import DraftModel, widest_group
-from engine.spec.draft_runner import TorchDraftRunner
+from engine.spec.draft_load import load_draft, make_drafter, resolve_draft
+from engine.spec.draft_model import DraftModel
 from engine.spec.ngram import NgramProposer
 from engine.spec.settings import SpecSettings, spec_settings
 from engine.spec.speculator import Speculator
@@ -53,6 +52,7 @@ def build_engine(
     if device.type == "cpu":
         set_num_threads(config.threads or usable_cores())
     spec = spec_settings(config)
+    draft_files = resolve_draft(spec, report)  # first: a misspelt name should not wait for the model
     try:
         files = resolve_model(
             config.model, config.revision, report, check=lambda folder: check_folder(folder, _overrides(config))
@@ -61,9 +61,13 @@ def build_engine(
         quality_report.before()
         model = _load_target(config, files, device, report, on_tokenizer)
         quality = quality_report.after(model)
-        draft = None if spec.draft_model is None else _load_draft(config, spec, model, report)
     except ModelError as error:
         raise StartupError(str(error)) from error
+    draft = None
+    if draft_files is not None:
+        # A draft is read whole for every token, and its head and embeddings are much of it.
+        weights = _weight_options(spec.draft_quantization, includes_head=True)
+        draft = load_draft(spec, draft_files, model, weights=weights, report=report)
     groups = kv_groups(model, config.block_size)
     budget = plan_kv_budget(
         config,
@@ -77,7 +81,9 @@ def build_engine(
     for each in (model, draft):
         if each is not None:
             each.decoder.serve_context(min(budget.max_model_len, each.max_position))
-    drafter = None if draft is None else _drafter(spec, model, draft, budget.num_blocks, config.block_size)
+    drafter = None
+    if draft is not None:
+        drafter = make_drafter(spec, model, draft, num_blocks=budget.num_blocks, block_size=config.block_size)
     runner = TorchRunner(
         model,
         num_blocks=budget.num_blocks,
@@ -130,43 +136,6 @@ def _load_target(
 
 def _overrides(config: EngineConfig) -> dict[str, Any]:
     return parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
-
-
-def _load_draft(config: EngineConfig, spec: SpecSettings, target: LoadedModel, report: ProgressReport) -> LoadedModel:
-    """The draft model, on the target's device and in its dtype."""
-    assert spec.draft_model is not None
-    files = resolve_model(spec.draft_model, None, report, check=lambda folder: check_folder(folder, {}))
-    draft = load_model(
-        files,
-        dtype=str(target.dtype).removeprefix("torch."),
-        device=str(target.device),
-        generation_config=config.generation_config,
-        # A draft is read whole for every token, and its head and embeddings are much of it.
-        weights=_weight_options(spec.draft_quantization, includes_head=True),
-        progress=report,
-    )
-    check_draft(target, draft)
-    return draft
-
-
-def _drafter(
-    spec: SpecSettings, target: LoadedModel, draft: LoadedModel, num_blocks: int, block_size: int
-) -> DraftModel:
-    runner = TorchDraftRunner(
-        draft,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        target_vocab_size=target.vocab_size,
-        eos_token_ids=target.tokenizer.eos_token_ids,
-        sampling=spec.draft_sampling,
-    )
-    return DraftModel(
-        runner,
-        block_size=block_size,
-        max_len=draft.max_position,
-        kv_group=widest_group(kv_groups(target, block_size)),
-        relative_size=draft.weight_bytes / target.weight_bytes,
-    )
 
 
 def _speculator(spec: SpecSettings, drafter: DraftModel | None) -> Speculator:

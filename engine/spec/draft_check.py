@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 
 from engine.errors import StartupError
-from models.loaded import LoadedModel
+from models.loaded import TokenizerAssets
 
 
-def check_draft(target: LoadedModel, draft: LoadedModel) -> None:
+def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
     """Raise StartupError unless the draft can follow the target: the same tokens under the same ids.
 
     One of them may lack tokens that were added to the other's vocabulary, such as control tokens: those that only the
@@ -35,8 +35,8 @@ class _Vocabulary:
     added_ids: set[int]
 
     @classmethod
-    def of(cls, model: LoadedModel) -> "_Vocabulary":
-        tokenizer = json.loads(model.tokenizer.tokenizer_json)
+    def of(cls, assets: TokenizerAssets) -> "_Vocabulary":
+        tokenizer = json.loads(assets.tokenizer_json)
         vocabulary = tokenizer["model"]["vocab"]
         if isinstance(vocabulary, dict):
             tokens = {token_id: token for token, token_id in vocabulary.items()}
