@@ -176,7 +176,6 @@ class Metrics:
     """The table's values in a registry of their own. Counters live here, so they survive an engine's restart."""
 
     def __init__(self, model_name: str) -> None:
-        self._model_name = model_name
         disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
         self._model_name = model_name
         self._registry = CollectorRegistry()

@@ -107,19 +107,23 @@ class PricedDraftModel(DraftModel):
 
 
 class LedgerDraftRunner:
-    """A DraftRunner over a ledger of its own, which checks every slot that the draft reads, and an oracle's tokens."""
+    """A DraftRunner over ledgers of its own, which check every slot that the draft reads, and an oracle's tokens."""
 
-    def __init__(self, num_blocks: int, block_size: int, quality: float) -> None:
-        self.ledger = LedgerRunner(num_blocks, (KVGroup(block_size),))
+    def __init__(
+        self, num_blocks: int, block_size: int, quality: float, windows: tuple[int | None, ...] = (None,)
+    ) -> None:
+        """windows: of each group of the draft's layers, as KVGroup takes them."""
+        self._ledgers = [LedgerRunner(num_blocks, (KVGroup(block_size, window),)) for window in windows]
         self._oracle = Oracle(quality)
-        self.num_tables = 1
+        self.num_tables = len(windows)
         self.num_passes = 0
         self.num_rows = 0
 
     def next_tokens(self, plan: StepPlan) -> NextTokens:
         self.num_passes += 1
         self.num_rows += plan.num_tokens
-        self.ledger.execute_unshared(plan)
+        for ledger in self._ledgers:
+            ledger.execute_unshared(plan)
         drafting = [item.sequence for item in plan.items if item.needs_logits]
         token_ids = [self._oracle.next_after(s.tokens + s.draft, s.seed) for s in drafting]
         return NextTokens(list(token_ids), [None] * len(drafting))
@@ -128,4 +132,5 @@ class LedgerDraftRunner:
         return max(token_ids) < VOCAB_SIZE
 
     def release(self, sequence: Sequence) -> None:
-        self.ledger.release(sequence)
+        for ledger in self._ledgers:
+            ledger.release(sequence)

@@ -47,6 +47,7 @@ def _with_predictions(requests: list[EngineRequest], noise: int) -> list[EngineR
     quality=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
     noise=st.integers(0, 3),
     kind=st.sampled_from(["oracle", "ngram", "prediction", "model", "model"]),
+    draft_windows=st.sampled_from([(None,), (None,), (3,), (None, 7)]),
 )
 def test_tokens_do_not_depend_on_speculation(
     requests: list[EngineRequest],
@@ -57,6 +58,7 @@ def test_tokens_do_not_depend_on_speculation(
     quality: float,
     noise: int,
     kind: str,
+    draft_windows: tuple[int | None, ...],
 ) -> None:
     lookups = {"oracle": [Oracle(quality)], "ngram": [NgramProposer(1, 2)]}.get(kind, [])
     drafter = None
@@ -64,7 +66,7 @@ def test_tokens_do_not_depend_on_speculation(
     if kind == "model":
         size = schedule["block_size"]
         drafter = DraftModel(
-            LedgerDraftRunner(num_blocks, size, quality),
+            LedgerDraftRunner(num_blocks, size, quality, draft_windows),
             block_size=size,
             max_len=40,
             kv_group=widest_group([KVGroup(size, window) for window in schedule["windows"]]),

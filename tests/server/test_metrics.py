@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import EngineDied, EngineStopped
-from engine.protocol import EngineRequest, FinishReason, RequestOutput, StepStats
+from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepStats
 from server.metrics import METRICS, PREFIX, Metrics
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
 
@@ -53,6 +53,39 @@ async def test_token_counters_equal_the_sums_of_usage() -> None:
     assert _value(metrics, "headrace_generation_tokens_total") == completion_tokens == 13 + 52 + 7
     assert _value(metrics, "headrace_discarded_tokens_total") == 1  # the 8th token of the step in which "two" ended
     assert _ended(metrics) == [1, 5, 0, 0]
+
+
+def test_what_drafts_brought_is_counted_over_steps() -> None:
+    metrics = Metrics(MODEL)
+    metrics.on_step(StepStats(num_drafts=2, draft_tokens=9, accepted_tokens=4, accepted_by_position=[2, 1, 1]))
+    metrics.on_step(
+        StepStats(
+            num_drafts=1,
+            draft_tokens=3,
+            accepted_tokens=1,
+            accepted_by_position=[1],
+            draft_length=1.5,
+            estimated_speedup=1.4,
+            realised_speedup=1.3,
+        )
+    )
+    names = ("num_drafts_total", "num_draft_tokens_total", "num_accepted_tokens_total", "draft_length")
+    assert [_value(metrics, f"headrace_spec_decode_{name}") for name in names] == [3, 12, 5, 1.5]
+    name = "headrace_spec_decode_num_accepted_tokens_per_pos_total"
+    assert [_value(metrics, name, position=str(place)) for place in range(3)] == [3, 1, 1]
+    metrics.on_step(StepStats())  # nothing decoded: the gauges keep what they said
+    assert _value(metrics, "headrace_spec_decode_estimated_speedup") == 1.4
+    assert _value(metrics, "headrace_spec_decode_realised_speedup") == 1.3
+
+
+def test_audits_are_counted_by_verdict_and_the_end_of_speculation_is_told() -> None:
+    metrics = Metrics(MODEL)
+    assert _value(metrics, "headrace_spec_decode_disabled") == 0
+    for verdict in (AuditVerdict.EQUAL, AuditVerdict.EQUAL, AuditVerdict.DISAGREEMENT):
+        metrics.on_step(StepStats(audit=verdict, is_speculation_off=verdict is AuditVerdict.DISAGREEMENT))
+    name = "headrace_spec_decode_audits_total"
+    assert [_value(metrics, name, verdict=verdict) for verdict in ("equal", "disagreement")] == [2, 1]
+    assert _value(metrics, "headrace_spec_decode_disabled") == 1
 
 
 async def test_each_choice_is_timed() -> None:

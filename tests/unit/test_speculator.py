@@ -1,12 +1,17 @@
 """Speculator: what is counted and learned, who drafts, and steps that are those of no speculation."""
 
+from typing import Any
+
+import pytest
+
 from engine.local import LocalClient
-from engine.protocol import EngineRequest
+from engine.protocol import AbortReason, EngineRequest
+from engine.spec.draft_model import DraftModel
 from engine.spec.lengths import Choice
 from engine.spec.options import Option
 from engine.spec.speculator import Load, Speculator
-from tests.helpers.drafting import AlwaysFull, Oracle, Timed, speculating_engine, texts
-from tests.helpers.engines import make_engine, make_prompt, make_request
+from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, speculating_engine, texts
+from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 
 
 def _requests(count: int = 4) -> list[EngineRequest]:
@@ -72,17 +77,49 @@ def test_under_load_nobody_drafts() -> None:
     assert sum(step.draft_tokens for step in loaded) < 0.05 * sum(step.decode_tokens for step in loaded)
 
 
+class Unwilling(Speculator):
+    """Never finds it worth while."""
+
+    def _choose(self, options: list[Option], load: Load) -> Choice:
+        super()._choose(options, load)
+        return Choice([0] * len(options), None)
+
+
+def _steps(speculator: Speculator | None) -> list[tuple[int, int]]:
+    """Rows of each forward: of prompts, and others."""
+    engine, runner = make_engine(speculator=speculator)
+    _, client = texts(engine, _requests(8))
+    rows = [(step.prefill_tokens, step.decode_tokens) for step in client.steps]
+    assert sum(map(sum, rows)) == runner.num_tokens
+    return rows
+
+
 def test_with_no_drafts_chosen_the_steps_are_those_without_speculation() -> None:
-    """Counts forwards and rows: a speculator that never finds it worth while costs no pass and no row."""
+    """Counts forwards and rows, the draft model's too."""
+    draft_runner = LedgerDraftRunner(64, 4, 1.0)
+    drafter = DraftModel(draft_runner, block_size=4, max_len=1000)
+    plain = _steps(None)
+    assert _steps(Unwilling(8, lookups=[Oracle(1.0)])) == plain
+    assert _steps(Unwilling(8, drafter=drafter)) == plain
+    assert draft_runner.num_passes == 0
 
-    class Unwilling(Speculator):
-        def _choose(self, options: list[Option], load: Load) -> Choice:
-            super()._choose(options, load)
-            return Choice([0] * len(options), None)
 
-    rows = []
-    for speculator in (Unwilling(8, lookups=[Oracle(1.0)]), None):
-        engine, runner = make_engine(speculator=speculator)
-        _, client = texts(engine, _requests(8))
-        rows.append((runner.num_tokens, [(step.prefill_tokens, step.decode_tokens) for step in client.steps]))
-    assert rows[0] == rows[1]
+@pytest.mark.parametrize("kind", ["lookup", "model"])
+def test_an_abort_between_steps_leaves_nothing_of_a_draft(kind: str) -> None:
+    """Every step of a request is aborted after; others go on, and the aborted one's tokens can be had again."""
+    for num_steps in range(1, 8):
+        drafter = DraftModel(LedgerDraftRunner(64, 4, 0.7), block_size=4, max_len=1000)
+        sources: dict[str, Any] = {"lookups": [Oracle(0.7)]} if kind == "lookup" else {"drafter": drafter}
+        engine, runner = make_engine(speculator=AlwaysFull(5, **sources))
+        aborted, other = _requests(2)
+        engine.add(aborted)
+        for _ in range(num_steps):
+            engine.step()
+        engine.abort(aborted.id, AbortReason.CLIENT_GONE)
+        assert texts(engine, [other])[0][other.id] == expected_ids(other)
+        assert runner.released == [aborted.id, other.id]
+        again = make_request("again", aborted.prompt_ids, max_tokens=40, ignore_eos=True)
+        ids, client = texts(engine, [again])
+        assert ids["again"] == expected_ids(again)
+        assert client.steps[-1].blocks_used == 0
+        assert not drafter._shadows
