@@ -45,6 +45,7 @@ class OpenedModel:
     checkpoint: Checkpoint
     spec: DecoderSpec
     names: Rules
+    note: str  # of the family, for the operator; may be empty
 
     @property
     def config(self) -> HFConfig:
@@ -109,7 +110,7 @@ def load_model(
         weight_formats=dict(held.formats.most_common()),
         tokenizer=tokenizer,
         generation_defaults=defaults,
-        notes=[held.note, _attention_note(backend, refusals)],
+        notes=[*filter(None, [opened.note]), held.note, _attention_note(backend, refusals)],
     )
 
 
@@ -173,7 +174,7 @@ def open_model(files: "ModelFiles", overrides: Mapping[str, Any] | None = None) 
     family = family_of(overridden.config.architecture())
     names = family.gguf_names if files.gguf else family.names
     assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
-    return OpenedModel(overridden, checkpoint, family.describe(overridden.config), names)
+    return OpenedModel(overridden, checkpoint, family.describe(overridden.config), names, family.note)
 
 
 def _open(files: "ModelFiles", overrides: Mapping[str, Any]) -> tuple[Overridden, Checkpoint]:
@@ -194,8 +195,9 @@ def check_folder(root: Path, overrides: Mapping[str, Any]) -> None:
 
 
 def _read_folder_config(root: Path, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantisedReader | None]:
-    overridden = override(read_json_config(root / "config.json"), overrides)
-    family_of(overridden.config.architecture())  # an unknown architecture is said first
+    stored = read_json_config(root / "config.json")
+    family = family_of(stored.architecture())  # an unknown one is said first
+    overridden = override(family.unwrap(stored), overrides)
     section = quantisation_config(overridden.config, root)
     return overridden, None if section is None else reader_for(section)
 

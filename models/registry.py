@@ -33,6 +33,9 @@ class Family:
     gguf_names: Rules | None = None  # None where GGUF has no such architecture
     # A GGUF file's metadata -> the fields of config.json that `describe` reads.
     gguf_fields: Callable[[GGUFMetadata], Mapping[str, Any]] = common_fields
+    # config.json -> the configuration of the language model that is served: of models that see, a part of it.
+    unwrap: Callable[[HFConfig], HFConfig] = lambda config: config
+    note: str = ""  # what an operator should know of it, said when it starts
 
 
 FAMILIES: dict[str, Entry | str] = {
@@ -47,6 +50,7 @@ FAMILIES: dict[str, Entry | str] = {
     "GPTJForCausalLM": Entry("models.families.gptj:FAMILY", gguf="gptj"),
     "GPTNeoXForCausalLM": Entry("models.families.gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Entry("models.families.gemma:GEMMA2", gguf="gemma2"),
+    "Gemma3ForConditionalGeneration": Entry("models.families.gemma:GEMMA3_WRAPPED"),
     "Gemma3ForCausalLM": Entry("models.families.gemma:GEMMA3", gguf="gemma3"),
     "GemmaForCausalLM": Entry("models.families.gemma:GEMMA", gguf="gemma"),
     "Glm4ForCausalLM": Entry("models.families.glm4:GLM4", gguf="glm4"),
@@ -58,12 +62,14 @@ FAMILIES: dict[str, Entry | str] = {
         "models.families.granite:MOE", gguf="granitemoe", gguf_key="expert_shared_feed_forward_length"
     ),
     "Llama4ForCausalLM": Entry("models.families.llama4:FAMILY"),
+    "Llama4ForConditionalGeneration": Entry("models.families.llama4:WRAPPED"),
     "LlamaForCausalLM": Entry("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
     "Ministral3ForCausalLM": Entry("models.families.mistral:MINISTRAL3", gguf="mistral3"),
     "MinistralForCausalLM": Entry("models.families.mistral:FAMILY"),
     # before Mistral: files with experts may have a window too
     "MixtralForCausalLM": Entry("models.families.mixtral:FAMILY", gguf="llama", gguf_key="expert_count"),
     "MistralForCausalLM": Entry("models.families.mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"),
+    "Mistral3ForConditionalGeneration": Entry("models.families.mistral:WRAPPED"),
     "MptForCausalLM": Entry("models.families.mpt:FAMILY", gguf="mpt"),
     "OPTForCausalLM": Entry("models.families.opt:FAMILY"),
     "Olmo2ForCausalLM": Entry("models.families.olmo:OLMO2", gguf="olmo2"),

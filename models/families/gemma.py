@@ -8,6 +8,7 @@ from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.checkpoints.gguf_rope import rope_parameters_by_layer
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen2, qwen3
+from models.families.wrapped import text_part
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
 from models.names import To, plus_one
@@ -155,3 +156,13 @@ def _score_divisor(fields: dict[str, Any], *, largest: int) -> int:
 GEMMA = Family(describe_gemma, NAMES, GGUF_NAMES, gguf_gemma)
 GEMMA2 = Family(describe_gemma2, NAMES_2, GGUF_NAMES_2, gguf_gemma2)
 GEMMA3 = Family(describe_gemma3, NAMES_2, GGUF_NAMES_2, gguf_gemma3)
+
+GEMMA3_WRAPPED = text_part(
+    GEMMA3,
+    {  # what the hub's own files of 4B leave out
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+    },
+)

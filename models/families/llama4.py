@@ -4,6 +4,7 @@ import dataclasses
 
 from models.families import llama
 from models.families.experts import expert_names, shared_names
+from models.families.wrapped import text_part
 from models.hf_config import HFConfig
 from models.layer_config import flags_by_layer, layer_types
 from models.names import To, transpose, unpermute_k, unpermute_q
@@ -95,3 +96,4 @@ NAMES = {
 }
 
 FAMILY = Family(describe, NAMES)
+WRAPPED = text_part(FAMILY)

@@ -6,6 +6,7 @@ from typing import Any
 from models.checkpoints.gguf_fields import common_fields, window_fields
 from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama
+from models.families.wrapped import text_part
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
 from models.registry import Family
@@ -43,3 +44,4 @@ def gguf_ministral3(file: GGUFMetadata) -> dict[str, Any]:
 
 FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
 MINISTRAL3 = Family(describe_ministral3, llama.NAMES, llama.GGUF_NAMES, gguf_ministral3)
+WRAPPED = text_part(MINISTRAL3)  # of Mistral Small 3.1 and later, Ministral 3

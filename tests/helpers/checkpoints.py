@@ -89,7 +89,7 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
             if tensor.dim() >= 2:
                 values *= tensor.shape[-2 if name in turned else -1] ** -0.5
                 if name.endswith(("gate.weight", "router.weight", "layer.weight")) and len(tensor) < 16:
-                    values *= ROUTER_SPREAD.get(config.model_type, 4.0)
+                    values *= ROUTER_SPREAD.get(config.get_text_config().model_type, 4.0)
             elif name.endswith("bias"):
                 values *= 0.3
             else:
@@ -100,8 +100,9 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that generates text, also of a configuration that wraps a language model's."""
-    mappings = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
-    found: type[PreTrainedModel] = next(mapping[type(config)] for mapping in mappings if type(config) in mapping)
+    sees = hasattr(config, "vision_config")
+    mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING
+    found: type[PreTrainedModel] = mapping[type(config)]
     return found
 
 
@@ -113,7 +114,7 @@ def exact_attention(config: PretrainedConfig) -> str:
 def _stored_as_inputs_by_outputs(model: PreTrainedModel) -> set[str]:
     """Names of the matrices, or stacks of matrices, that are [.., in, out]."""
     names = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    if model.config.model_type in ("gpt_oss", "llama4_text"):
+    if model.config.get_text_config().model_type in ("gpt_oss", "llama4_text"):
         names |= {name for name, _ in model.named_parameters() if name.endswith(("s.gate_up_proj", "s.down_proj"))}
     return names
 
@@ -134,8 +135,9 @@ def load_folder_with_note(
     weights: WeightOptions | None = None,
 ) -> tuple[Decoder, str]:
     """The decoder, and the line for the operator on how its weights are held."""
-    config = read_json_config(folder / "config.json")
-    family = family_of(config.architecture())
+    stored = read_json_config(folder / "config.json")
+    family = family_of(stored.architecture())
+    config = family.unwrap(stored)
     decoder, held = build_decoder(
         family.describe(config),
         SafetensorsCheckpoint(folder),

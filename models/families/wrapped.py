@@ -1,0 +1,49 @@
+"""Checkpoints of models that see: the language model within them is served, the rest is left out."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from models.hf_config import HFConfig
+from models.names import IGNORE, To
+from models.registry import Family
+
+_NOTE = "Text only: the checkpoint's vision tower is left out; images are not supported"
+_VISION = ("vision_tower", "vision_model", "multi_modal_projector")
+
+
+def text_part(family: Family, defaults: Mapping[str, Any] | None = None) -> Family:
+    """The family of a wrapping class whose `text_config` is a configuration of `family`.
+
+    defaults: fields that checkpoints leave out of text_config.
+    """
+    return dataclasses.replace(
+        family, names=_names(family), unwrap=lambda config: _unwrapped(config, defaults or {}), note=_NOTE
+    )
+
+
+def _unwrapped(config: HFConfig, defaults: Mapping[str, Any]) -> HFConfig:
+    """Fields of text_config, of `defaults` where it is silent, and of the outer object where neither says anything.
+
+    Whether the output layer is tied, what it is quantised with, and which tokens end a text is said outside, if at all.
+    """
+    text = config.section("text_config").fields
+    first = {name: config.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}
+    fields = {**config.fields, **defaults, **_stated(text), **_stated(first)}
+    return dataclasses.replace(config, fields={name: value for name, value in fields.items() if name != "text_config"})
+
+
+def _stated(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _names(family: Family) -> dict[str, To | tuple[To, ...] | None]:
+    """Rules of the language model under the prefixes that checkpoints have had."""
+    names: dict[str, To | tuple[To, ...] | None] = {}
+    for part in _VISION:
+        names[f"{part}.**"] = names[f"model.{part}.**"] = IGNORE
+    for pattern, to in family.names.items():
+        names[f"language_model.{pattern}"] = to
+        head, dot, rest = pattern.partition(".")
+        names[f"model.language_model.{rest}" if head + dot == "model." else pattern] = to
+    return names
