@@ -120,7 +120,12 @@ class Decoder(nn.Module):
         self.dtype = dtype
         self.residual_dtype = dtype  # of what flows from layer to layer
         hidden_size = spec.hidden_size
-        self.embed = Embedding(spec.vocab_size, hidden_size, scheme=scheme)
+        embedding_size = spec.embedding_size or hidden_size
+        self.embed = Embedding(spec.vocab_size, embedding_size, scheme=scheme)
+        self.widen, self.narrow = (
+            Linear(*sizes, has_bias=False, scheme=scheme) if spec.embedding_size else None
+            for sizes in ((embedding_size, hidden_size), (hidden_size, embedding_size))
+        )
         self.positions = (
             Embedding(spec.max_position, hidden_size, scheme=scheme) if spec.has_learned_positions else None
         )
@@ -132,7 +137,7 @@ class Decoder(nn.Module):
         self.head = (
             self.embed
             if spec.has_tied_head
-            else Linear(hidden_size, spec.vocab_size, has_bias=spec.has_head_bias, scheme=scheme)
+            else Linear(embedding_size, spec.vocab_size, has_bias=spec.has_head_bias, scheme=scheme)
         )
         # Layers that turn alike share one rotation a step.
         self.ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
@@ -187,6 +192,8 @@ class Decoder(nn.Module):
         x = self.embed.look_up(batch.token_ids).to(self.residual_dtype)
         if self.spec.embedding_scale != 1.0:
             x = x * self.spec.embedding_scale
+        if self.widen is not None:
+            x = self.widen(x, out_dtype=self.residual_dtype)
         if self.positions is not None:
             x = x + self.positions.look_up(batch.positions)
         return x if self.embed_norm is None else self.embed_norm(x)
@@ -217,7 +224,10 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [L, hidden], the rows that matter of forward's result, normed here, to logits [L, V] in fp32."""
-        logits: torch.Tensor = self.head(hidden, self.norm or AS_IS, out_dtype=torch.float32)
+        norm = self.norm or AS_IS
+        if self.narrow is not None:
+            hidden, norm = self.narrow(hidden, norm), AS_IS
+        logits: torch.Tensor = self.head(hidden, norm, out_dtype=torch.float32)
         if self.spec.logit_scale != 1.0:
             logits *= self.spec.logit_scale
         if (cap := self.spec.logit_softcap) is not None:

@@ -30,13 +30,13 @@ class Activation(enum.Enum):
 class NormPlacement(enum.Enum):
     """Where a layer's norms stand about its two branches f, attention and feed-forward.
 
-    Before the branch a norm is called `attn_norm` or `mlp_norm`, after it `attn_post_norm` or `mlp_post_norm`.
+    A norm of x is called `attn_norm` or `mlp_norm`, one of what the branch gives `attn_post_norm` or `mlp_post_norm`.
     """
 
     PRE = enum.auto()  # x + f(norm(x))
     POST = enum.auto()  # x + post_norm(f(x)): OLMo 2
     SANDWICH = enum.auto()  # x + post_norm(f(norm(x))): Gemma 2
-    AFTER_SUM = enum.auto()  # post_norm(x + f(x)): the first transformers; with `skip_scale`, DeepNorm
+    AFTER_SUM = enum.auto()  # norm(x + f(x)): the first transformers; with `skip_scale`, DeepNorm
     PARALLEL = enum.auto()  # x + attention(attn_norm(x)) + mlp(mlp_norm(x)): GPT-NeoX
     PARALLEL_ONE_NORM = enum.auto()  # the same with attn_norm for both: GPT-J, Cohere
 
@@ -278,6 +278,7 @@ class DecoderSpec:
     layers: tuple[LayerSpec, ...]
     final_norm: NormSpec | None  # None where the last layer's own norm is the end (AFTER_SUM)
     has_tied_head: bool  # the output layer is the token embedding
+    embedding_size: int | None = None  # of the token embedding, where matrices bring it to hidden_size and back: OPT
     has_learned_positions: bool = False  # one embedding a position, max_position of them
     has_head_bias: bool = False
     embedding_norm: NormSpec | None = None  # BLOOM

@@ -1,24 +1,16 @@
 """OPT: LayerNorm, learned positions that are stored from the third row on, ReLU, biases everywhere."""
 
 from models.attention.base import AttentionSpec
-from models.errors import UnsupportedModelError
 from models.hf_config import HFConfig
 from models.names import To, with_prefixes, without_first_two_rows
 from models.registry import Family
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    if config.integer("word_embed_proj_dim", hidden_size) != hidden_size:
-        raise UnsupportedModelError(
-            f"{config.source}: word_embed_proj_dim {config.fields['word_embed_proj_dim']} is not hidden_size "
-            f"{hidden_size}; projected embeddings (of OPT-350M alone) are not supported"
-        )
-    if not config.boolean("do_layer_norm_before", True):
-        raise UnsupportedModelError(
-            f"{config.source}: do_layer_norm_before is false (of OPT-350M alone), which is not supported"
-        )
+    embedding_size = config.integer("word_embed_proj_dim", hidden_size)
+    has_norms_before = config.boolean("do_layer_norm_before", True)  # not in OPT-350M
     head_dim = hidden_size // num_heads
     is_affine = config.boolean("layer_norm_elementwise_affine", True)
     norm = NormSpec(NormKind.LAYER, 1e-5, has_weight=is_affine, has_bias=is_affine)
@@ -33,10 +25,11 @@ def describe(config: HFConfig) -> DecoderSpec:
             has_down_bias=has_bias,
         ),
         norm=norm,
+        placement=NormPlacement.PRE if has_norms_before else NormPlacement.AFTER_SUM,
         has_qkv_bias=has_bias,
         has_out_bias=has_bias,
     )
-    has_final_norm = not config.boolean("_remove_final_layer_norm", False)
+    has_final_norm = has_norms_before and not config.boolean("_remove_final_layer_norm", False)
     return DecoderSpec(
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
@@ -44,6 +37,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         layers=(layer,) * config.num_layers("num_hidden_layers"),
         final_norm=norm if has_final_norm else None,
         has_tied_head=config.boolean("tie_word_embeddings", True),
+        embedding_size=None if embedding_size == hidden_size else embedding_size,
         has_learned_positions=True,
     )
 
@@ -63,6 +57,8 @@ NAMES = {
             "layers.{i}.fc1.*": To("layers.{i}.mlp.up"),
             "layers.{i}.fc2.*": To("layers.{i}.mlp.down"),
             "final_layer_norm.*": To("norm"),
+            "project_in.*": To("widen"),
+            "project_out.*": To("narrow"),
         },
     ),
     "lm_head.*": To("head"),

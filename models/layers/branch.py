@@ -9,12 +9,12 @@ from models.layers.norm import Norm
 from models.layers.prologue import AS_IS, Prologue
 from models.spec import LayerSpec, NormPlacement
 
-# Whether a branch has a norm before it, and one after.
+# Whether a branch has a norm of the stream, and one of what it gives.
 NORMS_OF_BRANCH = {
     NormPlacement.PRE: (True, False),
     NormPlacement.POST: (False, True),
     NormPlacement.SANDWICH: (True, True),
-    NormPlacement.AFTER_SUM: (False, True),
+    NormPlacement.AFTER_SUM: (True, False),
 }
 
 # (rows, the norm before, what the result is added to or None) -> [T, hidden]; the third is used up.
@@ -54,21 +54,21 @@ class JoinScaled:
 class JoinNormed:
     """norm(skip * x + f(x))."""
 
-    def __init__(self, post_norm: Norm, *, skip_scale: float) -> None:
-        self._post_norm = post_norm
+    def __init__(self, norm: Norm, *, skip_scale: float) -> None:
+        self._norm = norm
         self._skip_scale = skip_scale
 
     def __call__(self, x: torch.Tensor, branch: Branch) -> torch.Tensor:
         y = branch(x, AS_IS, None)
-        return self._post_norm(y.add_(x, alpha=self._skip_scale))
+        return self._norm(y.add_(x, alpha=self._skip_scale))
 
 
 def make_join(spec: LayerSpec, norm: Norm | None, post_norm: Norm | None) -> Join:
     """norm, post_norm: of the branch, where the placement has them."""
     if spec.placement is NormPlacement.AFTER_SUM:
-        assert post_norm is not None
+        assert norm is not None
         assert spec.branch_scale == 1.0
-        return JoinNormed(post_norm, skip_scale=spec.skip_scale)
+        return JoinNormed(norm, skip_scale=spec.skip_scale)
     if norm is not None and post_norm is None and spec.branch_scale == spec.skip_scale == 1.0:
         return JoinAdded(norm)
     return JoinScaled(norm or AS_IS, post_norm, branch_scale=spec.branch_scale, skip_scale=spec.skip_scale)

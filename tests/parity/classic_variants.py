@@ -88,6 +88,7 @@ CLASSIC_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
         use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new", rotary_pct=1.0
     ),
     "opt": opt,
+    "opt-350m": lambda: opt(word_embed_proj_dim=48, do_layer_norm_before=False),
     "opt-no-biases": lambda: opt(enable_bias=False, layer_norm_elementwise_affine=False, tie_word_embeddings=False),
     "falcon-one-norm": falcon,
     "falcon-two-norms": lambda: falcon(new_decoder_architecture=True, num_kv_heads=2),
