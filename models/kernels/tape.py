@@ -34,6 +34,7 @@ class Kernel:
         self._words = struct.Struct("=" + "".join(_WORDS[letter] for letter in arguments))
         self.name: str = function.__name__
         self.arguments = arguments
+        self.returns = returns
         self.replay_address = replay_address
 
     def __call__(self, *arguments: int | float | None) -> Any:

@@ -6,6 +6,8 @@ since `recording` began; it is copied to that process and back. A call in bytes,
     length of the name, name, number of words, words (arguments as in replay.h), places of the words that are pointers,
     number of buffers, and for each: its size, places of the pointers in it, its bytes
     places: their number, and for each: index of the word or byte, buffer, offset in it
+
+What comes back is the function's result, then the bytes of each buffer.
 """
 
 import ctypes
@@ -13,7 +15,7 @@ import hashlib
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,10 @@ from models.kernels.tape import Kernel
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 # Argument that points to an array of hr_segment, and the one that says how many.
-_SEGMENTS = {"hr_quantized_linear": (9, 10), "hr_bf16_linear": (9, 10)}
+_SEGMENTS = dict.fromkeys(("hr_quantized_linear", "hr_bf16_linear", "hr_scaled_linear"), (9, 10))
+_OF_THIS_PROCESS = ("hr_num_threads", "hr_set_num_threads", "hr_set_spin_microseconds", "hr_replay")
+_C_TYPES = {"p": "void*", "l": "int64_t", "i": "int", "f": "float"}
+_C_RESULTS = {None: "void", ctypes.c_int: "int", ctypes.c_int64: "int64_t"}
 
 Place = tuple[int, int, int]
 
@@ -40,20 +45,27 @@ def missing_tools() -> str | None:
     return f"no {' and no '.join(missing)} here (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"
 
 
-def compile_driver(folder: Path) -> Path:
+def exported_kernels(library: KernelLibrary) -> dict[str, Kernel]:
+    """Every function of the library that works on memory or tells sizes, by name."""
+    kernels = [value for value in vars(library).values() if isinstance(value, Kernel)]
+    return {kernel.name: kernel for kernel in kernels if kernel.name not in _OF_THIS_PROCESS}
+
+
+def compile_driver(folder: Path, library: KernelLibrary) -> Path:
     """The driver with the kernels, for ARM64 and without any other library; kept beside the compiled kernels.
 
-    folder: for what is made on the way.
+    folder: for what is made on the way. library: this machine's, for the functions' signatures.
     """
+    (folder / "kernels.h").write_text(_declarations(exported_kernels(library).values()))
     sources = [*build.kernel_sources(), Path(__file__).with_name("arm64_driver.cpp")]
     digest = hashlib.blake2b(" ".join(build._COMMON).encode(), digest_size=10)
-    for path in [*sources, *sorted(build.SOURCE_FOLDER.glob("*.h"))]:
+    for path in [*sources, *sorted(build.SOURCE_FOLDER.glob("*.h")), folder / "kernels.h"]:
         digest.update(path.read_bytes())
     kept = build.cache_folder() / f"test-arm64-{digest.hexdigest()}"
     if kept.exists():
         return kept
     objects = [folder / f"{source.stem}.o" for source in sources]
-    options = [*build._COMMON, f"-I{build.SOURCE_FOLDER}", "-c"]
+    options = [*build._COMMON, f"-I{build.SOURCE_FOLDER}", f"-I{folder}", "-c"]
     units = [
         subprocess.Popen([COMPILER, *options, str(source), "-o", str(output)])
         for source, output in zip(sources, objects, strict=True)
@@ -65,17 +77,28 @@ def compile_driver(folder: Path) -> Path:
     return Path(shutil.move(driver, kept))
 
 
+def _declarations(kernels: Collection[Kernel]) -> str:
+    """The functions in C, and KERNELS(X), which is X(name) for each."""
+    lines = [
+        f"{_C_RESULTS[kernel.returns]} {kernel.name}({', '.join(_C_TYPES[letter] for letter in kernel.arguments)});"
+        for kernel in kernels
+    ]
+    names = " ".join(f"X({kernel.name})" for kernel in kernels)
+    return "\n".join(['extern "C" {', *lines, "}", f"#define KERNELS(X) {names}", ""])
+
+
 class Arm64Library(KernelLibrary):
-    """What the wrappers call. Functions that return a number are the host's: they only tell sizes."""
+    """What the wrappers call."""
 
     def __init__(self, driver: Path, host: KernelLibrary) -> None:
+        self.called: set[str] = set()  # names of functions
         self._driver = driver
         self._storages: dict[int, torch.UntypedStorage] = {}
         super().__init__(host.path, "portable")
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Kernel:
         kernel = super()._bind(name, arguments, returns)
-        if returns is None:
+        if name not in _OF_THIS_PROCESS:
             kernel._function = lambda *given: self._call(kernel, given)
         return kernel
 
@@ -96,7 +119,8 @@ class Arm64Library(KernelLibrary):
             torch.Tensor.data_ptr = original  # type: ignore[method-assign]
             self._storages.clear()
 
-    def _call(self, kernel: Kernel, given: tuple[int | float | None, ...]) -> None:
+    def _call(self, kernel: Kernel, given: tuple[int | float | None, ...]) -> int:
+        self.called.add(kernel.name)
         memory = _Memory(self._storages)
         places = []
         for index, (kind, value) in enumerate(zip(kernel.arguments, given, strict=True)):
@@ -112,7 +136,8 @@ class Arm64Library(KernelLibrary):
             [EMULATOR, str(self._driver)], input=call + memory.packed(), capture_output=True, check=False
         )
         assert run.returncode == 0, f"{kernel.name} under {EMULATOR}: status {run.returncode}, {run.stderr.decode()}"
-        memory.take_back(run.stdout)
+        memory.take_back(run.stdout[8:])
+        return int.from_bytes(run.stdout[:8], "little", signed=True)
 
 
 @dataclass

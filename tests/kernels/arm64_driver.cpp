@@ -6,17 +6,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
-#define KERNELS(X)                                                                                                       \
-  X(hr_paged_attention) X(hr_rope_kv_write) X(hr_pack_weights) X(hr_gather_rows) X(hr_quantized_linear)                  \
-  X(hr_bf16_pack_weights) X(hr_bf16_gather_rows) X(hr_bf16_linear)
+#include "kernels.h"  // made by arm64.py: declares the kernels and lists them in KERNELS(X)
+#include "replay.h"
 
-extern "C" {
-#define DECLARE(name) void name##_replay(const uint64_t* words);
-KERNELS(DECLARE)
-void hr_set_num_threads(int n);
-}
+extern "C" void hr_set_num_threads(int n);
 
 namespace {
 
@@ -41,6 +38,21 @@ std::vector<Place> read_places() {
   std::vector<Place> places(read_word());
   read_all(places.data(), places.size() * sizeof(Place));
   return places;
+}
+
+template <class Result, class... Arguments, size_t... I>
+int64_t call(Result (*kernel)(Arguments...), const uint64_t* words, std::index_sequence<I...>) {
+  if constexpr (std::is_void_v<Result>) {
+    kernel(hr::from_word<Arguments>(words[I])...);
+    return 0;
+  } else {
+    return kernel(hr::from_word<Arguments>(words[I])...);
+  }
+}
+
+template <class Result, class... Arguments>
+int64_t call(Result (*kernel)(Arguments...), const uint64_t* words) {
+  return call(kernel, words, std::index_sequence_for<Arguments...>());
 }
 
 }  // namespace
@@ -71,12 +83,14 @@ int main() {
       std::memcpy(buffer.data + place.at, &value, sizeof value);
     }
   hr_set_num_threads(2);
+  int64_t result;
 #define CALL(kernel) \
-  if (!std::strcmp(name, #kernel)) kernel##_replay(words.data()); else
+  if (!std::strcmp(name, #kernel)) result = call(kernel, words.data()); else
   KERNELS(CALL) {
     std::fprintf(stderr, "no kernel %s\n", name);
     return 1;
   }
+  std::fwrite(&result, sizeof result, 1, stdout);
   for (const Buffer& buffer : buffers) std::fwrite(buffer.data, 1, buffer.size, stdout);
   std::fflush(stdout);
   _exit(0);  // the kernels' threads never end

@@ -15,20 +15,15 @@ from tests.helpers.random_quantised import relative_error
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.NF4])
 @pytest.mark.parametrize(("rows", "columns", "group_size"), [(1, 16, 32), (37, 352, 128), (64, 576, 32), (3, 4864, 64)])
 def test_native_codes_and_scales_are_those_of_torch(
-    kernels: KernelLibrary,
-    monkeypatch: pytest.MonkeyPatch,
-    dtype: torch.dtype,
-    encoding: Encoding,
-    rows: int,
-    columns: int,
-    group_size: int,
+    kernels: KernelLibrary, dtype: torch.dtype, encoding: Encoding, rows: int, columns: int, group_size: int
 ) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.02
     weight[0, :8] = 0
     weight[-1, -8:] = weight[-1, :8] * 1e-25 + 1e-25  # squares of which vanish
     weight = weight.to(dtype)
-    monkeypatch.setattr(quantise, "quantise_natively", lambda *_: None)
-    wanted = quantise.quantise_matrix(weight, encoding, group_size)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(quantise, "quantise_natively", lambda *_: None)
+        wanted = quantise.quantise_matrix(weight, encoding, group_size)
 
     got = quantise_natively(weight, encoding, wanted.group_size, library=kernels)
 
