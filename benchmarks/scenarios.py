@@ -44,6 +44,8 @@ _TTFT = _summary("TTFT p50, ms", "ttft_ms.p50", less_is_better=True)
 _TPOT = _summary("TPOT p50, ms", "tpot_ms.p50", less_is_better=True)
 _OUTPUT_RATE = _summary("output tokens/s", "output_throughput", less_is_better=False)
 
+_REWRITING = "--num-prompts 4 --max-concurrency 1 --endpoint chat --dataset-path benchmarks/rewriting.jsonl"
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -80,8 +82,9 @@ SCENARIOS = {
         Scenario(
             "S5",
             "chat that repeats code with a small change, one stream, 128 out",
-            "--num-prompts 4 --max-concurrency 1 --endpoint chat --dataset-path benchmarks/rewriting.jsonl",
+            _REWRITING,
             (_TPOT, _OUTPUT_RATE),
         ),
+        Scenario("S5P", "the same with the code as `prediction`", f"{_REWRITING} --predictions", (_TPOT, _OUTPUT_RATE)),
     )
 }

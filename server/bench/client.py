@@ -102,9 +102,9 @@ class LoadClient:
                 ) from error
         return self._model
 
-    async def send(self, prompt: Input, output_len: int) -> Trace:
+    async def send(self, prompt: Input, output_len: int, prediction: str | None = None) -> Trace:
         """Stream one completion of `prompt`; what goes wrong is in the trace's `error`."""
-        request = self._http.build_request("POST", self._path, content=self._body(prompt, output_len))
+        request = self._http.build_request("POST", self._path, content=self._body(prompt, output_len, prediction))
         trace = Trace(sent_s=time.perf_counter())
         try:
             async with asyncio.timeout(self._config.timeout):
@@ -115,7 +115,7 @@ class LoadClient:
             trace.error = _describe(error)
         return trace
 
-    def _body(self, prompt: Input, output_len: int) -> bytes:
+    def _body(self, prompt: Input, output_len: int, prediction: str | None) -> bytes:
         body: dict[str, Any] = {
             "model": self._model,
             "messages" if self._config.endpoint is Endpoint.CHAT else "prompt": prompt,
@@ -126,6 +126,8 @@ class LoadClient:
         }
         if self._config.ignore_eos:
             body["ignore_eos"] = True
+        if prediction is not None:
+            body["prediction"] = {"type": "content", "content": prediction}
         return msgspec.json.encode(body | self._extra)
 
     async def _stream(self, request: httpx.Request, trace: Trace) -> None:

@@ -68,9 +68,12 @@ class LoadConfig:
     )
     dataset_path: str | None = option(
         None,
-        'JSON lines with "prompt" and optionally "output_tokens", used in place of made-up prompts.',
+        'JSON lines with "prompt" and optionally "output_tokens" and "prediction", used in place of made-up prompts.',
         group="Prompts",
         metavar="FILE",
+    )
+    predictions: bool = option(
+        False, "Send each line's prediction along, as OpenAI's chat API takes it.", group="Prompts"
     )
     goodput: tuple[str, ...] = option(
         (),

@@ -80,7 +80,7 @@ async def converse(
             prompt = transcript
         else:
             prompt = turn.prompt
-        trace = await client.send(prompt, turn.output_len)
+        trace = await client.send(prompt, turn.output_len, turn.prediction)
         keep(trace)
         if trace.error is not None:
             return

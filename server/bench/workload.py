@@ -34,6 +34,7 @@ class Turn:
 
     prompt: list[int] | str
     output_len: int
+    prediction: str | None = None  # sent along as OpenAI's `prediction`
 
 
 Conversation = list[Turn]  # mostly of one turn
@@ -69,6 +70,8 @@ class Workload:
         self.uses_text = _uses_text(config)
         if config.dataset_path is not None and (config.prefix_len or config.num_turns > 1):
             raise StartupError("--dataset-path gives whole prompts; leave out --prefix-len and --num-turns")
+        if config.predictions and (config.dataset_path is None or config.endpoint is not Endpoint.CHAT):
+            raise StartupError("--predictions sends those of a --dataset-path to --endpoint chat; give both")
 
     def warm_up(self, index: int, scale: TextScale) -> Conversation:
         """A conversation of the same kind that shares nothing with the measured ones, not even the prefix."""
@@ -134,6 +137,7 @@ def _parse_id_range(text: str) -> tuple[int, int]:
 class _DatasetLine(msgspec.Struct):
     prompt: list[int] | str
     output_tokens: int | None = None  # --output-len where it is absent
+    prediction: str | None = None  # much of the answer, sent along with --predictions
 
 
 def _read_dataset(config: LoadConfig, output_len: Lengths) -> list[Conversation]:
@@ -158,5 +162,7 @@ def _read_dataset(config: LoadConfig, output_len: Lengths) -> list[Conversation]
             raise StartupError(f"{config.dataset_path}, line {number}: chats take text and no token ids")
         rng = random.Random(f"{config.seed} {number}")
         wanted = entry.output_tokens if entry.output_tokens is not None else output_len.draw(rng)
-        conversations.append([Turn(entry.prompt, wanted)])
+        if config.predictions and entry.prediction is None:
+            raise StartupError(f"{config.dataset_path}, line {number} has no prediction; leave out --predictions")
+        conversations.append([Turn(entry.prompt, wanted, entry.prediction if config.predictions else None)])
     return conversations

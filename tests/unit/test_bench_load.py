@@ -54,6 +54,17 @@ async def test_chat_does_not_take_the_role_for_a_token() -> None:
     assert fake.bodies[0]["messages"][0]["role"] == "user"
 
 
+async def test_a_prediction_goes_into_the_body() -> None:
+    fake = FakeServer()
+    dataset = {"dataset_path": "benchmarks/rewriting.jsonl", "num_prompts": 4, "predictions": True}
+    await run_against(fake, endpoint=Endpoint.CHAT, **dataset)
+    assert len(fake.bodies) == 4
+    for body in fake.bodies:
+        prediction, prompt = body["prediction"], body["messages"][0]["content"]
+        assert prediction["type"] == "content"
+        assert prediction["content"] in prompt
+
+
 async def test_the_body_asks_for_what_the_options_say() -> None:
     fake = FakeServer()
     await run_against(

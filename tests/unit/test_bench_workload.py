@@ -136,6 +136,18 @@ def test_dataset_lines_are_the_prompts(tmp_path: Path) -> None:
         conversations(num_prompts=3, dataset_path=str(path))
 
 
+def test_predictions_of_a_dataset_are_sent_on_demand(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "one", "prediction": "two"}\n{"prompt": "three"}\n')
+    options: dict[str, Any] = {"num_prompts": 1, "dataset_path": str(path), "endpoint": Endpoint.CHAT}
+    assert conversations(**options)[0][0].prediction is None
+    assert conversations(**options, predictions=True)[0][0].prediction == "two"
+    with pytest.raises(StartupError, match=r"line 2 has no prediction; leave out --predictions"):
+        conversations(**{**options, "num_prompts": 2}, predictions=True)
+    with pytest.raises(StartupError, match="give both"):
+        conversations(num_prompts=1, predictions=True)
+
+
 @pytest.mark.parametrize("line", ['{"text": "x"}', "not json", '{"prompt": 5}'])
 def test_a_wrong_dataset_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "prompts.jsonl"
