@@ -139,8 +139,9 @@ def _overrides(config: EngineConfig) -> dict[str, Any]:
 
 
 def _speculator(spec: SpecSettings, drafter: DraftModel | None) -> Speculator:
-    lookups = [NgramProposer(spec.lookup_min, spec.lookup_max)] if spec.method is SpeculativeMethod.NGRAM else []
-    return Speculator(spec.max_tokens, lookups=lookups, drafter=drafter)
+    """With prompt lookup in any case, which a benchmark may switch on."""
+    lookup = NgramProposer(spec.lookup_min, spec.lookup_max)
+    return Speculator(spec.max_tokens, lookups=[lookup], drafter=drafter, sources=spec.sources)
 
 
 def _weight_options(quantization: Quantization, *, includes_head: bool) -> WeightOptions:
@@ -181,10 +182,12 @@ def _describe_speculation(spec: SpecSettings, draft: LoadedModel | None) -> list
     """A line for the operator, where drafts were asked for."""
     if spec.method is SpeculativeMethod.NONE:
         return []
-    source = f"prompt lookup of {spec.lookup_min} to {spec.lookup_max} tokens"
+    sources = []
+    if spec.method is SpeculativeMethod.NGRAM:
+        sources.append(f"prompt lookup of {spec.lookup_min} to {spec.lookup_max} tokens")
     if draft is not None:
-        source = f"{spec.draft_model} ({format_bytes(draft.weight_bytes)}), {spec.draft_sampling.value} drafts"
-    return [f"Speculation: {source}, up to {spec.max_tokens} tokens, as many as pay"]
+        sources.append(f"{spec.draft_model} ({format_bytes(draft.weight_bytes)}), {spec.draft_sampling.value} drafts")
+    return [f"Speculation: {' and '.join(sources)}, up to {spec.max_tokens} tokens, as many as pay"]
 
 
 def _describe(

@@ -151,8 +151,8 @@ class EngineConfig:
 
     speculative_method: SpeculativeMethod = option(
         SpeculativeMethod.NONE,
-        "Where drafts of the next tokens come from: 'ngram' (prompt and output), or a draft model. A request's own "
-        "prediction is used in any case.",
+        "Where drafts of the next tokens come from: 'ngram' (prompt and output; beside a draft model, if there is "
+        "one), or a draft model alone. A request's own prediction is used in any case.",
         group="Speculation",
     )
     draft_model: str | None = option(

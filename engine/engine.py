@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 
 import msgspec
 
@@ -11,6 +12,7 @@ from engine.plan import RowResult, Runner, StepPlan, StepResult
 from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
 from engine.scheduler import Scheduler, SchedulerConfig
 from engine.spec.audit import Auditor
+from engine.spec.base import Source
 from engine.spec.settings import AUTO_TOKENS
 from engine.spec.speculator import Speculator
 from engine.step_budget import StepBudget
@@ -113,9 +115,15 @@ class Engine:
         )
         return StepOutputs(refused + outputs, stats)
 
-    def set_speculation(self, is_on: bool) -> None:
-        """Switch drafts on or off, for comparisons of the two. What a fault has switched off stays so."""
-        self._speculator.is_paused = not is_on
+    @property
+    def draft_sources(self) -> frozenset[Source]:
+        """Where drafts could come from."""
+        return self._speculator.all_sources
+
+    def set_draft_sources(self, sources: Collection[Source]) -> None:
+        """Let drafts come from these only, or from nowhere: for comparisons. What a fault has switched off stays so."""
+        assert self.draft_sources.issuperset(sources)
+        self._speculator.sources = frozenset(sources)
 
     def _draft(self) -> None:
         """Let drafts be set. A fault of what proposes them ends no request."""

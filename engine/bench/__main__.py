@@ -1,4 +1,4 @@
-"""`python -m engine.bench NAME JOB`: the process behind `headrace bench latency`, `throughput` and `roofline`.
+"""`python -m engine.bench NAME JOB`: the process behind `headrace bench latency`, `throughput`, `roofline` and `spec`.
 
 JOB is JSON: a list of the EngineConfig and the benchmark's own options.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from rich.console import Console, RenderableType
 
-from engine.bench import latency, roofline, roofline_tables, speculation, throughput
+from engine.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
 from engine.bench.config import BENCH_CONFIGS, BenchConfig, LatencyConfig, RooflineConfig, SpecConfig, ThroughputConfig
 from engine.build import build_engine
 from engine.config import EngineConfig
@@ -31,10 +31,12 @@ def main(argv: Sequence[str]) -> int:
     engine_config = msgspec.convert(engine_options, EngineConfig)
     config = msgspec.convert(options, BENCH_CONFIGS[name])
     try:
+        if isinstance(config, SpecConfig):
+            speculation.check(config, engine_config)
         engine, info = build_engine(engine_config, LoadingLines())
         for note in info.notes:
             sys.stderr.write(f"{note}\n")
-        results, shown = _run(engine, info, config)
+        results, shown = _run(engine, info, config, engine_config.model)
         console = Console()
         if not console.is_terminal:
             console.width = _FILE_WIDTH
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _run(engine: Engine, info: EngineInfo, config: BenchConfig) -> tuple[Any, RenderableType]:
+def _run(engine: Engine, info: EngineInfo, config: BenchConfig, model: str) -> tuple[Any, RenderableType]:
     """The results, for JSON, and their tables."""
     match config:
         case LatencyConfig():
@@ -64,8 +66,8 @@ def _run(engine: Engine, info: EngineInfo, config: BenchConfig) -> tuple[Any, Re
         case SpecConfig():
             results = speculation.measure(engine, info, config)
             if config.plot is not None:
-                speculation.write_plot(config.plot, results, config)
-            return results, speculation.table(results, config)
+                speculation_report.write_plot(config.plot, results, model)
+            return results, speculation_report.table(results, config)
 
 
 def _write_json(

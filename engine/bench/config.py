@@ -1,6 +1,5 @@
 """Options of the benchmarks that run the engine without a server. Imported by the command line: no torch here."""
 
-import enum
 from dataclasses import dataclass
 
 from engine.config import option
@@ -56,30 +55,31 @@ class RooflineConfig:
     json: str | None = option(None, "File for the results as JSON (default: none).", group="Benchmark", metavar="FILE")
 
 
-class SpecTask(enum.StrEnum):
-    EDIT = "edit"
-    CODE = "code"
-    CHAT = "chat"
-
-
 @dataclass(frozen=True, slots=True)
 class SpecConfig:
     """`headrace bench spec`: what drafts bring, by batch size, in turns with and without them."""
 
-    task: SpecTask = option(
-        SpecTask.EDIT, "Texts: an edit of a file, the rest of a file, or a question about one.", group="Benchmark"
+    case: tuple[str, ...] = option(
+        (),
+        "Where drafts come from (draft, ngram, prediction) and for which texts (the rest of a file: code, a question "
+        "about one: chat, an edit of one: edit); default: draft:code and draft:chat if there is a draft model, "
+        "ngram:edit and prediction:edit.",
+        group="Benchmark",
+        metavar="DRAFTS:TEXT",
     )
-    prediction: bool = option(False, "With --task edit, send the text before the edit along.", group="Benchmark")
     batch_size: tuple[int, ...] = option(
         (1, 4, 8, 16), "Sequences at once; several are measured in turn.", group="Benchmark", metavar="N", minimum=1
     )
-    output_len: int = option(200, "Output tokens of each sequence.", group="Benchmark", minimum=2)
+    output_len: int = option(128, "Output tokens of each sequence.", group="Benchmark", minimum=2)
     temperature: float = option(0.0, "Of sampling; 0 is greedy.", group="Benchmark", minimum=0)
-    num_iters: int = option(3, "Measured turns of each batch size.", group="Benchmark", minimum=1)
+    num_iters: int = option(
+        10, "Measured turns of each case and batch size, with new texts each.", group="Benchmark", minimum=1
+    )
     num_iters_warmup: int = option(1, "Turns before them, in which the engine learns.", group="Benchmark", minimum=0)
     plot: str | None = option(
         None,
-        "File for the plot of speed-up against batch size: .png, .svg or .pdf (default: none).",
+        "File for the plot of speed-up against batch size, such as speedup.png; needs the extra 'bench' (default: "
+        "none).",
         group="Benchmark",
         metavar="FILE",
     )

@@ -1,28 +1,32 @@
-"""`headrace bench spec`: tokens a second with drafts against none, by batch size, in turns in one process."""
+"""`headrace bench spec`: tokens a second with drafts against none, by where drafts come from, text and batch size."""
 
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
-from engine.bench.config import SpecConfig, SpecTask
+from engine.bench.config import SpecConfig
 from engine.bench.drive import Spread, check_fits
-from engine.bench.speculation_tasks import TaskText, task_texts
+from engine.bench.plotting import check_plotting
+from engine.bench.speculation_tasks import SpecCase, TaskText, TaskTexts, parse_cases
+from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
-from engine.protocol import EngineInfo, EngineRequest, SamplingParams
+from engine.protocol import EngineInfo, EngineRequest, SamplingParams, StepStats
+from engine.spec.base import Source
+from engine.spec.settings import spec_settings
 
 
 @dataclass(frozen=True, slots=True)
 class SpecResult:
-    """Of one batch size. Rates are of the steps that decode, over all sequences."""
+    """Of one case and batch size. Rates are of all sequences together, while all of them generate."""
 
+    case: str
     batch_size: int
     plain_tokens_per_s: Spread
     tokens_per_s: Spread
-    speedup: Spread  # of each turn, against the turn without drafts before it
+    speedup: Spread  # of each turn with drafts, against its other half
+    speedups: list[float]  # the turns'
     draft_length: float  # drafted tokens a sequence and step
     acceptance: float  # share of drafted tokens that stood
     same_texts: float  # share of texts that are equal with and without drafts
@@ -37,126 +41,96 @@ class _Run:
     steps: int
 
 
+def check(config: SpecConfig, engine_config: EngineConfig) -> None:
+    """Raise StartupError for what would stop the benchmark after its model has been loaded, or at its end."""
+    has_draft = spec_settings(engine_config).draft_model is not None
+    parse_cases(config.case, [source for source in Source if has_draft or source is not Source.DRAFT_MODEL])
+    if config.plot is not None:
+        check_plotting(config.plot)
+
+
 def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecResult]:
-    """One result for each batch size. Raises StartupError if one does not fit or nothing would draft."""
-    if config.prediction and config.task is not SpecTask.EDIT:
-        raise StartupError(f"--prediction is for --task edit, not {config.task.value}; leave one out")
-    texts = task_texts(info, config.task, max(config.batch_size), with_prediction=config.prediction)
-    longest = max(len(text.prompt_ids) for text in texts) + config.output_len
+    """One result for each case and batch size. Raises StartupError if one does not fit or would draft nothing."""
+    cases = parse_cases(config.case, engine.draft_sources)
+    texts = TaskTexts(info)
+    plan = [
+        (case, [texts.take(case, batch_size) for _ in range(config.num_iters_warmup + config.num_iters)])
+        for case in cases
+        for batch_size in config.batch_size
+    ]
+    longest = max(len(text.prompt_ids) for _, turns in plan for turn in turns for text in turn)
     for batch_size in config.batch_size:
-        check_fits(info, batch_size=batch_size, tokens_each=longest)
-    return [_measure_batch(engine, config, texts[:batch_size]) for batch_size in config.batch_size]
+        check_fits(info, batch_size=batch_size, tokens_each=longest + config.output_len)
+    return [_measure(engine, config, case, turns) for case, turns in plan]
 
 
-def _measure_batch(engine: Engine, config: SpecConfig, texts: list[TaskText]) -> SpecResult:
+def _measure(engine: Engine, config: SpecConfig, case: SpecCase, turns: list[list[TaskText]]) -> SpecResult:
+    batch_size = len(turns[0])
+    sys.stderr.write(f"{case.name}, batch {batch_size} ...\n")
     plain, drafted = [], []
-    for turn in range(config.num_iters_warmup + config.num_iters):
-        runs = [_run(engine, config, texts, turn, drafts=drafts) for drafts in (False, True)]
-        if turn >= config.num_iters_warmup:
-            plain.append(runs[0])
-            drafted.append(runs[1])
-    if not any(run.drafted for run in drafted) and len(texts) == 1:
-        raise StartupError(
-            "nothing was drafted; give --draft-model, --speculative-method ngram, or --task edit --prediction"
-        )
+    for number, texts in enumerate(turns):
+        order = (False, True) if number % 2 == 0 else (True, False)
+        runs = {}
+        for drafts in order:
+            engine.set_draft_sources([case.source] if drafts else [])
+            runs[drafts] = _run(engine, list(_requests(config, texts, f"{case.name} {batch_size} {number} {drafts}")))
+        if number >= config.num_iters_warmup:
+            plain.append(runs[False])
+            drafted.append(runs[True])
     equal = [a == b for p, d in zip(plain, drafted, strict=True) for a, b in zip(p.texts, d.texts, strict=True)]
     num_drafted = sum(run.drafted for run in drafted)
+    speedups = [d.tokens_per_s / p.tokens_per_s for p, d in zip(plain, drafted, strict=True)]
     return SpecResult(
-        len(texts),
-        Spread.of(run.tokens_per_s for run in plain),
-        Spread.of(run.tokens_per_s for run in drafted),
-        Spread.of(d.tokens_per_s / p.tokens_per_s for p, d in zip(plain, drafted, strict=True)),
-        num_drafted / max(1, sum(run.steps for run in drafted) * len(texts)),
-        sum(run.accepted for run in drafted) / max(1, num_drafted),
-        sum(equal) / len(equal),
+        case=case.name,
+        batch_size=batch_size,
+        plain_tokens_per_s=Spread.of(run.tokens_per_s for run in plain),
+        tokens_per_s=Spread.of(run.tokens_per_s for run in drafted),
+        speedup=Spread.of(speedups),
+        speedups=speedups,
+        draft_length=num_drafted / max(1, sum(run.steps for run in drafted) * batch_size),
+        acceptance=sum(run.accepted for run in drafted) / max(1, num_drafted),
+        same_texts=sum(equal) / len(equal),
     )
 
 
-def _run(engine: Engine, config: SpecConfig, texts: list[TaskText], turn: int, *, drafts: bool) -> _Run:
-    """All texts at once to their end; timed from the step after the last first token."""
-    engine.set_speculation(drafts)
+def _requests(config: SpecConfig, texts: list[TaskText], name: str) -> Iterator[EngineRequest]:
     for number, text in enumerate(texts):
-        sampling = SamplingParams(
-            max_tokens=config.output_len, temperature=config.temperature, seed=number, ignore_eos=True
+        yield EngineRequest(
+            id=f"{name} {number}",
+            prompt_ids=text.prompt_ids,
+            sampling=SamplingParams(max_tokens=config.output_len, temperature=config.temperature, ignore_eos=True),
+            arrival_s=time.monotonic(),
+            prediction_ids=text.prediction_ids,
         )
-        engine.add(
-            EngineRequest(
-                id=f"spec-{turn}-{drafts}-{number}",
-                prompt_ids=text.prompt_ids,
-                sampling=sampling,
-                arrival_s=time.monotonic(),
-                prediction_ids=text.prediction_ids,
-            )
-        )
-    ids: dict[str, list[int]] = {}
-    began_s = 0.0
-    num_before = drafted = accepted = steps = 0
+
+
+def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
+    """All requests at once to their end, timed while all of them generate."""
+    ids: dict[str, list[int]] = {request.id: [] for request in requests}
+    for request in requests:
+        engine.add(request)
+    has_ended = False
+    began_s = ended_s = 0.0
+    num_before = num_after = 0
+    timed: list[StepStats] = []
     while engine.has_work:
         step = engine.step()
         for output in step.outputs:
             if output.error is not None:
                 raise StartupError(f"the engine refused a request of the benchmark: {output.error}")
-            ids.setdefault(output.id, []).extend(output.new_ids)
-        if began_s:
-            drafted += step.stats.draft_tokens
-            accepted += step.stats.accepted_tokens
-            steps += 1
-        elif len(ids) == len(texts):
-            began_s, num_before = time.perf_counter(), sum(map(len, ids.values()))
-    seconds = time.perf_counter() - began_s
-    num_tokens = sum(map(len, ids.values())) - num_before
-    return _Run(num_tokens / seconds, [ids[key] for key in sorted(ids)], drafted, accepted, steps)
-
-
-def table(results: list[SpecResult], config: SpecConfig) -> Table:
-    shown = Table(
-        title=f"{config.task.value}: {config.output_len} tokens out; medians of {config.num_iters} (lowest-highest)",
-        box=box.SIMPLE,
-        title_justify="left",
+            ids[output.id].extend(output.new_ids)
+            has_ended |= output.finish_reason is not None
+        num_tokens = sum(map(len, ids.values()))
+        if began_s and not ended_s:
+            timed.append(step.stats)
+        if not began_s and all(ids.values()):
+            began_s, num_before = time.perf_counter(), num_tokens
+        if has_ended and not ended_s:
+            ended_s, num_after = time.perf_counter(), num_tokens
+    return _Run(
+        tokens_per_s=(num_after - num_before) / (ended_s - began_s),
+        texts=list(ids.values()),
+        drafted=sum(stats.draft_tokens for stats in timed),
+        accepted=sum(stats.accepted_tokens for stats in timed),
+        steps=len(timed),
     )
-    columns = (
-        "batch",
-        "without, tokens/s",
-        "with drafts, tokens/s",
-        "speed-up",
-        "drafted a step",
-        "accepted",
-        "same text",
-    )
-    for column in columns:
-        shown.add_column(column, justify="right")
-    for result in results:
-        shown.add_row(
-            str(result.batch_size),
-            result.plain_tokens_per_s.show(),
-            result.tokens_per_s.show(),
-            result.speedup.show(2),
-            f"{result.draft_length:.1f}",
-            f"{result.acceptance:.0%}",
-            f"{result.same_texts:.0%}",
-        )
-    return shown
-
-
-def write_plot(path: str, results: list[SpecResult], config: SpecConfig) -> None:
-    """Speed-up against batch size, with the range over the turns. Raises StartupError."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display or global state
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise StartupError("--plot needs matplotlib; install it with: pip install 'headrace[bench]'") from None
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    sizes = [result.batch_size for result in results]
-    spreads = [result.speedup for result in results]
-    axes.plot(sizes, [spread.median for spread in spreads], marker="o")
-    axes.fill_between(sizes, [s.low for s in spreads], [s.high for s in spreads], alpha=0.2)
-    axes.axhline(1.0, color="grey", linewidth=0.8)
-    axes.set(xlabel="sequences at once", ylabel="speed-up by drafts", title=config.task.value, ylim=(0, None))
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    try:
-        figure.savefig(Path(path), dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that is no format
-        raise StartupError(f"cannot write the plot {path}: {error}") from error

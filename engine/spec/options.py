@@ -1,6 +1,6 @@
 """Options: which sequences could draft what, from the source that promises the most for each."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from engine.sequence import Sequence
@@ -12,12 +12,14 @@ from engine.spec.faults import FaultBook
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What one sequence could draft. Of a draft model only the number of tokens is known yet, and its lag."""
+    """What one sequence could draft. Of a draft model only the number of tokens is known yet, and its lag; while it
+    lags, what there is `instead`."""
 
     sequence: Sequence
     source: Source
     token_ids: list[int]
     lag: int = 0
+    instead: "Option | None" = None
 
 
 class Options:
@@ -52,25 +54,27 @@ class Options:
         if self._drafter is not None:
             self._drafter.release(sequence)
 
-    def of(self, running: list[Sequence]) -> list[Option]:
-        """One for each sequence that decodes and for which a source has something."""
+    def of(self, running: list[Sequence], sources: Collection[Source]) -> list[Option]:
+        """One for each sequence that decodes and for which one of the sources has something."""
         options = []
         for sequence in running:
             most = min(self._max_tokens, sequence.num_remaining - 1)
             can_draft = sequence.num_pending == 1 and not sequence.request.is_replay
             if can_draft and most > 0 and not self._faults.is_muted(sequence):
                 with self._faults.suspecting([sequence]):
-                    options += self._best(self._all(sequence, most))
+                    options += self._best(self._all(sequence, most, sources))
         return options
 
-    def _all(self, sequence: Sequence, most: int) -> list[Option]:
+    def _all(self, sequence: Sequence, most: int, sources: Collection[Source]) -> list[Option]:
         options = [
             Option(sequence, lookup.source, token_ids)
             for lookup in self._lookups
-            if (token_ids := lookup.propose(sequence, most))
+            if lookup.source in sources and (token_ids := lookup.propose(sequence, most))
         ]
-        if self._drafter is not None and (room := min(most, self._drafter.room(sequence))) > 0:
-            options.append(Option(sequence, Source.DRAFT_MODEL, [0] * room, self._drafter.lag(sequence)))
+        drafter = self._drafter if Source.DRAFT_MODEL in sources else None
+        if drafter is not None and (room := min(most, drafter.room(sequence))) > 0:
+            instead = max(options, key=self._first_gain, default=None)
+            options.append(Option(sequence, Source.DRAFT_MODEL, [0] * room, drafter.lag(sequence), instead))
         return options
 
     def _best(self, options: list[Option]) -> list[Option]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.config import DraftSampling, EngineConfig, Quantization, SpeculativeMethod
 from engine.errors import StartupError
+from engine.spec.base import Source
 
 AUTO_TOKENS = 15  # longest draft of "auto": beyond it a verification is no longer cheap anywhere
 _KEYS = ("method", "model", "num_speculative_tokens", "prompt_lookup_max", "prompt_lookup_min", "quantization")
@@ -14,7 +15,7 @@ _MAX_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class SpecSettings:
-    """method DRAFT_MODEL has a draft_model; max_tokens is the longest draft."""
+    """method DRAFT_MODEL has a draft_model, NGRAM may have one beside it; max_tokens is the longest draft."""
 
     method: SpeculativeMethod
     max_tokens: int
@@ -23,6 +24,16 @@ class SpecSettings:
     draft_sampling: DraftSampling
     lookup_min: int
     lookup_max: int
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """Where drafts may come from: a request's own prediction in any case."""
+        sources = {Source.PREDICTION}
+        if self.method is SpeculativeMethod.NGRAM:
+            sources.add(Source.NGRAM)
+        if self.draft_model is not None:
+            sources.add(Source.DRAFT_MODEL)
+        return frozenset(sources)
 
 
 def spec_settings(config: EngineConfig) -> SpecSettings:
@@ -39,8 +50,6 @@ def spec_settings(config: EngineConfig) -> SpecSettings:
         method = SpeculativeMethod.DRAFT_MODEL
     if method is SpeculativeMethod.DRAFT_MODEL and draft_model is None:
         raise StartupError("--speculative-method is draft_model, but there is no --draft-model; name one")
-    if method is SpeculativeMethod.NGRAM and draft_model is not None:
-        raise StartupError("--draft-model and --speculative-method ngram exclude each other; leave one out")
     lookup_max = _whole_number(extra, "prompt_lookup_max", 4)
     lookup_min = _whole_number(extra, "prompt_lookup_min", min(2, lookup_max))
     if lookup_min > lookup_max:

@@ -1,7 +1,7 @@
 """Speculator: before each step it decides who drafts how many tokens, and after it learns what came of them."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,16 +58,29 @@ class Load:
 class Speculator:
     """Calls alternate: `draft` before the scheduler plans, `observe` when it has taken the result in."""
 
-    def __init__(self, max_tokens: int, *, lookups: Iterable[Lookup] = (), drafter: Drafter | None = None) -> None:
-        """max_tokens: of a draft. A request's prediction, the `lookups` and the draft model compete for each draft."""
+    def __init__(
+        self,
+        max_tokens: int,
+        *,
+        lookups: Iterable[Lookup] = (),
+        drafter: Drafter | None = None,
+        sources: Collection[Source] | None = None,
+    ) -> None:
+        """max_tokens: of a draft. sources: which of a request's prediction, the `lookups` and the draft model compete
+        for each draft; all by default."""
         self._predictions = PredictionProposer()
+        lookups = [self._predictions, *lookups]
+        self.all_sources = frozenset(
+            [*(lookup.source for lookup in lookups), *([] if drafter is None else [Source.DRAFT_MODEL])]
+        )
+        self.sources = self.all_sources if sources is None else frozenset(sources)
         self._drafter = drafter
         self._costs = Costs(0.0 if drafter is None else drafter.relative_size)
         self._acceptance = Acceptance()
         self._faults = FaultBook()
         self._options = Options(
             max_tokens,
-            [self._predictions, *lookups],
+            lookups,
             drafter,
             acceptance=self._acceptance,
             costs=self._costs,
@@ -78,7 +91,6 @@ class Speculator:
         self._sources: dict[str, Source] = {}  # of the drafts that the next step verifies
         self._draft_s = 0.0
         self._has_disagreed = False
-        self.is_paused = False  # for comparisons
 
     @property
     def is_off(self) -> bool:
@@ -97,19 +109,19 @@ class Speculator:
         self._draft_s = 0.0
         self._report.begin_step()
         self._options.begin_step()
-        if self.is_off or self.is_paused:
+        if self.is_off or not self.sources:
             return
         start_s = time.perf_counter()
         running = scheduler.running
         load = Load.of(running, scheduler.max_num_batched_tokens)
-        options = self._options.of(running)
+        options = self._options.of(running, self.sources)
         if options and self._knows_plain(load):
             self._draft(scheduler, options, load)
         self._draft_s = time.perf_counter() - start_s
 
     def _draft(self, scheduler: DraftScheduler, options: list[Option], load: Load) -> None:
         self._compute_context(options, load)
-        ready = [option for option in options if option.lag == 0]
+        ready = [own for option in options if (own := option.instead if option.lag else option) is not None]
         choice = self._choose(ready, load)
         self._report.foresee(self._speedup(choice, load))
         chosen = []

@@ -24,7 +24,8 @@ def run(config: LoadConfig) -> int:
     limits = parse_goodput(config.goodput)
     workload = Workload(config)
     if config.plot is not None:
-        from server.bench.plot import check_plotting, write_plot  # matplotlib takes a second to import
+        from engine.bench.plotting import check_plotting
+        from server.bench.plot import write_plot  # matplotlib takes a second to import
 
         check_plotting(config.plot)
     model, load = asyncio.run(_measure(config, workload))

@@ -29,7 +29,10 @@ CORE = {
 }
 BENCH_OPTIONS = {"engine.bench.config", "engine.bench.lengths"}  # what `headrace bench` reads before it starts torch
 SERVER_MAY = (
-    WIRE | BENCH_OPTIONS | {"engine.client", "engine.compute_environment", "engine.config", "engine.process_client"}
+    WIRE
+    | BENCH_OPTIONS
+    | {"engine.bench.plotting"}
+    | {"engine.client", "engine.compute_environment", "engine.config", "engine.process_client"}
 )
 
 

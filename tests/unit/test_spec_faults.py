@@ -58,7 +58,7 @@ def test_faults_that_go_on_end_speculation_for_good(caplog: pytest.LogCaptureFix
         _, client = texts(engine, [_request(f"r{n}")])
         assert client.steps[-1].is_speculation_off == (n == 2)
     assert "speculation is off" in caplog.text
-    engine.set_speculation(True)  # for a comparison: it does not undo a fault
+    engine.set_draft_sources(engine.draft_sources)  # for a comparison: it does not undo a fault
     _, client = texts(engine, [_request("good")])
     assert sum(step.draft_tokens for step in client.steps) == 0
     assert client.steps[-1].is_speculation_off

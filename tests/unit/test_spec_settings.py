@@ -4,6 +4,7 @@ import pytest
 
 from engine.config import EngineConfig, Quantization, SpeculativeMethod
 from engine.errors import StartupError
+from engine.spec.base import Source
 from engine.spec.settings import AUTO_TOKENS, spec_settings
 
 
@@ -26,6 +27,13 @@ def test_naming_a_draft_model_is_enough() -> None:
     assert spec_settings(EngineConfig(draft_model="x")).method is SpeculativeMethod.DRAFT_MODEL
 
 
+def test_sources_are_those_that_were_asked_for() -> None:
+    assert spec_settings(EngineConfig()).sources == {Source.PREDICTION}
+    assert spec_settings(EngineConfig(draft_model="x")).sources == {Source.PREDICTION, Source.DRAFT_MODEL}
+    both = EngineConfig(draft_model="x", speculative_method=SpeculativeMethod.NGRAM)
+    assert spec_settings(both).sources == set(Source)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -39,7 +47,6 @@ def test_naming_a_draft_model_is_enough() -> None:
         ({"num_speculative_tokens": "0"}, "auto or a number from 1"),
         ({"num_speculative_tokens": "many"}, "auto or a number from 1"),
         ({"speculative_method": SpeculativeMethod.DRAFT_MODEL}, "no --draft-model"),
-        ({"speculative_method": SpeculativeMethod.NGRAM, "draft_model": "x"}, "exclude each other"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:

@@ -1,0 +1,33 @@
+"""What all plots need: a library, a folder, and a suffix that is a format."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import StartupError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_plotting(path: str) -> None:
+    """Raise StartupError if no plot could be written to `path`; better before the measurement than after."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise StartupError("--plot needs matplotlib; install it with: pip install 'headrace[bench]'") from None
+    suffix = Path(path).suffix.removeprefix(".").lower()
+    if suffix not in FigureCanvasAgg.get_supported_filetypes():
+        raise StartupError(f"--plot is {path}; its suffix must name a format, such as .png, .svg or .pdf")
+    if not Path(path).resolve().parent.is_dir():
+        raise StartupError(f"--plot is {path}; its folder does not exist; create it")
+
+
+def save_plot(figure: "Figure", path: str) -> None:
+    """Write `figure` in the format of the suffix. Raises StartupError."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display or global state
+
+    FigureCanvasAgg(figure)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise StartupError(f"cannot write the plot {path}: {error}") from error
