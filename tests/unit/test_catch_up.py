@@ -1,12 +1,14 @@
 """A draft model's context: computed where the rest of the text is worth it, a bounded part of it in each step."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from engine.engine import Engine
 from engine.protocol import EngineRequest
 from engine.sequence import Sequence
+from engine.spec.base import Lookup
 from engine.spec.catch_up import chunks
-from tests.helpers.drafting import LedgerDraftRunner, PricedDraftModel, Timed, speculating_engine, texts
+from tests.helpers.drafting import LedgerDraftRunner, Oracle, PricedDraftModel, Timed, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 
 BLOCK = 4
@@ -26,10 +28,10 @@ class Plans(LedgerDraftRunner):
         return super().next_tokens(plan)
 
 
-def _engine(max_len: int = 2000) -> tuple[Engine, Plans]:
+def _engine(max_len: int = 2000, lookups: Iterable[Lookup] = ()) -> tuple[Engine, Plans]:
     runner = Plans()
     drafter = PricedDraftModel(runner, block_size=BLOCK, max_len=max_len, relative_size=0.05)
-    return speculating_engine(Timed(4, drafter=drafter), **SIZES)[0], runner
+    return speculating_engine(Timed(4, lookups=lookups, drafter=drafter), **SIZES)[0], runner
 
 
 def _request(id: str, num_prompt: int, max_tokens: int) -> EngineRequest:
@@ -44,6 +46,15 @@ def test_a_long_prompt_with_a_short_answer_costs_the_draft_model_nothing() -> No
     ids, _ = texts(engine, [request])
     assert ids["a"] == expected_ids(request)
     assert runner.num_rows == before
+
+
+def test_a_look_up_drafts_where_the_draft_model_would_have_to_catch_up() -> None:
+    engine, runner = _engine(lookups=[Oracle(0.6)])
+    texts(engine, [_request("learn", 100, 60)])
+    before = runner.num_rows
+    _, client = texts(engine, [_request("a", 1000, 8)])
+    assert runner.num_rows == before
+    assert sum(step.draft_tokens for step in client.steps) > 0
 
 
 def test_a_long_answer_is_worth_the_context() -> None:
