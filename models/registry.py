@@ -42,8 +42,8 @@ FAMILIES: dict[str, Entry | str] = {
     "BloomForCausalLM": Entry("models.families.bloom:FAMILY", gguf="bloom"),
     "Cohere2ForCausalLM": Entry("models.families.cohere:COHERE2", gguf="cohere2"),
     "CohereForCausalLM": Entry("models.families.cohere:COHERE", gguf="command-r"),
-    "DeepseekV2ForCausalLM": Entry("models.families.deepseek:V2"),
-    "DeepseekV3ForCausalLM": Entry("models.families.deepseek:V3"),
+    "DeepseekV2ForCausalLM": Entry("models.families.deepseek:V2", gguf="deepseek2"),
+    "DeepseekV3ForCausalLM": Entry("models.families.deepseek:V3", gguf="deepseek2", gguf_key="expert_weights_norm"),
     "FalconForCausalLM": Entry("models.families.falcon:FAMILY", gguf="falcon"),
     "GPT2LMHeadModel": Entry("models.families.gpt2:FAMILY", gguf="gpt2"),
     "GPTBigCodeForCausalLM": Entry("models.families.starcoder:FAMILY", gguf="starcoder"),
@@ -61,7 +61,7 @@ FAMILIES: dict[str, Entry | str] = {
     "GraniteMoeSharedForCausalLM": Entry(
         "models.families.granite:MOE", gguf="granitemoe", gguf_key="expert_shared_feed_forward_length"
     ),
-    "Llama4ForCausalLM": Entry("models.families.llama4:FAMILY"),
+    "Llama4ForCausalLM": Entry("models.families.llama4:FAMILY", gguf="llama4"),
     "Llama4ForConditionalGeneration": Entry("models.families.llama4:WRAPPED"),
     "LlamaForCausalLM": Entry("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
     "Ministral3ForCausalLM": Entry("models.families.mistral:MINISTRAL3", gguf="mistral3"),

@@ -1,12 +1,16 @@
 """DeepSeek V2 and V3 (R1, Kimi K2 and Moonlight too): latent attention, experts in groups beside shared ones."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
 from models.families import llama
-from models.families.experts import expert_names, shared_names
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
 from models.hf_config import HFConfig
 from models.names import IGNORE, To, joined
 from models.registry import Family
@@ -26,53 +30,73 @@ from models.spec import (
     YarnScaling,
 )
 
+# What transformers takes for fields that a configuration leaves out; None: it must not.
+_V2 = {
+    "scoring_func": "softmax",
+    "topk_method": "greedy",
+    "num_experts_per_tok": None,
+    "n_group": None,
+    "topk_group": None,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
+    "first_k_dense_replace": 0,
+}
+_V3 = {
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 3,
+}
+_SOFTMAX, _SIGMOID = 1, 2  # GGUF's expert_gating_func
+_SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
+
 
 def describe_v2(config: HFConfig) -> DecoderSpec:
-    method = config.text("topk_method", "greedy")
-    if method not in ("greedy", "group_limited_greedy"):
-        raise UnsupportedModelError(
-            f"{config.source}: topk_method is {method!r}; supported are 'greedy' and 'group_limited_greedy'"
-        )
-    is_grouped = method == "group_limited_greedy"
-    router = RouterSpec(
-        score=RouterScore.SOFTMAX,
-        experts_per_token=config.integer("num_experts_per_tok"),
-        renormalises=False,
-        num_groups=config.integer("n_group") if is_grouped else 1,
-        groups_per_token=config.integer("topk_group") if is_grouped else 1,
-        group_score=GroupScore.BEST,
-        scale=config.number("routed_scaling_factor", 1.0),
-    )
-    return _describe(config, router, num_dense=config.integer("first_k_dense_replace", 0, minimum=0))
+    return _describe(config, _V2)
 
 
 def describe_v3(config: HFConfig) -> DecoderSpec:
-    router = RouterSpec(
-        score=RouterScore.SIGMOID,
-        experts_per_token=config.integer("num_experts_per_tok", 8),
-        renormalises=config.boolean("norm_topk_prob", True),
-        has_correction=True,
-        num_groups=config.integer("n_group", 8),
-        groups_per_token=config.integer("topk_group", 4),
-        group_score=GroupScore.BEST_TWO,
-        scale=config.number("routed_scaling_factor", 2.5),
-    )
-    return _describe(config, router, num_dense=config.integer("first_k_dense_replace", 3, minimum=0))
+    return _describe(config, _V3)
 
 
-def _describe(config: HFConfig, router: RouterSpec, *, num_dense: int) -> DecoderSpec:
-    """num_dense: layers before the first that has experts."""
+def _describe(config: HFConfig, usual: Mapping[str, Any]) -> DecoderSpec:
     latent = _latent(config)
     spec = llama.describe(config, default_head_dim=latent.rope_dim)
     rope = rope_spec(config, latent.rope_dim)
-    moe = _experts(config, router)
+    num_dense = config.integer("first_k_dense_replace", usual["first_k_dense_replace"], minimum=0)
+    moe = _experts(config, _router(config, usual)) if num_dense < len(spec.layers) else None
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = latent.attention(layer.attention.num_heads, _scale(config, latent, rope))
-        mlp = layer.mlp if index < num_dense else moe
+        mlp = layer.mlp if index < num_dense or moe is None else moe
         return dataclasses.replace(layer, attention=attention, latent=latent, rope=rope, mlp=mlp)
 
     return spec.map_layers(adapt)
+
+
+def _router(config: HFConfig, usual: Mapping[str, Any]) -> RouterSpec:
+    score = config.text("scoring_func", usual["scoring_func"])
+    method = config.text("topk_method", usual["topk_method"])
+    if score not in _SCORES or method not in ("greedy", "group_limited_greedy", "noaux_tc"):
+        raise UnsupportedModelError(
+            f"{config.source}: scoring_func {score!r} with topk_method {method!r} is not supported; supported are "
+            "'softmax' and 'sigmoid' with 'greedy', 'group_limited_greedy' or 'noaux_tc'"
+        )
+    is_grouped = method != "greedy"
+    return RouterSpec(
+        score=_SCORES[score],
+        experts_per_token=config.integer("num_experts_per_tok", usual["num_experts_per_tok"]),
+        renormalises=config.boolean("norm_topk_prob", usual["norm_topk_prob"]),
+        has_correction=method == "noaux_tc",
+        num_groups=config.integer("n_group", usual["n_group"]) if is_grouped else 1,
+        groups_per_token=config.integer("topk_group", usual["topk_group"]) if is_grouped else 1,
+        group_score=GroupScore.BEST_TWO if method == "noaux_tc" else GroupScore.BEST,
+        scale=config.number("routed_scaling_factor", usual["routed_scaling_factor"]),
+    )
 
 
 def _latent(config: HFConfig) -> LatentSpec:
@@ -169,5 +193,67 @@ NAMES = {
     **shared_names("mlp", name="shared_experts"),
 }
 
-V2 = Family(describe_v2, NAMES, None)
-V3 = Family(describe_v3, NAMES, None)
+GGUF_NAMES = {
+    **llama.GGUF_NAMES,
+    **GGUF_EXPERT_NAMES,
+    "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q", turned_first_q),
+    "blk.{i}.attn_q_a.*": To("layers.{i}.attn.qkv", "q"),
+    "blk.{i}.attn_q_a_norm.*": To("layers.{i}.attn.q_norm"),
+    "blk.{i}.attn_q_b.*": To("layers.{i}.attn.q_up", transform=turned_first_q),
+    "blk.{i}.attn_kv_a_mqa.*": To("layers.{i}.attn.qkv", "kv", turned_first_row),
+    "blk.{i}.attn_kv_a_norm.*": To("layers.{i}.attn.kv_norm"),
+    "blk.{i}.attn_k_b.*": To("layers.{i}.attn.k_up"),
+    "blk.{i}.attn_v_b.*": To("layers.{i}.attn.v_up"),
+    "blk.{i}.attn_kv_b.*": NAMES["model.layers.{i}.self_attn.kv_b_proj.*"],  # files from before the two
+    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    rope_dim = file.integer("rope.dimension_count")
+    key_dim, value_dim = (_head_length(file, name) for name in ("key", "value"))
+    plain_lengths = dict.fromkeys(("attention.key_length", "attention.value_length"), rope_dim)
+    fields = common_fields(dataclasses.replace(file, fields={**file.fields, **plain_lengths}))
+    weight = 10 * (file.scale("rope.scaling.yarn_log_multiplier") or 0.0)  # which the converter divides by 10
+    if weight:
+        fields["rope_parameters"] |= {"mscale": weight, "mscale_all_dim": weight}
+    return {
+        **fields,
+        **gguf_expert_fields(file),
+        **_gguf_router_fields(file),
+        "q_lora_rank": file.size("attention.q_lora_rank"),
+        "kv_lora_rank": file.integer("attention.kv_lora_rank"),
+        "qk_rope_head_dim": rope_dim,
+        "qk_nope_head_dim": key_dim - rope_dim,
+        "v_head_dim": value_dim,
+        "n_routed_experts": file.integer("expert_count"),
+        "n_shared_experts": file.size("expert_shared_count") or 0,
+        "first_k_dense_replace": file.integer("leading_dense_block_count", 0, minimum=0),
+    }
+
+
+def _head_length(file: GGUFMetadata, part: str) -> int:
+    """Of keys or values. What newer files state without "mla" is of a row of the cache."""
+    return file.integer(file.first(f"attention.{part}_length_mla", f"attention.{part}_length"))
+
+
+def _gguf_router_fields(file: GGUFMetadata) -> dict[str, Any]:
+    num_groups = file.size("expert_group_count") or 1
+    is_corrected = any(name.endswith("exp_probs_b.bias") for name in file.tensors)
+    gating = file.integer("expert_gating_func", _SOFTMAX, minimum=0)
+    if gating not in (_SOFTMAX, _SIGMOID):
+        raise UnsupportedModelError(
+            f"{file.source}: expert_gating_func {gating} is not supported; supported are 1 (softmax) and 2 (sigmoid)"
+        )
+    return {
+        "scoring_func": "sigmoid" if gating == _SIGMOID else "softmax",
+        "topk_method": "noaux_tc" if is_corrected else "greedy" if num_groups == 1 else "group_limited_greedy",
+        "n_group": num_groups,
+        "topk_group": file.size("expert_group_used_count") or 1,
+        "norm_topk_prob": file.boolean("expert_weights_norm", False),
+        "routed_scaling_factor": file.scale("expert_weights_scale") or 1.0,
+    }
+
+
+V2 = Family(describe_v2, NAMES, GGUF_NAMES, gguf_fields)
+V3 = Family(describe_v3, NAMES, GGUF_NAMES, gguf_fields)

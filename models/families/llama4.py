@@ -1,15 +1,19 @@
 """Llama 4, its text: attention in chunks, layers without positions between, an expert a row beside a shared one."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.families import llama
-from models.families.experts import expert_names, shared_names
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
 from models.families.wrapped import text_part
 from models.hf_config import HFConfig
 from models.layer_config import flags_by_layer, layer_types
 from models.names import To, transpose, unpermute_k, unpermute_q
 from models.registry import Family
 from models.spec import (
+    Activation,
     DecoderSpec,
     LayerSpec,
     MLPSpec,
@@ -34,12 +38,12 @@ def describe(config: HFConfig) -> DecoderSpec:
     temperature = _temperature(config)
     norm = NormSpec(NormKind.RMS, spec.layers[0].norm.eps, has_weight=False)
     qk_norm = QKNormSpec(norm, is_after_rope=True) if config.boolean("use_qk_norm", True) else None
-    moe = _experts(config)
-    dense = dataclasses.replace(moe.expert, intermediate_size=config.integer("intermediate_size_mlp", 16384))
+    dense = MLPSpec(config.integer("intermediate_size_mlp", 16384), _activation(config), is_gated=True)
+    moe = _experts(config) if moe_layers else None
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(layer.attention, chunk=chunks[index])
-        layer = dataclasses.replace(layer, attention=attention, mlp=moe if index in moe_layers else dense)
+        layer = dataclasses.replace(layer, attention=attention, mlp=moe if moe and index in moe_layers else dense)
         if has_rope[index]:
             return dataclasses.replace(layer, qk_norm=qk_norm)
         return dataclasses.replace(layer, rope=None, query_temperature=temperature)
@@ -60,8 +64,8 @@ def _chunks(config: HFConfig, has_rope: list[bool]) -> list[int | None]:
 def _moe_layers(config: HFConfig, num_layers: int) -> list[int]:
     if config.has("moe_layers"):
         return config.token_ids("moe_layers")
-    step = config.integer("interleave_moe_layer_step", 1)
-    return list(range(step - 1, num_layers, step))
+    step = config.integer("interleave_moe_layer_step", 1, minimum=0)
+    return list(range(step - 1, num_layers, step)) if step else []
 
 
 def _temperature(config: HFConfig) -> QueryTemperature | None:
@@ -70,8 +74,12 @@ def _temperature(config: HFConfig) -> QueryTemperature | None:
     return QueryTemperature(config.number("attn_scale", 0.1), config.number("floor_scale", 8192), offset=1)
 
 
+def _activation(config: HFConfig) -> Activation:
+    return config.activation("hidden_act", "silu")
+
+
 def _experts(config: HFConfig) -> MoESpec:
-    expert = MLPSpec(config.integer("intermediate_size"), config.activation("hidden_act", "silu"), is_gated=True)
+    expert = MLPSpec(config.integer("intermediate_size"), _activation(config), is_gated=True)
     router = RouterSpec(
         score=RouterScore.SIGMOID,
         experts_per_token=config.integer("num_experts_per_tok", 1),
@@ -95,5 +103,33 @@ NAMES = {
     **shared_names("feed_forward"),
 }
 
-FAMILY = Family(describe, NAMES)
+GGUF_NAMES = {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}
+_CHUNK = 8192  # what llama.cpp takes of every model that has chunks; it knows no other
+_NO_ROPE_INTERVAL = 4
+_EXPERTS_WITHOUT_QK_NORM = 128
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """What the files leave out is what llama.cpp takes for granted: chunks, layers without positions, norms of q and k.
+
+    An `attention.sliding_window` of 0 says that there are no chunks, and that every layer is rotated.
+    """
+    fields, num_experts = common_fields(file), file.size("expert_count")
+    num_layers, dense_size = fields["num_hidden_layers"], fields["intermediate_size"]
+    has_chunks = file.raw("attention.sliding_window") != 0
+    chunk = file.integer("attention.chunk_size", _CHUNK)
+    experts = gguf_expert_fields(file, size="intermediate_size") if num_experts else {}
+    has_rope = [not has_chunks or (index + 1) % _NO_ROPE_INTERVAL != 0 for index in range(num_layers)]
+    return {
+        **fields,
+        **experts,
+        "intermediate_size_mlp": dense_size,
+        "attention_chunk_size": chunk if has_chunks else None,
+        "no_rope_layers": [int(flag) for flag in has_rope],
+        "interleave_moe_layer_step": file.integer("interleave_moe_layer_step", minimum=0) if num_experts else 0,
+        "use_qk_norm": num_experts != _EXPERTS_WITHOUT_QK_NORM,
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
 WRAPPED = text_part(FAMILY)

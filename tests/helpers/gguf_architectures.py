@@ -15,10 +15,13 @@ from tests.helpers.gguf_layouts import (
     falcon_groups,
     paired_experts,
     pairs,
+    routed,
     split_experts,
+    split_latent_heads,
     stacked_norms,
     turned,
     turned_experts,
+    turned_stacks,
     ungrouped,
     usual,
 )
@@ -123,6 +126,49 @@ def _logit_scale(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
 
 
+def _deepseek(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    is_v3 = config.model_type == "deepseek_v3"
+    writer.add_leading_dense_block_count(config.first_k_dense_replace)
+    writer.add_rope_dimension_count(config.qk_rope_head_dim)
+    if weight := config.rope_parameters.get("mscale_all_dim"):
+        writer.add_rope_scaling_yarn_log_mul(0.1 * weight)
+    if config.q_lora_rank:
+        writer.add_q_lora_rank(config.q_lora_rank)
+    writer.add_kv_lora_rank(config.kv_lora_rank)
+    writer.add_expert_count(config.n_routed_experts)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if is_v3 else gguf.ExpertGatingFuncType.SOFTMAX)
+    if is_v3 and config.norm_topk_prob:
+        writer.add_expert_weights_norm(True)
+    if config.n_group:
+        writer.add_expert_group_count(config.n_group)
+        writer.add_expert_group_used_count(config.topk_group)
+
+
+def _of_latent_rows(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """One key head, as in the cache, whose sizes come beside those of heads."""
+    writer.add_head_count_kv(1)
+    writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim)
+    writer.add_value_length(config.kv_lora_rank)
+    writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
+    writer.add_value_length_mla(config.v_head_dim)
+
+
+def _of_latent_heads(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """What converters wrote until heads' matrices were split."""
+    writer.add_key_length(config.qk_nope_head_dim + config.qk_rope_head_dim)
+    writer.add_value_length(config.v_head_dim)
+
+
+def _llama4(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_feed_forward_length(config.intermediate_size_mlp)
+    writer.add_expert_feed_forward_length(config.intermediate_size)
+    writer.add_interleave_moe_layer_step(config.interleave_moe_layer_step)
+    if set(config.layer_types) == {"full_attention"}:
+        writer.add_sliding_window(0)
+
+
 def _parallel(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_parallel_residual(config.use_parallel_residual)
 
@@ -163,6 +209,8 @@ LAYOUTS: dict[str, Layout] = {
     "bloom": Layout(MODEL_ARCH.BLOOM, ungrouped, _classic(lambda _: 2048, lambda config: config.n_head)),
     "cohere": Layout(MODEL_ARCH.COMMAND_R, as_they_are, _with(usual, _logit_scale)),
     "cohere2": Layout(MODEL_ARCH.COHERE2, as_they_are, _with(usual, _logit_scale, _window, _rotated())),
+    "deepseek_v2": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
+    "deepseek_v3": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
     "falcon": Layout(MODEL_ARCH.FALCON, ungrouped, _classic(lambda _: 2048, falcon_groups)),
     "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, shifts_norms=True),
     "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, _with(usual, _caps, _window), shifts_norms=True),
@@ -180,6 +228,7 @@ LAYOUTS: dict[str, Layout] = {
         MODEL_ARCH.GRANITE_MOE, paired_experts, _with(usual, _rotated(), _scales, _shared_expert)
     ),
     "llama": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
+    "llama4_text": Layout(MODEL_ARCH.LLAMA4, turned_stacks, _with(_llama, _llama4)),
     "ministral3": Layout(MODEL_ARCH.MISTRAL3, pairs, _with(_llama, _ministral3)),
     "mistral": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "mixtral": Layout(MODEL_ARCH.LLAMA, paired_experts, _llama),
@@ -198,3 +247,6 @@ LAYOUTS: dict[str, Layout] = {
     "stablelm": Layout(MODEL_ARCH.STABLELM, stacked_norms, _with(usual, _rotated(0.25), _parallel)),
     "starcoder2": Layout(MODEL_ARCH.STARCODER2, as_they_are, usual),
 }
+
+# DeepSeek's files of before heads' matrices were split.
+OLD_DEEPSEEK = Layout(MODEL_ARCH.DEEPSEEK2, routed, _with(usual, _experts, _deepseek, _of_latent_heads))

@@ -93,6 +93,35 @@ def turned_experts(config: PretrainedConfig, state: State) -> State:  # noqa: AR
     return dict(stored())
 
 
+def turned_stacks(config: PretrainedConfig, state: State) -> State:
+    """Llama 4: stacks [experts, in, gate and up]."""
+    is_stack = re.compile(r"experts\.(gate_up|down)_proj$")
+    state = {name: tensor.transpose(1, 2) if is_stack.search(name) else tensor for name, tensor in state.items()}
+    return split_experts(config, state)
+
+
+def split_latent_heads(config: PretrainedConfig, state: State) -> State:
+    """DeepSeek: the heads' W_k, transposed, and W_v apart."""
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in routed(config, state).items():
+            if name.endswith("kv_b_proj.weight"):
+                heads = tensor.unflatten(0, (config.num_attention_heads, -1))
+                keys, values = heads.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
+                yield name.replace("kv_b_proj", "k_b_proj"), keys.transpose(1, 2)
+                yield name.replace("kv_b_proj", "v_b_proj"), values
+            else:
+                yield name, tensor
+
+    return dict(stored())
+
+
+def routed(config: PretrainedConfig, state: State) -> State:
+    """DeepSeek's experts, and what corrects their scores under a name that is a bias."""
+    split = split_experts(config, state)
+    return {name.replace("e_score_correction_bias", "e_score_correction.bias"): split[name] for name in split}
+
+
 def turned(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
     """GPT-2's Conv1D."""
     ends = ("c_attn.weight", "c_proj.weight", "c_fc.weight")

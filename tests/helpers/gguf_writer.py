@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from transformers import PreTrainedModel
 
 from tests.helpers.gguf_architectures import LAYOUTS
-from tests.helpers.gguf_layouts import State
+from tests.helpers.gguf_layouts import Layout, State
 
 # Where d stands, the code that means zero (less the minimum), and the deviation of scale * code for random bits.
 _K_FORMATS = {
@@ -29,13 +29,16 @@ def write_gguf(
     split_max_tensors: int = 0,
     fuses: bool = False,
     adds: Callable[[GGUFWriter], None] = lambda _: None,
+    layout: Layout | None = None,
 ) -> None:
     """Write the model with matrices in format `kind`, or each in what `kind` gives its name in transformers.
 
     fuses: q, k and v into one matrix, gate and up of experts, as the converter can be told to. adds: further metadata.
+    layout: of another version of the converter.
     Puts what the file holds, dequantised, into `model`, so that the model is the file's truth.
     """
-    config, layout = model.config, LAYOUTS[model.config.model_type]
+    config = model.config
+    layout = layout or LAYOUTS[config.model_type]
     names = gguf.get_tensor_name_map(layout.arch, config.num_hidden_layers)
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[layout.arch], split_max_tensors=split_max_tensors)
     writer.add_block_count(config.num_hidden_layers)

@@ -11,16 +11,19 @@ from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.registry import FAMILIES, entry_of
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, mistral_config, random_model
-from tests.helpers.gguf_architectures import LAYOUTS
+from tests.helpers.gguf_architectures import LAYOUTS, OLD_DEEPSEEK
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.parity.classic_variants import CLASSIC_VARIANTS
-from tests.parity.variants import VARIANTS
+from tests.parity.deepseek_variants import LATENT_VARIANTS, YARN
+from tests.parity.variants import VARIANTS, llama4
 
-ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS
+ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS | LATENT_VARIANTS
 # Fields that GGUF does not state or its converter does not write, at the values that readers take for granted.
 IMPLIED: dict[str, dict[str, object]] = {
     "cohere2": {"tie_word_embeddings": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
+    "deepseek_v2": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}},
+    "deepseek_v3": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}, "attention_bias": False},
     "falcon": {"alibi": False, "parallel_attn": True, "multi_query": True},
     "gemma": {"tie_word_embeddings": True},
     "gemma2": {
@@ -39,6 +42,14 @@ IMPLIED: dict[str, dict[str, object]] = {
     "gpt_neox": {"hidden_act": "gelu"},
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
     "llama": {"hidden_act": "silu"},
+    "llama4_text": {
+        "attention_chunk_size": 8192,
+        "floor_scale": 8192,
+        "no_rope_layers": [1, 1, 1, 0],
+        "use_qk_norm": True,
+        "attn_temperature_tuning": True,
+        "layer_types": [*["chunked_attention"] * 3, "full_attention"],
+    },
     "mistral": {"sliding_window": None},
     "mixtral": {"sliding_window": None},
     "mpt": {"attn_config.softmax_scale": None},
@@ -95,6 +106,37 @@ def test_window_of_a_llama_file_is_that_of_mistral(tmp_path: Path) -> None:
     write_gguf(
         model, tmp_path / "model.gguf", GGMLQuantizationType.F32, adds=lambda writer: writer.add_sliding_window(6)
     )
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["deepseek-v2", "deepseek-v3"])
+def test_deepseek_files_may_have_heads_matrices_in_one(tmp_path: Path, variant: str) -> None:
+    model = random_model(without_what_gguf_omits(ALL_VARIANTS[variant]()))
+    write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32, layout=OLD_DEEPSEEK)
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"moe_layers": [], "num_local_experts": 0}])
+def test_llama4_file_without_chunks_has_positions_in_every_layer(tmp_path: Path, changes: dict[str, object]) -> None:
+    model = random_model(llama4(layer_types=["full_attention"] * 4, no_rope_layers=[1] * 4, **changes))
+    write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32)
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+def test_llama4_file_with_128_experts_has_no_norms_of_queries_and_keys(tmp_path: Path) -> None:
+    config = without_what_gguf_omits(llama4(num_local_experts=128, intermediate_size=16))
+    config.use_qk_norm = False
+    model = random_model(config)
+    write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32)
 
     logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
 

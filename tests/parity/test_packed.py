@@ -36,6 +36,7 @@ from tests.helpers.checkpoints import (
 )
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.parity.deepseek_variants import deepseek_v3
 from tests.parity.variants import gpt_oss, mixtral, qwen2_moe
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
@@ -115,6 +116,11 @@ EXPERT_MIXES = {
         lambda: qwen2_moe(**WIDE, moe_intermediate_size=256, shared_expert_intermediate_size=256),
         by_ends(Kind.Q4_K, gate=Kind.F32, shared_expert_gate=Kind.F32, down_proj=Kind.Q6_K),
         {_GATE_UP: ["q4_k", "q4_k"], _DOWN: ["q6_k"], "layers.0.mlp.shared.down": ["q6_k"]},
+    ),
+    "deepseek-v3-q8_0": Mix(
+        lambda: deepseek_v3(moe_intermediate_size=64, q_lora_rank=32, qk_nope_head_dim=32),
+        by_ends(Kind.Q8_0, gate=Kind.F32, q_a_proj=Kind.Q4_0, v_b_proj=Kind.Q5_0),
+        {"layers.0.attn.qkv": ["q4_0", "q8_0"], "layers.1.attn.q_up": ["q8_0"], _DOWN: ["q8_0"]},
     ),
     "gpt-oss-mxfp4": Mix(
         lambda: gpt_oss(intermediate_size=64),
