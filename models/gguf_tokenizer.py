@@ -16,65 +16,11 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from models.checkpoints.gguf_array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
+from models.gguf_words import WORD_SPLITS
 
 # tokenizer.ggml.token_type
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _SPACE = "▁"
-
-_GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CONTRACTIONS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-
-
-def _modern_words(letters: str, digits: str, not_symbol: str) -> str:
-    """The word pattern that Llama 3, Qwen and their kin share up to these parts."""
-    return (
-        rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{not_symbol}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _WordSplit:
-    """How a "gpt2" vocabulary cuts text before BPE: each pattern splits what the one before left."""
-
-    patterns: tuple[str, ...]
-    ignore_merges: bool = False  # a word that is itself a token is taken whole
-    adds_bos: bool = False  # where the file does not say
-
-
-_GPT2 = _WordSplit((_GPT2_WORDS,))
-_SINGLE_DIGITS = _WordSplit((r"\p{N}", _GPT2_WORDS))
-_QWEN2 = _WordSplit((_modern_words(r"\p{L}", r"\p{N}", r"\p{L}\p{N}"),))
-_QWEN35 = _WordSplit((_modern_words(r"[\p{L}\p{M}]", r"\p{N}", r"\p{L}\p{M}\p{N}"),))
-_LLAMA3_WORDS = _modern_words(r"\p{L}", r"\p{N}{1,3}", r"\p{L}\p{N}")
-_LLAMA3 = _WordSplit((_LLAMA3_WORDS,), ignore_merges=True, adds_bos=True)
-_DEFAULT = _WordSplit((r"[\p{P}\$\+<=>\^~\|]+", _GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"))
-
-_WORD_SPLITS: Mapping[str, _WordSplit] = {
-    "default": _DEFAULT,
-    "gpt-2": _GPT2,
-    "phi-2": _GPT2,
-    "olmo": _GPT2,
-    "mpt": _GPT2,
-    "smollm": _SINGLE_DIGITS,
-    "starcoder": _SINGLE_DIGITS,
-    "refact": _SINGLE_DIGITS,
-    "command-r": _SINGLE_DIGITS,
-    "codeshell": _SINGLE_DIGITS,
-    "exaone": _SINGLE_DIGITS,
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-    "stablelm2": _QWEN2,
-    "qwen35": _QWEN35,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "falcon3": _LLAMA3,
-    "lfm2": _LLAMA3,
-    "dbrx": _WordSplit((_LLAMA3_WORDS,)),
-    "smaug-bpe": _WordSplit((_LLAMA3_WORDS,)),
-    "glm4": _WordSplit((_LLAMA3_WORDS,), ignore_merges=True),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +61,10 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
 
 def _byte_level_bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int], path: Path) -> tuple[Tokenizer, bool]:
     name = metadata.get("tokenizer.ggml.pre", "default")
-    if name not in _WORD_SPLITS:
-        known = ", ".join(sorted(_WORD_SPLITS))
+    if name not in WORD_SPLITS:
+        known = ", ".join(sorted(WORD_SPLITS))
         raise UnsupportedModelError(f"{path} cuts text by the rules {name!r} (tokenizer.ggml.pre); known are {known}")
-    split = _WORD_SPLITS[name]
+    split = WORD_SPLITS[name]
     merges = []
     for merge in _texts(metadata, "merges", path):
         left, space, right = merge.partition(" ")

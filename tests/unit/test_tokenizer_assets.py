@@ -184,18 +184,27 @@ def test_byte_level_vocabulary_gives_the_originals_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pre", "text", "words"),
+    ("pre", "words"),
     [
-        ("gpt-2", "a1234 b'S", ["a", "1234", "Ġb", "'", "S"]),
-        ("smollm", "a1234 b'S", ["a", "1", "2", "3", "4", "Ġb", "'", "S"]),
-        ("qwen2", "a1234 b'S\n\nc", ["a", "1", "2", "3", "4", "Ġb", "'S", "ĊĊ", "c"]),
-        ("llama-bpe", "a1234 b'S", ["a", "123", "4", "Ġb", "'S"]),
-        ("default", "a.. 1234", ["a", "..", "Ġ", "123", "4"]),
+        ("gpt-2", ["a", "1234", " b", "'", "S"]),
+        ("smollm", ["a", "1", "2", "3", "4", " b", "'", "S"]),
+        ("qwen2", ["a", "1", "2", "3", "4", " b", "'S", "\n\n", "c"]),
+        ("llama-bpe", ["a", "123", "4", " b", "'S"]),
+        ("default", ["a", "..", " ", "123", "4"]),
+        ("gpt-4o", ["a", "Bc's", " DE", " ", "123", "4", "/\n/"]),
+        ("tekken", ["a", "Bc", "'s", " DE", " ", "1", "2", "/\n"]),
+        ("kimi-k2", ["a", "Bc's", " ", "12", "字", "a", "/\n", "/"]),
+        ("deepseek-llm", ["aB", "'", "s", " ", "1234", "字", "a", " ", "ა", "\n", "\n"]),
+        ("deepseek-coder", ["aB", "'", "s", " ", "1", "2", "字", "a", " ", "ა", "\n", "\n"]),
+        ("deepseek-v3", ["aB", "'s", " ", "123", "4", "字", "a", " .", "ა", "\n\n"]),
+        ("falcon", ["a", "`", "b", " ", "123", "4"]),
+        ("bloom", ["it's", " a", ". ", " b"]),
     ],
 )
-def test_words_of_each_kind(pre: str, text: str, words: list[str]) -> None:
+def test_words_of_each_kind(pre: str, words: list[str]) -> None:
     tokenizer = convert_gguf_tokenizer(byte_level_metadata(pre=pre), PATH).tokenizer
-    assert [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == words
+    text = "".join(words)
+    assert [text[start:end] for _, (start, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == words
 
 
 def test_user_defined_tokens_are_text_taken_whole() -> None:
