@@ -81,7 +81,7 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
     for assignment in plan:
         tensor, destination = assignment.tensor, assignment.destination
         module = decoder.get_submodule(destination.module)
-        rearrange = partial(_transformed, assignment=assignment, decoder=decoder)
+        rearrange = partial(transformed, assignment=assignment, decoder=decoder)
         if isinstance(module, Linear) and destination.parameter == "weight":
             module.scheme.load(module, destination.shard, tensor, rearrange)
         else:
@@ -162,7 +162,7 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
     stored = torch.empty(assignment.tensor.shape, device="meta")
     wanted = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
     try:
-        shape = _transformed(stored, assignment, decoder).shape
+        shape = transformed(stored, assignment, decoder).shape
     except RuntimeError:  # rows that cannot be divided into the layer's heads
         shape = stored.shape
     if shape == wanted.shape:
@@ -170,7 +170,8 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
     return f"{assignment.tensor.name!r} has shape {list(shape)}; the configuration asks for {list(wanted.shape)}"
 
 
-def _transformed(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
+def transformed(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
+    """A tensor of the file as the decoder wants it."""
     destination = assignment.destination
     if destination.transform is None:
         return value

@@ -4,11 +4,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # name -> where its `run(server_config, engine_config) -> exit code` is; imported when chosen, so that --help is quick.
 COMMANDS = {"serve": "server.serve:run"}
+# The same for commands that have options of their own, as `run(arguments) -> exit code`.
+COMMANDS_WITH_OPTIONS = {"bench": "server.bench.command:run", "quantize": "server.quantize:run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,21 +24,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     from server.options import CONFIG_VARIABLE, OptionError
 
     argv = sys.argv[1:] if argv is None else argv
-    command = argv[0] if argv and argv[0] in (*COMMANDS, "bench") else None
+    command = argv[0] if argv and argv[0] in (*COMMANDS, *COMMANDS_WITH_OPTIONS) else None
     try:
-        if command == "bench":  # with commands and options of its own
-            return int(importlib.import_module("server.bench.command").run(argv[1:]))
+        if command in COMMANDS_WITH_OPTIONS:
+            return int(_function(COMMANDS_WITH_OPTIONS[command])(argv[1:]))
         arguments = parse_arguments(argv)
         file = arguments.config or os.environ.get(CONFIG_VARIABLE)
         configs = resolve(arguments.flags, os.environ, Path(file) if file else None)
-        module, _, function = COMMANDS[arguments.command].partition(":")
-        return int(getattr(importlib.import_module(module), function)(*configs))
+        return int(_function(COMMANDS[arguments.command])(*configs))
     except OptionError as error:
         return _fail(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)", 2)
     except StartupError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _function(path: str) -> Callable[..., int]:
+    module, _, name = path.partition(":")
+    function: Callable[..., int] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _find_shadow() -> str | None:

@@ -2,8 +2,8 @@
 
 The reference is computed first and cut down to what the comparison needs, layer by layer, so that never two models are
 in memory. Of its distribution at a position are kept the TOP likeliest tokens and the mass of all others together: the
-KL divergence between two distributions that are merged so is at most that between the whole ones, and on vocabularies
-of 50,000 and 150,000 it was within a hundredth of it.
+KL divergence between two distributions that are merged so is at most that between the whole ones; for SmolLM2 in int4
+it was 0.112 where the whole was 0.115.
 """
 
 import math

@@ -58,15 +58,31 @@ def steps_of(tokens: Many[int], num_groups: int, device: torch.device) -> list[F
 
     Both matter, since kernels differ with the number of rows. Blocks are counted from 0, group after group.
     """
-    num_blocks = -(-len(tokens) // BLOCK_SIZE)
-    request = EngineRequest(id="quality", prompt_ids=list(tokens), sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
-    tables = [list(range(group * num_blocks, (group + 1) * num_blocks)) for group in range(num_groups)]
-    sequence = Sequence(request=request, seed=0, tokens=list(tokens), num_prompt=len(tokens), tables=tables)
+    sequence = _sequence(tokens, 0, num_groups)
     batches = []
     for num_new in step_lengths(len(tokens)):
         batches.append(build_batch(StepPlan([PlanItem(sequence, num_new, 0, needs_logits=True)]), BLOCK_SIZE, device))
         sequence.num_computed += num_new
     return batches
+
+
+def together(texts: Many[Many[int]], num_groups: int, device: torch.device) -> ForwardBatch:
+    """One step that computes several texts whole."""
+    items: list[PlanItem] = []
+    first = 0
+    for tokens in texts:
+        items.append(PlanItem(_sequence(tokens, first, num_groups), len(tokens), 0, needs_logits=True))
+        first += num_groups * -(-len(tokens) // BLOCK_SIZE)
+    return build_batch(StepPlan(items), BLOCK_SIZE, device)
+
+
+def _sequence(tokens: Many[int], first_block: int, num_groups: int) -> Sequence:
+    """A text of which nothing is computed, with blocks from `first_block` on, group after group."""
+    num_blocks = -(-len(tokens) // BLOCK_SIZE)
+    request = EngineRequest(id="quality", prompt_ids=list(tokens), sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
+    starts = [first_block + group * num_blocks for group in range(num_groups)]
+    tables = [list(range(start, start + num_blocks)) for start in starts]
+    return Sequence(request=request, seed=0, tokens=list(tokens), num_prompt=len(tokens), tables=tables)
 
 
 def step_lengths(num_tokens: int) -> list[int]:

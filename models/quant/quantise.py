@@ -65,10 +65,10 @@ def _quantised_rows(
             codes, scales, zeros = _asymmetric_int4(groups)
         case Encoding.INT8:
             scales = groups.abs().amax(-1, keepdim=True) / INT8_MAX
-            codes = (groups / _divisor(scales)).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
+            codes = (groups / divisor(scales)).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
         case Encoding.FP8_E4M3:
             scales = groups.abs().amax(-1, keepdim=True) / FP8_MAX
-            codes = (groups / _divisor(scales)).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+            codes = (groups / divisor(scales)).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
         case Encoding.NF4 | Encoding.FP4:
             codes, scales = _nearest_of_table(groups, encoding)
         case _:
@@ -79,25 +79,32 @@ def _quantised_rows(
 
 
 def _symmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes 0..15 about a zero point of 8, and scales: of several clippings the one of the least squared error.
+    """Codes 0..15 about a zero point of 8, and scales."""
+    scales = _rounded_scales(fitted_scales(groups))
+    codes = (groups / divisor(scales)).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
+    return codes, scales
+
+
+def fitted_scales(groups: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
+    """Scales [rows, groups, 1] for codes -8..7 of groups [rows, groups, columns] fp32: of several clippings the one of
+    the least squared error, in which each column counts by its `importance` [groups, columns].
 
     With codes q fixed, the best scale is sum(xq) / sum(qq), and it leaves an error of sum(xx) - sum(xq)^2 / sum(qq).
     """
     high, low = groups.amax(-1, keepdim=True), groups.amin(-1, keepdim=True)
     extremes = torch.where(high > -low, high, low)
-    shares = groups / _divisor(extremes)  # of the extreme, so that squares of small numbers do not vanish
+    shares = groups / divisor(extremes)  # of the extreme, so that squares of small numbers do not vanish
     best_gain = torch.zeros_like(extremes)
     scales = torch.zeros_like(extremes)
     for code in _EXTREME_CODES:
         q = (shares * -code).round_().clamp_(-8, 7)
-        products, squares = (shares * q).sum(-1, keepdim=True), (q * q).sum(-1, keepdim=True)
-        fitted = products / squares.clamp_min(1.0)
+        counted = q if importance is None else q * importance
+        products, squares = (shares * counted).sum(-1, keepdim=True), (q * counted).sum(-1, keepdim=True)
+        fitted = products / torch.where(squares == 0, 1.0, squares)
         gain = products * fitted
         scales = torch.where(gain > best_gain, fitted, scales)
         best_gain = torch.maximum(gain, best_gain)
-    scales = _rounded_scales(scales * extremes)
-    codes = (groups / _divisor(scales)).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
-    return codes, scales
+    return scales * extremes
 
 
 def _asymmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -108,8 +115,8 @@ def _asymmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
     codes, scales, zeros = torch.zeros_like(groups), torch.zeros_like(low), torch.zeros_like(low)
     for factor in _SHRINKING:
         scale = _rounded_scales((high - low) * (factor / 15))
-        zero = (-low * factor / _divisor(scale)).round_().clamp_(0, 15)
-        q = (groups / _divisor(scale)).round_().add_(zero).clamp_(0, 15)
+        zero = (-low * factor / divisor(scale)).round_().clamp_(0, 15)
+        q = (groups / divisor(scale)).round_().add_(zero).clamp_(0, 15)
         error = ((q - zero) * scale - groups).square_().sum(-1, keepdim=True)
         is_better = error < best
         best = torch.where(is_better, error, best)
@@ -122,7 +129,7 @@ def _nearest_of_table(groups: torch.Tensor, encoding: Encoding) -> tuple[torch.T
     table = torch.tensor(TABLES[encoding], device=groups.device)
     ordered, order = table.sort()
     scales = _rounded_scales(groups.abs().amax(-1, keepdim=True))
-    places = torch.bucketize(groups / _divisor(scales), (ordered[1:] + ordered[:-1]) / 2)
+    places = torch.bucketize(groups / divisor(scales), (ordered[1:] + ordered[:-1]) / 2)
     return order[places].to(torch.uint8), scales
 
 
@@ -131,7 +138,7 @@ def _rounded_scales(scales: torch.Tensor) -> torch.Tensor:
     return scales.to(torch.bfloat16)
 
 
-def _divisor(scales: torch.Tensor) -> torch.Tensor:
+def divisor(scales: torch.Tensor) -> torch.Tensor:
     """The scales in fp32, 1 where they are too small to divide by."""
     wide = scales.to(torch.float32)
     return torch.where(wide.abs() < _SMALLEST_DIVISOR, 1.0, wide)

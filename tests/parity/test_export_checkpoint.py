@@ -11,6 +11,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from benchmarks import export_checkpoint
+from models.checkpoints.writing import hugging_face
 from models.errors import UnsupportedModelError
 from models.loaded import TokenizerAssets
 from models.sources import ModelFiles
@@ -24,7 +25,7 @@ ASSETS = TokenizerAssets(TOKENIZER, "{{ messages }}", {"eos_token": "</s>"}, 1, 
 @pytest.fixture(autouse=True)
 def tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test's GGUF files have none."""
-    monkeypatch.setattr(export_checkpoint, "load_tokenizer_assets", lambda *_: ASSETS)
+    monkeypatch.setattr(hugging_face, "load_tokenizer_assets", lambda *_: ASSETS)
 
 
 def files_of(path: Path) -> ModelFiles:

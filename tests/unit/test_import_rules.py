@@ -27,10 +27,11 @@ CORE = {
     "engine.stats",
     "engine.outputs",
 }
-BENCH_OPTIONS = {"engine.bench.config", "engine.bench.lengths"}  # what `headrace bench` reads before it starts torch
+# What `headrace bench` and `headrace quantize` read before they start torch.
+COMMAND_OPTIONS = {"engine.bench.config", "engine.bench.lengths", "engine.quantize.config"}
 SERVER_MAY = (
     WIRE
-    | BENCH_OPTIONS
+    | COMMAND_OPTIONS
     | {"engine.bench.plotting"}
     | {"engine.client", "engine.compute_environment", "engine.config", "engine.process_client"}
 )
@@ -80,7 +81,7 @@ def violations(path: Path) -> set[str]:
         return {name for name in names if top(name) in ("engine", "server")}
     if module in WIRE:
         return {name for name in names if top(name) not in STDLIB | {"msgspec"} and name not in WIRE}
-    if module in CLIENT | BENCH_OPTIONS:
+    if module in CLIENT | COMMAND_OPTIONS:
         return {name for name in names if top(name) not in STDLIB | {"msgspec"} and name not in WIRE | CLIENT}
     if module in CORE or module.startswith("engine.kv"):
         return {

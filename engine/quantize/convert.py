@@ -1,0 +1,208 @@
+"""convert: a model's files -> a folder with a compressed-tensors checkpoint, layer by layer."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from engine.quality.passages import passages_of
+from engine.quantize.calibration import LinearInputs, calibration_batches, calibration_text, collected
+from engine.quantize.config import GROUP_SIZES, QuantizeConfig
+from engine.quantize.folding import Folding, fold
+from models.checkpoints.writing.compressed_tensors import quantization_config, tensors_of
+from models.checkpoints.writing.hugging_face import Layout, layout_of
+from models.checkpoints.writing.shards import ShardWriter
+from models.errors import UnsupportedModelError
+from models.layers.embedding import Embedding
+from models.layers.linear import Linear
+from models.layerwise import LayerStream, Passage, layer_of
+from models.loaded import ProgressReport
+from models.loader import OpenedModel
+from models.quant.dequantise import dequantise
+from models.quant.equalise import column_factors, folded_hessian
+from models.quant.gptq import quantise_for_inputs, quantise_to_nearest
+from models.quant.select import WeightOptions
+from models.quant.tensor import Encoding
+from models.sources import ModelFiles
+from models.tokenizer_assets import load_tokenizer_assets
+from models.weights import Assignment
+
+ENCODINGS = {"int4": Encoding.INT4, "int8": Encoding.INT8, "fp8": Encoding.FP8_E4M3}
+
+
+@dataclass(slots=True)
+class Written:
+    """What a conversion wrote, for the report."""
+
+    num_bytes: int = 0
+    group_size_of: dict[str, int | None] = field(default_factory=dict)  # of each quantised module
+    plain: list[str] = field(default_factory=list)  # linear modules that stay as they are
+
+
+def convert(
+    files: ModelFiles, opened: OpenedModel, config: QuantizeConfig, folder: Path, progress: ProgressReport
+) -> Written:
+    """Write the quantised model into `folder`, which is empty. Raises a ModelError, or StartupError for its text."""
+    device = torch.device("cpu")
+    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantised=False))
+    work = _Conversion(stream, layout_of(files, opened), config, _stored_dtype(opened), ShardWriter(folder))
+    work.check()
+    batches = []
+    if config.calibrates:
+        text = calibration_text(config.calibration)
+        assets = load_tokenizer_assets(files, opened.config)
+        chunks = passages_of(text, assets, opened.spec.max_position).chunks
+        num_groups = len(stream.decoder.layer_groups)
+        batches = calibration_batches(chunks, config.calibration_tokens, num_groups, device)
+    return work.run(folder, batches, progress)
+
+
+def _stored_dtype(opened: OpenedModel) -> torch.dtype:
+    """The checkpoint's own where that has 16 bits: of scales, and of what comes from a GGUF."""
+    return opened.checkpoint.dtype if opened.checkpoint.dtype == torch.float16 else torch.bfloat16
+
+
+def _same(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+class _Conversion:
+    def __init__(
+        self, stream: LayerStream, layout: Layout, config: QuantizeConfig, dtype: torch.dtype, writer: ShardWriter
+    ) -> None:
+        self._stream = stream
+        self._decoder = stream.decoder
+        self._layout = layout
+        self._config = config
+        self._encoding = ENCODINGS[config.scheme]
+        self._dtype = dtype
+        self._writer = writer
+        self._written = Written()
+
+    def check(self) -> None:
+        """Refuse what a compressed-tensors checkpoint has no form for, before anything is read."""
+        for assignment in self._stream.plan:
+            tensor = assignment.tensor
+            if not self._is_inner(assignment):
+                continue
+            if tensor.name.endswith("]"):
+                raise UnsupportedModelError(
+                    f"{tensor.name!r} is one of a stack of experts, for which compressed-tensors has no form; "
+                    "serve the model with --quantization instead"
+                )
+            rows = torch.arange(tensor.shape[0])[:, None]
+            if self._layout.for_decoder(rows, assignment, self._decoder).shape[1:] != (1,):
+                raise UnsupportedModelError(
+                    f"{tensor.name!r} is stored transposed, for which compressed-tensors has no form; "
+                    "serve the model with --quantization instead"
+                )
+
+    @torch.inference_mode()
+    def run(self, folder: Path, batches: Sequence, progress: ProgressReport) -> Written:
+        for assignment in self._stream.plan:
+            if layer_of(assignment) is None:
+                self._write_plain(assignment)
+        if batches:
+            self._stream.read_ends()
+        passages = [self._stream.begin([batch]) for batch in batches]
+        for index, layer in self._stream.layers("quantise", progress):
+            self._convert_layer(index, layer, passages)
+        self._writer.finish()
+        written = self._written
+        written.num_bytes = self._writer.num_bytes
+        fields = quantization_config(self._encoding, written.group_size_of, written.plain)
+        self._layout.write_rest(folder, {"quantization_config": fields})
+        return written
+
+    def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage]) -> None:
+        """Write one layer's tensors, and let the passages go on through what was written."""
+        plan = [each for each in self._stream.plan if layer_of(each) == index]
+        with collected(layer) as inputs:
+            for passage in passages:
+                self._stream.compute(index, passage, advances=False)
+        folding = self._folding(index, layer, plan, inputs) if passages else Folding()
+        for assignment in plan:
+            name = assignment.destination.module.removeprefix(f"layers.{index}.")
+            if not self._is_inner(assignment):
+                self._write_plain(assignment, partial(folding.folded, name=name, assignment=assignment))
+                continue
+            hessian = inputs[name].hessian if passages else None
+            if hessian is not None and name in folding.columns:
+                hessian = folded_hessian(hessian, folding.columns[name])
+            self._write_quantised(assignment, name, folding, hessian)
+        for passage in passages:
+            self._stream.compute(index, passage)
+
+    def _folding(
+        self, index: int, layer: nn.Module, plan: list[Assignment], inputs: Mapping[str, LinearInputs]
+    ) -> Folding:
+        def choose(name: str, linear: Linear) -> torch.Tensor:
+            seen = inputs[name]
+            size = self._group_size(linear.in_features) or linear.in_features
+            rows = seen.rows if self._encoding is Encoding.INT8 else None
+            return column_factors(linear.weight, seen.hessian, self._encoding, size, rows)
+
+        return fold(layer, self._decoder.spec.layers[index], index, plan, choose, self._dtype)
+
+    def _write_quantised(
+        self, assignment: Assignment, name: str, folding: Folding, hessian: torch.Tensor | None
+    ) -> None:
+        module = self._layout.name(assignment).removesuffix(".weight")
+        columns = assignment.tensor.shape[1]
+        size = self._group_size(columns)
+        if size == 0:
+            self._write_plain(assignment, partial(folding.folded, name=name, assignment=assignment))
+            return
+        weight = self._layout.values(assignment, self._decoder, torch.float32)
+        form = (self._encoding, size or columns, self._dtype)
+        if hessian is None:
+            quantised = quantise_to_nearest(weight, *form)
+        else:
+            quantised = quantise_for_inputs(folding.folded(weight, name, assignment), hessian, *form)
+            linear = self._decoder.get_submodule(assignment.destination.module)
+            assert isinstance(linear, Linear)
+            held = self._layout.for_decoder(dequantise(quantised, torch.float32), assignment, self._decoder)
+            linear.weight.narrow(0, *linear.rows(assignment.destination.shard)).copy_(held)
+        for tensor_name, tensor in tensors_of(module, quantised).items():
+            self._writer.add(tensor_name, tensor)
+        self._written.group_size_of[module] = size
+
+    def _group_size(self, columns: int) -> int | None:
+        """Columns that share a scale: the size asked for, or the next smaller that divides them; 0 if none does.
+
+        None is a scale a row.
+        """
+        if self._encoding is not Encoding.INT4:
+            return None
+        wanted = self._config.group_size or GROUP_SIZES[0]
+        return next((size for size in GROUP_SIZES if size <= wanted and columns % size == 0), 0)
+
+    def _write_plain(self, assignment: Assignment, folded: Callable[[torch.Tensor], torch.Tensor] = _same) -> None:
+        """As it is stored, with its factors; what was quantised, or comes from a GGUF, in the checkpoint's dtype."""
+        tensor, name = assignment.tensor, self._layout.name(assignment)
+        is_kept = tensor.read_stored is not None and tensor.format in ("BF16", "F16", "F32")
+        dtype = {"F32": torch.float32, "F16": torch.float16}.get(tensor.format, torch.bfloat16)
+        values = self._layout.values(assignment, self._decoder, dtype if is_kept else self._dtype)
+        self._writer.add(name, folded(values).to(values.dtype))
+        module = self._decoder.get_submodule(assignment.destination.module)
+        if name.endswith(".weight") and values.dim() == 2 and not isinstance(module, Embedding):
+            self._written.plain.append(name.removesuffix(".weight"))
+
+    def _is_inner(self, assignment: Assignment) -> bool:
+        """Whether the tensor is the matrix of a linear layer inside a decoder layer."""
+        module = self._decoder.get_submodule(assignment.destination.module)
+        is_matrix = isinstance(module, Linear) and assignment.destination.parameter == "weight"
+        return is_matrix and layer_of(assignment) is not None
+
+
+def described_groups(written: Written) -> str:
+    """Such as "groups of 64 columns in 90 matrices, of 128 in 30"."""
+    counts = Counter(written.group_size_of.values())
+    return ", ".join(
+        f"{'a scale a row' if size is None else f'groups of {size} columns'} in {count} matrices"
+        for size, count in counts.most_common()
+    )

@@ -1,0 +1,63 @@
+"""`headrace quantize`: its grammar; the work is done in a process of its own, since this one never loads torch."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.compute_environment import compute_environment
+from engine.errors import StartupError
+from engine.quantize.config import QuantizeConfig
+from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.options import OPTIONS, OptionError, options_of
+
+_EPILOG = """\
+examples:
+  headrace quantize /path/to/model --scheme int4 --out model-int4
+  headrace quantize OWNER/REPO --scheme fp8 --out model-fp8
+  headrace quantize model.gguf --scheme int4 --calibration texts.txt --max-quality-loss 0.05 --out model-int4
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Quantise as `argv` (what follows `headrace quantize`) asks for; returns the exit code.
+
+    Raises OptionError; exits for --help.
+    """
+    options = {option.name: option for option in options_of(QuantizeConfig)}
+    namespace, unknown = _build_parser().parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise OptionError(
+            explain_unknown_flag(flag, options.values()) if flag.startswith("-") else f"unexpected argument {flag}"
+        )
+    if namespace.model is None:
+        raise OptionError("no model given; headrace quantize MODEL --out FOLDER")
+    given = {name: value for name, value in vars(namespace).items() if name in options}
+    values = {name: options[name].parse(value, options[name].flag) for name, value in given.items()}
+    try:
+        config = QuantizeConfig(**values)
+    except StartupError as error:
+        raise OptionError(str(error)) from error
+    job = msgspec.json.encode([namespace.model, config]).decode()
+    # -P: a folder named engine, where the user happens to stand, must not be taken for ours.
+    command = [sys.executable, "-P", "-m", "engine.quantize", job]
+    try:
+        return subprocess.run(command, env=compute_environment(), check=False).returncode
+    except KeyboardInterrupt:  # the terminal sent it to the other process too
+        return 130
+
+
+def _build_parser() -> Parser:
+    parser = Parser(
+        prog="headrace quantize",
+        usage="headrace quantize MODEL --out FOLDER [options]",
+        description="Write a quantised checkpoint of MODEL, in the compressed-tensors format, for headrace and vLLM.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "quantise"))
+    add_options(parser, options_of(QuantizeConfig), many="append")
+    return parser

@@ -1,0 +1,69 @@
+"""What `headrace quantize` writes, held against what compressed-tensors' own decompressor read of it.
+
+tests/fixtures/quantised/make_written.py kept the library's values; test_quantised_checkpoints.py reads these fixtures
+as all others.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.quantize.config import Method, QuantizeConfig
+from engine.quantize.convert import convert
+from models.loader import open_model
+from models.sources import ModelFiles
+from tests.helpers.quantised import FIXTURES, expected_of
+
+WRITTEN = {
+    "ct-int4-written": ("int4", {}),
+    "ct-int8-written": ("int8", {"tie_word_embeddings": True}),
+    "ct-fp8-written": ("fp8", {}),
+}
+
+
+def fixture_module() -> ModuleType:
+    """tests/fixtures/quantised/tiny_llama.py, which runs in other environments and is no part of a package."""
+    spec = importlib.util.spec_from_file_location("tiny_llama", FIXTURES / "tiny_llama.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_the_folder_that_the_library_read_is_written_again(kind: str, tmp_path: Path) -> None:
+    scheme, sizes = WRITTEN[kind]
+    source, out = tmp_path / "in", tmp_path / "out"
+    fixture_module().tiny_llama(**sizes).save_pretrained(source)
+    out.mkdir()
+    files = ModelFiles(source, (), str(source))
+    config = QuantizeConfig(scheme=scheme, method=Method.RTN, out=str(out))
+    convert(files, open_model(files), config, out, lambda *_: None)
+
+    written, kept = load_file(out / "model.safetensors"), load_file(FIXTURES / kind / "model.safetensors")
+    assert written.keys() == kept.keys()
+    for name, tensor in kept.items():
+        if scheme == "int4" and not name.endswith(("weight_packed", "weight_scale")):
+            assert torch.equal(written[name], tensor), name
+        else:  # the last bit of fp32, which depends on the machine, chooses some of int4's scales
+            assert written[name].dtype == tensor.dtype
+            assert (written[name].view(torch.uint8) != tensor.view(torch.uint8)).float().mean() < 0.05, name
+    fields = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert fields == json.loads((FIXTURES / kind / "config.json").read_text())["quantization_config"]
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_the_library_read_the_weights_that_were_quantised(kind: str) -> None:
+    """Its values are near those of the model before: codes, scales and their order are the format's."""
+    scheme, sizes = WRITTEN[kind]
+    expected, _, _ = expected_of(kind)
+    before = fixture_module().tiny_llama(**sizes).state_dict()
+    for name, values in expected.items():
+        error = float((values.float() - before[name].float()).norm() / before[name].float().norm())
+        assert 0 < error < {"int4": 0.12, "int8": 0.012, "fp8": 0.04}[scheme], name

@@ -1,0 +1,294 @@
+"""engine/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form is refused."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import Qwen3MoeConfig
+
+from engine.errors import StartupError
+from engine.protocol import Quality
+from engine.quality import report
+from engine.quality.records import FILE_NAME
+from engine.quantize import __main__ as command
+from engine.quantize import calibration
+from engine.quantize import convert as conversion
+from engine.quantize.calibration import collected
+from engine.quantize.config import Method, QuantizeConfig
+from engine.quantize.convert import Written, convert
+from engine.quantize.folding import fold
+from models.checkpoints.writing import hugging_face
+from models.checkpoints.writing.shards import ShardWriter
+from models.errors import UnsupportedModelError
+from models.layers.linear import Linear
+from models.layerwise import LayerStream, layer_of
+from models.loaded import TokenizerAssets
+from models.loader import load_model, open_model
+from models.quant.dequantise import dequantise
+from models.quant.gptq import quantise_to_nearest
+from models.quant.none import Unquantized
+from models.quant.tensor import Encoding
+from models.sources import ModelFiles, resolve_model
+from tests.helpers.checkpoints import gpt2_config, llama_config, qwen2_config, random_model
+from tests.helpers.gguf_writer import write_gguf
+from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.tokenizers import byte_level_json
+
+TEXT = "The channel that feeds the wheel is called a headrace. " * 12
+SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
+
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "own_text", lambda: TEXT[:200])
+    monkeypatch.setattr(conversion, "calibration_text", lambda _: TEXT)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp("llama"), llama_config(**SIZES))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With biases on q, k and v, and a tied head."""
+    return write_model_folder(tmp_path_factory.mktemp("qwen"), qwen2_config(**SIZES, tie_word_embeddings=True))
+
+
+def quantised(source: Path, out: Path, **options: object) -> Written:
+    out.mkdir()
+    files = resolve_model(str(source), None, lambda *_: None)
+    config = QuantizeConfig(out=str(out), calibration_tokens=512, **options)  # type: ignore[arg-type]
+    return convert(files, open_model(files), config, out, lambda *_: None)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """As headrace reads them."""
+    tensors = open_model(ModelFiles(folder, (), str(folder))).checkpoint.tensors
+    return {name: tensor.read(torch.float32) for name, tensor in tensors.items() if tensor.read is not None}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "encoding", "largest_error"),
+    [("int4", Encoding.INT4, 0.12), ("int8", Encoding.INT8, 0.01), ("fp8", Encoding.FP8_E4M3, 0.04)],
+)
+def test_what_is_written_is_read_back(
+    llama: Path, tmp_path: Path, scheme: str, encoding: Encoding, largest_error: float
+) -> None:
+    written = quantised(llama, tmp_path / "out", scheme=scheme, method=Method.RTN)
+    before, after = weights_of(llama), weights_of(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        if name.removesuffix(".weight") in written.group_size_of:
+            size = written.group_size_of[name.removesuffix(".weight")] or weight.shape[1]
+            nearest = quantise_to_nearest(weight, encoding, size, torch.bfloat16)
+            assert torch.equal(after[name], dequantise(nearest, torch.float32))
+            assert 0 < float((after[name] - weight).norm() / weight.norm()) < largest_error
+        else:
+            assert torch.equal(after[name], weight), name
+    assert len(written.group_size_of) == 14
+    assert written.plain == ["lm_head"]
+
+
+def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: Path) -> None:
+    written = quantised(llama, tmp_path / "out", scheme="int4", method=Method.RTN)  # 128 divides neither 64 nor 160
+    assert set(written.group_size_of.values()) == {64, 32}
+    config = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    groups = {group["weights"]["group_size"]: group["targets"] for group in config["config_groups"].values()}
+    assert groups[32] == [r"re:model\.layers\.\d+\.mlp\.down_proj$"]
+    assert "Linear" not in groups[64]
+    assert config["ignore"] == ["lm_head"]
+
+
+def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:
+    source = write_model_folder(tmp_path / "in", llama_config(**{**SIZES, "intermediate_size": 72}))
+    written = quantised(source, tmp_path / "out", scheme="int4")
+    assert [name for name in written.plain if name.endswith("down_proj")] == [
+        f"model.layers.{layer}.mlp.down_proj" for layer in (0, 1)
+    ]
+    config = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    assert "model.layers.0.mlp.down_proj" in config["ignore"]
+    assert logits_of(tmp_path / "out").isfinite().all()
+
+
+def logits_of(folder: Path, tokens: Sequence[int] = range(5, 45)) -> torch.Tensor:
+    files = resolve_model(str(folder), None, lambda *_: None)
+    model = load_model(files, dtype="float32", device="cpu", generation_config="auto", progress=lambda *_: None)
+    [logits] = PagedRun(model.decoder, model.attention_backend).step([(PagedSequence(), list(tokens))])
+    return logits
+
+
+@pytest.mark.parametrize("source", ["llama", "qwen"])
+def test_calibration_brings_the_outputs_nearer(request: pytest.FixtureRequest, tmp_path: Path, source: str) -> None:
+    folder = request.getfixturevalue(source)
+    tokens = Tokenizer.from_str(byte_level_json()).encode(TEXT).ids[:120]
+    truth = logits_of(folder, tokens)
+    errors = []
+    for method in (Method.RTN, Method.GPTQ):
+        quantised(folder, tmp_path / method, scheme="int4", method=method)
+        errors.append(float((logits_of(tmp_path / method, tokens) - truth).norm() / truth.norm()))
+    assert 0 < errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("source", ["llama", "qwen"])
+@torch.inference_mode()
+def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, source: str) -> None:
+    """Folded into norms and matrices, any factors cancel out."""
+    folder = request.getfixturevalue(source)
+    stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
+    run = PagedRun(load_decoder(folder), stream._backend)
+    [before] = run.step([(PagedSequence(), list(range(5, 45)))])
+    random = torch.Generator().manual_seed(3)
+    for index, layer in enumerate(run.decoder.layers):
+        plan = [each for each in stream.plan if layer_of(each) == index]
+
+        def choose(name: str, linear: torch.nn.Module) -> torch.Tensor:  # noqa: ARG001
+            return torch.rand(linear.in_features, generator=random) + 0.5
+
+        folding = fold(layer, run.decoder.spec.layers[index], index, plan, choose, torch.bfloat16)
+        assert set(folding.columns) == {"attn.qkv", "mlp.gate_up", "mlp.down"}
+        for each in plan:
+            name = each.destination.module.removeprefix(f"layers.{index}.")
+            linear = layer.get_submodule(name)
+            if each.destination.parameter == "weight" and name in ("attn.qkv", "mlp.gate_up", "mlp.down"):
+                rows = linear.weight.narrow(0, *linear.rows(each.destination.shard))
+                rows.copy_(folding.folded(rows.clone(), name, each))
+    [after] = run.step([(PagedSequence(), list(range(5, 45)))])
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_inputs_are_summed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_STRIP", 5)
+    module = torch.nn.Sequential(Linear(12, 3, has_bias=False, scheme=Unquantized(torch.float32)))
+    module[0].weight = torch.nn.Parameter(torch.zeros(3, 12), requires_grad=False)
+    first, second = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1))
+    with collected(module) as inputs:
+        module(first)
+        module(second)
+    rows = torch.cat((first, second))
+    torch.testing.assert_close(inputs["0"].hessian, rows.t() @ rows, rtol=1e-5, atol=1e-5)
+    assert torch.equal(inputs["0"].rows, rows)
+
+
+def load_decoder(folder: Path) -> torch.nn.Module:
+    files = resolve_model(str(folder), None, lambda *_: None)
+    return load_model(files, dtype="float32", device="cpu", generation_config="auto", progress=lambda *_: None).decoder
+
+
+def test_a_gguf_becomes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assets = TokenizerAssets(byte_level_json().encode(), "{{ messages }}", {"eos_token": "</s>"}, 0, [1], False)
+    monkeypatch.setattr(hugging_face, "load_tokenizer_assets", lambda *_: assets)
+    monkeypatch.setattr(conversion, "load_tokenizer_assets", lambda *_: assets)
+    write_gguf(random_model(llama_config(**SIZES)), tmp_path / "model.gguf", GGMLQuantizationType.Q8_0)
+    quantised(tmp_path / "model.gguf", tmp_path / "out", scheme="int4")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["model_type"] == "llama"
+    assert json.loads((tmp_path / "out/generation_config.json").read_text()) == {"bos_token_id": 0, "eos_token_id": [1]}
+    assert (tmp_path / "out/tokenizer.json").exists()
+    assert logits_of(tmp_path / "out").isfinite().all()
+
+
+def test_large_checkpoints_are_sharded(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, max_bytes=1000)
+    tensors = {f"t{index}": torch.full((100,), float(index)) for index in range(5)}  # 400 bytes each
+    for name, tensor in tensors.items():
+        writer.add(name, tensor)
+    writer.finish()
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 2000
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        f"model-0000{part}-of-00003.safetensors" for part in (1, 2, 3)
+    ]
+    for name, file in index["weight_map"].items():
+        assert torch.equal(load_file(tmp_path / file)[name], tensors[name])
+
+
+def test_transposed_matrices_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    source = write_model_folder(tmp_path / "in", gpt2_config(vocab_size=VOCAB_SIZE))
+    with pytest.raises(UnsupportedModelError, match="is stored transposed, for which compressed-tensors has no form"):
+        quantised(source, tmp_path / "out", scheme="int8")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_experts_are_quantised_and_their_router_is_not(tmp_path: Path) -> None:
+    config = Qwen3MoeConfig(
+        **{**SIZES, "intermediate_size": 96, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+    )
+    source = write_model_folder(tmp_path / "in", config)
+    written = quantised(source, tmp_path / "out", scheme="int4")
+    assert "model.layers.0.mlp.gate" in written.plain
+    assert "model.layers.0.mlp.experts.3.down_proj" in written.group_size_of
+    assert logits_of(tmp_path / "out").isfinite().all()
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Path]:
+    mask = os.umask(0o022)
+    yield tmp_path / "out"
+    os.umask(mask)
+
+
+def test_a_folder_appears_with_its_quality(llama: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept.mkdir()  # empty
+    command.quantise(str(llama), QuantizeConfig(scheme="int8", out=str(kept)), lambda *_: None)
+    (record,) = json.loads((kept / FILE_NAME).read_text())["records"]
+    assert record["quality"]["reference"] == f"{llama} unquantised, in bfloat16"
+    assert {oct(path.stat().st_mode)[-3:] for path in kept.iterdir()} == {"644"}
+    shown = capsys.readouterr().out
+    assert "a scale a row in 14 matrices" in shown.replace("\n", " ")
+    assert "Not quantised: lm_head" in shown
+    assert "KL divergence" in shown
+    assert [path.name for path in kept.parent.iterdir()] == ["out"]
+
+
+def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Quality(
+        kl_divergence=1.0, top1_agreement=0.1, perplexity=20.0, reference_perplexity=10.0, num_tokens=9, reference="x"
+    )
+    monkeypatch.setattr(command, "compare", lambda *_: bad)
+    config = QuantizeConfig(scheme="int8", out=str(kept), max_quality_loss=0.5)
+    with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
+        command.quantise(str(llama), config, lambda *_: None)
+    assert list(kept.parent.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> None:
+    kept.mkdir()
+    (kept / "a").touch()
+    with pytest.raises(StartupError, match="is not empty"):
+        command.quantise(str(llama), QuantizeConfig(out=str(kept)), lambda *_: None)
+    with pytest.raises(StartupError, match="is a file"):
+        command.quantise(str(llama), QuantizeConfig(out=str(kept / "a")), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"scheme": "nf4"}, "'nf4'.*int4, int8, fp8; serve it with --quantization nf4"),
+        ({"out": None}, "--out is missing"),
+        ({"group_size": 48}, "one of 128, 64, 32"),
+        ({"scheme": "fp8", "group_size": 64}, "it is for int4"),
+        ({"scheme": "fp8", "method": Method.GPTQ}, "not to fp8"),
+        ({"scheme": "int8", "calibration": "x.txt"}, "add --method gptq"),
+        ({"max_quality_loss": 0.1, "quality_report": False}, "needs the quality report"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, object], reason: str) -> None:
+    with pytest.raises(StartupError, match=reason):
+        QuantizeConfig(**{"out": "x", **options})  # type: ignore[arg-type]

@@ -1,0 +1,62 @@
+"""`headrace quantize` on the command line: what it hands to the process that does the work, and what it refuses."""
+
+import subprocess
+from typing import Any
+
+import msgspec
+import pytest
+
+from server import cli
+from server import quantize as command
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The jobs of processes that would have been started."""
+    started: list[Any] = []
+
+    def start(arguments: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        assert arguments[1:4] == ["-P", "-m", "engine.quantize"]
+        started.append(msgspec.json.decode(arguments[4]))
+        return subprocess.CompletedProcess(arguments, 3)
+
+    monkeypatch.setattr(command.subprocess, "run", start)
+    return started
+
+
+def test_options_reach_the_process_and_its_exit_code_comes_back(jobs: list[Any]) -> None:
+    arguments = ["org/model", "--scheme", "int4", "--out", "x", "--group-size", "64", "--max-quality-loss", "0.05"]
+    assert cli.main(["quantize", *arguments]) == 3
+    ((model, options),) = jobs
+    assert model == "org/model"
+    assert (options["scheme"], options["out"], options["group_size"]) == ("int4", "x", 64)
+    assert (options["max_quality_loss"], options["method"], options["quality_report"]) == (0.05, None, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "x"], "no model given"),
+        (["m"], "--out is missing"),
+        (["m", "--out", "x", "--scheme", "nf4"], "compressed-tensors checkpoints are written in int4, int8, fp8"),
+        (["m", "--out", "x", "--grupsize", "64"], "unknown option --grupsize; did you mean --group-size?"),
+        (["m", "n", "--out", "x"], "unexpected argument n"),
+        (["m", "--out", "x", "--method", "awq"], "must be one of gptq, rtn"),
+    ],
+)
+def test_wrong_options_exit_with_2_and_one_line(
+    jobs: list[Any], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.main(["quantize", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert jobs == []
+
+
+def test_help_shows_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["quantize", "--help"])
+    shown = capsys.readouterr().out
+    for flag in ("--scheme", "--out", "--group-size", "--method", "--calibration", "--max-quality-loss"):
+        assert flag in shown
