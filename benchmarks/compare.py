@@ -8,21 +8,18 @@ installed, and what each scenario is.
 
 import argparse
 import contextlib
-import json
 import os
-import platform
 import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.chart import check_plotting, write_chart
-from benchmarks.results import MeasuredServer, Results
+from benchmarks.results import MeasuredServer, Results, machine_name
 from benchmarks.rivals import NUM_SEQUENCES, RIVALS, rival_command, rival_version
-from benchmarks.scenarios import SCENARIOS, Result, Scenario
+from benchmarks.scenarios import SCENARIOS, Scenario, put_load
 from benchmarks.servers import CompareError, Server, started
 from benchmarks.tables import print_results
 
@@ -38,7 +35,7 @@ def main() -> int:
         results = Results(
             title=options.title,
             date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            machine=f"{_processor()}, {os.cpu_count()} cores",
+            machine=machine_name(),
             servers=_servers(options),
         )
         try:
@@ -124,14 +121,6 @@ def _commit() -> str:
     return run.stdout.strip()
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
@@ -194,13 +183,7 @@ def _measure(
     """One load, added to `results`; all servers of a round get the same. Raises CompareError if a request failed."""
     # Scenarios must not find each other's prompts in a cache, so each has seeds of its own.
     seed = number * 100 + int(scenario.name[1:])
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        flags = f"--url {server.url} --seed {seed} {scenario.flags} {options.bench_args}"
-        command = [sys.executable, "-m", "server.cli", "bench", "serve", *shlex.split(flags), "--json", file.name]
-        run = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
-        if run.returncode != 0:
-            raise CompareError(f"{scenario.name} of {measured.name} failed:\n{run.stdout}{run.stderr}")
-        result: Result = json.loads(Path(file.name).read_text())
+    result = put_load(scenario, server.url, f"--seed {seed} {options.bench_args}", measured.name)
     results.add(scenario, measured, result)
     _save(results, options)
     shown = ", ".join(f"{metric.name} {metric.of(result):,.1f}" for metric in scenario.metrics)

@@ -1,8 +1,10 @@
 """What a comparison measured, as JSON that is written anew after every load."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,6 +76,18 @@ class Row:
     @property
     def ratios(self) -> list[float]:
         return round_ratios(self.of_first, self.of_rival, less_is_better=self.metric.less_is_better)
+
+
+def machine_name() -> str:
+    return f"{_processor()}, {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def round_ratios(of_first: Sequence[float], of_rival: Sequence[float], *, less_is_better: bool) -> list[float]:

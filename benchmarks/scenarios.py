@@ -1,8 +1,18 @@
 """The loads that servers are compared under, and what is read from each."""
 
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from benchmarks.servers import CompareError
+
+_ROOT = Path(__file__).parents[1]
 
 Result = dict[str, Any]  # what `headrace bench serve --json` writes
 
@@ -88,3 +98,15 @@ SCENARIOS = {
         Scenario("S5P", "the same with the code as `prediction`", f"{_REWRITING} --predictions", (_TPOT, _OUTPUT_RATE)),
     )
 }
+
+
+def put_load(scenario: Scenario, url: str, more_flags: str, name: str) -> Result:
+    """The scenario's load on the server at `url`. Raises CompareError, with the server's name, if a request failed."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        flags = shlex.split(f"--url {url} {scenario.flags} {more_flags}")
+        command = [sys.executable, "-m", "server.cli", "bench", "serve", *flags, "--json", file.name]
+        run = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            raise CompareError(f"{scenario.name} of {name} failed:\n{run.stdout}{run.stderr}")
+        result: Result = json.loads(Path(file.name).read_text())
+    return result

@@ -51,7 +51,7 @@ def ratios_table(every: Sequence[Results]) -> str:
             cells.append(show_spread(rows[0].ratios, digits=2) if rows else "-")
         if any(cell != "-" for cell in cells):
             lines.append([f"{scenario.name}, {scenario.metrics[0].name}", *cells])
-    return _markdown(["times as good", *head], lines)
+    return markdown(["times as good", *head], lines)
 
 
 def results_table(results: Results) -> str:
@@ -66,7 +66,7 @@ def results_table(results: Results) -> str:
     ]
     lines += [_figures("start, s", [each.start_s for each in results.servers])]
     lines += [_figures("memory, MB", [each.memory_mb for each in results.servers])]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _lines(results: Results) -> Iterator[tuple[str, list[Row]]]:
@@ -90,7 +90,8 @@ def _figures(label: str, of_servers: Sequence[list[float]]) -> list[str]:
     return cells
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
 

@@ -66,7 +66,7 @@ def build_engine(
     draft = None
     if draft_files is not None:
         # A draft is read whole for every token, and its head and embeddings are much of it.
-        weights = _weight_options(spec.draft_quantization, includes_head=True)
+        weights = weight_options(spec.draft_quantization, includes_head=True)
         draft = load_draft(spec, draft_files, model, weights=weights, report=report)
     groups = kv_groups(model, config.block_size)
     budget = plan_kv_budget(
@@ -115,6 +115,21 @@ def build_engine(
     return engine, info
 
 
+def weight_options(quantization: Quantization, *, includes_head: bool) -> WeightOptions:
+    """How the loader is to hold weights for an option of the user's."""
+    encodings = {
+        Quantization.FP8: Encoding.FP8_E4M3,
+        Quantization.INT8: Encoding.INT8,
+        Quantization.INT4: Encoding.INT4,
+        Quantization.NF4: Encoding.NF4,
+    }
+    return WeightOptions(
+        keeps_quantised=quantization is not Quantization.NONE,
+        quantise_to=encodings.get(quantization),
+        includes_head=includes_head,
+    )
+
+
 def _load_target(
     config: EngineConfig,
     files: ModelFiles,
@@ -127,7 +142,7 @@ def _load_target(
         dtype=config.dtype.value,
         device=str(device),
         generation_config=config.generation_config,
-        weights=_weight_options(config.quantization, includes_head=config.quantize_head),
+        weights=weight_options(config.quantization, includes_head=config.quantize_head),
         overrides=_overrides(config),
         progress=report,
         on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
@@ -142,20 +157,6 @@ def _speculator(spec: SpecSettings, drafter: DraftModel | None) -> Speculator:
     """With prompt lookup in any case, which a benchmark may switch on."""
     lookup = NgramProposer(spec.lookup_min, spec.lookup_max)
     return Speculator(spec.max_tokens, lookups=[lookup], drafter=drafter, sources=spec.sources)
-
-
-def _weight_options(quantization: Quantization, *, includes_head: bool) -> WeightOptions:
-    encodings = {
-        Quantization.FP8: Encoding.FP8_E4M3,
-        Quantization.INT8: Encoding.INT8,
-        Quantization.INT4: Encoding.INT4,
-        Quantization.NF4: Encoding.NF4,
-    }
-    return WeightOptions(
-        keeps_quantised=quantization is not Quantization.NONE,
-        quantise_to=encodings.get(quantization),
-        includes_head=includes_head,
-    )
 
 
 def _describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: float) -> str:

@@ -1,0 +1,234 @@
+"""What each way of holding weights costs in quality and brings in memory and speed: the table of docs/quantization.md.
+
+    .venv/bin/python -m benchmarks.quality_table smollm2.gguf qwen-0.5b.gguf --folder quality
+
+FOLDER keeps the checkpoints that `headrace quantize` writes, and all figures: what is there is not measured again.
+"""
+
+import argparse
+import gc
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+import torch
+
+from benchmarks.results import machine_name
+from benchmarks.scenarios import SCENARIOS, put_load
+from benchmarks.servers import CompareError, started
+from benchmarks.tables import markdown
+from engine.build import weight_options
+from engine.config import Quantization
+from engine.cores import usable_cores
+from engine.protocol import Quality
+from engine.quality.measure import Reference, compare
+from engine.quality.report import measure_reference
+from engine.quantize.progress import foreground_progress
+from models.errors import ModelError
+from models.kernels.cpu.library import set_num_threads
+from models.loaded import ProgressReport
+from models.loader import load_model, open_model
+from models.sources import resolve_model
+
+_ROOT = Path(__file__).parents[1]
+_SERVE = "--dtype bfloat16 --max-num-seqs 8 --max-model-len 2048 --kv-cache-memory-bytes 134217728"
+_START_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to hold a model's weights. `written`: flags of `headrace quantize`, whose checkpoint is then served."""
+
+    name: str
+    title: str
+    quantization: Quantization = Quantization.AUTO
+    written: str | None = None
+
+
+WAYS = (
+    Way("bf16", "bf16: the baseline", Quantization.NONE),
+    Way("fp8", "fp8, on load", Quantization.FP8),
+    Way("int8", "int8, on load", Quantization.INT8),
+    Way("nf4", "nf4 g64, on load", Quantization.NF4),
+    Way("int4", "int4 g32, on load", Quantization.INT4),
+    Way("fp8-written", "fp8 W8A8, `quantize`", written="--scheme fp8"),
+    Way("int8-written", "int8 W8A8, `quantize`", written="--scheme int8"),
+    Way("int4-rtn", "int4 g128, `quantize --method rtn`", written="--scheme int4 --method rtn"),
+    Way("int4-gptq", "int4 g128, `quantize` (calibrated)", written="--scheme int4"),
+    Way("stored", "as stored: {stored}"),
+)
+
+
+class Figures(msgspec.Struct):
+    quality: Quality | None = None
+    formats: dict[str, int] = {}  # what weights are held as: number of tensors
+    weight_mb: float = 0.0
+    resident_mb: float = 0.0
+    tokens_per_s: float = 0.0  # of one stream
+
+
+Table = dict[str, dict[str, Figures]]  # model's file -> name of a way -> figures
+
+
+def main() -> int:
+    options = _parse_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that a running server is stopped too
+    ways = [way for way in WAYS if way.name in options.ways]
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for model in options.models:
+            if "quality" in options.parts:
+                fill_quality(model, ways, options.folder)
+            if "speed" in options.parts:
+                fill_speed(model, ways, options)
+    except (CompareError, ModelError, OSError) as error:
+        sys.stderr.write(f"quality_table: {error}\n")
+        return 1
+    table = load(options.folder)
+    shown = [show(model.name, table[model.name]) for model in options.models if model.name in table]
+    sys.stdout.write("\n\n".join([f"On {machine_name()}.", *shown]) + "\n")
+    return 0
+
+
+def _parse_options() -> argparse.Namespace:
+    names = [way.name for way in WAYS]
+    parser = argparse.ArgumentParser(prog="benchmarks.quality_table", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="a GGUF file or a folder")
+    parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and figures")
+    parser.add_argument("--ways", nargs="+", choices=names, default=names, help="rows to measure (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=("quality", "speed"), default=("quality", "speed"))
+    parser.add_argument("--port", type=int, default=8960, help="of the servers (default: 8960)")
+    return parser.parse_args()
+
+
+def load(folder: Path) -> Table:
+    """The figures that FOLDER has."""
+    path = folder / "figures.json"
+    return msgspec.json.decode(path.read_bytes(), type=Table) if path.exists() else {}
+
+
+def _keep(folder: Path, model: Path, way: Way, figures: Figures) -> None:
+    table = load(folder)
+    table.setdefault(model.name, {})[way.name] = figures
+    (folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(table)) + b"\n")
+
+
+# --- Quality ---------------------------------------------------------------------------------------------------------
+
+
+def fill_quality(model: Path, ways: Sequence[Way], folder: Path) -> None:
+    """Measure what is missing: the reference once, then one loaded model after another."""
+    known = load(folder).get(model.name, {})
+    missing = [way for way in ways if way.name not in known or known[way.name].quality is None]
+    for way in missing:
+        _write(model, way, folder)
+    if not missing:
+        return
+    set_num_threads(usable_cores())
+    progress = foreground_progress()
+    try:
+        reference = _reference(model, progress)
+        for way in missing:
+            sys.stderr.write(f"{model.name}: {way.title}\n")
+            figures = known.get(way.name, Figures())
+            figures.quality = _quality(_served(model, way, folder), way, reference, progress)
+            _keep(folder, model, way, figures)
+    finally:
+        progress.close()
+
+
+def _write(model: Path, way: Way, folder: Path) -> None:
+    out = _served(model, way, folder)
+    if way.written is None or out.exists():
+        return
+    sys.stderr.write(f"{model.name}: {way.title}\n")
+    flags = [*shlex.split(way.written), "--no-quality-report", "--out", str(out.absolute())]
+    command = [sys.executable, "-m", "server.cli", "quantize", str(model.absolute()), *flags]
+    if subprocess.run(command, cwd=_ROOT, check=False, stdout=subprocess.DEVNULL).returncode != 0:
+        raise CompareError(f"{model} could not be written with {way.written}")
+
+
+def _served(model: Path, way: Way, folder: Path) -> Path:
+    return model if way.written is None else folder / f"{model.stem}-{way.name}"
+
+
+def _reference(model: Path, progress: ProgressReport) -> Reference:
+    files = resolve_model(str(model), None, progress)
+    return measure_reference(files, open_model(files), torch.bfloat16, torch.device("cpu"), progress)
+
+
+def _quality(path: Path, way: Way, reference: Reference, progress: ProgressReport) -> Quality:
+    loaded = load_model(
+        resolve_model(str(path), None, progress),
+        dtype="bfloat16",
+        device="cpu",
+        generation_config="auto",
+        weights=weight_options(way.quantization, includes_head=False),
+        progress=progress,
+    )
+    quality = compare(loaded, reference, progress)
+    del loaded
+    gc.collect()  # modules refer to one another
+    return quality
+
+
+# --- Speed and memory ------------------------------------------------------------------------------------------------
+
+
+def fill_speed(model: Path, ways: Sequence[Way], options: argparse.Namespace) -> None:
+    """Serve each way that has no figures yet: one stream, then the memory of the server's processes."""
+    folder: Path = options.folder
+    for way in ways:
+        figures = load(folder).get(model.name, {}).get(way.name, Figures())
+        if figures.tokens_per_s:
+            continue
+        _write(model, way, folder)
+        path = shlex.quote(str(_served(model, way, folder)))
+        command = f"headrace serve {path} --port {{port}} --quantization {way.quantization.value} {_SERVE}"
+        with started(command, options.port, _START_TIMEOUT_S) as server:
+            own = httpx.get(f"{server.url}/v1/models", trust_env=False).json()["data"][0]["headrace"]
+            scenario = SCENARIOS["S1"]
+            tpot_ms = scenario.metrics[0].of(put_load(scenario, server.url, "", way.title))
+            figures.resident_mb = server.memory_mb()
+        figures.tokens_per_s = 1000 / tpot_ms
+        figures.weight_mb = own["weight_bytes"] / 1e6
+        figures.formats = own["weight_formats"]
+        _keep(folder, model, way, figures)
+
+
+# --- The table -------------------------------------------------------------------------------------------------------
+
+
+def show(name: str, figures: dict[str, Figures]) -> str:
+    """Markdown, with a line that says what the rows are held against."""
+    head = ["perplexity", "change", "KL, nats", "top-1", "weights, MB", "resident, MB", "decode, tokens/s"]
+    formats = figures["stored"].formats if "stored" in figures else {}
+    stored = ", ".join(f"{format} {count}" for format, count in formats.items())
+    rows = [[way.title.format(stored=stored), *_cells(figures[way.name])] for way in WAYS if way.name in figures]
+    references = {each.quality.reference: each.quality.num_tokens for each in figures.values() if each.quality}
+    held = "; ".join(f"{Path(reference).name}; {count:,} tokens" for reference, count in references.items())
+    return f"Baseline: {held}.\n\n" + markdown([name, *head], rows)
+
+
+def _cells(figures: Figures) -> list[str]:
+    quality = figures.quality
+    cells = ["-"] * 4
+    if quality is not None:
+        cells = [
+            f"{quality.perplexity:.2f}",
+            f"{quality.loss:+.2%}",
+            f"{quality.kl_divergence:.4f}",
+            f"{quality.top1_agreement:.1%}",
+        ]
+    sizes = (figures.weight_mb, figures.resident_mb, figures.tokens_per_s)
+    return [*cells, *(f"{value:,.{0 if value >= 100 else 1}f}" if value else "-" for value in sizes)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

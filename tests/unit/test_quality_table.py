@@ -1,0 +1,45 @@
+"""benchmarks/quality_table: what is measured is kept, and shown as the table of docs/quantization.md."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import quality_table
+from benchmarks.quality_table import WAYS, Figures, fill_quality, load, show
+from engine.protocol import Quality
+from engine.quality import report
+from tests.helpers.checkpoints import llama_config
+from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+
+
+def test_qualities_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "own_text", lambda: "The channel that feeds the wheel is called a headrace. " * 4)
+    model = write_model_folder(tmp_path / "tiny", llama_config(vocab_size=VOCAB_SIZE))
+    ways = [way for way in WAYS if way.name in ("bf16", "int4")]
+    fill_quality(model, ways, tmp_path)
+    bf16, int4 = (load(tmp_path)["tiny"][way.name].quality for way in ways)
+    assert bf16 is not None
+    assert bf16.kl_divergence == pytest.approx(0.0, abs=1e-6)
+    assert int4 is not None
+    assert int4.kl_divergence > 1e-4
+    monkeypatch.setattr(quality_table, "measure_reference", None)
+    fill_quality(model, ways, tmp_path)
+
+
+def test_figures_become_a_table_that_names_its_baseline() -> None:
+    quality = Quality(
+        kl_divergence=0.0625,
+        top1_agreement=0.85,
+        perplexity=22.0,
+        reference_perplexity=20.0,
+        num_tokens=2848,
+        reference="/models/q.gguf dequantised, in bfloat16",
+    )
+    figures = {
+        "stored": Figures(None, {"q4_1": 210, "f32": 61}, 103.4, 231.9, 98.76),
+        "int4-rtn": Figures(quality),
+    }
+    lines = show("q.gguf", figures).splitlines()
+    assert lines[0] == "Baseline: q.gguf dequantised, in bfloat16; 2,848 tokens."
+    assert lines[4] == "| int4 g128, `quantize --method rtn` | 22.00 | +10.00% | 0.0625 | 85.0% | - | - | - |"
+    assert lines[5] == "| as stored: q4_1 210, f32 61 | - | - | - | - | 103 | 232 | 98.8 |"
