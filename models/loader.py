@@ -21,7 +21,7 @@ from models.decoder import Decoder
 from models.errors import ModelError
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
-from models.kernels.cpu.library import load_kernels
+from models.kernels.cpu.library import describe_kernels, load_kernels
 from models.layers.linear import Linear
 from models.loaded import LoadedModel, ProgressReport, TokenizerAssets
 from models.names import Rules
@@ -110,7 +110,12 @@ def load_model(
         weight_formats=dict(held.formats.most_common()),
         tokenizer=tokenizer,
         generation_defaults=defaults,
-        notes=[*filter(None, [opened.note]), held.note, _attention_note(backend, refusals)],
+        notes=[
+            *filter(None, [opened.note]),
+            held.note,
+            _attention_note(backend, refusals),
+            *([describe_kernels()] if torch_device.type == "cpu" else []),
+        ],
     )
 
 

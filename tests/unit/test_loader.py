@@ -18,6 +18,7 @@ from models.errors import CheckpointError, ModelError, SourceError, UnsupportedM
 from models.families.llama import FAMILY
 from models.generation_defaults import generation_defaults
 from models.hf_config import read_json_config
+from models.kernels.cpu.library import required_library
 from models.loader import load_model, resolve_dtype
 from models.quant.none import Unquantized
 from models.sources import ModelFiles
@@ -179,6 +180,12 @@ def test_loaded_model_describes_itself(folder: Path) -> None:
     assert model.attention_specs == [AttentionSpec(4, 2, 16, 0.25)] * 2
     assert model.weight_bytes == sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
     assert model.tokenizer.eos_token_ids == [2]
+
+
+def test_operator_is_told_the_level_of_the_kernels_and_their_file(folder: Path) -> None:
+    kernels = required_library()
+
+    assert load(folder).notes[-1] == f"Native kernels: {kernels.level} ({kernels.path})"
 
 
 def test_fused_parameters_hold_their_shards_in_order(folder: Path) -> None:

@@ -82,6 +82,14 @@ def unavailable_reason() -> str | None:
     return _library_and_reason()[1]
 
 
+def describe_kernels() -> str:
+    """One line for the operator: the level in use and its file, or why there is none."""
+    library, reason = _library_and_reason()
+    if library is None:
+        return f"Native kernels: none ({str(reason).splitlines()[0]})"  # a compiler's own words are in the log
+    return f"Native kernels: {library.level} ({library.path})"
+
+
 def required_library() -> KernelLibrary:
     """The library, for callers that have asked before whether there is one."""
     library = kernel_library()
