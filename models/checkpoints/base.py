@@ -30,6 +30,8 @@ class StoredTensor:
     offers them as one, called `<module>.weight`, of the matrix's shape; `read` dequantises by the format's reference.
 
     `part(index)` is the tensor of one index of the first dimension: an expert's matrix of a stack.
+    `wider_format`, of more bits and with the same numbers, is what `quantised` brings where nothing computes with the
+    file's own.
     `read_stored()`, from safetensors, brings the tensor in the file's own dtype, whatever that is.
     `may_be_unused`: it says nothing where the architecture has no place for it.
     """
@@ -42,7 +44,7 @@ class StoredTensor:
     read: Callable[[torch.dtype], torch.Tensor] | None
     read_packed: Callable[[], torch.Tensor] | None = None
     quantised: StoredQuant | None = None
-    packed_format: str | None = None  # of `read_packed`; None: the file's own
+    wider_format: str | None = None
     part: "Callable[[int], StoredTensor] | None" = None
     read_stored: Callable[[], torch.Tensor] | None = None
     may_be_unused: bool = False

@@ -11,7 +11,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.gguf_codes import q3_k_as_q6_k, stored_codes
+from models.checkpoints.gguf_codes import stored_codes
 from models.checkpoints.gguf_header import GGUFHeader, GGUFTensor, read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 
@@ -70,14 +70,13 @@ def _described(
         return StoredTensor(*entry, read=plain.to, part=part)
     rows = data.reshape(math.prod(shape[:-1]), -1)
     packed = torch.from_numpy(rows)
-    is_widened = kind is GGMLQuantizationType.Q3_K
     return StoredTensor(
         *entry,
         read=lambda dtype: _dequantise(rows, shape, kind, dtype, refuse),
-        read_packed=(lambda: q3_k_as_q6_k(packed)) if is_widened else (lambda: packed),
-        packed_format="Q6_K" if is_widened else None,
+        read_packed=lambda: packed,
         part=part,
         quantised=stored_codes(kind, shape, packed, refuse),
+        wider_format="IQ4_NL" if kind is GGMLQuantizationType.IQ4_XS else None,
     )
 
 

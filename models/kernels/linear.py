@@ -27,10 +27,12 @@ class WeightFormat(enum.IntEnum):
     Q5_0 = 2
     Q5_1 = 3
     Q8_0 = 4
-    Q4_K = 5
-    Q5_K = 6
-    Q6_K = 7
-    BF16 = 8
+    Q2_K = 5
+    Q3_K = 6
+    Q4_K = 7
+    Q5_K = 8
+    Q6_K = 9
+    BF16 = 10
 
 
 class NotFiniteError(Exception):

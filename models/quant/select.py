@@ -110,9 +110,8 @@ def _held(
         return None
     if stored is not None:
         return Quantised(stored.kind, layer.in_features)
-    packed_format = tensor.packed_format or tensor.format
-    is_known = tensor.read_packed is not None and packed_format in WeightFormat.__members__
-    return WeightFormat[packed_format] if is_known else None
+    is_known = tensor.read_packed is not None and tensor.format in WeightFormat.__members__
+    return WeightFormat[tensor.format] if is_known else None
 
 
 def _native_refusal(decoder: Decoder, layer: Linear, held: Sequence[WeightFormat | Quantised | None]) -> str | None:
@@ -132,7 +131,7 @@ def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantise
     name = tensor.format.lower()
     if isinstance(kept, Quantised):
         choices.made[name] += kept.is_made
+        if tensor.wider_format is not None and not kept.is_made:
+            choices.widened[f"{name} as {tensor.wider_format.lower()}"] += 1
     elif (tensor.read_packed or tensor.quantised) and not (is_native and kept is not None):
         choices.dequantised[name] += 1
-    elif tensor.packed_format is not None:
-        choices.widened[f"{name} as {tensor.packed_format.lower()}"] += 1

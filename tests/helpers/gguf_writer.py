@@ -13,11 +13,15 @@ from transformers import PreTrainedModel
 from tests.helpers.gguf_architectures import LAYOUTS
 from tests.helpers.gguf_layouts import Layout, State
 
-# Where d stands, the code that means zero (less the minimum), and the deviation of scale * code for random bits.
-_K_FORMATS = {
-    GGMLQuantizationType.Q4_K: (0, 7.5, 168.0),
-    GGMLQuantizationType.Q5_K: (0, 15.5, 337.0),
-    GGMLQuantizationType.Q6_K: (208, 0.0, 1366.0),
+# Formats that gguf can only read: where d stands, and for those with a minimum the code that then means zero.
+_RANDOM = {
+    GGMLQuantizationType.Q2_K: (80, 1.5),
+    GGMLQuantizationType.Q3_K: (108, None),
+    GGMLQuantizationType.Q4_K: (0, 7.5),
+    GGMLQuantizationType.Q5_K: (0, 15.5),
+    GGMLQuantizationType.Q6_K: (208, None),
+    GGMLQuantizationType.IQ4_NL: (0, None),
+    GGMLQuantizationType.IQ4_XS: (0, None),
 }
 
 
@@ -56,7 +60,7 @@ def write_gguf(
         held = GGMLQuantizationType.F32
         if values.ndim >= 2 and "norm" not in name:
             held = kind(name) if callable(kind) else kind
-        packed = random_k_blocks(values, held) if held in _K_FORMATS else gguf.quants.quantize(values, held)
+        packed = random_blocks(values, held) if held in _RANDOM else gguf.quants.quantize(values, held)
         numbers[place] = torch.from_numpy(gguf.quants.dequantize(packed, held))
         if layout.shifts_norms and name.endswith("norm.weight"):
             packed = packed + 1
@@ -102,20 +106,24 @@ def _numbered(state: State) -> State:
     return numbered
 
 
-def random_k_blocks(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """Blocks of a K format that use all bits of codes and scales, [.., bytes]; gguf can read such formats only.
+def random_blocks(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """Blocks of one of the _RANDOM formats that use all bits of codes and scales, [.., bytes].
 
     The numbers they hold are random, with mean 0 and the standard deviation of `values` [.., columns].
     """
     columns, size = gguf.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(values.size)
     raw = rng.integers(0, 256, (*values.shape[:-1], values.shape[-1] // columns, size), dtype=np.uint8)
-    scale_at, middle, spread = _K_FORMATS[kind]
-    halves = np.array([values.std() / spread, values.std() / spread * middle], np.float16)
-    if middle:  # d, dmin, 6-bit scales, 6-bit minima, bits of both: d * scale * (code - middle) if the two are equal
-        raw[..., :4] = halves.view(np.uint8)
-        raw[..., 8:12] = raw[..., 4:8]
-        raw[..., 12:16] = raw[..., 12:16] % 16 * 17
-    else:
-        raw[..., scale_at : scale_at + 2] = halves[:1].view(np.uint8)
+    scale_at, middle = _RANDOM[kind]
+    if middle is not None:  # scales and minima alike, so that a number is d * scale * (code - middle)
+        if kind is GGMLQuantizationType.Q2_K:  # two nibbles
+            raw[..., :16] = raw[..., :16] % 16 * 17
+        else:  # 6 bits each
+            raw[..., 8:12] = raw[..., 4:8]
+            raw[..., 12:16] = raw[..., 12:16] % 16 * 17
+    halves = np.array([1.0] if middle is None else [1.0, middle])
+    end = scale_at + 2 * len(halves)
+    raw[..., scale_at:end] = halves.astype(np.float16).view(np.uint8)
+    factor = values.std() / gguf.quants.dequantize(raw.reshape(-1, size), kind).std()
+    raw[..., scale_at:end] = (halves * factor).astype(np.float16).view(np.uint8)
     return raw.reshape(*values.shape[:-1], -1)

@@ -23,12 +23,13 @@ FORMATS = [fmt for fmt in WeightFormat if fmt != WeightFormat.BF16]
 
 def _columns(fmt: WeightFormat, columns: int) -> int:
     """`columns`, or the next multiple of 256 for the formats with super-blocks."""
-    return columns if fmt < WeightFormat.Q4_K else -(-columns // 256) * 256
+    return -(-columns // 256) * 256 if fmt.name.endswith("_K") else columns
 
 
 def _halves_at(fmt: WeightFormat) -> list[int]:
     """Where the fp16 numbers of a block stand."""
-    return {WeightFormat.Q6_K: [208]}.get(fmt, [0, 2] if fmt.name[2:] in ("_1", "_K") else [0])
+    behind = {WeightFormat.Q2_K: [80, 82], WeightFormat.Q3_K: [108], WeightFormat.Q6_K: [208]}
+    return behind.get(fmt, [0, 2] if fmt.name[2:] in ("_1", "_K") else [0])
 
 
 def _random_weight(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-from models.checkpoints.gguf_codes import q3_k_as_q6_k, stored_codes
+from models.checkpoints.gguf_codes import stored_codes
 from models.errors import CheckpointError
 from models.quant.dequantise import dequantise
 
@@ -18,34 +18,24 @@ def random_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray:
     raw = rng.integers(0, 256, (rows, blocks, size), dtype=np.uint8)
     scales = rng.uniform(-0.05, 0.05, (rows, blocks)).astype(np.float16)[..., None].view(np.uint8)
     match kind:
-        case Kind.Q3_K:
-            raw[..., -2:] = scales
-        case Kind.IQ4_NL:
+        case Kind.IQ4_NL | Kind.IQ4_XS:
             raw[..., :2] = scales
         case Kind.MXFP4:
             raw[..., 0] = rng.integers(110, 125, (rows, blocks))
     return raw.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("kind", [Kind.IQ4_NL, Kind.MXFP4])
-def test_tables_are_gguf_s(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4])
+def test_codes_and_scales_are_gguf_s(kind: Kind) -> None:
     raw = random_blocks(kind, 5, 3)
+    columns = 3 * gguf.GGML_QUANT_SIZES[kind][0]
 
-    stored = stored_codes(kind, (5, 96), torch.from_numpy(raw), CheckpointError)
+    stored = stored_codes(kind, (5, columns), torch.from_numpy(raw), CheckpointError)
 
     assert stored is not None
     quantised = stored.read()
     assert quantised.kind == stored.kind
     assert np.array_equal(dequantise(quantised, torch.float32).numpy(), gguf.quants.dequantize(raw, kind))
-
-
-def test_q3_k_is_q6_k_of_the_same_numbers() -> None:
-    raw = random_blocks(Kind.Q3_K, 4, 2)
-
-    widened = q3_k_as_q6_k(torch.from_numpy(raw)).numpy()
-
-    wanted = gguf.quants.dequantize(raw, Kind.Q3_K)
-    assert np.array_equal(gguf.quants.dequantize(widened, Kind.Q6_K), wanted)
 
 
 def test_other_formats_are_no_codes() -> None:

@@ -6,8 +6,9 @@
 // (0..7) stands for columns 4j .. 4j + 3; lane r, byte c is row r, column 4j + c.
 //
 //   nibbles  256 bytes: vector v (0..3) carries the low 4 bits of vector v in its low nibbles, of v + 4 in its high ones
-//   bit      64 bytes:  bit j of each byte is bit 4 of the code in vector j
-//   crumbs   128 bytes: bits 4 and 5; byte vector h (0, 1), bits 2i and 2i + 1 belong to vector 4h + i
+//   bit      64 bytes:  bit j of each byte is bit 4 (2 above crumbs) of the code in vector j
+//   crumbs   128 bytes: bits 4 and 5 (0 and 1 where there are no nibbles); byte vector h (0, 1), bits 2i and 2i + 1 belong to
+//            vector 4h + i
 //   bytes    512 bytes: the codes themselves
 //
 //   format  64-byte header per 256 columns   unit of 64 columns                                       bits a weight
@@ -16,6 +17,8 @@
 //   Q5_0    -                                d [2][16] fp16, (bit, nibbles) x 2                        5.5
 //   Q5_1    -                                d, m [2][16] fp16, (bit, nibbles) x 2                     6
 //   Q8_0    -                                d [2][16] fp16, bytes x 2 (code + 128)                    8.5
+//   Q2_K    d, dmin [16] fp16                s | m << 4 [2][2][16] uint8 (per 16 columns), crumbs x 2  2.625
+//   Q3_K    d [16] fp16, 32 bytes unused     s [2][2][16] int8 (per 16 columns), (bit, crumbs) x 2     3.625
 //   Q4_K    d, dmin [16] fp16                s [2][16], m [2][16] uint8, nibbles x 2                   4.625
 //   Q5_K    d, dmin [16] fp16                s [2][16], m [2][16] uint8, (bit, nibbles) x 2            5.625
 //   Q6_K    d [16] fp16, 32 bytes unused     s [2][2][16] int8 (per 16 columns), (nibbles, crumbs) x 2 6.625
@@ -35,26 +38,29 @@ constexpr int kUnit = 64;
 constexpr int kSuper = 256;
 constexpr int kVectors = kGroup / 4;
 
-enum class Format : int32_t { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K };
+enum class Format : int32_t { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K };
 
-// 16 rows x 32 columns, unpacked. scale[1] is that of columns 16..31 where a format has two.
+// 16 rows x 32 columns, unpacked. scale[1] and minimum[1] are those of columns 16..31 where a format has two.
 struct Group {
   Bits codes[kVectors];
   F32x16 scale[2];
-  F32x16 minimum;
+  F32x16 minimum[2];
 };
 
 HR_INLINE const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_t*>(p); }
 
-HR_INLINE F32x16 load_uint8(const uint8_t* p) {
+// 16 bytes as the lanes' low bytes
+HR_INLINE Bits load_uint8_lanes(const uint8_t* p) {
 #if defined(__AVX512F__)
-  return F32x16{{(NativeF)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))}};
+  return Bits{{(NativeU)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}};
 #else
-  float lanes[16];
+  uint32_t lanes[16];
   for (int i = 0; i < 16; ++i) lanes[i] = p[i];
-  return load<F32x16>(lanes);
+  return load<Bits>(lanes);
 #endif
 }
+
+HR_INLINE F32x16 load_uint8(const uint8_t* p) { return to_float(integers_of(load_uint8_lanes(p))); }
 
 HR_INLINE F32x16 load_int8(const int8_t* p) {
 #if defined(__AVX512F__)
@@ -76,28 +82,26 @@ HR_INLINE void unpack_nibbles(const uint8_t* p, Bits* codes) {
   }
 }
 
-HR_INLINE void add_bit(const uint8_t* p, Bits* codes) {
-  const Bits bits = load<Bits>(p), fifth = broadcast(0x10101010u);
-  codes[0] = codes[0] | (shift_left<4>(bits) & fifth);
-  codes[1] = codes[1] | (shift_left<3>(bits) & fifth);
-  codes[2] = codes[2] | (shift_left<2>(bits) & fifth);
-  codes[3] = codes[3] | (shift_left<1>(bits) & fifth);
-  codes[4] = codes[4] | (bits & fifth);
-  codes[5] = codes[5] | (shift_right<1>(bits) & fifth);
-  codes[6] = codes[6] | (shift_right<2>(bits) & fifth);
-  codes[7] = codes[7] | (shift_right<3>(bits) & fifth);
+// kBits bits from bit kFrom of every byte to bit kTo
+template <int kBits, int kFrom, int kTo>
+HR_INLINE Bits moved_bits(const Bits& bytes) {
+  const Bits kept = broadcast(((1u << kBits) - 1) * (0x01010101u << kTo));
+  if constexpr (kTo >= kFrom)
+    return shift_left<kTo - kFrom>(bytes) & kept;
+  else
+    return shift_right<kFrom - kTo>(bytes) & kept;
 }
 
+template <int kTo, int v = 0>
+HR_INLINE void add_bit(const uint8_t* p, Bits* codes) {
+  codes[v] = codes[v] | moved_bits<1, v, kTo>(load<Bits>(p));
+  if constexpr (v + 1 < kVectors) add_bit<kTo, v + 1>(p, codes);
+}
+
+template <int kTo, int v = 0>
 HR_INLINE void add_crumbs(const uint8_t* p, Bits* codes) {
-  const Bits both = broadcast(0x30303030u);
-#pragma GCC unroll 2
-  for (int h = 0; h < 2; ++h) {
-    const Bits crumbs = load<Bits>(p + 64 * h);
-    codes[4 * h] = codes[4 * h] | (shift_left<4>(crumbs) & both);
-    codes[4 * h + 1] = codes[4 * h + 1] | (shift_left<2>(crumbs) & both);
-    codes[4 * h + 2] = codes[4 * h + 2] | (crumbs & both);
-    codes[4 * h + 3] = codes[4 * h + 3] | (shift_right<2>(crumbs) & both);
-  }
+  codes[v] = codes[v] | moved_bits<2, 2 * (v % 4), kTo>(load<Bits>(p + 64 * (v / 4)));
+  if constexpr (v + 1 < kVectors) add_crumbs<kTo, v + 1>(p, codes);
 }
 
 // Formats with fp16 scales per group: kBits 4, 5 or 8, with or without a minimum.
@@ -115,14 +119,14 @@ struct PlainCodec {
   static HR_INLINE Group unpack(const uint8_t*, const uint8_t* unit, int half) {
     Group g;
     g.scale[0] = load_half(halves(unit) + 16 * half);
-    if constexpr (kMinimum) g.minimum = load_half(halves(unit) + 32 + 16 * half);
+    if constexpr (kMinimum) g.minimum[0] = load_half(halves(unit) + 32 + 16 * half);
     const uint8_t* p = unit + kScaleBytes + half * kGroupBytes;
     if constexpr (kBits == 8) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) g.codes[v] = load<Bits>(p + 64 * v);
     } else {
       unpack_nibbles(p + (kBits == 5 ? 64 : 0), g.codes);
-      if constexpr (kBits == 5) add_bit(p, g.codes);
+      if constexpr (kBits == 5) add_bit<4>(p, g.codes);
     }
     return g;
   }
@@ -142,32 +146,63 @@ struct SuperCodec {
   static HR_INLINE Group unpack(const uint8_t* header, const uint8_t* unit, int half) {
     Group g;
     g.scale[0] = load_half(halves(header)) * load_uint8(unit + 16 * half);
-    g.minimum = broadcast(-1.0f) * load_half(halves(header) + 16) * load_uint8(unit + 32 + 16 * half);
+    g.minimum[0] = broadcast(-1.0f) * load_half(halves(header) + 16) * load_uint8(unit + 32 + 16 * half);
     const uint8_t* p = unit + kScaleBytes + half * kGroupBytes;
     unpack_nibbles(p + (kBits == 5 ? 64 : 0), g.codes);
-    if constexpr (kBits == 5) add_bit(p, g.codes);
+    if constexpr (kBits == 5) add_bit<4>(p, g.codes);
     return g;
   }
 };
 
-struct Q6KCodec {
-  static constexpr bool kHasMinimum = false;
+// Scale and minimum of 4 bits each per 16 columns.
+struct Q2KCodec {
+  static constexpr bool kHasMinimum = true;
   static constexpr int kScales = 2;
-  static constexpr int kOffset = 32;
+  static constexpr int kOffset = 0;
   static constexpr int kHeaderBytes = 64;
   static constexpr int kScaleBytes = 64;
-  static constexpr int kGroupBytes = 384;
+  static constexpr int kGroupBytes = 128;
   static constexpr int kUnitBytes = kScaleBytes + 2 * kGroupBytes;
 
   static HR_INLINE Group unpack(const uint8_t* header, const uint8_t* unit, int half) {
-    Group g;
+    Group g = {};
+    const F32x16 d = load_half(halves(header)), minus_dmin = broadcast(-1.0f) * load_half(halves(header) + 16);
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s) {
+      const Bits both = load_uint8_lanes(unit + 32 * half + 16 * s);
+      g.scale[s] = d * to_float(integers_of(both & broadcast(15u)));
+      g.minimum[s] = minus_dmin * to_float(integers_of(shift_right<4>(both)));
+    }
+    add_crumbs<0>(unit + kScaleBytes + half * kGroupBytes, g.codes);
+    return g;
+  }
+};
+
+// Q3_K and Q6_K: an 8-bit scale per 16 columns.
+template <int kBits>
+struct TwoScaleCodec {
+  static constexpr bool kHasMinimum = false;
+  static constexpr int kScales = 2;
+  static constexpr int kOffset = 1 << (kBits - 1);
+  static constexpr int kHeaderBytes = 64;
+  static constexpr int kScaleBytes = 64;
+  static constexpr int kGroupBytes = kBits * 64;
+  static constexpr int kUnitBytes = kScaleBytes + 2 * kGroupBytes;
+
+  static HR_INLINE Group unpack(const uint8_t* header, const uint8_t* unit, int half) {
+    Group g = {};
     const F32x16 d = load_half(halves(header));
     const int8_t* scales = reinterpret_cast<const int8_t*>(unit) + 32 * half;
     g.scale[0] = d * load_int8(scales);
     g.scale[1] = d * load_int8(scales + 16);
     const uint8_t* p = unit + kScaleBytes + half * kGroupBytes;
-    unpack_nibbles(p, g.codes);
-    add_crumbs(p + 256, g.codes);
+    if constexpr (kBits == 6) {
+      unpack_nibbles(p, g.codes);
+      add_crumbs<4>(p + 256, g.codes);
+    } else {
+      add_bit<2>(p, g.codes);
+      add_crumbs<0>(p + 64, g.codes);
+    }
     return g;
   }
 };
@@ -181,11 +216,13 @@ HR_INLINE auto with_codec(Format format, const Function& f) {
     case Format::Q5_0: return f(PlainCodec<5, false>{});
     case Format::Q5_1: return f(PlainCodec<5, true>{});
     case Format::Q8_0: return f(PlainCodec<8, false>{});
+    case Format::Q2_K: return f(Q2KCodec{});
+    case Format::Q3_K: return f(TwoScaleCodec<3>{});
     case Format::Q4_K: return f(SuperCodec<4>{});
     case Format::Q5_K: return f(SuperCodec<5>{});
     case Format::Q6_K: break;
   }
-  return f(Q6KCodec{});
+  return f(TwoScaleCodec<6>{});
 }
 
 inline int64_t num_units(int64_t columns) { return (columns + kUnit - 1) / kUnit; }

@@ -22,7 +22,7 @@ constexpr int kPanelRows = 480, kLeastPanelRows = 48;
 struct Expanded {
   alignas(64) uint8_t codes[kStepGroups][kVectors][64];
   alignas(64) float scale[kStepGroups][2][16];
-  alignas(64) float minimum[kStepGroups][16];
+  alignas(64) float minimum[kStepGroups][2][16];
 };
 
 struct PanelMemory {
@@ -72,13 +72,14 @@ void multiply_tile(const Expanded* weights, int offset, const IntegerRows& a, in
         for (int r = 0; r < R; ++r)
           out[r][c] = fma(to_float(products[r][c]), scale * broadcast(a.scale[at + r * a.groups]), out[r][c]);
       }
-    }
-    if constexpr (kHasMinimum) {
+      if constexpr (kHasMinimum) {
 #pragma GCC unroll 2
-      for (int c = 0; c < C; ++c) {
-        const F32x16 minimum = load<F32x16>(weights[c].minimum[i]);
+        for (int c = 0; c < C; ++c) {
+          const F32x16 minimum = load<F32x16>(weights[c].minimum[i][s]);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) out[r][c] = fma(minimum, broadcast(a.sum[at + r * a.groups]), out[r][c]);
+          for (int r = 0; r < R; ++r)
+            out[r][c] = fma(minimum, broadcast(a.template sum_of<kScales>(at + r * a.groups, s)), out[r][c]);
+        }
       }
     }
   }

@@ -18,6 +18,12 @@ struct IntegerRows {
   float* sum;               // [M, groups], scale * sum of codes
   int32_t* minus_sum;       // [M, groups, 2], minus the sums of codes 0..15 and 16..31
 
+  // scale * sum of codes of group `at`, or of its part s where it has two parts of 16 columns
+  template <int kParts>
+  HR_INLINE float sum_of(int64_t at, int s) const {
+    return kParts == 1 ? sum[at] : scale[at] * static_cast<float>(-minus_sum[2 * at + s]);
+  }
+
   // x [columns] becomes row `row`, each group with the scale that makes its largest number 127.
   void put_scaled(int64_t row, const float* x) const {
     for (int64_t g = 0; g < groups; ++g) {

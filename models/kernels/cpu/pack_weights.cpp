@@ -18,7 +18,7 @@ using namespace hr;
 struct RowGroup {
   uint64_t codes[kGroup / 8];  // eight columns a word, which is read as it was written: a wider load would wait for it
   uint16_t d, m;      // fp16 bits: scale and minimum; for K formats those of the super-block (d, dmin)
-  uint8_t scales[4];  // K formats: s, m; Q6_K: s of columns 0..15 and 16..31
+  uint8_t scales[4];  // K formats: s, m; Q2_K, Q3_K and Q6_K: as their units have it, of columns 0..15 and 16..31
 };
 
 uint16_t load_u16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
@@ -99,6 +99,32 @@ void read_q6_k(const uint8_t* block, int group, RowGroup& out) {
   out.scales[1] = block[192 + half * 8 + run * 2 + 1];
 }
 
+// 256 columns: 16 bytes of scales and minima, 64 bytes of codes, fp16 d, fp16 dmin. Per 128 columns, four runs of 32: run r has
+// bits 2r and 2r + 1 of 32 bytes.
+void read_q2_k(const uint8_t* block, int group, RowGroup& out) {
+  out.d = load_u16(block + 80);
+  out.m = load_u16(block + 82);
+  for (int i = 0; i < 4; ++i) out.codes[i] = load_codes(block + 16 + group / 4 * 32 + 8 * i) >> (group % 4 * 2) & 0x03 * kOnes;
+  out.scales[0] = block[2 * group];
+  out.scales[1] = block[2 * group + 1];
+}
+
+// 256 columns: 32 bytes of third bits (group g's at bit g), 64 bytes of codes as in Q2_K, 12 bytes of 6-bit scales, fp16 d. Scale i
+// has its low bits in nibble i / 8 of byte i % 8, its upper two at 2 (i / 4) of byte 8 + i % 4.
+void read_q3_k(const uint8_t* block, int group, RowGroup& out) {
+  out.d = load_u16(block + 108);
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t third = load_codes(block + 8 * i) >> group & kOnes;
+    out.codes[i] = (load_codes(block + 32 + group / 4 * 32 + 8 * i) >> (group % 4 * 2) & 0x03 * kOnes) | third << 2;
+  }
+  const uint8_t* s = block + 96;
+  for (int part = 0; part < 2; ++part) {
+    const int i = 2 * group + part;
+    const int low = s[i % 8] >> (i / 8 * 4) & 15, high = s[8 + i % 4] >> (i / 4 * 2) & 3;
+    out.scales[part] = static_cast<uint8_t>((low | high << 4) - 32);
+  }
+}
+
 struct Shape {
   int columns, bytes;
 };
@@ -110,6 +136,8 @@ Shape gguf_block(Format format) {
     case Format::Q5_0: return {32, 22};
     case Format::Q5_1: return {32, 24};
     case Format::Q8_0: return {32, 34};
+    case Format::Q2_K: return {256, 84};
+    case Format::Q3_K: return {256, 110};
     case Format::Q4_K: return {256, 144};
     case Format::Q5_K: return {256, 176};
     case Format::Q6_K: break;
@@ -124,6 +152,8 @@ void read_group(Format format, const uint8_t* block, int group, RowGroup& out) {
     case Format::Q5_0: return read_nibble_block<false, true>(block, out);
     case Format::Q5_1: return read_nibble_block<true, true>(block, out);
     case Format::Q8_0: return read_q8_0(block, out);
+    case Format::Q2_K: return read_q2_k(block, group, out);
+    case Format::Q3_K: return read_q3_k(block, group, out);
     case Format::Q4_K: return read_q45_k<false>(block, group, out);
     case Format::Q5_K: return read_q45_k<true>(block, group, out);
     case Format::Q6_K: return read_q6_k(block, group, out);
@@ -144,18 +174,19 @@ void write_codes(const RowGroup& g, int row, uint8_t* group) {
     for (int v = 0; v < kVectors; ++v) put(v, quads[v]);
     return;
   }
-  constexpr int kNibbles = kBits == 5 ? 1 : 0;  // the vector of bits comes first
-  for (int v = 0; v < 4; ++v) put(kNibbles + v, (quads[v] & 0x0f0f0f0f) | (quads[v + 4] & 0x0f0f0f0f) << 4);
-  if constexpr (kBits == 5) {
+  constexpr int kBitVectors = kBits % 2, kNibbleVectors = kBits >= 4 ? 4 : 0;
+  if constexpr (kBitVectors == 1) {
     uint32_t bits = 0;
-    for (int v = 0; v < kVectors; ++v) bits |= (quads[v] >> 4 & 0x01010101) << v;
+    for (int v = 0; v < kVectors; ++v) bits |= (quads[v] >> (kBits - 1) & 0x01010101) << v;
     put(0, bits);
   }
-  if constexpr (kBits == 6) {
+  if constexpr (kNibbleVectors > 0)
+    for (int v = 0; v < 4; ++v) put(kBitVectors + v, (quads[v] & 0x0f0f0f0f) | (quads[v + 4] & 0x0f0f0f0f) << 4);
+  if constexpr (kBits == 6 || kBits < 4) {
     for (int h = 0; h < 2; ++h) {
       uint32_t crumbs = 0;
-      for (int i = 0; i < 4; ++i) crumbs |= (quads[4 * h + i] >> 4 & 0x03030303) << (2 * i);
-      put(4 + h, crumbs);
+      for (int i = 0; i < 4; ++i) crumbs |= (quads[4 * h + i] >> kNibbleVectors & 0x03030303) << (2 * i);
+      put(kBitVectors + kNibbleVectors + h, crumbs);
     }
   }
 }
@@ -180,6 +211,10 @@ void write_scales(Format format, const RowGroup& g, int row, int half, uint8_t* 
       unit[16 * half + row] = g.scales[0];
       unit[32 + 16 * half + row] = g.scales[1];
       return;
+    case Format::Q2_K:
+      header_words[16 + row] = g.m;
+      [[fallthrough]];
+    case Format::Q3_K:
     case Format::Q6_K:
       header_words[row] = g.d;
       unit[32 * half + row] = g.scales[0];
@@ -217,15 +252,18 @@ bool pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t ro
 template <class Codec, class Element>
 void dequantise_row(const uint8_t* block, int lane, int64_t columns, Element* out) {
   alignas(64) uint8_t codes[kVectors * 64];
-  float scale[2][16], minimum[16] = {};
+  float scale[2][16], minimum[2][16] = {};
   for (int64_t group = 0; group < columns / kGroup; ++group) {
     const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
     for (int v = 0; v < kVectors; ++v) store(codes + 64 * v, g.codes[v]);
-    for (int s = 0; s < Codec::kScales; ++s) store(scale[s], g.scale[s]);
-    if (Codec::kHasMinimum) store(minimum, g.minimum);
+    for (int s = 0; s < Codec::kScales; ++s) {
+      store(scale[s], g.scale[s]);
+      if (Codec::kHasMinimum) store(minimum[s], g.minimum[s]);
+    }
     for (int i = 0; i < kGroup; ++i) {
       const int code = codes[i / 4 * 64 + lane * 4 + i % 4] - Codec::kOffset;
-      store_one(out + group * kGroup + i, scale[Codec::kScales == 2 ? i / 16 : 0][lane] * code + minimum[lane]);
+      const int s = Codec::kScales == 2 ? i / 16 : 0;
+      store_one(out + group * kGroup + i, scale[s][lane] * code + minimum[s][lane]);
     }
   }
 }

@@ -105,7 +105,10 @@ HR_INLINE void multiply_group(const Group& g, const IntegerRows& a, int64_t row,
       const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
       out[r] = fma(to_float(sum), scale * g.scale[0], out[r]);
     }
-    if constexpr (Codec::kHasMinimum) out[r] = fma(g.minimum, broadcast(a.sum[at]), out[r]);
+    if constexpr (Codec::kHasMinimum)
+#pragma GCC unroll 2
+      for (int s = 0; s < Codec::kScales; ++s)
+        out[r] = fma(g.minimum[s], broadcast(a.template sum_of<Codec::kScales>(at, s)), out[r]);
   }
 }
 
@@ -168,8 +171,10 @@ struct PanelWeights {
     const uint8_t* block = first + c * stride;
     const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
     for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], g.codes[v]);
-    for (int s = 0; s < Codec::kScales; ++s) store(out.scale[i][s], g.scale[s]);
-    if constexpr (Codec::kHasMinimum) store(out.minimum[i], g.minimum);
+    for (int s = 0; s < Codec::kScales; ++s) {
+      store(out.scale[i][s], g.scale[s]);
+      if constexpr (Codec::kHasMinimum) store(out.minimum[i][s], g.minimum[s]);
+    }
   }
   HR_INLINE void prefetch(int c, int64_t group) const {
     const int64_t bytes = Codec::kUnitBytes / 2;
@@ -208,9 +213,10 @@ HR_INLINE void dequantise_tile(const Group& g, uint8_t* tile) {
   const __m512i interleave = _mm512_load_si512(kInterleave), byte = _mm512_set1_epi32(0xff);
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
-    const F32x16& scale = g.scale[Codec::kScales == 2 ? v * 2 / kVectors : 0];
+    const int s = Codec::kScales == 2 ? v * 2 / kVectors : 0;
+    const F32x16& scale = g.scale[s];
     F32x16 base = broadcast(static_cast<float>(-Codec::kOffset)) * scale;
-    if constexpr (Codec::kHasMinimum) base = g.minimum;
+    if constexpr (Codec::kHasMinimum) base = g.minimum[s];
     __m512 columns[4];
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {

@@ -322,7 +322,7 @@ struct PanelWeights {
     for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], codes[v]);
     const F32x16 scale = m.scales(block, group) * broadcast(Code::kFactor);
     store(out.scale[i][0], scale);
-    if (m.format.has_zeros) store(out.minimum[i], broadcast(-1.0f) * scale * m.zeros(block, group));
+    if (m.format.has_zeros) store(out.minimum[i][0], broadcast(-1.0f) * scale * m.zeros(block, group));
   }
   HR_INLINE void prefetch(int c, int64_t step) const {
     prefetch_lines(first + c * m.block_bytes + step * Code::kBytes, Code::kBytes);

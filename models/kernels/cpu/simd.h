@@ -108,6 +108,7 @@ HR_INLINE F32x16 fma(const F32x16& a, const F32x16& b, F32x16 c) { HR_EACH(c.r[i
 
 HR_INLINE Bits bits_of(const F32x16& a) { Bits v; HR_EACH(v.r[i] = (NativeU)a.r[i]) return v; }
 HR_INLINE F32x16 floats_of(const Bits& a) { F32x16 v; HR_EACH(v.r[i] = (NativeF)a.r[i]) return v; }
+HR_INLINE I32x16 integers_of(const Bits& a) { I32x16 v; HR_EACH(v.r[i] = (NativeI)a.r[i]) return v; }
 HR_INLINE F32x16 to_float(const I32x16& a) { F32x16 v; HR_EACH(v.r[i] = __builtin_convertvector(a.r[i], NativeF)) return v; }
 
 // lanes first..end-1 of `a`, elsewhere `other`

@@ -5,17 +5,6 @@
 
 namespace hr {
 
-// 16 bytes as the lanes' low bytes
-HR_INLINE Bits load_uint8_lanes(const uint8_t* p) {
-#if defined(__AVX512F__)
-  return Bits{{(NativeU)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}};
-#else
-  uint32_t lanes[16];
-  for (int i = 0; i < 16; ++i) lanes[i] = p[i];
-  return load<Bits>(lanes);
-#endif
-}
-
 // table[byte] for each of the 64 bytes, which are below 16
 HR_INLINE Bits look_up_bytes(const uint8_t* table, const Bits& bytes) {
 #if defined(__AVX512BW__)
