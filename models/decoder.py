@@ -47,11 +47,20 @@ class DecoderLayer(nn.Module):
         self._join_mlp = make_join(spec, mlp_norm, mlp_post_norm)
 
     def forward(
-        self, x: torch.Tensor, by: Rotation | None, batch: ForwardBatch, group: KVGroupBatch, kv: torch.Tensor
+        self,
+        x: torch.Tensor,
+        by: Rotation | None,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        kv: torch.Tensor,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them."""
+        """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them.
+
+        wanted: [L] rows to return, by default all: the others' keys and values are written, and nothing else.
+        """
         x = self._join_attn(x, lambda rows, norm, residual: self.attn(rows, norm, by, batch, group, kv, residual))
-        return self._join_mlp(x, self.mlp)
+        return self._join_mlp(x if wanted is None else x[wanted], self.mlp)
 
 
 class ParallelLayer(nn.Module):
@@ -70,12 +79,18 @@ class ParallelLayer(nn.Module):
         self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme)
 
     def forward(
-        self, x: torch.Tensor, by: Rotation | None, batch: ForwardBatch, group: KVGroupBatch, kv: torch.Tensor
+        self,
+        x: torch.Tensor,
+        by: Rotation | None,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        kv: torch.Tensor,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x [T, hidden], used up: both branches have read it before either adds to it."""
-        inner = self.mlp.expand(x, self.mlp_norm)
+        """x [T, hidden], used up: both branches have read it before either adds to it. wanted: as of DecoderLayer."""
+        inner = self.mlp.expand(x if wanted is None else x[wanted], self.mlp_norm)
         x = self.attn(x, self.attn_norm, by, batch, group, kv, residual=x)
-        return self.mlp.contract(inner, residual=x)
+        return self.mlp.contract(inner, residual=x if wanted is None else x[wanted])
 
 
 def make_attention(
@@ -183,9 +198,14 @@ class Decoder(nn.Module):
         """Bytes that parameters and packed weights take, or will once allocated."""
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
-    def forward(self, batch: ForwardBatch, kv: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Hidden states [T, hidden] before the final norm; writes the rows' K and V into `kv`, one a layer."""
-        return self.run_layers(self.embedded(batch), self.rotations(batch), batch, kv)
+    def forward(
+        self, batch: ForwardBatch, kv: Sequence[torch.Tensor], wanted: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states [T, hidden] before the final norm; writes the rows' K and V into `kv`, one a layer.
+
+        wanted: [L] rows to return, by default all; the last layer computes little of the others.
+        """
+        return self.run_layers(self.embedded(batch), self.rotations(batch), batch, kv, wanted)
 
     def embedded(self, batch: ForwardBatch) -> torch.Tensor:
         """What the first layer gets: [T, hidden]."""
@@ -206,20 +226,32 @@ class Decoder(nn.Module):
         ]
 
     def run_layers(
-        self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch, kv: Sequence[torch.Tensor]
+        self,
+        x: torch.Tensor,
+        rotations: Sequence[Rotation],
+        batch: ForwardBatch,
+        kv: Sequence[torch.Tensor],
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """`forward` from x on, which is used up."""
+        last = len(kv) - 1
         for index, layer_kv in enumerate(kv):
-            x = self.run_layer(index, x, rotations, batch, layer_kv)
+            x = self.run_layer(index, x, rotations, batch, layer_kv, wanted if index == last else None)
         return x
 
     def run_layer(
-        self, index: int, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch, kv: torch.Tensor
+        self,
+        index: int,
+        x: torch.Tensor,
+        rotations: Sequence[Rotation],
+        batch: ForwardBatch,
+        kv: torch.Tensor,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One layer of `run_layers`, with its own `kv`."""
+        """One layer of `run_layers`, with its own `kv`, for the `wanted` rows."""
         rope = self.rope_of_layer[index]
-        group = batch.groups[self._group_of_layer[index]]
-        rows: torch.Tensor = self.layers[index](x, None if rope is None else rotations[rope], batch, group, kv)
+        by = None if rope is None else rotations[rope]
+        rows: torch.Tensor = self.layers[index](x, by, batch, batch.groups[self._group_of_layer[index]], kv, wanted)
         return rows
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

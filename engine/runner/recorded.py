@@ -52,14 +52,14 @@ class RecordedLayers:
         """(rows, sequences) of the steps that have a tape."""
         return list(self._tapes)
 
-    def __call__(self, batch: ForwardBatch) -> torch.Tensor:
+    def __call__(self, batch: ForwardBatch, wanted: torch.Tensor | None = None) -> torch.Tensor:
         """Decoder.forward. Steps that are too large or cannot be recorded run as ever."""
         decoder = self._decoder
         x, rotations = decoder.embedded(batch), decoder.rotations(batch)
         key = (len(x), len(batch.query_lens))
         self.has_recorded = False
         if not self._can_record or key[0] > MAX_ROWS:
-            return decoder.run_layers(x, rotations, batch, self._kv)
+            return decoder.run_layers(x, rotations, batch, self._kv, wanted)
         inputs = self._copied(x, rotations, batch)
         tape = self._tapes.get(key)
         if tape is not None:
@@ -71,7 +71,7 @@ class RecordedLayers:
                 self._can_record = False
             else:
                 self._tapes[key] = tape
-        return inputs[0]
+        return inputs[0] if wanted is None else inputs[0][wanted]
 
     def _run_in_place(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:
         hidden = self._decoder.run_layers(x, rotations, batch, self._kv)

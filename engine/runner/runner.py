@@ -53,11 +53,14 @@ class TorchRunner:
         """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
         batch = build_batch(plan, self._block_size, self._model.device)
         decoder = self._model.decoder
-        hidden = decoder(batch, self._kv) if self._recorded is None else self._recorded(batch)  # [T, hidden]
+        # Rows of a prompt matter where their log probabilities were asked for.
+        needs_all = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
+        wanted = None if needs_all else batch.logit_rows
+        hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
         sampling_items = [item for item in plan.items if item.needs_logits]
         sampled: Iterator[SampledTokens] = iter(())
         if sampling_items:
-            logits = decoder.logits(hidden[batch.logit_rows])  # [L, V] fp32
+            logits = decoder.logits(hidden[batch.logit_rows] if needs_all else hidden)  # [L, V] fp32
             sampled = iter(self._sampler.sample(logits, [item.sequence for item in sampling_items], self._draft_probs))
         rows = []
         end = 0

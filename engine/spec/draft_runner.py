@@ -49,12 +49,13 @@ class TorchDraftRunner:
     def next_tokens(self, plan: StepPlan) -> NextTokens:
         batch = build_batch(plan, self._block_size, self._model.device)
         decoder = self._model.decoder
-        hidden = decoder(batch, self._kv) if self._recorded is None else self._recorded(batch)
+        wanted = batch.logit_rows
+        hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
         rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
         is_typical = self._recorded is None or not self._recorded.has_recorded
         if not rows:
             return NextTokens([], [], is_typical)
-        logits = self._as_targets(decoder.logits(hidden[batch.logit_rows]))
+        logits = self._as_targets(decoder.logits(hidden))
         self._editor.edit(logits, rows)
         best_values, best_ids = logits.max(dim=-1)  # max propagates NaN
         sound = torch.isfinite(best_values).tolist()

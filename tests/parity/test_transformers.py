@@ -118,6 +118,20 @@ def test_fp32_logits_of_prefill_and_decode_in_one_batch(pair: Pair) -> None:
     assert_all_close([decoded, prefilled], [pair.truths[0][-1:], pair.truths[1]])
 
 
+def test_fp32_logits_of_wanted_rows_and_of_what_follows_them(pair: Pair) -> None:
+    run = pair.run()
+    sequence, prompt = PagedSequence(), pair.prompts[0]
+    batch = run.batch([(sequence, prompt[:-1])])
+    wanted = torch.tensor([2, len(prompt) - 2])
+
+    with torch.inference_mode():
+        logits = run.decoder.logits(run.decoder(batch, run.kv, wanted))
+    sequence.num_computed = len(prompt) - 1
+    last = run.step([(sequence, prompt[-1:])])
+
+    assert_all_close([logits, *last], [pair.truths[0][wanted], pair.truths[0][-1:]])
+
+
 def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
     run = pair.run()
     num_shared = 3 * BLOCK_SIZE
