@@ -206,36 +206,45 @@ struct Visible {
   HR_INLINE bool all() const { return first == 0 && end == kTile; }
 };
 
+// A row's logits in base 2, where they are more than scaled scores: soft-capped, or with a bias by distance.
+F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, int position, const F32x16& scores) {
+  F32x16 s = scores * broadcast(p.softcap > 0 ? p.scale : p.scale * kLog2e);
+  if (p.softcap > 0) s = soft_cap(s, p.softcap) * broadcast(kLog2e);
+  if (p.alibi_slopes) {
+    static constexpr float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const float slope = p.alibi_slopes[head] * kLog2e;
+    const float start = static_cast<float>(piece.position - piece.first_lane - position);
+    s = fma(broadcast(slope), load<F32x16>(kLane) + broadcast(start), s);
+  }
+  return s;
+}
+
 // Turns one row's scores of a chunk into weights 2^(score - max), in place, and returns what `out` must be scaled by.
 template <class Element>
 float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, float* scores, float& max_so_far,
                   float& sum) {
-  const F32x16 scale = broadcast(p.softcap > 0 ? p.scale : p.scale * kLog2e);
+  const bool is_plain = p.softcap == 0 && !p.alibi_slopes;  // scaled on the way to weights, which the maximum commutes with
+  const float factor = is_plain ? p.scale * kLog2e : 1.0f;
   F32x16 best = broadcast(-kInfinity);
   const int num_pieces = static_cast<int>(pieces.size());
   for (int i = 0; i < num_pieces; ++i) {
-    F32x16 s = load<F32x16>(scores + i * kTile) * scale;
-    if (p.softcap > 0) s = soft_cap(s, p.softcap) * broadcast(kLog2e);
-    if (p.alibi_slopes) {
-      static constexpr float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-      const float slope = p.alibi_slopes[head] * kLog2e;
-      const float start = static_cast<float>(pieces[i].position - pieces[i].first_lane - position);
-      s = fma(broadcast(slope), load<F32x16>(kLane) + broadcast(start), s);
-    }
+    F32x16 s = load<F32x16>(scores + i * kTile);
     const Visible lanes(p, pieces[i], position);
+    if (!is_plain) s = capped_or_biased(p, pieces[i], head, position, s);
     if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
+    if (!is_plain || !lanes.all()) store(scores + i * kTile, s);
     best = max(best, s);
-    store(scores + i * kTile, s);
   }
-  const float new_max = std::max(max_so_far, max_lanes(best));
-  const float shift = new_max == -kInfinity ? 0.0f : new_max;  // a row that sees nothing yet: every weight is 2^-inf = 0
+  const float new_max = std::max(max_so_far, max_lanes(best) * factor);
+  const float shift = new_max == -kInfinity ? 0.0f : new_max;  // a row that sees nothing yet: its weights come to nothing
   F32x16 total = broadcast(0.0f);
   for (int i = 0; i < num_pieces; ++i) {
-    const F32x16 w = exp2(load<F32x16>(scores + i * kTile) - broadcast(shift));
+    const F32x16 x = fma(load<F32x16>(scores + i * kTile), broadcast(factor), broadcast(-shift));
+    const F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
     total = total + w;
     store_lanes(reinterpret_cast<Element*>(scores) + i * kTile, w);  // never ahead of the scores still to be read
   }
-  const float rescale = std::exp2(max_so_far - shift);
+  const float rescale = new_max == max_so_far ? 1.0f : std::exp2(max_so_far - shift);
   sum = sum * rescale + sum_lanes(total);
   max_so_far = new_max;
   return rescale;

@@ -178,6 +178,18 @@ HR_INLINE F32x16 exp2(F32x16 x) {
   return p;
 }
 
+// The same for what is rounded to bf16: relative error below 8e-5, not below 2^-126, which -inf gives, too.
+HR_INLINE F32x16 exp2_for_bf16(F32x16 x) {
+  x = max(x, broadcast(-126.0f));
+  const F32x16 magic = broadcast(12582912.0f), shifted = x + magic;  // 1.5 * 2^23: the low bits are the nearest integer
+  const F32x16 f = x - (shifted - magic);
+  F32x16 p = fma(broadcast(0.0551716685f), f, broadcast(0.24261114f));
+  p = fma(p, f, broadcast(0.69326097f));
+  p = fma(p, f, broadcast(0.99992806f));
+  HR_EACH(p.r[i] = (NativeF)((NativeI)p.r[i] + ((NativeI)shifted.r[i] << 23)))
+  return p;
+}
+
 // ---- bf16 (the upper half of an fp32) and fp16 in memory
 
 typedef uint16_t Bf16;
