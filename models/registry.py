@@ -19,7 +19,8 @@ class Entry:
     """One architecture: where its family is, and what there is of it."""
 
     family: str  # "module:NAME" of a Family, imported when first asked for
-    gguf: str | None = None  # general.architecture of its GGUF files; None where there are none
+    gguf: str | None = None  # general.architecture of its GGUF files; None where none are called so
+    gguf_as: str | None = None  # the architecture as which its GGUF files are read, where that is another
     gguf_key: str | None = None  # metadata that only its files have, of several architectures with one `gguf`
     seen: str = ""  # real checkpoints that were run, for docs/models.md
 
@@ -38,7 +39,7 @@ class Family:
     note: str = ""  # what an operator should know of it, said when it starts
 
 
-FAMILIES: dict[str, Entry | str] = {
+FAMILIES: dict[str, Entry] = {
     "BloomForCausalLM": Entry("models.families.bloom:FAMILY", gguf="bloom"),
     "Cohere2ForCausalLM": Entry("models.families.cohere:COHERE2", gguf="cohere2"),
     "CohereForCausalLM": Entry("models.families.cohere:COHERE", gguf="command-r"),
@@ -50,7 +51,7 @@ FAMILIES: dict[str, Entry | str] = {
     "GPTJForCausalLM": Entry("models.families.gptj:FAMILY", gguf="gptj"),
     "GPTNeoXForCausalLM": Entry("models.families.gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Entry("models.families.gemma:GEMMA2", gguf="gemma2"),
-    "Gemma3ForConditionalGeneration": Entry("models.families.gemma:GEMMA3_WRAPPED"),
+    "Gemma3ForConditionalGeneration": Entry("models.families.gemma:GEMMA3_WRAPPED", gguf_as="Gemma3ForCausalLM"),
     "Gemma3ForCausalLM": Entry("models.families.gemma:GEMMA3", gguf="gemma3"),
     "GemmaForCausalLM": Entry("models.families.gemma:GEMMA", gguf="gemma"),
     "Glm4ForCausalLM": Entry("models.families.glm4:GLM4", gguf="glm4"),
@@ -62,14 +63,14 @@ FAMILIES: dict[str, Entry | str] = {
         "models.families.granite:MOE", gguf="granitemoe", gguf_key="expert_shared_feed_forward_length"
     ),
     "Llama4ForCausalLM": Entry("models.families.llama4:FAMILY", gguf="llama4"),
-    "Llama4ForConditionalGeneration": Entry("models.families.llama4:WRAPPED"),
+    "Llama4ForConditionalGeneration": Entry("models.families.llama4:WRAPPED", gguf_as="Llama4ForCausalLM"),
     "LlamaForCausalLM": Entry("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
     "Ministral3ForCausalLM": Entry("models.families.mistral:MINISTRAL3", gguf="mistral3"),
-    "MinistralForCausalLM": Entry("models.families.mistral:FAMILY"),
+    "MinistralForCausalLM": Entry("models.families.mistral:FAMILY", gguf_as="MistralForCausalLM"),
     # before Mistral: files with experts may have a window too
     "MixtralForCausalLM": Entry("models.families.mixtral:FAMILY", gguf="llama", gguf_key="expert_count"),
     "MistralForCausalLM": Entry("models.families.mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"),
-    "Mistral3ForConditionalGeneration": Entry("models.families.mistral:WRAPPED"),
+    "Mistral3ForConditionalGeneration": Entry("models.families.mistral:WRAPPED", gguf_as="Ministral3ForCausalLM"),
     "MptForCausalLM": Entry("models.families.mpt:FAMILY", gguf="mpt"),
     "OPTForCausalLM": Entry("models.families.opt:FAMILY"),
     "Olmo2ForCausalLM": Entry("models.families.olmo:OLMO2", gguf="olmo2"),
@@ -94,22 +95,16 @@ def family_of(architecture: str) -> Family:
         raise UnsupportedModelError(
             f"architecture {architecture!r} is not supported; {_nearest(architecture, FAMILIES)}"
         )
-    module, _, name = entry_of(architecture).family.partition(":")
+    module, _, name = FAMILIES[architecture].family.partition(":")
     family: Family = getattr(importlib.import_module(module), name)
     return family
 
 
-def entry_of(architecture: str) -> Entry:
-    entry = FAMILIES[architecture]
-    return Entry(entry) if isinstance(entry, str) else entry
-
-
 def architecture_of_gguf(name: str, metadata: Mapping[str, Any]) -> str:
     """The Hugging Face class name for a GGUF file's general.architecture; raises UnsupportedModelError."""
-    entries = {architecture: entry_of(architecture) for architecture in FAMILIES}
-    candidates = {architecture: entry for architecture, entry in entries.items() if entry.gguf == name}
+    candidates = {architecture: entry for architecture, entry in FAMILIES.items() if entry.gguf == name}
     if not candidates:
-        known = sorted({entry.gguf for entry in entries.values() if entry.gguf})
+        known = sorted({entry.gguf for entry in FAMILIES.values() if entry.gguf})
         raise UnsupportedModelError(f"GGUF architecture {name!r} is not supported; {_nearest(name, known)}")
     for architecture, entry in candidates.items():
         if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):

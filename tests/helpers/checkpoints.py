@@ -91,7 +91,7 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
                 if name.endswith(("gate.weight", "router.weight", "layer.weight")) and len(tensor) < 16:
                     values *= ROUTER_SPREAD.get(config.get_text_config().model_type, 4.0)
             elif name.endswith("bias"):
-                values *= 0.3
+                values *= 0.5 if name.endswith("correction_bias") else 0.3
             else:
                 values = tensor + 0.2 * values  # norms begin with ones, or zeros where one is added to them
             tensor.copy_(values.to(torch.bfloat16))

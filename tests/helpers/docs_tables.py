@@ -5,11 +5,13 @@ from pathlib import Path
 
 from fastapi.routing import APIRoute
 
-from models.registry import FAMILIES, entry_of
+from models.registry import FAMILIES, Entry
 from server.app import ROUTERS
 from server.arguments import show_default
 from server.metrics import METRICS, PREFIX
 from server.options import OPTIONS, OTHER_VARIABLES, Option
+from tests.helpers.techniques import described, techniques_of
+from tests.parity.all_variants import ALL_VARIANTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,14 +61,30 @@ def endpoint_table() -> Table:
 
 
 def model_table() -> Table:
-    rows: Table = [("architecture", "GGUF", "run with real weights")]
-    for architecture in sorted(FAMILIES, key=str.lower):
-        entry = entry_of(architecture)
-        gguf = f"`{entry.gguf}`" if entry.gguf else "-"
-        if entry.gguf_key:
-            gguf += f" with `{entry.gguf_key}`"
-        rows.append((f"`{architecture}`", gguf, entry.seen or "-"))
+    rows: Table = [("architecture", "family", "GGUF", "beyond Llama", "run with real weights")]
+    tested = _tested_techniques()
+    for architecture, entry in sorted(FAMILIES.items(), key=lambda item: item[0].lower()):
+        module = entry.family.partition(":")[0]
+        file = f"[{module.rpartition('.')[2]}](../{module.replace('.', '/')}.py)"
+        techniques = ", ".join(tested[architecture]) or "-"
+        rows.append((f"`{architecture}`", file, _gguf_files(entry), techniques, entry.seen or "-"))
     return rows
+
+
+def _gguf_files(entry: Entry) -> str:
+    if entry.gguf is None:
+        return "none" if entry.gguf_as is None else f"as `{entry.gguf_as}`"
+    return f"`{entry.gguf}` with `{entry.gguf_key}`" if entry.gguf_key else f"`{entry.gguf}`"
+
+
+def _tested_techniques() -> dict[str, list[str]]:
+    """Of each architecture, what the configurations of the parity tests ask for."""
+    techniques: dict[str, list[str]] = {}
+    for make in ALL_VARIANTS.values():
+        architecture, spec = described(make())
+        known = techniques.setdefault(architecture, [])
+        known += [name for name in techniques_of(spec) if name not in known]
+    return techniques
 
 
 def markdown(table: Table) -> str:

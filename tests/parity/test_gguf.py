@@ -9,16 +9,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.registry import FAMILIES, entry_of
+from models.registry import FAMILIES
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, mistral_config, random_model
 from tests.helpers.gguf_architectures import LAYOUTS, OLD_DEEPSEEK
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.parity.classic_variants import CLASSIC_VARIANTS
-from tests.parity.deepseek_variants import LATENT_VARIANTS, YARN
-from tests.parity.variants import VARIANTS, llama4
+from tests.parity.all_variants import ALL_VARIANTS
+from tests.parity.deepseek_variants import YARN
+from tests.parity.variants import llama4
 
-ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS | LATENT_VARIANTS
 # Fields that GGUF does not state or its converter does not write, at the values that readers take for granted.
 IMPLIED: dict[str, dict[str, object]] = {
     "cohere2": {"tie_word_embeddings": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
@@ -169,4 +168,4 @@ def test_gguf_split_into_parts_equals_the_whole(tmp_path: Path) -> None:
 
 def test_every_gguf_architecture_has_a_layout() -> None:
     written = {MODEL_ARCH_NAMES[layout.arch] for layout in LAYOUTS.values()}
-    assert {entry_of(name).gguf for name in FAMILIES} - {None} <= written
+    assert {entry.gguf for entry in FAMILIES.values()} - {None} <= written

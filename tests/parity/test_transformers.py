@@ -15,12 +15,8 @@ from models.registry import FAMILIES
 from models.spec import MoESpec
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.parity.classic_variants import CLASSIC_VARIANTS
-from tests.parity.deepseek_variants import LATENT_VARIANTS
-from tests.parity.variants import VARIANTS
-from tests.parity.wrapped_variants import WRAPPED_VARIANTS
+from tests.parity.all_variants import ALL_VARIANTS
 
-ALL_VARIANTS = VARIANTS | CLASSIC_VARIANTS | LATENT_VARIANTS | WRAPPED_VARIANTS
 BLOCK_SIZE = 4
 LENGTHS = (37, 9, 1, 22)
 

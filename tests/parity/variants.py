@@ -91,6 +91,7 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-head-dim": lambda: llama_config(head_dim=32),
     "llama-exact-gelu": lambda: llama_config(hidden_act="gelu"),
     "llama-relu-squared": lambda: llama_config(hidden_act="relu2"),
+    "llama-quick-gelu": lambda: llama_config(hidden_act="quick_gelu"),
     "llama3-rope": lambda: llama_config(rope_parameters=LLAMA3_ROPE),
     "llama-linear-rope": lambda: llama_config(rope_parameters=LINEAR_ROPE),
     "llama-yarn": lambda: llama_config(rope_parameters=YARN_ROPE),

@@ -1,0 +1,78 @@
+"""techniques_of: what a DecoderSpec computes beyond what Llama does, in words, for docs/models.md."""
+
+from collections.abc import Callable
+
+from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from models.attention.base import AttentionSpec
+from models.hf_config import HFConfig
+from models.registry import family_of
+from models.spec import DecoderSpec, LayerSpec, MoESpec, NormPlacement, RouterScore, RouterSpec
+
+_PARALLEL = (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
+
+
+def described(config: PretrainedConfig) -> tuple[str, DecoderSpec]:
+    """The architecture of a configuration, and what its family makes of it. Imports no model of transformers."""
+    sees = hasattr(config, "vision_config")
+    names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if sees else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    architecture: str = names[config.model_type]
+    family = family_of(architecture)
+    fields = {**config.to_dict(), "architectures": [architecture]}
+    return architecture, family.describe(family.unwrap(HFConfig(fields, architecture)))
+
+
+def techniques_of(spec: DecoderSpec) -> list[str]:
+    """Those of any layer, in the order below."""
+    attention = [layer.attention for layer in spec.layers]
+    routers = [layer.mlp.router for layer in spec.layers if isinstance(layer.mlp, MoESpec)]
+    return [
+        *(name for name, has in _WHOLE.items() if has(spec)),
+        *(name for name, has in _ATTENTION.items() if any(map(has, attention))),
+        *(name for name, has in _LAYER.items() if any(map(has, spec.layers))),
+        *(name for name, has in _ROUTER.items() if any(map(has, routers))),
+    ]
+
+
+_WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
+    "learned positions": lambda spec: spec.has_learned_positions,
+    "layers without positions": lambda spec: len({layer.rope is None for layer in spec.layers}) > 1,
+    "rotations by layer": lambda spec: len({layer.rope for layer in spec.layers if layer.rope is not None}) > 1,
+    "scaled embeddings or logits": lambda spec: (spec.embedding_scale, spec.logit_scale) != (1.0, 1.0),
+    "capped logits": lambda spec: spec.logit_softcap is not None,
+    "embeddings of another size": lambda spec: spec.embedding_size is not None,
+}
+
+_ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
+    "ALiBi": lambda attention: attention.has_alibi,
+    "windows": lambda attention: attention.sliding_window is not None,
+    "chunks": lambda attention: attention.chunk is not None,
+    "capped scores": lambda attention: attention.logit_softcap is not None,
+    "sinks": lambda attention: attention.has_sinks,
+    "latent attention": lambda attention: attention.values_from is not None,
+}
+
+_LAYER: dict[str, Callable[[LayerSpec], bool]] = {
+    "partial rotation": lambda layer: (
+        layer.rope is not None and layer.latent is None and layer.rope.rotary_dim < layer.attention.head_dim
+    ),
+    "QK norms": lambda layer: layer.qk_norm is not None,
+    "query temperature": lambda layer: layer.query_temperature is not None,
+    "output gate": lambda layer: layer.has_output_gate,
+    "norms after branches": lambda layer: layer.placement is NormPlacement.POST,
+    "norms on both sides": lambda layer: layer.placement is NormPlacement.SANDWICH,
+    "norms of sums": lambda layer: layer.placement is NormPlacement.AFTER_SUM,
+    "parallel branches": lambda layer: layer.placement in _PARALLEL,
+    "scaled branches": lambda layer: layer.branch_scale != 1.0,
+    "experts": lambda layer: isinstance(layer.mlp, MoESpec),
+    "shared experts": lambda layer: isinstance(layer.mlp, MoESpec) and layer.mlp.shared is not None,
+}
+
+_ROUTER: dict[str, Callable[[RouterSpec], bool]] = {
+    "groups of experts": lambda router: router.num_groups > 1,
+    "sigmoid scores": lambda router: router.score is RouterScore.SIGMOID,
+}
