@@ -67,8 +67,8 @@ class HFConfig:
 
     def text(self, name: str, default: str | None = None) -> str:
         value = self._get(name, default)
-        if not isinstance(value, str):
-            raise self._malformed(name, value, "a text")
+        if not isinstance(value, str) or len(value) > _MAX_QUOTED:
+            raise self._malformed(name, value, f"a text of up to {_MAX_QUOTED} characters")
         return value
 
     def section(self, name: str) -> "HFConfig":
@@ -145,6 +145,20 @@ def quoted(value: object) -> str:
 
 def read_json_config(path: Path) -> HFConfig:
     """Read one JSON object; raises CheckpointError if the file is absent or is not one."""
+    text = read_text(path)
+    try:
+        fields = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is JSON, but no text
+            json.dumps(fields, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); fetch the checkpoint again") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} holds no JSON object; fetch the checkpoint again")
+    return HFConfig(fields, str(path))
+
+
+def read_text(path: Path) -> str:
+    """A small file of a model; raises CheckpointError if it is absent, large, or no text."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
@@ -153,11 +167,8 @@ def read_json_config(path: Path) -> HFConfig:
                 f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, so it is no model's configuration; "
                 "fetch the checkpoint again"
             )
-        fields = json.loads(data.decode("utf-8"))
+        return data.decode("utf-8")
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; a model folder needs it; fetch the checkpoint again") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); fetch the checkpoint again") from None
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path} holds no JSON object; fetch the checkpoint again")
-    return HFConfig(fields, str(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); fetch the checkpoint again") from None

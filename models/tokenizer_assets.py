@@ -6,10 +6,9 @@ transformers that outranks `add_bos_token` of tokenizer_config.json; GGUF has no
 """
 
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,14 +20,17 @@ from models.cache import cache_folder
 from models.checkpoints.gguf_header import read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 from models.gguf_tokenizer import convert_gguf_tokenizer
+from models.hf_config import HFConfig, quoted, read_json_config, read_text
 from models.loaded import TokenizerAssets
 from models.tokenizer_cache import gguf_key, keep_assets, read_assets
 
 if TYPE_CHECKING:
-    from models.hf_config import HFConfig
     from models.sources import ModelFiles
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_MAX_FILE_BYTES = 128 << 20  # of a tokenizer.json; the largest are a quarter of it
+_MAX_TOKEN_ID = 1 << 20
 _CONVERTED_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken")
 _GGUF_ID_NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 
@@ -53,7 +55,7 @@ _END_TOKENS = frozenset(
 
 
 def load_tokenizer_assets(
-    files: "ModelFiles", config: "HFConfig", gguf_metadata: Mapping[str, Any] | None = None
+    files: "ModelFiles", config: HFConfig, gguf_metadata: Mapping[str, Any] | None = None
 ) -> TokenizerAssets:
     """Read the tokenizer of `files`; `config` gives its model's eos_token_id. Raises a ModelError.
 
@@ -79,15 +81,15 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path, eos_token_ids: list[int]
     converted = convert_gguf_tokenizer(metadata, path)
     special_tokens = {}
     for name, key in _GGUF_ID_NAMES.items():
-        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if token_id is not None and 0 <= token_id < len(converted.tokens):
+        token_id = _gguf_id(metadata, key, path)
+        if token_id is not None and token_id < len(converted.tokens):
             special_tokens[name] = converted.tokens[token_id]
-    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ends = [_gguf_id(metadata, name, path) for name in ("eos", "eot", "eom")]
     ends += [i for i in converted.control_ids if converted.tokens[i] in _END_TOKENS]
     bos_token = special_tokens.get("bos_token")
     return TokenizerAssets(
         tokenizer_json=converted.tokenizer.to_str().encode(),
-        chat_template=metadata.get("tokenizer.chat_template"),
+        chat_template=_checked_template(metadata.get("tokenizer.chat_template"), str(path)),
         special_tokens=special_tokens,
         bos_token_id=None if bos_token is None else converted.tokenizer.token_to_id(bos_token),
         eos_token_ids=_unique([*eos_token_ids, *ends]),
@@ -95,20 +97,28 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path, eos_token_ids: list[int]
     )
 
 
+def _gguf_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = metadata.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise CheckpointError(f"{path}: {key} is {quoted(value)}, which is no token id; fetch the file again")
+    return None if value is None or value < 0 else value  # some files say -1 where there is none
+
+
 # --- Hugging Face layout ---------------------------------------------------------------------------------------------
 
 
 def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
-    config = _read_object(root / "tokenizer_config.json")
-    legacy = _read_object(root / "special_tokens_map.json")
-    special_tokens = {
-        name: text for name in _SPECIAL_NAMES if (text := _token_text(config.get(name, legacy.get(name)))) is not None
-    }
+    config = _read_optional(root / "tokenizer_config.json")
+    legacy = _read_optional(root / "special_tokens_map.json")
+    special_tokens = {}
+    for name in _SPECIAL_NAMES:
+        if (text := _token_text((config if config.has(name) else legacy).raw(name))) is not None:
+            special_tokens[name] = text
     tokenizer = _tokenizer_of(root)
-    _add_configured_tokens(tokenizer, config, special_tokens)
+    _add_configured_tokens(tokenizer, _listed_tokens(config), special_tokens)
     bos_token_id = _id_of(tokenizer, special_tokens.get("bos_token"))
-    generation = _read_object(root / "generation_config.json").get("eos_token_id")
-    ends = [*eos_token_ids, *(generation if isinstance(generation, list) else [generation])]
+    ends = [*eos_token_ids, *_read_optional(root / "generation_config.json").token_ids("eos_token_id")]
     return TokenizerAssets(
         tokenizer_json=tokenizer.to_str().encode(),
         chat_template=_chat_template(root, config),
@@ -121,12 +131,21 @@ def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
 
 def _tokenizer_of(root: Path) -> Tokenizer:
     path = root / "tokenizer.json"
-    if path.is_file():
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as error:  # `tokenizers` raises nothing narrower
-            raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
-    return _converted(root)
+    if not path.is_file():
+        return _converted(root)
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise CheckpointError(f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, as no tokenizer has; fetch it again")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        raise CheckpointError(f"{path} cannot be read ({quoted(str(error))}); fetch it again") from error
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest > _MAX_TOKEN_ID:  # to_str() counts all ids up to the largest
+        raise CheckpointError(
+            f"{path} has a token with id {largest}; no vocabulary goes beyond {_MAX_TOKEN_ID}: it is damaged; "
+            "fetch it again"
+        )
+    return tokenizer
 
 
 def _converted(root: Path) -> Tokenizer:
@@ -180,42 +199,57 @@ def _explain_no_tokenizer(root: Path) -> str:
     return f"{root} has no tokenizer.json, and its {models[0]} cannot be converted; {remedy}"
 
 
-def _add_configured_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> None:
+def _listed_tokens(config: HFConfig) -> list[AddedToken]:
+    """Those of `added_tokens_decoder`, in the order of their ids."""
+    listed = config.raw("added_tokens_decoder") or {}
+    try:
+        return [
+            AddedToken(entry["content"], **{flag: entry[flag] for flag in _TOKEN_FLAGS if flag in entry})
+            for _, entry in sorted(listed.items(), key=lambda item: int(item[0]))
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{config.source}: added_tokens_decoder is {quoted(listed)}, which are no tokens by id; fetch it again"
+        ) from None
+
+
+def _add_configured_tokens(
+    tokenizer: Tokenizer, listed: Sequence[AddedToken], special_tokens: Mapping[str, str]
+) -> None:
     """Adds what tokenizer_config.json lists and tokenizer.json lacks, and marks the named tokens as special."""
-    present = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
-    listed = config.get("added_tokens_decoder")
-    for _, entry in sorted((listed or {}).items(), key=lambda item: int(item[0])):
-        if entry["content"] not in present:
-            flags = {name: entry[name] for name in ("single_word", "lstrip", "rstrip", "normalized") if name in entry}
-            present[entry["content"]] = AddedToken(entry["content"], special=entry.get("special", False), **flags)
-            tokenizer.add_tokens([present[entry["content"]]])
+    present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for token in listed:
+        if token.content not in present:
+            present.add(token.content)
+            tokenizer.add_tokens([token])
     for text in special_tokens.values():
         if text not in present:
             tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
 
 
-def _chat_template(root: Path, config: Mapping[str, Any]) -> str | None:
+def _chat_template(root: Path, config: HFConfig) -> str | None:
     """The template of chat_template.jinja, else chat_template.json, else tokenizer_config.json: newest form first."""
     jinja = root / "chat_template.jinja"
     if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
-    template = _read_object(root / "chat_template.json").get("chat_template", config.get("chat_template"))
+        return read_text(jinja)
+    own = _read_optional(root / "chat_template.json")
+    holder = own if own.has("chat_template") else config
+    template = holder.raw("chat_template")
     if isinstance(template, list):  # several, by name
-        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    return _checked_template(template, holder.source)
+
+
+def _checked_template(template: object, source: str) -> str | None:
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{source}: the chat template is {quoted(template)}, which is no text; fetch it again")
     return template
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object of an optional file; {} where it is absent."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds no JSON object; fetch it again")
-    return value
+def _read_optional(path: Path) -> HFConfig:
+    """The JSON object of a file; an empty one where it is absent."""
+    return read_json_config(path) if path.is_file() else HFConfig({}, str(path))
 
 
 def _token_text(value: object) -> str | None:

@@ -23,7 +23,7 @@ CONFIGS = {
 }
 # Opens each file named in the list, and prints for each: the message; the growth of the resident set's peak; seconds.
 SCRIPT = """
-import json, pathlib, sys, time
+import json, pathlib, resource, sys, time
 from models.errors import ModelError
 from models.loader import load_model
 from models.sources import resolve_model
@@ -32,6 +32,8 @@ def kib(field):
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.partition(field + ":")[2].split()[0])
 
+most = kib("VmSize") * 1024 + (1 << 30)  # beyond what Python and libraries have
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
 for path in json.load(sys.stdin):
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, began = kib("VmRSS"), time.monotonic()

@@ -129,6 +129,35 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def json_with_an_id_far_out() -> Any:
+    content = json.loads(byte_level_json())
+    content["model"]["vocab"]["a"] = 2**31
+    return content
+
+
+@pytest.mark.parametrize(
+    ("files", "at_fault"),
+    [
+        ({"tokenizer": json_with_an_id_far_out()}, "tokenizer.json"),
+        ({"tokenizer_config": {"bos_token": "\ud800"}}, "tokenizer_config.json"),
+        ({"tokenizer_config": {"added_tokens_decoder": [1]}}, "tokenizer_config.json"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"x": {"content": "<a>"}}}}, "tokenizer_config.json"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"1": "<a>"}}}, "tokenizer_config.json"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"1": {"content": 1}}}}, "tokenizer_config.json"),
+        (
+            {"tokenizer_config": {"added_tokens_decoder": {"1": {"content": "a", "lstrip": 3.5}}}},
+            "tokenizer_config.json",
+        ),
+        ({"tokenizer_config": {"chat_template": 3}}, "tokenizer_config.json"),
+        ({"chat_template": {"chat_template": [{"name": "default", "template": []}]}}, "chat_template.json"),
+        ({"generation_config": {"eos_token_id": {}}}, "generation_config.json"),
+    ],
+)
+def test_malformed_values_are_refused(tmp_path: Path, files: dict[str, Any], at_fault: str) -> None:
+    with pytest.raises(CheckpointError, match=at_fault):
+        load(write(tmp_path, **files))
+
+
 def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         load(tmp_path)
