@@ -115,7 +115,7 @@ def build_engine(
     return engine, info
 
 
-def weight_options(quantization: Quantization, *, includes_head: bool) -> WeightOptions:
+def weight_options(quantization: Quantization, *, includes_head: bool, group_size: int | None = None) -> WeightOptions:
     """How the loader is to hold weights for an option of the user's."""
     encodings = {
         Quantization.FP8: Encoding.FP8_E4M3,
@@ -127,6 +127,7 @@ def weight_options(quantization: Quantization, *, includes_head: bool) -> Weight
         keeps_quantised=quantization is not Quantization.NONE,
         quantise_to=encodings.get(quantization),
         includes_head=includes_head,
+        group_size=group_size,
     )
 
 
@@ -142,7 +143,9 @@ def _load_target(
         dtype=config.dtype.value,
         device=str(device),
         generation_config=config.generation_config,
-        weights=weight_options(config.quantization, includes_head=config.quantize_head),
+        weights=weight_options(
+            config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
+        ),
         overrides=_overrides(config),
         progress=report,
         on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),

@@ -35,6 +35,9 @@ class Quantization(enum.StrEnum):
     NF4 = "nf4"
 
 
+_GROUPED = (Quantization.INT4, Quantization.INT8, Quantization.NF4)  # quantised on load by groups of columns
+
+
 class SpeculativeMethod(enum.StrEnum):
     NONE = "none"
     NGRAM = "ngram"
@@ -90,6 +93,13 @@ class EngineConfig:
         "'auto' keeps weights as they are stored; 'none' dequantises them; the others quantise them while they are "
         "loaded, from dequantised ones where they are quantised otherwise.",
         group="Model",
+    )
+    quantization_group_size: int | None = option(
+        None,
+        "With --quantization int4, int8 or nf4: columns that share a scale, a multiple of 32 (default: 32 for int4, 64 "
+        "for nf4, whole rows for int8).",
+        group="Model",
+        minimum=32,
     )
     quantize_head: bool = option(
         False,
@@ -195,6 +205,12 @@ class EngineConfig:
             raise StartupError(
                 f"--quantize-head quantises embeddings and output layer as the other weights, but --quantization is "
                 f"{self.quantization.value}; choose fp8, int8, int4 or nf4, or leave --quantize-head out"
+            )
+        size = self.quantization_group_size
+        if size is not None and (size % 32 or self.quantization not in _GROUPED):
+            raise StartupError(
+                f"--quantization-group-size is {size} and --quantization {self.quantization.value}; give a multiple of "
+                "32 with int4, int8 or nf4, or leave it out"
             )
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise StartupError(

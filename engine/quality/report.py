@@ -87,6 +87,7 @@ def quality_key(config: EngineConfig, files: ModelFiles, device: torch.device) -
         "device": device.type,
         "quantization": config.quantization.value,
         "quantize_head": str(config.quantize_head),
+        "group_size": str(config.quantization_group_size),
         "overrides": json.dumps(overrides_of(config), sort_keys=True),
         "kernels": f"torch {torch.__version__}" if library is None else library.path.stem,
         "text": hashlib.sha256(own_text().encode()).hexdigest()[:16],

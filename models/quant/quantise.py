@@ -17,9 +17,9 @@ _SMALLEST_DIVISOR = 1e-36  # its inverse is finite; groups of smaller numbers be
 _SHRINKING = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # candidates of an asymmetric range, of that from minimum to maximum
 
 
-def kind_on_load(encoding: Encoding, columns: int) -> QuantKind:
-    """What `quantise_matrix` makes of a matrix by default."""
-    return QuantKind(encoding, min(GROUP_SIZES[encoding] or columns, columns))
+def kind_on_load(encoding: Encoding, columns: int, group_size: int | None = None) -> QuantKind:
+    """What `quantise_matrix` makes of a matrix; group_size: as there."""
+    return QuantKind(encoding, min(group_size or GROUP_SIZES[encoding] or columns, columns))
 
 
 def quantise_matrix(

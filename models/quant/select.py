@@ -30,12 +30,13 @@ class WeightOptions:
     """How weights are to be held: as they are stored, where something can compute with that, and else in the dtype.
 
     keeps_quantised: False dequantises all. quantise_to: what linear layers become instead; embeddings and output layer
-    only with `includes_head`.
+    only with `includes_head`. group_size: of what is quantised so, by default that of its encoding.
     """
 
     keeps_quantised: bool = True
     quantise_to: Encoding | None = None
     includes_head: bool = False
+    group_size: int | None = None
 
 
 @dataclass(slots=True)
@@ -105,7 +106,8 @@ def _held(
     quantise_to, stored = options.quantise_to, tensor.quantised
     if quantise_to is not None and (is_inner or options.includes_head):
         if stored is None or stored.kind.encoding is not quantise_to:
-            return Quantised(kind_on_load(quantise_to, layer.in_features), layer.in_features, is_made=True)
+            kind = kind_on_load(quantise_to, layer.in_features, options.group_size)
+            return Quantised(kind, layer.in_features, is_made=True)
     elif not options.keeps_quantised:
         return None
     if stored is not None:

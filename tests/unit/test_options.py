@@ -180,3 +180,9 @@ def test_every_variable_that_the_code_reads_is_known() -> None:
 def test_head_is_quantised_only_with_the_other_weights(quantization: str) -> None:
     with pytest.raises(StartupError, match=f"--quantization is {quantization}; choose fp8"):
         resolve({"quantize_head": "true", "quantization": quantization}, {}, None)
+
+
+@pytest.mark.parametrize(("quantization", "size"), [("fp8", "64"), ("auto", "64"), ("int4", "48"), ("int4", "0")])
+def test_group_size_is_a_multiple_of_32_for_what_has_groups(quantization: str, size: str) -> None:
+    with pytest.raises(StartupError, match=rf"--quantization-group-size is '?{size}"):
+        resolve({"quantization_group_size": size, "quantization": quantization}, {}, None)

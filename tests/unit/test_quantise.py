@@ -149,6 +149,18 @@ def quantise_by_shard(layer: Linear, encoding: Encoding) -> torch.Tensor:
     return torch.cat([dequantise(quantise_matrix(part, encoding), torch.float32) for part in parts])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.NF4])
+def test_groups_are_of_the_size_that_was_asked_for(folder: Path, dtype: torch.dtype, encoding: Encoding) -> None:
+    layers = linears(load_folder(folder, dtype, weights=WeightOptions(quantise_to=encoding, group_size=96)))
+
+    down, plain = layers["layers.1.mlp.down"], linears(load_folder(folder))["layers.1.mlp.down"]  # of 256 columns
+    weight = dequantise(quantise_matrix(plain.weight, encoding, 96), torch.float32)
+    x = torch.randn(5, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert down.scheme.format_of(None) == f"{encoding.name.lower()} g96"
+    assert relative_error(down(x, out_dtype=torch.float32), x.float() @ weight.T) < 1e-2
+
+
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("encoding", ALL)
 def test_numbers_that_are_not_finite_are_named(folder: Path, encoding: Encoding, number: float) -> None:
