@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from models.checkpoints.base import Checkpoint, StoredTensor
+from models.checkpoints.mapped_pages import MappedPages
 from models.decoder import Decoder
 from models.errors import CheckpointError
 from models.layers.head_linear import HeadLinear
@@ -77,6 +78,7 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
     parameters = dict(decoder.named_parameters())
     total = sum(assignment.tensor.num_bytes for assignment in plan)
     done = 0
+    pages = MappedPages({assignment.tensor.file for assignment in plan})
     progress("load weights", done, total, "B")
     for assignment in plan:
         tensor, destination = assignment.tensor, assignment.destination
@@ -89,6 +91,7 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
             assert tensor.read is not None
             _narrow(target, assignment.rows).copy_(rearrange(tensor.read(target.dtype)))
         done += tensor.num_bytes
+        pages.have_read(tensor.num_bytes)
         progress("load weights", done, total, "B")
     for name in dict.fromkeys(assignment.destination.module for assignment in plan):
         module = decoder.get_submodule(name)
