@@ -15,7 +15,7 @@ from engine.kv.groups import KVGroup, most_blocks
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import QualityReport, describe_quality
 from engine.runner.kv_tensors import bytes_per_block, kv_groups, unshared_bytes_per_block
-from engine.runner.memory import KVBudget, format_bytes, free_memory_bytes, plan_kv_budget
+from engine.runner.memory import KVBudget, format_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
 from engine.spec.draft_load import load_draft, make_drafter, resolve_draft
 from engine.spec.draft_model import DraftModel
@@ -26,6 +26,7 @@ from engine.step_budget import StepBudget
 from engine.warmup import warm_up
 from models.config_overrides import parse_overrides
 from models.errors import ModelError
+from models.free_memory import free_memory_bytes
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel, TokenizerAssets
 from models.loader import check_folder, load_model

@@ -19,6 +19,7 @@ from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config_overrides import Overridden, override
 from models.decoder import Decoder
 from models.errors import ModelError
+from models.free_memory import obtainable_memory_bytes
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
 from models.kernels.cpu.library import describe_kernels, load_kernels
@@ -145,16 +146,24 @@ def build_decoder(
     Raises CheckpointError, or ModelError if memory runs out.
     """
     decoder, plan, choices = lay_out(spec, checkpoint, names, backend, dtype, device, weights)
+    needed = decoder.weight_bytes() + choices.packed_bytes
+    obtainable = obtainable_memory_bytes(device)
+    if needed > obtainable:  # a CPU would grant them, and the system kill the process that writes to them
+        raise _too_large(needed, obtainable, device)
     try:
         decoder.allocate(device)
+        fill(decoder, plan, progress)
     except torch.OutOfMemoryError:
-        raise ModelError(
-            f"the weights need {decoder.weight_bytes() / 2**30:.1f} GiB and {device} has less free; "
-            "free some, choose a smaller model or another --device"
-        ) from None
-    fill(decoder, plan, progress)
+        raise _too_large(needed, obtainable, device) from None
     formats = Counter(_held_as(decoder, assignment) for assignment in plan)
     return decoder.eval(), HeldWeights(formats, _weights_note(decoder, formats, choices))
+
+
+def _too_large(needed: int, obtainable: int, device: torch.device) -> ModelError:
+    return ModelError(
+        f"the weights need {needed / 2**30:.2f} GiB and {device} has {obtainable / 2**30:.2f} GiB free; free some, or "
+        "choose a smaller model, fewer bits (--quantization int4) or another --device"
+    )
 
 
 def lay_out(

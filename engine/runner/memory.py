@@ -1,9 +1,7 @@
 """How large the KV cache may be: from free memory, the container's limit, and what the requests can use."""
 
-import os
 from bisect import bisect_right
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -16,7 +14,6 @@ _CPU_SHARE = 0.4
 _CPU_LIMIT_BYTES = 4 << 30
 # On a device all memory is ours, less what activations and the allocator's fragmentation need.
 _CUDA_SHARE = 0.85
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +74,6 @@ def plan_kv_budget(
     return KVBudget(num_blocks, num_blocks * bytes_per_block, min(wanted_len, holds), reason)
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    """Memory that a new allocation on `device` may take now."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
-    available = _meminfo_available_bytes()
-    limit = _cgroup_free_bytes()
-    return available if limit is None else min(available, limit)
-
-
 def format_bytes(count: int) -> str:
     """1,932,735,283 as '1.8 GiB'."""
     value = float(count)
@@ -109,25 +96,3 @@ def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
 def _longest_text(groups: tuple[KVGroup, ...], num_blocks: int, wanted_len: int) -> int:
     """The most tokens of one sequence, up to `wanted_len`, that the pool holds."""
     return bisect_right(range(1, wanted_len + 1), num_blocks, key=lambda num_tokens: most_blocks(groups, num_tokens))
-
-
-def _meminfo_available_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _cgroup_free_bytes() -> int | None:
-    """Limit less use of this process's control group, version 2 or 1; None without a limit."""
-    for limit_file, usage_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        limit_path, usage_path = _CGROUP / limit_file, _CGROUP / usage_file
-        if limit_path.exists() and usage_path.exists():
-            limit = limit_path.read_text().strip()
-            return None if limit == "max" else max(0, int(limit) - int(usage_path.read_text()))
-    return None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from models.checkpoints.base import StoredTensor
 from models.decoder import Decoder
@@ -19,7 +20,7 @@ from models.quant.codes import Codes
 from models.quant.held import Quantised
 from models.quant.packed import Packed
 from models.quant.quantise import kind_on_load
-from models.quant.tensor import Encoding
+from models.quant.tensor import WIDE_ENCODINGS, Encoding
 from models.weights import Assignment
 
 _BF16_COLUMNS = 16  # the bf16 kernel takes multiples of
@@ -45,6 +46,7 @@ class Choices:
 
     refusal: str | None  # why nothing is native
     no_keeping: str  # why what is dequantised is so
+    packed_bytes: int = 0  # what kernels' layouts and codes take at least, beside the decoder's parameters
     made: Counter[str] = field(default_factory=Counter)  # quantised on load
     in_torch: Counter[str] = field(default_factory=Counter)  # codes without a kernel, by the reason
     dequantised: Counter[str] = field(default_factory=Counter)
@@ -86,6 +88,8 @@ def choose_schemes(
         tensors = {shard: stored[name][shard] for shard in ([None] if None in stored[name] else layer.shards)}
         held = {shard: _held(decoder, layer, tensor, options) for shard, tensor in tensors.items()}
         reason = choices.refusal or _native_refusal(decoder, layer, list(held.values()))
+        if reason is None or any(isinstance(kept, Quantised) for kept in held.values()):
+            choices.packed_bytes += sum(_least_bytes(layer, shard, kept) for shard, kept in held.items())
         if reason is None:
             formats = {shard: WeightFormat.BF16 if kept is None else kept for shard, kept in held.items()}
             layer.store_as(Packed(formats, arena))
@@ -127,6 +131,17 @@ def _native_refusal(decoder: Decoder, layer: Linear, held: Sequence[WeightFormat
         if layer.in_features % _BF16_COLUMNS:
             return f"{layer.in_features} columns are no multiple of {_BF16_COLUMNS}"
     return None
+
+
+def _least_bytes(layer: Linear, shard: str | None, kept: WeightFormat | Quantised | None) -> int:
+    """Of one weight: scales of codes are left out."""
+    weights = layer.rows(shard)[1] * layer.in_features
+    if isinstance(kept, Quantised):
+        return weights if kept.kind.encoding in WIDE_ENCODINGS else weights // 2
+    if kept is None or kept is WeightFormat.BF16:
+        return weights * 2
+    columns, num_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kept.name]]
+    return weights // columns * num_bytes
 
 
 def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantised | None, *, is_native: bool) -> None:
