@@ -1,4 +1,4 @@
-"""Linear layers over quantised weights in plain torch: codes are held packed, and dequantised in every call."""
+"""Linear layers over quantised weights in plain torch: held packed, and dequantised in every call."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from models.checkpoints.base import StoredTensor
+from models.errors import CheckpointError
+from models.kernels.linear import WeightFormat
 from models.quant.activations import round_rows
 from models.quant.base import ParameterSpec, Rearrange
 from models.quant.dequantise import dequantise
+from models.quant.gguf_blocks import GGUFRows
 from models.quant.held import Quantised
 from models.quant.none import DTYPE_NAMES
 from models.quant.tensor import QuantTensor
@@ -31,12 +34,14 @@ class Codes:
 
     name = "codes"
 
-    def __init__(self, held: Mapping[str | None, Quantised | None], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, held: Mapping[str | None, Quantised | WeightFormat | None], dtype: torch.dtype, device: torch.device
+    ) -> None:
         """held: for each shard in the order of their rows, or for the whole layer (None); None is dense in `dtype`."""
         self.dtype = self.bias_dtype = dtype
         self._device = device
         self._held = dict(held)
-        self._weights: dict[str | None, QuantTensor | torch.Tensor] = {}
+        self._weights: dict[str | None, QuantTensor | GGUFRows | torch.Tensor] = {}
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()
@@ -49,12 +54,25 @@ class Codes:
             layer.register_buffer(f"dense_{shard or 'weight'}", dense, persistent=False)
             self._weights[shard] = dense
             return
+        if isinstance(held, WeightFormat):
+            self._weights[shard] = blocks = self._blocks(held, tensor, rearrange)
+            layer.register_buffer(f"blocks_{shard or 'weight'}", blocks.rows, persistent=False)
+            return
         quantised = held.take(tensor, rearrange)
         tensors = {name: value for name in _TENSORS if (value := getattr(quantised, name)) is not None}
         tensors = {name: value.to(self._device) for name, value in tensors.items()}
         for name, value in tensors.items():
             layer.register_buffer(f"{name}_{shard or 'weight'}", value, persistent=False)
         self._weights[shard] = dataclasses.replace(quantised, **tensors)
+
+    def _blocks(self, fmt: WeightFormat, tensor: StoredTensor, rearrange: Rearrange) -> GGUFRows:
+        assert tensor.read_packed is not None
+        blocks = GGUFRows(fmt, rearrange(tensor.read_packed()).to(self._device))
+        if not all(bool(part.dequantised(torch.float32).isfinite().all()) for part in blocks.parts()):
+            raise CheckpointError(
+                f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
+            )
+        return blocks
 
     def finish(self, layer: "Linear") -> None:
         """Nothing to repack."""
@@ -75,15 +93,19 @@ class Codes:
             y = residual.add_(y)
         return y if out_dtype is None else y.to(out_dtype)
 
-    def _multiply(self, rows: torch.Tensor, weight: QuantTensor | torch.Tensor) -> torch.Tensor:
+    def _multiply(self, rows: torch.Tensor, weight: QuantTensor | GGUFRows | torch.Tensor) -> torch.Tensor:
         if isinstance(weight, torch.Tensor):
             return F.linear(rows, weight)
+        if isinstance(weight, GGUFRows):
+            return torch.cat([F.linear(rows, part.dequantised(self.dtype)) for part in weight.parts()], dim=-1)
         return F.linear(round_rows(rows, weight), dequantise(weight, self.dtype))
 
     def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
         weight = self._weights[None]
         if isinstance(weight, torch.Tensor):
             return F.embedding(ids, weight)
+        if isinstance(weight, GGUFRows):
+            return GGUFRows(weight.format, weight.rows[ids]).dequantised(self.dtype)
         groups = ids // weight.row_group
         rows = dataclasses.replace(
             weight,
@@ -96,4 +118,6 @@ class Codes:
 
     def format_of(self, shard: str | None) -> str:
         held = self._held[shard if shard in self._held else None]
-        return DTYPE_NAMES[self.dtype] if held is None else held.name
+        if held is None:
+            return DTYPE_NAMES[self.dtype]
+        return held.name.lower() if isinstance(held, WeightFormat) else held.name

@@ -18,6 +18,7 @@ from models.layers.head_linear import HeadLinear
 from models.layers.linear import Linear
 from models.quant.codes import Codes
 from models.quant.held import Quantised
+from models.quant.none import Unquantized
 from models.quant.packed import Packed
 from models.quant.quantise import kind_on_load
 from models.quant.tensor import WIDE_ENCODINGS, Encoding
@@ -88,18 +89,27 @@ def choose_schemes(
         tensors = {shard: stored[name][shard] for shard in ([None] if None in stored[name] else layer.shards)}
         held = {shard: _held(decoder, layer, tensor, options) for shard, tensor in tensors.items()}
         reason = choices.refusal or _native_refusal(decoder, layer, list(held.values()))
-        if reason is None or any(isinstance(kept, Quantised) for kept in held.values()):
-            choices.packed_bytes += sum(_least_bytes(layer, shard, kept) for shard, kept in held.items())
+        if reason is not None:
+            held = {shard: kept if torch_holds(kept, device) else None for shard, kept in held.items()}
         if reason is None:
             formats = {shard: WeightFormat.BF16 if kept is None else kept for shard, kept in held.items()}
             layer.store_as(Packed(formats, arena))
-        elif any(isinstance(kept, Quantised) for kept in held.values()):
-            codes = {shard: kept if isinstance(kept, Quantised) else None for shard, kept in held.items()}
-            layer.store_as(Codes(codes, dtype, device))
-            choices.in_torch[reason] += sum(kept is not None for kept in codes.values())
+        elif any(kept is not None for kept in held.values()):
+            layer.store_as(Codes(held, dtype, device))
+            choices.in_torch[reason] += sum(kept is not None for kept in held.values())
+        if not isinstance(layer.scheme, Unquantized):
+            choices.packed_bytes += sum(_least_bytes(layer, shard, kept) for shard, kept in held.items())
         for shard, tensor in tensors.items():
-            _count(choices, tensor, held[shard], is_native=reason is None)
+            _count(choices, tensor, held[shard])
     return choices
+
+
+def torch_holds(kept: WeightFormat | Quantised | None, device: torch.device) -> bool:
+    """Whether a weight without a kernel stays quantised, to be dequantised in every step.
+
+    GGUF's own formats do where memory is scarcer than time: on a CPU that takes many times as long as the product.
+    """
+    return isinstance(kept, Quantised) or (kept is not None and device.type != "cpu")
 
 
 def _held(
@@ -144,11 +154,11 @@ def _least_bytes(layer: Linear, shard: str | None, kept: WeightFormat | Quantise
     return weights // columns * num_bytes
 
 
-def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantised | None, *, is_native: bool) -> None:
+def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantised | None) -> None:
     name = tensor.format.lower()
     if isinstance(kept, Quantised):
         choices.made[name] += kept.is_made
         if tensor.wider_format is not None and not kept.is_made:
             choices.widened[f"{name} as {tensor.wider_format.lower()}"] += 1
-    elif (tensor.read_packed or tensor.quantised) and not (is_native and kept is not None):
+    elif (tensor.read_packed or tensor.quantised) and kept is None:
         choices.dequantised[name] += 1

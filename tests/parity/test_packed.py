@@ -21,6 +21,7 @@ from models.decoder import Decoder
 from models.kernels.cpu.library import kernel_library
 from models.layers.linear import Linear
 from models.layers.prologue import AS_IS
+from models.quant import select
 from models.quant.none import Unquantized
 from models.quant.packed import Packed
 from models.quant.select import WeightOptions, choose_schemes
@@ -271,6 +272,20 @@ def test_packed_bf16_predictions_agree_with_dequantised_ones(path: Path) -> None
     divergence = F.kl_div(packed.log_softmax(-1), truth.log_softmax(-1), log_target=True, reduction="batchmean")
     assert divergence < 2e-3
     assert (packed.argmax(-1) == truth.argmax(-1)).float().mean() >= 0.9
+
+
+def test_blocks_that_torch_holds_give_the_logits_of_dequantised_ones(
+    monkeypatch: pytest.MonkeyPatch, mix: Mix, path: Path
+) -> None:
+    """As on a device without kernels."""
+    monkeypatch.setattr(select, "torch_holds", lambda kept, _: kept is not None)
+    held = load_gguf([path])
+    layers = dict(held.named_modules(remove_duplicate=False))
+
+    assert torch.allclose(logits_of(held), logits_of(load_gguf([path], keeps_quantised=False)), atol=1e-4)
+    for name, formats in mix.held.items():
+        names = [layers[name].scheme.format_of(shard) for shard in layers[name].shards or [None]]
+        assert names == [each.replace("bf16", "f32") for each in formats], name
 
 
 @pytest.mark.parametrize("name", EXPERT_MIXES)
