@@ -1,6 +1,6 @@
 """Folding: factors on a matrix's columns, undone in the norm or the matrix before it, so that the model stays the same.
 
-norm -> qkv,  norm -> gate and up     the norm's weight is divided
+norm -> qkv,  norm -> gate and up     the norm's weight is divided, where norms come before matrices
 up -> down                            up's rows are divided, since act(gate) * up passes factors of up on
 """
 
@@ -13,7 +13,7 @@ from models.decoder import DecoderLayer
 from models.layers.linear import Linear
 from models.layers.mlp import MLP, GatedMLP
 from models.layers.norm import Norm
-from models.spec import LayerSpec, MLPSpec
+from models.spec import LayerSpec, MLPSpec, NormPlacement
 from models.weights import Assignment
 
 # (name of a linear layer in the decoder layer, the layer) -> factors of its columns, [columns]
@@ -74,6 +74,8 @@ def fold(
     pairs = [("attn_norm", layer.attn_norm, "attn.qkv")]
     if isinstance(layer.mlp, MLP):
         pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if isinstance(layer.mlp, GatedMLP) else "mlp.up"))
+    if spec.placement not in (NormPlacement.PRE, NormPlacement.SANDWICH):
+        pairs = []  # no matrix reads what a norm gives
     for norm_name, norm, name in pairs:
         if isinstance(norm, Norm) and _is_as_stored(places, norm_name, None) and _has(layer, name):
             folding.fold_norm(norm_name, norm, name, choose(name, _linear(layer, name)), dtype)
