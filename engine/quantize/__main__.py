@@ -23,6 +23,7 @@ from engine.protocol import Quality
 from engine.quality import records
 from engine.quality.measure import compare
 from engine.quality.report import check_loss, measure_reference, quality_key
+from engine.quantize.calibration import calibration_text
 from engine.quantize.config import QuantizeConfig
 from engine.quantize.convert import Written, convert, described_groups
 from engine.quantize.progress import foreground_progress
@@ -59,6 +60,7 @@ def quantise(model: str, config: QuantizeConfig, progress: ProgressReport) -> No
     assert config.out is not None
     out = Path(config.out).expanduser().absolute()
     _check_out(out)
+    text = calibration_text(config.calibration) if config.calibrates else None
     set_num_threads(config.threads or usable_cores())
     files = resolve_model(model, config.revision, progress)
     try:
@@ -67,7 +69,7 @@ def quantise(model: str, config: QuantizeConfig, progress: ProgressReport) -> No
     except OSError as error:
         raise StartupError(f"cannot make the folder {out}: {error.strerror}") from error
     try:
-        written = convert(files, open_model(files), config, partial, progress)
+        written = convert(files, open_model(files), config, text, partial, progress)
         quality = _measured(files, partial, progress) if config.quality_report else None
         if quality is not None:
             check_loss(quality, config.max_quality_loss)

@@ -10,6 +10,7 @@ from torch import nn
 
 from engine.errors import StartupError
 from engine.quality.passages import together
+from engine.quantize.config import MIN_TOKENS
 from models.batch import ForwardBatch
 from models.layers.linear import Linear
 from models.layers.prologue import AS_IS
@@ -32,7 +33,16 @@ def calibration_text(path: str | None) -> str:
 def calibration_batches(
     chunks: tuple[tuple[int, ...], ...], max_tokens: int, num_groups: int, device: torch.device
 ) -> list[ForwardBatch]:
-    """Passages from all over the text, several in a batch, of at most `max_tokens` together; at least one passage."""
+    """Passages from all over the text, several in a batch, of at most `max_tokens` together; at least one passage.
+
+    Raises StartupError for a text that is too short to tell what a model meets.
+    """
+    num_tokens = sum(map(len, chunks))
+    if num_tokens < MIN_TOKENS:
+        raise StartupError(
+            f"the calibration text has {num_tokens} tokens; at least {MIN_TOKENS} are needed, and 32,768 are better; "
+            "give a longer one, or leave --calibration out for the one that ships with headrace"
+        )
     count = max(1, min(len(chunks), max_tokens // max(map(len, chunks))))
     chosen = [chunks[index * len(chunks) // count] for index in range(count)]
     return [together(chosen[start : start + _AT_ONCE], num_groups, device) for start in range(0, count, _AT_ONCE)]

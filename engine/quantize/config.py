@@ -14,6 +14,7 @@ class Method(enum.StrEnum):
 
 SCHEMES = ("int4", "int8", "fp8")
 GROUP_SIZES = (128, 64, 32)
+MIN_TOKENS = 512  # of calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ class QuantizeConfig:
     calibration: str | None = option(
         None, "Text file to calibrate on (default: one that ships with headrace).", group="Quantisation", metavar="FILE"
     )
-    calibration_tokens: int = option(32768, "Most tokens of the text that are used.", group="Quantisation", minimum=512)
+    calibration_tokens: int = option(
+        32768, "Most tokens of the text that are used.", group="Quantisation", minimum=MIN_TOKENS
+    )
     revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Quantisation")
     threads: int | None = option(
         None, "Compute threads on a CPU (default: the physical cores).", group="Quantisation", minimum=1

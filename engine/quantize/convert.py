@@ -1,5 +1,7 @@
 """convert: a model's files -> a folder with a compressed-tensors checkpoint, layer by layer."""
 
+import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from engine.errors import StartupError
 from engine.quality.passages import passages_of
-from engine.quantize.calibration import LinearInputs, calibration_batches, calibration_text, collected
+from engine.quantize.calibration import LinearInputs, calibration_batches, collected
 from engine.quantize.config import GROUP_SIZES, QuantizeConfig
 from engine.quantize.folding import Folding, fold
 from models.checkpoints.writing.compressed_tensors import quantization_config, tensors_of
@@ -31,6 +34,7 @@ from models.sources import ModelFiles
 from models.tokenizer_assets import load_tokenizer_assets
 from models.weights import Assignment
 
+STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # of tensors that are kept
 ENCODINGS = {"int4": Encoding.INT4, "int8": Encoding.INT8, "fp8": Encoding.FP8_E4M3}
 
 
@@ -44,16 +48,23 @@ class Written:
 
 
 def convert(
-    files: ModelFiles, opened: OpenedModel, config: QuantizeConfig, folder: Path, progress: ProgressReport
+    files: ModelFiles,
+    opened: OpenedModel,
+    config: QuantizeConfig,
+    text: str | None,
+    folder: Path,
+    progress: ProgressReport,
 ) -> Written:
-    """Write the quantised model into `folder`, which is empty. Raises a ModelError, or StartupError for its text."""
+    """Write the quantised model into `folder`, which is empty. text: to calibrate on, or None.
+
+    Raises a ModelError, or StartupError for the text or the space that the folder has.
+    """
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantised=False))
     work = _Conversion(stream, layout_of(files, opened), config, _stored_dtype(opened), ShardWriter(folder))
-    work.check()
+    work.check(folder)
     batches = []
-    if config.calibrates:
-        text = calibration_text(config.calibration)
+    if text is not None:
         assets = load_tokenizer_assets(files, opened.config)
         chunks = passages_of(text, assets, opened.spec.max_position).chunks
         num_groups = len(stream.decoder.layer_groups)
@@ -83,8 +94,8 @@ class _Conversion:
         self._writer = writer
         self._written = Written()
 
-    def check(self) -> None:
-        """Refuse what a compressed-tensors checkpoint has no form for, before anything is read."""
+    def check(self, folder: Path) -> None:
+        """Refuse what a compressed-tensors checkpoint has no form for, and a full disk, before anything is read."""
         for assignment in self._stream.plan:
             tensor = assignment.tensor
             if not self._is_inner(assignment):
@@ -100,6 +111,22 @@ class _Conversion:
                     f"{tensor.name!r} is stored transposed, for which compressed-tensors has no form; "
                     "serve the model with --quantization instead"
                 )
+        needed, free = sum(map(self._num_bytes, self._stream.plan)), shutil.disk_usage(folder).free
+        if needed > free:
+            raise StartupError(
+                f"the checkpoint will take {needed / 2**30:.2f} GiB, and {folder.parent} has {free / 2**30:.2f} GiB "
+                "free; make space there, or name a folder on another disk with --out"
+            )
+
+    def _num_bytes(self, assignment: Assignment) -> float:
+        """What the tensor will take in the file."""
+        *_, columns = shape = assignment.tensor.shape
+        count = math.prod(shape)
+        size = self._group_size(columns) if self._is_inner(assignment) else 0
+        if size == 0:
+            return count * self._plain_dtype(assignment).itemsize
+        codes = count / 2 if self._encoding is Encoding.INT4 else count
+        return codes + count / (size or columns) * self._dtype.itemsize
 
     @torch.inference_mode()
     def run(self, folder: Path, batches: Sequence, progress: ProgressReport) -> Written:
@@ -183,14 +210,17 @@ class _Conversion:
 
     def _write_plain(self, assignment: Assignment, folded: Callable[[torch.Tensor], torch.Tensor] = _same) -> None:
         """As it is stored, with its factors; what was quantised, or comes from a GGUF, in the checkpoint's dtype."""
-        tensor, name = assignment.tensor, self._layout.name(assignment)
-        is_kept = tensor.read_stored is not None and tensor.format in ("BF16", "F16", "F32")
-        dtype = {"F32": torch.float32, "F16": torch.float16}.get(tensor.format, torch.bfloat16)
-        values = self._layout.values(assignment, self._decoder, dtype if is_kept else self._dtype)
+        name = self._layout.name(assignment)
+        values = self._layout.values(assignment, self._decoder, self._plain_dtype(assignment))
         self._writer.add(name, folded(values).to(values.dtype))
         module = self._decoder.get_submodule(assignment.destination.module)
         if name.endswith(".weight") and values.dim() == 2 and not isinstance(module, Embedding):
             self._written.plain.append(name.removesuffix(".weight"))
+
+    def _plain_dtype(self, assignment: Assignment) -> torch.dtype:
+        """Of a tensor that is not quantised here."""
+        tensor = assignment.tensor
+        return self._dtype if tensor.read_stored is None else STORED_DTYPES.get(tensor.format, self._dtype)
 
     def _is_inner(self, assignment: Assignment) -> bool:
         """Whether the tensor is the matrix of a linear layer inside a decoder layer."""

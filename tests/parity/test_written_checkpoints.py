@@ -44,7 +44,7 @@ def test_the_folder_that_the_library_read_is_written_again(kind: str, tmp_path: 
     out.mkdir()
     files = ModelFiles(source, (), str(source))
     config = QuantizeConfig(scheme=scheme, method=Method.RTN, out=str(out))
-    convert(files, open_model(files), config, out, lambda *_: None)
+    convert(files, open_model(files), config, None, out, lambda *_: None)
 
     written, kept = load_file(out / "model.safetensors"), load_file(FIXTURES / kind / "model.safetensors")
     assert written.keys() == kept.keys()

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from engine.quantize.convert import Written, convert
 from engine.quantize.folding import fold
 from models.checkpoints.writing import hugging_face
 from models.checkpoints.writing.shards import ShardWriter
-from models.errors import UnsupportedModelError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.layers.linear import Linear
 from models.layerwise import LayerStream, layer_of
 from models.loaded import TokenizerAssets
@@ -40,8 +41,8 @@ from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.tokenizers import byte_level_json
-
 from tests.parity.classic_variants import CLASSIC_VARIANTS
+
 TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
 
@@ -49,7 +50,7 @@ SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
 @pytest.fixture(autouse=True)
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "own_text", lambda: TEXT[:200])
-    monkeypatch.setattr(conversion, "calibration_text", lambda _: TEXT)
+    monkeypatch.setattr(command, "calibration_text", lambda _: TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,8 @@ def quantised(source: Path, out: Path, **options: object) -> Written:
     out.mkdir()
     files = resolve_model(str(source), None, lambda *_: None)
     config = QuantizeConfig(out=str(out), calibration_tokens=512, **options)  # type: ignore[arg-type]
-    return convert(files, open_model(files), config, out, lambda *_: None)
+    text = TEXT if config.calibrates else None
+    return convert(files, open_model(files), config, text, out, lambda *_: None)
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -227,6 +229,24 @@ def test_transposed_matrices_are_refused_before_anything_is_written(tmp_path: Pa
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_full_disk_is_refused_before_anything_is_read(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = quantised(llama, tmp_path / "out", scheme="int4", method=Method.RTN).num_bytes
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.9 * needed))
+    with pytest.raises(StartupError, match=r"the checkpoint will take .* free; make space there"):
+        quantised(llama, tmp_path / "more", scheme="int4")
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.01 * needed))
+    quantised(llama, tmp_path / "enough", scheme="int4", method=Method.RTN)
+
+
+def test_a_disk_that_fills_up_is_said_so(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "absent")
+    writer.add("x", torch.zeros(3))
+    with pytest.raises(CheckpointError, match=r"cannot write into .*absent"):
+        writer.finish()
+
+
 def test_experts_are_quantised_and_their_router_is_not(tmp_path: Path) -> None:
     config = Qwen3MoeConfig(
         **{**SIZES, "intermediate_size": 96, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
@@ -284,6 +304,21 @@ def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> No
         command.quantise(str(llama), QuantizeConfig(out=str(kept)), lambda *_: None)
     with pytest.raises(StartupError, match="is a file"):
         command.quantise(str(llama), QuantizeConfig(out=str(kept / "a")), lambda *_: None)
+
+
+def test_a_calibration_text_that_will_not_do_is_refused(
+    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "calibration_text", calibration.calibration_text)
+    text = kept.parent / "short.txt"
+    config = QuantizeConfig(out=str(kept), calibration=str(text))
+    with pytest.raises(StartupError, match=r"cannot read the calibration text .*short\.txt: No such file"):
+        command.quantise("no/model", config, lambda *_: None)
+    for content in ("", "A few words."):
+        text.write_text(content)
+        with pytest.raises(StartupError, match=r"has \d+ tokens; at least 512 are needed"):
+            command.quantise(str(llama), config, lambda *_: None)
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+
+from models.errors import CheckpointError
 
 _MAX_BYTES = 4 << 30  # of one file, and so of what is held in memory
 _SINGLE = "model.safetensors"
@@ -44,7 +47,11 @@ class ShardWriter:
         (self._folder / f"{_SINGLE}.index.json").write_text(json.dumps(content, indent=2) + "\n")
 
     def _write(self) -> None:
-        save_file(self._held, self._part(len(self._files)), metadata={"format": "pt"})
+        path = self._part(len(self._files))
+        try:
+            save_file(self._held, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # its own name for what the system says
+            raise CheckpointError(f"cannot write into {self._folder}: {error}") from error
         self._files.append(list(self._held))
         self._held, self._held_bytes = {}, 0
 
