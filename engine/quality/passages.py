@@ -44,13 +44,19 @@ def passages_of(text: str, assets: TokenizerAssets, max_position: int) -> Passag
     Where a plain prompt begins with BOS, so does each chunk.
     """
     tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
-    first = list(tokenizer.encode("").ids)
-    if assets.add_bos_token and assets.bos_token_id is not None:
-        first.insert(0, assets.bos_token_id)
+    first = beginning(tokenizer, assets)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     size = max(1, min(CHUNK, max_position) - len(first))
     chunks = (tuple(first + ids[start : start + size]) for start in range(0, len(ids), size))
     return Passages(tuple(chunk for chunk in chunks if len(chunk) > 1))
+
+
+def beginning(tokenizer: Tokenizer, assets: TokenizerAssets) -> list[int]:
+    """What stands before every plain prompt: BOS, or nothing."""
+    own = list(tokenizer.encode("").ids)
+    if assets.add_bos_token and assets.bos_token_id is not None:
+        own.insert(0, assets.bos_token_id)
+    return own
 
 
 def steps_of(tokens: Many[int], num_groups: int, device: torch.device) -> list[ForwardBatch]:
