@@ -11,6 +11,7 @@ from engine.config import Device, EngineConfig, Quantization, SpeculativeMethod
 from engine.cores import usable_cores
 from engine.engine import Engine
 from engine.errors import StartupError
+from engine.freed_memory import keep_freed_memory
 from engine.kv.groups import KVGroup, most_blocks
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import QualityReport, describe_quality
@@ -91,6 +92,8 @@ def build_engine(
         block_size=config.block_size,
         draft_probs=None if drafter is None else drafter.probabilities,
     )
+    if device.type == "cpu":
+        keep_freed_memory()
     seconds_per_token = warm_up(
         runner,
         num_blocks=budget.num_blocks,

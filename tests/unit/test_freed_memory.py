@@ -1,0 +1,34 @@
+"""Freed memory is kept and used again, unless the user has chosen otherwise."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# 64 MiB are written, and freed, again and again; printed is how often the system had to hand out a page of them.
+_PROGRAM = """
+import resource
+from engine.freed_memory import keep_freed_memory
+keep_freed_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * (64 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+_PAGES = 16_384
+
+
+def pages_handed_out(**variables: str) -> int:
+    command = [sys.executable, "-c", _PROGRAM]
+    return int(subprocess.run(command, env={**os.environ, **variables}, check=True, capture_output=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver() < ("glibc", "2.41"), reason="the C library may refuse such a threshold")
+def test_freed_memory_is_used_again() -> None:
+    assert pages_handed_out() < _PAGES / 10
+
+
+def test_what_the_user_chose_stands() -> None:
+    assert pages_handed_out(MALLOC_MMAP_THRESHOLD_="131072") >= _PAGES / 10
