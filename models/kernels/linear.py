@@ -228,10 +228,8 @@ class PackedLinear:
         for run in self._runs:
             offset = run.first_output * out.element_size()
             run.kernel(
-                *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), x.shape[0], self.columns, prepare.kind),
-                None if prepare.weight is None else prepare.weight.data_ptr(),
-                None if prepare.bias is None else prepare.bias.data_ptr(),
-                *(prepare.eps, *run.segments),
+                *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), x.shape[0], self.columns),
+                *(*prepare.arguments(), *run.segments),
                 *(out.data_ptr() + offset, out.dtype == torch.bfloat16, out.stride(0)),
                 None if residual is None else residual.data_ptr() + offset,
                 0 if residual is None else residual.stride(0),

@@ -16,6 +16,18 @@ class InputKind(enum.IntEnum):
     GELU_TANH_GATED = 4
     GELU_TANH = 5
     SILU = 6
+    GELU_GATED = 7
+    GELU = 8
+    GELU_QUICK_GATED = 9
+    GELU_QUICK = 10
+    RELU_GATED = 11
+    RELU = 12
+    RELU_SQUARED_GATED = 13
+    RELU_SQUARED = 14
+    SWIGLU_CLAMPED = 15  # of a row [gate | up], too; weight is {alpha, limit}
+
+
+_GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is InputKind.SWIGLU_CLAMPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,12 @@ class RowInput:
     @property
     def is_gated(self) -> bool:
         """Whether input rows hold two values for each one multiplied."""
-        return self.kind in (InputKind.SILU_GATED, InputKind.GELU_TANH_GATED)
+        return self.kind in _GATED
+
+    def arguments(self) -> tuple[int | float | None, ...]:
+        """(kind, weight, bias, eps) as kernels take them."""
+        weight = None if self.weight is None else self.weight.data_ptr()
+        return self.kind, weight, None if self.bias is None else self.bias.data_ptr(), self.eps
 
 
 PLAIN = RowInput()

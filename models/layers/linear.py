@@ -65,8 +65,6 @@ class Linear(nn.Module):
 
         residual: [T, out], added; it is used up, since the result may take its place.
         """
-        if prologue.row_input is None:  # no scheme's kernels can fuse it
-            x, prologue = prologue(x), AS_IS
         return self.scheme.apply(x, self, prologue, residual, out_dtype)
 
 

@@ -14,12 +14,11 @@ from models.spec import Activation, MLPSpec, SwigluClamp
 class Prologue(Protocol):
     """A function of rows: [T, n] to [T, in], where n is in, or 2 * in for a gated activation.
 
-    Called, it computes in torch; `row_input` tells native kernels, which fuse it, to do the same. It is None where
-    there is no kernel, and torch computes it first.
+    Called, it computes in torch; `row_input` tells native kernels, which fuse it, to do the same.
     """
 
     @property
-    def row_input(self) -> RowInput | None: ...
+    def row_input(self) -> RowInput: ...
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
@@ -28,7 +27,7 @@ class Prologue(Protocol):
 class Elementwise:
     """A prologue without parameters."""
 
-    row_input: RowInput | None
+    row_input: RowInput
     function: Callable[[torch.Tensor], torch.Tensor]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,21 +66,22 @@ def _clamped_swiglu(clamp: SwigluClamp) -> Callable[[torch.Tensor], torch.Tensor
 AS_IS = Elementwise(PLAIN, lambda x: x)
 
 # activation -> (in torch, the kernels' kind, the kernels' kind for act(gate) * up of rows [gate | up])
-_ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], InputKind | None, InputKind | None]] = {
+_ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], InputKind, InputKind]] = {
     Activation.SILU: (F.silu, InputKind.SILU, InputKind.SILU_GATED),
+    Activation.GELU: (F.gelu, InputKind.GELU, InputKind.GELU_GATED),
     Activation.GELU_TANH: (_gelu_tanh, InputKind.GELU_TANH, InputKind.GELU_TANH_GATED),
-    # Of older and rarer models; torch computes these between two kernels.
-    Activation.GELU: (F.gelu, None, None),
-    Activation.GELU_QUICK: (_gelu_quick, None, None),
-    Activation.RELU: (F.relu, None, None),
-    Activation.RELU_SQUARED: (_relu_squared, None, None),
+    Activation.GELU_QUICK: (_gelu_quick, InputKind.GELU_QUICK, InputKind.GELU_QUICK_GATED),
+    Activation.RELU: (F.relu, InputKind.RELU, InputKind.RELU_GATED),
+    Activation.RELU_SQUARED: (_relu_squared, InputKind.RELU_SQUARED, InputKind.RELU_SQUARED_GATED),
 }
 
 
 def activation_of(spec: MLPSpec) -> Prologue:
     """What stands between an MLP's two matrices."""
-    if spec.clamp is not None:
-        return Elementwise(None, _clamped_swiglu(spec.clamp))
+    if (clamp := spec.clamp) is not None:
+        bounds = torch.tensor([clamp.alpha, clamp.limit], dtype=torch.float32, device="cpu")
+        return Elementwise(RowInput(InputKind.SWIGLU_CLAMPED, bounds), _clamped_swiglu(clamp))
     function, kind, gated_kind = _ACTIVATIONS[spec.activation]
-    native = gated_kind if spec.is_gated else kind
-    return Elementwise(None if native is None else RowInput(native), _gated(function) if spec.is_gated else function)
+    if spec.is_gated:
+        return Elementwise(RowInput(gated_kind), _gated(function))
+    return Elementwise(RowInput(kind), function)

@@ -86,7 +86,6 @@ class Packed:
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
         assert self._multiply is not None, "finish() comes first"
-        assert prologue.row_input is not None, "Linear computes such prologues itself"
         return self._multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
 
     def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002

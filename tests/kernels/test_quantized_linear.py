@@ -145,27 +145,52 @@ def test_segments_of_different_formats_stand_side_by_side(kernels: KernelLibrary
     assert torch.equal(residual, summed)
 
 
+_ALPHA, _LIMIT = 1.702, 2.0
+_ACTIVATIONS = {
+    InputKind.SILU: F.silu,
+    InputKind.GELU: F.gelu,
+    InputKind.GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
+    InputKind.GELU_QUICK: lambda x: x * torch.sigmoid(1.702 * x),
+    InputKind.RELU: F.relu,
+    InputKind.RELU_SQUARED: lambda x: F.relu(x).square(),
+}
+
+
+def prepared_rows(kind: InputKind, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """What the kernels are to make of x, in torch; norms have an epsilon of 1e-5."""
+    if kind is InputKind.PLAIN:
+        return x
+    if kind is InputKind.RMS_NORM:
+        return F.rms_norm(x, scale.shape, scale, 1e-5)
+    if kind is InputKind.LAYER_NORM:
+        return F.layer_norm(x, scale.shape, scale, shift, 1e-5)
+    if kind in _ACTIVATIONS:
+        return _ACTIVATIONS[kind](x)
+    gate, up = x.chunk(2, dim=1)
+    if kind is InputKind.SWIGLU_CLAMPED:
+        gate, up = gate.clamp(max=_LIMIT), up.clamp(-_LIMIT, _LIMIT)
+        return gate * torch.sigmoid(_ALPHA * gate) * (up + 1)
+    return _ACTIVATIONS[InputKind[kind.name.removesuffix("_GATED")]](gate) * up
+
+
+def row_input(kind: InputKind, scale: torch.Tensor, shift: torch.Tensor) -> RowInput:
+    if kind is InputKind.SWIGLU_CLAMPED:
+        return RowInput(kind, torch.tensor([_ALPHA, _LIMIT]))
+    is_norm = kind in (InputKind.RMS_NORM, InputKind.LAYER_NORM)
+    return RowInput(kind, scale if is_norm else None, shift if kind is InputKind.LAYER_NORM else None, 1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 70])
 @pytest.mark.parametrize("kind", list(InputKind))
 def test_input_rows_are_prepared(kernels: KernelLibrary, kind: InputKind, rows: int) -> None:
     columns = 576
     weight, dense = _random_weight(WeightFormat.Q8_0, 50, columns, kernels)
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(rows, columns * (2 if "GATED" in kind.name else 1), generator=generator) * 3 + 1
     scale, shift = torch.rand(2, columns, generator=generator)
-    gate, up = x[:, :columns], x[:, columns:]
-    prepared, parameters = {
-        InputKind.PLAIN: lambda: (x, {}),
-        InputKind.RMS_NORM: lambda: (F.rms_norm(x, (columns,), scale, 1e-5), {"weight": scale}),
-        InputKind.LAYER_NORM: lambda: (
-            F.layer_norm(x, (columns,), scale, shift, 1e-5),
-            {"weight": scale, "bias": shift},
-        ),
-        InputKind.SILU_GATED: lambda: (F.silu(gate) * up, {}),
-        InputKind.GELU_TANH_GATED: lambda: (F.gelu(gate, approximate="tanh") * up, {}),
-        InputKind.GELU_TANH: lambda: (F.gelu(x, approximate="tanh"), {}),
-        InputKind.SILU: lambda: (F.silu(x), {}),
-    }[kind]()
-    got = PackedLinear([weight], library=kernels)(x, prepare=RowInput(kind, eps=1e-5, **parameters))
+    prepare = row_input(kind, scale, shift)
+    x = torch.randn(rows, columns * (2 if prepare.is_gated else 1), generator=generator) * 3 + 1
+
+    got = PackedLinear([weight], library=kernels)(x, prepare=prepare)
+
     # the last bit of an activation function may move a code by one: a 127th of a group's largest value
-    _assert_near(got, _product(kernels, prepared, dense), 1e-2)
+    _assert_near(got, _product(kernels, prepared_rows(kind, x, scale, shift), dense), 1e-2)

@@ -14,11 +14,20 @@ enum class InputKind : int32_t {
   kGeluTanhGated = 4,
   kGeluTanh = 5,
   kSilu = 6,
+  kGeluGated = 7,
+  kGelu = 8,
+  kGeluQuickGated = 9,
+  kGeluQuick = 10,
+  kReluGated = 11,
+  kRelu = 12,
+  kReluSquaredGated = 13,
+  kReluSquared = 14,
+  kSwigluClamped = 15,  // gate * logistic(alpha * gate) * (up + 1), gate at most `limit`, up within +-limit
 };
 
 struct InputSpec {
   InputKind kind;
-  const float *weight, *bias;  // [K]; of norms only, bias null for RMSNorm
+  const float *weight, *bias;  // [K]; of norms only, bias null for RMSNorm. weight is {alpha, limit} of kSwigluClamped
   float eps;
 };
 
@@ -36,6 +45,37 @@ HR_INLINE F32x16 silu(const F32x16& x) { return x * logistic(x); }
 HR_INLINE F32x16 gelu_tanh(const F32x16& x) {
   const F32x16 cubic = fma(x * x * x, broadcast(0.044715f), x);
   return x * logistic(broadcast(1.59576912f) * cubic);
+}
+
+// x * Phi(x). The tail 1 - Phi(|x|) is poly(t) exp(-x^2 / 2), t = 1 / (1 + p |x| / sqrt(2)) (Abramowitz, Stegun 7.1.26), to
+// 1e-7; 1/2 is in the coefficients.
+HR_INLINE F32x16 gelu(const F32x16& x) {
+  const F32x16 t = broadcast(1.0f) / fma(abs(x), broadcast(0.3275911f * 0.70710678f), broadcast(1.0f));
+  F32x16 p = broadcast(0.5307027145f);
+  p = fma(p, t, broadcast(-0.7265760135f));
+  p = fma(p, t, broadcast(0.7107068705f));
+  p = fma(p, t, broadcast(-0.142248368f));
+  p = fma(p, t, broadcast(0.127414796f));
+  const F32x16 tail = p * t * exp2(x * x * broadcast(-0.72134752f));
+  F32x16 share = broadcast(1.0f) - tail;
+  HR_EACH(share.r[i] = x.r[i] < 0 ? tail.r[i] : share.r[i])
+  return x * share;
+}
+
+HR_INLINE F32x16 gelu_quick(const F32x16& x) { return x * logistic(broadcast(1.702f) * x); }
+
+// Not max(): what is not a number must stay so, or nobody hears of it.
+HR_INLINE F32x16 relu(F32x16 x) {
+  const F32x16 zero = broadcast(0.0f);
+  HR_EACH(x.r[i] = x.r[i] < zero.r[i] ? zero.r[i] : x.r[i])
+  return x;
+}
+
+HR_INLINE F32x16 relu_squared(const F32x16& x) { return relu(x) * relu(x); }
+
+HR_INLINE F32x16 swiglu_clamped(const F32x16& gate, const F32x16& up, float alpha, float limit) {
+  const F32x16 g = clamp(gate, -3.4e38f, limit);
+  return g * logistic(broadcast(alpha) * g) * (clamp(up, -limit, limit) + broadcast(1.0f));
 }
 
 template <class Element>
@@ -66,27 +106,40 @@ void normalise_row(const InputSpec& input, const Element* x, int64_t columns, fl
   }
 }
 
+// out[k] = f(x[k])
+template <class Element, class Function>
+HR_INLINE void activate(const Element* x, int64_t columns, float* out, const Function& f) {
+  for (int64_t k = 0; k < columns; k += 16) store(out + k, f(load_lanes(x + k)));
+}
+
+// out[k] = f(gate[k]) * up[k] of a row [gate | up]
+template <class Element, class Function>
+HR_INLINE void activate_gated(const Element* x, int64_t columns, float* out, const Function& f) {
+  for (int64_t k = 0; k < columns; k += 16) store(out + k, f(load_lanes(x + k)) * load_lanes(x + columns + k));
+}
+
 // out [columns] fp32 = the prepared row; columns is a multiple of 16
 template <class Element>
 void prepare_row(const InputSpec& input, const Element* x, int64_t columns, float* out) {
   switch (input.kind) {
-    case InputKind::kPlain:
-      for (int64_t k = 0; k < columns; k += 16) store(out + k, load_lanes(x + k));
-      return;
+    case InputKind::kPlain: return activate(x, columns, out, [](const F32x16& v) { return v; });
     case InputKind::kRmsNorm:
-    case InputKind::kLayerNorm:
-      return normalise_row(input, x, columns, out);
-    case InputKind::kSiluGated:
-      for (int64_t k = 0; k < columns; k += 16) store(out + k, silu(load_lanes(x + k)) * load_lanes(x + columns + k));
-      return;
-    case InputKind::kGeluTanhGated:
-      for (int64_t k = 0; k < columns; k += 16) store(out + k, gelu_tanh(load_lanes(x + k)) * load_lanes(x + columns + k));
-      return;
-    case InputKind::kGeluTanh:
-      for (int64_t k = 0; k < columns; k += 16) store(out + k, gelu_tanh(load_lanes(x + k)));
-      return;
-    case InputKind::kSilu:
-      for (int64_t k = 0; k < columns; k += 16) store(out + k, silu(load_lanes(x + k)));
+    case InputKind::kLayerNorm: return normalise_row(input, x, columns, out);
+    case InputKind::kSilu: return activate(x, columns, out, [](const F32x16& v) { return silu(v); });
+    case InputKind::kSiluGated: return activate_gated(x, columns, out, [](const F32x16& v) { return silu(v); });
+    case InputKind::kGeluTanh: return activate(x, columns, out, [](const F32x16& v) { return gelu_tanh(v); });
+    case InputKind::kGeluTanhGated: return activate_gated(x, columns, out, [](const F32x16& v) { return gelu_tanh(v); });
+    case InputKind::kGelu: return activate(x, columns, out, [](const F32x16& v) { return gelu(v); });
+    case InputKind::kGeluGated: return activate_gated(x, columns, out, [](const F32x16& v) { return gelu(v); });
+    case InputKind::kGeluQuick: return activate(x, columns, out, [](const F32x16& v) { return gelu_quick(v); });
+    case InputKind::kGeluQuickGated: return activate_gated(x, columns, out, [](const F32x16& v) { return gelu_quick(v); });
+    case InputKind::kRelu: return activate(x, columns, out, [](const F32x16& v) { return relu(v); });
+    case InputKind::kReluGated: return activate_gated(x, columns, out, [](const F32x16& v) { return relu(v); });
+    case InputKind::kReluSquared: return activate(x, columns, out, [](const F32x16& v) { return relu_squared(v); });
+    case InputKind::kReluSquaredGated: return activate_gated(x, columns, out, [](const F32x16& v) { return relu_squared(v); });
+    case InputKind::kSwigluClamped:
+      for (int64_t k = 0; k < columns; k += 16)
+        store(out + k, swiglu_clamped(load_lanes(x + k), load_lanes(x + columns + k), input.weight[0], input.weight[1]));
       return;
   }
 }

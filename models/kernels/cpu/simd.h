@@ -103,6 +103,12 @@ HR_INLINE Bits shift_right(Bits a) { HR_EACH(a.r[i] >>= kShift) return a; }
 
 HR_INLINE F32x16 max(F32x16 a, const F32x16& b) { HR_EACH(a.r[i] = a.r[i] > b.r[i] ? a.r[i] : b.r[i]) return a; }
 
+HR_INLINE F32x16 clamp(F32x16 a, float low, float high) {
+  const F32x16 l = broadcast(low), h = broadcast(high);
+  HR_EACH(a.r[i] = a.r[i] < l.r[i] ? l.r[i] : a.r[i]; a.r[i] = a.r[i] > h.r[i] ? h.r[i] : a.r[i])
+  return a;
+}
+
 // a * b + c; compiled with -ffp-contract=fast, so one instruction where the machine has it
 HR_INLINE F32x16 fma(const F32x16& a, const F32x16& b, F32x16 c) { HR_EACH(c.r[i] = a.r[i] * b.r[i] + c.r[i]) return c; }
 

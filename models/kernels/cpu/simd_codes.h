@@ -55,12 +55,6 @@ HR_INLINE void load_fp8(const uint8_t* p, F32x16* out) {
 #endif
 }
 
-HR_INLINE F32x16 clamp(F32x16 a, float low, float high) {
-  const F32x16 l = broadcast(low), h = broadcast(high);
-  HR_EACH(a.r[i] = a.r[i] < l.r[i] ? l.r[i] : a.r[i]; a.r[i] = a.r[i] > h.r[i] ? h.r[i] : a.r[i])
-  return a;
-}
-
 // v rounded to E4M3, ties to even; beyond 448 it is 448
 HR_INLINE F32x16 round_fp8(const F32x16& v) {
   const F32x16 size = clamp(abs(v), 0.0f, 448.0f);
