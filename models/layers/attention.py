@@ -7,6 +7,7 @@ from torch import nn
 
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kernels.rows import gate_rows, takes_rows
 from models.layers.linear import Linear, empty_parameter
 from models.layers.prologue import Prologue
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
@@ -50,7 +51,6 @@ class Attention(nn.Module):
                 self._norm_qk = norms
         self._store = self._choose_store(spec)
         self._temper = _keep if spec.query_temperature is None else _tempered(spec.query_temperature)
-        self._gate = _gated if spec.has_output_gate else _as_it_is
 
     def make_constants(self, device: torch.device) -> None:
         """Tensors that no checkpoint holds; called when memory is allocated."""
@@ -76,7 +76,10 @@ class Attention(nn.Module):
         q, k = self._norm_qk(q, k)  # [T, heads, D]
         q = self._temper(self._store(kv, q, k, v, by, group), batch.positions)
         attended = self.backend.forward(q, kv, batch, group, self.spec, alibi_slopes=self.slopes, sinks=self.sinks)
-        hidden: torch.Tensor = self.out(self._gate(attended, *gate).flatten(1), residual=residual)
+        heads = attended.flatten(1)
+        if gate:
+            heads = _gated(heads, gate[0].flatten(1))
+        hidden: torch.Tensor = self.out(heads, residual=residual)
         return hidden
 
     # --- (kv, q, k, v, angles, group) -> q as attention takes it; k and v are stored ----------------------------------
@@ -127,9 +130,6 @@ def _tempered(spec: QueryTemperature) -> Callable[[torch.Tensor, torch.Tensor], 
     return temper
 
 
-def _as_it_is(attended: torch.Tensor) -> torch.Tensor:
-    return attended
-
-
-def _gated(attended: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    return attended * torch.sigmoid(gate)
+def _gated(heads: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """heads [T, H * D], used up, times logistic(gate)."""
+    return gate_rows(heads, gate) if takes_rows(heads) else heads * torch.sigmoid(gate)

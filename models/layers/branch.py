@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from models.kernels.rows import join_rows, takes_rows
 from models.layers.norm import Norm
 from models.layers.prologue import AS_IS, Prologue
 from models.spec import LayerSpec, NormPlacement
@@ -37,16 +38,19 @@ class JoinAdded:
 
 
 class JoinScaled:
-    """skip * x + scale * post_norm(f(norm(x))), each part if there is one. In torch: no kernel norms what it wrote."""
+    """skip * x + scale * post_norm(f(norm(x))), each part if there is one."""
 
     def __init__(self, norm: Prologue, post_norm: Norm | None, *, branch_scale: float, skip_scale: float) -> None:
         self._norm = norm
-        self._post_norm = post_norm or _same
+        self._post_norm = post_norm or AS_IS
         self._branch_scale = branch_scale
         self._skip_scale = skip_scale
 
     def __call__(self, x: torch.Tensor, branch: Branch) -> torch.Tensor:
-        y = self._post_norm(branch(x, self._norm, None))
+        y = branch(x, self._norm, None)
+        if takes_rows(x):
+            return join_rows(x, y, self._post_norm.row_input, skip=self._skip_scale, scale=self._branch_scale)
+        y = self._post_norm(y)
         skipped = x if self._skip_scale == 1.0 else x.mul_(self._skip_scale)
         return skipped.add_(y, alpha=self._branch_scale)
 
@@ -60,6 +64,8 @@ class JoinNormed:
 
     def __call__(self, x: torch.Tensor, branch: Branch) -> torch.Tensor:
         y = branch(x, AS_IS, None)
+        if takes_rows(x):
+            return join_rows(x, y, self._norm.row_input, skip=self._skip_scale, norms_sum=True)
         return self._norm(y.add_(x, alpha=self._skip_scale))
 
 
@@ -72,7 +78,3 @@ def make_join(spec: LayerSpec, norm: Norm | None, post_norm: Norm | None) -> Joi
     if norm is not None and post_norm is None and spec.branch_scale == spec.skip_scale == 1.0:
         return JoinAdded(norm)
     return JoinScaled(norm or AS_IS, post_norm, branch_scale=spec.branch_scale, skip_scale=spec.skip_scale)
-
-
-def _same(x: torch.Tensor) -> torch.Tensor:
-    return x

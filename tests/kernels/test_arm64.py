@@ -22,6 +22,7 @@ from tests.kernels import (
     test_quantise,
     test_quantized_linear,
     test_rope_kv_write,
+    test_rows,
     test_sample,
     test_scaled_linear,
 )
@@ -126,6 +127,14 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_head_linear": each(
         test_head_linear.test_heads_equal_their_products, heads=[3], inputs=[48], outputs=[112], rows=[1, 7, 100]
     ),
+    "hr_prepare_rows": [
+        *each(test_rows.test_rows_are_prepared_in_fp32, kind=list(InputKind)),
+        *each(test_rows.test_exact_gelu_is_exact_in_the_tails),
+    ],
+    "hr_join_rows": each(
+        test_rows.test_rows_are_joined, kind=[InputKind.LAYER_NORM], norms_sum=[False, True], dtype=DTYPES
+    ),
+    "hr_gate_rows": each(test_rows.test_rows_are_gated, dtype=DTYPES),
     "hr_best_ids": [
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),
