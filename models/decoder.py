@@ -155,11 +155,11 @@ class Decoder(nn.Module):
             else Linear(embedding_size, spec.vocab_size, has_bias=spec.has_head_bias, scheme=scheme)
         )
         # Layers that turn alike share one rotation a step.
-        self.ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
-        self.rope_of_layer = [None if layer.rope is None else self.ropes.index(layer.rope) for layer in spec.layers]
-        self.frequencies: list[torch.Tensor] = []
+        turns = [(layer.rope, layer.query_temperature) for layer in spec.layers]
+        self.turns = [turn for turn in dict.fromkeys(turns) if turn != (None, None)]
+        self._turn_of_layer = [self.turns.index(turn) if turn in self.turns else None for turn in turns]
+        self.frequencies: list[torch.Tensor] = []  # of each turn
         self._device = torch.device("meta")
-        self._rotation_scales = [rotation_scale(rope) for rope in self.ropes]
         self.layer_groups = group_layers([layer.attention for layer in spec.layers])
         self._experts = [module for module in self.modules() if isinstance(module, MoE)]
         self._expert_load = self._share_loads()
@@ -184,7 +184,7 @@ class Decoder(nn.Module):
         Before the first forward, since keys in a cache keep the rotation that they were written with.
         """
         # Not buffers: `to(dtype)` must never round them.
-        self.frequencies = [inverse_frequencies(rope, self._device, max_len) for rope in self.ropes]
+        self.frequencies = [inverse_frequencies(rope, self._device, max_len) for rope, _ in self.turns]
 
     def _share_loads(self) -> torch.Tensor:
         """One tensor for the counts of all layers, so that they are read in one go."""
@@ -219,10 +219,10 @@ class Decoder(nn.Module):
         return x if self.embed_norm is None else self.embed_norm(x)
 
     def rotations(self, batch: ForwardBatch) -> list[Rotation]:
-        """Of the rows, for each of `ropes`."""
+        """Of the rows, for each of `turns`."""
         return [
-            rotation(batch.positions, frequencies, scale)
-            for frequencies, scale in zip(self.frequencies, self._rotation_scales, strict=True)
+            rotation(batch.positions, frequencies, rotation_scale(rope), temperature)
+            for frequencies, (rope, temperature) in zip(self.frequencies, self.turns, strict=True)
         ]
 
     def run_layers(
@@ -249,9 +249,9 @@ class Decoder(nn.Module):
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One layer of `run_layers`, with its own `kv`, for the `wanted` rows."""
-        rope = self.rope_of_layer[index]
-        by = None if rope is None else rotations[rope]
-        rows: torch.Tensor = self.layers[index](x, by, batch, batch.groups[self._group_of_layer[index]], kv, wanted)
+        turn = self._turn_of_layer[index]
+        by, group = None if turn is None else rotations[turn], batch.groups[self._group_of_layer[index]]
+        rows: torch.Tensor = self.layers[index](x, by, batch, group, kv, wanted)
         return rows
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -34,8 +34,12 @@ class RecordedLayers:
         self.has_recorded = False  # in the last call
         self._x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         self._rotations = [
-            Rotation(*(torch.empty(MAX_ROWS, len(frequencies)) for _ in range(2)))
-            for frequencies in decoder.frequencies
+            Rotation(
+                torch.empty(MAX_ROWS, len(frequencies)),
+                torch.empty(MAX_ROWS, len(frequencies)),
+                None if temperature is None else torch.empty(MAX_ROWS),
+            )
+            for frequencies, (_, temperature) in zip(decoder.frequencies, decoder.turns, strict=True)
         ]
         self._cu_seqlens_q = torch.empty(MAX_ROWS + 1, dtype=torch.int32)
         self._seq_lens = torch.empty(MAX_ROWS, dtype=torch.int32)
@@ -92,7 +96,7 @@ class RecordedLayers:
             groups=tuple(_copy(group, buffers) for group, buffers in zip(batch.groups, self._groups, strict=True)),
         )
         copied_rotations = [
-            Rotation(buffers.cos[:rows].copy_(by.cos), buffers.sin[:rows].copy_(by.sin))
+            Rotation(*(None if buffer is None else buffer[:rows].copy_(of) for buffer, of in zip(buffers, by, strict=True)))
             for buffers, by in zip(self._rotations, rotations, strict=True)
         ]
         return self._x[:rows].copy_(x), copied_rotations, copied_batch

@@ -8,7 +8,7 @@ import torch
 
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.row_input import RowInput
-from models.layers.rotation import Rotation, rotate
+from models.layers.rotation import Rotation, rotate, scale_queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class AttentionBackend(ABC):
         """x [T, heads, D], a norm applied to each head. May change x; a back end with a kernel overrides this."""
         return norm(x)
 
+    def rotate_heads(self, q: torch.Tensor, k: torch.Tensor, by: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
+        """q ([T, H, D]) and k turned by the rows' angles. May turn them in place."""
+        return rotate(q, by), rotate(k, by)
+
     @abstractmethod
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         """Store k and v ([T, K, D]; v is None where it is part of k) at the group's slots."""
@@ -80,12 +84,13 @@ class AttentionBackend(ABC):
         by: Rotation,
         group: KVGroupBatch,
     ) -> torch.Tensor:
-        """Turn q ([T, H, D]) and k by the rows' angles, store k and v as `write` does; returns the turned q.
+        """Turn q ([T, H, D]) and k by the rows' angles, store k and v as `write` does; returns q, turned and scaled.
 
-        May turn q and k in place. A back end with a fused kernel overrides this.
+        May change q and k in place. A back end with a fused kernel overrides this.
         """
-        self.write(kv, rotate(k, by), v, group)
-        return rotate(q, by)
+        q, k = self.rotate_heads(q, k, by)
+        self.write(kv, k, v, group)
+        return scale_queries(q, by)
 
     @abstractmethod
     def forward(

@@ -48,12 +48,16 @@ class CpuAttention(AttentionBackend):
         self._library.norm_heads(
             *(x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0), x.stride(1), num_rows, num_heads, columns),
             *(spec.kind, spec.weight.data_ptr(), columns if spec.weight.dim() == 2 else 0),
-            *(None if spec.bias is None else spec.bias.data_ptr(), spec.eps),
+            *(_address(spec.bias), spec.eps),
         )
         return x
 
+    def rotate_heads(self, q: torch.Tensor, k: torch.Tensor, by: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
+        self._prepare(None, q, k, None, by._replace(q_scale=None), None)
+        return q, k
+
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        self._write(kv, None, k, v, None, group)
+        self._prepare(kv, None, k, v, None, group)
 
     def rotate_and_write(
         self,
@@ -64,30 +68,32 @@ class CpuAttention(AttentionBackend):
         by: Rotation,
         group: KVGroupBatch,
     ) -> torch.Tensor:
-        self._write(kv, q, k, v, by, group)
+        self._prepare(kv, q, k, v, by, group)
         return q
 
-    def _write(
+    def _prepare(
         self,
-        kv: torch.Tensor,
+        kv: torch.Tensor | None,
         q: torch.Tensor | None,
         k: torch.Tensor,
         v: torch.Tensor | None,
         by: Rotation | None,
-        group: KVGroupBatch,
+        group: KVGroupBatch | None,
     ) -> None:
-        """Rows may be strided (views of a fused projection), heads and their elements not."""
+        """Turn by `by`, store where there is a `kv`. Rows may be strided (views of a fused projection), heads not."""
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
-        assert kv.shape[2] == (1 if v is None else 2)
-        for tensor in (k, v):
-            assert tensor is None or (tensor.dtype == kv.dtype and tensor.stride(1) == head_dim)
+        assert kv is None or kv.shape[2] == (1 if v is None else 2)
+        for tensor in (q, v, kv):
+            assert tensor is None or tensor.dtype == k.dtype
+        for tensor in (q, k, v):
+            assert tensor is None or tensor.stride(1) == head_dim
         self._library.rope_kv_write(
-            *(kv.dtype == torch.bfloat16, None if q is None else q.data_ptr(), 0 if q is None else q.stride(0)),
-            *(k.data_ptr(), k.stride(0), None if v is None else v.data_ptr(), 0 if v is None else v.stride(0)),
+            *(k.dtype == torch.bfloat16, _address(q), 0 if q is None else q.stride(0)),
+            *(k.data_ptr(), k.stride(0), _address(v), 0 if v is None else v.stride(0)),
             *((None, None, 0) if by is None else (by.cos.data_ptr(), by.sin.data_ptr(), 2 * by.cos.shape[1])),
-            *(group.slot_mapping.data_ptr(), kv.data_ptr()),
-            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
+            *(None if by is None else _address(by.q_scale), None if group is None else group.slot_mapping.data_ptr()),
+            *(_address(kv), num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
         )
 
     def forward(
@@ -113,7 +119,10 @@ class CpuAttention(AttentionBackend):
             *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens)),
             *(spec.num_heads, spec.num_kv_heads, spec.head_dim, -1 if spec.values_from is None else spec.values_from),
             *(batch.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.logit_softcap or 0.0),
-            None if slopes is None else slopes.data_ptr(),
-            None if sink_logits is None else sink_logits.data_ptr(),
+            *(_address(slopes), _address(sink_logits)),
         )
         return out
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

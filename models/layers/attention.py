@@ -11,15 +11,15 @@ from models.kernels.rows import gate_rows, takes_rows
 from models.layers.linear import Linear, empty_parameter
 from models.layers.prologue import Prologue
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
-from models.layers.rotation import Rotation, rotate
+from models.layers.rotation import Rotation
 from models.quant.base import QuantScheme
-from models.spec import LayerSpec, QueryTemperature
+from models.spec import LayerSpec
 
 _Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Attention(nn.Module):
-    """What a family chooses (norms of q and k, rotation, temperature, gate) is bound when the layer is built.
+    """What a family chooses (norms of q and k, rotation, temperature) is bound when the layer is built.
 
     Parameters beside the projections: `q_norm`, `k_norm`, `sinks` [H].
     """
@@ -50,7 +50,6 @@ class Attention(nn.Module):
             else:
                 self._norm_qk = norms
         self._store = self._choose_store(spec)
-        self._temper = _keep if spec.query_temperature is None else _tempered(spec.query_temperature)
 
     def make_constants(self, device: torch.device) -> None:
         """Tensors that no checkpoint holds; called when memory is allocated."""
@@ -74,7 +73,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x, norm, out_dtype=kv.dtype)
         q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
         q, k = self._norm_qk(q, k)  # [T, heads, D]
-        q = self._temper(self._store(kv, q, k, v, by, group), batch.positions)
+        q = self._store(kv, q, k, v, by, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec, alibi_slopes=self.slopes, sinks=self.sinks)
         heads = attended.flatten(1)
         if gate:
@@ -85,10 +84,12 @@ class Attention(nn.Module):
     # --- (kv, q, k, v, angles, group) -> q as attention takes it; k and v are stored ----------------------------------
 
     def _choose_store(self, spec: LayerSpec) -> Callable[..., torch.Tensor]:
-        if spec.rope is None:
+        if spec.rope is None and spec.query_temperature is None:
             return self._store_as_is
-        is_normed_later = spec.qk_norm is not None and spec.qk_norm.is_after_rope
-        return self._turn_norm_store if is_normed_later else self._turn_and_store
+        if spec.qk_norm is None or not spec.qk_norm.is_after_rope:
+            return self._turn_and_store
+        assert spec.query_temperature is None, "the norm would undo it"
+        return self._turn_norm_store
 
     def _store_as_is(
         self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: object, group: KVGroupBatch
@@ -104,7 +105,7 @@ class Attention(nn.Module):
     def _turn_norm_store(
         self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
     ) -> torch.Tensor:
-        q, k = self._norm_turned_qk(rotate(q, by), rotate(k, by))
+        q, k = self._norm_turned_qk(*self.backend.rotate_heads(q, k, by))
         self.backend.write(kv, k, v, group)
         return q
 
@@ -115,19 +116,6 @@ def _keep_both(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 def _both(norm_q: Callable[[torch.Tensor], torch.Tensor], norm_k: Callable[[torch.Tensor], torch.Tensor]) -> _Pairwise:
     return lambda q, k: (norm_q(q), norm_k(k))
-
-
-def _keep(q: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
-    return q
-
-
-def _tempered(spec: QueryTemperature) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    def temper(q: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        steps = torch.floor((positions + spec.offset).to(torch.float32) / spec.floor_scale)
-        factors = 1.0 + spec.scale * torch.log1p(steps)  # [T]
-        return (q * factors[:, None, None]).to(q.dtype)
-
-    return temper
 
 
 def _gated(heads: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,13 @@ from models.spec import (
 )
 
 
-def inverse_frequencies(spec: RopeSpec, device: torch.device, context: int) -> torch.Tensor:
-    """Radians a position for each pair of dimensions: [rotary_dim / 2], fp32.
+def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: int) -> torch.Tensor:
+    """Radians a position for each pair of dimensions: [rotary_dim / 2], fp32; none where nothing turns.
 
     context: the longest that is served; dynamic scaling and longrope depend on it.
     """
+    if spec is None:
+        return torch.empty(0, dtype=torch.float32, device=device)
     frequencies = _unscaled(spec.theta, spec.rotary_dim, device)
     match spec.scaling:
         case None:
@@ -42,13 +44,10 @@ def inverse_frequencies(spec: RopeSpec, device: torch.device, context: int) -> t
             return _llama3(frequencies, spec.scaling)
 
 
-def rotation_scale(spec: RopeSpec) -> float:
+def rotation_scale(spec: RopeSpec | None) -> float:
     """What cos and sin are multiplied by."""
-    match spec.scaling:
-        case YarnScaling() | LongRopeScaling():
-            return spec.scaling.attention_factor
-        case _:
-            return 1.0
+    scaling = None if spec is None else spec.scaling
+    return scaling.attention_factor if isinstance(scaling, YarnScaling | LongRopeScaling) else 1.0
 
 
 def _unscaled(theta: float, rotary_dim: int, device: torch.device) -> torch.Tensor:

@@ -1,28 +1,46 @@
 """Rotation of query and key heads by their positions."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    from models.spec import QueryTemperature
 
 
 class Rotation(NamedTuple):
     """cos and sin of the rows' angles, each [T, rotary_dim / 2] fp32; made once a step, for all layers that turn alike.
 
-    Dimension d of a head turns with d + rotary_dim / 2.
+    Dimension d of a head turns with d + rotary_dim / 2; rotary_dim may be 0. Turned queries are multiplied by
+    `q_scale`, [T] fp32, where there is one.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
+    q_scale: torch.Tensor | None = None
 
 
-def rotation(positions: torch.Tensor, frequencies: torch.Tensor, scale: float = 1.0) -> Rotation:
+def rotation(
+    positions: torch.Tensor,
+    frequencies: torch.Tensor,
+    scale: float = 1.0,
+    temperature: "QueryTemperature | None" = None,
+) -> Rotation:
     """The angles of `positions` [T] in fp32: bf16 could not tell neighbouring positions apart beyond 256.
 
     scale: of cos and sin, and so of rotated queries and keys (yarn's and longrope's attention factor).
     """
     angles = torch.outer(positions.to(torch.float32), frequencies)  # [T, rotary_dim / 2]
     cos, sin = angles.cos(), angles.sin()
-    return Rotation(cos, sin) if scale == 1.0 else Rotation(cos * scale, sin * scale)
+    if scale != 1.0:
+        cos, sin = cos * scale, sin * scale
+    return Rotation(cos, sin, None if temperature is None else _query_scale(positions, temperature))
+
+
+def _query_scale(positions: torch.Tensor, spec: "QueryTemperature") -> torch.Tensor:
+    """[T], fp32."""
+    steps = torch.floor((positions + spec.offset).to(torch.float32) / spec.floor_scale)
+    return 1.0 + spec.scale * torch.log1p(steps)
 
 
 def rotate(x: torch.Tensor, by: Rotation) -> torch.Tensor:
@@ -32,3 +50,8 @@ def rotate(x: torch.Tensor, by: Rotation) -> torch.Tensor:
     first, second = x[..., :half].to(torch.float32), x[..., half : 2 * half].to(torch.float32)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
     return turned if 2 * half == x.shape[-1] else torch.cat((turned, x[..., 2 * half :]), dim=-1)
+
+
+def scale_queries(q: torch.Tensor, by: Rotation) -> torch.Tensor:
+    """q [T, H, D], turned, as attention takes it."""
+    return q if by.q_scale is None else (q * by.q_scale[:, None, None]).to(q.dtype)

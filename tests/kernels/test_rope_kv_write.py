@@ -9,7 +9,7 @@ from models.attention.base import AttentionSpec
 from models.attention.cpu import CpuAttention
 from models.batch import KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary
-from models.layers.rotation import Rotation, rotate
+from models.layers.rotation import Rotation, rotate, scale_queries
 from tests.kernels.paged_batches import Lengths, paged_batch
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
@@ -36,6 +36,35 @@ def test_rotate_and_write_equals_torch(
 
     for got, want in ((got_q, want_q), (kv, want_kv)):
         torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rotary_dim", [0, 24])
+def test_queries_are_scaled_by_row(kernels: KernelLibrary, rotary_dim: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    angles = torch.randn(5, rotary_dim // 2, generator=generator)
+    by = Rotation(angles.cos(), angles.sin(), 1 + torch.rand(5, generator=generator))
+    q, k, v = torch.randn(5, 8, 48, generator=generator).to(dtype).split((4, 2, 2), dim=1)
+    want_q, want_k = scale_queries(rotate(q, by), by), rotate(k, by)
+    backend, group = CpuAttention(kernels), KVGroupBatch(slot_mapping=torch.arange(5), block_tables=torch.zeros(1, 1))
+    kv = torch.zeros(backend.kv_shape(AttentionSpec(4, 2, 48, 1.0), 1, 16), dtype=dtype)
+
+    got_q = backend.rotate_and_write(kv, q, k, v, by, group)
+
+    for got, want in ((got_q, want_q), (k, want_k)):
+        torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_are_turned_alone(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+    angles = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    by = Rotation(angles.cos(), angles.sin(), torch.zeros(5))  # the factor comes later
+    q, k = torch.randn(5, 6, 48, generator=torch.Generator().manual_seed(1)).to(dtype).split((4, 2), dim=1)
+    want = rotate(q, by), rotate(k, by)
+
+    got = CpuAttention(kernels).rotate_heads(q, k, by)
+
+    torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

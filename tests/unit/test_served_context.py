@@ -50,7 +50,7 @@ def decoders(engine: Engine) -> tuple[Decoder, Decoder | None]:
 
 
 def frequencies(decoder: Decoder, context: int) -> torch.Tensor:
-    return inverse_frequencies(decoder.ropes[0], torch.device("cpu"), context)
+    return inverse_frequencies(decoder.turns[0][0], torch.device("cpu"), context)
 
 
 @pytest.mark.parametrize(("max_model_len", "context"), [(ORIGINAL, ORIGINAL), (ORIGINAL + 16, CLAIMED)])

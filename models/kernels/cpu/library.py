@@ -36,7 +36,7 @@ class KernelLibrary:
         self.set_num_threads = self._bind("hr_set_num_threads", "i")
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiifpp")
-        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppippiiii")
+        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiii")
         self.prepare_rows = self._bind("hr_prepare_rows", "pilllippfp")
         self.join_rows = self._bind("hr_join_rows", "pipillippfffi")
         self.gate_rows = self._bind("hr_gate_rows", "ppilll")

@@ -1,4 +1,5 @@
-// Rotary embedding of q and k rows (optional), and the store of k and v rows into the paged KV tensor.
+// Rotary embedding of q and k rows, a factor of the row for q, and the store of k and v rows into the paged KV tensor; each
+// where it is asked for.
 //
 //   (x[i], x[i + R/2])  <-  (x[i] cos[i] - x[i + R/2] sin[i],  x[i + R/2] cos[i] + x[i] sin[i]),   i < R/2
 //
@@ -46,12 +47,17 @@ void store_token(const Element* k, const Element* v, int64_t slot, Element* kv, 
   }
 }
 
+template <class Element>
+void scale_row(Element* x, int size, float factor) {
+  for (int i = 0; i < size; i += 16) store_lanes(x + i, load_lanes(x + i) * broadcast(factor));
+}
+
 struct Rows {
   void *q, *k;
   const void* v;
   int64_t q_stride, k_stride, v_stride;
   const int64_t* slots;
-  const float *cos, *sin;
+  const float *cos, *sin, *q_scale;
   void* kv;
   int num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim;
 };
@@ -68,20 +74,24 @@ void process(const Rows& rows) {
       for (int head = 0; head < rows.num_heads; ++head) rotate_head(q + head * rows.head_dim, cos, sin, num_pairs);
       for (int head = 0; head < rows.num_kv_heads; ++head) rotate_head(k + head * rows.head_dim, cos, sin, num_pairs);
     }
+    if (rows.q_scale)
+      scale_row(static_cast<Element*>(rows.q) + t * rows.q_stride, rows.num_heads * rows.head_dim, rows.q_scale[t]);
     const Element* v = rows.v ? static_cast<const Element*>(rows.v) + t * rows.v_stride : nullptr;
-    if (rows.slots[t] >= 0) store_token(k, v, rows.slots[t], static_cast<Element*>(rows.kv), rows.num_kv_heads, rows.head_dim);
+    if (rows.slots && rows.slots[t] >= 0)
+      store_token(k, v, rows.slots[t], static_cast<Element*>(rows.kv), rows.num_kv_heads, rows.head_dim);
   });
 }
 
 }  // namespace
 
-// is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation (q unused). v null: values are part of the keys. Strides
-// in elements between rows; the heads of a row are contiguous.
+// is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation. q_scale: null, or [T]; q is unused without both. slots
+// null: nothing is stored, and kv and v are unused. v null: values are part of the keys. Strides in elements between rows; the
+// heads of a row are contiguous, head_dim is a multiple of 16.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
-                             const float* cos, const float* sin, int rotary_dim, const int64_t* slots, void* kv, int num_tokens,
-                             int num_heads, int num_kv_heads, int head_dim) {
-  const Rows rows{q,   k,  v,          q_stride,  k_stride,     v_stride, slots,     cos,
-                  sin, kv, num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim};
+                             const float* cos, const float* sin, int rotary_dim, const float* q_scale, const int64_t* slots,
+                             void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim) {
+  const Rows rows{q,       k,  v,          q_stride,  k_stride,     v_stride, slots,     cos, sin,
+                  q_scale, kv, num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim};
   if (is_bf16)
     process<Bf16>(rows);
   else
