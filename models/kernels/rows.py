@@ -1,4 +1,4 @@
-"""What happens to whole rows outside linear layers (C++, cpu/rows.cpp): sums with a norm in them, norms, gates."""
+"""Whole rows outside linear layers (C++, cpu/rows.cpp): sums with a norm in them, norms, gates, copies."""
 
 import torch
 
@@ -10,8 +10,8 @@ _LANES = 16  # columns must be a multiple of
 
 
 def takes_rows(x: torch.Tensor) -> bool:
-    """Whether the kernels do `x` [T, K]."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and x.shape[1] % _LANES == 0 and kernel_library() is not None
+    """Whether the kernels do `x` [..., K]."""
+    return x.device.type == "cpu" and x.dtype in _TYPES and x.shape[-1] % _LANES == 0 and kernel_library() is not None
 
 
 def prepare_rows(x: torch.Tensor, prepare: RowInput, *, library: KernelLibrary | None = None) -> torch.Tensor:
@@ -56,3 +56,14 @@ def gate_rows(x: torch.Tensor, gate: torch.Tensor, *, library: KernelLibrary | N
         *(x.data_ptr(), gate.data_ptr(), x.dtype == torch.bfloat16, gate.stride(0), len(x), columns)
     )
     return x
+
+
+def copy_heads(x: torch.Tensor, out: torch.Tensor, *, library: KernelLibrary | None = None) -> None:
+    """out [T, H, K] becomes x. Rows and heads of both may be strided."""
+    assert x.shape == out.shape
+    assert x.dtype == out.dtype
+    assert x.stride(2) == out.stride(2) == 1
+    strides = [stride * x.element_size() for tensor in (x, out) for stride in tensor.stride()[:2]]
+    (library or required_library()).copy_heads(
+        *(x.data_ptr(), *strides[:2], out.data_ptr(), *strides[2:], len(x), x.shape[1], x.shape[2] * x.element_size())
+    )

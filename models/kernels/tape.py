@@ -87,7 +87,7 @@ class Workspace:
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Tape | None:
     """Run `run`, and return a tape of its native calls, or None if it also computed by other means.
 
-    run: may make new tensors with torch.empty and views, and must leave its results in buffers that outlive it.
+    run: may make new tensors with torch.empty, new_empty and views; leaves its results in buffers that outlive it.
     """
     global _recorder
     assert _recorder is None, "one recording at a time"
@@ -126,6 +126,8 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is _aten.empty.memory_format:
             return self._workspace.empty(args[0], kwargs["dtype"])
+        if func is _aten.new_empty.default:
+            return self._workspace.empty(args[1], kwargs.get("dtype") or args[0].dtype)
         result = func(*args, **kwargs)
         if func._schema.is_mutable or not _storages(result) <= _storages((args, kwargs)):
             self.is_spoilt = True

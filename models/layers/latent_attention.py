@@ -5,6 +5,7 @@ from torch import nn
 
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kernels.rows import copy_heads, takes_rows
 from models.layers.head_linear import HeadLinear
 from models.layers.linear import Linear
 from models.layers.norm import make_norm
@@ -71,6 +72,10 @@ class LatentAttention(nn.Module):
         """Queries [T, H * (rope_dim + nope_dim)] as they meet rows of the cache: [T, H, rope_dim + kv_rank]."""
         q = q.view(len(q), self.spec.num_heads, -1)
         queries = q.new_empty(*q.shape[:2], self.spec.head_dim)
-        queries[..., : self.rope_dim] = q[..., : self.rope_dim]
+        turned, to = q[..., : self.rope_dim], queries[..., : self.rope_dim]
+        if takes_rows(turned):
+            copy_heads(turned, to)
+        else:
+            to.copy_(turned)
         self.k_up(q[..., self.rope_dim :], queries[..., self.rope_dim :])
         return queries

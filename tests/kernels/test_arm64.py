@@ -135,6 +135,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         test_rows.test_rows_are_joined, kind=[InputKind.LAYER_NORM], norms_sum=[False, True], dtype=DTYPES
     ),
     "hr_gate_rows": each(test_rows.test_rows_are_gated, dtype=DTYPES),
+    "hr_copy_heads": each(test_rows.test_parts_of_heads_are_copied, dtype=DTYPES),
     "hr_best_ids": [
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),

@@ -1,4 +1,4 @@
-"""The C++ kernels of whole rows against torch: sums with norms, preparations alone, gates."""
+"""The C++ kernels of whole rows against torch: sums with norms, preparations alone, gates, copies."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.row_input import InputKind, RowInput
-from models.kernels.rows import gate_rows, join_rows, prepare_rows
+from models.kernels.rows import copy_heads, gate_rows, join_rows, prepare_rows
 from tests.kernels.test_quantized_linear import prepared_rows, row_input
 
 COLUMNS, ROWS = 144, 37
@@ -56,6 +56,17 @@ def test_rows_are_gated(kernels: KernelLibrary, dtype: torch.dtype) -> None:
 
     tolerance = 1e-5 if dtype == torch.float32 else 2**-8
     torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_heads_are_copied(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+    x, out = normal(ROWS, 3, 80, dtype=dtype)[..., 16:48], torch.zeros(ROWS, 3, 112, dtype=dtype)
+
+    copy_heads(x, out[..., 64:96], library=kernels)
+
+    assert torch.equal(out[..., 64:96], x)
+    assert not out[..., :64].any()
+    assert not out[..., 96:].any()
 
 
 def test_exact_gelu_is_exact_in_the_tails(kernels: KernelLibrary) -> None:

@@ -40,6 +40,7 @@ class KernelLibrary:
         self.prepare_rows = self._bind("hr_prepare_rows", "pilllippfp")
         self.join_rows = self._bind("hr_join_rows", "pipillippfffi")
         self.gate_rows = self._bind("hr_gate_rows", "ppilll")
+        self.copy_heads = self._bind("hr_copy_heads", "pllplllll")
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
         self.pack_weights = self._bind("hr_pack_weights", "ipllp", ctypes.c_int)
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")

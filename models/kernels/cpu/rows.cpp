@@ -1,5 +1,6 @@
-// What happens to whole rows outside linear layers, where they cannot take it along: sums of two rows with a norm in them, norms
-// that several layers share, gates.
+// What happens to whole rows outside linear layers, where they cannot take it along: sums of two rows with a norm in them,
+// norms that several layers share, gates, copies of parts of heads.
+#include <cstring>
 #include <vector>
 
 #include "parallel.h"
@@ -93,3 +94,14 @@ HR_API void hr_gate_rows(void* x, const void* gate, int is_bf16, int64_t gate_st
 }
 
 HR_REPLAYABLE(hr_gate_rows)
+
+// out [M, H, bytes] = x; strides in bytes, between rows and between heads.
+HR_API void hr_copy_heads(const char* x, int64_t x_stride, int64_t x_head_stride, char* out, int64_t out_stride,
+                          int64_t out_head_stride, int64_t num_rows, int64_t num_heads, int64_t bytes) {
+  for_rows(num_rows, num_heads * bytes, [&](int64_t r) {
+    for (int64_t h = 0; h < num_heads; ++h)
+      std::memcpy(out + r * out_stride + h * out_head_stride, x + r * x_stride + h * x_head_stride, bytes);
+  });
+}
+
+HR_REPLAYABLE(hr_copy_heads)
