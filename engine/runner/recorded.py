@@ -96,7 +96,9 @@ class RecordedLayers:
             groups=tuple(_copy(group, buffers) for group, buffers in zip(batch.groups, self._groups, strict=True)),
         )
         copied_rotations = [
-            Rotation(*(None if buffer is None else buffer[:rows].copy_(of) for buffer, of in zip(buffers, by, strict=True)))
+            Rotation(
+                *(None if buffer is None else buffer[:rows].copy_(of) for buffer, of in zip(buffers, by, strict=True))
+            )
             for buffers, by in zip(self._rotations, rotations, strict=True)
         ]
         return self._x[:rows].copy_(x), copied_rotations, copied_batch

@@ -18,6 +18,8 @@ from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.row_input import PLAIN, RowInput
 from models.kernels.tape import Kernel
 
+_BLOCK_ROWS = 16  # kBlockRows of segments.h
+
 
 class WeightFormat(enum.IntEnum):
     """Formats with a native kernel: those of GGUF in the order of Format in codecs.h, and bf16."""
@@ -150,8 +152,11 @@ def gather_rows(
     return out
 
 
-class _Run:
-    """Consecutive matrices of a layer that one call multiplies."""
+class Run:
+    """Consecutive matrices of a layer that one call multiplies.
+
+    segments: address of their array, and how many. block_bytes: of 16 rows of each.
+    """
 
     def __init__(
         self,
@@ -175,6 +180,10 @@ class _Run:
             )
         )
         self.segments = (ctypes.addressof(self._segments), len(weights))
+        blocks = [-(-weight.rows // _BLOCK_ROWS) for weight in weights]
+        self.block_bytes = (ctypes.c_int64 * len(weights))(
+            *(weight.data.nbytes // count for weight, count in zip(weights, blocks, strict=True))
+        )
 
 
 class PackedLinear:
@@ -197,14 +206,19 @@ class PackedLinear:
         given = biases or [None] * len(weights)
         fp32_biases = [None if bias is None else bias.to(torch.float32).contiguous() for bias in given]
         self.rows = 0
-        self._runs: list[_Run] = []
+        self._runs: list[Run] = []
         first = 0
         for end in range(1, len(weights) + 1):
             if end < len(weights) and weights[first].shares_call_with(weights[end]):
                 continue
-            self._runs.append(_Run(weights[first:end], fp32_biases[first:end], self.rows, library))
+            self._runs.append(Run(weights[first:end], fp32_biases[first:end], self.rows, library))
             self.rows += sum(weight.rows for weight in weights[first:end])
             first = end
+
+    @property
+    def single_run(self) -> Run | None:
+        """What multiplies all of the layer, or None if it takes several calls."""
+        return self._runs[0] if len(self._runs) == 1 else None
 
     def __call__(
         self,

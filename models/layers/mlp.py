@@ -19,6 +19,11 @@ class MLP(nn.Module):
         self.activation = activation_of(spec)
         self.down = Linear(spec.intermediate_size, hidden_size, has_bias=spec.has_down_bias, scheme=scheme)
 
+    @property
+    @abstractmethod
+    def linears(self) -> tuple[Linear, Linear]:
+        """Before the activation, and after it."""
+
     @abstractmethod
     def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         """x [T, hidden] -> what `contract` takes, of norm(x)."""
@@ -38,6 +43,10 @@ class PlainMLP(MLP):
         super().__init__(spec, hidden_size, scheme=scheme)
         self.up = Linear(hidden_size, spec.intermediate_size, has_bias=spec.has_up_bias, scheme=scheme)
 
+    @property
+    def linears(self) -> tuple[Linear, Linear]:
+        return self.up, self.down
+
     def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         inner: torch.Tensor = self.up(x, norm)
         return inner
@@ -48,6 +57,10 @@ class GatedMLP(MLP):
         super().__init__(spec, hidden_size, scheme=scheme)
         shards = {"gate": spec.intermediate_size, "up": spec.intermediate_size}
         self.gate_up = Linear(hidden_size, shards, has_bias=spec.has_up_bias, scheme=scheme)
+
+    @property
+    def linears(self) -> tuple[Linear, Linear]:
+        return self.gate_up, self.down
 
     def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         inner: torch.Tensor = self.gate_up(x, norm)

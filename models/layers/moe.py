@@ -1,18 +1,25 @@
 """Mixture of experts: a router sends each row to a few of many MLPs.
 
 Rows are grouped by expert, so that each chosen expert's weights are read once a step. Each expert is a pair of Linear
-layers like any other, and so takes every quantisation and kernel. Which experts are chosen depends on the data, so
-steps of such a model are not recorded as tapes.
+layers like any other, and so takes every quantisation and kernel. Where these are native, so are routing, grouping and
+sums: one call, with which a step can be recorded although the choice depends on the data.
 """
+
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers.linear import empty_parameter
+from models.kernels.linear import PackedLinear
+from models.kernels.moe import NativeExperts, takes_experts
+from models.kernels.row_input import RowInput
+from models.kernels.rows import prepare_rows, takes_rows
+from models.layers.linear import Linear, empty_parameter
 from models.layers.mlp import MLP, make_mlp
 from models.layers.prologue import AS_IS, Prologue
 from models.quant.base import QuantScheme
+from models.quant.packed import Packed
 from models.spec import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
@@ -71,12 +78,46 @@ class MoE(nn.Module):
 
     def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
         """MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
+        if self._native is not None and takes_rows(x):
+            return self._compute_natively(self._native, x, norm.row_input, residual)
         rows = norm(x)
         total = self._routed(rows)
         if self.shared is not None:
             shared = self.shared(rows, AS_IS).to(torch.float32)
             total += shared if self.shared_gate is None else shared * self._openness(rows)
         return total.to(x.dtype) if residual is None else residual.add_(total)
+
+    def _compute_natively(
+        self, experts: NativeExperts, x: torch.Tensor, norm: RowInput, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        rows, shared = prepare_rows(x, norm), None
+        if self.shared is not None and self.shared_gate is None and residual is not None:
+            residual = self.shared(rows, AS_IS, residual)
+        elif self.shared is not None:
+            shared = self.shared(rows, AS_IS)
+        out = torch.empty(x.shape, dtype=x.dtype) if residual is None else residual
+        experts(rows, shared, out, adds=residual is not None)
+        return out
+
+    @cached_property
+    def _native(self) -> NativeExperts | None:
+        """Bound to the weights where they lie: not before they are loaded. None if an expert is in torch."""
+        first: MLP = self.experts[0]
+        pairs = [tuple(map(_packed, expert.linears)) for expert in self.experts]
+        packed = [(up, down) for up, down in pairs if up is not None and down is not None]
+        if len(packed) < len(pairs) or not takes_experts(packed):
+            return None
+        router = self.router
+        return NativeExperts(
+            router.spec,
+            packed,
+            first.activation.row_input,
+            self.load,
+            weight=router.weight,
+            bias=router.bias,
+            correction=router.correction,
+            shared_gate=self.shared_gate,
+        )
 
     def _openness(self, rows: torch.Tensor) -> torch.Tensor:
         """[T, 1], how far the shared expert's gate is open for each row."""
@@ -107,6 +148,11 @@ class MoE(nn.Module):
             return expert((rows * weight).to(rows.dtype), AS_IS).to(torch.float32)
         outputs: torch.Tensor = expert(rows, AS_IS).to(torch.float32)
         return outputs * weight
+
+
+def _packed(linear: Linear) -> PackedLinear | None:
+    """What multiplies with the layer's packed weights, or None where they are not packed."""
+    return linear.scheme.multiply if isinstance(linear.scheme, Packed) else None
 
 
 def make_feed_forward(spec: MLPSpec | MoESpec, hidden_size: int, *, scheme: QuantScheme) -> MLP | MoE:

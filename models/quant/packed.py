@@ -37,7 +37,7 @@ class Packed:
         self._arena = arena
         self._formats = dict(formats)
         self._weights: dict[str | None, NativeWeight] = {}
-        self._multiply: PackedLinear | None = None
+        self.multiply: PackedLinear | None = None  # after `finish`
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()
@@ -75,7 +75,7 @@ class Packed:
         biases = None
         if layer.bias is not None:
             biases = [layer.bias.narrow(0, *layer.rows(shard)) for shard in self._formats]
-        self._multiply = PackedLinear([self._weights[shard] for shard in self._formats], biases)
+        self.multiply = PackedLinear([self._weights[shard] for shard in self._formats], biases)
 
     def apply(
         self,
@@ -85,8 +85,8 @@ class Packed:
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        assert self._multiply is not None, "finish() comes first"
-        return self._multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
+        assert self.multiply is not None, "finish() comes first"
+        return self.multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
 
     def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
         return self._weights[None].look_up(ids, torch.float32)

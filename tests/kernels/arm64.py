@@ -15,21 +15,38 @@ import hashlib
 import shutil
 import struct
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from models.kernels.cpu import build
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.linear import _Segment
+from models.kernels.moe import _ExpertLinear, _MoE, _Router
 from models.kernels.tape import Kernel
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-# Argument that points to an array of hr_segment, and the one that says how many.
-_SEGMENTS = dict.fromkeys(("hr_quantized_linear", "hr_bf16_linear", "hr_scaled_linear"), (9, 10))
+
+Array = tuple[type, Callable[[Any], int]]  # what a pointer leads to, and how many: of the arguments or of the structure
+# Arguments that point to something else than a tensor, by function and index, and such fields of structures.
+_ARGUMENTS: dict[tuple[str, int], Array] = {
+    **{
+        (f"hr_{name}_linear", 9): (_Segment, lambda arguments: arguments[10])
+        for name in ("quantized", "bf16", "scaled")
+    },
+    ("hr_moe_rows", 0): (_MoE, lambda _: 1),
+    ("hr_route_rows", 0): (_Router, lambda _: 1),
+}
+_FIELDS: dict[tuple[type, str], Array] = {
+    (_MoE, "up"): (_ExpertLinear, lambda moe: moe.router.num_experts),
+    (_MoE, "down"): (_ExpertLinear, lambda moe: moe.router.num_experts),
+    (_ExpertLinear, "segments"): (_Segment, lambda linear: linear.num_segments),
+    (_ExpertLinear, "block_bytes"): (ctypes.c_int64, lambda linear: linear.num_segments),
+}
 _OF_THIS_PROCESS = ("hr_num_threads", "hr_set_num_threads", "hr_set_spin_microseconds", "hr_replay")
 _C_TYPES = {"p": "void*", "l": "int64_t", "i": "int", "f": "float"}
 _C_RESULTS = {None: "void", ctypes.c_int: "int", ctypes.c_int64: "int64_t"}
@@ -125,11 +142,8 @@ class Arm64Library(KernelLibrary):
         places = []
         for index, (kind, value) in enumerate(zip(kernel.arguments, given, strict=True)):
             if kind == "p" and value:
-                if index == _SEGMENTS.get(kernel.name, (None,))[0]:
-                    buffer = memory.add_segments(int(value), int(given[_SEGMENTS[kernel.name][1]] or 0))
-                    places.append((index, buffer, 0))
-                else:
-                    places.append((index, *memory.locate(int(value))))
+                array = _ARGUMENTS.get((kernel.name, index))
+                places.append((index, *memory.locate(int(value), array, given)))
         name, words = kernel.name.encode(), kernel.words(given)
         call = struct.pack("<Q", len(name)) + name + struct.pack("<Q", len(words) // 8) + words + _packed(places)
         run = subprocess.run(
@@ -149,8 +163,10 @@ class _Memory:
     sizes: list[int] = field(default_factory=list)
     places: list[list[Place]] = field(default_factory=list)
 
-    def locate(self, address: int) -> tuple[int, int]:
-        """(buffer, offset) of an address within a storage."""
+    def locate(self, address: int, array: Array | None = None, owner: object = None) -> tuple[int, int]:
+        """(buffer, offset) of an address within a storage, or of an array of which `owner` says how long it is."""
+        if array is not None:
+            return self._add_array(address, array[0], array[1](owner)), 0
         for start, storage in self.storages.items():
             if start <= address < start + storage.nbytes():
                 if start not in self.starts:
@@ -158,15 +174,22 @@ class _Memory:
                 return self.starts.index(start), address - start
         raise AssertionError(f"a pointer leads to no tensor: {address:#x}")
 
-    def add_segments(self, address: int, count: int) -> int:
-        size = ctypes.sizeof(_Segment)
+    def _add_array(self, address: int, kind: type, count: int) -> int:
         places: list[Place] = []
-        for index, segment in enumerate((_Segment * count).from_address(address)):
-            for name in ("packed", "bias"):
-                if pointer := getattr(segment, name):
-                    places.append((index * size + getattr(_Segment, name).offset, *self.locate(pointer)))
-        self._add(address, count * size, places)
+        for index in range(count if issubclass(kind, ctypes.Structure) else 0):
+            start = index * ctypes.sizeof(kind)
+            places += self._pointers(kind.from_address(address + start), start)
+        self._add(address, count * ctypes.sizeof(kind), places)
         return len(self.starts) - 1
+
+    def _pointers(self, structure: ctypes.Structure, start: int) -> Iterator[Place]:
+        """Places of the pointers in a structure that begins `start` bytes into its buffer, and in those within it."""
+        for name, kind, *_ in structure._fields_:
+            value, offset = getattr(structure, name), start + getattr(type(structure), name).offset
+            if issubclass(kind, ctypes.Structure):
+                yield from self._pointers(value, offset)
+            elif kind is ctypes.c_void_p and value:
+                yield (offset, *self.locate(value, _FIELDS.get((type(structure), name)), structure))
 
     def packed(self) -> bytes:
         parts = [struct.pack("<Q", len(self.starts))]
@@ -178,7 +201,7 @@ class _Memory:
         assert len(data) == sum(self.sizes)
         at = 0
         for start, size, places in zip(self.starts, self.sizes, self.places, strict=True):
-            if not places:  # an array of segments holds the other process's addresses
+            if not places:  # a structure holds the other process's addresses
                 ctypes.memmove(start, data[at : at + size], size)
             at += size
 

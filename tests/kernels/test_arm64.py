@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from models.kernels.cpu import library
+from models.kernels.linear import WeightFormat
 from models.kernels.row_input import InputKind
 from models.quant.tensor import Encoding
 from tests.kernels import (
     test_attention,
     test_bf16_linear,
     test_head_linear,
+    test_moe,
     test_norm_heads,
     test_quantise,
     test_quantized_linear,
@@ -136,6 +138,17 @@ COMPARISONS: dict[str, list[Comparison]] = {
     ),
     "hr_gate_rows": each(test_rows.test_rows_are_gated, dtype=DTYPES),
     "hr_copy_heads": each(test_rows.test_parts_of_heads_are_copied, dtype=DTYPES),
+    "hr_moe_rows": [
+        *each(
+            test_moe.test_experts_equal_torch,
+            name=["gated", "clamped with biases"],
+            count=[1, 90],
+            held=[WeightFormat.BF16, WeightFormat.Q5_0, Encoding.INT4],
+        ),
+        *each(test_moe.test_what_is_shared_is_added_through_its_gate, dtype=DTYPES),
+        *each(test_moe.test_inputs_are_weighted, count=[40]),
+    ],
+    "hr_route_rows": each(test_moe.test_router_equals_torch, name=list(test_moe.ROUTERS)),
     "hr_best_ids": [
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "amx.h"
+#include "linear_kernels.h"
 #include "linear_output.h"
 #include "parallel.h"
 #include "replay.h"

@@ -22,6 +22,7 @@
 #include "amx.h"
 #include "codecs.h"
 #include "integer_panel.h"
+#include "linear_kernels.h"
 #include "linear_output.h"
 #include "parallel.h"
 #include "replay.h"

@@ -21,6 +21,7 @@
 
 #include "amx.h"
 #include "integer_panel.h"
+#include "linear_kernels.h"
 #include "linear_output.h"
 #include "parallel.h"
 #include "replay.h"
