@@ -1,6 +1,7 @@
 """RecordedLayers: steps of few rows replayed from tapes of native calls, so that Python's time does not add up."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,14 +12,16 @@ from models.kernels.cpu.library import KernelLibrary
 from models.kernels.tape import Tape, Workspace, record
 from models.layers.rotation import Rotation
 
+logger = logging.getLogger(__name__)
+
 MAX_ROWS = 32  # from here on the kernels' own time makes the rest small
 
 
 class RecordedLayers:
-    """The decoder's layers, with one tape for each (rows, sequences) that a step had.
+    """The decoder's layers, with one tape for each (rows, sequences) that a step had, unless such steps have none.
 
     All tapes share their input buffers, into which a step's inputs are copied, and their workspace: a result is valid
-    until the next call. Once a step could not be recorded, none is tried again.
+    until the next call.
     """
 
     def __init__(
@@ -28,9 +31,8 @@ class RecordedLayers:
         self._decoder = decoder
         self._kv = kv
         self._replay = library.replay
-        self._tapes: dict[tuple[int, int], Tape] = {}
+        self._tapes: dict[tuple[int, int], Tape | None] = {}  # None: was tried, and cannot be recorded
         self._workspace = Workspace()
-        self._can_record = True
         self.has_recorded = False  # in the last call
         self._x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         self._rotations = [
@@ -54,7 +56,7 @@ class RecordedLayers:
     @property
     def recorded_sizes(self) -> list[tuple[int, int]]:
         """(rows, sequences) of the steps that have a tape."""
-        return list(self._tapes)
+        return [size for size, tape in self._tapes.items() if tape is not None]
 
     def __call__(self, batch: ForwardBatch, wanted: torch.Tensor | None = None) -> torch.Tensor:
         """Decoder.forward. Steps that are too large or cannot be recorded run as ever."""
@@ -62,20 +64,24 @@ class RecordedLayers:
         x, rotations = decoder.embedded(batch), decoder.rotations(batch)
         key = (len(x), len(batch.query_lens))
         self.has_recorded = False
-        if not self._can_record or key[0] > MAX_ROWS:
+        is_new = key not in self._tapes
+        tape = self._tapes.get(key)
+        if key[0] > MAX_ROWS or (tape is None and not is_new):
             return decoder.run_layers(x, rotations, batch, self._kv, wanted)
         inputs = self._copied(x, rotations, batch)
-        tape = self._tapes.get(key)
         if tape is not None:
             tape.replay()
         else:
-            self.has_recorded = True
-            tape = record(lambda: self._run_in_place(*inputs), self._workspace, self._replay)
-            if tape is None:
-                self._can_record = False
-            else:
-                self._tapes[key] = tape
+            self._record(key, inputs)
         return inputs[0] if wanted is None else inputs[0][wanted]
+
+    def _record(self, key: tuple[int, int], inputs: tuple[torch.Tensor, list[Rotation], ForwardBatch]) -> None:
+        """Run the step, and keep its tape if it has one."""
+        self.has_recorded = True
+        tape, spoilt_by = record(lambda: self._run_in_place(*inputs), self._workspace, self._replay)
+        if tape is None and None not in self._tapes.values():
+            logger.info("steps of %d rows run without a tape: %s computes between native kernels", key[0], spoilt_by)
+        self._tapes[key] = tape
 
     def _run_in_place(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:
         hidden = self._decoder.run_layers(x, rotations, batch, self._kv)

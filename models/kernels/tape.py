@@ -9,7 +9,7 @@ call, with new contents in the input buffers.
 import ctypes
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -84,8 +84,13 @@ class Workspace:
         return free.view(dtype).view(size)
 
 
-def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Tape | None:
-    """Run `run`, and return a tape of its native calls, or None if it also computed by other means.
+class Recording(NamedTuple):
+    tape: Tape | None
+    spoilt_by: str | None  # what first computed by other means than a kernel with a replay; there is no tape then
+
+
+def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:
+    """Run `run`, and return a tape of its native calls if it computed by no other means.
 
     run: may make new tensors with torch.empty, new_empty and views; leaves its results in buffers that outlive it.
     """
@@ -97,7 +102,9 @@ def record(run: Callable[[], object], workspace: Workspace, replay: Callable[...
             run()
         finally:
             _recorder = None
-    return None if recorder.is_spoilt else Tape(recorder.calls, workspace, replay)
+    if recorder.spoilt_by is not None:
+        return Recording(None, recorder.spoilt_by)
+    return Recording(Tape(recorder.calls, workspace, replay), None)
 
 
 class _Recorder(TorchDispatchMode):
@@ -106,7 +113,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, workspace: Workspace) -> None:
         super().__init__()
         self.calls: list[tuple[int, bytes]] = []
-        self.is_spoilt = False
+        self.spoilt_by: str | None = None
         self._workspace = workspace
 
     @classmethod
@@ -116,9 +123,12 @@ class _Recorder(TorchDispatchMode):
 
     def add(self, kernel: Kernel, arguments: Sequence[int | float | None]) -> None:
         if kernel.replay_address is None:
-            self.is_spoilt = True
+            self._spoil(kernel.name)
         else:
             self.calls.append((kernel.replay_address, kernel.words(arguments)))
+
+    def _spoil(self, by: str) -> None:
+        self.spoilt_by = self.spoilt_by or by
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -130,7 +140,7 @@ class _Recorder(TorchDispatchMode):
             return self._workspace.empty(args[1], kwargs.get("dtype") or args[0].dtype)
         result = func(*args, **kwargs)
         if func._schema.is_mutable or not _storages(result) <= _storages((args, kwargs)):
-            self.is_spoilt = True
+            self._spoil(str(func))
         return result
 
 

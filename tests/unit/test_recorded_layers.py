@@ -88,6 +88,25 @@ def test_recorded_steps_equal_those_that_run_as_ever(folder: Path, quantise_to: 
     assert set(runs.recorded.recorded_sizes) == {size for size in sizes if size[0] <= MAX_ROWS}
 
 
+def test_only_steps_that_cannot_be_recorded_run_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    random_model(llama_config()).save_pretrained(tmp_path)
+    runs = TwoRuns(tmp_path, torch.bfloat16, CpuAttention())
+    run_layers = runs.plain.decoder.run_layers
+    monkeypatch.setattr(
+        runs.plain.decoder, "run_layers", lambda x, *rest: run_layers(x if len(x) < 7 else x.neg().neg(), *rest)
+    )
+
+    with caplog.at_level("INFO", "engine"):
+        for counts in STEPS:
+            plain, recorded = runs.step(counts)
+            assert torch.equal(recorded, plain), counts
+
+    assert set(runs.recorded.recorded_sizes) == {(2, 2), (3, 3), (4, 4)}
+    assert caplog.messages == ["steps of 10 rows run without a tape: aten.neg.default computes between native kernels"]
+
+
 @pytest.mark.parametrize(
     ("dtype", "backend"), [(torch.float32, CpuAttention()), (torch.bfloat16, ReferenceAttention())]
 )
