@@ -9,7 +9,7 @@ from tests.helpers.checkpoints import SMALL
 LATENT = {
     **SMALL,
     "num_key_value_heads": 4,
-    "q_lora_rank": 24,
+    "q_lora_rank": 32,
     "kv_lora_rank": 32,
     "qk_nope_head_dim": 48,
     "qk_rope_head_dim": 16,
@@ -30,11 +30,11 @@ YARN = {
     "mscale": 0.5,
     "mscale_all_dim": 0.7,
 }
+ODD = {"q_lora_rank": 24, "qk_nope_head_dim": 24, "v_head_dim": 20}  # no multiples of 16: matrices that no kernel takes
 
 
 def deepseek_v2(**changes: object) -> DeepseekV2Config:
-    odd = {"qk_nope_head_dim": 24, "v_head_dim": 20}  # no multiples of 16: heads' matrices that no kernel takes
-    return DeepseekV2Config(**{**LATENT, **odd, "num_experts_per_tok": 2, **changes})
+    return DeepseekV2Config(**{**LATENT, "num_experts_per_tok": 2, **changes})
 
 
 def deepseek_v3(**changes: object) -> DeepseekV3Config:
@@ -44,7 +44,7 @@ def deepseek_v3(**changes: object) -> DeepseekV3Config:
 LATENT_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "deepseek-v2": lambda: deepseek_v2(q_lora_rank=None),
     "deepseek-v2-groups-yarn": lambda: deepseek_v2(
-        topk_method="group_limited_greedy", n_group=4, topk_group=2, n_shared_experts=1, rope_parameters=YARN
+        **ODD, topk_method="group_limited_greedy", n_group=4, topk_group=2, n_shared_experts=1, rope_parameters=YARN
     ),
     "deepseek-v3": lambda: deepseek_v3(rope_parameters=YARN, attention_bias=True),
     "deepseek-v3-plain": lambda: deepseek_v3(

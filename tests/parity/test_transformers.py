@@ -8,9 +8,12 @@ import pytest
 import torch
 from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 
+from engine.runner.recorded import RecordedLayers
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.decoder import Decoder
+from models.kernels.cpu.library import kernel_library
+from models.layers.linear import Linear
 from models.registry import FAMILIES
 from models.spec import MoESpec
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
@@ -162,6 +165,25 @@ def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
 
     assert our_error <= 2 * their_error
     assert lowest(divergence.sum(-1), num_kept) <= 1e-3
+
+
+def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
+    """Torch computes nothing in the layers of any family (else the log says what); a replay gives the same numbers."""
+    library = kernel_library()
+    if pair.backend.name != "cpu" or library is None:
+        pytest.skip("there are tapes of the native back end only")
+    run, prompt, sequence = pair.run(torch.bfloat16), pair.prompts[0], PagedSequence()
+    if any(isinstance(module, Linear) and module.in_features % 16 for module in run.decoder.modules()):
+        pytest.skip("no kernel takes columns that are no multiple of 16")
+    with torch.inference_mode():
+        run.step([(sequence, prompt[:-3])])
+        recorded = RecordedLayers(run.decoder, run.kv, library, max_blocks=64)
+        for token in prompt[-3:]:
+            batch = run.batch([(sequence, [token])])
+            assert torch.equal(recorded(batch).clone(), run.decoder(batch, run.kv))
+            sequence.num_computed += 1
+
+    assert recorded.recorded_sizes == [(1, 1)]
 
 
 def has_experts(pair: Pair) -> bool:
