@@ -155,6 +155,11 @@ def build_decoder(
         fill(decoder, plan, progress)
     except torch.OutOfMemoryError:
         raise _too_large(needed, obtainable, device) from None
+    except MemoryError as error:
+        raise ModelError(
+            f"the weights need {needed / 2**30:.2f} GiB, but {error}; raise the limit of this process (ulimit -v), or "
+            "choose a smaller model or fewer bits (--quantization int4)"
+        ) from None
     formats = Counter(_held_as(decoder, assignment) for assignment in plan)
     return decoder.eval(), HeldWeights(formats, _weights_note(decoder, formats, choices))
 

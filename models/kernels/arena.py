@@ -21,7 +21,7 @@ class HugePageArena:
         self._used = 0
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
-        """An uninitialised uint8 tensor of `num_bytes`, aligned to 64 bytes."""
+        """An uninitialised uint8 tensor of `num_bytes`, aligned to 64 bytes. Raises MemoryError."""
         if self._used + num_bytes > len(self._chunk):
             self._chunk, self._used = _map_chunk(max(_CHUNK, num_bytes)), 0
         start = self._used
@@ -31,7 +31,10 @@ class HugePageArena:
 
 def _map_chunk(num_bytes: int) -> torch.Tensor:
     """`num_bytes` of fresh memory that begins at a large page; physical memory is taken when it is written."""
-    pages = mmap.mmap(-1, num_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        pages = mmap.mmap(-1, num_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:  # a limit on the address space, or a system that grants no more than it has
+        raise MemoryError(f"{num_bytes} bytes of memory were refused: {error.strerror}") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(pages, dtype=torch.uint8)  # keeps `pages` alive

@@ -1,5 +1,7 @@
 """free_memory_bytes: the machine's memory, and a container's limit."""
 
+import errno
+import mmap
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from models import loader
 from models.errors import ModelError
 from models.free_memory import free_memory_bytes, obtainable_memory_bytes
+from models.kernels.cpu.library import kernel_library
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import llama_config, load_folder, random_model
@@ -75,3 +78,15 @@ def test_weights_that_cannot_fit_are_refused_before_memory_is_taken(
 
     monkeypatch.setattr(loader, "obtainable_memory_bytes", lambda _: held)
     load_folder(tmp_path, dtype, weights=weights)
+
+
+@pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
+def test_memory_that_the_system_refuses_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_model(llama_config()).save_pretrained(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(ModelError, match=r"bytes of memory were refused: Cannot .*ulimit -v"):
+        load_folder(tmp_path, torch.bfloat16)
