@@ -38,9 +38,13 @@ class QualityReport:
         self._found: Quality | None = None
         self._reference: Reference | None = None
 
+    @property
+    def _is_wanted(self) -> bool:
+        return self._config.quality_report or self._config.max_quality_loss is not None
+
     def before(self) -> None:
         """Find what was measured before; else compute the reference, layer by layer."""
-        if not (self._config.quality_report or self._config.max_quality_loss is not None):
+        if not self._is_wanted:
             return
         self._key = quality_key(self._config, self._files, self._device)
         self._found = records.find(self._files, self._key)
@@ -51,7 +55,9 @@ class QualityReport:
             self._reference = measure_reference(self._files, opened, dtype, self._device, self._progress)
 
     def after(self, model: LoadedModel) -> Quality | None:
-        """The quality, where it was asked for. Raises StartupError if it lies beyond --max-quality-loss."""
+        """The quality, where it was asked for or is known. Raises StartupError if it lies beyond --max-quality-loss."""
+        if not self._is_wanted:  # what `headrace quantize` or an earlier start found is shown all the same
+            return records.find(self._files, quality_key(self._config, self._files, self._device))
         quality = self._found
         if self._reference is not None:
             quality = compare(model, self._reference, self._progress)

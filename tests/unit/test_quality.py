@@ -49,9 +49,14 @@ def folder(checkpoint: Path, tmp_path: Path) -> Iterator[Path]:
     own.chmod(0o755)
 
 
-def start(folder: Path, **options: object) -> EngineInfo:
+def start(folder: Path, *, quality_report: bool = True, **options: object) -> EngineInfo:
     stages: list[str] = []
-    config = EngineConfig(model=str(folder), kv_cache_memory_bytes=2**22, quality_report=True, **options)  # type: ignore[arg-type]
+    config = EngineConfig(
+        model=str(folder),
+        kv_cache_memory_bytes=2**22,
+        quality_report=quality_report,
+        **options,  # type: ignore[arg-type]
+    )
     _, info = build_engine(config, lambda stage, *_: stages.append(stage))
     info.notes.append(f"stages: {sorted(set(stages))}")
     return info
@@ -85,6 +90,15 @@ def test_quality_is_said_at_the_start(folder: Path) -> None:
     assert f"{quality_of(info).perplexity:.4g} against {quality_of(info).reference_perplexity:.4g}" in line
     assert f"reference: {folder} unquantised, in bfloat16" in line
     assert info.weight_formats["int8"] == 14
+
+
+def test_a_known_quality_is_shown_by_starts_that_do_not_ask(folder: Path) -> None:
+    assert start(folder, quality_report=False, quantization=Quantization.INT8).quality is None
+    known = quality_of(start(folder, quantization=Quantization.INT8))
+    info = start(folder, quality_report=False, quantization=Quantization.INT8)
+    assert info.quality == known
+    assert "'measure quality'" not in info.notes[-1]
+    assert start(folder, quality_report=False).quality is None
 
 
 def test_a_start_beyond_the_bound_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
