@@ -16,6 +16,7 @@ from engine.quality.passages import passages_of
 from engine.quantize.calibration import LinearInputs, calibration_batches, collected
 from engine.quantize.config import GROUP_SIZES, QuantizeConfig
 from engine.quantize.folding import Folding, fold
+from engine.runner.memory import format_bytes
 from models.checkpoints.writing.compressed_tensors import quantization_config, tensors_of
 from models.checkpoints.writing.hugging_face import Layout, layout_of
 from models.checkpoints.writing.shards import ShardWriter
@@ -114,7 +115,7 @@ class _Conversion:
         needed, free = sum(map(self._num_bytes, self._stream.plan)), shutil.disk_usage(folder).free
         if needed > free:
             raise StartupError(
-                f"the checkpoint will take {needed / 2**30:.2f} GiB, and {folder.parent} has {free / 2**30:.2f} GiB "
+                f"the checkpoint will take {format_bytes(int(needed))}, and {folder.parent} has {format_bytes(free)} "
                 "free; make space there, or name a folder on another disk with --out"
             )
 

@@ -17,6 +17,9 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:  # noqa: ARG002 (the report's signature)
         self._progress.start()
         if stage not in self._tasks:
+            for task in self._progress.tasks:
+                if task.total is None:  # a stage without an end of its own
+                    self._progress.update(task.id, total=1, completed=1)
             self._tasks[stage] = self._progress.add_task(stage, total=None)
         self._progress.update(self._tasks[stage], completed=done, total=total or None)
 

@@ -1,5 +1,6 @@
 """engine/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form is refused."""
 
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from gguf import GGMLQuantizationType
+from rich.console import Console
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import Qwen3MoeConfig
@@ -24,6 +26,7 @@ from engine.quantize.calibration import collected
 from engine.quantize.config import Method, QuantizeConfig
 from engine.quantize.convert import Written, convert
 from engine.quantize.folding import fold
+from engine.quantize.progress import Bars
 from models.checkpoints.writing import hugging_face
 from models.checkpoints.writing.shards import ShardWriter
 from models.errors import CheckpointError, UnsupportedModelError
@@ -233,10 +236,10 @@ def test_a_full_disk_is_refused_before_anything_is_read(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = quantised(llama, tmp_path / "out", scheme="int4", method=Method.RTN).num_bytes
-    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.9 * needed))
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(0.9 * needed)))
     with pytest.raises(StartupError, match=r"the checkpoint will take .* free; make space there"):
         quantised(llama, tmp_path / "more", scheme="int4")
-    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.01 * needed))
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.01 * needed)))
     quantised(llama, tmp_path / "enough", scheme="int4", method=Method.RTN)
 
 
@@ -261,6 +264,14 @@ def test_experts_are_quantised_and_their_router_is_not(tmp_path: Path) -> None:
     assert "model.layers.0.mlp.gate" in written.plain
     assert "model.layers.0.mlp.experts.3.down_proj" in written.group_size_of
     assert logits_of(tmp_path / "out").isfinite().all()
+
+
+def test_stages_without_an_end_are_over_when_the_next_begins() -> None:
+    bars = Bars(Console(file=io.StringIO()))
+    bars("read tokenizer", 0, 0, "")
+    bars("load weights", 1, 2, "bytes")
+    bars.close()
+    assert [task.finished for task in bars._progress.tasks] == [True, False]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
