@@ -51,11 +51,10 @@ void pack_step(Code code, const uint8_t* source, int bytes, int lane, uint8_t* t
 }
 
 void pack_row(const ScaledMatrix& m, const uint8_t* row, int64_t row_bytes, int lane, uint8_t* block) {
-  const int64_t target_bytes = code_bytes_per_step(m.format.code);
-  const int step_bytes = static_cast<int>(target_bytes / kBlockRows);
+  const int step_bytes = static_cast<int>(m.step_bytes() / kBlockRows);
   for (int64_t step = 0; step < m.num_steps(); ++step) {
     const int64_t left = row_bytes - step * step_bytes;
-    uint8_t* target = block + step * target_bytes;
+    uint8_t* target = block + m.codes_at(step);
     if (left >= step_bytes) {
       pack_step(m.format.code, row + step * step_bytes, step_bytes, lane, target);
     } else {
@@ -74,7 +73,7 @@ void dequantise_row(const ScaledMatrix& m, const uint8_t* block, int lane, int64
       store(scale, m.scales(block, step / m.steps_a_group));
       if (m.format.has_zeros) store(zero, m.zeros(block, step / m.steps_a_group));
     }
-    const uint8_t* codes = block + step * code_bytes_per_step(m.format.code);
+    const uint8_t* codes = block + m.codes_at(step);
     const int count = static_cast<int>(std::min<int64_t>(kGroup, columns - step * kGroup));
     for (int i = 0; i < count; ++i) {
       const CodePlace place = place_code(m.format.code, lane, i);
@@ -118,8 +117,8 @@ HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scal
       const int64_t row = b * kBlockRows + lane;
       pack_row(m, codes + row * row_bytes, row_bytes, lane, block);
       for (int64_t g = 0; g < m.groups; ++g) {
-        std::memcpy(block + m.scales_at + (16 * g + lane) * scale_size, scales + (row * m.groups + g) * scale_size, scale_size);
-        if (zeros) block[m.zeros_at + 16 * g + lane] = static_cast<uint8_t>(zeros[row * m.groups + g]);
+        std::memcpy(block + m.scales_at(g) + lane * scale_size, scales + (row * m.groups + g) * scale_size, scale_size);
+        if (zeros) block[m.zeros_at(g) + lane] = static_cast<uint8_t>(zeros[row * m.groups + g]);
       }
     }
   });

@@ -35,7 +35,7 @@ namespace {
 
 // rows that share one unpacking of a group: as many as accumulators fit into registers
 #if defined(__AVX512F__)
-constexpr int kSharedRows[] = {1, 2, 4, 6, 8};
+constexpr int kSharedRows[] = {1, 2, 3, 4, 6, 8};
 #else
 constexpr int kSharedRows[] = {1, 2};
 #endif

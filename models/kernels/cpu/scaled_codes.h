@@ -4,11 +4,13 @@
 //   weight = scale[row, group] * (value(code) - zero[row, group])        zero: where the matrix has them
 //
 // A matrix [N, K] is cut into blocks of 16 output rows (the last one padded with zeros); K is padded to a multiple of 32. A
-// block is three runs, each padded to 64 bytes:
+// block is one chunk for every 4 groups, in the order in which it is read, so that memory sees one stream. A chunk is
 //
-//   codes    per 32 columns, in one of the layouts below
-//   scales   [groups][16 rows] in the checkpoint's own type, so that weights are exactly the checkpoint's
-//   zeros    [groups][16 rows] int8, less kOffset of the code (a zero point of 8 in 4 bits is stored as 0)
+//   scales   [4 groups][16 rows] in the checkpoint's own type, so that weights are exactly the checkpoint's
+//   zeros    [4 groups][16 rows] int8, less kOffset of the code (a zero point of 8 in 4 bits is stored as 0)
+//   codes    of the groups' columns, 32 at a time, in one of the layouts below; the last chunk may have fewer
+//
+// each padded to 64 bytes. A matrix of fewer than 4 groups has scales and zeros of so many.
 //
 //   code     bits  layout of 32 columns                                          value
 //   INT4     4     nibbles of codecs.h                                           code - 8
@@ -120,39 +122,54 @@ inline int64_t code_bytes_per_step(Code code) { return code == Code::kInt8 || co
 
 inline int64_t scale_bytes(ScaleType type) { return type == ScaleType::kFloat ? 4 : type == ScaleType::kE8M0 ? 1 : 2; }
 
-HR_INLINE F32x16 load_scales(ScaleType type, const uint8_t* scales, int64_t group) {
+HR_INLINE F32x16 load_scales(ScaleType type, const uint8_t* scales) {
   switch (type) {
-    case ScaleType::kHalf: return load_half(halves(scales) + 16 * group);
-    case ScaleType::kBf16: return load_bf16(halves(scales) + 16 * group);
-    case ScaleType::kFloat: return load<F32x16>(scales + 64 * group);
+    case ScaleType::kHalf: return load_half(halves(scales));
+    case ScaleType::kBf16: return load_bf16(halves(scales));
+    case ScaleType::kFloat: return load<F32x16>(scales);
     case ScaleType::kE8M0: break;
   }
   // 2^(e - 127): the exponent's bits of an fp32, in which 2^-127 is subnormal
-  return max(floats_of(shift_left<23>(load_uint8_lanes(scales + 16 * group))), broadcast(0x1p-127f));
+  return max(floats_of(shift_left<23>(load_uint8_lanes(scales))), broadcast(0x1p-127f));
 }
 
-// The geometry of a matrix's blocks.
+constexpr int64_t kChunkGroups = 4;
+
+// The geometry of a matrix's blocks. Places are counted from a block's first byte.
 struct ScaledMatrix {
   ScaledFormat format;
   int64_t columns;         // padded
   int64_t groups;
   int64_t steps_a_group;   // 32 columns each; the last group may have fewer
-  int64_t scales_at, zeros_at, block_bytes;
+  int64_t zeros_offset, header_bytes, chunk_bytes;  // of a chunk; its header is what stands before the codes
+  int64_t block_bytes;
 
   ScaledMatrix(int32_t word, int64_t num_columns, int64_t group_size) : format(word) {
     const auto aligned = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
     columns = (num_columns + kGroup - 1) / kGroup * kGroup;
     steps_a_group = (std::min(group_size, columns) + kGroup - 1) / kGroup;  // a whole row may end within a step
     groups = (columns / kGroup + steps_a_group - 1) / steps_a_group;
-    scales_at = columns / kGroup * code_bytes_per_step(format.code);
-    zeros_at = scales_at + aligned(groups * 16 * scale_bytes(format.scale_type));
-    block_bytes = zeros_at + (format.has_zeros ? aligned(groups * 16) : 0);
+    const int64_t outputs = std::min(kChunkGroups, groups) * 16;
+    zeros_offset = aligned(outputs * scale_bytes(format.scale_type));
+    header_bytes = zeros_offset + (format.has_zeros ? aligned(outputs) : 0);
+    chunk_bytes = header_bytes + kChunkGroups * steps_a_group * step_bytes();
+    block_bytes = (groups + kChunkGroups - 1) / kChunkGroups * header_bytes + num_steps() * step_bytes();
   }
 
   int64_t num_steps() const { return columns / kGroup; }
-  F32x16 scales(const uint8_t* block, int64_t group) const { return load_scales(format.scale_type, block + scales_at, group); }
+  int64_t step_bytes() const { return code_bytes_per_step(format.code); }
+
+  int64_t scales_at(int64_t group) const {
+    return group / kChunkGroups * chunk_bytes + group % kChunkGroups * 16 * scale_bytes(format.scale_type);
+  }
+  int64_t zeros_at(int64_t group) const { return group / kChunkGroups * chunk_bytes + zeros_offset + group % kChunkGroups * 16; }
+  int64_t codes_at(int64_t step) const {
+    return (step / steps_a_group / kChunkGroups + 1) * header_bytes + step * step_bytes();
+  }
+
+  F32x16 scales(const uint8_t* block, int64_t group) const { return load_scales(format.scale_type, block + scales_at(group)); }
   F32x16 zeros(const uint8_t* block, int64_t group) const {
-    return load_int8(reinterpret_cast<const int8_t*>(block + zeros_at + 16 * group));
+    return load_int8(reinterpret_cast<const int8_t*>(block + zeros_at(group)));
   }
 };
 

@@ -34,7 +34,7 @@ using namespace hr;
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kSharedRows[] = {1, 2, 4, 6, 8};
+constexpr int kSharedRows[] = {1, 2, 3, 4, 6, 8};
 #else
 constexpr int kSharedRows[] = {1, 2};
 #endif
@@ -215,6 +215,7 @@ __attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const ui
   F32x16 out[R] = {};
   const uint8_t* p = block;
   for (int64_t g = 0, step = 0; g < m.groups; ++g) {
+    if (g % kChunkGroups == 0) p += m.header_bytes;
     const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
     F32x16 minimum;
     if (m.format.has_zeros) minimum = broadcast(-1.0f) * scale * m.zeros(block, g);
@@ -235,6 +236,7 @@ __attribute__((noinline)) void multiply_floats(const ScaledMatrix& m, const uint
   F32x16 out[R] = {};
   const uint8_t* p = block;
   for (int64_t g = 0, step = 0; g < m.groups; ++g) {
+    if (g % kChunkGroups == 0) p += m.header_bytes;
     F32x16 sums[R][kChains] = {};
     for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end; ++step, p += Code::kBytes) {
 #pragma GCC unroll 8
@@ -319,14 +321,14 @@ struct PanelWeights {
     const uint8_t* block = first + c * m.block_bytes;
     const int64_t group = step / m.steps_a_group;
     Bits codes[kVectors];
-    Code::unpack(block + step * Code::kBytes, codes);
+    Code::unpack(block + m.codes_at(step), codes);
     for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], codes[v]);
     const F32x16 scale = m.scales(block, group) * broadcast(Code::kFactor);
     store(out.scale[i][0], scale);
     if (m.format.has_zeros) store(out.minimum[i][0], broadcast(-1.0f) * scale * m.zeros(block, group));
   }
   HR_INLINE void prefetch(int c, int64_t step) const {
-    prefetch_lines(first + c * m.block_bytes + step * Code::kBytes, Code::kBytes);
+    prefetch_lines(first + c * m.block_bytes + m.codes_at(step), Code::kBytes);
   }
 };
 
@@ -411,20 +413,20 @@ HR_INLINE void float_tile(const uint8_t* p, const F32x16& scale, uint8_t* tile) 
 
 // Steps first .. first + count - 1 of a block, one tile each.
 void dequantise(const ScaledMatrix& m, const uint8_t* block, int64_t first, int64_t count, uint8_t (*tiles)[kAmxTileBytes]) {
-  const auto each = [&](int64_t bytes, const auto& make_tile) {
+  const auto each = [&](const auto& make_tile) {
     for (int64_t i = 0; i < count; ++i)
-      make_tile(block + (first + i) * bytes, (first + i) / m.steps_a_group, tiles[i]);
+      make_tile(block + m.codes_at(first + i), (first + i) / m.steps_a_group, tiles[i]);
   };
   if (!m.format.is_integer())
     return with_float_code(m.format.code, [&](auto code) {
       using Code = decltype(code);
-      each(Code::kBytes, [&](const uint8_t* p, int64_t g, uint8_t* tile) { 
+      each([&](const uint8_t* p, int64_t g, uint8_t* tile) {
         float_tile<Code>(p, m.scales(block, g) * broadcast(Code::kFactor), tile);
       });
     });
   with_integer_code(m.format.code, [&](auto code) {
     using Code = decltype(code);
-    each(Code::kBytes, [&](const uint8_t* p, int64_t g, uint8_t* tile) {
+    each([&](const uint8_t* p, int64_t g, uint8_t* tile) {
       const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
       F32x16 offset = broadcast(static_cast<float>(-Code::kOffset));
       if (m.format.has_zeros) offset = offset - m.zeros(block, g);
