@@ -5,9 +5,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rich.progress import Progress
+
 from engine.bench.config import SpecConfig
 from engine.bench.drive import Spread, check_fits
 from engine.bench.plotting import check_plotting
+from engine.bench.progress import bars
 from engine.bench.speculation_tasks import SpecCase, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -61,12 +64,18 @@ def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecRe
     longest = max(len(text.prompt_ids) for _, turns in plan for turn in turns for text in turn)
     for batch_size in config.batch_size:
         check_fits(info, batch_size=batch_size, tokens_each=longest + config.output_len)
-    return [_measure(engine, config, case, turns) for case, turns in plan]
+    with bars(redraws_itself=False) as progress:
+        return [_measure(engine, config, case, turns, progress) for case, turns in plan]
 
 
-def _measure(engine: Engine, config: SpecConfig, case: SpecCase, turns: list[list[TaskText]]) -> SpecResult:
+def _measure(
+    engine: Engine, config: SpecConfig, case: SpecCase, turns: list[list[TaskText]], progress: Progress
+) -> SpecResult:
     batch_size = len(turns[0])
-    sys.stderr.write(f"{case.name}, batch {batch_size} ...\n")
+    if progress.disable:
+        sys.stderr.write(f"{case.name}, batch {batch_size} ...\n")
+    bar = progress.add_task(f"{case.name}, batch {batch_size}", total=len(turns))
+    progress.refresh()
     plain, drafted = [], []
     for number, texts in enumerate(turns):
         order = (False, True) if number % 2 == 0 else (True, False)
@@ -77,6 +86,8 @@ def _measure(engine: Engine, config: SpecConfig, case: SpecCase, turns: list[lis
         if number >= config.num_iters_warmup:
             plain.append(runs[False])
             drafted.append(runs[True])
+        progress.advance(bar)
+        progress.refresh()
     equal = [a == b for p, d in zip(plain, drafted, strict=True) for a, b in zip(p.texts, d.texts, strict=True)]
     num_drafted = sum(run.drafted for run in drafted)
     speedups = [d.tokens_per_s / p.tokens_per_s for p, d in zip(plain, drafted, strict=True)]

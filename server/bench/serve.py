@@ -3,11 +3,10 @@
 import asyncio
 import os
 import random
-import sys
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from engine.bench.progress import bars
 from engine.errors import StartupError
 from server.bench.client import Input, LoadClient
 from server.bench.config import Endpoint, LoadConfig
@@ -44,7 +43,7 @@ async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, Load]:
         model = await client.find_model()
         scale = await _probe_scale(client, config) if workload.uses_text else TextScale()
         conversations = workload.conversations(scale)
-        with _progress() as progress:
+        with bars(redraws_itself=True) as progress:
             bar = progress.add_task("warm-up", total=config.num_warmups)
             for index in range(config.num_warmups):
                 await converse(client, workload.warm_up(index, scale), config.endpoint, _refuse_failure)
@@ -72,17 +71,3 @@ async def _probe_scale(client: LoadClient, config: LoadConfig) -> TextScale:
 def _refuse_failure(trace: Trace) -> None:
     if trace.error is not None:
         raise StartupError(f"a warm-up request failed, so nothing was measured: {trace.error}")
-
-
-def _progress() -> Progress:
-    """Bars on stderr, so that stdout holds the report alone; none where stderr is no terminal."""
-    console = Console(file=sys.stderr)
-    return Progress(
-        TextColumn("{task.description:<8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        refresh_per_second=2,  # drawing takes time from a server on the same machine
-    )
