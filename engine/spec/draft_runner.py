@@ -7,7 +7,7 @@ from engine.plan import StepPlan
 from engine.runner.batch_builder import build_batch
 from engine.runner.kv_tensors import allocate_unshared_kv
 from engine.runner.recorded import RecordedLayers
-from engine.sampling.distribution import is_greedy, probabilities
+from engine.sampling.distribution import best_ids, is_greedy, probabilities
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow
@@ -57,11 +57,9 @@ class TorchDraftRunner:
             return NextTokens([], [], is_typical)
         logits = self._as_targets(decoder.logits(hidden))
         self._editor.edit(logits, rows)
-        best_values, best_ids = logits.max(dim=-1)  # max propagates NaN
+        best_values, chosen = best_ids(logits)
         sound = torch.isfinite(best_values).tolist()
-        token_ids = [
-            token_id if is_sound else None for token_id, is_sound in zip(best_ids.tolist(), sound, strict=True)
-        ]
+        token_ids = [token_id if is_sound else None for token_id, is_sound in zip(chosen.tolist(), sound, strict=True)]
         distributions: list[torch.Tensor | None] = [None] * len(rows)
         drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
         if drawn:
