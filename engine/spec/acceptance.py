@@ -1,10 +1,11 @@
-"""Acceptance: how likely drafted tokens are to stand, learned by position and by request."""
+"""Acceptance: how likely tokens are to be drafted and to stand, learned by position and by request."""
 
 from dataclasses import dataclass, field
 
 from engine.spec.base import Source
 
 _START = 0.7  # before anything is known
+_GOING = 0.9  # the same, of a draft model's going on
 _START_WEIGHT = 4.0  # in drafts
 _REQUEST_WEIGHT = 2.0  # drafts of its own after which a request counts as much as all others
 _FADING = 0.98  # of what a position or request has seen, for each further draft
@@ -44,18 +45,30 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._places: dict[Source, list[_Rate]] = {source: [] for source in Source}
+        self._going: dict[Source, list[_Rate]] = {source: [] for source in Source}  # by the places after the first
         self._requests: dict[str, dict[Source, _RequestState]] = {}
 
     def chances(self, request_id: str, source: Source, num_tokens: int) -> list[float]:
         """One a place. A request that has paused for long is given the benefit of the doubt."""
         state = self._requests.get(request_id, {}).get(source)
-        places = self._places[source]
-        general = [
-            places[place].mean(_START, _START_WEIGHT) if place < len(places) else _START for place in range(num_tokens)
-        ]
+        general = _means(self._places[source], _START, num_tokens)
         if state is None or state.num_idle >= state.pause:
             return general
         return [state.rate.mean(chance, _REQUEST_WEIGHT) for chance in general]
+
+    def going(self, source: Source, num_tokens: int) -> list[float]:
+        """Chances that a place is drafted, given that the one before is: a draft model stops where it is unsure."""
+        if source is not Source.DRAFT_MODEL:
+            return [1.0] * num_tokens
+        return [1.0, *_means(self._going[source], _GOING, num_tokens - 1)]
+
+    def observe_length(self, source: Source, num_allowed: int, num_drafted: int) -> None:
+        """A draft model could have drafted so many tokens, and did so many."""
+        rates = self._going[source]
+        for place in range(1, min(num_allowed, num_drafted + 1)):
+            if place > len(rates):
+                rates.append(_Rate())
+            rates[place - 1].add(place < num_drafted)
 
     def observe(self, request_id: str, source: Source, num_drafted: int, num_accepted: int) -> None:
         """The outcome of one verification."""
@@ -79,7 +92,7 @@ class Acceptance:
 
     def observe_idle_step(self) -> None:
         """No request drafted: what is known of all of them loses weight, or they would never be tried again."""
-        for places in self._places.values():
+        for places in (*self._places.values(), *self._going.values()):
             for rate in places:
                 rate.fade(_RECOVERY)
 
@@ -88,3 +101,12 @@ class Acceptance:
 
     def _state(self, request_id: str, source: Source) -> _RequestState:
         return self._requests.setdefault(request_id, {}).setdefault(source, _RequestState())
+
+
+def _means(rates: list[_Rate], prior: float, count: int) -> list[float]:
+    """The first `count` means, each with the one before it as its prior: what is hardly tried is like its neighbour."""
+    means = []
+    for place in range(count):
+        prior = rates[place].mean(prior, _START_WEIGHT) if place < len(rates) else prior
+        means.append(prior)
+    return means

@@ -51,8 +51,11 @@ class Drafter(Protocol):
     def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float | None:
         """Compute so many tokens of each context; returns the seconds."""
 
-    def draft(self, lengths: list[tuple[Sequence, int]]) -> tuple[list[list[int]], float | None]:
-        """The drafts of sequences without lag, at most as long as asked for, and the seconds of one pass."""
+    def draft(self, lengths: list[tuple[Sequence, int]], *, least_reach: float) -> tuple[list[list[int]], float | None]:
+        """The drafts of sequences without lag, at most as long as asked for, and the seconds of one pass.
+
+        least_reach: a draft ends when all of its tokens are less likely to stand than this, in the model's own opinion.
+        """
 
     def release(self, sequence: Sequence) -> None:
         """Forget what is held for a finished sequence."""

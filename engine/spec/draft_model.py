@@ -28,10 +28,15 @@ _MAX_LAG = 16
 @dataclass(frozen=True, slots=True)
 class NextTokens:
     """For each item that needs logits a token, or None where the draft has nothing sound to say, and the distribution
-    that it was drawn from ([V] fp32, V the target's), or None where it is the most likely one."""
+    that it was drawn from ([V] fp32, V the target's), or None where it is the most likely one.
+
+    confidences: how likely the token is to stand, by the distribution alone and not by what was drawn from it: then
+    whether a draft goes on depends on nothing but the tokens before, and verification stays exact.
+    """
 
     token_ids: list[int | None]
     probabilities: list[torch.Tensor | None]
+    confidences: list[float]
     is_typical: bool = True  # see StepResult
 
 
@@ -114,12 +119,17 @@ class DraftModel:
         is_typical = self._run(items).is_typical
         return time.perf_counter() - start_s if is_typical else None
 
-    def draft(self, lengths: list[tuple[Sequence, int]]) -> tuple[list[list[int]], float | None]:
+    def draft(
+        self, lengths: list[tuple[Sequence, int]], *, least_reach: float = 0.0
+    ) -> tuple[list[list[int]], float | None]:
         """The drafts of sequences that lag behind in nothing, at most as long as asked for, and the seconds of a pass,
-        if they are typical. The blocks of each sequence cover its tokens and its draft."""
+        if they are typical. The blocks of each sequence cover its tokens and its draft.
+
+        least_reach: a draft ends when the product of its tokens' confidences is less.
+        """
         shadows = [(self._synced(target), length) for target, length in lengths]
         start_s = time.perf_counter()
-        num_passes, is_typical = self._run_passes(shadows)
+        num_passes, is_typical = self._run_passes(shadows, least_reach)
         seconds = (time.perf_counter() - start_s) / max(1, num_passes)
         drafts = [shadow.sequence.draft for shadow, _ in shadows]
         for (shadow, _), draft in zip(shadows, drafts, strict=True):
@@ -187,10 +197,11 @@ class DraftModel:
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
-    def _run_passes(self, ready: list[tuple[_Shadow, int]]) -> tuple[int, bool]:
-        """One token a sequence and pass, until each has its length; returns the number of passes, and whether all
-        were typical."""
+    def _run_passes(self, ready: list[tuple[_Shadow, int]], least_reach: float) -> tuple[int, bool]:
+        """One token a sequence and pass, until each has its length or is unsure; returns the number of passes, and
+        whether all were typical."""
         num_passes, is_typical = 0, True
+        reach = {shadow.sequence.id: 1.0 for shadow, _ in ready}
         distributions: dict[str, list[torch.Tensor]] = {}
         while ready:
             items = [
@@ -200,14 +211,21 @@ class DraftModel:
             result = self._run(items)
             num_passes += 1
             is_typical &= result.is_typical
-            for (shadow, _), token_id, q in zip(ready, result.token_ids, result.probabilities, strict=True):
+            for (shadow, _), token_id, q, confidence in zip(
+                ready, result.token_ids, result.probabilities, result.confidences, strict=True
+            ):
                 if token_id is None:
                     shadow.is_readable = False
                     continue
                 shadow.sequence.draft.append(token_id)
+                reach[shadow.sequence.id] *= confidence
                 if q is not None:
                     distributions.setdefault(shadow.sequence.id, []).append(q)
-            ready = [(s, length) for s, length in ready if s.is_readable and len(s.sequence.draft) < length]
+            ready = [
+                (s, length)
+                for s, length in ready
+                if s.is_readable and len(s.sequence.draft) < length and reach[s.sequence.id] >= least_reach
+            ]
         self.probabilities.update({id: torch.stack(rows) for id, rows in distributions.items()})
         return num_passes, is_typical
 

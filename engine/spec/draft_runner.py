@@ -54,12 +54,13 @@ class TorchDraftRunner:
         rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
         is_typical = self._recorded is None or not self._recorded.has_recorded
         if not rows:
-            return NextTokens([], [], is_typical)
+            return NextTokens([], [], [], is_typical)
         logits = self._as_targets(decoder.logits(hidden))
         self._editor.edit(logits, rows)
         best_values, chosen = best_ids(logits)
         sound = torch.isfinite(best_values).tolist()
         token_ids = [token_id if is_sound else None for token_id, is_sound in zip(chosen.tolist(), sound, strict=True)]
+        confidences = (best_values - logits.logsumexp(dim=-1)).exp().tolist()
         distributions: list[torch.Tensor | None] = [None] * len(rows)
         drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
         if drawn:
@@ -69,7 +70,8 @@ class TorchDraftRunner:
             ids = draw(q, torch.tensor(numbers, dtype=torch.float64, device=q.device)).tolist()
             for index, token_id, row_q in zip(drawn, ids, q, strict=True):
                 token_ids[index], distributions[index] = token_id, row_q
-        return NextTokens(token_ids, distributions, is_typical)
+                confidences[index] = 1.0  # if the two distributions agree it stands, however even they are
+        return NextTokens(token_ids, distributions, confidences, is_typical)
 
     def _as_targets(self, logits: torch.Tensor) -> torch.Tensor:
         """The draft's logits at the target's width, whose ids a request's parameters may name: [L, V]."""

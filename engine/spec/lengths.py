@@ -8,9 +8,11 @@ _LEAST_GAIN = 1.03  # estimated; less is not worth the uncertainty of the estima
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sequence that could draft. chances: of each place, given the ones before. needs_passes: by a draft model."""
+    """One sequence that could draft. chances: that each place's token stands, given that it is drafted and the ones
+    before stand. going: that it is drafted, given that the one before is. needs_passes: by a draft model."""
 
     chances: list[float]
+    going: list[float]
     needs_passes: bool
 
 
@@ -36,31 +38,35 @@ def choose_lengths(
     pass_s(n): of one pass of the draft model over n sequences. row_budget: most drafted tokens in all.
 
     Tokens are taken in order of their chance to be emitted, which for one sequence falls from place to place; with
-    each, the rate is (tokens + sum of chances) / seconds, and the best prefix of this order wins.
+    each, the rate is (tokens + sum of chances) / seconds, and the best prefix of this order wins. Seconds are those of
+    the rows and passes to be expected: a pass takes place if the sequence that is likeliest to go on does.
     """
-    gains = []  # (chance, place, candidate)
+    gains = []  # (-chance to be emitted, place, candidate, chance to be drafted)
     for number, candidate in enumerate(candidates):
-        chance = 1.0
-        for place, given in enumerate(candidate.chances):
-            chance *= given
-            gains.append((-chance, place, number))
+        emitted = drafted = 1.0
+        for place, (stands, goes_on) in enumerate(zip(candidate.chances, candidate.going, strict=True)):
+            drafted *= goes_on
+            emitted *= goes_on * stands
+            gains.append((-emitted, place, number, drafted))
     gains.sort()
     plain_s = max(1e-9, step_s(0))
     best_rate = num_decoding / plain_s * _LEAST_GAIN
     num_taken = 0
     tokens = float(num_decoding)
-    depth, drafters = 0, 0
-    for count, (negative_chance, place, number) in enumerate(gains[:row_budget], start=1):
+    rows = 0.0
+    passes, drafters = [0.0] * max((len(c.chances) for c in candidates), default=0), 0  # chance of each pass
+    for count, (negative_chance, place, number, drafted) in enumerate(gains[:row_budget], start=1):
         tokens -= negative_chance
+        rows += drafted
         if candidates[number].needs_passes:
-            depth = max(depth, place + 1)
+            passes[place] = max(passes[place], drafted)
             drafters += place == 0
-        rate = tokens / max(1e-9, step_s(count) + (depth * pass_s(drafters) if depth else 0.0))
+        rate = tokens / max(1e-9, step_s(round(rows)) + (sum(passes) * pass_s(drafters) if drafters else 0.0))
         if rate > best_rate:
             best_rate, num_taken = rate, count
     lengths = [0] * len(candidates)
     if num_taken == 0:
         return Choice(lengths, None)
-    for _, _, number in gains[:num_taken]:
+    for _, _, number, _ in gains[:num_taken]:
         lengths[number] += 1
     return Choice(lengths, best_rate)

@@ -142,7 +142,7 @@ class Speculator:
             else:
                 self._set(scheduler, option.sequence, option.source, option.token_ids[:room])
         if modelled:
-            self._run_drafter(scheduler, modelled)
+            self._run_drafter(scheduler, modelled, self._least_reach(choice, load, len(modelled)))
 
     def _knows_plain(self, load: Load) -> bool:
         """Whether it is known how long this step takes without drafts; else it is measured now."""
@@ -154,6 +154,7 @@ class Speculator:
             [
                 Candidate(
                     self._acceptance.chances(option.sequence.id, option.source, len(option.token_ids)),
+                    self._acceptance.going(option.source, len(option.token_ids)),
                     needs_passes=option.source is Source.DRAFT_MODEL,
                 )
                 for option in options
@@ -188,7 +189,7 @@ class Speculator:
                 worthwhile.append((option.sequence, option.lag))
         taken = chunks(
             worthwhile,
-            load.num_spare,
+            self._costs.context_tokens(load.num_spare),
             seconds_per_token=self._costs.context_s(1),
             most_s=self._longest_pause_s(load, len(worthwhile)),
         )
@@ -210,13 +211,23 @@ class Speculator:
             return None
         return self._costs.step_s(load.num_sequences, load.num_rows)
 
-    def _run_drafter(self, scheduler: DraftScheduler, lengths: list[tuple[Sequence, int]]) -> None:
+    def _least_reach(self, choice: Choice, load: Load, num_drafting: int) -> float:
+        """How likely a draft must be to stand for one token more to bring as much as its time does elsewhere."""
+        if choice.tokens_per_s is None:
+            return 0.0
+        num_rows = sum(choice.lengths)
+        plain_s = self._costs.step_s(load.num_sequences, load.num_rows)
+        row_s = (self._costs.step_s(load.num_sequences, load.num_rows + num_rows) - plain_s) / num_rows
+        return choice.tokens_per_s * (self._costs.pass_s(num_drafting, plain_s) / num_drafting + row_s)
+
+    def _run_drafter(self, scheduler: DraftScheduler, lengths: list[tuple[Sequence, int]], least_reach: float) -> None:
         assert self._drafter is not None
         with self._faults.suspecting([sequence for sequence, _ in lengths]):
-            drafts, pass_s = self._drafter.draft(lengths)
+            drafts, pass_s = self._drafter.draft(lengths, least_reach=least_reach)
         if pass_s is not None:
             self._costs.observe_pass(len(drafts), pass_s)
-        for (sequence, _), token_ids in zip(lengths, drafts, strict=True):
+        for (sequence, length), token_ids in zip(lengths, drafts, strict=True):
+            self._acceptance.observe_length(Source.DRAFT_MODEL, length, len(token_ids))
             self._set(scheduler, sequence, Source.DRAFT_MODEL, token_ids)
 
     def _set(self, scheduler: DraftScheduler, sequence: Sequence, source: Source, token_ids: list[int]) -> None:

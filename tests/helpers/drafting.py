@@ -65,6 +65,13 @@ class AlwaysFull(Speculator):
         return None
 
 
+class Unsure(AlwaysFull):
+    """Goes on with a draft model's draft while it is more likely to stand than not."""
+
+    def _least_reach(self, choice: Choice, load: Load, num_drafting: int) -> float:  # noqa: ARG002
+        return 0.5
+
+
 class Timed(Speculator):
     """Learns from made-up times instead of the clock's: a step takes 30 ms and `row_ms` for each of its rows."""
 
@@ -102,8 +109,10 @@ class PricedDraftModel(DraftModel):
         super().catch_up(chunks)
         return self.token_s * sum(num_new for _, num_new in chunks)
 
-    def draft(self, lengths: list[tuple[Sequence, int]]) -> tuple[list[list[int]], float | None]:
-        return super().draft(lengths)[0], self.pass_s
+    def draft(
+        self, lengths: list[tuple[Sequence, int]], *, least_reach: float = 0.0
+    ) -> tuple[list[list[int]], float | None]:
+        return super().draft(lengths, least_reach=least_reach)[0], self.pass_s
 
 
 class LedgerDraftRunner:
@@ -116,6 +125,7 @@ class LedgerDraftRunner:
         self._ledgers = [LedgerRunner(num_blocks, (KVGroup(block_size, window),)) for window in windows]
         self._oracle = Oracle(quality)
         self.num_tables = len(windows)
+        self.confidence = 1.0
         self.num_passes = 0
         self.num_rows = 0
 
@@ -126,7 +136,7 @@ class LedgerDraftRunner:
             ledger.execute_unshared(plan)
         drafting = [item.sequence for item in plan.items if item.needs_logits]
         token_ids = [self._oracle.next_after(s.tokens + s.draft, s.seed) for s in drafting]
-        return NextTokens(list(token_ids), [None] * len(drafting))
+        return NextTokens(list(token_ids), [None] * len(drafting), [self.confidence] * len(drafting))
 
     def can_read(self, token_ids: list[int]) -> bool:
         return max(token_ids) < VOCAB_SIZE

@@ -23,7 +23,7 @@ from engine.spec.draft_runner import TorchDraftRunner
 from engine.spec.ngram import NgramProposer
 from models.loaded import LoadedModel
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
-from tests.helpers.drafting import AlwaysFull
+from tests.helpers.drafting import AlwaysFull, Unsure
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.loaded import load_random
 from tests.helpers.statistics import significant, two_sample_p
@@ -70,11 +70,12 @@ def _client(
     num_blocks: int = 160,
     **options: int,
 ) -> LocalClient:
-    """kind: "none", "ngram", "prediction" or "model". Drafts as long as may be, whatever they cost."""
+    """kind: "none", "ngram", "prediction", "model" or "unsure model". Drafts as long as may be, whatever they cost, but
+    an unsure model's end where it is."""
     options = {"max_model_len": 160, "max_num_batched_tokens": 256, "max_num_seqs": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, check_invariants=num_blocks == 160, **options)  # type: ignore[arg-type]
     drafter = None
-    if kind == "model":
+    if kind.endswith("model"):
         runner = TorchDraftRunner(
             pair.draft,
             num_blocks=num_blocks,
@@ -84,7 +85,7 @@ def _client(
             sampling=sampling,
         )
         drafter = DraftModel(runner, block_size=BLOCK_SIZE, max_len=256)
-    speculator = AlwaysFull(
+    speculator = (Unsure if kind == "unsure model" else AlwaysFull)(
         0 if kind == "none" else max_tokens, lookups=[NgramProposer(1, 3)] if kind == "ngram" else [], drafter=drafter
     )
     target_runner = TorchRunner(
@@ -130,7 +131,7 @@ def plain(pair: Pair) -> dict[str, RequestOutput]:
     return {r.id: _client(pair, "none").generate([r])[r.id] for r in _requests("none")}
 
 
-@pytest.mark.parametrize("kind", ["ngram", "prediction", "model"])
+@pytest.mark.parametrize("kind", ["ngram", "prediction", "model", "unsure model"])
 @pytest.mark.parametrize(("max_tokens", "batched"), [(4, False), (1, True), (7, True)])
 def test_texts_in_fp32_are_those_without_drafts(
     pair: Pair, plain: dict[str, RequestOutput], kind: str, max_tokens: int, batched: bool
