@@ -70,6 +70,7 @@ class SpecConfig:
     batch_size: tuple[int, ...] = option(
         (1, 4, 8, 16), "Sequences at once; several are measured in turn.", group="Benchmark", metavar="N", minimum=1
     )
+    prompt_lines: int = option(30, "Lines of source code in each prompt.", group="Benchmark", minimum=1)
     output_len: int = option(128, "Output tokens of each sequence.", group="Benchmark", minimum=2)
     temperature: float = option(0.0, "Of sampling; 0 is greedy.", group="Benchmark", minimum=0)
     num_iters: int = option(

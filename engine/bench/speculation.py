@@ -55,7 +55,7 @@ def check(config: SpecConfig, engine_config: EngineConfig) -> None:
 def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecResult]:
     """One result for each case and batch size. Raises StartupError if one does not fit or would draft nothing."""
     cases = parse_cases(config.case, engine.draft_sources)
-    texts = TaskTexts(info)
+    texts = TaskTexts(info, config.prompt_lines)
     plan = [
         (case, [texts.take(case, batch_size) for _ in range(config.num_iters_warmup + config.num_iters)])
         for case in cases

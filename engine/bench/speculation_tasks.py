@@ -41,7 +41,7 @@ _MODULES = (
     *("statistics", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "tokenize", "trace", "traceback"),
     *("typing", "unittest.mock", "urllib.parse", "urllib.request", "uuid", "zipfile"),
 )
-_SKIPPED_LINES, _LINES = 20, 30  # of each source; its beginning is mostly imports
+_SKIPPED_LINES = 20  # of each source; its beginning is mostly imports
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,10 @@ def parse_cases(texts: Sequence[str], available: Collection[Source]) -> list[Spe
 class TaskTexts:
     """Texts that are all different, so that no cache knows one."""
 
-    def __init__(self, info: EngineInfo) -> None:
+    def __init__(self, info: EngineInfo, num_lines: int) -> None:
+        """num_lines: of source code in each."""
         self._tokenizer = tokenizers.Tokenizer.from_buffer(info.tokenizer.tokenizer_json)
-        self._parts = _parts()
+        self._parts = _parts(num_lines)
 
     def take(self, case: SpecCase, count: int) -> list[TaskText]:
         """The next ones. Raises StartupError when there are no more."""
@@ -104,13 +105,13 @@ class TaskTexts:
         return ids
 
 
-def _parts() -> Iterator[str]:
+def _parts(num_lines: int) -> Iterator[str]:
     """Parts of modules in turn, so that neighbours are of different ones."""
     sources = [inspect.getsource(importlib.import_module(name)).splitlines() for name in _MODULES]
-    for first in range(_SKIPPED_LINES, max(map(len, sources)) - _LINES, _LINES):
+    for first in range(_SKIPPED_LINES, max(map(len, sources)) - num_lines, num_lines):
         for lines in sources:
-            if first + _LINES <= len(lines):
-                yield "\n".join(lines[first : first + _LINES]) + "\n"
+            if first + num_lines <= len(lines):
+                yield "\n".join(lines[first : first + num_lines]) + "\n"
 
 
 def _prompt(task: Task, part: str) -> str:

@@ -28,7 +28,7 @@ class ShortTexts:
 
     taken: list[TaskText]
 
-    def __init__(self, _: EngineInfo) -> None:
+    def __init__(self, *_: object) -> None:
         ShortTexts.taken = []
 
     def take(self, _: SpecCase, count: int) -> list[TaskText]:
@@ -143,15 +143,17 @@ def test_the_plot_has_a_line_for_each_case(info: EngineInfo, tmp_path: Path) -> 
 
 
 def test_texts_are_different_and_predictions_are_the_text_before_the_edit() -> None:
-    texts = TaskTexts(engine_info())
+    texts = TaskTexts(engine_info(), 12)
     edits = texts.take(SpecCase(Source.PREDICTION, Task.EDIT), 60)
     assert len({tuple(text.prompt_ids) for text in edits}) == 60
     for text in edits:
-        assert bytes(text.prediction_ids).decode() in bytes(text.prompt_ids).decode()
+        predicted = bytes(text.prediction_ids).decode()
+        assert predicted in bytes(text.prompt_ids).decode()
+        assert predicted.count("\n") == 12
     assert not any(text.prediction_ids for text in texts.take(NGRAM, 3))
 
 
 def test_when_texts_run_out_that_is_said() -> None:
-    texts = TaskTexts(engine_info())
+    texts = TaskTexts(engine_info(), 30)
     with pytest.raises(StartupError, match="no more texts; lower --num-iters"):
         texts.take(NGRAM, 100_000)
