@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from engine.bench.config import SpecConfig
-from engine.bench.drive import Spread, check_fits
+from engine.bench.drive import Spread, check_fits, run_batch
 from engine.bench.plotting import check_plotting
 from engine.bench.progress import bars
 from engine.bench.speculation_tasks import SpecCase, TaskText, TaskTexts, parse_cases
@@ -79,10 +79,13 @@ def _measure(
     plain, drafted = [], []
     for number, texts in enumerate(turns):
         order = (False, True) if number % 2 == 0 else (True, False)
+        name = f"{case.name} {batch_size} {number}"
+        run_batch(engine, list(_requests(config, texts, f"{name} prompt", output_len=1)))
         runs = {}
         for drafts in order:
             engine.set_draft_sources([case.source] if drafts else [])
-            runs[drafts] = _run(engine, list(_requests(config, texts, f"{case.name} {batch_size} {number} {drafts}")))
+            requests = _requests(config, texts, f"{name} {drafts}", output_len=config.output_len)
+            runs[drafts] = _run(engine, list(requests))
         if number >= config.num_iters_warmup:
             plain.append(runs[False])
             drafted.append(runs[True])
@@ -104,19 +107,19 @@ def _measure(
     )
 
 
-def _requests(config: SpecConfig, texts: list[TaskText], name: str) -> Iterator[EngineRequest]:
+def _requests(config: SpecConfig, texts: list[TaskText], name: str, *, output_len: int) -> Iterator[EngineRequest]:
     for number, text in enumerate(texts):
         yield EngineRequest(
             id=f"{name} {number}",
             prompt_ids=text.prompt_ids,
-            sampling=SamplingParams(max_tokens=config.output_len, temperature=config.temperature, ignore_eos=True),
+            sampling=SamplingParams(max_tokens=output_len, temperature=config.temperature, ignore_eos=True),
             arrival_s=time.monotonic(),
             prediction_ids=text.prediction_ids,
         )
 
 
 def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
-    """All requests at once to their end, timed while all of them generate."""
+    """All requests at once to their end, timed while all of them generate: their prompts are in the prefix cache."""
     ids: dict[str, list[int]] = {request.id: [] for request in requests}
     for request in requests:
         engine.add(request)
@@ -138,6 +141,8 @@ def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
             began_s, num_before = time.perf_counter(), num_tokens
         if has_ended and not ended_s:
             ended_s, num_after = time.perf_counter(), num_tokens
+    if ended_s <= began_s:
+        raise StartupError("a text ended before all had begun, so nothing was measured; raise --output-len")
     return _Run(
         tokens_per_s=(num_after - num_before) / (ended_s - began_s),
         texts=list(ids.values()),

@@ -106,6 +106,25 @@ def test_only_steps_in_which_all_generate_are_timed(monkeypatch: pytest.MonkeyPa
     assert (run.tokens_per_s, run.steps) == (2.0, 9)
 
 
+def test_long_prompts_leave_time_in_which_all_generate(info: EngineInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are computed beforehand: else the first text would be drafted to its end while the others' were."""
+    seeds = itertools.count()
+
+    def take(_: ShortTexts, __: SpecCase, count: int) -> list[TaskText]:
+        return [TaskText(make_prompt(60, seed=next(seeds)), []) for _ in range(count)]
+
+    monkeypatch.setattr(ShortTexts, "take", take)
+    engine, _ = speculating_engine(AlwaysFull(4, lookups=[Oracle(1.0)]), max_num_batched_tokens=16, num_blocks=128)
+    (result,) = speculation.measure(engine, info, _config(case=("ngram:edit",), batch_size=(3,)))
+    assert result.tokens_per_s.low > 0
+
+
+def test_texts_too_short_to_measure_are_refused(info: EngineInfo) -> None:
+    engine = speculating_engine(AlwaysFull(4, lookups=[Oracle(1.0)]), max_num_batched_tokens=8)[0]
+    with pytest.raises(StartupError, match="raise --output-len"):
+        speculation.measure(engine, info, _config(output_len=2, batch_size=(6,)))
+
+
 def test_cases_are_by_default_those_that_can_be_had() -> None:
     lookups = {Source.NGRAM, Source.PREDICTION}
     assert [case.name for case in parse_cases([], lookups)] == ["ngram, edit", "prediction, edit"]
