@@ -42,7 +42,7 @@ class DecoderLayer(nn.Module):
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
         self.attn = make_attention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
         self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
-        self.mlp = make_feed_forward(spec.mlp, hidden_size, scheme=scheme)
+        self.mlp = make_feed_forward(spec.mlp, hidden_size, scheme=scheme, dtype=dtype)
         self._join_attn = make_join(spec, attn_norm, attn_post_norm)
         self._join_mlp = make_join(spec, mlp_norm, mlp_post_norm)
 
@@ -76,7 +76,7 @@ class ParallelLayer(nn.Module):
         self.attn = make_attention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
         is_one = spec.placement is NormPlacement.PARALLEL_ONE_NORM
         self.mlp_norm = self.attn_norm if is_one else make_norm(spec.norm, hidden_size)
-        self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme)
+        self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme, dtype=dtype)
 
     def forward(
         self,

@@ -14,8 +14,10 @@ from models.spec import MLPSpec
 class MLP(nn.Module):
     """Two matrices with an activation between, which is the second one's prologue."""
 
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
+        """dtype: of what lies between the matrices, which is wide: rounding it costs less than moving it."""
         super().__init__()
+        self.dtype = dtype
         self.activation = activation_of(spec)
         self.down = Linear(spec.intermediate_size, hidden_size, has_bias=spec.has_down_bias, scheme=scheme)
 
@@ -26,21 +28,23 @@ class MLP(nn.Module):
 
     @abstractmethod
     def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        """x [T, hidden] -> what `contract` takes, of norm(x)."""
+        """x [T, hidden] -> what `contract` takes, of norm(x): [T, n] in `dtype`."""
 
-    def contract(self, inner: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """[T, hidden], added to `residual`, which is used up."""
-        hidden: torch.Tensor = self.down(inner, self.activation, residual=residual)
+    def contract(
+        self, inner: torch.Tensor, residual: torch.Tensor | None = None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """[T, hidden] in `out_dtype`, by default the residual's; added to `residual`, which is used up."""
+        hidden: torch.Tensor = self.down(inner, self.activation, residual=residual, out_dtype=out_dtype)
         return hidden
 
     def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
         """MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
-        return self.contract(self.expand(x, norm), residual)
+        return self.contract(self.expand(x, norm), residual, x.dtype)
 
 
 class PlainMLP(MLP):
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
-        super().__init__(spec, hidden_size, scheme=scheme)
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
+        super().__init__(spec, hidden_size, scheme=scheme, dtype=dtype)
         self.up = Linear(hidden_size, spec.intermediate_size, has_bias=spec.has_up_bias, scheme=scheme)
 
     @property
@@ -48,13 +52,13 @@ class PlainMLP(MLP):
         return self.up, self.down
 
     def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        inner: torch.Tensor = self.up(x, norm)
+        inner: torch.Tensor = self.up(x, norm, out_dtype=self.dtype)
         return inner
 
 
 class GatedMLP(MLP):
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
-        super().__init__(spec, hidden_size, scheme=scheme)
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
+        super().__init__(spec, hidden_size, scheme=scheme, dtype=dtype)
         shards = {"gate": spec.intermediate_size, "up": spec.intermediate_size}
         self.gate_up = Linear(hidden_size, shards, has_bias=spec.has_up_bias, scheme=scheme)
 
@@ -63,10 +67,10 @@ class GatedMLP(MLP):
         return self.gate_up, self.down
 
     def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        inner: torch.Tensor = self.gate_up(x, norm)
+        inner: torch.Tensor = self.gate_up(x, norm, out_dtype=self.dtype)
         return inner
 
 
-def make_mlp(spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme) -> MLP:
+def make_mlp(spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> MLP:
     kind = GatedMLP if spec.is_gated else PlainMLP
-    return kind(spec, hidden_size, scheme=scheme)
+    return kind(spec, hidden_size, scheme=scheme, dtype=dtype)

@@ -67,11 +67,13 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 class MoE(nn.Module):
     """`load` [E] int64, on the CPU, counts the rows that each expert computed; its owner sets it back."""
 
-    def __init__(self, spec: MoESpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+    def __init__(self, spec: MoESpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
         super().__init__()
         self.router = Router(spec.router, spec.num_experts, hidden_size)
-        self.experts = nn.ModuleList(make_mlp(spec.expert, hidden_size, scheme=scheme) for _ in range(spec.num_experts))
-        self.shared = None if spec.shared is None else make_mlp(spec.shared, hidden_size, scheme=scheme)
+        self.experts = nn.ModuleList(
+            make_mlp(spec.expert, hidden_size, scheme=scheme, dtype=dtype) for _ in range(spec.num_experts)
+        )
+        self.shared = None if spec.shared is None else make_mlp(spec.shared, hidden_size, scheme=scheme, dtype=dtype)
         self.shared_gate = empty_parameter((1, hidden_size), torch.float32) if spec.has_shared_gate else None
         self.scales_input = spec.router.scales_input
         self.load = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
@@ -155,7 +157,9 @@ def _packed(linear: Linear) -> PackedLinear | None:
     return linear.scheme.multiply if isinstance(linear.scheme, Packed) else None
 
 
-def make_feed_forward(spec: MLPSpec | MoESpec, hidden_size: int, *, scheme: QuantScheme) -> MLP | MoE:
+def make_feed_forward(
+    spec: MLPSpec | MoESpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype
+) -> MLP | MoE:
     if isinstance(spec, MoESpec):
-        return MoE(spec, hidden_size, scheme=scheme)
-    return make_mlp(spec, hidden_size, scheme=scheme)
+        return MoE(spec, hidden_size, scheme=scheme, dtype=dtype)
+    return make_mlp(spec, hidden_size, scheme=scheme, dtype=dtype)

@@ -114,7 +114,7 @@ def test_weighted_inputs_equal_llama4(chosen: int) -> None:
     spec = MoESpec(
         EXPERTS, mlp, RouterSpec(RouterScore.SIGMOID, chosen, renormalises=False, scales_input=True), shared=mlp
     )
-    ours = MoE(spec, HIDDEN, scheme=Unquantized(torch.float32))
+    ours = MoE(spec, HIDDEN, scheme=Unquantized(torch.float32), dtype=torch.float32)
     state = {"router.weight": theirs.router.weight}
     for index in range(EXPERTS):
         state[f"experts.{index}.gate_up.weight"] = theirs.experts.gate_up_proj[index].T
