@@ -222,8 +222,8 @@ def _cells(figures: Figures) -> list[str]:
     if quality is not None:
         cells = [
             f"{quality.perplexity:.2f}",
-            f"{quality.loss:+.2%}",
-            f"{quality.kl_divergence:.4f}",
+            f"{round(quality.loss, 4) + 0.0:+.2%}",  # + 0.0: what rounds to zero has no sign
+            f"{round(quality.kl_divergence, 4) + 0.0:.4f}",
             f"{quality.top1_agreement:.1%}",
         ]
     sizes = (figures.weight_mb, figures.resident_mb, figures.tokens_per_s)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks import quality_table
@@ -42,4 +43,6 @@ def test_figures_become_a_table_that_names_its_baseline() -> None:
     lines = show("q.gguf", figures).splitlines()
     assert lines[0] == "Baseline: q.gguf dequantised, in bfloat16; 2,848 tokens."
     assert lines[4] == "| int4 g128, `quantize --method rtn` | 22.00 | +10.00% | 0.0625 | 85.0% | - | - | - |"
+    nothing = Figures(msgspec.structs.replace(quality, perplexity=19.9999, kl_divergence=-1e-8))
+    assert "| +0.00% | 0.0000 |" in show("q.gguf", {"bf16": nothing})
     assert lines[5] == "| as stored: q4_1 210, f32 61 | - | - | - | - | 103 | 232 | 98.8 |"
