@@ -206,8 +206,8 @@ def test_clocks_see_every_part_and_leave_no_trace(tiny: tuple[Engine, EngineInfo
     assert set(clock.seconds) == set(Phase)
     hidden, inner, vocab = 64, 96, 128
     assert clock.costs[Phase.HEAD].flops == 2 * 1 * hidden * vocab
-    a_layer = hidden * (64 + 2 * 32) + 64 * hidden + 3 * hidden * inner
-    assert clock.costs[Phase.LINEARS].flops == 2 * 10 * 2 * a_layer
+    attention, mlp = hidden * (64 + 2 * 32) + 64 * hidden, 3 * hidden * inner
+    assert clock.costs[Phase.LINEARS].flops == 2 * (10 * (attention + mlp) + 10 * attention + mlp)  # the last: one row
     assert clock.costs[Phase.ATTENTION].flops == 2 * 4 * 4 * 16 * 55
     after = {name: set(vars(part)) for name, part in (("s", engine._scheduler), ("r", runner._sampler))}  # type: ignore[attr-defined]
     assert after == before
