@@ -28,6 +28,7 @@ from engine.warmup import warm_up
 from models.config_overrides import parse_overrides
 from models.errors import ModelError
 from models.free_memory import free_memory_bytes
+from models.implementation import ModelImpl
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel, TokenizerAssets
 from models.loader import check_folder, load_model
@@ -57,7 +58,10 @@ def build_engine(
     draft_files = resolve_draft(spec, report)  # first: a misspelt name should not wait for the model
     try:
         files = resolve_model(
-            config.model, config.revision, report, check=lambda folder: check_folder(folder, _overrides(config))
+            config.model,
+            config.revision,
+            report,
+            check=lambda folder: check_folder(folder, _overrides(config), ModelImpl(config.model_impl.value)),
         )
         quality_report = QualityReport(config, files, device, report)
         quality_report.before()
@@ -151,6 +155,7 @@ def _load_target(
             config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
         ),
         overrides=_overrides(config),
+        model_impl=ModelImpl(config.model_impl.value),
         progress=report,
         on_tokenizer=lambda assets: on_tokenizer(_tokenizer_info(assets)),
     )

@@ -26,6 +26,12 @@ class DType(enum.StrEnum):
     FLOAT32 = "float32"
 
 
+class ModelImpl(enum.StrEnum):
+    AUTO = "auto"
+    HEADRACE = "headrace"
+    TRANSFORMERS = "transformers"
+
+
 class Quantization(enum.StrEnum):
     AUTO = "auto"
     NONE = "none"
@@ -78,6 +84,12 @@ class EngineConfig:
     )
     rope_theta: float | None = option(
         None, "Base of the rotary frequencies, in place of the model's.", group="Model", minimum=1
+    )
+    model_impl: ModelImpl = option(
+        ModelImpl.AUTO,
+        "Whose code computes the model: 'headrace' (its families), 'transformers' (slower), or 'auto', which takes "
+        "transformers' where there is no family.",
+        group="Model",
     )
     generation_config: str = option(
         "auto",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from models.errors import ModelError, UnsupportedModelError
@@ -51,6 +51,10 @@ class Overridden:
 
     config: HFConfig
     names: tuple[str, ...]
+
+    def note_read(self, names: Container[str]) -> None:
+        """Fields, sections included, of which something else than HFConfig's getters makes use."""
+        self.config.reads.update(name for name in self.names if name.partition(".")[0] in names)
 
     def refuse_unread(self, architecture: str) -> None:
         """Raise UnsupportedModelError for a field that nobody has asked the configuration for."""

@@ -160,7 +160,8 @@ class Decoder(nn.Module):
         self._turn_of_layer = [self.turns.index(turn) if turn in self.turns else None for turn in turns]
         self.frequencies: list[torch.Tensor] = []  # of each turn
         self._device = torch.device("meta")
-        self.layer_groups = group_layers([layer.attention for layer in spec.layers])
+        self.attention_specs = [layer.attention for layer in spec.layers]
+        self.layer_groups = group_layers(self.attention_specs)
         self._experts = [module for module in self.modules() if isinstance(module, MoE)]
         self._expert_load = self._share_loads()
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}

@@ -1,5 +1,6 @@
 """LoadedModel: what loading gives the engine, and how it reports progress."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,14 @@ class TokenizerAssets:
     bos_token_id: int | None
     eos_token_ids: list[int]  # of config, generation_config and tokenizer together
     add_bos_token: bool  # a plain prompt gets a BOS in front (the post-processor does not add one itself)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldWeights:
+    """What a decoder's weights are held as: number of tensors by format, and a line for the operator."""
+
+    formats: Counter[str]
+    note: str
 
 
 @dataclass(frozen=True, slots=True)

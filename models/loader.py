@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from models.attention.base import AttentionBackend
+from models.attention.base import AttentionBackend, AttentionSpec
 from models.attention.select import select_backend
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf import GGUFCheckpoint
@@ -18,29 +18,31 @@ from models.checkpoints.quantised.registry import QuantisedReader, quantisation_
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config_overrides import Overridden, override
 from models.decoder import Decoder
-from models.errors import ModelError
+from models.errors import ModelError, UnsupportedModelError
 from models.free_memory import obtainable_memory_bytes
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
+from models.implementation import ModelImpl
 from models.kernels.cpu.library import describe_kernels, load_kernels
 from models.layers.linear import Linear
-from models.loaded import LoadedModel, ProgressReport, TokenizerAssets
+from models.loaded import HeldWeights, LoadedModel, ProgressReport, TokenizerAssets
 from models.names import Rules
 from models.quant.none import DTYPE_NAMES, Unquantized
 from models.quant.select import Choices, WeightOptions, choose_schemes
-from models.registry import family_of
+from models.registry import FAMILIES, family_of, unsupported
 from models.spec import DecoderSpec
 from models.weights import Assignment, assign, fill
 
 if TYPE_CHECKING:
     from models.sources import ModelFiles
+    from models.through_transformers.opened import OpenedTransformersModel
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A model's files, described; no weights have been read."""
+    """A model's files, described by its family; no weights have been read."""
 
     overridden: Overridden
     checkpoint: Checkpoint
@@ -52,13 +54,35 @@ class OpenedModel:
     def config(self) -> HFConfig:
         return self.overridden.config
 
+    @property
+    def attention_specs(self) -> list[AttentionSpec]:
+        return [layer.attention for layer in self.spec.layers]
 
-@dataclass(frozen=True, slots=True)
-class HeldWeights:
-    """What a decoder's weights are held as: number of tensors by format, and a line for the operator."""
+    @property
+    def vocab_size(self) -> int:
+        return self.spec.vocab_size
 
-    formats: Counter[str]
-    note: str
+    @property
+    def max_position(self) -> int:
+        return self.spec.max_position
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        return self.checkpoint.dtype
+
+    @property
+    def gguf_metadata(self) -> Mapping[str, Any] | None:
+        return self.checkpoint.metadata if isinstance(self.checkpoint, GGUFCheckpoint) else None
+
+    def build(
+        self,
+        backend: AttentionBackend,
+        dtype: torch.dtype,
+        device: torch.device,
+        progress: ProgressReport,
+        weights: WeightOptions,
+    ) -> tuple[Decoder, HeldWeights]:
+        return build_decoder(self.spec, self.checkpoint, self.names, backend, dtype, device, progress, weights)
 
 
 def load_model(
@@ -69,41 +93,41 @@ def load_model(
     generation_config: str,
     weights: WeightOptions | None = None,
     overrides: Mapping[str, Any] | None = None,
+    model_impl: ModelImpl = ModelImpl.AUTO,
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
 ) -> LoadedModel:
     """Load `files` for `device` ("cpu", "cuda").
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
-    weights: how they are held, by default as stored. overrides: what `parse_overrides` gives. progress is called with
+    weights: how they are held, by default as stored. overrides: what `parse_overrides` gives. model_impl: whose code
+    computes; AUTO takes transformers' for architectures without a family of headrace's. progress is called with
     ("compile kernels", 0, 0, "") where that is to be done, ("read tokenizer", 0, 0, ""), then ("load weights", bytes
     done, bytes in all, "B"). on_tokenizer gets the tokenizer before the weights are read. Raises a ModelError that
     names the file, tensor or field; nothing large is allocated before all names and shapes are known to fit.
     """
     from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
 
-    opened = open_model(files, overrides)
-    checkpoint, spec = opened.checkpoint, opened.spec
+    opened = _open_as(files, overrides or {}, model_impl)
     torch_device = torch.device(device)
-    torch_dtype = resolve_dtype(dtype, checkpoint.dtype, torch_device)
-    attention_specs = [layer.attention for layer in spec.layers]
+    torch_dtype = resolve_dtype(dtype, opened.stored_dtype, torch_device)
+    attention_specs = opened.attention_specs
     if torch_device.type == "cpu":
         load_kernels(on_compile=lambda: progress("compile kernels", 0, 0, ""))
     backend, refusals = select_backend(attention_specs, torch_dtype, torch_device)
     progress("read tokenizer", 0, 0, "")
-    metadata = checkpoint.metadata if isinstance(checkpoint, GGUFCheckpoint) else None
-    tokenizer = load_tokenizer_assets(files, opened.config, metadata)
+    tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(generation_config, files.root)
-    decoder, held = build_decoder(spec, checkpoint, opened.names, backend, torch_dtype, torch_device, progress, weights)
+    decoder, held = opened.build(backend, torch_dtype, torch_device, progress, weights or WeightOptions())
     return LoadedModel(
         decoder=decoder,
         architecture=opened.config.architecture(),
         dtype=torch_dtype,
         device=torch_device,
-        vocab_size=spec.vocab_size,
-        max_position=spec.max_position,
+        vocab_size=opened.vocab_size,
+        max_position=opened.max_position,
         attention_specs=attention_specs,
         layer_groups=decoder.layer_groups,
         attention_backend=backend,
@@ -188,12 +212,44 @@ def lay_out(
 
 
 def open_model(files: "ModelFiles", overrides: Mapping[str, Any] | None = None) -> OpenedModel:
-    """Describe the model that `files` hold; overrides: as load_model takes them. Raises a ModelError."""
+    """Describe the model that `files` hold by its family; overrides: as load_model takes them. Raises a ModelError."""
     overridden, checkpoint = _open(files, overrides or {})
     family = family_of(overridden.config.architecture())
     names = family.gguf_names if files.gguf else family.names
     assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
     return OpenedModel(overridden, checkpoint, family.describe(overridden.config), names, family.note)
+
+
+def _open_as(
+    files: "ModelFiles", overrides: Mapping[str, Any], model_impl: ModelImpl
+) -> "OpenedModel | OpenedTransformersModel":
+    if not files.gguf:
+        assert files.root is not None
+        return _through_transformers(files.root, overrides, model_impl) or open_model(files, overrides)
+    if model_impl is ModelImpl.TRANSFORMERS:
+        raise ModelError(
+            f"{files.origin} is a GGUF file, which only headrace's own families read; leave --model-impl at auto, or "
+            "serve the model's safetensors"
+        )
+    return open_model(files, overrides)
+
+
+def _through_transformers(
+    root: Path, overrides: Mapping[str, Any], model_impl: ModelImpl
+) -> "OpenedTransformersModel | None":
+    """The model of a folder where transformers' code is to compute it, else None. Raises a ModelError."""
+    architecture = read_json_config(root / "config.json").architecture()
+    is_asked_for = model_impl is ModelImpl.TRANSFORMERS
+    if not is_asked_for and (model_impl is ModelImpl.HEADRACE or architecture in FAMILIES):
+        return None
+    from models.through_transformers.opened import open_through_transformers  # imports transformers' models
+
+    try:
+        return open_through_transformers(root, overrides)
+    except UnsupportedModelError as error:
+        if is_asked_for:
+            raise
+        raise unsupported(architecture, f" by a family of headrace's own, and {error}") from error
 
 
 def _open(files: "ModelFiles", overrides: Mapping[str, Any]) -> tuple[Overridden, Checkpoint]:
@@ -206,11 +262,12 @@ def _open(files: "ModelFiles", overrides: Mapping[str, Any]) -> tuple[Overridden
     return overridden, checkpoint if reader is None else QuantisedCheckpoint(checkpoint, reader)
 
 
-def check_folder(root: Path, overrides: Mapping[str, Any]) -> None:
+def check_folder(root: Path, overrides: Mapping[str, Any], model_impl: ModelImpl = ModelImpl.AUTO) -> None:
     """Raise the ModelError that loading the folder would end with for what its configuration asks for: an unknown
     architecture, a feature or quantisation that is not supported. Needs no weights."""
-    config = _read_folder_config(root, overrides)[0].config
-    family_of(config.architecture()).describe(config)
+    if _through_transformers(root, overrides, model_impl) is None:
+        config = _read_folder_config(root, overrides)[0].config
+        family_of(config.architecture()).describe(config)
 
 
 def _read_folder_config(root: Path, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantisedReader | None]:

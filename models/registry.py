@@ -92,12 +92,17 @@ FAMILIES: dict[str, Entry] = {
 def family_of(architecture: str) -> Family:
     """The family of a Hugging Face class name; raises UnsupportedModelError with the nearest supported ones."""
     if architecture not in FAMILIES:
-        raise UnsupportedModelError(
-            f"architecture {architecture!r} is not supported; {_nearest(architecture, FAMILIES)}"
-        )
+        raise unsupported(architecture)
     module, _, name = FAMILIES[architecture].family.partition(":")
     family: Family = getattr(importlib.import_module(module), name)
     return family
+
+
+def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
+    """The error for an architecture that is not in FAMILIES, with the nearest; reason follows "is not supported"."""
+    return UnsupportedModelError(
+        f"architecture {architecture!r} is not supported{reason}; {_nearest(architecture, FAMILIES)}"
+    )
 
 
 def architecture_of_gguf(name: str, metadata: Mapping[str, Any]) -> str:

@@ -8,9 +8,10 @@ import torch
 
 from models.batch import ForwardBatch, KVGroupBatch
 from models.decoder import Decoder
-from models.kernels.cpu.library import KernelLibrary
+from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.kernels.tape import Tape, Workspace, record
 from models.layers.rotation import Rotation
+from models.loaded import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,15 @@ class RecordedLayers:
             for buffers, by in zip(self._rotations, rotations, strict=True)
         ]
         return self._x[:rows].copy_(x), copied_rotations, copied_batch
+
+
+def recorded_layers(model: LoadedModel, kv: Sequence[torch.Tensor], block_size: int) -> RecordedLayers | None:
+    """None where steps are not made of native calls: on other devices, and in transformers' code."""
+    if model.device.type != "cpu" or not isinstance(model.decoder, Decoder):
+        return None
+    library = kernel_library()
+    max_blocks = -(-model.max_position // block_size)  # not of the cache: what a window passed stays in the table
+    return None if library is None else RecordedLayers(model.decoder, kv, library, max_blocks=max_blocks)
 
 
 def _copy(group: KVGroupBatch, buffers: KVGroupBatch) -> KVGroupBatch:

@@ -9,11 +9,10 @@ from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
 from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_tensors import allocate_kv, kv_groups
-from engine.runner.recorded import RecordedLayers
+from engine.runner.recorded import recorded_layers
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import SampledTokens, Sampler
 from engine.sequence import Sequence
-from models.kernels.cpu.library import kernel_library
 from models.loaded import LoadedModel
 
 # Rows of prompt logits held at once: at a vocabulary of 152k each is 0.6 MB.
@@ -36,11 +35,7 @@ class TorchRunner:
         self._block_size = block_size
         self.kv_groups = kv_groups(model, block_size)
         self._kv = allocate_kv(model, num_blocks, block_size)
-        max_blocks = -(-model.max_position // block_size)  # not num_blocks: what a window passed stays in the table
-        library = kernel_library() if model.device.type == "cpu" else None
-        self._recorded = (
-            None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=max_blocks)
-        )
+        self._recorded = recorded_layers(model, self._kv, block_size)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._sampler = Sampler(model.tokenizer.eos_token_ids)

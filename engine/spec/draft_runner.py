@@ -6,14 +6,13 @@ from engine.config import DraftSampling
 from engine.plan import StepPlan
 from engine.runner.batch_builder import build_batch
 from engine.runner.kv_tensors import allocate_unshared_kv
-from engine.runner.recorded import RecordedLayers
+from engine.runner.recorded import recorded_layers
 from engine.sampling.distribution import best_ids, is_greedy, probabilities
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow
 from engine.sequence import Sequence
 from engine.spec.draft_model import NextTokens
-from models.kernels.cpu.library import kernel_library
 from models.loaded import LoadedModel
 
 
@@ -37,11 +36,7 @@ class TorchDraftRunner:
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
         self._kv = allocate_unshared_kv(model, num_blocks, block_size)
-        max_blocks = -(-model.max_position // block_size)
-        library = kernel_library() if model.device.type == "cpu" else None
-        self._recorded = (
-            None if library is None else RecordedLayers(model.decoder, self._kv, library, max_blocks=max_blocks)
-        )
+        self._recorded = recorded_layers(model, self._kv, block_size)
         self._editor = LogitEditor(eos_token_ids)
         self.num_tables = len(model.layer_groups)
 

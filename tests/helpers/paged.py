@@ -30,7 +30,7 @@ class PagedRun:
         self.decoder = decoder
         self.block_size = block_size
         self.device = next(decoder.parameters()).device
-        specs = [layer.attention for layer in decoder.spec.layers]
+        specs = decoder.attention_specs
         shared: dict[int, torch.Tensor] = {}  # place in the group -> tensor
         self.kv = [torch.empty(0)] * len(specs)
         for group in decoder.layer_groups:

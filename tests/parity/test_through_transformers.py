@@ -1,0 +1,211 @@
+"""Models that transformers' code computes over our cache, against the same code over transformers' own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    DiffLlamaConfig,
+    Exaone4Config,
+    GPTNeoConfig,
+    GraniteSWAConfig,
+    MambaConfig,
+    MiniCPM3Config,
+    NemotronConfig,
+    OpenAIGPTConfig,
+    PhimoeConfig,
+    PretrainedConfig,
+)
+
+from engine.build import build_engine
+from engine.config import DType, EngineConfig
+from engine.local import LocalClient
+from models.attention.base import AttentionBackend
+from models.attention.select import PREFERENCE, load_backend
+from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.implementation import ModelImpl
+from models.loader import check_folder
+from models.quant.select import WeightOptions
+from models.registry import FAMILIES
+from models.through_transformers.decoder import TransformersDecoder
+from models.through_transformers.independence import check_independence
+from models.through_transformers.opened import open_through_transformers
+from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.model_folders import write_model_folder
+from tests.helpers.paged import PagedRun, PagedSequence
+
+BLOCK_SIZE = 4
+FOREIGN: dict[str, PretrainedConfig] = {
+    # layers with a window and without, which then have no positions either; norms of queries and keys
+    "exaone4": Exaone4Config(**SMALL | {"num_hidden_layers": 4, "sliding_window": 6, "head_dim": 16}),
+    # values are smaller than keys
+    "minicpm3": MiniCPM3Config(
+        **SMALL
+        | {"num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16}
+        | {"qk_rope_head_dim": 16, "v_head_dim": 16}
+    ),
+    "granite-sinks": GraniteSWAConfig(**SMALL | {"sliding_window": 6, "logits_scaling": 0.8}),
+    "nemotron": NemotronConfig(**SMALL),
+    "phimoe": PhimoeConfig(**SMALL | {"num_local_experts": 4, "pad_token_id": None}),
+}
+
+
+def saved(config: PretrainedConfig, folder: Path) -> Path:
+    random_model(config).save_pretrained(folder)
+    return folder
+
+
+def built(folder: Path, backend: AttentionBackend) -> TransformersDecoder:
+    opened = open_through_transformers(folder, {})
+    for spec in opened.attention_specs:
+        if reason := backend.unsupported(spec, torch.float32, torch.device("cpu")):
+            pytest.skip(f"{backend.name} {reason}")
+    return opened.build(backend, torch.float32, torch.device("cpu"), lambda *_: None, WeightOptions())[0]
+
+
+@pytest.mark.parametrize("backend", PREFERENCE["cpu"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_fp32_logits_in_uneven_batches_equal_those_of_transformers(tmp_path: Path, name: str, backend: str) -> None:
+    model = random_model(FOREIGN[name])
+    model.save_pretrained(tmp_path)
+    attention = load_backend(backend)
+    run = PagedRun(built(tmp_path, attention), attention, block_size=BLOCK_SIZE)
+    prompts = torch.randint(VOCAB_SIZE, (2, 23), generator=torch.Generator().manual_seed(1)).tolist()
+    long, short = PagedSequence(), PagedSequence()
+
+    rows: list[torch.Tensor] = []
+    for start in range(0, 23, 5):  # a chunk of one beside a token of the other
+        one = prompts[1][short.num_computed : short.num_computed + 1]
+        rows.append(run.step([(long, prompts[0][start : start + 5]), (short, one)])[0])
+    rest = run.step([(short, prompts[1][5:])])[0]
+
+    with torch.inference_mode():
+        wanted = model(torch.tensor(prompts)).logits
+    torch.testing.assert_close(torch.cat(rows), wanted[0], rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(rest, wanted[1, 5:], rtol=0.0, atol=1e-4)
+
+
+def test_own_code_and_that_of_transformers_compute_the_same(tmp_path: Path) -> None:
+    """Also of a class that has a family: --model-impl transformers."""
+    backend = load_backend(PREFERENCE["cpu"][-1])
+    run = PagedRun(built(saved(llama_config(), tmp_path), backend), backend)
+    ours = PagedRun(load_folder(tmp_path), backend)
+    prompt = torch.randint(VOCAB_SIZE, (23,), generator=torch.Generator().manual_seed(1)).tolist()
+
+    theirs = run.step([(PagedSequence(), prompt)])[0]
+
+    torch.testing.assert_close(theirs, ours.step([(PagedSequence(), prompt)])[0], rtol=0.0, atol=1e-4)
+
+
+def test_engine_serves_what_transformers_generates(tmp_path: Path) -> None:
+    config = Exaone4Config(**SMALL | {"vocab_size": 266, "num_hidden_layers": 4, "sliding_window": 6, "head_dim": 16})
+    model = random_model(config)
+    options = EngineConfig(
+        model=str(write_model_folder(tmp_path, config)),
+        dtype=DType.FLOAT32,
+        block_size=BLOCK_SIZE,
+        max_model_len=64,
+        max_num_seqs=3,
+        max_num_batched_tokens=11,
+        check_invariants=True,
+    )
+    prompts = [make_prompt(length, seed=length) for length in (30, 5, 17)]
+    prompts = [[token % 200 for token in prompt] for prompt in prompts]
+
+    engine, info = build_engine(options, lambda *_: None)
+    outputs = LocalClient(engine).generate(
+        [make_request(str(n), prompt, max_tokens=12, temperature=0.0) for n, prompt in enumerate(prompts)]
+    )
+
+    assert [note for note in info.notes if "transformers' Exaone4ForCausalLM, slower" in note]
+    for n, prompt in enumerate(prompts):
+        made = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0)
+        assert outputs[str(n)].new_ids == made[0, len(prompt) :].tolist()
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    saved(FOREIGN["exaone4"], tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CheckpointError, match=r"missing keys \(1\): model.layers.1.mlp.up_proj.weight; "):
+        built(tmp_path, load_backend(PREFERENCE["cpu"][-1]))
+
+
+def test_weights_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(FOREIGN["exaone4"], tmp_path)
+    monkeypatch.setattr("models.through_transformers.opened.obtainable_memory_bytes", lambda _: 1000)
+
+    with pytest.raises(ModelError, match=r"the weights need 0.00 GiB and cpu has 0.00 GiB free"):
+        built(tmp_path, load_backend(PREFERENCE["cpu"][-1]))
+
+
+def test_overrides_reach_transformers_configuration_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    saved(FOREIGN["exaone4"], tmp_path)
+
+    opened = open_through_transformers(tmp_path, {"sliding_window": 9, "nonsense": 1})
+
+    assert {spec.sliding_window for spec in opened.attention_specs} == {9, None}
+    with pytest.raises(UnsupportedModelError, match="--hf-overrides states nonsense, which is not used for Exaone4"):
+        opened.overridden.refuse_unread("Exaone4ForCausalLM")
+
+
+def test_rows_that_depend_on_their_neighbours_are_found(tmp_path: Path) -> None:
+    backend = load_backend(PREFERENCE["cpu"][-1])
+    decoder = built(saved(FOREIGN["exaone4"], tmp_path), backend)
+    embed = decoder.body.embed_tokens
+    embed.register_forward_hook(lambda _module, _ids, rows: rows + rows.roll(1, dims=1))  # as token shifts do
+
+    with pytest.raises(UnsupportedModelError, match="computes another text where several are in a batch"):
+        check_independence(decoder, backend, VOCAB_SIZE, "Exaone4ForCausalLM")
+
+
+def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
+    backend = load_backend(PREFERENCE["cpu"][-1])
+    decoder = built(saved(FOREIGN["exaone4"], tmp_path), backend)
+    forward = decoder.body.forward
+
+    def miscounted(position_ids: torch.Tensor, **inputs: object) -> object:
+        return forward(position_ids=torch.arange(position_ids.shape[1])[None], **inputs)
+
+    decoder.body.forward = miscounted  # type: ignore[method-assign]
+
+    with pytest.raises(UnsupportedModelError, match="computes another text"):
+        check_independence(decoder, backend, VOCAB_SIZE, "Exaone4ForCausalLM")
+
+
+REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
+    "MambaForCausalLM": (MambaConfig(), "keeps a recurrent state"),
+    "OpenAIGPTLMHeadModel": (OpenAIGPTConfig(), "does not take attention from outside"),
+    "DiffLlamaForCausalLM": (DiffLlamaConfig(**SMALL), "attends several times in a layer"),
+    "BertLMHeadModel": (BertConfig(**SMALL), "looks ahead"),
+    "NemotronForCausalLM": (
+        NemotronConfig(**SMALL | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+        "depends on the other texts",
+    ),
+    "GPTNeoForCausalLM": (GPTNeoConfig(), "is not what transformers expects: .*attention_layers"),
+    "Qwen9ForCausalLM": (llama_config(), "has no causal language model 'Qwen9ForCausalLM'"),
+}
+
+
+DAMAGE = {"GPTNeoForCausalLM": {"num_layers": 4}}
+
+
+@pytest.mark.parametrize("architecture", REFUSED)
+def test_models_that_cannot_be_run_are_refused_without_weights(tmp_path: Path, architecture: str) -> None:
+    config, reason = REFUSED[architecture]
+    fields = {**config.to_dict(), "architectures": [architecture]} | DAMAGE.get(architecture, {})
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert architecture not in FAMILIES
+
+    with pytest.raises(UnsupportedModelError, match=f"{architecture}.* {reason}.*; nearest by name are [A-Z]"):
+        check_folder(tmp_path, {})
+    with pytest.raises(UnsupportedModelError, match=reason):
+        check_folder(tmp_path, {}, ModelImpl.TRANSFORMERS)
+    with pytest.raises(UnsupportedModelError, match=r"is not supported; nearest by name are [A-Z]"):
+        check_folder(tmp_path, {}, ModelImpl.HEADRACE)
