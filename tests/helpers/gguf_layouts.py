@@ -173,7 +173,7 @@ def usual(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
         (writer.add_head_count, ("num_attention_heads",)),
         (writer.add_head_count_kv, ("num_key_value_heads",)),
         (writer.add_layer_norm_rms_eps, ("rms_norm_eps",)),
-        (writer.add_layer_norm_eps, ("layer_norm_eps", "norm_epsilon")),
+        (writer.add_layer_norm_eps, ("layer_norm_eps", "norm_epsilon", "norm_eps")),
         (writer.add_expert_count, ("num_local_experts", "num_experts")),
         (writer.add_expert_used_count, ("num_experts_per_tok",)),
         (writer.add_key_length, ("head_dim",)),

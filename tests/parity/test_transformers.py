@@ -95,7 +95,7 @@ def test_every_supported_architecture_has_two_variants() -> None:
 
 
 def test_logits_of_the_random_models_are_spread(pair: Pair) -> None:
-    assert 0.5 < pair.truths[0].std() < 2.0
+    assert 0.5 < pair.truths[0].std() < 2.5
 
 
 def test_fp32_logits_equal_transformers(pair: Pair) -> None:
