@@ -9,8 +9,13 @@ from pathlib import Path
 
 import torch
 
+from models.kernels.arena import HugePageArena
+from models.kernels.cpu.library import kernel_library
+from models.kernels.read import sum_words
+
 _MAX_BUFFER_BYTES = 2 << 30  # far beyond every cache; more would only take memory
 _MIN_BUFFER_BYTES = 64 << 20
+_CACHES_IN_BUFFER = 4  # times the last cache: less of what is read was still there from the last time
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 _REPEATS = 5
 
@@ -37,14 +42,48 @@ class Machine:
         return self.gemm_flops_per_s.get(dtype, self.gemm_flops_per_s["bfloat16"])
 
 
-def measure_machine(device: torch.device, weight_bytes: int) -> Machine:
-    """Measure `device` with a buffer as large as the weights, so that caches help no more than they do there."""
-    buffer_bytes = max(_MIN_BUFFER_BYTES, min(_MAX_BUFFER_BYTES, weight_bytes))
+def measure_machine(device: torch.device, probe: "ReadProbe") -> Machine:
     rates = {str(dtype).removeprefix("torch."): _gemm_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     if (int8_rate := _int8_rate(device)) is not None:
         rates["int8"] = int8_rate
-    read_rate = _read_rate(buffer_bytes, device)
-    return Machine(_name(device), str(device), torch.get_num_threads(), buffer_bytes, read_rate, rates)
+    read_rate = max(probe.rate() for _ in range(_REPEATS))
+    return Machine(_name(device), str(device), torch.get_num_threads(), probe.buffer_bytes, read_rate, rates)
+
+
+class ReadProbe:
+    """A buffer as large as the weights, and far larger than the last cache, in pages like theirs, to be read once."""
+
+    def __init__(self, device: torch.device, weight_bytes: int) -> None:
+        least = max(_MIN_BUFFER_BYTES, _CACHES_IN_BUFFER * _last_cache_bytes())
+        size = min(_MAX_BUFFER_BYTES, max(least, weight_bytes)) // 8 * 8
+        self._device = device
+        self._is_native = device.type == "cpu" and kernel_library() is not None
+        if device.type == "cpu":
+            self._words = HugePageArena().allocate(size).view(torch.int64).fill_(1)
+        else:
+            self._words = torch.ones(size // 8, dtype=torch.int64, device=device)
+        self.rate()  # the first time touches pages and wakes threads
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self._words.nbytes
+
+    def rate(self) -> float:
+        """Bytes a second of one reading, now: on a machine that others share, that changes from moment to moment."""
+        synchronize(self._device)
+        began_s = time.perf_counter()
+        if self._is_native:
+            sum_words(self._words)
+        else:
+            self._words.sum()
+        synchronize(self._device)
+        return self.buffer_bytes / (time.perf_counter() - began_s)
+
+
+def _last_cache_bytes() -> int:
+    """Of the first processor; 0 where the system does not tell."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((int(text[:-1]) << 10 for path in sizes if (text := path.read_text().strip()).endswith("K")), default=0)
 
 
 def _name(device: torch.device) -> str:
@@ -54,22 +93,6 @@ def _name(device: torch.device) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
-
-
-def _read_rate(num_bytes: int, device: torch.device) -> float:
-    """Bytes a second of the fastest of several ways to read a buffer once."""
-    width = 8192
-    buffer = torch.ones(num_bytes // (4 * width), width, dtype=torch.float32, device=device)
-    vector = torch.ones(width, dtype=torch.float32, device=device)
-    halves = buffer.view(torch.int64)
-    ways: list[Callable[[], object]] = [
-        buffer.sum,
-        lambda: buffer.sum(dim=1),
-        halves.sum,
-        buffer.amax,
-        lambda: buffer @ vector,
-    ]
-    return buffer.nbytes / min(_best_s(way, device) for way in ways)
 
 
 def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:

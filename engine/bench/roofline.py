@@ -1,5 +1,6 @@
 """`headrace bench roofline`: each phase's time beside the least that its bytes and operations take on this machine."""
 
+import dataclasses
 import statistics
 import time
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from engine.bench.config import RooflineConfig
 from engine.bench.costs import Cost
 from engine.bench.drive import RequestMaker, check_fits, run_batch
-from engine.bench.machine import Machine, measure_machine
+from engine.bench.machine import Machine, ReadProbe, measure_machine
 from engine.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from engine.engine import Engine
 from engine.errors import StartupError
@@ -39,6 +40,7 @@ class RooflineResult:
     name: str
     num_tokens: int  # that it computes
     ms: float  # median without clocks in it
+    read_bytes_per_s: float  # median of readings beside the samples; the limits are worked out with it
     limit_ms: float  # sum over the phases
     phases: list[PhaseResult]  # with clocks, which themselves cost a little
 
@@ -57,6 +59,7 @@ class _Samples:
     num_tokens: int
     plain_s: list[float]
     clocks: list[PhaseClock]
+    read_rates: list[float]
 
 
 def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Roofline:
@@ -68,25 +71,27 @@ def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Rooflin
         check_fits(info, batch_size=1, tokens_each=length + 1)
     check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + least_output)
     device = torch.device(info.device)
-    machine = measure_machine(device, info.weight_bytes)
+    probe = ReadProbe(device, info.weight_bytes)
+    machine = measure_machine(device, probe)
     maker = RequestMaker(info.vocab_size, config.seed)
-    samples = [_measure_prefill(engine, device, config, maker, length) for length in config.prefill_len]
+    samples = [_measure_prefill(engine, device, config, maker, length, probe) for length in config.prefill_len]
     batch = _DecodingBatch(engine, maker, config.context_len, info.max_model_len - config.context_len)
     try:
-        samples += [_measure_decode(engine, device, config, batch, size) for size in batch_sizes]
+        samples += [_measure_decode(engine, device, config, batch, size, probe) for size in batch_sizes]
     finally:
         batch.end()
-    machine = machine.best_of(measure_machine(device, info.weight_bytes))
+    machine = machine.best_of(measure_machine(device, probe))
     return Roofline(machine, [_result(each, machine) for each in samples])
 
 
 def _measure_prefill(
-    engine: Engine, device: torch.device, config: RooflineConfig, maker: RequestMaker, length: int
+    engine: Engine, device: torch.device, config: RooflineConfig, maker: RequestMaker, length: int, probe: ReadProbe
 ) -> _Samples:
     """A prompt from its first step to its first token, in as many steps as the engine takes."""
-    samples = _Samples(f"prefill of {length}", length, [], [])
+    samples = _Samples(f"prefill of {length}", length, [], [], [])
     run_batch(engine, [maker.request(maker.ids(length), 1)])
     for _ in range(config.num_iters):
+        samples.read_rates.append(probe.rate())
         samples.plain_s.append(run_batch(engine, [maker.request(maker.ids(length), 1)]).total_s)
         engine.add(maker.request(maker.ids(length), 1))
         clock = PhaseClock(device)
@@ -98,12 +103,13 @@ def _measure_prefill(
 
 
 def _measure_decode(
-    engine: Engine, device: torch.device, config: RooflineConfig, batch: "_DecodingBatch", size: int
+    engine: Engine, device: torch.device, config: RooflineConfig, batch: "_DecodingBatch", size: int, probe: ReadProbe
 ) -> _Samples:
     """One step that gives each of `size` sequences a token."""
     batch.grow(size)
-    samples = _Samples(f"decode of {size}", size, [], [])
+    samples = _Samples(f"decode of {size}", size, [], [], [])
     for _ in range(config.num_steps):
+        samples.read_rates.append(probe.rate())
         began_s = time.perf_counter()
         batch.check(engine.step())
         samples.plain_s.append(time.perf_counter() - began_s)
@@ -154,6 +160,8 @@ class _DecodingBatch:
 
 def _result(samples: _Samples, machine: Machine) -> RooflineResult:
     clocks = samples.clocks
+    read_rate = statistics.median(samples.read_rates)
+    machine = dataclasses.replace(machine, read_bytes_per_s=read_rate)
     phases = []
     for phase in Phase:
         if phase is Phase.HOOKS or not any(phase in clock.seconds for clock in clocks):
@@ -166,7 +174,7 @@ def _result(samples: _Samples, machine: Machine) -> RooflineResult:
         phases.append(PhaseResult(phase, ms, num_bytes, flops, limit_ms))
     limit_ms = sum(phase.limit_ms or 0.0 for phase in phases)
     plain_ms = statistics.median(samples.plain_s) * 1e3
-    return RooflineResult(samples.name, samples.num_tokens, plain_ms, limit_ms, phases)
+    return RooflineResult(samples.name, samples.num_tokens, plain_ms, read_rate, limit_ms, phases)
 
 
 def limit_s(cost: Cost, machine: Machine) -> float:

@@ -34,13 +34,14 @@ def _overview(roofline: Roofline) -> Table:
         title_justify="left",
     )
     shown.add_column()
-    for column in ("ms", "tokens/s", "limit, ms", "share"):
+    for column in ("ms", "tokens/s", "read, GB/s", "limit, ms", "share"):
         shown.add_column(column, justify="right")
     for result in roofline.results:
         shown.add_row(
             result.name,
             f"{result.ms:,.2f}",
             f"{result.num_tokens / result.ms * 1e3:,.0f}",
+            f"{result.read_bytes_per_s / 1e9:,.1f}",
             f"{result.limit_ms:,.2f}",
             f"{result.limit_ms / result.ms:.0%}",
         )

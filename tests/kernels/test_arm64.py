@@ -23,6 +23,7 @@ from tests.kernels import (
     test_norm_heads,
     test_quantise,
     test_quantized_linear,
+    test_read,
     test_rope_kv_write,
     test_rows,
     test_sample,
@@ -149,6 +150,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_moe.test_inputs_are_weighted, count=[40]),
     ],
     "hr_route_rows": each(test_moe.test_router_equals_torch, name=list(test_moe.ROUTERS)),
+    "hr_sum_words": each(test_read.test_every_word_is_read_once, count=[8192 + 77]),
     "hr_best_ids": [
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),

@@ -17,7 +17,7 @@ from engine.bench.config import LatencyConfig, RooflineConfig, ThroughputConfig
 from engine.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
 from engine.bench.drive import RequestMaker, Spread, check_fits, run_batch
 from engine.bench.latency import measure as measure_latency
-from engine.bench.machine import Machine, measure_machine
+from engine.bench.machine import Machine, ReadProbe, measure_machine
 from engine.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from engine.bench.roofline import limit_s
 from engine.bench.roofline import measure as measure_roofline
@@ -264,8 +264,9 @@ def test_roofline_refuses_a_batch_that_does_not_stay_whole(
 
 def test_the_machine_is_measured_where_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.bench.machine._GEMM_SIZE", {"cpu": 64})
-    machine = measure_machine(CPU, weight_bytes=0)
-    assert machine.buffer_bytes == 64 << 20
+    monkeypatch.setattr("engine.bench.machine._last_cache_bytes", lambda: 20 << 20)
+    machine = measure_machine(CPU, ReadProbe(CPU, weight_bytes=0))
+    assert machine.buffer_bytes == 80 << 20
     assert machine.read_bytes_per_s > 1e8
     assert {"float32", "bfloat16"} <= set(machine.gemm_flops_per_s)
 

@@ -60,7 +60,7 @@ class KernelLibrary:
         self.draw_ids = self._bind("hr_draw_ids", "plllpp")
         self.moe_rows = self._bind("hr_moe_rows", "pplppii")
         self.route_rows = self._bind("hr_route_rows", "pplpp")
-
+        self.sum_words = self._bind("hr_sum_words", "pl", ctypes.c_int64)
         self.replay = self._bind("hr_replay", "pl")
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Kernel:

@@ -1,0 +1,50 @@
+// Reads memory once, in order, on all threads, and does no more with it than add: how fast that is bounds every kernel that
+// streams weights.
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+#include "parallel.h"
+#include "simd.h"
+
+using namespace hr;
+
+namespace {
+
+using Words = uint64_t __attribute__((vector_size(64)));
+
+constexpr int64_t kChunkWords = 8192;     // 64 KiB, as the linear kernels take
+constexpr int64_t kPrefetchBytes = 8192;  // into the second cache: the first has too few lines in flight to stream
+constexpr int64_t kStep = sizeof(Words) / sizeof(uint64_t);
+
+uint64_t sum_chunk(const uint64_t* words, int64_t count) {
+  Words sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kStep <= count; i += 4 * kStep)
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; ++s) {
+      const uint64_t* at = words + i + s * kStep;
+      __builtin_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes, 0, 2);
+      Words read;
+      std::memcpy(&read, at, sizeof read);
+      sums[s] += read;
+    }
+  uint64_t total = 0;
+  for (const Words& sum : sums)
+    for (int lane = 0; lane < kStep; ++lane) total += sum[lane];
+  for (; i < count; ++i) total += words[i];
+  return total;
+}
+
+}  // namespace
+
+// The sum of `count` words, modulo 2^64.
+HR_API int64_t hr_sum_words(const uint64_t* words, int64_t count) {
+  std::atomic<uint64_t> total{0};
+  parallel_for((count + kChunkWords - 1) / kChunkWords, [&](int64_t chunk) {
+    const int64_t first = chunk * kChunkWords;
+    total.fetch_add(sum_chunk(words + first, std::min(kChunkWords, count - first)), std::memory_order_relaxed);
+  });
+  return static_cast<int64_t>(total.load());
+}

@@ -1,0 +1,13 @@
+"""Memory read once on all threads (C++, cpu/read.cpp): the rate that bounds what streams weights."""
+
+import torch
+
+from models.kernels.cpu.library import KernelLibrary, required_library
+
+
+def sum_words(words: torch.Tensor, *, library: KernelLibrary | None = None) -> int:
+    """The sum of `words` ([N] int64, contiguous), modulo 2^64."""
+    assert words.dtype == torch.int64
+    assert words.is_contiguous()
+    total: int = (library or required_library()).sum_words(words.data_ptr(), len(words))
+    return total
