@@ -15,7 +15,7 @@ from engine.freed_memory import keep_freed_memory
 from engine.kv.groups import KVGroup, most_blocks
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import QualityReport, describe_quality
-from engine.runner.kv_tensors import bytes_per_block, kv_groups, unshared_bytes_per_block
+from engine.runner.kv_tensors import bytes_per_block, bytes_per_state, kv_groups, unshared_bytes_per_block
 from engine.runner.memory import KVBudget, format_bytes, plan_kv_budget
 from engine.runner.runner import TorchRunner
 from engine.spec.draft_load import load_draft, make_drafter, resolve_draft
@@ -74,12 +74,13 @@ def build_engine(
         # A draft is read whole for every token, and its head and embeddings are much of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
         draft = load_draft(spec, draft_files, model, weights=weights, report=report)
-    groups = kv_groups(model, config.block_size)
+    groups = kv_groups(model.layer_groups, config.block_size)
     budget = plan_kv_budget(
         config,
         groups=groups,
         bytes_per_block=bytes_per_block(model, config.block_size)
         + (0 if draft is None else unshared_bytes_per_block(draft, config.block_size)),
+        bytes_per_state=bytes_per_state(model),
         model_max_len=model.max_position,
         free_bytes=free_memory_bytes(device),
         device=device,
@@ -94,6 +95,7 @@ def build_engine(
         model,
         num_blocks=budget.num_blocks,
         block_size=config.block_size,
+        num_states=budget.num_states,
         draft_probs=None if drafter is None else drafter.probabilities,
     )
     if device.type == "cpu":
@@ -114,6 +116,7 @@ def build_engine(
         config,
         runner,
         num_blocks=budget.num_blocks,
+        num_states=budget.num_states,
         eos_token_ids=model.tokenizer.eos_token_ids,
         budget=step_budget,
         speculator=_speculator(spec, drafter),
@@ -222,6 +225,7 @@ def _describe(
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
         f"up to {budget.num_blocks // most_blocks(groups, example)} requests of {example} tokens",
+        *_describe_states(budget),
         f"Context: {max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
         *model.notes,
         *([] if quality is None else [describe_quality(quality)]),
@@ -235,7 +239,8 @@ def _describe(
         block_size=config.block_size,
         num_blocks=budget.num_blocks,
         kv_bytes=budget.kv_bytes,
-        kv_windows=[group.window for group in groups],
+        kv_windows=[group.window for group in groups if not group.is_state],
+        num_states=budget.num_states,
         weight_bytes=model.weight_bytes,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_batched,
@@ -247,8 +252,20 @@ def _describe(
     )
 
 
-def _describe_groups(groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
+def _describe_states(budget: KVBudget) -> list[str]:
+    """A line, where the model has recurrent layers."""
+    if not budget.num_states:
+        return []
+    return [
+        f"Recurrent states: {budget.num_states:,} of {format_bytes(budget.state_bytes // budget.num_states)}, "
+        f"{format_bytes(budget.state_bytes)} beside the KV cache; a running request needs one, the others are "
+        "checkpoints of cached prefixes"
+    ]
+
+
+def _describe_groups(all_groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
     """Such as " = 8,192 tokens", or " for 7 groups of layers (1 full, 6 with a window of 512)"."""
+    groups = tuple(group for group in all_groups if not group.is_state)
     if groups == (KVGroup(groups[0].block_size),):
         return f" = {budget.num_blocks * groups[0].block_size:,} tokens"
     counts = Counter(_describe_reach(group) for group in groups)

@@ -198,6 +198,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     kv_bytes: int
     kv_windows: list[int | None]  # of each group of layers that shares block tables; None sees everything
+    num_states: int = 0  # of recurrent layers, in a pool of their own; a running request needs one
     weight_bytes: int
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from engine.kv.groups import KVGroup, lone_tables
 from engine.plan import PlanItem, Runner, StepPlan
 from engine.protocol import EngineRequest, SamplingParams
 from engine.sequence import Sequence
@@ -18,9 +19,8 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     be, which is measured. The second decode runs as all later ones do. Blocks 0.. of the still unused pool are written;
     nothing has been cached there yet. `report(done, total)` tells progress.
     """
-    num_groups = len(runner.kv_groups)
-    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // num_groups * block_size)
-    trial = _throw_away_sequence(most_tokens, block_size, num_groups)
+    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // len(runner.kv_groups) * block_size)
+    trial = _throw_away_sequence(most_tokens, runner.kv_groups)
     num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
     for run in range(2):
         report(run, 4)
@@ -37,9 +37,8 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     return seconds_per_token
 
 
-def _throw_away_sequence(num_tokens: int, block_size: int, num_groups: int) -> Sequence:
+def _throw_away_sequence(num_tokens: int, groups: tuple[KVGroup, ...]) -> Sequence:
     sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9)
     request = EngineRequest(id="warm-up", prompt_ids=[0] * num_tokens, sampling=sampling, arrival_s=0.0)
-    width = -(-num_tokens // block_size)
-    tables = [list(range(group * width, (group + 1) * width)) for group in range(num_groups)]
+    tables = lone_tables(groups, num_tokens)
     return Sequence(request=request, seed=0, tokens=[0] * num_tokens, num_prompt=num_tokens, tables=tables)

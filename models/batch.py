@@ -19,6 +19,30 @@ class KVGroupBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StateGroupBatch:
+    """Addresses of the group of recurrent layers, whose cache is one state a block.
+
+    sources: [S] int32, block of the state that each sequence goes on from, -1 at the beginning of a text.
+    targets: [T] int32, block that takes the state after each row, -1 where it is not kept.
+    cu_seqlens: [S + 1] int32, row offsets of each sequence.
+    open_rows: [n] int64, rows of sequences whose draft may be rejected. They have no targets; what each layer made of
+    them is kept, for `Decoder.advance` to go on with those that are accepted. None where there are none.
+    query_lens, source_blocks and target_blocks are the host's copy.
+    """
+
+    sources: torch.Tensor
+    targets: torch.Tensor
+    cu_seqlens: torch.Tensor
+    open_rows: torch.Tensor | None
+    query_lens: tuple[int, ...]
+    source_blocks: tuple[int, ...]
+    target_blocks: tuple[int, ...]
+
+
+GroupBatch = KVGroupBatch | StateGroupBatch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ForwardBatch:
     """Rows of all sequences of a step, sequence after sequence; prefill chunks and decodes are not told apart.
 
@@ -33,7 +57,7 @@ class ForwardBatch:
     positions: torch.Tensor
     cu_seqlens_q: torch.Tensor
     seq_lens: torch.Tensor
-    groups: tuple[KVGroupBatch, ...]  # in the order of Decoder.layer_groups
+    groups: tuple[GroupBatch, ...]  # in the order of Decoder.layer_groups
     logit_rows: torch.Tensor
     query_lens: tuple[int, ...]  # [S] rows of each sequence
     context_lens: tuple[int, ...]  # [S] seq_lens

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models.attention.base import AttentionBackend
-from models.batch import ForwardBatch, KVGroupBatch
+from models.batch import ForwardBatch, GroupBatch, StateGroupBatch
 from models.kv_groups import group_layers
 from models.layers.attention import Attention
 from models.layers.branch import NORMS_OF_BRANCH, make_join
@@ -19,8 +19,10 @@ from models.layers.norm import make_norm
 from models.layers.prologue import AS_IS
 from models.layers.rope import inverse_frequencies, rotation_scale
 from models.layers.rotation import Rotation, rotation
+from models.layers.short_conv import ShortConv
 from models.quant.base import QuantScheme
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormPlacement
+from models.recurrence.state import LayerCache, LayerState
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormPlacement, ShortConvSpec
 
 
 class DecoderLayer(nn.Module):
@@ -40,7 +42,7 @@ class DecoderLayer(nn.Module):
             make_norm(spec.norm, hidden_size) if exists else None for exists in (before, after) * 2
         )
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
-        self.attn = make_attention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
+        self.attn = make_mixer(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
         self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
         self.mlp = make_feed_forward(spec.mlp, hidden_size, scheme=scheme, dtype=dtype)
         self._join_attn = make_join(spec, attn_norm, attn_post_norm)
@@ -51,8 +53,8 @@ class DecoderLayer(nn.Module):
         x: torch.Tensor,
         by: Rotation | None,
         batch: ForwardBatch,
-        group: KVGroupBatch,
-        kv: torch.Tensor,
+        group: GroupBatch,
+        kv: LayerCache,
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them.
@@ -73,7 +75,7 @@ class ParallelLayer(nn.Module):
         assert isinstance(spec.mlp, MLPSpec)
         assert spec.branch_scale == spec.skip_scale == 1.0
         self.attn_norm = make_norm(spec.norm, hidden_size)
-        self.attn = make_attention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
+        self.attn = make_mixer(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
         is_one = spec.placement is NormPlacement.PARALLEL_ONE_NORM
         self.mlp_norm = self.attn_norm if is_one else make_norm(spec.norm, hidden_size)
         self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme, dtype=dtype)
@@ -83,8 +85,8 @@ class ParallelLayer(nn.Module):
         x: torch.Tensor,
         by: Rotation | None,
         batch: ForwardBatch,
-        group: KVGroupBatch,
-        kv: torch.Tensor,
+        group: GroupBatch,
+        kv: LayerCache,
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x [T, hidden], used up: both branches have read it before either adds to it. wanted: as of DecoderLayer."""
@@ -93,9 +95,13 @@ class ParallelLayer(nn.Module):
         return self.mlp.contract(inner, residual=x if wanted is None else x[wanted])
 
 
-def make_attention(
+def make_mixer(
     spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
 ) -> nn.Module:
+    """Attention, or what stands in its place."""
+    match spec.recurrence:
+        case ShortConvSpec():
+            return ShortConv(spec.recurrence, hidden_size, scheme=scheme)
     if spec.latent is not None:
         return LatentAttention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
     return Attention(spec, hidden_size, backend=backend, scheme=scheme)
@@ -160,8 +166,8 @@ class Decoder(nn.Module):
         self._turn_of_layer = [self.turns.index(turn) if turn in self.turns else None for turn in turns]
         self.frequencies: list[torch.Tensor] = []  # of each turn
         self._device = torch.device("meta")
-        self.attention_specs = [layer.attention for layer in spec.layers]
-        self.layer_groups = group_layers(self.attention_specs)
+        self.mixers = [layer.mixer for layer in spec.layers]
+        self.layer_groups = group_layers(self.mixers)
         self._experts = [module for module in self.modules() if isinstance(module, MoE)]
         self._expert_load = self._share_loads()
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
@@ -200,9 +206,10 @@ class Decoder(nn.Module):
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
     def forward(
-        self, batch: ForwardBatch, kv: Sequence[torch.Tensor], wanted: torch.Tensor | None = None
+        self, batch: ForwardBatch, kv: Sequence[LayerCache], wanted: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Hidden states [T, hidden] before the final norm; writes the rows' K and V into `kv`, one a layer.
+        """Hidden states [T, hidden] before the final norm; writes the rows' K and V, and states, into `kv`,
+        one a layer.
 
         wanted: [L] rows to return, by default all; the last layer computes little of the others.
         """
@@ -231,7 +238,7 @@ class Decoder(nn.Module):
         x: torch.Tensor,
         rotations: Sequence[Rotation],
         batch: ForwardBatch,
-        kv: Sequence[torch.Tensor],
+        kv: Sequence[LayerCache],
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """`forward` from x on, which is used up."""
@@ -246,7 +253,7 @@ class Decoder(nn.Module):
         x: torch.Tensor,
         rotations: Sequence[Rotation],
         batch: ForwardBatch,
-        kv: torch.Tensor,
+        kv: LayerCache,
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One layer of `run_layers`, with its own `kv`, for the `wanted` rows."""
@@ -254,6 +261,15 @@ class Decoder(nn.Module):
         by, group = None if turn is None else rotations[turn], batch.groups[self._group_of_layer[index]]
         rows: torch.Tensor = self.layers[index](x, by, batch, group, kv, wanted)
         return rows
+
+    def advance(self, kept: torch.Tensor, group: StateGroupBatch, kv: Sequence[LayerCache]) -> None:
+        """Write the recurrent states that the accepted ones of a step's open rows lead to: see StateGroupBatch.
+
+        kept: [n] int64, which of the open rows these are, sequence after sequence as in `group`.
+        """
+        for layer, state in zip(self.layers, kv, strict=True):
+            if isinstance(state, LayerState):
+                layer.attn.advance(kept, group, state)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [L, hidden], the rows that matter of forward's result, normed here, to logits [L, V] in fp32."""

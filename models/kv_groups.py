@@ -8,12 +8,16 @@ n-th layers of all groups lie in one tensor:
     tensor 0  layer 5     layer 0     layer 2     layer 5
     tensor 1  layer 11    layer 1     layer 3     layer 11
               full        window, 1st window, 2nd full
+
+Layers with a recurrence form one more group, the last. Its blocks come from another pool; each holds one state of all
+these layers.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.attention.base import AttentionSpec
+from models.spec import RecurrenceSpec
 
 _MAX_GROUPS = 8  # each costs a table a sequence and some host time a step
 _Reach = tuple[int, bool]  # a window or 0, and whether it is chunked
@@ -23,23 +27,31 @@ _EVERYTHING = (0, False)
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
     """`layers` that see the same positions: all before a token (window None), the window - 1 before it, or, where the
-    window `is_chunked`, those of the token's own chunk of so many positions."""
+    window `is_chunked`, those of the token's own chunk of so many positions. Or layers that keep a recurrent state."""
 
     window: int | None
     layers: tuple[int, ...]
     is_chunked: bool = False
+    is_state: bool = False
 
 
-def group_layers(specs: Sequence[AttentionSpec]) -> tuple[LayerGroup, ...]:
-    """All layers, in groups of equal size; groups that see everything come first.
+def group_layers(mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> tuple[LayerGroup, ...]:
+    """All layers, those with attention in groups of equal size; groups that see everything come first.
 
-    Layers whose keys and values differ in shape cannot take turns in one tensor. A model with such layers gets a single
-    group, which keeps all positions for every layer.
+    Layers whose keys and values differ in shape cannot take turns in one tensor: a model with such layers gets a single
+    group for them, which keeps all positions for every layer.
     """
-    if len({(spec.num_kv_heads, spec.head_dim, spec.values_from is None) for spec in specs}) > 1:
-        return (LayerGroup(None, tuple(range(len(specs)))),)
+    attending = {layer: mixer for layer, mixer in enumerate(mixers) if isinstance(mixer, AttentionSpec)}
+    recurrent = tuple(layer for layer in range(len(mixers)) if layer not in attending)
+    states = (LayerGroup(None, recurrent, is_state=True),) if recurrent else ()
+    return *_group_attention(attending), *states
+
+
+def _group_attention(specs: dict[int, AttentionSpec]) -> tuple[LayerGroup, ...]:
+    if len({(spec.num_kv_heads, spec.head_dim, spec.values_from is None) for spec in specs.values()}) > 1:
+        return (LayerGroup(None, tuple(specs)),)
     by_reach: dict[_Reach, list[int]] = {}
-    for layer, spec in enumerate(specs):
+    for layer, spec in specs.items():
         by_reach.setdefault((spec.sliding_window or spec.chunk or 0, spec.chunk is not None), []).append(layer)
     reaches = sorted(by_reach)
     size = _group_size({reach: len(by_reach[reach]) for reach in reaches})

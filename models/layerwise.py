@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from models.attention.select import select_backend
-from models.batch import ForwardBatch
+from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import allocate_module
 from models.kernels.cpu.library import load_kernels
 from models.layers.rotation import Rotation
 from models.loaded import ProgressReport
 from models.loader import OpenedModel, lay_out
 from models.quant.select import WeightOptions
+from models.recurrence.state import LayerCache, empty_state, state_parts
 from models.weights import Assignment, fill
 
 
@@ -43,8 +44,7 @@ class LayerStream:
         if device.type == "cpu":
             load_kernels(on_compile=lambda: None)
         self.device = device
-        self._specs = [layer.attention for layer in opened.spec.layers]
-        self._backend, _ = select_backend(self._specs, dtype, device)
+        self._backend, _ = select_backend(opened.spec.attention_specs, dtype, device)
         self.decoder, self.plan, _ = lay_out(
             opened.spec, opened.checkpoint, opened.names, self._backend, dtype, device, weights
         )
@@ -74,15 +74,23 @@ class LayerStream:
 
     def compute(self, index: int, passage: Passage, *, advances: bool = True) -> None:
         """Run layer `index` over the passage's rows; with `advances`, what comes out takes their place."""
-        size = passage.batches[0].block_size
-        blocks = max(int(group.block_tables.max()) for batch in passage.batches for group in batch.groups) + 1
-        shape = self._backend.kv_shape(self._specs[index], blocks, size)
-        kv = torch.empty(shape, dtype=self.decoder.dtype, device=self.device)
+        kv = self._cache(index, passage)
         for step, (batch, rotations) in enumerate(zip(passage.batches, passage.rotations, strict=True)):
             rows = passage.rows[step]
             out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotations, batch, kv)
             if advances:
                 passage.rows[step] = out
+
+    def _cache(self, index: int, passage: Passage) -> LayerCache:
+        """Room for what the layer keeps of the passage."""
+        spec, dtype = self.decoder.spec.layers[index], self.decoder.dtype
+        groups = [group for batch in passage.batches for group in batch.groups]
+        if spec.recurrence is not None:
+            states = 1 + max(max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch))
+            return empty_state(state_parts(spec.recurrence, dtype), states, self.device)
+        blocks = 1 + max(int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch))
+        shape = self._backend.kv_shape(spec.attention, blocks, passage.batches[0].block_size)
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
 
 def layer_of(assignment: Assignment) -> int | None:

@@ -1,13 +1,14 @@
 """LoadedModel: what loading gives the engine, and how it reports progress."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from models.attention.base import AttentionBackend, AttentionSpec
 from models.kv_groups import LayerGroup
+from models.spec import RecurrenceSpec
 
 # (stage, done, total, unit): total 0 where unknown; unit "B" for bytes.
 ProgressReport = Callable[[str, int, int, str], None]
@@ -44,7 +45,7 @@ class LoadedModel:
     device: torch.device
     vocab_size: int  # width of the output layer
     max_position: int  # longest context the checkpoint claims
-    attention_specs: list[AttentionSpec]  # one a layer
+    mixers: Sequence[AttentionSpec | RecurrenceSpec]  # one a layer
     layer_groups: tuple[LayerGroup, ...]
     attention_backend: AttentionBackend
     weight_bytes: int

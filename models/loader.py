@@ -29,7 +29,7 @@ from models.loaded import HeldWeights, LoadedModel, ProgressReport, TokenizerAss
 from models.names import Rules
 from models.quant.none import DTYPE_NAMES, Unquantized
 from models.quant.select import Choices, WeightOptions, choose_schemes
-from models.registry import FAMILIES, family_of, unsupported
+from models.registry import FAMILIES, Family, family_of, unsupported
 from models.spec import DecoderSpec
 from models.weights import Assignment, assign, fill
 
@@ -111,10 +111,9 @@ def load_model(
     opened = _open_as(files, overrides or {}, model_impl)
     torch_device = torch.device(device)
     torch_dtype = resolve_dtype(dtype, opened.stored_dtype, torch_device)
-    attention_specs = opened.attention_specs
     if torch_device.type == "cpu":
         load_kernels(on_compile=lambda: progress("compile kernels", 0, 0, ""))
-    backend, refusals = select_backend(attention_specs, torch_dtype, torch_device)
+    backend, refusals = select_backend(opened.attention_specs, torch_dtype, torch_device)
     progress("read tokenizer", 0, 0, "")
     tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     opened.overridden.refuse_unread(opened.config.architecture())
@@ -128,7 +127,7 @@ def load_model(
         device=torch_device,
         vocab_size=opened.vocab_size,
         max_position=opened.max_position,
-        attention_specs=attention_specs,
+        mixers=decoder.mixers,
         layer_groups=decoder.layer_groups,
         attention_backend=backend,
         weight_bytes=decoder.weight_bytes(),
@@ -217,7 +216,13 @@ def open_model(files: "ModelFiles", overrides: Mapping[str, Any] | None = None) 
     family = family_of(overridden.config.architecture())
     names = family.gguf_names if files.gguf else family.names
     assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
-    return OpenedModel(overridden, checkpoint, family.describe(overridden.config), names, family.note)
+    return OpenedModel(overridden, checkpoint, _described(family, overridden.config), names, family.note)
+
+
+def has_recurrence(files: "ModelFiles") -> bool:
+    """Whether some layers keep a recurrent state. Raises a ModelError."""
+    opened = _open_as(files, {}, ModelImpl.AUTO)
+    return isinstance(opened, OpenedModel) and any(layer.recurrence is not None for layer in opened.spec.layers)
 
 
 def _open_as(
@@ -267,7 +272,16 @@ def check_folder(root: Path, overrides: Mapping[str, Any], model_impl: ModelImpl
     architecture, a feature or quantisation that is not supported. Needs no weights."""
     if _through_transformers(root, overrides, model_impl) is None:
         config = _read_folder_config(root, overrides)[0].config
-        family_of(config.architecture()).describe(config)
+        _described(family_of(config.architecture()), config)
+
+
+def _described(family: Family, config: HFConfig) -> DecoderSpec:
+    spec = family.describe(config)
+    if not spec.attention_specs:
+        raise UnsupportedModelError(
+            f"{config.source}: no layer has attention; models of recurrent layers alone are not supported"
+        )
+    return spec
 
 
 def _read_folder_config(root: Path, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantisedReader | None]:

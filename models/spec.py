@@ -176,6 +176,22 @@ class LatentSpec:
         return AttentionSpec(num_heads, 1, self.rope_dim + self.kv_rank, scale, values_from=self.rope_dim)
 
 
+# --- recurrence: what stands in attention's place --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ShortConvSpec:
+    """out(c * conv(b * v)) for the rows b, c, v = in(x) (LFM2). conv: each channel by itself, over the row and the
+    kernel_size - 1 before it, whose b * v are the layer's state."""
+
+    num_channels: int
+    kernel_size: int
+    has_bias: bool = False  # of the convolution and both matrices
+
+
+RecurrenceSpec = ShortConvSpec
+
+
 # --- feed-forward ----------------------------------------------------------------------------------------------------
 
 
@@ -249,9 +265,10 @@ class MoESpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """Attention and a feed-forward branch, each added to the stream x that runs through the layers."""
+    """Attention, or a recurrence in its place, and a feed-forward branch, each added to the stream x that runs through
+    the layers."""
 
-    attention: AttentionSpec
+    mixer: AttentionSpec | RecurrenceSpec
     mlp: MLPSpec | MoESpec
     norm: NormSpec
     rope: RopeSpec | None = None
@@ -263,11 +280,22 @@ class LayerSpec:
     qk_norm: QKNormSpec | None = None
     alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/alibi.py
     query_temperature: QueryTemperature | None = None
-    latent: LatentSpec | None = None  # with attention = latent.attention(...)
+    latent: LatentSpec | None = None  # with mixer = latent.attention(...)
     has_output_gate: bool = False  # heads times logistic(gate x) before the output projection; a shard "gate" of qkv
 
+    @property
+    def attention(self) -> AttentionSpec:
+        """The mixer of a layer that attends."""
+        assert isinstance(self.mixer, AttentionSpec)
+        return self.mixer
+
+    @property
+    def recurrence(self) -> RecurrenceSpec | None:
+        """The mixer of a layer that does not."""
+        return None if isinstance(self.mixer, AttentionSpec) else self.mixer
+
     def with_window(self, window: int | None) -> "LayerSpec":
-        return dataclasses.replace(self, attention=dataclasses.replace(self.attention, sliding_window=window))
+        return dataclasses.replace(self, mixer=dataclasses.replace(self.attention, sliding_window=window))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +313,11 @@ class DecoderSpec:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float | None = None  # cap * tanh(logits / cap)
+
+    @property
+    def attention_specs(self) -> list[AttentionSpec]:
+        """Of the layers that have attention."""
+        return [layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionSpec)]
 
     def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":
         """The same decoder with each layer replaced by change(index, layer)."""

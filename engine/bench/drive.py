@@ -95,6 +95,11 @@ def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
             f"a batch of {batch_size} was asked for and --max-num-seqs is {info.max_num_seqs}; raise it, or "
             "--max-num-batched-tokens if that bounds it"
         )
+    if info.num_states and batch_size > info.num_states:
+        raise StartupError(
+            f"a batch of {batch_size} was asked for and there are {info.num_states:,} recurrent states, of which a "
+            "sequence needs one; raise --kv-cache-memory-bytes"
+        )
     groups = tuple(KVGroup(info.block_size, window) for window in info.kv_windows)
     blocks_each = most_blocks(groups, tokens_each)
     if batch_size * blocks_each > info.num_blocks:

@@ -46,6 +46,16 @@ class KVGroup:
         return min(self.num_covering(num_tokens), (span + self.block_size - 2) // self.block_size + 1)
 
 
+def lone_tables(groups: tuple[KVGroup, ...], num_tokens: int, first_block: int = 0, state: int = 0) -> list[list[int]]:
+    """Tables of one sequence that keeps all it computes, in blocks from `first_block` on, but one state."""
+    width = -(-num_tokens // groups[0].block_size)
+    starts = (first_block + index * width for index in range(len(groups)))
+    return [
+        [state] * width if group.is_state else list(range(start, start + width))
+        for group, start in zip(groups, starts, strict=True)
+    ]
+
+
 def most_blocks(groups: tuple[KVGroup, ...], num_tokens: int) -> int:
     """KV blocks that suffice to compute `num_tokens` tokens of one sequence, a block's worth at a time."""
     step = min(group.block_size for group in groups)

@@ -54,8 +54,8 @@ def predict(stream: LayerStream, passages: Passages, progress: ProgressReport) -
     decoder = stream.decoder
     device = stream.device
     stream.read_ends()
-    num_groups = len(decoder.layer_groups)
-    texts = [stream.begin(steps_of(chunk[:-1], num_groups, device)) for chunk in passages.chunks]
+    groups = decoder.layer_groups
+    texts = [stream.begin(steps_of(chunk[:-1], groups, device)) for chunk in passages.chunks]
     for index, _ in stream.layers("reference", progress):
         for text in texts:
             stream.compute(index, text)
@@ -99,12 +99,12 @@ def compare(model: LoadedModel, reference: Reference, progress: ProgressReport) 
 
 def _computed(model: LoadedModel, passages: Passages, progress: ProgressReport) -> Iterator[torch.Tensor]:
     """Hidden rows of each chunk, in order."""
-    num_groups = len(model.layer_groups)
+    groups = model.layer_groups
     longest = max(len(chunk) for chunk in passages.chunks)
-    kv = allocate_kv(model, num_groups * -(-longest // BLOCK_SIZE), BLOCK_SIZE)
+    kv = allocate_kv(model, len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
     for index, chunk in enumerate(passages.chunks):
         progress("measure quality", index, len(passages.chunks), "passages")
-        yield torch.cat([model.decoder(batch, kv) for batch in steps_of(chunk[:-1], num_groups, model.device)])
+        yield torch.cat([model.decoder(batch, kv) for batch in steps_of(chunk[:-1], groups, model.device)])
     progress("measure quality", len(passages.chunks), len(passages.chunks), "passages")
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from engine.kv.groups import KVGroup, lone_tables
 from engine.plan import PlanItem, StepPlan
 from engine.protocol import EngineRequest, SamplingParams
 from engine.runner.batch_builder import build_batch
+from engine.runner.kv_tensors import kv_groups
 from engine.sequence import Sequence
 from models.batch import ForwardBatch
+from models.kv_groups import LayerGroup
 from models.loaded import TokenizerAssets
 
 BLOCK_SIZE = 16
@@ -59,35 +62,36 @@ def beginning(tokenizer: Tokenizer, assets: TokenizerAssets) -> list[int]:
     return own
 
 
-def steps_of(tokens: Many[int], num_groups: int, device: torch.device) -> list[ForwardBatch]:
+def steps_of(tokens: Many[int], groups: Many[LayerGroup], device: torch.device) -> list[ForwardBatch]:
     """Batches that compute a text from its beginning: most of it in one step, the rest in steps of a few rows.
 
     Both matter, since kernels differ with the number of rows. Blocks are counted from 0, group after group.
     """
-    sequence = _sequence(tokens, 0, num_groups)
+    of_engine = kv_groups(groups, BLOCK_SIZE)
+    sequence = _sequence(tokens, of_engine)
     batches = []
     for num_new in step_lengths(len(tokens)):
-        batches.append(build_batch(StepPlan([PlanItem(sequence, num_new, 0, needs_logits=True)]), BLOCK_SIZE, device))
+        batches.append(build_batch(StepPlan([PlanItem(sequence, num_new, 0, needs_logits=True)]), of_engine, device))
         sequence.num_computed += num_new
     return batches
 
 
-def together(texts: Many[Many[int]], num_groups: int, device: torch.device) -> ForwardBatch:
+def together(texts: Many[Many[int]], groups: Many[LayerGroup], device: torch.device) -> ForwardBatch:
     """One step that computes several texts whole."""
+    of_engine = kv_groups(groups, BLOCK_SIZE)
     items: list[PlanItem] = []
-    first = 0
-    for tokens in texts:
-        items.append(PlanItem(_sequence(tokens, first, num_groups), len(tokens), 0, needs_logits=True))
-        first += num_groups * -(-len(tokens) // BLOCK_SIZE)
-    return build_batch(StepPlan(items), BLOCK_SIZE, device)
+    first_block = 0
+    for state, tokens in enumerate(texts):
+        sequence = _sequence(tokens, of_engine, first_block, state)
+        items.append(PlanItem(sequence, len(tokens), 0, needs_logits=True))
+        first_block += len(groups) * -(-len(tokens) // BLOCK_SIZE)
+    return build_batch(StepPlan(items), of_engine, device)
 
 
-def _sequence(tokens: Many[int], first_block: int, num_groups: int) -> Sequence:
+def _sequence(tokens: Many[int], groups: tuple[KVGroup, ...], first_block: int = 0, state: int = 0) -> Sequence:
     """A text of which nothing is computed, with blocks from `first_block` on, group after group."""
-    num_blocks = -(-len(tokens) // BLOCK_SIZE)
     request = EngineRequest(id="quality", prompt_ids=list(tokens), sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
-    starts = [first_block + group * num_blocks for group in range(num_groups)]
-    tables = [list(range(start, start + num_blocks)) for start in starts]
+    tables = lone_tables(groups, len(tokens), first_block, state)
     return Sequence(request=request, seed=0, tokens=list(tokens), num_prompt=len(tokens), tables=tables)
 
 

@@ -1,7 +1,7 @@
 """Calibration: texts that run through a model, and what its linear layers meet."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from engine.errors import StartupError
 from engine.quality.passages import together
 from engine.quantize.config import MIN_TOKENS
 from models.batch import ForwardBatch
+from models.kv_groups import LayerGroup
 from models.layers.linear import Linear
 from models.layers.prologue import AS_IS
 
@@ -31,7 +32,7 @@ def calibration_text(path: str | None) -> str:
 
 
 def calibration_batches(
-    chunks: tuple[tuple[int, ...], ...], max_tokens: int, num_groups: int, device: torch.device
+    chunks: tuple[tuple[int, ...], ...], max_tokens: int, groups: Sequence[LayerGroup], device: torch.device
 ) -> list[ForwardBatch]:
     """Passages from all over the text, several in a batch, of at most `max_tokens` together; at least one passage.
 
@@ -45,7 +46,7 @@ def calibration_batches(
         )
     count = max(1, min(len(chunks), max_tokens // max(map(len, chunks))))
     chosen = [chunks[index * len(chunks) // count] for index in range(count)]
-    return [together(chosen[start : start + _AT_ONCE], num_groups, device) for start in range(0, count, _AT_ONCE)]
+    return [together(chosen[start : start + _AT_ONCE], groups, device) for start in range(0, count, _AT_ONCE)]
 
 
 class LinearInputs:

@@ -68,8 +68,7 @@ def convert(
     if text is not None:
         assets = load_tokenizer_assets(files, opened.config)
         chunks = passages_of(text, assets, opened.spec.max_position).chunks
-        num_groups = len(stream.decoder.layer_groups)
-        batches = calibration_batches(chunks, config.calibration_tokens, num_groups, device)
+        batches = calibration_batches(chunks, config.calibration_tokens, stream.decoder.layer_groups, device)
     return work.run(folder, batches, progress)
 
 

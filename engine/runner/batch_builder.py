@@ -3,13 +3,15 @@
 import numpy as np
 import torch
 
+from engine.kv.groups import KVGroup
 from engine.plan import PlanItem, StepPlan
-from models.batch import ForwardBatch, KVGroupBatch
+from engine.runner.state_batch import state_group_batch
+from models.batch import ForwardBatch, GroupBatch, KVGroupBatch
 
 
-def build_batch(plan: StepPlan, block_size: int, device: torch.device) -> ForwardBatch:
-    """Rows sequence after sequence in the plan's order; see ForwardBatch for shapes."""
-    items = plan.items
+def build_batch(plan: StepPlan, groups: tuple[KVGroup, ...], device: torch.device) -> ForwardBatch:
+    """Rows sequence after sequence in the plan's order; see ForwardBatch for shapes. groups: what tables are for."""
+    items, block_size = plan.items, groups[0].block_size
     starts = np.fromiter((item.sequence.num_computed for item in items), np.int64, len(items))
     query_lens = np.fromiter((item.num_new for item in items), np.int64, len(items))
     context_lens = starts + query_lens
@@ -24,7 +26,9 @@ def build_batch(plan: StepPlan, block_size: int, device: torch.device) -> Forwar
     def to_device(array: np.ndarray, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.from_numpy(array).to(device=device, dtype=dtype)
 
-    def group_batch(group: int) -> KVGroupBatch:
+    def group_batch(group: int) -> GroupBatch:
+        if groups[group].is_state:
+            return state_group_batch(plan, group, block_size, device)
         tables = _block_tables(items, group, context_lens, block_size)
         slots = tables[sequence_of_row, positions // block_size].astype(np.int64) * block_size + positions % block_size
         return KVGroupBatch(slot_mapping=to_device(slots), block_tables=to_device(tables, torch.int32))
@@ -34,7 +38,7 @@ def build_batch(plan: StepPlan, block_size: int, device: torch.device) -> Forwar
         positions=to_device(positions),
         cu_seqlens_q=to_device(np.concatenate(([0], row_ends)), torch.int32),
         seq_lens=to_device(context_lens, torch.int32),
-        groups=tuple(group_batch(group) for group in range(len(items[0].sequence.tables))),
+        groups=tuple(group_batch(group) for group in range(len(groups))),
         logit_rows=to_device(_logit_rows(items, row_ends)),
         query_lens=tuple(query_lens.tolist()),
         context_lens=tuple(context_lens.tolist()),

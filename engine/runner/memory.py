@@ -14,16 +14,23 @@ _CPU_SHARE = 0.4
 _CPU_LIMIT_BYTES = 4 << 30
 # On a device all memory is ours, less what activations and the allocator's fragmentation need.
 _CUDA_SHARE = 0.85
+# How memory is divided between keys and values, which grow with a text, and recurrent states, which do not: a text of a
+# usual length needs the state with which it runs, one at the end of its prompt and one at the end of its answer.
+_USUAL_TEXT = 8192
+_STATES_OF_TEXT = 3
+_LITTLE = 0.125  # of the memory: up to here states are not counted
 
 
 @dataclass(frozen=True, slots=True)
 class KVBudget:
-    """The pool that was chosen. `reason` says why, for the operator."""
+    """The pools that were chosen. `reason` says why, for the operator."""
 
     num_blocks: int
     kv_bytes: int
     max_model_len: int
     reason: str
+    num_states: int = 0
+    state_bytes: int = 0
 
 
 def plan_kv_budget(
@@ -31,47 +38,91 @@ def plan_kv_budget(
     *,
     groups: tuple[KVGroup, ...],
     bytes_per_block: int,
+    bytes_per_state: int = 0,
     model_max_len: int,
     free_bytes: int,
     device: torch.device,
 ) -> KVBudget:
-    """Blocks of the pool and the longest request it admits.
+    """Blocks of the pool and the longest request it admits, and the recurrent states beside them.
 
-    Raises StartupError if not even one block fits, or if more context was asked for than model or pool can hold.
+    bytes_per_state: of all recurrent layers of the model; 0 without such layers. Raises StartupError if not even one
+    block fits, or if more context was asked for than model or pool can hold.
     """
-    block_size = config.block_size
     wanted_len = config.max_model_len or model_max_len
     if wanted_len > model_max_len:
         raise StartupError(
             f"--max-model-len is {wanted_len:,}; the model takes at most {model_max_len:,} tokens; lower it"
         )
-    if config.kv_cache_memory_bytes is not None:
-        kv_bytes, reason = config.kv_cache_memory_bytes, "as asked for"
-        if kv_bytes > free_bytes:
-            raise StartupError(
-                f"--kv-cache-memory-bytes is {format_bytes(kv_bytes)}; {format_bytes(free_bytes)} of memory are free "
-                "after loading the weights; lower it"
-            )
-    else:
-        kv_bytes, reason = _default_bytes(free_bytes, device)
-        useful = most_blocks(groups, wanted_len) * config.max_num_seqs * bytes_per_block
-        if useful < kv_bytes:
-            kv_bytes, reason = useful, f"all that {config.max_num_seqs} requests of {wanted_len:,} tokens can use"
-    num_blocks = kv_bytes // bytes_per_block
-    smallest = most_blocks(groups, 1)
-    if num_blocks < smallest:
+    needs = _Needs(groups, bytes_per_block, bytes_per_state)
+    num_bytes, reason = _bytes_in_all(config, needs, wanted_len, free_bytes, device)
+    num_states = needs.num_states(num_bytes, config.max_num_seqs, min_len=config.max_model_len or 1)
+    num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block
+    if num_blocks < most_blocks(groups, 1):
         raise StartupError(
-            f"{format_bytes(kv_bytes)} of memory for the KV cache do not hold one block of {block_size} tokens "
-            f"({format_bytes(smallest * bytes_per_block)}); free memory or raise --kv-cache-memory-bytes"
+            f"{format_bytes(num_bytes)} of memory for the KV cache do not hold one block of {config.block_size} tokens "
+            f"{'and one recurrent state ' if bytes_per_state else ''}({format_bytes(needs.of_text(1))}); "
+            "free memory or raise --kv-cache-memory-bytes"
         )
     holds = _longest_text(groups, num_blocks, wanted_len)
     if config.max_model_len is not None and config.max_model_len > holds:
-        needed = most_blocks(groups, config.max_model_len) * bytes_per_block
+        needed = needs.of_text(config.max_model_len)
         raise StartupError(
             f"--max-model-len is {config.max_model_len:,}; the KV cache holds {holds:,} tokens; lower it to {holds:,} "
             f"or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
         )
-    return KVBudget(num_blocks, num_blocks * bytes_per_block, min(wanted_len, holds), reason)
+    return KVBudget(
+        num_blocks,
+        num_blocks * bytes_per_block,
+        min(wanted_len, holds),
+        reason,
+        num_states=num_states,
+        state_bytes=num_states * bytes_per_state,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What texts take."""
+
+    groups: tuple[KVGroup, ...]
+    bytes_per_block: int
+    bytes_per_state: int
+
+    def of_text(self, num_tokens: int, num_states: int = 1) -> int:
+        """Bytes of the keys and values of a text, and of its recurrent states."""
+        return most_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
+
+    def num_states(self, num_bytes: int, max_num_seqs: int, *, min_len: int) -> int:
+        """How many states `num_bytes` should have room for, beside a text of at least `min_len` tokens.
+
+        As many as texts of a usual length need; all that running requests can use where that is little.
+        """
+        if not self.bytes_per_state:
+            return 0
+        usual = self.of_text(_USUAL_TEXT, _STATES_OF_TEXT)
+        by_share = num_bytes * _STATES_OF_TEXT // usual
+        for_all = min(max_num_seqs * _STATES_OF_TEXT, int(num_bytes * _LITTLE) // self.bytes_per_state)
+        most = (num_bytes - self.of_text(min_len, 0)) // self.bytes_per_state
+        return max(1, min(max(by_share, for_all), most))
+
+
+def _bytes_in_all(
+    config: EngineConfig, needs: _Needs, wanted_len: int, free_bytes: int, device: torch.device
+) -> tuple[int, str]:
+    """The cache's size, and where the number comes from."""
+    if config.kv_cache_memory_bytes is not None:
+        num_bytes = config.kv_cache_memory_bytes
+        if num_bytes > free_bytes:
+            raise StartupError(
+                f"--kv-cache-memory-bytes is {format_bytes(num_bytes)}; {format_bytes(free_bytes)} of memory are free "
+                "after loading the weights; lower it"
+            )
+        return num_bytes, "as asked for"
+    num_bytes, reason = _default_bytes(free_bytes, device)
+    useful = needs.of_text(wanted_len, _STATES_OF_TEXT) * config.max_num_seqs
+    if useful < num_bytes:
+        return useful, f"all that {config.max_num_seqs} requests of {wanted_len:,} tokens can use"
+    return num_bytes, reason
 
 
 def format_bytes(count: int) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from models.batch import ForwardBatch, KVGroupBatch
+from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.kernels.tape import Tape, Workspace, record
+from models.kv_groups import LayerGroup
 from models.layers.rotation import Rotation
 from models.loaded import LoadedModel
+from models.recurrence.state import LayerCache
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +27,7 @@ class RecordedLayers:
     until the next call.
     """
 
-    def __init__(
-        self, decoder: Decoder, kv: Sequence[torch.Tensor], library: KernelLibrary, *, max_blocks: int
-    ) -> None:
+    def __init__(self, decoder: Decoder, kv: Sequence[LayerCache], library: KernelLibrary, *, max_blocks: int) -> None:
         """kv: the tensors that every step uses. max_blocks: widest block table."""
         self._decoder = decoder
         self._kv = kv
@@ -46,13 +46,7 @@ class RecordedLayers:
         ]
         self._cu_seqlens_q = torch.empty(MAX_ROWS + 1, dtype=torch.int32)
         self._seq_lens = torch.empty(MAX_ROWS, dtype=torch.int32)
-        self._groups = [
-            KVGroupBatch(
-                slot_mapping=torch.empty(MAX_ROWS, dtype=torch.int64),
-                block_tables=torch.empty(MAX_ROWS, max_blocks, dtype=torch.int32),
-            )
-            for _ in decoder.layer_groups
-        ]
+        self._groups = [_buffers(group, max_blocks) for group in decoder.layer_groups]
 
     @property
     def recorded_sizes(self) -> list[tuple[int, int]]:
@@ -111,7 +105,7 @@ class RecordedLayers:
         return self._x[:rows].copy_(x), copied_rotations, copied_batch
 
 
-def recorded_layers(model: LoadedModel, kv: Sequence[torch.Tensor], block_size: int) -> RecordedLayers | None:
+def recorded_layers(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> RecordedLayers | None:
     """None where steps are not made of native calls: on other devices, and in transformers' code."""
     if model.device.type != "cpu" or not isinstance(model.decoder, Decoder):
         return None
@@ -120,8 +114,35 @@ def recorded_layers(model: LoadedModel, kv: Sequence[torch.Tensor], block_size: 
     return None if library is None else RecordedLayers(model.decoder, kv, library, max_blocks=max_blocks)
 
 
-def _copy(group: KVGroupBatch, buffers: KVGroupBatch) -> KVGroupBatch:
+def _buffers(group: LayerGroup, max_blocks: int) -> GroupBatch:
+    """For the addresses of MAX_ROWS rows of as many sequences."""
+    if group.is_state:
+        return StateGroupBatch(
+            sources=torch.empty(MAX_ROWS, dtype=torch.int32),
+            targets=torch.empty(MAX_ROWS, dtype=torch.int32),
+            cu_seqlens=torch.empty(MAX_ROWS + 1, dtype=torch.int32),
+            open_rows=None,
+            query_lens=(),
+            source_blocks=(),
+            target_blocks=(),
+        )
+    return KVGroupBatch(
+        slot_mapping=torch.empty(MAX_ROWS, dtype=torch.int64),
+        block_tables=torch.empty(MAX_ROWS, max_blocks, dtype=torch.int32),
+    )
+
+
+def _copy(group: GroupBatch, buffers: GroupBatch) -> GroupBatch:
     """The group's addresses in the first rows of the buffers."""
+    if isinstance(group, StateGroupBatch):
+        assert isinstance(buffers, StateGroupBatch)
+        return dataclasses.replace(
+            group,
+            sources=buffers.sources[: len(group.sources)].copy_(group.sources),
+            targets=buffers.targets[: len(group.targets)].copy_(group.targets),
+            cu_seqlens=buffers.cu_seqlens[: len(group.cu_seqlens)].copy_(group.cu_seqlens),
+        )
+    assert isinstance(buffers, KVGroupBatch)
     slots = buffers.slot_mapping[: len(group.slot_mapping)].copy_(group.slot_mapping)
     tables = buffers.block_tables[: len(group.block_tables)]
     tables[:, : group.block_tables.shape[1]].copy_(group.block_tables)

@@ -10,6 +10,7 @@ from engine.runner.batch_builder import build_batch
 from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_tensors import allocate_kv, kv_groups
 from engine.runner.recorded import recorded_layers
+from engine.runner.state_batch import accepted_states
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import SampledTokens, Sampler
 from engine.sequence import Sequence
@@ -28,13 +29,15 @@ class TorchRunner:
         *,
         num_blocks: int,
         block_size: int,
+        num_states: int = 0,
         draft_probs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """draft_probs: what drafts of the step in hand were drawn from, as Sampler.sample takes it."""
         self._model = model
         self._block_size = block_size
-        self.kv_groups = kv_groups(model, block_size)
-        self._kv = allocate_kv(model, num_blocks, block_size)
+        self.kv_groups = kv_groups(model.layer_groups, block_size)
+        self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
+        self._kv = allocate_kv(model, num_blocks, block_size, num_states=num_states)
         self._recorded = recorded_layers(model, self._kv, block_size)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
@@ -46,7 +49,7 @@ class TorchRunner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
-        batch = build_batch(plan, self._block_size, self._model.device)
+        batch = build_batch(plan, self.kv_groups, self._model.device)
         decoder = self._model.decoder
         # Rows of a prompt matter where their log probabilities were asked for.
         needs_all = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
@@ -63,8 +66,16 @@ class TorchRunner:
             start, end = end, end + item.num_new
             prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
             rows.append(_row_result(next(sampled) if item.needs_logits else None, prompt_logprobs))
+        self._keep_accepted_states(plan, rows)
         is_typical = self._recorded is None or not self._recorded.has_recorded
         return StepResult(rows, is_typical, *self._expert_load.take())
+
+    def _keep_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
+        """Write the recurrent states of sequences with a draft, now that it is known how much of it stands."""
+        for index in self._state_groups:
+            accepted = accepted_states(plan, rows, index, self._block_size, self._model.device)
+            if accepted is not None:
+                self._model.decoder.advance(accepted.kept, accepted.group, self._kv)
 
     def end_warm_up(self) -> None:
         """Forget what throw-away sequences made the counts say."""

@@ -11,17 +11,25 @@ from engine.spec.draft_runner import TorchDraftRunner
 from engine.spec.settings import SpecSettings
 from models.errors import ModelError
 from models.loaded import LoadedModel, ProgressReport
-from models.loader import check_folder, load_model
+from models.loader import check_folder, has_recurrence, load_model
 from models.quant.select import WeightOptions
 from models.sources import ModelFiles, resolve_model
 
 
 def resolve_draft(spec: SpecSettings, report: ProgressReport) -> ModelFiles | None:
-    """The draft model's files, None without one. Raises StartupError if they cannot be had."""
+    """The draft model's files, None without one. Raises StartupError if they cannot be had, or for
+    recurrent layers."""
     if spec.draft_model is None:
         return None
     with _naming(spec):
-        return resolve_model(spec.draft_model, None, report, check=lambda folder: check_folder(folder, {}))
+        files = resolve_model(spec.draft_model, None, report, check=lambda folder: check_folder(folder, {}))
+        has_states = has_recurrence(files)
+    if has_states:
+        raise StartupError(
+            f"the draft model {spec.draft_model} has recurrent layers, whose states cannot be taken back where its "
+            "guesses are rejected; choose one with attention in all layers, or --speculative-method ngram"
+        )
+    return files
 
 
 def load_draft(
@@ -57,7 +65,7 @@ def make_drafter(
         runner,
         block_size=block_size,
         max_len=draft.max_position,
-        kv_group=widest_group(kv_groups(target, block_size)),
+        kv_group=widest_group(kv_groups(target.layer_groups, block_size)),
         relative_size=draft.weight_bytes / target.weight_bytes,
     )
 

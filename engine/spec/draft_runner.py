@@ -3,6 +3,7 @@
 import torch
 
 from engine.config import DraftSampling
+from engine.kv.groups import KVGroup
 from engine.plan import StepPlan
 from engine.runner.batch_builder import build_batch
 from engine.runner.kv_tensors import allocate_unshared_kv
@@ -32,17 +33,17 @@ class TorchDraftRunner:
         """target_vocab_size: width of the target's output layer; the draft's may be padded to another. eos_token_ids:
         the target's."""
         self._model = model
-        self._block_size = block_size
+        self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # none gives back what a window has passed
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
         self._kv = allocate_unshared_kv(model, num_blocks, block_size)
         self._recorded = recorded_layers(model, self._kv, block_size)
         self._editor = LogitEditor(eos_token_ids)
-        self.num_tables = len(model.layer_groups)
+        self.num_tables = len(self._groups)
 
     @torch.inference_mode()
     def next_tokens(self, plan: StepPlan) -> NextTokens:
-        batch = build_batch(plan, self._block_size, self._model.device)
+        batch = build_batch(plan, self._groups, self._model.device)
         decoder = self._model.decoder
         wanted = batch.logit_rows
         hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)

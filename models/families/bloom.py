@@ -21,7 +21,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     head_dim = hidden_size // num_heads
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5), has_bias=True)
     layer = LayerSpec(
-        attention=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, has_alibi=True),
+        mixer=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, has_alibi=True),
         mlp=MLPSpec(4 * hidden_size, Activation.GELU_TANH, is_gated=False, has_up_bias=True, has_down_bias=True),
         norm=norm,
         has_qkv_bias=True,

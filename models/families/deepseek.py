@@ -73,7 +73,7 @@ def _describe(config: HFConfig, usual: Mapping[str, Any]) -> DecoderSpec:
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = latent.attention(layer.attention.num_heads, _scale(config, latent, rope))
         mlp = layer.mlp if index < num_dense or moe is None else moe
-        return dataclasses.replace(layer, attention=attention, latent=latent, rope=rope, mlp=mlp)
+        return dataclasses.replace(layer, mixer=attention, latent=latent, rope=rope, mlp=mlp)
 
     return spec.map_layers(adapt)
 

@@ -21,9 +21,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     has_bias = config.boolean("bias", False)
     has_alibi = config.boolean("alibi", False)
     layer = LayerSpec(
-        attention=AttentionSpec(
-            num_heads, _num_kv_heads(config, num_heads), head_dim, head_dim**-0.5, has_alibi=has_alibi
-        ),
+        mixer=AttentionSpec(num_heads, _num_kv_heads(config, num_heads), head_dim, head_dim**-0.5, has_alibi=has_alibi),
         mlp=MLPSpec(
             intermediate_size=config.integer("ffn_hidden_size", 4 * hidden_size),
             activation=config.activation("activation", "gelu"),

@@ -37,7 +37,7 @@ def describe_gemma2(config: HFConfig) -> DecoderSpec:
             logit_softcap=_cap(config, "attn_logit_softcapping", 50.0),
             sliding_window=windows[index],
         )
-        return dataclasses.replace(layer, attention=attention, placement=NormPlacement.SANDWICH)
+        return dataclasses.replace(layer, mixer=attention, placement=NormPlacement.SANDWICH)
 
     cap = _cap(config, "final_logit_softcapping", 30.0)
     return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
@@ -61,7 +61,7 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
         )
         return dataclasses.replace(
             layer,
-            attention=attention,
+            mixer=attention,
             placement=NormPlacement.SANDWICH,
             qk_norm=QKNormSpec(layer.norm),
             rope=of_all if windows[index] is None else of_window,

@@ -34,7 +34,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     def layer(index: int) -> LayerSpec:
         scale = base_scale / (index + 1) if is_scaled_by_depth else base_scale
         return LayerSpec(
-            attention=AttentionSpec(num_heads, num_heads, head_dim, scale),
+            mixer=AttentionSpec(num_heads, num_heads, head_dim, scale),
             rope=None,
             has_qkv_bias=True,
             has_out_bias=True,

@@ -38,7 +38,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(layer.attention, sliding_window=windows[index], has_sinks=True)
-        return dataclasses.replace(layer, attention=attention, mlp=moe, has_qkv_bias=has_bias, has_out_bias=has_bias)
+        return dataclasses.replace(layer, mixer=attention, mlp=moe, has_qkv_bias=has_bias, has_out_bias=has_bias)
 
     return spec.map_layers(adapt)
 

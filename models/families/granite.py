@@ -19,7 +19,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(layer.attention, scale=attention_scale)
-        return dataclasses.replace(layer, attention=attention, branch_scale=branch_scale)
+        return dataclasses.replace(layer, mixer=attention, branch_scale=branch_scale)
 
     return dataclasses.replace(
         llama.describe(config).map_layers(adapt),

@@ -30,7 +30,7 @@ def describe(
     norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6))
     has_attention_bias = config.boolean("attention_bias", False)
     layer = LayerSpec(
-        attention=AttentionSpec(
+        mixer=AttentionSpec(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,

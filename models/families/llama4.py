@@ -43,7 +43,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(layer.attention, chunk=chunks[index])
-        layer = dataclasses.replace(layer, attention=attention, mlp=moe if moe and index in moe_layers else dense)
+        layer = dataclasses.replace(layer, mixer=attention, mlp=moe if moe and index in moe_layers else dense)
         if has_rope[index]:
             return dataclasses.replace(layer, qk_norm=qk_norm)
         return dataclasses.replace(layer, rope=None, query_temperature=temperature)

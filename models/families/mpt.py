@@ -20,7 +20,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     head_dim = hidden_size // num_heads
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5))
     layer = LayerSpec(
-        attention=AttentionSpec(
+        mixer=AttentionSpec(
             num_heads, num_heads, head_dim, attention.number("softmax_scale", head_dim**-0.5), has_alibi=True
         ),
         mlp=MLPSpec(config.integer("expansion_ratio", 4) * hidden_size, Activation.GELU, is_gated=False),

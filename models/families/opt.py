@@ -16,7 +16,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, 1e-5, has_weight=is_affine, has_bias=is_affine)
     has_bias = config.boolean("enable_bias", True)
     layer = LayerSpec(
-        attention=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5),
+        mixer=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5),
         mlp=MLPSpec(
             intermediate_size=config.integer("ffn_dim"),
             activation=config.activation("activation_function", "relu"),

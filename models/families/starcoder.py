@@ -17,7 +17,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         num_kv_heads = 1 if is_multi_query else layer.attention.num_heads
         attention = dataclasses.replace(layer.attention, num_kv_heads=num_kv_heads)
-        return dataclasses.replace(layer, attention=attention)
+        return dataclasses.replace(layer, mixer=attention)
 
     return gpt2.describe(config).map_layers(adapt)
 

@@ -27,8 +27,8 @@ class TransformersDecoder(nn.Module):
     ) -> None:
         """model: made for `interface.PAGED`, with its weights. layers: as `observe` gives them."""
         super().__init__()
-        self.attention_specs = [spec for _, spec in layers]
-        self.layer_groups = group_layers(self.attention_specs)
+        self.mixers = [spec for _, spec in layers]
+        self.layer_groups = group_layers(self.mixers)
         self.dtype = model.dtype
         self._step = Step()
         group_of_layer = {layer: number for number, group in enumerate(self.layer_groups) for layer in group.layers}

@@ -23,7 +23,7 @@ def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, 
     first, second = torch.randint(vocab_size, (2, _LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
     kv = [
         torch.zeros(backend.kv_shape(spec, 16, _BLOCK_SIZE), dtype=decoder.dtype, device=device)
-        for spec in decoder.attention_specs
+        for spec in decoder.mixers
     ]
     alone = decoder(_batch(decoder, [(0, 0, first)]), kv)
     half = _LENGTH // 2

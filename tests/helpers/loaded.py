@@ -19,8 +19,7 @@ def load_random(
 ) -> LoadedModel:
     """What `random_model(...).save_pretrained(folder)` has written. backend: else the one that this machine prefers."""
     device = torch.device("cpu")
-    specs = [layer.attention for layer in load_folder(folder).spec.layers]
-    backend = backend or select_backend(specs, dtype, device)[0]
+    backend = backend or select_backend(load_folder(folder).spec.attention_specs, dtype, device)[0]
     decoder = load_folder(folder, dtype, backend)
     return LoadedModel(
         decoder=decoder,
@@ -29,7 +28,7 @@ def load_random(
         device=device,
         vocab_size=decoder.spec.vocab_size,
         max_position=256,
-        attention_specs=specs,
+        mixers=decoder.mixers,
         layer_groups=decoder.layer_groups,
         attention_backend=backend,
         weight_bytes=0,

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.kv.groups import KVGroup
-from models.attention.base import AttentionBackend
-from models.batch import ForwardBatch, KVGroupBatch
+from models.attention.base import AttentionBackend, AttentionSpec
+from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
+from models.recurrence.state import LayerCache, LayerState, empty_state, state_parts
 
 
 @dataclass
@@ -30,12 +31,17 @@ class PagedRun:
         self.decoder = decoder
         self.block_size = block_size
         self.device = next(decoder.parameters()).device
-        specs = decoder.attention_specs
         shared: dict[int, torch.Tensor] = {}  # place in the group -> tensor
-        self.kv = [torch.empty(0)] * len(specs)
+        self.kv: list[LayerCache] = [torch.empty(0)] * len(decoder.mixers)
         for group in decoder.layer_groups:
             for place, layer in enumerate(group.layers):
-                shape = backend.kv_shape(specs[layer], num_blocks, block_size)
+                mixer = decoder.mixers[layer]
+                if not isinstance(mixer, AttentionSpec):
+                    parts = state_parts(mixer, decoder.dtype)
+                    state = empty_state(parts, num_blocks, self.device)
+                    self.kv[layer] = LayerState(tuple(part.fill_(float("nan")) for part in state.parts))
+                    continue
+                shape = backend.kv_shape(mixer, num_blocks, block_size)
                 fresh = torch.full(shape, float("nan"), dtype=decoder.dtype, device=self.device)
                 self.kv[layer] = shared.setdefault(place, fresh)
         self.free_blocks = list(range(num_blocks))
@@ -80,8 +86,10 @@ class PagedRun:
             block_size=self.block_size,
         )
 
-    def _group_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> KVGroupBatch:
+    def _group_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> GroupBatch:
         group = self.decoder.layer_groups[index]
+        if group.is_state:
+            return self._state_batch(index, items)
         rule = KVGroup(self.block_size, group.window, is_chunked=group.is_chunked)
         slots: list[int] = []
         tables: list[list[int]] = []
@@ -94,6 +102,27 @@ class PagedRun:
         widest = max(map(len, tables))
         padded = [table + [self._unreadable] * (widest - len(table)) for table in tables]
         return KVGroupBatch(self._tensor(slots), self._tensor(padded, torch.int32))
+
+    def _state_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> StateGroupBatch:
+        """Every full block keeps its state, and so does the last, which is not full."""
+        sources, targets = [], []
+        for sequence, tokens in items:
+            start, table = sequence.num_computed, sequence.tables[index]
+            end = start + len(tokens)
+            sources.append(table[(start - 1) // self.block_size] if start else -1)
+            for num_tokens in range(start + 1, end + 1):
+                is_kept = num_tokens == end or num_tokens % self.block_size == 0
+                targets.append(table[(num_tokens - 1) // self.block_size] if is_kept else -1)
+        query_lens = [len(tokens) for _, tokens in items]
+        return StateGroupBatch(
+            sources=self._tensor(sources, torch.int32),
+            targets=self._tensor(targets, torch.int32),
+            cu_seqlens=self._tensor([0, *query_lens]).cumsum(0).to(torch.int32),
+            open_rows=None,
+            query_lens=tuple(query_lens),
+            source_blocks=tuple(sources),
+            target_blocks=tuple(targets),
+        )
 
     @property
     def _unreadable(self) -> int:

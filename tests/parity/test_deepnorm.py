@@ -15,7 +15,7 @@ NUM_LAYERS, HIDDEN, HEADS, HEAD_DIM, VOCAB = 3, 32, 2, 16, 50
 ALPHA = (2 * NUM_LAYERS) ** 0.25  # as the paper has it for decoders
 NORM = NormSpec(NormKind.LAYER, 1e-5, has_bias=True)
 LAYER = LayerSpec(
-    attention=AttentionSpec(HEADS, HEADS, HEAD_DIM, HEAD_DIM**-0.5),
+    mixer=AttentionSpec(HEADS, HEADS, HEAD_DIM, HEAD_DIM**-0.5),
     mlp=MLPSpec(48, Activation.GELU, is_gated=False, has_up_bias=True, has_down_bias=True),
     norm=NORM,
     placement=NormPlacement.AFTER_SUM,

@@ -122,7 +122,7 @@ def loaded(folder: Path, backend: AttentionBackend) -> LoadedModel:
         device=torch.device("cpu"),
         vocab_size=128,
         max_position=256,
-        attention_specs=[layer.attention for layer in decoder.spec.layers],
+        mixers=decoder.mixers,
         layer_groups=decoder.layer_groups,
         attention_backend=backend,
         weight_bytes=0,

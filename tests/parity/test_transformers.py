@@ -39,8 +39,8 @@ class Pair:
         if dtype not in self.decoders:
             self.decoders[dtype] = load_folder(self.folder, dtype, self.backend)
         decoder = self.decoders[dtype]
-        for layer in decoder.spec.layers:
-            if reason := self.backend.unsupported(layer.attention, dtype, torch.device("cpu")):
+        for attention in decoder.spec.attention_specs:
+            if reason := self.backend.unsupported(attention, dtype, torch.device("cpu")):
                 pytest.skip(f"{self.backend.name} {reason}")
         return PagedRun(decoder, self.backend, block_size=BLOCK_SIZE)
 

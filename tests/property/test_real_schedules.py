@@ -58,9 +58,10 @@ def _run(
 ) -> tuple[dict[str, RequestOutput], LocalClient]:
     options = {"max_num_batched_tokens": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=64, check_invariants=True, **options)  # type: ignore[arg-type]
-    num_blocks = most_blocks(kv_groups(model, BLOCK_SIZE), 64) if has_small_pool else 128
-    runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE)
-    client = LocalClient(Engine(config, runner, num_blocks=num_blocks, eos_token_ids=[2]))
+    num_blocks = most_blocks(kv_groups(model.layer_groups, BLOCK_SIZE), 64) if has_small_pool else 128
+    num_states = 3 if has_small_pool else 30
+    runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE, num_states=num_states)
+    client = LocalClient(Engine(config, runner, num_blocks=num_blocks, num_states=num_states, eos_token_ids=[2]))
     return client.generate(requests), client
 
 

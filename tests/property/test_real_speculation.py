@@ -185,7 +185,7 @@ def test_bf16_parts_from_the_plain_text_only_at_a_near_tie(bf16_pair: Pair, kind
 def test_a_model_with_windows_that_drafts_for_itself_is_always_right(tmp_path: Path) -> None:
     random_model(gemma2()).save_pretrained(tmp_path)
     model = load_random(tmp_path)
-    assert {spec.sliding_window for spec in model.attention_specs} == {6, None}
+    assert {spec.sliding_window for spec in model.decoder.spec.attention_specs} == {6, None}
     client = _client(Pair(model, model), "model", max_tokens=5)
     requests = [make_request(f"r{n}", make_prompt(3 + 9 * n), max_tokens=40, temperature=0.0) for n in range(4)]
     client.generate(requests)

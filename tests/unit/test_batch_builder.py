@@ -2,10 +2,16 @@
 
 import torch
 
-from engine.plan import PlanItem, StepPlan
+from engine.kv.groups import KVGroup
+from engine.plan import PlanItem, RowResult, StepPlan
 from engine.protocol import EngineRequest, SamplingParams
 from engine.runner.batch_builder import build_batch
+from engine.runner.state_batch import accepted_states
 from engine.sequence import Sequence
+from models.batch import StateGroupBatch
+
+CPU = torch.device("cpu")
+STATES = (KVGroup(4, is_state=True),)
 
 
 def _sequence(num_tokens: int, num_computed: int, blocks: list[int], draft: list[int] | None = None) -> Sequence:
@@ -25,7 +31,7 @@ def _sequence(num_tokens: int, num_computed: int, blocks: list[int], draft: list
 def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
     prefill = PlanItem(_sequence(10, 3, [7, 2, 5]), num_new=5, num_draft=0, needs_logits=False)
     decode = PlanItem(_sequence(6, 5, [1, 4]), num_new=1, num_draft=0, needs_logits=True)
-    batch = build_batch(StepPlan([prefill, decode]), 4, torch.device("cpu"))
+    batch = build_batch(StepPlan([prefill, decode]), (KVGroup(4),), CPU)
     assert batch.token_ids.tolist() == [103, 104, 105, 106, 107, 105]
     assert batch.positions.tolist() == [3, 4, 5, 6, 7, 5]
     assert batch.groups[0].slot_mapping.tolist() == [7 * 4 + 3, 8, 9, 10, 11, 4 * 4 + 1]
@@ -38,7 +44,41 @@ def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
 
 def test_draft_rows_follow_the_accepted_tokens_and_want_logits() -> None:
     item = PlanItem(_sequence(6, 5, [0, 1], draft=[900, 901]), num_new=3, num_draft=2, needs_logits=True)
-    batch = build_batch(StepPlan([item]), 4, torch.device("cpu"))
+    batch = build_batch(StepPlan([item]), (KVGroup(4),), CPU)
     assert batch.token_ids.tolist() == [105, 900, 901]
     assert batch.positions.tolist() == [5, 6, 7]
     assert batch.logit_rows.tolist() == [0, 1, 2]
+
+
+def test_states_are_left_at_the_end_and_at_checkpoints_of_a_step() -> None:
+    prefill = PlanItem(_sequence(12, 3, [7, -1, 5]), num_new=8, num_draft=0, needs_logits=False)
+    first = PlanItem(_sequence(2, 0, [3]), num_new=2, num_draft=0, needs_logits=True)
+    group = build_batch(StepPlan([prefill, first]), STATES, CPU).groups[0]
+    assert isinstance(group, StateGroupBatch)
+    assert group.sources.tolist() == list(group.source_blocks) == [7, -1]
+    # Tokens 3..10: the state after token 3 ends block 0, that after 7 has no place, that after 10 is the last.
+    assert group.targets.tolist() == list(group.target_blocks) == [7, -1, -1, -1, -1, -1, -1, 5, -1, 3]
+    assert group.open_rows is None
+
+
+def test_a_draft_leaves_the_state_after_its_accepted_rows_once_they_are_known() -> None:
+    plain = PlanItem(_sequence(6, 5, [-1, 1]), num_new=1, num_draft=0, needs_logits=True)
+    draft = PlanItem(_sequence(7, 6, [-1, 2, 4], draft=[900, 901, 902]), num_new=4, num_draft=3, needs_logits=True)
+    plan = StepPlan([plain, draft])
+
+    group = build_batch(plan, STATES, CPU).groups[0]
+    accepted = accepted_states(plan, [RowResult([9]), RowResult([900, 901, 7])], 0, 4, CPU)
+
+    assert isinstance(group, StateGroupBatch)
+    assert group.open_rows is not None
+    assert group.open_rows.tolist() == [1, 2, 3, 4]
+    assert group.targets.tolist() == [1, -1, -1, -1, -1]
+    assert accepted is not None
+    assert accepted.kept.tolist() == [0, 1, 2]
+    assert accepted.group.sources.tolist() == [2]
+    assert accepted.group.targets.tolist() == [-1, 2, 4]  # after tokens 6, 7 and 8
+
+
+def test_an_erroneous_row_leaves_no_state() -> None:
+    draft = PlanItem(_sequence(7, 6, [-1, 2], draft=[900]), num_new=2, num_draft=1, needs_logits=True)
+    assert accepted_states(StepPlan([draft]), [RowResult([], error="not finite")], 0, 4, CPU) is None

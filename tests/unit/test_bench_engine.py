@@ -5,6 +5,7 @@ import json
 import types
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -119,6 +120,12 @@ def test_requests_are_distinct_and_reproducible() -> None:
     assert [request.prompt_ids for request in first] == [request.prompt_ids for request in second]
     assert len({tuple(request.prompt_ids) for request in first}) == 3
     assert first[0].sampling.ignore_eos
+
+
+def test_a_batch_without_a_state_for_each_is_refused(tiny: tuple[Engine, EngineInfo]) -> None:
+    info = msgspec.structs.replace(tiny[1], num_states=2)
+    with pytest.raises(StartupError, match="a batch of 3 was asked for and there are 2 recurrent states"):
+        check_fits(info, batch_size=3, tokens_each=8)
 
 
 @pytest.mark.parametrize(

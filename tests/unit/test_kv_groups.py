@@ -7,6 +7,7 @@ import pytest
 from engine.kv.groups import KVGroup, most_blocks
 from models.attention.base import AttentionSpec
 from models.kv_groups import LayerGroup, group_layers
+from models.spec import ShortConvSpec
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
 
@@ -40,6 +41,15 @@ def test_groups_are_of_equal_size_and_full_attention_wastes_nothing(
 def test_layers_of_different_shapes_keep_everything() -> None:
     specs = [attention(None, 16), attention(8, 32)]
     assert group_layers(specs) == (LayerGroup(None, (0, 1)),)
+
+
+def test_recurrent_layers_are_the_last_group_and_no_part_of_the_others() -> None:
+    mixers = [ShortConvSpec(64, 3), attention(8), ShortConvSpec(64, 3), attention(None)]
+    assert group_layers(mixers) == (
+        LayerGroup(None, (3,)),
+        LayerGroup(8, (1,)),
+        LayerGroup(None, (0, 2), is_state=True),
+    )
 
 
 def test_a_window_holds_what_the_next_token_sees() -> None:

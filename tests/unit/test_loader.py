@@ -177,7 +177,7 @@ def test_loaded_model_describes_itself(folder: Path) -> None:
     model = load(folder)
 
     assert (model.architecture, model.vocab_size, model.max_position) == ("LlamaForCausalLM", VOCAB_SIZE, 256)
-    assert model.attention_specs == [AttentionSpec(4, 2, 16, 0.25)] * 2
+    assert model.mixers == [AttentionSpec(4, 2, 16, 0.25)] * 2
     assert model.weight_bytes == sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
     assert model.tokenizer.eos_token_ids == [2]
 

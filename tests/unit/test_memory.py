@@ -16,6 +16,7 @@ def _plan(
     free_bytes: int = 1000 * MIB,
     model_max_len: int = 2048,
     groups: tuple[KVGroup, ...] = (KVGroup(16),),
+    bytes_per_state: int = 0,
     **options: object,
 ) -> KVBudget:
     config = EngineConfig(**options)  # type: ignore[arg-type]
@@ -23,6 +24,7 @@ def _plan(
         config,
         groups=groups,
         bytes_per_block=MIB,
+        bytes_per_state=bytes_per_state,
         model_max_len=model_max_len,
         free_bytes=free_bytes,
         device=CPU,
@@ -55,6 +57,34 @@ def test_windows_make_the_context_longer() -> None:
     full_and_window = (KVGroup(16), KVGroup(16, window=33))
     assert _plan(groups=full_and_window, kv_cache_memory_bytes=20 * MIB).max_model_len == 16 * 16
     assert _plan(groups=(KVGroup(16, window=33),), kv_cache_memory_bytes=10 * MIB).max_model_len == 2048
+
+
+WITH_STATES = (KVGroup(16), KVGroup(16, is_state=True))
+
+
+def test_small_states_are_as_many_as_requests_can_use() -> None:
+    budget = _plan(groups=WITH_STATES, bytes_per_state=MIB // 100, kv_cache_memory_bytes=400 * MIB, max_num_seqs=8)
+    assert budget.num_states == 3 * 8
+    assert budget.state_bytes == budget.num_states * (MIB // 100)
+    assert budget.num_blocks == 399
+
+
+def test_large_states_share_the_memory_as_usual_texts_do() -> None:
+    budget = _plan(groups=WITH_STATES, bytes_per_state=64 * MIB, kv_cache_memory_bytes=800 * MIB)
+    assert budget.num_states == 800 * 3 // (8192 // 16 + 3 * 64)
+    assert budget.num_blocks == 800 - 64 * budget.num_states
+
+
+def test_states_leave_room_for_the_context_asked_for() -> None:
+    budget = _plan(
+        groups=WITH_STATES, bytes_per_state=64 * MIB, kv_cache_memory_bytes=256 * MIB, max_model_len=128 * 16
+    )
+    assert (budget.num_states, budget.max_model_len) == (1, 2048)
+
+
+def test_a_pool_too_small_for_one_state_is_refused() -> None:
+    with pytest.raises(StartupError, match=r"do not hold one block of 16 tokens and one recurrent state \(65.0 MiB\)"):
+        _plan(groups=WITH_STATES, bytes_per_state=64 * MIB, kv_cache_memory_bytes=64 * MIB)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ RULES = {
     "layers.{i}.bias": IGNORE,
 }
 LAYER = LayerSpec(
-    attention=AttentionSpec(num_heads=3, num_kv_heads=2, head_dim=4, scale=0.5),
+    mixer=AttentionSpec(num_heads=3, num_kv_heads=2, head_dim=4, scale=0.5),
     mlp=MLPSpec(8, Activation.SILU, is_gated=True),
     norm=NormSpec(NormKind.RMS, 1e-6),
 )

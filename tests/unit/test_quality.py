@@ -190,7 +190,7 @@ def loaded(folder: Path) -> LoadedModel:
 def hidden_rows(model: LoadedModel, tokens: tuple[int, ...]) -> torch.Tensor:
     """Of all tokens but the last."""
     kv = allocate_kv(model, -(-len(tokens) // BLOCK_SIZE), BLOCK_SIZE)
-    return torch.cat([model.decoder(batch, kv) for batch in steps_of(tokens[:-1], 1, model.device)])
+    return torch.cat([model.decoder(batch, kv) for batch in steps_of(tokens[:-1], model.layer_groups, model.device)])
 
 
 def greedy_tokens(model: LoadedModel) -> tuple[int, ...]:

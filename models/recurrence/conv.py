@@ -1,0 +1,43 @@
+"""Causal convolution of each channel by itself, over rows of several texts that go on from a state."""
+
+import torch
+
+from models.batch import StateGroupBatch
+
+
+def causal_conv(
+    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, group: StateGroupBatch
+) -> torch.Tensor:
+    """y[t] = sum over j of weight[:, j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
+
+    rows: [T, C]. weight: [C, K] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
+    written at its targets.
+    """
+    size = weight.shape[1]
+    extended, ends = _behind_states(rows, state, group)
+    taps = [extended[ends - (size - 1) + tap].to(torch.float32) * weight[:, tap] for tap in range(size)]
+    out = torch.stack(taps).sum(dim=0)
+    written = [(row, block) for row, block in enumerate(group.target_blocks) if block >= 0]
+    if written:
+        kept, blocks = torch.tensor(written, device=rows.device).unbind(1)
+        window = torch.arange(2 - size, 1, device=rows.device)
+        state[blocks] = extended[ends[kept].unsqueeze(1) + window]
+    return out if bias is None else out + bias
+
+
+def _behind_states(
+    rows: torch.Tensor, state: torch.Tensor, group: StateGroupBatch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each sequence's rows behind the inputs that its state holds, zeros at the beginning of a text; and where each row
+    is: [T + S * (K - 1), C], [T]."""
+    width = state.shape[1]
+    lengths = torch.tensor(group.query_lens, device=rows.device)
+    sequences = torch.arange(len(lengths), device=rows.device)
+    places = torch.arange(len(rows), device=rows.device) + (sequences.repeat_interleave(lengths) + 1) * width
+    extended = rows.new_empty(len(rows) + len(lengths) * width, rows.shape[1])
+    extended[places] = rows
+    starts = group.cu_seqlens[:-1].long() + sequences * width
+    before = state[group.sources.long().clamp_min(0)]
+    before = torch.where(group.sources.view(-1, 1, 1) >= 0, before, torch.zeros_like(before))
+    extended[starts.unsqueeze(1) + torch.arange(width, device=rows.device)] = before
+    return extended, places
