@@ -138,6 +138,9 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blocks_total: int = 0
     blocks_used: int = 0  # held by live requests
     blocks_cached: int = 0  # free, but still holding a reusable prefix
+    states_total: int = 0  # of recurrent layers; 0 without such layers
+    states_used: int = 0  # held by live requests
+    states_cached: int = 0  # free, but still the checkpoint of a reusable prefix
     prefill_tokens: int = 0  # tokens computed that were known before (prompts, and recomputation after preemption)
     decode_tokens: int = 0  # rows that fed a newly sampled token
     prefix_queries: int = 0  # prompt tokens looked up at first admission

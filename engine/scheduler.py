@@ -344,7 +344,10 @@ class Scheduler:
         self._end_aborted()
         outputs, self._outputs = self._outputs, []
         stats = self._tally.to_stats(
-            running=_num_requests(self._running), waiting=_num_requests(self._waiting), pool=self._kv.pool
+            running=_num_requests(self._running),
+            waiting=_num_requests(self._waiting),
+            pool=self._kv.pool,
+            states=self._kv.states,
         )
         self._tally = StepTally()
         return outputs, stats

@@ -82,6 +82,16 @@ METRICS: tuple[MetricSpec, ...] = (
         lambda s: s.blocks_used / s.blocks_total if s.blocks_total else 0.0,
     ),
     _gauge("kv_cache_cached_blocks", "Free blocks that still hold a reusable prefix.", lambda s: s.blocks_cached),
+    _gauge(
+        "recurrent_states_usage_perc",
+        "Share of the states of recurrent layers that live requests hold; only for models with such layers.",
+        lambda s: s.states_used / s.states_total if s.states_total else None,
+    ),
+    _gauge(
+        "recurrent_states_cached",
+        "Free states that are checkpoints of a reusable prefix.",
+        lambda s: s.states_cached if s.states_total else None,
+    ),
     _counter("num_preemptions_total", "Requests put back in the queue for want of blocks.", lambda s: s.preemptions),
     _counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", lambda s: s.prefix_queries),
     _counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", lambda s: s.prefix_hits),
