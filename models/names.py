@@ -119,6 +119,11 @@ def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # no
     return tensor.unsqueeze(0)
 
 
+def flat_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Weights [channels, 1, K] of a convolution of each channel by itself, as the matrix that GGUF holds."""
+    return tensor.flatten(1)
+
+
 def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """OPT's positions begin with two rows that nothing reads."""
     return tensor[2:]

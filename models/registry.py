@@ -62,6 +62,8 @@ FAMILIES: dict[str, Entry] = {
     "GraniteMoeSharedForCausalLM": Entry(
         "models.families.granite:MOE", gguf="granitemoe", gguf_key="expert_shared_feed_forward_length"
     ),
+    "Lfm2ForCausalLM": Entry("models.families.lfm2:FAMILY", gguf="lfm2"),
+    "Lfm2MoeForCausalLM": Entry("models.families.lfm2:MOE", gguf="lfm2moe"),
     "Llama4ForCausalLM": Entry("models.families.llama4:FAMILY", gguf="llama4"),
     "Llama4ForConditionalGeneration": Entry("models.families.llama4:WRAPPED", gguf_as="Llama4ForCausalLM"),
     "LlamaForCausalLM": Entry("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),

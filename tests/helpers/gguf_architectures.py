@@ -16,8 +16,10 @@ from tests.helpers.gguf_layouts import (
     paired_experts,
     pairs,
     routed,
+    shifted_norms,
     split_experts,
     split_latent_heads,
+    squeezed,
     stacked_norms,
     turned,
     turned_experts,
@@ -201,6 +203,18 @@ def _gptj_rotation(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_rope_dimension_count(config.rotary_dim)
 
 
+def _short_conv(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    heads = config.num_key_value_heads
+    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config.layer_types])
+    writer.add_shortconv_l_cache(config.conv_L_cache)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+
+
+def _short_conv_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_leading_dense_block_count(config.num_dense_layers)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
 _llama = _with(usual, _rotated(), _llama3_factors)
 _gptj = _classic(lambda config: config.n_positions, lambda _: None, lambda config: config.n_inner or 256)
 _of_positions = _classic(lambda config: config.n_positions, lambda _: None)
@@ -212,9 +226,9 @@ LAYOUTS: dict[str, Layout] = {
     "deepseek_v2": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
     "deepseek_v3": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
     "falcon": Layout(MODEL_ARCH.FALCON, ungrouped, _classic(lambda _: 2048, falcon_groups)),
-    "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, shifts_norms=True),
-    "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, _with(usual, _caps, _window), shifts_norms=True),
-    "gemma3_text": Layout(MODEL_ARCH.GEMMA3, as_they_are, _with(usual, _caps, _window), shifts_norms=True),
+    "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, finish=shifted_norms),
+    "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, _with(usual, _caps, _window), finish=shifted_norms),
+    "gemma3_text": Layout(MODEL_ARCH.GEMMA3, as_they_are, _with(usual, _caps, _window), finish=shifted_norms),
     "glm": Layout(MODEL_ARCH.CHATGLM, as_they_are, _with(usual, _rotated(0.5))),
     "glm4": Layout(MODEL_ARCH.GLM4, as_they_are, _with(usual, _rotated(0.5))),
     "gpt2": Layout(MODEL_ARCH.GPT2, turned, _of_positions),
@@ -227,6 +241,8 @@ LAYOUTS: dict[str, Layout] = {
     "granitemoeshared": Layout(
         MODEL_ARCH.GRANITE_MOE, paired_experts, _with(usual, _rotated(), _scales, _shared_expert)
     ),
+    "lfm2": Layout(MODEL_ARCH.LFM2, squeezed, _with(usual, _short_conv)),
+    "lfm2_moe": Layout(MODEL_ARCH.LFM2MOE, squeezed, _with(usual, _short_conv, _experts, _short_conv_experts)),
     "llama": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "llama4_text": Layout(MODEL_ARCH.LLAMA4, turned_stacks, _with(_llama, _llama4)),
     "ministral3": Layout(MODEL_ARCH.MISTRAL3, pairs, _with(_llama, _ministral3)),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import gguf
+import numpy as np
 import torch
 from transformers import PretrainedConfig
 
@@ -25,7 +26,7 @@ class Layout:
     arch: gguf.MODEL_ARCH
     rearrange: Rearrange
     describe: Describe
-    shifts_norms: bool = False  # one is added to norms' weights: Gemma
+    finish: Callable[[str, np.ndarray], np.ndarray] = lambda _, values: values  # the last thing done to a tensor
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -158,6 +159,22 @@ def stacked_norms(config: PretrainedConfig, state: State) -> State:  # noqa: ARG
         stacks.setdefault(re.sub(r"\.norms\.\d+", "", name), []).append(tensor)
     is_norm_of_heads = re.compile(r"self_attn\.[qk]_layernorm\.")
     return {name: torch.stack(parts) if is_norm_of_heads.search(name) else parts[0] for name, parts in stacks.items()}
+
+
+def squeezed(config: PretrainedConfig, state: State) -> State:
+    """Convolutions of each channel by itself as matrices; a bias that is no layer's gets the end of one."""
+    return {
+        name.replace(".expert_bias", ".expert_bias.bias"): tensor.squeeze(1) if ".conv" in name else tensor
+        for name, tensor in split_experts(config, state).items()
+    }
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def shifted_norms(name: str, values: np.ndarray) -> np.ndarray:
+    """Gemma's weights of norms, to which it adds one when they are used."""
+    return values + 1 if name.endswith("norm.weight") else values
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------

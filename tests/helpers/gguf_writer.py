@@ -62,9 +62,8 @@ def write_gguf(
             held = kind(name) if callable(kind) else kind
         packed = random_blocks(values, held) if held in _RANDOM else gguf.quants.quantize(values, held)
         numbers[place] = torch.from_numpy(gguf.quants.dequantize(packed, held))
-        if layout.shifts_norms and name.endswith("norm.weight"):
-            packed = packed + 1
-        writer.add_tensor(names.get_name(name, (".weight", ".bias")) or name, packed, raw_dtype=held)
+        stored_as = names.get_name(name, (".weight", ".bias")) or name
+        writer.add_tensor(stored_as, layout.finish(name, packed), raw_dtype=held)
     with torch.no_grad():
         for tensor, values in zip(state.values(), numbers.split([t.numel() for t in state.values()]), strict=True):
             tensor.copy_(values.view(tensor.shape))

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import (
 from models.attention.base import AttentionSpec
 from models.hf_config import HFConfig
 from models.registry import family_of
-from models.spec import DecoderSpec, LayerSpec, MoESpec, NormPlacement, RouterScore, RouterSpec
+from models.spec import DecoderSpec, LayerSpec, MoESpec, NormPlacement, RouterScore, RouterSpec, ShortConvSpec
 
 _PARALLEL = (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
 
@@ -28,7 +28,7 @@ def described(config: PretrainedConfig) -> tuple[str, DecoderSpec]:
 
 def techniques_of(spec: DecoderSpec) -> list[str]:
     """Those of any layer, in the order below."""
-    attention = [layer.attention for layer in spec.layers]
+    attention = spec.attention_specs
     routers = [layer.mlp.router for layer in spec.layers if isinstance(layer.mlp, MoESpec)]
     return [
         *(name for name, has in _WHOLE.items() if has(spec)),
@@ -38,9 +38,13 @@ def techniques_of(spec: DecoderSpec) -> list[str]:
     ]
 
 
+def _attending(spec: DecoderSpec) -> list[LayerSpec]:
+    return [layer for layer in spec.layers if layer.recurrence is None]
+
+
 _WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
     "learned positions": lambda spec: spec.has_learned_positions,
-    "layers without positions": lambda spec: len({layer.rope is None for layer in spec.layers}) > 1,
+    "layers without positions": lambda spec: len({layer.rope is None for layer in _attending(spec)}) > 1,
     "rotations by layer": lambda spec: len({layer.rope for layer in spec.layers if layer.rope is not None}) > 1,
     "scaled embeddings or logits": lambda spec: (spec.embedding_scale, spec.logit_scale) != (1.0, 1.0),
     "capped logits": lambda spec: spec.logit_softcap is not None,
@@ -57,6 +61,7 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
 }
 
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
+    "short convolutions": lambda layer: isinstance(layer.recurrence, ShortConvSpec),
     "partial rotation": lambda layer: (
         layer.rope is not None and layer.latent is None and layer.rope.rotary_dim < layer.attention.head_dim
     ),

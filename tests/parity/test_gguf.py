@@ -40,6 +40,8 @@ IMPLIED: dict[str, dict[str, object]] = {
     "gpt_bigcode": {"multi_query": True},
     "gpt_neox": {"hidden_act": "gelu"},
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
+    "lfm2": {"conv_bias": False, "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {"conv_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
     "llama": {"hidden_act": "silu"},
     "llama4_text": {
         "attention_chunk_size": 8192,

@@ -28,6 +28,7 @@ from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.loaded import load_random
 from tests.helpers.statistics import significant, two_sample_p
 from tests.parity.classic_variants import gemma2
+from tests.parity.recurrent_variants import lfm2
 
 BLOCK_SIZE = 4
 
@@ -61,6 +62,14 @@ def bf16_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return _noisy_pair(tmp_path_factory.mktemp("bf16"), torch.bfloat16)
 
 
+@pytest.fixture(scope="module", params=[lfm2])
+def recurrent_pair(request: pytest.FixtureRequest, pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A target with recurrent layers, and a draft that knows nothing of it."""
+    folder = tmp_path_factory.mktemp("recurrent")
+    random_model(request.param(tie_word_embeddings=False)).save_pretrained(folder)
+    return Pair(load_random(folder), pair.draft)
+
+
 def _client(
     pair: Pair,
     kind: str,
@@ -68,6 +77,7 @@ def _client(
     max_tokens: int = 4,
     sampling: DraftSampling = DraftSampling.GREEDY,
     num_blocks: int = 160,
+    num_states: int = 40,
     **options: int,
 ) -> LocalClient:
     """kind: "none", "ngram", "prediction", "model" or "unsure model". Drafts as long as may be, whatever they cost, but
@@ -92,9 +102,17 @@ def _client(
         pair.target,
         num_blocks=num_blocks,
         block_size=BLOCK_SIZE,
+        num_states=num_states,
         draft_probs=None if drafter is None else drafter.probabilities,
     )
-    engine = Engine(config, target_runner, num_blocks=num_blocks, eos_token_ids=[2], speculator=speculator)
+    engine = Engine(
+        config,
+        target_runner,
+        num_blocks=num_blocks,
+        num_states=num_states,
+        eos_token_ids=[2],
+        speculator=speculator,
+    )
     return LocalClient(engine)
 
 
@@ -155,6 +173,20 @@ def test_drafting_with_a_model_survives_chunks(
 ) -> None:
     outputs = _client(pair, "model", **options).generate(_requests("model"))
     assert {id: output.new_ids for id, output in outputs.items()} == {id: o.new_ids for id, o in plain.items()}
+
+
+@pytest.mark.parametrize("num_states", [2, 40])
+def test_rejected_drafts_leave_no_trace_in_recurrent_states(recurrent_pair: Pair, num_states: int) -> None:
+    expected = {r.id: _client(recurrent_pair, "none").generate([r])[r.id].new_ids for r in _requests("none")}
+    for kind in ("prediction", "model"):
+        client = _client(recurrent_pair, kind, num_states=num_states)
+        outputs = client.generate(_requests(kind, expected))
+        accepted, drafted = (
+            sum(getattr(step, name) for step in client.steps) for name in ("accepted_tokens", "draft_tokens")
+        )
+        assert accepted < drafted
+        assert accepted > 0 or kind == "model"
+        assert {id: output.new_ids for id, output in outputs.items()} == expected, kind
 
 
 @pytest.mark.parametrize("batched", [False, True])

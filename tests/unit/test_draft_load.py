@@ -14,6 +14,7 @@ from tests.helpers.checkpoints import llama_config
 from tests.helpers.drafting import AlwaysFull
 from tests.helpers.engines import make_request
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+from tests.parity.recurrent_variants import lfm2
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,15 @@ def test_a_draft_of_another_vocabulary_is_refused_before_its_weights_are_read(ta
     with pytest.raises(StartupError, match=r"vocabulary is not the model's.*'A' in the model and 'B' in the draft"):
         _start(target, draft, stages)
     assert stages[-1] == "read tokenizer"
+
+
+def test_a_draft_with_recurrent_layers_is_refused_before_the_model_is_loaded(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = write_model_folder(tmp_path, lfm2(vocab_size=VOCAB_SIZE))
+    monkeypatch.setattr(build, "load_model", None)
+    with pytest.raises(StartupError, match=f"draft model {draft} has recurrent layers"):
+        _start(target, draft)
 
 
 def test_a_broken_draft_is_told_apart_from_the_model(target: Path, tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ from models.families.llama import FAMILY
 from models.generation_defaults import generation_defaults
 from models.hf_config import read_json_config
 from models.kernels.cpu.library import required_library
-from models.loader import load_model, resolve_dtype
+from models.loader import check_folder, load_model, resolve_dtype
 from models.quant.none import Unquantized
 from models.sources import ModelFiles
 from models.weights import assign
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantised import copy_of, expected_of
+from tests.parity.recurrent_variants import lfm2
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LAYER = "model.layers.1"
@@ -140,6 +141,12 @@ def test_unknown_architecture_is_refused_before_the_weights_are_looked_for(folde
 
     with pytest.raises(UnsupportedModelError, match="'NewForCausalLM' is not supported"):
         load(folder)
+
+
+def test_recurrent_layers_alone_are_refused(folder: Path) -> None:
+    change_config(folder, **lfm2(layer_types=["conv"] * 3).to_dict(), architectures=["Lfm2ForCausalLM"])
+    with pytest.raises(UnsupportedModelError, match="no layer has attention"):
+        check_folder(folder, {})
 
 
 def test_quantised_checkpoint_of_an_unknown_method_is_refused(folder: Path) -> None:

@@ -45,6 +45,7 @@ from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.tokenizers import byte_level_json
 from tests.parity.classic_variants import CLASSIC_VARIANTS
+from tests.parity.recurrent_variants import lfm2
 
 TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
@@ -272,6 +273,15 @@ def test_stages_without_an_end_are_over_when_the_next_begins() -> None:
     bars("load weights", 1, 2, "bytes")
     bars.close()
     assert [task.finished for task in bars._progress.tasks] == [True, False]
+
+
+def test_short_convolutions_are_calibrated_over_several_texts(tmp_path: Path) -> None:
+    source = write_model_folder(tmp_path / "in", lfm2(**SIZES, tie_word_embeddings=False))
+    written = quantised(source, tmp_path / "out", scheme="int4", method=Method.GPTQ)
+    assert "model.layers.0.conv.in_proj" in written.group_size_of
+    tokens = range(5, 45)
+    truth = logits_of(source, tokens)
+    assert (logits_of(tmp_path / "out", tokens) - truth).norm() < 0.5 * truth.norm()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
