@@ -28,6 +28,7 @@ from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel, TokenizerAssets
 from models.loader import load_model
+from models.recurrence.state import LayerCache
 from models.sources import resolve_model
 
 _HERE = Path(__file__).parent
@@ -78,14 +79,14 @@ def headrace_perplexity(model: Path, text: str) -> float:
     if len(chunks) < 2:
         raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK} tokens; give one of at least two")
     num_groups = len(loaded.layer_groups)
-    kv = allocate_kv(loaded, num_groups * (CHUNK // BLOCK_SIZE), BLOCK_SIZE)
+    kv = allocate_kv(loaded, num_groups * (CHUNK // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
     scores = torch.cat([_scores(loaded, chunk, kv) for chunk in chunks])
     return math.exp(-float(scores.mean()))
 
 
-def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[torch.Tensor]) -> torch.Tensor:
+def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) -> torch.Tensor:
     """Log probabilities of the tokens of the second half but its first, as llama-perplexity counts them."""
-    rows = torch.cat([model.decoder(batch, kv) for batch in steps_of(chunk, len(model.layer_groups), model.device)])
+    rows = torch.cat([model.decoder(batch, kv) for batch in steps_of(chunk, model.layer_groups, model.device)])
     first = CHUNK // 2
     log_probs = model.decoder.logits(rows[first:-1]).log_softmax(-1)
     return log_probs.gather(1, torch.tensor(chunk[first + 1 :])[:, None]).squeeze(1)

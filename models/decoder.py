@@ -11,6 +11,7 @@ from models.kv_groups import group_layers
 from models.layers.attention import Attention
 from models.layers.branch import NORMS_OF_BRANCH, make_join
 from models.layers.embedding import Embedding
+from models.layers.gated_delta import GatedDelta
 from models.layers.latent_attention import LatentAttention
 from models.layers.linear import Linear
 from models.layers.mlp import make_mlp
@@ -22,7 +23,7 @@ from models.layers.rotation import Rotation, rotation
 from models.layers.short_conv import ShortConv
 from models.quant.base import QuantScheme
 from models.recurrence.state import LayerCache, LayerState
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormPlacement, ShortConvSpec
+from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, MLPSpec, NormPlacement, ShortConvSpec
 
 
 class DecoderLayer(nn.Module):
@@ -102,6 +103,8 @@ def make_mixer(
     match spec.recurrence:
         case ShortConvSpec():
             return ShortConv(spec.recurrence, hidden_size, scheme=scheme)
+        case GatedDeltaSpec():
+            return GatedDelta(spec.recurrence, hidden_size, scheme=scheme)
     if spec.latent is not None:
         return LatentAttention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
     return Attention(spec, hidden_size, backend=backend, scheme=scheme)

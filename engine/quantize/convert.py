@@ -96,6 +96,7 @@ class _Conversion:
 
     def check(self, folder: Path) -> None:
         """Refuse what a compressed-tensors checkpoint has no form for, and a full disk, before anything is read."""
+        names = Counter(each.tensor.name for each in self._stream.plan if self._is_inner(each))
         for assignment in self._stream.plan:
             tensor = assignment.tensor
             if not self._is_inner(assignment):
@@ -103,6 +104,11 @@ class _Conversion:
             if tensor.name.endswith("]"):
                 raise UnsupportedModelError(
                     f"{tensor.name!r} is one of a stack of experts, for which compressed-tensors has no form; "
+                    "serve the model with --quantization instead"
+                )
+            if names[tensor.name] > 1:
+                raise UnsupportedModelError(
+                    f"{tensor.name!r} holds several matrices whose rows are mixed, which are not quantised together; "
                     "serve the model with --quantization instead"
                 )
             rows = torch.arange(tensor.shape[0])[:, None]

@@ -14,25 +14,26 @@ from models.spec import DecoderSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
 def describe_qwen2(config: HFConfig) -> DecoderSpec:
-    mlp = _mlp(config, "shared_expert_intermediate_size")
-    return _with_experts(config, qwen2.describe(config), shared=mlp)
+    return with_experts(config, qwen2.describe(config), has_shared=True)
 
 
 def describe_qwen3(config: HFConfig) -> DecoderSpec:
-    return _with_experts(config, qwen3.describe(config), shared=None)
+    return with_experts(config, qwen3.describe(config), has_shared=False)
 
 
-def _with_experts(config: HFConfig, spec: DecoderSpec, *, shared: MLPSpec | None) -> DecoderSpec:
+def with_experts(
+    config: HFConfig, spec: DecoderSpec, *, has_shared: bool, default_renormalises: bool = False
+) -> DecoderSpec:
     moe = MoESpec(
         num_experts=config.integer(config.first("num_experts", "num_local_experts")),
         expert=_mlp(config, "moe_intermediate_size"),
         router=RouterSpec(
             score=RouterScore.SOFTMAX,
             experts_per_token=config.integer("num_experts_per_tok"),
-            renormalises=config.boolean("norm_topk_prob", False),
+            renormalises=config.boolean("norm_topk_prob", default_renormalises),
         ),
-        shared=shared,
-        has_shared_gate=shared is not None,
+        shared=_mlp(config, "shared_expert_intermediate_size") if has_shared else None,
+        has_shared_gate=has_shared,
     )
     is_sparse = sparse_layers(config, len(spec.layers))
     return spec.map_layers(lambda index, layer: dataclasses.replace(layer, mlp=moe) if is_sparse[index] else layer)
@@ -42,7 +43,7 @@ def _mlp(config: HFConfig, size: str) -> MLPSpec:
     return MLPSpec(config.integer(size), config.activation("hidden_act"), is_gated=True)
 
 
-_EXPERTS = {
+EXPERT_NAMES = {
     "model.layers.{i}.mlp.gate.weight": To("layers.{i}.mlp.router"),
     **expert_names("mlp"),
     **shared_names("mlp"),
@@ -64,5 +65,5 @@ def gguf_qwen3(file: GGUFMetadata) -> dict[str, Any]:
     return {**common_fields(file), **gguf_expert_fields(file), "norm_topk_prob": is_normed}
 
 
-QWEN2 = Family(describe_qwen2, {**qwen2.NAMES, **_EXPERTS}, _GGUF_NAMES_2, gguf_qwen2)
-QWEN3 = Family(describe_qwen3, {**qwen3.NAMES, **_EXPERTS}, _GGUF_NAMES_3, gguf_qwen3)
+QWEN2 = Family(describe_qwen2, {**qwen2.NAMES, **EXPERT_NAMES}, _GGUF_NAMES_2, gguf_qwen2)
+QWEN3 = Family(describe_qwen3, {**qwen3.NAMES, **EXPERT_NAMES}, _GGUF_NAMES_3, gguf_qwen3)

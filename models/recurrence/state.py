@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from models.spec import RecurrenceSpec
+from models.spec import RecurrenceSpec, ShortConvSpec
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +35,13 @@ class StatePart:
 
 def state_parts(spec: RecurrenceSpec, dtype: torch.dtype) -> tuple[StatePart, ...]:
     """What a layer keeps of a text. dtype: of the model's rows."""
-    return (StatePart((spec.kernel_size - 1, spec.num_channels), dtype),)
+    if isinstance(spec, ShortConvSpec):
+        return (StatePart((spec.kernel_size - 1, spec.num_channels), dtype),)
+    return (
+        StatePart((spec.kernel_size - 1, spec.conv_size), dtype),
+        # fp32, for thousands of small corrections are added up in it.
+        StatePart((spec.num_value_heads, spec.key_dim, spec.value_dim), torch.float32),
+    )
 
 
 def empty_state(parts: tuple[StatePart, ...], num_blocks: int, device: torch.device) -> LayerState:

@@ -92,6 +92,8 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
                     values *= ROUTER_SPREAD.get(config.get_text_config().model_type, 4.0)
             elif name.endswith("bias"):
                 values *= 0.5 if name.endswith("correction_bias") else 0.3
+            elif name.endswith("A_log"):
+                values -= 2.0  # states that last for some ten tokens
             else:
                 values = tensor + 0.2 * values  # norms begin with ones, or zeros where one is added to them
             tensor.copy_(values.to(torch.bfloat16))

@@ -12,15 +12,18 @@ from tests.helpers.gguf_layouts import (
     Describe,
     Layout,
     as_they_are,
+    delta_heads,
     falcon_groups,
     paired_experts,
     pairs,
+    rates_and_shifted_norms,
     routed,
     shifted_norms,
     split_experts,
     split_latent_heads,
     squeezed,
     stacked_norms,
+    tiled_heads,
     turned,
     turned_experts,
     turned_stacks,
@@ -215,6 +218,15 @@ def _short_conv_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
 
 
+def _delta(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+    writer.add_ssm_state_size(config.linear_key_head_dim)
+    writer.add_ssm_group_count(config.linear_num_key_heads)
+    writer.add_ssm_time_step_rank(config.linear_num_value_heads)
+    writer.add_ssm_inner_size(config.linear_value_head_dim * config.linear_num_value_heads)
+    writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
+
+
 _llama = _with(usual, _rotated(), _llama3_factors)
 _gptj = _classic(lambda config: config.n_positions, lambda _: None, lambda config: config.n_inner or 256)
 _of_positions = _classic(lambda config: config.n_positions, lambda _: None)
@@ -257,6 +269,21 @@ LAYOUTS: dict[str, Layout] = {
     "phi3": Layout(MODEL_ARCH.PHI3, as_they_are, _with(usual, _rotated(), _window, _longrope_factors)),
     "qwen2": Layout(MODEL_ARCH.QWEN2, as_they_are, usual),
     "qwen2_moe": Layout(MODEL_ARCH.QWEN2MOE, split_experts, _with(usual, _experts, _shared_expert)),
+    "qwen3_5_text": Layout(
+        MODEL_ARCH.QWEN35, tiled_heads, _with(usual, _rotated(0.25), _delta), rates_and_shifted_norms
+    ),
+    "qwen3_5_moe_text": Layout(
+        MODEL_ARCH.QWEN35MOE,
+        tiled_heads,
+        _with(usual, _rotated(0.25), _delta, _experts, _shared_expert),
+        rates_and_shifted_norms,
+    ),
+    "qwen3_next": Layout(
+        MODEL_ARCH.QWEN3NEXT,
+        delta_heads,
+        _with(usual, _rotated(0.25), _delta, _experts, _shared_expert),
+        rates_and_shifted_norms,
+    ),
     "qwen3": Layout(MODEL_ARCH.QWEN3, as_they_are, usual),
     "qwen3_moe": Layout(MODEL_ARCH.QWEN3MOE, split_experts, _with(usual, _experts)),
     "smollm3": Layout(MODEL_ARCH.SMOLLM3, pairs, _llama),

@@ -169,12 +169,60 @@ def squeezed(config: PretrainedConfig, state: State) -> State:
     }
 
 
+def delta_heads(config: PretrainedConfig, state: State) -> State:
+    """Qwen3-Next: what is fused by key head to q, k, v and z each together."""
+    per_key_head = config.linear_num_value_heads // config.linear_num_key_heads * config.linear_value_head_dim
+    sizes = [config.linear_key_head_dim] * 2 + [per_key_head] * 2
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in squeezed(config, state).items():
+            if name.endswith("in_proj_qkvz.weight"):
+                parts = tensor.unflatten(0, (config.linear_num_key_heads, -1)).split(sizes, dim=1)
+                q, k, v, z = (part.flatten(0, 1) for part in parts)
+                layer = name.split(".")[2]
+                yield f"blk.{layer}.attn_qkv.weight", torch.cat((q, k, v))
+                yield f"blk.{layer}.attn_gate.weight", z
+            else:
+                yield name.replace("dt_bias", "dt_proj.bias"), tensor
+
+    return dict(stored())
+
+
+def tiled_heads(config: PretrainedConfig, state: State) -> State:
+    """Qwen3.5: value heads not by key head, but the first of each key head, then the second of each."""
+    num_keys, dim = config.linear_num_key_heads, config.linear_value_head_dim
+    start_of_v = 2 * num_keys * config.linear_key_head_dim
+
+    def tiled(tensor: torch.Tensor, size: int) -> torch.Tensor:
+        return tensor.unflatten(0, (num_keys, -1, size)).transpose(0, 1).flatten(0, 2)
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in squeezed(config, state).items():
+            if ".in_proj_qkv." in name or ".conv1d." in name:
+                tensor = torch.cat((tensor[:start_of_v], tiled(tensor[start_of_v:], dim)))
+            elif ".in_proj_z." in name:
+                tensor = tiled(tensor, dim)
+            elif ".linear_attn.out_proj." in name:
+                tensor = tiled(tensor.t(), dim).t()
+            elif name.endswith(("in_proj_a.weight", "in_proj_b.weight", "A_log", "dt_bias")):
+                tensor = tiled(tensor, 1)
+            yield name.replace("dt_bias", "dt_proj.bias"), tensor
+
+    return dict(stored())
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def shifted_norms(name: str, values: np.ndarray) -> np.ndarray:
     """Gemma's weights of norms, to which it adds one when they are used."""
     return values + 1 if name.endswith("norm.weight") else values
+
+
+def rates_and_shifted_norms(name: str, values: np.ndarray) -> np.ndarray:
+    if name.endswith("A_log"):
+        return -np.exp(values)
+    return values if name.endswith("linear_attn.norm.weight") else shifted_norms(name, values)
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,16 @@ from transformers.models.auto.modeling_auto import (
 from models.attention.base import AttentionSpec
 from models.hf_config import HFConfig
 from models.registry import family_of
-from models.spec import DecoderSpec, LayerSpec, MoESpec, NormPlacement, RouterScore, RouterSpec, ShortConvSpec
+from models.spec import (
+    DecoderSpec,
+    GatedDeltaSpec,
+    LayerSpec,
+    MoESpec,
+    NormPlacement,
+    RouterScore,
+    RouterSpec,
+    ShortConvSpec,
+)
 
 _PARALLEL = (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
 
@@ -62,6 +71,7 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
 
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "short convolutions": lambda layer: isinstance(layer.recurrence, ShortConvSpec),
+    "gated delta rule": lambda layer: isinstance(layer.recurrence, GatedDeltaSpec),
     "partial rotation": lambda layer: (
         layer.rope is not None and layer.latent is None and layer.rope.rotary_dim < layer.attention.head_dim
     ),

@@ -59,6 +59,8 @@ IMPLIED: dict[str, dict[str, object]] = {
     "qwen2_moe": {"mlp_only_layers": [], "norm_topk_prob": False},
     "qwen3": {"layer_types": ["full_attention"] * 2},
     "qwen3_moe": {"decoder_sparse_step": 1, "norm_topk_prob": True},
+    "qwen3_5_text": {"attention_bias": False},
+    "qwen3_next": {"mlp_only_layers": [], "norm_topk_prob": True},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
     "starcoder2": {"sliding_window": None},
 }

@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterator
 
-from models.spec import DecoderSpec, DynamicScaling, FrequencyFactors, LayerSpec, RopeSpec, YarnScaling
+from models.spec import DecoderSpec, DynamicScaling, FrequencyFactors, GatedDeltaSpec, LayerSpec, RopeSpec, YarnScaling
 from tests.helpers.techniques import described
 from tests.parity.all_variants import ALL_VARIANTS
 
@@ -15,7 +15,7 @@ Choice = tuple[type, str, object]  # of a spec's field: a value, a class, or ANO
 ANOTHER = "another number than the default"
 # What no configuration of transformers says, or none that fits a tiny model, and the test in this folder for it.
 COMPARED_ELSEWHERE: dict[Choice, str] = {
-    (LayerSpec, "has_output_gate", True): "nowhere yet: Qwen3-Next has it",
+    (GatedDeltaSpec, "tiles_key_heads", True): "test_gguf.py",
     (LayerSpec, "skip_scale", ANOTHER): "test_deepnorm.py",
     (RopeSpec, "scaling", DynamicScaling): "test_rope.py",
     (RopeSpec, "scaling", FrequencyFactors): "test_gguf.py",

@@ -26,7 +26,7 @@ from tests.helpers.checkpoints import (
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.loaded import load_random
 from tests.parity.deepseek_variants import deepseek_v3
-from tests.parity.recurrent_variants import lfm2
+from tests.parity.recurrent_variants import lfm2, qwen35
 from tests.parity.variants import llama4
 
 BLOCK_SIZE = 4
@@ -41,6 +41,7 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
     "latent attention and experts": deepseek_v3,
     "chunks": llama4,
     "short convolutions": lambda: lfm2(tie_word_embeddings=False),
+    "gated delta rule": qwen35,
 }
 
 

@@ -28,7 +28,7 @@ from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.loaded import load_random
 from tests.helpers.statistics import significant, two_sample_p
 from tests.parity.classic_variants import gemma2
-from tests.parity.recurrent_variants import lfm2
+from tests.parity.recurrent_variants import lfm2, qwen35
 
 BLOCK_SIZE = 4
 
@@ -62,7 +62,7 @@ def bf16_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return _noisy_pair(tmp_path_factory.mktemp("bf16"), torch.bfloat16)
 
 
-@pytest.fixture(scope="module", params=[lfm2])
+@pytest.fixture(scope="module", params=[lfm2, qwen35])
 def recurrent_pair(request: pytest.FixtureRequest, pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A target with recurrent layers, and a draft that knows nothing of it."""
     folder = tmp_path_factory.mktemp("recurrent")

@@ -45,7 +45,7 @@ from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.tokenizers import byte_level_json
 from tests.parity.classic_variants import CLASSIC_VARIANTS
-from tests.parity.recurrent_variants import lfm2
+from tests.parity.recurrent_variants import lfm2, qwen35
 
 TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
@@ -249,6 +249,13 @@ def test_a_disk_that_fills_up_is_said_so(tmp_path: Path) -> None:
     writer.add("x", torch.zeros(3))
     with pytest.raises(CheckpointError, match=r"cannot write into .*absent"):
         writer.finish()
+
+
+def test_matrices_of_mixed_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    source = write_model_folder(tmp_path / "in", qwen35(vocab_size=VOCAB_SIZE))
+    with pytest.raises(UnsupportedModelError, match=r"q_proj.weight' holds several matrices whose rows are mixed"):
+        quantised(source, tmp_path / "out", scheme="int8")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_experts_are_quantised_and_their_router_is_not(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""Convolution over rows of several texts, against one row after the other."""
+"""Convolution and gated delta rule over rows of several texts, against one row after the other."""
 
 import pytest
 import torch
 
 from models.batch import StateGroupBatch
 from models.recurrence.conv import causal_conv
+from models.recurrence.delta import DeltaRows, gated_delta
 
 BLOCKS = 12
 
@@ -61,3 +62,36 @@ def test_conv_sees_the_rows_before_and_those_in_the_state(
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=0.0, atol=1e-5)
     assert torch.equal(state, wanted)
+
+
+@pytest.mark.parametrize(("query_lens", "sources", "targets"), STEPS)
+def test_gated_delta_rule_equals_its_recurrence(
+    query_lens: list[int], sources: list[int], targets: dict[int, int], generator: torch.Generator
+) -> None:
+    heads, key_dim, value_dim, total = 3, 8, 5, sum(query_lens)
+    q, k = (torch.randn(total, heads, key_dim, generator=generator) for _ in range(2))
+    rows = DeltaRows(
+        q=torch.nn.functional.normalize(q, dim=-1),
+        k=torch.nn.functional.normalize(k, dim=-1),
+        v=torch.randn(total, heads, value_dim, generator=generator),
+        log_decay=-torch.rand(total, heads, generator=generator).square(),
+        fraction=torch.rand(total, heads, generator=generator),
+    )
+    state = torch.randn(BLOCKS, heads, key_dim, value_dim, generator=generator)
+    before, wanted, expected, row = state.clone(), state.clone(), [], 0
+    for length, source in zip(query_lens, sources, strict=True):
+        now = before[source] if source >= 0 else torch.zeros_like(before[0])
+        for _ in range(length):
+            q, k, v, log_decay, fraction = (tensor[row] for tensor in rows)
+            now = log_decay.exp()[:, None, None] * now
+            u = fraction[:, None] * (v - torch.einsum("hk,hkv->hv", k, now))
+            now = now + torch.einsum("hk,hv->hkv", k, u)
+            expected.append(torch.einsum("hk,hkv->hv", q, now))
+            if row in targets:
+                wanted[targets[row]] = now
+            row += 1
+
+    out = gated_delta(rows, state, group_of(query_lens, sources, targets))
+
+    torch.testing.assert_close(out, torch.stack(expected), rtol=0.0, atol=2e-5)
+    torch.testing.assert_close(state, wanted, rtol=0.0, atol=2e-5)

@@ -1,0 +1,204 @@
+"""Qwen3-Next and the text part of Qwen3.5: gated delta rule in most layers, attention with a gate in every fourth."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.errors import CheckpointError
+from models.families import llama, qwen3
+from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
+from models.families.qwen_moe import EXPERT_NAMES, with_experts
+from models.hf_config import HFConfig
+from models.layer_config import layer_types
+from models.names import IGNORE, To, flat_rows, joined, plus_one
+from models.registry import Family
+from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, QKNormSpec
+
+
+def describe_moe(config: HFConfig) -> DecoderSpec:
+    # Without layers that have no experts, the size of their MLP need not be stated.
+    sized = dataclasses.replace(config, fields={"intermediate_size": 1, **config.fields})
+    return with_experts(config, describe(sized), has_shared=True, default_renormalises=True)
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, default_head_dim=256, default_rotary_share=0.25)
+    num_key_heads = config.integer("linear_num_key_heads", 16)
+    num_value_heads = config.integer("linear_num_value_heads", 32)
+    delta = GatedDeltaSpec(
+        num_key_heads=num_key_heads,
+        num_value_heads=num_value_heads,
+        key_dim=config.integer("linear_key_head_dim", 128),
+        value_dim=config.integer("linear_value_head_dim", 128),
+        kernel_size=config.integer("linear_conv_kernel_dim", 4, minimum=2),
+        norm=spec.layers[0].norm,
+        tiles_key_heads=config.boolean("linear_tiles_key_heads", False),
+    )
+    if num_value_heads % num_key_heads:
+        raise CheckpointError(
+            f"{config.source}: linear_num_key_heads {num_key_heads} does not divide linear_num_value_heads "
+            f"{num_value_heads}; fetch the checkpoint's own configuration again"
+        )
+    kinds = _kinds(config, len(spec.layers))
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        if kinds[index] == "linear_attention":
+            return dataclasses.replace(layer, mixer=delta, rope=None)
+        return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), has_output_gate=True)
+
+    return spec.map_layers(adapt)
+
+
+def _kinds(config: HFConfig, num_layers: int) -> list[str]:
+    interval = config.integer("full_attention_interval", 4)
+    usual = ["linear_attention" if (index + 1) % interval else "full_attention" for index in range(num_layers)]
+    return layer_types(config, num_layers) or usual
+
+
+# --- transforms ------------------------------------------------------------------------------------------------------
+
+
+def queries(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Of q_proj's rows, where head after head the query stands before its gate."""
+    return _halves(tensor, layer)[:, 0].flatten(0, 1)
+
+
+def gates(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return _halves(tensor, layer)[:, 1].flatten(0, 1)
+
+
+def _halves(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    assert layer is not None
+    return tensor.unflatten(0, (layer.attention.num_heads, 2, -1))  # [H, query or gate, D, ...]
+
+
+def delta_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Of in_proj_qkvz's rows, where key head after key head q, k and the v and z of its value heads stand."""
+    return joined([part.flatten(0, 1) for part in _of_key_heads(tensor, layer)[:3]])
+
+
+def delta_z(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return _of_key_heads(tensor, layer)[3].flatten(0, 1)
+
+
+def delta_b(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Of in_proj_ba's rows, where key head after key head the b and a of its value heads stand."""
+    return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 0].flatten(0, 1)
+
+
+def delta_a(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 1].flatten(0, 1)
+
+
+def log_rate(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Of GGUF's ssm_a, which is -exp of it."""
+    return (-tensor).log()
+
+
+def _of_key_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> tuple[torch.Tensor, ...]:
+    """q, k, v and z, each [key heads, rows, ...]."""
+    delta = _delta(layer)
+    values = delta.value_size // delta.num_key_heads
+    heads = tensor.unflatten(0, (delta.num_key_heads, -1))
+    return heads.split_with_sizes([delta.key_dim, delta.key_dim, values, values], dim=1)
+
+
+def _delta(layer: LayerSpec | None) -> GatedDeltaSpec:
+    assert layer is not None
+    assert isinstance(layer.recurrence, GatedDeltaSpec)
+    return layer.recurrence
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+_NAMES = {
+    "mtp.**": IGNORE,  # layers that predict several tokens
+    **qwen3.NAMES,
+    "model.layers.{i}.input_layernorm.*": To("layers.{i}.attn_norm", transform=plus_one),
+    "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm", transform=plus_one),
+    "model.norm.*": To("norm", transform=plus_one),
+    "model.layers.{i}.self_attn.q_norm.*": To("layers.{i}.attn.q_norm", transform=plus_one),
+    "model.layers.{i}.self_attn.k_norm.*": To("layers.{i}.attn.k_norm", transform=plus_one),
+    "model.layers.{i}.self_attn.q_proj.*": (
+        To("layers.{i}.attn.qkv", "q", queries),
+        To("layers.{i}.attn.qkv", "gate", gates),
+    ),
+    "model.layers.{i}.linear_attn.conv1d.weight": To("layers.{i}.attn", None, flat_rows, "conv_weight"),
+    "model.layers.{i}.linear_attn.A_log": To("layers.{i}.attn", parameter="log_rate"),
+    "model.layers.{i}.linear_attn.dt_bias": To("layers.{i}.attn", parameter="dt_bias"),
+    "model.layers.{i}.linear_attn.norm.*": To("layers.{i}.attn.norm"),
+    "model.layers.{i}.linear_attn.out_proj.*": To("layers.{i}.attn.out"),
+}
+
+_NEXT_NAMES = {
+    "model.layers.{i}.linear_attn.in_proj_qkvz.*": (
+        To("layers.{i}.attn.inp", "qkv", delta_qkv),
+        To("layers.{i}.attn.inp", "z", delta_z),
+    ),
+    "model.layers.{i}.linear_attn.in_proj_ba.*": (
+        To("layers.{i}.attn.inp", "b", delta_b),
+        To("layers.{i}.attn.inp", "a", delta_a),
+    ),
+}
+
+_QWEN35_NAMES = {
+    f"model.layers.{{i}}.linear_attn.in_proj_{part}.*": To("layers.{i}.attn.inp", part)
+    for part in ("qkv", "z", "b", "a")
+}
+
+# --- GGUF ------------------------------------------------------------------------------------------------------------
+
+_GGUF_NAMES = {
+    "blk.{x}.**": IGNORE,  # layers that predict several tokens
+    **qwen3.GGUF_NAMES,
+    "blk.{i}.post_attention_norm.*": To("layers.{i}.mlp_norm"),
+    "blk.{i}.attn_q.*": _NAMES["model.layers.{i}.self_attn.q_proj.*"],
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.inp", "qkv"),
+    "blk.{i}.attn_gate.*": To("layers.{i}.attn.inp", "z"),
+    "blk.{i}.ssm_in.*": _NEXT_NAMES["model.layers.{i}.linear_attn.in_proj_qkvz.*"],  # of early files
+    "blk.{i}.ssm_ba.*": _NEXT_NAMES["model.layers.{i}.linear_attn.in_proj_ba.*"],
+    "blk.{i}.ssm_beta.*": To("layers.{i}.attn.inp", "b"),
+    "blk.{i}.ssm_alpha.*": To("layers.{i}.attn.inp", "a"),
+    "blk.{i}.ssm_conv1d.weight": To("layers.{i}.attn", parameter="conv_weight"),
+    "blk.{i}.ssm_a": To("layers.{i}.attn", None, log_rate, "log_rate"),
+    "blk.{i}.ssm_dt.bias": To("layers.{i}.attn", parameter="dt_bias"),
+    "blk.{i}.ssm_norm.*": To("layers.{i}.attn.norm"),
+    "blk.{i}.ssm_out.*": To("layers.{i}.attn.out"),
+}
+_GGUF_MOE_NAMES = {**_GGUF_NAMES, **GGUF_EXPERT_NAMES}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    num_value_heads = file.integer("ssm.time_step_rank")
+    return {
+        **common_fields(file),
+        "num_hidden_layers": file.num_layers("block_count") - file.integer("nextn_predict_layers", 0, minimum=0),
+        "full_attention_interval": file.integer("full_attention_interval", 4),
+        "linear_num_key_heads": file.integer("ssm.group_count"),
+        "linear_num_value_heads": num_value_heads,
+        "linear_key_head_dim": file.integer("ssm.state_size"),
+        "linear_value_head_dim": file.integer("ssm.inner_size") // num_value_heads,
+        "linear_conv_kernel_dim": file.integer("ssm.conv_kernel"),
+    }
+
+
+def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
+    sized = dataclasses.replace(file, fields={"feed_forward_length": 1, **file.fields})  # as in describe_moe
+    shared = file.integer("expert_shared_feed_forward_length")
+    return {**gguf_fields(sized), **gguf_expert_fields(sized), "shared_expert_intermediate_size": shared}
+
+
+def gguf_qwen35_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**gguf_fields(file), "linear_tiles_key_heads": True}
+
+
+def gguf_qwen35_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**gguf_moe_fields(file), "linear_tiles_key_heads": True}
+
+
+NEXT = Family(describe_moe, {**_NAMES, **_NEXT_NAMES, **EXPERT_NAMES}, _GGUF_MOE_NAMES, gguf_moe_fields)
+QWEN35 = Family(describe, {**_NAMES, **_QWEN35_NAMES}, _GGUF_NAMES, gguf_qwen35_fields)
+QWEN35_MOE = Family(describe_moe, {**_NAMES, **_QWEN35_NAMES, **EXPERT_NAMES}, _GGUF_MOE_NAMES, gguf_qwen35_moe_fields)

@@ -1,0 +1,56 @@
+"""Linear attention by the gated delta rule (GatedDeltaSpec): Qwen3-Next."""
+
+import torch
+import torch.nn.functional as F
+
+from models.batch import StateGroupBatch
+from models.layers.linear import Linear, empty_parameter
+from models.layers.norm import make_norm
+from models.layers.recurrence import Recurrence
+from models.quant.base import QuantScheme
+from models.recurrence.conv import causal_conv
+from models.recurrence.delta import DeltaRows, gated_delta
+from models.recurrence.state import LayerState
+from models.spec import GatedDeltaSpec
+
+_LEAST_SQUARE = 1e-6  # added to the squared length that a query or key is divided by
+
+
+class GatedDelta(Recurrence):
+    """Parameters: `inp` with the shards qkv, z, b and a; `conv_weight` [channels of q, k, v; K]; `log_rate` and
+    `dt_bias` [value heads]; `norm`; `out`."""
+
+    def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+        super().__init__()
+        self.spec = spec
+        heads = spec.num_value_heads
+        self.shards = {"qkv": spec.conv_size, "z": spec.value_size, "b": heads, "a": heads}
+        self.inp = Linear(hidden_size, self.shards, has_bias=False, scheme=scheme)
+        self.conv_weight = empty_parameter((spec.conv_size, spec.kernel_size), torch.float32)
+        self.log_rate = empty_parameter((heads,), torch.float32)
+        self.dt_bias = empty_parameter((heads,), torch.float32)
+        self.norm = make_norm(spec.norm, spec.value_dim)
+        self.out = Linear(spec.value_size, hidden_size, has_bias=False, scheme=scheme)
+
+    def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
+        spec = self.spec
+        qkv, z, b, a = torch.split_with_sizes(rows, list(self.shards.values()), dim=1)
+        convolved = F.silu(causal_conv(qkv, self.conv_weight, None, state.parts[0], group))
+        key_size = spec.num_key_heads * spec.key_dim
+        q, k, v = torch.split_with_sizes(convolved, [key_size, key_size, spec.value_size], dim=1)
+        delta = DeltaRows(
+            self._of_length_one(q) * spec.key_dim**-0.5,
+            self._of_length_one(k),
+            v.unflatten(1, (-1, spec.value_dim)),
+            -self.log_rate.exp() * F.softplus(a.to(torch.float32) + self.dt_bias),
+            torch.sigmoid(b.to(torch.float32)),
+        )
+        y = self.norm(gated_delta(delta, state.parts[1], group)).flatten(1)
+        return (y * F.silu(z.to(torch.float32))).to(rows.dtype)
+
+    def _of_length_one(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries or keys [T, key heads * K] for each value head: [T, H, K]."""
+        heads = x.unflatten(1, (self.spec.num_key_heads, -1))
+        heads = heads * torch.rsqrt(heads.square().sum(dim=-1, keepdim=True) + _LEAST_SQUARE)
+        count = self.spec.num_value_heads // self.spec.num_key_heads
+        return heads.repeat(1, count, 1) if self.spec.tiles_key_heads else heads.repeat_interleave(count, dim=1)
