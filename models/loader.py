@@ -56,7 +56,7 @@ class OpenedModel:
 
     @property
     def attention_specs(self) -> list[AttentionSpec]:
-        return [layer.attention for layer in self.spec.layers]
+        return self.spec.attention_specs
 
     @property
     def vocab_size(self) -> int:

@@ -119,9 +119,9 @@ def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # no
     return tensor.unsqueeze(0)
 
 
-def flat_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Weights [channels, 1, K] of a convolution of each channel by itself, as the matrix that GGUF holds."""
-    return tensor.flatten(1)
+def taps(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """[K, channels] of a convolution's weights [channels, 1, K], each channel by itself; in GGUF without the 1."""
+    return tensor.flatten(1).t()
 
 
 def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001

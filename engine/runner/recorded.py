@@ -54,14 +54,15 @@ class RecordedLayers:
         return [size for size, tape in self._tapes.items() if tape is not None]
 
     def __call__(self, batch: ForwardBatch, wanted: torch.Tensor | None = None) -> torch.Tensor:
-        """Decoder.forward. Steps that are too large or cannot be recorded run as ever."""
+        """Decoder.forward. Steps that are too large or cannot be recorded run as ever, and so do those with open rows,
+        which layers keep for themselves."""
         decoder = self._decoder
         x, rotations = decoder.embedded(batch), decoder.rotations(batch)
         key = (len(x), len(batch.query_lens))
         self.has_recorded = False
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
-        if key[0] > MAX_ROWS or (tape is None and not is_new):
+        if key[0] > MAX_ROWS or (tape is None and not is_new) or _has_open_rows(batch):
             return decoder.run_layers(x, rotations, batch, self._kv, wanted)
         inputs = self._copied(x, rotations, batch)
         if tape is not None:
@@ -112,6 +113,10 @@ def recorded_layers(model: LoadedModel, kv: Sequence[LayerCache], block_size: in
     library = kernel_library()
     max_blocks = -(-model.max_position // block_size)  # not of the cache: what a window passed stays in the table
     return None if library is None else RecordedLayers(model.decoder, kv, library, max_blocks=max_blocks)
+
+
+def _has_open_rows(batch: ForwardBatch) -> bool:
+    return any(isinstance(group, StateGroupBatch) and group.open_rows is not None for group in batch.groups)
 
 
 def _buffers(group: LayerGroup, max_blocks: int) -> GroupBatch:

@@ -10,7 +10,7 @@ from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.hf_config import HFConfig
 from models.layer_config import layer_types
-from models.names import To, flat_rows
+from models.names import To, taps
 from models.registry import Family
 from models.spec import (
     DecoderSpec,
@@ -98,7 +98,7 @@ NAMES = {
     "model.layers.{i}.self_attn.q_layernorm.*": To("layers.{i}.attn.q_norm"),
     "model.layers.{i}.self_attn.k_layernorm.*": To("layers.{i}.attn.k_norm"),
     "model.layers.{i}.conv.in_proj.*": To("layers.{i}.attn.inp"),
-    "model.layers.{i}.conv.conv.weight": To("layers.{i}.attn", None, flat_rows, "conv_weight"),
+    "model.layers.{i}.conv.conv.weight": To("layers.{i}.attn", None, taps, "taps"),
     "model.layers.{i}.conv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
     "model.layers.{i}.conv.out_proj.*": To("layers.{i}.attn.out"),
     "model.layers.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
@@ -120,7 +120,7 @@ GGUF_NAMES = {
     **qwen3.GGUF_NAMES,
     "token_embd_norm.*": To("norm"),
     "blk.{i}.shortconv.in_proj.*": To("layers.{i}.attn.inp"),
-    "blk.{i}.shortconv.conv.weight": To("layers.{i}.attn", parameter="conv_weight"),
+    "blk.{i}.shortconv.conv.weight": To("layers.{i}.attn", None, taps, "taps"),
     "blk.{i}.shortconv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
     "blk.{i}.shortconv.out_proj.*": To("layers.{i}.attn.out"),
 }

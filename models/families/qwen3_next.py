@@ -13,7 +13,7 @@ from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
 from models.hf_config import HFConfig
 from models.layer_config import layer_types
-from models.names import IGNORE, To, flat_rows, joined, plus_one
+from models.names import IGNORE, To, joined, plus_one, taps
 from models.registry import Family
 from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, QKNormSpec
 
@@ -126,7 +126,7 @@ _NAMES = {
         To("layers.{i}.attn.qkv", "q", queries),
         To("layers.{i}.attn.qkv", "gate", gates),
     ),
-    "model.layers.{i}.linear_attn.conv1d.weight": To("layers.{i}.attn", None, flat_rows, "conv_weight"),
+    "model.layers.{i}.linear_attn.conv1d.weight": To("layers.{i}.attn", None, taps, "taps"),
     "model.layers.{i}.linear_attn.A_log": To("layers.{i}.attn", parameter="log_rate"),
     "model.layers.{i}.linear_attn.dt_bias": To("layers.{i}.attn", parameter="dt_bias"),
     "model.layers.{i}.linear_attn.norm.*": To("layers.{i}.attn.norm"),
@@ -162,7 +162,7 @@ _GGUF_NAMES = {
     "blk.{i}.ssm_ba.*": _NEXT_NAMES["model.layers.{i}.linear_attn.in_proj_ba.*"],
     "blk.{i}.ssm_beta.*": To("layers.{i}.attn.inp", "b"),
     "blk.{i}.ssm_alpha.*": To("layers.{i}.attn.inp", "a"),
-    "blk.{i}.ssm_conv1d.weight": To("layers.{i}.attn", parameter="conv_weight"),
+    "blk.{i}.ssm_conv1d.weight": To("layers.{i}.attn", None, taps, "taps"),
     "blk.{i}.ssm_a": To("layers.{i}.attn", None, log_rate, "log_rate"),
     "blk.{i}.ssm_dt.bias": To("layers.{i}.attn", parameter="dt_bias"),
     "blk.{i}.ssm_norm.*": To("layers.{i}.attn.norm"),

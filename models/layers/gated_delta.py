@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from models.batch import StateGroupBatch
+from models.kernels.recurrence import convolve, run_gated_delta, takes_conv, takes_delta
 from models.layers.linear import Linear, empty_parameter
 from models.layers.norm import make_norm
 from models.layers.recurrence import Recurrence
@@ -17,8 +18,8 @@ _LEAST_SQUARE = 1e-6  # added to the squared length that a query or key is divid
 
 
 class GatedDelta(Recurrence):
-    """Parameters: `inp` with the shards qkv, z, b and a; `conv_weight` [channels of q, k, v; K]; `log_rate` and
-    `dt_bias` [value heads]; `norm`; `out`."""
+    """Parameters: `inp` with the shards qkv, z, b and a; `taps` [K, channels of q, k, v]; `log_rate` and `dt_bias`
+    [value heads]; `norm`; `out`."""
 
     def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
         super().__init__()
@@ -26,27 +27,40 @@ class GatedDelta(Recurrence):
         heads = spec.num_value_heads
         self.shards = {"qkv": spec.conv_size, "z": spec.value_size, "b": heads, "a": heads}
         self.inp = Linear(hidden_size, self.shards, has_bias=False, scheme=scheme)
-        self.conv_weight = empty_parameter((spec.conv_size, spec.kernel_size), torch.float32)
+        self.taps = empty_parameter((spec.kernel_size, spec.conv_size), torch.float32)
         self.log_rate = empty_parameter((heads,), torch.float32)
         self.dt_bias = empty_parameter((heads,), torch.float32)
         self.norm = make_norm(spec.norm, spec.value_dim)
         self.out = Linear(spec.value_size, hidden_size, has_bias=False, scheme=scheme)
 
     def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
-        spec = self.spec
         qkv, z, b, a = torch.split_with_sizes(rows, list(self.shards.values()), dim=1)
-        convolved = F.silu(causal_conv(qkv, self.conv_weight, None, state.parts[0], group))
+        inputs, matrices = state.parts
+        if takes_conv(rows, self.taps):
+            convolved = convolve(qkv, self.taps, inputs, group, has_silu=True, out_dtype=torch.float32)
+        else:
+            convolved = F.silu(causal_conv(qkv, self.taps, None, inputs, group))
+        if takes_delta(rows, matrices):
+            norm = self.norm.row_input
+            assert norm.weight is not None
+            weights = (self.log_rate, self.dt_bias, norm.weight)
+            return run_gated_delta(
+                *(convolved, (z, b, a), weights, norm.eps, matrices, group), tiles_key_heads=self.spec.tiles_key_heads
+            )
+        y = self.norm(gated_delta(self._delta_rows(convolved, b, a), matrices, group)).flatten(1)
+        return (y * F.silu(z.to(torch.float32))).to(rows.dtype)
+
+    def _delta_rows(self, convolved: torch.Tensor, b: torch.Tensor, a: torch.Tensor) -> DeltaRows:
+        spec = self.spec
         key_size = spec.num_key_heads * spec.key_dim
         q, k, v = torch.split_with_sizes(convolved, [key_size, key_size, spec.value_size], dim=1)
-        delta = DeltaRows(
+        return DeltaRows(
             self._of_length_one(q) * spec.key_dim**-0.5,
             self._of_length_one(k),
             v.unflatten(1, (-1, spec.value_dim)),
             -self.log_rate.exp() * F.softplus(a.to(torch.float32) + self.dt_bias),
             torch.sigmoid(b.to(torch.float32)),
         )
-        y = self.norm(gated_delta(delta, state.parts[1], group)).flatten(1)
-        return (y * F.silu(z.to(torch.float32))).to(rows.dtype)
 
     def _of_length_one(self, x: torch.Tensor) -> torch.Tensor:
         """Queries or keys [T, key heads * K] for each value head: [T, H, K]."""

@@ -6,17 +6,17 @@ from models.batch import StateGroupBatch
 
 
 def causal_conv(
-    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, group: StateGroupBatch
+    rows: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, group: StateGroupBatch
 ) -> torch.Tensor:
-    """y[t] = sum over j of weight[:, j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
+    """y[t] = sum over j of taps[j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
 
-    rows: [T, C]. weight: [C, K] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
+    rows: [T, C]. taps: [K, C] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
     written at its targets.
     """
-    size = weight.shape[1]
+    size = len(taps)
     extended, ends = _behind_states(rows, state, group)
-    taps = [extended[ends - (size - 1) + tap].to(torch.float32) * weight[:, tap] for tap in range(size)]
-    out = torch.stack(taps).sum(dim=0)
+    products = [extended[ends - (size - 1) + tap].to(torch.float32) * taps[tap] for tap in range(size)]
+    out = torch.stack(products).sum(dim=0)
     written = [(row, block) for row, block in enumerate(group.target_blocks) if block >= 0]
     if written:
         kept, blocks = torch.tensor(written, device=rows.device).unbind(1)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from models.attention.base import AttentionBackend, AttentionSpec
-from models.batch import ForwardBatch
+from models.batch import ForwardBatch, KVGroupBatch
 
 PAGED = "headrace"  # no masks are made for a name that has none registered: back ends know what a row sees
 
@@ -37,6 +37,7 @@ class PagedLayer:
         batch, kv = self.step.batch, self.step.kv[self.layer]
         assert batch is not None
         group, value_dim = batch.groups[self.group], v.shape[-1]
+        assert isinstance(group, KVGroupBatch)
         q, k, v = (self._widened(part.to(kv.dtype)) for part in (q, k, v))
         self.backend.write(kv, k, v, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec, sinks=sinks)

@@ -24,6 +24,7 @@ from tests.kernels import (
     test_quantise,
     test_quantized_linear,
     test_read,
+    test_recurrence,
     test_rope_kv_write,
     test_rows,
     test_sample,
@@ -151,6 +152,22 @@ COMPARISONS: dict[str, list[Comparison]] = {
     ],
     "hr_route_rows": each(test_moe.test_router_equals_torch, name=list(test_moe.ROUTERS)),
     "hr_sum_words": each(test_read.test_every_word_is_read_once, count=[8192 + 77]),
+    "hr_causal_conv": [
+        *each(
+            test_recurrence.test_conv_between_gates_equals_torch,
+            step=test_recurrence.STEPS[2:4],
+            num_taps=[4],
+            dtype=DTYPES,
+        ),
+        *each(test_recurrence.test_conv_before_silu_equals_torch, step=test_recurrence.STEPS[3:4], dtype=DTYPES),
+    ],
+    "hr_gated_delta": each(
+        test_recurrence.test_gated_delta_rule_equals_torch,
+        step=test_recurrence.STEPS[1:4],
+        value_dim=[80],
+        tiles_key_heads=[True],
+        dtype=DTYPES,
+    ),
     "hr_best_ids": [
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),

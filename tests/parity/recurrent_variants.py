@@ -23,7 +23,7 @@ DELTA = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 16,
-    "linear_value_head_dim": 24,
+    "linear_value_head_dim": 32,
 }
 EXPERTS = {
     "num_experts": 5,
@@ -67,7 +67,11 @@ RECURRENT_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
     "qwen3-next": qwen3_next,
     "qwen3-next-mixed-tied": lambda: qwen3_next(
-        mlp_only_layers=[0], norm_topk_prob=False, linear_num_value_heads=2, tie_word_embeddings=True
+        mlp_only_layers=[0],
+        norm_topk_prob=False,
+        linear_num_value_heads=2,
+        linear_value_head_dim=20,  # no kernel takes it
+        tie_word_embeddings=True,
     ),
     "qwen3.5": qwen35,
     "qwen3.5-mha-biases": lambda: qwen35(num_key_value_heads=4, attention_bias=True, linear_conv_kernel_dim=2),

@@ -144,7 +144,8 @@ def test_unknown_architecture_is_refused_before_the_weights_are_looked_for(folde
 
 
 def test_recurrent_layers_alone_are_refused(folder: Path) -> None:
-    change_config(folder, **lfm2(layer_types=["conv"] * 3).to_dict(), architectures=["Lfm2ForCausalLM"])
+    fields = lfm2(layer_types=["conv"] * 3).to_dict()
+    change_config(folder, **{**fields, "architectures": ["Lfm2ForCausalLM"]})
     with pytest.raises(UnsupportedModelError, match="no layer has attention"):
         check_folder(folder, {})
 

@@ -1,5 +1,6 @@
 """Steps replayed from tapes give the very numbers of steps that run as ever."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from engine.runner.recorded import MAX_ROWS, RecordedLayers
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
+from models.batch import StateGroupBatch
 from models.kernels.cpu.library import kernel_library
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.parity.classic_variants import CLASSIC_VARIANTS
+from tests.parity.recurrent_variants import lfm2, qwen35
 from tests.parity.variants import qwen3
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
@@ -28,6 +31,8 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt2": gpt2_config,
     "norms of heads": qwen3,
     "norms of heads with weights of their own": CLASSIC_VARIANTS["cohere-qk-norm"],
+    "short convolutions": lfm2,
+    "gated delta rule": qwen35,
     "windows": lambda: qwen2_config(use_sliding_window=True, sliding_window=6, max_window_layers=1),
 }
 # Tokens of each of four sequences in turn: (step, rows of each sequence); 0 sits the step out.
@@ -105,6 +110,25 @@ def test_only_steps_that_cannot_be_recorded_run_as_ever(
 
     assert set(runs.recorded.recorded_sizes) == {(2, 2), (3, 3), (4, 4)}
     assert caplog.messages == ["steps of 10 rows run without a tape: aten.neg.default computes between native kernels"]
+
+
+def test_steps_with_open_rows_leave_their_rows_with_the_layers(tmp_path: Path) -> None:
+    random_model(lfm2()).save_pretrained(tmp_path)
+    runs = TwoRuns(tmp_path, torch.bfloat16, CpuAttention())
+    runs.step((3, 0, 0, 0))
+    plain = runs.plain
+    batch = plain.batch([(runs.sequences[0], [1, 2])])
+    attended, states = batch.groups
+    assert isinstance(states, StateGroupBatch)
+    batch = dataclasses.replace(batch, groups=(attended, dataclasses.replace(states, open_rows=torch.tensor([0, 1]))))
+
+    with torch.inference_mode():
+        hidden = plain.decoder(batch, plain.kv), runs.recorded(batch)
+
+    assert torch.equal(*hidden)
+    assert runs.recorded.recorded_sizes == [(3, 1)]
+    runs.step((1, 0, 0, 0))
+    assert runs.recorded.recorded_sizes == [(3, 1), (1, 1)]
 
 
 @pytest.mark.parametrize(

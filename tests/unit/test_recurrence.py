@@ -3,35 +3,9 @@
 import pytest
 import torch
 
-from models.batch import StateGroupBatch
 from models.recurrence.conv import causal_conv
 from models.recurrence.delta import DeltaRows, gated_delta
-
-BLOCKS = 12
-
-
-def group_of(query_lens: list[int], sources: list[int], targets: dict[int, int]) -> StateGroupBatch:
-    """targets: row -> block."""
-    blocks = tuple(targets.get(row, -1) for row in range(sum(query_lens)))
-    return StateGroupBatch(
-        sources=torch.tensor(sources, dtype=torch.int32),
-        targets=torch.tensor(blocks, dtype=torch.int32),
-        cu_seqlens=torch.tensor([0, *query_lens]).cumsum(0).to(torch.int32),
-        open_rows=None,
-        query_lens=tuple(query_lens),
-        source_blocks=tuple(sources),
-        target_blocks=blocks,
-    )
-
-
-# (rows of each text, the state it goes on from, row -> the block that takes the state after it)
-STEPS = [
-    ([1], [-1], {0: 3}),
-    ([1, 1, 1], [4, -1, 2], {0: 5, 1: 6, 2: 2}),
-    ([150], [7], {15: 1, 79: 2, 80: 3, 149: 7}),
-    ([64, 1, 70, 2], [-1, 0, 5, 5], {63: 8, 64: 0, 134: 9, 136: 10}),
-    ([3, 1], [1, 2], {}),
-]
+from tests.helpers.states import BLOCKS, STEPS, group_of
 
 
 @pytest.fixture
@@ -45,7 +19,7 @@ def test_conv_sees_the_rows_before_and_those_in_the_state(
     query_lens: list[int], sources: list[int], targets: dict[int, int], size: int, generator: torch.Generator
 ) -> None:
     rows = torch.randn(sum(query_lens), 6, generator=generator)
-    weight, bias = torch.randn(6, size, generator=generator), torch.randn(6, generator=generator)
+    taps, bias = torch.randn(size, 6, generator=generator), torch.randn(6, generator=generator)
     state = torch.randn(BLOCKS, size - 1, 6, generator=generator)
     before, expected, row = state.clone(), [], 0
     wanted = state.clone()
@@ -53,12 +27,12 @@ def test_conv_sees_the_rows_before_and_those_in_the_state(
         window = [*(before[source] if source >= 0 else torch.zeros(size - 1, 6))]
         for _ in range(length):
             window = [*window, rows[row]][-size:]
-            expected.append((torch.stack(window) * weight.T).sum(0) + bias)
+            expected.append((torch.stack(window) * taps).sum(0) + bias)
             if row in targets:
                 wanted[targets[row]] = torch.stack(window[1:])
             row += 1
 
-    out = causal_conv(rows, weight, bias, state, group_of(query_lens, sources, targets))
+    out = causal_conv(rows, taps, bias, state, group_of(query_lens, sources, targets))
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=0.0, atol=1e-5)
     assert torch.equal(state, wanted)

@@ -54,6 +54,8 @@ class KernelLibrary:
         self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplp")
         self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
+        self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")
+        self.gated_delta = self._bind("hr_gated_delta", "pippplpppfppppipiiiii")
         self.quantise = self._bind("hr_quantise", "pillilpp")
         self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
         self.best_ids = self._bind("hr_best_ids", "plllpp")

@@ -1,0 +1,82 @@
+"""The C++ kernels of recurrent layers, against torch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.kernels.cpu.library import KernelLibrary
+from models.kernels.recurrence import convolve, run_gated_delta
+from models.layers.gated_delta import GatedDelta
+from models.layers.norm import make_norm
+from models.quant.none import Unquantized
+from models.recurrence.conv import causal_conv
+from models.recurrence.delta import gated_delta
+from models.spec import GatedDeltaSpec, NormKind, NormSpec
+from tests.helpers.states import BLOCKS, STEPS, group_of
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-7}
+Step = tuple[list[int], list[int], dict[int, int]]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("num_taps", [2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_conv_between_gates_equals_torch(kernels: KernelLibrary, step: Step, num_taps: int, dtype: torch.dtype) -> None:
+    generator, group = torch.Generator().manual_seed(0), group_of(*step)
+    rows = torch.randn(sum(step[0]), 3 * 80, generator=generator).to(dtype)
+    b, c, v = rows.chunk(3, dim=1)
+    taps, bias = torch.randn(num_taps, 80, generator=generator), torch.randn(80, generator=generator)
+    state = torch.randn(BLOCKS, num_taps - 1, 80, generator=generator).to(dtype)
+    kept = state.clone()
+    wanted = causal_conv(b * v, taps, bias, kept, group).to(dtype) * c
+
+    out = convolve(v, taps, state, group, bias=bias, gates=(b, c), out_dtype=dtype, library=kernels)
+
+    torch.testing.assert_close(out, wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    assert torch.equal(state, kept)
+
+
+@pytest.mark.parametrize("step", STEPS[2:4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_conv_before_silu_equals_torch(kernels: KernelLibrary, step: Step, dtype: torch.dtype) -> None:
+    generator, group = torch.Generator().manual_seed(0), group_of(*step)
+    rows = torch.randn(sum(step[0]), 112, generator=generator).to(dtype)[:, 16:96]
+    taps = torch.randn(3, 80, generator=generator)
+    state = torch.randn(BLOCKS, 2, 80, generator=generator).to(dtype)
+    wanted = F.silu(causal_conv(rows, taps, None, state.clone(), group))
+
+    out = convolve(rows, taps, state, group, has_silu=True, out_dtype=torch.float32, library=kernels)
+
+    torch.testing.assert_close(out, wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("value_dim", "tiles_key_heads"), [(16, False), (80, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_delta_rule_equals_torch(
+    kernels: KernelLibrary, step: Step, value_dim: int, tiles_key_heads: bool, dtype: torch.dtype
+) -> None:
+    generator, group = torch.Generator().manual_seed(0), group_of(*step)
+    norm = NormSpec(NormKind.RMS, 1e-6)
+    spec = GatedDeltaSpec(2, 4, 32, value_dim, kernel_size=2, norm=norm, tiles_key_heads=tiles_key_heads)
+    layer = GatedDelta(spec, 64, scheme=Unquantized(torch.float32))
+    layer.log_rate = torch.nn.Parameter(torch.randn(4, generator=generator) - 2)
+    layer.dt_bias = torch.nn.Parameter(torch.randn(4, generator=generator))
+    layer.norm = make_norm(norm, value_dim)
+    layer.norm.weight = torch.nn.Parameter(torch.randn(value_dim, generator=generator))
+    qkv = torch.randn(sum(step[0]), spec.conv_size, generator=generator)
+    rows = torch.randn(sum(step[0]), spec.value_size + 8, generator=generator).to(dtype)
+    z, b, a = rows.split_with_sizes([spec.value_size, 4, 4], dim=1)
+    state = torch.randn(BLOCKS, 4, 32, value_dim, generator=generator)
+    kept = state.clone()
+    with torch.no_grad():
+        y = layer.norm(gated_delta(layer._delta_rows(qkv, b, a), kept, group)).flatten(1)
+    wanted = (y * F.silu(z.float())).to(dtype)
+
+    weights = (layer.log_rate, layer.dt_bias, layer.norm.weight)
+    out = run_gated_delta(
+        *(qkv, (z, b, a), weights, norm.eps, state, group), tiles_key_heads=tiles_key_heads, library=kernels
+    )
+
+    torch.testing.assert_close(out, wanted, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(state, kept, atol=1e-4, rtol=1e-5)
