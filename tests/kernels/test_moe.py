@@ -39,7 +39,7 @@ ROUTERS = {
 
 def random_moe(spec: MoESpec) -> MoE:
     """In fp32, with weights rounded to bf16."""
-    moe = MoE(spec, HIDDEN, scheme=Unquantized(torch.float32))
+    moe = MoE(spec, HIDDEN, scheme=Unquantized(torch.float32), dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, parameter in moe.named_parameters():

@@ -73,5 +73,9 @@ def _numbers(encoding: Encoding) -> dict[str, Any]:
 
 
 def _patterns(modules: Sequence[str]) -> list[str]:
-    """Regular expressions that match these modules, one for all layers of a kind."""
-    return sorted({"re:" + re.sub(r"\d+", r"\\d+", re.escape(module)) + "$" for module in modules})
+    """Regular expressions that match these modules, one for all layers of a kind; "w1" and "w2" are two kinds."""
+    return sorted({"re:" + r"\.".join(map(_part, module.split("."))) + "$" for module in modules})
+
+
+def _part(name: str) -> str:
+    return r"\d+" if name.isdigit() else re.escape(name)
