@@ -74,6 +74,7 @@ FAMILIES: dict[str, Entry] = {
     "MistralForCausalLM": Entry("models.families.mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"),
     "Mistral3ForConditionalGeneration": Entry("models.families.mistral:WRAPPED", gguf_as="Ministral3ForCausalLM"),
     "MptForCausalLM": Entry("models.families.mpt:FAMILY", gguf="mpt"),
+    "NemotronForCausalLM": Entry("models.families.nemotron:FAMILY", gguf="nemotron"),
     "OPTForCausalLM": Entry("models.families.opt:FAMILY"),
     "Olmo2ForCausalLM": Entry("models.families.olmo:OLMO2", gguf="olmo2"),
     "Olmo3ForCausalLM": Entry("models.families.olmo:OLMO3", gguf="olmo2", gguf_key="attention.sliding_window"),

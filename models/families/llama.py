@@ -14,6 +14,7 @@ def describe(
     *,
     default_head_dim: int | None = None,
     default_theta: float = 10000.0,
+    default_activation: str | None = None,
     default_rotary_share: float = 1.0,
     default_tied: bool = False,
 ) -> DecoderSpec:
@@ -47,7 +48,7 @@ def describe(
         has_out_bias=has_attention_bias,
         mlp=MLPSpec(
             intermediate_size=config.integer("intermediate_size"),
-            activation=config.activation("hidden_act"),
+            activation=config.activation("hidden_act", default_activation),
             is_gated=True,
             has_up_bias=config.boolean("mlp_bias", False),
             has_down_bias=config.boolean("mlp_bias", False),

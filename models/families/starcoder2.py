@@ -16,17 +16,12 @@ from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 def describe(config: HFConfig) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, config.number("norm_epsilon", 1e-5), has_bias=True)
     has_bias = config.boolean("use_bias", True)
-    spec = llama.describe(config, default_tied=True)
+    spec = llama.describe(config, default_tied=True, default_activation="gelu_pytorch_tanh")
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True)
-    mlp = MLPSpec(
-        intermediate_size=config.integer("intermediate_size"),
-        activation=config.activation("hidden_act", "gelu_pytorch_tanh"),
-        is_gated=False,
-        has_up_bias=has_bias,
-        has_down_bias=has_bias,
-    )
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        mlp = dataclasses.replace(layer.mlp, is_gated=False, has_up_bias=has_bias, has_down_bias=has_bias)
         layer = dataclasses.replace(layer, norm=norm, mlp=mlp, has_qkv_bias=has_bias, has_out_bias=has_bias)
         return layer.with_window(windows[index])
 

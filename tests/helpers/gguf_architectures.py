@@ -263,6 +263,7 @@ LAYOUTS: dict[str, Layout] = {
     "mpt": Layout(
         MODEL_ARCH.MPT, as_they_are, _with(_classic(lambda config: config.max_seq_len, lambda _: None), _alibi)
     ),
+    "nemotron": Layout(MODEL_ARCH.NEMOTRON, as_they_are, _with(usual, _rotated(0.5)), finish=shifted_norms),
     "olmo2": Layout(MODEL_ARCH.OLMO2, as_they_are, usual),
     "olmo3": Layout(MODEL_ARCH.OLMO2, as_they_are, _with(usual, _window_pattern)),
     "olmoe": Layout(MODEL_ARCH.OLMOE, split_experts, usual),

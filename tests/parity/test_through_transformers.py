@@ -14,8 +14,8 @@ from transformers import (
     GraniteSWAConfig,
     MambaConfig,
     MiniCPM3Config,
-    NemotronConfig,
     OpenAIGPTConfig,
+    PhiConfig,
     PhimoeConfig,
     PretrainedConfig,
 )
@@ -49,7 +49,7 @@ FOREIGN: dict[str, PretrainedConfig] = {
         | {"qk_rope_head_dim": 16, "v_head_dim": 16}
     ),
     "granite-sinks": GraniteSWAConfig(**SMALL | {"sliding_window": 6, "logits_scaling": 0.8}),
-    "nemotron": NemotronConfig(**SMALL),
+    "phi": PhiConfig(**SMALL),
     "phimoe": PhimoeConfig(**SMALL | {"num_local_experts": 4, "pad_token_id": None}),
 }
 
@@ -184,8 +184,8 @@ REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
     "OpenAIGPTLMHeadModel": (OpenAIGPTConfig(), "does not take attention from outside"),
     "DiffLlamaForCausalLM": (DiffLlamaConfig(**SMALL), "attends several times in a layer"),
     "BertLMHeadModel": (BertConfig(**SMALL), "looks ahead"),
-    "NemotronForCausalLM": (
-        NemotronConfig(**SMALL | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+    "PhiForCausalLM": (
+        PhiConfig(**SMALL | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
         "depends on the other texts",
     ),
     "GPTNeoForCausalLM": (GPTNeoConfig(), "is not what transformers expects: .*attention_layers"),

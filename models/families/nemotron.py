@@ -1,0 +1,43 @@
+"""Nemotron 4, Minitron: LayerNorm stored less one, half of each head rotated, a plain MLP with squared ReLU."""
+
+import dataclasses
+from typing import Any
+
+from models.checkpoints.gguf_fields import common_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.families import llama, starcoder2
+from models.hf_config import HFConfig
+from models.names import To, plus_one
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    norm = NormSpec(NormKind.LAYER, config.number("norm_eps", 1e-5), has_bias=True)
+    spec = llama.describe(config, default_rotary_share=0.5, default_activation="relu2")
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        return dataclasses.replace(layer, norm=norm, mlp=dataclasses.replace(layer.mlp, is_gated=False))
+
+    return dataclasses.replace(spec.map_layers(adapt), final_norm=norm)
+
+
+NAMES = {
+    # of weights alone: biases are stored as they are
+    "model.layers.{i}.input_layernorm.weight": To("layers.{i}.attn_norm", transform=plus_one),
+    "model.layers.{i}.post_attention_layernorm.weight": To("layers.{i}.mlp_norm", transform=plus_one),
+    "model.norm.weight": To("norm", transform=plus_one),
+    **llama.NAMES,
+    "model.layers.{i}.mlp.up_proj.*": To("layers.{i}.mlp.up"),
+}
+
+GGUF_NAMES = starcoder2.GGUF_NAMES  # the converter adds the one
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = common_fields(file)
+    return {**fields, "norm_eps": fields["norm_epsilon"], "hidden_act": "relu2"}
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
