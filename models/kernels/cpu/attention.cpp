@@ -22,6 +22,7 @@
 #include <memory>
 #include <vector>
 
+#include "attention_products.h"
 #include "kv_layout.h"
 #include "parallel.h"
 #include "replay.h"
@@ -34,17 +35,7 @@ using namespace hr;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLog2e = 1.44269504088896341f;
 
-// register tile of both products: kRows rows times kCols vectors of accumulators
-#if defined(__AVX512F__)
-constexpr int kRows = 6, kCols = 4;
-#elif defined(__AVX2__)
-constexpr int kRows = 2, kCols = 2;
-#else
-constexpr int kRows = 2, kCols = 1;
-#endif
 constexpr int kRowTile = 24;
-constexpr int kPieces = 8;
-constexpr int kChunk = kPieces * kTile;
 constexpr int kSplit = 512;
 constexpr int kMaxDim = 576;  // of a head
 
@@ -93,99 +84,6 @@ struct Scratch {
   alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
   float max[kRowTile], sum[kRowTile];
 };
-
-template <class Element>
-HR_INLINE F32x16 multiply_add(const F32x16& sum, uint32_t a, const Bits& b) {
-  if constexpr (sizeof(Element) == 2) return dot_bf16(sum, a, b);
-  float x;
-  std::memcpy(&x, &a, 4);
-  return fma(broadcast(x), floats_of(b), sum);
-}
-
-// c[r][v] (+)= sum over k of a[r][k] * b[v][k]; a: rows of 4-byte units; b(v, k): address of 64 bytes
-template <class Element, int R, int C, class Address>
-HR_INLINE void product(const char* a, int64_t a_stride, int num_k, const Address& b, F32x16 (&c)[R][C]) {
-  for (int k = 0; k < num_k; ++k) {
-    Bits vectors[C];
-#pragma GCC unroll 8
-    for (int v = 0; v < C; ++v) vectors[v] = load<Bits>(b(v, k));
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const uint32_t x = load_u32(a + r * a_stride + 4 * k);
-#pragma GCC unroll 8
-      for (int v = 0; v < C; ++v) c[r][v] = multiply_add<Element>(c[r][v], x, vectors[v]);
-    }
-  }
-}
-
-template <class Element, int R, int C>
-void score_block(const Element* q, const Element* const* keys, int head_dim, float* scores) {
-  F32x16 c[R][C] = {};
-  product<Element, R, C>(
-      reinterpret_cast<const char*>(q), head_dim * sizeof(Element), head_dim / kPack<Element>,
-      [&](int v, int k) { return reinterpret_cast<const char*>(keys[v]) + 64 * k; }, c);
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < C; ++v) store(scores + r * kChunk + v * kTile, c[r][v]);
-}
-
-template <class Element, int R, int C>
-void value_block(const Element* weights, const Element* const* values, int num_pieces, int value_dim,
-                 const float* rescale, float* out) {
-  F32x16 c[R][C];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < C; ++v) c[r][v] = broadcast(rescale[r]) * load<F32x16>(out + r * value_dim + v * 16);
-  for (int piece = 0; piece < num_pieces; ++piece) {
-    const char* base = reinterpret_cast<const char*>(values[piece]);
-    product<Element, R, C>(
-        reinterpret_cast<const char*>(weights + piece * kTile), kChunk * 4, kTile / kPack<Element>,
-        [&](int v, int k) { return base + (static_cast<int64_t>(k) * value_dim + v * 16) * 4; }, c);
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < C; ++v) store(out + r * value_dim + v * 16, c[r][v]);
-}
-
-// f(std::integral_constant<int, n>) for the run-time n in 1..kMax
-template <int kMax, class Function>
-HR_INLINE void with_constant(int n, const Function& f) {
-  if constexpr (kMax > 1) {
-    if (n < kMax) return with_constant<kMax - 1>(n, f);
-  }
-  f(std::integral_constant<int, kMax>{});
-}
-
-template <class Element>
-void all_scores(const Element* q, int num_rows, const Element* const* keys, int num_pieces, int head_dim, float* scores) {
-  for (int v = 0; v < num_pieces; v += kCols)
-    with_constant<kCols>(std::min(kCols, num_pieces - v), [&](auto cols) {
-      for (int r = 0; r < num_rows; r += kRows)
-        with_constant<kRows>(std::min(kRows, num_rows - r), [&](auto rows) {
-          score_block<Element, rows(), cols()>(q + r * head_dim, keys + v, head_dim, scores + r * kChunk + v * kTile);
-        });
-    });
-}
-
-template <class Element>
-void add_values(const Element* weights, int num_rows, const Element* const* values, int num_pieces, int value_dim,
-                const float* rescale, float* out) {
-  const int num_vectors = value_dim / 16;
-  const Element* shifted[kPieces];
-  for (int v = 0; v < num_vectors; v += kCols) {
-    for (int i = 0; i < num_pieces; ++i) shifted[i] = values[i] + v * 16 * kPack<Element>;
-    with_constant<kCols>(std::min(kCols, num_vectors - v), [&](auto cols) {
-      for (int r = 0; r < num_rows; r += kRows)
-        with_constant<kRows>(std::min(kRows, num_rows - r), [&](auto rows) {
-          value_block<Element, rows(), cols()>(weights + r * kChunk * kPack<Element>, shifted, num_pieces, value_dim,
-                                               rescale + r, out + r * value_dim + v * 16);
-        });
-    });
-  }
-}
 
 HR_INLINE F32x16 soft_cap(const F32x16& logits, float cap) {
   // cap * tanh(x / cap) = cap * (1 - 2 / (e^(2 x / cap) + 1)); the clamp keeps 2^x in range, tanh is 1 far before it
