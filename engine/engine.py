@@ -10,7 +10,8 @@ from engine.config import EngineConfig
 from engine.errors import InvalidRequest
 from engine.plan import RowResult, Runner, StepPlan, StepResult
 from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
-from engine.scheduler import Scheduler, SchedulerConfig
+from engine.scheduler import Scheduler
+from engine.scheduler_config import SchedulerConfig
 from engine.spec.audit import Auditor
 from engine.spec.base import Source
 from engine.spec.settings import AUTO_TOKENS

@@ -12,71 +12,18 @@ progress and no two sequences can keep preempting each other.
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import ContextLengthExceeded, InvalidRequest
-from engine.kv.groups import KVGroup, most_blocks
 from engine.kv.manager import KVManager
 from engine.kv.prefixes import Match
 from engine.outputs import apply_row, finish_reason_of_abort, terminal_output
 from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.policy import ServiceQueue, service_order
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
+from engine.scheduler_config import SchedulerConfig
 from engine.sequence import Sequence, SequenceStatus
 from engine.stats import StepTally
 from engine.step_budget import StepBudget
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """EngineConfig's scheduling options with nothing left open."""
-
-    num_blocks: int
-    block_size: int
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    kv_groups: tuple[KVGroup, ...]
-    num_states: int = 0  # where a KV group holds recurrent states
-    long_prefill_token_threshold: int = 0  # 0 is no limit
-    scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
-    enable_prefix_caching: bool = True
-    eos_token_ids: frozenset[int] = frozenset()
-
-    def __post_init__(self) -> None:
-        needed = most_blocks(self.kv_groups, self.max_model_len)
-        assert needed <= self.num_blocks, "a sequence of max_model_len must fit the pool"
-        assert self.num_states or not any(group.is_state for group in self.kv_groups)
-        assert self.max_num_seqs >= 1
-        assert self.max_num_batched_tokens >= 1
-
-    @classmethod
-    def from_engine_config(
-        cls,
-        config: EngineConfig,
-        *,
-        num_blocks: int,
-        num_states: int,
-        kv_groups: tuple[KVGroup, ...],
-        eos_token_ids: list[int],
-    ) -> "SchedulerConfig":
-        """The options of a config whose None values start-up has resolved."""
-        assert config.max_model_len is not None
-        assert config.max_num_batched_tokens is not None
-        return cls(
-            num_blocks=num_blocks,
-            num_states=num_states,
-            block_size=config.block_size,
-            kv_groups=kv_groups,
-            max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            long_prefill_token_threshold=config.long_prefill_token_threshold,
-            scheduling_policy=config.scheduling_policy,
-            enable_prefix_caching=config.enable_prefix_caching,
-            eos_token_ids=frozenset(eos_token_ids),
-        )
 
 
 class Scheduler:

@@ -8,7 +8,8 @@ from engine.engine import Engine
 from engine.kv.groups import KVGroup, most_blocks
 from engine.plan import StepResult
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
-from engine.scheduler import Scheduler, SchedulerConfig
+from engine.scheduler import Scheduler
+from engine.scheduler_config import SchedulerConfig
 from engine.spec.speculator import Speculator
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, next_token
 

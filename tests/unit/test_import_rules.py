@@ -23,6 +23,7 @@ CORE = {
     "engine.plan",
     "engine.policy",
     "engine.scheduler",
+    "engine.scheduler_config",
     "engine.step_budget",
     "engine.stats",
     "engine.outputs",
