@@ -26,10 +26,10 @@ from benchmarks.tables import markdown
 from engine.build import weight_options
 from engine.config import Quantization
 from engine.cores import usable_cores
+from engine.progress import foreground_progress
 from engine.protocol import Quality
 from engine.quality.measure import Reference, compare
 from engine.quality.report import measure_reference
-from engine.quantize.progress import foreground_progress
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import ProgressReport

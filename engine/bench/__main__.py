@@ -19,6 +19,7 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, StartupError
+from engine.progress import Lines
 from engine.protocol import EngineInfo
 
 _FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if isinstance(config, SpecConfig):
             speculation.check(config, engine_config)
-        engine, info = build_engine(engine_config, LoadingLines())
+        engine, info = build_engine(engine_config, Lines())  # no bars: the reader waits for the end
         for note in info.notes:
             sys.stderr.write(f"{note}\n")
         results, shown = _run(engine, info, config, engine_config.model)
@@ -85,18 +86,6 @@ def _write_json(
         Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     except OSError as error:
         raise StartupError(f"cannot write {path}: {error.strerror}") from error
-
-
-class LoadingLines:
-    """A ProgressReport that names each stage once on stderr: a benchmark's reader waits for the end."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, total: int, unit: str) -> None:  # noqa: ARG002 (the report's signature)
-        if stage != self._stage:
-            self._stage = stage
-            sys.stderr.write(f"{stage} ...\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from rich.table import Table
 from engine.config import EngineConfig
 from engine.cores import usable_cores
 from engine.errors import HeadraceError, StartupError
+from engine.progress import foreground_progress
 from engine.protocol import Quality
 from engine.quality import records
 from engine.quality.measure import compare
@@ -26,7 +27,6 @@ from engine.quality.report import check_loss, measure_reference, quality_key
 from engine.quantize.calibration import calibration_text
 from engine.quantize.config import QuantizeConfig
 from engine.quantize.convert import Written, convert, described_groups
-from engine.quantize.progress import foreground_progress
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import ProgressReport

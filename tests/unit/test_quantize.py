@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3MoeConfig
 
 from engine.errors import StartupError
+from engine.progress import Bars
 from engine.protocol import Quality
 from engine.quality import report
 from engine.quality.records import FILE_NAME
@@ -26,7 +27,6 @@ from engine.quantize.calibration import collected
 from engine.quantize.config import Method, QuantizeConfig
 from engine.quantize.convert import Written, convert
 from engine.quantize.folding import fold
-from engine.quantize.progress import Bars
 from models.checkpoints.writing import hugging_face
 from models.checkpoints.writing.compressed_tensors import quantization_config
 from models.checkpoints.writing.shards import ShardWriter
