@@ -182,7 +182,7 @@ def _measure(
 ) -> None:
     """One load, added to `results`; all servers of a round get the same. Raises CompareError if a request failed."""
     # Scenarios must not find each other's prompts in a cache, so each has seeds of its own.
-    seed = number * 100 + int(scenario.name[1:])
+    seed = number * 100 + list(SCENARIOS).index(scenario.name) + 1
     result = put_load(scenario, server.url, f"--seed {seed} {options.bench_args}", measured.name)
     results.add(scenario, measured, result)
     _save(results, options)

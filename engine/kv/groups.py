@@ -6,6 +6,7 @@ chunks of W      keeps the chunk at hand      [ ][ ][ ][ ][x]     given back whe
 recurrent state  keeps the last state         [ ][ ][ ][ ][s]     of a pool of its own: see states.py
 """
 
+import itertools
 from dataclasses import dataclass
 
 NO_BLOCK = -1  # entry of a table whose block was given back, or never needed
@@ -49,10 +50,9 @@ class KVGroup:
 def lone_tables(groups: tuple[KVGroup, ...], num_tokens: int, first_block: int = 0, state: int = 0) -> list[list[int]]:
     """Tables of one sequence that keeps all it computes, in blocks from `first_block` on, but one state."""
     width = -(-num_tokens // groups[0].block_size)
-    starts = (first_block + index * width for index in range(len(groups)))
+    starts = itertools.count(first_block, width)
     return [
-        [state] * width if group.is_state else list(range(start, start + width))
-        for group, start in zip(groups, starts, strict=True)
+        [state] * width if group.is_state else list(range(start := next(starts), start + width)) for group in groups
     ]
 
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
 def quantise(model: str, config: QuantizeConfig, progress: ProgressReport) -> None:
     """Make the folder of config.out. It appears when it is complete, or not at all."""
     assert config.out is not None
-    out = Path(config.out).expanduser().absolute()
+    out = Path(config.out).expanduser().resolve()  # a link's target is what gets replaced
     _check_out(out)
     text = calibration_text(config.calibration) if config.calibrates else None
     set_num_threads(config.threads or usable_cores())
@@ -94,6 +94,8 @@ def _make_readable(folder: Path) -> None:
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise StartupError(f"--out {out} is a file; name a folder")
+    if out.is_mount():
+        raise StartupError(f"--out {out} is a mount point, which cannot be put in place at once; name a folder in it")
     if out.is_dir() and any(out.iterdir()):
         raise StartupError(f"--out {out} is not empty; name another folder, or empty it")
 

@@ -187,22 +187,28 @@ class _Conversion:
         module = self._layout.name(assignment).removesuffix(".weight")
         columns = assignment.tensor.shape[1]
         size = self._group_size(columns)
-        if size == 0:
-            self._write_plain(assignment, partial(folding.folded, name=name, assignment=assignment))
-            return
+        folded = partial(folding.folded, name=name, assignment=assignment)
         weight = self._layout.values(assignment, self._decoder, torch.float32)
+        if size == 0:
+            self._write_plain(assignment, folded)
+            self._hold(assignment, folded(weight))
+            return
         form = (self._encoding, size or columns, self._dtype)
         if hessian is None:
             quantised = quantise_to_nearest(weight, *form)
         else:
-            quantised = quantise_for_inputs(folding.folded(weight, name, assignment), hessian, *form)
-            linear = self._decoder.get_submodule(assignment.destination.module)
-            assert isinstance(linear, Linear)
-            held = self._layout.for_decoder(dequantise(quantised, torch.float32), assignment, self._decoder)
-            linear.weight.narrow(0, *linear.rows(assignment.destination.shard)).copy_(held)
+            quantised = quantise_for_inputs(folded(weight), hessian, *form)
+            self._hold(assignment, dequantise(quantised, torch.float32))
         for tensor_name, tensor in tensors_of(module, quantised).items():
             self._writer.add(tensor_name, tensor)
         self._written.group_size_of[module] = size
+
+    def _hold(self, assignment: Assignment, values: torch.Tensor) -> None:
+        """Let the passages go on through what was written."""
+        linear = self._decoder.get_submodule(assignment.destination.module)
+        assert isinstance(linear, Linear)
+        held = self._layout.for_decoder(values, assignment, self._decoder)
+        linear.weight.narrow(0, *linear.rows(assignment.destination.shard)).copy_(held)
 
     def _group_size(self, columns: int) -> int | None:
         """Columns that share a scale: the size asked for, or the next smaller that divides them; 0 if none does.

@@ -55,7 +55,7 @@ def plan_kv_budget(
         )
     needs = _Needs(groups, bytes_per_block, bytes_per_state)
     num_bytes, reason = _bytes_in_all(config, needs, wanted_len, free_bytes, device)
-    num_states = needs.num_states(num_bytes, config.max_num_seqs, min_len=config.max_model_len or 1)
+    num_states = needs.num_states(num_bytes, config.max_num_seqs, wanted_len, min_len=config.max_model_len or 1)
     num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block
     if num_blocks < most_blocks(groups, 1):
         raise StartupError(
@@ -92,13 +92,15 @@ class _Needs:
         """Bytes of the keys and values of a text, and of its recurrent states."""
         return most_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
 
-    def num_states(self, num_bytes: int, max_num_seqs: int, *, min_len: int) -> int:
+    def num_states(self, num_bytes: int, max_num_seqs: int, wanted_len: int, *, min_len: int) -> int:
         """How many states `num_bytes` should have room for, beside a text of at least `min_len` tokens.
 
         As many as texts of a usual length need; all that running requests can use where that is little.
         """
         if not self.bytes_per_state:
             return 0
+        if num_bytes == self.of_text(wanted_len, _STATES_OF_TEXT) * max_num_seqs:  # all that can be used
+            return max_num_seqs * _STATES_OF_TEXT
         usual = self.of_text(_USUAL_TEXT, _STATES_OF_TEXT)
         by_share = num_bytes * _STATES_OF_TEXT // usual
         for_all = min(max_num_seqs * _STATES_OF_TEXT, int(num_bytes * _LITTLE) // self.bytes_per_state)

@@ -1,5 +1,6 @@
 """benchmarks/: ratios and tables by hand, and whole comparisons of small servers."""
 
+import argparse
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +18,7 @@ from benchmarks import compare, servers, tables
 from benchmarks.chart import write_chart
 from benchmarks.results import MeasuredServer, Results, round_ratios, show_spread
 from benchmarks.rivals import RIVALS, rival_command, rival_version
-from benchmarks.scenarios import SCENARIOS, Result
+from benchmarks.scenarios import SCENARIOS, Result, Scenario
 
 ROOT = Path(__file__).parents[2]
 FAKE = f"{shlex.quote(sys.executable)} -m tests.helpers.fake_openai {{port}}"
@@ -39,6 +41,31 @@ def test_metrics_read_a_result() -> None:
     assert metrics["prefill tokens/s"].of(result) == pytest.approx(4000)
     assert metrics["TTFT p50, ms"].of(result) == 500.0
     assert metrics["total, s"].of(result) == 3.0
+
+
+class _Ones(float):
+    """A number, and of whatever parts are asked for."""
+
+    def __getitem__(self, _: str) -> "_Ones":
+        return self
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_scenario_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[str] = []
+
+    def put_load(scenario: Scenario, url: str, arguments: str, server: str) -> Result:  # noqa: ARG001
+        options.append(arguments)
+        return {"summary": _Ones(1)}
+
+    monkeypatch.setattr(compare, "put_load", put_load)
+    server = MeasuredServer("headrace", "serve")
+    results = Results("tiny", "2026-11-25", "a machine", [server])
+    running = SimpleNamespace(url="http://localhost")
+    plain = argparse.Namespace(bench_args="", json=None)
+    for round_number in (0, 1):
+        compare._measure(results, server, running, SCENARIOS[name], round_number, plain)  # type: ignore[arg-type]
+    assert len(set(options)) == 2  # a round never finds another's prompts in a cache
 
 
 def _interrupted() -> Results:
