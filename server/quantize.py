@@ -1,15 +1,13 @@
 """`headrace quantize`: its grammar; the work is done in a process of its own, since this one never loads torch."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import msgspec
 
-from engine.compute_environment import compute_environment
 from engine.errors import StartupError
 from engine.quantize.config import QuantizeConfig
 from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.compute_process import run_module
 from server.options import OPTIONS, OptionError, options_of
 
 _EPILOG = """\
@@ -41,12 +39,7 @@ def run(argv: Sequence[str]) -> int:
     except StartupError as error:
         raise OptionError(str(error)) from error
     job = msgspec.json.encode([namespace.model, config]).decode()
-    # -P: a folder named engine, where the user happens to stand, must not be taken for ours.
-    command = [sys.executable, "-P", "-m", "engine.quantize", job]
-    try:
-        return subprocess.run(command, env=compute_environment(), check=False).returncode
-    except KeyboardInterrupt:  # the terminal sent it to the other process too
-        return 130
+    return run_module("engine.quantize", job)
 
 
 def _build_parser() -> Parser:

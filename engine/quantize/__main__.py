@@ -5,6 +5,7 @@ JOB is JSON: a list of MODEL and the command's own options.
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ _CPU = torch.device("cpu")
 
 def main(argv: Sequence[str]) -> int:
     """Quantise, measure, print the table; returns the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what was begun is removed
     (job,) = argv
     model, options = msgspec.json.decode(job)
     config = msgspec.convert(options, QuantizeConfig)

@@ -3,8 +3,6 @@
 import argparse
 import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from typing import Any
 import msgspec
 
 from engine.bench.config import BENCH_CONFIGS
-from engine.compute_environment import compute_environment
 from engine.config import EngineConfig
 from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.bench.config import LoadConfig, StartupConfig
+from server.compute_process import run_module
 from server.option_sources import resolve
 from server.options import CONFIG_VARIABLE, OPTIONS, Option, OptionError, options_of
 
@@ -60,10 +58,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
-    """Run one that has a model, in a process of its own (startup: in many): this one never loads torch.
-
-    -P: a folder named engine, where the user happens to stand, must not be taken for ours.
-    """
+    """Run one that has a model, in a process of its own (startup: in many)."""
     flags = {option.name: getattr(namespace, option.name) for option in _engine_options() if option.name in namespace}
     if namespace.positional_model is not None:
         if "model" in flags:
@@ -74,11 +69,7 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
     if namespace.benchmark == "startup":
         return int(importlib.import_module("server.bench.startup").run(config, engine_config))
     job = msgspec.json.encode([engine_config, config]).decode()
-    command = [sys.executable, "-P", "-m", "engine.bench", namespace.benchmark, job]
-    try:
-        return subprocess.run(command, env=compute_environment(), check=False).returncode
-    except KeyboardInterrupt:  # the terminal sent it to the benchmark too
-        return 130
+    return run_module("engine.bench", namespace.benchmark, job)
 
 
 def _config_class(benchmark: str) -> type[Any]:

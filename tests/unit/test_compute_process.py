@@ -1,0 +1,41 @@
+"""Commands that run in a process of their own are waited for, however they are ended."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Slow to end, as in a long native call: longer than the quarter of a second that subprocess.run gives after Ctrl-C.
+_WORK = """
+import signal, sys, time
+from pathlib import Path
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+print("working", flush=True)
+signal.sigwait({signal.SIGINT, signal.SIGTERM})
+time.sleep(0.5)
+Path(sys.argv[1]).write_text("put in order")
+sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "work_of_test.py").write_text(_WORK)
+    run = "import sys; from server.compute_process import run_module; sys.exit(run_module('work_of_test', sys.argv[1]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", run, str(tmp_path / "done")],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"working\n"
+    if number is signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    assert process.wait(timeout=60) == 130
+    assert (tmp_path / "done").read_text() == "put in order"
