@@ -15,6 +15,7 @@ class Method(enum.StrEnum):
 SCHEMES = ("int4", "int8", "fp8")
 GROUP_SIZES = (128, 64, 32)
 MIN_TOKENS = 512  # of calibration
+CALIBRATION_TOKENS = 32768
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,11 @@ class QuantizeConfig:
     calibration: str | None = option(
         None, "Text file to calibrate on (default: one that ships with headrace).", group="Quantisation", metavar="FILE"
     )
-    calibration_tokens: int = option(
-        32768, "Most tokens of the text that are used.", group="Quantisation", minimum=MIN_TOKENS
+    calibration_tokens: int | None = option(
+        None,
+        f"Most tokens of the text that are used (default: {CALIBRATION_TOKENS:,}).",
+        group="Quantisation",
+        minimum=MIN_TOKENS,
     )
     revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Quantisation")
     threads: int | None = option(
@@ -74,10 +78,11 @@ class QuantizeConfig:
             raise StartupError(
                 "--method gptq rounds to whole numbers, not to fp8; choose rtn, or --scheme int4 or int8"
             )
-        if self.calibration is not None and self.calibrates is False:
-            raise StartupError(
-                f"--calibration is given, but --method is rtn for {self.scheme}; add --method gptq, or leave it out"
-            )
+        given = {"--calibration": self.calibration, "--calibration-tokens": self.calibration_tokens}
+        unused = [flag for flag, value in given.items() if value is not None]
+        if unused and not self.calibrates:
+            remedy = "leave it out" if self.scheme == "fp8" else "add --method gptq, or leave it out"
+            raise StartupError(f"{unused[0]} is given, but --method is rtn for {self.scheme}; {remedy}")
         if self.max_quality_loss is not None and not self.quality_report:
             raise StartupError("--max-quality-loss needs the quality report; leave --no-quality-report out")
 

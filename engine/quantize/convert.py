@@ -14,7 +14,7 @@ from torch import nn
 from engine.errors import StartupError
 from engine.quality.passages import passages_of
 from engine.quantize.calibration import LinearInputs, calibration_batches, collected
-from engine.quantize.config import GROUP_SIZES, QuantizeConfig
+from engine.quantize.config import CALIBRATION_TOKENS, GROUP_SIZES, QuantizeConfig
 from engine.quantize.folding import Folding, fold
 from engine.runner.memory import format_bytes
 from models.checkpoints.writing.compressed_tensors import quantization_config, tensors_of
@@ -35,8 +35,8 @@ from models.sources import ModelFiles
 from models.tokenizer_assets import load_tokenizer_assets
 from models.weights import Assignment
 
-STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # of tensors that are kept
-ENCODINGS = {"int4": Encoding.INT4, "int8": Encoding.INT8, "fp8": Encoding.FP8_E4M3}
+_STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # of tensors that are kept
+_ENCODINGS = {"int4": Encoding.INT4, "int8": Encoding.INT8, "fp8": Encoding.FP8_E4M3}
 
 
 @dataclass(slots=True)
@@ -68,7 +68,8 @@ def convert(
     if text is not None:
         assets = load_tokenizer_assets(files, opened.config)
         chunks = passages_of(text, assets, opened.spec.max_position).chunks
-        batches = calibration_batches(chunks, config.calibration_tokens, stream.decoder.layer_groups, device)
+        num_tokens = config.calibration_tokens or CALIBRATION_TOKENS
+        batches = calibration_batches(chunks, num_tokens, stream.decoder.layer_groups, device)
     return work.run(folder, batches, progress)
 
 
@@ -89,7 +90,7 @@ class _Conversion:
         self._decoder = stream.decoder
         self._layout = layout
         self._config = config
-        self._encoding = ENCODINGS[config.scheme]
+        self._encoding = _ENCODINGS[config.scheme]
         self._dtype = dtype
         self._writer = writer
         self._written = Written()
@@ -232,7 +233,7 @@ class _Conversion:
     def _plain_dtype(self, assignment: Assignment) -> torch.dtype:
         """Of a tensor that is not quantised here."""
         tensor = assignment.tensor
-        return self._dtype if tensor.read_stored is None else STORED_DTYPES.get(tensor.format, self._dtype)
+        return self._dtype if tensor.read_stored is None else _STORED_DTYPES.get(tensor.format, self._dtype)
 
     def _is_inner(self, assignment: Assignment) -> bool:
         """Whether the tensor is the matrix of a linear layer inside a decoder layer."""

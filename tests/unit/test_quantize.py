@@ -1,5 +1,6 @@
 """engine/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form is refused."""
 
+import dataclasses
 import io
 import json
 import os
@@ -32,12 +33,13 @@ from models.checkpoints.writing.compressed_tensors import quantization_config
 from models.checkpoints.writing.shards import ShardWriter
 from models.errors import CheckpointError, UnsupportedModelError
 from models.layers.linear import Linear
-from models.layerwise import LayerStream, layer_of
+from models.layerwise import LayerStream, Passage, layer_of
 from models.loaded import TokenizerAssets
 from models.loader import load_model, open_model
 from models.quant.dequantise import dequantise
 from models.quant.gptq import quantise_to_nearest
 from models.quant.none import Unquantized
+from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from models.sources import ModelFiles, resolve_model
 from tests.helpers.checkpoints import gpt2_config, llama_config, qwen2_config, random_model
@@ -72,8 +74,10 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quantised(source: Path, out: Path, **options: object) -> Written:
     out.mkdir()
     files = resolve_model(str(source), None, lambda *_: None)
-    config = QuantizeConfig(out=str(out), calibration_tokens=512, **options)  # type: ignore[arg-type]
-    text = TEXT if config.calibrates else None
+    config = QuantizeConfig(out=str(out), **options)  # type: ignore[arg-type]
+    text = None
+    if config.calibrates:
+        config, text = dataclasses.replace(config, calibration_tokens=512), TEXT
     return convert(files, open_model(files), config, text, out, lambda *_: None)
 
 
@@ -113,6 +117,33 @@ def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: P
     assert groups[32] == [r"re:model\.layers\.\d+\.mlp\.down_proj$"]
     assert "Linear" not in groups[64]
     assert config["ignore"] == ["lm_head"]
+
+
+def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no group divides the columns: what was divided out before such a matrix is in it for later layers."""
+    after_first: list[Passage] = []
+    compute = LayerStream.compute
+
+    def remember(stream: LayerStream, index: int, passage: Passage, *, advances: bool = True) -> None:
+        compute(stream, index, passage, advances=advances)
+        if index == 0 and advances:
+            after_first.append(dataclasses.replace(passage, rows=[rows.clone() for rows in passage.rows]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerStream, "compute", remember)
+        source = write_model_folder(tmp_path / "in", llama_config(**{**SIZES, "intermediate_size": 100}))
+        quantised(source, tmp_path / "out", scheme="int4", method=Method.GPTQ)
+    written = open_model(ModelFiles(tmp_path / "out", (), "out"))
+    stream = LayerStream(
+        written, dtype=torch.float32, device=torch.device("cpu"), weights=WeightOptions(keeps_quantised=False)
+    )
+    stream.read_ends()
+    passage = stream.begin(after_first[0].batches)
+    with torch.inference_mode():
+        index, _ = next(stream.layers("read", lambda *_: None))
+        stream.compute(index, passage)
+    seen = after_first[0].hidden()
+    assert (passage.hidden() - seen).norm() < 0.01 * seen.norm()  # norms are written in bf16
 
 
 def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:
@@ -366,7 +397,8 @@ def test_a_calibration_text_that_will_not_do_is_refused(
         ({"group_size": 48}, "one of 128, 64, 32"),
         ({"scheme": "fp8", "group_size": 64}, "it is for int4"),
         ({"scheme": "fp8", "method": Method.GPTQ}, "not to fp8"),
-        ({"scheme": "int8", "calibration": "x.txt"}, "add --method gptq"),
+        ({"scheme": "int8", "calibration": "x.txt"}, "--calibration is given.*add --method gptq"),
+        ({"scheme": "fp8", "calibration_tokens": 512}, "--calibration-tokens is given.*rtn for fp8; leave it out"),
         ({"max_quality_loss": 0.1, "quality_report": False}, "needs the quality report"),
     ],
 )
