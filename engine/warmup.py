@@ -19,7 +19,9 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     be, which is measured. The second decode runs as all later ones do. Blocks 0.. of the still unused pool are written;
     nothing has been cached there yet. `report(done, total)` tells progress.
     """
-    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // sum(not group.is_state for group in runner.kv_groups) * block_size)
+    most_tokens = min(
+        _MAX_TRIAL_TOKENS, num_blocks // sum(not group.is_state for group in runner.kv_groups) * block_size
+    )
     trial = _throw_away_sequence(most_tokens, runner.kv_groups)
     num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
     for run in range(2):
