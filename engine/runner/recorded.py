@@ -55,7 +55,7 @@ class RecordedLayers:
 
     def __call__(self, batch: ForwardBatch, wanted: torch.Tensor | None = None) -> torch.Tensor:
         """Decoder.forward. Steps that are too large or cannot be recorded run as ever, and so do those with open rows,
-        which layers keep for themselves."""
+        for which layers make tensors that outlive the step."""
         decoder = self._decoder
         x, rotations = decoder.embedded(batch), decoder.rotations(batch)
         key = (len(x), len(batch.query_lens))

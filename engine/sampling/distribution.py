@@ -26,6 +26,14 @@ def best_ids(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, ids
 
 
+def best_shares(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The softmax [L] of each row at its largest logit, which `values` [L] holds; only where that is finite."""
+    library = native.sampling_library(logits)
+    if library is None:
+        return (values - logits.logsumexp(dim=-1)).exp()
+    return native.best_shares(logits, values, library)
+
+
 def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:
     """One token id a row, drawn at its temperature and limits. logits: [L, V] fp32, edited; uniforms: [L]."""
     library = native.sampling_library(logits)

@@ -45,7 +45,7 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._places: dict[Source, list[_Rate]] = {source: [] for source in Source}
-        self._going: dict[Source, list[_Rate]] = {source: [] for source in Source}  # by the places after the first
+        self._going: list[_Rate] = []  # of a draft model, by the places after the first
         self._requests: dict[str, dict[Source, _RequestState]] = {}
 
     def chances(self, request_id: str, source: Source, num_tokens: int) -> list[float]:
@@ -60,11 +60,11 @@ class Acceptance:
         """Chances that a place is drafted, given that the one before is: a draft model stops where it is unsure."""
         if source is not Source.DRAFT_MODEL:
             return [1.0] * num_tokens
-        return [1.0, *_means(self._going[source], _GOING, num_tokens - 1)]
+        return [1.0, *_means(self._going, _GOING, num_tokens - 1)]
 
-    def observe_length(self, source: Source, num_allowed: int, num_drafted: int) -> None:
+    def observe_length(self, num_allowed: int, num_drafted: int) -> None:
         """A draft model could have drafted so many tokens, and did so many."""
-        rates = self._going[source]
+        rates = self._going
         for place in range(1, min(num_allowed, num_drafted + 1)):
             if place > len(rates):
                 rates.append(_Rate())
@@ -92,7 +92,7 @@ class Acceptance:
 
     def observe_idle_step(self) -> None:
         """No request drafted: what is known of all of them loses weight, or they would never be tried again."""
-        for places in (*self._places.values(), *self._going.values()):
+        for places in (*self._places.values(), self._going):
             for rate in places:
                 rate.fade(_RECOVERY)
 

@@ -31,7 +31,8 @@ def chunks(
 ) -> list[tuple[Sequence, int]]:
     """How much of each context to compute in this step, in their order.
 
-    num_spare: tokens that the step's budget leaves. most_s: how long others may be kept waiting, None without others.
+    num_spare: tokens that may be computed beside the step. most_s: how long others may be kept
+    waiting, None without others.
     """
     budget = num_spare
     if most_s is not None and seconds_per_token > 0:

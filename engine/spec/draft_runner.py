@@ -8,7 +8,7 @@ from engine.plan import StepPlan
 from engine.runner.batch_builder import build_batch
 from engine.runner.kv_tensors import allocate_unshared_kv
 from engine.runner.recorded import recorded_layers
-from engine.sampling.distribution import best_ids, is_greedy, probabilities
+from engine.sampling.distribution import best_ids, best_shares, is_greedy, probabilities
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow
@@ -56,7 +56,7 @@ class TorchDraftRunner:
         best_values, chosen = best_ids(logits)
         sound = torch.isfinite(best_values).tolist()
         token_ids = [token_id if is_sound else None for token_id, is_sound in zip(chosen.tolist(), sound, strict=True)]
-        confidences = (best_values - logits.logsumexp(dim=-1)).exp().tolist()
+        confidences = best_shares(logits, best_values).tolist()
         distributions: list[torch.Tensor | None] = [None] * len(rows)
         drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
         if drawn:

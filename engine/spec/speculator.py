@@ -227,7 +227,7 @@ class Speculator:
         if pass_s is not None:
             self._costs.observe_pass(len(drafts), pass_s)
         for (sequence, length), token_ids in zip(lengths, drafts, strict=True):
-            self._acceptance.observe_length(Source.DRAFT_MODEL, length, len(token_ids))
+            self._acceptance.observe_length(length, len(token_ids))
             self._set(scheduler, sequence, Source.DRAFT_MODEL, token_ids)
 
     def _set(self, scheduler: DraftScheduler, sequence: Sequence, source: Source, token_ids: list[int]) -> None:

@@ -32,6 +32,13 @@ def best_ids(logits: torch.Tensor, library: KernelLibrary) -> tuple[torch.Tensor
     return values, ids
 
 
+def best_shares(logits: torch.Tensor, values: torch.Tensor, library: KernelLibrary) -> torch.Tensor:
+    """The softmax [L] of each row at its largest logit, which `values` [L] fp32 holds; only where that is finite."""
+    shares = torch.empty(len(logits), dtype=torch.float32)
+    library.best_shares(*_rows(logits), values.data_ptr(), shares.data_ptr())
+    return shares
+
+
 def draw_ids(logits: torch.Tensor, draws: Sequence[Draw], library: KernelLibrary) -> list[int]:
     """A token id for each row; the largest logit of each is finite."""
     ids = torch.empty(len(logits), dtype=torch.int64)

@@ -172,6 +172,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),
     ],
+    "hr_best_shares": each(test_sample.test_shares_are_the_softmax_at_the_largest, size=[7, 300]),
     "hr_draw_ids": [
         *each(
             test_sample.test_draws_without_limits_fall_where_the_cumulative_distribution_says,

@@ -48,7 +48,7 @@ def test_estimated_rate_counts_rows_and_passes_to_be_expected() -> None:
 def test_going_on_is_learned_by_place_and_for_draft_models_only() -> None:
     acceptance = Acceptance()
     for _ in range(200):
-        acceptance.observe_length(Source.DRAFT_MODEL, 5, 2)
+        acceptance.observe_length(5, 2)
     first, second, third, *others = acceptance.going(Source.DRAFT_MODEL, 5)
     assert (first, round(second, 1), round(third, 1)) == (1.0, 1.0, 0.1)
     assert others == [third, third]  # which were never reached

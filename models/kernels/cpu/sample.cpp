@@ -185,6 +185,14 @@ HR_API void hr_best_ids(const float* logits, int64_t stride, int64_t num_rows, i
   });
 }
 
+// shares [L] = the softmax of each row at its largest logit, which values [L] holds and is finite.
+HR_API void hr_best_shares(const float* logits, int64_t stride, int64_t num_rows, int64_t count, const float* values,
+                           float* shares) {
+  parallel_for(num_rows, 1, [&](int64_t row) {
+    shares[row] = static_cast<float>(1 / exp_sum(logits + row * stride, count, 1, values[row]));
+  });
+}
+
 // ids [L] = drawn from each row. draws [L]: its limits, and its number in [0, 1). The largest logit of a row is finite.
 HR_API void hr_draw_ids(const float* logits, int64_t stride, int64_t num_rows, int64_t count, const Draw* draws, int64_t* ids) {
   parallel_for(num_rows, 1, [&](int64_t row) {
