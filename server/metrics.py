@@ -84,15 +84,17 @@ METRICS: tuple[MetricSpec, ...] = (
     _gauge("kv_cache_cached_blocks", "Free blocks that still hold a reusable prefix.", lambda s: s.blocks_cached),
     _gauge(
         "recurrent_states_usage_perc",
-        "Share of the states of recurrent layers that live requests hold; only for models with such layers.",
-        lambda s: s.states_used / s.states_total if s.states_total else None,
+        "Share of the states of recurrent layers that live requests hold; 0 for models without such layers.",
+        lambda s: s.states_used / s.states_total if s.states_total else 0.0,
     ),
     _gauge(
-        "recurrent_states_cached",
-        "Free states that are checkpoints of a reusable prefix.",
-        lambda s: s.states_cached if s.states_total else None,
+        "recurrent_states_cached", "Free states that are checkpoints of a reusable prefix.", lambda s: s.states_cached
     ),
-    _counter("num_preemptions_total", "Requests put back in the queue for want of blocks.", lambda s: s.preemptions),
+    _counter(
+        "num_preemptions_total",
+        "Requests put back in the queue for want of blocks or recurrent states.",
+        lambda s: s.preemptions,
+    ),
     _counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", lambda s: s.prefix_queries),
     _counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", lambda s: s.prefix_hits),
     _counter("prompt_tokens_total", "Prompt tokens, as the responses' usage counts them."),
