@@ -18,8 +18,8 @@ from models.checkpoints.quantised.registry import QuantisedReader, quantisation_
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config_overrides import Overridden, override
 from models.decoder import Decoder
-from models.errors import ModelError, UnsupportedModelError
-from models.free_memory import obtainable_memory_bytes
+from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.free_memory import obtainable_memory_bytes, require_memory, too_large
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
 from models.implementation import ModelImpl
@@ -170,14 +170,12 @@ def build_decoder(
     """
     decoder, plan, choices = lay_out(spec, checkpoint, names, backend, dtype, device, weights)
     needed = decoder.weight_bytes() + choices.packed_bytes
-    obtainable = obtainable_memory_bytes(device)
-    if needed > obtainable:  # a CPU would grant them, and the system kill the process that writes to them
-        raise _too_large(needed, obtainable, device)
+    require_memory(needed, device)
     try:
         decoder.allocate(device)
         fill(decoder, plan, progress)
     except torch.OutOfMemoryError:
-        raise _too_large(needed, obtainable, device) from None
+        raise too_large(needed, obtainable_memory_bytes(device), device) from None
     except MemoryError as error:
         raise ModelError(
             f"the weights need {needed / 2**30:.2f} GiB, but {error}; raise the limit of this process (ulimit -v), or "
@@ -185,13 +183,6 @@ def build_decoder(
         ) from None
     formats = Counter(_held_as(decoder, assignment) for assignment in plan)
     return decoder.eval(), HeldWeights(formats, _weights_note(decoder, formats, choices))
-
-
-def _too_large(needed: int, obtainable: int, device: torch.device) -> ModelError:
-    return ModelError(
-        f"the weights need {needed / 2**30:.2f} GiB and {device} has {obtainable / 2**30:.2f} GiB free; free some, or "
-        "choose a smaller model, fewer bits (--quantization int4) or another --device"
-    )
 
 
 def lay_out(

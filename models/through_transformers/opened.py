@@ -14,7 +14,7 @@ from models.checkpoints.quantised.registry import quantisation_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config_overrides import Overridden, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
-from models.free_memory import obtainable_memory_bytes
+from models.free_memory import obtainable_memory_bytes, require_memory, too_large
 from models.hf_config import HFConfig, read_json_config
 from models.loaded import HeldWeights, ProgressReport
 from models.quant.none import DTYPE_NAMES
@@ -80,14 +80,13 @@ class OpenedTransformersModel:
                 "--quantization of weights on load is for headrace's own families, and this model runs through "
                 "transformers; leave it at auto"
             )
-        needed, obtainable = self.observed.num_numbers * dtype.itemsize, obtainable_memory_bytes(device)
-        if needed > obtainable:
-            raise ModelError(
-                f"the weights need {needed / 2**30:.2f} GiB and {device} has {obtainable / 2**30:.2f} GiB free; free "
-                "some, or choose a smaller model or another --device"
-            )
+        needed = self.observed.num_numbers * dtype.itemsize
+        require_memory(needed, device)
         progress("load weights", 0, 0, "B")
-        model = self._read(dtype).to(device).eval()
+        try:
+            model = self._read(dtype).to(device).eval()
+        except (torch.OutOfMemoryError, MemoryError):
+            raise too_large(needed, obtainable_memory_bytes(device), device) from None
         decoder = TransformersDecoder(model, self.observed.layers, backend)
         check_independence(decoder, backend, self.vocab_size, self.foreign.model_class.__name__)
         kind = DTYPE_NAMES[dtype]
@@ -107,6 +106,8 @@ class OpenedTransformersModel:
                 local_files_only=True,
                 output_loading_info=True,
             )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise  # of this machine, not of the checkpoint
         except FOREIGN_ERRORS as error:
             raise CheckpointError(f"{self.root}: transformers cannot load it: {in_one_line(error)}") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import loader
+from models import free_memory
 from models.errors import ModelError
 from models.free_memory import free_memory_bytes, obtainable_memory_bytes
 from models.kernels.cpu.library import kernel_library
@@ -31,6 +31,30 @@ def write(folder: Path, **files: str) -> dict[str, Path]:
 
 V2 = {"memory.max": "300000\n", "memory.current": "200000\n"}
 STATISTICS = "anon 5\ninactive_file 1000\nactive_file 200\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "swap"),
+    [
+        ({}, 70 * 1024),
+        (V2, 70 * 1024),
+        ({**V2, "memory.swap.max": "max\n", "memory.swap.current": "5\n"}, 70 * 1024),
+        ({**V2, "memory.swap.max": "0\n", "memory.swap.current": "0\n"}, 0),
+        ({**V2, "memory.swap.max": "9000\n", "memory.swap.current": "8000\n"}, 1000),
+        (
+            {
+                "memory__limit_in_bytes": "300\n",
+                "memory__usage_in_bytes": "200\n",
+                "memory__memsw.limit_in_bytes": "450\n",
+                "memory__memsw.usage_in_bytes": "240\n",
+            },
+            110,
+        ),
+    ],
+)
+def test_swap_counts_as_far_as_the_container_may_use_it(tmp_path: Path, files: dict[str, str], swap: int) -> None:
+    places = write(tmp_path, **files)
+    assert obtainable_memory_bytes(CPU, **places) - free_memory_bytes(CPU, **places) == swap
 
 
 @pytest.mark.parametrize(
@@ -72,11 +96,11 @@ def test_weights_that_cannot_fit_are_refused_before_memory_is_taken(
     weights = WeightOptions(quantise_to=encoding)
     held = load_folder(tmp_path, dtype, weights=weights).weight_bytes()
 
-    monkeypatch.setattr(loader, "obtainable_memory_bytes", lambda _: int(0.85 * held))
+    monkeypatch.setattr(free_memory, "obtainable_memory_bytes", lambda _: int(0.85 * held))
     with pytest.raises(ModelError, match=r"need 0.00 GiB and cpu has 0.00 GiB free.*--quantization int4"):
         load_folder(tmp_path, dtype, weights=weights)
 
-    monkeypatch.setattr(loader, "obtainable_memory_bytes", lambda _: held)
+    monkeypatch.setattr(free_memory, "obtainable_memory_bytes", lambda _: held)
     load_folder(tmp_path, dtype, weights=weights)
 
 
