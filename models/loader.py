@@ -30,7 +30,7 @@ from models.names import Rules
 from models.quant.none import DTYPE_NAMES, Unquantized
 from models.quant.select import Choices, WeightOptions, choose_schemes
 from models.registry import FAMILIES, Family, family_of, unsupported
-from models.spec import DecoderSpec
+from models.spec import DecoderSpec, MoESpec
 from models.weights import Assignment, assign, fill
 
 if TYPE_CHECKING:
@@ -272,6 +272,9 @@ def _described(family: Family, config: HFConfig) -> DecoderSpec:
         raise UnsupportedModelError(
             f"{config.source}: no layer has attention; models of recurrent layers alone are not supported"
         )
+    for mlp in {layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec)}:
+        if reason := mlp.contradiction():
+            raise CheckpointError(f"{config.source}: {reason}; fetch the checkpoint's own configuration again")
     return spec
 
 

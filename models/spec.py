@@ -291,6 +291,20 @@ class MoESpec:
     shared: MLPSpec | None = None
     has_shared_gate: bool = False  # shared output times logistic(w . x): Qwen2-MoE
 
+    def contradiction(self) -> str | None:
+        """Why no row can be sent to experts so, or None. The kernels take it for granted."""
+        router, size = self.router, self.num_experts // self.router.num_groups
+        if self.num_experts % router.num_groups or router.groups_per_token > router.num_groups:
+            chosen = f"{router.groups_per_token} of {router.num_groups} groups"
+            return f"{chosen} cannot be chosen from {self.num_experts} experts"
+        if router.group_score is GroupScore.BEST_TWO and router.num_groups > 1 and size < 2:
+            return (
+                f"groups are rated by two experts, and {router.num_groups} groups of {self.num_experts} have one each"
+            )
+        if router.experts_per_token > size * router.groups_per_token:
+            return f"{router.experts_per_token} experts a token are more than {size * router.groups_per_token}"
+        return None
+
 
 # --- the whole -------------------------------------------------------------------------------------------------------
 
