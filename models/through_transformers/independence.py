@@ -9,6 +9,7 @@ import torch
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
 from models.errors import UnsupportedModelError
+from models.through_transformers.config import FOREIGN_ERRORS, in_one_line
 from models.through_transformers.decoder import TransformersDecoder
 
 _BLOCK_SIZE = 16
@@ -26,6 +27,12 @@ def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, 
         for spec in decoder.mixers
     ]
     alone = decoder(_batch(decoder, [(0, 0, first)]), kv)
+    try:
+        decoder.logits(alone[-1:])
+    except FOREIGN_ERRORS as error:
+        raise UnsupportedModelError(
+            f"transformers' {name} does not make logits of hidden states alone: {in_one_line(error)}"
+        ) from error
     half = _LENGTH // 2
     _, begun = decoder(_batch(decoder, [(1, 0, second[:-1]), (0, 0, first[:half])]), kv).split([_LENGTH - 1, half])
     ended, _ = decoder(_batch(decoder, [(0, half, first[half:]), (1, _LENGTH - 1, second[-1:])]), kv).split([half, 1])

@@ -91,9 +91,8 @@ def _record(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Stands for attention: notes the call at the module's recorder."""
-    if not others.pop("is_causal", getattr(module, "is_causal", True)):
-        raise _Refused("looks ahead: it is no causal model")
-    if not others.pop("is_causal", getattr(module, "is_causal", True)):
+    is_causal = others.pop("is_causal", None)
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise _Refused("looks ahead: it is no causal model")
     unknown = [name for name, option in others.items() if not (name in _NEUTRAL or option is None or option is False)]
     if unknown:

@@ -15,6 +15,7 @@ from transformers import (
     MambaConfig,
     MiniCPM3Config,
     OpenAIGPTConfig,
+    OPTConfig,
     PhiConfig,
     PhimoeConfig,
     PretrainedConfig,
@@ -30,6 +31,7 @@ from models.implementation import ModelImpl
 from models.loader import check_folder
 from models.quant.select import WeightOptions
 from models.registry import FAMILIES
+from models.through_transformers import observe
 from models.through_transformers.decoder import TransformersDecoder
 from models.through_transformers.independence import check_independence
 from models.through_transformers.opened import open_through_transformers
@@ -139,7 +141,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_weights_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(FOREIGN["exaone4"], tmp_path)
-    monkeypatch.setattr("models.through_transformers.opened.obtainable_memory_bytes", lambda _: 1000)
+    monkeypatch.setattr("models.free_memory.obtainable_memory_bytes", lambda _: 1000)
 
     with pytest.raises(ModelError, match=r"the weights need 0.00 GiB and cpu has 0.00 GiB free"):
         built(tmp_path, load_backend(PREFERENCE["cpu"][-1]))
@@ -177,6 +179,27 @@ def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedModelError, match="computes another text"):
         check_independence(decoder, backend, VOCAB_SIZE, "Exaone4ForCausalLM")
+
+
+def test_a_head_that_computes_the_body_again_is_found(tmp_path: Path) -> None:
+    config = OPTConfig(**SMALL | {"ffn_dim": 96, "word_embed_proj_dim": SMALL["hidden_size"]})
+    with pytest.raises(UnsupportedModelError, match="OPTForCausalLM does not make logits of hidden states alone"):
+        built(saved(config, tmp_path), load_backend(PREFERENCE["cpu"][-1]))
+
+
+@pytest.mark.parametrize(
+    ("of_module", "of_call", "is_taken"), [(True, None, True), (False, True, True), (True, False, False)]
+)
+def test_what_a_call_says_of_causality_goes_before_its_module(
+    of_module: bool, of_call: bool | None, is_taken: bool
+) -> None:
+    module = torch.nn.Module()
+    module.is_causal = of_module  # type: ignore[assignment]
+    q = torch.zeros(1, 2, 3, 16)
+    # A call that is taken is noted at the module's recorder, which there is not.
+    raised, message = (AttributeError, "recorder") if is_taken else (observe._Refused, "looks ahead")
+    with pytest.raises(raised, match=message):
+        observe._record(module, q, q, q, None, is_causal=of_call)
 
 
 REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
