@@ -60,7 +60,7 @@ class DecoderLayer(nn.Module):
     ) -> torch.Tensor:
         """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them.
 
-        wanted: [L] rows to return, by default all: the others' keys and values are written, and nothing else.
+        wanted: [L] rows to return, by default all; the others stop before the feed-forward branch.
         """
         x = self._join_attn(x, lambda rows, norm, residual: self.attn(rows, norm, by, batch, group, kv, residual))
         return self._join_mlp(x if wanted is None else x[wanted], self.mlp)
@@ -171,8 +171,9 @@ class Decoder(nn.Module):
         self._device = torch.device("meta")
         self.mixers = [layer.mixer for layer in spec.layers]
         self.layer_groups = group_layers(self.mixers)
-        self._experts = [module for module in self.modules() if isinstance(module, MoE)]
-        self._expert_load = self._share_loads()
+        experts = [module for module in self.modules() if isinstance(module, MoE)]
+        self.num_experts = [len(moe.load) for moe in experts]  # of each layer with experts
+        self._expert_load = _shared_loads(experts)
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
 
     def allocate(self, device: torch.device) -> None:
@@ -196,14 +197,6 @@ class Decoder(nn.Module):
         # Not buffers: `to(dtype)` must never round them.
         self.frequencies = [inverse_frequencies(rope, self._device, max_len) for rope, _ in self.turns]
 
-    def _share_loads(self) -> torch.Tensor:
-        """One tensor for the counts of all layers, so that they are read in one go."""
-        most = max((len(moe.load) for moe in self._experts), default=0)
-        loads = torch.zeros(len(self._experts), most, dtype=torch.int64)
-        for moe, load in zip(self._experts, loads, strict=True):
-            moe.load = load[: len(moe.load)]
-        return loads
-
     def weight_bytes(self) -> int:
         """Bytes that parameters and packed weights take, or will once allocated."""
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
@@ -214,7 +207,7 @@ class Decoder(nn.Module):
         """Hidden states [T, hidden] before the final norm; writes the rows' K and V, and states, into `kv`,
         one a layer.
 
-        wanted: [L] rows to return, by default all; the last layer computes little of the others.
+        wanted: [L] rows to return, by default all; in the last layer the others stop before the feed-forward branch.
         """
         return self.run_layers(self.embedded(batch), self.rotations(batch), batch, kv, wanted)
 
@@ -286,13 +279,17 @@ class Decoder(nn.Module):
             logits = cap * torch.tanh(logits / cap)
         return logits
 
-    @property
-    def num_experts(self) -> list[int]:
-        """Of each layer with experts."""
-        return [len(moe.load) for moe in self._experts]
-
     def take_expert_load(self) -> torch.Tensor:
         """Rows that each expert computed since the last call: [layers with experts, most experts of one], int64."""
         taken = self._expert_load.clone()
         self._expert_load.zero_()
         return taken
+
+
+def _shared_loads(experts: Sequence[MoE]) -> torch.Tensor:
+    """One tensor for the counts of all layers, so that they are read in one go."""
+    most = max((len(moe.load) for moe in experts), default=0)
+    loads = torch.zeros(len(experts), most, dtype=torch.int64)
+    for moe, load in zip(experts, loads, strict=True):
+        moe.load = load[: len(moe.load)]
+    return loads

@@ -1,9 +1,11 @@
 """engine/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form is refused."""
 
 import dataclasses
+import gc
 import io
 import json
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from gguf import GGMLQuantizationType
 from rich.console import Console
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import Qwen3MoeConfig
+from transformers import MixtralConfig, Qwen3MoeConfig
 
 from engine.errors import StartupError
 from engine.progress import Bars
@@ -49,6 +51,7 @@ from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.tokenizers import byte_level_json
 from tests.parity.classic_variants import CLASSIC_VARIANTS
 from tests.parity.recurrent_variants import lfm2, qwen35
+from tests.parity.wrapped_variants import WRAPPED_VARIANTS
 
 TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
@@ -144,6 +147,22 @@ def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: py
         stream.compute(index, passage)
     seen = after_first[0].hidden()
     assert (passage.hidden() - seen).norm() < 0.01 * seen.norm()  # norms are written in bf16
+
+
+def test_a_visited_layer_is_let_go_with_its_experts(tmp_path: Path) -> None:
+    source = write_model_folder(tmp_path, MixtralConfig(**{**SIZES, "num_local_experts": 4}))
+    stream = LayerStream(open_model(ModelFiles(source, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
+    modules = [weakref.ref(layer.mlp) for _, layer in stream.layers("read", lambda *_: None)]
+    gc.collect()
+    assert [module() for module in modules] == [None] * len(modules)
+
+
+def test_a_wrapped_language_model_is_refused(tmp_path: Path) -> None:
+    config = WRAPPED_VARIANTS[next(iter(WRAPPED_VARIANTS))]()
+    random_model(config).save_pretrained(tmp_path / "in")
+    files = ModelFiles(tmp_path / "in", (), "x")
+    with pytest.raises(UnsupportedModelError, match="x wraps a language model"):
+        hugging_face.layout_of(files, open_model(files))
 
 
 def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:

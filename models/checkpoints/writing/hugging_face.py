@@ -14,7 +14,7 @@ import torch
 
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
-from models.hf_config import HFConfig
+from models.hf_config import HFConfig, read_json_config
 from models.loaded import TokenizerAssets
 from models.loader import OpenedModel
 from models.names import Destination, Rules, To
@@ -96,7 +96,16 @@ Layout = FolderLayout | GGUFLayout
 
 
 def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
-    return GGUFLayout(files, opened) if files.gguf else FolderLayout(files, opened)
+    """Raises UnsupportedModelError for what would be written wrongly."""
+    if files.gguf:
+        return GGUFLayout(files, opened)
+    assert files.root is not None
+    if "text_config" in read_json_config(files.root / "config.json").fields:
+        raise UnsupportedModelError(
+            f"{files.origin} wraps a language model, which is not written by itself; "
+            "serve the model with --quantization instead"
+        )
+    return FolderLayout(files, opened)
 
 
 def _patterns_by_place(names: Rules) -> dict[tuple[str, str | None], str]:
