@@ -61,7 +61,6 @@ def test_missing_compiler_is_said_once_and_refused_by_the_back_end(
         assert library.kernel_library() is None
         assert library.kernel_library() is None
     assert [record.getMessage().count("no-such-compiler") for record in caplog.records] == [1]
-    assert "no-such-compiler" in str(library.unavailable_reason())
     assert library.describe_kernels().startswith("Native kernels: none (no C++ compiler found (tried no-such-compiler)")
     reason = CpuAttention().unsupported(AttentionSpec(4, 4, 64, 1.0), torch.float32, torch.device("cpu"))
     assert reason is not None

@@ -86,11 +86,6 @@ def kernel_library() -> KernelLibrary | None:
     return _library_and_reason()[0]
 
 
-def unavailable_reason() -> str | None:
-    """Why kernel_library() is None, or None if it is not."""
-    return _library_and_reason()[1]
-
-
 def describe_kernels() -> str:
     """One line for the operator: the level in use and its file, or why there is none."""
     library, reason = _library_and_reason()
