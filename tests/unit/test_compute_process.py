@@ -10,8 +10,9 @@ import pytest
 
 # Slow to end, as in a long native call: longer than the quarter of a second that subprocess.run gives after Ctrl-C.
 _WORK = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
+assert "GOMP_SPINCOUNT" in os.environ  # as in the engine process of a server
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 print("working", flush=True)
 signal.sigwait({signal.SIGINT, signal.SIGTERM})
@@ -25,9 +26,10 @@ sys.exit(130)
 def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "work_of_test.py").write_text(_WORK)
     run = "import sys; from server.compute_process import run_module; sys.exit(run_module('work_of_test', sys.argv[1]))"
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     process = subprocess.Popen(
         [sys.executable, "-c", run, str(tmp_path / "done")],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        env={**inherited, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
         stdout=subprocess.PIPE,
         start_new_session=True,
     )

@@ -1,6 +1,5 @@
 """`headrace quantize` on the command line: what it hands to the process that does the work, and what it refuses."""
 
-import subprocess
 from typing import Any
 
 import msgspec
@@ -15,12 +14,12 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The jobs of processes that would have been started."""
     started: list[Any] = []
 
-    def start(arguments: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        assert arguments[1:4] == ["-P", "-m", "engine.quantize"]
-        started.append(msgspec.json.decode(arguments[4]))
-        return subprocess.CompletedProcess(arguments, 3)
+    def start(module: str, job: str) -> int:
+        assert module == "engine.quantize"
+        started.append(msgspec.json.decode(job))
+        return 3
 
-    monkeypatch.setattr(command.subprocess, "run", start)
+    monkeypatch.setattr(command, "run_module", start)
     return started
 
 
