@@ -16,12 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.chart import check_plotting, write_chart
+from benchmarks.chart import write_chart
 from benchmarks.results import MeasuredServer, Results, machine_name
 from benchmarks.rivals import NUM_SEQUENCES, RIVALS, rival_command, rival_version
 from benchmarks.scenarios import SCENARIOS, Scenario, put_load
 from benchmarks.servers import CompareError, Server, started
 from benchmarks.tables import print_results
+from engine.bench.plotting import check_plotting
+from engine.errors import StartupError
 
 _ROOT = Path(__file__).parents[1]
 
@@ -45,7 +47,7 @@ def main() -> int:
                 print_results(results)
         if options.plot is not None:
             write_chart([results], options.plot)
-    except CompareError as error:
+    except (CompareError, StartupError) as error:
         _say(f"compare: {error}")
         return 1
     return 0
@@ -83,7 +85,7 @@ def _parse_options() -> argparse.Namespace:
     output = parser.add_argument_group("output")
     output.add_argument("--title", default="", help="of the tables, such as the model's name")
     output.add_argument("--json", type=Path, metavar="FILE", help="results, written anew after every load")
-    output.add_argument("--plot", type=Path, metavar="FILE", help="picture of the ratios (PNG, SVG or PDF)")
+    output.add_argument("--plot", metavar="FILE", help="picture of the ratios (PNG, SVG or PDF)")
     options = parser.parse_args()
     if options.a is None and options.model is None:
         parser.error("give --model, or the first server's whole command as --a")

@@ -1,10 +1,8 @@
 """What a comparison measured, as JSON that is written anew after every load."""
 
-import contextlib
 import dataclasses
 import json
 import os
-import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenarios import SCENARIOS, Metric, Result, Scenario
+from engine.bench.processor import processor_name
 
 
 @dataclass(slots=True)
@@ -79,15 +78,7 @@ class Row:
 
 
 def machine_name() -> str:
-    return f"{_processor()}, {os.cpu_count()} cores"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 def round_ratios(of_first: Sequence[float], of_rival: Sequence[float], *, less_is_better: bool) -> list[float]:

@@ -13,16 +13,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.chart import check_plotting, write_chart
+from benchmarks.chart import write_chart
 from benchmarks.results import MeasuredServer, Results, Row, show_spread
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.servers import CompareError
+from engine.bench.plotting import check_plotting
+from engine.errors import StartupError
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.tables", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, help="what `benchmarks.compare --json` wrote")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios of all files")
+    parser.add_argument("--plot", metavar="FILE", help="also draw the ratios of all files")
     options = parser.parse_args()
     results = [Results.load(file) for file in options.files]
     sys.stdout.write("\n\n".join([ratios_table(results), *map(results_table, results)]) + "\n")
@@ -30,7 +31,7 @@ def main() -> int:
         try:
             check_plotting(options.plot)
             write_chart(results, options.plot)
-        except CompareError as error:
+        except StartupError as error:
             sys.stderr.write(f"tables: {error}\n")
             return 1
     return 0

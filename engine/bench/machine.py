@@ -1,7 +1,6 @@
 """What this machine can do: bytes read a second, and multiply-adds a second in each precision."""
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from engine.bench.processor import processor_name
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
 from models.kernels.read import sum_words
@@ -89,10 +89,7 @@ def _last_cache_bytes() -> int:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return processor_name()
 
 
 def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:

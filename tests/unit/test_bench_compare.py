@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import compare, servers, tables
-from benchmarks.chart import write_chart
 from benchmarks.results import MeasuredServer, Results, round_ratios, show_spread
 from benchmarks.rivals import RIVALS, rival_command, rival_version
 from benchmarks.scenarios import SCENARIOS, Result, Scenario
@@ -106,9 +105,14 @@ def test_saved_results_become_markdown_and_a_picture(tmp_path: Path, capsys: pyt
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(servers.CompareError, match="cannot write the picture"):
-        write_chart([_interrupted()], tmp_path / "r.nonsense")
+def test_a_picture_that_cannot_be_written_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "r.json"
+    _interrupted().save(file)
+    monkeypatch.setattr(sys, "argv", ["tables", str(file), "--plot", str(tmp_path / "r.nonsense")])
+    assert tables.main() == 1
+    assert "r.nonsense; its suffix must name a format" in capsys.readouterr().err
 
 
 def test_named_rivals_are_found_where_they_are_installed(tmp_path: Path) -> None:
