@@ -57,23 +57,10 @@ def plan_kv_budget(
     num_bytes, reason = _bytes_in_all(config, needs, wanted_len, free_bytes, device)
     num_states = needs.num_states(num_bytes, config.max_num_seqs, wanted_len, min_len=config.max_model_len or 1)
     num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block
-    if num_blocks < most_blocks(groups, 1):
-        raise StartupError(
-            f"{format_bytes(num_bytes)} of memory for the KV cache do not hold one block of {config.block_size} tokens "
-            f"{'and one recurrent state ' if bytes_per_state else ''}({format_bytes(needs.of_text(1))}); "
-            "free memory or raise --kv-cache-memory-bytes"
-        )
-    holds = _longest_text(groups, num_blocks, wanted_len)
-    if config.max_model_len is not None and config.max_model_len > holds:
-        needed = needs.of_text(config.max_model_len)
-        raise StartupError(
-            f"--max-model-len is {config.max_model_len:,}; the KV cache holds {holds:,} tokens; lower it to {holds:,} "
-            f"or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
-        )
     return KVBudget(
         num_blocks,
         num_blocks * bytes_per_block,
-        min(wanted_len, holds),
+        _served_len(config, needs, num_bytes, num_blocks, wanted_len),
         reason,
         num_states=num_states,
         state_bytes=num_states * bytes_per_state,
@@ -106,6 +93,24 @@ class _Needs:
         for_all = min(max_num_seqs * _STATES_OF_TEXT, int(num_bytes * _LITTLE) // self.bytes_per_state)
         most = (num_bytes - self.of_text(min_len, 0)) // self.bytes_per_state
         return max(1, min(max(by_share, for_all), most))
+
+
+def _served_len(config: EngineConfig, needs: _Needs, num_bytes: int, num_blocks: int, wanted_len: int) -> int:
+    """The longest text that the pool holds, up to `wanted_len`. Raises StartupError if that is too little."""
+    if num_blocks < most_blocks(needs.groups, 1):
+        raise StartupError(
+            f"{format_bytes(num_bytes)} of memory for the KV cache do not hold one block of {config.block_size} tokens "
+            f"{'and one recurrent state ' if needs.bytes_per_state else ''}({format_bytes(needs.of_text(1))}); "
+            "free memory or raise --kv-cache-memory-bytes"
+        )
+    holds = _longest_text(needs.groups, num_blocks, wanted_len)
+    if config.max_model_len is not None and config.max_model_len > holds:
+        needed = needs.of_text(config.max_model_len)
+        raise StartupError(
+            f"--max-model-len is {config.max_model_len:,}; the KV cache holds {holds:,} tokens; lower it to {holds:,} "
+            f"or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
+        )
+    return holds
 
 
 def _bytes_in_all(
