@@ -119,9 +119,7 @@ class DraftModel:
         is_typical = self._run(items).is_typical
         return time.perf_counter() - start_s if is_typical else None
 
-    def draft(
-        self, lengths: list[tuple[Sequence, int]], *, least_reach: float = 0.0
-    ) -> tuple[list[list[int]], float | None]:
+    def draft(self, lengths: list[tuple[Sequence, int]], *, least_reach: float) -> tuple[list[list[int]], float | None]:
         """The drafts of sequences that lag behind in nothing, at most as long as asked for, and the seconds of a pass,
         if they are typical. The blocks of each sequence cover its tokens and its draft.
 

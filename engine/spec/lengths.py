@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _LEAST_GAIN = 1.03  # estimated; less is not worth the uncertainty of the estimate
 
@@ -41,32 +42,42 @@ def choose_lengths(
     each, the rate is (tokens + sum of chances) / seconds, and the best prefix of this order wins. Seconds are those of
     the rows and passes to be expected: a pass takes place if the sequence that is likeliest to go on does.
     """
-    gains = []  # (-chance to be emitted, place, candidate, chance to be drafted)
+    gains = _gains(candidates)[:row_budget]
+    best_rate = num_decoding / max(1e-9, step_s(0)) * _LEAST_GAIN
+    num_taken = drafters = 0
+    tokens, rows = float(num_decoding), 0.0
+    passes = [0.0] * max((len(c.chances) for c in candidates), default=0)  # chance of each
+    for count, gain in enumerate(gains, start=1):
+        tokens += gain.emitted
+        rows += gain.drafted
+        if candidates[gain.candidate].needs_passes:
+            passes[gain.place] = max(passes[gain.place], gain.drafted)
+            drafters += gain.place == 0
+        rate = tokens / max(1e-9, step_s(round(rows)) + (sum(passes) * pass_s(drafters) if drafters else 0.0))
+        if rate > best_rate:
+            best_rate, num_taken = rate, count
+    lengths = [0] * len(candidates)
+    for gain in gains[:num_taken]:
+        lengths[gain.candidate] += 1
+    return Choice(lengths, best_rate if num_taken else None)
+
+
+class _Gain(NamedTuple):
+    """What one drafted token brings: its chances to be drafted at all, and to be emitted."""
+
+    emitted: float
+    place: int
+    candidate: int
+    drafted: float
+
+
+def _gains(candidates: Sequence[Candidate]) -> list[_Gain]:
+    """Of every place of every candidate, the likeliest first."""
+    gains = []
     for number, candidate in enumerate(candidates):
         emitted = drafted = 1.0
         for place, (stands, goes_on) in enumerate(zip(candidate.chances, candidate.going, strict=True)):
             drafted *= goes_on
             emitted *= goes_on * stands
-            gains.append((-emitted, place, number, drafted))
-    gains.sort()
-    plain_s = max(1e-9, step_s(0))
-    best_rate = num_decoding / plain_s * _LEAST_GAIN
-    num_taken = 0
-    tokens = float(num_decoding)
-    rows = 0.0
-    passes, drafters = [0.0] * max((len(c.chances) for c in candidates), default=0), 0  # chance of each pass
-    for count, (negative_chance, place, number, drafted) in enumerate(gains[:row_budget], start=1):
-        tokens -= negative_chance
-        rows += drafted
-        if candidates[number].needs_passes:
-            passes[place] = max(passes[place], drafted)
-            drafters += place == 0
-        rate = tokens / max(1e-9, step_s(round(rows)) + (sum(passes) * pass_s(drafters) if drafters else 0.0))
-        if rate > best_rate:
-            best_rate, num_taken = rate, count
-    lengths = [0] * len(candidates)
-    if num_taken == 0:
-        return Choice(lengths, None)
-    for _, _, number, _ in gains[:num_taken]:
-        lengths[number] += 1
-    return Choice(lengths, best_rate)
+            gains.append(_Gain(emitted, place, number, drafted))
+    return sorted(gains, key=lambda gain: (-gain.emitted, gain.place, gain.candidate))

@@ -61,7 +61,7 @@ class _Band:
 
 
 class StepTimes:
-    """Seconds of steps that decode and verify, by rows, in bands of batch size (1, 2, 3-4, 5-8, ...).
+    """Seconds of steps that decode and verify, by rows, in bands of batch size (1, 2-3, 4-7, 8-15, ...).
 
     More rows never take less time: a measurement that a larger size contradicts was disturbed. What has not been
     measured, or not lately, is hoped to be half way between the line through the sizes next to it and the least that

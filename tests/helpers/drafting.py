@@ -109,9 +109,7 @@ class PricedDraftModel(DraftModel):
         super().catch_up(chunks)
         return self.token_s * sum(num_new for _, num_new in chunks)
 
-    def draft(
-        self, lengths: list[tuple[Sequence, int]], *, least_reach: float = 0.0
-    ) -> tuple[list[list[int]], float | None]:
+    def draft(self, lengths: list[tuple[Sequence, int]], *, least_reach: float) -> tuple[list[list[int]], float | None]:
         return super().draft(lengths, least_reach=least_reach)[0], self.pass_s
 
 
