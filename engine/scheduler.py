@@ -121,6 +121,11 @@ class Scheduler:
         """Of the next step."""
         return self._budget.tokens(sum(1 for sequence in self._running if sequence.num_output > 0))
 
+    @property
+    def most_batched_tokens(self) -> int:
+        """Of any step."""
+        return self._config.max_num_batched_tokens
+
     def grant_drafts(self, wanted: list[tuple[Sequence, int]]) -> list[int]:
         """How many draft tokens each of these sequences may have; called between update and schedule.
 

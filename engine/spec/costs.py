@@ -63,10 +63,12 @@ class Costs:
             return num_tokens * self._steps.seconds_per_row * self._relative_size
         return num_tokens * self._context_s
 
-    def context_tokens(self, num_rows: int) -> int:
-        """Tokens that it catches up with in the time that so many rows of a long step take: more, as it is small."""
+    def context_tokens(self, num_rows: int, most: int) -> int:
+        """Tokens that it catches up with in the time that so many rows of a long step take: more, as it is small, but
+        at most so many."""
         own_s = self.context_s(1)
-        return num_rows if own_s <= 0 else max(num_rows, int(num_rows * min(4.0, self._steps.seconds_per_row / own_s)))
+        ratio = 1.0 if own_s <= 0 else max(1.0, min(4.0, self._steps.seconds_per_row / own_s))
+        return min(most, int(num_rows * ratio))
 
 
 def is_decoding(plan: StepPlan) -> bool:

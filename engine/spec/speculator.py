@@ -30,6 +30,9 @@ class DraftScheduler(Protocol):
     @property
     def max_num_batched_tokens(self) -> int: ...
 
+    @property
+    def most_batched_tokens(self) -> int: ...
+
     def grant_drafts(self, wanted: list[tuple[Sequence, int]]) -> list[int]: ...
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None: ...
@@ -120,7 +123,7 @@ class Speculator:
         self._draft_s = time.perf_counter() - start_s
 
     def _draft(self, scheduler: DraftScheduler, options: list[Option], load: Load) -> None:
-        self._compute_context(options, load)
+        self._compute_context(options, load, scheduler.most_batched_tokens)
         ready = [own for option in options if (own := option.instead if option.lag else option) is not None]
         choice = self._choose(ready, load)
         self._report.foresee(self._speedup(choice, load))
@@ -173,8 +176,8 @@ class Speculator:
 
     # --- the draft model ----------------------------------------------------------------------------------------------
 
-    def _compute_context(self, options: list[Option], load: Load) -> None:
-        """Let the draft model catch up with sequences for which that pays, some way in each step."""
+    def _compute_context(self, options: list[Option], load: Load, most_tokens: int) -> None:
+        """Let the draft model catch up with sequences for which that pays, by at most so many tokens in each step."""
         lagging = [option for option in options if option.lag]
         if not lagging:
             return
@@ -189,7 +192,7 @@ class Speculator:
                 worthwhile.append((option.sequence, option.lag))
         taken = chunks(
             worthwhile,
-            self._costs.context_tokens(load.num_spare),
+            self._costs.context_tokens(load.num_spare, most_tokens),
             seconds_per_token=self._costs.context_s(1),
             most_s=self._longest_pause_s(load, len(worthwhile)),
         )

@@ -28,10 +28,10 @@ class Plans(LedgerDraftRunner):
         return super().next_tokens(plan)
 
 
-def _engine(max_len: int = 2000, lookups: Iterable[Lookup] = ()) -> tuple[Engine, Plans]:
+def _engine(max_len: int = 2000, lookups: Iterable[Lookup] = (), **options: Any) -> tuple[Engine, Plans]:
     runner = Plans()
     drafter = PricedDraftModel(runner, block_size=BLOCK, max_len=max_len, relative_size=0.05)
-    return speculating_engine(Timed(4, lookups=lookups, drafter=drafter), **SIZES)[0], runner
+    return speculating_engine(Timed(4, lookups=lookups, drafter=drafter), **{**SIZES, **options})[0], runner
 
 
 def _request(id: str, num_prompt: int, max_tokens: int) -> EngineRequest:
@@ -78,6 +78,16 @@ def test_others_are_kept_waiting_for_no_longer_than_a_step() -> None:
     rows = [rows for ids, rows in runner.contexts if "a" in ids]
     assert sum(rows) > 280
     assert max(rows) <= (30 + 2 * 1 + 5) / (1000 * PricedDraftModel.token_s)  # what Timed says of a step, in tokens
+
+
+def test_no_pass_has_more_tokens_than_a_step_may_have() -> None:
+    engine, runner = _engine(max_num_batched_tokens=64)
+    texts(engine, [_request("learn", 100, 60)])
+    runner.contexts.clear()
+    engine._speculator._costs._steps.observe_prefill(64, 64 * 10 * PricedDraftModel.token_s)  # the draft is that small
+    texts(engine, [_request("a", 400, 200)])
+    assert sum(rows for _, rows in runner.contexts) > 380
+    assert max(rows for _, rows in runner.contexts) == 64
 
 
 def test_contexts_are_computed_together() -> None:

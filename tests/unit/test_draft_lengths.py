@@ -84,10 +84,11 @@ def test_a_draft_ends_where_its_tokens_together_are_unlikely_to_stand(least_reac
 
 def test_a_small_draft_model_may_catch_up_with_more_tokens_in_the_time_of_a_step() -> None:
     costs = Costs(relative_size=0.5)
-    assert costs.context_tokens(64) == 64  # nothing is known
+    assert costs.context_tokens(64, most=1000) == 64  # nothing is known
     costs._steps.observe_prefill(64, 0.640)
-    assert costs.context_tokens(64) == 128
+    assert costs.context_tokens(64, most=1000) == 128
     costs.observe_context(100, 0.250)
-    assert costs.context_tokens(64) == 256
+    assert costs.context_tokens(64, most=1000) == 256
+    assert costs.context_tokens(64, most=200) == 200
     costs.observe_context(100, 100.0)
-    assert costs.context_tokens(64) == 64
+    assert costs.context_tokens(64, most=1000) == 64
