@@ -80,5 +80,13 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         error=second.error,
         num_drafted=max(first.num_drafted, second.num_drafted),  # a terminal output from outside has none
         num_draft_accepted=max(first.num_draft_accepted, second.num_draft_accepted),
-        num_predicted=max(first.num_predicted, second.num_predicted),
+        num_predicted=_joined_counts(first, second),
     )
+
+
+def _joined_counts(first: RequestOutput, second: RequestOutput) -> list[int]:
+    """`num_predicted` of both. One of them may lack it where counting has failed: then nothing was added."""
+    if not first.num_predicted and not second.num_predicted:
+        return []
+    before = first.num_predicted or [0] * len(first.new_ids)
+    return [*before, *(second.num_predicted or before[-1:] * len(second.new_ids))]

@@ -127,7 +127,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     error: str | None = None  # with FinishReason.ERROR
     num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
     num_draft_accepted: int = 0  # of these, how many stood
-    num_predicted: int = 0  # tokens of the request's prediction that the output has had so far
+    num_predicted: list[int] = []  # with a prediction: how many of its tokens the text has had after each new id
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

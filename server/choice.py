@@ -93,7 +93,6 @@ class Choice:
         self.num_cached_tokens = output.num_cached_tokens
         self.num_drafted = max(self.num_drafted, output.num_drafted)
         self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
-        self.num_predicted = max(self.num_predicted, output.num_predicted)
         delta = Delta(self.index)
         if self._echo_due:
             self._echo_due = False
@@ -103,6 +102,8 @@ class Choice:
         if self._offsets is not None and output.logprobs is not None:
             delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_kept]]
         self.num_tokens += num_kept
+        if num_kept and output.num_predicted:
+            self.num_predicted = output.num_predicted[num_kept - 1]
         self.meter.count(output, num_kept)
         delta.finish = self._finish(output, stop)
         if delta.finish is not None:

@@ -130,7 +130,7 @@ class Generation:
         """Each choice has its own share of the prediction."""
         if not (self._params.prediction_ids or any(choice.num_drafted for choice in self._choices)):
             return UNSET
-        predicted = sum(min(choice.num_predicted, choice.num_tokens) for choice in self._choices)
+        predicted = sum(choice.num_predicted for choice in self._choices)
         return CompletionTokensDetails(
             accepted_prediction_tokens=predicted,
             rejected_prediction_tokens=len(self._params.prediction_ids) * len(self._choices) - predicted,

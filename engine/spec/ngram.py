@@ -75,9 +75,10 @@ class Follower:
         self._prefers_latest = prefers_latest
         self.places: set[int] = set()
 
-    def advance(self, tokens: list[int]) -> None:
-        """Take in the tokens that came since the last call."""
-        for position in range(self._num_seen, len(tokens)):
+    def advance(self, tokens: list[int], end: int | None = None) -> None:
+        """Take in the tokens that came since the last call, up to `end` if that is given."""
+        end = len(tokens) if end is None else end
+        for position in range(self._num_seen, end):
             place = self._place
             if place is not None and place < len(self._source) and self._source[place] == tokens[position]:
                 self.places.add(place)
@@ -85,7 +86,7 @@ class Follower:
             else:
                 self._last_place = self._last_place if place is None else place
                 self._place = self._find(tokens, position + 1)
-        self._num_seen = len(tokens)
+        self._num_seen = max(self._num_seen, end)
 
     def next_tokens(self, tokens: list[int], num_tokens: int) -> list[int]:
         """What the source has next; `tokens` as in the last call of `advance`."""

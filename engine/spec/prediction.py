@@ -29,19 +29,29 @@ class PredictionProposer:
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
         if not sequence.request.prediction_ids:
             return []
-        follower = self._advanced(sequence)
-        return [] if follower is None else follower.next_tokens(sequence.tokens, num_tokens)
+        follower = self._follower(sequence)
+        if follower is None:
+            return []
+        follower.advance(sequence.tokens)
+        return follower.next_tokens(sequence.tokens, num_tokens)
 
-    def num_found(self, sequence: Sequence) -> int:
-        """Tokens of the prediction that the output has had, whether or not they were verified as a draft."""
-        follower = self._advanced(sequence)
-        return 0 if follower is None else len(follower.places)
+    def num_found(self, sequence: Sequence, num_new: int) -> list[int]:
+        """After each of the last `num_new` tokens, which came in this step: how many tokens of the prediction the
+        output has had, whether or not they were verified as a draft."""
+        follower = self._follower(sequence)
+        if follower is None:
+            return [0] * num_new
+        num_tokens, counts = len(sequence.tokens), []
+        for end in range(num_tokens - num_new + 1, num_tokens + 1):
+            follower.advance(sequence.tokens, end)
+            counts.append(len(follower.places))
+        return counts
 
     def release(self, sequence: Sequence) -> None:
         self._followers.pop(sequence.id, None)
 
-    def _advanced(self, sequence: Sequence) -> Follower | None:
-        """The sequence's follower with all its tokens taken in; None while the index is not complete."""
+    def _follower(self, sequence: Sequence) -> Follower | None:
+        """The sequence's; None while the index is not complete."""
         state = self._followers.get(sequence.id)
         if state is None:
             index = self._index(tuple(sequence.request.prediction_ids))
@@ -52,10 +62,7 @@ class PredictionProposer:
         if num_new:
             index.update(index.num_indexed + num_new)
             self._num_left -= num_new
-        if index.num_indexed < len(index.tokens):
-            return None
-        follower.advance(sequence.tokens)
-        return follower
+        return follower if index.num_indexed == len(index.tokens) else None
 
     def _index(self, prediction_ids: tuple[int, ...]) -> NgramIndex:
         index = self._indices.get(prediction_ids)

@@ -271,13 +271,18 @@ class Speculator:
         self._faults.forgive()
 
     def _with_predictions(self, plan: StepPlan, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        found = {
-            item.sequence.id: self._predictions.num_found(item.sequence)
+        predicting = {
+            item.sequence.id: item.sequence
             for item in plan.items
             if item.sequence.request.prediction_ids and item.needs_logits
         }
-        if not found:
+        if not predicting:
             return outputs
+        found = {
+            output.id: self._predictions.num_found(predicting[output.id], len(output.new_ids))
+            for output in outputs
+            if output.id in predicting
+        }
         return [
             msgspec.structs.replace(output, num_predicted=found[output.id]) if output.id in found else output
             for output in outputs

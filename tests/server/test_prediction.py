@@ -10,6 +10,7 @@ from tests.helpers import ledger
 from tests.helpers.drafting import AlwaysFull, speculating_engine
 from tests.helpers.engines import expected_ids
 from tests.helpers.fake_client import MAX_MODEL_LEN, FakeClient, Script, Step, http, make_app, says
+from tests.helpers.sse import contents, events
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -19,7 +20,7 @@ def _drafting(num_predicted: int, num_drafted: int, num_accepted: int) -> FakeCl
         id="",
         new_ids=list(b"abcdef"),
         finish_reason=FinishReason.LENGTH,
-        num_predicted=num_predicted,
+        num_predicted=[min(n, num_predicted) for n in range(1, 7)],
         num_drafted=num_drafted,
         num_draft_accepted=num_accepted,
     )
@@ -89,11 +90,26 @@ def _engine_script(engine: Engine) -> Script:
 
 
 async def _usage(body: dict[str, Any]) -> dict[str, Any]:
-    engine, _ = speculating_engine(AlwaysFull(4), max_model_len=MAX_MODEL_LEN)
+    return (await _answer(body))[2]
+
+
+Answer = tuple[list[str], list[str], dict[str, Any]]
+
+
+async def _answer(body: dict[str, Any], longest: int = 4, *, stream: bool = False) -> Answer:
+    """Each choice's text and finish reason, and the usage, with drafts of up to `longest` tokens."""
+    engine, _ = speculating_engine(AlwaysFull(longest), max_model_len=MAX_MODEL_LEN)
+    body = {**CHAT, "ignore_eos": True, **body}
+    streaming = {"stream": True, "stream_options": {"include_usage": True}}
     async with http(make_app(FakeClient(_engine_script(engine)))) as api:
-        response = await api.post("/v1/chat/completions", json={**CHAT, "ignore_eos": True, **body})
-    usage: dict[str, Any] = response.json()["usage"]
-    return usage
+        response = await api.post("/v1/chat/completions", json=body | (streaming if stream else {}))
+    if not stream:
+        choices = response.json()["choices"]
+        texts = [choice["message"]["content"] for choice in choices]
+        return texts, [choice["finish_reason"] for choice in choices], response.json()["usage"]
+    *chunks, last, _ = events(response.text)
+    reasons = {c["index"]: c["finish_reason"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]}
+    return [contents(chunks, index) for index in sorted(reasons)], [reasons[i] for i in sorted(reasons)], last["usage"]
 
 
 def _prediction(ids: list[int]) -> dict[str, Any]:
@@ -122,6 +138,32 @@ async def test_an_answer_that_repeats_its_prediction_rejects_none_of_it(
     assert details["rejected_prediction_tokens"] == 0
 
 
-async def test_a_wrong_prediction_is_rejected_whole() -> None:
-    details = (await _usage({"seed": 5, "max_tokens": 9, **_prediction([99] * 20)}))["completion_tokens_details"]
-    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (0, 20)
+@pytest.mark.parametrize("stop_at", [0, 2, 7, 13, 22])
+async def test_text_and_usage_are_those_without_drafts_wherever_a_stop_string_ends_them(stop_at: int) -> None:
+    """Also within an accepted draft, whole and streamed, of each of several choices."""
+    body = {"seed": 5, "max_tokens": 30, "n": 2}
+    (text, _), _, _ = await _answer(body)
+    predicted = text[:10] + "x" + text[11:]
+    body |= {"stop": text[stop_at : stop_at + 2], "prediction": {"type": "content", "content": predicted}}
+    plain = await _answer(body, 0)
+    assert plain[0][0] == text[:stop_at]
+    assert plain[1][0] == "stop"
+    names = ("accepted_prediction_tokens", "rejected_prediction_tokens")
+    for longest in (1, 4, 15):
+        for stream in (False, True):
+            texts, reasons, usage = await _answer(body, longest, stream=stream)
+            assert (texts, reasons) == plain[:2]
+            assert usage["completion_tokens"] == plain[2]["completion_tokens"]
+            details, plain_details = usage["completion_tokens_details"], plain[2]["completion_tokens_details"]
+            assert [details[name] for name in names] == [plain_details[name] for name in names]
+            assert details["drafted_tokens"] > 0
+
+
+async def test_a_wrong_prediction_is_rejected_and_counts_nowhere() -> None:
+    (text, *_), _, _ = await _answer({"seed": 5, "max_tokens": 9})
+    usage = await _usage({"seed": 5, "max_tokens": 9, "prediction": {"type": "content", "content": text[0] + "c" * 19}})
+    assert usage["completion_tokens"] == 9
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 9
+    details = usage["completion_tokens_details"]
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (1, 19)
+    assert details["drafted_tokens"] > details["accepted_draft_tokens"] == 0

@@ -1,7 +1,8 @@
 """Prompt lookup and predictions: what is found, followed, indexed and counted."""
 
 from engine.local import LocalClient
-from engine.protocol import EngineRequest, SamplingParams
+from engine.output_stream import merge_outputs
+from engine.protocol import EngineRequest, RequestOutput, SamplingParams
 from engine.sequence import Sequence
 from engine.spec.ngram import MOST_INDEXED, Follower, NgramIndex, NgramProposer
 from engine.spec.prediction import PredictionProposer
@@ -74,7 +75,8 @@ def test_prediction_tokens_are_counted_whether_or_not_they_are_drafted() -> None
         engine, _ = speculating_engine(speculator)
         output = LocalClient(engine).generate([predicting])["a"]
         assert output.new_ids == text
-        assert output.num_predicted == 8 + 20 - 9 - 2  # found again after two tokens
+        found_again = 11  # after the changed token and two more
+        assert output.num_predicted == [min(n, 8) for n in range(1, found_again + 1)] + list(range(9, 18))
 
 
 def test_a_prediction_spares_most_steps() -> None:
@@ -96,22 +98,33 @@ def test_a_text_that_repeats_its_prediction_is_counted_once() -> None:
     proposer = PredictionProposer()
     for _ in range(3):
         sequence.tokens += [2, 3, 4, 5, 6]
-        assert proposer.num_found(sequence) == 5
+        assert proposer.num_found(sequence, 5)[-1] == 5
 
 
-def test_the_count_does_not_depend_on_how_the_tokens_come() -> None:
+def test_the_counts_do_not_depend_on_how_the_tokens_come() -> None:
     prediction = [2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 9]
     text = [2, 3, 9, 4, 5, 6, 7, 1, 8, 9, 2, 3, 4, 5]
     counts = []
     for step in (1, 2, 5, len(text)):
         sequence, proposer = _predicting([1], prediction), PredictionProposer()
+        found: list[int] = []
         for start in range(0, len(text), step):
-            sequence.tokens += text[start : start + step]
             proposer.begin_step()
             proposer.propose(sequence, 3)
-            found = proposer.num_found(sequence)
+            sequence.tokens += text[start : start + step]
+            found += proposer.num_found(sequence, len(text[start : start + step]))
         counts.append(found)
     assert counts == [counts[0]] * 4
+    assert len(counts[0]) == len(text)
+
+
+def test_counts_of_merged_outputs_go_on() -> None:
+    """The second of the outputs was made when counting had failed."""
+    first = RequestOutput(id="a", new_ids=[1, 2], num_predicted=[1, 2])
+    failed, last = RequestOutput(id="a", new_ids=[7]), RequestOutput(id="a", new_ids=[3], num_predicted=[3])
+    assert merge_outputs(merge_outputs(first, failed), last).num_predicted == [1, 2, 2, 3]
+    assert merge_outputs(failed, last).num_predicted == [0, 3]
+    assert merge_outputs(failed, failed).num_predicted == []
 
 
 def test_a_long_prediction_is_indexed_over_several_steps_and_then_followed() -> None:
@@ -122,7 +135,7 @@ def test_a_long_prediction_is_indexed_over_several_steps_and_then_followed() -> 
         assert proposer.propose(sequence, 2) == []
         proposer.begin_step()
     assert proposer.propose(sequence, 2) == [5, 6]
-    assert proposer.num_found(sequence) == 3
+    assert proposer.num_found(sequence, 3)[-1] == 3
 
 
 def test_choices_share_the_index_of_their_prediction() -> None:
