@@ -99,8 +99,10 @@ class Follower:
         ends = self._index.find(tokens[max(0, end - self._index.max_n) : end])
         if not ends:
             return None
+        if self._prefers_latest:
+            return ends[-1]
         following = bisect_left(ends, self._last_place)
-        return ends[-1] if self._prefers_latest or following == len(ends) else ends[following]
+        return ends[-1] if following == len(ends) else ends[following]
 
 
 class NgramProposer:

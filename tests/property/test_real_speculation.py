@@ -75,13 +75,12 @@ def _client(
     kind: str,
     *,
     max_tokens: int = 4,
-    sampling: DraftSampling = DraftSampling.GREEDY,
     num_blocks: int = 160,
     num_states: int = 40,
     **options: int,
 ) -> LocalClient:
     """kind: "none", "ngram", "prediction", "model" or "unsure model". Drafts as long as may be, whatever they cost, but
-    an unsure model's end where it is."""
+    an unsure model's end where it is; models draw them at random for requests without a seed."""
     options = {"max_model_len": 160, "max_num_batched_tokens": 256, "max_num_seqs": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, check_invariants=num_blocks == 160, **options)  # type: ignore[arg-type]
     drafter = None
@@ -92,7 +91,7 @@ def _client(
             block_size=BLOCK_SIZE,
             target_vocab_size=pair.target.vocab_size,
             eos_token_ids=[2],
-            sampling=sampling,
+            sampling=DraftSampling.SAMPLED,
         )
         drafter = DraftModel(runner, block_size=BLOCK_SIZE, max_len=256)
     speculator = (Unsure if kind == "unsure model" else AlwaysFull)(
@@ -218,9 +217,11 @@ def test_a_model_with_windows_that_drafts_for_itself_is_always_right(tmp_path: P
     random_model(gemma2()).save_pretrained(tmp_path)
     model = load_random(tmp_path)
     assert {spec.sliding_window for spec in model.decoder.spec.attention_specs} == {6, None}
-    client = _client(Pair(model, model), "model", max_tokens=5)
+    itself = Pair(model, model)
+    client = _client(itself, "model", max_tokens=5)
     requests = [make_request(f"r{n}", make_prompt(3 + 9 * n), max_tokens=40, temperature=0.0) for n in range(4)]
-    client.generate(requests)
+    texts = {id: output.new_ids for id, output in client.generate(requests).items()}
+    assert texts == {id: output.new_ids for id, output in _client(itself, "none").generate(requests).items()}
     drafted = sum(step.draft_tokens for step in client.steps)
     assert sum(step.accepted_tokens for step in client.steps) == drafted > 100
 
@@ -234,7 +235,7 @@ def _sampled_texts(
 ) -> tuple[Texts, list[StepStats]]:
     """Without a seed, with which nothing would be drawn by chance: the engine's own come from `seeds`."""
     monkeypatch.setattr(scheduler.secrets, "randbits", lambda _: next(seeds))
-    client = _client(pair, kind, max_tokens=2, sampling=DraftSampling.SAMPLED, num_blocks=num_blocks)
+    client = _client(pair, kind, max_tokens=2, num_blocks=num_blocks)
     requests = [
         make_request(f"s{n}", [9, 8, 7, 6, 5, 4, 3], max_tokens=4, seed=None, temperature=1.2, top_k=3, ignore_eos=True)
         for n in range(SAMPLES)

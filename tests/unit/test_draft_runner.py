@@ -8,6 +8,7 @@ import torch
 from engine.config import DraftSampling
 from engine.plan import PlanItem, StepPlan
 from engine.sequence import Sequence
+from engine.spec.draft_model import DraftModel
 from engine.spec.draft_runner import TorchDraftRunner
 from tests.helpers.checkpoints import llama_config, random_model
 from tests.helpers.engines import make_request
@@ -30,7 +31,7 @@ def _runner(folder: Path, draft_width: int) -> TorchDraftRunner:
 
 
 def _sequence(id: str, block: int, **sampling: object) -> Sequence:
-    request = make_request(id, [5, 6, 7], seed=None, **{"temperature": 1.0, **sampling})  # type: ignore[arg-type]
+    request = make_request(id, [5, 6, 7], **{"seed": None, "temperature": 1.0, **sampling})  # type: ignore[arg-type]
     return Sequence(request, seed=3, tokens=[5, 6, 7], num_prompt=3, tables=[[block]])
 
 
@@ -55,6 +56,38 @@ def test_ids_that_only_the_target_has_may_be_edited(tmp_path: Path, sampling: di
     result = _runner(tmp_path, 90).next_tokens(_plan(_sequence("a", 0, **sampling)))
     assert result.token_ids[0] is not None
     assert result.token_ids[0] < 90
+
+
+def test_a_drawn_token_leaves_no_doubt_whichever_it_is(tmp_path: Path) -> None:
+    """A draft that ended because of an unlikely token would make such tokens rarer in the text."""
+    runner = _runner(tmp_path, 100)
+    drawn = []
+    for seed in range(20):
+        sequence = _sequence("a", 0)
+        sequence.seed = seed
+        result = runner.next_tokens(_plan(sequence))
+        drawn += result.token_ids
+        assert result.confidences == [1.0]
+    assert len(set(drawn)) > 5
+
+
+def test_nothing_is_drawn_at_random_for_a_seed(tmp_path: Path) -> None:
+    runner = _runner(tmp_path, 100)
+    for seed in range(5):
+        result = runner.next_tokens(_plan(_sequence("a", 0, seed=seed)))
+        assert result.probabilities == [None]
+        assert result.confidences[0] < 1.0
+
+
+def test_probabilities_are_those_of_the_last_drafts_and_no_older(tmp_path: Path) -> None:
+    """Or the next draft, from elsewhere, would be verified against them."""
+    drafter = DraftModel(_runner(tmp_path, 100), block_size=4, max_len=100)
+    sequence = _sequence("a", 0)
+    sequence.tables = [[0, 1]]
+    (draft,), _ = drafter.draft([(sequence, 3)], least_reach=0.0)
+    assert drafter.probabilities["a"].shape == (len(draft), TARGET_WIDTH)
+    drafter.begin_step()
+    assert not drafter.probabilities
 
 
 def test_a_row_that_is_not_finite_drafts_nothing_and_spoils_no_other(tmp_path: Path) -> None:

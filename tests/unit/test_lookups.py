@@ -1,5 +1,7 @@
 """Prompt lookup and predictions: what is found, followed, indexed and counted."""
 
+from typing import Any
+
 from engine.local import LocalClient
 from engine.output_stream import merge_outputs
 from engine.protocol import EngineRequest, RequestOutput, SamplingParams
@@ -39,6 +41,34 @@ def test_ngram_indexes_a_long_prompt_over_several_calls() -> None:
 def test_ngram_prefers_the_longer_match() -> None:
     sequence = _sequence_of([5, 1, 2, 3, 6, 1, 2, 4, 5, 1, 2])
     assert NgramProposer(2, 3).propose(sequence, 1) == [3]
+
+
+class CountingList(list[int]):
+    """Counts the items that are read by index or slice."""
+
+    num_read = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        self.num_read += len(range(*key.indices(len(self)))) if isinstance(key, slice) else 1
+        return super().__getitem__(key)
+
+
+def test_a_token_costs_the_same_in_a_long_text_as_in_a_short_one() -> None:
+    num_read = []
+    for num_tokens in (490, 19_600):
+        tokens = CountingList([n % 7 for n in range(num_tokens)])  # each n-gram occurs often
+        sequence, proposer = _sequence_of(tokens), NgramProposer()
+        sequence.tokens = tokens
+        for _ in range(6):
+            proposer.begin_step()
+            proposer.propose(sequence, 4)
+        tokens.num_read = 0
+        for n in range(40):
+            tokens.append(9 if n == 20 else n % 7)
+            proposer.begin_step()
+            assert bool(proposer.propose(sequence, 4)) == (n != 20 and n != 21)
+        num_read.append(tokens.num_read)
+    assert num_read[0] == num_read[1] < 40 * 30
 
 
 def test_an_index_grows_by_what_is_new() -> None:

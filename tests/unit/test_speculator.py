@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from engine.local import LocalClient
+from engine.plan import StepPlan, StepResult
 from engine.protocol import AbortReason, EngineRequest
 from engine.spec.draft_model import DraftModel
 from engine.spec.lengths import Choice
@@ -85,22 +86,30 @@ class Unwilling(Speculator):
         return Choice([0] * len(options), None)
 
 
-def _steps(speculator: Speculator | None) -> list[tuple[int, int]]:
-    """Rows of each forward: of prompts, and others."""
+def _forwards(speculator: Speculator | None) -> list[list[tuple[str, int, int, bool]]]:
+    """What each forward of the model computed: of each sequence its rows, drafted ones, and whether it got a token."""
     engine, runner = make_engine(speculator=speculator)
-    _, client = texts(engine, _requests(8))
-    rows = [(step.prefill_tokens, step.decode_tokens) for step in client.steps]
-    assert sum(map(sum, rows)) == runner.num_tokens
-    return rows
+    forwards = []
+    execute = runner.execute
+
+    def counted(plan: StepPlan) -> StepResult:
+        forwards.append([(item.sequence.id, item.num_new, item.num_draft, item.needs_logits) for item in plan.items])
+        return execute(plan)
+
+    runner.execute = counted  # type: ignore[method-assign]
+    texts(engine, _requests(8))
+    assert sum(num_new for items in forwards for _, num_new, _, _ in items) == runner.num_tokens
+    return forwards
 
 
-def test_with_no_drafts_chosen_the_steps_are_those_without_speculation() -> None:
-    """Counts forwards and rows, the draft model's too."""
+def test_with_no_drafts_chosen_the_forwards_are_those_without_speculation() -> None:
+    """Their number and their rows, the draft model's too."""
     draft_runner = LedgerDraftRunner(64, 4, 1.0)
     drafter = DraftModel(draft_runner, block_size=4, max_len=1000)
-    plain = _steps(None)
-    assert _steps(Unwilling(8, lookups=[Oracle(1.0)])) == plain
-    assert _steps(Unwilling(8, drafter=drafter)) == plain
+    plain = _forwards(None)
+    assert _forwards(AlwaysFull(8, lookups=[Oracle(1.0)])) != plain
+    assert _forwards(Unwilling(8, lookups=[Oracle(1.0)])) == plain
+    assert _forwards(Unwilling(8, drafter=drafter)) == plain
     assert draft_runner.num_passes == 0
 
 
