@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.file_modes import give_usual_modes
 from engine.protocol import Quality
 from models.cache import cache_folder
 from models.sources import ModelFiles
@@ -90,7 +91,5 @@ def _write(path: Path, key: Mapping[str, str], quality: Quality) -> None:
     file = _File([*others, Record(dict(key), quality)][-_MAX_RECORDS:])
     with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".partial", delete=False) as partial:
         partial.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(partial.name, 0o666 & ~mask)  # a temporary file is its owner's alone
+    give_usual_modes(Path(partial.name))
     os.replace(partial.name, path)

@@ -20,6 +20,7 @@ from rich.table import Table
 from engine.config import EngineConfig
 from engine.cores import usable_cores
 from engine.errors import HeadraceError, StartupError
+from engine.file_modes import give_usual_modes
 from engine.progress import foreground_progress
 from engine.protocol import Quality
 from engine.quality import records
@@ -65,32 +66,33 @@ def quantise(model: str, config: QuantizeConfig, progress: ProgressReport) -> No
     text = calibration_text(config.calibration) if config.calibrates else None
     set_num_threads(config.threads or usable_cores())
     files = resolve_model(model, config.revision, progress)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise StartupError(f"cannot make the folder {out}: {error.strerror}") from error
+    partial = _begin(out)
     try:
         written = convert(files, open_model(files), config, text, partial, progress)
         quality = _measured(files, partial, progress) if config.quality_report else None
         if quality is not None:
             check_loss(quality, config.max_quality_loss)
-        _make_readable(partial)
-        os.replace(partial, out)  # over an empty folder too
-    except OSError as error:
-        raise StartupError(f"cannot write {out}: {error.strerror or error}") from error
+        _put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _say(out, config, written, quality)
 
 
-def _make_readable(folder: Path) -> None:
-    """Give the folder and its files the modes that new ones have: temporary ones are their owner's alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    folder.chmod(0o777 & ~mask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~mask)
+def _begin(out: Path) -> Path:
+    """A new folder beside `out`."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise StartupError(f"cannot make the folder {out}: {error.strerror}; name another with --out") from error
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    try:
+        give_usual_modes(partial, *partial.iterdir())
+        os.replace(partial, out)  # over an empty folder too
+    except OSError as error:
+        raise StartupError(f"cannot put {out} in place: {error.strerror}; name another folder with --out") from error
 
 
 def _check_out(out: Path) -> None:

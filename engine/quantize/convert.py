@@ -145,11 +145,17 @@ class _Conversion:
         passages = [self._stream.begin([batch]) for batch in batches]
         for index, layer in self._stream.layers("quantise", progress):
             self._convert_layer(index, layer, passages)
-        self._writer.finish()
         written = self._written
-        written.num_bytes = self._writer.num_bytes
         fields = quantization_config(self._encoding, written.group_size_of, written.plain)
-        self._layout.write_rest(folder, {"quantization_config": fields})
+        try:
+            self._writer.finish()
+            self._layout.write_rest(folder, {"quantization_config": fields})
+        except OSError as error:
+            raise StartupError(
+                f"cannot write the checkpoint ({error.strerror}: {error.filename}); mend that, or name another folder "
+                "with --out"
+            ) from error
+        written.num_bytes = self._writer.num_bytes
         return written
 
     def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage]) -> None:

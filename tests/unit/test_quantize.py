@@ -424,3 +424,15 @@ def test_a_calibration_text_that_will_not_do_is_refused(
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], reason: str) -> None:
     with pytest.raises(StartupError, match=reason):
         QuantizeConfig(**{"out": "x", **options})  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_that_cannot_be_finished_is_said_so(
+    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "config.json")
+
+    monkeypatch.setattr(hugging_face, "write_json", fail)
+    with pytest.raises(StartupError, match=r"cannot write the checkpoint \(No space left on device: config\.json\)"):
+        command.quantise(str(llama), QuantizeConfig(scheme="int8", out=str(kept)), lambda *_: None)
+    assert list(kept.parent.iterdir()) == []

@@ -32,7 +32,7 @@ class ShardWriter:
         self.num_bytes += tensor.nbytes
 
     def finish(self) -> None:
-        """Write what is left; one file, or several with an index."""
+        """Write what is left; one file, or several with an index. Raises OSError, or CheckpointError."""
         self._write()
         count = len(self._files)
         if count == 1:
