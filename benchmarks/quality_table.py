@@ -3,6 +3,7 @@
     .venv/bin/python -m benchmarks.quality_table smollm2.gguf qwen-0.5b.gguf --folder quality
 
 FOLDER keeps the checkpoints that `headrace quantize` writes, and all figures: what is there is not measured again.
+`--parts quality memory` needs no quiet machine; `--parts speed` does, and brings the memory too.
 """
 
 import argparse
@@ -57,10 +58,18 @@ WAYS = (
     Way("int8", "int8, on load", Quantization.INT8),
     Way("nf4", "nf4 g64, on load", Quantization.NF4),
     Way("int4", "int4 g32, on load", Quantization.INT4),
-    Way("fp8-written", "fp8 W8A8, `quantize`", written="--scheme fp8"),
-    Way("int8-written", "int8 W8A8, `quantize`", written="--scheme int8"),
-    Way("int4-rtn", "int4 g128, `quantize --method rtn`", written="--scheme int4 --method rtn"),
-    Way("int4-gptq", "int4 g128, `quantize` (calibrated)", written="--scheme int4"),
+    *(
+        Way(name, f"`quantize --scheme {flags}`{remark}", written=f"--scheme {flags}")
+        for name, flags, remark in (
+            ("fp8-written", "fp8", ""),
+            ("int8-written", "int8", ""),
+            ("fp8-dynamic", "fp8-dynamic", ""),
+            ("w8a8-rtn", "w8a8 --method rtn", ""),
+            ("w8a8", "w8a8", " (calibrated)"),
+            ("int4-rtn", "int4 --method rtn", ""),
+            ("int4-gptq", "int4", " (calibrated)"),
+        )
+    ),
     Way("stored", "as stored: {stored}"),
 )
 
@@ -85,8 +94,8 @@ def main() -> int:
         for model in options.models:
             if "quality" in options.parts:
                 fill_quality(model, ways, options.folder)
-            if "speed" in options.parts:
-                fill_speed(model, ways, options)
+            if "speed" in options.parts or "memory" in options.parts:
+                fill_serving(model, ways, options, is_timed="speed" in options.parts)
     except (CompareError, ModelError, OSError) as error:
         sys.stderr.write(f"quality_table: {error}\n")
         return 1
@@ -102,7 +111,8 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="a GGUF file or a folder")
     parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and figures")
     parser.add_argument("--ways", nargs="+", choices=names, default=names, help="rows to measure (default: all)")
-    parser.add_argument("--parts", nargs="+", choices=("quality", "speed"), default=("quality", "speed"))
+    parts = ("quality", "memory", "speed")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="columns to measure (default: all)")
     parser.add_argument("--port", type=int, default=8960, help="of the servers (default: 8960)")
     return parser.parse_args()
 
@@ -181,12 +191,12 @@ def _quality(path: Path, way: Way, reference: Reference, progress: ProgressRepor
 # --- Speed and memory ------------------------------------------------------------------------------------------------
 
 
-def fill_speed(model: Path, ways: Sequence[Way], options: argparse.Namespace) -> None:
-    """Serve each way that has no figures yet: one stream, then the memory of the server's processes."""
+def fill_serving(model: Path, ways: Sequence[Way], options: argparse.Namespace, *, is_timed: bool) -> None:
+    """Serve each way that has no figures yet: one stream, timed or not, then the memory of the server's processes."""
     folder: Path = options.folder
     for way in ways:
         figures = load(folder).get(model.name, {}).get(way.name, Figures())
-        if figures.tokens_per_s:
+        if figures.tokens_per_s if is_timed else figures.resident_mb:
             continue
         _write(model, way, folder)
         path = shlex.quote(str(_served(model, way, folder)))
@@ -194,9 +204,10 @@ def fill_speed(model: Path, ways: Sequence[Way], options: argparse.Namespace) ->
         with started(command, options.port, _START_TIMEOUT_S) as server:
             own = httpx.get(f"{server.url}/v1/models", trust_env=False).json()["data"][0]["headrace"]
             scenario = SCENARIOS["S1"]
-            tpot_ms = scenario.metrics[0].of(put_load(scenario, server.url, "", way.title))
+            result = put_load(scenario, server.url, "" if is_timed else "--num-prompts 1", way.title)
             figures.resident_mb = server.memory_mb()
-        figures.tokens_per_s = 1000 / tpot_ms
+        if is_timed:
+            figures.tokens_per_s = 1000 / scenario.metrics[0].of(result)
         figures.weight_mb = own["weight_bytes"] / 1e6
         figures.formats = own["weight_formats"]
         _keep(folder, model, way, figures)

@@ -18,7 +18,6 @@ from models.layers.prologue import AS_IS
 
 _TEXT = Path(__file__).parent / "calibration.txt"
 _AT_ONCE = 4  # passages in one step
-_KEPT_ROWS = 1024
 _STRIP = 1024  # rows of a symmetric product that are computed together, from the diagonal on
 
 
@@ -50,12 +49,13 @@ def calibration_batches(
 
 
 class LinearInputs:
-    """What one linear layer met. hessian: [in, in] fp32, the sum of x x^T; rows: some of the inputs x.
+    """What one linear layer met. hessian: [in, in] fp32, the sum of x x^T; rows: up to `max_rows` of the inputs x.
 
     Until `complete`, the hessian is right on its diagonal and above it only.
     """
 
-    def __init__(self, in_features: int) -> None:
+    def __init__(self, in_features: int, max_rows: int) -> None:
+        self._max_rows = max_rows
         self.hessian = torch.zeros(in_features, in_features)
         self.rows = torch.empty(0, in_features)
 
@@ -65,7 +65,7 @@ class LinearInputs:
         columns = rows.t()
         for start in range(0, len(columns), _STRIP):
             self.hessian[start : start + _STRIP, start:].addmm_(columns[start : start + _STRIP], rows[:, start:])
-        missing = _KEPT_ROWS - len(self.rows)
+        missing = self._max_rows - len(self.rows)
         self.rows = torch.cat((self.rows, rows[:missing])) if missing > 0 else self.rows
 
     def complete(self) -> None:
@@ -73,13 +73,16 @@ class LinearInputs:
 
 
 @contextlib.contextmanager
-def collected(layer: nn.Module) -> Iterator[dict[str, LinearInputs]]:
-    """The inputs of each linear layer inside `layer`, by name, that come while the context lasts; complete after it."""
+def collected(layer: nn.Module, max_rows: int) -> Iterator[dict[str, LinearInputs]]:
+    """The inputs of each linear layer inside `layer`, by name, that come while the context lasts; complete after it.
+
+    max_rows: of the inputs themselves that are kept.
+    """
     inputs: dict[str, LinearInputs] = {}
     handles = []
     for name, module in layer.named_modules():
         if isinstance(module, Linear):
-            inputs[name] = LinearInputs(module.in_features)
+            inputs[name] = LinearInputs(module.in_features, max_rows)
             handles.append(module.register_forward_pre_hook(inputs[name].add))
     try:
         yield inputs

@@ -12,7 +12,29 @@ class Method(enum.StrEnum):
     RTN = "rtn"
 
 
-SCHEMES = ("int4", "int8", "fp8")
+class Scheme(enum.StrEnum):
+    """int4, int8 and fp8 are of weights alone, as with --quantization; the others round what meets the weights too."""
+
+    INT4 = "int4"
+    INT8 = "int8"
+    FP8 = "fp8"
+    W8A8 = "w8a8"
+    FP8_DYNAMIC = "fp8-dynamic"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Scheme | None":
+        """Of llmcompressor's names for the same, W4A16, W8A16 and FP8_DYNAMIC too, in letters of any size."""
+        name = str(value).lower().replace("_", "-")
+        return next((scheme for scheme in cls if name in (scheme.value, _PRESETS.get(scheme))), None)
+
+    @property
+    def is_fp8(self) -> bool:
+        return self in (Scheme.FP8, Scheme.FP8_DYNAMIC)
+
+
+_PRESETS = {Scheme.INT4: "w4a16", Scheme.INT8: "w8a16"}
+_GROUPED = (Scheme.INT4, Scheme.INT8)
+_CALIBRATED = (Scheme.INT4, Scheme.W8A8)  # rounding to the nearest costs more than a hundredth of the perplexity
 GROUP_SIZES = (128, 64, 32)
 MIN_TOKENS = 512  # of calibration
 CALIBRATION_TOKENS = 32768
@@ -22,21 +44,22 @@ CALIBRATION_TOKENS = 32768
 class QuantizeConfig:
     """What to make of a model, and where to put it. Raises StartupError for options that are wrong together."""
 
-    scheme: str = option(
-        "int4",
-        "int4 (weights by groups), int8 or fp8 (weights by rows, activations by token).",
+    scheme: Scheme = option(
+        Scheme.INT4,
+        "Weights alone: int4 (W4A16, by groups of columns), int8 (W8A16, by rows) or fp8 (by rows). Activations too, "
+        "by token: w8a8 (int8) or fp8-dynamic.",
         group="Quantisation",
-        metavar="{int4,int8,fp8}",
     )
     out: str | None = option(None, "Folder for the checkpoint; made if absent, else empty.", group="Quantisation")
     group_size: int | None = option(
         None,
-        "Columns that share a scale of int4: 128, 64 or 32 (default: 128; fewer where a matrix has no multiple of it).",
+        "Columns that share a scale, for int4 and int8: 128, 64 or 32, fewer where a matrix has no multiple of it "
+        "(default: 128 for int4, whole rows for int8).",
         group="Quantisation",
     )
     method: Method | None = option(
         None,
-        "gptq calibrates on a text, rtn rounds to the nearest (default: gptq for int4, rtn for the others).",
+        "gptq calibrates on a text, rtn rounds to the nearest (default: gptq for int4 and w8a8, rtn for the others).",
         group="Quantisation",
     )
     calibration: str | None = option(
@@ -61,31 +84,31 @@ class QuantizeConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.scheme not in SCHEMES:
-            remedy = "serve it with --quantization nf4, or " if self.scheme == "nf4" else ""
-            raise StartupError(
-                f"--scheme is {self.scheme!r}; compressed-tensors checkpoints are written in {', '.join(SCHEMES)}; "
-                f"{remedy}choose one of these"
-            )
         if self.out is None:
             raise StartupError("--out is missing; name the folder for the checkpoint")
-        if self.group_size is not None and (self.scheme != "int4" or self.group_size not in GROUP_SIZES):
+        if self.group_size is not None and (self.scheme not in _GROUPED or self.group_size not in GROUP_SIZES):
             sizes = ", ".join(map(str, GROUP_SIZES))
             raise StartupError(
-                f"--group-size is {self.group_size} with --scheme {self.scheme}; it is for int4, and one of {sizes}"
+                f"--group-size is {self.group_size} with --scheme {self.scheme}; it is for int4 and int8, and one of "
+                f"{sizes}"
             )
-        if self.method is Method.GPTQ and self.scheme == "fp8":
+        if self.method is Method.GPTQ and self.scheme.is_fp8:
             raise StartupError(
-                "--method gptq rounds to whole numbers, not to fp8; choose rtn, or --scheme int4 or int8"
+                "--method gptq rounds to whole numbers, not to fp8; choose rtn, or --scheme int4, int8 or w8a8"
             )
         given = {"--calibration": self.calibration, "--calibration-tokens": self.calibration_tokens}
         unused = [flag for flag, value in given.items() if value is not None]
         if unused and not self.calibrates:
-            remedy = "leave it out" if self.scheme == "fp8" else "add --method gptq, or leave it out"
+            remedy = "leave it out" if self.scheme.is_fp8 else "add --method gptq, or leave it out"
             raise StartupError(f"{unused[0]} is given, but --method is rtn for {self.scheme}; {remedy}")
         if self.max_quality_loss is not None and not self.quality_report:
             raise StartupError("--max-quality-loss needs the quality report; leave --no-quality-report out")
 
     @property
     def calibrates(self) -> bool:
-        return self.method is Method.GPTQ or (self.method is None and self.scheme == "int4")
+        return self.method is Method.GPTQ or (self.method is None and self.scheme in _CALIBRATED)
+
+    @property
+    def columns_by_scale(self) -> int | None:
+        """Columns that are to share a scale; None is all of a row."""
+        return self.group_size or (GROUP_SIZES[0] if self.scheme is Scheme.INT4 else None)

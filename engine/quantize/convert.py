@@ -14,10 +14,10 @@ from torch import nn
 from engine.errors import StartupError
 from engine.quality.passages import passages_of
 from engine.quantize.calibration import LinearInputs, calibration_batches, collected
-from engine.quantize.config import CALIBRATION_TOKENS, GROUP_SIZES, QuantizeConfig
+from engine.quantize.config import CALIBRATION_TOKENS, GROUP_SIZES, QuantizeConfig, Scheme
 from engine.quantize.folding import Folding, fold
 from engine.runner.memory import format_bytes
-from models.checkpoints.writing.compressed_tensors import quantization_config, tensors_of
+from models.checkpoints.writing.compressed_tensors import Form, quantization_config, tensors_of
 from models.checkpoints.writing.hugging_face import Layout, layout_of
 from models.checkpoints.writing.shards import ShardWriter
 from models.errors import UnsupportedModelError
@@ -36,7 +36,14 @@ from models.tokenizer_assets import load_tokenizer_assets
 from models.weights import Assignment
 
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # of tensors that are kept
-_ENCODINGS = {"int4": Encoding.INT4, "int8": Encoding.INT8, "fp8": Encoding.FP8_E4M3}
+FORMS = {
+    Scheme.INT4: Form(Encoding.INT4),
+    Scheme.INT8: Form(Encoding.INT8),
+    Scheme.FP8: Form(Encoding.FP8_E4M3),
+    Scheme.W8A8: Form(Encoding.INT8, rounds_inputs=True),
+    Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
+}
+_KEPT_INPUTS = 1024  # of each matrix, where inputs are rounded
 
 
 @dataclass(slots=True)
@@ -44,7 +51,7 @@ class Written:
     """What a conversion wrote, for the report."""
 
     num_bytes: int = 0
-    group_size_of: dict[str, int | None] = field(default_factory=dict)  # of each quantised module
+    group_size_of: dict[str, int | None] = field(default_factory=dict)  # of each quantised module; None: a scale a row
     plain: list[str] = field(default_factory=list)  # linear modules that stay as they are
 
 
@@ -89,8 +96,8 @@ class _Conversion:
         self._stream = stream
         self._decoder = stream.decoder
         self._layout = layout
-        self._config = config
-        self._encoding = _ENCODINGS[config.scheme]
+        self._columns_by_scale = config.columns_by_scale
+        self._form = FORMS[config.scheme]
         self._dtype = dtype
         self._writer = writer
         self._written = Written()
@@ -129,11 +136,11 @@ class _Conversion:
         """What the tensor will take in the file."""
         *_, columns = shape = assignment.tensor.shape
         count = math.prod(shape)
-        size = self._group_size(columns) if self._is_inner(assignment) else 0
-        if size == 0:
+        size = self._group_size(columns) if self._is_inner(assignment) else None
+        if size is None:
             return count * self._plain_dtype(assignment).itemsize
-        codes = count / 2 if self._encoding is Encoding.INT4 else count
-        return codes + count / (size or columns) * self._dtype.itemsize
+        codes = count / 2 if self._form.encoding is Encoding.INT4 else count
+        return codes + count / size * self._dtype.itemsize
 
     @torch.inference_mode()
     def run(self, folder: Path, batches: Sequence, progress: ProgressReport) -> Written:
@@ -146,7 +153,7 @@ class _Conversion:
         for index, layer in self._stream.layers("quantise", progress):
             self._convert_layer(index, layer, passages)
         written = self._written
-        fields = quantization_config(self._encoding, written.group_size_of, written.plain)
+        fields = quantization_config(self._form, written.group_size_of, written.plain)
         try:
             self._writer.finish()
             self._layout.write_rest(folder, {"quantization_config": fields})
@@ -161,7 +168,7 @@ class _Conversion:
     def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage]) -> None:
         """Write one layer's tensors, and let the passages go on through what was written."""
         plan = [each for each in self._stream.plan if layer_of(each) == index]
-        with collected(layer) as inputs:
+        with collected(layer, max_rows=_KEPT_INPUTS if self._form.rounds_inputs else 0) as inputs:
             for passage in passages:
                 self._stream.compute(index, passage, advances=False)
         folding = self._folding(index, layer, plan, inputs) if passages else Folding()
@@ -183,8 +190,8 @@ class _Conversion:
         def choose(name: str, linear: Linear) -> torch.Tensor:
             seen = inputs[name]
             size = self._group_size(linear.in_features) or linear.in_features
-            rows = seen.rows if self._encoding is Encoding.INT8 else None
-            return column_factors(linear.weight, seen.hessian, self._encoding, size, rows)
+            rows = seen.rows if self._form.rounds_inputs else None
+            return column_factors(linear.weight, seen.hessian, self._form.encoding, size, rows)
 
         return fold(layer, self._decoder.spec.layers[index], index, plan, choose, self._dtype)
 
@@ -192,23 +199,22 @@ class _Conversion:
         self, assignment: Assignment, name: str, folding: Folding, hessian: torch.Tensor | None
     ) -> None:
         module = self._layout.name(assignment).removesuffix(".weight")
-        columns = assignment.tensor.shape[1]
-        size = self._group_size(columns)
+        size = self._group_size(assignment.tensor.shape[1])
         folded = partial(folding.folded, name=name, assignment=assignment)
         weight = self._layout.values(assignment, self._decoder, torch.float32)
-        if size == 0:
+        if size is None:
             self._write_plain(assignment, folded)
             self._hold(assignment, folded(weight))
             return
-        form = (self._encoding, size or columns, self._dtype)
+        kind = (self._form.encoding, size, self._dtype)
         if hessian is None:
-            quantised = quantise_to_nearest(weight, *form)
+            quantised = quantise_to_nearest(weight, *kind)
         else:
-            quantised = quantise_for_inputs(folded(weight), hessian, *form)
+            quantised = quantise_for_inputs(folded(weight), hessian, *kind)
             self._hold(assignment, dequantise(quantised, torch.float32))
-        for tensor_name, tensor in tensors_of(module, quantised).items():
+        for tensor_name, tensor in tensors_of(module, quantised, self._form).items():
             self._writer.add(tensor_name, tensor)
-        self._written.group_size_of[module] = size
+        self._written.group_size_of[module] = size if self._columns_by_scale else None
 
     def _hold(self, assignment: Assignment, values: torch.Tensor) -> None:
         """Let the passages go on through what was written."""
@@ -218,14 +224,11 @@ class _Conversion:
         linear.weight.narrow(0, *linear.rows(assignment.destination.shard)).copy_(held)
 
     def _group_size(self, columns: int) -> int | None:
-        """Columns that share a scale: the size asked for, or the next smaller that divides them; 0 if none does.
-
-        None is a scale a row.
-        """
-        if self._encoding is not Encoding.INT4:
-            return None
-        wanted = self._config.group_size or GROUP_SIZES[0]
-        return next((size for size in GROUP_SIZES if size <= wanted and columns % size == 0), 0)
+        """Columns that share a scale: the size asked for, or the next smaller that divides them; None if none does."""
+        wanted = self._columns_by_scale
+        if wanted is None:
+            return columns
+        return next((size for size in GROUP_SIZES if size <= wanted and columns % size == 0), None)
 
     def _write_plain(self, assignment: Assignment, folded: Callable[[torch.Tensor], torch.Tensor] = _same) -> None:
         """As it is stored, with its factors; what was quantised, or comes from a GGUF, in the checkpoint's dtype."""

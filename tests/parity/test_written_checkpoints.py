@@ -13,17 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.quantize.config import Method, QuantizeConfig
-from engine.quantize.convert import convert
+from engine.quantize.config import Method, QuantizeConfig, Scheme
+from engine.quantize.convert import FORMS, convert
 from models.loader import open_model
+from models.quant.tensor import Encoding
 from models.sources import ModelFiles
 from tests.helpers.quantised import FIXTURES, expected_of
 
 WRITTEN = {
-    "ct-int4-written": ("int4", {}),
-    "ct-int8-written": ("int8", {"tie_word_embeddings": True}),
-    "ct-fp8-written": ("fp8", {}),
+    "ct-int4-written": (Scheme.INT4, {}),
+    "ct-int8-written": (Scheme.INT8, {}),
+    "ct-fp8-written": (Scheme.FP8, {}),
+    "ct-w8a8-written": (Scheme.W8A8, {"tie_word_embeddings": True}),
+    "ct-fp8-dynamic-written": (Scheme.FP8_DYNAMIC, {}),
 }
+LARGEST_ERRORS = {Encoding.INT4: 0.12, Encoding.INT8: 0.012, Encoding.FP8_E4M3: 0.04}
 
 
 def fixture_module() -> ModuleType:
@@ -49,7 +53,7 @@ def test_the_folder_that_the_library_read_is_written_again(kind: str, tmp_path: 
     written, kept = load_file(out / "model.safetensors"), load_file(FIXTURES / kind / "model.safetensors")
     assert written.keys() == kept.keys()
     for name, tensor in kept.items():
-        if scheme == "int4" and not name.endswith(("weight_packed", "weight_scale")):
+        if scheme is Scheme.INT4 and not name.endswith(("weight_packed", "weight_scale")):
             assert torch.equal(written[name], tensor), name
         else:  # the last bit of fp32, which depends on the machine, chooses some of int4's scales
             assert written[name].dtype == tensor.dtype
@@ -66,4 +70,4 @@ def test_the_library_read_the_weights_that_were_quantised(kind: str) -> None:
     before = fixture_module().tiny_llama(**sizes).state_dict()
     for name, values in expected.items():
         error = float((values.float() - before[name].float()).norm() / before[name].float().norm())
-        assert 0 < error < {"int4": 0.12, "int8": 0.012, "fp8": 0.04}[scheme], name
+        assert 0 < error < LARGEST_ERRORS[FORMS[scheme].encoding], name

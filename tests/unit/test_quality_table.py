@@ -1,12 +1,17 @@
 """benchmarks/quality_table: what is measured is kept, and shown as the table of docs/quantization.md."""
 
+import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import msgspec
 import pytest
 
 from benchmarks import quality_table
-from benchmarks.quality_table import WAYS, Figures, fill_quality, load, show
+from benchmarks.quality_table import WAYS, Figures, fill_quality, fill_serving, load, show
 from engine.protocol import Quality
 from engine.quality import report
 from tests.helpers.checkpoints import llama_config
@@ -42,7 +47,31 @@ def test_figures_become_a_table_that_names_its_baseline() -> None:
     }
     lines = show("q.gguf", figures).splitlines()
     assert lines[0] == "Baseline: q.gguf dequantised, in bfloat16; 2,848 tokens."
-    assert lines[4] == "| int4 g128, `quantize --method rtn` | 22.00 | +10.00% | 0.0625 | 85.0% | - | - | - |"
+    assert lines[4] == "| `quantize --scheme int4 --method rtn` | 22.00 | +10.00% | 0.0625 | 85.0% | - | - | - |"
     nothing = Figures(msgspec.structs.replace(quality, perplexity=19.9999, kl_divergence=-1e-8))
     assert "| +0.00% | 0.0000 |" in show("q.gguf", {"bf16": nothing})
     assert lines[5] == "| as stored: q4_1 210, f32 61 | - | - | - | - | 103 | 232 | 98.8 |"
+
+
+def test_memory_needs_no_timing_and_timing_brings_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+
+    @contextlib.contextmanager
+    def started(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(url="http://test", memory_mb=lambda: 450.0 + len(loads))
+
+    def put_load(_scenario: object, _url: str, flags: str, _name: str) -> dict[str, object]:
+        loads.append(flags)
+        return {"summary": {"tpot_ms": {"p50": 8.0}}}
+
+    own = {"data": [{"headrace": {"weight_bytes": 97_000_000, "weight_formats": {"q4_1": 210}}}]}
+    monkeypatch.setattr(quality_table, "started", started)
+    monkeypatch.setattr(quality_table, "put_load", put_load)
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: SimpleNamespace(json=lambda: own))
+    ways = [way for way in WAYS if way.name == "stored"]
+    options = argparse.Namespace(folder=tmp_path, port=1)
+    for is_timed in (False, False, True, True):
+        fill_serving(Path("q.gguf"), ways, options, is_timed=is_timed)
+        figures = load(tmp_path)["q.gguf"]["stored"]
+        assert (figures.resident_mb, figures.tokens_per_s) == ((452.0, 125.0) if is_timed else (451.0, 0.0))
+    assert loads == ["--num-prompts 1", ""]

@@ -24,7 +24,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_options_reach_the_process_and_its_exit_code_comes_back(jobs: list[Any]) -> None:
-    arguments = ["org/model", "--scheme", "int4", "--out", "x", "--group-size", "64", "--max-quality-loss", "0.05"]
+    arguments = ["org/model", "--scheme", "W4A16", "--out", "x", "--group-size", "64", "--max-quality-loss", "0.05"]
     assert cli.main(["quantize", *arguments]) == 3
     ((model, options),) = jobs
     assert model == "org/model"
@@ -37,7 +37,7 @@ def test_options_reach_the_process_and_its_exit_code_comes_back(jobs: list[Any])
     [
         (["--out", "x"], "no model given"),
         (["m"], "--out is missing"),
-        (["m", "--out", "x", "--scheme", "nf4"], "compressed-tensors checkpoints are written in int4, int8, fp8"),
+        (["m", "--out", "x", "--scheme", "nf4"], "it must be one of int4, int8, fp8, w8a8, fp8-dynamic"),
         (["m", "--out", "x", "--grupsize", "64"], "unknown option --grupsize; did you mean --group-size?"),
         (["m", "n", "--out", "x"], "unexpected argument n"),
         (["m", "--out", "x", "--method", "awq"], "must be one of gptq, rtn"),

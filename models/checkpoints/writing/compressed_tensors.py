@@ -5,36 +5,54 @@ The reader's twin: models/checkpoints/quantised/compressed_tensors.py describes 
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from models.quant.tensor import Encoding, QuantTensor
 
-FORMATS = {
-    Encoding.INT4: "pack-quantized",
-    Encoding.INT8: "int-quantized",
-    Encoding.FP8_E4M3: "float-quantized",
-}
-_BITS = {Encoding.INT4: 4, Encoding.INT8: 8, Encoding.FP8_E4M3: 8}
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What matrices are written as: INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits too, with a scale a token."""
+
+    encoding: Encoding
+    rounds_inputs: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """The library packs integers into int32 where weights alone are quantised."""
+        return self.encoding is not Encoding.FP8_E4M3 and not self.rounds_inputs
+
+    @property
+    def name(self) -> str:
+        if self.is_packed:
+            return "pack-quantized"
+        return "float-quantized" if self.encoding is Encoding.FP8_E4M3 else "int-quantized"
 
 
-def tensors_of(module: str, quantised: QuantTensor) -> dict[str, torch.Tensor]:
-    """The tensors of one module, by name. quantised: symmetric; INT4 by groups, the others with a scale a row."""
+def tensors_of(module: str, quantised: QuantTensor, form: Form) -> dict[str, torch.Tensor]:
+    """The tensors of one module, by name. quantised: symmetric."""
     assert quantised.zeros is None
     tensors = {f"{module}.weight_scale": quantised.scales}
-    if quantised.encoding is Encoding.INT4:
-        # Eight codes in an int32, the first in its lowest bits: our two in a byte, four bytes on.
-        tensors[f"{module}.weight_packed"] = quantised.codes.contiguous().view(torch.int32)
+    if form.is_packed:
+        tensors[f"{module}.weight_packed"] = _packed(quantised)
         tensors[f"{module}.weight_shape"] = torch.tensor(quantised.shape, dtype=torch.int64)
     else:
         tensors[f"{module}.weight"] = quantised.codes
     return tensors
 
 
-def quantization_config(
-    encoding: Encoding, group_size_of: Mapping[str, int | None], ignored: Sequence[str]
-) -> dict[str, Any]:
+def _packed(quantised: QuantTensor) -> torch.Tensor:
+    """[rows, words] int32, the first code in a word's lowest bits: codes from 0 up, four bytes together."""
+    codes = quantised.codes
+    if quantised.encoding is Encoding.INT8:
+        codes = codes.view(torch.uint8) ^ 0x80
+    return torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4)).contiguous().view(torch.int32)
+
+
+def quantization_config(form: Form, group_size_of: Mapping[str, int | None], ignored: Sequence[str]) -> dict[str, Any]:
     """group_size_of: of each quantised module; None is a scale a row. ignored: linear modules that stay as they are."""
     sizes = sorted(set(group_size_of.values()), key=lambda size: size or 0, reverse=True)
     groups = {}
@@ -43,13 +61,13 @@ def quantization_config(
         targets = ["Linear"] if len(sizes) == 1 else _patterns(modules)
         groups[f"group_{number}"] = {
             "targets": targets,
-            "weights": _weights(encoding, size),
-            "input_activations": None if encoding is Encoding.INT4 else _activations(encoding),
+            "weights": _weights(form.encoding, size),
+            "input_activations": _activations(form.encoding) if form.rounds_inputs else None,
             "output_activations": None,
         }
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMATS[encoding],
+        "format": form.name,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": list(ignored),
@@ -69,7 +87,7 @@ def _activations(encoding: Encoding) -> dict[str, Any]:
 
 def _numbers(encoding: Encoding) -> dict[str, Any]:
     kind = "float" if encoding is Encoding.FP8_E4M3 else "int"
-    return {"num_bits": _BITS[encoding], "type": kind, "symmetric": True}
+    return {"num_bits": 4 if encoding is Encoding.INT4 else 8, "type": kind, "symmetric": True}
 
 
 def _patterns(modules: Sequence[str]) -> list[str]:
