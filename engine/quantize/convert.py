@@ -107,13 +107,9 @@ class _Conversion:
         names = Counter(each.tensor.name for each in self._stream.plan if self._is_inner(each))
         for assignment in self._stream.plan:
             tensor = assignment.tensor
+            self._layout.name(assignment)
             if not self._is_inner(assignment):
                 continue
-            if tensor.name.endswith("]"):
-                raise UnsupportedModelError(
-                    f"{tensor.name!r} is one of a stack of experts, for which compressed-tensors has no form; "
-                    "serve the model with --quantization instead"
-                )
             if names[tensor.name] > 1:
                 raise UnsupportedModelError(
                     f"{tensor.name!r} holds several matrices whose rows are mixed, which are not quantised together; "

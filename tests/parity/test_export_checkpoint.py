@@ -17,6 +17,7 @@ from models.loaded import TokenizerAssets
 from models.sources import ModelFiles
 from tests.helpers.checkpoints import LLAMA3_ROPE, gpt2_config, llama_config, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
+from tests.parity.variants import qwen3, qwen3_moe
 
 TOKENIZER = Tokenizer(WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, unk_token="<unk>")).to_str().encode()
 ASSETS = TokenizerAssets(TOKENIZER, "{{ messages }}", {"eos_token": "</s>"}, 1, [2], False)
@@ -32,7 +33,17 @@ def files_of(path: Path) -> ModelFiles:
     return ModelFiles(None, (path,), str(path))
 
 
-@pytest.mark.parametrize("config", [llama_config, lambda: llama_config(tie_word_embeddings=True), qwen2_config])
+@pytest.mark.parametrize(
+    "config",
+    [
+        llama_config,
+        lambda: llama_config(tie_word_embeddings=True),
+        qwen2_config,
+        qwen3,
+        lambda: qwen3_moe(moe_intermediate_size=64, norm_topk_prob=True),  # whose experts are a stack in GGUF
+    ],
+    ids=["llama", "llama-tied", "qwen2", "qwen3", "qwen3-moe"],
+)
 def test_transformers_reads_the_dequantised_weights(tmp_path: Path, config: Callable[[], PretrainedConfig]) -> None:
     model = random_model(config())
     write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.Q4_0)  # rounds the model's weights

@@ -5,6 +5,7 @@ safetensors checkpoints, by the maps through which headrace loads both.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,12 @@ from models.tokenizer_assets import load_tokenizer_assets
 from models.weights import Assignment, transformed
 
 # Beside the fields that headrace reads, libraries choose the model's class by this one.
-_MODEL_TYPES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+_MODEL_TYPES = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+}
 _COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken"),
     *("generation_config.json", "chat_template*", "LICENSE*"),
@@ -40,7 +46,11 @@ class FolderLayout:
         self._fields = dict(opened.config.fields)
 
     def name(self, assignment: Assignment) -> str:
-        return assignment.tensor.name
+        """Raises UnsupportedModelError for a part of a stack."""
+        name = assignment.tensor.name
+        if name.endswith("]"):
+            raise _is_stacked(name)
+        return name
 
     def values(self, assignment: Assignment, decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
         assert assignment.tensor.read is not None
@@ -75,7 +85,11 @@ class GGUFLayout:
         self._own_fields = _config_fields(opened.config, self._tokenizer)
 
     def name(self, assignment: Assignment) -> str:
-        return _name_at(assignment.destination, self._patterns)
+        """Of the expert, where the file has a stack. Raises UnsupportedModelError if the family has no name for it."""
+        name = _name_at(assignment.destination, self._patterns)
+        if name is None:
+            raise _is_stacked(assignment.tensor.name)
+        return name
 
     def values(self, assignment: Assignment, decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:
         assert assignment.tensor.read is not None
@@ -95,6 +109,13 @@ class GGUFLayout:
 Layout = FolderLayout | GGUFLayout
 
 
+def _is_stacked(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{name!r} is one of a stack of experts, for which compressed-tensors has no form; "
+        "serve the model with --quantization instead"
+    )
+
+
 def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
     """Raises UnsupportedModelError for what would be written wrongly."""
     if files.gguf:
@@ -109,14 +130,24 @@ def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
 
 
 def _patterns_by_place(names: Rules) -> dict[tuple[str, str | None], str]:
-    """(module, shard) -> the pattern of the tensor that fills it; layers are "{i}" in both."""
-    return {(to.module, to.shard): pattern for pattern, to in names.items() if isinstance(to, To)}
+    """(module, shard) -> the pattern of the tensor that fills it; layers are "{i}" in both, and experts "{e}"."""
+    return {
+        (to.module, to.shard): pattern
+        for pattern, to in names.items()
+        if isinstance(to, To) and ("{e}" in to.module) == ("{e}" in pattern)
+    }
 
 
-def _name_at(place: Destination, patterns: dict[tuple[str, str | None], str]) -> str:
+def _name_at(place: Destination, patterns: dict[tuple[str, str | None], str]) -> str | None:
     module = place.module if place.layer is None else place.module.replace(f".{place.layer}.", ".{i}.", 1)
-    pattern = patterns[module, place.shard]
-    return pattern.replace("{i}", str(place.layer)).removesuffix("*") + place.parameter
+    expert = re.search(r"(?<=\.experts\.)\d+(?=\.)", module)
+    if expert is not None:
+        module = module[: expert.start()] + "{e}" + module[expert.end() :]
+    pattern = patterns.get((module, place.shard))
+    if pattern is None:
+        return None
+    name = pattern.replace("{i}", str(place.layer)).replace("{e}", expert[0] if expert else "")
+    return name.removesuffix(f".{place.parameter}").removesuffix(".*") + f".{place.parameter}"
 
 
 def _config_fields(config: HFConfig, tokenizer: TokenizerAssets) -> dict[str, Any]:
