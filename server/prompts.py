@@ -6,6 +6,7 @@ from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo
 from server.choice import Prompt
 from server.context import TextModel
+from server.schemas.base import shown
 from server.schemas.chat import ChatTemplateFields
 
 _INLINE_SIZE = 4096  # characters or ids; more is encoded in a thread, or the event loop would notice
@@ -71,28 +72,30 @@ def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
     if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
         wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
         raise InvalidRequest(
-            f"{param} has the token id {wrong}; it must be at least 0 and at most {vocab_size - 1}", param=param
+            f"{param} has the token id {shown(wrong)}; it must be at least 0 and at most {vocab_size - 1}", param=param
         )
 
 
 def room_for_output(
-    prompts: list[Prompt], max_model_len: int, *, asked: int | None, param: str, default: int | None
+    prompts: list[Prompt], max_model_len: int, *, asked: int | None, param: str, default: int | None, prompt_param: str
 ) -> int:
     """max_tokens: what was asked for in the field `param`, else what fits, up to `default`.
 
-    Raises ContextLengthExceeded.
+    Raises ContextLengthExceeded, of `prompt_param` where the prompt leaves no room for a single token.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
-    if asked is None and room < 1:
+    if room < (1 if asked is None else min(asked, 1)):
         raise ContextLengthExceeded(
             f"the prompt has {longest} tokens; this server takes {max_model_len} tokens of prompt and output "
             "together, at least one of them output; shorten the prompt",
+            param=prompt_param,
         )
     if asked is not None and asked > room:
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens and {param} is {asked}, {longest + asked} together; this server takes "
-            f"{max_model_len} tokens of prompt and output together; shorten the prompt or ask for fewer tokens",
+            f"the prompt has {longest} tokens and {param} is {shown(asked)}, more than the {room} that are left: this "
+            f"server takes {max_model_len} tokens of prompt and output together; shorten the prompt or ask for fewer "
+            "tokens",
             param=param,
         )
     if asked is not None:

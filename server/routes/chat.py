@@ -48,7 +48,9 @@ async def create_chat_completion(
     info = context.client.info
     prompt = await chat_prompt(body, text, info, add_special_tokens=bool(body.add_special_tokens))
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    max_tokens = room_for_output([prompt], info.max_model_len, asked=asked_max_tokens, param=param, default=None)
+    max_tokens = room_for_output(
+        [prompt], info.max_model_len, asked=asked_max_tokens, param=param, default=None, prompt_param="messages"
+    )
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
     prediction_ids = await _prediction_ids(body, text.tokenizer, info.max_model_len)
     generation = start_generation(

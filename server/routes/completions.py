@@ -42,7 +42,12 @@ async def create_completion(
     sampling = body.sampling(
         info,
         max_tokens=room_for_output(
-            prompts, info.max_model_len, asked=body.max_tokens, param="max_tokens", default=DEFAULT_MAX_TOKENS
+            prompts,
+            info.max_model_len,
+            asked=body.max_tokens,
+            param="max_tokens",
+            default=DEFAULT_MAX_TOKENS,
+            prompt_param="prompt",
         ),
         logprobs=body.logprobs,
         prompt_logprobs=body.logprobs if echo else None,

@@ -83,6 +83,9 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "user": (str, "a string"),
 }
 
+# Fields of chats that text completions have under another name.
+_TEXT_NAMES: Mapping[str, str] = {"max_completion_tokens": "max_tokens", "top_logprobs": "logprobs"}
+
 _MAX_LISTED = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
@@ -97,7 +100,9 @@ def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
     for name, value in extra.items():
         if name in _UNSUPPORTED:
             if not (value is None or value == [] or _UNSUPPORTED[name](value)):
-                raise UnsupportedParameter(f"{name} is not supported by this endpoint; leave it out", param=name)
+                text_name = _TEXT_NAMES.get(name)
+                remedy = "leave it out" if text_name is None else f"text completions call it {text_name}"
+                raise UnsupportedParameter(f"{name} is not supported by this endpoint; {remedy}", param=name)
         elif name in _IGNORED:
             _check_type(name, value)
             if not (value is None or _IGNORED[name](value)):

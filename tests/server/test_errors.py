@@ -199,18 +199,39 @@ async def test_a_prompt_and_output_beyond_the_context_are_refused_with_the_numbe
     async with http(make_app(FakeClient(says("x")))) as api:
         both = await api.post(TEXT_URL, json={"prompt": "x" * 99, "max_tokens": 101})
         prompt = await api.post(TEXT_URL, json={"prompt": "x" * MAX_MODEL_LEN})
+        prompt_alone = await api.post(TEXT_URL, json={"prompt": "x" * MAX_MODEL_LEN, "max_tokens": 1})
         chat = await api.post(CHAT_URL, json={"messages": [{"role": "user", "content": "x" * MAX_MODEL_LEN}]})
         fits = await api.post(TEXT_URL, json={"prompt": "x" * 99, "max_tokens": 100})
     _check(
         both,
         400,
         "max_tokens",
-        "100 tokens and max_tokens is 101, 201 together; this server takes 200 tokens of prompt and output",
+        "100 tokens and max_tokens is 101, more than the 100 that are left: this server takes 200 tokens of prompt and",
     )
-    _check(prompt, 400, None, "the prompt has 201 tokens")
-    _check(chat, 400, None, "the prompt has 219 tokens")
-    assert {r.json()["error"]["code"] for r in (both, prompt, chat)} == {"context_length_exceeded"}
+    for response in (prompt, prompt_alone):
+        _check(response, 400, "prompt", "the prompt has 201 tokens; this server takes 200")
+    _check(chat, 400, "messages", "the prompt has 219 tokens")
+    refused = (both, prompt, prompt_alone, chat)
+    assert {response.json()["error"]["code"] for response in refused} == {"context_length_exceeded"}
     assert fits.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "status", "param"),
+    [
+        (TEXT_URL, {"logprobs": 10**400}, 400, "logprobs"),
+        (TEXT_URL, {"best_of": 10**400}, 400, "best_of"),
+        (TEXT_URL, {"prompt": [10**400]}, 400, "prompt"),
+        (TEXT_URL, {"model": "x" * 10_000}, 404, "model"),
+        (CHAT_URL, {"max_completion_tokens": 10**400}, 400, "max_completion_tokens"),
+    ],
+)
+async def test_a_long_value_is_shown_shortened(url: str, fields: dict[str, Any], status: int, param: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        body = {"messages": [MESSAGE]} if url == CHAT_URL else {"prompt": "a"}
+        response = await api.post(url, json={**body, **fields})
+    _check(response, status, param, "...")
+    assert len(response.json()["error"]["message"]) < 300
 
 
 async def test_an_empty_prompt_is_refused() -> None:

@@ -166,6 +166,13 @@ async def test_a_field_that_would_change_the_answer_is_refused(path: str, fields
     assert (error["code"], error["param"]) == ("unsupported_parameter", param)
 
 
+@pytest.mark.parametrize(("chats", "texts"), [("max_completion_tokens", "max_tokens"), ("top_logprobs", "logprobs")])
+async def test_a_completion_says_what_it_calls_a_chat_field(chats: str, texts: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(TEXT_URL, json={"prompt": "hi", chats: 5})
+    assert f"{chats} is not supported by this endpoint; text completions call it {texts}" in response.text
+
+
 @pytest.mark.parametrize("fields", [{"top_logprobs": 0}, {"max_completion_tokens": None}])
 async def test_a_completion_takes_neutral_values_of_chat_fields(fields: dict[str, Any]) -> None:
     async with http(make_app(FakeClient(says("x")), strict_parameters=True)) as api:
