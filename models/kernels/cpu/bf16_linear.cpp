@@ -135,9 +135,7 @@ void few_rows_block(const Layer& layer, const Bf16* rows, int64_t index) {
 
 void few_rows(const Layer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
-  // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
-  const int64_t chunk =
-      std::max<int64_t>(1, std::min(65536 / block_bytes(layer.columns), num_blocks / (4 * num_threads())));
+  const int64_t chunk = streamed_blocks(block_bytes(layer.columns), num_blocks, num_threads());
   thread_local std::vector<Bf16> memory;
   Bf16* rows = reserve(memory, layer.num_rows, layer.columns);
   parallel_for(layer.num_rows, std::max<int64_t>(1, kPrepareAlone / layer.columns), [&](int64_t r) { prepare(layer, r, rows); });

@@ -289,8 +289,7 @@ void few_rows(const Layer& layer) {
     with_codec(static_cast<Format>(layer.segments[s].format), [&](auto codec) {
       bytes += num_row_blocks(layer.segments[s]) * block_bytes<decltype(codec)>(layer.columns);
     });
-  // chunks of some 64 KiB: long enough to stream, short enough that a delayed thread does not hold up the rest
-  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(65536 * num_blocks / bytes, num_blocks / (4 * num_threads())));
+  const int64_t chunk = streamed_blocks(bytes / num_blocks, num_blocks, num_threads());
   thread_local IntegerRowMemory memory;
   const IntegerRows a = memory.reserve(layer.num_rows, padded(layer.columns));
   parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantiseAlone / layer.columns), [&](int64_t r) { quantise_row(layer, r, a); });

@@ -160,9 +160,7 @@ void vector_task(const ScaledLayer& layer, const PreparedRows& rows, const Block
 void vector_rows(const ScaledLayer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
   const int64_t num_panels = (layer.num_rows + kVectorPanelRows - 1) / kVectorPanelRows;
-  // some 64 KiB of weights at a time: long enough to stream, short enough that a delayed thread does not hold up the rest
-  const int64_t bytes = layer.matrix(layer.segments[0]).block_bytes;
-  const int64_t grain = std::max<int64_t>(1, std::min<int64_t>(65536 / bytes, num_blocks / (4 * num_threads())));
+  const int64_t grain = streamed_blocks(layer.matrix(layer.segments[0]).block_bytes, num_blocks, num_threads());
   const PreparedRows rows = thread_scratch<PreparedRowMemory>().reserve(layer);
   const bool alone = layer.num_rows * layer.columns <= kPrepareAlone;
   parallel_for(layer.num_rows, alone ? layer.num_rows : 1, [&](int64_t row) { prepare_into(layer, row, rows); });

@@ -35,6 +35,13 @@ inline int64_t num_places(const hr_segment* segments, int num_segments, int span
   return places;
 }
 
+// Row blocks that a thread takes at a time where memory is the limit: some 256 KiB, since a stream takes a few KiB to get going
+// and reads some beyond its end; no more than a quarter of a thread's share, so that one that was delayed holds up the rest
+// little.
+inline int64_t streamed_blocks(int64_t block_bytes, int64_t num_blocks, int num_threads) {
+  return std::max<int64_t>(1, std::min<int64_t>(262144 / block_bytes, num_blocks / (4 * num_threads)));
+}
+
 inline BlockPlace place_block(const hr_segment* segments, int64_t index, int span = 1) {
   int64_t column = 0;
   for (const hr_segment* s = segments;; ++s) {
