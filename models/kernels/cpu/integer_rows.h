@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codecs.h"
+#include "simd_reduce.h"
 
 namespace hr {
 
@@ -26,28 +27,50 @@ struct IntegerRows {
 
   // x [columns] becomes row `row`, each group with the scale that makes its largest number 127.
   void put_scaled(int64_t row, const float* x) const {
-    for (int64_t g = 0; g < groups; ++g) {
-      const F32x16 a = load<F32x16>(x + g * kGroup), b = load<F32x16>(x + g * kGroup + 16);
-      const float largest = max_lanes(max(abs(a), abs(b)));
-      put_group(row, g, a, b, largest / 127, largest > 0 ? 127 / largest : 0);
-    }
+    for_each_batch([&](int64_t g, int count) {
+      F32x16 parts[kBatch];
+      for (int i = 0; i < kBatch; ++i) {
+        const float* group = x + (g + i) * kGroup;
+        parts[i] = i < count ? max(abs(load<F32x16>(group)), abs(load<F32x16>(group + 16))) : broadcast(0.0f);
+      }
+      const F32x16 largest = max_of_each(parts), zero = broadcast(0.0f);
+      F32x16 inverse = broadcast(127.0f) / largest;
+      HR_EACH(inverse.r[i] = largest.r[i] > 0 ? inverse.r[i] : zero.r[i])
+      put_groups(row, g, count, x, largest / broadcast(127.0f), inverse);
+    });
   }
 
   // x [columns], whole numbers from -128 to 127, becomes row `row` at scale 1.
   void put_whole(int64_t row, const float* x) const {
-    for (int64_t g = 0; g < groups; ++g)
-      put_group(row, g, load<F32x16>(x + g * kGroup), load<F32x16>(x + g * kGroup + 16), 1, 1);
+    for_each_batch([&](int64_t g, int count) { put_groups(row, g, count, x, broadcast(1.0f), broadcast(1.0f)); });
   }
 
  private:
-  HR_INLINE void put_group(int64_t row, int64_t g, const F32x16& a, const F32x16& b, float group_scale, float inverse) const {
-    const int64_t at = row * groups + g;
+  static constexpr int kBatch = 16;  // groups: a lane each
+
+  template <class Function>
+  HR_INLINE void for_each_batch(const Function& f) const {
+    for (int64_t g = 0; g < groups; g += kBatch) f(g, static_cast<int>(std::min<int64_t>(kBatch, groups - g)));
+  }
+
+  // lane i of group_scale and inverse: of group g + i
+  HR_INLINE void put_groups(int64_t row, int64_t g, int count, const float* x, const F32x16& group_scale,
+                            const F32x16& inverse) const {
+    float scales[kBatch], inverses[kBatch];
+    store(scales, group_scale);
+    store(inverses, inverse);
+    const float* from = x + g * kGroup;
     int8_t* target = codes + row * columns + g * kGroup;
-    const int32_t first = store_int8(target, a * broadcast(inverse)), second = store_int8(target + 16, b * broadcast(inverse));
-    scale[at] = group_scale;
-    sum[at] = group_scale * static_cast<float>(first + second);
-    minus_sum[2 * at] = -first;
-    minus_sum[2 * at + 1] = -second;
+    for (int i = 0; i < 2 * count; ++i) store_int8(target + 16 * i, load<F32x16>(from + 16 * i) * broadcast(inverses[i / 2]));
+    int32_t sums[2 * kBatch];
+    sum_sixteens(target, 2 * count, sums);
+    const int64_t at = row * groups + g;
+    for (int i = 0; i < count; ++i) {
+      scale[at + i] = scales[i];
+      sum[at + i] = scales[i] * static_cast<float>(sums[2 * i] + sums[2 * i + 1]);
+      minus_sum[2 * (at + i)] = -sums[2 * i];
+      minus_sum[2 * (at + i) + 1] = -sums[2 * i + 1];
+    }
   }
 };
 

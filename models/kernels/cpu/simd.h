@@ -274,21 +274,14 @@ HR_INLINE float to_float(float x) { return x; }
 HR_INLINE void store_one(float* target, float x) { *target = x; }
 HR_INLINE void store_one(Bf16* target, float x) { *target = to_bf16(x); }
 
-// nearest integers of v (within -127 .. 127) as 16 signed bytes; returns their sum
-HR_INLINE int32_t store_int8(int8_t* target, const F32x16& v) {
+// nearest integers of v (within -127 .. 127) as 16 signed bytes
+HR_INLINE void store_int8(int8_t* target, const F32x16& v) {
 #if defined(__AVX512F__)
-  const __m512i whole = _mm512_cvtps_epi32((__m512)v.r[0]);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm512_cvtepi32_epi8(whole));
-  return _mm512_reduce_add_epi32(whole);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)v.r[0])));
 #else
   float lanes[16];
   store(lanes, v);
-  int32_t sum = 0;
-  for (int i = 0; i < 16; ++i) {
-    target[i] = static_cast<int8_t>(std::nearbyint(lanes[i]));
-    sum += target[i];
-  }
-  return sum;
+  for (int i = 0; i < 16; ++i) target[i] = static_cast<int8_t>(std::nearbyint(lanes[i]));
 #endif
 }
 
