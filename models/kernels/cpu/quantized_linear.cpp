@@ -42,7 +42,7 @@ constexpr int kSharedRows[] = {1, 2};
 constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
 constexpr int kFewRows = 8 * kMostShared;  // up to here unpacking again for each kMostShared rows is cheaper than a panel
 constexpr int kPrefetchBytes = 4096;
-constexpr int64_t kQuantiseAlone = 8192;  // elements; up to here the caller is done before the others would have begun
+constexpr int64_t kQuantiseAlone = 2048;  // elements; up to here the caller is done before the others would have begun
 
 struct Layer {
   const void* x;

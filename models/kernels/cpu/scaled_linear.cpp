@@ -36,7 +36,7 @@ constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
 constexpr int kFewRows = 8 * kMostShared;  // of integers
 constexpr int kVectorPanelRows = 64;
 constexpr int kPrefetchBytes = 4096;
-constexpr int64_t kPrepareAlone = 8192;  // elements; up to here one thread prepares the rows sooner than all of them would
+constexpr int64_t kPrepareAlone = 2048;  // elements; up to here one thread prepares the rows sooner than all of them would
 
 // ---- vectors
 
