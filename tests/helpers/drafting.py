@@ -1,5 +1,6 @@
 """Speculation over the ledger: a proposer that knows the right tokens and tells the truth as often as it is told to."""
 
+import sys
 from collections.abc import Iterable
 
 from engine.engine import Engine
@@ -45,7 +46,16 @@ class Oracle:
         self.released.append(sequence.id)
 
 
-class AlwaysFull(Speculator):
+class Unforgiving(Speculator):
+    """A fault ends the test: an engine goes on without drafts, and its texts would be right all the same."""
+
+    def take_fault(self) -> None:
+        error = sys.exception()
+        assert error is not None
+        raise error
+
+
+class AlwaysFull(Unforgiving):
     """Drafts all that is proposed, whatever it costs: for tests of exactness, which must not depend on a clock."""
 
     def _knows_plain(self, load: Load) -> bool:  # noqa: ARG002
@@ -72,7 +82,7 @@ class Unsure(AlwaysFull):
         return 0.5
 
 
-class Timed(Speculator):
+class Timed(Unforgiving):
     """Learns from made-up times instead of the clock's: a step takes 30 ms and `row_ms` for each of its rows."""
 
     row_ms = 1.0

@@ -7,8 +7,16 @@ from engine.plan import StepPlan
 from engine.protocol import EngineRequest
 from engine.sequence import Sequence
 from engine.spec.draft_model import DraftModel, NextTokens
+from engine.spec.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
+
+
+class Forgiving(AlwaysFull):
+    """Goes on after a fault, as the server does."""
+
+    def take_fault(self) -> None:
+        Speculator.take_fault(self)
 
 
 class FailingRunner(LedgerDraftRunner):
@@ -25,7 +33,7 @@ class FailingRunner(LedgerDraftRunner):
 
 
 def _engine(runner: LedgerDraftRunner) -> Engine:
-    return speculating_engine(AlwaysFull(4, drafter=DraftModel(runner, block_size=4, max_len=1000)))[0]
+    return speculating_engine(Forgiving(4, drafter=DraftModel(runner, block_size=4, max_len=1000)))[0]
 
 
 def _request(id: str) -> EngineRequest:
@@ -80,7 +88,7 @@ def test_a_look_up_that_fails_for_one_request_drafts_for_the_others() -> None:
                 raise RuntimeError("no luck")
             return super().propose(sequence, num_tokens)
 
-    engine, _ = speculating_engine(AlwaysFull(4, lookups=[Failing(1.0)]))
+    engine, _ = speculating_engine(Forgiving(4, lookups=[Failing(1.0)]))
     requests = [_request("good"), _request("bad")]
     ids, client = texts(engine, requests)
     assert ids == {request.id: expected_ids(request) for request in requests}
@@ -88,7 +96,7 @@ def test_a_look_up_that_fails_for_one_request_drafts_for_the_others() -> None:
 
 
 def test_a_fault_in_learning_loses_no_output() -> None:
-    speculator = AlwaysFull(4, lookups=[Oracle(1.0)])
+    speculator = Forgiving(4, lookups=[Oracle(1.0)])
     speculator._acceptance.observe = None  # type: ignore[method-assign, assignment]
     engine, _ = speculating_engine(speculator)
     request = make_request("a", make_prompt(6), max_tokens=20, ignore_eos=True)
