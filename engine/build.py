@@ -1,7 +1,8 @@
 """Everything between an EngineConfig and a running engine: find, load, size, warm up."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,6 +44,22 @@ def _ignore(*_: object) -> None:
     """The callback of a caller that does not listen."""
 
 
+@contextlib.contextmanager
+def _memory_shortage_told() -> Iterator[None]:
+    """Raise StartupError where memory is refused beside the weights, whose own shortage the loader tells."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class of its own for a GPU's memory; a CPU's allocator raises RuntimeError.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        raise StartupError(
+            "memory ran out after the weights were loaded; make the KV cache smaller (--kv-cache-memory-bytes), choose "
+            "a smaller model or fewer bits (--quantization int4), or raise the limit of this process (ulimit -v)"
+        ) from error
+
+
+@_memory_shortage_told()
 def build_engine(
     config: EngineConfig, report: ProgressReport, on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
 ) -> tuple[Engine, EngineInfo]:

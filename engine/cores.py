@@ -1,11 +1,9 @@
 """How many threads should compute on this machine: one for each physical core that the process may use."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUPS = Path("/proc/self/cgroup")
+from models.cgroups import CGROUPS, OWN_CGROUPS, own_folders
 
 
 def usable_cores() -> int:
@@ -15,7 +13,7 @@ def usable_cores() -> int:
     stopped together for the rest of each period (100 ms), so a fraction of a core is not rounded up.
     """
     cores = _physical_cores()
-    quota = cpu_quota(_CGROUPS, _OWN_CGROUPS)
+    quota = cpu_quota(CGROUPS, OWN_CGROUPS)
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
@@ -32,27 +30,10 @@ def _physical_cores() -> int:
 
 
 def cpu_quota(cgroups: Path, own_cgroups: Path) -> float | None:
-    """CPUs that the control groups grant, the smallest of the process's group and those above it; None: no limit.
-
-    cgroups: where they are mounted; own_cgroups: the lines `id:controllers:path` of this process (v1 and v2).
-    """
-    quotas = [quota for folder in _own_folders(cgroups, own_cgroups) if (quota := _folder_quota(folder)) is not None]
+    """CPUs that the control groups grant, the smallest of the process's group and those above it; None: no limit."""
+    folders = own_folders("cpu", cgroups, own_cgroups)
+    quotas = [quota for folder in folders if (quota := _folder_quota(folder)) is not None]
     return min(quotas, default=None)
-
-
-def _own_folders(cgroups: Path, own_cgroups: Path) -> Iterator[Path]:
-    """Folders of the process's groups and of their parents, as far as they can be seen from here."""
-    try:
-        lines = own_cgroups.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = cgroups / controllers  # v2 has no controllers here, and no folder for them
-        folder = root / path.lstrip("/")
-        yield from (parent for parent in (folder, *folder.parents) if parent.is_relative_to(root))
 
 
 def _folder_quota(folder: Path) -> float | None:

@@ -1,0 +1,38 @@
+"""build_engine's refusals, which need no model."""
+
+import pytest
+import torch
+
+from engine import build
+from engine.build import build_engine
+from engine.config import Device, EngineConfig
+from engine.errors import StartupError
+
+SHORTAGES = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+]
+
+
+def _build(threads: int | None = None) -> None:
+    build_engine(EngineConfig(device=Device.CPU, threads=threads), lambda *_: None)
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda error: type(error).__name__)
+def test_memory_that_is_refused_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch, shortage: Exception) -> None:
+    def refuse(*_: object) -> None:
+        raise shortage
+
+    monkeypatch.setattr(build, "_load", refuse)
+    with pytest.raises(StartupError, match=r"memory ran out.*--kv-cache-memory-bytes.*ulimit -v"):
+        _build(threads=1)
+
+
+def test_other_faults_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(build, "_load", fail)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        _build(threads=1)
