@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.config import Device, EngineConfig, Quantization
-from engine.cores import usable_cores
+from engine.cores import compute_threads
 from engine.description import describe, describe_speculation, describe_steps, tokenizer_info
 from engine.engine import Engine
 from engine.errors import StartupError
@@ -70,7 +70,7 @@ def build_engine(
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
-        set_num_threads(config.threads or usable_cores())
+        set_num_threads(compute_threads(config.threads))
     spec = spec_settings(config)
     model, draft, quality = _load(config, spec, device, report, on_tokenizer)
     groups = kv_groups(model.layer_groups, config.block_size)

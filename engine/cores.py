@@ -3,7 +3,21 @@
 import os
 from pathlib import Path
 
+from engine.errors import OptionError
 from models.cgroups import CGROUPS, OWN_CGROUPS, own_folders
+
+
+def compute_threads(asked: int | None) -> int:
+    """As many threads as --threads asks for, or as the machine has use for. Raises OptionError."""
+    if asked is None:
+        return usable_cores()
+    num_cpus = os.cpu_count() or 1
+    if asked > num_cpus:
+        raise OptionError(
+            f"--threads is {asked:,}; this machine has {num_cpus:,} CPUs, and more threads would wait for each other; "
+            f"lower it, or leave it out for {usable_cores():,}"
+        )
+    return asked
 
 
 def usable_cores() -> int:

@@ -60,3 +60,7 @@ class RequestFailed(HeadraceError):
 
 class StartupError(HeadraceError):
     """The server cannot start: a model, an option or a resource is not usable."""
+
+
+class OptionError(StartupError):
+    """An option that does not exist or whose value is not usable; the command line exits with 2."""

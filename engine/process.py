@@ -17,7 +17,7 @@ import msgspec
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.errors import HeadraceError
+from engine.errors import HeadraceError, OptionError
 from engine.ipc import encode_frame, receive_to_engine
 from engine.protocol import (
     AbortRequest,
@@ -55,7 +55,7 @@ def main() -> None:
     try:
         engine, info = build_engine(config, report, lambda tokenizer: _send(sock, TokenizerReady(tokenizer)))
     except HeadraceError as error:
-        _send(sock, Failed(str(error)))
+        _send(sock, Failed(str(error), is_option=isinstance(error, OptionError)))
         return
     except Exception as error:
         logger.exception("the engine could not start")

@@ -16,7 +16,7 @@ import msgspec
 from engine.client import EngineState, EngineStatus
 from engine.compute_environment import compute_environment
 from engine.config import EngineConfig
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, StartupError
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.ipc import encode_frame, receive_from_engine
 from engine.output_stream import OutputStream
 from engine.protocol import (
@@ -82,6 +82,7 @@ class ProcessClient:
         self._loading: Loading | None = None
         self._info: EngineInfo | None = None
         self._failure: str | None = None
+        self._is_option_wrong = False
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -102,10 +103,10 @@ class ProcessClient:
         self._supervisor.add_done_callback(self._supervision_ended)
 
     async def wait_ready(self) -> EngineInfo:
-        """The engine's description once it is ready; raises StartupError if it cannot start."""
+        """The engine's description once it is ready; raises StartupError, or OptionError, if it cannot start."""
         await self._settled.wait()
         if self._failure is not None:
-            raise StartupError(self._failure)
+            raise OptionError(self._failure) if self._is_option_wrong else StartupError(self._failure)
         return self.info
 
     async def wait_dead(self) -> str:
@@ -285,8 +286,8 @@ class ProcessClient:
                 self._reason = ""
                 self._progress_s = time.monotonic()
                 self._settled.set()
-            case Failed(message=text):
-                self._failure = text
+            case Failed(message=text, is_option=is_option):
+                self._failure, self._is_option_wrong = text, is_option
 
     def _deliver(self, output: RequestOutput) -> None:
         stream = self._streams.get(output.id)

@@ -258,6 +258,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """The engine cannot start; `message` is for the user, and trying again would not help."""
 
     message: str
+    is_option: bool = False  # an option is wrong, and not the model or what the machine has
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag=True):

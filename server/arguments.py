@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from engine.errors import OptionError
 from server.option_sources import suggest
-from server.options import CONFIG_VARIABLE, OPTIONS, Option, OptionError
+from server.options import CONFIG_VARIABLE, OPTIONS, Option
 
 _DESCRIPTION = "Serve large language models over the OpenAI API."
 _EPILOG = """\

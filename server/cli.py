@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if message := _find_shadow():
         return _fail(message, 1)
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
-    from engine.errors import StartupError
+    from engine.errors import OptionError, StartupError
     from server.arguments import parse_arguments
     from server.option_sources import resolve
-    from server.options import CONFIG_VARIABLE, OptionError
+    from server.options import CONFIG_VARIABLE
 
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in (*COMMANDS, *COMMANDS_WITH_OPTIONS) else None

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from engine.config import EngineConfig
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from server.config import ServerConfig
-from server.options import OPTIONS, OTHER_VARIABLES, PREFIX, OptionError
+from server.options import OPTIONS, OTHER_VARIABLES, PREFIX
 
 # Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
 # our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import EngineConfig
-from engine.errors import StartupError
+from engine.errors import OptionError
 from server.config import ServerConfig
 
 PREFIX = "HEADRACE_"
@@ -33,10 +33,6 @@ _SIZE_UNITS = {"B": 1} | {
 }
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
-
-
-class OptionError(StartupError):
-    """An option that does not exist or whose value is not usable; the command line exits with 2."""
 
 
 @dataclass(frozen=True, slots=True)

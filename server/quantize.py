@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from engine.quantize.config import QuantizeConfig
 from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.compute_process import run_module
-from server.options import OPTIONS, OptionError, options_of
+from server.options import OPTIONS, options_of
 
 _EPILOG = """\
 examples:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import DraftSampling, EngineConfig, Quantization, SpeculativeMethod
-from engine.errors import StartupError
+from engine.errors import OptionError
 from engine.spec.base import Source
 
 AUTO_TOKENS = 15  # longest draft of "auto": beyond it a verification is no longer cheap anywhere
@@ -37,28 +37,28 @@ class SpecSettings:
 
 
 def spec_settings(config: EngineConfig) -> SpecSettings:
-    """Raises StartupError for options that do not go together."""
+    """Raises OptionError for options that do not go together."""
     extra = _parse(config.speculative_config)
     method_name = extra.get("method", config.speculative_method.value)
     try:
         method = SpeculativeMethod(method_name)
     except ValueError:
         known = ", ".join(SpeculativeMethod)
-        raise StartupError(f"the speculative method is {method_name!r}; it must be one of {known}") from None
+        raise OptionError(f"the speculative method is {method_name!r}; it must be one of {known}") from None
     draft_model = extra.get("model", config.draft_model)
     if draft_model is not None and method is SpeculativeMethod.NONE:
         method = SpeculativeMethod.DRAFT_MODEL
     if method is SpeculativeMethod.DRAFT_MODEL and draft_model is None:
-        raise StartupError("--speculative-method is draft_model, but there is no --draft-model; name one")
+        raise OptionError("--speculative-method is draft_model, but there is no --draft-model; name one")
     lookup_max = _whole_number(extra, "prompt_lookup_max", 4)
     lookup_min = _whole_number(extra, "prompt_lookup_min", min(2, lookup_max))
     if lookup_min > lookup_max:
-        raise StartupError(f"prompt_lookup_min is {lookup_min}, above prompt_lookup_max, {lookup_max}; lower it")
+        raise OptionError(f"prompt_lookup_min is {lookup_min}, above prompt_lookup_max, {lookup_max}; lower it")
     quantization = extra.get("quantization", config.draft_quantization.value)
     try:
         draft_quantization = Quantization(quantization)
     except ValueError:
-        raise StartupError(
+        raise OptionError(
             f"the draft's quantization is {quantization!r}; it must be one of {', '.join(Quantization)}"
         ) from None
     return SpecSettings(
@@ -78,12 +78,12 @@ def _parse(text: str | None) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise StartupError(f"--speculative-config is not JSON: {error}") from None
+        raise OptionError(f"--speculative-config is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise StartupError("--speculative-config must be a JSON object, such as " + '\'{"method": "ngram"}\'')
+        raise OptionError("--speculative-config must be a JSON object, such as " + '\'{"method": "ngram"}\'')
     for name in values:
         if name not in _KEYS:
-            raise StartupError(f"--speculative-config has the key {name!r}; known are {', '.join(_KEYS)}")
+            raise OptionError(f"--speculative-config has the key {name!r}; known are {', '.join(_KEYS)}")
     return values
 
 
@@ -92,12 +92,12 @@ def _max_tokens(value: object) -> int:
         return AUTO_TOKENS
     text = str(value)
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MAX_TOKENS):
-        raise StartupError(f"--num-speculative-tokens is {text}; it must be auto or a number from 1 to {_MAX_TOKENS}")
+        raise OptionError(f"--num-speculative-tokens is {text}; it must be auto or a number from 1 to {_MAX_TOKENS}")
     return int(text)
 
 
 def _whole_number(values: dict[str, Any], name: str, default: int) -> int:
     value = values.get(name, default)
     if type(value) is not int or not 1 <= value <= _MAX_TOKENS:
-        raise StartupError(f"{name} in --speculative-config is {value!r}; it must be a number from 1 to {_MAX_TOKENS}")
+        raise OptionError(f"{name} in --speculative-config is {value!r}; it must be a number from 1 to {_MAX_TOKENS}")
     return value

@@ -11,11 +11,12 @@ import msgspec
 
 from engine.bench.config import BENCH_CONFIGS
 from engine.config import EngineConfig
+from engine.errors import OptionError
 from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.bench.config import LoadConfig, StartupConfig
 from server.compute_process import run_module
 from server.option_sources import resolve
-from server.options import CONFIG_VARIABLE, OPTIONS, Option, OptionError, options_of
+from server.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
 
 _EPILOG = """\
 examples:

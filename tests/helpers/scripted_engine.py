@@ -57,8 +57,8 @@ def main() -> None:
         sock.sendall(encode_frame(message))
 
     send(Loading("load weights", 1, 4, "B"))
-    if mode == "failing":
-        send(Failed("no such model"))
+    if mode in ("failing", "refusing"):
+        send(Failed("no such model") if mode == "failing" else Failed("no such option", is_option=True))
         return
     if mode == "loading":  # for ever
         receive_to_engine(sock)

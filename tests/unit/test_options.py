@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from engine.config import Device, EngineConfig, SchedulingPolicy
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from server.config import LogLevel, ServerConfig
 from server.option_sources import resolve
-from server.options import OPTIONS, OTHER_VARIABLES, OptionError, options_of
+from server.options import OPTIONS, OTHER_VARIABLES, options_of
 
 
 def write_config(folder: Path, text: str) -> Path:

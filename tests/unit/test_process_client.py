@@ -9,7 +9,7 @@ import pytest
 
 from engine.client import EngineState, RequestStream
 from engine.config import EngineConfig
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, StartupError
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.process_client import ProcessClient
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
 
@@ -124,6 +124,14 @@ async def test_an_engine_that_cannot_start_says_why() -> None:
             async with asyncio.timeout(DEADLINE_S):
                 await client.wait_ready()
         assert client.status().state is EngineState.DEAD
+
+
+async def test_an_option_that_the_engine_refuses_is_told_apart() -> None:
+    """The command line exits with another status for it."""
+    async with _client("refusing") as client:
+        with pytest.raises(OptionError, match="no such option"):
+            async with asyncio.timeout(DEADLINE_S):
+                await client.wait_ready()
 
 
 async def test_requests_are_refused_before_ready() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.config import EngineConfig, Quantization, SpeculativeMethod
-from engine.errors import StartupError
+from engine.errors import OptionError
 from engine.spec.base import Source
 from engine.spec.settings import AUTO_TOKENS, spec_settings
 
@@ -50,5 +50,5 @@ def test_sources_are_those_that_were_asked_for() -> None:
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:
-    with pytest.raises(StartupError, match=message):
+    with pytest.raises(OptionError, match=message):
         spec_settings(EngineConfig(**options))  # type: ignore[arg-type]
