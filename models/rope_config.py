@@ -1,6 +1,9 @@
 """Rotary positions and context lengths as configurations state them, for all families."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from models.errors import CheckpointError, UnsupportedModelError
 from models.hf_config import HFConfig
@@ -44,6 +47,13 @@ def rope_spec(
             f"it must be an even number of them, 2 to {head_dim}"
         )
     return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
+
+
+def with_usual_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConfig:
+    """`config` with these `rope_parameters` where it says nothing of rotary positions."""
+    if any(config.has(name) for name in ("rope_parameters", "rope_scaling", "rope_theta")):
+        return config
+    return dataclasses.replace(config, fields={**config.fields, "rope_parameters": dict(parameters)})
 
 
 def context_length(config: HFConfig, default: int) -> int:

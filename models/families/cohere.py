@@ -13,7 +13,7 @@ from models.registry import Family
 from models.spec import DecoderSpec, LayerSpec, NormKind, NormPlacement, NormSpec, QKNormScope, QKNormSpec
 
 
-def describe_cohere(config: HFConfig) -> DecoderSpec:
+def describe_cohere(config: HFConfig, *, default_theta: float = 500000.0) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-5))
     qk_norm = QKNormSpec(norm, QKNormScope.HEAD_OWN_WEIGHTS) if config.boolean("use_qk_norm", False) else None
 
@@ -21,7 +21,7 @@ def describe_cohere(config: HFConfig) -> DecoderSpec:
         return dataclasses.replace(layer, norm=norm, placement=NormPlacement.PARALLEL_ONE_NORM, qk_norm=qk_norm)
 
     return dataclasses.replace(
-        llama.describe(config, default_tied=True).map_layers(adapt),
+        llama.describe(config, default_theta=default_theta, default_tied=True).map_layers(adapt),
         final_norm=norm,
         logit_scale=config.number("logit_scale", 0.0625),
     )
@@ -29,7 +29,7 @@ def describe_cohere(config: HFConfig) -> DecoderSpec:
 
 def describe_cohere2(config: HFConfig) -> DecoderSpec:
     """Three of four layers have a window, and only these are told positions."""
-    spec = describe_cohere(config)
+    spec = describe_cohere(config, default_theta=10000.0)
     pattern = config.integer("sliding_window_pattern", 4)
     windows = sliding_windows(
         config, len(spec.layers), is_windowed=lambda index: (index + 1) % pattern != 0, default=4096

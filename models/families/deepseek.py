@@ -40,6 +40,7 @@ _V2 = {
     "norm_topk_prob": False,
     "routed_scaling_factor": 1.0,
     "first_k_dense_replace": 0,
+    "n_shared_experts": 2,
 }
 _V3 = {
     "scoring_func": "sigmoid",
@@ -50,6 +51,7 @@ _V3 = {
     "norm_topk_prob": True,
     "routed_scaling_factor": 2.5,
     "first_k_dense_replace": 3,
+    "n_shared_experts": 1,
 }
 _SOFTMAX, _SIGMOID = 1, 2  # GGUF's expert_gating_func
 _SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
@@ -68,7 +70,7 @@ def _describe(config: HFConfig, usual: Mapping[str, Any]) -> DecoderSpec:
     spec = llama.describe(config, default_head_dim=latent.rope_dim)
     rope = rope_spec(config, latent.rope_dim)
     num_dense = config.integer("first_k_dense_replace", usual["first_k_dense_replace"], minimum=0)
-    moe = _experts(config, _router(config, usual)) if num_dense < len(spec.layers) else None
+    moe = _experts(config, usual) if num_dense < len(spec.layers) else None
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = latent.attention(layer.attention.num_heads, _scale(config, latent, rope))
@@ -124,13 +126,14 @@ def _scale(config: HFConfig, latent: LatentSpec, rope: RopeSpec) -> float:
     return scale * yarn_mscale(rope.scaling.factor, scaling.number("mscale_all_dim", 0.0, minimum=0.0)) ** 2
 
 
-def _experts(config: HFConfig, router: RouterSpec) -> MoESpec:
+def _experts(config: HFConfig, usual: Mapping[str, Any]) -> MoESpec:
     size, activation = config.integer("moe_intermediate_size"), config.activation("hidden_act")
-    num_shared = config.integer("n_shared_experts", 0, minimum=0)
+    usual_shared = 0 if config.is_null("n_shared_experts") else usual["n_shared_experts"]
+    num_shared = config.integer("n_shared_experts", usual_shared, minimum=0)
     return MoESpec(
         num_experts=config.integer("n_routed_experts"),
         expert=MLPSpec(size, activation, is_gated=True),
-        router=router,
+        router=_router(config, usual),
         shared=MLPSpec(num_shared * size, activation, is_gated=True) if num_shared else None,
     )
 

@@ -10,7 +10,9 @@ from models.spec import DecoderSpec, LayerSpec, NormPlacement
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_head_dim=128, default_rotary_share=0.5)
+    spec = llama.describe(
+        config, default_head_dim=128, default_rotary_share=0.5, default_eps=1.5625e-7, default_bias=True
+    )
     # attention_bias is of q, k and v alone
     return spec.map_layers(lambda _, layer: dataclasses.replace(layer, has_out_bias=False))
 

@@ -13,11 +13,15 @@ from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
 from models.names import To, joined
 from models.registry import Family
+from models.rope_config import with_usual_rope
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
+
+_ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_head_dim=64, default_theta=150000.0)
+    config = with_usual_rope(config, _ROPE)
+    spec = llama.describe(config, default_head_dim=64, default_theta=150000.0, default_eps=1e-5)
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 2 == 0, default=128)
     expert = MLPSpec(
         intermediate_size=config.integer("intermediate_size"),

@@ -19,7 +19,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         return dataclasses.replace(
             layer,
             placement=NormPlacement.PARALLEL_ONE_NORM,
-            rope=RopeSpec(config.integer("rotary_dim", layer.attention.head_dim), 10000.0),
+            rope=RopeSpec(_rotary_dim(config, layer), 10000.0),
             has_qkv_bias=False,
             has_out_bias=False,
         )
@@ -33,6 +33,10 @@ def describe(config: HFConfig) -> DecoderSpec:
         has_head_bias=True,
         max_position=config.integer("n_positions", 2048),
     )
+
+
+def _rotary_dim(config: HFConfig, layer: LayerSpec) -> int:
+    return layer.attention.head_dim if config.is_null("rotary_dim") else config.integer("rotary_dim", 64)
 
 
 NAMES = {

@@ -14,32 +14,21 @@ def describe(
     *,
     default_head_dim: int | None = None,
     default_theta: float = 10000.0,
+    default_eps: float = 1e-6,
+    default_bias: bool = False,
     default_activation: str | None = None,
     default_rotary_share: float = 1.0,
     default_tied: bool = False,
 ) -> DecoderSpec:
     """The defaults are of families that are Llama but for a few fields, which they replace in what this returns."""
-    hidden_size = config.integer("hidden_size")
-    num_heads = config.integer("num_attention_heads")
-    num_kv_heads = config.integer("num_key_value_heads", num_heads)
-    if num_heads % num_kv_heads:
-        raise CheckpointError(
-            f"{config.source}: num_key_value_heads {num_kv_heads} does not divide num_attention_heads {num_heads}; "
-            "fetch the checkpoint's own configuration again"
-        )
-    head_dim = config.integer("head_dim", default_head_dim or hidden_size // num_heads)
-    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6))
-    has_attention_bias = config.boolean("attention_bias", False)
+    attention = _attention(config, default_head_dim)
+    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", default_eps))
+    has_attention_bias = config.boolean("attention_bias", default_bias)
     layer = LayerSpec(
-        mixer=AttentionSpec(
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            scale=head_dim**-0.5,
-        ),
+        mixer=attention,
         rope=rope_spec(
             config,
-            head_dim,
+            attention.head_dim,
             default_theta=default_theta,
             default_share=default_rotary_share,
             layer_type="full_attention",
@@ -57,12 +46,24 @@ def describe(
     )
     return DecoderSpec(
         vocab_size=config.integer("vocab_size"),
-        hidden_size=hidden_size,
+        hidden_size=config.integer("hidden_size"),
         max_position=context_length(config, 2048),
         layers=(layer,) * config.num_layers("num_hidden_layers"),
         final_norm=norm,
         has_tied_head=config.boolean("tie_word_embeddings", default_tied),
     )
+
+
+def _attention(config: HFConfig, default_head_dim: int | None) -> AttentionSpec:
+    num_heads = config.integer("num_attention_heads")
+    num_kv_heads = config.integer("num_key_value_heads", num_heads)
+    if num_heads % num_kv_heads:
+        raise CheckpointError(
+            f"{config.source}: num_key_value_heads {num_kv_heads} does not divide num_attention_heads {num_heads}; "
+            "fetch the checkpoint's own configuration again"
+        )
+    head_dim = config.integer("head_dim", default_head_dim or config.integer("hidden_size") // num_heads)
+    return AttentionSpec(num_heads, num_kv_heads, head_dim, scale=head_dim**-0.5)
 
 
 NAMES = {

@@ -28,7 +28,7 @@ from models.spec import (
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_head_dim=128, default_theta=500000.0)
+    spec = llama.describe(config, default_head_dim=128, default_theta=500000.0, default_eps=1e-5)
     num_layers = len(spec.layers)
     interval = config.integer("no_rope_layer_interval", 4)
     # 1 where there is a rotation, whatever the field's name says.

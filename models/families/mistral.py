@@ -10,17 +10,35 @@ from models.families.wrapped import text_part
 from models.hf_config import HFConfig
 from models.layer_config import sliding_windows
 from models.registry import Family
+from models.rope_config import with_usual_rope
 from models.spec import DecoderSpec, QueryTemperature
+
+_WINDOW = 4096
+_ROPE_3 = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config)
-    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True)
+    is_silent = not config.has("sliding_window") and not config.is_null("sliding_window")
+    return with_windows(config, llama.describe(config), default=_WINDOW if is_silent else None)
+
+
+def with_windows(config: HFConfig, spec: DecoderSpec, *, default: int | None = None) -> DecoderSpec:
+    """The spec with `sliding_window` in all layers, or in those that `layer_types` names."""
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True, default=default)
     return spec.map_layers(lambda index, layer: layer.with_window(windows[index]))
 
 
 def describe_ministral3(config: HFConfig) -> DecoderSpec:
-    spec = describe(config)
+    config = with_usual_rope(config, _ROPE_3)
+    spec = with_windows(config, llama.describe(config, default_head_dim=128, default_eps=1e-5))
     rope = config.section("rope_parameters")
     if not rope.has("llama_4_scaling_beta"):
         return spec

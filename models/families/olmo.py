@@ -28,7 +28,7 @@ from models.spec import (
 
 
 def describe_olmo2(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config)
+    spec = llama.describe(config, default_eps=1e-5)
     return spec.map_layers(
         lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.POST, qk_norm=_qk_norm(layer))
     )
@@ -41,7 +41,7 @@ def describe_olmo3(config: HFConfig) -> DecoderSpec:
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         kind = "full_attention" if windows[index] is None else "sliding_attention"
-        rope = rope_spec(config, layer.attention.head_dim, layer_type=kind)
+        rope = rope_spec(config, layer.attention.head_dim, layer_type=kind, default_theta=500000.0)
         if windows[index] is not None:
             rope = dataclasses.replace(rope, scaling=None)
         return dataclasses.replace(layer.with_window(windows[index]), rope=rope)
@@ -63,7 +63,7 @@ def describe_olmoe(config: HFConfig) -> DecoderSpec:
         assert isinstance(layer.mlp, MLPSpec)
         return dataclasses.replace(layer, qk_norm=_qk_norm(layer), mlp=MoESpec(num_experts, layer.mlp, router))
 
-    return llama.describe(config).map_layers(adapt)
+    return llama.describe(config, default_eps=1e-5).map_layers(adapt)
 
 
 def _qk_norm(layer: LayerSpec) -> QKNormSpec:

@@ -4,7 +4,7 @@ from typing import Any
 
 from models.checkpoints.gguf_fields import common_fields, window_fields
 from models.checkpoints.gguf_metadata import GGUFMetadata
-from models.families import mistral, qwen2
+from models.families import llama, mistral, qwen2
 from models.hf_config import HFConfig
 from models.names import To
 from models.registry import Family
@@ -12,7 +12,7 @@ from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    return mistral.describe(config)
+    return mistral.with_windows(config, llama.describe(config, default_eps=1e-5))
 
 
 NAMES = {
