@@ -1,5 +1,10 @@
 """DeepNorm (Wang et al. 2022), which no model of transformers has: norm(alpha * x + branch(x)), against ten lines."""
 
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,6 +14,7 @@ from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.quant.none import Unquantized
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
+from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence
 
 NUM_LAYERS, HIDDEN, HEADS, HEAD_DIM, VOCAB = 3, 32, 2, 16, 50
@@ -54,12 +60,14 @@ def deepnorm(decoder: nn.Module, ids: list[int]) -> torch.Tensor:
     return F.linear(x, decoder.embed.weight)
 
 
-def test_deepnorm_equals_a_written_out_decoder() -> None:
+@pytest.mark.parametrize("kernels", [contextlib.nullcontext, torch_alone])
+def test_deepnorm_equals_a_written_out_decoder(kernels: Callable[[], AbstractContextManager[None]]) -> None:
     decoder = random_decoder()
     ids = torch.randint(VOCAB, (21,), generator=torch.Generator().manual_seed(2)).tolist()
     run, sequence = PagedRun(decoder, ReferenceAttention()), PagedSequence()
 
-    logits = torch.cat([run.step([(sequence, ids[start : start + 5])])[0] for start in range(0, 21, 5)])
+    with kernels():
+        logits = torch.cat([run.step([(sequence, ids[start : start + 5])])[0] for start in range(0, 21, 5)])
 
     with torch.no_grad():
         torch.testing.assert_close(logits, deepnorm(decoder, ids), rtol=0.0, atol=1e-4)

@@ -1,6 +1,8 @@
 """Parity: tiny random checkpoints written by transformers, loaded by us, logits compared row by row."""
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +14,16 @@ from engine.runner.recorded import RecordedLayers
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.decoder import Decoder
-from models.kernels.cpu.library import kernel_library
+from models.kernels.cpu.library import required_library
 from models.layers.linear import Linear
 from models.registry import FAMILIES
 from models.spec import MoESpec
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
+from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.parity.all_variants import ALL_VARIANTS
 
+NATIVE, _ = PREFERENCE["cpu"]
 BLOCK_SIZE = 4
 LENGTHS = (37, 9, 1, 22)
 
@@ -46,8 +50,10 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=PREFERENCE["cpu"])
-def backend(request: pytest.FixtureRequest) -> AttentionBackend:
-    return load_backend(request.param)
+def backend(request: pytest.FixtureRequest) -> Iterator[AttentionBackend]:
+    """The native one, with all native kernels; and the reference, with torch everywhere, as on a GPU."""
+    with contextlib.nullcontext() if request.param == NATIVE else torch_alone():
+        yield load_backend(request.param)
 
 
 @pytest.fixture(scope="module", params=ALL_VARIANTS)
@@ -167,25 +173,23 @@ def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
     assert lowest(divergence.sum(-1), num_kept) <= 1e-3
 
 
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
 def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
     """Torch computes nothing in the layers of any family (else the log says what); a replay gives the same numbers."""
-    library = kernel_library()
-    if pair.backend.name != "cpu" or library is None:
-        pytest.skip("there are tapes of the native back end only")
     run, other, prompt = pair.run(torch.bfloat16), pair.run(torch.bfloat16), pair.prompts[0]
-    if any(isinstance(module, Linear) and module.in_features % 16 for module in run.decoder.modules()):
-        pytest.skip("no kernel takes columns that are no multiple of 16")
+    linears = [module for module in run.decoder.modules() if isinstance(module, Linear)]
+    has_kernels = all(linear.in_features % 16 == 0 for linear in linears)
     with torch.inference_mode():
         sequence = PagedSequence()
         run.step([(sequence, prompt[:-3])])
         other.step([(PagedSequence(), prompt[:-3])])  # the same blocks
-        recorded = RecordedLayers(run.decoder, other.kv, library, max_blocks=64)
+        recorded = RecordedLayers(run.decoder, other.kv, required_library(), max_blocks=64)
         for token in prompt[-3:]:
             batch = run.batch([(sequence, [token])])
             assert torch.equal(recorded(batch), run.decoder(batch, run.kv))
             sequence.num_computed += 1
 
-    assert recorded.recorded_sizes == [(1, 1)]
+    assert recorded.recorded_sizes == ([(1, 1)] if has_kernels else [])
 
 
 def has_experts(pair: Pair) -> bool:
