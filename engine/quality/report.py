@@ -73,7 +73,7 @@ def measure_reference(
 ) -> Reference:
     """Of the weights dequantised, on the text that ships with the project. opened: what `files` hold. Raises a
     ModelError."""
-    assets = load_tokenizer_assets(files, opened.config)
+    assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     passages = passages_of(own_text(), assets, opened.spec.max_position)
     stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTISED)
     predictions = predict(stream, passages, progress)

@@ -73,7 +73,7 @@ def convert(
     work.check(folder)
     batches = []
     if text is not None:
-        assets = load_tokenizer_assets(files, opened.config)
+        assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
         chunks = passages_of(text, assets, opened.spec.max_position).chunks
         num_tokens = config.calibration_tokens or CALIBRATION_TOKENS
         batches = calibration_batches(chunks, num_tokens, stream.decoder.layer_groups, device)

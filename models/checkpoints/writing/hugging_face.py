@@ -81,7 +81,7 @@ class GGUFLayout:
             )
         self._config = opened.config
         self._patterns = _patterns_by_place(family_of(architecture).names)
-        self._tokenizer = load_tokenizer_assets(files, opened.config)
+        self._tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
         self._own_fields = _config_fields(opened.config, self._tokenizer)
 
     def name(self, assignment: Assignment) -> str:
