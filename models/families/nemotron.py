@@ -37,7 +37,10 @@ GGUF_NAMES = starcoder2.GGUF_NAMES  # the converter adds the one
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     fields = common_fields(file)
-    return {**fields, "norm_eps": fields["norm_epsilon"], "hidden_act": "relu2"}
+    # The converter takes the share of hidden size / heads, whatever the size of a head is.
+    share = file.integer("rope.dimension_count") * fields["num_attention_heads"] / fields["hidden_size"]
+    rope = {**fields["rope_parameters"], "partial_rotary_factor": share}
+    return {**fields, "rope_parameters": rope, "norm_eps": fields["norm_epsilon"], "hidden_act": "relu2"}
 
 
 FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

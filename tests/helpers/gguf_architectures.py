@@ -52,6 +52,11 @@ def _rotated(share: float = 1.0) -> Describe:
     return describe
 
 
+def _rotated_as_if_heads_filled_hidden_size(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    share = config.rope_parameters["partial_rotary_factor"]
+    writer.add_rope_dimension_count(int(share * config.hidden_size) // config.num_attention_heads)
+
+
 def _llama3_factors(writer: GGUFWriter, config: PretrainedConfig) -> None:
     """Llama 3's scaling as a tensor: what to divide each frequency by."""
     rope = config.rope_parameters
@@ -263,7 +268,9 @@ LAYOUTS: dict[str, Layout] = {
     "mpt": Layout(
         MODEL_ARCH.MPT, as_they_are, _with(_classic(lambda config: config.max_seq_len, lambda _: None), _alibi)
     ),
-    "nemotron": Layout(MODEL_ARCH.NEMOTRON, as_they_are, _with(usual, _rotated(0.5)), finish=shifted_norms),
+    "nemotron": Layout(
+        MODEL_ARCH.NEMOTRON, as_they_are, _with(usual, _rotated_as_if_heads_filled_hidden_size), finish=shifted_norms
+    ),
     "olmo2": Layout(MODEL_ARCH.OLMO2, as_they_are, usual),
     "olmo3": Layout(MODEL_ARCH.OLMO2, as_they_are, _with(usual, _window_pattern)),
     "olmoe": Layout(MODEL_ARCH.OLMOE, split_experts, usual),
