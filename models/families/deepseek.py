@@ -10,7 +10,13 @@ from models.checkpoints.gguf_fields import common_fields
 from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
 from models.families import llama
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
+from models.families.experts import (
+    GGUF_EXPERT_NAMES,
+    expert_names,
+    gguf_expert_fields,
+    gguf_scoring,
+    shared_names,
+)
 from models.hf_config import HFConfig
 from models.names import IGNORE, To, joined
 from models.registry import Family
@@ -53,7 +59,6 @@ _V3 = {
     "first_k_dense_replace": 3,
     "n_shared_experts": 1,
 }
-_SOFTMAX, _SIGMOID = 1, 2  # GGUF's expert_gating_func
 _SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
 
 
@@ -92,6 +97,7 @@ def _router(config: HFConfig, usual: Mapping[str, Any]) -> RouterSpec:
     return RouterSpec(
         score=_SCORES[score],
         experts_per_token=config.integer("num_experts_per_tok", usual["num_experts_per_tok"]),
+        # No V2 on the hub says so, which transformers' V2 would not heed and DeepSeek's own code would not scale.
         renormalises=config.boolean("norm_topk_prob", usual["norm_topk_prob"]),
         has_correction=method == "noaux_tc",
         num_groups=config.integer("n_group", usual["n_group"]) if is_grouped else 1,
@@ -243,13 +249,8 @@ def _head_length(file: GGUFMetadata, part: str) -> int:
 def _gguf_router_fields(file: GGUFMetadata) -> dict[str, Any]:
     num_groups = file.size("expert_group_count") or 1
     is_corrected = any(name.endswith("exp_probs_b.bias") for name in file.tensors)
-    gating = file.integer("expert_gating_func", _SOFTMAX, minimum=0)
-    if gating not in (_SOFTMAX, _SIGMOID):
-        raise UnsupportedModelError(
-            f"{file.source}: expert_gating_func {gating} is not supported; supported are 1 (softmax) and 2 (sigmoid)"
-        )
     return {
-        "scoring_func": "sigmoid" if gating == _SIGMOID else "softmax",
+        "scoring_func": gguf_scoring(file, usual="softmax"),
         "topk_method": "noaux_tc" if is_corrected else "greedy" if num_groups == 1 else "group_limited_greedy",
         "n_group": num_groups,
         "topk_group": file.size("expert_group_used_count") or 1,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.errors import UnsupportedModelError
 from models.hf_config import HFConfig
 from models.names import To
 from models.spec import LayerSpec
@@ -66,6 +67,17 @@ def gguf_expert_fields(file: GGUFMetadata, *, size: str = "moe_intermediate_size
         "num_experts_per_tok": per_token,
         size: inner,
     }
+
+
+def gguf_scoring(file: GGUFMetadata, *, usual: str) -> str:
+    """ "softmax" or "sigmoid", what routers make of their logits; `usual` where the file does not say."""
+    names = {1: "softmax", 2: "sigmoid"}
+    number = file.size("expert_gating_func")
+    if number is not None and number not in names:
+        raise UnsupportedModelError(
+            f"{file.source}: expert_gating_func {number} is not supported; supported are 1 (softmax) and 2 (sigmoid)"
+        )
+    return usual if number is None else names[number]
 
 
 def sparse_layers(config: HFConfig, num_layers: int) -> list[bool]:

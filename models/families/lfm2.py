@@ -7,7 +7,7 @@ from models.checkpoints.gguf_fields import common_fields
 from models.checkpoints.gguf_metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen3
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, gguf_scoring
 from models.hf_config import HFConfig
 from models.layer_config import layer_types
 from models.names import To, taps
@@ -22,8 +22,6 @@ from models.spec import (
     RouterSpec,
     ShortConvSpec,
 )
-
-_SIGMOID = 2  # of expert_gating_func in GGUF
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -146,8 +144,8 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
-    if file.integer("expert_gating_func", _SIGMOID) != _SIGMOID:
-        raise UnsupportedModelError(f"{file.source}: expert_gating_func is not {_SIGMOID}, which stands for a sigmoid")
+    if gguf_scoring(file, usual="sigmoid") != "sigmoid":
+        raise UnsupportedModelError(f"{file.source}: LFM2 is supported with an expert_gating_func of 2 (sigmoid) alone")
     return {
         **gguf_fields(file),
         **gguf_expert_fields(file),
