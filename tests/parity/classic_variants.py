@@ -70,13 +70,16 @@ CLASSIC_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         },
         final_logit_softcapping=20.0,
+        rms_norm_eps=1e-3,
     ),
     "cohere": cohere,
-    "cohere-qk-norm": lambda: cohere(use_qk_norm=True, attention_bias=True),
+    "cohere-qk-norm": lambda: cohere(use_qk_norm=True, attention_bias=True, layer_norm_eps=1e-3),
     "cohere2": cohere2,
     "cohere2-untied": lambda: cohere2(tie_word_embeddings=False, layer_types=["full_attention"] * 4),
     "stablelm": stablelm,
-    "stablelm-parallel-qk-norm": lambda: stablelm(use_parallel_residual=True, qk_layernorm=True, use_qkv_bias=True),
+    "stablelm-parallel-qk-norm": lambda: stablelm(
+        use_parallel_residual=True, qk_layernorm=True, use_qkv_bias=True, layer_norm_eps=1e-3
+    ),
     "starcoder-mqa": starcoder,
     "starcoder-mha": lambda: starcoder(multi_query=False, tie_word_embeddings=False),
     "starcoder2": starcoder2,

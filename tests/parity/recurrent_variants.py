@@ -59,11 +59,16 @@ def qwen35_moe(**changes: object) -> Qwen3_5MoeTextConfig:
 RECURRENT_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "lfm2": lfm2,
     "lfm2-biases-wide-untied": lambda: lfm2(
-        conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False, tie_word_embeddings=False
+        conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False, tie_word_embeddings=False, norm_eps=1e-3
     ),
     "lfm2-moe": lfm2_moe,
     "lfm2-moe-plain-router": lambda: lfm2_moe(
-        use_expert_bias=False, norm_topk_prob=False, num_dense_layers=0, routed_scaling_factor=0.7, conv_bias=True
+        use_expert_bias=False,
+        norm_topk_prob=False,
+        num_dense_layers=0,
+        routed_scaling_factor=0.7,
+        conv_bias=True,
+        norm_eps=1e-3,
     ),
     "qwen3-next": qwen3_next,
     "qwen3-next-mixed-tied": lambda: qwen3_next(
@@ -72,9 +77,12 @@ RECURRENT_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
         linear_num_value_heads=2,
         linear_value_head_dim=20,  # no kernel takes it
         tie_word_embeddings=True,
+        rms_norm_eps=1e-3,
     ),
     "qwen3.5": qwen35,
-    "qwen3.5-mha-biases": lambda: qwen35(num_key_value_heads=4, attention_bias=True, linear_conv_kernel_dim=2),
+    "qwen3.5-mha-biases": lambda: qwen35(
+        num_key_value_heads=4, attention_bias=True, linear_conv_kernel_dim=2, rms_norm_eps=1e-3
+    ),
     "qwen3.5-moe": qwen35_moe,
     "qwen3.5-moe-tied": lambda: qwen35_moe(tie_word_embeddings=True, linear_num_value_heads=2),
 }

@@ -14,9 +14,10 @@ from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, mist
 from tests.helpers.gguf_architectures import LAYOUTS, OLD_DEEPSEEK
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.techniques import described
 from tests.parity.all_variants import ALL_VARIANTS
 from tests.parity.deepseek_variants import YARN
-from tests.parity.variants import llama4
+from tests.parity.variants import LONGROPE, llama4, phi3
 
 # Fields that GGUF does not state or its converter does not write, at the values that readers take for granted.
 IMPLIED: dict[str, dict[str, object]] = {
@@ -39,7 +40,11 @@ IMPLIED: dict[str, dict[str, object]] = {
     "gpt2": {"scale_attn_by_inverse_layer_idx": False, "n_inner": None},
     "gpt_bigcode": {"multi_query": True},
     "gpt_neox": {"hidden_act": "gelu"},
-    "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
+    "gpt_oss": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "swiglu_alpha": 1.702,
+        "swiglu_limit": 7.0,
+    },
     "lfm2": {"conv_bias": False, "block_auto_adjust_ff_dim": False},
     "lfm2_moe": {"conv_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
     "llama": {"hidden_act": "silu"},
@@ -113,6 +118,16 @@ def test_window_of_a_llama_file_is_that_of_mistral(tmp_path: Path) -> None:
     logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
 
     torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+def test_longrope_file_states_how_warm_attention_is(tmp_path: Path) -> None:
+    config = phi3(rope_parameters=LONGROPE, original_max_position_embeddings=16)
+    write_gguf(random_model(config), tmp_path / "model.gguf", GGMLQuantizationType.F32)
+
+    gguf, folder = load_gguf([tmp_path / "model.gguf"]).spec.layers[0].rope, described(config)[1].layers[0].rope
+
+    assert gguf.scaling.attention_factor == pytest.approx(folder.scaling.attention_factor)
+    assert folder.scaling.attention_factor > 1.1
 
 
 @pytest.mark.parametrize("variant", ["deepseek-v2", "deepseek-v3"])

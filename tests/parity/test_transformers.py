@@ -161,7 +161,7 @@ def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
     theirs = [truth(rounded, prompt) for prompt in pair.prompts]
 
     wanted = torch.cat(pair.truths)
-    num_kept = len(wanted) - (len(wanted) // 20 if has_experts(pair) else 0)
+    num_kept = len(wanted) // (2 if has_experts(pair) else 1)
     our_error, their_error = (
         lowest((torch.cat(rows) - wanted).pow(2).mean(-1), num_kept).sqrt() for rows in (ours, theirs)
     )
@@ -193,7 +193,10 @@ def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
 
 
 def has_experts(pair: Pair) -> bool:
-    """Whether there may be rows in which rounding decides between two experts, in our arithmetic or in theirs."""
+    """Whether there may be rows in which rounding decides between two experts, in our arithmetic or in theirs.
+
+    Such a row is another row from there on, and so is what later ones of its text see of it.
+    """
     return any(isinstance(layer.mlp, MoESpec) for layer in pair.run(torch.bfloat16).decoder.spec.layers)
 
 

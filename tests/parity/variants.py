@@ -120,10 +120,11 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "qwen2-moe-mixed": lambda: qwen2_moe(mlp_only_layers=[0], norm_topk_prob=True),
     "qwen3": qwen3,
     "qwen3-tied-biases-window": lambda: qwen3(
-        tie_word_embeddings=True, attention_bias=True, use_sliding_window=True, sliding_window=6, max_window_layers=1
+        **{"tie_word_embeddings": True, "attention_bias": True, "rms_norm_eps": 1e-3},
+        **{"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
     ),
     "qwen3-moe": lambda: qwen3_moe(norm_topk_prob=True),
-    "qwen3-moe-mixed": lambda: qwen3_moe(decoder_sparse_step=2),
+    "qwen3-moe-mixed": lambda: qwen3_moe(decoder_sparse_step=2, rms_norm_eps=1e-3),
     "phi3": phi3,
     "phi3-longrope-partial": lambda: phi3(
         rope_parameters={**LONGROPE, "partial_rotary_factor": 0.5, "short_factor": [1.0, 1.5, 2.0, 4.0]}
@@ -133,13 +134,14 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "smollm3": smollm3,
     "smollm3-untied": lambda: smollm3(tie_word_embeddings=False, attention_bias=True, no_rope_layers=[0, 1, 1, 0]),
     "olmo2": olmo2,
-    "olmo2-mha-tied": lambda: olmo2(num_key_value_heads=4, tie_word_embeddings=True),
+    "olmo2-mha-tied": lambda: olmo2(num_key_value_heads=4, tie_word_embeddings=True, rms_norm_eps=1e-3),
     "olmo3": olmo3,
     "olmo3-full-yarn": lambda: olmo3(
-        rope_parameters={"full_attention": YARN_ROPE, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+        rope_parameters={"full_attention": YARN_ROPE, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        rms_norm_eps=1e-3,
     ),
     "olmoe": olmoe,
-    "olmoe-renormalised": lambda: olmoe(norm_topk_prob=True, num_key_value_heads=4),
+    "olmoe-renormalised": lambda: olmoe(norm_topk_prob=True, num_key_value_heads=4, rms_norm_eps=1e-3),
     "granite": granite,
     "granite-biases": lambda: granite(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
     "granite-moe": granite_moe,
@@ -148,7 +150,9 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "granite-moe-without-shared": lambda: granite_shared(shared_intermediate_size=0),
     "gpt-oss": gpt_oss,
     "gpt-oss-plain-rope": lambda: gpt_oss(
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, layer_types=["full_attention"] * 2
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        layer_types=["full_attention"] * 2,
+        **{"swiglu_alpha": 1.2, "swiglu_limit": 0.5},
     ),
     "glm": glm,
     "glm-no-biases": lambda: glm(attention_bias=False, tie_word_embeddings=True),
