@@ -65,6 +65,25 @@ def test_a_place_that_was_hardly_tried_is_like_the_one_before() -> None:
     assert second - 0.3 < third < second
 
 
+def test_a_request_that_was_refused_is_tried_again_after_pauses_that_grow_and_end() -> None:
+    acceptance = Acceptance()
+
+    def pause() -> int:
+        """Steps until it has the others' chances again."""
+        for num_idle in range(1000):
+            if acceptance.chances("bad", Source.NGRAM, 1) == acceptance.chances("new", Source.NGRAM, 1):
+                return num_idle
+            acceptance.observe_idle("bad", Source.NGRAM)
+        raise AssertionError("never")
+
+    pauses = []
+    for _ in range(6):
+        acceptance.observe("bad", Source.NGRAM, 4, 0)
+        pauses.append(pause())
+    acceptance.observe("bad", Source.NGRAM, 4, 1)
+    assert [*pauses, pause()] == [16, 32, 64, 128, 256, 256, 16]
+
+
 def _sequence() -> Sequence:
     prompt = make_prompt(8)
     request = make_request("a", prompt, max_tokens=40)
