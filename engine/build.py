@@ -11,7 +11,7 @@ from engine.config import Device, EngineConfig, Quantization
 from engine.cores import compute_threads
 from engine.description import describe, describe_speculation, describe_steps, tokenizer_info
 from engine.engine import Engine
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from engine.kv.groups import KVGroup
 from engine.malloc import keep_freed_memory
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
@@ -27,7 +27,7 @@ from engine.spec.speculator import Speculator
 from engine.step_budget import StepBudget
 from engine.warmup import warm_up
 from models.config_overrides import parse_overrides
-from models.errors import ModelError
+from models.errors import ModelError, SettingError
 from models.free_memory import free_memory_bytes
 from models.implementation import ModelImpl
 from models.kernels.cpu.library import set_num_threads
@@ -121,6 +121,8 @@ def _load(
         quality_report.before()
         model = _load_target(config, files, device, report, on_tokenizer)
         quality = quality_report.after(model)
+    except SettingError as error:
+        raise OptionError(str(error)) from error
     except ModelError as error:
         raise StartupError(str(error)) from error
     draft = None

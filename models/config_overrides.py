@@ -5,7 +5,7 @@ import json
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from models.errors import ModelError, UnsupportedModelError
+from models.errors import ModelError, SettingError, UnsupportedModelError
 from models.hf_config import HFConfig
 
 # What describes a scaling: all of it goes where another takes its place, and what else stands beside it stays.
@@ -20,7 +20,7 @@ _BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")  # with it since trans
 
 
 def parse_overrides(hf_overrides: str | None, rope_scaling: str | None, rope_theta: float | None) -> dict[str, Any]:
-    """Fields in the terms of config.json, from JSON texts. Raises ModelError for what is no object, or stated twice."""
+    """Fields in the terms of config.json, from JSON texts. Raises SettingError for other JSON and repetitions."""
     fields = _object("--hf-overrides", hf_overrides)
     shorter = {"--rope-scaling": ("rope_scaling", "rope_parameters"), "--rope-theta": ("rope_theta",)}
     values = {"--rope-scaling": rope_scaling and _object("--rope-scaling", rope_scaling), "--rope-theta": rope_theta}
@@ -28,7 +28,7 @@ def parse_overrides(hf_overrides: str | None, rope_scaling: str | None, rope_the
         if values[option] is None:
             continue
         if twice := [name for name in names if name in fields]:
-            raise ModelError(f"{option} and {twice[0]} in --hf-overrides are the same; leave one of them out")
+            raise SettingError(f"{option} and {twice[0]} in --hf-overrides are the same; leave one of them out")
         fields[names[0]] = values[option]
     return fields
 
@@ -39,9 +39,11 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{option} is not JSON: {error}") from None
+        raise SettingError(f"{option} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ModelError(f"""{option} must be a JSON object, such as '{{"rope_type": "yarn", "factor": 4.0}}'""")
+        scaling = '{"rope_type": "yarn", "factor": 4.0}'
+        example = scaling if option == "--rope-scaling" else f'{{"rope_scaling": {scaling}}}'
+        raise SettingError(f"{option} must be a JSON object, such as '{example}'")
     return value
 
 

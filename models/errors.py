@@ -5,6 +5,10 @@ class ModelError(Exception):
     """A model cannot be found, read or run. str(error) is fit for a user's eyes."""
 
 
+class SettingError(ModelError):
+    """An option or a variable that is read here has a value that cannot be used, whatever the model."""
+
+
 class SourceError(ModelError):
     """The model's files cannot be had: no such path, hub id, package, or no network."""
 

@@ -9,6 +9,7 @@ import torch
 
 from models.attention.base import AttentionSpec
 from models.attention.cpu import CpuAttention
+from models.errors import SettingError
 from models.kernels.cpu import build, library
 
 
@@ -89,7 +90,25 @@ def test_unknown_level_lists_the_known_ones() -> None:
         library.load_level("sse9")
 
 
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("sse9", r"HEADRACE_CPU_LEVEL is 'sse9'; it must be one of portable, avx2,"),
+        ("amx", r"HEADRACE_CPU_LEVEL is amx, which this processor does not run; it runs portable, avx2$"),
+    ],
+)
+def test_a_level_that_cannot_be_had_is_refused_rather_than_done_without(
+    monkeypatch: pytest.MonkeyPatch, given: str, message: str
+) -> None:
+    monkeypatch.setenv(library.LEVEL_VARIABLE, given)
+    monkeypatch.setattr(build, "LEVELS", build._X86_LEVELS)
+    monkeypatch.setattr(library, "detect_level", lambda: "avx2")
+    with pytest.raises(SettingError, match=message):
+        library.kernel_library()
+
+
 def test_spin_time_that_is_no_number_is_refused_with_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(library.SPIN_VARIABLE, "20us")
-    with pytest.raises(build.KernelBuildError, match=r"HEADRACE_SPIN_US=20us.*0 to 1,000,000"):
+    with pytest.raises(SettingError, match=r"HEADRACE_SPIN_US is '20us'.*0 to 1,000,000"):
         library.load_level("portable")

@@ -7,6 +7,7 @@ from engine import build, cores
 from engine.build import build_engine
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError, StartupError
+from models.errors import SettingError
 
 SHORTAGES = [
     MemoryError(),
@@ -26,6 +27,16 @@ def test_memory_that_is_refused_is_told_with_a_remedy(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(build, "_load", refuse)
     with pytest.raises(StartupError, match=r"memory ran out.*--kv-cache-memory-bytes.*ulimit -v"):
+        _build(threads=1)
+
+
+def test_a_setting_that_the_models_refuse_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise SettingError("HEADRACE_CPU_LEVEL is 'sse9'")
+
+    monkeypatch.setattr(build, "resolve_draft", lambda *_: None)
+    monkeypatch.setattr(build, "resolve_model", refuse)
+    with pytest.raises(OptionError, match="sse9"):
         _build(threads=1)
 
 

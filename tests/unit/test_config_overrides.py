@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 from models.checkpoints.gguf import GGUFCheckpoint
 from models.checkpoints.gguf_config import gguf_config
 from models.config_overrides import override, parse_overrides
-from models.errors import ModelError, UnsupportedModelError
+from models.errors import ModelError, SettingError, UnsupportedModelError
 from models.families import gemma, llama, mistral
 from models.hf_config import HFConfig
 from models.spec import DecoderSpec, DynamicScaling, LinearScaling, YarnScaling
@@ -163,7 +163,7 @@ def test_gguf_takes_a_scaling(tmp_path: Path) -> None:
 def test_options_that_will_not_do_are_refused(
     hf_overrides: str | None, rope_scaling: str | None, rope_theta: float | None, message: str
 ) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(SettingError, match=message):
         parse_overrides(hf_overrides, rope_scaling, rope_theta)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from models.errors import SettingError
 from models.kernels.cpu import build
 from models.kernels.tape import Kernel
 
@@ -82,7 +83,10 @@ def load_kernels(on_compile: Callable[[], None]) -> None:
 
 
 def kernel_library() -> KernelLibrary | None:
-    """The library for this processor, or None if there can be none; the reason is logged once."""
+    """The library for this processor, or None if there can be none; the reason is logged once.
+
+    Raises SettingError for variables that ask for what does not exist.
+    """
     return _library_and_reason()[0]
 
 
@@ -104,15 +108,29 @@ def required_library() -> KernelLibrary:
 @functools.cache
 def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
     try:
-        return load_level(os.environ.get(LEVEL_VARIABLE) or detect_level()), None
+        return load_level(_chosen_level()), None
     except build.KernelBuildError as error:
         logger.warning("native CPU kernels are not available, using slower torch operators: %s", error)
         return None, str(error)
 
 
 def _must_compile() -> bool:
-    level = _level(os.environ.get(LEVEL_VARIABLE) or detect_level())
+    level = _level(_chosen_level())
     return not (build.prebuilt_level_library(level) or build.is_level_compiled(level, build.cache_folder()))
+
+
+def _chosen_level() -> str:
+    """Name of the level that the user asks for, or of the best one. Raises SettingError for one that will not do."""
+    given = os.environ.get(LEVEL_VARIABLE)
+    if not given:
+        return detect_level()
+    names = [level.name for level in build.LEVELS]
+    if given not in names:
+        raise SettingError(f"{LEVEL_VARIABLE} is {given!r}; it must be one of {', '.join(names)}")
+    runs = names[: names.index(detect_level()) + 1]
+    if given not in runs:
+        raise SettingError(f"{LEVEL_VARIABLE} is {given}, which this processor does not run; it runs {', '.join(runs)}")
+    return given
 
 
 def detect_level() -> str:
@@ -159,8 +177,8 @@ def _load_prebuilt(level: build.Level) -> KernelLibrary | None:
 
 def _spin_microseconds(given: str) -> int:
     if not given.isascii() or not given.isdigit() or int(given) > _MAX_SPIN_US:
-        raise build.KernelBuildError(
-            f"{SPIN_VARIABLE}={given}: use a whole number of microseconds from 0 to {_MAX_SPIN_US:,}"
+        raise SettingError(
+            f"{SPIN_VARIABLE} is {given!r}; it must be a whole number of microseconds from 0 to {_MAX_SPIN_US:,}"
         )
     return int(given)
 
