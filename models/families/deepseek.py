@@ -1,4 +1,7 @@
-"""DeepSeek V2 and V3 (R1, Kimi K2 and Moonlight too): latent attention, experts in groups beside shared ones."""
+"""DeepSeek V2 and V3 (R1, Kimi K2 and Moonlight too): latent attention, experts in groups beside shared ones.
+
+More than a page: two sets of defaults, and matrices that are cut or reordered, in GGUF in two ways.
+"""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Gemma 1, 2 and 3 (text): norms stored less one, scaled embeddings, GeGLU; from 2 on sandwich norms and windows."""
+"""Gemma 1, 2 and 3 (text): norms stored less one, scaled embeddings, GeGLU; from 2 on sandwich norms and windows.
+
+More than a page: three generations, each what the one before it is with changes.
+"""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,7 @@
-"""LFM2: short convolutions in most layers, attention in the others; LFM2-MoE has experts in all but the first few."""
+"""LFM2: short convolutions in most layers, attention in the others; LFM2-MoE has experts in all but the first few.
+
+More than a page: no tensor has Llama's name, and sizes are computed from what is stated.
+"""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,7 @@
-"""Llama 4, its text: attention in chunks, layers without positions between, an expert a row beside a shared one."""
+"""Llama 4, its text: attention in chunks, layers without positions between, an expert a row beside a shared one.
+
+More than a page: which layers have what is stated in four ways, and GGUF leaves most of it out.
+"""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,7 @@
-"""Qwen3-Next and the text part of Qwen3.5: gated delta rule in most layers, attention with a gate in every fourth."""
+"""Qwen3-Next and the text part of Qwen3.5: gated delta rule in most layers, attention with a gate in every fourth.
+
+More than a page: three forms of one delta rule, whose matrices are fused and ordered otherwise in each and in GGUF.
+"""
 
 import dataclasses
 from typing import Any

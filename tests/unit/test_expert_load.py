@@ -93,3 +93,15 @@ def test_steps_tell_the_load_without_the_warm_up(tmp_path: Path) -> None:
 
     assert [sum(step.expert_rows) for step in stats] == [20 * 2 * 2, 1 * 2 * 2]  # rows, chosen, layers
     assert all(step.expert_imbalance >= 1.0 for step in stats)
+
+
+def test_an_expert_computes_all_its_rows_at_once() -> None:
+    decoder = random_decoder(layer(experts(4, 2)))
+    calls: list[int] = []
+    for expert in decoder.layers[0].mlp.experts:
+        expert.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+
+    PagedRun(decoder, ReferenceAttention()).step([(PagedSequence(), list(range(20))), (PagedSequence(), [3, 4, 5])])
+
+    assert len(calls) <= 4
+    assert sum(calls) == 23 * 2
