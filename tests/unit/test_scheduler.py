@@ -170,6 +170,17 @@ def test_a_draft_takes_no_block_that_the_next_in_the_queue_needs() -> None:
     assert [id for id, _, _ in run.plans[-1]] == ["a", "b"]
 
 
+def test_blocks_that_a_draft_turns_out_not_to_need_are_given_back_at_once() -> None:
+    run = SchedulerRun(make_config(), lambda *_: [])
+    run.scheduler.add(make_request("a", make_prompt(3), max_tokens=20, ignore_eos=True))
+    run.step()
+    (sequence,) = run.scheduler.running
+    assert run.scheduler.grant_drafts([(sequence, 9)]) == [9]
+    assert len(sequence.tables[0]) == 4
+    run.scheduler.set_draft(sequence, [1, 2])
+    assert len(sequence.tables[0]) == 2
+
+
 def test_blocks_of_rejected_drafts_are_given_back() -> None:
     run = SchedulerRun(make_config(), lambda *_: [])
     run.scheduler.add(make_request("a", make_prompt(3), max_tokens=20, ignore_eos=True))
