@@ -14,7 +14,7 @@ def compute_threads(asked: int | None) -> int:
     num_cpus = os.cpu_count() or 1
     if asked > num_cpus:
         raise OptionError(
-            f"--threads is {asked:,}; this machine has {num_cpus:,} CPUs, and more threads would wait for each other; "
+            f"--threads is {asked:,}; this machine can run {num_cpus:,} at once, and more would wait for each other; "
             f"lower it, or leave it out for {usable_cores():,}"
         )
     return asked

@@ -27,7 +27,8 @@ def describe(
     assert max_batched is not None
     example = min(512, max_model_len)
     dtype = str(model.dtype).removeprefix("torch.")
-    threads = f", {torch.get_num_threads()} threads" if model.device.type == "cpu" else ""
+    num_threads = torch.get_num_threads()
+    threads = f", {num_threads} thread{'' if num_threads == 1 else 's'}" if model.device.type == "cpu" else ""
     notes = [
         f"Model: {model.architecture}, {dtype} on {model.device}{threads}",
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -119,7 +120,7 @@ class ProcessClient:
         self._stopping = True
         self._reason = "the server is stopping"
         if self._state is EngineState.LOADING and self._process is not None:
-            self._process.kill()  # it listens only once it is ready
+            _kill(self._process)  # it listens only once it is ready
         self._send(Shutdown())
         if self._supervisor is not None:
             try:
@@ -129,7 +130,7 @@ class ProcessClient:
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._supervisor
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+            _kill(self._process)
             await asyncio.to_thread(self._process.wait)
 
     # --- EngineClient -------------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class ProcessClient:
         try:
             return process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:  # it closed its socket, or we gave up on it, but it lives
-            process.kill()
+            _kill(process)
             return process.wait()
 
     def _enter_loading(self, reason: str) -> None:
@@ -312,6 +313,12 @@ class ProcessClient:
     def _abort(self, request_id: str, reason: AbortReason) -> None:
         if request_id in self._streams:
             self._send(AbortRequest(request_id, reason))
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End the engine and what it has started, such as a compiler: its session is its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _percent(progress: float | None) -> str:

@@ -5,6 +5,7 @@ Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens
 
 import os
 import socket
+import subprocess
 import sys
 
 from engine.ipc import encode_frame, receive_to_engine
@@ -60,7 +61,9 @@ def main() -> None:
     if mode in ("failing", "refusing"):
         send(Failed("no such model") if mode == "failing" else Failed("no such option", is_option=True))
         return
-    if mode == "loading":  # for ever
+    if mode == "compiling":  # for ever; the stage is the compiler's process
+        send(Loading(str(subprocess.Popen(["sleep", "600"]).pid), 0, 0, ""))
+    if mode in ("loading", "compiling"):
         receive_to_engine(sock)
         return
     send(Ready(INFO))

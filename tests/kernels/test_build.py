@@ -1,6 +1,7 @@
 """Compiling, caching and loading the C++ kernels; and what happens where that cannot work."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def test_compiler_error_is_shown_with_its_command(fresh: Path, monkeypatch: pyte
     with pytest.raises(build.KernelBuildError, match=r"(?s)broken\.cpp.* failed with status 1.*error:"):
         build.ensure_level_library(build.LEVELS[0], fresh / "cache")
     assert list((fresh / "cache").iterdir()) == []
+
+
+def test_what_a_killed_compilation_left_is_removed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = fresh / "sound.cpp"
+    source.write_text("int main() {}")
+    monkeypatch.setattr(build, "kernel_sources", lambda: [source])
+    abandoned, running = fresh / "cache/.build-old", fresh / "cache/.build-new"
+    for folder in (abandoned, running):
+        folder.mkdir(parents=True)
+    os.utime(abandoned, (0, 0))
+    build.ensure_level_library(build.LEVELS[0], fresh / "cache")
+    assert not abandoned.exists()
+    assert running.exists()
 
 
 def test_unwritable_cache_names_the_remedy(fresh: Path) -> None:

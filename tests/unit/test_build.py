@@ -52,6 +52,6 @@ def test_other_faults_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(cores, "usable_cores", lambda: 2)
-    with pytest.raises(OptionError, match=r"--threads is 100,000; this machine has 4 CPUs.*lower it, or.* for 2"):
+    with pytest.raises(OptionError, match=r"--threads is 100,000; this machine can run 4 at once.*lower it.* for 2"):
         _build(threads=100_000)
     assert [cores.compute_threads(asked) for asked in (None, 1, 4)] == [2, 1, 4]

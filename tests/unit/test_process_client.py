@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,14 @@ async def test_loading_tells_its_stage() -> None:
         status = client.status()
         assert (status.stage, status.progress) == ("load weights", 0.25)
         assert status.reason == "the model is being loaded: load weights, 25 %"
+
+
+async def test_a_stop_while_loading_ends_the_compiler_too() -> None:
+    async with _client("compiling") as client:
+        await _until(lambda: (client.status().stage or "").isdecimal())
+        compiler = Path(f"/proc/{client.status().stage}/stat")
+        assert compiler.exists()
+    await _until(lambda: not compiler.exists() or ") Z " in compiler.read_text())  # Z: nobody has waited for it
 
 
 async def test_restarts_are_bounded() -> None:

@@ -7,12 +7,14 @@ temporary folder and moves the finished file into place: processes that start to
 half a file.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from models import cache
 
 SOURCE_FOLDER = Path(__file__).parent
 PREBUILT_FOLDER = SOURCE_FOLDER / "prebuilt"  # in wheels only
+_TEMPORARY = ".build-"
+_ABANDONED_S = 3600.0  # without a new file in it; no unit takes so long to compile
 # GCC may keep a * b + c in one rounding (fast contraction); nothing else of -ffast-math, since NaN and inf matter.
 _FLOATS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _COMMON = ("-std=gnu++17", "-O2", "-fPIC", "-pthread", "-fvisibility=hidden", *_FLOATS)
@@ -173,7 +177,8 @@ def _ensure(recipe: _Recipe, folder: Path) -> Path:
 
 def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
     """Compiles the units, as many at once as there are processors, then links."""
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as name:
+    _remove_abandoned(target.parent)
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=target.parent) as name:
         folder = Path(name)
         objects = [str(folder / f"{path.stem}.o") for path in recipe.sources]
         commands = [
@@ -186,6 +191,14 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
         linked = folder / target.name
         _run([compiler, "-shared", "-pthread", "-o", str(linked), *objects])
         os.replace(linked, target)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what compilations have left that were killed."""
+    for left in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it, too
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _run(command: list[str]) -> str:
