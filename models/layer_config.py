@@ -11,9 +11,9 @@ def sliding_windows(
 ) -> list[int | None]:
     """Each layer's window: `sliding_window` where `layer_types` says so, or where that is absent, `is_windowed(layer)`.
 
-    default: of the window's size; without it and the field no layer has one.
+    default: of the window's size; without it and the field, and where the field is null, no layer has one.
     """
-    if not config.has("sliding_window") and default is None:
+    if config.is_null("sliding_window") or (default is None and not config.has("sliding_window")):
         return [None] * num_layers
     window = config.integer("sliding_window", default)
     types = layer_types(config, num_layers)

@@ -45,6 +45,7 @@ FAMILIES: dict[str, Entry] = {
     "CohereForCausalLM": Entry("models.families.cohere:COHERE", gguf="command-r"),
     "DeepseekV2ForCausalLM": Entry("models.families.deepseek:V2", gguf="deepseek2"),
     "DeepseekV3ForCausalLM": Entry("models.families.deepseek:V3", gguf="deepseek2", gguf_key="expert_weights_norm"),
+    "Exaone4ForCausalLM": Entry("models.families.exaone4:FAMILY", gguf="exaone4"),
     "FalconForCausalLM": Entry("models.families.falcon:FAMILY", gguf="falcon"),
     "GPT2LMHeadModel": Entry("models.families.gpt2:FAMILY", gguf="gpt2"),
     "GPTBigCodeForCausalLM": Entry("models.families.starcoder:FAMILY", gguf="starcoder"),

@@ -13,7 +13,6 @@ from models.registry import Family
 from models.rope_config import with_usual_rope
 from models.spec import DecoderSpec, QueryTemperature
 
-_WINDOW = 4096
 _ROPE_3 = {
     "rope_type": "yarn",
     "rope_theta": 1e6,
@@ -26,8 +25,7 @@ _ROPE_3 = {
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    is_silent = not config.has("sliding_window") and not config.is_null("sliding_window")
-    return with_windows(config, llama.describe(config), default=_WINDOW if is_silent else None)
+    return with_windows(config, llama.describe(config), default=4096)
 
 
 def with_windows(config: HFConfig, spec: DecoderSpec, *, default: int | None = None) -> DecoderSpec:

@@ -242,6 +242,7 @@ LAYOUTS: dict[str, Layout] = {
     "cohere2": Layout(MODEL_ARCH.COHERE2, as_they_are, _with(usual, _logit_scale, _window, _rotated())),
     "deepseek_v2": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
     "deepseek_v3": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
+    "exaone4": Layout(MODEL_ARCH.EXAONE4, as_they_are, _with(usual, _window_pattern, _llama3_factors)),
     "falcon": Layout(MODEL_ARCH.FALCON, ungrouped, _classic(lambda _: 2048, falcon_groups)),
     "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, finish=shifted_norms),
     "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, _with(usual, _caps, _window), finish=shifted_norms),

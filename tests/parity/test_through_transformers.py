@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
+    CwmConfig,
     DiffLlamaConfig,
-    Exaone4Config,
     GPTNeoConfig,
     GraniteSWAConfig,
     MambaConfig,
@@ -35,15 +35,15 @@ from models.through_transformers import observe
 from models.through_transformers.decoder import TransformersDecoder
 from models.through_transformers.independence import check_independence
 from models.through_transformers.opened import open_through_transformers
-from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.checkpoints import LLAMA3_ROPE, SMALL, VOCAB_SIZE, llama_config, load_folder, random_model
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
 
 BLOCK_SIZE = 4
+CWM = SMALL | {"num_hidden_layers": 4, "sliding_window": 6, "head_dim": 16, "rope_parameters": LLAMA3_ROPE}
 FOREIGN: dict[str, PretrainedConfig] = {
-    # layers with a window and without, which then have no positions either; norms of queries and keys
-    "exaone4": Exaone4Config(**SMALL | {"num_hidden_layers": 4, "sliding_window": 6, "head_dim": 16}),
+    "cwm": CwmConfig(**CWM),  # layers with a window and without
     # values are smaller than keys
     "minicpm3": MiniCPM3Config(
         **SMALL
@@ -104,7 +104,7 @@ def test_own_code_and_that_of_transformers_compute_the_same(tmp_path: Path) -> N
 
 
 def test_engine_serves_what_transformers_generates(tmp_path: Path) -> None:
-    config = Exaone4Config(**SMALL | {"vocab_size": 266, "num_hidden_layers": 4, "sliding_window": 6, "head_dim": 16})
+    config = CwmConfig(**CWM | {"vocab_size": 266})
     model = random_model(config)
     options = EngineConfig(
         model=str(write_model_folder(tmp_path, config)),
@@ -123,14 +123,14 @@ def test_engine_serves_what_transformers_generates(tmp_path: Path) -> None:
         [make_request(str(n), prompt, max_tokens=12, temperature=0.0) for n, prompt in enumerate(prompts)]
     )
 
-    assert [note for note in info.notes if "transformers' Exaone4ForCausalLM, slower" in note]
+    assert [note for note in info.notes if "transformers' CwmForCausalLM, slower" in note]
     for n, prompt in enumerate(prompts):
         made = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0)
         assert outputs[str(n)].new_ids == made[0, len(prompt) :].tolist()
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    saved(FOREIGN["exaone4"], tmp_path)
+    saved(FOREIGN["cwm"], tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -140,7 +140,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(FOREIGN["exaone4"], tmp_path)
+    saved(FOREIGN["cwm"], tmp_path)
     monkeypatch.setattr("models.free_memory.obtainable_memory_bytes", lambda _: 1000)
 
     with pytest.raises(ModelError, match=r"the weights need 0.00 GiB and cpu has 0.00 GiB free"):
@@ -148,28 +148,28 @@ def test_weights_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_overrides_reach_transformers_configuration_and_unknown_ones_are_refused(tmp_path: Path) -> None:
-    saved(FOREIGN["exaone4"], tmp_path)
+    saved(FOREIGN["cwm"], tmp_path)
 
     opened = open_through_transformers(tmp_path, {"sliding_window": 9, "nonsense": 1})
 
     assert {spec.sliding_window for spec in opened.attention_specs} == {9, None}
-    with pytest.raises(UnsupportedModelError, match="--hf-overrides states nonsense, which is not used for Exaone4"):
-        opened.overridden.refuse_unread("Exaone4ForCausalLM")
+    with pytest.raises(UnsupportedModelError, match="--hf-overrides states nonsense, which is not used for Cwm"):
+        opened.overridden.refuse_unread("CwmForCausalLM")
 
 
 def test_rows_that_depend_on_their_neighbours_are_found(tmp_path: Path) -> None:
     backend = load_backend(PREFERENCE["cpu"][-1])
-    decoder = built(saved(FOREIGN["exaone4"], tmp_path), backend)
+    decoder = built(saved(FOREIGN["cwm"], tmp_path), backend)
     embed = decoder.body.embed_tokens
     embed.register_forward_hook(lambda _module, _ids, rows: rows + rows.roll(1, dims=1))  # as token shifts do
 
     with pytest.raises(UnsupportedModelError, match="computes another text where several are in a batch"):
-        check_independence(decoder, backend, VOCAB_SIZE, "Exaone4ForCausalLM")
+        check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
 
 
 def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
     backend = load_backend(PREFERENCE["cpu"][-1])
-    decoder = built(saved(FOREIGN["exaone4"], tmp_path), backend)
+    decoder = built(saved(FOREIGN["cwm"], tmp_path), backend)
     forward = decoder.body.forward
 
     def miscounted(position_ids: torch.Tensor, **inputs: object) -> object:
@@ -178,7 +178,7 @@ def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
     decoder.body.forward = miscounted  # type: ignore[method-assign]
 
     with pytest.raises(UnsupportedModelError, match="computes another text"):
-        check_independence(decoder, backend, VOCAB_SIZE, "Exaone4ForCausalLM")
+        check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
 
 
 def test_a_head_that_computes_the_body_again_is_found(tmp_path: Path) -> None:

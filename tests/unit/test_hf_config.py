@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import CheckpointError, UnsupportedModelError
-from models.families import gpt2, llama, qwen2
+from models.families import gpt2, llama, mistral, qwen2
 from models.hf_config import HFConfig, read_json_config
 from models.registry import architecture_of_gguf, family_of
 from models.rope_config import rope_spec
@@ -165,6 +165,12 @@ def test_qwen2_windows_only_upper_layers_when_asked(changes: dict, windows: list
     spec = qwen2.describe(config(**LLAMA, **changes))
 
     assert [layer.attention.sliding_window for layer in spec.layers] == windows
+
+
+def test_a_window_that_is_null_is_none_and_one_that_is_not_stated_is_usual() -> None:
+    layers = [mistral.describe(config(**LLAMA, **changes)).layers[0] for changes in ({}, {"sliding_window": None})]
+
+    assert [layer.attention.sliding_window for layer in layers] == [4096, None]
 
 
 # --- registry --------------------------------------------------------------------------------------------------------

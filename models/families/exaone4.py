@@ -1,0 +1,38 @@
+"""EXAONE 4: norms after the branches, and of query and key heads; no positions in layers between windows."""
+
+import dataclasses
+from typing import Any
+
+from models.checkpoints.gguf_fields import common_fields, window_fields
+from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.families import llama, olmo
+from models.hf_config import HFConfig
+from models.layer_config import sliding_windows
+from models.registry import Family
+from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, default_eps=1e-5)
+    windows = sliding_windows(
+        config,
+        len(spec.layers),
+        is_windowed=lambda index: (index + 1) % config.integer("sliding_window_pattern", 4) != 0,
+        default=4096,
+    )
+    has_windows = not config.is_null("sliding_window")
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        layer = dataclasses.replace(
+            layer.with_window(windows[index]), placement=NormPlacement.POST, qk_norm=QKNormSpec(layer.norm)
+        )
+        return dataclasses.replace(layer, rope=None) if has_windows and windows[index] is None else layer
+
+    return spec.map_layers(adapt)
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {**common_fields(file), "sliding_window": None, **window_fields(file)}
+
+
+FAMILY = Family(describe, olmo.NAMES, olmo.GGUF_NAMES, gguf_fields)
