@@ -5,9 +5,7 @@ JOB is JSON: a list of the EngineConfig and the benchmark's own options.
 
 import dataclasses
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,10 +13,11 @@ from rich.console import Console, RenderableType
 
 from engine.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
 from engine.bench.config import BENCH_CONFIGS, BenchConfig, LatencyConfig, RooflineConfig, SpecConfig, ThroughputConfig
+from engine.bench.results import check_results_file, write_results
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.errors import HeadraceError, StartupError
+from engine.errors import HeadraceError, OptionError
 from engine.progress import Lines
 from engine.protocol import EngineInfo
 
@@ -32,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     engine_config = msgspec.convert(engine_options, EngineConfig)
     config = msgspec.convert(options, BENCH_CONFIGS[name])
     try:
+        check_results_file(config.json)
         if isinstance(config, SpecConfig):
             speculation.check(config, engine_config)
         engine, info = build_engine(engine_config, Lines())  # no bars: the reader waits for the end
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             _write_json(config.json, name, engine_config, config, info, results)
     except HeadraceError as error:
         sys.stderr.write(f"headrace: {error}\n")
-        return 1
+        return 2 if isinstance(error, OptionError) else 1
     except KeyboardInterrupt:
         return 130
     return 0
@@ -75,17 +75,13 @@ def _write_json(
     path: str, name: str, engine_config: EngineConfig, config: BenchConfig, info: EngineInfo, results: Any
 ) -> None:
     result = {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "benchmark": name,
         "engine_config": dataclasses.asdict(engine_config),
         "config": dataclasses.asdict(config),
         "notes": info.notes,
         "results": results,
     }
-    try:
-        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    except OSError as error:
-        raise StartupError(f"cannot write {path}: {error.strerror}") from error
+    write_results(path, result)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 
 
 class Lengths(Protocol):
@@ -71,12 +71,12 @@ class LognormalLength:
 def parse_lengths(text: str, source: str) -> Lengths:
     """'128' is fixed, '64:512' uniform with both ends, 'lognormal:MEDIAN:SIGMA[:MAX]' log-normal (MAX: 16 medians).
 
-    `source` is how to call the text in the error. Raises StartupError.
+    `source` is how to call the text in the error. Raises OptionError.
     """
     try:
         lengths = _parse(text)
     except ValueError:
-        raise StartupError(
+        raise OptionError(
             f"{source} is {text!r}; it must be a length such as 128, a range such as 64:512, or "
             "lognormal:MEDIAN:SIGMA[:MAX], in tokens and at least 1"
         ) from None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 
 
 @dataclass(slots=True)
@@ -92,15 +92,22 @@ class Latency(enum.StrEnum):
     E2EL = "e2el"
 
 
+def _positive(text: str) -> float:
+    """The number; raises ValueError for one that no latency can be compared with."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise ValueError(text)
+    return number
+
+
 def parse_goodput(pairs: Sequence[str]) -> dict[Latency, float]:
-    """Limits in milliseconds from 'ttft:500' and the like. Raises StartupError."""
+    """Limits in milliseconds from 'ttft:500' and the like. Raises OptionError."""
     limits: dict[Latency, float] = {}
     for pair in pairs:
         name, _, limit = pair.partition(":")
         try:
-            limits[Latency(name)] = float(limit)
+            limits[Latency(name)] = _positive(limit)
         except ValueError:
-            raise StartupError(
+            raise OptionError(
                 f"--goodput is {pair!r}; it must be NAME:MS with NAME one of {', '.join(Latency)}, such as ttft:500"
             ) from None
     return limits

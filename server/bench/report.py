@@ -2,16 +2,13 @@
 
 import dataclasses
 import math
-import time
-from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.errors import StartupError
+from engine.bench.results import write_results
 from server.bench.config import LoadConfig
 from server.bench.load import Load
 from server.bench.metrics import Distribution, Summary, Trace
@@ -81,20 +78,16 @@ def _warnings(config: LoadConfig, load: Load, summary: Summary) -> list[str]:
 
 
 def write_json(path: str, config: LoadConfig, model: str, load: Load, summary: Summary) -> None:
-    """Write options, summary and every request to `path`; NaN becomes null. Raises StartupError."""
+    """Write options, summary and every request to `path`. Raises StartupError."""
     began_s = min(trace.sent_s for trace in load.traces)
     result = {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": model,
         "config": dataclasses.asdict(config),
         "summary": dataclasses.asdict(summary),
         "client_cpu_share": load.client_cpu_share,
         "requests": [_request_record(trace, began_s) for trace in load.traces],
     }
-    try:
-        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    except OSError as error:
-        raise StartupError(f"cannot write {path}: {error.strerror}") from error
+    write_results(path, result)
 
 
 def _request_record(trace: Trace, began_s: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import random
 from rich.console import Console
 
 from engine.bench.progress import bars
+from engine.bench.results import check_results_file
 from engine.errors import StartupError
 from server.bench.client import Input, LoadClient
 from server.bench.config import Endpoint, LoadConfig
@@ -22,6 +23,7 @@ def run(config: LoadConfig) -> int:
     """Put the load on the server and report; returns 0, or 1 if a request failed. Raises StartupError."""
     limits = parse_goodput(config.goodput)
     workload = Workload(config)
+    check_results_file(config.json)
     if config.plot is not None:
         from engine.bench.plotting import check_plotting
         from server.bench.plot import write_plot  # matplotlib takes a second to import

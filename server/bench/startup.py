@@ -23,6 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from engine.bench.results import check_results_file, write_results
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from server.bench.config import StartupConfig
@@ -53,6 +54,7 @@ class FileRead:
 
 def run(config: StartupConfig, engine_config: EngineConfig) -> int:
     """Measure, print the table and write the JSON; returns the exit code. Raises StartupError."""
+    check_results_file(config.json)
     with _options_file(engine_config) as options:
         starts = [_start_once(options) for _ in range(config.num_iters_warmup + config.num_iters)]
     starts = starts[config.num_iters_warmup :]
@@ -160,7 +162,6 @@ def _write_json(
     config: StartupConfig, engine_config: EngineConfig, starts: Sequence[Start], read: FileRead | None
 ) -> None:
     result: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "benchmark": "startup",
         "engine_config": dataclasses.asdict(engine_config),
         "config": dataclasses.asdict(config),
@@ -168,7 +169,4 @@ def _write_json(
         "file_read": None if read is None else dataclasses.asdict(read),
     }
     assert config.json is not None
-    try:
-        Path(config.json).write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    except OSError as error:
-        raise StartupError(f"cannot write {config.json}: {error.strerror}") from error
+    write_results(config.json, result)

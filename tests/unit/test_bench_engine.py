@@ -20,6 +20,7 @@ from engine.bench.drive import RequestMaker, Spread, check_fits, run_batch
 from engine.bench.latency import measure as measure_latency
 from engine.bench.machine import Machine, ReadProbe, measure_machine
 from engine.bench.phases import Phase, PhaseClock, instrumented, timed_step
+from engine.bench.results import check_results_file
 from engine.bench.roofline import limit_s
 from engine.bench.roofline import measure as measure_roofline
 from engine.bench.roofline_tables import table as roofline_table
@@ -27,7 +28,7 @@ from engine.bench.throughput import measure as measure_throughput
 from engine.build import build_engine
 from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from engine.protocol import EngineInfo
 from models.attention.base import AttentionSpec
 from server import cli
@@ -317,3 +318,22 @@ def test_a_model_that_cannot_be_loaded_ends_the_process_with_a_line(capsys: pyte
     error = capsys.readouterr().err
     assert error.startswith("headrace: ")
     assert "/nowhere/model" in error
+
+
+def test_a_results_file_that_cannot_be_written_is_told_before_the_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent" / "out.json"
+    job = json.dumps([{"model": "/nowhere/model"}, {"json": str(absent)}])
+    assert bench_process.main(["throughput", job]) == 2
+    assert f"--json is {absent}; its folder does not exist; create it" in capsys.readouterr().err
+
+
+def test_a_results_file_may_be_new_or_there_but_no_folder(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.touch()
+    for path in (None, str(old), str(tmp_path / "new.json")):
+        check_results_file(path)
+    assert list(tmp_path.iterdir()) == [old]
+    with pytest.raises(OptionError, match="a folder; name a file in it"):
+        check_results_file(str(tmp_path))

@@ -33,7 +33,7 @@ COMMAND_OPTIONS = {"engine.bench.config", "engine.bench.lengths", "engine.quanti
 SERVER_MAY = (
     WIRE
     | COMMAND_OPTIONS
-    | {"engine.bench.plotting", "engine.bench.progress"}
+    | {"engine.bench.plotting", "engine.bench.progress", "engine.bench.results"}
     | {"engine.client", "engine.compute_environment", "engine.config", "engine.process_client"}
 )
 

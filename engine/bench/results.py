@@ -1,0 +1,34 @@
+"""The file of --json: what was measured, for programs."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.errors import OptionError, StartupError
+
+
+def check_results_file(path: str | None) -> None:
+    """Raise OptionError if no results could be written to `path`; better before the measurement than after."""
+    if path is None:
+        return
+    file = Path(path)
+    folder = file.resolve().parent
+    if file.is_dir():
+        raise OptionError(f"--json is {path}, a folder; name a file in it")
+    if not folder.is_dir():
+        raise OptionError(f"--json is {path}; its folder does not exist; create it")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise OptionError(f"--json is {path}, which may not be written; name another file")
+
+
+def write_results(path: str, results: Mapping[str, Any]) -> None:
+    """Write `results` and the date to `path`; NaN becomes null. Raises StartupError."""
+    dated = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **results}
+    try:
+        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(dated)) + b"\n")
+    except OSError as error:
+        raise StartupError(f"cannot write {path}: {error.strerror}") from error
