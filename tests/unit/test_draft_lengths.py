@@ -12,11 +12,11 @@ from tests.helpers.drafting import LedgerDraftRunner
 from tests.helpers.engines import make_prompt, make_request
 
 
-def _choose(*candidates: Candidate, row_s: float = 0.0, pass_s: float = 0.0) -> Choice:
+def _choose(*candidates: Candidate, row_s: float = 0.0, pass_s: float = 0.0, row_budget: int = 100) -> Choice:
     return choose_lengths(
         candidates,
         num_decoding=len(candidates),
-        row_budget=100,
+        row_budget=row_budget,
         step_s=lambda num_drafted: 0.030 + row_s * num_drafted,
         pass_s=lambda _: pass_s,
     )
@@ -31,6 +31,11 @@ def test_a_token_is_drafted_while_it_brings_more_than_the_average() -> None:
     assert _choose(lookup).lengths == [8]
     assert 0 < _choose(lookup, row_s=0.010).lengths[0] < 8
     assert _choose(lookup, row_s=0.028) == Choice([0], None)
+
+
+def test_no_more_is_drafted_than_the_step_has_room_for_and_the_likeliest_first() -> None:
+    good, bad = (Candidate([stands] * 8, [1.0] * 8, needs_passes=False) for stands in (0.9, 0.6))
+    assert _choose(bad, good, row_budget=5).lengths == [1, 4]  # 0.6, and 0.9 to 0.66
 
 
 def test_passes_that_do_not_take_place_cost_nothing() -> None:
