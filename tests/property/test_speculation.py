@@ -108,13 +108,3 @@ def test_a_prefix_that_was_drafted_over_is_not_computed_by_the_draft_again() -> 
     passes = runner.num_passes
     texts(engine, [make_request("b", [*prompt, 1, 2], max_tokens=6, ignore_eos=True)])
     assert runner.num_passes - passes == 4  # no pass to catch up
-
-
-def test_the_draft_knows_a_block_only_as_long_as_nothing_else_is_written_to_it() -> None:
-    """Three texts take turns in a pool that holds one of them: its ledger finds whatever the draft takes for known."""
-    runner = LedgerDraftRunner(8, 4, 0.7)
-    drafter = DraftModel(runner, block_size=4, max_len=1000)
-    engine, _ = speculating_engine(AlwaysFull(3, drafter=drafter), num_blocks=8, max_model_len=32)
-    for n in range(30):
-        request = make_request("a", make_prompt(17 + n % 4, seed=n % 3), max_tokens=3 + n % 5, ignore_eos=True)
-        assert texts(engine, [request])[0]["a"] == expected_ids(request)

@@ -1,0 +1,41 @@
+"""DraftModel: which blocks it takes for computed. Its ledger checks whatever it reads there."""
+
+from engine.kv.hashing import block_digest, root_digest
+from engine.sequence import Sequence, SequenceStatus
+from engine.spec.draft_model import DraftModel
+from tests.helpers.drafting import LedgerDraftRunner
+from tests.helpers.engines import make_prompt, make_request
+
+SIZE = 4
+
+
+def _sequence(id: str, tokens: list[int], blocks: list[int]) -> Sequence:
+    request = make_request(id, tokens, max_tokens=40)
+    hashes, parent = [], root_digest("")
+    for start in range(0, len(tokens) - SIZE + 1, SIZE):
+        parent = block_digest(parent, tokens[start : start + SIZE])
+        hashes.append(parent)
+    sequence = Sequence(request, 0, list(tokens), len(tokens), status=SequenceStatus.RUNNING)
+    sequence.tables, sequence.block_hashes = [blocks], hashes
+    return sequence
+
+
+def test_a_block_is_known_for_what_was_written_last_and_for_nothing_else() -> None:
+    runner = LedgerDraftRunner(8, SIZE, 1.0)
+    drafter = DraftModel(runner, block_size=SIZE, max_len=100)
+
+    def num_rows(id: str, tokens: list[int], blocks: list[int]) -> int:
+        """That the draft model computed, to draft one token."""
+        before = runner.num_rows
+        sequence = _sequence(id, tokens, blocks)
+        drafter.draft([(sequence, 1)], least_reach=0.0)
+        drafter.room(sequence)  # it takes note of the blocks that it has filled
+        drafter.release(sequence)
+        return runner.num_rows - before
+
+    text = make_prompt(12)
+    assert num_rows("first", text, [0, 1, 2]) == 12
+    assert num_rows("again", text, [0, 1, 3]) == 4  # the last token is never taken for known
+    assert num_rows("part of a block", make_prompt(3, seed=1), [1]) == 3
+    assert num_rows("after it", text, [0, 1, 4]) == 8
+    assert num_rows("another text", make_prompt(12, seed=2), [0, 5, 6]) == 12
