@@ -1,9 +1,13 @@
 """ServerConfig: every option of the API process. A field here is a flag, an environment variable and a YAML key."""
 
 import enum
+import re
 from dataclasses import dataclass
 
 from engine.config import option
+from engine.errors import OptionError
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # as browsers write it, who are taken literally
 
 
 class LogLevel(enum.StrEnum):
@@ -59,6 +63,15 @@ class ServerConfig:
     strict_parameters: bool = option(
         False, "Refuse unknown request fields with 400 instead of listing them in a header.", group="Requests"
     )
+
+    def __post_init__(self) -> None:
+        """Raises OptionError."""
+        for origin in self.allowed_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise OptionError(
+                    f"--allowed-origins is {origin!r}, which no browser sends; give scheme and host in lower case, a "
+                    "port where there is one, and no path, such as https://chat.example:8443, or *"
+                )
 
     def model_names(self, model: str) -> tuple[str, ...]:
         """The ids that clients may call `model`, the MODEL as typed, by; the first is canonical."""

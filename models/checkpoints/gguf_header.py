@@ -4,6 +4,7 @@ The `gguf` package's own reader trusts counts and lengths (an array that claims 
 and takes seconds on a large vocabulary; so this file walks the header, and `gguf` gives types and dequantisation.
 """
 
+import errno
 import mmap
 import struct
 from collections.abc import Mapping
@@ -61,7 +62,10 @@ def read_gguf_header(path: Path) -> GGUFHeader:
                 raise CheckpointError(f"{path} has {size} bytes and is no GGUF file; fetch it again")
             return _Walker(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).header()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from None
+        remedy = "check the path and its permissions"
+        if error.errno == errno.ENOMEM:
+            remedy = "raise the limit of this process (ulimit -v)"
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
 
 
 class _Walker:

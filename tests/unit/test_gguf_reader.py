@@ -1,5 +1,7 @@
 """GGUF reader: every kind of damage is one error that names the file; every type that gguf can dequantise is read."""
 
+import errno
+import mmap
 import random
 import struct
 from pathlib import Path
@@ -87,6 +89,17 @@ def test_file_with_random_damage_is_refused_or_read(tmp_path: Path) -> None:
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file"):
         GGUFCheckpoint([tmp_path / "absent.gguf"])
+
+
+def test_a_file_that_does_not_fit_the_address_space_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be read: Cannot allocate memory; raise .*ulimit -v"):
+        read_gguf_header(path)
 
 
 def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:

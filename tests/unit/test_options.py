@@ -51,6 +51,14 @@ def test_several_values_are_repeated_commas_or_a_list(tmp_path: Path) -> None:
     assert server.api_key == ("k1", "k2")
 
 
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://App.example", "https://a b"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(OptionError, match=r"which no browser sends.*such as https://chat\.example:8443"):
+        resolve({"allowed_origins": ["https://one.example", origin]}, {}, None)
+    for good in ("*", "http://localhost:3000", "https://[::1]:80", "tauri://localhost"):
+        resolve({"allowed_origins": [good]}, {}, None)
+
+
 def test_yaml_values_keep_their_types(tmp_path: Path) -> None:
     file = write_config(
         tmp_path,
