@@ -1,5 +1,7 @@
 """What families take for granted where a configuration is silent is what transformers' classes take for granted."""
 
+import copy
+
 import pytest
 from transformers import PretrainedConfig
 
@@ -40,3 +42,28 @@ def test_a_field_that_is_left_out_has_transformers_default(kind: str) -> None:
             differing.append(name)
 
     assert differing == []
+
+
+# Fields that transformers 5 has under rope_parameters, as configurations had them before.
+OLD = {"rope_theta": 12345.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+OLD_NAMES: dict[str, dict[str, object]] = {
+    **dict.fromkeys(("LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config"), OLD),
+    **dict.fromkeys(("StableLmConfig", "GlmConfig", "NemotronConfig"), OLD | {"partial_rotary_factor": 0.25}),
+    "GPTNeoXConfig": {"rotary_pct": 0.5, "rotary_emb_base": 5000},
+    "Gemma3TextConfig": OLD | {"rope_local_base_freq": 2000.0},
+    "Cohere2Config": {"rope_theta": 12345.0, "layer_types": None, "sliding_window_pattern": 2},
+}
+
+
+@pytest.mark.parametrize("kind", OLD_NAMES)
+def test_old_names_mean_what_transformers_makes_of_them(kind: str) -> None:
+    config = KINDS[kind]
+    architecture, fields = model_class(config).__name__, config.to_dict()
+    del fields["rope_parameters"]
+
+    fields |= copy.deepcopy(OLD_NAMES[kind])  # transformers changes the objects that it is given
+
+    ours, _ = spec_of(copy.deepcopy(fields), architecture)
+
+    theirs, _ = spec_of(type(config)(**fields).to_dict(), architecture)
+    assert ours == theirs
