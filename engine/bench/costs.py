@@ -1,6 +1,6 @@
 """The least that a phase must do: bytes from memory and operations, worked out from shapes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 from models.attention.base import AttentionSpec
 from models.batch import ForwardBatch, KVGroupBatch
 from models.layers.linear import Linear
+from models.layers.mlp import MLP
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,15 @@ def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
         flops=2 * rows * num_weights,
         dtype=_arithmetic(held_bytes / num_weights),
     )
+
+
+def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
+    """Of the experts that got rows: counts [E], how many each."""
+    total = Cost()
+    for expert, rows in zip(experts, counts.tolist(), strict=True):
+        for layer in expert.linears if rows else ():
+            total += linear_cost(layer, torch.empty(rows, layer.in_features, device="meta"))
+    return total
 
 
 def _arithmetic(bytes_per_weight: float) -> str:

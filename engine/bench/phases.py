@@ -1,7 +1,8 @@
 """Where a step's time goes: clocks around the engine's parts, put there for a benchmark and taken away again.
 
 The hot path knows nothing of this. Whatever is not wrapped falls to the phase around it, so that the phases of a step
-add up to its time.
+add up to its time. Steps that are replayed from a tape are clocked call by call, and count no costs: those of a like
+step that ran without one hold for them too.
 """
 
 import contextlib
@@ -14,13 +15,24 @@ from unittest import mock
 
 import torch
 
-from engine.bench.costs import Cost, attention_cost, kv_write_cost, linear_cost, rotate_and_write_cost, sampling_cost
+from engine.bench.costs import (
+    Cost,
+    attention_cost,
+    experts_cost,
+    kv_write_cost,
+    linear_cost,
+    rotate_and_write_cost,
+    sampling_cost,
+)
 from engine.bench.machine import synchronize
 from engine.engine import Engine
 from engine.ipc import encode_frame
 from engine.protocol import StepOutputs
 from engine.runner import runner as runner_module
+from engine.runner.recorded import RecordedLayers
+from models.kernels.tape import Tape
 from models.layers.linear import Linear
+from models.layers.moe import MoE
 
 
 class Phase(enum.StrEnum):
@@ -35,6 +47,18 @@ class Phase(enum.StrEnum):
     IPC = "encoding for IPC"
     ENGINE = "rest of the step"
     HOOKS = "hooks"  # the cost of working out costs; no part of the step
+
+
+# Of native calls on a tape; all others are Phase.FORWARD.
+_PHASES = {
+    "hr_paged_attention": Phase.ATTENTION,
+    "hr_rope_kv_write": Phase.KV_WRITE,
+    "hr_quantized_linear": Phase.LINEARS,
+    "hr_scaled_linear": Phase.LINEARS,
+    "hr_bf16_linear": Phase.LINEARS,
+    "hr_head_linear": Phase.LINEARS,
+    "hr_moe_rows": Phase.LINEARS,
+}
 
 
 @dataclass(slots=True)
@@ -93,16 +117,21 @@ def timed_step(engine: Engine, clock: PhaseClock) -> StepOutputs:
 
 
 @contextlib.contextmanager
-def instrumented(engine: Engine, clock: PhaseClock) -> Iterator[None]:
+def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False) -> Iterator[None]:
     """Clocks around the parts of `engine` while the context lasts.
 
+    uses_tapes: steps that have a tape are replayed from it, as ever; else none are, and costs are counted.
     Reaches into private attributes: the alternative is timing code in the hot path.
     """
     scheduler, runner = engine._scheduler, engine._runner
     model, sampler = runner._model, runner._sampler  # type: ignore[attr-defined]
     backend = model.attention_backend
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(runner, "_recorded", None))  # a tape has no places for clocks
+        if uses_tapes:
+            stack.enter_context(mock.patch.object(Tape, "replay", lambda tape: _replay_clocked(clock, tape)))
+            stack.enter_context(_timed(clock, Phase.FORWARD, RecordedLayers, "__call__"))
+        else:
+            stack.enter_context(mock.patch.object(runner, "_recorded", None))
         for name in ("schedule", "update"):
             stack.enter_context(_timed(clock, Phase.SCHEDULER, scheduler, name))
         stack.enter_context(_timed(clock, Phase.BATCH, runner_module, "build_batch"))
@@ -112,10 +141,16 @@ def instrumented(engine: Engine, clock: PhaseClock) -> Iterator[None]:
         stack.enter_context(_timed(clock, Phase.KV_WRITE, backend, "rotate_and_write", rotate_and_write_cost))
         stack.enter_context(_timed_forward(clock, Phase.FORWARD, model.decoder))
         for module in model.decoder.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, MoE):
+                stack.enter_context(_timed_experts(clock, module))
+            elif isinstance(module, Linear):
                 phase = Phase.HEAD if module is model.decoder.head else Phase.LINEARS
                 stack.enter_context(_timed_forward(clock, phase, module))
         yield
+
+
+def _replay_clocked(clock: PhaseClock, tape: Tape) -> None:
+    tape.replay_each(lambda name: clock.phase(_PHASES.get(name, Phase.FORWARD)))
 
 
 @contextlib.contextmanager
@@ -141,6 +176,26 @@ def _timed(
             setattr(owner, name, function)
         else:
             delattr(owner, name)  # the class's method shows again
+
+
+@contextlib.contextmanager
+def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
+    """Experts that are computed in one native call; others are Linear layers like any."""
+    native = moe._native
+    if native is None:
+        yield
+        return
+
+    def clocked(*args: Any, **kwargs: Any) -> None:
+        with clock.phase(Phase.HOOKS):
+            before = moe.load.clone()
+        with clock.phase(Phase.LINEARS):
+            native(*args, **kwargs)
+        with clock.phase(Phase.HOOKS):
+            clock.charge(Phase.LINEARS, experts_cost(moe.experts, moe.load - before))
+
+    with mock.patch.dict(vars(moe), {"_native": clocked}):
+        yield
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Rooflin
     """Measure the machine, prefills, decodes, and the machine again. Raises StartupError if a batch does not fit."""
     batch_sizes = sorted(config.batch_size)
     # The batch grows from size to size, and its first sequences live through all of them.
-    least_output = 2 * config.num_steps * len(batch_sizes)
+    least_output = (2 * config.num_steps + 1) * len(batch_sizes)
     for length in config.prefill_len:
         check_fits(info, batch_size=1, tokens_each=length + 1)
     check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + least_output)
@@ -108,14 +108,18 @@ def _measure_decode(
     """One step that gives each of `size` sequences a token."""
     batch.grow(size)
     samples = _Samples(f"decode of {size}", size, [], [], [])
+    counted = PhaseClock(device)
+    with instrumented(engine, counted):
+        batch.check(timed_step(engine, counted))
     for _ in range(config.num_steps):
         samples.read_rates.append(probe.rate())
         began_s = time.perf_counter()
         batch.check(engine.step())
         samples.plain_s.append(time.perf_counter() - began_s)
         clock = PhaseClock(device)
-        with instrumented(engine, clock):
+        with instrumented(engine, clock, uses_tapes=True):
             batch.check(timed_step(engine, clock))
+        clock.costs = counted.costs
         samples.clocks.append(clock)
     return samples
 

@@ -9,6 +9,7 @@ call, with new contents in the input buffers.
 import ctypes
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -53,17 +54,30 @@ class _Call(ctypes.Structure):
     _fields_ = (("function", ctypes.c_void_p), ("words", ctypes.c_char_p))
 
 
+class RecordedCall(NamedTuple):
+    name: str  # of the kernel
+    replay_address: int
+    words: bytes
+
+
 class Tape:
     """A recorded run. Valid while weights, inputs and results live, which it does not keep alive."""
 
-    def __init__(self, calls: Sequence[tuple[int, bytes]], workspace: "Workspace", replay: Callable[..., Any]) -> None:
+    def __init__(self, calls: Sequence[RecordedCall], workspace: "Workspace", replay: Callable[..., Any]) -> None:
         self._workspace = workspace  # kept alive
-        self._words = [words for _, words in calls]  # the C side points into them
-        self._calls = (_Call * len(calls))(*(_Call(*call) for call in calls))
+        self._recorded = list(calls)  # the C side points into their words
+        self._calls = (_Call * len(calls))(*(_Call(call.replay_address, call.words) for call in calls))
         self._replay = replay
 
     def replay(self) -> None:
         self._replay(ctypes.addressof(self._calls), len(self._calls))
+
+    def replay_each(self, around: Callable[[str], AbstractContextManager[object]]) -> None:
+        """As `replay`, one call at a time, each within around(name of its kernel): for those who measure."""
+        size = ctypes.sizeof(_Call)
+        for i, call in enumerate(self._recorded):
+            with around(call.name):
+                self._replay(ctypes.addressof(self._calls) + i * size, 1)
 
 
 class Workspace:
@@ -112,7 +126,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, workspace: Workspace) -> None:
         super().__init__()
-        self.calls: list[tuple[int, bytes]] = []
+        self.calls: list[RecordedCall] = []
         self.spoilt_by: str | None = None
         self._workspace = workspace
 
@@ -125,7 +139,7 @@ class _Recorder(TorchDispatchMode):
         if kernel.replay_address is None:
             self._spoil(kernel.name)
         else:
-            self.calls.append((kernel.replay_address, kernel.words(arguments)))
+            self.calls.append(RecordedCall(kernel.name, kernel.replay_address, kernel.words(arguments)))
 
     def _spoil(self, by: str) -> None:
         self.spoilt_by = self.spoilt_by or by

@@ -1,5 +1,7 @@
 """Recording native calls and replaying them with other contents."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -43,6 +45,23 @@ def test_replay_computes_what_the_calls_would(linear: PackedLinear, kernels: Ker
         x.copy_(rows(seed))
         tape.replay()
         assert torch.equal(x, run(rows(seed)))
+
+
+def test_calls_can_be_replayed_one_by_one(linear: PackedLinear, kernels: KernelLibrary) -> None:
+    x = rows(1)
+    tape, _ = record(lambda: linear(linear(x), out=x), Workspace(), kernels.replay)
+    assert tape is not None
+    x.copy_(rows(2))
+    expected = linear(linear(x))
+    names = []
+
+    def note(name: str) -> contextlib.nullcontext[None]:
+        names.append(name)
+        return contextlib.nullcontext()
+
+    tape.replay_each(note)
+    assert names == ["hr_bf16_linear"] * 2
+    assert torch.equal(x, expected)
 
 
 def test_tapes_that_share_a_workspace_run_in_turn(linear: PackedLinear, kernels: KernelLibrary) -> None:
