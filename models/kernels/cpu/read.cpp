@@ -14,7 +14,7 @@ namespace {
 
 using Words = uint64_t __attribute__((vector_size(64)));
 
-constexpr int64_t kChunkWords = 8192;     // 64 KiB, as the linear kernels take
+constexpr int64_t kChunkWords = 32768;    // 256 KiB, as the linear kernels take
 constexpr int64_t kPrefetchBytes = 8192;  // into the second cache: the first has too few lines in flight to stream
 constexpr int64_t kStep = sizeof(Words) / sizeof(uint64_t);
 
