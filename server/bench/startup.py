@@ -32,6 +32,7 @@ from server.options import CONFIG_VARIABLE, OPTIONS
 _START_PYTHON = "start Python"  # until the program's first line runs; and what the polling of /health adds
 _POLL_S = 0.01
 _TIMEOUT_S = 900.0  # covers a first download
+_STOP_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 8 << 20
 _WEIGHT_FILES = ("*.gguf", "*.safetensors")
 
@@ -99,9 +100,17 @@ def _start_once(options: Path) -> Start:
             total_s = time.monotonic() - began_s
             phases = _phases(_get(port, "/metrics") or "")
         finally:
-            server.send_signal(signal.SIGINT)  # ends at once, without draining
-            server.wait()
+            _end(server)
     return Start(total_s, {_START_PYTHON: max(0.0, total_s - sum(phases.values())), **phases})
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.send_signal(signal.SIGINT)  # ends at once, without draining
+    try:
+        server.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:  # as where SIGINT is ignored: in the background of a script
+        server.kill()
+        server.wait()
 
 
 def _free_port() -> int:

@@ -58,6 +58,14 @@ def test_phases_add_up_to_the_whole(model: Path, tmp_path: Path, monkeypatch: py
     assert result["file_read"]["num_bytes"] == 1000
 
 
+def test_a_server_that_heeds_no_sigint_is_killed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    _stand_in(monkeypatch, tmp_path, deaf + _SERVER)
+    monkeypatch.setattr(startup, "_STOP_TIMEOUT_S", 0.2)
+    config = StartupConfig(num_iters=1, num_iters_warmup=0)
+    assert startup.run(config, EngineConfig(model=str(model), max_num_seqs=3)) == 0
+
+
 def test_server_that_ends_is_told_with_its_log(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _stand_in(monkeypatch, tmp_path, "import sys; sys.exit('no such model')")
     with pytest.raises(StartupError, match="no such model"):
