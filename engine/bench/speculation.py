@@ -44,6 +44,10 @@ class _Run:
     steps: int
 
 
+class _TooShortError(StartupError):
+    """There was no time in which all texts were generated; the engine is idle again."""
+
+
 def check(config: SpecConfig, engine_config: EngineConfig) -> None:
     """Raise StartupError for what would stop the benchmark after its model has been loaded, or at its end."""
     has_draft = spec_settings(engine_config).draft_model is not None
@@ -53,7 +57,10 @@ def check(config: SpecConfig, engine_config: EngineConfig) -> None:
 
 
 def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecResult]:
-    """One result for each case and batch size. Raises StartupError if one does not fit or would draft nothing."""
+    """One result for each case and batch size whose texts are long enough; the others are named on stderr.
+
+    Raises StartupError if one does not fit or would draft nothing, or if no text is long enough.
+    """
     cases = parse_cases(config.case, engine.draft_sources)
     texts = TaskTexts(info, config.prompt_lines)
     plan = [
@@ -64,8 +71,17 @@ def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecRe
     longest = max(len(text.prompt_ids) for _, turns in plan for turn in turns for text in turn)
     for batch_size in config.batch_size:
         check_fits(info, batch_size=batch_size, tokens_each=longest + config.output_len)
+    results, left_out = [], None
     with bars(redraws_itself=False) as progress:
-        return [_measure(engine, config, case, turns, progress) for case, turns in plan]
+        for case, turns in plan:
+            try:
+                results.append(_measure(engine, config, case, turns, progress))
+            except _TooShortError as error:
+                left_out = error
+                sys.stderr.write(f"{case.name}, batch {len(turns[0])} is left out: {error}\n")
+    if left_out is not None and not results:
+        raise left_out
+    return results
 
 
 def _measure(
@@ -142,7 +158,7 @@ def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
         if has_ended and not ended_s:
             ended_s, num_after = time.perf_counter(), num_tokens
     if ended_s <= began_s:
-        raise StartupError("a text ended before all had begun, so nothing was measured; raise --output-len")
+        raise _TooShortError("a text ended before all had begun, so nothing was measured; raise --output-len")
     return _Run(
         tokens_per_s=(num_after - num_before) / (ended_s - began_s),
         texts=list(ids.values()),

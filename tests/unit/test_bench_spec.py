@@ -125,6 +125,15 @@ def test_texts_too_short_to_measure_are_refused(info: EngineInfo) -> None:
         speculation.measure(engine, info, _config(output_len=2, batch_size=(6,)))
 
 
+def test_texts_too_short_for_one_batch_size_leave_the_others(
+    info: EngineInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = speculating_engine(AlwaysFull(4, lookups=[Oracle(1.0)]), max_num_batched_tokens=8)[0]
+    results = speculation.measure(engine, info, _config(case=("ngram:edit",), output_len=6, batch_size=(1, 6)))
+    assert [result.batch_size for result in results] == [1]
+    assert "ngram, edit, batch 6 is left out: a text ended before all had begun" in capsys.readouterr().err
+
+
 def test_cases_are_by_default_those_that_can_be_had() -> None:
     lookups = {Source.NGRAM, Source.PREDICTION}
     assert [case.name for case in parse_cases([], lookups)] == ["ngram, edit", "prediction, edit"]
