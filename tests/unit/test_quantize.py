@@ -4,9 +4,8 @@ import dataclasses
 import gc
 import io
 import json
-import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,10 +19,6 @@ from transformers import MixtralConfig, Qwen3MoeConfig
 
 from engine.errors import StartupError
 from engine.progress import Bars
-from engine.protocol import Quality
-from engine.quality import report
-from engine.quality.records import FILE_NAME
-from engine.quantize import __main__ as command
 from engine.quantize import calibration
 from engine.quantize import convert as conversion
 from engine.quantize.calibration import collected
@@ -55,12 +50,6 @@ from tests.parity.wrapped_variants import WRAPPED_VARIANTS
 
 TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
-
-
-@pytest.fixture(autouse=True)
-def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "own_text", lambda: TEXT[:200])
-    monkeypatch.setattr(command, "calibration_text", lambda _: TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -378,99 +367,3 @@ def short_convolutions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_short_convolutions_are_quantised(short_convolutions: Path, tmp_path: Path) -> None:
     written = quantised(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
     assert "model.layers.0.conv.in_proj" in written.group_size_of
-
-
-# --- the command -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Path]:
-    mask = os.umask(0o022)
-    yield tmp_path / "out"
-    os.umask(mask)
-
-
-def test_a_folder_appears_with_its_quality(llama: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept.mkdir()  # empty
-    command.quantise(str(llama), QuantizeConfig(scheme=Scheme.INT8, out=str(kept)), lambda *_: None)
-    (record,) = json.loads((kept / FILE_NAME).read_text())["records"]
-    assert record["quality"]["reference"] == f"{llama} unquantised, in bfloat16"
-    assert {oct(path.stat().st_mode)[-3:] for path in kept.iterdir()} == {"644"}
-    shown = capsys.readouterr().out
-    assert "a scale a row in 14 matrices" in shown.replace("\n", " ")
-    assert "Not quantised: lm_head" in shown
-    assert "KL divergence" in shown
-    assert [path.name for path in kept.parent.iterdir()] == ["out"]
-
-
-def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = Quality(
-        kl_divergence=1.0, top1_agreement=0.1, perplexity=20.0, reference_perplexity=10.0, num_tokens=9, reference="x"
-    )
-    monkeypatch.setattr(command, "compare", lambda *_: bad)
-    config = QuantizeConfig(scheme=Scheme.INT8, out=str(kept), max_quality_loss=0.5)
-    with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
-        command.quantise(str(llama), config, lambda *_: None)
-    assert list(kept.parent.iterdir()) == []
-
-
-def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> None:
-    kept.mkdir()
-    (kept / "a").touch()
-    with pytest.raises(StartupError, match="is not empty"):
-        command.quantise(str(llama), QuantizeConfig(out=str(kept)), lambda *_: None)
-    with pytest.raises(StartupError, match="is a file"):
-        command.quantise(str(llama), QuantizeConfig(out=str(kept / "a")), lambda *_: None)
-
-
-def test_a_calibration_text_that_will_not_do_is_refused(
-    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "calibration_text", calibration.calibration_text)
-    text = kept.parent / "short.txt"
-    config = QuantizeConfig(out=str(kept), calibration=str(text))
-    with pytest.raises(StartupError, match=r"cannot read the calibration text .*short\.txt: No such file"):
-        command.quantise("no/model", config, lambda *_: None)
-    for content in ("", "A few words."):
-        text.write_text(content)
-        with pytest.raises(StartupError, match=r"has \d+ tokens; at least 512 are needed"):
-            command.quantise(str(llama), config, lambda *_: None)
-    assert not kept.exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"out": None}, "--out is missing"),
-        ({"group_size": 48}, "one of 128, 64, 32"),
-        ({"scheme": Scheme.FP8, "group_size": 64}, "with --scheme fp8; it is for int4 and int8"),
-        ({"scheme": Scheme.W8A8, "group_size": 64}, "with --scheme w8a8; it is for int4 and int8"),
-        ({"scheme": Scheme.FP8_DYNAMIC, "method": Method.GPTQ}, "not to fp8"),
-        ({"scheme": Scheme.INT8, "calibration": "x.txt"}, "--calibration is given.*add --method gptq"),
-        ({"scheme": Scheme.FP8, "calibration_tokens": 512}, "--calibration-tokens is given.*rtn for fp8; leave it out"),
-        ({"max_quality_loss": 0.1, "quality_report": False}, "needs the quality report"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(options: dict[str, object], reason: str) -> None:
-    with pytest.raises(StartupError, match=reason):
-        QuantizeConfig(**{"out": "x", **options})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("name", "scheme"),
-    [("w8a16", Scheme.INT8), ("W4A16", Scheme.INT4), ("FP8_DYNAMIC", Scheme.FP8_DYNAMIC), ("W8A8", Scheme.W8A8)],
-)
-def test_schemes_have_llmcompressor_s_names_too(name: str, scheme: Scheme) -> None:
-    assert Scheme(name) is scheme
-
-
-def test_a_checkpoint_that_cannot_be_finished_is_said_so(
-    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device", "config.json")
-
-    monkeypatch.setattr(hugging_face, "write_json", fail)
-    with pytest.raises(StartupError, match=r"cannot write the checkpoint \(No space left on device: config\.json\)"):
-        command.quantise(str(llama), QuantizeConfig(scheme=Scheme.INT8, out=str(kept)), lambda *_: None)
-    assert list(kept.parent.iterdir()) == []
