@@ -102,7 +102,7 @@ __attribute__((noinline)) void multiply_block(const uint8_t* block, const Bf16* 
   for (int64_t k = 0; k < num_pairs; k += kChains) {
 #pragma GCC unroll 4
     for (int c = 0; c < kChains; ++c) {
-      if constexpr (R > 1) __builtin_prefetch(block + 64 * (k + c) + kPrefetchBytes);  // one row keeps up with memory
+      __builtin_prefetch(block + 64 * (k + c) + kPrefetchBytes);
       const Bits w = load<Bits>(block + 64 * (k + c));
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sums[r][c] = dot_bf16(sums[r][c], load_u32(rows + r * columns + 2 * (k + c)), w);
