@@ -8,18 +8,11 @@
 #include <type_traits>
 
 #include "kv_layout.h"
+#include "register_tile.h"
 #include "simd.h"
 
 namespace hr {
 
-// register tile of both products: kRows rows times kCols vectors of accumulators
-#if defined(__AVX512F__)
-constexpr int kRows = 6, kCols = 4;
-#elif defined(__AVX2__)
-constexpr int kRows = 2, kCols = 2;
-#else
-constexpr int kRows = 2, kCols = 1;
-#endif
 constexpr int kPieces = 8;
 constexpr int kChunk = kPieces * kTile;
 
@@ -90,10 +83,10 @@ HR_INLINE void with_constant(int n, const Function& f) {
 
 template <class Element>
 void all_scores(const Element* q, int num_rows, const Element* const* keys, int num_pieces, int head_dim, float* scores) {
-  for (int v = 0; v < num_pieces; v += kCols)
-    with_constant<kCols>(std::min(kCols, num_pieces - v), [&](auto cols) {
-      for (int r = 0; r < num_rows; r += kRows)
-        with_constant<kRows>(std::min(kRows, num_rows - r), [&](auto rows) {
+  for (int v = 0; v < num_pieces; v += kProductVectors)
+    with_constant<kProductVectors>(std::min(kProductVectors, num_pieces - v), [&](auto cols) {
+      for (int r = 0; r < num_rows; r += kProductRows)
+        with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) {
           score_block<Element, rows(), cols()>(q + r * head_dim, keys + v, head_dim, scores + r * kChunk + v * kTile);
         });
     });
@@ -104,11 +97,11 @@ void add_values(const Element* weights, int num_rows, const Element* const* valu
                 const float* rescale, float* out) {
   const int num_vectors = value_dim / 16;
   const Element* shifted[kPieces];
-  for (int v = 0; v < num_vectors; v += kCols) {
+  for (int v = 0; v < num_vectors; v += kProductVectors) {
     for (int i = 0; i < num_pieces; ++i) shifted[i] = values[i] + v * 16 * kPack<Element>;
-    with_constant<kCols>(std::min(kCols, num_vectors - v), [&](auto cols) {
-      for (int r = 0; r < num_rows; r += kRows)
-        with_constant<kRows>(std::min(kRows, num_rows - r), [&](auto rows) {
+    with_constant<kProductVectors>(std::min(kProductVectors, num_vectors - v), [&](auto cols) {
+      for (int r = 0; r < num_rows; r += kProductRows)
+        with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) {
           value_block<Element, rows(), cols()>(weights + r * kChunk * kPack<Element>, shifted, num_pieces, value_dim,
                                                rescale + r, out + r * value_dim + v * 16);
         });

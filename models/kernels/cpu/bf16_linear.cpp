@@ -14,11 +14,9 @@
 
 #include "amx.h"
 #include "linear_kernels.h"
-#include "linear_output.h"
+#include "linear_layer.h"
 #include "parallel.h"
 #include "replay.h"
-#include "row_input.h"
-#include "segments.h"
 
 namespace {
 
@@ -42,17 +40,6 @@ constexpr int kPanelStep = kTileRows;
 constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1, kPanelStep = kTileRows;
 #endif
 
-struct Layer {
-  const void* x;
-  int64_t x_stride;
-  bool x_is_bf16;
-  InputSpec input;
-  int64_t num_rows, columns;
-  const hr_segment* segments;
-  int num_segments;
-  Output out;
-};
-
 int64_t block_bytes(int64_t columns) { return columns * kBlockRows * 2; }
 
 // Prepared rows: bf16 [M, K], with room for the rows that a register tile computes beyond M.
@@ -62,14 +49,10 @@ Bf16* reserve(std::vector<Bf16>& memory, int64_t rows, int64_t columns) {
   return memory.data();
 }
 
-const void* input_row(const Layer& layer, int64_t row) {
-  return static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
-}
-
-void prepare(const Layer& layer, int64_t row, Bf16* rows) {
+void prepare(const LinearLayer& layer, int64_t row, Bf16* rows) {
   thread_local std::vector<float> buffer;
   if (static_cast<int64_t>(buffer.size()) < layer.columns) buffer.resize(layer.columns);
-  prepare_row_bf16(layer.input, input_row(layer, row), layer.x_is_bf16, layer.columns, buffer.data(), rows + row * layer.columns);
+  prepare_row_bf16(layer.input, layer.input_row(row), layer.x_is_bf16, layer.columns, buffer.data(), rows + row * layer.columns);
 }
 
 #if HR_AMX
@@ -125,7 +108,7 @@ void multiply_rows(const uint8_t* block, const Bf16* x, int64_t columns, int row
   for (int r = 0; r < rows; r += R) multiply_block<R>(block, x + r * columns, columns, results + r);
 }
 
-void few_rows_block(const Layer& layer, const Bf16* rows, int64_t index) {
+void few_rows_block(const LinearLayer& layer, const Bf16* rows, int64_t index) {
   const BlockPlace place = place_block(layer.segments, index);
   F32x16 results[kFewRows];
   multiply_rows(place.segment->packed + place.block * block_bytes(layer.columns), rows, layer.columns,
@@ -133,7 +116,7 @@ void few_rows_block(const Layer& layer, const Bf16* rows, int64_t index) {
   for (int64_t r = 0; r < layer.num_rows; ++r) layer.out.put(r, place.column, place.outputs, results[r], place.bias);
 }
 
-void few_rows(const Layer& layer) {
+void few_rows(const LinearLayer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
   const int64_t chunk = streamed_blocks(block_bytes(layer.columns), num_blocks, num_threads());
   thread_local std::vector<Bf16> memory;
@@ -197,7 +180,7 @@ void amx_panel(const uint8_t* block, int num_blocks, const Bf16* tiles, int64_t 
 #endif
 
 // rows: all prepared rows, in AMX tiles where use_amx() says so
-void panel_task(const Layer& layer, const Bf16* rows, const BlockPlace& place, int64_t first_row, int num_rows,
+void panel_task(const LinearLayer& layer, const Bf16* rows, const BlockPlace& place, int64_t first_row, int num_rows,
                 PanelMemory& memory) {
   const uint8_t* block = place.segment->packed + place.block * block_bytes(layer.columns);
   const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
@@ -215,7 +198,7 @@ void panel_task(const Layer& layer, const Bf16* rows, const BlockPlace& place, i
                     load<F32x16>(memory.sums[r] + c), place.bias ? place.bias + c : nullptr);
 }
 
-void many_rows(const Layer& layer) {
+void many_rows(const LinearLayer& layer) {
   // wider tasks read each row fewer times, narrower ones share out evenly
   const int span = layer.num_rows >= 256 ? kSpan : 4;
   const int64_t num_tasks = num_places(layer.segments, layer.num_segments, span);
@@ -227,7 +210,7 @@ void many_rows(const Layer& layer) {
   parallel_for(layer.num_rows, 4, [&](int64_t r) {
 #if HR_AMX
     if (use_amx(layer.columns))
-      return prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, rows);
+      return prepare_amx_row(layer.input, layer.input_row(r), layer.x_is_bf16, layer.columns, r, rows);
 #endif
     prepare(layer, r, rows);
   });
@@ -276,15 +259,15 @@ HR_API void hr_bf16_linear(const void* x, int x_is_bf16, int64_t x_stride, int64
                            const float* input_weight, const float* input_bias, float eps, const hr_segment* segments,
                            int num_segments, void* out, int out_is_bf16, int64_t out_stride, const void* residual,
                            int64_t residual_stride) {
-  const Layer layer{x,
-                    x_stride,
-                    x_is_bf16 != 0,
-                    {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                    num_rows,
-                    columns,
-                    segments,
-                    num_segments,
-                    {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+  const LinearLayer layer{x,
+                          x_stride,
+                          x_is_bf16 != 0,
+                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
+                          num_rows,
+                          columns,
+                          segments,
+                          num_segments,
+                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
   if (num_rows == 0) return;
   if (num_rows <= kFewRows)
     few_rows(layer);

@@ -3,11 +3,12 @@
 // W lies as bf16_linear.cpp packs a matrix [H * N, K]; N and K are multiples of 16, so that no block of 16 output rows belongs
 // to two heads. x and out have strides between rows and between heads.
 //
-// A task is up to kCols blocks of one head times a panel of rows, in register tiles of kRows rows. With few rows it streams
-// the blocks from memory; with many, later rows find them in the cache.
+// A task is up to kProductVectors blocks of one head times a panel of rows, in register tiles of kProductRows rows. With few
+// rows it streams the blocks from memory; with many, later rows find them in the cache.
 #include <algorithm>
 
 #include "parallel.h"
+#include "register_tile.h"
 #include "replay.h"
 #include "segments.h"
 #include "simd.h"
@@ -16,13 +17,6 @@ namespace {
 
 using namespace hr;
 
-#if defined(__AVX512F__)
-constexpr int kRows = 6, kCols = 4;
-#elif defined(__AVX2__)
-constexpr int kRows = 2, kCols = 2;
-#else
-constexpr int kRows = 2, kCols = 1;
-#endif
 constexpr int64_t kPanelRows = 96;
 
 struct Layer {
@@ -78,15 +72,16 @@ HR_API void hr_head_linear(const void* x, int64_t x_stride, int64_t x_head_strid
                            int64_t outputs) {
   const Layer layer{static_cast<const Bf16*>(x), x_stride, x_head_stride, static_cast<Bf16*>(out), out_stride, out_head_stride,
                     static_cast<const char*>(packed), num_rows, num_heads, columns, outputs};
-  const int64_t blocks = outputs / kBlockRows, runs = (blocks + kCols - 1) / kCols;  // of a head
+  const int64_t blocks = outputs / kBlockRows, runs = (blocks + kProductVectors - 1) / kProductVectors;  // of a head
   const int64_t panels = (num_rows + kPanelRows - 1) / kPanelRows;
   parallel_for(num_heads * runs * panels, [&](int64_t task) {
     const int64_t panel = task % panels, run = task / panels % runs, head = task / panels / runs;
-    const int64_t row = panel * kPanelRows, block = run * kCols;
-    multiply<kRows, kCols>(layer, layer.packed + (head * blocks + block) * layer.block_bytes(),
+    const int64_t row = panel * kPanelRows, block = run * kProductVectors;
+    multiply<kProductRows, kProductVectors>(layer, layer.packed + (head * blocks + block) * layer.block_bytes(),
                            layer.x + row * x_stride + head * x_head_stride,
                            layer.out + row * out_stride + head * out_head_stride + block * kBlockRows,
-                           std::min(kPanelRows, num_rows - row), static_cast<int>(std::min<int64_t>(kCols, blocks - block)));
+                           std::min(kPanelRows, num_rows - row),
+                           static_cast<int>(std::min<int64_t>(kProductVectors, blocks - block)));
   });
 }
 

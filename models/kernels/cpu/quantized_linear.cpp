@@ -23,11 +23,9 @@
 #include "codecs.h"
 #include "integer_panel.h"
 #include "linear_kernels.h"
-#include "linear_output.h"
+#include "linear_layer.h"
 #include "parallel.h"
 #include "replay.h"
-#include "row_input.h"
-#include "segments.h"
 
 using namespace hr;
 
@@ -44,31 +42,13 @@ constexpr int kFewRows = 8 * kMostShared;  // up to here unpacking again for eac
 constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kQuantiseAlone = 2048;  // elements; up to here the caller is done before the others would have begun
 
-struct Layer {
-  const void* x;
-  int64_t x_stride;
-  bool x_is_bf16;
-  InputSpec input;
-  int64_t num_rows, columns;  // M, K
-  const hr_segment* segments;
-  int num_segments;
-  Output out;
-};
-
 int64_t padded(int64_t columns) { return num_units(columns) * kUnit; }
 
-const void* input_row(const Layer& layer, int64_t row) {
-  return static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
-}
-
-void quantise_row(const Layer& layer, int64_t row, const IntegerRows& a) {
+void quantise_row(const LinearLayer& layer, int64_t row, const IntegerRows& a) {
   thread_local std::vector<float> prepared;
   if (static_cast<int64_t>(prepared.size()) < a.columns) prepared.resize(a.columns);
   float* x = prepared.data();
-  if (layer.x_is_bf16)
-    prepare_row(layer.input, static_cast<const Bf16*>(input_row(layer, row)), layer.columns, x);
-  else
-    prepare_row(layer.input, static_cast<const float*>(input_row(layer, row)), layer.columns, x);
+  layer.prepare(row, x);
   std::fill(x + layer.columns, x + a.columns, 0.0f);
   a.put_scaled(row, x);
 }
@@ -138,7 +118,7 @@ HR_INLINE void multiply_together(const uint8_t* block, const IntegerRows& a, int
   multiply_block<Codec, R>(block, a, row, results);
 }
 
-void few_rows_block(const Layer& layer, const IntegerRows& a, int64_t index) {
+void few_rows_block(const LinearLayer& layer, const IntegerRows& a, int64_t index) {
   const BlockPlace place = place_block(layer.segments, index);
   with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
@@ -154,7 +134,7 @@ void few_rows_block(const Layer& layer, const IntegerRows& a, int64_t index) {
 
 // ---- many rows
 
-void put_panel(const Layer& layer, const BlockPlace& place, int64_t first_row, int num_rows,
+void put_panel(const LinearLayer& layer, const BlockPlace& place, int64_t first_row, int num_rows,
                const float (*sums)[2 * kBlockRows]) {
   for (int r = 0; r < num_rows; ++r)
     for (int c = 0; c < place.outputs; c += kBlockRows)
@@ -183,7 +163,7 @@ struct PanelWeights {
   }
 };
 
-void panel_task(const Layer& layer, const IntegerRows& a, const BlockPlace& place, int64_t first_row, int num_rows,
+void panel_task(const LinearLayer& layer, const IntegerRows& a, const BlockPlace& place, int64_t first_row, int num_rows,
                 PanelMemory& memory) {
   with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
     using Codec = decltype(codec);
@@ -242,7 +222,7 @@ __attribute__((noinline)) void dequantise_step(const uint8_t* block, int64_t fir
   }
 }
 
-void amx_panel_task(const Layer& layer, const Bf16* tiles, int64_t index, int64_t first_row, int num_rows, AmxPanelMemory& memory) {
+void amx_panel_task(const LinearLayer& layer, const Bf16* tiles, int64_t index, int64_t first_row, int num_rows, AmxPanelMemory& memory) {
   const BlockPlace place = place_block(layer.segments, index, 2);
   const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
   std::memset(memory.sums, 0, sizeof(memory.sums));
@@ -261,7 +241,7 @@ void amx_panel_task(const Layer& layer, const Bf16* tiles, int64_t index, int64_
   put_panel(layer, place, first_row, num_rows, memory.sums);
 }
 
-void many_rows_amx(const Layer& layer) {
+void many_rows_amx(const LinearLayer& layer) {
   const int64_t num_pairs = num_places(layer.segments, layer.num_segments, 2);
   const int64_t num_panels = (layer.num_rows + kAmxPanelRows - 1) / kAmxPanelRows;
   constexpr int kStep = 2 * kAmxTileRows;
@@ -271,7 +251,7 @@ void many_rows_amx(const Layer& layer) {
     memory.resize((layer.num_rows + kStep) * layer.columns);
   Bf16* tiles = memory.data();
   parallel_for(layer.num_rows, 4, [&](int64_t r) {
-    prepare_amx_row(layer.input, input_row(layer, r), layer.x_is_bf16, layer.columns, r, tiles);
+    prepare_amx_row(layer.input, layer.input_row(r), layer.x_is_bf16, layer.columns, r, tiles);
   });
   parallel_for(num_panels * num_pairs, [&](int64_t task) {
     const int64_t first_row = task / num_pairs * height;
@@ -282,7 +262,7 @@ void many_rows_amx(const Layer& layer) {
 }
 #endif
 
-void few_rows(const Layer& layer) {
+void few_rows(const LinearLayer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
   int64_t bytes = 0;
   for (int s = 0; s < layer.num_segments; ++s)
@@ -296,7 +276,7 @@ void few_rows(const Layer& layer) {
   parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, a, i); });
 }
 
-void many_rows(const Layer& layer) {
+void many_rows(const LinearLayer& layer) {
   thread_local IntegerRowMemory memory;
   const IntegerRows a = memory.reserve(layer.num_rows, padded(layer.columns));
   parallel_for(layer.num_rows, 4, [&](int64_t r) { quantise_row(layer, r, a); });
@@ -314,15 +294,15 @@ HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, 
                                 int input_kind, const float* input_weight, const float* input_bias, float eps,
                                 const hr_segment* segments, int num_segments, void* out, int out_is_bf16, int64_t out_stride,
                                 const void* residual, int64_t residual_stride) {
-  const Layer layer{x,
-                    x_stride,
-                    x_is_bf16 != 0,
-                    {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                    num_rows,
-                    columns,
-                    segments,
-                    num_segments,
-                    {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+  const LinearLayer layer{x,
+                          x_stride,
+                          x_is_bf16 != 0,
+                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
+                          num_rows,
+                          columns,
+                          segments,
+                          num_segments,
+                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
   if (num_rows == 0) return;
 #if HR_AMX
   if (num_rows >= kAmxRows) return many_rows_amx(layer);

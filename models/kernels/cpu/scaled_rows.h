@@ -8,25 +8,15 @@
 #include <vector>
 
 #include "integer_rows.h"
-#include "linear_output.h"
-#include "row_input.h"
+#include "linear_layer.h"
 #include "scaled_codes.h"
-#include "segments.h"
 
 namespace hr {
 
 // What a layer asks of its input rows; in the order of Rounding in scaled_weight.py.
 enum class Rounding : int32_t { kAsKernel, kPerToken, kStatic, kPerGroup };
 
-struct ScaledLayer {
-  const void* x;
-  int64_t x_stride;
-  bool x_is_bf16;
-  InputSpec input;
-  int64_t num_rows, columns;
-  const hr_segment* segments;
-  int num_segments;
-  Output out;
+struct ScaledLayer : LinearLayer {
   const int32_t* permutation;
   Rounding rounding;
   float input_scale;
@@ -79,17 +69,13 @@ inline float round_row(const ScaledLayer& layer, float* x, int64_t padded) {
 // results with
 inline float prepare(const ScaledLayer& layer, int64_t row, float* x) {
   const int64_t padded = layer.padded();
-  const void* source = static_cast<const char*>(layer.x) + row * layer.x_stride * (layer.x_is_bf16 ? 2 : 4);
   thread_local std::vector<float> unpermuted;
   float* prepared = x;
   if (layer.permutation) {
     unpermuted.resize(padded);
     prepared = unpermuted.data();
   }
-  if (layer.x_is_bf16)
-    prepare_row(layer.input, static_cast<const Bf16*>(source), layer.columns, prepared);
-  else
-    prepare_row(layer.input, static_cast<const float*>(source), layer.columns, prepared);
+  layer.prepare(row, prepared);
   if (layer.permutation)
     for (int64_t k = 0; k < layer.columns; ++k) x[k] = prepared[layer.permutation[k]];
   std::fill(x + layer.columns, x + padded, 0.0f);

@@ -1,0 +1,33 @@
+// One call of a linear layer: its input rows, its matrices side by side, and where results go.
+#pragma once
+
+#include <cstdint>
+
+#include "linear_output.h"
+#include "row_input.h"
+#include "segments.h"
+
+namespace hr {
+
+struct LinearLayer {
+  const void* x;  // [M, K], 2K for gated inputs: bf16 or fp32
+  int64_t x_stride;
+  bool x_is_bf16;
+  InputSpec input;
+  int64_t num_rows, columns;  // M, K
+  const hr_segment* segments;
+  int num_segments;
+  Output out;
+
+  const void* input_row(int64_t row) const { return static_cast<const char*>(x) + row * x_stride * (x_is_bf16 ? 2 : 4); }
+
+  // prepared [K] fp32 = row `row` after its norm or activation
+  void prepare(int64_t row, float* prepared) const {
+    if (x_is_bf16)
+      prepare_row(input, static_cast<const Bf16*>(input_row(row)), columns, prepared);
+    else
+      prepare_row(input, static_cast<const float*>(input_row(row)), columns, prepared);
+  }
+};
+
+}  // namespace hr
