@@ -97,6 +97,21 @@ def test_product_equals_dequantised_product(kernels: KernelLibrary, name: str, r
     assert relative_error(got, _product(kernels, x, quantised)) < (5e-3 if is_dequantised_to_bf16 else 3e-4)
 
 
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8])
+@pytest.mark.parametrize("has_zeros", [False, True])
+@pytest.mark.parametrize("group_size", [32, 96, 128, 1120])
+def test_a_row_s_product_does_not_depend_on_the_rows_beside_it(
+    kernels: KernelLibrary, encoding: Encoding, has_zeros: bool, group_size: int
+) -> None:
+    """Kernels for few rows and for many take the sums of long groups, and of groups that a panel's step cuts, alike."""
+    quantised = random_quantised(QuantKind(encoding, group_size, has_zeros=has_zeros), 37, 1120)
+    linear = PackedLinear([pack_quantised(quantised, library=kernels)], library=kernels)
+    x = _input(AMX_ROWS - 1 if kernels.level == "amx" else 131, 1120)  # AMX multiplies many rows in bf16
+    together = linear(x)
+    for count in (1, 2, 3, 7, 20):
+        assert torch.equal(linear(x[:count]), together[:count])
+
+
 @pytest.mark.parametrize(("outputs", "columns"), [(1, 32), (16, 48), (33, 96), (130, 896), (4099, 64)])
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3, Encoding.NF4])
 def test_product_over_shapes(kernels: KernelLibrary, encoding: Encoding, outputs: int, columns: int) -> None:

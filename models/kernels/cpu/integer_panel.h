@@ -2,7 +2,12 @@
 // steps of kStepGroups groups, the weights are unpacked once into a buffer that stays in the first-level cache, and register
 // tiles of kTileRows rows x 2 blocks pass over it; sums over steps stay in an fp32 buffer. The rows of a panel are many, since
 // each panel unpacks all weights that it meets, and few enough for their codes of a step to stay in the second-level cache.
+//
+// Where weights have one scale for several groups of the rows' columns, sums that only the rows' scales multiplied are kept
+// apart over such a run, and the weights' scale multiplies them once at its end (run_end() says where that is).
 #pragma once
+
+#include <type_traits>
 
 #include "integer_rows.h"
 #include "parallel.h"
@@ -30,47 +35,61 @@ struct PanelMemory {
   alignas(64) float sums[kPanelRows][2 * kBlockRows];
 };
 
-// sums [R rows][C blocks] += one step. The offset is passed at run time, so that formats share the code.
+// The end of the run that begins with `group`: where the weights' scale changes, or a step of a panel ends. Kernels for few rows
+// and for many keep to it, so that both add the same numbers in the same order.
+HR_INLINE int64_t run_end(int64_t group, int64_t scale_end) {
+  return std::min(scale_end, (group / kStepGroups + 1) * kStepGroups);
+}
+
+// products [R rows][C blocks]: of part s of the kScales parts of group i, an integer each.
+template <int kScales, int R, int C>
+HR_INLINE void multiply_part(const Expanded* weights, int offset, const IntegerRows& a, int64_t row, int64_t first_group, int i,
+                             int s, I32x16 (&products)[R][C]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const int32_t* minus = a.minus_sum + 2 * ((row + r) * a.groups + first_group + i);
+    const I32x16 start = broadcast(offset * (kScales == 2 ? minus[s] : minus[0] + minus[1]));
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) products[r][c] = start;
+  }
+  constexpr int kPart = kVectors / kScales;
+  const int8_t* codes = a.codes + row * a.columns + (first_group + i) * kGroup;
+#pragma GCC unroll 8
+  for (int v = s * kPart; v < (s + 1) * kPart; ++v) {
+    Bits w[C];
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) w[c] = load<Bits>(weights[c].codes[i][v]);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const uint32_t x = load_u32(codes + r * a.columns + 4 * v);
+#pragma GCC unroll 2
+      for (int c = 0; c < C; ++c) products[r][c] = dot_bytes(products[r][c], w[c], x);
+    }
+  }
+}
+
+// sums [R rows][C blocks] += one step of weights with a scale (or two) for each group. The offset is passed at run time, so that
+// formats share the code.
 template <int kScales, bool kHasMinimum, int R, int C>
 void multiply_tile(const Expanded* weights, int offset, const IntegerRows& a, int64_t row, int64_t first_group, int num_groups,
-                   float* sums) {
+                   int64_t, float* sums) {
   F32x16 out[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int c = 0; c < C; ++c) out[r][c] = load<F32x16>(sums + (r * 2 + c) * kBlockRows);
-  const int8_t* codes = a.codes + row * a.columns + first_group * kGroup;
   for (int i = 0; i < num_groups; ++i) {
     const int64_t at = row * a.groups + first_group + i;
 #pragma GCC unroll 2
     for (int s = 0; s < kScales; ++s) {
       I32x16 products[R][C];
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const int32_t* minus = a.minus_sum + 2 * (at + r * a.groups);
-        const I32x16 start = broadcast(offset * (kScales == 2 ? minus[s] : minus[0] + minus[1]));
-#pragma GCC unroll 2
-        for (int c = 0; c < C; ++c) products[r][c] = start;
-      }
-      constexpr int kPart = kVectors / kScales;
-#pragma GCC unroll 8
-      for (int v = s * kPart; v < (s + 1) * kPart; ++v) {
-        Bits w[C];
-#pragma GCC unroll 2
-        for (int c = 0; c < C; ++c) w[c] = load<Bits>(weights[c].codes[i][v]);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const uint32_t x = load_u32(codes + r * a.columns + i * kGroup + 4 * v);
-#pragma GCC unroll 2
-          for (int c = 0; c < C; ++c) products[r][c] = dot_bytes(products[r][c], w[c], x);
-        }
-      }
+      multiply_part<kScales>(weights, offset, a, row, first_group, i, s, products);
 #pragma GCC unroll 2
       for (int c = 0; c < C; ++c) {
         const F32x16 scale = load<F32x16>(weights[c].scale[i][s]);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
-          out[r][c] = fma(to_float(products[r][c]), scale * broadcast(a.scale[at + r * a.groups]), out[r][c]);
+          out[r][c] = fma(to_float(products[r][c]) * broadcast(a.scale[at + r * a.groups]), scale, out[r][c]);
       }
       if constexpr (kHasMinimum) {
 #pragma GCC unroll 2
@@ -89,16 +108,53 @@ void multiply_tile(const Expanded* weights, int offset, const IntegerRows& a, in
     for (int c = 0; c < C; ++c) store(sums + (r * 2 + c) * kBlockRows, out[r][c]);
 }
 
+// The same for weights with a scale for groups_a_scale groups. A run's sums take the registers, and the step's stay in memory.
+template <bool kHasMinimum, int R, int C>
+void multiply_runs(const Expanded* weights, int offset, const IntegerRows& a, int64_t row, int64_t first_group, int num_groups,
+                   int64_t groups_a_scale, float* sums) {
+  for (int i = 0; i < num_groups;) {
+    const int64_t group = first_group + i, scale_end = (group / groups_a_scale + 1) * groups_a_scale;
+    const int first = i, end = std::min(num_groups, static_cast<int>(run_end(group, scale_end) - first_group));
+    F32x16 run[R][C] = {};
+    for (; i < end; ++i) {
+      I32x16 products[R][C];
+      multiply_part<1>(weights, offset, a, row, first_group, i, 0, products);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const F32x16 scale = broadcast(a.scale[(row + r) * a.groups + first_group + i]);
+#pragma GCC unroll 2
+        for (int c = 0; c < C; ++c) run[r][c] = fma(to_float(products[r][c]), scale, run[r][c]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const F32x16 sum = broadcast(kHasMinimum ? a.sum_of_run(row + r, group, first_group + end) : 0.0f);
+#pragma GCC unroll 2
+      for (int c = 0; c < C; ++c) {
+        float* target = sums + (r * 2 + c) * kBlockRows;
+        F32x16 out = fma(run[r][c], load<F32x16>(weights[c].scale[first][0]), load<F32x16>(target));
+        if constexpr (kHasMinimum) out = fma(load<F32x16>(weights[c].minimum[first][0]), sum, out);
+        store(target, out);
+      }
+    }
+  }
+}
+
 // memory.sums = the products of rows first_row .. and num_blocks (1 or 2) row blocks.
 // weights.expand(c, group, i, out) unpacks group `group` of block c as out's group i; weights.prefetch(c, group) asks for its
 // memory, also beyond the last group, for what is multiplied next.
 template <int kScales, bool kHasMinimum, class Weights>
 void multiply_panel(const Weights& weights, int num_blocks, int offset, const IntegerRows& a, int64_t first_row, int num_rows,
-                    PanelMemory& memory) {
+                    int64_t groups_a_scale, PanelMemory& memory) {
   std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kPanelRows, num_rows + kTileRows));
-  const auto tile = num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kTileRows, 2> : multiply_tile<kScales, kHasMinimum, kTileRows, 1>;
-  const auto half_tile =
-      num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kHalfTileRows, 2> : multiply_tile<kScales, kHasMinimum, kHalfTileRows, 1>;
+  const auto multiply = [&](auto rows) {
+    constexpr int R = decltype(rows)::value;
+    if constexpr (kScales == 1)
+      if (groups_a_scale > 1) return num_blocks == 2 ? multiply_runs<kHasMinimum, R, 2> : multiply_runs<kHasMinimum, R, 1>;
+    return num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, R, 2> : multiply_tile<kScales, kHasMinimum, R, 1>;
+  };
+  const auto tile = multiply(std::integral_constant<int, kTileRows>{});
+  const auto half_tile = multiply(std::integral_constant<int, kHalfTileRows>{});
   const int num_tiles = (num_rows + kTileRows - 1) / kTileRows;
   for (int64_t group = 0; group < a.groups; group += kStepGroups) {
     const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, a.groups - group));
@@ -109,7 +165,7 @@ void multiply_panel(const Weights& weights, int num_blocks, int offset, const In
     for (int t = 0; t < num_tiles; ++t) {
       const int row = t * kTileRows;
       (num_rows - row > kHalfTileRows ? tile : half_tile)(memory.weights, offset, a, first_row + row, group, num_groups,
-                                                          memory.sums[row]);
+                                                          groups_a_scale, memory.sums[row]);
       for (const int64_t wanted = (t + 1) * kStepGroups / num_tiles; prefetched < wanted; ++prefetched)
         for (int c = 0; c < num_blocks; ++c) weights.prefetch(c, group + kStepGroups + prefetched);
     }

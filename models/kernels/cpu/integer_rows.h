@@ -25,6 +25,13 @@ struct IntegerRows {
     return kParts == 1 ? sum[at] : scale[at] * static_cast<float>(-minus_sum[2 * at + s]);
   }
 
+  // of row `row`'s groups first .. end - 1
+  HR_INLINE float sum_of_run(int64_t row, int64_t first, int64_t end) const {
+    float total = 0;
+    for (int64_t at = row * groups + first; at < row * groups + end; ++at) total += sum[at];
+    return total;
+  }
+
   // x [columns] becomes row `row`, each group with the scale that makes its largest number 127.
   void put_scaled(int64_t row, const float* x) const {
     for_each_batch([&](int64_t g, int count) {

@@ -80,11 +80,11 @@ HR_INLINE void multiply_group(const Group& g, const IntegerRows& a, int64_t row,
     const int64_t at = (row + r) * a.groups + group;
     const F32x16 scale = broadcast(a.scale[at]);
     if constexpr (Codec::kScales == 2) {
-      out[r] = fma(to_float(sums[r][0]), scale * g.scale[0], out[r]);
-      out[r] = fma(to_float(sums[r][1]), scale * g.scale[1], out[r]);
+      out[r] = fma(to_float(sums[r][0]) * scale, g.scale[0], out[r]);
+      out[r] = fma(to_float(sums[r][1]) * scale, g.scale[1], out[r]);
     } else {
       const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
-      out[r] = fma(to_float(sum), scale * g.scale[0], out[r]);
+      out[r] = fma(to_float(sum) * scale, g.scale[0], out[r]);
     }
     if constexpr (Codec::kHasMinimum)
 #pragma GCC unroll 2
@@ -170,7 +170,7 @@ void panel_task(const LinearLayer& layer, const IntegerRows& a, const BlockPlace
     const int64_t stride = block_bytes<Codec>(layer.columns);
     const PanelWeights<Codec> weights{place.segment->packed + place.block * stride, stride, a.groups};
     multiply_panel<Codec::kScales, Codec::kHasMinimum>(weights, (place.outputs + kBlockRows - 1) / kBlockRows, Codec::kOffset, a,
-                                                       first_row, num_rows, memory);
+                                                       first_row, num_rows, 1, memory);
   });
   put_panel(layer, place, first_row, num_rows, memory.sums);
 }

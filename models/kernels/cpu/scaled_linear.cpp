@@ -2,8 +2,9 @@
 //
 // With a the row as scaled_rows.h prepares and rounds it,
 //
-//   integers  out[m, n] += scale_w[n, g] * scale_a[m, s] * (sum_k (code[n, k] - offset) a[m, k] - zero[n, g] * sum_k a[m, k])
-//             over steps s of 32 columns, each an exact integer from byte dot products
+//   integers  out[m, n] += scale_w[n, g] * (sum_s scale_a[m, s] * sum_k (code[n, k] - offset) a[m, k]
+//                                           - zero[n, g] * sum_s scale_a[m, s] * sum_k a[m, k])
+//             over steps s of 32 columns, each an exact integer from byte dot products, in runs that end with g
 //   floats    out[m, n] += scale_w[n, g] * sum_k value(code[n, k]) a[m, k]              over groups g, in fp32
 //
 // Few rows, and any number of rows that meet floats: a task is a panel of rows times a row block of 16 outputs, whose codes are
@@ -41,8 +42,7 @@ constexpr int64_t kPrepareAlone = 2048;  // elements; up to here one thread prep
 // ---- vectors
 
 template <class Code, int R>
-HR_INLINE void multiply_step(const uint8_t* p, const IntegerRows& rows, int64_t row, int64_t step, const F32x16& scale,
-                             const F32x16* minimum, F32x16 (&out)[R]) {
+HR_INLINE void multiply_step(const uint8_t* p, const IntegerRows& rows, int64_t row, int64_t step, F32x16 (&run)[R]) {
   // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
   constexpr int kChains = R < 4 ? 2 : 1;
   Bits codes[kVectors];
@@ -67,8 +67,7 @@ HR_INLINE void multiply_step(const uint8_t* p, const IntegerRows& rows, int64_t 
   for (int r = 0; r < R; ++r) {
     const int64_t at = (row + r) * rows.groups + step;
     const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
-    out[r] = fma(to_float(sum), scale * broadcast(rows.scale[at]), out[r]);
-    if (minimum) out[r] = fma(*minimum, broadcast(rows.sum[at]), out[r]);
+    run[r] = fma(to_float(sum), broadcast(rows.scale[at]), run[r]);
   }
 }
 
@@ -80,12 +79,20 @@ __attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const ui
   for (int64_t g = 0, step = 0; g < m.groups; ++g) {
     if (g % kChunkGroups == 0) p += m.header_bytes;
     const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
-    F32x16 minimum;
-    if (m.format.has_zeros) minimum = broadcast(-1.0f) * scale * m.zeros(block, g);
-    for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end; ++step, p += Code::kBytes) {
+    for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end;) {
+      const int64_t first = step, stop = run_end(step, end);
+      F32x16 run[R] = {};
+      for (; step < stop; ++step, p += Code::kBytes) {
 #pragma GCC unroll 8
-      for (int line = 0; line < Code::kBytes; line += 64) __builtin_prefetch(p + kPrefetchBytes + line);
-      multiply_step<Code, R>(p, rows.integers, row, step, scale, m.format.has_zeros ? &minimum : nullptr, out);
+        for (int line = 0; line < Code::kBytes; line += 64) __builtin_prefetch(p + kPrefetchBytes + line);
+        multiply_step<Code, R>(p, rows.integers, row, step, run);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) out[r] = fma(run[r], scale, out[r]);
+      if (!m.format.has_zeros) continue;
+      const F32x16 minimum = broadcast(-1.0f) * scale * m.zeros(block, g);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) out[r] = fma(minimum, broadcast(rows.integers.sum_of_run(row + r, first, stop)), out[r]);
     }
   }
 #pragma GCC unroll 8
@@ -205,7 +212,8 @@ void integer_rows(const ScaledLayer& layer) {
                      using Weights = PanelWeights<decltype(code)>;
                      const auto multiply =
                          m.format.has_zeros ? multiply_panel<1, true, Weights> : multiply_panel<1, false, Weights>;
-                     multiply({m, first}, num_blocks, decltype(code)::kOffset, rows.integers, first_row, num_rows, memory);
+                     multiply({m, first}, num_blocks, decltype(code)::kOffset, rows.integers, first_row, num_rows,
+                              m.steps_a_group, memory);
                    });
                    layer.put_panel(place, first_row, num_rows, memory.sums, rows.factor);
                  });
