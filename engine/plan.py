@@ -1,19 +1,19 @@
 """StepPlan: what the scheduler asks of one forward pass, and StepResult: what came of it."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from engine.kv.groups import KVGroup
 from engine.protocol import TokenLogprobs
 from engine.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class PlanItem:
+class PlanItem(NamedTuple):
     """Compute tokens[num_computed : num_computed + num_new] of `sequence`.
 
     `needs_logits`: the last row reaches the end of what is known, so a token is sampled from it. Requests with
-    prompt_logprobs also get logits for their prompt rows.
+    prompt_logprobs also get logits for their prompt rows. A tuple, like RowResult: each step makes one for every
+    sequence, and a frozen dataclass takes four times as long to make.
     """
 
     sequence: Sequence
@@ -32,9 +32,13 @@ class StepPlan:
     def num_tokens(self) -> int:
         return sum(item.num_new for item in self.items)
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether every sequence has one token and its draft to compute, and gets a token."""
+        return all(item.num_new - item.num_draft == 1 and item.needs_logits for item in self.items)
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+
+class RowResult(NamedTuple):
     """What one plan item brought. `token_ids` is empty where no logits were needed; with a draft it holds the accepted
     draft tokens and one more. `error` ends this sequence and no other."""
 

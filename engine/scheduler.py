@@ -205,6 +205,8 @@ class Scheduler:
         Returns the number of tokens: 0 if `sequence` itself had to give way.
         """
         num_computed, pool = sequence.num_computed, self._kv.pool
+        if self._kv.covers(sequence, num_computed + num_new):  # as in most steps that decode
+            return num_new
         while (num_tokens := self._kv.fit(sequence, num_computed + num_new, num_free=pool.num_free)) == num_computed:
             victim = self._running[-1]
             self._preempt(victim)

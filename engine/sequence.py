@@ -51,7 +51,7 @@ class Sequence:
     @property
     def num_pending(self) -> int:
         """Tokens still to compute: the prompt at first, one while decoding, one and the draft when speculating."""
-        return self.num_wanted - self.num_computed
+        return len(self.tokens) + len(self.draft) - self.num_computed
 
     @property
     def num_output(self) -> int:

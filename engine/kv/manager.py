@@ -43,6 +43,7 @@ class KVManager:
             if group.is_state
         ]
         assert len(self._state_tables) <= 1, "one block of the pool of states holds those of all layers"
+        self._passing = [(index, group) for index, group in enumerate(groups) if not group.keeps_all]
 
     # --- prefixes -----------------------------------------------------------------------------------------------------
 
@@ -108,6 +109,10 @@ class KVManager:
         branches = (match.num_blocks, match.num_blocks_alone, sequence.num_prompt // self._block_size)
         sequence.branch_blocks = tuple(dict.fromkeys(branches))
 
+    def covers(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Whether a running sequence has all that its first `num_tokens` tokens need. A state moves with every step."""
+        return not self._state_tables and min(map(len, sequence.tables)) * self._block_size >= num_tokens
+
     def fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
         """How many of the first `num_tokens` tokens there is room for in `num_free` blocks, and in free states."""
         while num_tokens > sequence.num_computed and not self._fits(sequence, num_tokens, num_free):
@@ -140,8 +145,8 @@ class KVManager:
 
     def trim(self, sequence: Sequence, num_tokens: int) -> None:
         """Give back the blocks beyond the first `num_tokens` tokens: room for drafts that came to nothing."""
-        for group, table, pool in zip(self._groups, sequence.tables, self._pools, strict=True):
-            num_covering = group.num_covering(num_tokens)
+        num_covering = -(-num_tokens // self._block_size)
+        for table, pool in zip(sequence.tables, self._pools, strict=True):
             if num_covering < len(table):
                 pool.free([block for block in table[num_covering:] if block != NO_BLOCK])
                 del table[num_covering:]
@@ -158,10 +163,9 @@ class KVManager:
                 for position in range(first, end):
                     if table[position] != NO_BLOCK:
                         self._pools[index].register(table[position], key(index, sequence.block_hashes[position]))
-        for index, group in enumerate(self._groups):
-            if not group.keeps_all:
-                passed = range(group.first_needed(num_computed_before), group.first_needed(sequence.num_computed))
-                self._give_back(sequence, index, passed)
+        for index, group in self._passing:
+            passed = range(group.first_needed(num_computed_before), group.first_needed(sequence.num_computed))
+            self._give_back(sequence, index, passed)
         self.trim(sequence, sequence.num_computed)
 
     def _give_back(self, sequence: Sequence, index: int, passed: range) -> None:
