@@ -1,6 +1,5 @@
 """Costs: seconds of what speculation chooses between, as learned so far: steps, a draft model's passes, its context."""
 
-from engine.plan import StepPlan
 from engine.spec.step_times import StepTimes
 
 _PREFILL_ROWS = 64  # a step with so many is a measure of arithmetic
@@ -19,12 +18,14 @@ class Costs:
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
-    def observe_step(self, plan: StepPlan, seconds: float) -> None:
-        """A step that nothing unusual has happened in."""
-        if is_decoding(plan):
-            self._steps.observe(len(plan.items), plan.num_tokens, seconds)
-        elif plan.num_tokens >= _PREFILL_ROWS:
-            self._steps.observe_prefill(plan.num_tokens, seconds)
+    def observe_decoding(self, num_sequences: int, num_rows: int, seconds: float) -> None:
+        """A step in which all sequences decode, and nothing unusual has happened."""
+        self._steps.observe(num_sequences, num_rows, seconds)
+
+    def observe_other(self, num_rows: int, seconds: float) -> None:
+        """Any other step in which nothing unusual has happened."""
+        if num_rows >= _PREFILL_ROWS:
+            self._steps.observe_prefill(num_rows, seconds)
 
     def observe_pass(self, num_drafting: int, seconds: float) -> None:
         self._passes.observe(num_drafting, num_drafting, seconds)
@@ -69,8 +70,3 @@ class Costs:
         own_s = self.context_s(1)
         ratio = 1.0 if own_s <= 0 else max(1.0, min(4.0, self._steps.seconds_per_row / own_s))
         return min(most, int(num_rows * ratio))
-
-
-def is_decoding(plan: StepPlan) -> bool:
-    """Whether every sequence has one token and its draft to compute, and gets a token."""
-    return all(item.num_new - item.num_draft == 1 and item.needs_logits for item in plan.items)

@@ -56,6 +56,8 @@ class Options:
 
     def of(self, running: list[Sequence], sources: Collection[Source]) -> list[Option]:
         """One for each sequence that decodes and for which one of the sources has something."""
+        if sources == {Source.PREDICTION}:  # as where no speculation is asked for
+            running = [sequence for sequence in running if sequence.request.prediction_ids]
         options = []
         for sequence in running:
             most = min(self._max_tokens, sequence.num_remaining - 1)

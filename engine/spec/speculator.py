@@ -13,7 +13,7 @@ from engine.sequence import Sequence
 from engine.spec.acceptance import Acceptance
 from engine.spec.base import Drafter, Lookup, Source
 from engine.spec.catch_up import CatchUp, chunks
-from engine.spec.costs import Costs, is_decoding
+from engine.spec.costs import Costs
 from engine.spec.faults import FaultBook
 from engine.spec.lengths import Candidate, Choice, choose_lengths
 from engine.spec.options import Option, Options
@@ -116,10 +116,11 @@ class Speculator:
             return
         start_s = time.perf_counter()
         running = scheduler.running
-        load = Load.of(running, scheduler.max_num_batched_tokens)
         options = self._options.of(running, self.sources)
-        if options and self._knows_plain(load):
-            self._draft(scheduler, options, load)
+        if options:
+            load = Load.of(running, scheduler.max_num_batched_tokens)
+            if self._knows_plain(load):
+                self._draft(scheduler, options, load)
         self._draft_s = time.perf_counter() - start_s
 
     def _draft(self, scheduler: DraftScheduler, options: list[Option], load: Load) -> None:
@@ -246,21 +247,31 @@ class Speculator:
 
         outputs: as `update` has made them of the result. step_s: without the drafting.
         """
-        num_new = {output.id: len(output.new_ids) for output in outputs}
-        for item, row in zip(plan.items, result.rows, strict=True):
-            if item.num_draft and row.token_ids:
-                self._take_verified(item, len(row.token_ids) - 1, num_new.get(item.sequence.id, 0))
-        if result.is_typical:
-            self._costs.observe_step(plan, step_s)
-        if is_decoding(plan) and not any(item.sequence.request.is_replay for item in plan.items):
-            num_sequences = len(plan.items)
-            self._report.take_decoding(
-                num_sequences,
-                sum(num_new.get(item.sequence.id, 0) for item in plan.items),
-                plain_s=self._costs.mean_step_s(num_sequences, num_sequences),
-                real_s=step_s + self._draft_s,
-            )
+        if any(item.num_draft for item in plan.items):
+            num_new = {output.id: len(output.new_ids) for output in outputs}
+            for item, row in zip(plan.items, result.rows, strict=True):
+                if item.num_draft and row.token_ids:
+                    self._take_verified(item, len(row.token_ids) - 1, num_new.get(item.sequence.id, 0))
+        if plan.is_decoding:
+            self._observe_decoding(plan, result, outputs, step_s)
+        elif result.is_typical:
+            self._costs.observe_other(plan.num_tokens, step_s)
         return self._with_predictions(plan, outputs)
+
+    def _observe_decoding(
+        self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
+    ) -> None:
+        num_sequences = len(plan.items)
+        if result.is_typical:
+            self._costs.observe_decoding(num_sequences, plan.num_tokens, step_s)
+        if any(item.sequence.request.is_replay for item in plan.items):
+            return
+        self._report.take_decoding(
+            num_sequences,
+            sum(len(output.new_ids) for output in outputs),
+            plain_s=self._costs.mean_step_s(num_sequences, num_sequences),
+            real_s=step_s + self._draft_s,
+        )
 
     def _take_verified(self, item: PlanItem, num_accepted: int, num_new: int) -> None:
         """num_new: tokens that the text has had of it: less than were accepted if it ended, none if it was aborted."""
