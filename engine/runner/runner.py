@@ -12,7 +12,7 @@ from engine.runner.kv_tensors import allocate_kv, kv_groups
 from engine.runner.recorded import recorded_layers
 from engine.runner.state_batch import accepted_states
 from engine.sampling.logprobs import token_logprobs
-from engine.sampling.sampler import SampledTokens, Sampler
+from engine.sampling.sampler import Sampler
 from engine.sequence import Sequence
 from models.loaded import LoadedModel
 
@@ -55,17 +55,14 @@ class TorchRunner:
         needs_all = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
         wanted = None if needs_all else batch.logit_rows
         hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
-        sampling_items = [item for item in plan.items if item.needs_logits]
-        sampled: Iterator[SampledTokens] = iter(())
-        if sampling_items:
+        sequences = [item.sequence for item in plan.items if item.needs_logits]
+        sampled: Iterator[RowResult] = iter(())
+        if sequences:
             logits = decoder.logits(hidden[batch.logit_rows] if needs_all else hidden)  # [L, V] fp32
-            sampled = iter(self._sampler.sample(logits, [item.sequence for item in sampling_items], self._draft_probs))
-        rows = []
-        end = 0
-        for item in plan.items:
-            start, end = end, end + item.num_new
-            prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
-            rows.append(_row_result(next(sampled) if item.needs_logits else None, prompt_logprobs))
+            sampled = iter(self._sampler.sample(logits, sequences, self._draft_probs))
+        rows = [next(sampled) if item.needs_logits else RowResult([]) for item in plan.items]
+        if needs_all:
+            rows = self._with_prompt_logprobs(plan.items, rows, hidden)
         self._keep_accepted_states(plan, rows)
         is_typical = self._recorded is None or not self._recorded.has_recorded
         return StepResult(rows, is_typical, *self._expert_load.take())
@@ -81,6 +78,17 @@ class TorchRunner:
         """Forget what throw-away sequences made the counts say."""
         self._expert_load.forget()
 
+    def _with_prompt_logprobs(
+        self, items: list[PlanItem], rows: list[RowResult], hidden: torch.Tensor
+    ) -> list[RowResult]:
+        """The results with what was asked for of prompts. hidden: [T, hidden], of all rows of the step."""
+        result = []
+        end = 0
+        for item, row in zip(items, rows, strict=True):
+            start, end = end, end + item.num_new
+            result.append(row._replace(prompt_logprobs=self._prompt_logprobs(item, hidden[start:end])))
+        return result
+
     def _prompt_logprobs(self, item: PlanItem, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
         """Log probabilities of the prompt tokens that follow this item's rows. hidden: [num_new, hidden]."""
         sequence = item.sequence
@@ -95,9 +103,3 @@ class TorchRunner:
             logits = self._model.decoder.logits(hidden[start : start + len(chunk)])
             result += token_logprobs(logits, chunk, [num_top] * len(chunk))
         return result
-
-
-def _row_result(sampled: SampledTokens | None, prompt_logprobs: list[TokenLogprobs] | None) -> RowResult:
-    if sampled is None:
-        return RowResult([], prompt_logprobs=prompt_logprobs)
-    return RowResult(sampled.token_ids, sampled.logprobs, prompt_logprobs, sampled.error)

@@ -24,7 +24,7 @@ class LogitEditor:
         for index, row in enumerate(rows):
             sampling = row.sequence.request.sampling
             has_penalties = _has_penalties(sampling)
-            banned = self._banned_ids(row)
+            banned = self._banned_ids(row) if sampling.min_tokens else []
             if not (sampling.logit_bias or has_penalties or banned):
                 continue
             edited.append(index)

@@ -1,12 +1,11 @@
 """LogitsRow: which token a line of logits predicts."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class LogitsRow:
+class LogitsRow(NamedTuple):
     """Predicts the token that follows the sequence's tokens and the first `num_drafted` of its draft.
 
     Whatever a sampling step depends on (the tokens before, how many are output, the position) is of that prefix.

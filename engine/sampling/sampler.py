@@ -5,13 +5,13 @@ the raw logits. A sequence with a draft has a row for each drafted token and one
 pipeline, with the drafted tokens before it taken as given, and rejection.py says how many of them stand.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 
-from engine.protocol import TokenLogprobs
+from engine.plan import RowResult
 from engine.sampling.distribution import best_ids, draw_ids, is_greedy, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
@@ -21,15 +21,6 @@ from engine.sampling.rows import LogitsRow
 from engine.sequence import Sequence
 
 _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this request"
-
-
-@dataclass(frozen=True, slots=True)
-class SampledTokens:
-    """What one sequence gets: the accepted draft tokens and one more, or the reason why there is nothing."""
-
-    token_ids: list[int]
-    logprobs: list[TokenLogprobs] | None = None  # one a token, where asked for
-    error: str | None = None
 
 
 class Sampler:
@@ -43,8 +34,8 @@ class Sampler:
 
     def sample(
         self, logits: torch.Tensor, sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor] | None = None
-    ) -> list[SampledTokens]:
-        """The next tokens of each sequence.
+    ) -> list[RowResult]:
+        """The next tokens of each sequence: the accepted ones of its draft and one more.
 
         logits: [L, V] fp32, edited in place: for each sequence a row for each token of its draft and one more.
         draft_probs: of sequences (by id) whose draft was drawn at random, the distributions it was drawn from: [k, V].
@@ -52,16 +43,15 @@ class Sampler:
         """
         rows = [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
         best_values, chosen = best_ids(logits)  # which also tell which rows are sound
-        sound = torch.isfinite(best_values)
-        if not bool(sound.all()):
-            return self._sample_unsound(logits, sequences, draft_probs, sound)
+        if not all(map(math.isfinite, best_values.tolist())):
+            return self._sample_unsound(logits, sequences, draft_probs, torch.isfinite(best_values))
         logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
         edited = self._editor.edit(logits, rows)
         if edited:
             chosen[edited] = best_ids(logits[edited])[1]
         token_ids = _choose(logits, rows, chosen.tolist(), sequences, draft_probs or {})
-        results = [SampledTokens(ids) for ids in token_ids]
+        results = [RowResult(ids) for ids in token_ids]
         return results if raw is None else _with_logprobs(results, sequences, raw)
 
     def _sample_unsound(
@@ -70,7 +60,7 @@ class Sampler:
         sequences: list[Sequence],
         draft_probs: Mapping[str, torch.Tensor] | None,
         sound: torch.Tensor,
-    ) -> list[SampledTokens]:
+    ) -> list[RowResult]:
         """As `sample`, for a batch in which some rows cannot be sampled from. sound: [L], which can.
 
         A sequence whose tokens come from sound rows only has not met the others: they follow a rejected draft token.
@@ -78,7 +68,7 @@ class Sampler:
         logits[~sound] = 0.0
         is_sound = sound.tolist()
         return [
-            result if all(is_sound[start : start + len(result.token_ids)]) else SampledTokens([], error=_NOT_FINITE)
+            result if all(is_sound[start : start + len(result.token_ids)]) else RowResult([], error=_NOT_FINITE)
             for result, start in zip(self.sample(logits, sequences, draft_probs), _first_rows(sequences), strict=True)
         ]
 
@@ -91,8 +81,7 @@ def _choose(
     draft_probs: Mapping[str, torch.Tensor],
 ) -> list[list[int]]:
     """The tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
-    by_chance = [s.id in draft_probs and bool(s.draft) for s in sequences]  # verified against what they were drawn from
-    chance_ids = {s.id for s, is_one in zip(sequences, by_chance, strict=True) if is_one}
+    chance_ids = {s.id for s in sequences if s.draft and s.id in draft_probs}  # verified by what they were drawn from
     drawn = [
         index
         for index, row in enumerate(rows)
@@ -105,12 +94,14 @@ def _choose(
             chosen[index] = token_id
     verified = iter(_verify_sampled(logits, rows, [s for s in sequences if s.id in chance_ids], draft_probs))
     result = []
-    for sequence, start, is_one in zip(sequences, _first_rows(sequences), by_chance, strict=True):
-        if is_one:
+    for sequence, start in zip(sequences, _first_rows(sequences), strict=True):
+        if not sequence.draft:
+            result.append([chosen[start]])
+        elif sequence.id in chance_ids:
             result.append(next(verified))
-            continue
-        own = chosen[start : start + len(sequence.draft) + 1]
-        result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
+        else:
+            own = chosen[start : start + len(sequence.draft) + 1]
+            result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
     return result
 
 
@@ -148,7 +139,7 @@ def _first_rows(sequences: list[Sequence]) -> list[int]:
     return [0, *accumulate(len(sequence.draft) + 1 for sequence in sequences)][:-1]
 
 
-def _with_logprobs(results: list[SampledTokens], sequences: list[Sequence], raw: torch.Tensor) -> list[SampledTokens]:
+def _with_logprobs(results: list[RowResult], sequences: list[Sequence], raw: torch.Tensor) -> list[RowResult]:
     """The results with log probabilities where asked for. raw: all rows of those sequences, before any edit."""
     chosen_rows: list[int] = []
     token_ids: list[int] = []
@@ -165,6 +156,6 @@ def _with_logprobs(results: list[SampledTokens], sequences: list[Sequence], raw:
     return [
         result
         if sequence.request.sampling.logprobs is None
-        else SampledTokens(result.token_ids, [next(entries) for _ in result.token_ids])
+        else RowResult(result.token_ids, [next(entries) for _ in result.token_ids])
         for sequence, result in zip(sequences, results, strict=True)
     ]
