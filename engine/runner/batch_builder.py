@@ -1,6 +1,13 @@
-"""StepPlan -> ForwardBatch: token rows, positions and slots, computed on the host in numpy and copied once."""
+"""StepPlan -> ForwardBatch: token rows, positions and slots, as plain lists that are copied once.
 
-import numpy as np
+In Python and not in numpy: the weights that a step reads push everything out of the processor's caches, so that each
+operator costs more in being fetched anew than a few hundred numbers do in a loop.
+"""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
+
 import torch
 
 from engine.kv.groups import KVGroup
@@ -8,67 +15,105 @@ from engine.plan import PlanItem, StepPlan
 from engine.runner.state_batch import state_group_batch
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch
 
+_TYPES = {torch.int64: "q", torch.int32: "i"}
+
 
 def build_batch(plan: StepPlan, groups: tuple[KVGroup, ...], device: torch.device) -> ForwardBatch:
     """Rows sequence after sequence in the plan's order; see ForwardBatch for shapes. groups: what tables are for."""
     items, block_size = plan.items, groups[0].block_size
-    starts = np.fromiter((item.sequence.num_computed for item in items), np.int64, len(items))
-    query_lens = np.fromiter((item.num_new for item in items), np.int64, len(items))
-    context_lens = starts + query_lens
-    row_ends = np.cumsum(query_lens)
-    row_starts = row_ends - query_lens
-    sequence_of_row = np.repeat(np.arange(len(items)), query_lens)  # [T]
-    positions = np.arange(int(row_ends[-1])) + (starts - row_starts)[sequence_of_row]  # [T]
-    token_ids: list[int] = []
-    for item in items:
-        token_ids += _tokens_of(item)
+    query_lens = tuple(item.num_new for item in items)
+    context_lens = tuple(item.sequence.num_computed + item.num_new for item in items)
+    row_ends = list(accumulate(query_lens))
+    width = -(-max(context_lens) // block_size)
+    tables = [_tables(items, index, width, group) for index, group in enumerate(groups) if not group.is_state]
+    token_ids, positions, logit_rows, *slots = _tensors(
+        torch.int64,
+        device,
+        _token_ids(items),
+        _positions(items),
+        _logit_rows(items, row_ends),
+        *(_slots(items, of_group, block_size) for of_group in tables),
+    )
+    cu_seqlens_q, seq_lens, *block_tables = _tensors(
+        torch.int32, device, [0, *row_ends], context_lens, *(_rows(of_group, width) for of_group in tables)
+    )
+    addresses = iter(zip(slots, block_tables, strict=True))
 
-    def to_device(array: np.ndarray, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-        return torch.from_numpy(array).to(device=device, dtype=dtype)
-
-    def group_batch(group: int) -> GroupBatch:
-        if groups[group].is_state:
-            return state_group_batch(plan, group, block_size, device)
-        tables = _block_tables(items, group, context_lens, block_size)
-        slots = tables[sequence_of_row, positions // block_size].astype(np.int64) * block_size + positions % block_size
-        return KVGroupBatch(slot_mapping=to_device(slots), block_tables=to_device(tables, torch.int32))
+    def group_batch(index: int) -> GroupBatch:
+        if groups[index].is_state:
+            return state_group_batch(plan, index, block_size, device)
+        slot_mapping, of_group = next(addresses)
+        return KVGroupBatch(slot_mapping, of_group.view(len(items), width))
 
     return ForwardBatch(
-        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
-        positions=to_device(positions),
-        cu_seqlens_q=to_device(np.concatenate(([0], row_ends)), torch.int32),
-        seq_lens=to_device(context_lens, torch.int32),
-        groups=tuple(group_batch(group) for group in range(len(groups))),
-        logit_rows=to_device(_logit_rows(items, row_ends)),
-        query_lens=tuple(query_lens.tolist()),
-        context_lens=tuple(context_lens.tolist()),
+        token_ids=token_ids,
+        positions=positions,
+        cu_seqlens_q=cu_seqlens_q,
+        seq_lens=seq_lens,
+        groups=tuple(map(group_batch, range(len(groups)))),
+        logit_rows=logit_rows,
+        query_lens=query_lens,
+        context_lens=context_lens,
         block_size=block_size,
     )
 
 
-def _block_tables(items: list[PlanItem], group: int, context_lens: np.ndarray, block_size: int) -> np.ndarray:
-    """[S, M] int32 of one KV group, with 0 where there is no block; M covers the longest context of this step."""
-    widths = -(-context_lens // block_size)
-    tables = np.zeros((len(items), int(widths.max())), np.int32)
-    for row, item in enumerate(items):
-        width = widths[row]
-        tables[row, :width] = item.sequence.tables[group][:width]
-    return np.maximum(tables, 0)  # NO_BLOCK: what a window has passed, where nobody looks
+def _tensors(dtype: torch.dtype, device: torch.device, *lists: Sequence[int]) -> Iterable[torch.Tensor]:
+    """One for each list, copied to the device together."""
+    numbers = array(_TYPES[dtype], list(chain.from_iterable(lists)))
+    together = torch.frombuffer(numbers, dtype=dtype).to(device)
+    parts: tuple[torch.Tensor, ...] = together.split([len(each) for each in lists])
+    return parts
 
 
-def _tokens_of(item: PlanItem) -> list[int]:
-    sequence = item.sequence
-    start, end = sequence.num_computed, sequence.num_computed + item.num_new
-    num_accepted = len(sequence.tokens)
-    if end <= num_accepted:
-        return sequence.tokens[start:end]
-    return sequence.tokens[start:] + sequence.draft[max(0, start - num_accepted) : end - num_accepted]
+def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> list[list[int]]:
+    """Each sequence's blocks of one KV group, in order of position, up to the longest context of this step."""
+    tables = [item.sequence.tables[index][:width] for item in items]
+    if group.keeps_all:
+        return tables
+    return [[max(0, block) for block in table] for table in tables]  # NO_BLOCK: what a window has passed
 
 
-def _logit_rows(items: list[PlanItem], row_ends: np.ndarray) -> np.ndarray:
+def _rows(tables: list[list[int]], width: int) -> list[int]:
+    """[S * width], with 0 behind each table's end."""
+    numbers: list[int] = []
+    for table in tables:
+        numbers += table
+        numbers += [0] * (width - len(table))
+    return numbers
+
+
+def _slots(items: list[PlanItem], tables: list[list[int]], block_size: int) -> list[int]:
+    slots: list[int] = []
+    for item, table in zip(items, tables, strict=True):
+        start = item.sequence.num_computed
+        slots += [table[p // block_size] * block_size + p % block_size for p in range(start, start + item.num_new)]
+    return slots
+
+
+def _positions(items: list[PlanItem]) -> list[int]:
+    positions: list[int] = []
+    for item in items:
+        start = item.sequence.num_computed
+        positions += range(start, start + item.num_new)
+    return positions
+
+
+def _token_ids(items: list[PlanItem]) -> list[int]:
+    ids: list[int] = []
+    for item in items:
+        sequence = item.sequence
+        start, end, num_accepted = sequence.num_computed, sequence.num_computed + item.num_new, len(sequence.tokens)
+        ids += sequence.tokens[start:end]
+        if end > num_accepted:
+            ids += sequence.draft[max(0, start - num_accepted) : end - num_accepted]
+    return ids
+
+
+def _logit_rows(items: list[PlanItem], row_ends: list[int]) -> list[int]:
     """The last row of every item that needs logits, with the rows of its draft before it."""
     rows: list[int] = []
-    for item, end in zip(items, row_ends.tolist(), strict=True):
+    for item, end in zip(items, row_ends, strict=True):
         if item.needs_logits:
             rows += range(end - 1 - item.num_draft, end)
-    return np.asarray(rows, np.int64)
+    return rows
