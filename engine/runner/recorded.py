@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +21,27 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 32  # from here on the kernels' own time makes the rest small
 
 
+class _Inputs(NamedTuple):
+    """What steps of one size are computed from: views of the input buffers, made once. `batch`: its lengths on the
+    host are of the step that was recorded."""
+
+    x: torch.Tensor
+    rotations: list[Rotation]
+    batch: ForwardBatch
+
+    def take(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:
+        """Copy a step's inputs into the buffers."""
+        self.x.copy_(x)
+        for buffers, by in zip(self.rotations, rotations, strict=True):
+            for buffer, of in zip(buffers, by, strict=True):
+                if buffer is not None:
+                    buffer.copy_(of)
+        self.batch.cu_seqlens_q.copy_(batch.cu_seqlens_q)
+        self.batch.seq_lens.copy_(batch.seq_lens)
+        for addresses, group in zip(self.batch.groups, batch.groups, strict=True):
+            _copy(group, addresses)
+
+
 class RecordedLayers:
     """The decoder's layers, with one tape for each (rows, sequences) that a step had, unless such steps have none.
 
@@ -33,6 +55,7 @@ class RecordedLayers:
         self._kv = kv
         self._replay = library.replay
         self._tapes: dict[tuple[int, int], Tape | None] = {}  # None: was tried, and cannot be recorded
+        self._inputs: dict[tuple[int, int], _Inputs] = {}
         self._workspace = Workspace()
         self.has_recorded = False  # in the last call
         self._x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
@@ -64,14 +87,17 @@ class RecordedLayers:
         tape = self._tapes.get(key)
         if key[0] > MAX_ROWS or (tape is None and not is_new) or _has_open_rows(batch):
             return decoder.run_layers(x, rotations, batch, self._kv, wanted)
-        inputs = self._copied(x, rotations, batch)
+        if is_new:
+            self._inputs[key] = self._views(*key, batch)
+        inputs = self._inputs[key]
+        inputs.take(x, rotations, batch)
         if tape is not None:
             tape.replay()
         else:
             self._record(key, inputs)
-        return inputs[0] if wanted is None else inputs[0][wanted]
+        return inputs.x if wanted is None or len(wanted) == key[0] else inputs.x[wanted]
 
-    def _record(self, key: tuple[int, int], inputs: tuple[torch.Tensor, list[Rotation], ForwardBatch]) -> None:
+    def _record(self, key: tuple[int, int], inputs: _Inputs) -> None:
         """Run the step, and keep its tape if it has one."""
         self.has_recorded = True
         tape, spoilt_by = record(lambda: self._run_in_place(*inputs), self._workspace, self._replay)
@@ -86,24 +112,19 @@ class RecordedLayers:
         ):  # a layer without a kernel made a new tensor; this copy spoils the tape too
             x.copy_(hidden)
 
-    def _copied(
-        self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch
-    ) -> tuple[torch.Tensor, list[Rotation], ForwardBatch]:
-        """The arguments of run_layers, in the input buffers."""
-        rows, sequences = len(x), len(batch.query_lens)
-        copied_batch = dataclasses.replace(
+    def _views(self, rows: int, sequences: int, batch: ForwardBatch) -> _Inputs:
+        """Of the first rows of the buffers, for steps like that of `batch`."""
+        groups = zip(batch.groups, self._groups, strict=True)
+        own_batch = dataclasses.replace(
             batch,
-            cu_seqlens_q=self._cu_seqlens_q[: sequences + 1].copy_(batch.cu_seqlens_q),
-            seq_lens=self._seq_lens[:sequences].copy_(batch.seq_lens),
-            groups=tuple(_copy(group, buffers) for group, buffers in zip(batch.groups, self._groups, strict=True)),
+            cu_seqlens_q=self._cu_seqlens_q[: sequences + 1],
+            seq_lens=self._seq_lens[:sequences],
+            groups=tuple(_group_views(group, buffers, rows, sequences) for group, buffers in groups),
         )
-        copied_rotations = [
-            Rotation(
-                *(None if buffer is None else buffer[:rows].copy_(of) for buffer, of in zip(buffers, by, strict=True))
-            )
-            for buffers, by in zip(self._rotations, rotations, strict=True)
+        rotations = [
+            Rotation(*(None if buffer is None else buffer[:rows] for buffer in buffers)) for buffers in self._rotations
         ]
-        return self._x[:rows].copy_(x), copied_rotations, copied_batch
+        return _Inputs(self._x[:rows], rotations, own_batch)
 
 
 def recorded_layers(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> RecordedLayers | None:
@@ -137,18 +158,28 @@ def _buffers(group: LayerGroup, max_blocks: int) -> GroupBatch:
     )
 
 
-def _copy(group: GroupBatch, buffers: GroupBatch) -> GroupBatch:
-    """The group's addresses in the first rows of the buffers."""
+def _group_views(group: GroupBatch, buffers: GroupBatch, rows: int, sequences: int) -> GroupBatch:
+    """Of the first rows of the buffers, for groups like `group`."""
     if isinstance(group, StateGroupBatch):
         assert isinstance(buffers, StateGroupBatch)
         return dataclasses.replace(
             group,
-            sources=buffers.sources[: len(group.sources)].copy_(group.sources),
-            targets=buffers.targets[: len(group.targets)].copy_(group.targets),
-            cu_seqlens=buffers.cu_seqlens[: len(group.cu_seqlens)].copy_(group.cu_seqlens),
+            sources=buffers.sources[:sequences],
+            targets=buffers.targets[:rows],
+            cu_seqlens=buffers.cu_seqlens[: sequences + 1],
         )
     assert isinstance(buffers, KVGroupBatch)
-    slots = buffers.slot_mapping[: len(group.slot_mapping)].copy_(group.slot_mapping)
-    tables = buffers.block_tables[: len(group.block_tables)]
-    tables[:, : group.block_tables.shape[1]].copy_(group.block_tables)
-    return KVGroupBatch(slots, tables)
+    return KVGroupBatch(buffers.slot_mapping[:rows], buffers.block_tables[:sequences])
+
+
+def _copy(group: GroupBatch, to: GroupBatch) -> None:
+    """Copy the group's addresses into those of `to`."""
+    if isinstance(group, StateGroupBatch):
+        assert isinstance(to, StateGroupBatch)
+        to.sources.copy_(group.sources)
+        to.targets.copy_(group.targets)
+        to.cu_seqlens.copy_(group.cu_seqlens)
+        return
+    assert isinstance(to, KVGroupBatch)
+    to.slot_mapping.copy_(group.slot_mapping)
+    to.block_tables[:, : group.block_tables.shape[1]].copy_(group.block_tables)
