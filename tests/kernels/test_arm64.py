@@ -77,14 +77,23 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_scaled_linear.test_matrices_of_all_kinds_stand_side_by_side, rows=[1, 80]),
         *each(test_scaled_linear.test_input_rows_are_prepared, name=["int4 g32", "fp8 w8a8"], rows=[1]),
     ],
-    "hr_quantise": each(
-        test_quantise.test_native_codes_and_scales_are_those_of_torch,
-        dtype=DTYPES,
-        encoding=[Encoding.INT4, Encoding.NF4],
-        rows=[37],
-        columns=[352],
-        group_size=[128],
-    ),
+    "hr_quantise": [
+        *each(
+            test_quantise.test_native_codes_and_scales_are_those_of_torch,
+            dtype=DTYPES,
+            encoding=[Encoding.INT4, Encoding.NF4],
+            rows=[37],
+            columns=[352],
+            group_size=[128],
+        ),
+        *each(
+            test_quantise.test_a_group_becomes_what_it_becomes_alone,
+            encoding=[Encoding.INT4, Encoding.NF4],
+            rows=[5],
+            columns=[352],
+            group_size=[128],
+        ),
+    ],
     "hr_paged_attention": [
         *each(
             test_attention.test_attention_equals_reference_over_head_shapes,

@@ -37,6 +37,30 @@ def test_native_codes_and_scales_are_those_of_torch(
     assert errors[0] == pytest.approx(errors[1], rel=1e-2)
 
 
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.NF4])
+@pytest.mark.parametrize(("rows", "columns", "group_size"), [(1, 16, 16), (5, 352, 128), (7, 96, 32)])
+def test_a_group_becomes_what_it_becomes_alone(
+    kernels: KernelLibrary, encoding: Encoding, rows: int, columns: int, group_size: int
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(rows, columns, generator=generator) * torch.logspace(-38, 2, columns)
+    weight[0, :group_size] = weight[-1, -16:] = 0
+    weight[rows // 2] = -weight[rows // 2].abs()
+
+    whole = quantise_natively(weight, encoding, group_size, library=kernels)
+
+    assert whole is not None
+    for row in range(rows):
+        for group, first in enumerate(range(0, columns, group_size)):
+            alone = quantise_natively(
+                weight[row : row + 1, first : first + group_size], encoding, group_size, library=kernels
+            )
+            assert alone is not None
+            codes = whole.codes[row, first // 2 : (first + group_size) // 2]
+            assert torch.equal(codes, alone.codes[0]), (row, group)
+            assert torch.equal(whole.scales[row, group : group + 1], alone.scales[0]), (row, group)
+
+
 def test_what_the_kernel_does_not_take_is_left_to_torch(kernels: KernelLibrary) -> None:
     assert quantise_natively(torch.zeros(2, 40), Encoding.INT4, 32, library=kernels) is None
     assert quantise_natively(torch.zeros(2, 64), Encoding.INT8, 32, library=kernels) is None

@@ -101,13 +101,27 @@ HR_INLINE Bits shift_left(Bits a) { HR_EACH(a.r[i] <<= kShift) return a; }
 template <int kShift>
 HR_INLINE Bits shift_right(Bits a) { HR_EACH(a.r[i] >>= kShift) return a; }
 
-HR_INLINE F32x16 max(F32x16 a, const F32x16& b) { HR_EACH(a.r[i] = a.r[i] > b.r[i] ? a.r[i] : b.r[i]) return a; }
-
-HR_INLINE F32x16 clamp(F32x16 a, float low, float high) {
-  const F32x16 l = broadcast(low), h = broadcast(high);
-  HR_EACH(a.r[i] = a.r[i] < l.r[i] ? l.r[i] : a.r[i]; a.r[i] = a.r[i] > h.r[i] ? h.r[i] : a.r[i])
+// b where either is NaN or both are zeros; so is min. GCC makes a comparison and a masked move of the expression with AVX-512.
+HR_INLINE F32x16 max(F32x16 a, const F32x16& b) {
+#if defined(__AVX512F__)
+  a.r[0] = (NativeF)_mm512_max_ps((__m512)a.r[0], (__m512)b.r[0]);
+#else
+  HR_EACH(a.r[i] = a.r[i] > b.r[i] ? a.r[i] : b.r[i])
+#endif
   return a;
 }
+
+HR_INLINE F32x16 min(F32x16 a, const F32x16& b) {
+#if defined(__AVX512F__)
+  a.r[0] = (NativeF)_mm512_min_ps((__m512)a.r[0], (__m512)b.r[0]);
+#else
+  HR_EACH(a.r[i] = a.r[i] < b.r[i] ? a.r[i] : b.r[i])
+#endif
+  return a;
+}
+
+// NaN stays NaN
+HR_INLINE F32x16 clamp(const F32x16& a, float low, float high) { return min(broadcast(high), max(broadcast(low), a)); }
 
 // a * b + c; compiled with -ffp-contract=fast, so one instruction where the machine has it
 HR_INLINE F32x16 fma(const F32x16& a, const F32x16& b, F32x16 c) { HR_EACH(c.r[i] = a.r[i] * b.r[i] + c.r[i]) return c; }

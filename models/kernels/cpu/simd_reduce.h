@@ -33,6 +33,35 @@ HR_INLINE F32x16 max_of_each(const F32x16 (&v)[16]) {
 #endif
 }
 
+// lane i: the lanes of v[i] added in the order of sum_lanes, so that the result is the very same
+HR_INLINE F32x16 sum_of_each(const F32x16 (&v)[16]) {
+#if defined(__AVX512F__)
+  // Halves first, as there. v[i] is merged so that it ends in lane i: the last rounds put quads of four vectors side by side.
+  __m512 quads[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    __m512 halves[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m512 a = (__m512)v[i + 8 * j].r[0], b = (__m512)v[i + 8 * j + 4].r[0];
+      halves[j] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+    quads[i] = _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88), _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd));
+  }
+  __m512 pairs[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512d a = _mm512_castps_pd(quads[2 * i]), b = _mm512_castps_pd(quads[2 * i + 1]);
+    pairs[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  return F32x16{{(NativeF)_mm512_add_ps(_mm512_shuffle_ps(pairs[0], pairs[1], 0x88), _mm512_shuffle_ps(pairs[0], pairs[1], 0xdd))}};
+#else
+  float lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = sum_lanes(v[i]);
+  return load<F32x16>(lanes);
+#endif
+}
+
 // sums[i] = codes[16 i] + ... + codes[16 i + 15], for i below count
 HR_INLINE void sum_sixteens(const int8_t* codes, int count, int32_t* sums) {
 #if defined(__AVX512VNNI__)
