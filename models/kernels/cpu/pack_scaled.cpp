@@ -40,27 +40,37 @@ void pack_step(Code code, const uint8_t* source, int bytes, int lane, uint8_t* t
     case Code::kFP4:
       for (int i = 0; i < bytes; ++i) target[16 * i + lane] = source[i];
       return;
-    default:
-      for (int v = 0; v < 4; ++v)
-        for (int i = 0; i < 2; ++i) {
-          const uint8_t low = source[2 * v + i], high = source[8 + 2 * v + i];  // columns 4v + 2i, + 1; and 16 further
-          target[64 * v + 4 * lane + 2 * i] = static_cast<uint8_t>((low & 15) | high << 4);
-          target[64 * v + 4 * lane + 2 * i + 1] = static_cast<uint8_t>(low >> 4 | (high & 0xf0));
-        }
+    default: {
+      // Columns 2i and 2i + 1 share byte i of `first`, those 16 further of `second`; here a column and that 16 further do.
+      constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0f;
+      uint64_t first, second;
+      std::memcpy(&first, source, 8);
+      std::memcpy(&second, source + 8, 8);
+      const uint64_t even = (first & kLow) | (second & kLow) << 4, odd = (first >> 4 & kLow) | (second & ~kLow);
+      for (int v = 0; v < 4; ++v) {
+        const uint32_t e = static_cast<uint32_t>(even >> 16 * v), o = static_cast<uint32_t>(odd >> 16 * v);
+        const uint32_t word = (e & 0xff) | (o & 0xff) << 8 | (e & 0xff00) << 8 | (o & 0xff00) << 16;
+        std::memcpy(target + 64 * v + 4 * lane, &word, 4);
+      }
+    }
   }
 }
 
-void pack_row(const ScaledMatrix& m, const uint8_t* row, int64_t row_bytes, int lane, uint8_t* block) {
+// rows: the first of `lanes` rows of codes.
+void pack_codes(const ScaledMatrix& m, const uint8_t* rows, int64_t row_bytes, int lanes, uint8_t* block) {
   const int step_bytes = static_cast<int>(m.step_bytes() / kBlockRows);
-  for (int64_t step = 0; step < m.num_steps(); ++step) {
+  for (int64_t step = 0; step < m.num_steps(); ++step) {  // rows inside: what is written stays in the first cache
     const int64_t left = row_bytes - step * step_bytes;
+    const uint8_t* source = rows + step * step_bytes;
     uint8_t* target = block + m.codes_at(step);
-    if (left >= step_bytes) {
-      pack_step(m.format.code, row + step * step_bytes, step_bytes, lane, target);
-    } else {
-      uint8_t padded[kGroup] = {};
-      std::memcpy(padded, row + step * step_bytes, left);
-      pack_step(m.format.code, padded, step_bytes, lane, target);
+    for (int lane = 0; lane < lanes; ++lane, source += row_bytes) {
+      if (left >= step_bytes) {
+        pack_step(m.format.code, source, step_bytes, lane, target);
+      } else {
+        uint8_t padded[kGroup] = {};
+        std::memcpy(padded, source, left);
+        pack_step(m.format.code, padded, step_bytes, lane, target);
+      }
     }
   }
 }
@@ -113,9 +123,9 @@ HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scal
     uint8_t* block = packed + b * m.block_bytes;
     std::memset(block, 0, m.block_bytes);
     const int lanes = static_cast<int>(std::min<int64_t>(kBlockRows, rows - b * kBlockRows));
+    pack_codes(m, codes + b * kBlockRows * row_bytes, row_bytes, lanes, block);
     for (int lane = 0; lane < lanes; ++lane) {
       const int64_t row = b * kBlockRows + lane;
-      pack_row(m, codes + row * row_bytes, row_bytes, lane, block);
       for (int64_t g = 0; g < m.groups; ++g) {
         std::memcpy(block + m.scales_at(g) + lane * scale_size, scales + (row * m.groups + g) * scale_size, scale_size);
         if (zeros) block[m.zeros_at(g) + lane] = static_cast<uint8_t>(zeros[row * m.groups + g]);
