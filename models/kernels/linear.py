@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from models.kernels.arena import HugePageArena
-from models.kernels.cpu.library import KernelLibrary, required_library
+from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
 from models.kernels.row_input import PLAIN, RowInput
 from models.kernels.tape import Kernel
 
@@ -149,6 +149,23 @@ def gather_rows(
         *(weight.format, weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids)),
         *(dtype == torch.bfloat16, out.data_ptr()),
     )
+    return out
+
+
+def dequantise_natively(
+    fmt: WeightFormat, raw: torch.Tensor, columns: int, dtype: torch.dtype, *, library: KernelLibrary | None = None
+) -> torch.Tensor | None:
+    """The numbers of GGUF blocks, exactly the format's and then rounded to `dtype`: [rows, columns]; or None where the
+    kernel does not make them. raw: as for pack_weight, [rows, bytes a row]. Raises NotFiniteError as it does.
+    """
+    library = library or kernel_library()
+    if library is None or dtype not in (torch.bfloat16, torch.float32) or raw.device.type != "cpu":
+        return None
+    raw = raw.contiguous()
+    out = torch.empty(len(raw), columns, dtype=dtype)
+    is_bf16 = dtype == torch.bfloat16
+    if not library.dequantise_gguf(fmt, raw.data_ptr(), len(raw), columns, is_bf16, out.data_ptr()):
+        raise NotFiniteError
     return out
 
 

@@ -18,6 +18,7 @@ from models.quant.tensor import Encoding
 from tests.kernels import (
     test_attention,
     test_bf16_linear,
+    test_dequantise_gguf,
     test_head_linear,
     test_moe,
     test_norm_heads,
@@ -49,6 +50,9 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_packed_bytes": each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS[:1]),
     "hr_pack_weights": each(
         test_quantized_linear.test_scales_that_are_not_finite_are_found, fmt=FORMATS, number=[float("nan")]
+    ),
+    "hr_dequantise_gguf": each(
+        test_dequantise_gguf.test_dequantised_rows_are_exactly_those_of_gguf, fmt=FORMATS, dtype=DTYPES
     ),
     "hr_gather_rows": each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS),
     "hr_quantized_linear": [

@@ -21,32 +21,38 @@ AMX_ROWS = 32  # kAmxRows of quantized_linear.cpp
 FORMATS = [fmt for fmt in WeightFormat if fmt != WeightFormat.BF16]
 
 
-def _columns(fmt: WeightFormat, columns: int) -> int:
+def whole_blocks(fmt: WeightFormat, columns: int) -> int:
     """`columns`, or the next multiple of 256 for the formats with super-blocks."""
     return -(-columns // 256) * 256 if fmt.name.endswith("_K") else columns
 
 
-def _halves_at(fmt: WeightFormat) -> list[int]:
+def halves_at(fmt: WeightFormat) -> list[int]:
     """Where the fp16 numbers of a block stand."""
     behind = {WeightFormat.Q2_K: [80, 82], WeightFormat.Q3_K: [108], WeightFormat.Q6_K: [208]}
     return behind.get(fmt, [0, 2] if fmt.name[2:] in ("_1", "_K") else [0])
 
 
-def _random_weight(
-    fmt: WeightFormat, rows: int, columns: int, kernels: KernelLibrary, seed: int = 0
-) -> tuple[PackedWeight, torch.Tensor]:
-    """A packed matrix of random blocks (every code and scale bit used), and what gguf makes of them."""
+def random_blocks(fmt: WeightFormat, rows: int, columns: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random GGUF blocks (every code and scale bit used), and what gguf makes of them."""
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[fmt.name]]
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, (rows, columns // block, size), dtype=np.uint8)
-    for at in _halves_at(fmt):  # the fp16 fields: moderate numbers, a few negative, zero and subnormal
+    for at in halves_at(fmt):  # the fp16 fields: moderate numbers, a few negative, zero and subnormal
         values = rng.uniform(-0.02, 0.06, raw.shape[:2]).astype(np.float16)
         values.flat[3 :: 7 * 13] = 0
         values.flat[5 :: 7 * 11] = 3e-7
         raw[..., at : at + 2] = values[..., None].view(np.uint8)
     raw = raw.reshape(rows, -1)
     dense = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[fmt.name])
-    return pack_weight(fmt, torch.from_numpy(raw), rows, columns, library=kernels), torch.from_numpy(dense)
+    return torch.from_numpy(raw), torch.from_numpy(dense)
+
+
+def _random_weight(
+    fmt: WeightFormat, rows: int, columns: int, kernels: KernelLibrary, seed: int = 0
+) -> tuple[PackedWeight, torch.Tensor]:
+    """A packed matrix of random blocks, and what gguf makes of them."""
+    raw, dense = random_blocks(fmt, rows, columns, seed)
+    return pack_weight(fmt, raw, rows, columns, library=kernels), dense
 
 
 def _quantised(x: torch.Tensor) -> torch.Tensor:
@@ -74,7 +80,7 @@ def _assert_near(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> Non
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_gathered_rows_are_exactly_gguf_values(kernels: KernelLibrary, fmt: WeightFormat) -> None:
-    weight, dense = _random_weight(fmt, 37, _columns(fmt, 96), kernels)
+    weight, dense = _random_weight(fmt, 37, whole_blocks(fmt, 96), kernels)
     ids = torch.tensor([36, 0, 15, 16, 16, *range(37)])
     assert torch.equal(gather_rows(weight, ids, torch.float32, library=kernels), dense[ids])
     assert torch.equal(gather_rows(weight, ids, torch.bfloat16, library=kernels), dense[ids].bfloat16())
@@ -84,7 +90,7 @@ def test_gathered_rows_are_exactly_gguf_values(kernels: KernelLibrary, fmt: Weig
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_scales_that_are_not_finite_are_found(kernels: KernelLibrary, fmt: WeightFormat, number: float) -> None:
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[fmt.name]]
-    for at in _halves_at(fmt):
+    for at in halves_at(fmt):
         raw = np.zeros((19, 512 // block, size), np.uint8)
         raw[17, -1, at : at + 2] = np.float16([number]).view(np.uint8)
         with pytest.raises(NotFiniteError):
@@ -96,7 +102,7 @@ def test_scales_that_are_not_finite_are_found(kernels: KernelLibrary, fmt: Weigh
 def test_product_equals_dequantised_product_over_row_counts(
     kernels: KernelLibrary, fmt: WeightFormat, rows: int
 ) -> None:
-    columns = _columns(fmt, 576)
+    columns = whole_blocks(fmt, 576)
     weight, dense = _random_weight(fmt, 83, columns, kernels)
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
     want = _product(kernels, x, dense)

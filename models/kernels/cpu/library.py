@@ -44,6 +44,7 @@ class KernelLibrary:
         self.copy_heads = self._bind("hr_copy_heads", "pllplllll")
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
         self.pack_weights = self._bind("hr_pack_weights", "ipllp", ctypes.c_int)
+        self.dequantise_gguf = self._bind("hr_dequantise_gguf", "ipllip", ctypes.c_int)
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")
         self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
         self.bf16_packed_bytes = self._bind("hr_bf16_packed_bytes", "ll", ctypes.c_int64)
