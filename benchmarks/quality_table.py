@@ -63,7 +63,9 @@ WAYS = (
         for name, flags, remark in (
             ("fp8-written", "fp8", ""),
             ("int8-written", "int8", ""),
-            ("fp8-dynamic", "fp8-dynamic", ""),
+            ("fp8-gptq", "fp8 --method gptq", ""),
+            ("fp8-dynamic-rtn", "fp8-dynamic --method rtn", ""),
+            ("fp8-dynamic-gptq", "fp8-dynamic", " (calibrated)"),
             ("w8a8-rtn", "w8a8 --method rtn", ""),
             ("w8a8", "w8a8", " (calibrated)"),
             ("int4-rtn", "int4 --method rtn", ""),

@@ -27,7 +27,7 @@ from models.layerwise import LayerStream, Passage, layer_of
 from models.loaded import ProgressReport
 from models.loader import OpenedModel
 from models.quant.dequantise import dequantise
-from models.quant.equalise import column_factors, folded_hessian
+from models.quant.equalise import EQUALISED, column_factors, folded_hessian
 from models.quant.gptq import quantise_for_inputs, quantise_to_nearest
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
@@ -98,6 +98,7 @@ class _Conversion:
         self._layout = layout
         self._columns_by_scale = config.columns_by_scale
         self._form = FORMS[config.scheme]
+        self._equalises = self._form.encoding in EQUALISED
         self._dtype = dtype
         self._writer = writer
         self._written = Written()
@@ -164,10 +165,11 @@ class _Conversion:
     def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage]) -> None:
         """Write one layer's tensors, and let the passages go on through what was written."""
         plan = [each for each in self._stream.plan if layer_of(each) == index]
-        with collected(layer, max_rows=_KEPT_INPUTS if self._form.rounds_inputs else 0) as inputs:
+        max_rows = _KEPT_INPUTS if self._form.rounds_inputs and self._equalises else 0
+        with collected(layer, max_rows=max_rows) as inputs:
             for passage in passages:
                 self._stream.compute(index, passage, advances=False)
-        folding = self._folding(index, layer, plan, inputs) if passages else Folding()
+        folding = self._folding(index, layer, plan, inputs) if passages and self._equalises else Folding()
         for assignment in plan:
             name = assignment.destination.module.removeprefix(f"layers.{index}.")
             if not self._is_inner(assignment):

@@ -4,7 +4,8 @@ What counts is the error of the products, |(W - Q) X|^2 = sum over rows of (w - 
 over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and makes up for each
 column's error in those still to come, by the inverse of H. Columns come in the order of their inputs' size, the
 largest first, while the groups' scales are fixed beforehand, so that the order leaves no trace in the file. A scale
-minimises its group's squared error, in which each column counts by its input's size.
+minimises its group's squared error, in which each column counts by its input's size; INT8's maps the largest number
+to the largest code.
 """
 
 import torch
@@ -19,6 +20,7 @@ _BLOCK = 128  # columns rounded before the others are told
 _DAMPING = 0.05  # of H's mean diagonal: what calibration has not seen must not be taken for impossible
 _LEAST_IMPORTANCE = 1e-4  # of the mean
 _MORE_DAMPING = (1.0, 10.0, 100.0)
+_FP8_CANDIDATES = 8  # of a scale, in the octave after which codes come again with other exponents
 _LEVELS = {Encoding.INT4: (-8.0, 7.0), Encoding.INT8: (-INT8_MAX, INT8_MAX)}
 
 
@@ -27,13 +29,13 @@ def quantise_for_inputs(
 ) -> QuantTensor:
     """weight: [rows, columns] of any float type. hessian: [columns, columns] fp32, the sum of x x^T over inputs x.
 
-    encoding: INT4 or INT8. group_size: divides the columns. Codes are chosen for the scales as they are kept, in
-    `scale_dtype`. Raises CheckpointError if the inputs are not finite.
+    encoding: INT4, INT8 or FP8_E4M3. group_size: divides the columns. Codes are chosen for the scales as they are
+    kept, in `scale_dtype`. Raises CheckpointError if the inputs are not finite.
     """
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, hessian.diagonal()).to(scale_dtype)
     divisors = divisor(scales).repeat_interleave(group_size, 1)
-    levels = _levels_for_inputs(weight, hessian, divisors, *_LEVELS[encoding])
+    levels = _levels_for_inputs(weight, hessian, divisors, encoding)
     return _with_codes(levels, scales, encoding, group_size)
 
 
@@ -44,30 +46,55 @@ def quantise_to_nearest(
     scale_dtype: torch.dtype,
     importance: torch.Tensor | None = None,
 ) -> QuantTensor:
-    """The same without regard to inputs, in FP8_E4M3 too. importance: [columns], of each in the choice of scales."""
+    """The same without regard to inputs. importance: [columns], of each in the choice of scales."""
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, importance).to(scale_dtype)
     values = weight / divisor(scales).repeat_interleave(group_size, 1)
+    return _with_codes(_nearest_levels(values, encoding), scales, encoding, group_size)
+
+
+def _nearest_levels(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+    """The numbers that codes stand for: whole ones, or those of E4M3. fp32, as `values`."""
     if encoding is Encoding.FP8_E4M3:
-        return QuantTensor(encoding, values.clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scales, None, group_size)
-    low, high = _LEVELS[encoding]
-    return _with_codes(values.round_().clamp_(low, high), scales, encoding, group_size)
+        return values.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(torch.float32)
+    return values.round().clamp_(*_LEVELS[encoding])
 
 
 def _with_codes(levels: torch.Tensor, scales: torch.Tensor, encoding: Encoding, group_size: int) -> QuantTensor:
-    is_int4 = encoding is Encoding.INT4
-    codes = pack_nibbles((levels + 8).to(torch.uint8)) if is_int4 else levels.to(torch.int8)
+    if encoding is Encoding.INT4:
+        codes = pack_nibbles((levels + 8).to(torch.uint8))
+    else:
+        codes = levels.to(torch.float8_e4m3fn if encoding is Encoding.FP8_E4M3 else torch.int8)
     return QuantTensor(encoding, codes, scales, None, group_size)
 
 
 def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importance: torch.Tensor | None) -> torch.Tensor:
     """[rows, groups] fp32. importance: [columns]."""
     groups = weight.unflatten(1, (-1, group_size))
+    by_group = None if importance is None else _floored(importance).unflatten(0, (-1, group_size))
     if encoding is Encoding.INT4:
-        by_group = None if importance is None else _floored(importance).unflatten(0, (-1, group_size))
         return fitted_scales(groups, by_group).squeeze(-1)
+    if encoding is Encoding.FP8_E4M3 and by_group is not None:
+        return _fitted_fp8_scales(groups, by_group)
     largest = FP8_MAX if encoding is Encoding.FP8_E4M3 else INT8_MAX
     return groups.abs().amax(-1) / largest
+
+
+def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    """Of scales from that of the largest number on, the one of the least error: where in E4M3's binades numbers lie.
+
+    groups: [rows, groups, columns]; importance: [groups, columns].
+    """
+    smallest = groups.abs().amax(-1) / FP8_MAX
+    scales, least = smallest, torch.full_like(smallest, torch.inf)
+    for step in range(_FP8_CANDIDATES):
+        candidate = smallest * 2 ** (step / _FP8_CANDIDATES)
+        wide = divisor(candidate)[..., None]
+        misses = _nearest_levels(groups / wide, Encoding.FP8_E4M3) * wide - groups
+        error = (misses.square() * importance).sum(-1)
+        scales = torch.where(error < least, candidate, scales)
+        least = torch.minimum(error, least)
+    return scales
 
 
 def _floored(importance: torch.Tensor) -> torch.Tensor:
@@ -77,9 +104,9 @@ def _floored(importance: torch.Tensor) -> torch.Tensor:
 
 
 def _levels_for_inputs(
-    weight: torch.Tensor, hessian: torch.Tensor, divisors: torch.Tensor, low: float, high: float
+    weight: torch.Tensor, hessian: torch.Tensor, divisors: torch.Tensor, encoding: Encoding
 ) -> torch.Tensor:
-    """Whole numbers [rows, columns] from `low` to `high`, which the divisors [rows, columns] turn into weights."""
+    """Numbers [rows, columns] that the encoding has, which the divisors [rows, columns] turn into weights."""
     order = hessian.diagonal().argsort(descending=True, stable=True)
     factor = _inverse_factor(hessian[order][:, order])
     remaining = weight.t()[order].contiguous()  # [columns, rows]: a column of weights is a row in memory
@@ -91,7 +118,7 @@ def _levels_for_inputs(
         errors = torch.empty_like(remaining[start:end])
         for column in range(start, end):
             value, divisor = remaining[column], divisors[column]
-            levels[column] = (value / divisor).round_().clamp_(low, high)
+            levels[column] = _nearest_levels(value / divisor, encoding)
             errors[column - start] = (value - levels[column] * divisor) / factor[column, column]
             remaining[column + 1 : end] -= factor[column, column + 1 : end, None] * errors[column - start]
         remaining[end:] -= factor[start:end, end:].t() @ errors

@@ -31,8 +31,19 @@ def error(weight: torch.Tensor, quantised: QuantTensor, hessian: torch.Tensor) -
     return float(((difference @ hessian) * difference).sum())
 
 
-def reference_levels(weight: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+def numbers_of(encoding: Encoding) -> torch.Tensor:
+    """All that a code can stand for, in order."""
+    if encoding is not Encoding.FP8_E4M3:
+        return torch.arange(-8, 8).double()
+    decoded = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).double()
+    return decoded[decoded.isfinite()].sort().values
+
+
+def reference_levels(
+    weight: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor, encoding: Encoding
+) -> torch.Tensor:
     """Optimal brain quantisation by its definition, in fp64: round a column, solve anew for those that are left."""
+    numbers = numbers_of(encoding)
     remaining = weight.double().clone()
     damped = hessian.double() + torch.eye(len(hessian)).double() * hessian.double().diagonal().mean() * 0.05
     divisors = scales.double().repeat_interleave(SIZE, 1)
@@ -40,7 +51,8 @@ def reference_levels(weight: torch.Tensor, scales: torch.Tensor, hessian: torch.
     order = hessian.diagonal().argsort(descending=True, stable=True).tolist()
     while order:
         column = order[0]
-        levels[:, column] = (remaining[:, column] / divisors[:, column]).round().clamp(-8, 7)
+        values = remaining[:, column] / divisors[:, column]
+        levels[:, column] = numbers[(values[:, None] - numbers).abs().argmin(1)]
         inverse = torch.linalg.inv(damped[order][:, order])
         miss = (remaining[:, column] - levels[:, column] * divisors[:, column]) / inverse[0, 0]
         remaining[:, order] -= miss[:, None] * inverse[0]
@@ -48,16 +60,17 @@ def reference_levels(weight: torch.Tensor, scales: torch.Tensor, hessian: torch.
     return levels
 
 
-def test_codes_are_those_of_solving_anew_for_every_column() -> None:
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
+def test_codes_are_those_of_solving_anew_for_every_column(encoding: Encoding) -> None:
     weight, hessian = matrix(), hessian_of()
-    found = quantise_for_inputs(weight, hessian, Encoding.INT4, SIZE, torch.bfloat16)
-    levels = unpack_nibbles(found.codes).double() - 8
-    expected = reference_levels(weight, found.scales, hessian)
+    found = quantise_for_inputs(weight, hessian, encoding, SIZE, torch.bfloat16)
+    levels = unpack_nibbles(found.codes).double() - 8 if encoding is Encoding.INT4 else found.codes.double()
+    expected = reference_levels(weight, found.scales, hessian, encoding)
     assert (levels == expected).double().mean() > 0.999  # fp32 may take the other side of a tie
     assert found.scales.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8])
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_products_are_nearer_than_with_rounding_to_the_nearest(encoding: Encoding, seed: int) -> None:
     weight, hessian = matrix(seed=seed), hessian_of(seed=seed + 10)
@@ -67,18 +80,31 @@ def test_products_are_nearer_than_with_rounding_to_the_nearest(encoding: Encodin
     assert error(weight, for_inputs, hessian) < 0.6 * error(weight, nearest, hessian)
 
 
-def test_scales_heed_the_columns_with_large_inputs() -> None:
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
+def test_scales_heed_the_columns_with_large_inputs(encoding: Encoding) -> None:
     weight, hessian = matrix(), hessian_of()
-    even = quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.float32)
-    weighted = quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.float32, hessian.diagonal())
+    even = quantise_to_nearest(weight, encoding, SIZE, torch.float32, torch.ones(160))
+    weighted = quantise_to_nearest(weight, encoding, SIZE, torch.float32, hessian.diagonal())
     diagonal = torch.diag(hessian.diagonal())
     assert error(weight, weighted, diagonal) < error(weight, even, diagonal)
 
 
-def test_inputs_that_are_independent_leave_rounding_to_the_nearest() -> None:
+@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
+def test_inputs_that_are_independent_leave_rounding_to_the_nearest(encoding: Encoding) -> None:
     weight, hessian = matrix(), torch.eye(160) * 7
-    found = quantise_for_inputs(weight, hessian, Encoding.INT4, SIZE, torch.float16)
-    assert torch.equal(found.codes, quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.float16).codes)
+    found = quantise_for_inputs(weight, hessian, encoding, SIZE, torch.float16)
+    nearest = quantise_to_nearest(weight, encoding, SIZE, torch.float16, torch.ones(160))
+    assert torch.equal(found.codes.view(torch.uint8), nearest.codes.view(torch.uint8))
+
+
+def test_fp8_scales_lie_where_the_binades_fit_the_numbers() -> None:
+    """All but one number just above a power of two of the extreme's scale, where E4M3 is coarsest for them."""
+    weight = torch.full((1, SIZE), 1.03)
+    weight[0, 0] = 1.75 * 4  # 448 is 1.75 * 256
+    extreme = quantise_to_nearest(weight, Encoding.FP8_E4M3, SIZE, torch.float32)
+    fitted = quantise_to_nearest(weight, Encoding.FP8_E4M3, SIZE, torch.float32, torch.ones(SIZE))
+    same = torch.eye(SIZE)
+    assert error(weight, fitted, same) < 0.5 * error(weight, extreme, same)
 
 
 def test_matrices_without_inputs_are_rounded_to_the_nearest() -> None:

@@ -202,16 +202,40 @@ def logits_of(folder: Path, tokens: Sequence[int] = range(5, 45)) -> torch.Tenso
     return logits
 
 
-@pytest.mark.parametrize("source", ["llama", "qwen", "short_convolutions"])
-def test_calibration_brings_the_outputs_nearer(request: pytest.FixtureRequest, tmp_path: Path, source: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "scheme"),
+    [
+        ("llama", Scheme.INT4),
+        ("qwen", Scheme.INT4),
+        ("short_convolutions", Scheme.INT4),
+        ("llama", Scheme.FP8),
+        ("qwen", Scheme.FP8_DYNAMIC),
+    ],
+)
+def test_calibration_brings_the_outputs_nearer(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, scheme: Scheme
+) -> None:
     folder = request.getfixturevalue(source)
     tokens = Tokenizer.from_str(byte_level_json()).encode(TEXT).ids[:120]
     truth = logits_of(folder, tokens)
     errors = []
     for method in (Method.RTN, Method.GPTQ):
-        quantised(folder, tmp_path / method, scheme=Scheme.INT4, method=method)
+        quantised(folder, tmp_path / method, scheme=scheme, method=method)
         errors.append(float((logits_of(tmp_path / method, tokens) - truth).norm() / truth.norm()))
     assert 0 < errors[1] < 0.9 * errors[0]
+
+
+def test_fp8_is_calibrated_without_factors(llama: Path, tmp_path: Path) -> None:
+    """All but the codes and scales is as it was: norms too, where int4's and int8's factors go."""
+    written = quantised(llama, tmp_path / "out", scheme=Scheme.FP8_DYNAMIC)
+    before, after = weights_of(llama), weights_of(tmp_path / "out")
+    changed = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
+    assert changed == {f"{module}.weight" for module in written.group_size_of}
+    assert len(changed) == 14
+    for name in changed:
+        nearest = quantise_to_nearest(before[name], Encoding.FP8_E4M3, before[name].shape[1], torch.bfloat16)
+        assert not torch.equal(after[name], dequantise(nearest, torch.float32))
+        assert float((after[name] - before[name]).norm() / before[name].norm()) < 0.05
 
 
 @pytest.fixture(scope="module")

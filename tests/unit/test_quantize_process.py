@@ -95,15 +95,22 @@ def test_a_calibration_text_that_will_not_do_is_refused(
         ({"group_size": 48}, "one of 128, 64, 32"),
         ({"scheme": Scheme.FP8, "group_size": 64}, "with --scheme fp8; it is for int4 and int8"),
         ({"scheme": Scheme.W8A8, "group_size": 64}, "with --scheme w8a8; it is for int4 and int8"),
-        ({"scheme": Scheme.FP8_DYNAMIC, "method": Method.GPTQ}, "not to fp8"),
         ({"scheme": Scheme.INT8, "calibration": "x.txt"}, "--calibration is given.*add --method gptq"),
-        ({"scheme": Scheme.FP8, "calibration_tokens": 512}, "--calibration-tokens is given.*rtn for fp8; leave it out"),
+        ({"scheme": Scheme.FP8, "calibration_tokens": 512}, "--calibration-tokens is given.*rtn for fp8"),
         ({"max_quality_loss": 0.1, "quality_report": False}, "needs the quality report"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], reason: str) -> None:
     with pytest.raises(StartupError, match=reason):
         QuantizeConfig(**{"out": "x", **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_a_scheme_is_calibrated_where_rounding_costs_a_hundredth(scheme: Scheme) -> None:
+    config = QuantizeConfig(scheme=scheme, out="x")
+    assert config.calibrates is (scheme in (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC))
+    assert QuantizeConfig(scheme=scheme, out="x", method=Method.GPTQ).calibrates
+    assert not QuantizeConfig(scheme=scheme, out="x", method=Method.RTN).calibrates
 
 
 @pytest.mark.parametrize(
