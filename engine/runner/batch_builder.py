@@ -5,7 +5,7 @@ operator costs more in being fetched anew than a few hundred numbers do in a loo
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, chain
 
 import torch
@@ -58,12 +58,13 @@ def build_batch(plan: StepPlan, groups: tuple[KVGroup, ...], device: torch.devic
     )
 
 
-def _tensors(dtype: torch.dtype, device: torch.device, *lists: Sequence[int]) -> Iterable[torch.Tensor]:
+def _tensors(dtype: torch.dtype, device: torch.device, *lists: Sequence[int]) -> Sequence[torch.Tensor]:
     """One for each list, copied to the device together."""
     numbers = array(_TYPES[dtype], list(chain.from_iterable(lists)))
-    together = torch.frombuffer(numbers, dtype=dtype).to(device)
-    parts: tuple[torch.Tensor, ...] = together.split([len(each) for each in lists])
-    return parts
+    together = torch.frombuffer(numbers, dtype=dtype)
+    if device.type != "cpu":
+        together = together.to(device)
+    return together.split_with_sizes([len(each) for each in lists])
 
 
 def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> list[list[int]]:
@@ -71,7 +72,7 @@ def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> li
     tables = [item.sequence.tables[index][:width] for item in items]
     if group.keeps_all:
         return tables
-    return [[max(0, block) for block in table] for table in tables]  # NO_BLOCK: what a window has passed
+    return [[block if block > 0 else 0 for block in table] for table in tables]  # NO_BLOCK: what a window has passed
 
 
 def _rows(tables: list[list[int]], width: int) -> list[int]:

@@ -18,7 +18,7 @@ class ExpertLoad:
     def take(self) -> tuple[list[int], float | None]:
         """Rows of each expert since the last call, summed over layers; and the busiest expert's share of a layer's
         recent rows over the mean one's, on average over layers: 1 is even."""
-        if not len(self._num_experts):
+        if not self._decoder.num_experts:
             return [], None
         rows = self._decoder.take_expert_load()
         self._recent.mul_(_KEPT).add_(rows)

@@ -1,0 +1,56 @@
+"""How much Python a decode step runs for each sequence: counted in calls, which unlike time are the same everywhere."""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.kv.groups import KVGroup
+from engine.plan import RowResult, StepPlan, StepResult
+from engine.sequence import Sequence
+from tests.helpers.engines import make_prompt, make_request
+
+BLOCK_SIZE = 64
+
+
+class ConstantRunner:
+    """Says the same token always, at no cost."""
+
+    kv_groups = (KVGroup(BLOCK_SIZE),)
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        return StepResult([RowResult([7]) for _ in plan.items])
+
+    def release(self, sequence: Sequence) -> None:
+        pass
+
+
+def _num_calls(function: Callable[[], object]) -> int:
+    count = 0
+
+    def hook(frame: FrameType, event: str, arg: object) -> None:  # noqa: ARG001
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(hook)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def _num_calls_of_decode_step(num_sequences: int) -> int:
+    config = EngineConfig(max_model_len=BLOCK_SIZE, max_num_seqs=64, max_num_batched_tokens=1024, block_size=BLOCK_SIZE)
+    engine = Engine(config, ConstantRunner(), num_blocks=64, eos_token_ids=[])
+    for number in range(num_sequences):
+        engine.add(make_request(str(number), make_prompt(8, number), max_tokens=20))
+    for _ in range(3):
+        engine.step()
+    return _num_calls(engine.step)
+
+
+def test_a_decode_step_makes_few_calls_for_each_sequence() -> None:
+    few, many = 8, 32
+    assert (_num_calls_of_decode_step(many) - _num_calls_of_decode_step(few)) / (many - few) < 80
