@@ -44,8 +44,8 @@ def best_shares(logits: torch.Tensor, values: torch.Tensor, library: KernelLibra
 def draw_ids(logits: torch.Tensor, draws: Sequence[Draw], library: KernelLibrary) -> list[int]:
     """A token id for each row; the largest logit of each is finite."""
     ids = torch.empty(len(logits), dtype=torch.int64)
-    limits = array("d", chain.from_iterable(draws))
-    library.draw_ids(*_rows(logits), limits.buffer_info()[0], ids.data_ptr())
+    limits = torch.frombuffer(array("d", chain.from_iterable(draws)), dtype=torch.float64)
+    library.draw_ids(*_rows(logits), limits.data_ptr(), ids.data_ptr())
     result: list[int] = ids.tolist()
     return result
 
