@@ -39,6 +39,7 @@ class TorchRunner:
         self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
         self._kv = allocate_kv(model, num_blocks, block_size, num_states=num_states)
         self._recorded = recorded_layers(model, self._kv, block_size)
+        self._batch_memory = None if self._recorded is None else self._recorded.memory
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
@@ -49,7 +50,7 @@ class TorchRunner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
-        batch = build_batch(plan, self.kv_groups, self._model.device)
+        batch = build_batch(plan, self.kv_groups, self._model.device, self._batch_memory)
         decoder = self._model.decoder
         # Rows of a prompt matter where their log probabilities were asked for.
         needs_all = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)

@@ -1,11 +1,13 @@
 """PagedRun: drives a decoder over hand-made ForwardBatches, with block tables that a test chooses or gets shuffled."""
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 
 import torch
 
 from engine.kv.groups import KVGroup
+from engine.runner.batch_memory import BatchMemory, BatchShape
 from models.attention.base import AttentionBackend, AttentionSpec
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
@@ -16,6 +18,31 @@ from models.recurrence.state import LayerCache, LayerState, empty_state, state_p
 class PagedSequence:
     tables: list[list[int]] = field(default_factory=list)  # of each group
     num_computed: int = 0
+
+
+def held(batch: ForwardBatch, memory: BatchMemory) -> ForwardBatch:
+    """The batch as if it had been built in `memory`; as it is if it has too many rows for that."""
+    if len(batch.token_ids) > memory.max_rows:
+        return batch
+    attended = [group for group in batch.groups if isinstance(group, KVGroupBatch)]
+    width = max(group.block_tables.shape[1] for group in attended)
+    rows = (batch.token_ids, batch.positions, batch.logit_rows, *(group.slot_mapping for group in attended))
+    memory.write_rows(*(numbers.tolist() for numbers in rows))
+    memory.write_lengths(batch.cu_seqlens_q.tolist(), batch.context_lens)
+    for index, group in enumerate(attended):
+        memory.write_tables(index, group.block_tables.tolist(), width)
+    shape = BatchShape(len(batch.token_ids), len(batch.context_lens), len(batch.logit_rows), width)
+    tensors = memory.tensors(shape, batch.token_ids.device)
+    groups = iter(tensors.groups)
+    return dataclasses.replace(
+        batch,
+        token_ids=tensors.token_ids,
+        positions=tensors.positions,
+        cu_seqlens_q=tensors.cu_seqlens_q,
+        seq_lens=tensors.seq_lens,
+        groups=tuple(next(groups) if isinstance(group, KVGroupBatch) else group for group in batch.groups),
+        logit_rows=tensors.logit_rows,
+    )
 
 
 class PagedRun:

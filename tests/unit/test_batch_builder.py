@@ -6,9 +6,10 @@ from engine.kv.groups import KVGroup
 from engine.plan import PlanItem, RowResult, StepPlan
 from engine.protocol import EngineRequest, SamplingParams
 from engine.runner.batch_builder import build_batch
+from engine.runner.batch_memory import BatchMemory
 from engine.runner.state_batch import accepted_states
 from engine.sequence import Sequence
-from models.batch import StateGroupBatch
+from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 
 CPU = torch.device("cpu")
 STATES = (KVGroup(4, is_state=True),)
@@ -40,6 +41,48 @@ def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
     assert batch.seq_lens.tolist() == list(batch.context_lens) == [8, 6]
     assert batch.query_lens == (5, 1)
     assert batch.logit_rows.tolist() == [5]
+
+
+def test_kept_memory_holds_each_batch_at_the_same_place_and_nothing_of_the_last() -> None:
+    memory, groups = BatchMemory(8, 4, 6, 2), (KVGroup(4), KVGroup(4, window=5))
+    long, short = _sequence(17, 16, [9, 8, 7, 6, 5]), _sequence(6, 5, [1, 4])
+    long.tables.append([-1, -1, -1, 6, 5])
+    short.tables.append([1, 4])
+    plans = [
+        StepPlan([PlanItem(long, 1, 0, needs_logits=True), PlanItem(short, 1, 0, needs_logits=True)]),
+        StepPlan([PlanItem(short, 1, 0, needs_logits=True), PlanItem(long, 1, 0, needs_logits=False)]),
+        StepPlan([PlanItem(short, 1, 0, needs_logits=True)]),
+    ]
+    addresses = set()
+    for plan in plans:
+        kept, fresh = build_batch(plan, groups, CPU, memory), build_batch(plan, groups, CPU)
+        assert memory.holds(kept)
+        assert not memory.holds(fresh)
+        addresses.add(_addresses(kept))
+        assert _numbers(kept) == _numbers(fresh)
+    assert len(addresses) == 1
+
+
+def test_a_step_with_more_rows_than_the_kept_memory_has_its_own() -> None:
+    memory = BatchMemory(4, 4, 6, 1)
+    plan = StepPlan([PlanItem(_sequence(10, 3, [7, 2, 5]), num_new=5, num_draft=0, needs_logits=False)])
+    batch = build_batch(plan, (KVGroup(4),), CPU, memory)
+    assert not memory.holds(batch)
+    assert _numbers(batch) == _numbers(build_batch(plan, (KVGroup(4),), CPU))
+
+
+def _addresses(batch: ForwardBatch) -> tuple[int, ...]:
+    tables = [group.block_tables for group in batch.groups if isinstance(group, KVGroupBatch)]
+    return tuple(tensor.data_ptr() for tensor in (batch.positions, batch.seq_lens, *tables))
+
+
+def _numbers(batch: ForwardBatch) -> list[object]:
+    """All that is in a batch of groups with keys and values."""
+    tensors = [batch.token_ids, batch.positions, batch.cu_seqlens_q, batch.seq_lens, batch.logit_rows]
+    for group in batch.groups:
+        assert isinstance(group, KVGroupBatch)
+        tensors += [group.slot_mapping, group.block_tables]
+    return [*(tensor.tolist() for tensor in tensors), batch.query_lens, batch.context_lens]
 
 
 def test_draft_rows_follow_the_accepted_tokens_and_want_logits() -> None:

@@ -17,7 +17,7 @@ from models.kernels.cpu.library import kernel_library
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
-from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.paged import PagedRun, PagedSequence, held
 from tests.parity.classic_variants import CLASSIC_VARIANTS
 from tests.parity.recurrent_variants import lfm2, qwen35
 from tests.parity.variants import qwen3
@@ -68,7 +68,7 @@ class TwoRuns:
         tokens = [torch.randint(VOCAB_SIZE, (count,), generator=self._tokens).tolist() for count in counts]
         items = [(sequence, ids) for sequence, ids in zip(self.sequences, tokens, strict=True) if ids]
         batch = self.plain.batch(items)
-        hidden = self.plain.decoder(batch, self.plain.kv), self.recorded(batch)
+        hidden = self.plain.decoder(batch, self.plain.kv), self.recorded(held(batch, self.recorded.memory))
         for sequence, ids in items:
             sequence.num_computed += len(ids)
         return hidden
@@ -123,7 +123,7 @@ def test_steps_with_open_rows_leave_their_rows_with_the_layers(tmp_path: Path) -
     batch = dataclasses.replace(batch, groups=(attended, dataclasses.replace(states, open_rows=torch.tensor([0, 1]))))
 
     with torch.inference_mode():
-        hidden = plain.decoder(batch, plain.kv), runs.recorded(batch)
+        hidden = plain.decoder(batch, plain.kv), runs.recorded(held(batch, runs.recorded.memory))
 
     assert torch.equal(*hidden)
     assert runs.recorded.recorded_sizes == [(3, 1)]

@@ -1,0 +1,95 @@
+"""BatchMemory: where the numbers of a step lie on the host, in as few pieces as there are types of them."""
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from models.batch import ForwardBatch, KVGroupBatch
+
+
+class BatchShape(NamedTuple):
+    """Numbers of rows, of sequences, of rows that need logits, and of entries of the widest block table."""
+
+    rows: int
+    sequences: int
+    logit_rows: int
+    width: int
+
+
+class BatchTensors(NamedTuple):
+    """The numbers as tensors on the device; see ForwardBatch. groups: those of keys and values."""
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    logit_rows: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    seq_lens: torch.Tensor
+    groups: list[KVGroupBatch]
+
+
+class BatchMemory:
+    """Room for a step of up to `max_rows` rows. One that is kept is written over by each step, at addresses that stay,
+    so that tapes can read from there; that is for the CPU only.
+    """
+
+    def __init__(self, max_rows: int, max_sequences: int, max_blocks: int, num_groups: int) -> None:
+        """max_blocks: widest block table. num_groups: KV groups, without those of recurrent states."""
+        self.max_rows = max_rows
+        self._max_sequences = max_sequences
+        self._max_blocks = max_blocks
+        self._num_groups = num_groups
+        self._longs = array("q", bytes(8 * max_rows * (3 + num_groups)))
+        self._ints = array("i", bytes(4 * (2 * max_sequences + 1 + num_groups * max_sequences * max_blocks)))
+        self._last: tuple[BatchShape, BatchTensors] | None = None
+
+    def holds(self, batch: ForwardBatch) -> bool:
+        """Whether the batch was built here."""
+        return batch.token_ids.data_ptr() == self._longs.buffer_info()[0]
+
+    def write_rows(self, *columns: Sequence[int]) -> None:
+        """token_ids, positions, logit_rows, and the slots of each group."""
+        for place, numbers in enumerate(columns):
+            start = place * self.max_rows
+            self._longs[start : start + len(numbers)] = array("q", numbers)
+
+    def write_lengths(self, row_ends: Sequence[int], context_lens: Sequence[int]) -> None:
+        """row_ends: with a 0 in front."""
+        self._ints[: len(row_ends)] = array("i", row_ends)
+        start = self._max_sequences + 1
+        self._ints[start : start + len(context_lens)] = array("i", context_lens)
+
+    def write_tables(self, group: int, tables: Sequence[Sequence[int]], width: int) -> None:
+        """Each with 0 behind its end, up to `width`."""
+        start = 2 * self._max_sequences + 1 + group * self._max_sequences * self._max_blocks
+        for table in tables:
+            self._ints[start : start + width] = array("i", [*table, *[0] * (width - len(table))])
+            start += self._max_blocks
+
+    def tensors(self, shape: BatchShape, device: torch.device) -> BatchTensors:
+        """Views of what a step of this shape has written; on another device than the CPU, of copies.
+
+        Most steps have the shape of the last one, and then nothing is made.
+        """
+        if self._last is None or self._last[0] != shape:
+            self._last = shape, self._views(shape, device)
+        return self._last[1]
+
+    def _views(self, shape: BatchShape, device: torch.device) -> BatchTensors:
+        longs = torch.frombuffer(self._longs, dtype=torch.int64).to(device).view(-1, self.max_rows)
+        ints = torch.frombuffer(self._ints, dtype=torch.int32).to(device)
+        starts, lengths, tables = ints.tensor_split([self._max_sequences + 1, 2 * self._max_sequences + 1])
+        tables = tables.view(self._num_groups, self._max_sequences, self._max_blocks)
+        token_ids, positions, logit_rows, *slots = longs
+        return BatchTensors(
+            token_ids[: shape.rows],
+            positions[: shape.rows],
+            logit_rows[: shape.logit_rows],
+            starts[: shape.sequences + 1],
+            lengths[: shape.sequences],
+            [
+                KVGroupBatch(slots[group][: shape.rows], tables[group, : shape.sequences, : shape.width])
+                for group in range(self._num_groups)
+            ],
+        )
