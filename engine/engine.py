@@ -4,8 +4,6 @@ import logging
 import time
 from collections.abc import Collection
 
-import msgspec
-
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest
 from engine.plan import RowResult, Runner, StepPlan, StepResult
@@ -91,7 +89,7 @@ class Engine:
         plan = self._scheduler.schedule()
         result = self._execute(plan) if plan.items else StepResult([])
         step_s = time.perf_counter() - drafted_s
-        outputs, stats = self._scheduler.update(plan, result)
+        outputs = self._scheduler.update(plan, result)
         outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.take(outputs)
         if verdict is AuditVerdict.DISAGREEMENT:
@@ -105,8 +103,7 @@ class Engine:
         if self._check_invariants:
             self._scheduler.check()
         refused, self._refused = self._refused, []
-        stats = msgspec.structs.replace(
-            stats,
+        stats = self._scheduler.take_stats(
             step_s=time.perf_counter() - start_s if _is_for_clients(plan) else 0.0,
             expert_rows=result.expert_rows,
             expert_imbalance=result.expert_imbalance,

@@ -12,6 +12,7 @@ progress and no two sequences can keep preempting each other.
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.kv.manager import KVManager
@@ -180,15 +181,14 @@ class Scheduler:
     def _continue_running(self, items: list[PlanItem]) -> int:
         """Plan the next tokens of running sequences, in order; returns what is left of the token budget."""
         budget = self.max_num_batched_tokens
-        index = 0
-        while index < len(self._running) and budget > 0:
-            sequence = self._running[index]
+        for sequence in self._running:  # whoever gives way is the last one, so that nobody is passed over
+            if budget == 0:
+                break
             num_new = self._make_room(sequence, self._chunk(sequence, budget))
             if num_new == 0:  # it was the last in the order and gave way itself
                 break
             items.append(self._plan_item(sequence, num_new))
             budget -= num_new
-            index += 1
         return budget
 
     def _chunk(self, sequence: Sequence, budget: int) -> int:
@@ -289,22 +289,37 @@ class Scheduler:
 
     # --- update -------------------------------------------------------------------------------------------------------
 
-    def update(self, plan: StepPlan, result: StepResult) -> tuple[list[RequestOutput], StepStats]:
-        """Take in what the plan brought; returns one output for each sequence with news, and the step's account."""
+    def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
+        """Take in what the plan brought; returns one output for each sequence with news."""
         for item, row in zip(plan.items, result.rows, strict=True):
             self._tally.count_computed(item.sequence, item.num_new)
             if item.sequence.id not in self._aborts:  # what an aborted one brought is nobody's any more
                 self._take_in(item, row)
         self._end_aborted()
         outputs, self._outputs = self._outputs, []
-        stats = self._tally.to_stats(
+        return outputs
+
+    def take_stats(self, **known: Any) -> StepStats:
+        """The account of the step that was updated last. known: fields of it that others have to say."""
+        tally, self._tally = self._tally, StepTally()
+        pool, states = self._kv.pool, self._kv.states
+        return StepStats(
             running=_num_requests(self._running),
             waiting=_num_requests(self._waiting),
-            pool=self._kv.pool,
-            states=self._kv.states,
+            blocks_total=pool.num_blocks,
+            blocks_used=pool.num_used,
+            blocks_cached=pool.num_free_cached,
+            states_total=states.num_blocks,
+            states_used=states.num_used,
+            states_cached=states.num_free_cached,
+            prefill_tokens=tally.prefill_tokens,
+            decode_tokens=tally.decode_tokens,
+            prefix_queries=tally.prefix_queries,
+            prefix_hits=tally.prefix_hits,
+            preemptions=tally.preemptions,
+            recomputed_tokens=tally.recomputed_tokens,
+            **known,
         )
-        self._tally = StepTally()
-        return outputs, stats
 
     def take_finished(self) -> list[Sequence]:
         """Sequences that ended since the last call: whoever holds state for them may let go."""
@@ -364,5 +379,8 @@ class Scheduler:
 
 
 def _num_requests(queue: ServiceQueue) -> int:
-    """Sequences that a client waits for."""
-    return sum(not sequence.request.is_replay for sequence in queue)
+    """Sequences that a client waits for: all but replays, which come last."""
+    num_requests = len(queue)
+    while num_requests and queue[num_requests - 1].request.is_replay:
+        num_requests -= 1
+    return num_requests

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from engine.kv.block_pool import BlockPool
-from engine.protocol import StepStats
 from engine.sequence import Sequence
 
 
@@ -31,21 +29,3 @@ class StepTally:
         self.prefill_tokens += num_known
         self.decode_tokens += num_new - num_known
         self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_before - start))
-
-    def to_stats(self, *, running: int, waiting: int, pool: BlockPool, states: BlockPool) -> StepStats:
-        return StepStats(
-            running=running,
-            waiting=waiting,
-            blocks_total=pool.num_blocks,
-            blocks_used=pool.num_used,
-            blocks_cached=pool.num_free_cached,
-            states_total=states.num_blocks,
-            states_used=states.num_used,
-            states_cached=states.num_free_cached,
-            prefill_tokens=self.prefill_tokens,
-            decode_tokens=self.decode_tokens,
-            prefix_queries=self.prefix_queries,
-            prefix_hits=self.prefix_hits,
-            preemptions=self.preemptions,
-            recomputed_tokens=self.recomputed_tokens,
-        )

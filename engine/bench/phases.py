@@ -132,7 +132,7 @@ def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False)
             stack.enter_context(_timed(clock, Phase.FORWARD, RecordedLayers, "__call__"))
         else:
             stack.enter_context(mock.patch.object(runner, "_recorded", None))
-        for name in ("schedule", "update"):
+        for name in ("schedule", "update", "take_stats"):
             stack.enter_context(_timed(clock, Phase.SCHEDULER, scheduler, name))
         stack.enter_context(_timed(clock, Phase.BATCH, runner_module, "build_batch"))
         stack.enter_context(_timed(clock, Phase.SAMPLING, sampler, "sample", sampling_cost))

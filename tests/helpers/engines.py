@@ -137,7 +137,7 @@ class SchedulerRun:
         result = self.runner.execute(plan) if plan.items else StepResult([])
         if abort_meanwhile is not None:
             self.scheduler.abort(abort_meanwhile, AbortReason.CLIENT_GONE)
-        outputs, stats = self.scheduler.update(plan, result)
+        outputs, stats = self.scheduler.update(plan, result), self.scheduler.take_stats()
         self.transcript.add(outputs)
         self.stats.append(stats)
         assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "a standstill"
