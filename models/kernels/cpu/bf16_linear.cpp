@@ -17,6 +17,7 @@
 #include "linear_layer.h"
 #include "parallel.h"
 #include "replay.h"
+#include "streaming.h"
 
 namespace {
 
@@ -24,7 +25,6 @@ using namespace hr;
 
 constexpr int kFewRows = 8;
 constexpr int kSpan = HR_AMX ? 8 : 4;  // most row blocks of a panel task
-constexpr int kPrefetchBytes = 4096;
 constexpr int kStepPairs = 64;   // 128 columns: 4 * 64 * 64 bytes = 16 KiB of weights
 constexpr int kPanelRows = HR_AMX ? 256 : 120;  // whole register tiles
 constexpr int kSpareRows = 32;                  // a register tile may reach this far beyond the last row
@@ -85,7 +85,7 @@ __attribute__((noinline)) void multiply_block(const uint8_t* block, const Bf16* 
   for (int64_t k = 0; k < num_pairs; k += kChains) {
 #pragma GCC unroll 4
     for (int c = 0; c < kChains; ++c) {
-      __builtin_prefetch(block + 64 * (k + c) + kPrefetchBytes);
+      prefetch_lines(block + 64 * (k + c) + kPrefetchBytes, 64);
       const Bits w = load<Bits>(block + 64 * (k + c));
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sums[r][c] = dot_bf16(sums[r][c], load_u32(rows + r * columns + 2 * (k + c)), w);

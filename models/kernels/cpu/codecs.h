@@ -36,6 +36,7 @@ namespace hr {
 constexpr int kGroup = 32;  // columns that share a scale, of weights and of activations
 constexpr int kUnit = 64;
 constexpr int kSuper = 256;
+constexpr int kUnitsPerHeader = kSuper / kUnit;
 constexpr int kVectors = kGroup / 4;
 
 enum class Format : int32_t { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K };
@@ -236,14 +237,12 @@ HR_INLINE int64_t block_bytes(int64_t columns) {
 // Where unit u of a row block starts, and the header above it.
 template <class Codec>
 HR_INLINE const uint8_t* unit_address(const uint8_t* block, int64_t u) {
-  constexpr int kUnitsPerHeader = kSuper / kUnit;
   if constexpr (Codec::kHeaderBytes == 0) return block + u * Codec::kUnitBytes;
   return block + (u / kUnitsPerHeader + 1) * Codec::kHeaderBytes + u * Codec::kUnitBytes;
 }
 
 template <class Codec>
 HR_INLINE const uint8_t* header_address(const uint8_t* block, int64_t u) {
-  constexpr int kUnitsPerHeader = kSuper / kUnit;
   return block + u / kUnitsPerHeader * (Codec::kHeaderBytes + kUnitsPerHeader * Codec::kUnitBytes);
 }
 

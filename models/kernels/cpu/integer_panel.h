@@ -12,6 +12,7 @@
 #include "integer_rows.h"
 #include "parallel.h"
 #include "segments.h"
+#include "streaming.h"
 
 namespace hr {
 
@@ -41,19 +42,19 @@ HR_INLINE int64_t run_end(int64_t group, int64_t scale_end) {
   return std::min(scale_end, (group / kStepGroups + 1) * kStepGroups);
 }
 
-// products [R rows][C blocks]: of part s of the kScales parts of group i, an integer each.
-template <int kScales, int R, int C>
-HR_INLINE void multiply_part(const Expanded* weights, int offset, const IntegerRows& a, int64_t row, int64_t first_group, int i,
-                             int s, I32x16 (&products)[R][C]) {
+// products [R rows][C blocks]: of part s of the kScales parts of weights i, an integer each. rows [R]: that group of a tile's rows.
+// offset_bits: the codes' offset is 2^offset_bits, or 0 without one. Formats share the code, which is why it is no constant.
+template <int kScales, bool kHasOffset, int R, int C>
+HR_INLINE void multiply_part(const Expanded* weights, int offset_bits, const IntegerGroup* rows, int i, int s,
+                             I32x16 (&products)[R][C]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const int32_t* minus = a.minus_sum + 2 * ((row + r) * a.groups + first_group + i);
-    const I32x16 start = broadcast(offset * (kScales == 2 ? minus[s] : minus[0] + minus[1]));
+    I32x16 start = broadcast(0);
+    if constexpr (kHasOffset) start = shift_left(broadcast(rows[r].template minus_sum_of<kScales>(s)), offset_bits);
 #pragma GCC unroll 2
     for (int c = 0; c < C; ++c) products[r][c] = start;
   }
   constexpr int kPart = kVectors / kScales;
-  const int8_t* codes = a.codes + row * a.columns + (first_group + i) * kGroup;
 #pragma GCC unroll 8
   for (int v = s * kPart; v < (s + 1) * kPart; ++v) {
     Bits w[C];
@@ -61,43 +62,40 @@ HR_INLINE void multiply_part(const Expanded* weights, int offset, const IntegerR
     for (int c = 0; c < C; ++c) w[c] = load<Bits>(weights[c].codes[i][v]);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const uint32_t x = load_u32(codes + r * a.columns + 4 * v);
+      const uint32_t x = load_u32(rows[r].codes + 4 * v);
 #pragma GCC unroll 2
       for (int c = 0; c < C; ++c) products[r][c] = dot_bytes(products[r][c], w[c], x);
     }
   }
 }
 
-// sums [R rows][C blocks] += one step of weights with a scale (or two) for each group. The offset is passed at run time, so that
-// formats share the code.
-template <int kScales, bool kHasMinimum, int R, int C>
-void multiply_tile(const Expanded* weights, int offset, const IntegerRows& a, int64_t row, int64_t first_group, int num_groups,
-                   int64_t, float* sums) {
+// sums [R rows][C blocks] += one step of weights with a scale (or two) for each group. rows: the tile's, from the step's first
+// group on.
+template <int kScales, bool kHasMinimum, bool kHasOffset, int R, int C>
+void multiply_tile(const Expanded* weights, int offset_bits, const IntegerGroup* rows, int64_t, int num_groups, int64_t,
+                   float* sums) {
   F32x16 out[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int c = 0; c < C; ++c) out[r][c] = load<F32x16>(sums + (r * 2 + c) * kBlockRows);
-  for (int i = 0; i < num_groups; ++i) {
-    const int64_t at = row * a.groups + first_group + i;
+  for (int i = 0; i < num_groups; ++i, rows += kTileRows) {
 #pragma GCC unroll 2
     for (int s = 0; s < kScales; ++s) {
       I32x16 products[R][C];
-      multiply_part<kScales>(weights, offset, a, row, first_group, i, s, products);
+      multiply_part<kScales, kHasOffset>(weights, offset_bits, rows, i, s, products);
 #pragma GCC unroll 2
       for (int c = 0; c < C; ++c) {
         const F32x16 scale = load<F32x16>(weights[c].scale[i][s]);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-          out[r][c] = fma(to_float(products[r][c]) * broadcast(a.scale[at + r * a.groups]), scale, out[r][c]);
+        for (int r = 0; r < R; ++r) out[r][c] = fma(to_float(products[r][c]) * broadcast(rows[r].scale), scale, out[r][c]);
       }
       if constexpr (kHasMinimum) {
 #pragma GCC unroll 2
         for (int c = 0; c < C; ++c) {
           const F32x16 minimum = load<F32x16>(weights[c].minimum[i][s]);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r)
-            out[r][c] = fma(minimum, broadcast(a.template sum_of<kScales>(at + r * a.groups, s)), out[r][c]);
+          for (int r = 0; r < R; ++r) out[r][c] = fma(minimum, broadcast(rows[r].template sum_of<kScales>(s)), out[r][c]);
         }
       }
     }
@@ -109,31 +107,32 @@ void multiply_tile(const Expanded* weights, int offset, const IntegerRows& a, in
 }
 
 // The same for weights with a scale for groups_a_scale groups. A run's sums take the registers, and the step's stay in memory.
-template <bool kHasMinimum, int R, int C>
-void multiply_runs(const Expanded* weights, int offset, const IntegerRows& a, int64_t row, int64_t first_group, int num_groups,
+template <bool kHasMinimum, bool kHasOffset, int R, int C>
+void multiply_runs(const Expanded* weights, int offset_bits, const IntegerGroup* rows, int64_t first_group, int num_groups,
                    int64_t groups_a_scale, float* sums) {
   for (int i = 0; i < num_groups;) {
     const int64_t group = first_group + i, scale_end = (group / groups_a_scale + 1) * groups_a_scale;
     const int first = i, end = std::min(num_groups, static_cast<int>(run_end(group, scale_end) - first_group));
     F32x16 run[R][C] = {};
-    for (; i < end; ++i) {
+    float row_sums[R] = {};
+    for (; i < end; ++i, rows += kTileRows) {
       I32x16 products[R][C];
-      multiply_part<1>(weights, offset, a, row, first_group, i, 0, products);
+      multiply_part<1, kHasOffset>(weights, offset_bits, rows, i, 0, products);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const F32x16 scale = broadcast(a.scale[(row + r) * a.groups + first_group + i]);
+        const F32x16 scale = broadcast(rows[r].scale);
+        if constexpr (kHasMinimum) row_sums[r] += rows[r].sum;
 #pragma GCC unroll 2
         for (int c = 0; c < C; ++c) run[r][c] = fma(to_float(products[r][c]), scale, run[r][c]);
       }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const F32x16 sum = broadcast(kHasMinimum ? a.sum_of_run(row + r, group, first_group + end) : 0.0f);
 #pragma GCC unroll 2
       for (int c = 0; c < C; ++c) {
         float* target = sums + (r * 2 + c) * kBlockRows;
         F32x16 out = fma(run[r][c], load<F32x16>(weights[c].scale[first][0]), load<F32x16>(target));
-        if constexpr (kHasMinimum) out = fma(load<F32x16>(weights[c].minimum[first][0]), sum, out);
+        if constexpr (kHasMinimum) out = fma(load<F32x16>(weights[c].minimum[first][0]), broadcast(row_sums[r]), out);
         store(target, out);
       }
     }
@@ -142,16 +141,21 @@ void multiply_runs(const Expanded* weights, int offset, const IntegerRows& a, in
 
 // memory.sums = the products of rows first_row .. and num_blocks (1 or 2) row blocks.
 // weights.expand(c, group, i, out) unpacks group `group` of block c as out's group i; weights.prefetch(c, group) asks for its
-// memory, also beyond the last group, for what is multiplied next.
-template <int kScales, bool kHasMinimum, class Weights>
-void multiply_panel(const Weights& weights, int num_blocks, int offset, const IntegerRows& a, int64_t first_row, int num_rows,
+// memory, also beyond the last group, for what is multiplied next. kOffset: of the codes, 0 or a power of two.
+template <int kScales, bool kHasMinimum, int kOffset, class Weights>
+void multiply_panel(const Weights& weights, int num_blocks, const IntegerRows& a, int64_t first_row, int num_rows,
                     int64_t groups_a_scale, PanelMemory& memory) {
   std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kPanelRows, num_rows + kTileRows));
+  constexpr bool kHasOffset = kOffset != 0;
+  constexpr int kOffsetBits = kHasOffset ? __builtin_ctz(kOffset) : 0;
+  static_assert(kOffset == 0 || kOffset == 1 << kOffsetBits);
   const auto multiply = [&](auto rows) {
     constexpr int R = decltype(rows)::value;
     if constexpr (kScales == 1)
-      if (groups_a_scale > 1) return num_blocks == 2 ? multiply_runs<kHasMinimum, R, 2> : multiply_runs<kHasMinimum, R, 1>;
-    return num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, R, 2> : multiply_tile<kScales, kHasMinimum, R, 1>;
+      if (groups_a_scale > 1)
+        return num_blocks == 2 ? multiply_runs<kHasMinimum, kHasOffset, R, 2> : multiply_runs<kHasMinimum, kHasOffset, R, 1>;
+    return num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kHasOffset, R, 2>
+                           : multiply_tile<kScales, kHasMinimum, kHasOffset, R, 1>;
   };
   const auto tile = multiply(std::integral_constant<int, kTileRows>{});
   const auto half_tile = multiply(std::integral_constant<int, kHalfTileRows>{});
@@ -164,16 +168,13 @@ void multiply_panel(const Weights& weights, int num_blocks, int offset, const In
     int64_t prefetched = 0;
     for (int t = 0; t < num_tiles; ++t) {
       const int row = t * kTileRows;
-      (num_rows - row > kHalfTileRows ? tile : half_tile)(memory.weights, offset, a, first_row + row, group, num_groups,
+      (num_rows - row > kHalfTileRows ? tile : half_tile)(memory.weights, kOffsetBits,
+                                                          a.tile(first_row + row) + group * kTileRows, group, num_groups,
                                                           groups_a_scale, memory.sums[row]);
       for (const int64_t wanted = (t + 1) * kStepGroups / num_tiles; prefetched < wanted; ++prefetched)
         for (int c = 0; c < num_blocks; ++c) weights.prefetch(c, group + kStepGroups + prefetched);
     }
   }
-}
-
-HR_INLINE void prefetch_lines(const uint8_t* p, int64_t bytes) {
-  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 2);
 }
 
 // f(place, first_row, num_rows, memory) for every two row blocks of the segments and every panel of the rows.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "codecs.h"
@@ -10,26 +11,42 @@
 
 namespace hr {
 
-constexpr int kSpareRows = 24;  // kernels compute whole register tiles, and nobody looks at the rows too many
+// A row's 32 columns. No larger than it must be: few rows of a wide layer barely fit into the first cache.
+struct IntegerGroup {
+  int8_t codes[kGroup];
+  float scale;
+  float sum;                // scale * sum of codes
+  int32_t minus_sum;        // minus the sum of codes
+  int32_t minus_first_sum;  // minus that of codes 0..15
 
-struct IntegerRows {
-  int64_t columns, groups;  // columns are padded with zeros to whole groups, or as the weights want it
-  int8_t* codes;            // [M, columns]
-  float* scale;             // [M, groups]
-  float* sum;               // [M, groups], scale * sum of codes
-  int32_t* minus_sum;       // [M, groups, 2], minus the sums of codes 0..15 and 16..31
-
-  // scale * sum of codes of group `at`, or of its part s where it has two parts of 16 columns
+  // minus the sum of codes, or of part s of them where weights have a scale for each 16 columns
   template <int kParts>
-  HR_INLINE float sum_of(int64_t at, int s) const {
-    return kParts == 1 ? sum[at] : scale[at] * static_cast<float>(-minus_sum[2 * at + s]);
+  HR_INLINE int32_t minus_sum_of(int s) const {
+    if (kParts == 1) return minus_sum;
+    return s == 0 ? minus_first_sum : minus_sum - minus_first_sum;
   }
 
-  // of row `row`'s groups first .. end - 1
-  HR_INLINE float sum_of_run(int64_t row, int64_t first, int64_t end) const {
-    float total = 0;
-    for (int64_t at = row * groups + first; at < row * groups + end; ++at) total += sum[at];
-    return total;
+  // scale * the sum of codes, or of a part of them
+  template <int kParts>
+  HR_INLINE float sum_of(int s) const {
+    return kParts == 1 ? sum : scale * static_cast<float>(-minus_sum_of<kParts>(s));
+  }
+};
+
+// [M, groups], in tiles of rows that a kernel multiplies together: a tile's rows lie side by side, group after group, so that
+// the kernel finds all that it needs behind one pointer.
+struct IntegerRows {
+  int64_t groups;
+  int tile_rows, last_rows;  // of all tiles but the last, and of the last one; kernels compute tiles to the end, and nobody
+  int64_t last_tile;         // looks at rows too many
+  IntegerGroup* first;
+
+  // Of the tile that begins with `row`.
+  HR_INLINE const IntegerGroup* tile(int64_t row) const { return first + row * groups; }
+
+  HR_INLINE IntegerGroup& at(int64_t row, int64_t group) const {
+    const int64_t tile = row / tile_rows, rows = tile == last_tile ? last_rows : tile_rows;
+    return first[tile * tile_rows * groups + group * rows + row % tile_rows];
   }
 
   // x [columns] becomes row `row`, each group with the scale that makes its largest number 127.
@@ -66,17 +83,18 @@ struct IntegerRows {
     float scales[kBatch], inverses[kBatch];
     store(scales, group_scale);
     store(inverses, inverse);
-    const float* from = x + g * kGroup;
-    int8_t* target = codes + row * columns + g * kGroup;
-    for (int i = 0; i < 2 * count; ++i) store_int8(target + 16 * i, load<F32x16>(from + 16 * i) * broadcast(inverses[i / 2]));
+    alignas(64) int8_t codes[kBatch * kGroup];
+    for (int i = 0; i < 2 * count; ++i) store_int8(codes + 16 * i, load<F32x16>(x + g * kGroup + 16 * i) * broadcast(inverses[i / 2]));
     int32_t sums[2 * kBatch];
-    sum_sixteens(target, 2 * count, sums);
-    const int64_t at = row * groups + g;
+    sum_sixteens(codes, 2 * count, sums);
     for (int i = 0; i < count; ++i) {
-      scale[at + i] = scales[i];
-      sum[at + i] = scales[i] * static_cast<float>(sums[2 * i] + sums[2 * i + 1]);
-      minus_sum[2 * (at + i)] = -sums[2 * i];
-      minus_sum[2 * (at + i) + 1] = -sums[2 * i + 1];
+      IntegerGroup& group = at(row, g + i);
+      const int32_t sum = sums[2 * i] + sums[2 * i + 1];
+      std::memcpy(group.codes, codes + i * kGroup, kGroup);
+      group.scale = scales[i];
+      group.sum = scales[i] * static_cast<float>(sum);
+      group.minus_sum = -sum;
+      group.minus_first_sum = -sums[2 * i];
     }
   }
 };
@@ -84,26 +102,16 @@ struct IntegerRows {
 // Memory for such rows, which grows and stays.
 class IntegerRowMemory {
  public:
-  // columns: a multiple of kGroup
-  IntegerRows reserve(int64_t rows, int64_t columns) {
-    rows += kSpareRows;
-    const int64_t groups = columns / kGroup;
-    grow(codes_, rows * columns);
-    grow(scale_, rows * groups);
-    grow(sum_, rows * groups);
-    grow(minus_sum_, rows * groups * 2);
-    return {columns, groups, codes_.data(), scale_.data(), sum_.data(), minus_sum_.data()};
+  // last_rows: what the tile takes that is left of `rows` over whole tiles
+  IntegerRows reserve(int64_t rows, int64_t groups, int tile_rows, int last_rows) {
+    const int64_t last_tile = (rows - 1) / tile_rows;
+    const size_t size = (last_tile * tile_rows + last_rows) * groups;
+    if (groups_.size() < size) groups_.resize(size);
+    return {groups, tile_rows, last_rows, last_tile, groups_.data()};
   }
 
  private:
-  template <class T>
-  static void grow(std::vector<T>& vector, int64_t size) {
-    if (static_cast<int64_t>(vector.size()) < size) vector.resize(size);
-  }
-
-  std::vector<int8_t> codes_;
-  std::vector<float> scale_, sum_;
-  std::vector<int32_t> minus_sum_;
+  std::vector<IntegerGroup> groups_;
 };
 
 }  // namespace hr

@@ -26,59 +26,49 @@
 #include "linear_layer.h"
 #include "parallel.h"
 #include "replay.h"
+#include "shared_rows.h"
 
 using namespace hr;
 
 namespace {
 
-// rows that share one unpacking of a group: as many as accumulators fit into registers
-#if defined(__AVX512F__)
-constexpr int kSharedRows[] = {1, 2, 3, 4, 6, 8};
-#else
-constexpr int kSharedRows[] = {1, 2};
-#endif
-constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
 constexpr int kFewRows = 8 * kMostShared;  // up to here unpacking again for each kMostShared rows is cheaper than a panel
-constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kQuantiseAlone = 2048;  // elements; up to here the caller is done before the others would have begun
 
-int64_t padded(int64_t columns) { return num_units(columns) * kUnit; }
+int64_t padded_groups(int64_t columns) { return num_units(columns) * (kUnit / kGroup); }
 
 void quantise_row(const LinearLayer& layer, int64_t row, const IntegerRows& a) {
   thread_local std::vector<float> prepared;
-  if (static_cast<int64_t>(prepared.size()) < a.columns) prepared.resize(a.columns);
+  const int64_t columns = a.groups * kGroup;
+  if (static_cast<int64_t>(prepared.size()) < columns) prepared.resize(columns);
   float* x = prepared.data();
   layer.prepare(row, x);
-  std::fill(x + layer.columns, x + a.columns, 0.0f);
+  std::fill(x + layer.columns, x + columns, 0.0f);
   a.put_scaled(row, x);
 }
 
 // ---- few rows
 
+// rows [R]: that group of the rows.
 template <class Codec, int R>
-HR_INLINE void multiply_group(const Group& g, const IntegerRows& a, int64_t row, int64_t group, F32x16 (&out)[R]) {
+HR_INLINE void multiply_group(const Group& g, const IntegerGroup* rows, F32x16 (&out)[R]) {
   // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
   constexpr int kChains = Codec::kScales == 2 || R < 4 ? 2 : 1;
   I32x16 sums[R][kChains];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    const int32_t* minus = a.minus_sum + ((row + r) * a.groups + group) * 2;
-    if constexpr (kChains == 1)
-      sums[r][0] = broadcast(Codec::kOffset * (minus[0] + minus[1]));
-    else
-      for (int c = 0; c < 2; ++c) sums[r][c] = broadcast(Codec::kOffset * minus[c]);
-  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < kChains; ++c)
+      sums[r][c] = broadcast(rows[r].template minus_sum_of<kChains>(c)) * Codec::kOffset;
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v)
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       I32x16& s = sums[r][v * kChains / kVectors];
-      s = dot_bytes(s, g.codes[v], load_u32(a.codes + (row + r) * a.columns + group * kGroup + 4 * v));
+      s = dot_bytes(s, g.codes[v], load_u32(rows[r].codes + 4 * v));
     }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const int64_t at = (row + r) * a.groups + group;
-    const F32x16 scale = broadcast(a.scale[at]);
+    const F32x16 scale = broadcast(rows[r].scale);
     if constexpr (Codec::kScales == 2) {
       out[r] = fma(to_float(sums[r][0]) * scale, g.scale[0], out[r]);
       out[r] = fma(to_float(sums[r][1]) * scale, g.scale[1], out[r]);
@@ -89,33 +79,24 @@ HR_INLINE void multiply_group(const Group& g, const IntegerRows& a, int64_t row,
     if constexpr (Codec::kHasMinimum)
 #pragma GCC unroll 2
       for (int s = 0; s < Codec::kScales; ++s)
-        out[r] = fma(g.minimum[s], broadcast(a.template sum_of<Codec::kScales>(at, s)), out[r]);
+        out[r] = fma(g.minimum[s], broadcast(rows[r].template sum_of<Codec::kScales>(s)), out[r]);
   }
 }
 
+// rows: a tile of R.
 template <class Codec, int R>
-__attribute__((noinline)) void multiply_block(const uint8_t* block, const IntegerRows& a, int64_t row, F32x16* results) {
+__attribute__((noinline)) void multiply_block(const uint8_t* block, const IntegerGroup* rows, int64_t groups, F32x16* results) {
   F32x16 out[R] = {};
-  for (int64_t u = 0; u < a.columns / kUnit; ++u) {
+  for (int64_t u = 0; u < groups / 2; ++u) {
     const uint8_t* header = header_address<Codec>(block, u);
     const uint8_t* unit = unit_address<Codec>(block, u);
-    for (int line = 0; line < Codec::kUnitBytes; line += 64) __builtin_prefetch(unit + kPrefetchBytes + line);
+    if (Codec::kHeaderBytes > 0 && u % kUnitsPerHeader == 0) prefetch_lines(header + kPrefetchBytes, Codec::kHeaderBytes);
+    prefetch_lines(unit + kPrefetchBytes, Codec::kUnitBytes);
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half)
-      multiply_group<Codec, R>(Codec::unpack(header, unit, half), a, row, 2 * u + half, out);
+    for (int half = 0; half < 2; ++half, rows += R) multiply_group<Codec, R>(Codec::unpack(header, unit, half), rows, out);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) results[r] = out[r];
-}
-
-// Up to as many rows as the largest kernel takes, by the smallest that takes them.
-template <class Codec, int kChoice = 0>
-HR_INLINE void multiply_together(const uint8_t* block, const IntegerRows& a, int64_t row, int rows, F32x16* results) {
-  constexpr int R = kSharedRows[kChoice];
-  if constexpr (R < kMostShared) {
-    if (rows > R) return multiply_together<Codec, kChoice + 1>(block, a, row, rows, results);
-  }
-  multiply_block<Codec, R>(block, a, row, results);
 }
 
 void few_rows_block(const LinearLayer& layer, const IntegerRows& a, int64_t index) {
@@ -125,8 +106,8 @@ void few_rows_block(const LinearLayer& layer, const IntegerRows& a, int64_t inde
     const uint8_t* block = place.segment->packed + place.block * block_bytes<Codec>(layer.columns);
     F32x16 results[kMostShared];
     for (int64_t row = 0; row < layer.num_rows; row += kMostShared) {  // from the second time on, the block is in the cache
-      const int rows = static_cast<int>(std::min<int64_t>(kMostShared, layer.num_rows - row));
-      multiply_together<Codec>(block, a, row, rows, results);
+      const int64_t rows = std::min<int64_t>(kMostShared, layer.num_rows - row);
+      with_shared_rows(rows, [&](auto shared) { multiply_block<Codec, shared>(block, a.tile(row), a.groups, results); });
       for (int r = 0; r < rows; ++r) layer.out.put(row + r, place.column, place.outputs, results[r], place.bias);
     }
   });
@@ -169,8 +150,8 @@ void panel_task(const LinearLayer& layer, const IntegerRows& a, const BlockPlace
     using Codec = decltype(codec);
     const int64_t stride = block_bytes<Codec>(layer.columns);
     const PanelWeights<Codec> weights{place.segment->packed + place.block * stride, stride, a.groups};
-    multiply_panel<Codec::kScales, Codec::kHasMinimum>(weights, (place.outputs + kBlockRows - 1) / kBlockRows, Codec::kOffset, a,
-                                                       first_row, num_rows, 1, memory);
+    multiply_panel<Codec::kScales, Codec::kHasMinimum, Codec::kOffset>(weights, (place.outputs + kBlockRows - 1) / kBlockRows, a,
+                                                                       first_row, num_rows, 1, memory);
   });
   put_panel(layer, place, first_row, num_rows, memory.sums);
 }
@@ -271,14 +252,15 @@ void few_rows(const LinearLayer& layer) {
     });
   const int64_t chunk = streamed_blocks(bytes / num_blocks, num_blocks, num_threads());
   thread_local IntegerRowMemory memory;
-  const IntegerRows a = memory.reserve(layer.num_rows, padded(layer.columns));
+  const IntegerRows a =
+      memory.reserve(layer.num_rows, padded_groups(layer.columns), kMostShared, last_shared_rows(layer.num_rows));
   parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantiseAlone / layer.columns), [&](int64_t r) { quantise_row(layer, r, a); });
   parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, a, i); });
 }
 
 void many_rows(const LinearLayer& layer) {
   thread_local IntegerRowMemory memory;
-  const IntegerRows a = memory.reserve(layer.num_rows, padded(layer.columns));
+  const IntegerRows a = memory.reserve(layer.num_rows, padded_groups(layer.columns), kTileRows, kTileRows);
   parallel_for(layer.num_rows, 4, [&](int64_t r) { quantise_row(layer, r, a); });
   for_each_panel(layer.segments, layer.num_segments, layer.num_rows,
                  [&](const BlockPlace& place, int64_t first_row, int num_rows, PanelMemory& panel) {

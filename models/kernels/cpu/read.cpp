@@ -7,6 +7,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "streaming.h"
 
 using namespace hr;
 
@@ -15,7 +16,6 @@ namespace {
 using Words = uint64_t __attribute__((vector_size(64)));
 
 constexpr int64_t kChunkWords = 32768;    // 256 KiB, as the linear kernels take
-constexpr int64_t kPrefetchBytes = 8192;  // into the second cache: the first has too few lines in flight to stream
 constexpr int64_t kStep = sizeof(Words) / sizeof(uint64_t);
 
 uint64_t sum_chunk(const uint64_t* words, int64_t count) {
@@ -25,7 +25,7 @@ uint64_t sum_chunk(const uint64_t* words, int64_t count) {
 #pragma GCC unroll 4
     for (int s = 0; s < 4; ++s) {
       const uint64_t* at = words + i + s * kStep;
-      __builtin_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes, 0, 2);
+      prefetch_lines(reinterpret_cast<const uint8_t*>(at) + kPrefetchBytes, 64);
       Words read;
       std::memcpy(&read, at, sizeof read);
       sums[s] += read;

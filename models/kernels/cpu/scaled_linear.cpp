@@ -23,80 +23,78 @@
 #include "scaled_codes.h"
 #include "scaled_rows.h"
 #include "segments.h"
+#include "shared_rows.h"
+#include "streaming.h"
 
 using namespace hr;
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kSharedRows[] = {1, 2, 3, 4, 6, 8};
-#else
-constexpr int kSharedRows[] = {1, 2};
-#endif
-constexpr int kMostShared = kSharedRows[sizeof(kSharedRows) / sizeof(int) - 1];
 constexpr int kFewRows = 8 * kMostShared;  // of integers
 constexpr int kVectorPanelRows = 64;
-constexpr int kPrefetchBytes = 4096;
 constexpr int64_t kPrepareAlone = 2048;  // elements; up to here one thread prepares the rows sooner than all of them would
 
 // ---- vectors
 
+// rows [R]: that step of the rows.
 template <class Code, int R>
-HR_INLINE void multiply_step(const uint8_t* p, const IntegerRows& rows, int64_t row, int64_t step, F32x16 (&run)[R]) {
+HR_INLINE void multiply_step(const uint8_t* p, const IntegerGroup* rows, F32x16 (&run)[R]) {
   // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
   constexpr int kChains = R < 4 ? 2 : 1;
   Bits codes[kVectors];
   Code::unpack(p, codes);
   I32x16 sums[R][kChains];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    const int32_t* minus = rows.minus_sum + ((row + r) * rows.groups + step) * 2;
-    if constexpr (kChains == 1)
-      sums[r][0] = broadcast(Code::kOffset * (minus[0] + minus[1]));
-    else
-      for (int c = 0; c < 2; ++c) sums[r][c] = broadcast(Code::kOffset * minus[c]);
-  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < kChains; ++c)
+      sums[r][c] = broadcast(rows[r].template minus_sum_of<kChains>(c)) * Code::kOffset;
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v)
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       I32x16& s = sums[r][v * kChains / kVectors];
-      s = dot_bytes(s, codes[v], load_u32(rows.codes + (row + r) * rows.columns + step * kGroup + 4 * v));
+      s = dot_bytes(s, codes[v], load_u32(rows[r].codes + 4 * v));
     }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const int64_t at = (row + r) * rows.groups + step;
     const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
-    run[r] = fma(to_float(sum), broadcast(rows.scale[at]), run[r]);
+    run[r] = fma(to_float(sum), broadcast(rows[r].scale), run[r]);
   }
 }
 
+// rows: a tile of R; factor [R]: of their results.
 template <class Code, int R>
-__attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const uint8_t* block, const PreparedRows& rows, int64_t row,
-                                                 F32x16* results) {
+__attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const uint8_t* block, const IntegerGroup* rows,
+                                                 const float* factor, F32x16* results) {
   F32x16 out[R] = {};
   const uint8_t* p = block;
   for (int64_t g = 0, step = 0; g < m.groups; ++g) {
-    if (g % kChunkGroups == 0) p += m.header_bytes;
+    if (g % kChunkGroups == 0) {
+      prefetch_lines(p + kPrefetchBytes, m.header_bytes);
+      p += m.header_bytes;
+    }
     const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
     for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end;) {
-      const int64_t first = step, stop = run_end(step, end);
+      const int64_t stop = run_end(step, end);
+      const IntegerGroup* const first = rows;
       F32x16 run[R] = {};
-      for (; step < stop; ++step, p += Code::kBytes) {
-#pragma GCC unroll 8
-        for (int line = 0; line < Code::kBytes; line += 64) __builtin_prefetch(p + kPrefetchBytes + line);
-        multiply_step<Code, R>(p, rows.integers, row, step, run);
+      for (; step < stop; ++step, p += Code::kBytes, rows += R) {
+        prefetch_lines(p + kPrefetchBytes, Code::kBytes);
+        multiply_step<Code, R>(p, rows, run);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) out[r] = fma(run[r], scale, out[r]);
       if (!m.format.has_zeros) continue;
       const F32x16 minimum = broadcast(-1.0f) * scale * m.zeros(block, g);
+      float row_sums[R] = {};
+      for (const IntegerGroup* group = first; group < rows; group += R)
+        for (int r = 0; r < R; ++r) row_sums[r] += group[r].sum;
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) out[r] = fma(minimum, broadcast(rows.integers.sum_of_run(row + r, first, stop)), out[r]);
+      for (int r = 0; r < R; ++r) out[r] = fma(minimum, broadcast(row_sums[r]), out[r]);
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) results[r] = out[r] * broadcast(rows.factor[row + r]);
+  for (int r = 0; r < R; ++r) results[r] = out[r] * broadcast(factor[r]);
 }
 
 template <class Code, int R>
@@ -106,11 +104,13 @@ __attribute__((noinline)) void multiply_floats(const ScaledMatrix& m, const uint
   F32x16 out[R] = {};
   const uint8_t* p = block;
   for (int64_t g = 0, step = 0; g < m.groups; ++g) {
-    if (g % kChunkGroups == 0) p += m.header_bytes;
+    if (g % kChunkGroups == 0) {
+      prefetch_lines(p + kPrefetchBytes, m.header_bytes);
+      p += m.header_bytes;
+    }
     F32x16 sums[R][kChains] = {};
     for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end; ++step, p += Code::kBytes) {
-#pragma GCC unroll 8
-      for (int line = 0; line < Code::kBytes; line += 64) __builtin_prefetch(p + kPrefetchBytes + line);
+      prefetch_lines(p + kPrefetchBytes, Code::kBytes);
       const float* x = rows.values + row * rows.columns + step * kGroup;
       for (int first = 0; first < kGroup / 2; first += kPairs)
 #pragma GCC unroll 2
@@ -137,16 +137,6 @@ __attribute__((noinline)) void multiply_floats(const ScaledMatrix& m, const uint
   for (int r = 0; r < R; ++r) results[r] = out[r] * broadcast(rows.factor[row + r]);
 }
 
-// f(R) with the smallest number of shared rows that is at least `count`, as an integral constant
-template <int kChoice = 0, class Function>
-HR_INLINE void with_shared_rows(int count, const Function& f) {
-  constexpr int R = kSharedRows[kChoice];
-  if constexpr (R < kMostShared) {
-    if (count > R) return with_shared_rows<kChoice + 1>(count, f);
-  }
-  f(std::integral_constant<int, R>{});
-}
-
 void vector_task(const ScaledLayer& layer, const PreparedRows& rows, const BlockPlace& place, int64_t first_row, int64_t end_row) {
   const ScaledMatrix m = layer.matrix(*place.segment);
   const uint8_t* block = place.segment->packed + place.block * m.block_bytes;
@@ -156,7 +146,9 @@ void vector_task(const ScaledLayer& layer, const PreparedRows& rows, const Block
     with_shared_rows(count, [&](auto shared) {
       constexpr int R = decltype(shared)::value;
       if (m.format.is_integer())
-        with_integer_code(m.format.code, [&](auto code) { multiply_integers<decltype(code), R>(m, block, rows, row, results); });
+        with_integer_code(m.format.code, [&](auto code) {
+          multiply_integers<decltype(code), R>(m, block, rows.integers.tile(row), rows.factor + row, results);
+        });
       else
         with_float_code(m.format.code, [&](auto code) { multiply_floats<decltype(code), R>(m, block, rows, row, results); });
     });
@@ -168,7 +160,7 @@ void vector_rows(const ScaledLayer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
   const int64_t num_panels = (layer.num_rows + kVectorPanelRows - 1) / kVectorPanelRows;
   const int64_t grain = streamed_blocks(layer.matrix(layer.segments[0]).block_bytes, num_blocks, num_threads());
-  const PreparedRows rows = thread_scratch<PreparedRowMemory>().reserve(layer);
+  const PreparedRows rows = thread_scratch<PreparedRowMemory>().reserve(layer, kMostShared, last_shared_rows(layer.num_rows));
   const bool alone = layer.num_rows * layer.columns <= kPrepareAlone;
   parallel_for(layer.num_rows, alone ? layer.num_rows : 1, [&](int64_t row) { prepare_into(layer, row, rows); });
   parallel_for(num_panels * num_blocks, num_panels == 1 ? grain : 1, [&](int64_t task) {
@@ -201,7 +193,7 @@ struct PanelWeights {
 };
 
 void integer_rows(const ScaledLayer& layer) {
-  const PreparedRows rows = thread_scratch<PreparedRowMemory>().reserve(layer);
+  const PreparedRows rows = thread_scratch<PreparedRowMemory>().reserve(layer, kTileRows, kTileRows);
   parallel_for(layer.num_rows, 4, [&](int64_t row) { prepare_into(layer, row, rows); });
   for_each_panel(layer.segments, layer.num_segments, layer.num_rows,
                  [&](const BlockPlace& place, int64_t first_row, int num_rows, PanelMemory& memory) {
@@ -210,10 +202,10 @@ void integer_rows(const ScaledLayer& layer) {
                    const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
                    with_integer_code(m.format.code, [&](auto code) {
                      using Weights = PanelWeights<decltype(code)>;
+                     constexpr int kOffset = decltype(code)::kOffset;
                      const auto multiply =
-                         m.format.has_zeros ? multiply_panel<1, true, Weights> : multiply_panel<1, false, Weights>;
-                     multiply({m, first}, num_blocks, decltype(code)::kOffset, rows.integers, first_row, num_rows,
-                              m.steps_a_group, memory);
+                         m.format.has_zeros ? multiply_panel<1, true, kOffset, Weights> : multiply_panel<1, false, kOffset, Weights>;
+                     multiply({m, first}, num_blocks, rows.integers, first_row, num_rows, m.steps_a_group, memory);
                    });
                    layer.put_panel(place, first_row, num_rows, memory.sums, rows.factor);
                  });

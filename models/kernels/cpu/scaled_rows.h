@@ -99,15 +99,16 @@ struct PreparedRowMemory {
   std::vector<float> values, factor;
   IntegerRowMemory integers;
 
-  PreparedRows reserve(const ScaledLayer& layer) {
+  // tile_rows, last_rows: as integer rows are laid out
+  PreparedRows reserve(const ScaledLayer& layer, int tile_rows, int last_rows) {
     const auto grow = [](auto& vector, int64_t size) {
       if (static_cast<int64_t>(vector.size()) < size) vector.resize(size);
     };
-    const int64_t rows = layer.num_rows + kSpareRows;
+    const int64_t rows = (layer.num_rows + tile_rows - 1) / tile_rows * tile_rows;
     grow(factor, rows);
     PreparedRows result{layer.padded(), {}, nullptr, factor.data()};
     if (layer.has_integers()) {
-      result.integers = integers.reserve(layer.num_rows, layer.padded());
+      result.integers = integers.reserve(layer.num_rows, layer.padded() / kGroup, tile_rows, last_rows);
     } else {
       grow(values, rows * layer.padded());
       result.values = values.data();

@@ -94,10 +94,12 @@ HR_INLINE F32x16 operator-(F32x16 a, const F32x16& b) { HR_EACH(a.r[i] -= b.r[i]
 HR_INLINE F32x16 operator*(F32x16 a, const F32x16& b) { HR_EACH(a.r[i] *= b.r[i]) return a; }
 HR_INLINE F32x16 operator/(F32x16 a, const F32x16& b) { HR_EACH(a.r[i] /= b.r[i]) return a; }
 HR_INLINE I32x16 operator+(I32x16 a, const I32x16& b) { HR_EACH(a.r[i] += b.r[i]) return a; }
+HR_INLINE I32x16 operator*(I32x16 a, int b) { HR_EACH(a.r[i] *= b) return a; }
 HR_INLINE Bits operator&(Bits a, const Bits& b) { HR_EACH(a.r[i] &= b.r[i]) return a; }
 HR_INLINE Bits operator|(Bits a, const Bits& b) { HR_EACH(a.r[i] |= b.r[i]) return a; }
 template <int kShift>
 HR_INLINE Bits shift_left(Bits a) { HR_EACH(a.r[i] <<= kShift) return a; }
+HR_INLINE I32x16 shift_left(I32x16 a, int bits) { HR_EACH(a.r[i] <<= bits) return a; }
 template <int kShift>
 HR_INLINE Bits shift_right(Bits a) { HR_EACH(a.r[i] >>= kShift) return a; }
 
