@@ -28,7 +28,7 @@ from models.loaded import ProgressReport
 from models.loader import OpenedModel
 from models.quant.dequantise import dequantise
 from models.quant.equalise import EQUALISED, column_factors, folded_hessian
-from models.quant.gptq import quantise_for_inputs, quantise_to_nearest
+from models.quant.gptq import FactoredInputs, factored, quantise_for_inputs, quantise_to_nearest
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from models.sources import ModelFiles
@@ -43,7 +43,7 @@ FORMS = {
     Scheme.W8A8: Form(Encoding.INT8, rounds_inputs=True),
     Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
 }
-_KEPT_INPUTS = 1024  # of each matrix, where inputs are rounded
+_KEPT_INPUTS = 1024  # of each matrix, to choose factors by
 
 
 @dataclass(slots=True)
@@ -165,20 +165,23 @@ class _Conversion:
     def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage]) -> None:
         """Write one layer's tensors, and let the passages go on through what was written."""
         plan = [each for each in self._stream.plan if layer_of(each) == index]
-        max_rows = _KEPT_INPUTS if self._form.rounds_inputs and self._equalises else 0
+        max_rows = _KEPT_INPUTS if self._equalises else 0
         with collected(layer, max_rows=max_rows) as inputs:
             for passage in passages:
                 self._stream.compute(index, passage, advances=False)
         folding = self._folding(index, layer, plan, inputs) if passages and self._equalises else Folding()
-        for assignment in plan:
+        known: dict[str, FactoredInputs] = {}
+        for assignment in sorted(plan, key=lambda each: each.destination.module):
             name = assignment.destination.module.removeprefix(f"layers.{index}.")
             if not self._is_inner(assignment):
                 self._write_plain(assignment, partial(folding.folded, name=name, assignment=assignment))
                 continue
-            hessian = inputs[name].hessian if passages else None
-            if hessian is not None and name in folding.columns:
-                hessian = folded_hessian(hessian, folding.columns[name])
-            self._write_quantised(assignment, name, folding, hessian)
+            if passages and name not in known:
+                hessian = inputs[name].hessian
+                if name in folding.columns:
+                    hessian = folded_hessian(hessian, folding.columns[name])
+                known = {name: factored(hessian)}  # for all matrices of a fused layer, which follow one another
+            self._write_quantised(assignment, name, folding, known.get(name))
         for passage in passages:
             self._stream.compute(index, passage)
 
@@ -188,13 +191,19 @@ class _Conversion:
         def choose(name: str, linear: Linear) -> torch.Tensor:
             seen = inputs[name]
             size = self._group_size(linear.in_features) or linear.in_features
-            rows = seen.rows if self._form.rounds_inputs else None
-            return column_factors(linear.weight, seen.hessian, self._form.encoding, size, rows)
+            return column_factors(
+                linear.weight,
+                seen.hessian.diagonal(),
+                seen.rows,
+                self._form.encoding,
+                size,
+                rounds_inputs=self._form.rounds_inputs,
+            )
 
         return fold(layer, self._decoder.spec.layers[index], index, plan, choose, self._dtype)
 
     def _write_quantised(
-        self, assignment: Assignment, name: str, folding: Folding, hessian: torch.Tensor | None
+        self, assignment: Assignment, name: str, folding: Folding, seen: FactoredInputs | None
     ) -> None:
         module = self._layout.name(assignment).removesuffix(".weight")
         size = self._group_size(assignment.tensor.shape[1])
@@ -205,10 +214,10 @@ class _Conversion:
             self._hold(assignment, folded(weight))
             return
         kind = (self._form.encoding, size, self._dtype)
-        if hessian is None:
+        if seen is None:
             quantised = quantise_to_nearest(weight, *kind)
         else:
-            quantised = quantise_for_inputs(folded(weight), hessian, *kind)
+            quantised = quantise_for_inputs(folded(weight), seen, *kind)
             self._hold(assignment, dequantise(quantised, torch.float32))
         for tensor_name, tensor in tensors_of(module, quantised, self._form).items():
             self._writer.add(tensor_name, tensor)

@@ -2,11 +2,15 @@
 
 What counts is the error of the products, |(W - Q) X|^2 = sum over rows of (w - q) H (w - q)^T with H = X X^T, summed
 over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and makes up for each
-column's error in those still to come, by the inverse of H. Columns come in the order of their inputs' size, the
+column's error in those still to come. With H = U D U^T, U unit upper triangular, column k is rounded after adding the
+errors of the columns before, each by its element of U's column k (the same codes, as Chee et al. 2023,
+arXiv:2307.13304, show): one Cholesky factor, no inverse. Columns come in the order of their inputs' size, the
 largest first, while the groups' scales are fixed beforehand, so that the order leaves no trace in the file. A scale
 minimises its group's squared error, in which each column counts by its input's size; INT8's maps the largest number
 to the largest code.
 """
+
+from dataclasses import dataclass
 
 import torch
 
@@ -16,26 +20,59 @@ from models.quant.nibbles import pack_nibbles
 from models.quant.quantise import divisor, fitted_scales
 from models.quant.tensor import Encoding, QuantTensor
 
-_BLOCK = 128  # columns rounded before the others are told
+_BLOCK = 128  # columns whose errors are told to the others in one product
 _DAMPING = 0.05  # of H's mean diagonal: what calibration has not seen must not be taken for impossible
+_CHUNK_ELEMENTS = 1 << 17  # of which scales are fitted at a time: temporaries stay in the caches
 _LEAST_IMPORTANCE = 1e-4  # of the mean
 _MORE_DAMPING = (1.0, 10.0, 100.0)
 _FP8_CANDIDATES = 8  # of a scale, in the octave after which codes come again with other exponents
 _LEVELS = {Encoding.INT4: (-8.0, 7.0), Encoding.INT8: (-INT8_MAX, INT8_MAX)}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FactoredInputs:
+    """What is to be known of a matrix's inputs, once for all matrices that share them.
+
+    sizes: [columns] fp32, the diagonal of H. order: [columns] int64, of `lower`'s rows and columns: the last is
+    rounded first. lower: [columns, columns] fp32, the Cholesky factor of H so ordered and damped.
+    """
+
+    sizes: torch.Tensor
+    order: torch.Tensor
+    lower: torch.Tensor
+
+
+def factored(hessian: torch.Tensor) -> FactoredInputs:
+    """hessian: [columns, columns] fp32, the sum of x x^T over inputs x. Damped as far as it must be to have a factor.
+
+    Raises CheckpointError if the inputs are not finite.
+    """
+    sizes = hessian.diagonal().clone()
+    order = sizes.argsort(descending=True, stable=True).flip(0)
+    mean = sizes.mean()
+    mean = torch.where(mean == 0, 1.0, mean)  # an expert that no input was sent to
+    ordered = hessian[order][:, order]
+    for more in _MORE_DAMPING:
+        damped = ordered.clone()
+        damped.diagonal().add_(mean * _DAMPING * more)
+        lower, info = torch.linalg.cholesky_ex(damped)
+        if not info:
+            return FactoredInputs(sizes, order, lower)
+    raise CheckpointError("calibration inputs are not finite; check the checkpoint, or use --method rtn")
+
+
 def quantise_for_inputs(
-    weight: torch.Tensor, hessian: torch.Tensor, encoding: Encoding, group_size: int, scale_dtype: torch.dtype
+    weight: torch.Tensor, inputs: FactoredInputs, encoding: Encoding, group_size: int, scale_dtype: torch.dtype
 ) -> QuantTensor:
-    """weight: [rows, columns] of any float type. hessian: [columns, columns] fp32, the sum of x x^T over inputs x.
+    """weight: [rows, columns] of any float type.
 
     encoding: INT4, INT8 or FP8_E4M3. group_size: divides the columns. Codes are chosen for the scales as they are
-    kept, in `scale_dtype`. Raises CheckpointError if the inputs are not finite.
+    kept, in `scale_dtype`.
     """
     weight = weight.to(torch.float32)
-    scales = _scales(weight, encoding, group_size, hessian.diagonal()).to(scale_dtype)
+    scales = _scales(weight, encoding, group_size, inputs.sizes).to(scale_dtype)
     divisors = divisor(scales).repeat_interleave(group_size, 1)
-    levels = _levels_for_inputs(weight, hessian, divisors, encoding)
+    levels = _levels_for_inputs(weight, inputs, divisors, encoding)
     return _with_codes(levels, scales, encoding, group_size)
 
 
@@ -73,7 +110,8 @@ def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importanc
     groups = weight.unflatten(1, (-1, group_size))
     by_group = None if importance is None else _floored(importance).unflatten(0, (-1, group_size))
     if encoding is Encoding.INT4:
-        return fitted_scales(groups, by_group).squeeze(-1)
+        step = max(1, _CHUNK_ELEMENTS // weight.shape[1])
+        return torch.cat([fitted_scales(part, by_group).squeeze(-1) for part in groups.split(step)])
     if encoding is Encoding.FP8_E4M3 and by_group is not None:
         return _fitted_fp8_scales(groups, by_group)
     largest = FP8_MAX if encoding is Encoding.FP8_E4M3 else INT8_MAX
@@ -104,39 +142,22 @@ def _floored(importance: torch.Tensor) -> torch.Tensor:
 
 
 def _levels_for_inputs(
-    weight: torch.Tensor, hessian: torch.Tensor, divisors: torch.Tensor, encoding: Encoding
+    weight: torch.Tensor, inputs: FactoredInputs, divisors: torch.Tensor, encoding: Encoding
 ) -> torch.Tensor:
     """Numbers [rows, columns] that the encoding has, which the divisors [rows, columns] turn into weights."""
-    order = hessian.diagonal().argsort(descending=True, stable=True)
-    factor = _inverse_factor(hessian[order][:, order])
-    remaining = weight.t()[order].contiguous()  # [columns, rows]: a column of weights is a row in memory
+    order = inputs.order
+    weight = weight.t()[order].contiguous()  # [columns, rows]: a column of weights is a row in memory
     divisors = divisors.t()[order].contiguous()
-    levels = torch.empty_like(remaining)
-    num_columns = len(order)
-    for start in range(0, num_columns, _BLOCK):
-        end = min(start + _BLOCK, num_columns)
-        errors = torch.empty_like(remaining[start:end])
-        for column in range(start, end):
-            value, divisor = remaining[column], divisors[column]
-            levels[column] = _nearest_levels(value / divisor, encoding)
-            errors[column - start] = (value - levels[column] * divisor) / factor[column, column]
-            remaining[column + 1 : end] -= factor[column, column + 1 : end, None] * errors[column - start]
-        remaining[end:] -= factor[start:end, end:].t() @ errors
+    levels, errors = torch.empty_like(weight), torch.empty_like(weight)
+    for end in range(len(order), 0, -_BLOCK):
+        start = max(0, end - _BLOCK)
+        shares = inputs.lower[start:, start:end] / inputs.lower.diagonal()[start:end]  # U's columns, upside down
+        wanted = weight[start:end].addmm(shares[end - start :].t(), errors[end:])
+        for column in reversed(range(start, end)):
+            here = column - start
+            value = wanted[here].addmv(errors[column + 1 : end].t(), shares[here + 1 : end - start, here])
+            levels[column] = _nearest_levels(value / divisors[column], encoding)
+            torch.addcmul(weight[column], levels[column], divisors[column], value=-1.0, out=errors[column])
     out = torch.empty_like(levels)
     out[order] = levels
     return out.t()
-
-
-def _inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
-    """The upper triangular U with U^T U = H^-1, of H damped as far as it must be to have an inverse."""
-    mean = hessian.diagonal().mean()
-    mean = torch.where(mean == 0, 1.0, mean)  # an expert that no input was sent to
-    for more in _MORE_DAMPING:
-        damped = hessian + torch.eye(len(hessian)) * (mean * _DAMPING * more)
-        lower, info = torch.linalg.cholesky_ex(damped)
-        if info:
-            continue
-        upper, info = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not info:
-            return upper
-    raise CheckpointError("calibration inputs are not finite; check the checkpoint, or use --method rtn")

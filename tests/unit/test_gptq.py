@@ -5,8 +5,8 @@ import torch
 
 from models.errors import CheckpointError
 from models.quant.dequantise import dequantise
-from models.quant.equalise import column_factors, folded_hessian
-from models.quant.gptq import quantise_for_inputs, quantise_to_nearest
+from models.quant.equalise import column_factors
+from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest
 from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import Encoding, QuantTensor
 
@@ -63,7 +63,7 @@ def reference_levels(
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
 def test_codes_are_those_of_solving_anew_for_every_column(encoding: Encoding) -> None:
     weight, hessian = matrix(), hessian_of()
-    found = quantise_for_inputs(weight, hessian, encoding, SIZE, torch.bfloat16)
+    found = quantise_for_inputs(weight, factored(hessian), encoding, SIZE, torch.bfloat16)
     levels = unpack_nibbles(found.codes).double() - 8 if encoding is Encoding.INT4 else found.codes.double()
     expected = reference_levels(weight, found.scales, hessian, encoding)
     assert (levels == expected).double().mean() > 0.999  # fp32 may take the other side of a tie
@@ -76,7 +76,7 @@ def test_products_are_nearer_than_with_rounding_to_the_nearest(encoding: Encodin
     weight, hessian = matrix(seed=seed), hessian_of(seed=seed + 10)
     size = SIZE if encoding is Encoding.INT4 else 160
     nearest = quantise_to_nearest(weight, encoding, size, torch.bfloat16)
-    for_inputs = quantise_for_inputs(weight, hessian, encoding, size, torch.bfloat16)
+    for_inputs = quantise_for_inputs(weight, factored(hessian), encoding, size, torch.bfloat16)
     assert error(weight, for_inputs, hessian) < 0.6 * error(weight, nearest, hessian)
 
 
@@ -92,7 +92,7 @@ def test_scales_heed_the_columns_with_large_inputs(encoding: Encoding) -> None:
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
 def test_inputs_that_are_independent_leave_rounding_to_the_nearest(encoding: Encoding) -> None:
     weight, hessian = matrix(), torch.eye(160) * 7
-    found = quantise_for_inputs(weight, hessian, encoding, SIZE, torch.float16)
+    found = quantise_for_inputs(weight, factored(hessian), encoding, SIZE, torch.float16)
     nearest = quantise_to_nearest(weight, encoding, SIZE, torch.float16, torch.ones(160))
     assert torch.equal(found.codes.view(torch.uint8), nearest.codes.view(torch.uint8))
 
@@ -110,7 +110,7 @@ def test_fp8_scales_lie_where_the_binades_fit_the_numbers() -> None:
 def test_matrices_without_inputs_are_rounded_to_the_nearest() -> None:
     """Experts to which no token of the text was sent."""
     weight = matrix()
-    unseen = quantise_for_inputs(weight, torch.zeros(160, 160), Encoding.INT4, SIZE, torch.bfloat16)
+    unseen = quantise_for_inputs(weight, factored(torch.zeros(160, 160)), Encoding.INT4, SIZE, torch.bfloat16)
     nearest = quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.bfloat16)
     assert torch.equal(dequantise(unseen, torch.float32), dequantise(nearest, torch.float32))
 
@@ -118,13 +118,15 @@ def test_matrices_without_inputs_are_rounded_to_the_nearest() -> None:
 def test_groups_without_inputs_keep_their_weights() -> None:
     weight, hessian = matrix(), hessian_of()
     hessian[:SIZE] = hessian[:, :SIZE] = 0.0
-    found = dequantise(quantise_for_inputs(weight, hessian, Encoding.INT4, SIZE, torch.bfloat16), torch.float32)
+    found = dequantise(
+        quantise_for_inputs(weight, factored(hessian), Encoding.INT4, SIZE, torch.bfloat16), torch.float32
+    )
     assert (found[:, :SIZE] - weight[:, :SIZE]).norm() < 0.12 * weight[:, :SIZE].norm()
 
 
 def test_inputs_without_numbers_are_refused() -> None:
     with pytest.raises(CheckpointError, match="not finite"):
-        quantise_for_inputs(matrix(), torch.full((160, 160), torch.nan), Encoding.INT4, SIZE, torch.bfloat16)
+        quantise_for_inputs(matrix(), factored(torch.full((160, 160), torch.nan)), Encoding.INT4, SIZE, torch.bfloat16)
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3])
@@ -142,21 +144,30 @@ def test_codes_are_chosen_for_the_scales_that_are_kept(encoding: Encoding, dtype
         assert is_clipped.float().mean() < 0.03  # the extremes of groups
 
 
+def inputs_of(columns: int = 160, seed: int = 1) -> torch.Tensor:
+    """Rows of very different columns, correlated."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(columns, columns, generator=generator) * columns**-0.5 + torch.eye(columns)
+    sizes = torch.rand(columns, generator=generator) ** 3 * 4 + 0.1
+    return torch.randn(4 * columns, columns, generator=generator) @ mixing * sizes
+
+
 def test_factors_leave_less_error_where_inputs_differ_in_size() -> None:
-    weight, hessian = matrix(rows=48), hessian_of()
-    factors = column_factors(weight, hessian, Encoding.INT4, SIZE, None)
-    nearest = quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.float32, hessian.diagonal())
-    folded = folded_hessian(hessian, factors)
-    scaled = quantise_to_nearest(weight * factors, Encoding.INT4, SIZE, torch.float32, folded.diagonal())
+    weight, rows = matrix(rows=600), inputs_of()
+    sizes = rows.square().sum(0)
+    factors = column_factors(weight, sizes, rows[::5], Encoding.INT4, SIZE, rounds_inputs=False)
+    fresh = inputs_of()[1::5]
+    nearest = quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.float32, sizes)
+    scaled = quantise_to_nearest(weight * factors, Encoding.INT4, SIZE, torch.float32, sizes / factors.square())
+    folded = fresh / factors
     assert factors.amax() > 1.2
-    assert error(weight * factors, scaled, folded) < 0.9 * error(weight, nearest, hessian)
+    assert error(weight * factors, scaled, folded.t() @ folded) < 0.9 * error(weight, nearest, fresh.t() @ fresh)
 
 
 def test_factors_take_peaks_off_inputs_that_are_rounded_too() -> None:
     weight = matrix(rows=48)
     rows = torch.randn(64, 160, generator=torch.Generator().manual_seed(5))
     rows[:, 3] *= 100.0
-    hessian = rows.t() @ rows
-    factors = column_factors(weight, hessian, Encoding.INT8, 160, rows)
+    factors = column_factors(weight, rows.square().sum(0), rows, Encoding.INT8, 160, rounds_inputs=True)
     assert factors[3] > 4 * factors.median()
     assert (rows / factors).abs().amax(1).mean() < 0.5 * rows.abs().amax(1).mean() / factors.median()
