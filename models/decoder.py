@@ -1,6 +1,7 @@
 """Decoder: the one decoder-only transformer, composed from a DecoderSpec when built."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, GroupBatch, StateGroupBatch
 from models.kv_groups import group_layers
 from models.layers.attention import Attention
-from models.layers.branch import NORMS_OF_BRANCH, make_join
+from models.layers.branch import NORMS_OF_BRANCH, make_join, pass_by
 from models.layers.embedding import Embedding
 from models.layers.gated_delta import GatedDelta
 from models.layers.latent_attention import LatentAttention
@@ -64,6 +65,19 @@ class DecoderLayer(nn.Module):
         """
         x = self._join_attn(x, lambda rows, norm, residual: self.attn(rows, norm, by, batch, group, kv, residual))
         return self._join_mlp(x if wanted is None else x[wanted], self.mlp)
+
+    @contextlib.contextmanager
+    def without_mlp(self) -> Iterator[None]:
+        """While the context lasts, the layer ends after attention."""
+        join, self._join_mlp = self._join_mlp, pass_by
+        try:
+            yield
+        finally:
+            self._join_mlp = join
+
+    def drop_attention(self) -> None:
+        """From now on, x are rows that have been through attention."""
+        self._join_attn = pass_by
 
 
 class ParallelLayer(nn.Module):

@@ -33,7 +33,7 @@ _GROUPED = (Scheme.INT4, Scheme.INT8)
 _CALIBRATED = (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC)  # to the nearest, they cost over 1 % of the perplexity
 GROUP_SIZES = (128, 64, 32)
 MIN_TOKENS = 512  # of calibration
-CALIBRATION_TOKENS = 32768
+CALIBRATION_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)

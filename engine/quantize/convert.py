@@ -1,9 +1,10 @@
 """convert: a model's files -> a folder with a compressed-tensors checkpoint, layer by layer."""
 
+import contextlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,22 @@ from torch import nn
 
 from engine.errors import StartupError
 from engine.quality.passages import passages_of
-from engine.quantize.calibration import LinearInputs, calibration_batches, collected
+from engine.quantize.calibration import (
+    InputSums,
+    Seen,
+    calibration_batches,
+    linears_of,
+    rounded_inputs,
+    sum_inputs,
+    watched,
+)
 from engine.quantize.config import CALIBRATION_TOKENS, GROUP_SIZES, QuantizeConfig, Scheme
 from engine.quantize.folding import Folding, fold
 from engine.runner.memory import format_bytes
 from models.checkpoints.writing.compressed_tensors import Form, quantization_config, tensors_of
 from models.checkpoints.writing.hugging_face import Layout, layout_of
 from models.checkpoints.writing.shards import ShardWriter
+from models.decoder import DecoderLayer
 from models.errors import UnsupportedModelError
 from models.layers.embedding import Embedding
 from models.layers.linear import Linear
@@ -27,10 +37,10 @@ from models.layerwise import LayerStream, Passage, layer_of
 from models.loaded import ProgressReport
 from models.loader import OpenedModel
 from models.quant.dequantise import dequantise
-from models.quant.equalise import EQUALISED, column_factors, folded_hessian
-from models.quant.gptq import FactoredInputs, factored, quantise_for_inputs, quantise_to_nearest
+from models.quant.equalise import EQUALISED, column_factors
+from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest
 from models.quant.select import WeightOptions
-from models.quant.tensor import Encoding
+from models.quant.tensor import Encoding, QuantTensor
 from models.sources import ModelFiles
 from models.tokenizer_assets import load_tokenizer_assets
 from models.weights import Assignment
@@ -43,7 +53,7 @@ FORMS = {
     Scheme.W8A8: Form(Encoding.INT8, rounds_inputs=True),
     Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
 }
-_KEPT_INPUTS = 1024  # of each matrix, to choose factors by
+_KEPT_INPUTS = 512  # of each matrix, to choose factors by
 
 
 @dataclass(slots=True)
@@ -146,9 +156,9 @@ class _Conversion:
                 self._write_plain(assignment)
         if batches:
             self._stream.read_ends()
-        passages = [self._stream.begin([batch]) for batch in batches]
+        passages, truths = ([self._stream.begin([batch]) for batch in batches] for _ in range(2))
         for index, layer in self._stream.layers("quantise", progress):
-            self._convert_layer(index, layer, passages)
+            self._convert_layer(index, layer, passages, truths)
         written = self._written
         fields = quantization_config(self._form, written.group_size_of, written.plain)
         try:
@@ -162,39 +172,93 @@ class _Conversion:
         written.num_bytes = self._writer.num_bytes
         return written
 
-    def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage]) -> None:
-        """Write one layer's tensors, and let the passages go on through what was written."""
+    def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage], truths: list[Passage]) -> None:
+        """Write one layer's tensors, and let the passages go on: `truths` through the layer as it was."""
         plan = [each for each in self._stream.plan if layer_of(each) == index]
-        max_rows = _KEPT_INPUTS if self._equalises else 0
-        with collected(layer, max_rows=max_rows) as inputs:
-            for passage in passages:
-                self._stream.compute(index, passage, advances=False)
-        folding = self._folding(index, layer, plan, inputs) if passages and self._equalises else Folding()
-        known: dict[str, FactoredInputs] = {}
-        for assignment in sorted(plan, key=lambda each: each.destination.module):
-            name = assignment.destination.module.removeprefix(f"layers.{index}.")
-            if not self._is_inner(assignment):
+        seen: dict[str, Seen] = {}
+        folding = Folding()
+        if passages:
+            with watched(layer, self._row_interval(truths) if self._equalises else None) as seen:
+                for truth in truths:
+                    self._stream.compute(index, truth)
+        if passages and self._equalises:
+            folding = self._folding(index, layer, plan, seen)
+            folding.multiply_weights(layer)
+        quantised: list[Assignment] = []
+        for assignment in plan:
+            size = self._group_size(assignment.tensor.shape[1]) if self._is_inner(assignment) else None
+            if size is None:
+                name = _name_in_layer(assignment)
                 self._write_plain(assignment, partial(folding.folded, name=name, assignment=assignment))
-                continue
-            if passages and name not in known:
-                hessian = inputs[name].hessian
-                if name in folding.columns:
-                    hessian = folded_hessian(hessian, folding.columns[name])
-                known = {name: factored(hessian)}  # for all matrices of a fused layer, which follow one another
-            self._write_quantised(assignment, name, folding, known.get(name))
-        for passage in passages:
-            self._stream.compute(index, passage)
+            elif passages:
+                quantised.append(assignment)
+            else:
+                weight = self._layout.values(assignment, self._decoder, torch.float32)
+                self._write(assignment, quantise_to_nearest(weight, self._form.encoding, size, self._dtype))
+        if passages:
+            self._calibrate(index, layer, quantised, passages, seen, folding)
 
-    def _folding(
-        self, index: int, layer: nn.Module, plan: list[Assignment], inputs: Mapping[str, LinearInputs]
-    ) -> Folding:
+    def _calibrate(
+        self,
+        index: int,
+        layer: nn.Module,
+        assignments: Sequence[Assignment],
+        passages: list[Passage],
+        seen: Mapping[str, Seen],
+        folding: Folding,
+    ) -> None:
+        """Quantise one matrix after the other, in the order in which they are computed."""
+        linears = linears_of(layer)
+        by_name: dict[str, list[Assignment]] = {}
+        for assignment in assignments:
+            by_name.setdefault(_name_in_layer(assignment), []).append(assignment)
+        targets = {name: own.targets for name, own in seen.items() if len(own.targets) == len(passages)}
+        rounding = rounded_inputs(layer, self._form.encoding) if self._form.rounds_inputs else contextlib.nullcontext()
+        with rounding:
+            stages = _stages(by_name, targets)
+            for number, names in enumerate(stages):
+                if isinstance(layer, DecoderLayer) and number == _num_of_attention(stages):
+                    with layer.without_mlp():
+                        for passage in passages:
+                            self._stream.compute(index, passage)
+                    layer.drop_attention()  # all of it is quantised: it need not be computed again
+                sums = {
+                    name: InputSums(linears[name], targets.get(name, ()), folding.columns.get(name)) for name in names
+                }
+                steps = [partial(self._stream.compute, index, passage, advances=False) for passage in passages]
+                sum_inputs(sums, layer, steps)
+                for name in names:
+                    self._quantise(linears[name], by_name[name], sums.pop(name))
+                    targets.pop(name, None)
+            for passage in passages:
+                self._stream.compute(index, passage)
+
+    def _quantise(self, linear: Linear, assignments: Sequence[Assignment], sums: InputSums) -> None:
+        inputs = factored(sums.hessian)
+        weight = sums.corrected(linear, inputs)
+        for assignment in assignments:
+            size = self._group_size(linear.in_features)
+            assert size is not None
+            rows = weight.narrow(0, *linear.rows(assignment.destination.shard))
+            order = self._layout.for_decoder(torch.arange(len(rows))[:, None], assignment, self._decoder)[:, 0]
+            in_file = torch.empty_like(rows)
+            in_file[order] = rows  # the file's row order[i] is row i of the decoder's
+            quantised = quantise_for_inputs(in_file, inputs, self._form.encoding, size, self._dtype)
+            self._write(assignment, quantised)
+            held = linear.weight.narrow(0, *linear.rows(assignment.destination.shard))
+            held.copy_(dequantise(quantised, torch.float32)[order])  # the passages go on through what was written
+
+    def _row_interval(self, passages: list[Passage]) -> int:
+        return max(1, sum(len(rows) for passage in passages for rows in passage.rows) // _KEPT_INPUTS)
+
+    def _folding(self, index: int, layer: nn.Module, plan: list[Assignment], seen: Mapping[str, Seen]) -> Folding:
         def choose(name: str, linear: Linear) -> torch.Tensor:
-            seen = inputs[name]
             size = self._group_size(linear.in_features) or linear.in_features
+            own = seen[name]
             return column_factors(
                 linear.weight,
-                seen.hessian.diagonal(),
-                seen.rows,
+                own.sizes,
+                torch.cat(own.rows),
                 self._form.encoding,
                 size,
                 rounds_inputs=self._form.rounds_inputs,
@@ -202,33 +266,11 @@ class _Conversion:
 
         return fold(layer, self._decoder.spec.layers[index], index, plan, choose, self._dtype)
 
-    def _write_quantised(
-        self, assignment: Assignment, name: str, folding: Folding, seen: FactoredInputs | None
-    ) -> None:
+    def _write(self, assignment: Assignment, quantised: QuantTensor) -> None:
         module = self._layout.name(assignment).removesuffix(".weight")
-        size = self._group_size(assignment.tensor.shape[1])
-        folded = partial(folding.folded, name=name, assignment=assignment)
-        weight = self._layout.values(assignment, self._decoder, torch.float32)
-        if size is None:
-            self._write_plain(assignment, folded)
-            self._hold(assignment, folded(weight))
-            return
-        kind = (self._form.encoding, size, self._dtype)
-        if seen is None:
-            quantised = quantise_to_nearest(weight, *kind)
-        else:
-            quantised = quantise_for_inputs(folded(weight), seen, *kind)
-            self._hold(assignment, dequantise(quantised, torch.float32))
         for tensor_name, tensor in tensors_of(module, quantised, self._form).items():
             self._writer.add(tensor_name, tensor)
-        self._written.group_size_of[module] = size if self._columns_by_scale else None
-
-    def _hold(self, assignment: Assignment, values: torch.Tensor) -> None:
-        """Let the passages go on through what was written."""
-        linear = self._decoder.get_submodule(assignment.destination.module)
-        assert isinstance(linear, Linear)
-        held = self._layout.for_decoder(values, assignment, self._decoder)
-        linear.weight.narrow(0, *linear.rows(assignment.destination.shard)).copy_(held)
+        self._written.group_size_of[module] = quantised.group_size if self._columns_by_scale else None
 
     def _group_size(self, columns: int) -> int | None:
         """Columns that share a scale: the size asked for, or the next smaller that divides them; None if none does."""
@@ -256,6 +298,22 @@ class _Conversion:
         module = self._decoder.get_submodule(assignment.destination.module)
         is_matrix = isinstance(module, Linear) and assignment.destination.parameter == "weight"
         return is_matrix and layer_of(assignment) is not None
+
+
+def _stages(names: Collection[str], in_order: Collection[str]) -> list[list[str]]:
+    """Linear layers that are calibrated together: each of `in_order` by itself, then all others."""
+    others = [name for name in names if name not in in_order]
+    return [[name] for name in in_order if name in names] + ([others] if others else [])
+
+
+def _num_of_attention(stages: Sequence[Sequence[str]]) -> int:
+    """After how many stages all of attention is quantised."""
+    return 1 + max((n for n, names in enumerate(stages) if any(name.startswith("attn.") for name in names)), default=-1)
+
+
+def _name_in_layer(assignment: Assignment) -> str:
+    """The name of the assignment's module inside its decoder layer."""
+    return assignment.destination.module.split(".", 2)[2]
 
 
 def described_groups(written: Written) -> str:

@@ -37,6 +37,15 @@ class Folding:
             values = values * self.columns[name]
         return values
 
+    def multiply_weights(self, layer: nn.Module) -> None:
+        """The same for the matrices in memory."""
+        for name, factors in self.columns.items():
+            _linear(layer, name).weight.mul_(factors)
+        for (name, shard), factors in self._rows.items():
+            if shard is not None:
+                linear = _linear(layer, name)
+                linear.weight.narrow(0, *linear.rows(shard)).mul_(factors[:, None])
+
     def fold_norm(self, norm_name: str, norm: Norm, name: str, factors: torch.Tensor, dtype: torch.dtype) -> None:
         """The norm's weight in `dtype` decides: the columns' factors make up for what is rounded there."""
         assert norm.weight is not None

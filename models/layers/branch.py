@@ -37,6 +37,11 @@ class JoinAdded:
         return branch(x, self._norm, x)
 
 
+def pass_by(x: torch.Tensor, branch: Branch) -> torch.Tensor:  # noqa: ARG001 (a Join)
+    """x without the branch."""
+    return x
+
+
 class JoinScaled:
     """skip * x + scale * post_norm(f(norm(x))), each part if there is one."""
 

@@ -15,23 +15,28 @@ def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
             return x
         case ActivationQuantization.STATIC:
             assert weight.input_scale is not None
-            return _rounded(x.to(torch.float32), torch.tensor(weight.input_scale, device=x.device), weight).to(x.dtype)
+            scale = torch.tensor(weight.input_scale, device=x.device)
+            return _rounded(x.to(torch.float32), scale, weight.encoding).to(x.dtype)
         case ActivationQuantization.DYNAMIC_PER_TOKEN:
-            wide = x.to(torch.float32)
-            return _rounded(wide, _scale(wide, weight), weight).to(x.dtype)
+            return round_by_token(x.to(torch.float32), weight.encoding).to(x.dtype)
         case ActivationQuantization.DYNAMIC_PER_GROUP:
             columns, size = x.shape[-1], weight.group_size
             wide = torch.nn.functional.pad(x.to(torch.float32), (0, -columns % size)).unflatten(-1, (-1, size))
-            return _rounded(wide, _scale(wide, weight), weight).flatten(-2)[..., :columns].to(x.dtype)
+            return _rounded(wide, _scale(wide, weight.encoding), weight.encoding).flatten(-2)[..., :columns].to(x.dtype)
 
 
-def _scale(values: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
-    largest = FP8_MAX if weight.encoding is Encoding.FP8_E4M3 else INT8_MAX
+def round_by_token(x: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+    """x [T, columns] fp32 rounded to INT8 or FP8_E4M3 with a scale a row; fp32."""
+    return _rounded(x, _scale(x, encoding), encoding)
+
+
+def _scale(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+    largest = FP8_MAX if encoding is Encoding.FP8_E4M3 else INT8_MAX
     return values.abs().amax(-1, keepdim=True) / largest
 
 
-def _rounded(values: torch.Tensor, scale: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
+def _rounded(values: torch.Tensor, scale: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     codes = values / torch.where(scale > 0, scale, 1.0)
-    if weight.encoding is Encoding.FP8_E4M3:
+    if encoding is Encoding.FP8_E4M3:
         return codes.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(torch.float32) * scale
     return codes.round().clamp(-INT8_MAX - 1, INT8_MAX) * scale

@@ -42,11 +42,6 @@ def column_factors(
     return candidates[min(range(len(errors)), key=errors.__getitem__)]
 
 
-def folded_hessian(hessian: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """H of inputs that are divided by the factors."""
-    return hessian / (factors[:, None] * factors)
-
-
 def _centred(factors: torch.Tensor) -> torch.Tensor:
     return factors / (factors.amax() * factors.amin()).sqrt()
 

@@ -41,6 +41,13 @@ class FactoredInputs:
     order: torch.Tensor
     lower: torch.Tensor
 
+    def over_hessian(self, products: torch.Tensor) -> torch.Tensor:
+        """products [n, columns] times the inverse of H: the weights that give them, of least squared error."""
+        solved = torch.cholesky_solve(products[:, self.order].t(), self.lower)  # [columns, n]
+        out = torch.empty_like(products)
+        out[:, self.order] = solved.t()
+        return out
+
 
 def factored(hessian: torch.Tensor) -> FactoredInputs:
     """hessian: [columns, columns] fp32, the sum of x x^T over inputs x. Damped as far as it must be to have a factor.

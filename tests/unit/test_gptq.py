@@ -171,3 +171,10 @@ def test_factors_take_peaks_off_inputs_that_are_rounded_too() -> None:
     factors = column_factors(weight, rows.square().sum(0), rows, Encoding.INT8, 160, rounds_inputs=True)
     assert factors[3] > 4 * factors.median()
     assert (rows / factors).abs().amax(1).mean() < 0.5 * rows.abs().amax(1).mean() / factors.median()
+
+
+def test_products_over_the_hessian_are_the_weights_that_give_them() -> None:
+    weight, hessian = matrix(), hessian_of()
+    inputs = factored(hessian)
+    damped = hessian + torch.eye(160) * hessian.diagonal().mean() * 0.05
+    torch.testing.assert_close(inputs.over_hessian(weight @ damped), weight, rtol=1e-3, atol=1e-3)
