@@ -73,7 +73,7 @@ class Seen:
 
 
 @contextlib.contextmanager
-def watched(layer: nn.Module, row_interval: int | None) -> Iterator[dict[str, Seen]]:
+def watched(layer: nn.Module, row_interval: int | None, *, keeps_targets: bool) -> Iterator[dict[str, Seen]]:
     """What the linear layers inside `layer` meet while the context lasts, by name, in the order of first calls.
 
     row_interval: of so many inputs one is kept; None: none are.
@@ -88,7 +88,7 @@ def watched(layer: nn.Module, row_interval: int | None) -> Iterator[dict[str, Se
         own.sizes += rows.square().sum(0)
         if row_interval is not None:
             own.rows.append(rows[::row_interval].clone())
-        if not any(name.startswith(f"{each}.") for each in experts):
+        if keeps_targets and not any(name.startswith(f"{each}.") for each in experts):
             target = output if has_narrow_outputs(module) else rows
             own.targets.append(target.clone())  # what comes after may write over it
 

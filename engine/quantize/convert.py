@@ -54,6 +54,7 @@ FORMS = {
     Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
 }
 _KEPT_INPUTS = 512  # of each matrix, to choose factors by
+_CORRECTED = (Encoding.INT4,)  # for what was quantised before; 8 bits leave too little to tell it from the text's own noise
 
 
 @dataclass(slots=True)
@@ -109,6 +110,7 @@ class _Conversion:
         self._columns_by_scale = config.columns_by_scale
         self._form = FORMS[config.scheme]
         self._equalises = self._form.encoding in EQUALISED
+        self._corrects = self._form.encoding in _CORRECTED
         self._dtype = dtype
         self._writer = writer
         self._written = Written()
@@ -177,8 +179,9 @@ class _Conversion:
         plan = [each for each in self._stream.plan if layer_of(each) == index]
         seen: dict[str, Seen] = {}
         folding = Folding()
-        if passages:
-            with watched(layer, self._row_interval(truths) if self._equalises else None) as seen:
+        if passages and (self._equalises or self._corrects):
+            interval = self._row_interval(truths) if self._equalises else None
+            with watched(layer, interval, keeps_targets=self._corrects) as seen:
                 for truth in truths:
                     self._stream.compute(index, truth)
         if passages and self._equalises:

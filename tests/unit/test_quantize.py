@@ -298,7 +298,7 @@ def test_inputs_are_summed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_are_kept_at_intervals_and_sizes_of_all() -> None:
     module = linear_of(torch.zeros(3, 12))
     rows = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
-    with watched(module, 3) as seen:
+    with watched(module, 3, keeps_targets=True) as seen:
         module(rows)
     assert torch.equal(torch.cat(seen["0"].rows), rows[[0, 3, 6]])
     torch.testing.assert_close(seen["0"].sizes, rows.square().sum(0))
@@ -319,7 +319,7 @@ def disturbed(shape: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Te
 
 
 def summed(module: torch.nn.Sequential, truth: torch.Tensor, inputs: torch.Tensor) -> InputSums:
-    with watched(module, None) as seen:
+    with watched(module, None, keeps_targets=True) as seen:
         module(truth)
     sums = InputSums(module[0], seen["0"].targets)
     sum_inputs({"0": sums}, module, [partial(module, inputs)])
@@ -362,7 +362,7 @@ def test_the_residual_is_part_of_what_is_aimed_at() -> None:
     weight, rows, _ = disturbed((24, 48), seed=2)
     module = linear_of(weight)
     difference = rows @ torch.randn(48, 24, generator=torch.Generator().manual_seed(5))
-    with watched(module, None) as seen:
+    with watched(module, None, keeps_targets=True) as seen:
         module[0](rows, residual=difference.clone())
     sums = InputSums(module[0], seen["0"].targets)
     sum_inputs({"0": sums}, module, [lambda: module[0](rows, residual=torch.zeros_like(difference))])
