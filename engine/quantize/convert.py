@@ -54,7 +54,7 @@ FORMS = {
     Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
 }
 _KEPT_INPUTS = 512  # of each matrix, to choose factors by
-_CORRECTED = (Encoding.INT4,)  # for what was quantised before; 8 bits leave too little to tell it from the text's own noise
+_CORRECTED = (Encoding.INT4,)  # for what was quantised before: 8 bits leave too little to tell from noise
 
 
 @dataclass(slots=True)
