@@ -18,6 +18,7 @@ from engine.quantize.calibration import (
     InputSums,
     Seen,
     calibration_batches,
+    has_narrow_outputs,
     linears_of,
     rounded_inputs,
     sum_inputs,
@@ -216,6 +217,10 @@ class _Conversion:
         for assignment in assignments:
             by_name.setdefault(_name_in_layer(assignment), []).append(assignment)
         targets = {name: own.targets for name, own in seen.items() if len(own.targets) == len(passages)}
+        for name, of_name in targets.items():
+            if has_narrow_outputs(linears[name]):
+                for outputs in of_name:
+                    folding.multiply_outputs(name, linears[name], outputs)
         rounding = rounded_inputs(layer, self._form.encoding) if self._form.rounds_inputs else contextlib.nullcontext()
         with rounding:
             stages = _stages(by_name, targets)

@@ -46,6 +46,12 @@ class Folding:
                 linear = _linear(layer, name)
                 linear.weight.narrow(0, *linear.rows(shard)).mul_(factors[:, None])
 
+    def multiply_outputs(self, name: str, linear: Linear, outputs: torch.Tensor) -> None:
+        """The same for outputs [T, out] of the linear layer `name` that were kept before its rows had factors."""
+        for (of, shard), factors in self._rows.items():
+            if of == name and shard is not None:
+                outputs.narrow(1, *linear.rows(shard)).mul_(factors)
+
     def fold_norm(self, norm_name: str, norm: Norm, name: str, factors: torch.Tensor, dtype: torch.dtype) -> None:
         """The norm's weight in `dtype` decides: the columns' factors make up for what is rounded there."""
         assert norm.weight is not None

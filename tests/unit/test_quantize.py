@@ -6,7 +6,6 @@ import io
 import json
 import weakref
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,25 +19,19 @@ from transformers import MixtralConfig, Qwen3MoeConfig
 
 from engine.errors import StartupError
 from engine.progress import Bars
-from engine.quantize import calibration
 from engine.quantize import convert as conversion
-from engine.quantize.calibration import InputSums, calibration_batches, rounded_inputs, sum_inputs, watched
 from engine.quantize.config import Method, QuantizeConfig, Scheme
 from engine.quantize.convert import Written, convert
 from engine.quantize.folding import fold
 from models.checkpoints.writing import hugging_face
 from models.checkpoints.writing.compressed_tensors import Form, quantization_config, tensors_of
 from models.checkpoints.writing.shards import ShardWriter
-from models.decoder import DecoderLayer
 from models.errors import CheckpointError, UnsupportedModelError
-from models.layers.linear import Linear
 from models.layerwise import LayerStream, Passage, layer_of
 from models.loaded import TokenizerAssets
 from models.loader import load_model, open_model
-from models.quant.activations import round_by_token
 from models.quant.dequantise import dequantise
-from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest
-from models.quant.none import Unquantized
+from models.quant.gptq import quantise_to_nearest
 from models.quant.select import WeightOptions
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor
 from models.sources import ModelFiles, resolve_model
@@ -274,135 +267,6 @@ def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, sourc
                 rows.copy_(folding.folded(rows.clone(), name, each))
     [after] = run.step([(PagedSequence(), list(range(5, 45)))])
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
-
-
-def linear_of(weight: torch.Tensor) -> torch.nn.Sequential:
-    """A module "0" with this matrix."""
-    rows, columns = weight.shape
-    module = torch.nn.Sequential(Linear(columns, rows, has_bias=False, scheme=Unquantized(torch.float32)))
-    module[0].weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
-    return module
-
-
-@torch.inference_mode()
-def test_inputs_are_summed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_STRIP", 5)
-    module = linear_of(torch.zeros(3, 12))
-    steps = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1))
-    sums = InputSums(module[0])
-    sum_inputs({"0": sums}, module, [partial(module, rows) for rows in steps])
-    torch.testing.assert_close(sums.hessian, torch.cat(list(steps)).t() @ torch.cat(list(steps)), rtol=1e-5, atol=1e-5)
-
-
-@torch.inference_mode()
-def test_rows_are_kept_at_intervals_and_sizes_of_all() -> None:
-    module = linear_of(torch.zeros(3, 12))
-    rows = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
-    with watched(module, 3, keeps_targets=True) as seen:
-        module(rows)
-    assert torch.equal(torch.cat(seen["0"].rows), rows[[0, 3, 6]])
-    torch.testing.assert_close(seen["0"].sizes, rows.square().sum(0))
-
-
-# Columns and rows: outputs are narrower than inputs, or the other way round.
-SHAPES = [(24, 48), (64, 32)]
-
-
-def disturbed(shape: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A matrix, inputs of the unquantised model, and the same after an error that depends on them."""
-    rows, columns = shape
-    random = torch.Generator().manual_seed(1)
-    weight = torch.randn(rows, columns, generator=random) * columns**-0.5
-    mixing = torch.randn(columns, columns, generator=random) * columns**-0.5
-    truth = torch.randn(1024, columns, generator=torch.Generator().manual_seed(seed)) @ (mixing + torch.eye(columns))
-    return weight, truth, truth + 0.3 * (truth @ mixing).clamp_min(0.0)
-
-
-def summed(module: torch.nn.Sequential, truth: torch.Tensor, inputs: torch.Tensor) -> InputSums:
-    with watched(module, None, keeps_targets=True) as seen:
-        module(truth)
-    sums = InputSums(module[0], seen["0"].targets)
-    sum_inputs({"0": sums}, module, [partial(module, inputs)])
-    return sums
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@torch.inference_mode()
-def test_matrices_make_up_for_the_errors_before_them(shape: tuple[int, int]) -> None:
-    """|W x - Q x'| on inputs that calibration has not seen, against a Q that aims at W x'."""
-    weight, truth, inputs = disturbed(shape, seed=2)
-    module = linear_of(weight)
-    sums = summed(module, truth, inputs)
-    factor = factored(sums.hessian)
-    _, fresh, fresh_inputs = disturbed(shape, seed=3)
-    misses = []
-    for aim in (weight, sums.corrected(module[0], factor)):
-        codes = quantise_for_inputs(aim, factor, Encoding.INT4, shape[1], torch.float32)
-        misses.append(float((fresh @ weight.t() - fresh_inputs @ dequantise(codes, torch.float32).t()).norm()))
-    assert misses[1] < 0.8 * misses[0]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@torch.inference_mode()
-def test_errors_that_inputs_do_not_tell_change_few_weights(shape: tuple[int, int]) -> None:
-    weight, truth, _ = disturbed(shape, seed=2)
-    truth, noise = truth[:64], 0.3 * torch.randn(64, shape[1], generator=torch.Generator().manual_seed(4))
-    module = linear_of(weight)
-    sums = summed(module, truth + noise, truth)
-    factor = factored(sums.hessian)
-    assert sums.misses is not None
-    fitted = factor.over_hessian(sums.misses)
-    fitted = fitted if shape[0] <= shape[1] else weight @ fitted
-    assert fitted.norm() > 0.1 * weight.norm()
-    assert (sums.corrected(module[0], factor) - weight).norm() < 0.35 * fitted.norm()
-
-
-@torch.inference_mode()
-def test_the_residual_is_part_of_what_is_aimed_at() -> None:
-    weight, rows, _ = disturbed((24, 48), seed=2)
-    module = linear_of(weight)
-    difference = rows @ torch.randn(48, 24, generator=torch.Generator().manual_seed(5))
-    with watched(module, None, keeps_targets=True) as seen:
-        module[0](rows, residual=difference.clone())
-    sums = InputSums(module[0], seen["0"].targets)
-    sum_inputs({"0": sums}, module, [lambda: module[0](rows, residual=torch.zeros_like(difference))])
-    corrected = sums.corrected(module[0], factored(sums.hessian))
-    wanted = rows @ weight.t() + difference
-    assert (rows @ corrected.t() - wanted).norm() < 0.1 * difference.norm()
-
-
-@pytest.mark.parametrize("encoding", [Encoding.INT8, Encoding.FP8_E4M3])
-@torch.inference_mode()
-def test_inputs_that_will_be_rounded_are_rounded_in_calibration(encoding: Encoding) -> None:
-    module = linear_of(torch.eye(16)[:8])
-    rows = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))
-    sums = InputSums(module[0])
-    with rounded_inputs(module, encoding):
-        sum_inputs({"0": sums}, module, [partial(module, rows)])
-        given = module(rows)
-    expected = round_by_token(rows, encoding)
-    assert not torch.equal(expected, rows)
-    torch.testing.assert_close(sums.hessian, expected.t() @ expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(given, expected[:, :8])
-    assert torch.equal(module(rows), rows[:, :8])
-
-
-@torch.inference_mode()
-def test_a_layer_may_be_computed_in_two_parts(llama: Path) -> None:
-    """Attention, which calibration is done with first, and then what is left."""
-    stream = LayerStream(open_model(ModelFiles(llama, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
-    stream.read_ends()
-    batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
-    whole, parts = stream.begin(batches[:1]), stream.begin(batches[:1])
-    index, layer = next(stream.layers("read", lambda *_: None))
-    assert isinstance(layer, DecoderLayer)
-    stream.compute(index, whole)
-    with layer.without_mlp():
-        stream.compute(index, parts)
-    assert (parts.hidden() - whole.hidden()).norm() > 0.1 * whole.hidden().norm()
-    layer.drop_attention()
-    stream.compute(index, parts)
-    torch.testing.assert_close(parts.hidden(), whole.hidden(), rtol=0, atol=1e-6)
 
 
 def load_decoder(folder: Path) -> torch.nn.Module:

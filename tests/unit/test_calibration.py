@@ -1,0 +1,196 @@
+"""Calibration: what linear layers meet is summed up, and weights aim at what the unquantised model gives."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.quantize import calibration
+from engine.quantize.calibration import (
+    InputSums,
+    calibration_batches,
+    linears_of,
+    rounded_inputs,
+    sum_inputs,
+    watched,
+)
+from engine.quantize.folding import fold
+from models.decoder import DecoderLayer
+from models.layers.linear import Linear
+from models.layerwise import LayerStream, layer_of
+from models.loader import open_model
+from models.quant.activations import round_by_token
+from models.quant.dequantise import dequantise
+from models.quant.gptq import factored, quantise_for_inputs
+from models.quant.none import Unquantized
+from models.quant.tensor import Encoding
+from models.sources import ModelFiles
+from tests.helpers.checkpoints import llama_config
+from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+
+SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
+
+
+def linear_of(weight: torch.Tensor) -> torch.nn.Sequential:
+    """A module "0" with this matrix."""
+    rows, columns = weight.shape
+    module = torch.nn.Sequential(Linear(columns, rows, has_bias=False, scheme=Unquantized(torch.float32)))
+    module[0].weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    return module
+
+
+@torch.inference_mode()
+def test_inputs_are_summed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_STRIP", 5)
+    module = linear_of(torch.zeros(3, 12))
+    steps = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1))
+    sums = InputSums(module[0])
+    sum_inputs({"0": sums}, module, [partial(module, rows) for rows in steps])
+    torch.testing.assert_close(sums.hessian, torch.cat(list(steps)).t() @ torch.cat(list(steps)), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_rows_are_kept_at_intervals_and_sizes_of_all() -> None:
+    module = linear_of(torch.zeros(3, 12))
+    rows = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
+    with watched(module, 3, keeps_targets=True) as seen:
+        module(rows)
+    assert torch.equal(torch.cat(seen["0"].rows), rows[[0, 3, 6]])
+    torch.testing.assert_close(seen["0"].sizes, rows.square().sum(0))
+
+
+# Columns and rows: outputs are narrower than inputs, or the other way round.
+SHAPES = [(24, 48), (64, 32)]
+
+
+def disturbed(shape: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A matrix, inputs of the unquantised model, and the same after an error that depends on them."""
+    rows, columns = shape
+    random = torch.Generator().manual_seed(1)
+    weight = torch.randn(rows, columns, generator=random) * columns**-0.5
+    mixing = torch.randn(columns, columns, generator=random) * columns**-0.5
+    truth = torch.randn(1024, columns, generator=torch.Generator().manual_seed(seed)) @ (mixing + torch.eye(columns))
+    return weight, truth, truth + 0.3 * (truth @ mixing).clamp_min(0.0)
+
+
+def summed(module: torch.nn.Sequential, truth: torch.Tensor, inputs: torch.Tensor) -> InputSums:
+    with watched(module, None, keeps_targets=True) as seen:
+        module(truth)
+    sums = InputSums(module[0], seen["0"].targets)
+    sum_inputs({"0": sums}, module, [partial(module, inputs)])
+    return sums
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_matrices_make_up_for_the_errors_before_them(shape: tuple[int, int]) -> None:
+    """|W x - Q x'| on inputs that calibration has not seen, against a Q that aims at W x'."""
+    weight, truth, inputs = disturbed(shape, seed=2)
+    module = linear_of(weight)
+    sums = summed(module, truth, inputs)
+    factor = factored(sums.hessian)
+    _, fresh, fresh_inputs = disturbed(shape, seed=3)
+    misses = []
+    for aim in (weight, sums.corrected(module[0], factor)):
+        codes = quantise_for_inputs(aim, factor, Encoding.INT4, shape[1], torch.float32)
+        misses.append(float((fresh @ weight.t() - fresh_inputs @ dequantise(codes, torch.float32).t()).norm()))
+    assert misses[1] < 0.8 * misses[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_errors_that_inputs_do_not_tell_change_few_weights(shape: tuple[int, int]) -> None:
+    weight, truth, _ = disturbed(shape, seed=2)
+    truth, noise = truth[:64], 0.3 * torch.randn(64, shape[1], generator=torch.Generator().manual_seed(4))
+    module = linear_of(weight)
+    sums = summed(module, truth + noise, truth)
+    factor = factored(sums.hessian)
+    assert sums.misses is not None
+    fitted = factor.over_hessian(sums.misses)
+    fitted = fitted if shape[0] <= shape[1] else weight @ fitted
+    assert fitted.norm() > 0.1 * weight.norm()
+    assert (sums.corrected(module[0], factor) - weight).norm() < 0.35 * fitted.norm()
+
+
+@torch.inference_mode()
+def test_the_residual_is_part_of_what_is_aimed_at() -> None:
+    weight, rows, _ = disturbed((24, 48), seed=2)
+    module = linear_of(weight)
+    difference = rows @ torch.randn(48, 24, generator=torch.Generator().manual_seed(5))
+    with watched(module, None, keeps_targets=True) as seen:
+        module[0](rows, residual=difference.clone())
+    sums = InputSums(module[0], seen["0"].targets)
+    sum_inputs({"0": sums}, module, [lambda: module[0](rows, residual=torch.zeros_like(difference))])
+    corrected = sums.corrected(module[0], factored(sums.hessian))
+    wanted = rows @ weight.t() + difference
+    assert (rows @ corrected.t() - wanted).norm() < 0.1 * difference.norm()
+
+
+@pytest.mark.parametrize("encoding", [Encoding.INT8, Encoding.FP8_E4M3])
+@torch.inference_mode()
+def test_inputs_that_will_be_rounded_are_rounded_in_calibration(encoding: Encoding) -> None:
+    module = linear_of(torch.eye(16)[:8])
+    rows = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))
+    sums = InputSums(module[0])
+    with rounded_inputs(module, encoding):
+        sum_inputs({"0": sums}, module, [partial(module, rows)])
+        given = module(rows)
+    expected = round_by_token(rows, encoding)
+    assert not torch.equal(expected, rows)
+    torch.testing.assert_close(sums.hessian, expected.t() @ expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(given, expected[:, :8])
+    assert torch.equal(module(rows), rows[:, :8])
+
+
+@torch.inference_mode()
+def test_a_layer_may_be_computed_in_two_parts(tmp_path: Path) -> None:
+    """Attention, which calibration is done with first, and then what is left."""
+    folder = write_model_folder(tmp_path, llama_config(**SIZES))
+    stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
+    stream.read_ends()
+    batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
+    whole, parts = stream.begin(batches[:1]), stream.begin(batches[:1])
+    index, layer = next(stream.layers("read", lambda *_: None))
+    assert isinstance(layer, DecoderLayer)
+    stream.compute(index, whole)
+    with layer.without_mlp():
+        stream.compute(index, parts)
+    assert (parts.hidden() - whole.hidden()).norm() > 0.1 * whole.hidden().norm()
+    layer.drop_attention()
+    stream.compute(index, parts)
+    torch.testing.assert_close(parts.hidden(), whole.hidden(), rtol=0, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_outputs_that_are_aimed_at_have_the_factors_of_their_rows(tmp_path: Path) -> None:
+    """Nothing is quantised, so that nothing is missed; gate and up together are narrower than their inputs."""
+    folder = write_model_folder(tmp_path, llama_config(**{**SIZES, "intermediate_size": 32}))
+    stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
+    stream.read_ends()
+    batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
+    truth, passage = stream.begin(batches[:1]), stream.begin(batches[:1])
+    index, layer = next(stream.layers("read", lambda *_: None))
+    with watched(layer, None, keeps_targets=True) as seen:
+        stream.compute(index, truth)
+    plan = [each for each in stream.plan if layer_of(each) == index]
+    random = torch.Generator().manual_seed(3)
+    folding = fold(
+        layer,
+        stream.decoder.spec.layers[index],
+        index,
+        plan,
+        lambda _, linear: torch.rand(linear.in_features, generator=random) + 0.5,
+        torch.float32,
+    )
+    folding.multiply_weights(layer)
+    linear, [target] = linears_of(layer)["mlp.gate_up"], seen["mlp.gate_up"].targets
+    assert target.shape[1] == linear.out_features == linear.in_features
+    folding.multiply_outputs("mlp.gate_up", linear, target)
+
+    sums = InputSums(linear, [target], folding.columns["mlp.gate_up"])
+    sum_inputs({"mlp.gate_up": sums}, layer, [partial(stream.compute, index, passage, advances=False)])
+
+    assert sums.misses is not None
+    assert sums.misses.norm() < 1e-4 * sums.hessian.norm()
+    assert sums.hessian.norm() > 1
