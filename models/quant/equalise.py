@@ -36,29 +36,20 @@ def column_factors(
     weight = weight[:: max(1, len(weight) // _SAMPLED)]
     lengths = sizes.sqrt()
     lengths = (lengths / lengths.mean().clamp_min(1e-30)).clamp_min(1e-4)
-    candidates = [_centred(lengths**power) for power in _POWERS]
-    kind = (encoding, group_size)
-    errors = [_error(weight * each, sizes / each.square(), rows / each, *kind, rounds_inputs) for each in candidates]
-    return candidates[min(range(len(errors)), key=errors.__getitem__)]
+
+    def error(factors: torch.Tensor) -> float:
+        """Squared error of the products with rounding to the nearest."""
+        scaled, divided = weight * factors, rows / factors
+        nearest = quantise_to_nearest(scaled, encoding, group_size, torch.float32, sizes / factors.square())
+        total = float(((scaled - dequantise(nearest, torch.float32)) @ divided.t()).square().sum())
+        if not rounds_inputs:
+            return total
+        # Rounding moves each input by up to half a step: a variance of a twelfth of the step's square.
+        steps = divided.abs().amax(1) / INT8_MAX
+        return total + float(steps.square().sum() / 12) * float(scaled.square().sum())
+
+    return min((_centred(lengths**power) for power in _POWERS), key=error)
 
 
 def _centred(factors: torch.Tensor) -> torch.Tensor:
     return factors / (factors.amax() * factors.amin()).sqrt()
-
-
-def _error(
-    weight: torch.Tensor,
-    sizes: torch.Tensor,
-    rows: torch.Tensor,
-    encoding: Encoding,
-    group_size: int,
-    rounds_inputs: bool,
-) -> float:
-    """Squared error of the products with rounding to the nearest."""
-    nearest = quantise_to_nearest(weight, encoding, group_size, torch.float32, sizes)
-    total = float(((weight - dequantise(nearest, torch.float32)) @ rows.t()).square().sum())
-    if not rounds_inputs:
-        return total
-    # Rounding moves each input by up to half a step: a variance of a twelfth of the step's square.
-    steps = rows.abs().amax(1) / INT8_MAX
-    return total + float(steps.square().sum() / 12) * float(weight.square().sum())
