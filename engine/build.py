@@ -30,6 +30,7 @@ from models.config_overrides import parse_overrides
 from models.errors import ModelError, SettingError
 from models.free_memory import free_memory_bytes
 from models.implementation import ModelImpl
+from models.kept.store import KeptWeights
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel
 from models.loader import check_folder, load_model
@@ -129,7 +130,8 @@ def _load(
     if draft_files is not None:
         # A draft is read whole for every token, and its head and embeddings are much of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
-        draft = load_draft(spec, draft_files, model, weights=weights, report=report)
+        kept = _kept_weights(config)
+        draft = load_draft(spec, draft_files, model, weights=weights, kept_weights=kept, report=report)
     return model, draft, quality
 
 
@@ -144,9 +146,14 @@ def _plan_memory(
         bytes_per_block=bytes_per_block(model, config.block_size) + draft_bytes,
         bytes_per_state=bytes_per_state(model),
         model_max_len=model.max_position,
-        free_bytes=free_memory_bytes(model.device),
+        free_bytes=free_memory_bytes(model.device) - _mapped_bytes(model, draft),
         device=model.device,
     )
+
+
+def _mapped_bytes(*models: LoadedModel | None) -> int:
+    """What of the memory that the system calls free, as it can be read again, is in use at every step."""
+    return sum(model.mapped_bytes for model in models if model is not None)
 
 
 def _warm_runner(
@@ -205,9 +212,14 @@ def _load_target(
         ),
         overrides=_overrides(config),
         model_impl=ModelImpl(config.model_impl.value),
+        kept_weights=_kept_weights(config),
         progress=report,
         on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)),
     )
+
+
+def _kept_weights(config: EngineConfig) -> KeptWeights | None:
+    return KeptWeights() if config.weight_cache else None
 
 
 def _overrides(config: EngineConfig) -> dict[str, Any]:

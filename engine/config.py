@@ -131,6 +131,12 @@ class EngineConfig:
         group="Model",
         minimum=0,
     )
+    weight_cache: bool = option(
+        True,
+        "On a CPU whose system maps files in large pages: keep packed weights in the cache folder, for later starts to "
+        "map.",
+        group="Model",
+    )
     threads: int | None = option(
         None,
         "Compute threads on a CPU (default: the physical cores that affinity and container quota allow).",

@@ -32,6 +32,7 @@ class HeldWeights:
 
     formats: Counter[str]
     note: str
+    mapped_bytes: int = 0  # of a file that later starts map too, which the system's free memory has included
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +54,4 @@ class LoadedModel:
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, min_p, repetition_penalty where given
     notes: list[str] = field(default_factory=list)
     weight_formats: dict[str, int] = field(default_factory=dict)  # what weights are held as: number of tensors
+    mapped_bytes: int = 0  # as in HeldWeights

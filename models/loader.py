@@ -23,12 +23,14 @@ from models.free_memory import obtainable_memory_bytes, require_memory, too_larg
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
 from models.implementation import ModelImpl
+from models.kept.model import KeptModel, kept_model
+from models.kept.store import KeptWeights
 from models.kernels.cpu.library import describe_kernels, load_kernels
 from models.layers.linear import Linear
 from models.loaded import HeldWeights, LoadedModel, ProgressReport, TokenizerAssets
 from models.names import Rules
 from models.quant.none import DTYPE_NAMES, Unquantized
-from models.quant.select import Choices, WeightOptions, choose_schemes
+from models.quant.select import Choices, WeightOptions, choose_schemes, native_linears_refusal
 from models.registry import FAMILIES, Family, family_of, unsupported
 from models.spec import DecoderSpec, MoESpec
 from models.weights import Assignment, assign, fill
@@ -81,8 +83,9 @@ class OpenedModel:
         device: torch.device,
         progress: ProgressReport,
         weights: WeightOptions,
+        kept: KeptModel | None = None,
     ) -> tuple[Decoder, HeldWeights]:
-        return build_decoder(self.spec, self.checkpoint, self.names, backend, dtype, device, progress, weights)
+        return build_decoder(self.spec, self.checkpoint, self.names, backend, dtype, device, progress, weights, kept)
 
 
 def load_model(
@@ -94,6 +97,7 @@ def load_model(
     weights: WeightOptions | None = None,
     overrides: Mapping[str, Any] | None = None,
     model_impl: ModelImpl = ModelImpl.AUTO,
+    kept_weights: KeptWeights | None = None,
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
 ) -> LoadedModel:
@@ -101,10 +105,11 @@ def load_model(
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
     weights: how they are held, by default as stored. overrides: what `parse_overrides` gives. model_impl: whose code
-    computes; AUTO takes transformers' for architectures without a family of headrace's. progress is called with
-    ("compile kernels", 0, 0, "") where that is to be done, ("read tokenizer", 0, 0, ""), then ("load weights", bytes
-    done, bytes in all, "B"). on_tokenizer gets the tokenizer before the weights are read. Raises a ModelError that
-    names the file, tensor or field; nothing large is allocated before all names and shapes are known to fit.
+    computes; AUTO takes transformers' for architectures without a family of headrace's. kept_weights: where packed ones
+    are looked for, and kept. progress is called with ("compile kernels", 0, 0, "") where that is to be done, ("read
+    tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B") and ("keep packed weights", the same).
+    on_tokenizer gets the tokenizer before the weights are read. Raises a ModelError that names the file, tensor or
+    field; nothing large is allocated before all names and shapes are known to fit.
     """
     from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
 
@@ -119,7 +124,15 @@ def load_model(
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(generation_config, files.root)
-    decoder, held = opened.build(backend, torch_dtype, torch_device, progress, weights or WeightOptions())
+    options = weights or WeightOptions()
+    to_build = (backend, torch_dtype, torch_device, progress, options)
+    if isinstance(opened, OpenedModel):
+        kept = None
+        if kept_weights is not None and native_linears_refusal(torch_dtype, torch_device) is None:
+            kept = kept_model(kept_weights, files, options, overrides or {})
+        decoder, held = opened.build(*to_build, kept)
+    else:
+        decoder, held = opened.build(*to_build)
     return LoadedModel(
         decoder=decoder,
         architecture=opened.config.architecture(),
@@ -132,6 +145,7 @@ def load_model(
         attention_backend=backend,
         weight_bytes=decoder.weight_bytes(),
         weight_formats=dict(held.formats.most_common()),
+        mapped_bytes=held.mapped_bytes,
         tokenizer=tokenizer,
         generation_defaults=defaults,
         notes=[
@@ -163,8 +177,9 @@ def build_decoder(
     device: torch.device,
     progress: ProgressReport,
     weights: WeightOptions | None = None,
+    kept: KeptModel | None = None,
 ) -> tuple[Decoder, HeldWeights]:
-    """A decoder on `device` with the checkpoint's weights, and how they are held.
+    """A decoder on `device` with the checkpoint's weights, and how they are held. kept: where they may be packed.
 
     Raises CheckpointError, or ModelError if memory runs out.
     """
@@ -173,7 +188,9 @@ def build_decoder(
     require_memory(needed, device)
     try:
         decoder.allocate(device)
-        fill(decoder, plan, progress)
+        mapped_bytes = 0 if kept is None else kept.restore(decoder, progress)
+        if not mapped_bytes:
+            fill(decoder, plan, progress)
     except torch.OutOfMemoryError:
         raise too_large(needed, obtainable_memory_bytes(device), device) from None
     except MemoryError as error:
@@ -182,7 +199,12 @@ def build_decoder(
             "choose a smaller model or fewer bits (--quantization int4)"
         ) from None
     formats = Counter(_held_as(decoder, assignment) for assignment in plan)
-    return decoder.eval(), HeldWeights(formats, _weights_note(decoder, formats, choices))
+    note = _weights_note(decoder, formats, choices)
+    if kept is not None and not mapped_bytes:
+        kept.keep(decoder, progress)
+    elif kept is not None:
+        note += f"; mapped from {kept.store.folder}, as an earlier start packed them"
+    return decoder.eval(), HeldWeights(formats, note, mapped_bytes)
 
 
 def lay_out(

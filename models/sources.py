@@ -33,6 +33,13 @@ class ModelFiles:
     gguf: tuple[Path, ...]  # one file, or the parts of a split one in order
     origin: str  # MODEL as typed, for messages
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """All files whose contents are the weights, or say how these are to be read."""
+        if self.root is None:
+            return list(self.gguf)
+        return [*self.root.glob("*.safetensors"), self.root / "config.json"]
+
 
 def resolve_model(
     model: str,

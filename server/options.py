@@ -19,7 +19,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 # Variables that are not options of a dataclass. An unknown one is refused, since it may well be a misspelt API key.
 OTHER_VARIABLES = {
     CONFIG_VARIABLE: "The file of --config.",
-    f"{PREFIX}CACHE": "Folder for fetched models and compiled kernels (default: ~/.cache/headrace).",
+    f"{PREFIX}CACHE": "Folder for fetched models, packed weights and compiled kernels (default: ~/.cache/headrace).",
     f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
     f"{PREFIX}SPIN_US": "Microseconds that a kernel thread without work looks for it before it sleeps (default: 20).",
     f"{PREFIX}WHEEL_LEVELS": "CPU levels that a wheel is built with, separated by commas, or none (default: all).",

@@ -34,16 +34,10 @@ class _File(msgspec.Struct):
 def weights_key(files: ModelFiles) -> str:
     """Changes with every file of a model: names, sizes and times of change."""
     digest = hashlib.sha256()
-    for path in sorted(weight_files(files)):
+    for path in sorted(files.weight_files):
         status = path.stat()
         digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:32]
-
-
-def weight_files(files: ModelFiles) -> list[Path]:
-    if files.root is None:
-        return list(files.gguf)
-    return [*files.root.glob("*.safetensors"), files.root / "config.json"]
 
 
 def find(files: ModelFiles, key: Mapping[str, str]) -> Quality | None:

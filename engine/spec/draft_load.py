@@ -10,6 +10,7 @@ from engine.spec.draft_model import DraftModel, widest_group
 from engine.spec.draft_runner import TorchDraftRunner
 from engine.spec.settings import SpecSettings
 from models.errors import ModelError
+from models.kept.store import KeptWeights
 from models.loaded import LoadedModel, ProgressReport
 from models.loader import check_folder, has_recurrence, load_model
 from models.quant.select import WeightOptions
@@ -33,7 +34,13 @@ def resolve_draft(spec: SpecSettings, report: ProgressReport) -> ModelFiles | No
 
 
 def load_draft(
-    spec: SpecSettings, files: ModelFiles, target: LoadedModel, *, weights: WeightOptions, report: ProgressReport
+    spec: SpecSettings,
+    files: ModelFiles,
+    target: LoadedModel,
+    *,
+    weights: WeightOptions,
+    kept_weights: KeptWeights | None = None,
+    report: ProgressReport,
 ) -> LoadedModel:
     """The draft model, on the target's device and in its dtype. Raises StartupError, for another vocabulary before its
     weights are read."""
@@ -44,6 +51,7 @@ def load_draft(
             device=str(target.device),
             generation_config="vllm",  # none: requests have theirs from the target's
             weights=weights,
+            kept_weights=kept_weights,
             progress=report,
             on_tokenizer=lambda tokenizer: check_draft(target.tokenizer, tokenizer),
         )

@@ -43,9 +43,27 @@ class Packed:
         return ()
 
     def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
-        packed = self._packed(self._formats[shard], layer, shard, tensor, rearrange)
-        layer.register_buffer(f"packed_{shard or 'weight'}", packed.data, persistent=False)
-        self._weights[shard] = packed
+        self._hold(layer, shard, self._packed(self._formats[shard], layer, shard, tensor, rearrange))
+
+    @property
+    def weights(self) -> Mapping[str | None, NativeWeight]:
+        """Of each shard that has come."""
+        return self._weights
+
+    @property
+    def shards(self) -> list[str | None]:
+        """In the order of their rows."""
+        return list(self._formats)
+
+    def take(self, layer: "Linear", weights: Mapping[str | None, NativeWeight]) -> None:
+        """Weights that were packed earlier, in place of `load` and `finish`."""
+        for shard in self._formats:
+            self._hold(layer, shard, weights[shard])
+        self.finish(layer)
+
+    def _hold(self, layer: "Linear", shard: str | None, weight: NativeWeight) -> None:
+        layer.register_buffer(f"packed_{shard or 'weight'}", weight.data, persistent=False)
+        self._weights[shard] = weight
 
     def _packed(
         self,

@@ -1,4 +1,8 @@
-"""build_engine's refusals, which need no model."""
+"""build_engine: its refusals, and what a start leaves to the next one."""
+
+import functools
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +12,9 @@ from engine.build import build_engine
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError, StartupError
 from models.errors import SettingError
+from models.kept.store import KeptWeights
+from models.kernels.cpu.library import kernel_library
+from tests.helpers.model_folders import write_model_folder
 
 SHORTAGES = [
     MemoryError(),
@@ -55,3 +62,25 @@ def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.Monke
     with pytest.raises(OptionError, match=r"--threads is 100,000; this machine can run 4 at once.*lower it.* for 2"):
         _build(threads=100_000)
     assert [cores.compute_threads(asked) for asked in (None, 1, 4)] == [2, 1, 4]
+
+
+@pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
+def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The system counts a file's pages as free, since it could read them again."""
+    model = str(write_model_folder(tmp_path / "model"))
+    kept = functools.partial(KeptWeights, tmp_path / "kept", min_bytes=0, wants_large_pages=False)
+    free: list[int] = []
+    plan = build.plan_kv_budget
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        free.append(kwargs["free_bytes"])
+        return plan(*args, **kwargs)
+
+    monkeypatch.setattr(build, "KeptWeights", kept)
+    monkeypatch.setattr(build, "plan_kv_budget", noted)
+    monkeypatch.setattr(build, "free_memory_bytes", lambda _: 1 << 30)
+    for weight_cache in (False, True, True):
+        build_engine(EngineConfig(model, device=Device.CPU, threads=1, weight_cache=weight_cache), lambda *_: None)
+    [image] = (tmp_path / "kept").iterdir()
+    assert free[:2] == [1 << 30, 1 << 30]
+    assert 0 <= image.stat().st_size - (free[1] - free[2]) < 1 << 16  # all but the image's contents

@@ -20,7 +20,7 @@ _READERS = {
 
 
 # Files in which tools described their quantisation before config.json had a place for it, and the method's name there.
-_OLD_FILES = {
+OLD_FILES = {
     "quantize_config.json": "gptq",  # AutoGPTQ
     "quant_config.json": "awq",  # AutoAWQ
     "hf_quant_config.json": "modelopt",
@@ -44,7 +44,7 @@ def quantisation_config(config: HFConfig, root: Path) -> HFConfig | None:
     for name in ("quantization_config", "compression_config"):  # the second of old compressed-tensors
         if config.has(name):
             return config.section(name)
-    for name, method in _OLD_FILES.items():
+    for name, method in OLD_FILES.items():
         if (root / name).is_file():
             old = read_json_config(root / name)
             return HFConfig({"quant_method": method, **old.fields}, old.source)

@@ -1,0 +1,84 @@
+"""KeptModel: one model's packed weights in the cache folder, by a key of all that decides what they are."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from models.checkpoints.quantised.registry import OLD_FILES
+from models.decoder import Decoder
+from models.kept.image import ImageError
+from models.kept.store import KeptWeights
+from models.kept.weights import restore, weights_of
+from models.kernels.cpu.library import required_library
+from models.loaded import ProgressReport
+from models.quant.select import WeightOptions
+from models.sources import ModelFiles
+
+logger = logging.getLogger(__name__)
+
+_CODE = Path(__file__).parents[1]  # all of models
+
+
+@dataclass(frozen=True, slots=True)
+class KeptModel:
+    store: KeptWeights
+    key: str
+
+    def restore(self, decoder: Decoder, progress: ProgressReport) -> int:
+        """Give a decoder that is laid out and allocated its weights, mapped. Returns their bytes; 0: it has none."""
+        image = self.store.find(self.key, progress)
+        if image is None:
+            return 0
+        try:
+            restore(decoder, image)
+        except ImageError as error:
+            logger.warning("kept weights are not used: %s", error)
+            return 0
+        return image.num_bytes
+
+    def keep(self, decoder: Decoder, progress: ProgressReport) -> None:
+        """Keep a loaded decoder's weights for the next start."""
+        weights = weights_of(decoder)
+        if weights is not None:
+            self.store.keep(self.key, *weights, progress)
+
+
+def kept_model(
+    store: KeptWeights, files: ModelFiles, weights: WeightOptions, overrides: Mapping[str, Any]
+) -> KeptModel:
+    """Of a model on native linear kernels. Raises OSError if a file is gone.
+
+    Files are told by path, size, inode and times, of which a program cannot set the time of change: reading a file to
+    hash it would take longer than loading it.
+    """
+    digest = hashlib.blake2b(digest_size=20)
+    for path in (*files.weight_files, *_files_there(files.root, OLD_FILES)):
+        status = path.stat()
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(repr((str(path.resolve()), status.st_size, status.st_dev, status.st_ino, times)).encode())
+    options = {name: str(value) for name, value in dataclasses.asdict(weights).items()}
+    kernels = required_library().path.stem  # a hash of their source, compiler and level
+    digest.update(repr((options, json.dumps(dict(overrides), sort_keys=True), kernels)).encode())
+    digest.update(_code_digest())
+    return KeptModel(store, digest.hexdigest())
+
+
+def _files_there(root: Path | None, names: Iterable[str]) -> list[Path]:
+    return [] if root is None else [root / name for name in names if (root / name).exists()]
+
+
+@functools.cache
+def _code_digest() -> bytes:
+    """Changes with whatever reads and packs weights."""
+    digest = hashlib.blake2b(digest_size=20)
+    for path in sorted(_CODE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    digest.update(repr([version(name) for name in ("torch", "gguf", "safetensors", "numpy")]).encode())
+    return digest.digest()
