@@ -11,7 +11,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.gguf_codes import stored_codes
+from models.checkpoints.gguf_codes import stored_codes, wider_format
 from models.checkpoints.gguf_header import GGUFHeader, GGUFTensor, read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 from models.kernels.linear import NotFiniteError, WeightFormat, dequantise_natively
@@ -77,7 +77,7 @@ def _described(
         read_packed=lambda: packed,
         part=part,
         quantised=stored_codes(kind, shape, packed, refuse),
-        wider_format="IQ4_NL" if kind is GGMLQuantizationType.IQ4_XS else None,
+        wider_format=wider_format(kind),
     )
 
 

@@ -1,8 +1,17 @@
-"""GGUF's formats whose matrices are read as codes with a scale for 32 columns: IQ4_NL, MXFP4 and IQ4_XS."""
+"""GGUF's formats whose matrices are read as codes with scales: IQ4_NL and MXFP4 as what they are, others as integers.
 
+IQ4_XS has the codes of IQ4_NL. IQ1_S, IQ2_XXS, IQ3_XXS and IQ3_S spell eight or four columns by a word of a lexicon, of
+small integers with a scale for 32 columns; TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256. What these hold is
+held as INT8 and as INT4: wider, with the same numbers. (IQ1_M, IQ2_XS, IQ2_S and NVFP4 have scales for 16 columns.)
+"""
+
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from gguf import dequantize
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from models.checkpoints.base import StoredQuant
@@ -11,6 +20,7 @@ from models.quant.nibbles import pack_nibbles, unpack_nibbles
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 _GROUP = 32  # columns
+_CHUNK_ELEMENTS = 1 << 22  # of a lexicon's matrix, read at once: the gguf package has temporaries of 4 bytes for each
 
 
 def stored_codes(
@@ -20,7 +30,12 @@ def stored_codes(
 
     refuse: makes the error for scales that are no finite numbers.
     """
-    if kind not in _READERS or len(shape) != 2:
+    if len(shape) != 2:
+        return None
+    if (integers := _INTEGERS.get(kind)) is not None:
+        read_rows = functools.partial(_read_integers, kind, integers, rows, refuse)
+        return StoredQuant(QuantKind(integers.encoding, integers.group_size), read_rows)
+    if kind not in _READERS:
         return None
     encoding, split = _READERS[kind]
     block_columns, block_bytes = GGML_QUANT_SIZES[kind]
@@ -35,6 +50,14 @@ def stored_codes(
         return QuantTensor(encoding, pack_nibbles(codes), scales.flatten(1), None, group_size=_GROUP)
 
     return StoredQuant(QuantKind(encoding, _GROUP), read)
+
+
+def wider_format(kind: GGMLQuantizationType) -> str | None:
+    """What a matrix is read as, if that has more bits than the format."""
+    if kind is GGMLQuantizationType.IQ4_XS:
+        return "IQ4_NL"
+    integers = _INTEGERS.get(kind)
+    return None if integers is None else f"{integers.encoding.name} g{integers.group_size}"
 
 
 # Each takes blocks [rows, blocks, bytes]; returns scales [rows, .., 1 for 32 columns], and codes [rows, .., 16 bytes].
@@ -56,6 +79,74 @@ def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scales = d.contiguous().view(torch.float16).to(torch.float32) * factors  # 17 bits: exact
     return scales, pairs.unflatten(-1, (8, 16))
 
+
+@dataclass(frozen=True, slots=True)
+class _Integers:
+    """encoding, group_size: what the numbers are held as. scales: blocks [rows, blocks, bytes] -> [rows, blocks, scales
+    of a block], of which the numbers are multiples by integers."""
+
+    encoding: Encoding
+    group_size: int
+    scales: Callable[[torch.Tensor], torch.Tensor]
+
+
+def _read_integers(
+    kind: GGMLQuantizationType, integers: _Integers, rows: torch.Tensor, refuse: Callable[[], CheckpointError]
+) -> QuantTensor:
+    """The gguf package's numbers divided by their scales, a part of the matrix after the other."""
+    block_columns, block_bytes = GGML_QUANT_SIZES[kind]
+    columns = rows.shape[1] // block_bytes * block_columns
+    codes, scales = [], []
+    for part in rows.split(max(1, _CHUNK_ELEMENTS // columns)):
+        scale = integers.scales(part.unflatten(1, (-1, block_bytes))).flatten(1)
+        if not bool(scale.isfinite().all()):
+            raise refuse()
+        numbers = torch.from_numpy(dequantize(part.numpy(), kind)).unflatten(1, (-1, integers.group_size))
+        code = (numbers / torch.where(scale == 0, 1.0, scale.to(torch.float32))[..., None]).round().flatten(1)
+        codes.append(pack_nibbles((code + 8).to(torch.uint8)) if integers.encoding is Encoding.INT4 else code.char())
+        scales.append(scale)
+    return QuantTensor(integers.encoding, torch.cat(codes), torch.cat(scales), None, integers.group_size)
+
+
+def _words(data: torch.Tensor, dtype: type[np.unsignedinteger]) -> torch.Tensor:
+    """Unsigned words as integers that torch computes with: [.., bytes] -> [.., words]."""
+    return torch.from_numpy(data.contiguous().numpy().view(dtype).astype(np.int64))
+
+
+def _d(blocks: torch.Tensor, first: int = 0) -> torch.Tensor:
+    return blocks[..., first : first + 2].contiguous().view(torch.float16)
+
+
+def _scales_iq1_s(blocks: torch.Tensor) -> torch.Tensor:
+    """3 bits of 8 words of 16 bits; numbers are multiples of an eighth."""
+    return _d(blocks).to(torch.float32) * (2 * (_words(blocks[..., 34:], np.uint16) >> 12 & 7) + 1) * 0.125
+
+
+def _scales_iq2_xxs(blocks: torch.Tensor) -> torch.Tensor:
+    """The upper 4 bits of every second word of 32 bits."""
+    return _d(blocks).to(torch.float32) * ((_words(blocks[..., 2:], np.uint32)[..., 1::2] >> 28) + 0.5) * 0.25
+
+
+def _scales_iq3_xxs(blocks: torch.Tensor) -> torch.Tensor:
+    """The upper 4 bits of 8 words of 32 bits, after the lexicon's."""
+    return _d(blocks).to(torch.float32) * ((_words(blocks[..., 66:], np.uint32) >> 28) + 0.5) * 0.5
+
+
+def _scales_iq3_s(blocks: torch.Tensor) -> torch.Tensor:
+    """4 nibbles at the end."""
+    pairs = blocks[..., 106:]
+    nibbles = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
+    return _d(blocks).to(torch.float32) * (2 * nibbles.to(torch.float32) + 1)
+
+
+_INTEGERS = {
+    GGMLQuantizationType.IQ1_S: _Integers(Encoding.INT8, _GROUP, _scales_iq1_s),
+    GGMLQuantizationType.IQ2_XXS: _Integers(Encoding.INT8, _GROUP, _scales_iq2_xxs),
+    GGMLQuantizationType.IQ3_XXS: _Integers(Encoding.INT8, _GROUP, _scales_iq3_xxs),
+    GGMLQuantizationType.IQ3_S: _Integers(Encoding.INT8, _GROUP, _scales_iq3_s),
+    GGMLQuantizationType.TQ1_0: _Integers(Encoding.INT4, 256, functools.partial(_d, first=52)),
+    GGMLQuantizationType.TQ2_0: _Integers(Encoding.INT4, 256, functools.partial(_d, first=64)),
+}
 
 _READERS = {
     GGMLQuantizationType.IQ4_NL: (Encoding.IQ4_NL, _split_iq4_nl),

@@ -22,6 +22,10 @@ _RANDOM = {
     GGMLQuantizationType.Q6_K: (208, None),
     GGMLQuantizationType.IQ4_NL: (0, None),
     GGMLQuantizationType.IQ4_XS: (0, None),
+    GGMLQuantizationType.IQ1_S: (0, None),
+    GGMLQuantizationType.IQ2_XXS: (0, None),
+    GGMLQuantizationType.IQ3_XXS: (0, None),
+    GGMLQuantizationType.IQ3_S: (0, None),
 }
 
 

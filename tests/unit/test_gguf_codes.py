@@ -6,6 +6,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
+from models.checkpoints import gguf_codes
 from models.checkpoints.gguf_codes import stored_codes
 from models.errors import CheckpointError
 from models.quant.dequantise import dequantise
@@ -18,19 +19,27 @@ def random_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray:
     raw = rng.integers(0, 256, (rows, blocks, size), dtype=np.uint8)
     scales = rng.uniform(-0.05, 0.05, (rows, blocks)).astype(np.float16)[..., None].view(np.uint8)
     match kind:
-        case Kind.IQ4_NL | Kind.IQ4_XS:
-            raw[..., :2] = scales
+        case Kind.TQ1_0 | Kind.TQ2_0:
+            raw[..., -2:] = scales
         case Kind.MXFP4:
             raw[..., 0] = rng.integers(110, 125, (rows, blocks))
+        case _:
+            raw[..., :2] = scales
     return raw.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("kind", [Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4])
+KINDS = [
+    *(Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4),
+    *(Kind.IQ1_S, Kind.IQ2_XXS, Kind.IQ3_XXS, Kind.IQ3_S, Kind.TQ1_0, Kind.TQ2_0),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_codes_and_scales_are_gguf_s(kind: Kind) -> None:
-    raw = random_blocks(kind, 5, 3)
+    raw = random_blocks(kind, 50, 3)
     columns = 3 * gguf.GGML_QUANT_SIZES[kind][0]
 
-    stored = stored_codes(kind, (5, columns), torch.from_numpy(raw), CheckpointError)
+    stored = stored_codes(kind, (50, columns), torch.from_numpy(raw), CheckpointError)
 
     assert stored is not None
     quantised = stored.read()
@@ -40,3 +49,24 @@ def test_codes_and_scales_are_gguf_s(kind: Kind) -> None:
 
 def test_other_formats_are_no_codes() -> None:
     assert stored_codes(Kind.Q4_0, (1, 32), torch.zeros(1, 18, dtype=torch.uint8), CheckpointError) is None
+
+
+@pytest.mark.parametrize("kind", [Kind.IQ1_S, Kind.IQ2_XXS, Kind.IQ3_XXS, Kind.IQ3_S, Kind.TQ1_0, Kind.TQ2_0])
+def test_numbers_of_scale_zero_are_zero_and_scales_that_are_none_are_refused(kind: Kind) -> None:
+    raw = random_blocks(kind, 4, 1)
+    at = slice(-2, None) if kind in (Kind.TQ1_0, Kind.TQ2_0) else slice(0, 2)
+    columns = gguf.GGML_QUANT_SIZES[kind][0]
+    raw[1, at] = 0
+    stored = stored_codes(kind, (4, columns), torch.from_numpy(raw), CheckpointError)
+    assert stored is not None
+    assert not dequantise(stored.read(), torch.float32)[1].any()
+
+    raw[2, at] = np.array([np.nan], np.float16).view(np.uint8)
+    with pytest.raises(CheckpointError):
+        stored.read()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_matrix_is_read_in_parts(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_codes, "_CHUNK_ELEMENTS", 1000)
+    test_codes_and_scales_are_gguf_s(kind)
