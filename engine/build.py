@@ -30,7 +30,7 @@ from models.config_overrides import parse_overrides
 from models.errors import ModelError, SettingError
 from models.free_memory import free_memory_bytes
 from models.implementation import ModelImpl
-from models.kept.store import KeptWeights
+from models.kept.store import WeightStore
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import LoadedModel
 from models.loader import check_folder, load_model
@@ -130,8 +130,8 @@ def _load(
     if draft_files is not None:
         # A draft is read whole for every token, and its head and embeddings are much of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
-        kept = _kept_weights(config)
-        draft = load_draft(spec, draft_files, model, weights=weights, kept_weights=kept, report=report)
+        kept = _weight_store(config)
+        draft = load_draft(spec, draft_files, model, weights=weights, weight_store=kept, report=report)
     return model, draft, quality
 
 
@@ -212,14 +212,14 @@ def _load_target(
         ),
         overrides=_overrides(config),
         model_impl=ModelImpl(config.model_impl.value),
-        kept_weights=_kept_weights(config),
+        weight_store=_weight_store(config),
         progress=report,
         on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)),
     )
 
 
-def _kept_weights(config: EngineConfig) -> KeptWeights | None:
-    return KeptWeights() if config.weight_cache else None
+def _weight_store(config: EngineConfig) -> WeightStore | None:
+    return WeightStore() if config.weight_cache else None
 
 
 def _overrides(config: EngineConfig) -> dict[str, Any]:

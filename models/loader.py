@@ -24,7 +24,7 @@ from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
 from models.implementation import ModelImpl
 from models.kept.model import KeptModel, kept_model
-from models.kept.store import KeptWeights
+from models.kept.store import WeightStore
 from models.kernels.cpu.library import describe_kernels, load_kernels
 from models.layers.linear import Linear
 from models.loaded import HeldWeights, LoadedModel, ProgressReport, TokenizerAssets
@@ -97,7 +97,7 @@ def load_model(
     weights: WeightOptions | None = None,
     overrides: Mapping[str, Any] | None = None,
     model_impl: ModelImpl = ModelImpl.AUTO,
-    kept_weights: KeptWeights | None = None,
+    weight_store: WeightStore | None = None,
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
 ) -> LoadedModel:
@@ -105,7 +105,7 @@ def load_model(
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
     weights: how they are held, by default as stored. overrides: what `parse_overrides` gives. model_impl: whose code
-    computes; AUTO takes transformers' for architectures without a family of headrace's. kept_weights: where packed ones
+    computes; AUTO takes transformers' for architectures without a family of headrace's. weight_store: where packed ones
     are looked for, and kept. progress is called with ("compile kernels", 0, 0, "") where that is to be done, ("read
     tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B") and ("keep packed weights", the same).
     on_tokenizer gets the tokenizer before the weights are read. Raises a ModelError that names the file, tensor or
@@ -128,8 +128,8 @@ def load_model(
     to_build = (backend, torch_dtype, torch_device, progress, options)
     if isinstance(opened, OpenedModel):
         kept = None
-        if kept_weights is not None and native_linears_refusal(torch_dtype, torch_device) is None:
-            kept = kept_model(kept_weights, files, options, overrides or {})
+        if weight_store is not None and native_linears_refusal(torch_dtype, torch_device) is None:
+            kept = kept_model(weight_store, files, options, overrides or {})
         decoder, held = opened.build(*to_build, kept)
     else:
         decoder, held = opened.build(*to_build)

@@ -89,7 +89,9 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
         else:
             target = parameters[assignment.parameter]
             assert tensor.read is not None
-            _narrow(target, assignment.rows).copy_(rearrange(tensor.read(target.dtype)))
+            values = tensor.read(target.dtype)
+            check_finite(tensor, values)  # kernels that round rows would hide it
+            _narrow(target, assignment.rows).copy_(rearrange(values))
         done += tensor.num_bytes
         pages.have_read(tensor.num_bytes)
         progress("load weights", done, total, "B")
@@ -99,6 +101,14 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
             module.scheme.finish(module)
         elif isinstance(module, HeadLinear):
             module.finish()
+
+
+def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
+    """Raises CheckpointError that names the tensor, if `values` of it are no finite numbers."""
+    if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
+        raise CheckpointError(
+            f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; fetch the checkpoint again"
+        )
 
 
 def _destinations(

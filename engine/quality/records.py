@@ -73,10 +73,10 @@ def _read(path: Path) -> list[Record]:
     """The records; none where there is no such file or where it is not ours."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_File).records
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, msgspec.DecodeError) as error:
-        logger.warning("%s cannot be read (%s); quality is measured again", path, error)
+        logger.warning("%s cannot be read (%s), so what it says of the quality is not used", path, error)
         return []
 
 

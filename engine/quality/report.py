@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import math
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +24,7 @@ from models.quant.select import WeightOptions
 from models.sources import ModelFiles
 from models.tokenizer_assets import load_tokenizer_assets
 
+_REMEDY = "choose a --quantization with more bits, quantise with calibration (headrace quantize), or allow more"
 _UNQUANTISED = WeightOptions(keeps_quantised=False)
 
 
@@ -55,16 +57,17 @@ class QualityReport:
             self._reference = measure_reference(self._files, opened, dtype, self._device, self._progress)
 
     def after(self, model: LoadedModel) -> Quality | None:
-        """The quality, where it was asked for or is known. Raises StartupError if it lies beyond --max-quality-loss."""
+        """The quality, where it was asked for or is known. Raises StartupError as `check_quality` does."""
         if not self._is_wanted:  # what `headrace quantize` or an earlier start found is shown all the same
             return records.find(self._files, quality_key(self._config, self._files, self._device))
         quality = self._found
         if self._reference is not None:
             quality = compare(model, self._reference, self._progress)
             self._reference = None
+            check_quality(quality, None, remedy=_REMEDY)  # what is kept is finite
             records.keep(self._files, self._key, quality)
         if quality is not None:
-            check_loss(quality, self._config.max_quality_loss)
+            check_quality(quality, self._config.max_quality_loss, remedy=_REMEDY)
         return quality
 
 
@@ -106,13 +109,21 @@ def overrides_of(config: EngineConfig) -> dict[str, Any]:
     return dict(parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta))
 
 
-def check_loss(quality: Quality, limit: float | None) -> None:
-    """Raises StartupError if the perplexity grew by more than `limit`."""
-    if limit is not None and not quality.loss <= limit:
+def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None:
+    """Raises StartupError if the perplexity grew by more than `limit`, or if nothing can be said of it.
+
+    remedy: for the first.
+    """
+    if not math.isfinite(quality.reference_perplexity):
+        raise StartupError(
+            f"quality cannot be measured: the perplexity of the unquantised weights is {quality.reference_perplexity}, "
+            "so some of them, or what is computed with them, are no finite numbers; fetch the checkpoint again"
+        )
+    if not math.isfinite(quality.perplexity) or (limit is not None and not quality.loss <= limit):
+        allowed = "no finite number" if limit is None else f"by {quality.loss:.2%}; --max-quality-loss is {limit:.2%}"
         raise StartupError(
             f"quantisation raises the perplexity from {quality.reference_perplexity:.4g} to {quality.perplexity:.4g}, "
-            f"by {quality.loss:.2%}; --max-quality-loss is {limit:.2%}; choose a --quantization with more bits, "
-            "quantise with calibration (headrace quantize), or allow more"
+            f"{allowed}; {remedy}"
         )
 
 

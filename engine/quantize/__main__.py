@@ -25,7 +25,7 @@ from engine.progress import foreground_progress
 from engine.protocol import Quality
 from engine.quality import records
 from engine.quality.measure import compare
-from engine.quality.report import check_loss, measure_reference, quality_key
+from engine.quality.report import check_quality, measure_reference, quality_key
 from engine.quantize.calibration import calibration_text
 from engine.quantize.config import QuantizeConfig
 from engine.quantize.convert import Written, convert, described_groups
@@ -35,6 +35,7 @@ from models.loaded import ProgressReport
 from models.loader import load_model, open_model, resolve_dtype
 from models.sources import ModelFiles, resolve_model
 
+_REMEDY = "choose a --scheme with more bits, --method gptq, or more --calibration-tokens, or allow more"
 _CPU = torch.device("cpu")
 
 
@@ -71,7 +72,7 @@ def quantise(model: str, config: QuantizeConfig, progress: ProgressReport) -> No
         written = convert(files, open_model(files), config, text, partial, progress)
         quality = _measured(files, partial, progress) if config.quality_report else None
         if quality is not None:
-            check_loss(quality, config.max_quality_loss)
+            check_quality(quality, config.max_quality_loss, remedy=_REMEDY)
         _put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -96,6 +97,11 @@ def _put_in_place(partial: Path, out: Path) -> None:
 
 
 def _check_out(out: Path) -> None:
+    if out == Path.cwd():
+        raise StartupError(
+            "--out is the folder that this command was started in, in whose place the new one would be put; name a "
+            "folder in it"
+        )
     if out.exists() and not out.is_dir():
         raise StartupError(f"--out {out} is a file; name a folder")
     if out.is_mount():
@@ -112,6 +118,7 @@ def _measured(source: ModelFiles, folder: Path, progress: ProgressReport) -> Qua
     files = ModelFiles(folder, (), str(folder))
     model = load_model(files, dtype="auto", device="cpu", generation_config="auto", progress=progress)
     quality = compare(model, reference, progress)
+    check_quality(quality, None, remedy=_REMEDY)  # what is kept is finite
     records.keep(files, quality_key(EngineConfig(), files, _CPU), quality)
     return quality
 

@@ -33,10 +33,10 @@ _STRIP = 1024  # rows of a symmetric product that are computed together, from th
 def calibration_text(path: str | None) -> str:
     """The file's text, or the one that ships with headrace. Raises StartupError."""
     try:
-        return Path(path or _TEXT).read_text(encoding="utf-8")
+        return (_TEXT if path is None else Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise StartupError(f"cannot read the calibration text {path}: {reason}") from error
+        raise StartupError(f"cannot read the calibration text {path!r}: {reason}") from error
 
 
 def calibration_batches(

@@ -44,7 +44,7 @@ from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding, QuantTensor
 from models.sources import ModelFiles
 from models.tokenizer_assets import load_tokenizer_assets
-from models.weights import Assignment
+from models.weights import Assignment, check_finite
 
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # of tensors that are kept
 FORMS = {
@@ -178,6 +178,11 @@ class _Conversion:
     def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage], truths: list[Passage]) -> None:
         """Write one layer's tensors, and let the passages go on: `truths` through the layer as it was."""
         plan = [each for each in self._stream.plan if layer_of(each) == index]
+        if passages:
+            linears = linears_of(layer)
+            for each in filter(self._is_inner, plan):
+                linear = linears[_name_in_layer(each)]
+                check_finite(each.tensor, linear.weight.narrow(0, *linear.rows(each.destination.shard)))
         seen: dict[str, Seen] = {}
         folding = Folding()
         if passages and (self._equalises or self._corrects):
@@ -198,6 +203,7 @@ class _Conversion:
                 quantised.append(assignment)
             else:
                 weight = self._layout.values(assignment, self._decoder, torch.float32)
+                check_finite(assignment.tensor, weight)
                 self._write(assignment, quantise_to_nearest(weight, self._form.encoding, size, self._dtype))
         if passages:
             self._calibrate(index, layer, quantised, passages, seen, folding)
@@ -291,6 +297,7 @@ class _Conversion:
         """As it is stored, with its factors; what was quantised, or comes from a GGUF, in the checkpoint's dtype."""
         name = self._layout.name(assignment)
         values = self._layout.values(assignment, self._decoder, self._plain_dtype(assignment))
+        check_finite(assignment.tensor, values)
         self._writer.add(name, folded(values).to(values.dtype))
         module = self._decoder.get_submodule(assignment.destination.module)
         if name.endswith(".weight") and values.dim() == 2 and not isinstance(module, Embedding):

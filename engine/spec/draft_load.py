@@ -10,7 +10,7 @@ from engine.spec.draft_model import DraftModel, widest_group
 from engine.spec.draft_runner import TorchDraftRunner
 from engine.spec.settings import SpecSettings
 from models.errors import ModelError
-from models.kept.store import KeptWeights
+from models.kept.store import WeightStore
 from models.loaded import LoadedModel, ProgressReport
 from models.loader import check_folder, has_recurrence, load_model
 from models.quant.select import WeightOptions
@@ -39,7 +39,7 @@ def load_draft(
     target: LoadedModel,
     *,
     weights: WeightOptions,
-    kept_weights: KeptWeights | None = None,
+    weight_store: WeightStore | None = None,
     report: ProgressReport,
 ) -> LoadedModel:
     """The draft model, on the target's device and in its dtype. Raises StartupError, for another vocabulary before its
@@ -51,7 +51,7 @@ def load_draft(
             device=str(target.device),
             generation_config="vllm",  # none: requests have theirs from the target's
             weights=weights,
-            kept_weights=kept_weights,
+            weight_store=weight_store,
             progress=report,
             on_tokenizer=lambda tokenizer: check_draft(target.tokenizer, tokenizer),
         )

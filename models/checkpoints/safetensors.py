@@ -14,7 +14,7 @@ from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError, UnsupportedModelError
 
 _SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+INDEX_NAME = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 16 << 20  # some hundred thousand tensors a file, which the largest models do not reach
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NO_PICKLES = (
@@ -40,7 +40,9 @@ class SafetensorsCheckpoint:
                 self.tensors[tensor.name] = tensor
         for name, path in index.items():
             if name not in self.tensors:
-                raise CheckpointError(f"{path} lacks tensor {name!r}, which {folder / _INDEX} promises; fetch it again")
+                raise CheckpointError(
+                    f"{path} lacks tensor {name!r}, which {folder / INDEX_NAME} promises; fetch it again"
+                )
         if not any(tensor.format in _DTYPES for tensor in self.tensors.values()):
             raise CheckpointError(f"{folder} holds no tensors of {', '.join(_DTYPES)}; fetch the checkpoint again")
         self.dtype = plain_dtype(self.tensors.values())
@@ -64,10 +66,10 @@ def _single_file(folder: Path) -> Path:
         return others[0]
     if others:
         names = ", ".join(other.name for other in others)
-        raise CheckpointError(f"{folder} has {names} but neither {_SINGLE} nor {_INDEX}; fetch the index")
+        raise CheckpointError(f"{folder} has {names} but neither {_SINGLE} nor {INDEX_NAME}; fetch the index")
     if pickle := find_pickle(folder):
         raise UnsupportedModelError(f"{folder} has its weights in {pickle.name}, {NO_PICKLES}")
-    raise CheckpointError(f"{folder} has no {_SINGLE} and no {_INDEX}; fetch the checkpoint again")
+    raise CheckpointError(f"{folder} has no {_SINGLE} and no {INDEX_NAME}; fetch the checkpoint again")
 
 
 def find_pickle(folder: Path) -> Path | None:
@@ -77,7 +79,7 @@ def find_pickle(folder: Path) -> Path | None:
 
 def _read_index(folder: Path) -> dict[str, Path]:
     """Tensor name -> file, from the index; empty if there is none, or one file that holds all."""
-    path = folder / _INDEX
+    path = folder / INDEX_NAME
     if not path.exists() or (folder / _SINGLE).exists():  # the single file comes first, as in transformers
         return {}
     try:

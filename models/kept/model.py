@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints.quantised.registry import OLD_FILES
+from models.checkpoints.safetensors import INDEX_NAME
 from models.decoder import Decoder
 from models.kept.image import ImageError
-from models.kept.store import KeptWeights
+from models.kept.store import WeightStore
 from models.kept.weights import restore, weights_of
 from models.kernels.cpu.library import required_library
 from models.loaded import ProgressReport
@@ -28,7 +29,7 @@ _CODE = Path(__file__).parents[1]  # all of models
 
 @dataclass(frozen=True, slots=True)
 class KeptModel:
-    store: KeptWeights
+    store: WeightStore
     key: str
 
     def restore(self, decoder: Decoder, progress: ProgressReport) -> int:
@@ -39,7 +40,7 @@ class KeptModel:
         try:
             restore(decoder, image)
         except ImageError as error:
-            logger.warning("kept weights are not used: %s", error)
+            logger.warning("%s is not used: %s", self.store.path(self.key), error)
             return 0
         return image.num_bytes
 
@@ -51,7 +52,7 @@ class KeptModel:
 
 
 def kept_model(
-    store: KeptWeights, files: ModelFiles, weights: WeightOptions, overrides: Mapping[str, Any]
+    store: WeightStore, files: ModelFiles, weights: WeightOptions, overrides: Mapping[str, Any]
 ) -> KeptModel:
     """Of a model on native linear kernels. Raises OSError if a file is gone.
 
@@ -59,10 +60,12 @@ def kept_model(
     hash it would take longer than loading it.
     """
     digest = hashlib.blake2b(digest_size=20)
-    for path in (*files.weight_files, *_files_there(files.root, OLD_FILES)):
+    for path in (*files.weight_files, *_files_there(files.root, (*OLD_FILES, INDEX_NAME))):
         status = path.stat()
         times = (status.st_mtime_ns, status.st_ctime_ns)
         digest.update(repr((str(path.resolve()), status.st_size, status.st_dev, status.st_ino, times)).encode())
+    if weights.quantise_to is None:  # then the others say nothing: a draft of the same file shares its image
+        weights = WeightOptions(keeps_quantised=weights.keeps_quantised)
     options = {name: str(value) for name, value in dataclasses.asdict(weights).items()}
     kernels = required_library().path.stem  # a hash of their source, compiler and level
     digest.update(repr((options, json.dumps(dict(overrides), sort_keys=True), kernels)).encode())

@@ -1,15 +1,13 @@
-"""KeptWeights: images of packed weights in the cache folder, found by a key and kept while there is room."""
+"""WeightStore: images of packed weights in the cache folder, found by a key and kept while there is room."""
 
 import contextlib
 import logging
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -21,12 +19,11 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX = ".weights"
 _ROOM = 4  # images may have this part of the disk's free space, what they have included
-_STALE_S = 3600.0  # a partial file that nobody can still be writing
 _MIN_LARGE_PAGE_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class KeptWeights:
+class WeightStore:
     """min_bytes: smaller ones are as fast to load. wants_large_pages: else mapped memory is slower than memory of one's
     own by as much as the start would gain in a few thousand tokens, so nothing is kept."""
 
@@ -36,18 +33,17 @@ class KeptWeights:
 
     def find(self, key: str, progress: ProgressReport) -> Image | None:
         """What was kept under `key`, mapped; None if there is nothing whole, or not in large pages."""
-        path = self._path(key)
+        path = self.path(key)
         try:
-            image = map_image(path, lambda done, total: progress("load weights", done, total, "B"))
-        except FileNotFoundError:
+            image = map_image(path, lambda done, total: progress("map weights", done, total, "B"))
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ImageError) as error:
             logger.warning("%s is not used: %s", path, error)
             return None
         if self.wants_large_pages and image.large_page_share < _MIN_LARGE_PAGE_SHARE:
-            logger.info(
-                "%s is not used: the system maps %.0f%% of it in large pages", path, 100 * image.large_page_share
-            )
+            share = f"{image.large_page_share:.0%}"
+            logger.info("%s is not used: the system maps %s of it in large pages", path, share)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the least recently used goes first
@@ -56,60 +52,67 @@ class KeptWeights:
     def keep(self, key: str, tensors: Mapping[str, torch.Tensor], extra: Any, progress: ProgressReport) -> None:
         """Write an image for the next start. What hinders that costs this one nothing: it is logged."""
         needed = image_bytes(tensors)
-        if needed < self.min_bytes or not can_be_written(tensors):
+        if needed < self.min_bytes or not can_be_written(tensors) or not hasattr(os, "O_TMPFILE"):
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_stale()
             if self.wants_large_pages and not self._gives_large_pages():
-                logger.info(
-                    "packed weights are not kept: the system does not map files of %s in large pages", self.folder
-                )
-            elif not self._make_room(needed):
-                logger.info("packed weights are not kept: too little space is left in %s", self.folder)
-            else:
-                with self._partial() as file:
+                logger.info("packed weights are not kept: files of %s are not mapped in large pages", self.folder)
+            elif self._makes_room(needed):
+                with self._unnamed() as file:
                     write_image(file, tensors, extra, lambda done, of: progress("keep packed weights", done, of, "B"))
-                    os.replace(file.name, self._path(key))
+                    _give_name(file, self.path(key))
         except OSError as error:
             logger.warning("packed weights are not kept in %s: %s", self.folder, error.strerror)
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"
 
     @contextlib.contextmanager
-    def _partial(self) -> Iterator[Any]:
-        """A new file, which is gone afterwards unless it got another name. Without a buffer: pieces are to be whole."""
-        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".partial", buffering=0, delete=False) as file:
-            try:
-                yield file
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+    def _unnamed(self) -> Iterator[BinaryIO]:
+        """A new file without a name, so that it goes with a process that is killed; and without a buffer, since pieces
+        are to be written whole."""
+        with open(os.open(self.folder, os.O_TMPFILE | os.O_RDWR, 0o666), "r+b", buffering=0) as file:
+            yield cast(BinaryIO, file)
 
     def _gives_large_pages(self) -> bool:
         """Tried with a small image."""
-        with self._partial() as file:
+        with self._unnamed() as file:
             write_image(file, {"": torch.ones(2 * LARGE_PAGE, dtype=torch.uint8)}, None, lambda *_: None)
-            return map_image(Path(file.name), lambda *_: None).large_page_share >= _MIN_LARGE_PAGE_SHARE
+            return map_image(_path_of(file), lambda *_: None).large_page_share >= _MIN_LARGE_PAGE_SHARE
 
-    def _make_room(self, needed: int) -> bool:
+    def _makes_room(self, needed: int) -> bool:
         """Remove images, the least recently used first, until `needed` bytes are within their part of the disk."""
-        images = sorted((path.stat().st_mtime, path) for path in self.folder.glob(f"*{_SUFFIX}"))
-        sizes = {path: path.stat().st_size for _, path in images}
-        used = sum(sizes.values())
+        images: list[tuple[float, int, Path]] = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # another start has removed it
+                status = path.stat()
+                images.append((status.st_mtime, status.st_size, path))
+        used = sum(size for _, size, _ in images)
         allowed = (shutil.disk_usage(self.folder).free + used) // _ROOM
         if needed > allowed:
+            logger.info(
+                "packed weights are not kept: they take %.0f MB, and %s may have %.0f, a quarter of its disk's free "
+                "space; make room, set HEADRACE_CACHE to a folder of a larger disk, or say --no-weight-cache",
+                *(needed / 1e6, self.folder, allowed / 1e6),
+            )
             return False
-        for path, size in sizes.items():
+        for _, size, path in sorted(images):
             if used + needed <= allowed:
                 break
             path.unlink(missing_ok=True)  # a server that has mapped it goes on
             used -= size
         return True
 
-    def _remove_stale(self) -> None:
-        """Partial files of processes that were killed."""
-        for path in self.folder.glob("*.partial"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_S:
-                    path.unlink()
+
+def _path_of(file: BinaryIO) -> Path:
+    """Of any open file, as Linux has it."""
+    return Path(f"/proc/self/fd/{file.fileno()}")
+
+
+def _give_name(file: BinaryIO, path: Path) -> None:
+    """In place of what has that name. Where another start has just written the same, its file stays."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileExistsError):
+        # With a descriptor, which an absolute path has no use for, Python calls linkat, which follows that link.
+        os.link(_path_of(file), path, src_dir_fd=file.fileno(), follow_symlinks=True)

@@ -67,8 +67,8 @@ def restore(decoder: Decoder, image: Image) -> None:
             name: {shard: _weight(image.tensors, name, shard, record) for shard, record in records[name]}
             for name in packed
         }
-    except (KeyError, ValueError, TypeError) as error:
-        raise ImageError(f"its records are damaged ({error!r})") from error
+    except (KeyError, ValueError, TypeError):
+        raise ImageError("it is of another model (its packed weights differ)") from None
     for name, module in modules.items():
         for each, parameter in _own_parameters(module).items():
             parameter.data = image.tensors[f"{name}.{each}"]

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.kept.model import KeptModel
-from models.kept.store import KeptWeights
+from models.kept.store import WeightStore
 from models.kernels.cpu.library import kernel_library
 from models.loaded import HeldWeights
 from models.loader import open_model
@@ -31,7 +31,7 @@ WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, 
 
 
 def built(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) -> tuple[Decoder, HeldWeights]:
-    kept = KeptModel(KeptWeights(cache, min_bytes=0, wants_large_pages=False), "key")
+    kept = KeptModel(WeightStore(cache, min_bytes=0, wants_large_pages=False), "key")
     build = open_model(files).build
     return build(BACKEND, torch.bfloat16, torch.device("cpu"), lambda *_: None, weights or WeightOptions(), kept)
 

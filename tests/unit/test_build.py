@@ -12,7 +12,7 @@ from engine.build import build_engine
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError, StartupError
 from models.errors import SettingError
-from models.kept.store import KeptWeights
+from models.kept.store import WeightStore
 from models.kernels.cpu.library import kernel_library
 from tests.helpers.model_folders import write_model_folder
 
@@ -68,7 +68,7 @@ def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.Monke
 def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The system counts a file's pages as free, since it could read them again."""
     model = str(write_model_folder(tmp_path / "model"))
-    kept = functools.partial(KeptWeights, tmp_path / "kept", min_bytes=0, wants_large_pages=False)
+    kept = functools.partial(WeightStore, tmp_path / "kept", min_bytes=0, wants_large_pages=False)
     free: list[int] = []
     plan = build.plan_kv_budget
 
@@ -76,7 +76,7 @@ def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_
         free.append(kwargs["free_bytes"])
         return plan(*args, **kwargs)
 
-    monkeypatch.setattr(build, "KeptWeights", kept)
+    monkeypatch.setattr(build, "WeightStore", kept)
     monkeypatch.setattr(build, "plan_kv_budget", noted)
     monkeypatch.setattr(build, "free_memory_bytes", lambda _: 1 << 30)
     for weight_cache in (False, True, True):

@@ -22,22 +22,46 @@ sys.exit(130)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    (tmp_path / "work_of_test.py").write_text(_WORK)
+# As while torch is imported: nothing is handled yet.
+_IMPORT = """
+import time
+print("working", flush=True)
+time.sleep(600)
+"""
+
+
+def started(tmp_path: Path, source: str) -> "subprocess.Popen[bytes]":
+    (tmp_path / "work_of_test.py").write_text(source)
     run = "import sys; from server.compute_process import run_module; sys.exit(run_module('work_of_test', sys.argv[1]))"
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     process = subprocess.Popen(
         [sys.executable, "-c", run, str(tmp_path / "done")],
         env={**inherited, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"working\n"
-    if number is signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        process.send_signal(number)
+    return process
+
+
+@pytest.mark.parametrize("from_terminal", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(
+    tmp_path: Path, number: signal.Signals, from_terminal: bool
+) -> None:
+    process = started(tmp_path, _WORK)
+    end = os.killpg if from_terminal else os.kill
+    end(process.pid, number)
     assert process.wait(timeout=60) == 130
     assert (tmp_path / "done").read_text() == "put in order"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_command_that_has_hardly_begun_ends_without_a_traceback(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(tmp_path, _IMPORT)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert errors == b""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -122,7 +123,12 @@ def test_a_measurement_without_a_number_is_beyond_any_bound() -> None:
         reference="x",
     )
     with pytest.raises(StartupError, match="max-quality-loss"):
-        report.check_loss(broken, 10.0)
+        report.check_quality(broken, 10.0, remedy="")
+    with pytest.raises(StartupError, match=r"from 3 to nan, no finite number; take more bits"):
+        report.check_quality(broken, None, remedy="take more bits")
+    nothing = msgspec.structs.replace(broken, perplexity=3.0, reference_perplexity=math.nan)
+    with pytest.raises(StartupError, match="unquantised weights is nan"):
+        report.check_quality(nothing, None, remedy="")
 
 
 def test_quality_is_kept_and_found_until_something_changes(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from engine.errors import StartupError
 from engine.protocol import Quality
@@ -15,6 +17,7 @@ from engine.quantize import __main__ as command
 from engine.quantize import calibration
 from engine.quantize.config import Method, QuantizeConfig, Scheme
 from models.checkpoints.writing import hugging_face
+from models.errors import ModelError
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 
@@ -73,13 +76,45 @@ def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> No
         command.quantise(str(llama), QuantizeConfig(out=str(kept / "a")), lambda *_: None)
 
 
+@pytest.mark.parametrize("out", ["", ".", "../here"])
+def test_the_folder_that_the_command_was_started_in_is_refused(
+    out: str, llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be another folder afterwards, and the shell would stand in one that is gone."""
+    (kept.parent / "here").mkdir()
+    monkeypatch.chdir(kept.parent / "here")
+    with pytest.raises(
+        StartupError, match=r"--out is the folder that this command was started in.*name a folder in it"
+    ):
+        command.quantise(str(llama), QuantizeConfig(out=out), lambda *_: None)
+
+
+NORM, PROJECTION = "model.layers.1.post_attention_layernorm.weight", "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize("name", [NORM, PROJECTION, "model.embed_tokens.weight"])
+@pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT4])  # to the nearest, calibrated
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_by_name(
+    name: str, scheme: Scheme, value: float, llama: Path, kept: Path
+) -> None:
+    """Rounding hides them: rows with one become zeros."""
+    model = shutil.copytree(llama, kept.parent / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors[name].view(-1)[3] = value
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"{name}' holds numbers that are not finite.*fetch the checkpoint again"):
+        command.quantise(str(model), QuantizeConfig(scheme=scheme, out=str(kept)), lambda *_: None)
+    assert not kept.exists()
+
+
 def test_a_calibration_text_that_will_not_do_is_refused(
     llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "calibration_text", calibration.calibration_text)
     text = kept.parent / "short.txt"
     config = QuantizeConfig(out=str(kept), calibration=str(text))
-    with pytest.raises(StartupError, match=r"cannot read the calibration text .*short\.txt: No such file"):
+    with pytest.raises(StartupError, match=r"cannot read the calibration text '.*short\.txt': No such file"):
         command.quantise("no/model", config, lambda *_: None)
     for content in ("", "A few words."):
         text.write_text(content)
