@@ -37,16 +37,20 @@ def column_factors(
     lengths = sizes.sqrt()
     lengths = (lengths / lengths.mean().clamp_min(1e-30)).clamp_min(1e-4)
 
+    # What a row of outputs loses counts relative to its size, since norms follow: else the few tokens with massive
+    # activations would choose alone.
+    shares = 1.0 / (rows @ weight.t()).square().sum(1).clamp_min(1e-30)
+
     def error(factors: torch.Tensor) -> float:
-        """Squared error of the products with rounding to the nearest."""
+        """Squared error of the products with rounding to the nearest, relative to each row of them."""
         scaled, divided = weight * factors, rows / factors
         nearest = quantise_to_nearest(scaled, encoding, group_size, torch.float32, sizes / factors.square())
-        total = float(((scaled - dequantise(nearest, torch.float32)) @ divided.t()).square().sum())
-        if not rounds_inputs:
-            return total
-        # Rounding moves each input by up to half a step: a variance of a twelfth of the step's square.
-        steps = divided.abs().amax(1) / INT8_MAX
-        return total + float(steps.square().sum() / 12) * float(scaled.square().sum())
+        errors = (divided @ (scaled - dequantise(nearest, torch.float32)).t()).square().sum(1)
+        if rounds_inputs:
+            # Rounding moves each input by up to half a step: a variance of a twelfth of the step's square.
+            steps = divided.abs().amax(1) / INT8_MAX
+            errors += steps.square() / 12 * scaled.square().sum()
+        return float(errors @ shares)
 
     return min((_centred(lengths**power) for power in _POWERS), key=error)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.errors import CheckpointError
+from models.quant.activations import round_by_token
 from models.quant.dequantise import dequantise
 from models.quant.equalise import column_factors
 from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest
@@ -171,6 +172,23 @@ def test_factors_take_peaks_off_inputs_that_are_rounded_too() -> None:
     factors = column_factors(weight, rows.square().sum(0), rows, Encoding.INT8, 160, rounds_inputs=True)
     assert factors[3] > 4 * factors.median()
     assert (rows / factors).abs().amax(1).mean() < 0.5 * rows.abs().amax(1).mean() / factors.median()
+
+
+def test_a_token_with_massive_activations_does_not_choose_for_the_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, rows = torch.randn(48, 160, generator=generator), torch.randn(64, 160, generator=generator)
+    rows[:, 3] *= 20
+    rows[0] *= 1e4 * torch.rand(160, generator=generator) ** 8
+    sizes = rows.square().sum(0)
+
+    def others_error(factors: torch.Tensor) -> float:
+        scaled = quantise_to_nearest(weight * factors, Encoding.INT8, 160, torch.float32, sizes / factors.square())
+        found = round_by_token(rows / factors, Encoding.INT8) @ dequantise(scaled, torch.float32).t()
+        expected = rows @ weight.t()
+        return float(((found - expected).square().sum(1) / expected.square().sum(1))[1:].mean())
+
+    factors = column_factors(weight, sizes, rows, Encoding.INT8, 160, rounds_inputs=True)
+    assert others_error(factors) < 1.05 * others_error(torch.ones(160))
 
 
 def test_products_over_the_hessian_are_the_weights_that_give_them() -> None:
