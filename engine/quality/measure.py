@@ -83,7 +83,7 @@ def compare(model: LoadedModel, reference: Reference, progress: ProgressReport) 
             log_probs = model.decoder.logits(part).log_softmax(-1)
             expected = predictions.log_probs[first:end].to(model.device)
             token_ids = predictions.token_ids[first:end].to(model.device, torch.int64)
-            divergence += float(_divergence(expected, log_probs.gather(1, token_ids)).sum())
+            divergence += float(divergence_of(expected, log_probs.gather(1, token_ids)).sum())
             agreements += int((log_probs.argmax(-1) == token_ids[:, 0]).sum())
             log_likelihood += float(log_probs.gather(1, targets[first:end, None]).sum())
             first = end
@@ -117,7 +117,7 @@ def _in_parts(texts: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
             first += len(part)
 
 
-def _divergence(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+def divergence_of(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """KL(expected, found) [n] in nats from log probabilities [n, TOP] of the same tokens; the others count as one."""
     p = expected.exp()
     kept = (p * (expected - found)).sum(-1)

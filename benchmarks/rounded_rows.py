@@ -1,0 +1,128 @@
+"""What rounding of activations alone costs, by kind of layer: weights as they are, rows rounded by token as w8a8 and
+fp8-dynamic have them, on the text of the quality report, all in fp32.
+
+    .venv/bin/python -m benchmarks.rounded_rows smollm2.gguf --encoding fp8
+"""
+
+import argparse
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.tables import markdown
+from engine.progress import foreground_progress
+from engine.quality.measure import TOP, divergence_of
+from engine.quality.passages import own_text, passages_of, together
+from engine.quantize.calibration import linears_of
+from models.errors import ModelError
+from models.layers.prologue import AS_IS
+from models.layerwise import LayerStream, Passage
+from models.loaded import ProgressReport
+from models.loader import open_model
+from models.quant.activations import round_by_token
+from models.quant.select import WeightOptions
+from models.quant.tensor import Encoding
+from models.sources import resolve_model
+from models.tokenizer_assets import load_tokenizer_assets
+
+_ENCODINGS = {"fp8": Encoding.FP8_E4M3, "int8": Encoding.INT8}
+_ROWS = 128  # whose logits are computed at once
+_NONE, _ALL = "none", "all"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.rounded_rows", description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a GGUF file or a folder; dequantised")
+    parser.add_argument("--encoding", choices=_ENCODINGS, default="fp8", help="of the rounded rows (default: fp8)")
+    options = parser.parse_args()
+    progress = foreground_progress()
+    try:
+        rows = measure(options.model, _ENCODINGS[options.encoding], progress)
+    except ModelError as error:
+        sys.stderr.write(f"rounded_rows: {error}\n")
+        return 1
+    finally:
+        progress.close()
+    head = [f"rounded to {options.encoding}", "perplexity", "change", "KL, nats"]
+    sys.stdout.write(markdown(head, rows) + "\n")
+    return 0
+
+
+@torch.inference_mode()
+def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[list[str]]:
+    """A row of the table for no rounding, for all rows rounded, and for those of each kind of linear layer."""
+    files = resolve_model(str(model), None, progress)
+    opened = open_model(files)
+    passages = passages_of(
+        own_text(), load_tokenizer_assets(files, opened.config, opened.gguf_metadata), opened.spec.max_position
+    )
+    device = torch.device("cpu")
+    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantised=False))
+    stream.read_ends()
+    groups = stream.decoder.layer_groups
+    steps = [together([chunk[:-1]], groups, device) for chunk in passages.chunks]
+    texts: dict[str, list[Passage]] = {kind: [stream.begin([step]) for step in steps] for kind in (_NONE, _ALL)}
+    for index, layer in stream.layers("compute", progress):
+        for kind in linears_of(layer):
+            if kind not in texts:  # until here it is what nothing was rounded in
+                texts[kind] = [_copy(text) for text in texts[_NONE]]
+        for kind, own in texts.items():
+            with _rounded(layer, kind, encoding):
+                for text in own:
+                    stream.compute(index, text)
+    reference = [hidden for text in texts[_NONE] for hidden in text.hidden().split(_ROWS)]
+    targets = passages.targets.split([len(part) for part in reference])
+    shown: list[list[str]] = []
+    unrounded = 0.0
+    for kind, own in texts.items():
+        hidden = [part for text in own for part in text.hidden().split(_ROWS)]
+        divergence, perplexity = _compared(stream.decoder.logits, reference, hidden, targets)
+        unrounded = unrounded or perplexity
+        shown.append([kind, f"{perplexity:.2f}", f"{perplexity / unrounded - 1:+.2%}", f"{divergence:.4f}"])
+    return shown
+
+
+def _copy(text: Passage) -> Passage:
+    return Passage(text.batches, text.rotations, [rows.clone() for rows in text.rows])  # layers use rows up
+
+
+@contextlib.contextmanager
+def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> Iterator[None]:
+    """While the context lasts, linear layers of that name inside `layer` round what they meet."""
+
+    def round_rows(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        rows = (args[1] if len(args) > 1 else AS_IS)(args[0]).to(torch.float32)
+        return (round_by_token(rows, encoding),), kwargs
+
+    with contextlib.ExitStack() as stack:
+        for name, linear in linears_of(layer).items():
+            if kind in (_ALL, name):
+                stack.callback(linear.register_forward_pre_hook(round_rows, with_kwargs=True).remove)
+        yield
+
+
+def _compared(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    reference: Sequence[torch.Tensor],
+    hidden: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+) -> tuple[float, float]:
+    """KL divergence, nats a token, and perplexity; of parts of the text."""
+    divergence = log_likelihood = 0.0
+    for expected_rows, rows, target in zip(reference, hidden, targets, strict=True):
+        expected, found = logits(expected_rows).log_softmax(-1), logits(rows).log_softmax(-1)
+        best = expected.topk(min(TOP, expected.shape[1]), dim=-1)
+        divergence += float(divergence_of(best.values, found.gather(1, best.indices)).sum())
+        log_likelihood += float(found.gather(1, target[:, None]).sum())
+    count = sum(map(len, targets))
+    return divergence / count, math.exp(-log_likelihood / count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
