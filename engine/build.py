@@ -130,8 +130,8 @@ def _load(
     if draft_files is not None:
         # A draft is read whole for every token, and its head and embeddings are much of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
-        kept = _weight_store(config)
-        draft = load_draft(spec, draft_files, model, weights=weights, weight_store=kept, report=report)
+        store = _weight_store(config)
+        draft = load_draft(spec, draft_files, model, weights=weights, weight_store=store, report=report)
     return model, draft, quality
 
 
@@ -146,13 +146,14 @@ def _plan_memory(
         bytes_per_block=bytes_per_block(model, config.block_size) + draft_bytes,
         bytes_per_state=bytes_per_state(model),
         model_max_len=model.max_position,
-        free_bytes=free_memory_bytes(model.device) - _mapped_bytes(model, draft),
+        free_bytes=max(0, free_memory_bytes(model.device) - _mapped_bytes(model, draft)),
         device=model.device,
     )
 
 
 def _mapped_bytes(*models: LoadedModel | None) -> int:
-    """What of the memory that the system calls free, as it can be read again, is in use at every step."""
+    """What the system calls free, as it can be read again, and what every step uses. (In a container that another one
+    has read the file for, it is no part of the free memory, and the KV cache is smaller than it might be.)"""
     return sum(model.mapped_bytes for model in models if model is not None)
 
 

@@ -23,7 +23,7 @@ from models.free_memory import obtainable_memory_bytes, require_memory, too_larg
 from models.generation_defaults import generation_defaults
 from models.hf_config import HFConfig, read_json_config
 from models.implementation import ModelImpl
-from models.kept.model import KeptModel, kept_model
+from models.kept.model import KeptModel, files_state, kept_model
 from models.kept.store import WeightStore
 from models.kernels.cpu.library import describe_kernels, load_kernels
 from models.layers.linear import Linear
@@ -107,12 +107,14 @@ def load_model(
     weights: how they are held, by default as stored. overrides: what `parse_overrides` gives. model_impl: whose code
     computes; AUTO takes transformers' for architectures without a family of headrace's. weight_store: where packed ones
     are looked for, and kept. progress is called with ("compile kernels", 0, 0, "") where that is to be done, ("read
-    tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B") and ("keep packed weights", the same).
+    tokenizer", 0, 0, ""), then ("load weights", bytes done, bytes in all, "B"), and "keep packed weights" where these
+    are to be; or "map weights", where they were.
     on_tokenizer gets the tokenizer before the weights are read. Raises a ModelError that names the file, tensor or
     field; nothing large is allocated before all names and shapes are known to fit.
     """
     from models.tokenizer_assets import load_tokenizer_assets  # may import transformers, which takes seconds
 
+    state = None if weight_store is None else files_state(files)
     opened = _open_as(files, overrides or {}, model_impl)
     torch_device = torch.device(device)
     torch_dtype = resolve_dtype(dtype, opened.stored_dtype, torch_device)
@@ -128,8 +130,8 @@ def load_model(
     to_build = (backend, torch_dtype, torch_device, progress, options)
     if isinstance(opened, OpenedModel):
         kept = None
-        if weight_store is not None and native_linears_refusal(torch_dtype, torch_device) is None:
-            kept = kept_model(weight_store, files, options, overrides or {})
+        if weight_store and state and native_linears_refusal(torch_dtype, torch_device) is None:
+            kept = kept_model(weight_store, files, state, options, overrides or {})
         decoder, held = opened.build(*to_build, kept)
     else:
         decoder, held = opened.build(*to_build)

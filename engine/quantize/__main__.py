@@ -5,7 +5,6 @@ JOB is JSON: a list of MODEL and the command's own options.
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from engine.config import EngineConfig
 from engine.cores import usable_cores
+from engine.ending import exit_on_sigterm
 from engine.errors import HeadraceError, StartupError
 from engine.file_modes import give_usual_modes
 from engine.progress import foreground_progress
@@ -41,7 +41,7 @@ _CPU = torch.device("cpu")
 
 def main(argv: Sequence[str]) -> int:
     """Quantise, measure, print the table; returns the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what was begun is removed
+    exit_on_sigterm()
     (job,) = argv
     model, options = msgspec.json.decode(job)
     config = msgspec.convert(options, QuantizeConfig)
@@ -52,8 +52,6 @@ def main(argv: Sequence[str]) -> int:
         progress.close()
         sys.stderr.write(f"headrace: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        return 130
     finally:
         progress.close()
     return 0
@@ -97,7 +95,7 @@ def _put_in_place(partial: Path, out: Path) -> None:
 
 
 def _check_out(out: Path) -> None:
-    if out == Path.cwd():
+    if out.exists() and out.samefile(os.curdir):
         raise StartupError(
             "--out is the folder that this command was started in, in whose place the new one would be put; name a "
             "folder in it"

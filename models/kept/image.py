@@ -11,6 +11,7 @@ against the data when it is mapped: a file that was cut, or not yet on the disk 
 changed there are found out. (Sums know no order: a hash would, and takes longer than loading the model anew.)
 """
 
+import contextlib
 import hashlib
 import json
 import mmap
@@ -29,7 +30,7 @@ LARGE_PAGE = 2 << 20
 _PIECE = 4 * LARGE_PAGE  # bytes that are written and summed at once
 _ALIGNMENT = 64
 _TAIL = struct.Struct("<Q16s8s")
-_WORD = b"hrimage1"
+_WORD = b"hrimage1"  # another one with every change of the format
 _DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SMAPS = Path("/proc/self/smaps")
 
@@ -59,7 +60,7 @@ def can_be_written(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def image_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    """About what an image of them takes."""
+    """What an image of them takes, but for its contents and what fills up pages."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
@@ -135,7 +136,7 @@ def map_image(path: Path, on_bytes: OnBytes) -> Image:
 
 
 def _read_contents(file: BinaryIO) -> Any:
-    """As they were written: what they say needs no further check."""
+    """As they were written, by this version: what they say needs no further check."""
     size = os.fstat(file.fileno()).st_size
     if size < _TAIL.size:
         raise ImageError("it is too short")
@@ -162,7 +163,8 @@ def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8)
     pages = mmap.mmap(file.fileno(), num_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)  # what is not in the system's cache is read into large pages
+        with contextlib.suppress(OSError):  # a system without them
+            pages.madvise(mmap.MADV_HUGEPAGE)  # what is not in the system's cache is read into large pages
     return torch.frombuffer(pages, dtype=torch.uint8)  # keeps `pages` alive
 
 
@@ -193,11 +195,11 @@ def _large_page_share(mapped: torch.Tensor) -> float:
     if not len(mapped) or not _SMAPS.exists():
         return 0.0
     prefix, in_large_pages = f"{mapped.data_ptr():x}-", 0
-    is_it = False
+    is_ours = False
     for line in _SMAPS.read_text(errors="surrogateescape").splitlines():
         first, _, rest = line.partition(" ")
         if not first.endswith(":"):  # "7f00-7f80 rw-p ...": another mapping begins
-            is_it = first.startswith(prefix)
-        elif is_it and first == "FilePmdMapped:":
+            is_ours = first.startswith(prefix)
+        elif is_ours and first == "FilePmdMapped:":
             in_large_pages = int(rest.split()[0]) * 1024
     return in_large_pages / len(mapped)

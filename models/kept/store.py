@@ -1,9 +1,11 @@
 """WeightStore: images of packed weights in the cache folder, found by a key and kept while there is room."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,8 @@ from models.loaded import ProgressReport
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".weights"
-_ROOM = 4  # images may have this part of the disk's free space, what they have included
+_SHARE_OF_DISK = 4  # of its free space, what images have taken included, they may have one in so many bytes
+_RECENT_S = 3600.0
 _MIN_LARGE_PAGE_SHARE = 0.75
 
 
@@ -77,24 +80,34 @@ class WeightStore:
 
     def _gives_large_pages(self) -> bool:
         """Tried with a small image."""
-        with self._unnamed() as file:
-            write_image(file, {"": torch.ones(2 * LARGE_PAGE, dtype=torch.uint8)}, None, lambda *_: None)
-            return map_image(_path_of(file), lambda *_: None).large_page_share >= _MIN_LARGE_PAGE_SHARE
+        try:
+            with self._unnamed() as file:
+                write_image(file, {"": torch.ones(2 * LARGE_PAGE, dtype=torch.uint8)}, None, lambda *_: None)
+                return map_image(_path_of(file), lambda *_: None).large_page_share >= _MIN_LARGE_PAGE_SHARE
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # no files without a name, on an old system
+                return False
+            raise
 
     def _makes_room(self, needed: int) -> bool:
-        """Remove images, the least recently used first, until `needed` bytes are within their part of the disk."""
+        """Remove images, the least recently used first, until `needed` bytes are within their part of the disk.
+
+        Those of the last hour stay: models that do not fit in together would else remove each other's at every start.
+        """
         images: list[tuple[float, int, Path]] = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # another start has removed it
                 status = path.stat()
                 images.append((status.st_mtime, status.st_size, path))
         used = sum(size for _, size, _ in images)
-        allowed = (shutil.disk_usage(self.folder).free + used) // _ROOM
-        if needed > allowed:
+        allowed = (shutil.disk_usage(self.folder).free + used) // _SHARE_OF_DISK
+        recent = sum(size for used_at, size, _ in images if time.time() - used_at < _RECENT_S)
+        if needed + recent > allowed:
             logger.info(
                 "packed weights are not kept: they take %.0f MB, and %s may have %.0f, a quarter of its disk's free "
-                "space; make room, set HEADRACE_CACHE to a folder of a larger disk, or say --no-weight-cache",
-                *(needed / 1e6, self.folder, allowed / 1e6),
+                "space, of which %.0f were used in the last hour; make room, set HEADRACE_CACHE to a folder of a "
+                "larger disk, or say --no-weight-cache",
+                *(needed / 1e6, self.folder, allowed / 1e6, recent / 1e6),
             )
             return False
         for _, size, path in sorted(images):
@@ -111,8 +124,9 @@ def _path_of(file: BinaryIO) -> Path:
 
 
 def _give_name(file: BinaryIO, path: Path) -> None:
-    """In place of what has that name. Where another start has just written the same, its file stays."""
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(FileExistsError):
-        # With a descriptor, which an absolute path has no use for, Python calls linkat, which follows that link.
-        os.link(_path_of(file), path, src_dir_fd=file.fileno(), follow_symlinks=True)
+    """In place of what has that name."""
+    passing = path.with_suffix(f".{os.getpid()}")
+    passing.unlink(missing_ok=True)
+    # With a descriptor, which an absolute path has no use for, Python calls linkat, which follows that link.
+    os.link(_path_of(file), passing, src_dir_fd=file.fileno(), follow_symlinks=True)
+    os.replace(passing, path)

@@ -1,6 +1,6 @@
 """A decoder's loaded weights as tensors with a record of each packed one, and a decoder from these."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def weights_of(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | No
 def restore(decoder: Decoder, image: Image) -> None:
     """Put an image of `weights_of` in place, in a decoder that is laid out and allocated as that one was.
 
-    Raises ImageError if something is missing or has another shape or type, before anything is changed.
+    Raises ImageError if something is missing or has another shape, before anything is changed.
     """
     records: Mapping[str, Any] = image.extra
     modules = dict(decoder.named_modules())
@@ -61,7 +61,7 @@ def restore(decoder: Decoder, image: Image) -> None:
     if missing:
         raise ImageError(f"it is of another model ({missing[0]} is missing or differs)")
     try:
-        if any(scheme.shards != [shard for shard, _ in records[name]] for name, scheme in packed.items()):
+        if any(_shapes_of(modules[name]) != _shapes(records[name]) for name in packed):
             raise ImageError("it is of another model (its linear layers differ)")
         weights = {
             name: {shard: _weight(image.tensors, name, shard, record) for shard, record in records[name]}
@@ -76,6 +76,17 @@ def restore(decoder: Decoder, image: Image) -> None:
         layer = modules[name]
         assert isinstance(layer, Linear)
         scheme.take(layer, weights[name])
+
+
+def _shapes_of(layer: nn.Module) -> list[tuple[str | None, int, int]]:
+    """(shard, rows, columns) of each packed weight that a layer wants."""
+    assert isinstance(layer, Linear)
+    assert isinstance(layer.scheme, Packed)
+    return [(shard, layer.rows(shard)[1], layer.in_features) for shard in layer.scheme.shards]
+
+
+def _shapes(records: Sequence[tuple[str | None, Record]]) -> list[tuple[str | None, int, int]]:
+    return [(shard, record["rows"], record["columns"]) for shard, record in records]
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

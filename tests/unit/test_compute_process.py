@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,20 @@ Path(sys.argv[1]).write_text("put in order")
 sys.exit(130)
 """
 
+
+# As `headrace quantize` does: what was begun is removed, which takes a while.
+_CLEANING = """
+import sys, time
+from pathlib import Path
+from engine.ending import exit_on_sigterm
+exit_on_sigterm()
+print("working", flush=True)
+try:
+    time.sleep(600)
+finally:
+    time.sleep(0.5)
+    Path(sys.argv[1]).write_text("put in order")
+"""
 
 # As while torch is imported: nothing is handled yet.
 _IMPORT = """
@@ -56,6 +71,25 @@ def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(
     end(process.pid, number)
     assert process.wait(timeout=60) == 130
     assert (tmp_path / "done").read_text() == "put in order"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_cleaning_up_is_not_broken_off(tmp_path: Path, number: signal.Signals, times: int) -> None:
+    """SIGTERM of a group, as service managers send it, reaches the process twice; and people press Ctrl-C twice."""
+    process = started(tmp_path, _CLEANING)
+    for _ in range(times):
+        os.killpg(process.pid, number)
+        time.sleep(0.1)
+    assert process.wait(timeout=60) == 128 + number
+    assert (tmp_path / "done").read_text() == "put in order"
+
+
+def test_a_process_that_was_killed_is_told(tmp_path: Path) -> None:
+    process = started(tmp_path, "import os\nprint('working', flush=True)\nos.kill(os.getpid(), 9)")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert b"was ended by SIGKILL (out of memory?)" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

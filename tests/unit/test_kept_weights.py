@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.attention.reference import ReferenceAttention
 from models.kept import image as image_module
 from models.kept import model as model_module
 from models.kept import store as store_module
 from models.kept.image import LARGE_PAGE, ImageError, map_image, write_image
-from models.kept.model import kept_model
+from models.kept.model import files_state, kept_model
 from models.kept.store import WeightStore
 from models.kernels.cpu.library import kernel_library
+from models.loader import open_model
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from models.sources import ModelFiles
+from tests.helpers.model_folders import write_model_folder
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 
@@ -114,13 +118,14 @@ def test_what_is_kept_is_found(store: WeightStore) -> None:
     assert [path.name for path in store.folder.iterdir()] == ["a.weights"]
 
 
-def test_what_another_start_has_kept_meanwhile_stays(store: WeightStore) -> None:
+def test_what_another_start_has_kept_meanwhile_is_replaced(store: WeightStore) -> None:
     def keep_too(*_: object) -> None:
         store.keep("a", TENSORS, "theirs", ignore)
 
     store.keep("a", TENSORS, "ours", keep_too)
     found = store.find("a", ignore)
     assert found is not None
+    assert found.extra == "ours"
     assert [path.name for path in store.folder.iterdir()] == ["a.weights"]
 
 
@@ -188,6 +193,12 @@ def test_the_least_recently_used_make_room(
     assert sorted(path.name[0] for path in store.folder.iterdir()) == ["a", "c", "d"]
     assert "a quarter of its disk's free space" in caplog.text
 
+    free[0] = 4 * 3 * (size + 2 * LARGE_PAGE) - 3 * size  # room for three, all of which have just been used
+    for key in "acd":
+        os.utime(store.folder / f"{key}.weights")
+    store.keep("f", TENSORS, None, ignore)
+    assert sorted(path.name[0] for path in store.folder.iterdir()) == ["a", "c", "d"]
+
 
 def test_a_process_that_is_killed_while_it_keeps_leaves_nothing(tmp_path: Path) -> None:
     script = (
@@ -243,7 +254,9 @@ def folder_model(folder: Path) -> ModelFiles:
 
 
 def key(store: WeightStore, files: ModelFiles, options: WeightOptions | None = None, **overrides: object) -> str:
-    return kept_model(store, files, options or WeightOptions(), overrides).key
+    state = files_state(files)
+    assert state is not None
+    return kept_model(store, files, state, options or WeightOptions(), overrides).key
 
 
 def test_options_that_say_nothing_make_no_other_key(store: WeightStore, tmp_path: Path) -> None:
@@ -264,12 +277,29 @@ def test_key_changes_with_all_that_decides_the_weights(
     keys.append(key(store, files, rope_theta=5.0))
     for path in sorted(tmp_path.iterdir()):  # the same bytes with the same time: only the time of change differs
         status = path.stat()
+        time.sleep(0.02)  # the clock of file times may be as coarse as a timer's tick
         path.write_bytes(path.read_bytes())
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         keys.append(key(store, files))
     monkeypatch.setattr(model_module, "_code_digest", lambda: b"other")
     keys.append(key(store, files))
     assert len(set(keys)) == len(keys)
+
+
+def test_files_that_change_while_they_are_loaded_are_not_kept(store: WeightStore, tmp_path: Path) -> None:
+    files = ModelFiles(write_model_folder(tmp_path / "m"), (), "m")
+    state = files_state(files)
+    assert state is not None
+    for is_changed in (False, True):
+        kept = kept_model(store, files, state, WeightOptions(), {"is_changed": is_changed})
+        build = open_model(files).build
+        if is_changed:
+            (tmp_path / "m" / "model.safetensors").rename(tmp_path / "old")
+            shutil.copy(tmp_path / "old", tmp_path / "m" / "model.safetensors")
+        build(ReferenceAttention(), torch.bfloat16, torch.device("cpu"), ignore, WeightOptions(), kept)
+        assert (store.find(kept.key, ignore) is None) == is_changed
+    (tmp_path / "m" / "config.json").unlink()
+    assert files_state(files) is None
 
 
 def test_a_copy_of_a_model_elsewhere_has_a_key_of_its_own(store: WeightStore, tmp_path: Path) -> None:
