@@ -45,12 +45,20 @@ time.sleep(600)
 """
 
 
-def started(tmp_path: Path, source: str) -> "subprocess.Popen[bytes]":
+_RUN = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever these tests were started with, such as nohup
+    signal.signal(number, signal.SIG_IGN if number == int(sys.argv[2]) else signal.SIG_DFL)
+from server.compute_process import run_module
+sys.exit(run_module("work_of_test", sys.argv[1]))
+"""
+
+
+def started(tmp_path: Path, source: str, *, ignored: int = 0) -> "subprocess.Popen[bytes]":
     (tmp_path / "work_of_test.py").write_text(source)
-    run = "import sys; from server.compute_process import run_module; sys.exit(run_module('work_of_test', sys.argv[1]))"
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     process = subprocess.Popen(
-        [sys.executable, "-c", run, str(tmp_path / "done")],
+        [sys.executable, "-c", _RUN, str(tmp_path / "done"), str(ignored)],
         env={**inherited, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -83,6 +91,16 @@ def test_cleaning_up_is_not_broken_off(tmp_path: Path, number: signal.Signals, t
         time.sleep(0.1)
     assert process.wait(timeout=60) == 128 + number
     assert (tmp_path / "done").read_text() == "put in order"
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As under nohup."""
+    process = started(tmp_path, _CLEANING, ignored=signal.SIGHUP)
+    os.killpg(process.pid, signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 def test_a_process_that_was_killed_is_told(tmp_path: Path) -> None:
