@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType
 
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.kept.model import KeptModel
+from models.kept.model import files_state, kept_model
 from models.kept.store import WeightStore
 from models.kernels.cpu.library import kernel_library
 from models.loaded import HeldWeights
@@ -31,7 +31,9 @@ WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, 
 
 
 def built(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) -> tuple[Decoder, HeldWeights]:
-    kept = KeptModel(WeightStore(cache, min_bytes=0, wants_large_pages=False), "key")
+    store, state = WeightStore(cache, min_bytes=0, wants_large_pages=False), files_state(files)
+    assert state is not None
+    kept = kept_model(store, files, state, weights or WeightOptions(), {})
     build = open_model(files).build
     return build(BACKEND, torch.bfloat16, torch.device("cpu"), lambda *_: None, weights or WeightOptions(), kept)
 
