@@ -88,10 +88,7 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
             module.scheme.load(module, destination.shard, tensor, rearrange)
         else:
             target = parameters[assignment.parameter]
-            assert tensor.read is not None
-            values = tensor.read(target.dtype)
-            check_finite(tensor, values)  # kernels that round rows would hide it
-            _narrow(target, assignment.rows).copy_(rearrange(values))
+            _narrow(target, assignment.rows).copy_(rearrange(_read_finite(tensor, target.dtype)))
         done += tensor.num_bytes
         pages.have_read(tensor.num_bytes)
         progress("load weights", done, total, "B")
@@ -101,6 +98,14 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
             module.scheme.finish(module)
         elif isinstance(module, HeadLinear):
             module.finish()
+
+
+def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a plain tensor holds. Kernels that round rows would hide what is not finite."""
+    assert tensor.read is not None
+    values = tensor.read(dtype)
+    check_finite(tensor, values)
+    return values
 
 
 def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
