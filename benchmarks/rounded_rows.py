@@ -8,9 +8,8 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,13 +18,11 @@ from benchmarks.tables import markdown
 from engine.progress import foreground_progress
 from engine.quality.measure import TOP, divergence_of
 from engine.quality.passages import own_text, passages_of, together
-from engine.quantize.calibration import linears_of
+from engine.quantize.calibration import linears_of, rounded_inputs
 from models.errors import ModelError
-from models.layers.prologue import AS_IS
 from models.layerwise import LayerStream, Passage
 from models.loaded import ProgressReport
 from models.loader import open_model
-from models.quant.activations import round_by_token
 from models.quant.select import WeightOptions
 from models.quant.tensor import Encoding
 from models.sources import resolve_model
@@ -92,19 +89,11 @@ def _copy(text: Passage) -> Passage:
     return Passage(text.batches, text.rotations, [rows.clone() for rows in text.rows])  # layers use rows up
 
 
-@contextlib.contextmanager
-def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> Iterator[None]:
-    """While the context lasts, linear layers of that name inside `layer` round what they meet."""
-
-    def round_rows(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-        rows = (args[1] if len(args) > 1 else AS_IS)(args[0]).to(torch.float32)
-        return (round_by_token(rows, encoding),), kwargs
-
-    with contextlib.ExitStack() as stack:
-        for name, linear in linears_of(layer).items():
-            if kind in (_ALL, name):
-                stack.callback(linear.register_forward_pre_hook(round_rows, with_kwargs=True).remove)
-        yield
+def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> contextlib.AbstractContextManager[None]:
+    """While the context lasts, linear layers of that kind inside `layer` round what they meet."""
+    if kind == _NONE:
+        return contextlib.nullcontext()
+    return rounded_inputs(layer, encoding, None if kind == _ALL else kind)
 
 
 def _compared(

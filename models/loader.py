@@ -37,6 +37,7 @@ from models.weights import Assignment, assign, fill
 
 if TYPE_CHECKING:
     from models.sources import ModelFiles
+    from models.through_transformers.decoder import TransformersDecoder
     from models.through_transformers.opened import OpenedTransformersModel
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -127,14 +128,10 @@ def load_model(
     on_tokenizer(tokenizer)
     defaults = generation_defaults(generation_config, files.root)
     options = weights or WeightOptions()
-    to_build = (backend, torch_dtype, torch_device, progress, options)
-    if isinstance(opened, OpenedModel):
-        kept = None
-        if weight_store and state and native_linears_refusal(torch_dtype, torch_device) is None:
-            kept = kept_model(weight_store, files, state, options, overrides or {})
-        decoder, held = opened.build(*to_build, kept)
-    else:
-        decoder, held = opened.build(*to_build)
+    kept = None
+    if weight_store and state and native_linears_refusal(torch_dtype, torch_device) is None:
+        kept = kept_model(weight_store, files, state, options, overrides or {})
+    decoder, held = _build(opened, backend, torch_dtype, torch_device, progress, options, kept)
     return LoadedModel(
         decoder=decoder,
         architecture=opened.config.architecture(),
@@ -157,6 +154,20 @@ def load_model(
             *([describe_kernels()] if torch_device.type == "cpu" else []),
         ],
     )
+
+
+def _build(
+    opened: "OpenedModel | OpenedTransformersModel",
+    backend: AttentionBackend,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: ProgressReport,
+    options: WeightOptions,
+    kept: KeptModel | None,
+) -> "tuple[Decoder | TransformersDecoder, HeldWeights]":
+    if isinstance(opened, OpenedModel):
+        return opened.build(backend, dtype, device, progress, options, kept)
+    return opened.build(backend, dtype, device, progress, options)  # its weights are torch's: nothing is packed
 
 
 def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch.dtype:

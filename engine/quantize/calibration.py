@@ -187,8 +187,11 @@ def sum_inputs(sums: Mapping[str, InputSums], layer: nn.Module, steps: Iterable[
 
 
 @contextlib.contextmanager
-def rounded_inputs(layer: nn.Module, encoding: Encoding) -> Iterator[None]:
-    """While the context lasts, linear layers inside `layer` round what they meet by token, as when they are served."""
+def rounded_inputs(layer: nn.Module, encoding: Encoding, only: str | None = None) -> Iterator[None]:
+    """While the context lasts, linear layers inside `layer` round what they meet by token, as when they are served.
+
+    only: the name of the one that does.
+    """
 
     def round_rows(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -196,8 +199,9 @@ def rounded_inputs(layer: nn.Module, encoding: Encoding) -> Iterator[None]:
         return (round_by_token(_input_rows(args), encoding),), kwargs
 
     with contextlib.ExitStack() as stack:
-        for linear in linears_of(layer).values():
-            stack.callback(linear.register_forward_pre_hook(round_rows, with_kwargs=True).remove)
+        for name, linear in linears_of(layer).items():
+            if only in (None, name):
+                stack.callback(linear.register_forward_pre_hook(round_rows, with_kwargs=True).remove)
         yield
 
 

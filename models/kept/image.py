@@ -5,7 +5,7 @@
     contents                  JSON: the tensors' names, types, shapes and offsets, what the caller adds, sums
     tail                      32 bytes: length and hash of the contents, and a word that says what this is
 
-The data stands first and is written in pieces of whole large pages: then Linux (6.x, on ext4, XFS and others) keeps the
+The data stands first and is written in pieces of whole large pages: then Linux (seen with 6.18 on ext4) keeps the
 file in large pages and maps it so, and kernels read it as fast as memory of their own. Pieces have sums, which are held
 against the data when it is mapped: a file that was cut, or not yet on the disk when the power failed, and bits that
 changed there are found out. (Sums know no order: a hash would, and takes longer than loading the model anew.)

@@ -27,8 +27,8 @@ _MIN_LARGE_PAGE_SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class WeightStore:
-    """min_bytes: smaller ones are as fast to load. wants_large_pages: else mapped memory is slower than memory of one's
-    own by as much as the start would gain in a few thousand tokens, so nothing is kept."""
+    """min_bytes: smaller ones are as fast to load. wants_large_pages: without them nothing is kept or mapped, since every
+    step would read mapped weights more slowly than memory of the process's own."""
 
     folder: Path = field(default_factory=lambda: cache_folder() / "weights")
     min_bytes: int = 16 << 20
@@ -129,4 +129,7 @@ def _give_name(file: BinaryIO, path: Path) -> None:
     passing.unlink(missing_ok=True)
     # With a descriptor, which an absolute path has no use for, Python calls linkat, which follows that link.
     os.link(_path_of(file), passing, src_dir_fd=file.fileno(), follow_symlinks=True)
-    os.replace(passing, path)
+    try:
+        os.replace(passing, path)
+    finally:
+        passing.unlink(missing_ok=True)

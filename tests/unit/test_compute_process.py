@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ sys.exit(130)
 """
 
 
-# As `headrace quantize` does: what was begun is removed, which takes a while.
+# As `headrace quantize` does: what was begun is removed, which takes a while. It waits for what never comes.
 _CLEANING = """
 import sys, time
 from pathlib import Path
@@ -33,7 +32,8 @@ print("working", flush=True)
 try:
     time.sleep(600)
 finally:
-    time.sleep(0.5)
+    print("cleaning up", flush=True)
+    sys.stdin.readline()  # until the test has sent all
     Path(sys.argv[1]).write_text("put in order")
 """
 
@@ -60,6 +60,7 @@ def started(tmp_path: Path, source: str, *, ignored: int = 0) -> "subprocess.Pop
     process = subprocess.Popen(
         [sys.executable, "-c", _RUN, str(tmp_path / "done"), str(ignored)],
         env={**inherited, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -86,9 +87,14 @@ def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(
 def test_cleaning_up_is_not_broken_off(tmp_path: Path, number: signal.Signals, times: int) -> None:
     """SIGTERM of a group, as service managers send it, reaches the process twice; and people press Ctrl-C twice."""
     process = started(tmp_path, _CLEANING)
-    for _ in range(times):
+    assert process.stdin is not None
+    assert process.stdout is not None
+    os.killpg(process.pid, number)
+    assert process.stdout.readline() == b"cleaning up\n"
+    for _ in range(times - 1):
         os.killpg(process.pid, number)
-        time.sleep(0.1)
+    process.stdin.write(b"\n")
+    process.stdin.close()
     assert process.wait(timeout=60) == 128 + number
     assert (tmp_path / "done").read_text() == "put in order"
 
@@ -100,7 +106,8 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1)
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    process.communicate(b"\n", timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_a_process_that_was_killed_is_told(tmp_path: Path) -> None:

@@ -159,6 +159,16 @@ def test_a_folder_that_cannot_be_made_costs_nothing(tmp_path: Path, caplog: pyte
     assert "packed weights are not kept" in caplog.text
 
 
+def test_a_name_that_is_taken_by_a_folder_leaves_nothing_else(
+    store: WeightStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store.folder / "a.weights").mkdir(parents=True)
+    store.keep("a", TENSORS, None, ignore)
+    assert store.find("a", ignore) is None
+    assert [path.name for path in store.folder.iterdir()] == ["a.weights"]
+    assert "packed weights are not kept" in caplog.text
+
+
 def test_a_full_disk_leaves_nothing_behind(
     store: WeightStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
