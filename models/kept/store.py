@@ -27,8 +27,9 @@ _MIN_LARGE_PAGE_SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class WeightStore:
-    """min_bytes: smaller ones are as fast to load. wants_large_pages: without them nothing is kept or mapped, since steps
-    would read mapped weights more slowly than memory of the process's own."""
+    """min_bytes: smaller ones are as fast to load. wants_large_pages: nothing is kept or mapped without them, since
+    steps would read mapped weights more slowly than memory of the process's own.
+    """
 
     folder: Path = field(default_factory=lambda: cache_folder() / "weights")
     min_bytes: int = 16 << 20
