@@ -14,8 +14,8 @@ def run_module(name: str, *arguments: str) -> int:
     """Run one of our modules as a program; returns its exit code, or 128 and the number of the signal that ended it.
 
     Whatever is to end the command, from a terminal too, reaches the module as SIGTERM, once, and it is waited for: it
-    may have files to remove. The terminal's own signals it ignores, since Python would answer Ctrl-C in the middle of
-    an import with pages of names.
+    may have files to remove. The terminal's own signals are kept from it, since Python would answer Ctrl-C in the
+    middle of an import with pages of names.
     """
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
@@ -26,18 +26,19 @@ def run_module(name: str, *arguments: str) -> int:
             process.terminate()
 
     before = {number: signal.getsignal(number) for number in _ENDING}
-    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # nohup ignores some
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # which the process inherits
-    if signal.SIGTERM in heeded:
-        signal.signal(signal.SIGTERM, pass_on)
+    heeded = {number for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup ignores some
+    for number in heeded:
+        signal.signal(number, pass_on)
+    # The process inherits what is blocked, for good; here it waits. Were it ignored instead, it would be lost here.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, heeded & {signal.SIGINT, signal.SIGHUP})
     try:
-        # -P: a folder named engine, where the user happens to stand, must not be taken for ours.
-        process = subprocess.Popen([sys.executable, "-P", "-m", name, *arguments], env=compute_environment())
-        if received:
-            process.terminate()
-        for number in heeded:
-            signal.signal(number, pass_on)
+        try:
+            # -P: a folder named engine, where the user happens to stand, must not be taken for ours.
+            process = subprocess.Popen([sys.executable, "-P", "-m", name, *arguments], env=compute_environment())
+            if received:
+                process.terminate()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         code = process.wait()
     finally:
         for number, handler in before.items():

@@ -1,9 +1,12 @@
 """Commands that run in a process of their own are waited for, however they are ended."""
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,8 +31,8 @@ import sys, time
 from pathlib import Path
 from engine.ending import exit_on_sigterm
 exit_on_sigterm()
-print("working", flush=True)
 try:
+    print("working", flush=True)  # within: the test's signal may come with the next instruction
     time.sleep(600)
 finally:
     print("cleaning up", flush=True)
@@ -46,36 +49,69 @@ time.sleep(600)
 
 
 _RUN = """
-import signal, sys
+import os, signal, subprocess, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever these tests were started with, such as nohup
     signal.signal(number, signal.SIG_IGN if number == int(sys.argv[2]) else signal.SIG_DFL)
 from server.compute_process import run_module
+start = subprocess.Popen
+def interrupted(*arguments, **options):
+    process = start(*arguments, **options)
+    os.kill(os.getpid(), int(sys.argv[3]))
+    return process
+if int(sys.argv[3]):
+    subprocess.Popen = interrupted
 sys.exit(run_module("work_of_test", sys.argv[1]))
 """
 
 
-def started(tmp_path: Path, source: str, *, ignored: int = 0) -> "subprocess.Popen[bytes]":
-    (tmp_path / "work_of_test.py").write_text(source)
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _RUN, str(tmp_path / "done"), str(ignored)],
-        env={**inherited, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+class Starter:
+    """Runs a source by run_module in a process group of its own, which does not outlive the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, source: str, *, ignored: int = 0, meanwhile: int = 0) -> "subprocess.Popen[bytes]":
+        """`meanwhile`: the signal that the caller of run_module receives when the module's process is hardly there."""
+        (self._folder / "work_of_test.py").write_text(source)
+        inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", _RUN, str(self._folder / "done"), str(ignored), str(meanwhile)],
+            env={**inherited, "PYTHONPATH": f"{self._folder}:{Path(__file__).parents[2]}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def kill(self) -> None:
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path)
+    yield starter
+    starter.kill()
+
+
+def line_of(process: "subprocess.Popen[bytes]") -> bytes:
     assert process.stdout is not None
-    assert process.stdout.readline() == b"working\n"
-    return process
+    assert select.select([process.stdout], [], [], 60)[0], "nothing was printed"
+    return process.stdout.readline()
 
 
 @pytest.mark.parametrize("from_terminal", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(
-    tmp_path: Path, number: signal.Signals, from_terminal: bool
+    start: Starter, tmp_path: Path, number: signal.Signals, from_terminal: bool
 ) -> None:
-    process = started(tmp_path, _WORK)
+    process = start(_WORK)
+    assert line_of(process) == b"working\n"
     end = os.killpg if from_terminal else os.kill
     end(process.pid, number)
     assert process.wait(timeout=60) == 130
@@ -84,13 +120,13 @@ def test_a_command_is_waited_for_until_it_has_put_its_files_in_order(
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_cleaning_up_is_not_broken_off(tmp_path: Path, number: signal.Signals, times: int) -> None:
+def test_cleaning_up_is_not_broken_off(start: Starter, tmp_path: Path, number: signal.Signals, times: int) -> None:
     """SIGTERM of a group, as service managers send it, reaches the process twice; and people press Ctrl-C twice."""
-    process = started(tmp_path, _CLEANING)
+    process = start(_CLEANING)
+    assert line_of(process) == b"working\n"
     assert process.stdin is not None
-    assert process.stdout is not None
     os.killpg(process.pid, number)
-    assert process.stdout.readline() == b"cleaning up\n"
+    assert line_of(process) == b"cleaning up\n"
     for _ in range(times - 1):
         os.killpg(process.pid, number)
     process.stdin.write(b"\n")
@@ -99,9 +135,18 @@ def test_cleaning_up_is_not_broken_off(tmp_path: Path, number: signal.Signals, t
     assert (tmp_path / "done").read_text() == "put in order"
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_comes_while_the_process_is_started_is_passed_on(start: Starter, number: signal.Signals) -> None:
+    process = start(_IMPORT, meanwhile=number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert errors == b""
+
+
+def test_a_signal_that_is_ignored_stays_so(start: Starter) -> None:
     """As under nohup."""
-    process = started(tmp_path, _CLEANING, ignored=signal.SIGHUP)
+    process = start(_CLEANING, ignored=signal.SIGHUP)
+    assert line_of(process) == b"working\n"
     os.killpg(process.pid, signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1)
@@ -110,16 +155,17 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def test_a_process_that_was_killed_is_told(tmp_path: Path) -> None:
-    process = started(tmp_path, "import os\nprint('working', flush=True)\nos.kill(os.getpid(), 9)")
+def test_a_process_that_was_killed_is_told(start: Starter) -> None:
+    process = start("import os\nprint('working', flush=True)\nos.kill(os.getpid(), 9)")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert b"was ended by SIGKILL (out of memory?)" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_command_that_has_hardly_begun_ends_without_a_traceback(tmp_path: Path, number: signal.Signals) -> None:
-    process = started(tmp_path, _IMPORT)
+def test_a_command_that_has_hardly_begun_ends_without_a_traceback(start: Starter, number: signal.Signals) -> None:
+    process = start(_IMPORT)
+    assert line_of(process) == b"working\n"
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
