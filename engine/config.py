@@ -108,8 +108,8 @@ class EngineConfig:
     )
     quantization_group_size: int | None = option(
         None,
-        "With --quantization int4, int8 or nf4: columns that share a scale, a multiple of 32 (default: 32 for int4, 64 "
-        "for nf4, whole rows for int8).",
+        "With --quantization int4, int8 or nf4: columns that share a scale, a multiple of 32; whole rows where "
+        "these have no more (default: 32 for int4, 64 for nf4, whole rows for int8).",
         group="Model",
         minimum=32,
     )

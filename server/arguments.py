@@ -2,6 +2,7 @@
 
 import argparse
 import enum
+import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
@@ -25,12 +26,17 @@ line 'max-model-len: 4096' in the YAML file that --config names. A flag wins ove
 An option that takes several values is repeated, separated by commas in a variable, and a list in the file. Put keys
 into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
 """
+# As argparse says it of --flag=value where the flag is a switch.
+_SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument '(.*)'")
 
 
 class Parser(argparse.ArgumentParser):
     """Raises OptionError where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
+        if switch := _SWITCH_WITH_VALUE.fullmatch(message):
+            flag, off, value = switch.groups()
+            raise OptionError(f"{flag}={value}: {flag} takes no value; write {flag}, or {off}")
         raise OptionError(message)
 
 

@@ -112,7 +112,7 @@ def _from_text(text: str, kind: type, is_size: bool) -> Any:
     if is_size:
         return _parse_size(text)
     try:
-        return kind(text)
+        return kind(text.lower() if issubclass(kind, enum.Enum) else text)  # HEADRACE_LOG_LEVEL=INFO
     except ValueError:
         return None
 

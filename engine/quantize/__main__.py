@@ -3,11 +3,12 @@
 JOB is JSON: a list of MODEL and the command's own options.
 """
 
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -65,25 +66,33 @@ def quantise(model: str, config: QuantizeConfig, progress: ProgressReport) -> No
     text = calibration_text(config.calibration) if config.calibrates else None
     set_num_threads(config.threads or usable_cores())
     files = resolve_model(model, config.revision, progress)
-    partial = _begin(out)
-    try:
+    with _begun(out) as partial:
         written = convert(files, open_model(files), config, text, partial, progress)
         quality = _measured(files, partial, progress) if config.quality_report else None
         if quality is not None:
             check_quality(quality, config.max_quality_loss, remedy=_REMEDY)
         _put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     _say(out, config, written, quality)
 
 
-def _begin(out: Path) -> Path:
-    """A new folder beside `out`."""
+@contextlib.contextmanager
+def _begun(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`. It is gone afterwards if it was not put in place, and so is what was made above it."""
+    absent = [folder for folder in out.parents if not folder.exists()]
+    partial: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise StartupError(f"cannot make the folder {out}: {error.strerror}; name another with --out") from error
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        except OSError as error:
+            raise StartupError(f"cannot make the folder {out}: {error.strerror}; name another with --out") from error
+        yield partial
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        for folder in absent:
+            with contextlib.suppress(OSError):  # it holds what was made, or what another put there
+                folder.rmdir()
 
 
 def _put_in_place(partial: Path, out: Path) -> None:

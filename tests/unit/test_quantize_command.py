@@ -25,11 +25,12 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_options_reach_the_process_and_its_exit_code_comes_back(jobs: list[Any]) -> None:
     arguments = ["org/model", "--scheme", "W4A16", "--out", "x", "--group-size", "64", "--max-quality-loss", "0.05"]
+    arguments += ["--method", "RTN"]
     assert cli.main(["quantize", *arguments]) == 3
     ((model, options),) = jobs
     assert model == "org/model"
     assert (options["scheme"], options["out"], options["group_size"]) == ("int4", "x", 64)
-    assert (options["max_quality_loss"], options["method"], options["quality_report"]) == (0.05, None, True)
+    assert (options["max_quality_loss"], options["method"], options["quality_report"]) == (0.05, "rtn", True)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_options_reach_the_process_and_its_exit_code_comes_back(jobs: list[Any])
         (["m", "--out", "x", "--grupsize", "64"], "unknown option --grupsize; did you mean --group-size?"),
         (["m", "n", "--out", "x"], "unexpected argument n"),
         (["m", "--out", "x", "--method", "awq"], "must be one of gptq, rtn"),
+        (["m", "--out", "x", "--quality-report=no"], "takes no value; write --quality-report, or --no-quality-report"),
     ],
 )
 def test_wrong_options_exit_with_2_and_one_line(

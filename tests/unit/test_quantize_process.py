@@ -61,10 +61,11 @@ def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, kept: Path, monke
         kl_divergence=1.0, top1_agreement=0.1, perplexity=20.0, reference_perplexity=10.0, num_tokens=9, reference="x"
     )
     monkeypatch.setattr(command, "compare", lambda *_: bad)
-    config = QuantizeConfig(scheme=Scheme.INT8, out=str(kept), max_quality_loss=0.5)
-    with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
-        command.quantise(str(llama), config, lambda *_: None)
-    assert list(kept.parent.iterdir()) == []
+    for out in (kept, kept / "folders" / "that" / "are made"):
+        config = QuantizeConfig(scheme=Scheme.INT8, out=str(out), max_quality_loss=0.5)
+        with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
+            command.quantise(str(llama), config, lambda *_: None)
+        assert list(kept.parent.iterdir()) == []
 
 
 def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> None:

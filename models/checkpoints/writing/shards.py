@@ -51,7 +51,7 @@ class ShardWriter:
         try:
             save_file(self._held, path, metadata={"format": "pt"})
         except SafetensorError as error:  # its own name for what the system says
-            raise CheckpointError(f"cannot write into {self._folder}: {error}") from error
+            raise CheckpointError(f"cannot write the checkpoint: {error}") from error
         self._files.append(list(self._held))
         self._held, self._held_bytes = {}, 0
 
