@@ -1,5 +1,6 @@
 """Every fault of a client's is answered with a 4xx and OpenAI's error object that names the field."""
 
+import gzip
 import re
 from typing import Any
 
@@ -179,6 +180,15 @@ async def test_another_content_type_is_refused(content_type: str) -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         response = await api.post(TEXT_URL, content=b'{"prompt": "a"}', headers={"content-type": content_type})
     _check(response, 400, None, "must be application/json")
+
+
+async def test_an_encoded_body_is_refused_and_one_that_says_it_is_not_is_read() -> None:
+    packed = gzip.compress(b'{"prompt": "a"}')
+    async with http(make_app(FakeClient(says("x")))) as api:
+        refused = await api.post(TEXT_URL, content=packed, headers={**JSON, "content-encoding": "gzip"})
+        read = await api.post(TEXT_URL, json={"prompt": "a"}, headers={"content-encoding": "Identity"})
+    _check(refused, 400, None, "the content-encoding is 'gzip'")
+    assert read.status_code == 200
 
 
 async def test_a_body_beyond_the_limit_is_not_read() -> None:
