@@ -49,7 +49,7 @@ class QualityReport:
         if not self._is_wanted:
             return
         self._key = quality_key(self._config, self._files, self._device)
-        self._found = records.find(self._files, self._key)
+        self._found = records.find(self._files, self._key, self._progress)
         if self._found is None:
             overrides = overrides_of(self._config)
             opened = open_model(self._files, overrides)
@@ -59,13 +59,14 @@ class QualityReport:
     def after(self, model: LoadedModel) -> Quality | None:
         """The quality, where it was asked for or is known. Raises StartupError as `check_quality` does."""
         if not self._is_wanted:  # what `headrace quantize` or an earlier start found is shown all the same
-            return records.find(self._files, quality_key(self._config, self._files, self._device))
+            key = quality_key(self._config, self._files, self._device)
+            return records.find(self._files, key, self._progress)
         quality = self._found
         if self._reference is not None:
             quality = compare(model, self._reference, self._progress)
             self._reference = None
             check_quality(quality, None, remedy=_REMEDY)  # what is kept is finite
-            records.keep(self._files, self._key, quality)
+            records.keep(self._files, self._key, quality, self._progress)
         if quality is not None:
             check_quality(quality, self._config.max_quality_loss, remedy=_REMEDY)
         return quality
@@ -91,7 +92,7 @@ def quality_key(config: EngineConfig, files: ModelFiles, device: torch.device) -
     """All that decides what a measurement gives."""
     library = kernel_library() if device.type == "cpu" else None
     return {
-        "weights": records.weights_key(files),
+        **records.files_key(files),
         "dtype": config.dtype.value,
         "device": device.type,
         "quantization": config.quantization.value,

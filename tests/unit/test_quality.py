@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,9 +139,33 @@ def test_quality_is_kept_and_found_until_something_changes(folder: Path) -> None
     assert "reference" in first.notes[-1]
     assert "reference" not in second.notes[-1]
     assert "reference" in start(folder, quantization=Quantization.NF4).notes[-1]
-    os.utime(folder / "model.safetensors", ns=(1, 1))
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").unlink()  # a link to what other tests read
+    (folder / "model.safetensors").write_bytes(weights)
     assert "reference" in start(folder, quantization=Quantization.INT8).notes[-1]
-    assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 3
+    assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 2  # in place of the one of other contents
+
+
+def test_a_copy_is_known_by_its_contents_and_from_then_on_by_its_times(folder: Path, tmp_path: Path) -> None:
+    quality = quality_of(start(folder, quantization=Quantization.INT8))
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+    first = start(copy, quality_report=False, quantization=Quantization.INT8)
+    second = start(copy, quality_report=False, quantization=Quantization.INT8)
+    assert first.quality == second.quality == quality
+    assert "'compare weights'" in first.notes[-1]
+    assert "'compare weights'" not in second.notes[-1]
+
+
+def test_a_record_that_cannot_be_finished_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "give_usual_modes", fail)
+    before = sorted(folder.iterdir())
+    start(folder, quantization=Quantization.INT8)
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_written_leaves_it_to_the_cache(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
