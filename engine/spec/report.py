@@ -42,8 +42,14 @@ class SpecReport:
         for place in range(num_accepted):
             step.accepted_by_position[place] += 1
 
-    def take_decoding(self, num_sequences: int, num_emitted: int, *, plain_s: float, real_s: float) -> None:
-        """A step in which all sequences decode. plain_s: of such a step without drafts; real_s: with the drafting."""
+    def take_decoding(
+        self, num_sequences: int, num_emitted: int, *, plain_s: float, step_s: float, drafting_s: float
+    ) -> None:
+        """A step in which all sequences decode. plain_s: what such a step takes without drafts, as far as is known;
+        where it had none itself, its own time says that."""
+        if not self._step.num_drafts:
+            plain_s = step_s
+        real_s = step_s + drafting_s
         self._plain_s = self._plain_s * _MEMORY + plain_s * num_emitted / num_sequences
         self._real_s = self._real_s * _MEMORY + real_s
         self._step.realised_speedup = self._plain_s / max(1e-9, self._real_s)

@@ -270,7 +270,8 @@ class Speculator:
             num_sequences,
             sum(len(output.new_ids) for output in outputs),
             plain_s=self._costs.mean_step_s(num_sequences, num_sequences),
-            real_s=step_s + self._draft_s,
+            step_s=step_s,
+            drafting_s=self._draft_s,
         )
 
     def _take_verified(self, item: PlanItem, num_accepted: int, num_new: int) -> None:

@@ -10,6 +10,7 @@ from engine.protocol import AbortReason, EngineRequest
 from engine.spec.draft_model import DraftModel
 from engine.spec.lengths import Choice
 from engine.spec.options import Option
+from engine.spec.report import SpecReport
 from engine.spec.speculator import Load, Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
@@ -60,6 +61,21 @@ def test_good_drafts_are_taken_as_far_as_they_pay() -> None:
     assert sum(free) / 40 > 6
     assert 2 < sum(cheap) / 40 < sum(free) / 40
     assert sum(dear) / 40 < 0.5
+
+
+def test_steps_without_drafts_are_as_fast_as_such_steps_are() -> None:
+    """Whatever was foreseen of them."""
+    report = SpecReport()
+    report.begin_step()
+    report.take_decoding(4, 4, plain_s=0.013, step_s=0.010, drafting_s=0.0)
+    assert report.stats()["realised_speedup"] == 1.0
+    report.begin_step()
+    report.take_decoding(4, 4, plain_s=0.013, step_s=0.010, drafting_s=0.002)
+    assert report.stats()["realised_speedup"] == pytest.approx(0.0198 / 0.0218)
+    report.begin_step()
+    report.count_draft(4, 4)
+    report.take_decoding(1, 5, plain_s=0.010, step_s=0.012, drafting_s=0.0)
+    assert report.stats()["realised_speedup"] > 2
 
 
 def test_under_load_nobody_drafts() -> None:
