@@ -16,6 +16,7 @@ import hashlib
 import json
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -127,7 +128,9 @@ class _PieceWriter:
 
 def map_image(path: Path, on_bytes: OnBytes) -> Image:
     """Raises OSError if it cannot be read and ImageError if it is not whole."""
-    with path.open("rb") as file:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would be waited for
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ImageError("it is no file")
         contents = _read_contents(file)
         mapped = _map(file, contents["bytes"])
     _check(mapped, contents["sums"], on_bytes)

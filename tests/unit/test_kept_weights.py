@@ -140,6 +140,17 @@ def test_a_damaged_image_is_passed_over_and_made_again(store: WeightStore, caplo
     assert store.find("a", ignore) is not None
 
 
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(
+    store: WeightStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.folder.mkdir()
+    os.mkfifo(store.folder / "a.weights")
+    assert store.find("a", ignore) is None
+    assert "a.weights is not used: it is no file" in caplog.text
+    store.keep("a", TENSORS, None, ignore)
+    assert store.find("a", ignore) is not None
+
+
 def test_small_weights_are_not_kept(tmp_path: Path) -> None:
     store = WeightStore(tmp_path, wants_large_pages=False)
     store.keep("a", {"w": torch.zeros(100)}, None, ignore)
