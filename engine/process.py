@@ -19,6 +19,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
 from engine.ipc import encode_frame, receive_to_engine
+from engine.log_format import LOG_FORMAT
 from engine.protocol import (
     AbortRequest,
     AddRequest,
@@ -39,9 +40,7 @@ _REPORT_INTERVAL_S = 0.05
 
 def main() -> None:
     """Load, report READY or FAILED, and step until told to stop."""
-    logging.basicConfig(
-        level=os.environ.get("HEADRACE_LOG_LEVEL", "INFO").upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=os.environ.get("HEADRACE_LOG_LEVEL", "INFO").upper(), format=LOG_FORMAT)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager may signal the whole group
         signal.signal(number, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
     sock = socket.socket(fileno=int(sys.argv[1]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
+from engine.log_format import LOG_FORMAT
 from engine.process_client import ProcessClient
 from engine.protocol import EngineInfo, Loading, TokenizerInfo
 from server.chat_template import load_chat_template
@@ -45,9 +46,7 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
 
 
 def _configure_logging(level: LogLevel) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=LOG_FORMAT)
     os.environ["HEADRACE_LOG_LEVEL"] = level  # the engine process inherits it
     if level is not LogLevel.DEBUG:  # uvicorn tells its own start and stop, which ours say better
         logging.getLogger("uvicorn").setLevel(logging.WARNING)

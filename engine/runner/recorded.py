@@ -100,7 +100,7 @@ class RecordedLayers:
         self.has_recorded = True
         tape, spoilt_by = record(lambda: self._run_in_place(x, rotations, batch), self._workspace, self._replay)
         if tape is None and None not in self._tapes.values():
-            logger.info("steps of %d rows run without a tape: %s computes between native kernels", key[0], spoilt_by)
+            logger.debug("steps of %d rows run without a tape: %s computes between native kernels", key[0], spoilt_by)
         self._tapes[key] = tape
 
     def _run_in_place(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:

@@ -103,7 +103,7 @@ def test_only_steps_that_cannot_be_recorded_run_as_ever(
         runs.plain.decoder, "run_layers", lambda x, *rest: run_layers(x if len(x) < 7 else x.neg().neg(), *rest)
     )
 
-    with caplog.at_level("INFO", "engine"):
+    with caplog.at_level("DEBUG", "engine.runner.recorded"):
         for counts in STEPS:
             plain, recorded = runs.step(counts)
             assert torch.equal(recorded, plain), counts
