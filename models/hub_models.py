@@ -91,7 +91,10 @@ def _download(
         raise SourceError(f"{repo!r} is neither an existing path nor a hub id ({error})") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         mode = "offline mode (HF_HUB_OFFLINE) is on" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise SourceError(f"{where} is not in the local cache, and {mode}; download it first or go online") from error
+        raise SourceError(
+            f"{where} is not in the local cache, and {mode}; download it first or go online, or check the spelling if "
+            f"a folder is meant: {repo!r} is none here"
+        ) from error
     except (errors.HfHubHTTPError, HTTPError) as error:
         raise SourceError(f"cannot download {where}: {error}; try again later") from error
     except OSError as error:

@@ -19,6 +19,8 @@ from models.names import Destination, NameMap, Rules
 from models.spec import MoESpec
 
 _MAX_LISTED = 8  # tensors named in one message
+# Names that plain tensors do not have; a reader of quantised checkpoints leaves none of its own.
+_CODES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,12 @@ def _narrow(tensor: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
 
 def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
     files = _some(sorted({tensor.file.name for tensor in checkpoint.tensors.values()}))
+    codes = [name for name in checkpoint.tensors if name.endswith(_CODES)]
+    if codes:
+        raise CheckpointError(
+            f"the weights ({files}) hold quantised matrices ({_some(codes[:1])} and such) that the configuration does "
+            "not describe; check that its quantization_config is the one that came with them"
+        )
     raise CheckpointError(
         f"the weights ({files}) do not fit the model's configuration: {_some(problems)}; "
         "check that configuration and weights come from one complete checkpoint"

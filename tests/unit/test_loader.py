@@ -169,6 +169,16 @@ def test_quantised_checkpoint_is_found_by_its_configuration(tmp_path: Path) -> N
     torch.testing.assert_close(found, logits, rtol=0, atol=1e-2)  # the library's weights are rounded to fp16
 
 
+@pytest.mark.parametrize("kind", ["awq-g32", "gptq-int4-g32", "ct-int4-g128", "ct-fp8-dynamic", "fp8-block", "bnb-nf4"])
+def test_quantised_matrices_that_the_configuration_does_not_know_are_told(tmp_path: Path, kind: str) -> None:
+    copy_of(kind, tmp_path)
+    save_tokenizer(tmp_path, size=64)
+    change_config(tmp_path, quantization_config=None)
+
+    with pytest.raises(CheckpointError, match=r"hold quantised matrices \(model\.layers.* check .*quantization_config"):
+        load(tmp_path)
+
+
 def test_parts_of_quantised_modules_that_the_method_does_not_know_are_named(tmp_path: Path) -> None:
     copy_of("awq-g32", tmp_path)
     save_tokenizer(tmp_path, size=64)

@@ -181,7 +181,7 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, object], str]] = {
         {"quant_method": "aqlm"},
         "'aqlm'.*awq, bitsandbytes, compressed-tensors, fp8, gptq, mxfp4",
     ),
-    "no method": ("awq-g32", {"quant_method": None}, "'unknown'"),
+    "no method": ("awq-g32", {"quant_method": None}, "has no quant_method.*must be one of awq"),
     "gptq with 3 bits": ("gptq-int4-g32", {"bits": 3}, "3 bits.*4 or 8"),
     "gptq in marlin's layout": ("gptq-int4-g32", {"checkpoint_format": "marlin"}, "'marlin'.*gptq or gptq_v2"),
     "gptq in marlin's layout, as AutoGPTQ said it": ("gptq-int4-g32", {"is_marlin_format": True}, "'marlin'"),

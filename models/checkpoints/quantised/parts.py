@@ -22,6 +22,7 @@ class Part:
         self.format = tensor.format
         self.num_bytes = tensor.num_bytes
         self.name = tensor.name
+        self.file = tensor.file
         self.read = tensor.read_stored
 
     def read_scales(self, first: int = 0, count: int | None = None) -> torch.Tensor:
@@ -34,7 +35,9 @@ class Part:
             values = values.view(torch.uint8)
         is_sound = values != 255 if values.dtype == torch.uint8 else values.isfinite()  # 255 is E8M0's NaN
         if not bool(is_sound.all()):
-            raise CheckpointError(f"{self.name!r} holds scales that are no finite numbers; fetch the checkpoint again")
+            raise CheckpointError(
+                f"{self.file}: {self.name!r} holds scales that are no finite numbers; fetch the checkpoint again"
+            )
         return values
 
 

@@ -53,12 +53,18 @@ def quantisation_config(config: HFConfig, root: Path) -> HFConfig | None:
 
 def reader_for(config: HFConfig) -> QuantisedReader:
     """The reader for a quantization_config; raises UnsupportedModelError that names what is supported."""
-    method = config.text("quant_method", "bitsandbytes" if config.has("load_in_4bit") else "unknown")
+    known = ", ".join(sorted(_READERS))
+    if not config.has("quant_method") and not config.has("load_in_4bit"):
+        raise UnsupportedModelError(
+            f"{config.source}: quantization_config has no quant_method, which says how the weights are quantised; it "
+            f"must be one of {known}"
+        )
+    method = config.text("quant_method", "bitsandbytes")
     path = _READERS.get(method)
     if path is None:
         raise UnsupportedModelError(
             f"{config.source}: weights quantised by {method!r} are not supported; use a version quantised by "
-            f"{', '.join(sorted(_READERS))}, an unquantised one, or a GGUF file"
+            f"{known}, an unquantised one, or a GGUF file"
         )
     module, _, name = path.partition(":")
     reader: QuantisedReader = getattr(importlib.import_module(module), name)(config)
