@@ -1,11 +1,13 @@
 """`headrace quantize`: its grammar; the work is done in a process of its own, since this one never loads torch."""
 
+import sys
 from collections.abc import Sequence
 
 import msgspec
 
 from engine.errors import OptionError, StartupError
 from engine.quantize.config import QuantizeConfig
+from engine.quantize.place import Place
 from server.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.compute_process import run_module
 from server.options import OPTIONS, options_of
@@ -38,8 +40,15 @@ def run(argv: Sequence[str]) -> int:
         config = QuantizeConfig(**values)
     except StartupError as error:
         raise OptionError(str(error)) from error
-    job = msgspec.json.encode([namespace.model, config]).decode()
-    return run_module("engine.quantize", job)
+    assert config.out is not None, "QuantizeConfig refuses that"
+    place = Place.of(config.out)
+    job = msgspec.json.encode([namespace.model, config, place], enc_hook=str).decode()
+    code = run_module("engine.quantize", job)
+    if code > 128:  # by a signal
+        place.remove_partial()  # which a process that is killed leaves
+        if not place.holds_anything:
+            sys.stderr.write(f"headrace: ended before it was done; nothing was written to {config.out}\n")
+    return code
 
 
 def _build_parser() -> Parser:

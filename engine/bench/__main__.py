@@ -16,7 +16,7 @@ from engine.bench.config import BENCH_CONFIGS, BenchConfig, LatencyConfig, Roofl
 from engine.bench.results import check_results_file, write_results
 from engine.build import build_engine
 from engine.config import EngineConfig
-from engine.ending import exit_on_sigterm
+from engine.ending import end_with_parent, exit_on_sigterm
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
 from engine.progress import Lines
@@ -28,6 +28,7 @@ _FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
 def main(argv: Sequence[str]) -> int:
     """Build the engine, run one benchmark, print its tables; returns the exit code."""
     exit_on_sigterm()
+    end_with_parent()
     name, job = argv
     engine_options, options = msgspec.json.decode(job)
     engine_config = msgspec.convert(engine_options, EngineConfig)

@@ -1,13 +1,11 @@
 """`python -m engine.quantize JOB`: the process behind `headrace quantize`.
 
-JOB is JSON: a list of MODEL and the command's own options.
+JOB is JSON: a list of MODEL, the command's own options and a Place. A parent that dies ends it as SIGTERM does.
 """
 
 import contextlib
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from rich.table import Table
 
 from engine.config import EngineConfig
 from engine.cores import usable_cores
-from engine.ending import exit_on_sigterm
+from engine.ending import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError, StartupError
 from engine.file_modes import give_usual_modes
 from engine.progress import foreground_progress
@@ -30,72 +28,87 @@ from engine.quality.report import check_quality, measure_reference, quality_key
 from engine.quantize.calibration import calibration_text
 from engine.quantize.config import QuantizeConfig
 from engine.quantize.convert import Written, convert, described_groups
+from engine.quantize.place import Place
 from models.errors import ModelError
+from models.free_memory import is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import ProgressReport
 from models.loader import load_model, open_model, resolve_dtype
 from models.sources import ModelFiles, resolve_model
 
 _REMEDY = "choose a --scheme with more bits, --method gptq, or more --calibration-tokens, or allow more"
+_OUT_OF_MEMORY = (
+    "quantising needs more memory than this process may have; raise its limit (ulimit -v), or free some, or try "
+    "--method rtn or --no-quality-report, which need less"
+)
 _CPU = torch.device("cpu")
 
 
 def main(argv: Sequence[str]) -> int:
     """Quantise, measure, print the table; returns the exit code."""
     exit_on_sigterm()
+    end_with_parent()
     (job,) = argv
-    model, options = msgspec.json.decode(job)
+    model, options, place = msgspec.json.decode(job)
     config = msgspec.convert(options, QuantizeConfig)
     progress = foreground_progress()
     try:
-        quantise(model, config, progress)
+        quantise(model, config, msgspec.convert(place, Place, dec_hook=_path), progress)
     except (HeadraceError, ModelError) as error:
         progress.close()
         sys.stderr.write(f"headrace: {error}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        progress.close()
+        sys.stderr.write(f"headrace: {_OUT_OF_MEMORY}\n")
         return 1
     finally:
         progress.close()
     return 0
 
 
-def quantise(model: str, config: QuantizeConfig, progress: ProgressReport) -> None:
-    """Make the folder of config.out. It appears when it is complete, or not at all."""
-    assert config.out is not None
-    out = Path(config.out).expanduser().resolve()  # a link's target is what gets replaced
-    _check_out(out)
+def _path(_: type, text: str) -> Path:
+    return Path(text)
+
+
+def quantise(model: str, config: QuantizeConfig, place: Place, progress: ProgressReport) -> None:
+    """Make the folder of --out. It appears when it is complete, or not at all."""
+    _check_out(place)
     text = calibration_text(config.calibration) if config.calibrates else None
     set_num_threads(config.threads or usable_cores())
     files = resolve_model(model, config.revision, progress)
-    with _begun(out) as partial:
-        written = convert(files, open_model(files), config, text, partial, progress)
-        quality = _measured(files, partial, progress) if config.quality_report else None
+    with _begun(place) as folder:
+        written = convert(files, open_model(files), config, text, folder, progress)
+        quality = _measured(files, folder, progress) if config.quality_report else None
         if quality is not None:
             check_quality(quality, config.max_quality_loss, remedy=_REMEDY)
-        _put_in_place(partial, out)
-    _say(out, config, written, quality)
+        _put_in_place(place)
+    if quality is not None:
+        result = ModelFiles(place.out, (), str(place.out))
+        records.keep(result, quality_key(EngineConfig(), result, _CPU), quality, progress)
+    _say(place.out, config, written, quality)
 
 
 @contextlib.contextmanager
-def _begun(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`. It is gone afterwards if it was not put in place, and so is what was made above it."""
-    absent = [folder for folder in out.parents if not folder.exists()]
-    partial: Path | None = None
+def _begun(place: Place) -> Iterator[Path]:
+    """The folder in which the checkpoint grows, made; gone afterwards if it was not put in place."""
     try:
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+            place.out.parent.mkdir(parents=True, exist_ok=True)
+            place.partial.mkdir(mode=0o700)
         except OSError as error:
-            raise StartupError(f"cannot make the folder {out}: {error.strerror}; name another with --out") from error
-        yield partial
+            raise StartupError(
+                f"cannot make the folder {place.out}: {error.strerror}; name another with --out"
+            ) from error
+        yield place.partial
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in absent:
-            with contextlib.suppress(OSError):  # it holds what was made, or what another put there
-                folder.rmdir()
+        place.remove_partial()
 
 
-def _put_in_place(partial: Path, out: Path) -> None:
+def _put_in_place(place: Place) -> None:
+    out, partial = place.out, place.partial
     try:
         give_usual_modes(partial, *partial.iterdir())
         os.replace(partial, out)  # over an empty folder too
@@ -103,7 +116,8 @@ def _put_in_place(partial: Path, out: Path) -> None:
         raise StartupError(f"cannot put {out} in place: {error.strerror}; name another folder with --out") from error
 
 
-def _check_out(out: Path) -> None:
+def _check_out(place: Place) -> None:
+    out = place.out
     if out.exists() and out.samefile(os.curdir):
         raise StartupError(
             "--out is the folder that this command was started in, in whose place the new one would be put; name a "
@@ -113,12 +127,12 @@ def _check_out(out: Path) -> None:
         raise StartupError(f"--out {out} is a file; name a folder")
     if out.is_mount():
         raise StartupError(f"--out {out} is a mount point, which cannot be put in place at once; name a folder in it")
-    if out.is_dir() and any(out.iterdir()):
+    if place.holds_anything:
         raise StartupError(f"--out {out} is not empty; name another folder, or empty it")
 
 
 def _measured(source: ModelFiles, folder: Path, progress: ProgressReport) -> Quality:
-    """The written model against its source, kept beside its weights as a start with --quality-report looks for it."""
+    """The written model against its source."""
     opened = open_model(source)
     dtype = resolve_dtype("auto", opened.checkpoint.dtype, _CPU)
     reference = measure_reference(source, opened, dtype, _CPU, progress)
@@ -126,12 +140,11 @@ def _measured(source: ModelFiles, folder: Path, progress: ProgressReport) -> Qua
     model = load_model(files, dtype="auto", device="cpu", generation_config="auto", progress=progress)
     quality = compare(model, reference, progress)
     check_quality(quality, None, remedy=_REMEDY)  # what is kept is finite
-    records.keep(files, quality_key(EngineConfig(), files, _CPU), quality)
     return quality
 
 
 def _say(out: Path, config: QuantizeConfig, written: Written, quality: Quality | None) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)
     sizes = described_groups(written)
     console.print(f"{out}: {written.num_bytes / 2**30:.2f} GiB, {config.scheme}, {sizes}", highlight=False)
     if written.plain:

@@ -109,6 +109,7 @@ class _Conversion:
         self._decoder = stream.decoder
         self._layout = layout
         self._columns_by_scale = config.columns_by_scale
+        self._scheme = config.scheme
         self._form = FORMS[config.scheme]
         self._equalises = self._form.encoding in EQUALISED
         self._corrects = self._form.encoding in _CORRECTED
@@ -118,7 +119,15 @@ class _Conversion:
 
     def check(self, folder: Path) -> None:
         """Refuse what a compressed-tensors checkpoint has no form for, and a full disk, before anything is read."""
-        names = Counter(each.tensor.name for each in self._stream.plan if self._is_inner(each))
+        inner = [each.tensor for each in self._stream.plan if self._is_inner(each)]
+        columns = sorted({tensor.shape[-1] for tensor in inner})
+        if not any(map(self._group_size, columns)):
+            raise UnsupportedModelError(
+                f"--scheme {self._scheme} gives a scale to {', '.join(map(str, GROUP_SIZES))} columns, and no matrix "
+                f"of this model has a multiple of one of these (they have {', '.join(map(str, columns))}); choose fp8, "
+                "w8a8, fp8-dynamic, or int8 without --group-size, which take whole rows"
+            )
+        names = Counter(tensor.name for tensor in inner)
         for assignment in self._stream.plan:
             tensor = assignment.tensor
             self._layout.name(assignment)

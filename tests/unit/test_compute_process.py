@@ -29,8 +29,9 @@ sys.exit(130)
 _CLEANING = """
 import sys, time
 from pathlib import Path
-from engine.ending import exit_on_sigterm
+from engine.ending import end_with_parent, exit_on_sigterm
 exit_on_sigterm()
+end_with_parent()
 try:
     print("working", flush=True)  # within: the test's signal may come with the next instruction
     time.sleep(600)
@@ -141,6 +142,16 @@ def test_what_comes_while_the_process_is_started_is_passed_on(start: Starter, nu
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert errors == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="end_with_parent is for Linux")
+def test_a_process_ends_with_the_one_that_waits_for_it(start: Starter, tmp_path: Path) -> None:
+    process = start(_CLEANING)
+    assert line_of(process) == b"working\n"
+    process.kill()
+    assert line_of(process) == b"cleaning up\n"
+    process.communicate(b"\n", timeout=60)  # until it has closed its end
+    assert (tmp_path / "done").read_text() == "put in order"
 
 
 def test_a_signal_that_is_ignored_stays_so(start: Starter) -> None:

@@ -1,5 +1,7 @@
 """`headrace quantize` on the command line: what it hands to the process that does the work, and what it refuses."""
 
+import signal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,7 +12,7 @@ from server import quantize as command
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """The jobs of processes that would have been started."""
     started: list[Any] = []
 
@@ -18,6 +20,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         assert module == "engine.quantize"
         started.append(msgspec.json.decode(job))
         return 3
+
+    monkeypatch.chdir(tmp_path)
 
     monkeypatch.setattr(command, "run_module", start)
     return started
@@ -27,10 +31,26 @@ def test_options_reach_the_process_and_its_exit_code_comes_back(jobs: list[Any])
     arguments = ["org/model", "--scheme", "W4A16", "--out", "x", "--group-size", "64", "--max-quality-loss", "0.05"]
     arguments += ["--method", "RTN"]
     assert cli.main(["quantize", *arguments]) == 3
-    ((model, options),) = jobs
+    ((model, options, place),) = jobs
+    assert place["out"] == str(Path.cwd() / "x")
     assert model == "org/model"
     assert (options["scheme"], options["out"], options["group_size"]) == ("int4", "x", 64)
     assert (options["max_quality_loss"], options["method"], options["quality_report"]) == (0.05, "rtn", True)
+
+
+def test_what_a_killed_process_leaves_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(_: str, job: str) -> int:
+        *_, place = msgspec.json.decode(job)
+        Path(place["partial"]).mkdir(parents=True)
+        (Path(place["partial"]) / "part-0.safetensors").write_text("half")
+        return 128 + signal.SIGKILL
+
+    monkeypatch.setattr(command, "run_module", killed)
+    assert cli.main(["quantize", "m", "--out", str(tmp_path / "new" / "x")]) == 137
+    assert list(tmp_path.iterdir()) == []
+    assert f"nothing was written to {tmp_path / 'new' / 'x'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -61,3 +81,8 @@ def test_help_shows_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for flag in ("--scheme", "--out", "--group-size", "--method", "--calibration", "--max-quality-loss"):
         assert flag in shown
+
+
+def test_the_root_is_left_to_the_process_to_refuse(jobs: list[Any]) -> None:
+    assert cli.main(["quantize", "m", "--out", "/"]) == 3
+    assert jobs[0][2]["out"] == "/"

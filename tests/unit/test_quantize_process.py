@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import StartupError
@@ -16,6 +18,7 @@ from engine.quality.records import FILE_NAME
 from engine.quantize import __main__ as command
 from engine.quantize import calibration
 from engine.quantize.config import Method, QuantizeConfig, Scheme
+from engine.quantize.place import Place
 from models.checkpoints.writing import hugging_face
 from models.errors import ModelError
 from tests.helpers.checkpoints import llama_config
@@ -43,9 +46,14 @@ def kept(tmp_path: Path) -> Iterator[Path]:
     os.umask(mask)
 
 
+def quantise(model: Path, config: QuantizeConfig) -> None:
+    assert config.out is not None
+    command.quantise(str(model), config, Place.of(config.out), lambda *_: None)
+
+
 def test_a_folder_appears_with_its_quality(llama: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept.mkdir()  # empty
-    command.quantise(str(llama), QuantizeConfig(scheme=Scheme.INT8, out=str(kept)), lambda *_: None)
+    quantise(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
     (record,) = json.loads((kept / FILE_NAME).read_text())["records"]
     assert record["quality"]["reference"] == f"{llama} unquantised, in bfloat16"
     assert {oct(path.stat().st_mode)[-3:] for path in kept.iterdir()} == {"644"}
@@ -64,7 +72,7 @@ def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, kept: Path, monke
     for out in (kept, kept / "folders" / "that" / "are made"):
         config = QuantizeConfig(scheme=Scheme.INT8, out=str(out), max_quality_loss=0.5)
         with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
-            command.quantise(str(llama), config, lambda *_: None)
+            quantise(llama, config)
         assert list(kept.parent.iterdir()) == []
 
 
@@ -72,9 +80,9 @@ def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> No
     kept.mkdir()
     (kept / "a").touch()
     with pytest.raises(StartupError, match="is not empty"):
-        command.quantise(str(llama), QuantizeConfig(out=str(kept)), lambda *_: None)
+        quantise(llama, QuantizeConfig(out=str(kept)))
     with pytest.raises(StartupError, match="is a file"):
-        command.quantise(str(llama), QuantizeConfig(out=str(kept / "a")), lambda *_: None)
+        quantise(llama, QuantizeConfig(out=str(kept / "a")))
 
 
 @pytest.mark.parametrize("out", ["", ".", "../here"])
@@ -87,7 +95,7 @@ def test_the_folder_that_the_command_was_started_in_is_refused(
     with pytest.raises(
         StartupError, match=r"--out is the folder that this command was started in.*name a folder in it"
     ):
-        command.quantise(str(llama), QuantizeConfig(out=out), lambda *_: None)
+        quantise(llama, QuantizeConfig(out=out))
 
 
 NORM, PROJECTION = "model.layers.1.post_attention_layernorm.weight", "model.layers.0.self_attn.q_proj.weight"
@@ -105,7 +113,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(
     tensors[name].view(-1)[3] = value
     save_file(tensors, model / "model.safetensors")
     with pytest.raises(ModelError, match=rf"{name}' holds numbers that are not finite.*fetch the checkpoint again"):
-        command.quantise(str(model), QuantizeConfig(scheme=scheme, out=str(kept)), lambda *_: None)
+        quantise(model, QuantizeConfig(scheme=scheme, out=str(kept)))
     assert not kept.exists()
 
 
@@ -116,11 +124,11 @@ def test_a_calibration_text_that_will_not_do_is_refused(
     text = kept.parent / "short.txt"
     config = QuantizeConfig(out=str(kept), calibration=str(text))
     with pytest.raises(StartupError, match=r"cannot read the calibration text '.*short\.txt': No such file"):
-        command.quantise("no/model", config, lambda *_: None)
+        quantise(Path("no/model"), config)
     for content in ("", "A few words."):
         text.write_text(content)
         with pytest.raises(StartupError, match=r"has \d+ tokens; at least 512 are needed"):
-            command.quantise(str(llama), config, lambda *_: None)
+            quantise(llama, config)
     assert not kept.exists()
 
 
@@ -165,5 +173,29 @@ def test_a_checkpoint_that_cannot_be_finished_is_said_so(
 
     monkeypatch.setattr(hugging_face, "write_json", fail)
     with pytest.raises(StartupError, match=r"cannot write the checkpoint \(No space left on device: config\.json\)"):
-        command.quantise(str(llama), QuantizeConfig(scheme=Scheme.INT8, out=str(kept)), lambda *_: None)
+        quantise(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
+    assert list(kept.parent.iterdir()) == []
+
+
+def test_a_model_none_of_whose_matrices_can_be_quantised_is_refused(kept: Path, tmp_path: Path) -> None:
+    sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 48, "intermediate_size": 80}
+    odd = write_model_folder(tmp_path / "odd", llama_config(**sizes))
+    with pytest.raises(ModelError, match=r"--scheme int4 .* \(they have 48, .*\); choose fp8"):
+        quantise(odd, QuantizeConfig(out=str(kept)))
+    assert not kept.exists()
+
+
+def test_memory_that_runs_out_is_said_so(
+    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr(command, "convert", fail)
+    monkeypatch.setattr(command, "exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(command, "end_with_parent", lambda: None)
+    config = QuantizeConfig(scheme=Scheme.INT8, out=str(kept))
+    job = msgspec.json.encode([str(llama), config, Place.of(str(kept))], enc_hook=str).decode()
+    assert command.main([job]) == 1
+    assert "headrace: quantising needs more memory" in capsys.readouterr().err
     assert list(kept.parent.iterdir()) == []
