@@ -31,10 +31,12 @@ from engine.protocol import (
     ToEngine,
     TokenizerReady,
 )
+from models.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
+_MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or choose a smaller model"
 _REPORT_INTERVAL_S = 0.05
 
 
@@ -49,14 +51,17 @@ def main() -> None:
     threading.Thread(target=_read, args=(sock, inbox), name="intake", daemon=True).start()
     report = LoadingReporter(sock)
     report("import libraries", 0, 0, "")
-    from engine.build import build_engine  # and with it torch, which takes most of a second
-
     try:
+        from engine.build import build_engine  # and with it torch, which takes most of a second
+
         engine, info = build_engine(config, report, lambda tokenizer: _send(sock, TokenizerReady(tokenizer)))
     except HeadraceError as error:
         _send(sock, Failed(str(error), is_option=isinstance(error, OptionError)))
         return
     except Exception as error:
+        if is_out_of_memory(error):
+            _send(sock, Failed(f"the engine could not start for want of memory ({error}); {_MORE_MEMORY}"))
+            return
         logger.exception("the engine could not start")
         _send(sock, Failed(f"the engine could not start: {type(error).__name__}: {error}"))
         return

@@ -1,5 +1,8 @@
 """Errors of loading a model; each message names the thing, the reason and the remedy."""
 
+# torch has no class of its own for that on a CPU, and a library that cannot be mapped is an OSError or an ImportError.
+_OUT_OF_MEMORY = ("allocate memory", "std::bad_alloc", "out of memory", "failed to map segment")
+
 
 class ModelError(Exception):
     """A model cannot be found, read or run. str(error) is fit for a user's eyes."""
@@ -19,3 +22,8 @@ class CheckpointError(ModelError):
 
 class UnsupportedModelError(ModelError):
     """The files are sound, but the architecture or format is not one that headrace runs."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, whoever asked for it."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)

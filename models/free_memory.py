@@ -23,7 +23,6 @@ class SystemFiles:
 
 
 _SYSTEM = SystemFiles()
-_OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "out of memory")
 
 
 def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
@@ -57,11 +56,6 @@ def too_large(needed: int, obtainable: int, device: torch.device) -> ModelError:
         f"the weights need {needed / 2**30:.2f} GiB and {device} has {obtainable / 2**30:.2f} GiB free; free some, or "
         "choose a smaller model, fewer bits (--quantization int4) or another --device"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch has no class of its own for that on a CPU."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _free_bytes(files: SystemFiles) -> int:

@@ -29,8 +29,7 @@ from engine.quantize.calibration import calibration_text
 from engine.quantize.config import QuantizeConfig
 from engine.quantize.convert import Written, convert, described_groups
 from engine.quantize.place import Place
-from models.errors import ModelError
-from models.free_memory import is_out_of_memory
+from models.errors import ModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.loaded import ProgressReport
 from models.loader import load_model, open_model, resolve_dtype
@@ -58,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         progress.close()
         sys.stderr.write(f"headrace: {error}\n")
         return 1
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
         progress.close()
