@@ -15,6 +15,7 @@ CLIENT = {
     "engine.compute_environment",
     "engine.config",
     "engine.ipc",
+    "engine.log_format",
     "engine.output_stream",
     "engine.process_client",
 }
@@ -29,12 +30,12 @@ CORE = {
     "engine.outputs",
 }
 # What `headrace bench` and `headrace quantize` read before they start torch.
-COMMAND_OPTIONS = {"engine.bench.config", "engine.bench.lengths", "engine.quantize.config"}
+COMMAND_OPTIONS = {"engine.bench.config", "engine.bench.lengths", "engine.quantize.config", "engine.quantize.place"}
 SERVER_MAY = (
     WIRE
     | COMMAND_OPTIONS
     | {"engine.bench.plotting", "engine.bench.progress", "engine.bench.results"}
-    | {"engine.client", "engine.compute_environment", "engine.config", "engine.process_client"}
+    | {"engine.client", "engine.compute_environment", "engine.config", "engine.log_format", "engine.process_client"}
 )
 
 
