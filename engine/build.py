@@ -27,7 +27,7 @@ from engine.spec.speculator import Speculator
 from engine.step_budget import StepBudget
 from engine.warmup import warm_up
 from models.config_overrides import parse_overrides
-from models.errors import ModelError, SettingError
+from models.errors import ModelError, SettingError, is_out_of_memory
 from models.free_memory import free_memory_bytes
 from models.implementation import ModelImpl
 from models.kept.store import WeightStore
@@ -51,8 +51,7 @@ def _memory_shortage_told() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has a class of its own for a GPU's memory; a CPU's allocator raises RuntimeError.
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not is_out_of_memory(error):
             raise
         raise StartupError(
             "memory ran out after the weights were loaded; make the KV cache smaller (--kv-cache-memory-bytes), choose "

@@ -1,7 +1,6 @@
 """Errors of loading a model; each message names the thing, the reason and the remedy."""
 
-# torch has no class of its own for that on a CPU, and a library that cannot be mapped is an OSError or an ImportError.
-_OUT_OF_MEMORY = ("allocate memory", "std::bad_alloc", "out of memory", "failed to map segment")
+_OUT_OF_MEMORY = ("allocate memory", "std::bad_alloc")  # in messages of torch on a CPU, and of the system
 
 
 class ModelError(Exception):
@@ -25,5 +24,5 @@ class UnsupportedModelError(ModelError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, whoever asked for it."""
+    """Whether this process could not allocate: torch has a class of its own for a GPU's memory alone."""
     return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)

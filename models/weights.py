@@ -208,8 +208,9 @@ def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
     codes = [name for name in checkpoint.tensors if name.endswith(_CODES)]
     if codes:
         raise CheckpointError(
-            f"the weights ({files}) hold quantised matrices ({_some(codes[:1])} and such) that the configuration does "
-            "not describe; check that its quantization_config is the one that came with them"
+            f"the weights ({files}) hold quantised matrices ({codes[0]} and such) that the configuration does not "
+            "describe; check that its quantization_config is the one that came with them. What does not fit: "
+            f"{_some(problems)}"
         )
     raise CheckpointError(
         f"the weights ({files}) do not fit the model's configuration: {_some(problems)}; "

@@ -27,7 +27,7 @@ An option that takes several values is repeated, separated by commas in a variab
 into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
 """
 # As argparse says it of --flag=value where the flag is a switch.
-_SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument '(.*)'")
+_SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument (.*)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,8 +35,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if switch := _SWITCH_WITH_VALUE.fullmatch(message):
-            flag, off, value = switch.groups()
-            raise OptionError(f"{flag}={value}: {flag} takes no value; write {flag}, or {off}")
+            on, off, value = switch.groups()
+            raise OptionError(f"{on} and {off} take no value, and {value} is given; write one of the two by itself")
         raise OptionError(message)
 
 

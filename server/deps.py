@@ -15,6 +15,7 @@ from server.schemas.base import StrictModel, validate
 
 M = TypeVar("M", bound=StrictModel)
 
+_ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "br", "zstd"})
 _BODY_TIMEOUT_S = 60.0  # from the request's head to the end of its body
 
 
@@ -43,8 +44,8 @@ async def json_object(request: Request) -> dict[str, Any]:
     if content_type != "application/json":
         # Anything else, or nothing, is what a foreign web page may send without asking.
         raise InvalidRequest(f"the content-type is {content_type[:60]!r}; it must be application/json")
-    if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
-        raise InvalidRequest(f"the content-encoding is {encoding[:60]!r}; send the body as it is")
+    if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
+        raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body as it is")
     data = await _read(request, _context(request).config.max_request_bytes)
     if not data.strip():
         raise InvalidRequest("the body is empty; it must be a JSON object")

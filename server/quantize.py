@@ -1,5 +1,6 @@
 """`headrace quantize`: its grammar; the work is done in a process of its own, since this one never loads torch."""
 
+import secrets
 import sys
 from collections.abc import Sequence
 
@@ -41,13 +42,15 @@ def run(argv: Sequence[str]) -> int:
     except StartupError as error:
         raise OptionError(str(error)) from error
     assert config.out is not None, "QuantizeConfig refuses that"
-    place = Place.of(config.out)
-    job = msgspec.json.encode([namespace.model, config, place], enc_hook=str).decode()
-    code = run_module("engine.quantize", job)
-    if code > 128:  # by a signal
+    token = secrets.token_hex(4)
+    place = Place.of(config.out, token)
+    job = msgspec.json.encode([namespace.model, config, token]).decode()
+    try:
+        code = run_module("engine.quantize", job)
+    finally:
         place.remove_partial()  # which a process that is killed leaves
-        if not place.holds_anything:
-            sys.stderr.write(f"headrace: ended before it was done; nothing was written to {config.out}\n")
+    if code > 128 and not place.holds_anything:  # by a signal
+        sys.stderr.write(f"headrace: ended before it was done; nothing was written to {config.out}\n")
     return code
 
 

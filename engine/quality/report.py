@@ -12,9 +12,9 @@ import torch
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import Quality
-from engine.quality import records
 from engine.quality.measure import Reference, compare, predict
 from engine.quality.passages import own_text, passages_of
+from engine.quality.records import Records
 from models.config_overrides import parse_overrides
 from models.kernels.cpu.library import kernel_library
 from models.layerwise import LayerStream
@@ -36,7 +36,7 @@ class QualityReport:
         self._files = files
         self._device = device
         self._progress = progress
-        self._key: dict[str, str] = {}
+        self._records = Records(files, progress)
         self._found: Quality | None = None
         self._reference: Reference | None = None
 
@@ -48,8 +48,7 @@ class QualityReport:
         """Find what was measured before; else compute the reference, layer by layer."""
         if not self._is_wanted:
             return
-        self._key = quality_key(self._config, self._files, self._device)
-        self._found = records.find(self._files, self._key, self._progress)
+        self._found = self._records.find(self._key())
         if self._found is None:
             overrides = overrides_of(self._config)
             opened = open_model(self._files, overrides)
@@ -59,17 +58,19 @@ class QualityReport:
     def after(self, model: LoadedModel) -> Quality | None:
         """The quality, where it was asked for or is known. Raises StartupError as `check_quality` does."""
         if not self._is_wanted:  # what `headrace quantize` or an earlier start found is shown all the same
-            key = quality_key(self._config, self._files, self._device)
-            return records.find(self._files, key, self._progress)
+            return self._records.find(self._key())
         quality = self._found
         if self._reference is not None:
             quality = compare(model, self._reference, self._progress)
             self._reference = None
             check_quality(quality, None, remedy=_REMEDY)  # what is kept is finite
-            records.keep(self._files, self._key, quality, self._progress)
+            self._records.keep(self._key(), quality)
         if quality is not None:
             check_quality(quality, self._config.max_quality_loss, remedy=_REMEDY)
         return quality
+
+    def _key(self) -> dict[str, str]:
+        return quality_key(self._config, self._device)
 
 
 def measure_reference(
@@ -88,11 +89,10 @@ def measure_reference(
     return Reference(f"{weights}, in {str(dtype).removeprefix('torch.')}", passages, predictions)
 
 
-def quality_key(config: EngineConfig, files: ModelFiles, device: torch.device) -> dict[str, str]:
-    """All that decides what a measurement gives."""
+def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
+    """All that decides what a measurement of some weights gives."""
     library = kernel_library() if device.type == "cpu" else None
     return {
-        **records.files_key(files),
         "dtype": config.dtype.value,
         "device": device.type,
         "quantization": config.quantization.value,

@@ -120,13 +120,6 @@ class _Conversion:
     def check(self, folder: Path) -> None:
         """Refuse what a compressed-tensors checkpoint has no form for, and a full disk, before anything is read."""
         inner = [each.tensor for each in self._stream.plan if self._is_inner(each)]
-        columns = sorted({tensor.shape[-1] for tensor in inner})
-        if not any(map(self._group_size, columns)):
-            raise UnsupportedModelError(
-                f"--scheme {self._scheme} gives a scale to {', '.join(map(str, GROUP_SIZES))} columns, and no matrix "
-                f"of this model has a multiple of one of these (they have {', '.join(map(str, columns))}); choose fp8, "
-                "w8a8, fp8-dynamic, or int8 without --group-size, which take whole rows"
-            )
         names = Counter(tensor.name for tensor in inner)
         for assignment in self._stream.plan:
             tensor = assignment.tensor
@@ -144,6 +137,13 @@ class _Conversion:
                     f"{tensor.name!r} is stored transposed, for which compressed-tensors has no form; "
                     "serve the model with --quantization instead"
                 )
+        columns = sorted({tensor.shape[-1] for tensor in inner})
+        if not any(map(self._group_size, columns)):
+            raise UnsupportedModelError(
+                f"--scheme {self._scheme} gives a scale to {', '.join(map(str, GROUP_SIZES))} columns, and no matrix "
+                f"of this model has a multiple of one of these (they have {', '.join(map(str, columns))}); choose fp8, "
+                "w8a8, fp8-dynamic, or int8 without --group-size, which take whole rows"
+            )
         needed, free = sum(map(self._num_bytes, self._stream.plan)), shutil.disk_usage(folder).free
         if needed > free:
             raise StartupError(

@@ -43,11 +43,18 @@ class SpecReport:
             step.accepted_by_position[place] += 1
 
     def take_decoding(
-        self, num_sequences: int, num_emitted: int, *, plain_s: float, step_s: float, drafting_s: float
+        self,
+        num_sequences: int,
+        num_emitted: int,
+        *,
+        has_drafts: bool,
+        plain_s: float,
+        step_s: float,
+        drafting_s: float,
     ) -> None:
         """A step in which all sequences decode. plain_s: what such a step takes without drafts, as far as is known;
         where it had none itself, its own time says that."""
-        if not self._step.num_drafts:
+        if not has_drafts:
             plain_s = step_s
         real_s = step_s + drafting_s
         self._plain_s = self._plain_s * _MEMORY + plain_s * num_emitted / num_sequences

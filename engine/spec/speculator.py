@@ -269,6 +269,7 @@ class Speculator:
         self._report.take_decoding(
             num_sequences,
             sum(len(output.new_ids) for output in outputs),
+            has_drafts=any(item.num_draft for item in plan.items),
             plain_s=self._costs.mean_step_s(num_sequences, num_sequences),
             step_s=step_s,
             drafting_s=self._draft_s,

@@ -128,7 +128,7 @@ class _PieceWriter:
 
 def map_image(path: Path, on_bytes: OnBytes) -> Image:
     """Raises OSError if it cannot be read and ImageError if it is not whole."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would be waited for
+    with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ImageError("it is no file")
         contents = _read_contents(file)
@@ -136,6 +136,11 @@ def map_image(path: Path, on_bytes: OnBytes) -> Image:
     _check(mapped, contents["sums"], on_bytes)
     tensors = {name: _view(mapped, *place) for name, place in contents["tensors"].items()}
     return Image(tensors, contents["extra"], len(mapped), _large_page_share(mapped))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_contents(file: BinaryIO) -> Any:

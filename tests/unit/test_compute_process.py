@@ -83,6 +83,7 @@ class Starter:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            bufsize=0,  # `line_of` must not take two lines at once
         )
         self._processes.append(process)
         return process

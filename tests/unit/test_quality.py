@@ -22,7 +22,7 @@ from engine.quality.records import FILE_NAME
 from engine.runner.kv_tensors import allocate_kv
 from models.loaded import LoadedModel, TokenizerAssets
 from models.loader import load_model
-from models.sources import resolve_model
+from models.sources import ModelFiles, resolve_model
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.tokenizers import byte_level_json
 
@@ -139,12 +139,47 @@ def test_quality_is_kept_and_found_until_something_changes(folder: Path) -> None
     assert "reference" in first.notes[-1]
     assert "reference" not in second.notes[-1]
     assert "reference" in start(folder, quantization=Quantization.NF4).notes[-1]
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").unlink()  # a link to what other tests read
-    (folder / "model.safetensors").write_bytes(weights)
+    original = (folder / "model.safetensors").read_bytes()
+    write_anew(folder / "model.safetensors", original[:-1] + bytes([original[-1] ^ 1]))
+    for _ in range(2):  # it is found out once
+        notes = start(folder, quality_report=False, quantization=Quantization.INT8).notes
+    assert "'hash weights'" not in notes[-1]
     assert "reference" in start(folder, quantization=Quantization.INT8).notes[-1]
-    assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 2  # in place of the one of other contents
+    assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 3
+    write_anew(folder / "model.safetensors", original)
+    assert start(folder, quality_report=False, quantization=Quantization.INT8).quality == first.quality
+
+
+def write_anew(path: Path, data: bytes) -> None:
+    path.unlink()  # a link to what other tests read
+    path.write_bytes(data)
+
+
+def test_weights_that_change_meanwhile_keep_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = ModelFiles(folder, (), "m")
+    quality = quality_of(start(folder))
+    (folder / FILE_NAME).unlink()
+    measured = records.Records(files, ignore)
+    data = (folder / "model.safetensors").read_bytes()
+    write_anew(folder / "model.safetensors", data[:-1] + bytes([data[-1] ^ 1]))
+    measured.keep({"a": "b"}, quality)
+    assert "the weights have changed since they were loaded" in caplog.text
+    assert not (folder / FILE_NAME).exists()
+
+
+def test_weights_that_cannot_be_read_again_end_no_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(records, "_hash", fail)
+    assert start(folder, quantization=Quantization.INT8).quality is not None
+    assert "the weights cannot be read again ([Errno 5] Input/output error)" in caplog.text
+
+
+def ignore(*_: object) -> None:
+    """Of progress."""
 
 
 def test_a_copy_is_known_by_its_contents_and_from_then_on_by_its_times(folder: Path, tmp_path: Path) -> None:
@@ -154,8 +189,8 @@ def test_a_copy_is_known_by_its_contents_and_from_then_on_by_its_times(folder: P
     first = start(copy, quality_report=False, quantization=Quantization.INT8)
     second = start(copy, quality_report=False, quantization=Quantization.INT8)
     assert first.quality == second.quality == quality
-    assert "'compare weights'" in first.notes[-1]
-    assert "'compare weights'" not in second.notes[-1]
+    assert "'hash weights'" in first.notes[-1]
+    assert "'hash weights'" not in second.notes[-1]
 
 
 def test_a_record_that_cannot_be_finished_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

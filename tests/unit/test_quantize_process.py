@@ -15,8 +15,8 @@ from engine.errors import StartupError
 from engine.protocol import Quality
 from engine.quality import report
 from engine.quality.records import FILE_NAME
-from engine.quantize import __main__ as command
-from engine.quantize import calibration
+from engine.quantize import __main__ as process
+from engine.quantize import calibration, command
 from engine.quantize.config import Method, QuantizeConfig, Scheme
 from engine.quantize.place import Place
 from models.checkpoints.writing import hugging_face
@@ -48,7 +48,7 @@ def kept(tmp_path: Path) -> Iterator[Path]:
 
 def quantise(model: Path, config: QuantizeConfig) -> None:
     assert config.out is not None
-    command.quantise(str(model), config, Place.of(config.out), lambda *_: None)
+    command.quantise(str(model), config, Place.of(config.out, "token"), lambda *_: None)
 
 
 def test_a_folder_appears_with_its_quality(llama: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,10 +192,10 @@ def test_memory_that_runs_out_is_said_so(
         torch.empty(1 << 60, dtype=torch.uint8)
 
     monkeypatch.setattr(command, "convert", fail)
-    monkeypatch.setattr(command, "exit_on_sigterm", lambda: None)
-    monkeypatch.setattr(command, "end_with_parent", lambda: None)
+    monkeypatch.setattr(process, "exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(process, "end_with_parent", lambda: None)
     config = QuantizeConfig(scheme=Scheme.INT8, out=str(kept))
-    job = msgspec.json.encode([str(llama), config, Place.of(str(kept))], enc_hook=str).decode()
-    assert command.main([job]) == 1
+    job = msgspec.json.encode([str(llama), config, "token"]).decode()
+    assert process.main([job]) == 1
     assert "headrace: quantising needs more memory" in capsys.readouterr().err
     assert list(kept.parent.iterdir()) == []

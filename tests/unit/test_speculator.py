@@ -67,14 +67,14 @@ def test_steps_without_drafts_are_as_fast_as_such_steps_are() -> None:
     """Whatever was foreseen of them."""
     report = SpecReport()
     report.begin_step()
-    report.take_decoding(4, 4, plain_s=0.013, step_s=0.010, drafting_s=0.0)
+    report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.0)
     assert report.stats()["realised_speedup"] == 1.0
     report.begin_step()
-    report.take_decoding(4, 4, plain_s=0.013, step_s=0.010, drafting_s=0.002)
+    report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.002)
     assert report.stats()["realised_speedup"] == pytest.approx(0.0198 / 0.0218)
     report.begin_step()
     report.count_draft(4, 4)
-    report.take_decoding(1, 5, plain_s=0.010, step_s=0.012, drafting_s=0.0)
+    report.take_decoding(1, 5, has_drafts=True, plain_s=0.010, step_s=0.012, drafting_s=0.0)
     assert report.stats()["realised_speedup"] > 2
 
 
