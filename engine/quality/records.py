@@ -68,11 +68,16 @@ class Records:
         files = [_read(path, warns=True) for path in self._paths]
         found = [record for file in files for record in file.records if record.key == key]
         if not found:
+            if any(file.records for file in files):
+                logger.info("%s has no quality with these options, kernels and version of headrace", self._shown)
             return None
         weights = self._known(files)
         if not weights and (weights := self._hashed()):
             self._change(lambda file: file.remember(self._state, weights))
-        return next((record.quality for record in found if weights and record.weights == weights), None)
+        quality = next((record.quality for record in found if record.weights == weights), None) if weights else None
+        if weights and quality is None:
+            logger.info("%s has qualities of other weights than these", self._shown)
+        return quality
 
     def keep(self, key: Mapping[str, str], quality: Quality) -> None:
         """Write it beside the weights, in place of one of the same; into the cache where that cannot be written.

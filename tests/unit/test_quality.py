@@ -132,7 +132,8 @@ def test_a_measurement_without_a_number_is_beyond_any_bound() -> None:
         report.check_quality(nothing, None, remedy="")
 
 
-def test_quality_is_kept_and_found_until_something_changes(folder: Path) -> None:
+def test_quality_is_kept_and_found_until_something_changes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "engine.quality")
     first = start(folder, quantization=Quantization.INT8)
     second = start(folder, quantization=Quantization.INT8)
     assert second.quality == first.quality
@@ -141,8 +142,11 @@ def test_quality_is_kept_and_found_until_something_changes(folder: Path) -> None
     assert "reference" in start(folder, quantization=Quantization.NF4).notes[-1]
     original = (folder / "model.safetensors").read_bytes()
     write_anew(folder / "model.safetensors", original[:-1] + bytes([original[-1] ^ 1]))
+    assert "has no quality with these options" in caplog.text  # of NF4's
+    assert "of other weights" not in caplog.text
     for _ in range(2):  # it is found out once
         notes = start(folder, quality_report=False, quantization=Quantization.INT8).notes
+    assert "of other weights" in caplog.text
     assert "'hash weights'" not in notes[-1]
     assert "reference" in start(folder, quantization=Quantization.INT8).notes[-1]
     assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 3
