@@ -147,12 +147,7 @@ def load_model(
         mapped_bytes=held.mapped_bytes,
         tokenizer=tokenizer,
         generation_defaults=defaults,
-        notes=[
-            *filter(None, [opened.note]),
-            held.note,
-            _attention_note(backend, refusals),
-            *([describe_kernels()] if torch_device.type == "cpu" else []),
-        ],
+        notes=list(filter(None, [opened.note, held.note, _attention_note(backend, refusals), _kernels(torch_device)])),
     )
 
 
@@ -347,6 +342,10 @@ def _held_as(decoder: Decoder, assignment: Assignment) -> str:
     if isinstance(module, Linear) and destination.parameter == "weight":
         return module.scheme.format_of(destination.shard)
     return DTYPE_NAMES[decoder.get_parameter(assignment.parameter).dtype]
+
+
+def _kernels(device: torch.device) -> str:
+    return describe_kernels() if device.type == "cpu" else ""
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:

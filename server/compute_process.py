@@ -13,9 +13,9 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run_module(name: str, *arguments: str) -> int:
     """Run one of our modules as a program; returns its exit code, or 128 and the number of the signal that ended it.
 
-    Whatever is to end the command, from a terminal too, reaches the module as SIGTERM, and it is waited for: it
-    may have files to remove. The terminal's own signals are kept from it, since Python would answer Ctrl-C in the
-    middle of an import with pages of names.
+    Whatever is to end the command, from a terminal too, reaches the module as SIGTERM, and it is waited for: it may
+    have files to remove. The terminal's own signals are kept from it, since Python would answer Ctrl-C in the middle of
+    an import with pages of names.
     """
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None

@@ -118,7 +118,10 @@ class Records:
             _rewrite(self._beside, change)
         except OSError as error:
             logger.warning(
-                "%s cannot be written (%s); the quality is kept in %s", self._shown, error.strerror, self._cached
+                "%s cannot be written (%s); what is known of the quality is kept in %s",
+                self._shown,
+                error.strerror,
+                self._cached,
             )
             try:
                 self._cached.parent.mkdir(parents=True, exist_ok=True)
