@@ -1,9 +1,11 @@
 """How a process of ours ends when it is told to."""
 
 import ctypes
+import os
 import signal
 import sys
 
+PARENT_VARIABLE = "HEADRACE_PARENT_PID"  # of the process that waits for this one; taken out when it is read
 _PR_SET_PDEATHSIG = 1
 
 
@@ -18,6 +20,10 @@ def exit_on_sigterm() -> None:
 
 
 def end_with_parent() -> None:
-    """From now on this process gets SIGTERM when its parent dies, which may have had no time to say so. Linux alone."""
+    """From now on this process gets SIGTERM when its parent dies, which may have had no time to say so (Linux alone);
+    one whose parent is dead already exits."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is not None and int(parent) != os.getppid():
+        sys.exit(128 + signal.SIGTERM)

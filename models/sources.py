@@ -21,6 +21,9 @@ from models.errors import SourceError
 if TYPE_CHECKING:
     from models.loaded import ProgressReport
 
+# Of a tokenizer in a folder; libraries have had several forms.
+_TOKENIZER_JSON = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (*_TOKENIZER_JSON, "vocab.*", "merges.txt", "*.model", "*.tiktoken")
 _SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<selector>[^:]+))?", re.ASCII)
 
@@ -39,6 +42,12 @@ class ModelFiles:
         if self.root is None:
             return list(self.gguf)
         return [*self.root.glob("*.safetensors"), self.root / "config.json"]
+
+    @property
+    def tokenizer_files(self) -> list[Path]:
+        """All files of a folder that say how text becomes tokens; a GGUF file says that itself."""
+        root = self.root
+        return [] if root is None else [path for name in TOKENIZER_FILES for path in root.glob(name) if path.is_file()]
 
 
 def resolve_model(

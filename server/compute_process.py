@@ -1,11 +1,13 @@
 """Commands that load torch run in a process of their own: the one that reads their options never does."""
 
+import os
 import signal
 import subprocess
 import sys
 from types import FrameType
 
 from engine.compute_environment import compute_environment
+from engine.ending import PARENT_VARIABLE
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -34,7 +36,8 @@ def run_module(name: str, *arguments: str) -> int:
     try:
         try:
             # -P: a folder named engine, where the user happens to stand, must not be taken for ours.
-            process = subprocess.Popen([sys.executable, "-P", "-m", name, *arguments], env=compute_environment())
+            environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
+            process = subprocess.Popen([sys.executable, "-P", "-m", name, *arguments], env=environment)
             if received:
                 process.terminate()
         finally:

@@ -44,13 +44,18 @@ def run(argv: Sequence[str]) -> int:
     assert config.out is not None, "QuantizeConfig refuses that"
     token = secrets.token_hex(4)
     place = Place.of(config.out, token)
-    job = msgspec.json.encode([namespace.model, config, token]).decode()
+    held_something = place.holds_anything
+    try:
+        job = msgspec.json.encode([namespace.model, config, token]).decode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
     try:
         code = run_module("engine.quantize", job)
     finally:
         place.remove_partial()  # which a process that is killed leaves
-    if code > 128 and not place.holds_anything:  # by a signal
-        sys.stderr.write(f"headrace: ended before it was done; nothing was written to {config.out}\n")
+    if code > 128 and not held_something:  # by a signal
+        outcome = f"{config.out} is complete" if place.holds_anything else f"nothing was written to {config.out}"
+        sys.stderr.write(f"headrace: ended by a signal; {outcome}\n")
     return code
 
 

@@ -1,12 +1,13 @@
 """headrace_quality.json: measured qualities, kept beside the weights and found again while nothing has changed.
 
-Weights are known by a hash of their files, so that copies are known too. It takes a while to make, and is kept with the
-names, sizes and times of the files that it is of: it is made again where these differ.
+Weights and tokenizer are known by a hash of their files, so that copies are known too. It takes a while to make, and is
+kept with what can be seen of the files that it is of: it is made again where that differs.
 """
 
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +29,7 @@ _MAX_KEPT = 32  # records and hashes in one file; the oldest go
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was measured, and of what. weights: hash of their files. key: all else that decides the result."""
+    """What was measured, and of what. weights: hash of the model's files. key: all else that decides the result."""
 
     key: dict[str, str]
     quality: Quality
@@ -62,6 +63,7 @@ class Records:
         self._shown = (later or folder) / FILE_NAME
         self._cached = cache_folder() / "quality" / f"{name}.json"
         self._state = _state(files)
+        self._hash = ""  # once it is known
 
     def find(self, key: Mapping[str, str]) -> Quality | None:
         """The quality that was measured with this key, of these weights, whatever their files' names and times."""
@@ -72,7 +74,7 @@ class Records:
                 logger.info("%s has no quality with these options, kernels and version of headrace", self._shown)
             return None
         weights = self._known(files)
-        if not weights and (weights := self._hashed()):
+        if not weights and (weights := self._made()):
             self._change(lambda file: file.remember(self._state, weights))
         quality = next((record.quality for record in found if record.weights == weights), None) if weights else None
         if weights and quality is None:
@@ -84,7 +86,7 @@ class Records:
 
         Nothing that hinders it is an error: it is logged.
         """
-        weights = self._known([_read(path) for path in self._paths]) or self._hashed()
+        weights = self._known([_read(path) for path in self._paths]) or self._made()
         if not weights:
             return
 
@@ -95,18 +97,19 @@ class Records:
         self._change(add)
 
     def _known(self, files: Iterable[_File]) -> str:
-        return next(filter(None, (file.hashes.get(self._state) for file in files)), "")
+        return next(filter(None, [self._hash, *(file.hashes.get(self._state) for file in files)]), "")
 
-    def _hashed(self) -> str:
+    def _made(self) -> str:
         """Empty if the weights cannot be read, or are no more what they were."""
         try:
-            weights = _hash(self._files, self._progress)
+            weights = _hash_of(self._files, self._progress)
         except OSError as error:
             logger.warning("the weights cannot be read again (%s): no quality of theirs is found or kept", error)
             return ""
         if _state(self._files) != self._state:
             logger.warning("the weights have changed since they were loaded: no quality of theirs is found or kept")
             return ""
+        self._hash = weights
         return weights
 
     @property
@@ -117,33 +120,36 @@ class Records:
         try:
             _rewrite(self._beside, change)
         except OSError as error:
-            logger.warning(
-                "%s cannot be written (%s); what is known of the quality is kept in %s",
-                self._shown,
-                error.strerror,
-                self._cached,
-            )
+            refused = f"{self._shown} cannot be written ({error.strerror})"
             try:
                 self._cached.parent.mkdir(parents=True, exist_ok=True)
                 _rewrite(self._cached, change)
             except OSError as second:
-                logger.warning("%s cannot be written either (%s)", self._cached, second.strerror)
+                logger.warning("%s, nor can %s (%s)", refused, self._cached, second.strerror)
+            else:
+                logger.warning("%s; what is known of the quality is kept in %s", refused, self._cached)
+
+
+def _paths(files: ModelFiles) -> list[Path]:
+    """All files that decide what a model says of a text."""
+    return sorted({*files.weight_files, *files.tokenizer_files})
 
 
 def _state(files: ModelFiles) -> str:
-    """What can be seen without reading them: names, sizes and times of change."""
+    """What can be seen without reading them: names, sizes, times, and which files they are."""
     digest = hashlib.sha256()
-    for path in sorted(files.weight_files):
-        digest.update(path.name.encode())
+    for path in _paths(files):
+        digest.update(path.name.encode(errors="surrogateescape"))
         with contextlib.suppress(OSError):  # whoever reads the file will say it
             status = path.stat()
-            digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+            seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            digest.update(f"\0{seen}\0".encode())
     return digest.hexdigest()[:32]
 
 
-def _hash(files: ModelFiles, progress: ProgressReport) -> str:
-    """Of the sizes and contents of all files that are, or decide, the weights. Raises OSError."""
-    paths = sorted(files.weight_files)
+def _hash_of(files: ModelFiles, progress: ProgressReport) -> str:
+    """Of the sizes and contents. Raises OSError."""
+    paths = _paths(files)
     total, done = sum(path.stat().st_size for path in paths), 0
     digest = hashlib.sha256()
     for path in paths:
@@ -159,13 +165,24 @@ def _hash(files: ModelFiles, progress: ProgressReport) -> str:
 def _read(path: Path, *, warns: bool = False) -> _File:
     """Empty where there is no such file or where it is not ours."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_File)
+        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        for record in file.records:
+            _check(record.quality)
+        return file
     except (FileNotFoundError, NotADirectoryError):
         return _File()
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: msgspec's errors and invalid UTF-8
         if warns:
             logger.warning("%s cannot be read (%s), so what it says of the quality is not used", path, error)
         return _File()
+
+
+def _check(quality: Quality) -> None:
+    """Raises ValueError for figures that no measurement gives."""
+    figures = (quality.kl_divergence, quality.top1_agreement, quality.perplexity, quality.reference_perplexity)
+    is_sound = all(map(math.isfinite, figures)) and min(quality.perplexity, quality.reference_perplexity) > 0
+    if not is_sound or not 0 < quality.num_tokens < 1 << 53:
+        raise ValueError("its figures are no quality's")
 
 
 def _rewrite(path: Path, change: Callable[[_File], None]) -> None:

@@ -39,6 +39,7 @@ def quantise(model: str, config: QuantizeConfig, place: Place, progress: Progres
     files = resolve_model(model, config.revision, progress)
     with _begun(place) as folder:
         written = convert(files, open_model(files), config, text, folder, progress)
+        _give_modes(place, *folder.iterdir())  # before the quality is kept, with what can be seen of the files
         quality = _measured(files, place, config, progress) if config.quality_report else None
         _put_in_place(place)
     _say(place.out, config, written, quality)
@@ -66,13 +67,23 @@ def _make(place: Place) -> None:
         raise StartupError(f"cannot make the folder {place.out}: {error.strerror}; name another with --out") from error
 
 
-def _put_in_place(place: Place) -> None:
-    out, partial = place.out, place.partial
+def _give_modes(place: Place, *paths: Path) -> None:
     try:
-        give_usual_modes(partial, *partial.iterdir())
-        os.replace(partial, out)  # over an empty folder too
+        give_usual_modes(*paths)
     except OSError as error:
-        raise StartupError(f"cannot put {out} in place: {error.strerror}; name another folder with --out") from error
+        raise _refused(place, error) from error
+
+
+def _put_in_place(place: Place) -> None:
+    _give_modes(place, place.partial)
+    try:
+        os.replace(place.partial, place.out)  # over an empty folder too
+    except OSError as error:
+        raise _refused(place, error) from error
+
+
+def _refused(place: Place, error: OSError) -> StartupError:
+    return StartupError(f"cannot put {place.out} in place: {error.strerror}; name another folder with --out")
 
 
 def _check_out(place: Place) -> None:

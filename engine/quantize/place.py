@@ -25,7 +25,7 @@ class Place:
             folder.exists()
         except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
             raise OptionError(f"--out {out}: {error}; name another folder") from error
-        return cls(folder, folder.parent / f".{folder.name}.{token}")
+        return cls(folder, folder.parent / f".{folder.name[:40]}.{token}")
 
     @property
     def holds_anything(self) -> bool:

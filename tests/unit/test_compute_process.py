@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.ending import PARENT_VARIABLE
+
 # Slow to end, as in a long native call: longer than the quarter of a second that subprocess.run gives after Ctrl-C.
 _WORK = """
 import os, signal, sys, time
@@ -153,6 +155,15 @@ def test_a_process_ends_with_the_one_that_waits_for_it(start: Starter, tmp_path:
     assert line_of(process) == b"cleaning up\n"
     process.communicate(b"\n", timeout=60)  # until it has closed its end
     assert (tmp_path / "done").read_text() == "put in order"
+
+
+def test_a_process_whose_parent_is_dead_already_does_not_begin() -> None:
+    """As where it was killed while this one was starting."""
+    source = "from engine.ending import end_with_parent; end_with_parent(); print('begun')"
+    for parent, code, printed in ((0, 128 + signal.SIGTERM, ""), (os.getpid(), 0, "begun\n")):
+        environment = {**os.environ, PARENT_VARIABLE: str(parent), "PYTHONPATH": str(Path(__file__).parents[2])}
+        ended = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (code, printed)
 
 
 def test_a_signal_that_is_ignored_stays_so(start: Starter) -> None:

@@ -14,6 +14,7 @@ CLIENT = {
     "engine.client",
     "engine.compute_environment",
     "engine.config",
+    "engine.ending",
     "engine.ipc",
     "engine.log_format",
     "engine.output_stream",
@@ -35,7 +36,8 @@ SERVER_MAY = (
     WIRE
     | COMMAND_OPTIONS
     | {"engine.bench.plotting", "engine.bench.progress", "engine.bench.results"}
-    | {"engine.client", "engine.compute_environment", "engine.config", "engine.log_format", "engine.process_client"}
+    | {"engine.client", "engine.compute_environment", "engine.config", "engine.ending"}
+    | {"engine.log_format", "engine.process_client"}
 )
 
 

@@ -177,7 +177,7 @@ def test_weights_that_cannot_be_read_again_end_no_start(
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(records, "_hash", fail)
+    monkeypatch.setattr(records, "_hash_of", fail)
     assert start(folder, quantization=Quantization.INT8).quality is not None
     assert "the weights cannot be read again ([Errno 5] Input/output error)" in caplog.text
 
@@ -215,10 +215,75 @@ def test_a_folder_that_cannot_be_written_leaves_it_to_the_cache(folder: Path, ca
     assert first.quality is not None
 
 
-def test_records_that_are_not_ours_are_measured_again(folder: Path) -> None:
-    (folder / FILE_NAME).write_text('{"records": [{"key": 3}]}')
+SOUND = {
+    "kl_divergence": 0.1,
+    "top1_agreement": 0.9,
+    "perplexity": 9.0,
+    "reference_perplexity": 8.0,
+    "num_tokens": 5,
+    "reference": "x",
+}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b'{"records": [{"key": 3}]}',
+        b'{"records": [], "hashes": []}',
+        b'{"records": [{"key": {"a": "\xff"}}]}',
+        b'{"x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        *(
+            json.dumps({"records": [{"key": {}, "quality": {**SOUND, **change}}]}).encode()
+            for change in ({"reference_perplexity": 0}, {"perplexity": -5}, {"num_tokens": 10**400}, {"num_tokens": 0})
+        ),
+    ],
+)
+def test_records_that_are_not_ours_are_measured_again(
+    folder: Path, contents: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / FILE_NAME).write_bytes(contents)
+    assert start(folder, quality_report=False, quantization=Quantization.INT8).quality is None
+    assert "so what it says of the quality is not used" in caplog.text
     assert "reference" in start(folder, quantization=Quantization.INT8).notes[-1]
     assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 1
+
+
+def test_another_tokenizer_makes_another_quality(folder: Path) -> None:
+    start(folder, quantization=Quantization.INT8)
+    assert start(folder, quality_report=False, quantization=Quantization.INT8).quality is not None
+    path = folder / "tokenizer.json"
+    write_anew(path, path.read_bytes() + b"\n")
+    assert start(folder, quality_report=False, quantization=Quantization.INT8).quality is None
+
+
+def test_other_contents_of_the_same_size_and_time_are_other_weights(folder: Path) -> None:
+    start(folder, quantization=Quantization.INT8)
+    path = folder / "model.safetensors"
+    data, times = path.read_bytes(), path.stat()
+    write_anew(path, data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert start(folder, quality_report=False, quantization=Quantization.INT8).quality is None
+
+
+def test_what_cannot_be_remembered_on_disk_is_hashed_once_a_start(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(folder, quantization=Quantization.INT8)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    made: list[str] = []
+    hash_of = records._hash_of
+    monkeypatch.setattr(records, "_hash_of", lambda *given: made.append(hash_of(*given)) or made[-1])
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(records, "_rewrite", refuse)
+    start(copy, quantization=Quantization.INT8)
+    assert len(made) == 1
+    assert "cannot be written (Read-only file system), nor can" in caplog.text
 
 
 def test_nothing_is_measured_unless_asked_for(folder: Path) -> None:

@@ -62,6 +62,7 @@ def test_what_a_killed_process_leaves_is_removed(
         (["m", "--out", "x", "--grupsize", "64"], "unknown option --grupsize; did you mean --group-size?"),
         (["m", "n", "--out", "x"], "unexpected argument n"),
         (["m", "--out", "x", "--method", "awq"], "must be one of gptq, rtn"),
+        (["m", "--out", "bad\udcff"], "'bad\\udcff' is not valid UTF-8"),
         (["m", "--out", "~nobody-of-that-name/x"], "--out ~nobody-of-that-name/x: "),
         (["m", "--out", "x", "--quality-report=no"], "--no-quality-report take no value, and 'no' is given"),
     ],

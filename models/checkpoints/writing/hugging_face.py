@@ -20,7 +20,7 @@ from models.loaded import TokenizerAssets
 from models.loader import OpenedModel
 from models.names import Destination, Rules, To
 from models.registry import family_of
-from models.sources import ModelFiles
+from models.sources import TOKENIZER_FILES, ModelFiles
 from models.tokenizer_assets import load_tokenizer_assets
 from models.weights import Assignment, transformed
 
@@ -31,10 +31,7 @@ _MODEL_TYPES = {
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3_moe",
 }
-_COPIED = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken"),
-    *("generation_config.json", "chat_template*", "LICENSE*"),
-)
+_COPIED = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENSE*")
 
 
 class FolderLayout:
