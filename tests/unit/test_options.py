@@ -171,7 +171,7 @@ def test_options_keep_the_order_of_their_class() -> None:
 
 def test_every_variable_that_the_code_reads_is_known() -> None:
     """An unknown one is refused at the start, so that a name read elsewhere has to be listed."""
-    internal = {"HEADRACE_ENGINE_CONFIG"}  # from the API process to its engine process
+    internal = {"HEADRACE_ENGINE_CONFIG", "HEADRACE_PARENT_PID"}  # from a process to the one that it starts
     known = {option.variable for option in OPTIONS.values()} | set(OTHER_VARIABLES) | internal
     root = Path(__file__).parents[2]
     used = {
