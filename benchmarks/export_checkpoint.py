@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoints.writing.hugging_face import layout_of
-from models.checkpoints.writing.shards import ShardWriter
 from models.errors import ModelError, UnsupportedModelError
-from models.layerwise import LayerStream
-from models.loader import open_model
-from models.sources import ModelFiles, resolve_model
+from models.export.hugging_face import layout_of
+from models.export.shards import ShardWriter
+from models.loading.layer_stream import LayerStream
+from models.loading.load import open_model
+from models.sources.resolve import ModelFiles, resolve_model
 
 
 def main() -> int:

@@ -21,15 +21,15 @@ from benchmarks.results import machine_name
 from benchmarks.rivals import rival_command, rival_version
 from benchmarks.servers import CompareError
 from benchmarks.tables import markdown
-from engine.cores import usable_cores
 from engine.quality.passages import BLOCK_SIZE, CHUNK, beginning, steps_of
-from engine.runner.kv_tensors import allocate_kv
+from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
-from models.loaded import LoadedModel, TokenizerAssets
-from models.loader import load_model
+from models.kv_cache import allocate_kv
+from models.loaded_model import LoadedModel, TokenizerAssets
+from models.loading.load import load_model
 from models.recurrence.state import LayerCache
-from models.sources import resolve_model
+from models.sources.resolve import resolve_model
 
 _HERE = Path(__file__).parent
 _TEXT = _HERE.parent / "engine/quality/text.txt"

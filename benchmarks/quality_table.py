@@ -24,18 +24,18 @@ from benchmarks.results import machine_name
 from benchmarks.scenarios import SCENARIOS, put_load
 from benchmarks.servers import CompareError, started
 from benchmarks.tables import markdown
-from engine.build import weight_options
 from engine.config import Quantization
-from engine.cores import usable_cores
-from engine.progress import foreground_progress
+from engine.jobs.progress import foreground_progress
 from engine.protocol import Quality
 from engine.quality.measure import Reference, compare
 from engine.quality.report import measure_reference
+from engine.startup.build import weight_options
+from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
-from models.loaded import ProgressReport
-from models.loader import load_model, open_model
-from models.sources import resolve_model
+from models.loaded_model import ProgressReport
+from models.loading.load import load_model, open_model
+from models.sources.resolve import resolve_model
 
 _ROOT = Path(__file__).parents[1]
 _SERVE = "--dtype bfloat16 --max-num-seqs 8 --max-model-len 2048 --kv-cache-memory-bytes 134217728"

@@ -15,18 +15,18 @@ import torch
 from torch import nn
 
 from benchmarks.tables import markdown
-from engine.progress import foreground_progress
+from engine.jobs.progress import foreground_progress
 from engine.quality.measure import TOP, divergence_of
 from engine.quality.passages import own_text, passages_of, together
-from engine.quantize.calibration import linears_of, rounded_inputs
+from engine.tools.quantize.calibration import linears_of, rounded_inputs
 from models.errors import ModelError
-from models.layerwise import LayerStream, Passage
-from models.loaded import ProgressReport
-from models.loader import open_model
-from models.quant.select import WeightOptions
+from models.loaded_model import ProgressReport
+from models.loading.layer_stream import LayerStream, Passage
+from models.loading.load import open_model
+from models.loading.schemes import WeightOptions
 from models.quant.tensor import Encoding
-from models.sources import resolve_model
-from models.tokenizer_assets import load_tokenizer_assets
+from models.sources.resolve import resolve_model
+from models.tokenizer.load import load_tokenizer_assets
 
 _ENCODINGS = {"fp8": Encoding.FP8_E4M3, "int8": Encoding.INT8}
 _ROWS = 128  # whose logits are computed at once

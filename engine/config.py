@@ -56,8 +56,8 @@ class DraftSampling(enum.StrEnum):
 
 
 def option(default: object, help: str, **metadata: object) -> Any:
-    """A dataclass field whose `help` (and optional `type`, `metavar`, `group`, `minimum`, `maximum`) server/options.py
-    reads."""
+    """A dataclass field whose `help` (and optional `type`, `metavar`, `group`, `minimum`, `maximum`)
+    server/commands/options.py reads."""
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 

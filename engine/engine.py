@@ -6,15 +6,15 @@ from collections.abc import Collection
 
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest
-from engine.plan import RowResult, Runner, StepPlan, StepResult
 from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
-from engine.scheduler import Scheduler
-from engine.scheduler_config import SchedulerConfig
-from engine.spec.audit import Auditor
-from engine.spec.base import Source
-from engine.spec.settings import AUTO_TOKENS
-from engine.spec.speculator import Speculator
-from engine.step_budget import StepBudget
+from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.plan import RowResult, Runner, StepPlan, StepResult
+from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.step_budget import StepBudget
+from engine.speculation.audit import Auditor
+from engine.speculation.proposers import Source
+from engine.speculation.settings import AUTO_TOKENS
+from engine.speculation.speculator import Speculator
 
 logger = logging.getLogger(__name__)
 

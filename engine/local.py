@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from engine.client.output_stream import merge_outputs
 from engine.engine import Engine
-from engine.output_stream import merge_outputs
 from engine.protocol import EngineRequest, RequestOutput, StepStats
 
 

@@ -15,11 +15,11 @@ import time
 
 import msgspec
 
+from engine.client.framing import encode_frame, receive_to_engine
+from engine.client.log_format import LOG_FORMAT
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
-from engine.ipc import encode_frame, receive_to_engine
-from engine.log_format import LOG_FORMAT
 from engine.protocol import (
     AbortRequest,
     AddRequest,
@@ -52,7 +52,7 @@ def main() -> None:
     report = LoadingReporter(sock)
     report("import libraries", 0, 0, "")
     try:
-        from engine.build import build_engine  # and with it torch, which takes most of a second
+        from engine.startup.build import build_engine  # and with it torch, which takes most of a second
 
         engine, info = build_engine(config, report, lambda tokenizer: _send(sock, TokenizerReady(tokenizer)))
     except HeadraceError as error:

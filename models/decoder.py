@@ -7,22 +7,22 @@ import torch
 from torch import nn
 
 from models.attention.base import AttentionBackend
+from models.attention.layer_groups import group_layers
+from models.attention.rotation import Rotation, rotation
 from models.batch import ForwardBatch, GroupBatch, StateGroupBatch
-from models.kv_groups import group_layers
 from models.layers.attention import Attention
-from models.layers.branch import NORMS_OF_BRANCH, make_join, pass_by
-from models.layers.embedding import Embedding
-from models.layers.gated_delta import GatedDelta
 from models.layers.latent_attention import LatentAttention
-from models.layers.linear import Linear
 from models.layers.mlp import make_mlp
 from models.layers.moe import MoE, make_feed_forward
 from models.layers.norm import make_norm
-from models.layers.prologue import AS_IS
-from models.layers.rope import inverse_frequencies, rotation_scale
-from models.layers.rotation import Rotation, rotation
-from models.layers.short_conv import ShortConv
-from models.quant.base import QuantScheme
+from models.layers.residual import NORMS_OF_BRANCH, make_join, pass_by
+from models.layers.rotary_frequencies import inverse_frequencies, rotation_scale
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.linear.prologue import AS_IS
+from models.linear.scheme import QuantScheme
+from models.recurrence.gated_delta import GatedDelta
+from models.recurrence.short_conv import ShortConv
 from models.recurrence.state import LayerCache, LayerState
 from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, MLPSpec, NormPlacement, ShortConvSpec
 

@@ -6,14 +6,14 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from engine.client import EngineClient
+from engine.client.interface import EngineClient
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.errors import describe
+from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
-from server.middleware import AuthMiddleware, RequestMiddleware
 from server.routes import chat, completions, health, models, operations, tokens
 
 ROUTERS = (chat.router, completions.router, tokens.router, models.router, operations.router, health.router)

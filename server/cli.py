@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # name -> where its `run(server_config, engine_config) -> exit code` is; imported when chosen, so that --help is quick.
-COMMANDS = {"serve": "server.serve:run"}
+COMMANDS = {"serve": "server.commands.serve:run"}
 # The same for commands that have options of their own, as `run(arguments) -> exit code`.
-COMMANDS_WITH_OPTIONS = {"bench": "server.bench.command:run", "quantize": "server.quantize:run"}
+COMMANDS_WITH_OPTIONS = {"bench": "server.commands.bench:run", "quantize": "server.commands.quantize:run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,9 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(message, 1)
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
     from engine.errors import OptionError, StartupError
-    from server.arguments import parse_arguments
-    from server.option_sources import resolve
-    from server.options import CONFIG_VARIABLE
+    from server.commands.arguments import parse_arguments
+    from server.commands.option_sources import resolve
+    from server.commands.options import CONFIG_VARIABLE
 
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in (*COMMANDS, *COMMANDS_WITH_OPTIONS) else None

@@ -4,15 +4,15 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from engine.client import EngineClient, EngineState
+from engine.client.interface import EngineClient, EngineState
 from engine.errors import EngineUnavailable
 from engine.protocol import TokenizerInfo
-from server.chat_template import ChatTemplate, load_chat_template
 from server.config import ServerConfig
 from server.errors import ModelNotFound
 from server.metrics import Metrics
 from server.schemas.base import shown
-from server.tokenizer import Tokenizer
+from server.text.chat_template import ChatTemplate, load_chat_template
+from server.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

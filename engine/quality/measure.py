@@ -14,9 +14,9 @@ import torch
 
 from engine.protocol import Quality
 from engine.quality.passages import BLOCK_SIZE, Passages, steps_of
-from engine.runner.kv_tensors import allocate_kv
-from models.layerwise import LayerStream
-from models.loaded import LoadedModel, ProgressReport
+from models.kv_cache import allocate_kv
+from models.loaded_model import LoadedModel, ProgressReport
+from models.loading.layer_stream import LayerStream
 
 TOP = 1024
 _LOGIT_ROWS = 128  # computed at once: at a vocabulary of 152k each is 0.6 MB

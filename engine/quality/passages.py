@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from engine.kv.groups import KVGroup, lone_tables
-from engine.plan import PlanItem, StepPlan
 from engine.protocol import EngineRequest, SamplingParams
 from engine.runner.batch_builder import build_batch
-from engine.runner.kv_tensors import kv_groups
-from engine.sequence import Sequence
+from engine.runner.kv_groups import kv_groups
+from engine.scheduling.kv.groups import KVGroup, lone_tables
+from engine.scheduling.plan import PlanItem, StepPlan
+from engine.scheduling.sequence import Sequence
+from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch
-from models.kv_groups import LayerGroup
-from models.loaded import TokenizerAssets
+from models.loaded_model import TokenizerAssets
 
 BLOCK_SIZE = 16
 CHUNK = 512  # tokens, each chunk without what came before: memory and time of attention stay small

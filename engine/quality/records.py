@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from engine.file_modes import give_usual_modes
 from engine.protocol import Quality
-from models.cache import cache_folder
-from models.loaded import ProgressReport
-from models.sources import ModelFiles
+from models.loaded_model import ProgressReport
+from models.sources.resolve import ModelFiles
+from models.system.cache_folder import cache_folder
+from models.system.file_modes import give_usual_modes
 
 logger = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from engine.protocol import Quality
 from engine.quality.measure import Reference, compare, predict
 from engine.quality.passages import own_text, passages_of
 from engine.quality.records import Records
-from models.config_overrides import parse_overrides
+from models.config.overrides import parse_overrides
 from models.kernels.cpu.library import kernel_library
-from models.layerwise import LayerStream
-from models.loaded import LoadedModel, ProgressReport
-from models.loader import OpenedModel, open_model, resolve_dtype
-from models.quant.select import WeightOptions
-from models.sources import ModelFiles
-from models.tokenizer_assets import load_tokenizer_assets
+from models.loaded_model import LoadedModel, ProgressReport
+from models.loading.layer_stream import LayerStream
+from models.loading.load import OpenedModel, open_model, resolve_dtype
+from models.loading.schemes import WeightOptions
+from models.sources.resolve import ModelFiles
+from models.tokenizer.load import load_tokenizer_assets
 
 _REMEDY = "choose a --quantization with more bits, quantise with calibration (headrace quantize), or allow more"
 _UNQUANTISED = WeightOptions(keeps_quantised=False)

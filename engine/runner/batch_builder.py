@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
-from engine.kv.groups import KVGroup
-from engine.plan import PlanItem, StepPlan
-from engine.runner.batch_memory import BatchMemory, BatchShape
+from engine.runner.batch_buffers import BatchMemory, BatchShape
 from engine.runner.state_batch import state_group_batch
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.plan import PlanItem, StepPlan
 from models.batch import ForwardBatch
 
 

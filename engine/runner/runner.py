@@ -4,17 +4,18 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
 from engine.runner.expert_load import ExpertLoad
-from engine.runner.kv_tensors import allocate_kv, kv_groups
-from engine.runner.recorded import recorded_layers
+from engine.runner.kv_groups import kv_groups
+from engine.runner.replay import recorded_layers
 from engine.runner.state_batch import accepted_states
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import Sampler
-from engine.sequence import Sequence
-from models.loaded import LoadedModel
+from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
+from engine.scheduling.sequence import Sequence
+from models.kv_cache import allocate_kv
+from models.loaded_model import LoadedModel
 
 # Rows of prompt logits held at once: at a vocabulary of 152k each is 0.6 MB.
 _PROMPT_LOGIT_ROWS = 128

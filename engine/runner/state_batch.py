@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.kv.groups import NO_BLOCK
-from engine.kv.states import state_before
-from engine.plan import PlanItem, RowResult, StepPlan
+from engine.scheduling.kv.groups import NO_BLOCK
+from engine.scheduling.kv.states import state_before
+from engine.scheduling.plan import PlanItem, RowResult, StepPlan
 from models.batch import StateGroupBatch
 
 

@@ -5,7 +5,7 @@ import torch
 from engine.protocol import SamplingParams
 from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
 from engine.sampling.rows import LogitsRow
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 
 class LogitEditor:

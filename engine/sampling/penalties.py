@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from engine.protocol import SamplingParams
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 
 class TokenCounts:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 
 class LogitsRow(NamedTuple):

@@ -11,14 +11,14 @@ from itertools import accumulate
 
 import torch
 
-from engine.plan import RowResult
 from engine.sampling.distribution import best_ids, draw_ids, is_greedy, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow
-from engine.sequence import Sequence
+from engine.scheduling.plan import RowResult
+from engine.scheduling.sequence import Sequence
 
 _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this request"
 

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import torch
 
+from models.attention.rotation import Rotation, rotate, scale_queries
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.row_input import RowInput
-from models.layers.rotation import Rotation, rotate, scale_queries
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 import torch
 
 from models.attention.base import AttentionBackend, AttentionSpec, HeadNorm
+from models.attention.rotation import Rotation
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
-from models.layers.rotation import Rotation
 
 _TILE = 16  # slots; kTile of kv_layout.h
 _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp

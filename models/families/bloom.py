@@ -3,13 +3,13 @@
 from typing import Any
 
 from models.attention.base import AttentionSpec
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families import gpt2
-from models.hf_config import HFConfig
+from models.families.name_map import To, ungroup_qkv, with_prefixes
+from models.families.registry import Family
 from models.layers.alibi import alibi_slopes
-from models.names import To, ungroup_qkv, with_prefixes
-from models.registry import Family
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.rope import rope_spec, yarn_mscale
 from models.errors import UnsupportedModelError
 from models.families import llama
 from models.families.experts import (
@@ -20,10 +22,8 @@ from models.families.experts import (
     gguf_scoring,
     shared_names,
 )
-from models.hf_config import HFConfig
-from models.names import IGNORE, To, joined
-from models.registry import Family
-from models.rope_config import rope_spec, yarn_mscale
+from models.families.name_map import IGNORE, To, joined
+from models.families.registry import Family
 from models.spec import (
     DecoderSpec,
     GroupScore,

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
-from models.hf_config import HFConfig
-from models.names import To
+from models.families.name_map import To
 from models.spec import LayerSpec
 
 

@@ -3,14 +3,14 @@
 from typing import Any
 
 from models.attention.base import AttentionSpec
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.rope import rope_spec
 from models.families import gpt_neox
-from models.hf_config import HFConfig
+from models.families.name_map import To, ungroup_qkv
+from models.families.registry import Family
 from models.layers.alibi import alibi_slopes
-from models.names import To, ungroup_qkv
-from models.registry import Family
-from models.rope_config import rope_spec
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 

@@ -6,17 +6,17 @@ More than a page: three generations, each what the one before it is with changes
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields, window_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
-from models.checkpoints.gguf_rope import rope_parameters_by_layer
+from models.checkpoints.gguf.fields import common_fields, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.checkpoints.gguf.rope import rope_parameters_by_layer
+from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
+from models.config.rope import rope_spec
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen2, qwen3
+from models.families.name_map import To, plus_one
+from models.families.registry import Family
 from models.families.wrapped import text_part
-from models.hf_config import HFConfig
-from models.layer_config import sliding_windows
-from models.names import To, plus_one
-from models.registry import Family
-from models.rope_config import rope_spec
 from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec, RopeSpec
 
 

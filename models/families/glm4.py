@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from models.config.hf_config import HFConfig
 from models.families import llama, phi3
-from models.hf_config import HFConfig
-from models.names import To, unpermute_k, unpermute_q
-from models.registry import Family
+from models.families.name_map import To, unpermute_k, unpermute_q
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, NormPlacement
 
 

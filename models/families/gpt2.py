@@ -3,11 +3,11 @@
 from typing import Any
 
 from models.attention.base import AttentionSpec
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.errors import CheckpointError
-from models.hf_config import HFConfig
-from models.names import IGNORE, To, transpose, with_prefixes
-from models.registry import Family
+from models.families.name_map import IGNORE, To, transpose, with_prefixes
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.rope import rope_spec
 from models.families import llama, qwen2
-from models.hf_config import HFConfig
-from models.names import IGNORE, To, ungroup_qkv
-from models.registry import Family
-from models.rope_config import rope_spec
+from models.families.name_map import IGNORE, To, ungroup_qkv
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 
-from models.checkpoints.gguf_fields import common_fields, window_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
+from models.config.rope import with_usual_rope
 from models.families import llama, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
-from models.hf_config import HFConfig
-from models.layer_config import sliding_windows
-from models.names import To, joined
-from models.registry import Family
-from models.rope_config import with_usual_rope
+from models.families.name_map import To, joined
+from models.families.registry import Family
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 
 _ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families import gpt2, llama
-from models.hf_config import HFConfig
-from models.names import IGNORE, To, unpermute_k, unpermute_q
-from models.registry import Family
+from models.families.name_map import IGNORE, To, unpermute_k, unpermute_q
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, NormPlacement, RopeSpec
 
 

@@ -6,15 +6,15 @@ More than a page: no tensor has Llama's name, and sizes are computed from what i
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.layers import layer_types
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, gguf_scoring
-from models.hf_config import HFConfig
-from models.layer_config import layer_types
-from models.names import To, taps
-from models.registry import Family
+from models.families.name_map import To, taps
+from models.families.registry import Family
 from models.spec import (
     DecoderSpec,
     LayerSpec,

@@ -1,11 +1,11 @@
 """Llama 2 and 3, SmolLM2: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
 
 from models.attention.base import AttentionSpec
+from models.config.hf_config import HFConfig
+from models.config.rope import context_length, rope_spec
 from models.errors import CheckpointError
-from models.hf_config import HFConfig
-from models.names import IGNORE, To, unpermute_k, unpermute_q, unpermute_qkv
-from models.registry import Family
-from models.rope_config import context_length, rope_spec
+from models.families.name_map import IGNORE, To, unpermute_k, unpermute_q, unpermute_qkv
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
@@ -96,7 +96,7 @@ GGUF_NAMES = {
     "blk.{i}.ffn_down.*": To("layers.{i}.mlp.down"),
     "output_norm.*": To("norm"),
     "output.*": To("head"),
-    "rope_freqs.weight": IGNORE,  # part of the config: see models/checkpoints/gguf_rope.py
+    "rope_freqs.weight": IGNORE,  # part of the config: see models/checkpoints/gguf/rope.py
     "rope_factors_long.weight": IGNORE,
     "rope_factors_short.weight": IGNORE,
     "blk.{i}.attn_rot_embd": IGNORE,  # old files; computed from the config

@@ -6,15 +6,15 @@ More than a page: which layers have what is stated in four ways, and GGUF leaves
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.layers import flags_by_layer, layer_types
 from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
+from models.families.name_map import To, transpose, unpermute_k, unpermute_q
+from models.families.registry import Family
 from models.families.wrapped import text_part
-from models.hf_config import HFConfig
-from models.layer_config import flags_by_layer, layer_types
-from models.names import To, transpose, unpermute_k, unpermute_q
-from models.registry import Family
 from models.spec import (
     Activation,
     DecoderSpec,

@@ -3,14 +3,14 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields, window_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
+from models.config.rope import with_usual_rope
 from models.families import llama
+from models.families.registry import Family
 from models.families.wrapped import text_part
-from models.hf_config import HFConfig
-from models.layer_config import sliding_windows
-from models.registry import Family
-from models.rope_config import with_usual_rope
 from models.spec import DecoderSpec, QueryTemperature
 
 _ROPE_3 = {

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.families import llama, mistral
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
-from models.hf_config import HFConfig
-from models.names import To
-from models.registry import Family
+from models.families.name_map import To
+from models.families.registry import Family
 from models.spec import DecoderSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.families import llama, starcoder2
-from models.hf_config import HFConfig
-from models.names import To, plus_one
-from models.registry import Family
+from models.families.name_map import To, plus_one
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 

@@ -3,17 +3,17 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields, window_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
-from models.checkpoints.gguf_rope import rope_parameters_by_layer
+from models.checkpoints.gguf.fields import common_fields, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.checkpoints.gguf.rope import rope_parameters_by_layer
+from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
+from models.config.rope import rope_spec
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
-from models.hf_config import HFConfig
-from models.layer_config import sliding_windows
-from models.names import To
-from models.registry import Family
-from models.rope_config import rope_spec
+from models.families.name_map import To
+from models.families.registry import Family
 from models.spec import (
     DecoderSpec,
     LayerSpec,

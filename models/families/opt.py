@@ -1,9 +1,9 @@
 """OPT: LayerNorm, learned positions that are stored from the third row on, ReLU, biases everywhere."""
 
 from models.attention.base import AttentionSpec
-from models.hf_config import HFConfig
-from models.names import To, with_prefixes, without_first_two_rows
-from models.registry import Family
+from models.config.hf_config import HFConfig
+from models.families.name_map import To, with_prefixes, without_first_two_rows
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields, window_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.families import llama, mistral, qwen2
-from models.hf_config import HFConfig
-from models.names import To
-from models.registry import Family
+from models.families.name_map import To
+from models.families.registry import Family
 from models.spec import DecoderSpec
 
 

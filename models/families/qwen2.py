@@ -2,11 +2,11 @@
 
 import dataclasses
 
+from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
 from models.families import llama
-from models.hf_config import HFConfig
-from models.layer_config import sliding_windows
-from models.names import To
-from models.registry import Family
+from models.families.name_map import To
+from models.families.registry import Family
 from models.spec import DecoderSpec
 
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from models.config.hf_config import HFConfig
 from models.families import llama, qwen2
-from models.hf_config import HFConfig
-from models.names import To
-from models.registry import Family
+from models.families.name_map import To
+from models.families.registry import Family
 from models.spec import DecoderSpec, QKNormSpec
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.layers import layer_types
 from models.errors import CheckpointError
 from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
+from models.families.name_map import IGNORE, To, joined, plus_one, taps
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
-from models.hf_config import HFConfig
-from models.layer_config import layer_types
-from models.names import IGNORE, To, joined, plus_one, taps
-from models.registry import Family
+from models.families.registry import Family
 from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, QKNormSpec
 
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from models.config.hf_config import HFConfig
+from models.config.layers import flags_by_layer, sliding_windows
 from models.families import llama
-from models.hf_config import HFConfig
-from models.layer_config import flags_by_layer, sliding_windows
-from models.registry import Family
+from models.families.registry import Family
 from models.spec import DecoderSpec
 
 

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
 from models.families import gpt2
-from models.hf_config import HFConfig
-from models.names import IGNORE, To, ungroup_qkv
-from models.registry import Family
+from models.families.name_map import IGNORE, To, ungroup_qkv
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec
 
 

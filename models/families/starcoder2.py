@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from models.checkpoints.gguf_fields import common_fields
-from models.checkpoints.gguf_metadata import GGUFMetadata
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
 from models.families import llama, qwen2
-from models.hf_config import HFConfig
-from models.layer_config import sliding_windows
-from models.names import To
-from models.registry import Family
+from models.families.name_map import To
+from models.families.registry import Family
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 

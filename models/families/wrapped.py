@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from models.hf_config import HFConfig
-from models.names import IGNORE, To
-from models.registry import Family
+from models.config.hf_config import HFConfig
+from models.families.name_map import IGNORE, To
+from models.families.registry import Family
 
 _NOTE = "Text only: the checkpoint's vision tower is left out; images are not supported"
 _VISION = ("vision_tower", "vision_model", "multi_modal_projector")

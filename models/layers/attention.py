@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from models.attention.base import AttentionBackend
+from models.attention.rotation import Rotation
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.rows import gate_rows, takes_rows
-from models.layers.linear import Linear, empty_parameter
-from models.layers.prologue import Prologue
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
-from models.layers.rotation import Rotation
-from models.quant.base import QuantScheme
+from models.linear.linear import Linear, empty_parameter
+from models.linear.prologue import Prologue
+from models.linear.scheme import QuantScheme
 from models.spec import LayerSpec
 
 _Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

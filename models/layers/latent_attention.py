@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from models.attention.base import AttentionBackend
+from models.attention.rotation import Rotation
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.rows import copy_heads, takes_rows
-from models.layers.head_linear import HeadLinear
-from models.layers.linear import Linear
 from models.layers.norm import make_norm
-from models.layers.prologue import Prologue
-from models.layers.rotation import Rotation
-from models.quant.base import QuantScheme
+from models.linear.linear import Linear
+from models.linear.per_head import HeadLinear
+from models.linear.prologue import Prologue
+from models.linear.scheme import QuantScheme
 from models.spec import LayerSpec
 
 

@@ -5,9 +5,9 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from models.layers.linear import Linear
-from models.layers.prologue import Prologue, activation_of
-from models.quant.base import QuantScheme
+from models.linear.linear import Linear
+from models.linear.prologue import Prologue, activation_of
+from models.linear.scheme import QuantScheme
 from models.spec import MLPSpec
 
 

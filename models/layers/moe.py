@@ -15,11 +15,11 @@ from models.kernels.linear import PackedLinear
 from models.kernels.moe import NativeExperts, takes_experts
 from models.kernels.row_input import RowInput
 from models.kernels.rows import prepare_rows, takes_rows
-from models.layers.linear import Linear, empty_parameter
 from models.layers.mlp import MLP, make_mlp
-from models.layers.prologue import AS_IS, Prologue
-from models.quant.base import QuantScheme
-from models.quant.packed import Packed
+from models.linear.linear import Linear, empty_parameter
+from models.linear.native import Packed
+from models.linear.prologue import AS_IS, Prologue
+from models.linear.scheme import QuantScheme
 from models.spec import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.kernels.row_input import InputKind, RowInput
-from models.layers.linear import empty_parameter
+from models.linear.linear import empty_parameter
 from models.spec import NormKind, NormSpec
 
 

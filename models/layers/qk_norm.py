@@ -8,8 +8,8 @@ from torch import nn
 
 from models.attention.base import AttentionBackend
 from models.kernels.row_input import InputKind, RowInput
-from models.layers.linear import empty_parameter
 from models.layers.norm import Norm, make_norm
+from models.linear.linear import empty_parameter
 from models.spec import NormKind, NormSpec, QKNormScope, QKNormSpec
 
 _KINDS = {NormKind.RMS: InputKind.RMS_NORM, NormKind.LAYER: InputKind.LAYER_NORM}

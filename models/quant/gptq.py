@@ -17,7 +17,7 @@ import torch
 from models.errors import CheckpointError
 from models.quant.activations import FP8_MAX, INT8_MAX
 from models.quant.nibbles import pack_nibbles
-from models.quant.quantise import divisor, fitted_scales
+from models.quant.round_to_nearest import divisor, fitted_scales
 from models.quant.tensor import Encoding, QuantTensor
 
 _BLOCK = 128  # columns whose errors are told to the others in one product

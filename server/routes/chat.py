@@ -10,11 +10,12 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from server.choice import Finish, ScoredToken
-from server.deps import Context, json_body
-from server.generation import Generation
-from server.logprobs import chat_logprobs
-from server.prompts import chat_prompt, room_for_output
+from server.generation.choice import Finish, ScoredToken
+from server.generation.generation import Generation
+from server.generation.logprobs import chat_logprobs
+from server.generation.prompts import chat_prompt, room_for_output
+from server.http.body import Context, json_body
+from server.http.sse import frame
 from server.routes.generate import answer, check_num_choices, check_request, start_generation
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.responses import (
@@ -27,8 +28,7 @@ from server.schemas.responses import (
     ChatMessage,
     Usage,
 )
-from server.sse import frame
-from server.tokenizer import Tokenizer
+from server.text.tokenizer import Tokenizer
 
 router = APIRouter()
 

@@ -9,16 +9,16 @@ from fastapi import APIRouter, Depends, Request
 from msgspec import UNSET
 from starlette.responses import Response
 
-from server.choice import ScoredToken
-from server.deps import Context, json_body
-from server.generation import Generation
-from server.logprobs import text_logprobs
-from server.prompts import room_for_output, text_prompts
+from server.generation.choice import ScoredToken
+from server.generation.generation import Generation
+from server.generation.logprobs import text_logprobs
+from server.generation.prompts import room_for_output, text_prompts
+from server.http.body import Context, json_body
+from server.http.sse import frame
 from server.routes.generate import answer, check_num_choices, check_request, start_generation
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs, Usage
-from server.sse import frame
-from server.tokenizer import Tokenizer
+from server.text.tokenizer import Tokenizer
 
 router = APIRouter()
 

@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from engine.protocol import SamplingParams
-from server.choice import Prompt, TextOptions
 from server.context import ServerContext, TextModel
-from server.disconnect import until_disconnect
-from server.generation import Generation, GenerationParams
+from server.generation.choice import Prompt, TextOptions
+from server.generation.generation import Generation, GenerationParams
+from server.http.disconnect import until_disconnect
+from server.http.sse import EventStream
 from server.schemas.parameters import ignored_header, ignored_parameters
 from server.schemas.sampling import GenerationRequest
-from server.sse import EventStream
 
 
 class AnswerFormat(Protocol):

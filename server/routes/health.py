@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from engine.client import EngineState
+from engine.client.interface import EngineState
 from engine.errors import QueueFull
 from server.context import ServerContext
-from server.deps import Context
 from server.errors import UNAVAILABLE_RETRY_S
+from server.http.body import Context
 
 router = APIRouter()
 

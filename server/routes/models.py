@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from engine.errors import EngineUnavailable
 from engine.protocol import EngineInfo
 from server.context import ServerContext
-from server.deps import Context
+from server.http.body import Context
 
 router = APIRouter()
 

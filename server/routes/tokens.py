@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse
 
 from server.context import ServerContext
-from server.deps import Context, json_body, json_object
-from server.prompts import chat_prompt, check_token_ids
+from server.generation.prompts import chat_prompt, check_token_ids
+from server.http.body import Context, json_body, json_object
 from server.schemas.base import validate
 from server.schemas.parameters import ignored_header, ignored_parameters
 from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest

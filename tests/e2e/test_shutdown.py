@@ -68,7 +68,7 @@ def test_sigterm_while_loading_exits_at_once(tmp_path: Path) -> None:
 def test_a_second_signal_exits_at_once() -> None:
     """Of the process that waits for its drain, without a model."""
     code = (
-        "import asyncio; from server.serve import _catch_signals\n"
+        "import asyncio; from server.commands.serve import _catch_signals\n"
         "async def main():\n"
         "    first = _catch_signals(); print('armed', flush=True)\n"
         "    print((await first).name, flush=True)\n"

@@ -19,14 +19,14 @@ from transformers.pytorch_utils import Conv1D
 
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
-from models.checkpoints.gguf import GGUFCheckpoint
-from models.checkpoints.gguf_config import gguf_config
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.config.hf_config import read_json_config
 from models.decoder import Decoder
-from models.hf_config import read_json_config
-from models.loader import build_decoder
-from models.quant.select import WeightOptions
-from models.registry import family_of
+from models.families.gguf_config import gguf_config
+from models.families.registry import family_of
+from models.loading.load import build_decoder
+from models.loading.schemes import WeightOptions
 
 VOCAB_SIZE = 128
 SMALL = {

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from fastapi.routing import APIRoute
 
-from models.registry import FAMILIES, Entry
+from models.families.registry import FAMILIES, Entry
 from server.app import ROUTERS
-from server.arguments import show_default
+from server.commands.arguments import show_default
+from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics import METRICS, PREFIX
-from server.options import OPTIONS, OTHER_VARIABLES, Option
 from tests.helpers.techniques import described, techniques_of
 from tests.parity.all_variants import ALL_VARIANTS
 

@@ -3,17 +3,17 @@
 import sys
 from collections.abc import Iterable
 
+from engine.draft_model.model import DraftModel, NextTokens
 from engine.engine import Engine
-from engine.kv.groups import KVGroup
 from engine.local import LocalClient
-from engine.plan import StepPlan, StepResult
 from engine.protocol import EngineRequest, RequestOutput
-from engine.sequence import Sequence
-from engine.spec.base import Source
-from engine.spec.draft_model import DraftModel, NextTokens
-from engine.spec.lengths import Choice
-from engine.spec.options import Option
-from engine.spec.speculator import Load, Speculator
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.plan import StepPlan, StepResult
+from engine.scheduling.sequence import Sequence
+from engine.speculation.candidates import Option
+from engine.speculation.lengths import Choice
+from engine.speculation.proposers import Source
+from engine.speculation.speculator import Load, Speculator
 from tests.helpers.engines import make_engine
 from tests.helpers.ledger import VOCAB_SIZE, LedgerRunner, next_token
 

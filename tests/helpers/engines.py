@@ -5,12 +5,12 @@ from typing import Any
 
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
-from engine.kv.groups import KVGroup, most_blocks
-from engine.plan import StepResult
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
-from engine.scheduler import Scheduler
-from engine.scheduler_config import SchedulerConfig
-from engine.spec.speculator import Speculator
+from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.plan import StepResult
+from engine.scheduling.scheduler import Scheduler
+from engine.speculation.speculator import Speculator
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, next_token
 
 

@@ -8,7 +8,7 @@ import httpx
 from fastapi import FastAPI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from engine.client import EngineState, EngineStatus
+from engine.client.interface import EngineState, EngineStatus
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import EngineUnavailable, QueueFull
 from engine.protocol import (

@@ -8,11 +8,11 @@ off-by-one speculation fail at once, or change a text.
 from array import array
 from hashlib import blake2b
 
-from engine.kv.groups import NO_BLOCK, KVGroup
-from engine.kv.states import state_before
-from engine.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.protocol import TokenLogprobs
-from engine.sequence import Sequence
+from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
+from engine.scheduling.kv.states import state_before
+from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
+from engine.scheduling.sequence import Sequence
 
 VOCAB_SIZE = 40
 EOS_ID = 0

@@ -6,7 +6,7 @@ import torch
 
 from models.attention.base import AttentionBackend
 from models.attention.select import select_backend
-from models.loaded import LoadedModel, TokenizerAssets
+from models.loaded_model import LoadedModel, TokenizerAssets
 from tests.helpers.checkpoints import load_folder
 
 

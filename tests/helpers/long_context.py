@@ -7,9 +7,9 @@ import json
 import random
 import sys
 
-from engine.build import build_engine
 from engine.config import Device, DType, EngineConfig
 from engine.protocol import EngineRequest, SamplingParams
+from engine.startup.build import build_engine
 
 CHUNK = 512
 

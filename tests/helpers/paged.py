@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.kv.groups import KVGroup
-from engine.runner.batch_memory import BatchMemory, BatchShape
+from engine.runner.batch_buffers import BatchMemory, BatchShape
+from engine.scheduling.kv.groups import KVGroup
 from models.attention.base import AttentionBackend, AttentionSpec
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder

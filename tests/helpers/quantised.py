@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoints.quantised.checkpoint import QuantisedCheckpoint
-from models.checkpoints.quantised.registry import quantisation_config, reader_for
+from models.checkpoints.quantized.checkpoint import QuantisedCheckpoint
+from models.checkpoints.quantized.registry import quantisation_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
-from models.hf_config import read_json_config
+from models.config.hf_config import read_json_config
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "quantised"
 KINDS = sorted(path.parent.name for path in FIXTURES.glob("*/expected.safetensors"))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from engine.ipc import encode_frame, receive_to_engine
+from engine.client.framing import encode_frame, receive_to_engine
 from engine.protocol import (
     AbortRequest,
     AddRequest,

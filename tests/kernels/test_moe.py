@@ -10,12 +10,12 @@ from torch import nn
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.linear import NativeWeight, PackedLinear, WeightFormat, pack_weight
 from models.kernels.moe import NativeExperts, takes_experts
-from models.kernels.scaled_weight import pack_quantised
 from models.layers.moe import MoE, Router
-from models.layers.prologue import AS_IS
-from models.quant.dequantise import dequantise
-from models.quant.none import Unquantized
-from models.quant.quantise import quantise_matrix
+from models.linear.dense import Unquantized
+from models.linear.prologue import AS_IS
+from models.quant.dequantize import dequantise
+from models.quant.round_to_nearest import quantise_matrix
+from models.quant.scaled_weight import pack_quantised
 from models.quant.tensor import Encoding
 from models.spec import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.scaled_weight import quantise_natively
-from models.quant import quantise
-from models.quant.dequantise import dequantise
+from models.quant import round_to_nearest
+from models.quant.dequantize import dequantise
+from models.quant.scaled_weight import quantise_natively
 from models.quant.tensor import Encoding
 from tests.helpers.random_quantised import relative_error
 
@@ -22,8 +22,8 @@ def test_native_codes_and_scales_are_those_of_torch(
     weight[-1, -8:] = weight[-1, :8] * 1e-25 + 1e-25  # squares of which vanish
     weight = weight.to(dtype)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(quantise, "quantise_natively", lambda *_: None)
-        wanted = quantise.quantise_matrix(weight, encoding, group_size)
+        patched.setattr(round_to_nearest, "quantise_natively", lambda *_: None)
+        wanted = round_to_nearest.quantise_matrix(weight, encoding, group_size)
 
     got = quantise_natively(weight, encoding, wanted.group_size, library=kernels)
 

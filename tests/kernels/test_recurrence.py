@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.recurrence import convolve, run_gated_delta
-from models.layers.gated_delta import GatedDelta
 from models.layers.norm import make_norm
-from models.quant.none import Unquantized
-from models.recurrence.conv import causal_conv
-from models.recurrence.delta import gated_delta
+from models.linear.dense import Unquantized
+from models.recurrence.gated_delta import GatedDelta
+from models.recurrence.reference_conv import causal_conv
+from models.recurrence.reference_delta import gated_delta
 from models.spec import GatedDeltaSpec, NormKind, NormSpec
 from tests.helpers.states import BLOCKS, STEPS, group_of
 

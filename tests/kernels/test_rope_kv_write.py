@@ -7,9 +7,9 @@ import torch
 
 from models.attention.base import AttentionSpec
 from models.attention.cpu import CpuAttention
+from models.attention.rotation import Rotation, rotate, scale_queries
 from models.batch import KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary
-from models.layers.rotation import Rotation, rotate, scale_queries
 from tests.kernels.paged_batches import Lengths, paged_batch
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}

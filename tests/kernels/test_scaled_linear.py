@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.linear import PackedLinear, WeightFormat, pack_weight
 from models.kernels.row_input import InputKind, RowInput
-from models.kernels.scaled_weight import ScaledWeight, pack_quantised, scaled_refusal
 from models.quant.activations import round_rows
-from models.quant.dequantise import dequantise
+from models.quant.dequantize import dequantise
+from models.quant.scaled_weight import ScaledWeight, pack_quantised, scaled_refusal
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
 from tests.helpers.random_quantised import every_code, random_quantised, relative_error, rounded_to_int8
 

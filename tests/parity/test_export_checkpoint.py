@@ -11,10 +11,10 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from benchmarks import export_checkpoint
-from models.checkpoints.writing import hugging_face
 from models.errors import UnsupportedModelError
-from models.loaded import TokenizerAssets
-from models.sources import ModelFiles
+from models.export import hugging_face
+from models.loaded_model import TokenizerAssets
+from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import LLAMA3_ROPE, gpt2_config, llama_config, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.parity.variants import qwen3, qwen3_moe

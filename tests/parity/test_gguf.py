@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.registry import FAMILIES
+from models.families.registry import FAMILIES
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, mistral_config, random_model
 from tests.helpers.gguf_architectures import LAYOUTS, OLD_DEEPSEEK
 from tests.helpers.gguf_writer import write_gguf

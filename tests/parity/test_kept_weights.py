@@ -8,14 +8,14 @@ from gguf import GGMLQuantizationType
 
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.kept.model import files_state, kept_model
-from models.kept.store import WeightStore
 from models.kernels.cpu.library import kernel_library
-from models.loaded import HeldWeights
-from models.loader import open_model
-from models.quant.select import WeightOptions
+from models.loaded_model import HeldWeights
+from models.loading.load import open_model
+from models.loading.schemes import WeightOptions
 from models.quant.tensor import Encoding
-from models.sources import ModelFiles
+from models.sources.resolve import ModelFiles
+from models.weight_cache.entry import files_state, kept_model
+from models.weight_cache.store import WeightStore
 from tests.helpers.checkpoints import llama_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence

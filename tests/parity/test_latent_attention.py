@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.runner.kv_tensors import bytes_per_block
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
-from models.hf_config import read_json_config
-from models.loaded import LoadedModel, TokenizerAssets
-from models.loader import build_decoder
-from models.quant.select import WeightOptions
-from models.registry import family_of
+from models.config.hf_config import read_json_config
+from models.families.registry import family_of
+from models.kv_cache import bytes_per_block
+from models.loaded_model import LoadedModel, TokenizerAssets
+from models.loading.load import build_decoder
+from models.loading.schemes import WeightOptions
 from tests.helpers.checkpoints import load_folder, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantised import open_quantised

@@ -15,18 +15,17 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import PretrainedConfig
 
 from models.attention.reference import ReferenceAttention
-from models.checkpoints.gguf import GGUFCheckpoint
-from models.checkpoints.gguf_config import gguf_config
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.decoder import Decoder
+from models.families.gguf_config import gguf_config
+from models.families.registry import family_of
 from models.kernels.cpu.library import kernel_library
-from models.layers.linear import Linear
-from models.layers.prologue import AS_IS
-from models.quant import select
-from models.quant.none import Unquantized
-from models.quant.packed import Packed
-from models.quant.select import WeightOptions, choose_schemes
-from models.registry import family_of
-from models.weights import assign, fill
+from models.linear.dense import Unquantized
+from models.linear.linear import Linear
+from models.linear.native import Packed
+from models.linear.prologue import AS_IS
+from models.loading.assign import assign, fill
+from models.loading.schemes import WeightOptions, choose_schemes
 from tests.helpers.checkpoints import (
     gpt2_config,
     llama_config,
@@ -294,7 +293,7 @@ def test_blocks_that_torch_holds_give_the_logits_of_dequantised_ones(
     monkeypatch: pytest.MonkeyPatch, mix: Mix, path: Path
 ) -> None:
     """As on a device without kernels."""
-    monkeypatch.setattr(select, "torch_holds", lambda kept, _: kept is not None)
+    monkeypatch.setattr("models.loading.schemes.torch_holds", lambda kept, _: kept is not None)
     held = load_gguf([path])
     layers = dict(held.named_modules(remove_duplicate=False))
 

@@ -10,11 +10,11 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from models.attention.reference import ReferenceAttention
 from models.checkpoints.base import Checkpoint, StoredTensor
+from models.config.hf_config import read_json_config
 from models.errors import CheckpointError
-from models.hf_config import read_json_config
-from models.loader import build_decoder
+from models.families.registry import family_of
+from models.loading.load import build_decoder
 from models.quant.tensor import ActivationQuantization, Encoding
-from models.registry import family_of
 from tests.helpers.checkpoints import random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantised import (

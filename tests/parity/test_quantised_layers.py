@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from models.attention.reference import ReferenceAttention
+from models.config.hf_config import read_json_config
 from models.decoder import Decoder
-from models.hf_config import read_json_config
+from models.families.name_map import NameMap
+from models.families.registry import family_of
 from models.kernels.cpu.library import kernel_library
-from models.layers.linear import Linear
-from models.loader import build_decoder
-from models.names import NameMap
+from models.linear.linear import Linear
+from models.loading.load import build_decoder
 from models.quant.activations import round_rows
-from models.quant.dequantise import dequantise
+from models.quant.dequantize import dequantise
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor, rearranged_rows
-from models.registry import family_of
 from tests.helpers.quantised import FIXTURES, KINDS, open_quantised
 from tests.helpers.random_quantised import relative_error, rounded_to_int8
 

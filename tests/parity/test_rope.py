@@ -9,10 +9,10 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-from models.hf_config import HFConfig
-from models.layers.rope import inverse_frequencies, rotation_scale
-from models.layers.rotation import rotation
-from models.rope_config import rope_spec
+from models.attention.rotation import rotation
+from models.config.hf_config import HFConfig
+from models.config.rope import rope_spec
+from models.layers.rotary_frequencies import inverse_frequencies, rotation_scale
 from models.spec import RopeSpec
 
 HEAD_DIM = 64

@@ -9,8 +9,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkR
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 
 from models.layers.moe import MoE, Router
-from models.layers.prologue import AS_IS
-from models.quant.none import Unquantized
+from models.linear.dense import Unquantized
+from models.linear.prologue import AS_IS
 from models.spec import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 HIDDEN, EXPERTS, CHOSEN = 32, 12, 3

@@ -21,20 +21,20 @@ from transformers import (
     PretrainedConfig,
 )
 
-from engine.build import build_engine
 from engine.config import DType, EngineConfig
 from engine.local import LocalClient
+from engine.startup.build import build_engine
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
-from models.implementation import ModelImpl
-from models.loader import check_folder
-from models.quant.select import WeightOptions
-from models.registry import FAMILIES
-from models.through_transformers import observe
-from models.through_transformers.decoder import TransformersDecoder
-from models.through_transformers.independence import check_independence
-from models.through_transformers.opened import open_through_transformers
+from models.families.registry import FAMILIES
+from models.loading.implementation import ModelImpl
+from models.loading.load import check_folder
+from models.loading.schemes import WeightOptions
+from models.transformers_backend import observe
+from models.transformers_backend.decoder import TransformersDecoder
+from models.transformers_backend.independence import check_independence
+from models.transformers_backend.open import open_through_transformers
 from tests.helpers.checkpoints import LLAMA3_ROPE, SMALL, VOCAB_SIZE, llama_config, load_folder, random_model
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.model_folders import write_model_folder
@@ -141,7 +141,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_weights_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(FOREIGN["cwm"], tmp_path)
-    monkeypatch.setattr("models.free_memory.obtainable_memory_bytes", lambda _: 1000)
+    monkeypatch.setattr("models.system.memory.obtainable_memory_bytes", lambda _: 1000)
 
     with pytest.raises(ModelError, match=r"the weights need 0.00 GiB and cpu has 0.00 GiB free"):
         built(tmp_path, load_backend(PREFERENCE["cpu"][-1]))

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 
-from engine.runner.recorded import RecordedLayers
+from engine.runner.replay import RecordedLayers
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.decoder import Decoder
+from models.families.registry import FAMILIES
 from models.kernels.cpu.library import required_library
-from models.layers.linear import Linear
-from models.registry import FAMILIES
+from models.linear.linear import Linear
 from models.spec import MoESpec
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
 from tests.helpers.kernels import torch_alone

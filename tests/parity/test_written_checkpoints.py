@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.quantize.config import Method, QuantizeConfig, Scheme
-from engine.quantize.convert import FORMS, convert
-from models.loader import open_model
+from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
+from engine.tools.quantize.convert import FORMS, convert
+from models.loading.load import open_model
 from models.quant.tensor import Encoding
-from models.sources import ModelFiles
+from models.sources.resolve import ModelFiles
 from tests.helpers.quantised import FIXTURES, expected_of
 
 WRITTEN = {

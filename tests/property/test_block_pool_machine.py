@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.kv.block_pool import BlockPool
+from engine.scheduling.kv.block_pool import BlockPool
 
 
 class BlockPoolMachine(RuleBasedStateMachine):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Reference
 
-from server.detokenizer import ChoiceText, Detokenizer, StopStringMatcher
-from server.tokenizer import Tokenizer
+from server.text.detokenizer import ChoiceText, Detokenizer, StopStringMatcher
+from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import byte_level_info, byte_level_json, sentencepiece_info
 
 KINDS = {"byte level": byte_level_info, "sentencepiece": sentencepiece_info}

@@ -9,13 +9,13 @@ from transformers import PretrainedConfig
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.kv.groups import most_blocks
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput
-from engine.runner.kv_tensors import kv_groups
+from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
+from engine.scheduling.kv.groups import most_blocks
 from models.attention.reference import ReferenceAttention
-from models.loaded import LoadedModel
+from models.loaded_model import LoadedModel
 from tests.helpers.checkpoints import (
     VOCAB_SIZE,
     llama_config,

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from engine import scheduler
 from engine.config import DraftSampling, EngineConfig
+from engine.draft_model.model import DraftModel
+from engine.draft_model.runner import TorchDraftRunner
 from engine.engine import Engine
 from engine.local import LocalClient
 from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats
 from engine.runner.runner import TorchRunner
-from engine.spec.audit import compare
-from engine.spec.draft_model import DraftModel
-from engine.spec.draft_runner import TorchDraftRunner
-from engine.spec.ngram import NgramProposer
-from models.loaded import LoadedModel
+from engine.scheduling import scheduler
+from engine.speculation.audit import compare
+from engine.speculation.ngram import NgramProposer
+from models.loaded_model import LoadedModel
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.drafting import AlwaysFull, Unsure
 from tests.helpers.engines import make_prompt, make_request

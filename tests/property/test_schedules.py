@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
-from engine.kv.groups import most_blocks
 from engine.local import LocalClient
 from engine.protocol import EngineRequest
+from engine.scheduling.kv.groups import most_blocks
 from tests.helpers.engines import (
     SchedulerRun,
     expected_ids,

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
+from engine.draft_model.model import DraftModel, widest_group
 from engine.engine import Engine
-from engine.kv.groups import KVGroup
 from engine.protocol import EngineRequest
-from engine.spec.draft_model import DraftModel, widest_group
-from engine.spec.ngram import NgramProposer
+from engine.scheduling.kv.groups import KVGroup
+from engine.speculation.ngram import NgramProposer
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 from tests.property.test_schedules import blocks_of_pool, schedules, workloads

@@ -306,7 +306,7 @@ async def test_a_malformed_head_is_refused(headers: list[tuple[bytes, bytes]], s
 
 
 async def test_a_body_that_does_not_come_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.deps._BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("server.http.body._BODY_TIMEOUT_S", 0.01)
     request = RawRequest(make_app(FakeClient(says("x"))), TEXT_URL, {"prompt": "a"})
     request.truncate_body()
     async with request:

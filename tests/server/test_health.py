@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine.client import EngineState
+from engine.client.interface import EngineState
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 PROMPT = {"prompt": "a"}

@@ -6,7 +6,7 @@ from engine.config import SchedulingPolicy
 from engine.engine import Engine
 from engine.local import LocalClient
 from engine.protocol import AuditVerdict, StepOutputs, StepStats, TokenLogprobs
-from engine.spec.audit import compare
+from engine.speculation.audit import compare
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner
@@ -136,7 +136,7 @@ def test_a_disagreement_switches_speculation_off(caplog: pytest.LogCaptureFixtur
 
 def _with_scores(row):  # type: ignore[no-untyped-def]
     """A row result whose log probabilities leave no doubt."""
-    from engine.plan import RowResult
+    from engine.scheduling.plan import RowResult
 
     scores = [TokenLogprobs(token_id, -0.1, [(token_id, -0.1), (-1, -9.0)]) for token_id in row.token_ids]
     return RowResult(row.token_ids, scores if row.logprobs is not None else None, row.prompt_logprobs, row.error)

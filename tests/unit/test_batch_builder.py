@@ -2,13 +2,13 @@
 
 import torch
 
-from engine.kv.groups import KVGroup
-from engine.plan import PlanItem, RowResult, StepPlan
 from engine.protocol import EngineRequest, SamplingParams
+from engine.runner.batch_buffers import BatchMemory
 from engine.runner.batch_builder import build_batch
-from engine.runner.batch_memory import BatchMemory
 from engine.runner.state_batch import accepted_states
-from engine.sequence import Sequence
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.plan import PlanItem, RowResult, StepPlan
+from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import pytest
 
 from engine.errors import StartupError
 from server import cli
-from server.bench.client import LineSplitter, LoadClient
-from server.bench.config import Endpoint, LoadConfig
-from server.bench.load import Load, run_load
-from server.bench.workload import TextScale, Workload
+from server.loadtest.client import LineSplitter, LoadClient
+from server.loadtest.config import Endpoint, LoadConfig
+from server.loadtest.load import Load, run_load
+from server.loadtest.workload import TextScale, Workload
 from tests.helpers.fake_openai import FakeServer, serving
 
 

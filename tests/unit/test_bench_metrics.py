@@ -5,7 +5,7 @@ import math
 import pytest
 
 from engine.errors import StartupError
-from server.bench.metrics import Distribution, Latency, Trace, is_good, parse_goodput, percentile, summarize
+from server.loadtest.metrics import Distribution, Latency, Trace, is_good, parse_goodput, percentile, summarize
 
 
 def make_trace(sent_s: float, text_s: list[float], last_s: float, output_tokens: int, **rest: object) -> Trace:

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from engine import scheduler
-from engine.bench import speculation, speculation_report
-from engine.bench.config import SpecConfig
-from engine.bench.speculation_tasks import SpecCase, Task, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
+from engine.jobs.bench_config import SpecConfig
 from engine.protocol import EngineInfo, StepOutputs
-from engine.spec.base import Source
+from engine.scheduling import scheduler
+from engine.speculation.proposers import Source
+from engine.tools.bench import speculation, speculation_report
+from engine.tools.bench.speculation_tasks import SpecCase, Task, TaskText, TaskTexts, parse_cases
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import make_engine, make_prompt, make_request
 from tests.helpers.fake_client import engine_info

@@ -8,8 +8,8 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from server.bench import startup
-from server.bench.config import StartupConfig
+from server.commands import bench_startup as startup
+from server.loadtest.config import StartupConfig
 
 _SERVER = """
 import http.server, sys
@@ -42,7 +42,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> Non
     (tmp_path / "server.py").write_text(code)
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "server.py"}" "$@"\n')
     script.chmod(0o755)
-    monkeypatch.setattr("server.bench.startup.sys.executable", str(script))
+    monkeypatch.setattr("server.commands.bench_startup.sys.executable", str(script))
 
 
 def test_phases_add_up_to_the_whole(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from engine.bench.lengths import FixedLength, LognormalLength, UniformLength, parse_lengths
 from engine.errors import StartupError
-from server.bench.config import Endpoint, LoadConfig, PromptFormat
-from server.bench.load import arrival_times
-from server.bench.workload import Conversation, TextScale, Workload
+from engine.jobs.lengths import FixedLength, LognormalLength, UniformLength, parse_lengths
+from server.loadtest.config import Endpoint, LoadConfig, PromptFormat
+from server.loadtest.load import arrival_times
+from server.loadtest.workload import Conversation, TextScale, Workload
 
 
 def conversations(scale: TextScale = TextScale(), **options: Any) -> list[Conversation]:  # noqa: B008 (frozen)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.kv.block_pool import BlockPool
+from engine.scheduling.kv.block_pool import BlockPool
 
 
 def digest(number: int) -> bytes:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from engine import build, cores
-from engine.build import build_engine
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError, StartupError
+from engine.startup import build, threads
+from engine.startup.build import build_engine
 from models.errors import SettingError
-from models.kept.store import WeightStore
 from models.kernels.cpu.library import kernel_library
+from models.weight_cache.store import WeightStore
 from tests.helpers.model_folders import write_model_folder
 
 SHORTAGES = [
@@ -57,11 +57,11 @@ def test_other_faults_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     with pytest.raises(OptionError, match=r"--threads is 100,000; this machine can run 4 at once.*lower it.* for 2"):
         _build(threads=100_000)
-    assert [cores.compute_threads(asked) for asked in (None, 1, 4)] == [2, 1, 4]
+    assert [threads.compute_threads(asked) for asked in (None, 1, 4)] == [2, 1, 4]
 
 
 @pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")

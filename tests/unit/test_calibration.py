@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.quantize import calibration
-from engine.quantize.calibration import (
+from engine.tools.quantize import calibration
+from engine.tools.quantize.calibration import (
     InputSums,
     calibration_batches,
     linears_of,
@@ -15,17 +15,17 @@ from engine.quantize.calibration import (
     sum_inputs,
     watched,
 )
-from engine.quantize.folding import fold
+from engine.tools.quantize.folding import fold
 from models.decoder import DecoderLayer
-from models.layers.linear import Linear
-from models.layerwise import LayerStream, layer_of
-from models.loader import open_model
+from models.linear.dense import Unquantized
+from models.linear.linear import Linear
+from models.loading.layer_stream import LayerStream, layer_of
+from models.loading.load import open_model
 from models.quant.activations import round_by_token
-from models.quant.dequantise import dequantise
+from models.quant.dequantize import dequantise
 from models.quant.gptq import factored, quantise_for_inputs
-from models.quant.none import Unquantized
 from models.quant.tensor import Encoding
-from models.sources import ModelFiles
+from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 

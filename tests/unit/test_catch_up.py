@@ -5,9 +5,9 @@ from typing import Any
 
 from engine.engine import Engine
 from engine.protocol import EngineRequest
-from engine.sequence import Sequence
-from engine.spec.base import Lookup
-from engine.spec.catch_up import chunks
+from engine.scheduling.sequence import Sequence
+from engine.speculation.catch_up import chunks
+from engine.speculation.proposers import Lookup
 from tests.helpers.drafting import LedgerDraftRunner, Oracle, PricedDraftModel, Timed, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from engine.errors import InvalidRequest, StartupError
-from server.chat_template import ChatTemplate, load_chat_template
-from server.tokenizer import Tokenizer
+from server.text.chat_template import ChatTemplate, load_chat_template
+from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import DEMO_MODEL, byte_level_info, byte_level_json, gguf_assets, info_of
 
 TEMPLATES = Path(__file__).parents[1] / "fixtures" / "tokenizer" / "templates"

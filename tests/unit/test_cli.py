@@ -10,8 +10,8 @@ import pytest
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from server import cli
+from server.commands.options import OPTIONS
 from server.config import ServerConfig
-from server.options import OPTIONS
 
 Given = list[tuple[ServerConfig, EngineConfig]]
 

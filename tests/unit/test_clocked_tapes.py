@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import MixtralConfig
 
-from engine.bench.costs import Cost, linear_cost
-from engine.bench.drive import RequestMaker
-from engine.bench.phases import Phase, PhaseClock, instrumented, timed_step
-from engine.build import build_engine
 from engine.config import Device, DType, EngineConfig
+from engine.startup.build import build_engine
+from engine.tools.bench.costs import Cost, linear_cost
+from engine.tools.bench.drive import RequestMaker
+from engine.tools.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from models.kernels.cpu.library import kernel_library
-from models.layers.linear import Linear
+from models.linear.linear import Linear
 from tests.helpers.model_folders import write_model_folder
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="no C++ compiler: nothing is recorded")

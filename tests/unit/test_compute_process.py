@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.ending import PARENT_VARIABLE
+from engine.client.lifetime import PARENT_VARIABLE
 
 # Slow to end, as in a long native call: longer than the quarter of a second that subprocess.run gives after Ctrl-C.
 _WORK = """
@@ -31,7 +31,7 @@ sys.exit(130)
 _CLEANING = """
 import sys, time
 from pathlib import Path
-from engine.ending import end_with_parent, exit_on_sigterm
+from engine.client.lifetime import end_with_parent, exit_on_sigterm
 exit_on_sigterm()
 end_with_parent()
 try:
@@ -55,7 +55,7 @@ _RUN = """
 import os, signal, subprocess, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever these tests were started with, such as nohup
     signal.signal(number, signal.SIG_IGN if number == int(sys.argv[2]) else signal.SIG_DFL)
-from server.compute_process import run_module
+from server.commands.child_process import run_module
 start = subprocess.Popen
 def interrupted(*arguments, **options):
     process = start(*arguments, **options)
@@ -159,7 +159,7 @@ def test_a_process_ends_with_the_one_that_waits_for_it(start: Starter, tmp_path:
 
 def test_a_process_whose_parent_is_dead_already_does_not_begin() -> None:
     """As where it was killed while this one was starting."""
-    source = "from engine.ending import end_with_parent; end_with_parent(); print('begun')"
+    source = "from engine.client.lifetime import end_with_parent; end_with_parent(); print('begun')"
     for parent, code, printed in ((0, 128 + signal.SIGTERM, ""), (os.getpid(), 0, "begun\n")):
         environment = {**os.environ, PARENT_VARIABLE: str(parent), "PYTHONPATH": str(Path(__file__).parents[2])}
         ended = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)

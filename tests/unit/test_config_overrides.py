@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType
 
-from models.checkpoints.gguf import GGUFCheckpoint
-from models.checkpoints.gguf_config import gguf_config
-from models.config_overrides import override, parse_overrides
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
+from models.config.hf_config import HFConfig
+from models.config.overrides import override, parse_overrides
 from models.errors import ModelError, SettingError, UnsupportedModelError
 from models.families import gemma, llama, mistral
-from models.hf_config import HFConfig
+from models.families.gguf_config import gguf_config
 from models.spec import DecoderSpec, DynamicScaling, LinearScaling, YarnScaling
 from tests.helpers.checkpoints import llama_config, random_model
 from tests.helpers.gguf_writer import write_gguf

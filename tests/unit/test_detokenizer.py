@@ -2,8 +2,8 @@
 
 import pytest
 
-from server.detokenizer import ChoiceText, Detokenizer, StopStringMatcher, TextDelta
-from server.tokenizer import Tokenizer
+from server.text.detokenizer import ChoiceText, Detokenizer, StopStringMatcher, TextDelta
+from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import byte_level_info, sentencepiece_info
 
 IM_END = 3

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from engine.draft_model.check import check_draft
 from engine.errors import StartupError
-from engine.spec.draft_check import check_draft
-from models.loaded import TokenizerAssets
+from models.loaded_model import TokenizerAssets
 
 TOKENS = [f"t{n}" for n in range(100)]
 CONTROL = {100: "<|begin|>", 101: "<|end|>"}

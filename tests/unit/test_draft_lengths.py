@@ -2,12 +2,12 @@
 
 import pytest
 
-from engine.sequence import Sequence, SequenceStatus
-from engine.spec.acceptance import Acceptance
-from engine.spec.base import Source
-from engine.spec.costs import Costs
-from engine.spec.draft_model import DraftModel
-from engine.spec.lengths import Candidate, Choice, choose_lengths
+from engine.draft_model.model import DraftModel
+from engine.scheduling.sequence import Sequence, SequenceStatus
+from engine.speculation.acceptance import Acceptance
+from engine.speculation.cost_model import Costs
+from engine.speculation.lengths import Candidate, Choice, choose_lengths
+from engine.speculation.proposers import Source
 from tests.helpers.drafting import LedgerDraftRunner
 from tests.helpers.engines import make_prompt, make_request
 

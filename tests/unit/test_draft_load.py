@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from engine import build
-from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
+from engine.startup import build
+from engine.startup.build import build_engine
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.drafting import AlwaysFull
 from tests.helpers.engines import make_request

@@ -1,8 +1,8 @@
 """DraftModel: which blocks it takes for computed. Its ledger checks whatever it reads there."""
 
-from engine.kv.hashing import block_digest, root_digest
-from engine.sequence import Sequence, SequenceStatus
-from engine.spec.draft_model import DraftModel
+from engine.draft_model.model import DraftModel
+from engine.scheduling.kv.hashing import block_digest, root_digest
+from engine.scheduling.sequence import Sequence, SequenceStatus
 from tests.helpers.drafting import LedgerDraftRunner
 from tests.helpers.engines import make_prompt, make_request
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from engine.config import DraftSampling
-from engine.plan import PlanItem, StepPlan
-from engine.sequence import Sequence
-from engine.spec.draft_model import DraftModel
-from engine.spec.draft_runner import TorchDraftRunner
+from engine.draft_model.model import DraftModel
+from engine.draft_model.runner import TorchDraftRunner
+from engine.scheduling.plan import PlanItem, StepPlan
+from engine.scheduling.sequence import Sequence
 from tests.helpers.checkpoints import llama_config, random_model
 from tests.helpers.engines import make_request
 from tests.helpers.loaded import load_random

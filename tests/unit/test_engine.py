@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 
 from engine.local import LocalClient
-from engine.plan import StepPlan, StepResult
 from engine.protocol import AbortReason, FinishReason
+from engine.scheduling.plan import StepPlan, StepResult
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import PretrainedConfig, Qwen3MoeConfig
 
 from models.errors import CheckpointError
-from models.loader import check_folder
+from models.loading.load import check_folder
 from tests.helpers.checkpoints import SMALL
 from tests.parity.deepseek_variants import LATENT_VARIANTS
 

@@ -7,13 +7,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import MixtralConfig
 
-from engine.build import build_engine
 from engine.config import Device, EngineConfig
 from engine.runner.expert_load import ExpertLoad
+from engine.startup.build import build_engine
 from models.attention.base import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.quant.none import Unquantized
+from models.linear.dense import Unquantized
 from models.spec import (
     Activation,
     DecoderSpec,

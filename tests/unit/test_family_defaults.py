@@ -5,9 +5,9 @@ import copy
 import pytest
 from transformers import PretrainedConfig
 
+from models.config.hf_config import HFConfig
 from models.errors import CheckpointError
-from models.hf_config import HFConfig
-from models.registry import family_of
+from models.families.registry import family_of
 from models.spec import DecoderSpec
 from tests.helpers.checkpoints import model_class
 from tests.parity.all_variants import ALL_VARIANTS

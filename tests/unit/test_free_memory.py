@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import free_memory
 from models.errors import ModelError
-from models.free_memory import SystemFiles, free_memory_bytes, obtainable_memory_bytes
 from models.kernels.cpu.library import kernel_library
-from models.quant.select import WeightOptions
+from models.loading.schemes import WeightOptions
 from models.quant.tensor import Encoding
+from models.system import memory
+from models.system.memory import SystemFiles, free_memory_bytes, obtainable_memory_bytes
 from tests.helpers.checkpoints import llama_config, load_folder, random_model
 
 CPU = torch.device("cpu")
@@ -121,11 +121,11 @@ def test_weights_that_cannot_fit_are_refused_before_memory_is_taken(
     weights = WeightOptions(quantise_to=encoding)
     held = load_folder(tmp_path, dtype, weights=weights).weight_bytes()
 
-    monkeypatch.setattr(free_memory, "obtainable_memory_bytes", lambda _: int(0.85 * held))
+    monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: int(0.85 * held))
     with pytest.raises(ModelError, match=r"need 0.00 GiB and cpu has 0.00 GiB free.*--quantization int4"):
         load_folder(tmp_path, dtype, weights=weights)
 
-    monkeypatch.setattr(free_memory, "obtainable_memory_bytes", lambda _: held)
+    monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: held)
     load_folder(tmp_path, dtype, weights=weights)
 
 

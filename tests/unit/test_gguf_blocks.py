@@ -6,9 +6,8 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
+from models.checkpoints.gguf.blocks import GGUFRows
 from models.kernels.linear import WeightFormat
-from models.quant import gguf_blocks
-from models.quant.gguf_blocks import GGUFRows
 from tests.helpers.gguf_writer import random_blocks
 
 FORMATS = [fmt for fmt in WeightFormat if fmt is not WeightFormat.BF16]
@@ -26,7 +25,7 @@ def test_numbers_are_gguf_s(fmt: WeightFormat) -> None:
 
 
 def test_parts_are_all_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_blocks, "_PART_ELEMENTS", 70)  # two rows of 32 columns
+    monkeypatch.setattr("models.checkpoints.gguf.blocks._PART_ELEMENTS", 70)  # two rows of 32 columns
     rows = torch.arange(5 * 18, dtype=torch.uint8).view(5, 18)
 
     parts = GGUFRows(WeightFormat.Q4_0, rows).parts()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-from models.checkpoints import gguf_codes
-from models.checkpoints.gguf_codes import stored_codes
+from models.checkpoints.gguf import codes
+from models.checkpoints.gguf.codes import stored_codes
 from models.errors import CheckpointError
-from models.quant.dequantise import dequantise
+from models.quant.dequantize import dequantise
 
 
 def random_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray:
@@ -68,5 +68,5 @@ def test_numbers_of_scale_zero_are_zero_and_scales_that_are_none_are_refused(kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_large_matrix_is_read_in_parts(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_codes, "_CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(codes, "_CHUNK_ELEMENTS", 1000)
     test_codes_and_scales_are_gguf_s(kind)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from models.checkpoints.gguf_metadata import GGUFMetadata, gguf_metadata
+from models.checkpoints.gguf.metadata import GGUFMetadata, gguf_metadata
 from models.errors import CheckpointError, UnsupportedModelError
-from models.registry import FAMILIES, architecture_of_gguf, family_of
+from models.families.registry import FAMILIES, architecture_of_gguf, family_of
 
 
 def metadata(**values: object) -> GGUFMetadata:

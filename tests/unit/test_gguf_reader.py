@@ -12,9 +12,9 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from models.checkpoints.gguf import GGUFCheckpoint
-from models.checkpoints.gguf_array import array_values
-from models.checkpoints.gguf_header import read_gguf_header
+from models.checkpoints.gguf.array import array_values
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
+from models.checkpoints.gguf.header import read_gguf_header
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from tests.helpers.damaged_gguf import (
     ARRAY,
@@ -196,8 +196,8 @@ def test_large_tensor_is_dequantised_in_chunks_to_the_same_values(
     packed = gguf.quantize(values, GGMLQuantizationType.Q4_0)
     path = tmp_path / "t.gguf"
     path.write_bytes(file_bytes([], [tensor("t", (64, 7), GGMLQuantizationType.Q4_0)], packed.tobytes()))
-    monkeypatch.setattr("models.checkpoints.gguf.dequantise_natively", lambda *_: None)
-    monkeypatch.setattr("models.checkpoints.gguf._CHUNK_ELEMENTS", 130)  # two rows, and one left over
+    monkeypatch.setattr("models.checkpoints.gguf.checkpoint.dequantise_natively", lambda *_: None)
+    monkeypatch.setattr("models.checkpoints.gguf.checkpoint._CHUNK_ELEMENTS", 130)  # two rows, and one left over
 
     read = GGUFCheckpoint([path]).tensors["t"].read(torch.float32)
 

@@ -5,8 +5,8 @@ import torch
 
 from models.errors import CheckpointError
 from models.quant.activations import round_by_token
-from models.quant.dequantise import dequantise
-from models.quant.equalise import column_factors
+from models.quant.dequantize import dequantise
+from models.quant.equalize import column_factors
 from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest
 from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import Encoding, QuantTensor

@@ -1,6 +1,6 @@
 """Digests of KV blocks."""
 
-from engine.kv.hashing import block_digest, root_digest
+from engine.scheduling.kv.hashing import block_digest, root_digest
 
 
 def test_digest_depends_on_every_token_and_their_order() -> None:

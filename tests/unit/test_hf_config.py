@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from models.config.hf_config import HFConfig, read_json_config
+from models.config.rope import rope_spec
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families import gpt2, llama, mistral, qwen2
-from models.hf_config import HFConfig, read_json_config
-from models.registry import architecture_of_gguf, family_of
-from models.rope_config import rope_spec
+from models.families.registry import architecture_of_gguf, family_of
 from models.spec import Activation, LinearScaling, Llama3Scaling, RopeSpec
 
 LLAMA = {

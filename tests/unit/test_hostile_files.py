@@ -25,8 +25,8 @@ CONFIGS = {
 SCRIPT = """
 import json, pathlib, resource, sys, time
 from models.errors import ModelError
-from models.loader import load_model
-from models.sources import resolve_model
+from models.loading.load import load_model
+from models.sources.resolve import resolve_model
 
 def kib(field):
     status = pathlib.Path("/proc/self/status").read_text()

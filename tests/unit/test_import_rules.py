@@ -11,33 +11,38 @@ ROOT = Path(__file__).parents[2]
 STDLIB = sys.stdlib_module_names
 WIRE = {"engine.protocol", "engine.errors"}
 CLIENT = {
-    "engine.client",
-    "engine.compute_environment",
+    "engine.client.interface",
+    "engine.client.child_environment",
     "engine.config",
-    "engine.ending",
-    "engine.ipc",
-    "engine.log_format",
-    "engine.output_stream",
-    "engine.process_client",
+    "engine.client.lifetime",
+    "engine.client.framing",
+    "engine.client.log_format",
+    "engine.client.output_stream",
+    "engine.client.process_client",
 }
 CORE = {
-    "engine.sequence",
-    "engine.plan",
-    "engine.policy",
-    "engine.scheduler",
-    "engine.scheduler_config",
-    "engine.step_budget",
-    "engine.stats",
-    "engine.outputs",
+    "engine.scheduling.sequence",
+    "engine.scheduling.plan",
+    "engine.scheduling.queue",
+    "engine.scheduling.scheduler",
+    "engine.scheduling.config",
+    "engine.scheduling.step_budget",
+    "engine.scheduling.step_tally",
+    "engine.scheduling.outputs",
 }
 # What `headrace bench` and `headrace quantize` read before they start torch.
-COMMAND_OPTIONS = {"engine.bench.config", "engine.bench.lengths", "engine.quantize.config", "engine.quantize.place"}
+COMMAND_OPTIONS = {
+    "engine.jobs.bench_config",
+    "engine.jobs.lengths",
+    "engine.jobs.quantize_config",
+    "engine.jobs.output_folder",
+}
 SERVER_MAY = (
     WIRE
     | COMMAND_OPTIONS
-    | {"engine.bench.plotting", "engine.bench.progress", "engine.bench.results"}
-    | {"engine.client", "engine.compute_environment", "engine.config", "engine.ending"}
-    | {"engine.log_format", "engine.process_client"}
+    | {"engine.jobs.plotting", "engine.jobs.progress_bars", "engine.jobs.results"}
+    | {"engine.client.interface", "engine.client.child_environment", "engine.config", "engine.client.lifetime"}
+    | {"engine.client.log_format", "engine.client.process_client"}
 )
 
 
@@ -87,13 +92,13 @@ def violations(path: Path) -> set[str]:
         return {name for name in names if top(name) not in STDLIB | {"msgspec"} and name not in WIRE}
     if module in CLIENT | COMMAND_OPTIONS:
         return {name for name in names if top(name) not in STDLIB | {"msgspec"} and name not in WIRE | CLIENT}
-    if module in CORE or module.startswith("engine.kv"):
+    if module in CORE or module.startswith("engine.scheduling.kv"):
         return {
             name
             for name in names
             if top(name) not in STDLIB
             and name not in WIRE | CORE | {"engine.config"}
-            and not name.startswith("engine.kv")
+            and not name.startswith("engine.scheduling.kv")
         }
     return {name for name in names if top(name) in ("server", "fastapi")}
 
@@ -107,13 +112,13 @@ def test_no_file_imports_what_its_package_must_not(package: str) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "forbidden"),
     [
-        ("server/app.py", "from engine.scheduler import Scheduler", "engine.scheduler"),
+        ("server/app.py", "from engine.scheduling.scheduler import Scheduler", "engine.scheduling.scheduler"),
         ("server/app.py", "def f():\n    import torch.nn", "torch.nn"),
         ("server/app.py", "from engine import local", "engine.local"),
         ("engine/protocol.py", "import torch", "torch"),
-        ("engine/ipc.py", "from engine.plan import StepPlan", "engine.plan"),
-        ("engine/scheduler.py", "import numpy as np", "numpy"),
-        ("engine/kv/manager.py", "from models.batch import ForwardBatch", "models.batch"),
+        ("engine/client/framing.py", "from engine.scheduling.plan import StepPlan", "engine.scheduling.plan"),
+        ("engine/scheduling/scheduler.py", "import numpy as np", "numpy"),
+        ("engine/scheduling/kv/manager.py", "from models.batch import ForwardBatch", "models.batch"),
         ("engine/engine.py", "import fastapi", "fastapi"),
         ("models/decoder.py", "from engine.config import DType", "engine.config"),
     ],
@@ -145,6 +150,6 @@ def test_the_api_process_never_loads_torch(module: str) -> None:
 
 
 def test_the_scheduler_loads_neither_torch_nor_numpy() -> None:
-    loaded = loaded_after_importing("engine.scheduler")
+    loaded = loaded_after_importing("engine.scheduling.scheduler")
     assert "engine" in loaded
     assert not loaded & {"torch", "numpy", "models", "server"}

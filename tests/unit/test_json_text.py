@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
-from server.json_text import MAX_DEPTH, parse_json
+from server.schemas.strict_json import MAX_DEPTH, parse_json
 
 
 def _fault(data: bytes) -> tuple[str, str | None]:

@@ -15,17 +15,17 @@ import pytest
 import torch
 
 from models.attention.reference import ReferenceAttention
-from models.kept import image as image_module
-from models.kept import model as model_module
-from models.kept import store as store_module
-from models.kept.image import LARGE_PAGE, ImageError, map_image, write_image
-from models.kept.model import files_state, kept_model
-from models.kept.store import WeightStore
 from models.kernels.cpu.library import kernel_library
-from models.loader import open_model
-from models.quant.select import WeightOptions
+from models.loading.load import open_model
+from models.loading.schemes import WeightOptions
 from models.quant.tensor import Encoding
-from models.sources import ModelFiles
+from models.sources.resolve import ModelFiles
+from models.weight_cache import entry as model_module
+from models.weight_cache import image as image_module
+from models.weight_cache import store as store_module
+from models.weight_cache.entry import files_state, kept_model
+from models.weight_cache.image import LARGE_PAGE, ImageError, map_image, write_image
+from models.weight_cache.store import WeightStore
 from tests.helpers.model_folders import write_model_folder
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
@@ -224,7 +224,7 @@ def test_the_least_recently_used_make_room(
 def test_a_process_that_is_killed_while_it_keeps_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, signal, sys, torch\n"
-        "from models.kept.store import WeightStore\n"
+        "from models.weight_cache.store import WeightStore\n"
         "store = WeightStore(pathlib.Path(sys.argv[1]), min_bytes=0, wants_large_pages=False)\n"
         "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "store.keep('a', {'w': torch.zeros(40 << 20, dtype=torch.uint8)}, None, die)\n"

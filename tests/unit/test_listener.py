@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from engine.errors import StartupError
-from server.listener import listen, url_of
+from server.commands.listener import listen, url_of
 
 
 def test_a_free_port_is_picked_and_told() -> None:

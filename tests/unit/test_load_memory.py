@@ -23,10 +23,10 @@ import json, pathlib, sys
 import torch
 from models.attention.reference import ReferenceAttention
 from models.kernels.cpu.library import load_kernels
-from models.loader import build_decoder, open_model
-from models.quant.select import WeightOptions
+from models.loading.load import build_decoder, open_model
+from models.loading.schemes import WeightOptions
 from models.quant.tensor import Encoding
-from models.sources import ModelFiles
+from models.sources.resolve import ModelFiles
 
 def kib(field):
     status = pathlib.Path("/proc/self/status").read_text()

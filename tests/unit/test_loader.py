@@ -13,16 +13,16 @@ from models.attention.base import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.attention.select import PREFERENCE, select_backend
 from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.config.generation import generation_defaults
+from models.config.hf_config import read_json_config
 from models.decoder import Decoder
 from models.errors import CheckpointError, ModelError, SourceError, UnsupportedModelError
 from models.families.llama import FAMILY
-from models.generation_defaults import generation_defaults
-from models.hf_config import read_json_config
 from models.kernels.cpu.library import required_library
-from models.loader import check_folder, load_model, resolve_dtype
-from models.quant.none import Unquantized
-from models.sources import ModelFiles
-from models.weights import assign
+from models.linear.dense import Unquantized
+from models.loading.assign import assign
+from models.loading.load import check_folder, load_model, resolve_dtype
+from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantised import copy_of, expected_of

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from engine.protocol import Loading
-from server.loading import LoadingBars, LoadingLog
+from server.commands.loading_display import LoadingBars, LoadingLog
 
 STAGES = [
     Loading("download model", 0, 2_000_000, "B"),

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from engine.client.output_stream import merge_outputs
 from engine.local import LocalClient
-from engine.output_stream import merge_outputs
 from engine.protocol import EngineRequest, RequestOutput, SamplingParams
-from engine.sequence import Sequence
-from engine.spec.ngram import MOST_INDEXED, Follower, NgramIndex, NgramProposer
-from engine.spec.prediction import PredictionProposer
-from engine.spec.speculator import Speculator
+from engine.scheduling.sequence import Sequence
+from engine.speculation.ngram import MOST_INDEXED, Follower, NgramIndex, NgramProposer
+from engine.speculation.prediction import PredictionProposer
+from engine.speculation.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 

@@ -10,7 +10,7 @@ import pytest
 # 64 MiB are written, and freed, again and again; printed is how often the system had to hand out a page of them.
 _PROGRAM = """
 import resource
-from engine.malloc import keep_freed_memory
+from engine.startup.malloc import keep_freed_memory
 keep_freed_memory()
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,8 +5,8 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.kv.groups import KVGroup
-from engine.runner.memory import KVBudget, format_bytes, plan_kv_budget
+from engine.runner.kv_budget import KVBudget, format_bytes, plan_kv_budget
+from engine.scheduling.kv.groups import KVGroup
 
 MIB = 1 << 20
 CPU = torch.device("cpu")

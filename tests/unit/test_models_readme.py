@@ -8,9 +8,9 @@ import torch
 
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.layers.linear import Linear
 from models.layers.qk_norm import OwnWeightsNorm
-from models.quant.none import Unquantized
+from models.linear.dense import Unquantized
+from models.linear.linear import Linear
 from models.spec import DecoderSpec
 from tests.helpers.techniques import described
 from tests.parity.all_variants import ALL_VARIANTS

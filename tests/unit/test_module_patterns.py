@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from models.checkpoints.quantised.module_patterns import ModulePattern
+from models.checkpoints.quantized.module_patterns import ModulePattern
 from models.errors import CheckpointError, UnsupportedModelError
 
 NAMES = ["lm_head", "model.layers.0.self_attn.q_proj", "model.layers.17.mlp.experts.3.down_proj", "", "a", "aab"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.attention.base import AttentionSpec
-from models.names import (
+from models.families.name_map import (
     IGNORE,
     Destination,
     NameMap,

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
-from server.bench.client import LoadClient
-from server.bench.config import LoadConfig
+from server.loadtest.client import LoadClient
+from server.loadtest.config import LoadConfig
 
 
 class Status(enum.Enum):

@@ -8,9 +8,9 @@ import pytest
 
 from engine.config import Device, EngineConfig, SchedulingPolicy
 from engine.errors import OptionError, StartupError
+from server.commands.option_sources import resolve
+from server.commands.options import OPTIONS, OTHER_VARIABLES, options_of
 from server.config import LogLevel, ServerConfig
-from server.option_sources import resolve
-from server.options import OPTIONS, OTHER_VARIABLES, options_of
 
 
 def write_config(folder: Path, text: str) -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.client import EngineState, RequestStream
+from engine.client.interface import EngineState, RequestStream
+from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
-from engine.process_client import ProcessClient
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
 
 DEADLINE_S = 20.0

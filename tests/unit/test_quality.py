@@ -11,7 +11,6 @@ import msgspec
 import pytest
 import torch
 
-from engine.build import build_engine
 from engine.config import DType, EngineConfig, Quantization
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Quality
@@ -19,10 +18,11 @@ from engine.quality import measure, records, report
 from engine.quality.measure import Predictions, Reference
 from engine.quality.passages import BLOCK_SIZE, Passages, own_text, passages_of, step_lengths, steps_of
 from engine.quality.records import FILE_NAME
-from engine.runner.kv_tensors import allocate_kv
-from models.loaded import LoadedModel, TokenizerAssets
-from models.loader import load_model
-from models.sources import ModelFiles, resolve_model
+from engine.startup.build import build_engine
+from models.kv_cache import allocate_kv
+from models.loaded_model import LoadedModel, TokenizerAssets
+from models.loading.load import load_model
+from models.sources.resolve import ModelFiles, resolve_model
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.tokenizers import byte_level_json
 

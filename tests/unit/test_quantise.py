@@ -11,12 +11,12 @@ from models.checkpoints.base import StoredTensor
 from models.decoder import Decoder
 from models.errors import CheckpointError, UnsupportedModelError
 from models.kernels.cpu.library import kernel_library
-from models.layers.linear import Linear
+from models.linear.linear import Linear
+from models.loading.schemes import WeightOptions
 from models.quant.activations import round_rows
-from models.quant.dequantise import dequantise
+from models.quant.dequantize import dequantise
 from models.quant.nibbles import unpack_nibbles
-from models.quant.quantise import quantise_matrix
-from models.quant.select import WeightOptions
+from models.quant.round_to_nearest import quantise_matrix
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, rearranged_rows
 from tests.helpers.checkpoints import (
     gpt2_config,

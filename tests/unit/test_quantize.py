@@ -1,4 +1,4 @@
-"""engine/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form is refused."""
+"""engine/tools/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form, refused."""
 
 import dataclasses
 import gc
@@ -18,23 +18,23 @@ from tokenizers import Tokenizer
 from transformers import MixtralConfig, Qwen3MoeConfig
 
 from engine.errors import StartupError
-from engine.progress import Bars
-from engine.quantize import convert as conversion
-from engine.quantize.config import Method, QuantizeConfig, Scheme
-from engine.quantize.convert import Written, convert
-from engine.quantize.folding import fold
-from models.checkpoints.writing import hugging_face
-from models.checkpoints.writing.compressed_tensors import Form, quantization_config, tensors_of
-from models.checkpoints.writing.shards import ShardWriter
+from engine.jobs.progress import Bars
+from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
+from engine.tools.quantize import convert as conversion
+from engine.tools.quantize.convert import Written, convert
+from engine.tools.quantize.folding import fold
 from models.errors import CheckpointError, UnsupportedModelError
-from models.layerwise import LayerStream, Passage, layer_of
-from models.loaded import TokenizerAssets
-from models.loader import load_model, open_model
-from models.quant.dequantise import dequantise
+from models.export import hugging_face
+from models.export.compressed_tensors import Form, quantization_config, tensors_of
+from models.export.shards import ShardWriter
+from models.loaded_model import TokenizerAssets
+from models.loading.layer_stream import LayerStream, Passage, layer_of
+from models.loading.load import load_model, open_model
+from models.loading.schemes import WeightOptions
+from models.quant.dequantize import dequantise
 from models.quant.gptq import quantise_to_nearest
-from models.quant.select import WeightOptions
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor
-from models.sources import ModelFiles, resolve_model
+from models.sources.resolve import ModelFiles, resolve_model
 from tests.helpers.checkpoints import gpt2_config, llama_config, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder

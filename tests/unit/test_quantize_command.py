@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from server import cli
-from server import quantize as command
+from server.commands import quantize as command
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     started: list[Any] = []
 
     def start(module: str, job: str) -> int:
-        assert module == "engine.quantize"
+        assert module == "engine.tools.quantize"
         started.append(msgspec.json.decode(job))
         return 3
 

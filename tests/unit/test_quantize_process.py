@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import StartupError
+from engine.jobs.output_folder import Place
+from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from engine.protocol import Quality
 from engine.quality import report
 from engine.quality.records import FILE_NAME
-from engine.quantize import __main__ as process
-from engine.quantize import calibration, command
-from engine.quantize.config import Method, QuantizeConfig, Scheme
-from engine.quantize.place import Place
-from models.checkpoints.writing import hugging_face
+from engine.tools.quantize import __main__ as process
+from engine.tools.quantize import calibration, command
 from models.errors import ModelError
+from models.export import hugging_face
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from engine.runner.recorded import MAX_ROWS, RecordedLayers
+from engine.runner.replay import MAX_ROWS, RecordedLayers
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.batch import StateGroupBatch
 from models.kernels.cpu.library import kernel_library
-from models.quant.select import WeightOptions
+from models.loading.schemes import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence, held
@@ -103,7 +103,7 @@ def test_only_steps_that_cannot_be_recorded_run_as_ever(
         runs.plain.decoder, "run_layers", lambda x, *rest: run_layers(x if len(x) < 7 else x.neg().neg(), *rest)
     )
 
-    with caplog.at_level("DEBUG", "engine.runner.recorded"):
+    with caplog.at_level("DEBUG", "engine.runner.replay"):
         for counts in STEPS:
             plain, recorded = runs.step(counts)
             assert torch.equal(recorded, plain), counts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.scheduler_config import SchedulerConfig
+from engine.scheduling.config import SchedulerConfig
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
 

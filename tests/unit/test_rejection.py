@@ -17,7 +17,7 @@ from engine.sampling.draw import draw
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 from tests.helpers.statistics import goodness_p, significant
 
 V = 5

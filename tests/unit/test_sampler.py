@@ -7,7 +7,7 @@ import torch
 
 from engine.protocol import EngineRequest, SamplingParams
 from engine.sampling.sampler import Sampler
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 EOS = 9
 

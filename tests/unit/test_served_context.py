@@ -7,13 +7,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from engine.build import build_engine
 from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
 from engine.protocol import EngineInfo
+from engine.startup.build import build_engine
 from models.decoder import Decoder
-from models.layers.rope import inverse_frequencies
+from models.layers.rotary_frequencies import inverse_frequencies
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 
 ORIGINAL, CLAIMED = 64, 256

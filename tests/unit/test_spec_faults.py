@@ -2,12 +2,12 @@
 
 import pytest
 
+from engine.draft_model.model import DraftModel, NextTokens
 from engine.engine import Engine
-from engine.plan import StepPlan
 from engine.protocol import EngineRequest
-from engine.sequence import Sequence
-from engine.spec.draft_model import DraftModel, NextTokens
-from engine.spec.speculator import Speculator
+from engine.scheduling.plan import StepPlan
+from engine.scheduling.sequence import Sequence
+from engine.speculation.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 

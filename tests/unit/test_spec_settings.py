@@ -4,8 +4,8 @@ import pytest
 
 from engine.config import EngineConfig, Quantization, SpeculativeMethod
 from engine.errors import OptionError
-from engine.spec.base import Source
-from engine.spec.settings import AUTO_TOKENS, spec_settings
+from engine.speculation.proposers import Source
+from engine.speculation.settings import AUTO_TOKENS, spec_settings
 
 
 def test_nothing_asked_for_is_no_method() -> None:

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
+from engine.draft_model.model import DraftModel
 from engine.local import LocalClient
-from engine.plan import StepPlan, StepResult
 from engine.protocol import AbortReason, EngineRequest
-from engine.spec.draft_model import DraftModel
-from engine.spec.lengths import Choice
-from engine.spec.options import Option
-from engine.spec.report import SpecReport
-from engine.spec.speculator import Load, Speculator
+from engine.scheduling.plan import StepPlan, StepResult
+from engine.speculation.candidates import Option
+from engine.speculation.lengths import Choice
+from engine.speculation.report import SpecReport
+from engine.speculation.speculator import Load, Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 

@@ -11,11 +11,11 @@ from types import SimpleNamespace as Fields
 from engine.process import main
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.hf_config import HFConfig
+from models.config.hf_config import HFConfig
 from models.kernels.tape import Workspace, record
-from models.names import ungroup_qkv, unpermute_q
-from models.quant.none import Unquantized
-from models.registry import family_of
+from models.families.name_map import ungroup_qkv, unpermute_q
+from models.linear.dense import Unquantized
+from models.families.registry import family_of
 
 sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
 others = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "hidden_act": "silu"}

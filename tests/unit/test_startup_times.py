@@ -1,7 +1,7 @@
 """StartupTimes: phases follow one another without gaps."""
 
 from engine.protocol import Loading
-from server.startup import StartupTimes
+from server.commands.startup_times import StartupTimes
 
 
 def test_each_phase_ends_where_the_next_begins() -> None:

@@ -1,9 +1,9 @@
 """StateTables: which entries of a table a step gets, where states are short."""
 
-from engine.kv.block_pool import BlockPool
-from engine.kv.groups import NO_BLOCK, KVGroup
-from engine.kv.states import StateTables, state_before
-from engine.sequence import Sequence
+from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
+from engine.scheduling.kv.states import StateTables, state_before
+from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import make_prompt, make_request
 
 SIZE = 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.step_budget import StepBudget
+from engine.scheduling.step_budget import StepBudget
 
 
 def test_a_number_that_was_asked_for_stays() -> None:

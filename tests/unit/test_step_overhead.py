@@ -6,9 +6,9 @@ from types import FrameType
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.kv.groups import KVGroup
-from engine.plan import RowResult, StepPlan, StepResult
-from engine.sequence import Sequence
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.plan import RowResult, StepPlan, StepResult
+from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import make_prompt, make_request
 
 BLOCK_SIZE = 64

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.spec.step_times import StepTimes
+from engine.speculation.step_times import StepTimes
 
 
 def _times(*measured: tuple[int, float], repeats: int = 3) -> StepTimes:

@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from engine.errors import StartupError
 from engine.protocol import TokenizerInfo
-from server.tokenizer import Tokenizer
+from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import (
     DEMO_MODEL,
     QWEN_MODEL,

@@ -10,14 +10,13 @@ from tokenizers import Tokenizer as Reference
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from models import tokenizer_assets
+from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
-from models.gguf_tokenizer import convert_gguf_tokenizer
-from models.hf_config import HFConfig
-from models.loaded import TokenizerAssets
-from models.sources import ModelFiles
-from models.tokenizer_assets import load_tokenizer_assets
-from server.tokenizer import Tokenizer
+from models.loaded_model import TokenizerAssets
+from models.sources.resolve import ModelFiles
+from models.tokenizer.gguf import convert_gguf_tokenizer
+from models.tokenizer.load import load_tokenizer_assets
+from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import DEMO_MODEL, byte_level_json, gguf_assets, info_of, sentencepiece_metadata
 
 PATH = Path("m.gguf")
@@ -169,7 +168,7 @@ def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
 def test_sentencepiece_model_that_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.model").write_bytes(b"no such thing")
-    monkeypatch.setattr(tokenizer_assets, "find_spec", lambda _: None)
+    monkeypatch.setattr("models.tokenizer.load.find_spec", lambda _: None)
     with pytest.raises(UnsupportedModelError) as raised:
         load(tmp_path)
     assert str(raised.value) == (

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from models import tokenizer_cache
-from models.loaded import TokenizerAssets
-from models.tokenizer_cache import gguf_key, keep_assets, read_assets
+from models.loaded_model import TokenizerAssets
+from models.tokenizer.cache import gguf_key, keep_assets, read_assets
 
 ASSETS = TokenizerAssets(
     tokenizer_json=b'{"model": "\n"}',
@@ -50,7 +49,7 @@ def test_key_follows_tokenizer_metadata_and_nothing_else() -> None:
 
 
 def test_number_of_files_is_bounded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_cache, "_MAX_FILES", 3)
+    monkeypatch.setattr("models.tokenizer.cache._MAX_FILES", 3)
     for number in range(5):
         keep_assets(str(number), ASSETS)
     assert len(list(cache.iterdir())) == 3

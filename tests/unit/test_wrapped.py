@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from models.hf_config import HFConfig
-from models.names import NameMap
-from models.registry import family_of
+from models.config.hf_config import HFConfig
+from models.families.name_map import NameMap
+from models.families.registry import family_of
 from tests.helpers.checkpoints import VOCAB_SIZE, random_model
 from tests.parity.wrapped_variants import WRAPPED_VARIANTS
 from tests.unit.test_loader import load, save_tokenizer

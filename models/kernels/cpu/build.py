@@ -20,10 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import cache
+from models.system.cache_folder import cache_folder as user_cache_folder
 
-SOURCE_FOLDER = Path(__file__).parent
-PREBUILT_FOLDER = SOURCE_FOLDER / "prebuilt"  # in wheels only
+SOURCE_FOLDER = Path(__file__).parent / "src"
+PREBUILT_FOLDER = Path(__file__).parent / "prebuilt"  # in wheels only
 _TEMPORARY = ".build-"
 _ABANDONED_S = 3600.0  # without a new file in it; no unit takes so long to compile
 # GCC may keep a * b + c in one rounding (fast contraction); nothing else of -ffast-math, since NaN and inf matter.
@@ -61,7 +61,7 @@ LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else (
 
 def cache_folder() -> Path:
     """The folder for compiled kernels."""
-    return cache.cache_folder() / "kernels"
+    return user_cache_folder() / "kernels"
 
 
 def find_compiler() -> str:

@@ -1,0 +1,332 @@
+"""ProcessClient: an EngineClient whose engine is a child process, watched and started again if it dies."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from engine.client.child_environment import compute_environment
+from engine.client.framing import encode_frame, receive_from_engine
+from engine.client.interface import EngineState, EngineStatus
+from engine.client.output_stream import OutputStream
+from engine.config import EngineConfig
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
+from engine.protocol import (
+    AbortReason,
+    AbortRequest,
+    AddRequest,
+    EngineInfo,
+    EngineRequest,
+    Failed,
+    FromEngine,
+    Loading,
+    Ready,
+    RequestOutput,
+    Shutdown,
+    StepOutputs,
+    StepStats,
+    ToEngine,
+    TokenizerInfo,
+    TokenizerReady,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_RESTARTS = 3  # within the window below; more means that it will not get better by itself
+_RESTART_WINDOW_S = 600.0
+_STOP_TIMEOUT_S = 5.0
+_STREAM_LIMIT_BYTES = 1 << 20
+
+
+def _ignore(*_: object) -> None:
+    """The callback of a caller that does not listen."""
+
+
+class ProcessClient:
+    """Owns the engine process. All methods run on the event loop that called `start`.
+
+    Invariants: every stream in `_streams` has had no terminal output yet; when the process ends, all of them raise
+    EngineDied, so that no caller waits for an engine that is gone. `command` gets the socket's number as its last word.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        max_num_waiting: int,
+        command: tuple[str, ...] = (sys.executable, "-P", "-m", "engine.process"),  # -P: not from the current folder
+        on_step: Callable[[StepStats], None] = _ignore,
+        on_loading: Callable[[Loading], None] = _ignore,
+        on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
+        on_discarded: Callable[[int], None] = _ignore,
+        on_restart: Callable[[], None] = _ignore,
+    ) -> None:
+        self._config = config
+        self._max_num_waiting = max_num_waiting
+        self._command = command
+        self._on_step = on_step
+        self._on_loading = on_loading
+        self._on_tokenizer = on_tokenizer
+        self._on_discarded = on_discarded
+        self._on_restart = on_restart
+        self._state = EngineState.LOADING
+        self._reason = "the engine has not been started"
+        self._loading: Loading | None = None
+        self._info: EngineInfo | None = None
+        self._failure: str | None = None
+        self._is_option_wrong = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._streams: dict[str, OutputStream] = {}
+        self._stats = StepStats()
+        self._progress_s = time.monotonic()
+        self._restart_times: deque[float] = deque()
+        self._num_restarts = 0
+        self._stopping = False
+        self._settled = asyncio.Event()  # first READY, or DEAD
+        self._dead = asyncio.Event()
+
+    # --- life cycle ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engine process and its supervision; returns before the model is loaded."""
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+        self._supervisor.add_done_callback(self._supervision_ended)
+
+    async def wait_ready(self) -> EngineInfo:
+        """The engine's description once it is ready; raises StartupError, or OptionError, if it cannot start."""
+        await self._settled.wait()
+        if self._failure is not None:
+            raise OptionError(self._failure) if self._is_option_wrong else StartupError(self._failure)
+        return self.info
+
+    async def wait_dead(self) -> str:
+        """Return the reason once the engine has failed for good."""
+        await self._dead.wait()
+        return self._reason
+
+    async def stop(self) -> None:
+        """Stop the engine at once; streams still open raise EngineStopped."""
+        self._stopping = True
+        self._reason = "the server is stopping"
+        if self._state is EngineState.LOADING and self._process is not None:
+            _kill(self._process)  # it listens only once it is ready
+        self._send(Shutdown())
+        if self._supervisor is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._supervisor), _STOP_TIMEOUT_S)
+            except TimeoutError:
+                self._supervisor.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._supervisor
+        if self._process is not None and self._process.poll() is None:
+            _kill(self._process)
+            await asyncio.to_thread(self._process.wait)
+
+    # --- EngineClient -------------------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineUnavailable(self._reason)
+        return self._info
+
+    def status(self) -> EngineStatus:
+        stage, progress = self._stage()
+        num_open = len(self._streams)
+        return EngineStatus(
+            state=self._state,
+            reason=self._reason if stage is None else f"{self._reason}: {stage}{_percent(progress)}",
+            stage=stage,
+            progress=progress,
+            num_open=num_open,
+            num_running=self._stats.running,
+            num_waiting=max(self._stats.waiting, num_open - self._stats.running),
+            seconds_since_progress=time.monotonic() - self._progress_s if num_open else 0.0,
+            num_restarts=self._num_restarts,
+        )
+
+    def _stage(self) -> tuple[str | None, float | None]:
+        """What is being loaded, and how much of it is done (0..1); None is unknown."""
+        loading = self._loading
+        if self._state is not EngineState.LOADING or loading is None:
+            return None, None
+        return loading.stage, min(1.0, loading.done / loading.total) if loading.total > 0 else None
+
+    def check_capacity(self, num_requests: int) -> None:
+        if self._state is not EngineState.READY:
+            raise EngineUnavailable(self._reason)
+        # Until the engine says that some wait, what was submitted since its last step is taken to find a free place.
+        num_places = self._stats.running if self._stats.waiting else self.info.max_num_seqs
+        num_waiting = len(self._streams) + num_requests - num_places
+        if num_waiting > self._max_num_waiting:
+            raise QueueFull(
+                f"{num_waiting} requests would wait; the limit is {self._max_num_waiting} (--max-num-waiting); "
+                "try again later",
+                retry_after_s=1.0,
+            )
+
+    def submit(self, request: EngineRequest) -> OutputStream:
+        self.check_capacity(1)
+        if not self._streams:
+            self._progress_s = time.monotonic()  # it was idle: the clock of a hang starts with this request
+        stream = OutputStream(on_abort=lambda reason: self._abort(request.id, reason), on_discarded=self._on_discarded)
+        self._streams[request.id] = stream
+        self._send(AddRequest(request))
+        return stream
+
+    # --- the child process --------------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Run the engine process again and again until it may not be restarted any more."""
+        while True:
+            await self._run_once()
+            self._end_streams()
+            self._stats = StepStats()
+            self._on_step(self._stats)  # gauges of a dead engine are 0
+            if self._stopping:
+                return
+            if self._failure is not None or not self._may_restart():
+                self._die()
+                return
+            self._num_restarts += 1
+            self._on_restart()
+            self._enter_loading("the engine ended unexpectedly and is being started again")
+
+    def _supervision_ended(self, supervisor: "asyncio.Task[None]") -> None:
+        """A fault of our own must end in DEAD, too: nobody would notice a supervisor that is gone."""
+        if supervisor.cancelled() or (error := supervisor.exception()) is None:
+            return
+        logger.error("the engine's supervision failed", exc_info=error)
+        self._failure = f"the engine's supervision failed: {error}"
+        self._end_streams()
+        self._die()
+
+    async def _run_once(self) -> None:
+        """Start one engine process and read its messages until it is gone."""
+        self._enter_loading(self._reason if self._num_restarts else "the model is being loaded")
+        parent_end, child_end = socket.socketpair()
+        with child_end:
+            self._process = subprocess.Popen(
+                [*self._command, str(child_end.fileno())],
+                pass_fds=(child_end.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
+                env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(self._config).decode()},
+            )
+        reader, self._writer = await asyncio.open_connection(sock=parent_end, limit=_STREAM_LIMIT_BYTES)
+        try:
+            while (message := await receive_from_engine(reader)) is not None:
+                self._receive(message)
+        finally:
+            self._writer.close()
+            self._writer = None
+            returncode = await asyncio.to_thread(self._reap, self._process)
+        if not self._stopping and self._failure is None:  # else it ended as it should
+            self._reason = f"the engine process ended with {_describe_exit(returncode)}"
+            logger.error("%s", self._reason)
+
+    @staticmethod
+    def _reap(process: "subprocess.Popen[bytes]") -> int:
+        try:
+            return process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # it closed its socket, or we gave up on it, but it lives
+            _kill(process)
+            return process.wait()
+
+    def _enter_loading(self, reason: str) -> None:
+        self._state = EngineState.LOADING
+        self._reason = reason
+        self._loading = None
+
+    def _may_restart(self) -> bool:
+        """Whether one more start is within bounds; a process that was never ready has nothing to come back to."""
+        now = time.monotonic()
+        while self._restart_times and now - self._restart_times[0] > _RESTART_WINDOW_S:
+            self._restart_times.popleft()
+        if self._info is None or len(self._restart_times) >= _MAX_RESTARTS:
+            return False
+        self._restart_times.append(now)
+        return True
+
+    def _die(self) -> None:
+        self._state = EngineState.DEAD
+        if self._failure is None:
+            tries = f"; it was started {1 + self._num_restarts} times" if self._num_restarts else ""
+            self._failure = self._reason + tries
+        self._reason = self._failure
+        self._settled.set()
+        self._dead.set()
+
+    def _receive(self, message: FromEngine) -> None:
+        match message:
+            case StepOutputs(outputs=outputs, stats=stats):
+                self._stats = stats
+                self._progress_s = time.monotonic()
+                self._on_step(stats)
+                for output in outputs:
+                    self._deliver(output)
+            case Loading():
+                self._loading = message
+                self._on_loading(message)
+            case TokenizerReady(tokenizer=tokenizer):
+                self._on_tokenizer(tokenizer)
+            case Ready(info=info):
+                self._info = info
+                self._state = EngineState.READY
+                self._reason = ""
+                self._progress_s = time.monotonic()
+                self._settled.set()
+            case Failed(message=text, is_option=is_option):
+                self._failure, self._is_option_wrong = text, is_option
+
+    def _deliver(self, output: RequestOutput) -> None:
+        stream = self._streams.get(output.id)
+        if stream is None:
+            raise AssertionError(f"output for {output.id}, which is not open")
+        if output.finish_reason is not None:
+            del self._streams[output.id]
+        stream.put(output)
+
+    def _end_streams(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            if self._stopping:
+                stream.break_off(EngineStopped("the server stopped while it worked on this request; send it again"))
+            else:
+                stream.break_off(EngineDied("the engine ended while it worked on this request; send it again"))
+
+    def _send(self, message: ToEngine) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode_frame(message))
+
+    def _abort(self, request_id: str, reason: AbortReason) -> None:
+        if request_id in self._streams:
+            self._send(AbortRequest(request_id, reason))
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End the engine and what it has started, such as a compiler: its session is its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _percent(progress: float | None) -> str:
+    return "" if progress is None else f", {progress:.0%}".replace("%", " %")
+
+
+def _describe_exit(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name

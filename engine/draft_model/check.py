@@ -1,0 +1,50 @@
+"""Whether a draft model speaks the target's tokens."""
+
+import json
+from dataclasses import dataclass
+
+from engine.errors import StartupError
+from models.loaded_model import TokenizerAssets
+
+
+def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
+    """Raise StartupError unless the draft can follow the target: the same tokens under the same ids.
+
+    One of them may lack tokens that were added to the other's vocabulary, such as control tokens: those that only the
+    target has end the drafting of a sequence, and those that only the draft has are never accepted.
+    """
+    ours, theirs = _Vocabulary.of(target), _Vocabulary.of(draft)
+    both = ours.tokens.keys() & theirs.tokens.keys()
+    different = {token_id for token_id in both if ours.tokens[token_id] != theirs.tokens[token_id]}
+    lacking = (ours.tokens.keys() ^ theirs.tokens.keys()) - ours.added_ids - theirs.added_ids
+    if not different and not lacking:
+        return
+    first = min(different or lacking)
+    raise StartupError(
+        f"the draft model's vocabulary is not the model's: of {len(ours.tokens):,} and {len(theirs.tokens):,} tokens, "
+        f"{len(both) - len(different):,} have the same id (token {first} is {ours.name(first)} in the model and "
+        f"{theirs.name(first)} in the draft); choose a draft model of the model's own family"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """tokens: by id, padding that stands for no text left out. added_ids: those beside the trained vocabulary."""
+
+    tokens: dict[int, str]
+    added_ids: set[int]
+
+    @classmethod
+    def of(cls, assets: TokenizerAssets) -> "_Vocabulary":
+        tokenizer = json.loads(assets.tokenizer_json)
+        vocabulary = tokenizer["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            tokens = {token_id: token for token, token_id in vocabulary.items()}
+        else:
+            tokens = {token_id: token for token_id, (token, *_) in enumerate(vocabulary)}
+        added = {each["id"]: each["content"] for each in tokenizer.get("added_tokens", [])}
+        real = {token_id: token for token_id, token in (tokens | added).items() if not token.startswith("[PAD")}
+        return cls(real, set(added))
+
+    def name(self, token_id: int) -> str:
+        return repr(self.tokens[token_id]) if token_id in self.tokens else "absent"

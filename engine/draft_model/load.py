@@ -1,0 +1,87 @@
+"""A draft model from its option to a DraftModel that drafts for the target."""
+
+import contextlib
+from collections.abc import Iterator
+
+from engine.draft_model.check import check_draft
+from engine.draft_model.model import DraftModel, widest_group
+from engine.draft_model.runner import TorchDraftRunner
+from engine.errors import StartupError
+from engine.runner.kv_groups import kv_groups
+from engine.speculation.settings import SpecSettings
+from models.errors import ModelError
+from models.loaded_model import LoadedModel, ProgressReport
+from models.loading.load import check_folder, has_recurrence, load_model
+from models.loading.schemes import WeightOptions
+from models.sources.resolve import ModelFiles, resolve_model
+from models.weight_cache.store import WeightStore
+
+
+def resolve_draft(spec: SpecSettings, report: ProgressReport) -> ModelFiles | None:
+    """The draft model's files, None without one. Raises StartupError if they cannot be had, or for
+    recurrent layers."""
+    if spec.draft_model is None:
+        return None
+    with _naming(spec):
+        files = resolve_model(spec.draft_model, None, report, check=lambda folder: check_folder(folder, {}))
+        has_states = has_recurrence(files)
+    if has_states:
+        raise StartupError(
+            f"the draft model {spec.draft_model} has recurrent layers, whose states cannot be taken back where its "
+            "guesses are rejected; choose one with attention in all layers, or --speculative-method ngram"
+        )
+    return files
+
+
+def load_draft(
+    spec: SpecSettings,
+    files: ModelFiles,
+    target: LoadedModel,
+    *,
+    weights: WeightOptions,
+    weight_store: WeightStore | None = None,
+    report: ProgressReport,
+) -> LoadedModel:
+    """The draft model, on the target's device and in its dtype. Raises StartupError, for another vocabulary before its
+    weights are read."""
+    with _naming(spec):
+        return load_model(
+            files,
+            dtype=str(target.dtype).removeprefix("torch."),
+            device=str(target.device),
+            generation_config="vllm",  # none: requests have theirs from the target's
+            weights=weights,
+            weight_store=weight_store,
+            progress=report,
+            on_tokenizer=lambda tokenizer: check_draft(target.tokenizer, tokenizer),
+        )
+
+
+def make_drafter(
+    spec: SpecSettings, target: LoadedModel, draft: LoadedModel, *, num_blocks: int, block_size: int
+) -> DraftModel:
+    """With KV tensors of its own for `num_blocks` blocks."""
+    runner = TorchDraftRunner(
+        draft,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        target_vocab_size=target.vocab_size,
+        eos_token_ids=target.tokenizer.eos_token_ids,
+        sampling=spec.draft_sampling,
+    )
+    return DraftModel(
+        runner,
+        block_size=block_size,
+        max_len=draft.max_position,
+        kv_group=widest_group(kv_groups(target.layer_groups, block_size)),
+        relative_size=draft.weight_bytes / target.weight_bytes,
+    )
+
+
+@contextlib.contextmanager
+def _naming(spec: SpecSettings) -> Iterator[None]:
+    """Errors of two models would be hard to tell apart."""
+    try:
+        yield
+    except ModelError as error:
+        raise StartupError(f"the draft model {spec.draft_model} cannot be used: {error}") from error

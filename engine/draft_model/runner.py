@@ -1,0 +1,90 @@
+"""TorchDraftRunner: plans of a draft model, on tapes like the target's, with a KV cache over the same block ids."""
+
+import torch
+
+from engine.config import DraftSampling
+from engine.draft_model.model import NextTokens
+from engine.runner.batch_builder import build_batch
+from engine.runner.replay import recorded_layers
+from engine.sampling.distribution import best_ids, best_shares, is_greedy, probabilities
+from engine.sampling.draw import Purpose, draw, uniform
+from engine.sampling.logit_edits import LogitEditor
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.plan import StepPlan
+from engine.scheduling.sequence import Sequence
+from models.kv_cache import allocate_unshared_kv
+from models.loaded_model import LoadedModel
+
+
+class TorchDraftRunner:
+    """DraftRunner on a loaded model. Drafted tokens go through the same sampling steps as the target's."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        num_blocks: int,
+        block_size: int,
+        target_vocab_size: int,
+        eos_token_ids: list[int],
+        sampling: DraftSampling,
+    ) -> None:
+        """target_vocab_size: width of the target's output layer; the draft's may be padded to another. eos_token_ids:
+        the target's."""
+        self._model = model
+        self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # none gives back what a window has passed
+        self._target_vocab_size = target_vocab_size
+        self._sampling = sampling
+        self._kv = allocate_unshared_kv(model, num_blocks, block_size)
+        self._recorded = recorded_layers(model, self._kv, block_size)
+        self._batch_memory = None if self._recorded is None else self._recorded.memory
+        self._editor = LogitEditor(eos_token_ids)
+        self.num_tables = len(self._groups)
+
+    @torch.inference_mode()
+    def next_tokens(self, plan: StepPlan) -> NextTokens:
+        batch = build_batch(plan, self._groups, self._model.device, self._batch_memory)
+        decoder = self._model.decoder
+        wanted = batch.logit_rows
+        hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
+        rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
+        is_typical = self._recorded is None or not self._recorded.has_recorded
+        if not rows:
+            return NextTokens([], [], [], is_typical)
+        logits = self._as_targets(decoder.logits(hidden))
+        self._editor.edit(logits, rows)
+        best_values, chosen = best_ids(logits)
+        sound = torch.isfinite(best_values).tolist()
+        token_ids = [token_id if is_sound else None for token_id, is_sound in zip(chosen.tolist(), sound, strict=True)]
+        confidences = best_shares(logits, best_values).tolist()
+        distributions: list[torch.Tensor | None] = [None] * len(rows)
+        drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
+        if drawn:
+            drawn_rows = [rows[index] for index in drawn]
+            q = probabilities(logits[drawn], drawn_rows)
+            numbers = [uniform(row.sequence.seed, row.position, Purpose.PROPOSE) for row in drawn_rows]
+            ids = draw(q, torch.tensor(numbers, dtype=torch.float64, device=q.device)).tolist()
+            for index, token_id, row_q in zip(drawn, ids, q, strict=True):
+                token_ids[index], distributions[index] = token_id, row_q
+                confidences[index] = 1.0  # if the two distributions agree it stands, however even they are
+        return NextTokens(token_ids, distributions, confidences, is_typical)
+
+    def _as_targets(self, logits: torch.Tensor) -> torch.Tensor:
+        """The draft's logits at the target's width, whose ids a request's parameters may name: [L, V]."""
+        num_missing = self._target_vocab_size - logits.shape[-1]
+        if num_missing > 0:
+            return torch.nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
+        return logits[:, : self._target_vocab_size]
+
+    def _draws(self, row: LogitsRow) -> bool:
+        """Whether the token is drawn at random. Not for a request with a seed: its text would depend on how long drafts
+        are, and so on what they cost at the time."""
+        sampling = row.sequence.request.sampling
+        return self._sampling is DraftSampling.SAMPLED and sampling.seed is None and not is_greedy(sampling)
+
+    def can_read(self, token_ids: list[int]) -> bool:
+        return max(token_ids) < self._model.vocab_size
+
+    def release(self, sequence: Sequence) -> None:
+        self._editor.release(sequence)

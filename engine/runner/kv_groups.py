@@ -1,0 +1,13 @@
+"""kv_groups: a model's layer groups, as the scheduler sees them."""
+
+from collections.abc import Iterable
+
+from engine.scheduling.kv.groups import KVGroup
+from models.attention.layer_groups import LayerGroup
+
+
+def kv_groups(groups: Iterable[LayerGroup], block_size: int) -> tuple[KVGroup, ...]:
+    """What the scheduler has to know of a model's layer groups."""
+    return tuple(
+        KVGroup(block_size, group.window, is_chunked=group.is_chunked, is_state=group.is_state) for group in groups
+    )

@@ -1,0 +1,46 @@
+"""Warm-up before READY: the first request finds everything hot, and the speed of a prefill is measured."""
+
+import time
+from collections.abc import Callable
+
+from engine.protocol import EngineRequest, SamplingParams
+from engine.scheduling.kv.groups import KVGroup, lone_tables
+from engine.scheduling.plan import PlanItem, Runner, StepPlan
+from engine.scheduling.sequence import Sequence
+
+_FIRST_TRIAL_TOKENS, _MAX_TRIAL_TOKENS = 32, 256
+_TRIAL_S = 0.15  # as long as it takes to measure a step, and no longer: a start waits for it
+
+
+def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callable[[int, int], None]) -> float:
+    """Run two prefills and two decodes of throw-away sequences; returns the seconds that one prefill token takes.
+
+    The first prefill is short: it takes what a first step takes beside computing, and tells how long the second may
+    be, which is measured. The second decode runs as all later ones do. Blocks 0.. of the still unused pool are written;
+    nothing has been cached there yet. `report(done, total)` tells progress.
+    """
+    most_tokens = min(
+        _MAX_TRIAL_TOKENS, num_blocks // sum(not group.is_state for group in runner.kv_groups) * block_size
+    )
+    trial = _throw_away_sequence(most_tokens, runner.kv_groups)
+    num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
+    for run in range(2):
+        report(run, 4)
+        start_s = time.perf_counter()
+        runner.execute(StepPlan([PlanItem(trial, num_tokens, num_draft=0, needs_logits=True)]))
+        seconds_per_token = (time.perf_counter() - start_s) / num_tokens
+        num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
+    trial.num_computed = num_tokens - 1
+    for run in range(2, 4):
+        report(run, 4)
+        runner.execute(StepPlan([PlanItem(trial, 1, num_draft=0, needs_logits=True)]))
+    runner.release(trial)
+    report(4, 4)
+    return seconds_per_token
+
+
+def _throw_away_sequence(num_tokens: int, groups: tuple[KVGroup, ...]) -> Sequence:
+    sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9)
+    request = EngineRequest(id="warm-up", prompt_ids=[0] * num_tokens, sampling=sampling, arrival_s=0.0)
+    tables = lone_tables(groups, num_tokens)
+    return Sequence(request=request, seed=0, tokens=[0] * num_tokens, num_prompt=num_tokens, tables=tables)

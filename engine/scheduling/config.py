@@ -1,0 +1,57 @@
+"""SchedulerConfig: what the scheduler must know of the options, the model and the memory."""
+
+from dataclasses import dataclass
+
+from engine.config import EngineConfig, SchedulingPolicy
+from engine.scheduling.kv.groups import KVGroup, most_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """EngineConfig's scheduling options with nothing left open."""
+
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_groups: tuple[KVGroup, ...]
+    num_states: int = 0  # where a KV group holds recurrent states
+    long_prefill_token_threshold: int = 0  # 0 is no limit
+    scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
+    enable_prefix_caching: bool = True
+    eos_token_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        needed = most_blocks(self.kv_groups, self.max_model_len)
+        assert needed <= self.num_blocks, "a sequence of max_model_len must fit the pool"
+        assert self.num_states or not any(group.is_state for group in self.kv_groups)
+        assert self.max_num_seqs >= 1
+        assert self.max_num_batched_tokens >= 1
+
+    @classmethod
+    def from_engine_config(
+        cls,
+        config: EngineConfig,
+        *,
+        num_blocks: int,
+        num_states: int,
+        kv_groups: tuple[KVGroup, ...],
+        eos_token_ids: list[int],
+    ) -> "SchedulerConfig":
+        """The options of a config whose None values start-up has resolved."""
+        assert config.max_model_len is not None
+        assert config.max_num_batched_tokens is not None
+        return cls(
+            num_blocks=num_blocks,
+            num_states=num_states,
+            block_size=config.block_size,
+            kv_groups=kv_groups,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            long_prefill_token_threshold=config.long_prefill_token_threshold,
+            scheduling_policy=config.scheduling_policy,
+            enable_prefix_caching=config.enable_prefix_caching,
+            eos_token_ids=frozenset(eos_token_ids),
+        )

@@ -1,0 +1,96 @@
+"""What one row result makes of a sequence: tokens appended, stop conditions, and the output to send."""
+
+from engine.protocol import AbortReason, FinishReason, RequestOutput, TokenLogprobs
+from engine.scheduling.plan import PlanItem, RowResult
+from engine.scheduling.sequence import Sequence
+
+
+def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> RequestOutput | None:
+    """Advance the sequence by what was computed and accepted; returns the output, or None if there is no news.
+
+    Of a row's tokens, those after the one that ends the text are dropped.
+    """
+    sequence = item.sequence
+    assert bool(row.token_ids) == item.needs_logits
+    assert len(row.token_ids) <= item.num_draft + 1
+    if row.prompt_logprobs:
+        _collect_prompt_logprobs(sequence, row.prompt_logprobs)
+    new_ids, finish_reason, stop_token_id = _accept(sequence, row.token_ids, eos_token_ids)
+    num_rejected = item.num_draft + 1 - len(row.token_ids) if item.needs_logits else 0
+    sequence.num_drafted += item.num_draft
+    sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
+    # A text that ends inside an accepted draft is shorter than what was computed for it.
+    sequence.num_computed = min(sequence.num_computed + item.num_new - num_rejected, len(sequence.tokens))
+    sequence.draft = []
+    if not new_ids and finish_reason is None and sequence.num_computed == len(sequence.tokens):
+        finish_reason = FinishReason.LENGTH  # max_tokens is 0: the prompt is computed and nothing follows
+    if not new_ids and finish_reason is None:
+        return None
+    is_first, sequence.has_output = not sequence.has_output, True
+    return RequestOutput(
+        id=sequence.id,
+        new_ids=new_ids,
+        logprobs=None if row.logprobs is None else row.logprobs[: len(new_ids)],
+        prompt_logprobs=_all_prompt_logprobs(sequence) if is_first else None,
+        finish_reason=finish_reason,
+        stop_token_id=stop_token_id,
+        num_cached_tokens=sequence.num_cached or 0,
+        queue_s=_queue_s(sequence) if is_first else None,
+        num_drafted=sequence.num_drafted,
+        num_draft_accepted=sequence.num_draft_accepted,
+    )
+
+
+def terminal_output(sequence: Sequence, finish_reason: FinishReason, *, error: str | None = None) -> RequestOutput:
+    """The output that ends a sequence from outside: no new tokens."""
+    return RequestOutput(
+        id=sequence.id,
+        finish_reason=finish_reason,
+        num_cached_tokens=sequence.num_cached or 0,
+        queue_s=None if sequence.has_output else _queue_s(sequence),
+        error=error,
+    )
+
+
+def finish_reason_of_abort(reason: AbortReason) -> FinishReason:
+    return FinishReason.STOP if reason is AbortReason.STOP_STRING else FinishReason.ABORT
+
+
+def _accept(
+    sequence: Sequence, token_ids: list[int], eos_token_ids: frozenset[int]
+) -> tuple[list[int], FinishReason | None, int | None]:
+    """Append tokens up to the one that ends the text: (appended ids, finish reason, stop token id)."""
+    sampling = sequence.request.sampling
+    num_output = sequence.num_output
+    for index, token_id in enumerate(token_ids):
+        num_output += 1
+        # The sampler bans stop ids for the first min_tokens tokens, so up to there none is a wish to stop.
+        is_stop = num_output > sampling.min_tokens and (
+            token_id in sampling.stop_token_ids or (token_id in eos_token_ids and not sampling.ignore_eos)
+        )
+        if is_stop or num_output == sampling.max_tokens:
+            new_ids = token_ids[: index + 1]
+            sequence.tokens += new_ids
+            return new_ids, *((FinishReason.STOP, token_id) if is_stop else (FinishReason.LENGTH, None))
+    sequence.tokens += token_ids
+    return token_ids, None, None
+
+
+def _collect_prompt_logprobs(sequence: Sequence, logprobs: list[TokenLogprobs]) -> None:
+    """Append what a chunk brought; after preemption chunks come again, and what is known already is skipped."""
+    num_known = len(sequence.prompt_logprobs) - sequence.num_computed
+    assert num_known >= 0
+    sequence.prompt_logprobs += logprobs[num_known:]
+
+
+def _all_prompt_logprobs(sequence: Sequence) -> list[TokenLogprobs | None] | None:
+    if sequence.request.sampling.prompt_logprobs is None:
+        return None
+    assert not sequence.needs_prompt_rows
+    return [None, *sequence.prompt_logprobs]  # nothing predicts the first token
+
+
+def _queue_s(sequence: Sequence) -> float | None:
+    if sequence.first_scheduled_s is None:
+        return None
+    return max(0.0, sequence.first_scheduled_s - sequence.request.arrival_s)

@@ -1,0 +1,70 @@
+"""StepPlan: what the scheduler asks of one forward pass, and StepResult: what came of it."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from engine.protocol import TokenLogprobs
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.sequence import Sequence
+
+
+class PlanItem(NamedTuple):
+    """Compute tokens[num_computed : num_computed + num_new] of `sequence`.
+
+    `needs_logits`: the last row reaches the end of what is known, so a token is sampled from it. Requests with
+    prompt_logprobs also get logits for their prompt rows. A tuple, like RowResult: each step makes one for every
+    sequence, and a frozen dataclass takes four times as long to make.
+    """
+
+    sequence: Sequence
+    num_new: int
+    num_draft: int  # of num_new, the last ones that are unverified
+    needs_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Items in batch order: a list, never a set, so that a step is reproducible."""
+
+    items: list[PlanItem]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_new for item in self.items)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether every sequence has one token and its draft to compute, and gets a token."""
+        return all(item.num_new - item.num_draft == 1 and item.needs_logits for item in self.items)
+
+
+class RowResult(NamedTuple):
+    """What one plan item brought. `token_ids` is empty where no logits were needed; with a draft it holds the accepted
+    draft tokens and one more. `error` ends this sequence and no other."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt tokens after each of this item's rows
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One RowResult an item, in the plan's order. `is_typical`: no later step of this kind would be spared what this
+    one took time for, such as recording a tape, or failing. The rest is of models with experts, as in StepStats."""
+
+    rows: list[RowResult]
+    is_typical: bool = True
+    expert_rows: list[int] = field(default_factory=list)
+    expert_imbalance: float | None = None
+
+
+class Runner(Protocol):
+    """Executes plans. The torch runner computes; tests use a ledger that checks every slot instead."""
+
+    kv_groups: tuple[KVGroup, ...]  # what the tables of a sequence are for
+
+    def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def release(self, sequence: Sequence) -> None:
+        """Forget what is held for a finished sequence."""

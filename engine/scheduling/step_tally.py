@@ -1,0 +1,31 @@
+"""StepTally: what one step did, counted while it happens; it becomes a StepStats."""
+
+from dataclasses import dataclass
+
+from engine.scheduling.sequence import Sequence
+
+
+@dataclass(slots=True)
+class StepTally:
+    """Increments of one step, named as in StepStats."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    recomputed_tokens: int = 0
+
+    def count_computed(self, sequence: Sequence, num_new: int) -> None:
+        """Count rows computed from sequence.num_computed on, as it was before the step."""
+        if sequence.request.is_replay:
+            return
+        start = sequence.num_computed
+        num_known = max(sequence.num_prompt, sequence.num_computed_before) - start
+        if num_known <= 0:
+            self.decode_tokens += num_new
+            return
+        num_known = min(num_new, num_known)
+        self.prefill_tokens += num_known
+        self.decode_tokens += num_new - num_known
+        self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_before - start))

@@ -1,0 +1,103 @@
+"""SpecSettings: the options of speculation with --speculative-config merged in and nothing left open."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from engine.config import DraftSampling, EngineConfig, Quantization, SpeculativeMethod
+from engine.errors import OptionError
+from engine.speculation.proposers import Source
+
+AUTO_TOKENS = 15  # longest draft of "auto": beyond it a verification is no longer cheap anywhere
+_KEYS = ("method", "model", "num_speculative_tokens", "prompt_lookup_max", "prompt_lookup_min", "quantization")
+_MAX_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SpecSettings:
+    """method DRAFT_MODEL has a draft_model, NGRAM may have one beside it; max_tokens is the longest draft."""
+
+    method: SpeculativeMethod
+    max_tokens: int
+    draft_model: str | None
+    draft_quantization: Quantization
+    draft_sampling: DraftSampling
+    lookup_min: int
+    lookup_max: int
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """Where drafts may come from: a request's own prediction in any case."""
+        sources = {Source.PREDICTION}
+        if self.method is SpeculativeMethod.NGRAM:
+            sources.add(Source.NGRAM)
+        if self.draft_model is not None:
+            sources.add(Source.DRAFT_MODEL)
+        return frozenset(sources)
+
+
+def spec_settings(config: EngineConfig) -> SpecSettings:
+    """Raises OptionError for options that do not go together."""
+    extra = _parse(config.speculative_config)
+    method_name = extra.get("method", config.speculative_method.value)
+    try:
+        method = SpeculativeMethod(method_name)
+    except ValueError:
+        known = ", ".join(SpeculativeMethod)
+        raise OptionError(f"the speculative method is {method_name!r}; it must be one of {known}") from None
+    draft_model = extra.get("model", config.draft_model)
+    if draft_model is not None and method is SpeculativeMethod.NONE:
+        method = SpeculativeMethod.DRAFT_MODEL
+    if method is SpeculativeMethod.DRAFT_MODEL and draft_model is None:
+        raise OptionError("--speculative-method is draft_model, but there is no --draft-model; name one")
+    lookup_max = _whole_number(extra, "prompt_lookup_max", 4)
+    lookup_min = _whole_number(extra, "prompt_lookup_min", min(2, lookup_max))
+    if lookup_min > lookup_max:
+        raise OptionError(f"prompt_lookup_min is {lookup_min}, above prompt_lookup_max, {lookup_max}; lower it")
+    quantization = extra.get("quantization", config.draft_quantization.value)
+    try:
+        draft_quantization = Quantization(quantization)
+    except ValueError:
+        raise OptionError(
+            f"the draft's quantization is {quantization!r}; it must be one of {', '.join(Quantization)}"
+        ) from None
+    return SpecSettings(
+        method=method,
+        max_tokens=_max_tokens(extra.get("num_speculative_tokens", config.num_speculative_tokens)),
+        draft_model=draft_model,
+        draft_quantization=draft_quantization,
+        draft_sampling=config.draft_sampling,
+        lookup_min=lookup_min,
+        lookup_max=lookup_max,
+    )
+
+
+def _parse(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise OptionError(f"--speculative-config is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise OptionError("--speculative-config must be a JSON object, such as " + '\'{"method": "ngram"}\'')
+    for name in values:
+        if name not in _KEYS:
+            raise OptionError(f"--speculative-config has the key {name!r}; known are {', '.join(_KEYS)}")
+    return values
+
+
+def _max_tokens(value: object) -> int:
+    if value == "auto":
+        return AUTO_TOKENS
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MAX_TOKENS):
+        raise OptionError(f"--num-speculative-tokens is {text}; it must be auto or a number from 1 to {_MAX_TOKENS}")
+    return int(text)
+
+
+def _whole_number(values: dict[str, Any], name: str, default: int) -> int:
+    value = values.get(name, default)
+    if type(value) is not int or not 1 <= value <= _MAX_TOKENS:
+        raise OptionError(f"{name} in --speculative-config is {value!r}; it must be a number from 1 to {_MAX_TOKENS}")
+    return value

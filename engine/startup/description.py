@@ -1,0 +1,120 @@
+"""What an engine tells about itself: EngineInfo, with the lines that the operator reads at the start."""
+
+from collections import Counter
+
+import torch
+
+from engine.config import EngineConfig, SpeculativeMethod
+from engine.protocol import EngineInfo, Quality, TokenizerInfo
+from engine.quality.report import describe_quality
+from engine.runner.kv_budget import KVBudget, format_bytes
+from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.step_budget import StepBudget
+from engine.speculation.settings import SpecSettings
+from models.loaded_model import LoadedModel, TokenizerAssets
+
+
+def describe(
+    config: EngineConfig,
+    model: LoadedModel,
+    groups: tuple[KVGroup, ...],
+    budget: KVBudget,
+    steps: str,
+    quality: Quality | None,
+) -> EngineInfo:
+    max_model_len, max_batched = config.max_model_len, config.max_num_batched_tokens
+    assert max_model_len is not None
+    assert max_batched is not None
+    example = min(512, max_model_len)
+    dtype = str(model.dtype).removeprefix("torch.")
+    num_threads = torch.get_num_threads()
+    threads = f", {num_threads} thread{'' if num_threads == 1 else 's'}" if model.device.type == "cpu" else ""
+    notes = [
+        f"Model: {model.architecture}, {dtype} on {model.device}{threads}",
+        f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
+        f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
+        f"up to {budget.num_blocks // most_blocks(groups, example)} requests of {example} tokens",
+        *_describe_states(budget),
+        f"Context: {max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
+        *model.notes,
+        *([] if quality is None else [describe_quality(quality)]),
+    ]
+    return EngineInfo(
+        architecture=model.architecture,
+        device=str(model.device),
+        dtype=dtype,
+        vocab_size=model.vocab_size,
+        max_model_len=max_model_len,
+        block_size=config.block_size,
+        num_blocks=budget.num_blocks,
+        kv_bytes=budget.kv_bytes,
+        kv_windows=[group.window for group in groups if not group.is_state],
+        num_states=budget.num_states,
+        weight_bytes=model.weight_bytes,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max_batched,
+        tokenizer=tokenizer_info(model.tokenizer),
+        generation_defaults=model.generation_defaults,
+        notes=notes,
+        weight_formats=model.weight_formats,
+        quality=quality,
+    )
+
+
+def describe_speculation(spec: SpecSettings, draft: LoadedModel | None) -> list[str]:
+    """A line for the operator, where drafts were asked for."""
+    if spec.method is SpeculativeMethod.NONE:
+        return []
+    sources = []
+    if spec.method is SpeculativeMethod.NGRAM:
+        sources.append(f"prompt lookup of {spec.lookup_min} to {spec.lookup_max} tokens")
+    if draft is not None:
+        sources.append(f"{spec.draft_model} ({format_bytes(draft.weight_bytes)}), {spec.draft_sampling.value} drafts")
+    return [f"Speculation: {' and '.join(sources)}, up to {spec.max_tokens} tokens, as many as pay"]
+
+
+def _describe_states(budget: KVBudget) -> list[str]:
+    """A line, where the model has recurrent layers."""
+    if not budget.num_states:
+        return []
+    return [
+        f"Recurrent states: {budget.num_states:,} of {format_bytes(budget.state_bytes // budget.num_states)}, "
+        f"{format_bytes(budget.state_bytes)} beside the KV cache; a running request needs one, the others are "
+        "checkpoints of cached prefixes"
+    ]
+
+
+def _describe_groups(all_groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
+    """Such as " = 8,192 tokens", or " for 7 groups of layers (1 full, 6 with a window of 512)"."""
+    groups = tuple(group for group in all_groups if not group.is_state)
+    if groups == (KVGroup(groups[0].block_size),):
+        return f" = {budget.num_blocks * groups[0].block_size:,} tokens"
+    counts = Counter(_describe_reach(group) for group in groups)
+    kinds = [f"{count} {reach}" for reach, count in counts.items()]
+    return f" for {len(groups)} group{'s' if len(groups) > 1 else ''} of layers ({', '.join(kinds)})"
+
+
+def _describe_reach(group: KVGroup) -> str:
+    if group.window is None:
+        return "full"
+    return f"with {'chunks' if group.is_chunked else 'a window'} of {group.window:,}"
+
+
+def tokenizer_info(assets: TokenizerAssets) -> TokenizerInfo:
+    return TokenizerInfo(
+        tokenizer_json=assets.tokenizer_json,
+        chat_template=assets.chat_template,
+        special_tokens=assets.special_tokens,
+        bos_token_id=assets.bos_token_id,
+        eos_token_ids=assets.eos_token_ids,
+        add_bos_token=assets.add_bos_token,
+    )
+
+
+def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: float) -> str:
+    if config.max_num_batched_tokens is not None:
+        return f"steps of up to {config.max_num_batched_tokens:,} tokens"
+    return (
+        f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to what takes 500 and "
+        f"250 ms ({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up)"
+    )

@@ -1,0 +1,96 @@
+"""`python -m engine.tools.bench NAME JOB`: the process behind `headrace bench` latency, throughput, roofline and spec.
+
+JOB is JSON: a list of the EngineConfig and the benchmark's own options.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console, RenderableType
+
+from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.errors import HeadraceError, OptionError
+from engine.jobs.bench_config import (
+    BENCH_CONFIGS,
+    BenchConfig,
+    LatencyConfig,
+    RooflineConfig,
+    SpecConfig,
+    ThroughputConfig,
+)
+from engine.jobs.progress import Lines
+from engine.jobs.results import check_results_file, write_results
+from engine.protocol import EngineInfo
+from engine.startup.build import build_engine
+from engine.tools.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
+
+_FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
+
+
+def main(argv: Sequence[str]) -> int:
+    """Build the engine, run one benchmark, print its tables; returns the exit code."""
+    exit_on_sigterm()
+    end_with_parent()
+    name, job = argv
+    engine_options, options = msgspec.json.decode(job)
+    engine_config = msgspec.convert(engine_options, EngineConfig)
+    config = msgspec.convert(options, BENCH_CONFIGS[name])
+    try:
+        check_results_file(config.json)
+        if isinstance(config, SpecConfig):
+            speculation.check(config, engine_config)
+        engine, info = build_engine(engine_config, Lines())  # no bars: the reader waits for the end
+        for note in info.notes:
+            sys.stderr.write(f"{note}\n")
+        results, shown = _run(engine, info, config, engine_config.model)
+        console = Console()
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
+        console.print(shown)
+        if config.json is not None:
+            _write_json(config.json, name, engine_config, config, info, results)
+    except HeadraceError as error:
+        sys.stderr.write(f"headrace: {error}\n")
+        return 2 if isinstance(error, OptionError) else 1
+    return 0
+
+
+def _run(engine: Engine, info: EngineInfo, config: BenchConfig, model: str) -> tuple[Any, RenderableType]:
+    """The results, for JSON, and their tables."""
+    match config:
+        case LatencyConfig():
+            latencies = latency.measure(engine, info, config)
+            return latencies, latency.table(latencies, config)
+        case ThroughputConfig():
+            rates = throughput.measure(engine, info, config)
+            return rates, throughput.table(rates, config)
+        case RooflineConfig():
+            lines = roofline.measure(engine, info, config)
+            return lines, roofline_tables.table(lines)
+        case SpecConfig():
+            results = speculation.measure(engine, info, config)
+            if config.plot is not None:
+                speculation_report.write_plot(config.plot, results, model)
+            return results, speculation_report.table(results, config)
+
+
+def _write_json(
+    path: str, name: str, engine_config: EngineConfig, config: BenchConfig, info: EngineInfo, results: Any
+) -> None:
+    result = {
+        "benchmark": name,
+        "engine_config": dataclasses.asdict(engine_config),
+        "config": dataclasses.asdict(config),
+        "notes": info.notes,
+        "results": results,
+    }
+    write_results(path, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""The least that a phase must do: bytes from memory and operations, worked out from shapes."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from models.attention.base import AttentionSpec
+from models.batch import ForwardBatch, KVGroupBatch
+from models.layers.mlp import MLP
+from models.linear.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`flops` are in `dtype`: int8 where weights are quantised, else that of the activations."""
+
+    num_bytes: int = 0
+    flops: int = 0
+    dtype: str = "float32"
+
+    def __add__(self, other: "Cost") -> "Cost":
+        dtype = other.dtype if other.flops else self.dtype
+        return Cost(self.num_bytes + other.num_bytes, self.flops + other.flops, dtype)
+
+
+def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
+    """x: [..., n], what the layer is given. The weight as it is stored, once; the rows in and out; a multiply and an
+    add an element of the weight and row."""
+    rows = x.numel() // x.shape[-1]
+    num_weights = layer.in_features * layer.out_features
+    held_bytes = weight_bytes(layer)
+    return Cost(
+        num_bytes=held_bytes + x.nbytes + rows * layer.out_features * x.element_size(),
+        flops=2 * rows * num_weights,
+        dtype=_arithmetic(held_bytes / num_weights),
+    )
+
+
+def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
+    """Of the experts that got rows: counts [E], how many each."""
+    total = Cost()
+    for expert, rows in zip(experts, counts.tolist(), strict=True):
+        for layer in expert.linears if rows else ():
+            total += linear_cost(layer, torch.empty(rows, layer.in_features, device="meta"))
+    return total
+
+
+def _arithmetic(bytes_per_weight: float) -> str:
+    """The precision that weights of such a width are best multiplied in: below 16 bits that is int8."""
+    if bytes_per_weight < 2:
+        return "int8"
+    return "bfloat16" if bytes_per_weight < 4 else "float32"
+
+
+def weight_bytes(layer: nn.Module) -> int:
+    """Bytes of all tensors that the layer holds, in parameters, buffers or (packed) plain attributes."""
+    tensors = [*layer.parameters(), *layer.buffers(), *_tensors_in(vars(layer).values())]
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def _tensors_in(values: object) -> Iterator[torch.Tensor]:
+    for value in values:  # type: ignore[attr-defined]
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors_in(value)
+
+
+def attention_cost(
+    q: torch.Tensor, kv: torch.Tensor, batch: ForwardBatch, group: KVGroupBatch, spec: AttentionSpec, **_: object
+) -> Cost:
+    """Each visible key and value from memory once a sequence, queries and results once; two products of a row with
+    each position that it sees."""
+    del group
+    sees_all = spec.sliding_window is None and spec.chunk is None
+    read = visible = 0
+    for rows, context in zip(batch.query_lens, batch.context_lens, strict=True):
+        first = context - rows
+        read += context - spec.first_seen(first)
+        if sees_all:
+            visible += rows * first + rows * (rows + 1) // 2
+        else:
+            visible += sum(position + 1 - spec.first_seen(position) for position in range(first, context))
+    stored_dim = spec.head_dim + (spec.value_dim if spec.values_from is None else 0)
+    kv_bytes = read * spec.num_kv_heads * stored_dim * kv.element_size()
+    product_dims = spec.head_dim + spec.value_dim
+    flops = 2 * spec.num_heads * product_dims * visible
+    row_bytes = q.shape[0] * spec.num_heads * product_dims * q.element_size()
+    return Cost(kv_bytes + row_bytes, flops, str(q.dtype).removeprefix("torch."))
+
+
+def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> Cost:
+    """The rows' keys and values, read and written."""
+    del kv, group
+    return Cost(2 * (k.nbytes + (0 if v is None else v.nbytes)))
+
+
+def rotate_and_write_cost(
+    kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, by: object, group: KVGroupBatch
+) -> Cost:
+    """As `kv_write_cost`, with the queries turned too."""
+    del by
+    return kv_write_cost(kv, k, v, group) + Cost(2 * q.numel() * q.element_size())
+
+
+def sampling_cost(logits: torch.Tensor, *_: object) -> Cost:
+    """Every logit, once."""
+    return Cost(logits.numel() * logits.element_size())

@@ -1,0 +1,217 @@
+"""Where a step's time goes: clocks around the engine's parts, put there for a benchmark and taken away again.
+
+The hot path knows nothing of this. Whatever is not wrapped falls to the phase around it, so that the phases of a step
+add up to its time. Steps that are replayed from a tape are clocked call by call, and count no costs: those of a like
+step that ran without one hold for them too.
+"""
+
+import contextlib
+import enum
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+
+from engine.client.framing import encode_frame
+from engine.engine import Engine
+from engine.protocol import StepOutputs
+from engine.runner import runner as runner_module
+from engine.runner.replay import RecordedLayers
+from engine.tools.bench.costs import (
+    Cost,
+    attention_cost,
+    experts_cost,
+    kv_write_cost,
+    linear_cost,
+    rotate_and_write_cost,
+    sampling_cost,
+)
+from engine.tools.bench.machine import synchronize
+from models.kernels.tape import Tape
+from models.layers.moe import MoE
+from models.linear.linear import Linear
+
+
+class Phase(enum.StrEnum):
+    LINEARS = "linears"
+    HEAD = "output layer"
+    ATTENTION = "attention"
+    KV_WRITE = "RoPE, KV write"
+    FORWARD = "rest of the model"  # norms, activations, residuals, embedding
+    SAMPLING = "sampling"
+    SCHEDULER = "scheduler"
+    BATCH = "batch building"
+    IPC = "encoding for IPC"
+    ENGINE = "rest of the step"
+    HOOKS = "hooks"  # the cost of working out costs; no part of the step
+
+
+# Of native calls on a tape; all others are Phase.FORWARD.
+_PHASES = {
+    "hr_paged_attention": Phase.ATTENTION,
+    "hr_rope_kv_write": Phase.KV_WRITE,
+    "hr_quantized_linear": Phase.LINEARS,
+    "hr_scaled_linear": Phase.LINEARS,
+    "hr_bf16_linear": Phase.LINEARS,
+    "hr_head_linear": Phase.LINEARS,
+    "hr_moe_rows": Phase.LINEARS,
+}
+
+
+@dataclass(slots=True)
+class PhaseClock:
+    """Exclusive time of each phase: while an inner one runs, the outer one's clock stands.
+
+    Invariant: `_open` holds the phases that were entered and not left, outermost first.
+    """
+
+    device: torch.device
+    now: Callable[[], float] = time.perf_counter
+    seconds: dict[Phase, float] = field(default_factory=dict)
+    costs: dict[Phase, Cost] = field(default_factory=dict)
+    _open: list[Phase] = field(default_factory=list)
+    _switched_s: float = 0.0
+
+    @property
+    def current(self) -> Phase | None:
+        return self._open[-1] if self._open else None
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def enter(self, phase: Phase) -> None:
+        self._switch()
+        self._open.append(phase)
+
+    def leave(self) -> None:
+        self._switch()
+        self._open.pop()
+
+    def _switch(self) -> None:
+        """Credit the time since the last switch to the innermost open phase."""
+        synchronize(self.device)
+        now_s = self.now()
+        if self._open:
+            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now_s - self._switched_s
+        self._switched_s = now_s
+
+    def charge(self, phase: Phase, cost: Cost) -> None:
+        self.costs[phase] = self.costs.get(phase, Cost()) + cost
+
+
+def timed_step(engine: Engine, clock: PhaseClock) -> StepOutputs:
+    """One step of an instrumented engine, with the encoding of its outputs."""
+    with clock.phase(Phase.ENGINE):
+        outputs = engine.step()
+    with clock.phase(Phase.IPC):
+        encode_frame(outputs)
+    return outputs
+
+
+@contextlib.contextmanager
+def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False) -> Iterator[None]:
+    """Clocks around the parts of `engine` while the context lasts.
+
+    uses_tapes: steps that have a tape are replayed from it, as ever; else none are, and costs are counted.
+    Reaches into private attributes: the alternative is timing code in the hot path.
+    """
+    scheduler, runner = engine._scheduler, engine._runner
+    model, sampler = runner._model, runner._sampler  # type: ignore[attr-defined]
+    backend = model.attention_backend
+    with contextlib.ExitStack() as stack:
+        if uses_tapes:
+            stack.enter_context(mock.patch.object(Tape, "replay", lambda tape: _replay_clocked(clock, tape)))
+            stack.enter_context(_timed(clock, Phase.FORWARD, RecordedLayers, "__call__"))
+        else:
+            stack.enter_context(mock.patch.object(runner, "_recorded", None))
+        for name in ("schedule", "update", "take_stats"):
+            stack.enter_context(_timed(clock, Phase.SCHEDULER, scheduler, name))
+        stack.enter_context(_timed(clock, Phase.BATCH, runner_module, "build_batch"))
+        stack.enter_context(_timed(clock, Phase.SAMPLING, sampler, "sample", sampling_cost))
+        stack.enter_context(_timed(clock, Phase.ATTENTION, backend, "forward", attention_cost))
+        stack.enter_context(_timed(clock, Phase.KV_WRITE, backend, "write", kv_write_cost))
+        stack.enter_context(_timed(clock, Phase.KV_WRITE, backend, "rotate_and_write", rotate_and_write_cost))
+        stack.enter_context(_timed_forward(clock, Phase.FORWARD, model.decoder))
+        for module in model.decoder.modules():
+            if isinstance(module, MoE):
+                stack.enter_context(_timed_experts(clock, module))
+            elif isinstance(module, Linear):
+                phase = Phase.HEAD if module is model.decoder.head else Phase.LINEARS
+                stack.enter_context(_timed_forward(clock, phase, module))
+        yield
+
+
+def _replay_clocked(clock: PhaseClock, tape: Tape) -> None:
+    tape.replay_each(lambda name: clock.phase(_PHASES.get(name, Phase.FORWARD)))
+
+
+@contextlib.contextmanager
+def _timed(
+    clock: PhaseClock, phase: Phase, owner: Any, name: str, cost: Callable[..., Cost] | None = None
+) -> Iterator[None]:
+    """Replace the function `name` of an object or module by one that is clocked; `cost` takes the same arguments."""
+    function = getattr(owner, name)
+
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        if cost is not None and clock.current is not phase:  # else the caller of the same phase has been charged
+            with clock.phase(Phase.HOOKS):
+                clock.charge(phase, cost(*args, **kwargs))
+        with clock.phase(phase):
+            return function(*args, **kwargs)
+
+    was_own = name in vars(owner)
+    setattr(owner, name, clocked)
+    try:
+        yield
+    finally:
+        if was_own:
+            setattr(owner, name, function)
+        else:
+            delattr(owner, name)  # the class's method shows again
+
+
+@contextlib.contextmanager
+def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
+    """Experts that are computed in one native call; others are Linear layers like any."""
+    native = moe._native
+    if native is None:
+        yield
+        return
+
+    def clocked(*args: Any, **kwargs: Any) -> None:
+        with clock.phase(Phase.HOOKS):
+            before = moe.load.clone()
+        with clock.phase(Phase.LINEARS):
+            native(*args, **kwargs)
+        with clock.phase(Phase.HOOKS):
+            clock.charge(Phase.LINEARS, experts_cost(moe.experts, moe.load - before))
+
+    with mock.patch.dict(vars(moe), {"_native": clocked}):
+        yield
+
+
+@contextlib.contextmanager
+def _timed_forward(clock: PhaseClock, phase: Phase, module: torch.nn.Module) -> Iterator[None]:
+    def before(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, Linear):
+            with clock.phase(Phase.HOOKS):
+                clock.charge(phase, linear_cost(module, args[0]))
+        clock.enter(phase)
+
+    def after(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 (torch's signature)
+        clock.leave()
+
+    handles = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

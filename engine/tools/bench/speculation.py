@@ -1,0 +1,168 @@
+"""`headrace bench spec`: tokens a second with drafts against none, by where drafts come from, text and batch size."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.progress import Progress
+
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.errors import StartupError
+from engine.jobs.bench_config import SpecConfig
+from engine.jobs.plotting import check_plotting
+from engine.jobs.progress_bars import bars
+from engine.protocol import EngineInfo, EngineRequest, SamplingParams, StepStats
+from engine.speculation.proposers import Source
+from engine.speculation.settings import spec_settings
+from engine.tools.bench.drive import Spread, check_fits, run_batch
+from engine.tools.bench.speculation_tasks import SpecCase, TaskText, TaskTexts, parse_cases
+
+
+@dataclass(frozen=True, slots=True)
+class SpecResult:
+    """Of one case and batch size. Rates are of all sequences together, while all of them generate."""
+
+    case: str
+    batch_size: int
+    plain_tokens_per_s: Spread
+    tokens_per_s: Spread
+    speedup: Spread  # of each turn with drafts, against its other half
+    speedups: list[float]  # the turns'
+    draft_length: float  # drafted tokens a sequence and step
+    acceptance: float  # share of drafted tokens that stood
+    same_texts: float  # share of texts that are equal with and without drafts
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    tokens_per_s: float
+    texts: list[list[int]]
+    drafted: int
+    accepted: int
+    steps: int
+
+
+class _TooShortError(StartupError):
+    """There was no time in which all texts were generated; the engine is idle again."""
+
+
+def check(config: SpecConfig, engine_config: EngineConfig) -> None:
+    """Raise StartupError for what would stop the benchmark after its model has been loaded, or at its end."""
+    has_draft = spec_settings(engine_config).draft_model is not None
+    parse_cases(config.case, [source for source in Source if has_draft or source is not Source.DRAFT_MODEL])
+    if config.plot is not None:
+        check_plotting(config.plot)
+
+
+def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecResult]:
+    """One result for each case and batch size whose texts are long enough; the others are named on stderr.
+
+    Raises StartupError if one does not fit or would draft nothing, or if no text is long enough.
+    """
+    cases = parse_cases(config.case, engine.draft_sources)
+    texts = TaskTexts(info, config.prompt_lines)
+    plan = [
+        (case, [texts.take(case, batch_size) for _ in range(config.num_iters_warmup + config.num_iters)])
+        for case in cases
+        for batch_size in config.batch_size
+    ]
+    longest = max(len(text.prompt_ids) for _, turns in plan for turn in turns for text in turn)
+    for batch_size in config.batch_size:
+        check_fits(info, batch_size=batch_size, tokens_each=longest + config.output_len)
+    results, left_out = [], None
+    with bars(redraws_itself=False) as progress:
+        for case, turns in plan:
+            try:
+                results.append(_measure(engine, config, case, turns, progress))
+            except _TooShortError as error:
+                left_out = error
+                sys.stderr.write(f"{case.name}, batch {len(turns[0])} is left out: {error}\n")
+    if left_out is not None and not results:
+        raise left_out
+    return results
+
+
+def _measure(
+    engine: Engine, config: SpecConfig, case: SpecCase, turns: list[list[TaskText]], progress: Progress
+) -> SpecResult:
+    batch_size = len(turns[0])
+    if progress.disable:
+        sys.stderr.write(f"{case.name}, batch {batch_size} ...\n")
+    bar = progress.add_task(f"{case.name}, batch {batch_size}", total=len(turns))
+    progress.refresh()
+    plain, drafted = [], []
+    for number, texts in enumerate(turns):
+        order = (False, True) if number % 2 == 0 else (True, False)
+        name = f"{case.name} {batch_size} {number}"
+        run_batch(engine, list(_requests(config, texts, f"{name} prompt", output_len=1)))
+        runs = {}
+        for drafts in order:
+            engine.set_draft_sources([case.source] if drafts else [])
+            requests = _requests(config, texts, f"{name} {drafts}", output_len=config.output_len)
+            runs[drafts] = _run(engine, list(requests))
+        if number >= config.num_iters_warmup:
+            plain.append(runs[False])
+            drafted.append(runs[True])
+        progress.advance(bar)
+        progress.refresh()
+    equal = [a == b for p, d in zip(plain, drafted, strict=True) for a, b in zip(p.texts, d.texts, strict=True)]
+    num_drafted = sum(run.drafted for run in drafted)
+    speedups = [d.tokens_per_s / p.tokens_per_s for p, d in zip(plain, drafted, strict=True)]
+    return SpecResult(
+        case=case.name,
+        batch_size=batch_size,
+        plain_tokens_per_s=Spread.of(run.tokens_per_s for run in plain),
+        tokens_per_s=Spread.of(run.tokens_per_s for run in drafted),
+        speedup=Spread.of(speedups),
+        speedups=speedups,
+        draft_length=num_drafted / max(1, sum(run.steps for run in drafted) * batch_size),
+        acceptance=sum(run.accepted for run in drafted) / max(1, num_drafted),
+        same_texts=sum(equal) / len(equal),
+    )
+
+
+def _requests(config: SpecConfig, texts: list[TaskText], name: str, *, output_len: int) -> Iterator[EngineRequest]:
+    for number, text in enumerate(texts):
+        yield EngineRequest(
+            id=f"{name} {number}",
+            prompt_ids=text.prompt_ids,
+            sampling=SamplingParams(max_tokens=output_len, temperature=config.temperature, ignore_eos=True),
+            arrival_s=time.monotonic(),
+            prediction_ids=text.prediction_ids,
+        )
+
+
+def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
+    """All requests at once to their end, timed while all of them generate: their prompts are in the prefix cache."""
+    ids: dict[str, list[int]] = {request.id: [] for request in requests}
+    for request in requests:
+        engine.add(request)
+    has_ended = False
+    began_s = ended_s = 0.0
+    num_before = num_after = 0
+    timed: list[StepStats] = []
+    while engine.has_work:
+        step = engine.step()
+        for output in step.outputs:
+            if output.error is not None:
+                raise StartupError(f"the engine refused a request of the benchmark: {output.error}")
+            ids[output.id].extend(output.new_ids)
+            has_ended |= output.finish_reason is not None
+        num_tokens = sum(map(len, ids.values()))
+        if began_s and not ended_s:
+            timed.append(step.stats)
+        if not began_s and all(ids.values()):
+            began_s, num_before = time.perf_counter(), num_tokens
+        if has_ended and not ended_s:
+            ended_s, num_after = time.perf_counter(), num_tokens
+    if ended_s <= began_s:
+        raise _TooShortError("a text ended before all had begun, so nothing was measured; raise --output-len")
+    return _Run(
+        tokens_per_s=(num_after - num_before) / (ended_s - began_s),
+        texts=list(ids.values()),
+        drafted=sum(stats.draft_tokens for stats in timed),
+        accepted=sum(stats.accepted_tokens for stats in timed),
+        steps=len(timed),
+    )

@@ -1,0 +1,124 @@
+"""What `headrace bench spec` compares: sources of drafts, on texts that are made of the standard library's sources, so
+that every machine has the same ones."""
+
+import enum
+import importlib
+import inspect
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import tokenizers
+
+from engine.errors import StartupError
+from engine.protocol import EngineInfo
+from engine.speculation.proposers import Source
+
+
+class Task(enum.StrEnum):
+    EDIT = "edit"  # a part of a file once more, with a name changed
+    CODE = "code"  # how a file goes on
+    CHAT = "chat"  # a question about a part of a file
+
+
+_SOURCES = {"draft": Source.DRAFT_MODEL, "ngram": Source.NGRAM, "prediction": Source.PREDICTION}
+_USUAL = ("draft:code", "draft:chat", "ngram:edit", "prediction:edit")
+_MODULES = (
+    *("argparse", "ast", "calendar", "configparser", "csv", "dataclasses", "difflib", "doctest", "fractions", "ftplib"),
+    *(
+        "gettext",
+        "heapq",
+        "http.client",
+        "imaplib",
+        "inspect",
+        "ipaddress",
+        "logging",
+        "mailbox",
+        "optparse",
+        "pathlib",
+    ),
+    *("pdb", "pickle", "pickletools", "platform", "plistlib", "pprint", "shutil", "smtplib", "socketserver"),
+    *("statistics", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "tokenize", "trace", "traceback"),
+    *("typing", "unittest.mock", "urllib.parse", "urllib.request", "uuid", "zipfile"),
+)
+_SKIPPED_LINES = 20  # of each source; its beginning is mostly imports
+
+
+@dataclass(frozen=True, slots=True)
+class SpecCase:
+    """Where drafts come from, and for which texts."""
+
+    source: Source
+    task: Task
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.value.replace('_', ' ')}, {self.task.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskText:
+    prompt_ids: list[int]
+    prediction_ids: list[int]  # of an edit: the text before it
+
+
+def parse_cases(texts: Sequence[str], available: Collection[Source]) -> list[SpecCase]:
+    """The cases called so, by default those of _USUAL that can be had. Raises StartupError."""
+    cases = []
+    for text in texts or [usual for usual in _USUAL if _SOURCES[usual.partition(":")[0]] in available]:
+        source, _, task = text.partition(":")
+        if source not in _SOURCES or task not in list(Task):
+            raise StartupError(
+                f"--case is {text!r}; it must be one of {', '.join(_SOURCES)}, a colon, and one of {', '.join(Task)}"
+            )
+        case = SpecCase(_SOURCES[source], Task(task))
+        if case.source not in available:
+            raise StartupError(f"--case {text} needs a draft model; give --draft-model")
+        if case.source is Source.PREDICTION and case.task is not Task.EDIT:
+            raise StartupError(f"--case {text}: only an edit can be predicted; take prediction:edit")
+        cases.append(case)
+    return cases
+
+
+class TaskTexts:
+    """Texts that are all different, so that no cache knows one."""
+
+    def __init__(self, info: EngineInfo, num_lines: int) -> None:
+        """num_lines: of source code in each."""
+        self._tokenizer = tokenizers.Tokenizer.from_buffer(info.tokenizer.tokenizer_json)
+        self._parts = _parts(num_lines)
+
+    def take(self, case: SpecCase, count: int) -> list[TaskText]:
+        """The next ones. Raises StartupError when there are no more."""
+        parts = list(itertools.islice(self._parts, count))
+        if len(parts) < count:
+            raise StartupError("there are no more texts; lower --num-iters or --batch-size, or measure fewer cases")
+        return [
+            TaskText(
+                self._encode(_prompt(case.task, part)), self._encode(part) if case.source is Source.PREDICTION else []
+            )
+            for part in parts
+        ]
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def _parts(num_lines: int) -> Iterator[str]:
+    """Parts of modules in turn, so that neighbours are of different ones."""
+    sources = [inspect.getsource(importlib.import_module(name)).splitlines() for name in _MODULES]
+    for first in range(_SKIPPED_LINES, max(map(len, sources)) - num_lines, num_lines):
+        for lines in sources:
+            if first + num_lines <= len(lines):
+                yield "\n".join(lines[first : first + num_lines]) + "\n"
+
+
+def _prompt(task: Task, part: str) -> str:
+    match task:
+        case Task.EDIT:
+            return f"A part of a file:\n```python\n{part}```\n\nThe same with `self` renamed to `this`:\n```python\n"
+        case Task.CODE:
+            return part
+        case Task.CHAT:
+            return f"```python\n{part}```\n\nQuestion: What does this code do, step by step?\n\nAnswer: "

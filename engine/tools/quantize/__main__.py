@@ -1,0 +1,54 @@
+"""`python -m engine.tools.quantize JOB`: the process behind `headrace quantize`.
+
+JOB is JSON: a list of MODEL, the command's own options and the token of its Place. What ends the process that waits for
+this one ends this one too, as SIGTERM does.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.errors import HeadraceError
+from engine.jobs.output_folder import Place
+from engine.jobs.progress import foreground_progress
+from engine.jobs.quantize_config import QuantizeConfig
+from models.errors import ModelError, is_out_of_memory
+
+_OUT_OF_MEMORY = (
+    "quantising needs more memory than this process may have; raise its limit (ulimit -v), or free some, or try "
+    "--method rtn or --no-quality-report, which need less"
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Quantise, measure, print the table; returns the exit code."""
+    exit_on_sigterm()
+    end_with_parent()
+    (job,) = argv
+    model, options, token = msgspec.json.decode(job)
+    config = msgspec.convert(options, QuantizeConfig)
+    assert config.out is not None
+    progress = foreground_progress()
+    try:
+        from engine.tools.quantize.command import quantise  # and with it torch: a second, in which a signal may come
+
+        quantise(model, config, Place.of(config.out, token), progress)
+    except (HeadraceError, ModelError) as error:
+        progress.close()
+        sys.stderr.write(f"headrace: {error}\n")
+        return 1
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        progress.close()
+        sys.stderr.write(f"headrace: {_OUT_OF_MEMORY}\n")
+        return 1
+    finally:
+        progress.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

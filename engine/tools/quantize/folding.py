@@ -1,0 +1,116 @@
+"""Folding: factors on a matrix's columns, undone in the norm or the matrix before it, so that the model stays the same.
+
+norm -> qkv,  norm -> gate and up     the norm's weight is divided, where norms come before matrices
+up -> down                            up's rows are divided, since act(gate) * up passes factors of up on
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from models.decoder import DecoderLayer
+from models.layers.mlp import MLP, GatedMLP
+from models.layers.norm import Norm
+from models.linear.linear import Linear
+from models.loading.assign import Assignment
+from models.spec import LayerSpec, MLPSpec, NormPlacement
+
+# (name of a linear layer in the decoder layer, the layer) -> factors of its columns, [columns]
+Choose = Callable[[str, Linear], torch.Tensor]
+
+
+class Folding:
+    """Factors of one decoder layer. Matrices whose inputs nothing can divide have none."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, torch.Tensor] = {}  # name in the decoder layer -> [columns]
+        self._rows: dict[tuple[str, str | None], torch.Tensor] = {}  # (name, shard) -> [rows]
+
+    def folded(self, values: torch.Tensor, name: str, assignment: Assignment) -> torch.Tensor:
+        """A tensor of the module `name` with the factors in it."""
+        destination = assignment.destination
+        rows = self._rows.get((name, destination.shard))
+        if rows is not None:
+            values = values * rows.view(-1, *[1] * (values.dim() - 1))
+        if destination.parameter == "weight" and name in self.columns:
+            values = values * self.columns[name]
+        return values
+
+    def multiply_weights(self, layer: nn.Module) -> None:
+        """The same for the matrices in memory."""
+        for name, factors in self.columns.items():
+            _linear(layer, name).weight.mul_(factors)
+        for (name, shard), factors in self._rows.items():
+            if shard is not None:
+                linear = _linear(layer, name)
+                linear.weight.narrow(0, *linear.rows(shard)).mul_(factors[:, None])
+
+    def multiply_outputs(self, name: str, linear: Linear, outputs: torch.Tensor) -> None:
+        """The same for outputs [T, out] of the linear layer `name` that were kept before its rows had factors."""
+        for (of, shard), factors in self._rows.items():
+            if of == name and shard is not None:
+                outputs.narrow(1, *linear.rows(shard)).mul_(factors)
+
+    def fold_norm(self, norm_name: str, norm: Norm, name: str, factors: torch.Tensor, dtype: torch.dtype) -> None:
+        """The norm's weight in `dtype` decides: the columns' factors make up for what is rounded there."""
+        assert norm.weight is not None
+        weight = norm.weight.to(torch.float32)
+        divided = (weight / factors).to(dtype).to(torch.float32)
+        is_live = (weight != 0) & (divided != 0)
+        share = torch.where(is_live, divided / torch.where(is_live, weight, 1.0), 1.0)
+        self._rows[norm_name, None] = share
+        self.columns[name] = 1.0 / share
+        for parameter in norm.parameters():
+            parameter.mul_(share)
+
+    def fold_up(self, mlp: GatedMLP, factors: torch.Tensor) -> None:
+        self._rows["mlp.gate_up", "up"] = 1.0 / factors
+        self.columns["mlp.down"] = factors
+        if mlp.gate_up.bias is not None:
+            mlp.gate_up.bias.narrow(0, *mlp.gate_up.rows("up")).div_(factors)
+
+
+def fold(
+    layer: nn.Module, spec: LayerSpec, index: int, plan: Sequence[Assignment], choose: Choose, dtype: torch.dtype
+) -> Folding:
+    """Choose factors for the matrices of layer `index` and divide what stands before them, here as in the file.
+
+    plan: of this layer. dtype: of norms in the file.
+    """
+    folding = Folding()
+    if not isinstance(layer, DecoderLayer):  # branches that share a norm
+        return folding
+    places = {
+        (each.destination.module.removeprefix(f"layers.{index}."), each.destination.shard): each
+        for each in plan
+        if each.destination.parameter == "weight"
+    }
+    pairs = [("attn_norm", layer.attn_norm, "attn.qkv")]
+    if isinstance(layer.mlp, MLP):
+        pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if isinstance(layer.mlp, GatedMLP) else "mlp.up"))
+    if spec.placement not in (NormPlacement.PRE, NormPlacement.SANDWICH):
+        pairs = []  # no matrix reads what a norm gives
+    for norm_name, norm, name in pairs:
+        if isinstance(norm, Norm) and _is_as_stored(places, norm_name, None) and _has(layer, name):
+            folding.fold_norm(norm_name, norm, name, choose(name, _linear(layer, name)), dtype)
+    is_linear_in_up = isinstance(spec.mlp, MLPSpec) and spec.mlp.clamp is None
+    if isinstance(layer.mlp, GatedMLP) and is_linear_in_up and _is_as_stored(places, "mlp.gate_up", "up"):
+        folding.fold_up(layer.mlp, choose("mlp.down", layer.mlp.down))
+    return folding
+
+
+def _is_as_stored(places: Mapping[tuple[str, str | None], Assignment], name: str, shard: str | None) -> bool:
+    """Whether the file holds these rows by themselves, in order and unchanged."""
+    place = places.get((name, shard))
+    return place is not None and place.destination.transform is None
+
+
+def _has(layer: nn.Module, name: str) -> bool:
+    return any(known == name for known, _ in layer.named_modules())
+
+
+def _linear(layer: nn.Module, name: str) -> Linear:
+    linear = layer.get_submodule(name)
+    assert isinstance(linear, Linear)
+    return linear

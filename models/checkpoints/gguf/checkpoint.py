@@ -1,0 +1,162 @@
+"""GGUF checkpoints: one file or the parts of a split one, dequantised tensor by tensor."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf.blocks import GGUFRows
+from models.checkpoints.gguf.codes import stored_codes, wider_format
+from models.checkpoints.gguf.header import GGUFHeader, GGUFTensor, read_gguf_header
+from models.errors import CheckpointError, UnsupportedModelError
+from models.kernels.linear import NotFiniteError, WeightFormat, dequantise_natively
+
+_PLAIN = {
+    GGMLQuantizationType.F32: torch.float32,
+    GGMLQuantizationType.F16: torch.float16,
+    GGMLQuantizationType.BF16: torch.bfloat16,
+    GGMLQuantizationType.F64: torch.float64,
+}
+_CHUNK_ELEMENTS = 1 << 20  # dequantised at a time: the fp32 temporaries stay in the caches
+
+
+class GGUFCheckpoint:
+    """Tensors of all parts under their GGUF names, and the metadata, which the first part holds."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        headers = [read_gguf_header(path) for path in paths]
+        self.path = headers[0].path
+        self.metadata = headers[0].metadata
+        self.dtype = torch.bfloat16  # what quantised weights become: see load_model's dtype "auto"
+        self.tensors: dict[str, StoredTensor] = {}
+        _check_parts(headers)
+        for header in headers:
+            mapped = np.memmap(header.path, np.uint8, mode="c")  # copy on write: torch wants writable memory
+            for tensor in header.tensors:
+                if tensor.name in self.tensors:
+                    other = self.tensors[tensor.name].file
+                    raise CheckpointError(
+                        f"tensor {tensor.name!r} is in {other} and in {header.path}; fetch them again"
+                    )
+                self.tensors[tensor.name] = _stored(header.path, tensor, mapped)
+        for kind in {tensor.type for header in headers for tensor in header.tensors}:
+            _check_dequantisable(self.path, kind)
+
+
+def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
+    data = mapped[tensor.start : tensor.start + tensor.num_bytes]
+    return _described(tensor.name, tensor.shape, tensor.type, data, path)
+
+
+def _described(
+    name: str, shape: tuple[int, ...], kind: GGMLQuantizationType, data: np.ndarray, path: Path
+) -> StoredTensor:
+    """data: the tensor's bytes, mapped."""
+
+    def part(index: int) -> StoredTensor:
+        return _described(f"{name}[{index}]", shape[1:], kind, data.reshape(shape[0], -1)[index], path)
+
+    def refuse() -> CheckpointError:
+        return CheckpointError(f"{path}: {name!r} holds scales that are no finite numbers; fetch the file again")
+
+    entry = (name, shape, kind.name, data.nbytes, path)
+    if kind in _PLAIN:
+        plain = torch.from_numpy(data).view(_PLAIN[kind]).view(shape)
+        return StoredTensor(*entry, read=plain.to, part=part)
+    rows = data.reshape(math.prod(shape[:-1]), -1)
+    packed = torch.from_numpy(rows)
+    return StoredTensor(
+        *entry,
+        read=lambda dtype: _dequantise(packed, shape, kind, dtype, refuse),
+        read_packed=lambda: packed,
+        part=part,
+        quantised=stored_codes(kind, shape, packed, refuse),
+        wider_format=wider_format(kind),
+    )
+
+
+def _dequantise(
+    rows: torch.Tensor,
+    shape: tuple[int, ...],
+    kind: GGMLQuantizationType,
+    dtype: torch.dtype,
+    refuse: Callable[[], CheckpointError],
+) -> torch.Tensor:
+    """rows: [rows, bytes a row]. refuse: makes the error for scales that are no finite numbers."""
+    if kind.name in WeightFormat.__members__:
+        try:
+            native = dequantise_natively(WeightFormat[kind.name], rows, shape[-1], dtype)
+        except NotFiniteError:
+            raise refuse() from None
+        if native is not None:
+            return native.view(shape)
+    out = torch.empty(len(rows), shape[-1], dtype=dtype)
+    step = max(1, _CHUNK_ELEMENTS // shape[-1])
+    for start in range(0, len(rows), step):
+        values = _values(rows[start : start + step], kind)
+        if not bool(torch.stack(values.aminmax()).isfinite().all()):
+            raise refuse()
+        out[start : start + step] = values
+    return out.view(shape)
+
+
+def _values(rows: torch.Tensor, kind: GGMLQuantizationType) -> torch.Tensor:
+    """[rows, columns] fp32, without the kernels by torch where it knows how: on all cores, on each twice as fast as the
+    gguf package."""
+    if kind.name in WeightFormat.__members__:
+        return GGUFRows(WeightFormat[kind.name], rows).dequantised(torch.float32)
+    with np.errstate(all="ignore"):  # the caller says what is not finite
+        return torch.from_numpy(dequantize(rows.numpy(), kind))
+
+
+def _check_dequantisable(path: Path, kind: GGMLQuantizationType) -> None:
+    """Find out before gigabytes are read."""
+    if kind not in _PLAIN and not _is_dequantisable(kind):
+        known = ", ".join(other.name for other in GGML_QUANT_SIZES if other in _PLAIN or _is_dequantisable(other))
+        raise UnsupportedModelError(
+            f"{path} has tensors of type {kind.name}, which cannot be dequantised; use a version of the model in "
+            f"other types: {known}"
+        )
+
+
+def _is_dequantisable(kind: GGMLQuantizationType) -> bool:
+    """Whether the gguf package knows how; one block of zeros costs nothing."""
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _check_parts(headers: Sequence[GGUFHeader]) -> None:
+    """Every part is there, once and in order."""
+    first = headers[0]
+    count = _split_number(first, "split.count", 1)
+    if len(headers) != count:
+        raise CheckpointError(
+            f"{first.path} is part 1 of {count}, but {len(headers)} were found beside it; put all parts into one folder"
+        )
+    for index, header in enumerate(headers):
+        number = _split_number(header, "split.no", 0)
+        if number != index or _split_number(header, "split.count", 1) != count:
+            raise CheckpointError(
+                f"{header.path} says that it is part {number + 1}, but it stands in place {index + 1} of {count}; "
+                "fetch the parts again under their own names"
+            )
+    num_tensors = sum(len(header.tensors) for header in headers)
+    expected = _split_number(first, "split.tensors.count", num_tensors)
+    if num_tensors != expected:
+        raise CheckpointError(f"the parts of {first.path} hold {num_tensors} of {expected} tensors; fetch them again")
+
+
+def _split_number(header: GGUFHeader, key: str, default: int) -> int:
+    value: Any = header.metadata.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise CheckpointError(f"{header.path}: {key} is {value!r}, which is no count; fetch the file again")
+    return value

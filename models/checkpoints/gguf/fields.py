@@ -1,0 +1,53 @@
+"""What most GGUF files state alike, in the terms of a config.json."""
+
+from typing import Any
+
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.checkpoints.gguf.rope import rope_parameters
+from models.errors import CheckpointError, UnsupportedModelError
+
+
+def common_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Sizes, norms, biases and rotary positions under the names that Llama's config.json has.
+
+    Families whose configuration has more, or other names, add theirs to this.
+    """
+    hidden_size, num_heads = file.integer("embedding_length"), file.integer("attention.head_count")
+    head_dim = file.integer("attention.key_length", hidden_size // num_heads)
+    if file.integer("attention.value_length", head_dim) != head_dim:
+        raise UnsupportedModelError(f"{file.source}: keys and values of different sizes are not supported")
+    eps = file.number(file.first("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"))
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": file.integer("feed_forward_length"),
+        "num_hidden_layers": file.num_layers("block_count"),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": file.integer("attention.head_count_kv", num_heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": file.integer("context_length"),
+        "rms_norm_eps": eps,
+        "layer_norm_eps": eps,
+        "layer_norm_epsilon": eps,
+        "norm_epsilon": eps,
+        "hidden_act": "silu",
+        "attention_bias": any(f"blk.0.{name}.bias" in file.tensors for name in ("attn_q", "attn_qkv")),
+        "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+        "rope_parameters": rope_parameters(file, head_dim),
+    }
+
+
+def window_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """`sliding_window` and, where the file lists them, `layer_types`; without a window all layers see everything."""
+    window, num_layers = file.size("attention.sliding_window"), file.num_layers("block_count")
+    name = "attention.sliding_window_pattern"
+    pattern = file.raw(name)
+    if window is None:
+        return {"layer_types": ["full_attention"] * num_layers}
+    if pattern is None:
+        return {"sliding_window": window}
+    if isinstance(pattern, int) and not isinstance(pattern, bool):
+        return {"sliding_window": window, "sliding_window_pattern": pattern}
+    if not isinstance(pattern, list) or len(pattern) < num_layers:
+        raise CheckpointError(f"{file.source}: {name} is no list of {num_layers} flags; convert the model again")
+    types = ["sliding_attention" if is_windowed else "full_attention" for is_windowed in pattern[:num_layers]]
+    return {"sliding_window": window, "layer_types": types}

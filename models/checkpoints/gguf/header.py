@@ -1,0 +1,233 @@
+"""The header of a GGUF file: metadata and tensor table, every length checked against the file's size before it is used.
+
+The `gguf` package's own reader trusts counts and lengths (an array that claims 2**60 entries keeps it busy for ever)
+and takes seconds on a large vocabulary; so this file walks the header, and `gguf` gives types and dequantisation.
+"""
+
+import errno
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from models.checkpoints.gguf.array import GGUFArray
+from models.errors import CheckpointError, UnsupportedModelError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_MAX_DIMENSIONS = 4
+_STRING, _ARRAY, _BOOL = 8, 9, 7
+# Value type -> struct format.
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
+_LEAST_STRING_BYTES = 8
+_LEAST_ENTRY_BYTES = 8 + 4 + 1  # key length, type, the smallest value
+_LEAST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, dimensions, one of them, type, offset
+# What no model comes near to: a file that claims more would only cost memory and time.
+_MAX_COUNT = 1 << 16  # of metadata entries, and of tensors
+_MAX_TEXTS = 1 << 20  # in one array
+_MAX_TEXT_BYTES = 48 << 20  # in all keys, names, texts and arrays of texts
+_MAX_NAME_BYTES = 63  # of a tensor, as in ggml
+_MAX_KEY_BYTES = 1023
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """One entry of the tensor table; its bytes lie within the file."""
+
+    name: str
+    shape: tuple[int, ...]  # outermost first, unlike in the file
+    type: GGMLQuantizationType
+    start: int  # of the data, in bytes from the start of the file
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFHeader:
+    path: Path
+    metadata: Mapping[str, Any]  # numbers, bools, texts, and GGUFArrays of numbers or texts
+    tensors: tuple[GGUFTensor, ...]
+
+
+def read_gguf_header(path: Path) -> GGUFHeader:
+    """Read one file's header; raises CheckpointError, or UnsupportedModelError for a sound file of another kind."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size < len(_MAGIC) + 4 + 16:
+                raise CheckpointError(f"{path} has {size} bytes and is no GGUF file; fetch it again")
+            return _Walker(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).header()
+    except OSError as error:
+        remedy = "check the path and its permissions"
+        if error.errno == errno.ENOMEM:
+            remedy = "raise the limit of this process (ulimit -v)"
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
+
+
+class _Walker:
+    """A cursor over the header that never moves past the end of the file."""
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path = path
+        self.data = memoryview(mapped)  # arrays of the metadata keep it
+        self.size = len(mapped)
+        self.at = 0
+        self.text_bytes = 0
+
+    def header(self) -> GGUFHeader:
+        self._check_kind()
+        num_tensors, num_entries = self._unpack("QQ")
+        self._check_count(num_tensors, _LEAST_TENSOR_BYTES, "tensors")
+        self._check_count(num_entries, _LEAST_ENTRY_BYTES, "metadata entries")
+        metadata: dict[str, Any] = {}
+        for _ in range(num_entries):
+            key = self._name("a metadata key", _MAX_KEY_BYTES)
+            if key in metadata:
+                raise self._broken(f"repeats the metadata key {key!r}")
+            metadata[key] = self._value(key)
+        table = [self._table_entry() for _ in range(num_tensors)]
+        return GGUFHeader(self.path, metadata, self._place(table, metadata))
+
+    def _check_kind(self) -> None:
+        magic = bytes(self._take(4, "the magic number"))
+        if magic != _MAGIC:
+            raise self._broken(f"starts with {magic!r} and not with {_MAGIC!r}: it is no GGUF file")
+        (version,) = self._unpack("I")
+        if version & 0xFFFF == 0:
+            raise UnsupportedModelError(f"{self.path} is a big-endian GGUF file; convert it to little-endian")
+        if version not in _VERSIONS:
+            raise UnsupportedModelError(
+                f"{self.path} has GGUF version {version}; supported are 2 and 3; convert the model again"
+            )
+
+    def _value(self, key: str) -> Any:
+        (kind,) = self._unpack("I")
+        if kind == _STRING:
+            return self._text(f"metadata {key!r}")
+        if kind in _SCALARS:
+            return self._unpack(_SCALARS[kind])[0]
+        if kind != _ARRAY:
+            raise self._broken(f"has metadata {key!r} of the unknown type {kind}")
+        return self._array(f"metadata {key!r}")
+
+    def _array(self, what: str) -> GGUFArray:
+        item, count = self._unpack("IQ")
+        if item == _STRING:
+            self._check_count(count, _LEAST_STRING_BYTES, f"strings in {what}", _MAX_TEXTS)
+            return GGUFArray(self._skip_texts(count, what), count, None)
+        if item not in _SCALARS:
+            raise self._broken(f"has {what}, an array of the unknown type {item}")
+        number = np.dtype("<" + _SCALARS[item])
+        return GGUFArray(self._take(count * number.itemsize, what), count, number)
+
+    def _table_entry(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
+        name = self._name("a tensor name", _MAX_NAME_BYTES)
+        (num_dims,) = self._unpack("I")
+        if not 1 <= num_dims <= _MAX_DIMENSIONS:
+            raise self._broken(f"has tensor {name!r} with {num_dims} dimensions; 1 to {_MAX_DIMENSIONS} are possible")
+        shape = tuple(reversed(self._unpack("Q" * num_dims)))
+        kind, offset = self._unpack("IQ")
+        try:
+            return name, shape, GGMLQuantizationType(kind), offset
+        except ValueError:
+            raise UnsupportedModelError(
+                f"{self.path}: tensor {name!r} has type {kind}, which is not known; use another quantisation"
+            ) from None
+
+    def _place(
+        self, table: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int]], metadata: Mapping[str, Any]
+    ) -> tuple[GGUFTensor, ...]:
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
+            raise self._broken(f"has general.alignment {alignment!r}; it must be a power of two, 8 or more")
+        data_start = expected = -(-self.at // alignment) * alignment
+        tensors: dict[str, GGUFTensor] = {}
+        for name, shape, kind, offset in table:
+            if name in tensors:
+                raise self._broken(f"repeats tensor {name!r}")
+            block_size, block_bytes = GGML_QUANT_SIZES[kind]
+            num_elements = 1
+            for size in shape:
+                num_elements *= size
+            if shape[-1] % block_size:
+                raise self._broken(f"has tensor {name!r} with rows of {shape[-1]}, no multiple of {block_size}")
+            num_bytes = num_elements // block_size * block_bytes
+            start = data_start + offset
+            if num_elements < 1 or start + num_bytes > self.size:
+                raise self._broken(
+                    f"has tensor {name!r} of shape {list(shape)} at bytes {start} to {start + num_bytes}, "
+                    f"but the file ends at {self.size}: it is truncated or damaged"
+                )
+            if start != expected:  # as ggml: tensors follow one another in the table's order, without holes
+                raise self._broken(
+                    f"has tensor {name!r} at byte {start}, but the one before it ends such that it must be at "
+                    f"{expected}: the table is damaged"
+                )
+            expected = -(-(start + num_bytes) // alignment) * alignment
+            tensors[name] = GGUFTensor(name, shape, kind, start, num_bytes)
+        return tuple(tensors.values())
+
+    def _name(self, what: str, most_bytes: int) -> str:
+        return self._text(what, most_bytes, "strict")
+
+    def _text(self, what: str, most_bytes: int = _MAX_TEXT_BYTES, errors: str = "replace") -> str:
+        (length,) = self._unpack("Q")
+        taken = self._take(length, what)
+        if length > most_bytes:
+            raise self._broken(
+                f"has {what} of {length} bytes; no model has one of more than {most_bytes}: it is damaged"
+            )
+        self._count_text(length, what)
+        try:
+            return str(taken, "utf-8", errors)
+        except UnicodeDecodeError:
+            raise self._broken(f"has {what} that is not UTF-8") from None
+
+    def _skip_texts(self, count: int, what: str) -> memoryview:
+        """The bytes of `count` strings, each of which lies within the file."""
+        data, begin, at, length_of = self.data, self.at, self.at, struct.Struct("<Q").unpack_from
+        try:
+            for _ in range(count):
+                at += 8 + length_of(data, at)[0]
+        except (struct.error, OverflowError):  # at is beyond the end
+            at = self.size + 1
+        if at > self.size:
+            raise self._broken(f"ends within {what}, at {self.size} bytes: it is truncated or damaged")
+        self._count_text(at - begin, what)
+        self.at = at
+        return data[begin:at]
+
+    def _count_text(self, num_bytes: int, what: str) -> None:
+        self.text_bytes += num_bytes
+        if self.text_bytes > _MAX_TEXT_BYTES:
+            raise self._broken(
+                f"has more than {_MAX_TEXT_BYTES >> 20} MiB of text up to {what}, more than any model: it is damaged"
+            )
+
+    def _unpack(self, fields: str) -> tuple[Any, ...]:
+        layout = struct.Struct("<" + fields)
+        return layout.unpack(self._take(layout.size, "its header"))
+
+    def _take(self, num_bytes: int, what: str) -> memoryview:
+        if num_bytes > self.size - self.at:
+            raise self._broken(
+                f"ends within {what} ({num_bytes} bytes wanted at {self.at} of {self.size}): it is truncated or damaged"
+            )
+        taken = self.data[self.at : self.at + num_bytes]
+        self.at += num_bytes
+        return taken
+
+    def _check_count(self, count: int, least_bytes: int, what: str, most: int = _MAX_COUNT) -> None:
+        if count * least_bytes > self.size - self.at:
+            raise self._broken(
+                f"claims {count} {what}, more than its {self.size} bytes can hold: it is truncated or damaged"
+            )
+        if count > most:
+            raise self._broken(f"claims {count} {what}; no model has more than {most}: it is damaged")
+
+    def _broken(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} {reason}; fetch it again")

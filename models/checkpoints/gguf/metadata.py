@@ -1,0 +1,108 @@
+"""GGUFMetadata: what a GGUF file says of its architecture, for families to put into the terms of a config.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf.array import GGUFArray
+from models.config.hf_config import HFConfig, quoted
+from models.errors import CheckpointError, UnsupportedModelError
+
+_MAX_LISTED = 1 << 12  # items of an array: a few for each layer, or one for each dimension of a head
+# Keys that change what is computed, with the values by which they change nothing: a family that does not read one of
+# the others would run such a file and give wrong answers. What files only inform with is not here.
+_DECISIVE: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        (
+            "activation_sparsity_scale",
+            "attention.clamp_kqv",
+            "attention.key_length_mla",
+            "attention.kv_lora_rank",
+            "attention.max_alibi_bias",
+            "attention.q_lora_rank",
+            "attention.scale",
+            "attention.sliding_window",
+            "attention.temperature_scale",
+            "attn_logit_softcapping",
+            "expert_count",
+            "expert_shared_count",
+            "final_logit_softcapping",
+            "leading_dense_block_count",
+            "rope.freq_base_swa",
+            "router_logit_softcapping",
+            "swin_norm",
+            "use_parallel_residual",
+        ),
+        (0,),
+    ),
+    **dict.fromkeys(
+        (
+            "attention.output_scale",
+            "embedding_scale",
+            "expert_gating_func",  # 1 is softmax
+            "expert_group_count",
+            "expert_weights_scale",
+            "interleave_moe_layer_step",
+            "logit_scale",
+            "moe_every_n_layers",
+            "residual_scale",
+            "rope.scaling.factor",
+        ),
+        (0, 1),
+    ),
+    "attention.causal": (True,),
+    "rope.scaling.type": ("none",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFMetadata(HFConfig):
+    """Keys under the architecture's prefix, without it: "embedding_length"; getters as HFConfig has. And the tensors.
+
+    Zeros of sizes and scales mean that there is none, which `size` and `scale` put as None.
+    """
+
+    tensors: Mapping[str, StoredTensor] = field(kw_only=True)
+
+    def size(self, name: str) -> int | None:
+        return self.integer(name) if self.raw(name) else None
+
+    def scale(self, name: str) -> float | None:
+        return self.number(name) if self.raw(name) else None
+
+    def values(self, tensor: str) -> list[float] | None:
+        """Numbers that the file keeps as a tensor, or None if it does not."""
+        stored = self.tensors.get(tensor)
+        if stored is None or stored.read is None:
+            return None
+        if len(stored.shape) != 1 or stored.shape[0] > _MAX_LISTED:
+            raise CheckpointError(
+                f"{stored.file}: {tensor} has shape {list(stored.shape)}; it must be a list of up to {_MAX_LISTED} "
+                "numbers; fetch the file again"
+            )
+        return stored.read(torch.float32).tolist()
+
+    def refuse_unread(self) -> None:
+        """Raise UnsupportedModelError for keys that change what is computed and that nobody has asked for."""
+        for name, value in self.fields.items():
+            if name not in self.reads and value not in _DECISIVE.get(name, (value,)):
+                raise UnsupportedModelError(
+                    f"{self.source}: {name} is {quoted(value)}, which is not supported for this architecture"
+                )
+
+
+def gguf_metadata(
+    architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor], path: object
+) -> GGUFMetadata:
+    """architecture: as the file calls it."""
+    prefix = architecture + "."
+    own = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
+    return GGUFMetadata(own, f"{path}, {architecture}.*", tensors=tensors)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON would have it: arrays as lists, if they are of a length that anybody reads."""
+    return value.values() if isinstance(value, GGUFArray) and len(value) <= _MAX_LISTED else value

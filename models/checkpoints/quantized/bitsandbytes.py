@@ -1,0 +1,136 @@
+"""bitsandbytes checkpoints: NF4 and FP4 (QLoRA, Dettmers et al. 2023), and int8 (LLM.int8(), Dettmers et al. 2022).
+
+4 bits: weight [codes / 2, 1] uint8, the matrix row by row, even codes in *high* nibbles; weight.absmax fp32, one for
+        each block of `blocksize` codes, or with double quantisation uint8 beside weight.nested_absmax and
+        weight.nested_quant_map; weight.quant_map: the table of codes; weight.quant_state.*: JSON with the rest
+8 bits: weight int8 [rows, columns]; SCB fp32 [rows], 127 times the scales; weight_format: 0 for rows
+"""
+
+import json
+import math
+from typing import Any
+
+import torch
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.quantized.parts import Part, Parts, check_divides
+from models.config.hf_config import HFConfig
+from models.errors import CheckpointError, UnsupportedModelError
+from models.quant.dequantize import TABLES
+from models.quant.tensor import Encoding, QuantKind, QuantTensor
+
+_TYPES = {"nf4": Encoding.NF4, "fp4": Encoding.FP4}
+_STATE = ".weight.quant_state.bitsandbytes__"
+_MAX_STATE_BYTES = 4096
+_MAX_SIZE = 2**28
+
+
+class BitsAndBytes:
+    """Reads the modules of one checkpoint; each says itself which of the types it has."""
+
+    def __init__(self, config: HFConfig) -> None:
+        storage = config.text("bnb_4bit_quant_storage", "uint8")
+        if storage != "uint8":
+            raise UnsupportedModelError(
+                f"{config.source}: bnb_4bit_quant_storage {storage!r} is not supported; save the model with 'uint8'"
+            )
+
+    def module_of(self, tensor: StoredTensor) -> str | None:
+        is_codes = tensor.name.endswith(".weight") and tensor.format in ("U8", "I8")
+        return tensor.name.removesuffix(".weight") if is_codes else None
+
+    def gather(self, parts: Parts) -> StoredTensor:
+        for name, encoding in _TYPES.items():
+            if parts.has(_STATE + name):
+                return _gather_4bit(parts, name, encoding)
+        return _gather_int8(parts)
+
+
+def _gather_int8(parts: Parts) -> StoredTensor:
+    codes = parts.take_matrix(".weight", ("I8",))
+    rows, columns = codes.shape
+    maxima = parts.take(".SCB", ("F32",), (rows,))
+    layout = parts.take(".weight_format", ("U8",), ()) if parts.has(".weight_format") else None
+    # LLM.int8() rounds activations for its GEMM's sake and keeps outliers in fp16; unrounded ones are nearer to both.
+    kind = QuantKind(Encoding.INT8, columns)
+
+    def read() -> QuantTensor:
+        if layout is not None and int(layout.read()) != 0:
+            raise CheckpointError(
+                f"{layout.name!r} is {int(layout.read())}; save the model in bitsandbytes' row layout"
+            )
+        scales = maxima.read_scales()[:, None] / 127
+        return QuantTensor(kind.encoding, codes.read(), scales, None, columns)
+
+    return parts.stored((rows, columns), kind, read)
+
+
+def _gather_4bit(parts: Parts, type_name: str, encoding: Encoding) -> StoredTensor:
+    state = _State(parts, parts.take(_STATE + type_name, ("U8",)), type_name)
+    rows, columns = state.shape
+    check_divides(parts, state.block, columns, "blocksize")
+    groups = columns // state.block
+    num_blocks = rows * groups
+    num_bytes = rows * columns // 2
+    codes = parts.take(".weight", ("U8",), (num_bytes, 1), (1, num_bytes))
+    table = parts.take(".weight.quant_map", ("F32",), (16,))
+    is_nested = parts.has(".weight.nested_absmax")
+    absmax = parts.take(".weight.absmax", ("U8" if is_nested else "F32",), (num_blocks,))
+    nested = None
+    if is_nested:
+        num_nested = -(-num_blocks // state.nested_block)
+        nested = (
+            parts.take(".weight.nested_absmax", ("F32",), (num_nested,)),
+            parts.take(".weight.nested_quant_map", ("F32",), (256,)),
+        )
+    kind = QuantKind(encoding, state.block)
+
+    def read() -> QuantTensor:
+        if not torch.allclose(table.read(), torch.tensor(TABLES[encoding]), rtol=0, atol=1e-6):
+            raise CheckpointError(f"{table.name!r} is not the table of {type_name}; fetch the checkpoint again")
+        packed = codes.read().view(rows, columns // 2)
+        if nested is None:
+            scales = absmax.read_scales()
+        else:
+            scales = _unnest(absmax.read(), nested[0].read_scales(), nested[1].read_scales(), state)
+        swapped = (packed << 4) | (packed >> 4)
+        return QuantTensor(encoding, swapped, scales.view(rows, groups), None, state.block)
+
+    return parts.stored((rows, columns), kind, read)
+
+
+def _unnest(codes: torch.Tensor, maxima: torch.Tensor, table: torch.Tensor, state: "_State") -> torch.Tensor:
+    """Double quantisation undone: fp32 [blocks]. Held in 8 bits they would save 0.4 bits a weight."""
+    scales = table[codes.int()] * maxima.repeat_interleave(state.nested_block)[: len(codes)]
+    return scales + state.nested_offset
+
+
+class _State:
+    """The JSON that bitsandbytes keeps beside a matrix, checked."""
+
+    def __init__(self, parts: Parts, part: Part, type_name: str) -> None:
+        self._parts, self._name = parts, part.name
+        if len(part.shape) != 1 or part.num_bytes > _MAX_STATE_BYTES:
+            raise parts.broken(f"{part.name!r} has shape {list(part.shape)}; it must be a JSON text of a few bytes")
+        try:
+            fields: Any = json.loads(bytes(part.read().tolist()))
+        except (ValueError, RecursionError):
+            raise parts.broken(f"{part.name!r} holds no JSON") from None
+        if not isinstance(fields, dict) or fields.get("quant_type") != type_name:
+            raise parts.broken(f"{part.name!r} does not describe a matrix in {type_name}")
+        shape = fields.get("shape")
+        if not isinstance(shape, list) or len(shape) != 2:
+            raise parts.broken(f"{part.name!r}: shape is {shape!r}; it must be [rows, columns]")
+        self.shape = self._size("shape", shape[0]), self._size("shape", shape[1])
+        self.block = self._size("blocksize", fields.get("blocksize"))
+        self.nested_block = self._size("nested_blocksize", fields.get("nested_blocksize", 256))
+        self.nested_offset = fields.get("nested_offset", 0.0)
+        if type(self.nested_offset) not in (int, float) or not math.isfinite(self.nested_offset):
+            raise parts.broken(f"{part.name!r}: nested_offset is {self.nested_offset!r}; it must be a number")
+        if self.block % 2:
+            raise parts.broken(f"{part.name!r}: blocksize is {self.block}; it must be even")
+
+    def _size(self, field: str, value: object) -> int:
+        if type(value) is not int or not 1 <= value <= _MAX_SIZE:
+            raise self._parts.broken(f"{self._name!r}: {field} holds {value!r}; it must be 1 to {_MAX_SIZE}")
+        return value

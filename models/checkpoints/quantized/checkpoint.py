@@ -1,0 +1,38 @@
+"""QuantisedCheckpoint: a safetensors checkpoint in which each quantised module is one tensor."""
+
+from models.checkpoints.base import Checkpoint, StoredTensor
+from models.checkpoints.quantized.parts import Parts
+from models.checkpoints.quantized.registry import QuantisedReader
+from models.checkpoints.safetensors import plain_dtype
+from models.errors import CheckpointError
+
+# For a KV cache in 8 bits. Ours has the activations' dtype, so that its values need no scale.
+_KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
+
+
+class QuantisedCheckpoint:
+    """The plain tensors as they are, and `<module>.weight` in place of each module's codes, scales and zeros.
+
+    Modules that the quantiser left out are plain. What no module claims stays as it is, and the loader names it.
+    """
+
+    def __init__(self, files: Checkpoint, reader: QuantisedReader) -> None:
+        """files: all tensors as stored. Raises CheckpointError for modules that are incomplete or stored twice,
+        UnsupportedModelError for variants that headrace does not read."""
+        rest = {name: tensor for name, tensor in files.tensors.items() if not name.endswith(_KV_CACHE_SCALES)}
+        gathered: dict[str, StoredTensor] = {}
+        for name, tensor in files.tensors.items():
+            module = reader.module_of(tensor) if name in rest else None
+            if module is not None:
+                gathered[name] = reader.gather(Parts(module, rest, tensor))
+        self.dtype = plain_dtype(rest.values())
+        self.tensors: dict[str, StoredTensor] = {}
+        for name in files.tensors:  # each matrix stands where its codes stood: reading goes on forwards
+            kept = gathered.get(name) or rest.get(name)
+            if kept is None:
+                continue
+            if kept.name in self.tensors:
+                raise CheckpointError(
+                    f"{kept.file} holds {kept.name!r} quantised and plain; fetch the checkpoint again"
+                )
+            self.tensors[kept.name] = kept

@@ -1,0 +1,190 @@
+"""The quantization_config of compressed-tensors: which settings each module has, and whether headrace reads them."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from models.checkpoints.quantized.fp8 import block_of
+from models.checkpoints.quantized.module_patterns import ModulePattern
+from models.checkpoints.quantized.parts import Parts
+from models.config.hf_config import HFConfig
+from models.errors import CheckpointError, UnsupportedModelError
+from models.quant.tensor import ActivationQuantization, Encoding
+
+
+class Format(enum.Enum):
+    """Layout of a module's tensors."""
+
+    PACKED = enum.auto()
+    CODES = enum.auto()
+    MXFP4 = enum.auto()
+
+
+class Strategy(enum.Enum):
+    """What shares a scale."""
+
+    TENSOR = "tensor"
+    CHANNEL = "channel"
+    GROUP = "group"
+    BLOCK = "block"
+
+
+_PATTERN = "re:"
+_FORMATS = {
+    "pack-quantized": Format.PACKED,
+    "int-quantized": Format.CODES,
+    "float-quantized": Format.CODES,
+    "naive-quantized": Format.CODES,
+    "mxfp4-pack-quantized": Format.MXFP4,
+}
+_ENCODINGS = {
+    (Format.PACKED, "int", 4): Encoding.INT4,
+    (Format.PACKED, "int", 8): Encoding.INT8,
+    (Format.CODES, "int", 8): Encoding.INT8,
+    (Format.CODES, "float", 8): Encoding.FP8_E4M3,
+    (Format.MXFP4, "float", 4): Encoding.E2M1,
+}
+# (dynamic, strategy) of input_activations.
+_ACTIVATIONS = {
+    (True, "token"): ActivationQuantization.DYNAMIC_PER_TOKEN,
+    (True, "group"): ActivationQuantization.DYNAMIC_PER_GROUP,
+    (False, "tensor"): ActivationQuantization.STATIC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFormat:
+    """How the modules of one group are stored."""
+
+    format: Format
+    encoding: Encoding
+    bits: int
+    strategy: Strategy
+    group_size: int  # 0 but for Strategy.GROUP
+    block: tuple[int, int]  # (0, 0) but for Strategy.BLOCK
+    is_symmetric: bool
+    has_act_order: bool
+    activation: ActivationQuantization
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTensorsConfig:
+    """Groups of modules and their settings, in the file's order."""
+
+    groups: Sequence[tuple[Sequence[str], ModuleFormat]]  # targets: "Linear", a module's name, "re:" and a pattern
+    patterns: Mapping[str, ModulePattern]  # of the targets that are one
+
+    def format_of(self, parts: Parts) -> ModuleFormat:
+        """The settings of a module: of the group that names it, else of one whose pattern matches, else of Linear's.
+
+        Raises CheckpointError if there is none.
+        """
+        for is_match in (_is_name, self._is_matched, _is_class):
+            for targets, settings in self.groups:
+                if any(is_match(target, parts.module) for target in targets):
+                    return settings
+        raise parts.broken(f"{parts.module!r} is stored quantised, and no group of quantization_config names it")
+
+    def _is_matched(self, target: str, module: str) -> bool:
+        return target in self.patterns and self.patterns[target].is_match(module)
+
+
+def _is_name(target: str, module: str) -> bool:
+    return target == module
+
+
+def _is_class(target: str, module: str) -> bool:  # noqa: ARG001 (codes are those of linear layers)
+    return target == "Linear"
+
+
+def read_config(config: HFConfig) -> CompressedTensorsConfig:
+    """Raises UnsupportedModelError that names what is not supported and what is."""
+    for field, supported in (("sparsity_config", "dense"), ("transform_config", None)):
+        section = config.section(field)
+        if section.fields and not (supported and section.text("format", supported) == supported):
+            raise UnsupportedModelError(f"{config.source}: {field} is not supported; use a version without it")
+    overall = config.text("format", "mixed-precision")
+    groups = config.section("config_groups")
+    if not groups.fields:
+        raise CheckpointError(f"{config.source} has no config_groups; fetch the checkpoint's own configuration again")
+    read = [_group(groups.section(name), overall) for name in groups.fields]
+    patterns = {
+        target: ModulePattern(target.removeprefix(_PATTERN), groups.source)
+        for targets, _ in read
+        for target in targets
+        if target.startswith(_PATTERN)
+    }
+    return CompressedTensorsConfig(read, patterns)
+
+
+def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
+    targets = group.fields.get("targets")
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise CheckpointError(
+            f"{group.source}: targets is {targets!r}; it must be a list of texts; "
+            "fetch the checkpoint's own configuration again"
+        )
+    weights = group.section("weights")
+    name = group.text("format", overall)
+    bits, number = weights.integer("num_bits"), weights.text("type", "int")
+    layout = _FORMATS.get(name)
+    encoding = None if layout is None else _ENCODINGS.get((layout, number, bits))
+    if layout is None or encoding is None:
+        raise UnsupportedModelError(
+            f"{group.source}: format {name!r} with {bits}-bit {number} weights is not supported; use a version in "
+            "pack-quantized (4 or 8 bits), int-quantized, float-quantized (FP8) or mxfp4-pack-quantized"
+        )
+    strategy = _strategy(weights)
+    return targets, ModuleFormat(
+        format=layout,
+        encoding=encoding,
+        bits=bits,
+        strategy=strategy,
+        group_size=weights.integer("group_size") if strategy is Strategy.GROUP else 0,
+        block=_block(weights) if strategy is Strategy.BLOCK else (0, 0),
+        is_symmetric=weights.boolean("symmetric", True),
+        has_act_order=weights.fields.get("actorder") in ("group", "dynamic"),
+        activation=_activation(group, encoding),
+    )
+
+
+def _block(weights: HFConfig) -> tuple[int, int]:
+    value = weights.fields.get("block_structure", "128x128")
+    if isinstance(value, str):  # as old versions wrote it
+        sizes = [int(size) if size.isdecimal() else size for size in value.split("x")]
+        weights = HFConfig({"block_structure": sizes}, weights.source)
+    return block_of(weights, "block_structure") or (128, 128)
+
+
+def _strategy(weights: HFConfig) -> Strategy:
+    implied = "group" if weights.has("group_size") else "tensor"
+    name = weights.text("strategy", implied)
+    try:
+        return Strategy(name)
+    except ValueError:
+        known = ", ".join(strategy.value for strategy in Strategy)
+        raise UnsupportedModelError(
+            f"{weights.source}: strategy {name!r} is not supported; use a version with one of {known}"
+        ) from None
+
+
+def _activation(group: HFConfig, encoding: Encoding) -> ActivationQuantization:
+    for field in ("input_activations", "output_activations"):
+        if group.has(field) and not group.section(field).fields:
+            raise CheckpointError(f"{group.source}: {field} is empty; fetch the checkpoint's own configuration again")
+    if group.has("output_activations"):
+        raise UnsupportedModelError(f"{group.source}: output_activations is not supported; use a version without it")
+    if not group.has("input_activations"):
+        return ActivationQuantization.NONE
+    inputs = group.section("input_activations")
+    bits, number = inputs.integer("num_bits"), inputs.text("type", "int")
+    dynamic, strategy = inputs.fields.get("dynamic", False), inputs.text("strategy", "tensor")
+    activation = _ACTIVATIONS.get((dynamic, strategy)) if isinstance(dynamic, bool) else None
+    is_like_weights = (number, bits) == {Encoding.INT8: ("int", 8), Encoding.FP8_E4M3: ("float", 8)}.get(encoding)
+    if activation is None or not is_like_weights or not inputs.boolean("symmetric", True):
+        raise UnsupportedModelError(
+            f"{inputs.source}: {bits}-bit {number} activations (dynamic {dynamic}, strategy {strategy!r}, symmetric "
+            f"{inputs.boolean('symmetric', True)}) with weights in {encoding.name} are not supported; use a version "
+            "with symmetric 8-bit activations like its weights, dynamic per token or static per tensor, or without"
+        )
+    return activation

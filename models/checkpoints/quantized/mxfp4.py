@@ -1,0 +1,46 @@
+"""MXFP4 checkpoints of quant_method "mxfp4", as gpt-oss ships its experts (OCP Microscaling Formats 1.0).
+
+<projection>_blocks  uint8 [experts, rows, columns / 32, 16]: E2M1 codes, even columns in low nibbles
+<projection>_scales  uint8 [experts, rows, columns / 32]: E8M0
+"""
+
+from dataclasses import replace
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.quantized.parts import Parts
+from models.config.hf_config import HFConfig
+from models.quant.tensor import Encoding, QuantKind, QuantTensor
+
+_GROUP = 32
+
+
+class MXFP4:
+    """Reads the experts of one checkpoint, all experts of a projection as one tensor."""
+
+    def __init__(self, config: HFConfig) -> None:
+        """Nothing of the configuration matters: the layout is fixed."""
+
+    def module_of(self, tensor: StoredTensor) -> str | None:
+        return tensor.name.removesuffix("_blocks") if tensor.name.endswith("_blocks") else None
+
+    def gather(self, parts: Parts) -> StoredTensor:
+        """Of shape [experts, rows, columns]; as one matrix it has [experts * rows, columns]."""
+        codes = parts.take("_blocks", ("U8",))
+        if len(codes.shape) != 4 or codes.shape[-1] != _GROUP // 2 or 0 in codes.shape:
+            raise parts.broken(f"{codes.name!r} has shape {list(codes.shape)}; it must be [experts, rows, groups, 16]")
+        experts, rows, groups, _ = codes.shape
+        scales = parts.take("_scales", ("U8",), (experts, rows, groups))
+        kind = QuantKind(Encoding.E2M1, _GROUP)
+
+        def read(first: int, count: int) -> QuantTensor:
+            """The matrices of some experts, one below the other; both tensors are mapped, so no other is touched."""
+            held = codes.read()[first : first + count].reshape(count * rows, groups * _GROUP // 2)
+            held_scales = scales.read_scales(first, count).reshape(count * rows, groups)
+            return QuantTensor(kind.encoding, held, held_scales, None, _GROUP)
+
+        def expert(index: int) -> StoredTensor:
+            matrix = parts.stored((rows, groups * _GROUP), kind, lambda: read(index, 1))
+            return replace(matrix, name=f"{matrix.name}[{index}]", num_bytes=matrix.num_bytes // experts)
+
+        stack = parts.stored((experts, rows, groups * _GROUP), kind, lambda: read(0, experts))
+        return replace(stack, part=expert)

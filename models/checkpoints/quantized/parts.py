@@ -1,0 +1,120 @@
+"""Parts: the tensors that together hold one quantised matrix, taken out of a checkpoint by name, dtype and shape."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from models.checkpoints.base import StoredQuant, StoredTensor
+from models.errors import CheckpointError
+from models.quant.dequantize import dequantise
+from models.quant.tensor import Encoding, QuantKind, QuantTensor
+
+FLOATS = ("BF16", "F16", "F32")  # what scales are stored in
+
+
+class Part:
+    """One tensor of a module, described; reads nothing before it is asked to."""
+
+    def __init__(self, tensor: StoredTensor) -> None:
+        assert tensor.read_stored is not None, "a safetensors file reads every tensor as it is stored"
+        self.shape = tensor.shape
+        self.format = tensor.format
+        self.num_bytes = tensor.num_bytes
+        self.name = tensor.name
+        self.file = tensor.file
+        self.read = tensor.read_stored
+
+    def read_scales(self, first: int = 0, count: int | None = None) -> torch.Tensor:
+        """The tensor, or `count` indices of its first dimension, all of it finite; else raises CheckpointError.
+
+        E8M0 is brought as uint8.
+        """
+        values = self.read() if count is None else self.read()[first : first + count]
+        if values.dtype == torch.float8_e8m0fnu:
+            values = values.view(torch.uint8)
+        is_sound = values != 255 if values.dtype == torch.uint8 else values.isfinite()  # 255 is E8M0's NaN
+        if not bool(is_sound.all()):
+            raise CheckpointError(
+                f"{self.file}: {self.name!r} holds scales that are no finite numbers; fetch the checkpoint again"
+            )
+        return values
+
+
+class Parts:
+    """What is left of a checkpoint's tensors, seen from one module; a part that was taken is gone for all others."""
+
+    def __init__(self, module: str, tensors: dict[str, StoredTensor], codes: StoredTensor) -> None:
+        """module: what the parts' names start with. codes: the tensor by which the module was found."""
+        self.module = module
+        self.file = codes.file
+        self.num_bytes = 0
+        self._tensors = tensors
+
+    def has(self, suffix: str) -> bool:
+        return self.module + suffix in self._tensors
+
+    def take(self, suffix: str, formats: tuple[str, ...], *shapes: tuple[int, ...]) -> Part:
+        """The part called `module + suffix`. It has one of `formats` and one of `shapes`, or any shape where none is
+        given; raises CheckpointError that names it, what it is and what it must be."""
+        name = self.module + suffix
+        tensor = self._tensors.pop(name, None)
+        if tensor is None:
+            raise CheckpointError(
+                f"{self.file} lacks tensor {name!r} of a quantised matrix; fetch the checkpoint again"
+            )
+        if tensor.format not in formats:
+            raise self.broken(f"{name!r} is stored as {tensor.format}; it must be {' or '.join(formats)}")
+        if shapes and tensor.shape not in shapes:
+            wanted = " or ".join(str(list(shape)) for shape in shapes)
+            raise self.broken(f"{name!r} has shape {list(tensor.shape)}; beside the other tensors it must be {wanted}")
+        self.num_bytes += tensor.num_bytes
+        return Part(tensor)
+
+    def take_matrix(self, suffix: str, formats: tuple[str, ...]) -> Part:
+        """A part with two dimensions, neither of them 0."""
+        part = self.take(suffix, formats)
+        if len(part.shape) != 2 or 0 in part.shape:
+            raise self.broken(f"{part.name!r} has shape {list(part.shape)}; it must be a matrix")
+        return part
+
+    def mark_zero_bias(self) -> None:
+        """Let a bias that is all zeros be left over: quantisers add it to layers that have none. Where the architecture
+        has one, zeros are what the model learnt."""
+        bias = self._tensors.get(self.module + ".bias")
+        if bias is not None and bias.read_stored is not None and not bool(bias.read_stored().any()):
+            self._tensors[bias.name] = dataclasses.replace(bias, may_be_unused=True)
+
+    def broken(self, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.file}: {reason}; check that weights and quantization_config come from one complete checkpoint"
+        )
+
+    def stored(self, shape: tuple[int, ...], kind: QuantKind, read: Callable[[], QuantTensor]) -> StoredTensor:
+        """The matrix that the parts taken so far make. shape: by default [rows, columns]; may have more dimensions."""
+
+        name = f"{self.module}.weight"
+
+        def read_sound() -> QuantTensor:
+            matrix = read()
+            if kind.encoding is Encoding.FP8_E4M3 and bool((matrix.codes.view(torch.uint8) & 0x7F == 0x7F).any()):
+                raise CheckpointError(f"{self.file}: {name!r} holds codes that are NaN; fetch the checkpoint again")
+            return matrix
+
+        def read_dense(dtype: torch.dtype) -> torch.Tensor:
+            return dequantise(read_sound(), dtype).view(shape)
+
+        return StoredTensor(
+            name,
+            shape,
+            kind.encoding.name,
+            self.num_bytes,
+            self.file,
+            read_dense,
+            quantised=StoredQuant(kind, read_sound),
+        )
+
+
+def check_divides(parts: Parts, size: int, columns: int, what: str) -> None:
+    if columns % size:
+        raise parts.broken(f"{what} {size} does not divide the {columns} columns of {parts.module!r}")

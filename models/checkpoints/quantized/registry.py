@@ -1,0 +1,71 @@
+"""Quantised safetensors checkpoints: quant_method of the configuration -> reader, imported when first asked for."""
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.quantized.parts import Parts
+from models.config.hf_config import HFConfig, read_json_config
+from models.errors import UnsupportedModelError
+
+_READERS = {
+    "awq": "models.checkpoints.quantized.awq:AWQ",
+    "bitsandbytes": "models.checkpoints.quantized.bitsandbytes:BitsAndBytes",
+    "compressed-tensors": "models.checkpoints.quantized.compressed_tensors:CompressedTensors",
+    "fp8": "models.checkpoints.quantized.fp8:FP8",
+    "gptq": "models.checkpoints.quantized.gptq:GPTQ",
+    "mxfp4": "models.checkpoints.quantized.mxfp4:MXFP4",
+}
+
+
+# Files in which tools described their quantisation before config.json had a place for it, and the method's name there.
+OLD_FILES = {
+    "quantize_config.json": "gptq",  # AutoGPTQ
+    "quant_config.json": "awq",  # AutoAWQ
+    "hf_quant_config.json": "modelopt",
+}
+
+
+class QuantisedReader(Protocol):
+    """Knows one method's tensors; made for one checkpoint from its quantization_config, which it holds against what it
+    supports."""
+
+    def module_of(self, tensor: StoredTensor) -> str | None:
+        """The module whose codes this tensor holds, or None if it holds no codes."""
+
+    def gather(self, parts: Parts) -> StoredTensor:
+        """The module's matrix; takes all that belongs to it out of `parts`. Reads nothing large. Raises
+        CheckpointError where parts are missing or misshapen, UnsupportedModelError for what headrace cannot read."""
+
+
+def quantisation_config(config: HFConfig, root: Path) -> HFConfig | None:
+    """How the weights of a folder are quantised, with a quant_method; None if they are not."""
+    for name in ("quantization_config", "compression_config"):  # the second of old compressed-tensors
+        if config.has(name):
+            return config.section(name)
+    for name, method in OLD_FILES.items():
+        if (root / name).is_file():
+            old = read_json_config(root / name)
+            return HFConfig({"quant_method": method, **old.fields}, old.source)
+    return None
+
+
+def reader_for(config: HFConfig) -> QuantisedReader:
+    """The reader for a quantization_config; raises UnsupportedModelError that names what is supported."""
+    known = ", ".join(sorted(_READERS))
+    if not config.has("quant_method") and not config.has("load_in_4bit"):
+        raise UnsupportedModelError(
+            f"{config.source}: quantization_config has no quant_method, which says how the weights are quantised; it "
+            f"must be one of {known}"
+        )
+    method = config.text("quant_method", "bitsandbytes")
+    path = _READERS.get(method)
+    if path is None:
+        raise UnsupportedModelError(
+            f"{config.source}: weights quantised by {method!r} are not supported; use a version quantised by "
+            f"{known}, an unquantised one, or a GGUF file"
+        )
+    module, _, name = path.partition(":")
+    reader: QuantisedReader = getattr(importlib.import_module(module), name)(config)
+    return reader

@@ -1,0 +1,48 @@
+"""What configurations say layer by layer: which have a window, which have experts."""
+
+from collections.abc import Callable
+
+from models.config.hf_config import HFConfig
+from models.errors import CheckpointError
+
+
+def sliding_windows(
+    config: HFConfig, num_layers: int, *, is_windowed: Callable[[int], bool], default: int | None = None
+) -> list[int | None]:
+    """Each layer's window: `sliding_window` where `layer_types` says so, or where that is absent, `is_windowed(layer)`.
+
+    default: of the window's size; without it and the field, and where the field is null, no layer has one.
+    """
+    if config.is_null("sliding_window") or (default is None and not config.has("sliding_window")):
+        return [None] * num_layers
+    window = config.integer("sliding_window", default)
+    types = layer_types(config, num_layers)
+    if types is None:
+        return [window if is_windowed(index) else None for index in range(num_layers)]
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
+    """ "full_attention", "sliding_attention" and the like for each layer, where the configuration lists them."""
+    if not config.has("layer_types"):
+        return None
+    types = config.raw("layer_types")
+    if not isinstance(types, list) or len(types) < num_layers or not all(isinstance(kind, str) for kind in types):
+        raise CheckpointError(
+            f"{config.source}: layer_types is no list of {num_layers} kinds; "
+            "fetch the checkpoint's own configuration again"
+        )
+    return types[:num_layers]
+
+
+def flags_by_layer(config: HFConfig, name: str, num_layers: int, *, otherwise: Callable[[int], bool]) -> list[bool]:
+    """A list of 0 and 1 for each layer, or what `otherwise` says where it is absent or empty."""
+    if not config.raw(name):
+        return [otherwise(index) for index in range(num_layers)]
+    flags = config.raw(name)
+    if not isinstance(flags, list) or len(flags) < num_layers or not all(flag in (0, 1) for flag in flags):
+        raise CheckpointError(
+            f"{config.source}: {name} is no list of {num_layers} times 0 or 1; "
+            "fetch the checkpoint's own configuration again"
+        )
+    return [bool(flag) for flag in flags[:num_layers]]

@@ -1,0 +1,158 @@
+"""Fields of a model's configuration that the user states otherwise: --hf-overrides, --rope-scaling, --rope-theta."""
+
+import dataclasses
+import json
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
+
+from models.config.hf_config import HFConfig
+from models.errors import ModelError, SettingError, UnsupportedModelError
+
+# What describes a scaling: all of it goes where another takes its place, and what else stands beside it stays.
+_SCALING_FIELDS = frozenset(
+    (
+        *("rope_type", "type", "factor", "factors", "original_max_position_embeddings", "attention_factor"),
+        *("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+        *("short_factor", "long_factor", "low_freq_factor", "high_freq_factor"),
+    )
+)
+_BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")  # with it since transformers 5, at the top before
+
+
+def parse_overrides(hf_overrides: str | None, rope_scaling: str | None, rope_theta: float | None) -> dict[str, Any]:
+    """Fields in the terms of config.json, from JSON texts. Raises SettingError for other JSON and repetitions."""
+    fields = _object("--hf-overrides", hf_overrides)
+    shorter = {"--rope-scaling": ("rope_scaling", "rope_parameters"), "--rope-theta": ("rope_theta",)}
+    values = {"--rope-scaling": rope_scaling and _object("--rope-scaling", rope_scaling), "--rope-theta": rope_theta}
+    for option, names in shorter.items():
+        if values[option] is None:
+            continue
+        if twice := [name for name in names if name in fields]:
+            raise SettingError(f"{option} and {twice[0]} in --hf-overrides are the same; leave one of them out")
+        fields[names[0]] = values[option]
+    return fields
+
+
+def _object(option: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{option} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        scaling = '{"rope_type": "yarn", "factor": 4.0}'
+        example = scaling if option == "--rope-scaling" else f'{{"rope_scaling": {scaling}}}'
+        raise SettingError(f"{option} must be a JSON object, such as '{example}'")
+    return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Overridden:
+    """`config` with the user's fields in it, and which those are, as "rope_parameters.factor"."""
+
+    config: HFConfig
+    names: tuple[str, ...]
+
+    def note_read(self, names: Container[str]) -> None:
+        """Fields, sections included, of which something else than HFConfig's getters makes use."""
+        self.config.reads.update(name for name in self.names if name.partition(".")[0] in names)
+
+    def refuse_unread(self, architecture: str) -> None:
+        """Raise UnsupportedModelError for a field that nobody has asked the configuration for."""
+        for name in self.names:
+            if name not in self.config.reads:
+                raise UnsupportedModelError(
+                    f"--hf-overrides states {name}, which is not used for {architecture}; correct it or leave it out"
+                )
+
+
+def override(config: HFConfig, fields: Mapping[str, Any]) -> Overridden:
+    """`fields` merged into those of `config`, object by object.
+
+    A scaling of rotary positions takes the place of the checkpoint's, whichever of its two names either has; theta
+    stays if it states none. Linear scaling stretches `max_position_embeddings`, as in vLLM; yarn and dynamic scaling do
+    without that (rope_config.context_length).
+    """
+    if not fields:
+        return Overridden(config, ())
+    base, own = _in_terms_of(config, fields)
+    merged = dataclasses.replace(
+        config,
+        fields=_merged(base, own),
+        source=f"{config.source} with --hf-overrides or --rope-scaling",
+        remedy="correct what is given there",
+    )
+    return Overridden(merged, tuple(_leaves(own)))
+
+
+def _in_terms_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration's fields without a scaling that is replaced, and the user's as the configuration has them."""
+    base, own = dict(config.fields), dict(fields)
+    scaling = _take_scaling(own)
+    section = "rope_parameters" if isinstance(base.get("rope_parameters"), dict) else "rope_scaling"
+    rope = {} if scaling is None else dict(scaling)
+    if section == "rope_parameters":
+        rope |= {name: own.pop(name) for name in _BESIDE_SCALING if name in own}
+    else:
+        own |= {name: rope.pop(name) for name in _BESIDE_SCALING if name in rope}
+    stored = base.get(section) or {}
+    if _is_by_layer(stored) and not _is_by_layer(rope):
+        rope = {"full_attention": rope} if rope else {}
+    elif _is_by_layer(rope) and not _is_by_layer(stored):
+        raise ModelError(f"{config.source} has one scaling for all layers; state one without kinds of layers")
+    if scaling is not None:
+        base[section] = _without_scaling(stored, rope)
+        if "max_position_embeddings" not in own:
+            _stretch(base, scaling)
+    return base, own | ({section: rope} if rope else {})
+
+
+def _take_scaling(own: dict[str, Any]) -> Mapping[str, Any] | None:
+    """The scaling among the user's fields, taken out of them; null is a scaling that does nothing."""
+    names = [name for name in ("rope_scaling", "rope_parameters") if name in own]
+    if not names:
+        return None
+    if len(names) == 2:
+        raise ModelError("--hf-overrides states rope_scaling and rope_parameters, which are the same; leave out one")
+    scaling = own.pop(names[0])
+    if scaling is None:
+        return {"rope_type": "default"}
+    if not isinstance(scaling, dict):
+        raise ModelError(f"--hf-overrides: {names[0]} is {scaling!r}; it must be an object or null")
+    return scaling
+
+
+def _is_by_layer(rope: Mapping[str, Any]) -> bool:
+    """Whether each kind of layer has parameters of its own."""
+    return any(isinstance(value, dict) for value in rope.values())
+
+
+def _without_scaling(stored: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays of the stored parameters where `rope` takes the place of their scaling."""
+    if _is_by_layer(stored):
+        return {kind: _without_scaling(own, {}) if kind in rope else own for kind, own in stored.items()}
+    return {name: value for name, value in stored.items() if name not in _SCALING_FIELDS}
+
+
+def _stretch(base: dict[str, Any], scaling: Mapping[str, Any]) -> None:
+    stated, factor = base.get("max_position_embeddings"), scaling.get("factor")
+    is_linear = scaling.get("rope_type", scaling.get("type")) == "linear"
+    if is_linear and isinstance(stated, int) and isinstance(factor, int | float):
+        base["max_position_embeddings"] = int(stated * factor)
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in own.items():
+        stored = merged.get(name)
+        merged[name] = _merged(stored, value) if isinstance(stored, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _leaves(fields: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name

@@ -1,0 +1,168 @@
+"""Rotary positions and context lengths as configurations state them, for all families."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from models.config.hf_config import HFConfig
+from models.errors import CheckpointError, UnsupportedModelError
+from models.spec import (
+    DynamicScaling,
+    FrequencyFactors,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeScaling,
+    RopeSpec,
+    YarnScaling,
+)
+
+_SUPPORTED = "default, linear, dynamic, yarn, longrope and llama3"
+
+
+def rope_spec(
+    config: HFConfig,
+    head_dim: int,
+    *,
+    layer_type: str = "full_attention",
+    default_theta: float = 10000.0,
+    default_share: float = 1.0,
+) -> RopeSpec:
+    """Rotary positions as `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before) state them.
+
+    layer_type: whose own parameters are taken where the configuration has some for each type of layer.
+    """
+    is_current = config.has("rope_parameters")
+    scaling = config.section("rope_parameters" if is_current else "rope_scaling")
+    if isinstance(scaling.raw(layer_type), dict):
+        scaling = scaling.section(layer_type)
+    outer = scaling if is_current else config
+    theta = outer.number("rope_theta", config.number("rope_theta", default_theta))
+    share = outer.number("partial_rotary_factor", config.number("partial_rotary_factor", default_share))
+    rotary_dim = int(head_dim * share)
+    if share > 1.0 or rotary_dim < 2 or rotary_dim % 2:
+        raise CheckpointError(
+            f"{config.source}: partial_rotary_factor {share} of head size {head_dim} turns {rotary_dim} dimensions; "
+            f"it must be an even number of them, 2 to {head_dim}"
+        )
+    return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
+
+
+def with_usual_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConfig:
+    """`config` with these `rope_parameters` where it says nothing of rotary positions."""
+    if any(config.has(name) for name in ("rope_parameters", "rope_scaling", "rope_theta")):
+        return config
+    return dataclasses.replace(config, fields={**config.fields, "rope_parameters": dict(parameters)})
+
+
+def context_length(config: HFConfig, default: int) -> int:
+    """Longest context that the checkpoint claims: `max_position_embeddings`, or what yarn or dynamic scaling make of
+    it.
+
+    Linear scaling's factor is not counted: configurations disagree on whether the length includes it.
+    """
+    stated = config.integer("max_position_embeddings", default)
+    scaling = config.section("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
+    match _kind(scaling):
+        case "yarn":
+            return max(stated, int(_original_length(config, scaling) * _yarn_factor(config, scaling)))
+        case "dynamic":
+            return int(stated * scaling.number("factor"))
+        case _:
+            return stated
+
+
+def _kind(scaling: HFConfig) -> str:
+    name = scaling.text("rope_type", scaling.text("type", "default"))
+    return {"su": "longrope", "mrope": "default"}.get(name, name)  # older names; text has one position for all sections
+
+
+def _scaling(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> RopeScaling | None:
+    match _kind(scaling):
+        case "default":
+            return None
+        case "linear":
+            return LinearScaling(scaling.number("factor"))
+        case "dynamic":
+            if rotary_dim == 2:
+                raise UnsupportedModelError(f"{config.source}: dynamic scaling needs more than 2 rotated dimensions")
+            return DynamicScaling(scaling.number("factor"), config.integer("max_position_embeddings"))
+        case "yarn":
+            return _yarn(config, scaling)
+        case "longrope":
+            return _longrope(config, scaling, rotary_dim)
+        case "llama3":
+            return Llama3Scaling(
+                factor=scaling.number("factor"),
+                low_freq_factor=scaling.number("low_freq_factor"),
+                high_freq_factor=scaling.number("high_freq_factor"),
+                original_max_position=scaling.integer("original_max_position_embeddings"),
+            )
+        case "factors":  # made by the GGUF reader
+            return FrequencyFactors(_factors(scaling, "factors", rotary_dim))
+        case other:
+            raise UnsupportedModelError(
+                f"{config.source}: rotary scaling {other!r} is not supported; supported are {_SUPPORTED}"
+            )
+
+
+def _yarn(config: HFConfig, scaling: HFConfig) -> YarnScaling:
+    factor = _yarn_factor(config, scaling)
+    if scaling.has("attention_factor"):
+        attention_factor = scaling.number("attention_factor")
+    elif scaling.raw("mscale") and scaling.raw("mscale_all_dim"):  # 0 counts as absent
+        mscale, of_all = (scaling.number(name, minimum=0.0) for name in ("mscale", "mscale_all_dim"))
+        attention_factor = yarn_mscale(factor, mscale) / yarn_mscale(factor, of_all)
+    else:
+        attention_factor = yarn_mscale(factor)
+    return YarnScaling(
+        factor=factor,
+        original_max_position=_original_length(config, scaling),
+        attention_factor=attention_factor,
+        beta_fast=scaling.number("beta_fast", 32.0),
+        beta_slow=scaling.number("beta_slow", 1.0),
+        rounds_bounds=scaling.boolean("truncate", True),
+    )
+
+
+def yarn_mscale(factor: float, weight: float = 1.0) -> float:
+    """YaRN's warmth for a context `factor` times as long (Peng et al. 2023, section 3.4)."""
+    return 1.0 if factor <= 1.0 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def _yarn_factor(config: HFConfig, scaling: HFConfig) -> float:
+    if scaling.has("factor"):
+        return scaling.number("factor")
+    return config.integer("max_position_embeddings") / _original_length(config, scaling)
+
+
+def _original_length(config: HFConfig, scaling: HFConfig) -> int:
+    """The context that the model was trained with before it was lengthened."""
+    name = "original_max_position_embeddings"
+    if config.has(name):  # Phi-3 states it outside
+        return config.integer(name)
+    return scaling.integer(name) if scaling.has(name) else config.integer("max_position_embeddings")
+
+
+def _longrope(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> LongRopeScaling:
+    original = _original_length(config, scaling)
+    factor = scaling.number("factor", config.integer("max_position_embeddings") / original)
+    computed = 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return LongRopeScaling(
+        short_factors=_factors(scaling, "short_factor", rotary_dim),
+        long_factors=_factors(scaling, "long_factor", rotary_dim),
+        original_max_position=original,
+        attention_factor=scaling.number("attention_factor", computed),
+    )
+
+
+def _factors(scaling: HFConfig, name: str, rotary_dim: int) -> tuple[float, ...]:
+    """One for each rotated pair."""
+    factors = scaling.numbers(name)
+    if len(factors) != rotary_dim // 2:
+        raise CheckpointError(
+            f"{scaling.source}: {name} holds {len(factors)} factors; there must be {rotary_dim // 2}; "
+            "fetch the checkpoint again"
+        )
+    return factors

@@ -1,0 +1,99 @@
+"""What compressed-tensors checkpoints hold of a quantised matrix, and the quantization_config that says so.
+
+The reader's twin: models/checkpoints/quantized/compressed_tensors.py describes the layouts.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models.quant.tensor import Encoding, QuantTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What matrices are written as: INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits too, with a scale a token."""
+
+    encoding: Encoding
+    rounds_inputs: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """The library packs integers into int32 where weights alone are quantised."""
+        return self.encoding is not Encoding.FP8_E4M3 and not self.rounds_inputs
+
+    @property
+    def name(self) -> str:
+        if self.is_packed:
+            return "pack-quantized"
+        return "float-quantized" if self.encoding is Encoding.FP8_E4M3 else "int-quantized"
+
+
+def tensors_of(module: str, quantised: QuantTensor, form: Form) -> dict[str, torch.Tensor]:
+    """The tensors of one module, by name. quantised: symmetric."""
+    assert quantised.zeros is None
+    tensors = {f"{module}.weight_scale": quantised.scales}
+    if form.is_packed:
+        tensors[f"{module}.weight_packed"] = _packed(quantised)
+        tensors[f"{module}.weight_shape"] = torch.tensor(quantised.shape, dtype=torch.int64)
+    else:
+        tensors[f"{module}.weight"] = quantised.codes
+    return tensors
+
+
+def _packed(quantised: QuantTensor) -> torch.Tensor:
+    """[rows, words] int32, the first code in a word's lowest bits: codes from 0 up, four bytes together."""
+    codes = quantised.codes
+    if quantised.encoding is Encoding.INT8:
+        codes = codes.view(torch.uint8) ^ 0x80
+    return torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4)).contiguous().view(torch.int32)
+
+
+def quantization_config(form: Form, group_size_of: Mapping[str, int | None], ignored: Sequence[str]) -> dict[str, Any]:
+    """group_size_of: of each quantised module; None is a scale a row. ignored: linear modules that stay as they are."""
+    sizes = sorted(set(group_size_of.values()), key=lambda size: size or 0, reverse=True)
+    groups = {}
+    for number, size in enumerate(sizes):
+        modules = [module for module, own in group_size_of.items() if own == size]
+        targets = ["Linear"] if len(sizes) == 1 else _patterns(modules)
+        groups[f"group_{number}"] = {
+            "targets": targets,
+            "weights": _weights(form.encoding, size),
+            "input_activations": _activations(form.encoding) if form.rounds_inputs else None,
+            "output_activations": None,
+        }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form.name,
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": list(ignored),
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
+def _weights(encoding: Encoding, group_size: int | None) -> dict[str, Any]:
+    by = {"strategy": "channel", "group_size": None} if group_size is None else {"strategy": "group"}
+    return {**_numbers(encoding), "group_size": group_size, **by, "dynamic": False, "observer": "minmax"}
+
+
+def _activations(encoding: Encoding) -> dict[str, Any]:
+    return {**_numbers(encoding), "strategy": "token", "dynamic": True}
+
+
+def _numbers(encoding: Encoding) -> dict[str, Any]:
+    kind = "float" if encoding is Encoding.FP8_E4M3 else "int"
+    return {"num_bits": 4 if encoding is Encoding.INT4 else 8, "type": kind, "symmetric": True}
+
+
+def _patterns(modules: Sequence[str]) -> list[str]:
+    """Regular expressions that match these modules, one for all layers of a kind; "w1" and "w2" are two kinds."""
+    return sorted({"re:" + r"\.".join(map(_part, module.split("."))) + "$" for module in modules})
+
+
+def _part(name: str) -> str:
+    return r"\d+" if name.isdigit() else re.escape(name)

@@ -1,0 +1,177 @@
+"""SourceLayout: a model's tensors, configuration and tokenizer as a folder in Hugging Face layout has them.
+
+A folder's own are taken as they are. A GGUF file's tensors get the names, and the order of rows, of the family's
+safetensors checkpoints, by the maps through which headrace loads both.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.config.hf_config import HFConfig, read_json_config
+from models.decoder import Decoder
+from models.errors import UnsupportedModelError
+from models.families.name_map import Destination, Rules, To
+from models.families.registry import family_of
+from models.loaded_model import TokenizerAssets
+from models.loading.assign import Assignment, transformed
+from models.loading.load import OpenedModel
+from models.sources.resolve import TOKENIZER_FILES, ModelFiles
+from models.tokenizer.load import load_tokenizer_assets
+
+# Beside the fields that headrace reads, libraries choose the model's class by this one.
+_MODEL_TYPES = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+}
+_COPIED = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENSE*")
+
+
+class FolderLayout:
+    """Of a model that has this layout already."""
+
+    def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
+        assert files.root is not None
+        self._root = files.root
+        self._fields = dict(opened.config.fields)
+
+    def name(self, assignment: Assignment) -> str:
+        """Raises UnsupportedModelError for a part of a stack."""
+        name = assignment.tensor.name
+        if name.endswith("]"):
+            raise _is_stacked(name)
+        return name
+
+    def values(self, assignment: Assignment, decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
+        assert assignment.tensor.read is not None
+        return assignment.tensor.read(dtype)
+
+    def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
+        """The tensor's values as the decoder wants them."""
+        return transformed(values, assignment, decoder)
+
+    def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
+        """Configuration, with `more` fields in place of those that tell of an earlier quantisation, and tokenizer."""
+        fields = {name: value for name, value in self._fields.items() if name != "quantization_config"}
+        write_json(folder / "config.json", {**fields, **more})
+        for path in sorted({path for pattern in _COPIED for path in self._root.glob(pattern) if path.is_file()}):
+            shutil.copyfile(path, folder / path.name)
+
+
+class GGUFLayout:
+    """Of a GGUF file."""
+
+    def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
+        """Raises UnsupportedModelError for what would be written wrongly."""
+        architecture = opened.config.architecture()
+        if architecture not in _MODEL_TYPES:
+            raise UnsupportedModelError(
+                f"{files.origin}: {architecture} cannot be exported from GGUF; {', '.join(_MODEL_TYPES)} can; "
+                "give the model in Hugging Face layout"
+            )
+        self._config = opened.config
+        self._patterns = _patterns_by_place(family_of(architecture).names)
+        self._tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
+        self._own_fields = _config_fields(opened.config, self._tokenizer)
+
+    def name(self, assignment: Assignment) -> str:
+        """Of the expert, where the file has a stack. Raises UnsupportedModelError if the family has no name for it."""
+        name = _name_at(assignment.destination, self._patterns)
+        if name is None:
+            raise _is_stacked(assignment.tensor.name)
+        return name
+
+    def values(self, assignment: Assignment, decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:
+        assert assignment.tensor.read is not None
+        return transformed(assignment.tensor.read(dtype), assignment, decoder)
+
+    def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:  # noqa: ARG002
+        return values  # both formats of these families differ in names and order of rows, and `values` has the latter
+
+    def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
+        write_json(folder / "config.json", {**self._own_fields, **more})
+        (folder / "tokenizer.json").write_bytes(self._tokenizer.tokenizer_json)
+        write_json(folder / "tokenizer_config.json", _tokenizer_fields(self._tokenizer, self._config))
+        ids = {"bos_token_id": self._tokenizer.bos_token_id, "eos_token_id": self._tokenizer.eos_token_ids}
+        write_json(folder / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
+
+
+Layout = FolderLayout | GGUFLayout
+
+
+def _is_stacked(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{name!r} is one of a stack of experts, for which compressed-tensors has no form; "
+        "serve the model with --quantization instead"
+    )
+
+
+def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
+    """Raises UnsupportedModelError for what would be written wrongly."""
+    if files.gguf:
+        return GGUFLayout(files, opened)
+    assert files.root is not None
+    if "text_config" in read_json_config(files.root / "config.json").fields:
+        raise UnsupportedModelError(
+            f"{files.origin} wraps a language model, which is not written by itself; "
+            "serve the model with --quantization instead"
+        )
+    return FolderLayout(files, opened)
+
+
+def _patterns_by_place(names: Rules) -> dict[tuple[str, str | None], str]:
+    """(module, shard) -> the pattern of the tensor that fills it; layers are "{i}" in both, and experts "{e}"."""
+    return {
+        (to.module, to.shard): pattern
+        for pattern, to in names.items()
+        if isinstance(to, To) and ("{e}" in to.module) == ("{e}" in pattern)
+    }
+
+
+def _name_at(place: Destination, patterns: dict[tuple[str, str | None], str]) -> str | None:
+    module = place.module if place.layer is None else place.module.replace(f".{place.layer}.", ".{i}.", 1)
+    expert = re.search(r"(?<=\.experts\.)\d+(?=\.)", module)
+    if expert is not None:
+        module = module[: expert.start()] + "{e}" + module[expert.end() :]
+    pattern = patterns.get((module, place.shard))
+    if pattern is None:
+        return None
+    name = pattern.replace("{i}", str(place.layer)).replace("{e}", expert[0] if expert else "")
+    return name.removesuffix(f".{place.parameter}").removesuffix(".*") + f".{place.parameter}"
+
+
+def _config_fields(config: HFConfig, tokenizer: TokenizerAssets) -> dict[str, Any]:
+    fields = dict(config.fields)
+    rope = fields["rope_parameters"]
+    if rope["rope_type"] != "default" or rope["partial_rotary_factor"] != 1:
+        raise UnsupportedModelError(f"{config.source} scales its rotary positions, which is not exported")
+    return {
+        **fields,
+        "model_type": _MODEL_TYPES[config.architecture()],
+        "dtype": "bfloat16",
+        "torch_dtype": "bfloat16",  # its name before transformers 5, as is the next
+        "rope_theta": rope["rope_theta"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope["rope_theta"]},
+        "eos_token_id": tokenizer.eos_token_ids,
+    }
+
+
+def _tokenizer_fields(tokenizer: TokenizerAssets, config: HFConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.integer("max_position_embeddings"),
+        "clean_up_tokenization_spaces": False,
+        **tokenizer.special_tokens,
+    }
+    return fields if tokenizer.chat_template is None else {**fields, "chat_template": tokenizer.chat_template}
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

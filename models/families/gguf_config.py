@@ -1,0 +1,37 @@
+"""A GGUF file's metadata in the terms of a Hugging Face config.json, so that families describe themselves once."""
+
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
+from models.checkpoints.gguf.metadata import gguf_metadata
+from models.config.hf_config import HFConfig
+from models.errors import CheckpointError
+from models.families.registry import architecture_of_gguf, family_of
+
+
+def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
+    """The config; raises UnsupportedModelError for other architectures, CheckpointError for missing metadata.
+
+    What depends on the family comes from its `gguf_fields`. Metadata that change results and that no family's function
+    read are refused by name.
+    """
+    source = str(checkpoint.path)
+    name = HFConfig(checkpoint.metadata, source).text("general.architecture")
+    architecture = architecture_of_gguf(name, checkpoint.metadata)
+    file = gguf_metadata(name, checkpoint.metadata, checkpoint.tensors, checkpoint.path)
+    fields = {
+        "architectures": [architecture],
+        "vocab_size": _vocab_size(checkpoint),
+        "tie_word_embeddings": "output.weight" not in checkpoint.tensors,
+        "bos_token_id": checkpoint.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": checkpoint.metadata.get("tokenizer.ggml.eos_token_id"),
+        **family_of(architecture).gguf_fields(file),
+    }
+    file.refuse_unread()
+    return HFConfig(fields, source)
+
+
+def _vocab_size(checkpoint: GGUFCheckpoint) -> int:
+    """Rows of the embedding: the metadata's own count is often absent, and its token list may be padded."""
+    embedding = checkpoint.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise CheckpointError(f"{checkpoint.path} lacks tensor 'token_embd.weight'; fetch it again")
+    return embedding.shape[0]

@@ -1,0 +1,123 @@
+"""Linear layers over quantised weights in plain torch: held packed, and dequantised in every call."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf.blocks import GGUFRows
+from models.errors import CheckpointError
+from models.kernels.linear import WeightFormat
+from models.linear.dense import DTYPE_NAMES
+from models.linear.scheme import ParameterSpec, Rearrange
+from models.linear.storage import Quantised
+from models.quant.activations import round_rows
+from models.quant.dequantize import dequantise
+from models.quant.tensor import QuantTensor
+
+if TYPE_CHECKING:
+    from models.linear.embedding import Embedding
+    from models.linear.linear import Linear
+    from models.linear.prologue import Prologue
+
+_TENSORS = ("codes", "scales", "zeros", "permutation")
+
+
+class Codes:
+    """Holds the weights of one layer; not shared. Runs on every device; slow, but the memory is what the bits promise.
+
+    The tensors are buffers of the layer, so that torch knows of them.
+    """
+
+    name = "codes"
+
+    def __init__(
+        self, held: Mapping[str | None, Quantised | WeightFormat | None], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """held: for each shard in the order of their rows, or for the whole layer (None); None is dense in `dtype`."""
+        self.dtype = self.bias_dtype = dtype
+        self._device = device
+        self._held = dict(held)
+        self._weights: dict[str | None, QuantTensor | GGUFRows | torch.Tensor] = {}
+
+    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
+        return ()
+
+    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+        held = self._held[shard]
+        if held is None:
+            assert tensor.read is not None
+            dense = rearrange(tensor.read(self.dtype)).to(self._device)
+            layer.register_buffer(f"dense_{shard or 'weight'}", dense, persistent=False)
+            self._weights[shard] = dense
+            return
+        if isinstance(held, WeightFormat):
+            self._weights[shard] = blocks = self._blocks(held, tensor, rearrange)
+            layer.register_buffer(f"blocks_{shard or 'weight'}", blocks.rows, persistent=False)
+            return
+        quantised = held.take(tensor, rearrange)
+        tensors = {name: value for name in _TENSORS if (value := getattr(quantised, name)) is not None}
+        tensors = {name: value.to(self._device) for name, value in tensors.items()}
+        for name, value in tensors.items():
+            layer.register_buffer(f"{name}_{shard or 'weight'}", value, persistent=False)
+        self._weights[shard] = dataclasses.replace(quantised, **tensors)
+
+    def _blocks(self, fmt: WeightFormat, tensor: StoredTensor, rearrange: Rearrange) -> GGUFRows:
+        assert tensor.read_packed is not None
+        blocks = GGUFRows(fmt, rearrange(tensor.read_packed()).to(self._device))
+        if not all(bool(part.dequantised(torch.float32).isfinite().all()) for part in blocks.parts()):
+            raise CheckpointError(
+                f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
+            )
+        return blocks
+
+    def finish(self, layer: "Linear") -> None:
+        """Nothing to repack."""
+
+    def apply(
+        self,
+        x: torch.Tensor,
+        layer: "Linear",
+        prologue: "Prologue",
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        rows = prologue(x).to(self.dtype)
+        y = torch.cat([self._multiply(rows, self._weights[shard]) for shard in self._held], dim=-1)
+        if layer.bias is not None:
+            y += layer.bias
+        if residual is not None:
+            y = residual.add_(y)
+        return y if out_dtype is None else y.to(out_dtype)
+
+    def _multiply(self, rows: torch.Tensor, weight: QuantTensor | GGUFRows | torch.Tensor) -> torch.Tensor:
+        if isinstance(weight, torch.Tensor):
+            return F.linear(rows, weight)
+        if isinstance(weight, GGUFRows):
+            return torch.cat([F.linear(rows, part.dequantised(self.dtype)) for part in weight.parts()], dim=-1)
+        return F.linear(round_rows(rows, weight), dequantise(weight, self.dtype))
+
+    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
+        weight = self._weights[None]
+        if isinstance(weight, torch.Tensor):
+            return F.embedding(ids, weight)
+        if isinstance(weight, GGUFRows):
+            return GGUFRows(weight.format, weight.rows[ids]).dequantised(self.dtype)
+        groups = ids // weight.row_group
+        rows = dataclasses.replace(
+            weight,
+            codes=weight.codes.view(torch.uint8)[ids].view(weight.codes.dtype),
+            scales=weight.scales[groups],
+            zeros=None if weight.zeros is None else weight.zeros[groups],
+            row_group=1,
+        )
+        return dequantise(rows, self.dtype)
+
+    def format_of(self, shard: str | None) -> str:
+        held = self._held[shard if shard in self._held else None]
+        if held is None:
+            return DTYPE_NAMES[self.dtype]
+        return held.name.lower() if isinstance(held, WeightFormat) else held.name

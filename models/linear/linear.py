@@ -1,0 +1,73 @@
+"""Linear: a quantisable projection, possibly several fused into one GEMM, with what stands before and after it."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from models.linear.prologue import AS_IS, Prologue
+from models.linear.scheme import QuantScheme
+
+
+class Linear(nn.Module):
+    """y = W prologue(x) + b (+ residual), with W in the form that `scheme` stores.
+
+    `shards` names the output rows that separate checkpoint tensors fill (q, k and v of a fused qkv). Rows stand in the
+    order of `shard_sizes`.
+    """
+
+    weight: torch.Tensor  # where the scheme has a parameter of that name
+    bias: torch.Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        shard_sizes: Mapping[str, int] | int,
+        *,
+        has_bias: bool,
+        scheme: QuantScheme,
+    ) -> None:
+        super().__init__()
+        sizes = {} if isinstance(shard_sizes, int) else dict(shard_sizes)
+        self.in_features = in_features
+        self.out_features = shard_sizes if isinstance(shard_sizes, int) else sum(sizes.values())
+        self.has_bias = has_bias
+        self.shards: dict[str, tuple[int, int]] = {}  # name -> (first row, rows)
+        row = 0
+        for name, size in sizes.items():
+            self.shards[name] = (row, size)
+            row += size
+        self.store_as(scheme)
+
+    def store_as(self, scheme: QuantScheme) -> None:
+        """Lay the layer out for `scheme`, in place of an earlier one; before memory is allocated."""
+        for name in list(self._parameters):
+            delattr(self, name)
+        self.scheme = scheme
+        for spec in scheme.parameters(self.in_features, self.out_features):
+            self.register_parameter(spec.name, empty_parameter(spec.shape, spec.dtype))
+        bias = empty_parameter((self.out_features,), scheme.bias_dtype) if self.has_bias else None
+        self.register_parameter("bias", bias)
+
+    def rows(self, shard: str | None) -> tuple[int, int]:
+        """(first, count) of a shard's output rows; None is the whole layer."""
+        return (0, self.out_features) if shard is None else self.shards[shard]
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        prologue: Prologue = AS_IS,
+        *,
+        residual: torch.Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """x: [T, n] that `prologue` takes. Returns [T, out] in `out_dtype`, by default the residual's dtype or x's.
+
+        residual: [T, out], added; it is used up, since the result may take its place.
+        """
+        return self.scheme.apply(x, self, prologue, residual, out_dtype)
+
+
+def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    """A parameter without memory: `Decoder.allocate` gives it some, and the loader fills it."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)

@@ -1,0 +1,41 @@
+"""HeadLinear: a matrix of its own for each head."""
+
+import torch
+from torch import nn
+
+from models.kernels.arena import HugePageArena
+from models.kernels.head_linear import multiply_heads, pack_heads, takes_heads
+from models.linear.linear import empty_parameter
+
+
+class HeadLinear(nn.Module):
+    """y[t, h] = W[h] x[t, h]. Held in `dtype`, also where the checkpoint is quantised.
+
+    With `pack_into`, `finish` puts the weight into the order of the native kernel, which then computes.
+    """
+
+    weight: torch.Tensor  # [H, out, in]
+
+    def __init__(self, num_heads: int, in_features: int, out_features: int, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = empty_parameter((num_heads, out_features, in_features), dtype)
+        self._arena: HugePageArena | None = None
+
+    def pack_into(self, arena: HugePageArena) -> None:
+        """Compute natively, if the kernel takes such a matrix, from memory of the arena; before the weights come."""
+        _, out_features, in_features = self.weight.shape
+        if takes_heads(in_features, out_features):
+            self._arena = arena
+
+    def finish(self) -> None:
+        """Make ready for `forward`; called once, after the weight came."""
+        if self._arena is not None:
+            self.weight.data = pack_heads(self.weight, arena=self._arena)
+
+    def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """`out` [T, H, out], which takes the result, of x [T, H, in]; both may have strides between rows and heads."""
+        if self._arena is not None:
+            multiply_heads(self.weight, x, out)
+        else:
+            out.copy_(torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1))
+        return out

@@ -1,0 +1,58 @@
+"""QuantScheme: how a linear layer's weights are stored and multiplied."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from models.checkpoints.base import StoredTensor
+
+if TYPE_CHECKING:
+    from models.linear.embedding import Embedding
+    from models.linear.linear import Linear
+    from models.linear.prologue import Prologue
+
+# What a checkpoint's rows need to stand as the decoder wants them: see names.py.
+Rearrange = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSpec:
+    """One tensor of a layer. Dimension 0 runs over the output features, so that fused layers load shard by shard."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class QuantScheme(Protocol):
+    """One way to store and multiply linear layers."""
+
+    name: str
+    bias_dtype: torch.dtype
+
+    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
+        """The tensors to allocate for a layer before its weights come, bias excluded."""
+
+    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+        """Take in the weight of one shard, or of the whole layer (None)."""
+
+    def finish(self, layer: "Linear") -> None:
+        """Make ready for `apply`; called once, after the last tensor came."""
+
+    def apply(
+        self,
+        x: torch.Tensor,
+        layer: "Linear",
+        prologue: "Prologue",
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        """Linear.forward."""
+
+    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:
+        """Embedding.look_up."""
+
+    def format_of(self, shard: str | None) -> str:
+        """What a shard's weight is held as, for the operator: "bf16", "q4_k"."""

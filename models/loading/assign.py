@@ -1,0 +1,224 @@
+"""Weights: assigns a checkpoint's tensors to a decoder's parameters, then streams them in one by one."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from models.checkpoints.base import Checkpoint, StoredTensor
+from models.checkpoints.mapped_pages import MappedPages
+from models.decoder import Decoder
+from models.errors import CheckpointError
+from models.families.name_map import Destination, NameMap, Rules
+from models.layers.qk_norm import OwnWeightsNorm
+from models.linear.linear import Linear
+from models.linear.per_head import HeadLinear
+from models.loaded_model import ProgressReport
+from models.spec import MoESpec
+
+_MAX_LISTED = 8  # tensors named in one message
+# Names that plain tensors do not have; a reader of quantised checkpoints leaves none of its own.
+_CODES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One tensor and the rows of the parameter that it fills; None is all of them."""
+
+    tensor: StoredTensor
+    destination: Destination
+    rows: tuple[int, int] | None  # (first, count) along dimension 0
+
+    @property
+    def parameter(self) -> str:
+        return f"{self.destination.module}.{self.destination.parameter}"
+
+
+def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assignment]:
+    """A plan that fills every row of every parameter once; reads nothing, so `decoder` may be on the meta device.
+
+    Raises CheckpointError that names the tensors which are missing, unused, repeated or of the wrong shape.
+    """
+    names = NameMap(rules, len(decoder.spec.layers))
+    parameters = dict(decoder.named_parameters())  # a tied head is not among them
+    shared = _names_of_shared(decoder)
+    open_parts = {part: None for name in parameters for part in _parts(decoder, name)}
+    problems: list[str] = []
+    plan: list[Assignment] = []
+    for tensor, destination in _destinations(decoder, checkpoint, names, problems):
+        name = f"{destination.module}.{destination.parameter}"
+        if name in shared:
+            name = shared[name]
+            destination = dataclasses.replace(destination, module=name.rpartition(".")[0])
+        if name not in parameters and tensor.may_be_unused:
+            continue
+        if name not in parameters:
+            problems.append(f"{tensor.name!r} is not used by this architecture")
+            continue
+        assignment = Assignment(tensor, destination, _rows(decoder, destination))
+        filled = [(name, destination.shard)] if destination.shard else _parts(decoder, name)
+        if any(part not in open_parts for part in filled):
+            problems.append(f"{tensor.name!r} repeats what another tensor holds")
+        elif tensor.read is None:
+            problems.append(f"{tensor.name!r} is stored as {tensor.format}, which is not supported")
+        elif reason := _misfit(assignment, parameters[name], decoder):
+            problems.append(reason)
+        for part in filled:
+            open_parts.pop(part, None)
+        plan.append(assignment)
+    problems += [f"nothing fills {name}{f' ({shard})' if shard else ''}" for name, shard in open_parts]
+    if problems:
+        _refuse(checkpoint, problems)
+    return plan
+
+
+@torch.no_grad()
+def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport) -> None:
+    """Read each tensor, in file order, into its place; then let the linear layers among these make themselves ready."""
+    parameters = dict(decoder.named_parameters())
+    total = sum(assignment.tensor.num_bytes for assignment in plan)
+    done = 0
+    pages = MappedPages({assignment.tensor.file for assignment in plan})
+    progress("load weights", done, total, "B")
+    for assignment in plan:
+        tensor, destination = assignment.tensor, assignment.destination
+        module = decoder.get_submodule(destination.module)
+        rearrange = partial(transformed, assignment=assignment, decoder=decoder)
+        if isinstance(module, Linear) and destination.parameter == "weight":
+            module.scheme.load(module, destination.shard, tensor, rearrange)
+        else:
+            target = parameters[assignment.parameter]
+            _narrow(target, assignment.rows).copy_(rearrange(_read_finite(tensor, target.dtype)))
+        done += tensor.num_bytes
+        pages.have_read(tensor.num_bytes)
+        progress("load weights", done, total, "B")
+    for name in dict.fromkeys(assignment.destination.module for assignment in plan):
+        module = decoder.get_submodule(name)
+        if isinstance(module, Linear):
+            module.scheme.finish(module)
+        elif isinstance(module, HeadLinear):
+            module.finish()
+
+
+def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a plain tensor holds. Kernels that round rows would hide what is not finite."""
+    assert tensor.read is not None
+    values = tensor.read(dtype)
+    check_finite(tensor, values)
+    return values
+
+
+def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
+    """Raises CheckpointError that names the tensor, if `values` of it are no finite numbers."""
+    if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
+        raise CheckpointError(
+            f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; fetch the checkpoint again"
+        )
+
+
+def _destinations(
+    decoder: Decoder, checkpoint: Checkpoint, names: NameMap, problems: list[str]
+) -> Iterator[tuple[StoredTensor, Destination]]:
+    """Each tensor that is used, or each expert's part of it, and its place; what has none goes into `problems`."""
+    for tensor in checkpoint.tensors.values():
+        if names.is_ignored(tensor.name):
+            continue
+        destinations = names.destinations(tensor.name)
+        if not destinations:
+            problems.append(f"{tensor.name!r} is not used by this architecture")
+        for destination in destinations:
+            if destination.module == "head" and decoder.spec.has_tied_head:
+                continue  # with tied embeddings a stored copy of the head says nothing new
+            if "{e}" in destination.module:
+                yield from _expert_parts(decoder, tensor, destination, problems)
+            else:
+                yield tensor, destination
+
+
+def _expert_parts(
+    decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
+) -> Iterator[tuple[StoredTensor, Destination]]:
+    """A stack's matrices, each to its expert."""
+    layers, layer = decoder.spec.layers, destination.layer
+    mlp = layers[layer].mlp if layer is not None and layer < len(layers) else None
+    if not isinstance(mlp, MoESpec):
+        problems.append(f"{tensor.name!r} is not used by this architecture")
+    elif tensor.part is None:
+        problems.append(f"{tensor.name!r} is stored as {tensor.format}, which is not supported")
+    elif tensor.shape[0] != mlp.num_experts:
+        problems.append(f"{tensor.name!r} holds {tensor.shape[0]} experts; the configuration has {mlp.num_experts}")
+    else:
+        for expert in range(mlp.num_experts):
+            module = destination.module.replace("{e}", str(expert))
+            yield tensor.part(expert), dataclasses.replace(destination, module=module)
+
+
+def _names_of_shared(decoder: Decoder) -> dict[str, str]:
+    """Other names of parameters that several modules share -> the name in `named_parameters`."""
+    names = {id(parameter): name for name, parameter in decoder.named_parameters()}
+    every = decoder.named_parameters(remove_duplicate=False)
+    return {name: names[id(parameter)] for name, parameter in every if names[id(parameter)] != name}
+
+
+def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
+    """What has to be filled of a parameter: each shard of a fused layer's, else the whole."""
+    module = decoder.get_submodule(parameter.rpartition(".")[0])
+    shards = module.shards if isinstance(module, Linear | OwnWeightsNorm) else {}
+    return [(parameter, shard) for shard in shards] or [(parameter, None)]
+
+
+def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
+    if destination.shard is None:
+        return None
+    module = decoder.get_submodule(destination.module)
+    assert isinstance(module, Linear | OwnWeightsNorm), f"{destination.module} has no shards"
+    return module.shards.get(destination.shard)
+
+
+def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:
+    """Why the tensor cannot be copied to its place, or None. Compares shapes only."""
+    stored = torch.empty(assignment.tensor.shape, device="meta")
+    wanted = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
+    try:
+        shape = transformed(stored, assignment, decoder).shape
+    except RuntimeError:  # rows that cannot be divided into the layer's heads
+        shape = stored.shape
+    if shape == wanted.shape:
+        return None
+    return f"{assignment.tensor.name!r} has shape {list(shape)}; the configuration asks for {list(wanted.shape)}"
+
+
+def transformed(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
+    """A tensor of the file as the decoder wants it."""
+    destination = assignment.destination
+    if destination.transform is None:
+        return value
+    layer = None if destination.layer is None else decoder.spec.layers[destination.layer]
+    return destination.transform(value, layer)
+
+
+def _narrow(tensor: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
+    return tensor if rows is None else tensor.narrow(0, *rows)
+
+
+def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
+    files = _some(sorted({tensor.file.name for tensor in checkpoint.tensors.values()}))
+    codes = [name for name in checkpoint.tensors if name.endswith(_CODES)]
+    if codes:
+        raise CheckpointError(
+            f"the weights ({files}) hold quantised matrices ({codes[0]} and such) that the configuration does not "
+            "describe; check that its quantization_config is the one that came with them. What does not fit: "
+            f"{_some(problems)}"
+        )
+    raise CheckpointError(
+        f"the weights ({files}) do not fit the model's configuration: {_some(problems)}; "
+        "check that configuration and weights come from one complete checkpoint"
+    )
+
+
+def _some(items: Iterable[str]) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - _MAX_LISTED} more" if len(listed) > _MAX_LISTED else ""
+    return ", ".join(listed[:_MAX_LISTED]) + more

@@ -1,0 +1,164 @@
+"""Choice of each linear layer's scheme, from what the checkpoint holds for it and from what this machine can do."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from models.checkpoints.base import StoredTensor
+from models.decoder import Decoder
+from models.kernels.arena import HugePageArena
+from models.kernels.cpu.library import kernel_library
+from models.kernels.linear import WeightFormat
+from models.linear.dense import Unquantized
+from models.linear.dequantizing import Codes
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.linear.native import Packed
+from models.linear.per_head import HeadLinear
+from models.linear.storage import Quantised
+from models.loading.assign import Assignment
+from models.quant.round_to_nearest import kind_on_load
+from models.quant.scaled_weight import scaled_refusal
+from models.quant.tensor import WIDE_ENCODINGS, Encoding
+
+_BF16_COLUMNS = 16  # the bf16 kernel takes multiples of
+
+
+@dataclass(frozen=True, slots=True)
+class WeightOptions:
+    """How weights are to be held: as they are stored, where something can compute with that, and else in the dtype.
+
+    keeps_quantised: False dequantises all. quantise_to: what linear layers become instead; embeddings and output layer
+    only with `includes_head`. group_size: of what is quantised so, by default that of its encoding.
+    """
+
+    keeps_quantised: bool = True
+    quantise_to: Encoding | None = None
+    includes_head: bool = False
+    group_size: int | None = None
+
+
+@dataclass(slots=True)
+class Choices:
+    """What was chosen that the operator should know. Counted are tensors, by the format in which they are stored."""
+
+    refusal: str | None  # why nothing is native
+    no_keeping: str  # why what is dequantised is so
+    packed_bytes: int = 0  # what kernels' layouts and codes take at least, beside the decoder's parameters
+    made: Counter[str] = field(default_factory=Counter)  # quantised on load
+    in_torch: Counter[str] = field(default_factory=Counter)  # codes without a kernel, by the reason
+    dequantised: Counter[str] = field(default_factory=Counter)
+    widened: Counter[str] = field(default_factory=Counter)  # into a format of more bits with the same numbers
+
+
+def native_linears_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the native linear kernels cannot serve a model, or None if they can."""
+    if device.type != "cpu":
+        return f"the native kernels run on the CPU, not on {device}"
+    if dtype != torch.bfloat16:
+        return f"the native kernels compute in bfloat16, not in {str(dtype).removeprefix('torch.')}"
+    if kernel_library() is None:
+        return "the native kernels are not available (the reason is in the log)"
+    return None
+
+
+def choose_schemes(
+    decoder: Decoder, plan: Sequence[Assignment], dtype: torch.dtype, device: torch.device, options: WeightOptions
+) -> Choices:
+    """Give every linear layer the scheme for what it will hold; the unquantised ones without a kernel keep theirs."""
+    stored: dict[str, dict[str | None, StoredTensor]] = defaultdict(dict)
+    for assignment in plan:
+        if assignment.destination.parameter == "weight":
+            stored[assignment.destination.module][assignment.destination.shard] = assignment.tensor
+    refusal = native_linears_refusal(dtype, device)
+    asked = "there is no kernel for them" if options.keeps_quantised else "as asked for"
+    choices = Choices(refusal, refusal or asked)
+    if choices.refusal is None:
+        # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
+        # in bf16: 2.3e-4 -> 6.0e-4 nats a token) and save no time.
+        decoder.residual_dtype = torch.float32
+    arena = HugePageArena()
+    for name, layer in decoder.named_modules():  # once each, so that a tied head counts as the embedding that it is
+        if isinstance(layer, HeadLinear) and choices.refusal is None:
+            layer.pack_into(arena)
+        if not isinstance(layer, Linear):
+            continue
+        tensors = {shard: stored[name][shard] for shard in ([None] if None in stored[name] else layer.shards)}
+        held = {shard: _held(decoder, layer, tensor, options) for shard, tensor in tensors.items()}
+        reason = choices.refusal or _native_refusal(decoder, layer, list(held.values()))
+        if reason is not None:
+            held = {shard: kept if torch_holds(kept, device) else None for shard, kept in held.items()}
+        if reason is None:
+            formats = {shard: WeightFormat.BF16 if kept is None else kept for shard, kept in held.items()}
+            layer.store_as(Packed(formats, arena))
+        elif any(kept is not None for kept in held.values()):
+            layer.store_as(Codes(held, dtype, device))
+            choices.in_torch[reason] += sum(kept is not None for kept in held.values())
+        if not isinstance(layer.scheme, Unquantized):
+            choices.packed_bytes += sum(_least_bytes(layer, shard, kept) for shard, kept in held.items())
+        for shard, tensor in tensors.items():
+            _count(choices, tensor, held[shard])
+    return choices
+
+
+def torch_holds(kept: WeightFormat | Quantised | None, device: torch.device) -> bool:
+    """Whether a weight without a kernel stays quantised, to be dequantised in every step.
+
+    GGUF's own formats do where memory is scarcer than time: on a CPU that takes many times as long as the product.
+    """
+    return isinstance(kept, Quantised) or (kept is not None and device.type != "cpu")
+
+
+def _held(
+    decoder: Decoder, layer: Linear, tensor: StoredTensor, options: WeightOptions
+) -> WeightFormat | Quantised | None:
+    """What a weight stays or becomes if the machine can compute with it; None is dense."""
+    is_inner = not isinstance(layer, Embedding) and layer is not decoder.head
+    quantise_to, stored = options.quantise_to, tensor.quantised
+    if quantise_to is not None and (is_inner or options.includes_head):
+        if stored is None or stored.kind.encoding is not quantise_to:
+            kind = kind_on_load(quantise_to, layer.in_features, options.group_size)
+            return Quantised(kind, layer.in_features, is_made=True)
+    elif not options.keeps_quantised:
+        return None
+    if stored is not None:
+        return Quantised(stored.kind, layer.in_features)
+    is_known = tensor.read_packed is not None and tensor.format in WeightFormat.__members__
+    return WeightFormat[tensor.format] if is_known else None
+
+
+def _native_refusal(decoder: Decoder, layer: Linear, held: Sequence[WeightFormat | Quantised | None]) -> str | None:
+    """Why the kernels do not take the layer, whose weights are `held`, or None if they do."""
+    for kept in held:
+        if isinstance(kept, Quantised) and (reason := scaled_refusal(kept.kind, layer.in_features)):
+            return reason
+    if None in held:
+        if isinstance(layer, Embedding) and layer is not decoder.head:
+            return "rows are only looked up"
+        if layer.in_features % _BF16_COLUMNS:
+            return f"{layer.in_features} columns are no multiple of {_BF16_COLUMNS}"
+    return None
+
+
+def _least_bytes(layer: Linear, shard: str | None, kept: WeightFormat | Quantised | None) -> int:
+    """Of one weight: scales of codes are left out."""
+    weights = layer.rows(shard)[1] * layer.in_features
+    if isinstance(kept, Quantised):
+        return weights if kept.kind.encoding in WIDE_ENCODINGS else weights // 2
+    if kept is None or kept is WeightFormat.BF16:
+        return weights * 2
+    columns, num_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kept.name]]
+    return weights // columns * num_bytes
+
+
+def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantised | None) -> None:
+    name = tensor.format.lower()
+    if isinstance(kept, Quantised):
+        choices.made[name] += kept.is_made
+        if tensor.wider_format is not None and not kept.is_made:
+            choices.widened[f"{name} as {tensor.wider_format.lower()}"] += 1
+    elif (tensor.read_packed or tensor.quantised) and kept is None:
+        choices.dequantised[name] += 1

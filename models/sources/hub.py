@@ -1,0 +1,120 @@
+"""Models of the Hugging Face hub, fetched through huggingface_hub: its cache, its token, its offline mode."""
+
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.errors import SourceError
+
+if TYPE_CHECKING:
+    from models.loaded_model import ProgressReport
+
+_WEIGHTS = "*.safetensors"  # never pickles (*.bin, *.pt)
+# Configuration, the weights' index, and every form that a tokenizer takes.
+_DESCRIPTION = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+_IGNORED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "coreml/*"]
+
+
+def fetch_snapshot(repo: str, revision: str | None, progress: "ProgressReport", check: Callable[[Path], None]) -> Path:
+    """Return the snapshot folder of a safetensors repository; check(folder) comes before its weights. Raises
+    SourceError."""
+    root = _download(repo, revision, _DESCRIPTION, _IGNORED, progress)
+    if not (root / "config.json").is_file():
+        raise SourceError(
+            f"hub repository {repo!r} has no config.json, so it holds no safetensors model; "
+            f"for a repository of GGUF files say which one: {repo}:Q4_K_M or {repo}:file.gguf"
+        )
+    check(root)
+    root = _download(repo, revision, [*_DESCRIPTION, _WEIGHTS], _IGNORED, progress)
+    if not any(root.glob(_WEIGHTS)):
+        raise SourceError(
+            f"hub repository {repo!r} has no *.safetensors file; weights in *.bin or *.pt files are pickles, which can "
+            "run code when they are opened, and are not fetched; use a safetensors version of the model (some "
+            "repositories have one under --revision refs/pr/N), or convert it with transformers' save_pretrained"
+        )
+    return root
+
+
+def fetch_gguf(repo: str, selector: str, revision: str | None, progress: "ProgressReport") -> list[Path]:
+    """Return the .gguf files of the repository that match a quantisation or a file name. Raises SourceError.
+
+    A split file is named by its first part or by its quantisation; both bring all parts.
+    """
+    patterns = _gguf_patterns(selector)
+    root = _download(repo, revision, patterns, [], progress)
+    # The snapshot may hold files of earlier downloads too.
+    found = sorted(
+        path
+        for path in root.rglob("*.gguf")
+        if any(fnmatch(path.relative_to(root).as_posix(), pattern) for pattern in patterns)
+    )
+    if not found:
+        raise SourceError(f"hub repository {repo!r} has no .gguf file for {selector!r}; see its list of files")
+    return found
+
+
+def _gguf_patterns(selector: str) -> list[str]:
+    if selector.lower().endswith(".gguf"):
+        stem, split, _ = selector.rpartition("-00001-of-")
+        return [f"{stem}-?????-of-*.gguf"] if split else [selector]
+    patterns = []
+    for name in dict.fromkeys((selector, selector.upper(), selector.lower())):
+        patterns += [f"{name}.gguf"] + [f"*[-._/]{name}{tail}.gguf" for tail in ("", "-?????-of-?????")]
+    return patterns
+
+
+def _download(
+    repo: str, revision: str | None, patterns: list[str], ignored: list[str], progress: "ProgressReport"
+) -> Path:
+    from httpx import HTTPError
+    from huggingface_hub import constants, errors, snapshot_download
+
+    where = f"hub repository {repo!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=ignored,
+                tqdm_class=_progress_bars(f"download {repo}", progress),
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise SourceError(f"{where} is gated: accept its terms on its page and set HF_TOKEN") from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(f"{where} does not exist, though the repository does; check --revision") from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(f"{where} does not exist, or is private and HF_TOKEN is not set; check the name") from error
+    except errors.HFValidationError as error:
+        raise SourceError(f"{repo!r} is neither an existing path nor a hub id ({error})") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        mode = "offline mode (HF_HUB_OFFLINE) is on" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        raise SourceError(
+            f"{where} is not in the local cache, and {mode}; download it first or go online, or check the spelling if "
+            f"a folder is meant: {repo!r} is none here"
+        ) from error
+    except (errors.HfHubHTTPError, HTTPError) as error:
+        raise SourceError(f"cannot download {where}: {error}; try again later") from error
+    except OSError as error:
+        raise SourceError(
+            f"cannot store {where}: {error.strerror or error}; free some space or set HF_HOME to another disk"
+        ) from error
+
+
+def _progress_bars(stage: str, progress: "ProgressReport") -> type[Any]:
+    """A tqdm class that draws nothing and reports its byte counts to `progress`."""
+    from huggingface_hub.utils import tqdm
+
+    class ReportingBar(tqdm):
+        def display(self, *_args: Any, **_kwargs: Any) -> None:
+            pass
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn: bool | None = super().update(n)
+            if self.unit == "B":
+                progress(stage, int(self.n), int(self.total or 0), "B")
+            return drawn
+
+    return ReportingBar

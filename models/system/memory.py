@@ -1,0 +1,120 @@
+"""Memory that can be had: of a device, or of this machine within the limits of its control groups and its process."""
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models.errors import ModelError
+from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_folders
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFiles:
+    """Where a Linux system says what memory there is."""
+
+    meminfo: Path = Path("/proc/meminfo")
+    status: Path = Path("/proc/self/status")
+    cgroups: Path = CGROUPS
+    own_cgroups: Path = OWN_CGROUPS
+
+
+_SYSTEM = SystemFiles()
+
+
+def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
+    """Memory that a new allocation on `device` may take now. Files in the system's cache count as free."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    return min(_free_bytes(files), _address_space_left(files.status))
+
+
+def obtainable_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
+    """The most that can be allocated on `device` at all: with what the system could move to its swap."""
+    if device.type == "cuda":
+        return free_memory_bytes(device)
+    swap = min([_fields(files.meminfo).get("SwapFree:", 0) * 1024, *_groups_free_swap_bytes(files)])
+    return min(_free_bytes(files) + swap, _address_space_left(files.status))
+
+
+def require_memory(needed: int, device: torch.device) -> None:
+    """Raise ModelError if weights of so many bytes cannot be had.
+
+    A CPU would grant them, and the system kill the process that writes to them.
+    """
+    obtainable = obtainable_memory_bytes(device)
+    if needed > obtainable:
+        raise too_large(needed, obtainable, device)
+
+
+def too_large(needed: int, obtainable: int, device: torch.device) -> ModelError:
+    return ModelError(
+        f"the weights need {needed / 2**30:.2f} GiB and {device} has {obtainable / 2**30:.2f} GiB free; free some, or "
+        "choose a smaller model, fewer bits (--quantization int4) or another --device"
+    )
+
+
+def _free_bytes(files: SystemFiles) -> int:
+    """What the machine and all control groups of the process have free."""
+    available = _fields(files.meminfo).get("MemAvailable:")
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if available is None else available * 1024
+    groups = own_folders("memory", files.cgroups, files.own_cgroups)
+    return min([free, *(limited for group in groups if (limited := _group_free_bytes(group)) is not None)])
+
+
+_NO_LIMIT = 1 << 62  # version 1 writes the largest multiple of a page
+# Of version 2 and of version 1: limit, use, and the prefix of the statistics that count the groups below too.
+_LAYOUTS = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
+
+
+def _group_free_bytes(group: Path) -> int | None:
+    """Limit less use of one control group, of which read files are no part; None: no limit."""
+    for limit_file, usage_file, prefix in _LAYOUTS:
+        if (free := _left(group / limit_file, group / usage_file)) is not None:
+            statistics = _fields(group / "memory.stat")
+            cached = sum(statistics.get(f"{prefix}{name}_file", 0) for name in ("active", "inactive"))
+            return max(0, free + cached)
+    return None
+
+
+def _groups_free_swap_bytes(files: SystemFiles) -> list[int]:
+    """What each control group that has a limit of its own may still move to swap."""
+    free = []
+    for group in own_folders("memory", files.cgroups, files.own_cgroups):
+        swap = _left(group / "memory.swap.max", group / "memory.swap.current")
+        if swap is None:  # version 1 limits memory and swap together
+            memory = _left(group / "memory.limit_in_bytes", group / "memory.usage_in_bytes")
+            both = _left(group / "memory.memsw.limit_in_bytes", group / "memory.memsw.usage_in_bytes")
+            swap = None if memory is None or both is None else both - max(0, memory)
+        if swap is not None:
+            free.append(max(0, swap))
+    return free
+
+
+def _left(limit_path: Path, usage_path: Path) -> int | None:
+    """A limit less what is used of it; None where there is no limit."""
+    try:
+        limit, usage = limit_path.read_text().strip(), int(usage_path.read_text())
+    except OSError:
+        return None
+    return None if limit == "max" or int(limit) >= _NO_LIMIT else int(limit) - usage
+
+
+def _address_space_left(status: Path) -> int:
+    """What the process may still map by its own limit (ulimit -v)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(0, limit - _fields(status).get("VmSize:", 0) * 1024)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """First number of each line by the line's first word; empty if there is no such file."""
+    if not path.exists():
+        return {}
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {fields[0]: int(fields[1]) for fields in lines if len(fields) > 1 and fields[1].isdecimal()}

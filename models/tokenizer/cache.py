@@ -1,0 +1,75 @@
+"""Converted GGUF vocabularies, kept on disk: a large one takes as long to convert as its model takes to load.
+
+A file is one line of JSON, with everything but the tokenizer's own JSON, which follows. Its name is a hash of what it
+was made from, and the line holds one of what follows, so that a file that was cut or changed is made again.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from models.checkpoints.gguf.array import GGUFArray
+from models.loaded_model import TokenizerAssets
+from models.system.cache_folder import cache_folder
+from models.tokenizer import gguf
+
+_MAX_FILES = 16  # of a few megabytes each; the least recently written go
+
+
+def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
+    """Changes with the file's tokenizer metadata, the model's own EOS ids, this code and the tokenizers library."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(Path(gguf.__file__).read_bytes())
+    digest.update(f"{tokenizers.__version__} {eos_token_ids}".encode())
+    for key in sorted(key for key in metadata if key.startswith("tokenizer.")):
+        value = metadata[key]
+        digest.update(f"\0{key}\0{len(value) if isinstance(value, GGUFArray) else 1}\0".encode())
+        digest.update(value.data if isinstance(value, GGUFArray) else repr(value).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def read_assets(key: str) -> TokenizerAssets | None:
+    """What `keep_assets` kept under `key`, or None if there is nothing whole."""
+    try:
+        line, _, tokenizer_json = _path(key).read_bytes().partition(b"\n")
+        fields = json.loads(line)
+        if fields.pop("digest") != _digest(tokenizer_json):
+            return None
+        return TokenizerAssets(tokenizer_json=tokenizer_json, **fields)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def keep_assets(key: str, assets: TokenizerAssets) -> None:
+    """Keep `assets` under `key`. A cache that cannot be written costs the next start time, and this one nothing."""
+    fields = {
+        "chat_template": assets.chat_template,
+        "special_tokens": assets.special_tokens,
+        "bos_token_id": assets.bos_token_id,
+        "eos_token_ids": assets.eos_token_ids,
+        "add_bos_token": assets.add_bos_token,
+        "digest": _digest(assets.tokenizer_json),
+    }
+    path = _path(key)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            file.write(json.dumps(fields).encode() + b"\n" + assets.tokenizer_json)
+        os.replace(file.name, path)
+        for old in sorted(path.parent.glob("gguf-*"), key=lambda file: -file.stat().st_mtime)[_MAX_FILES:]:
+            old.unlink(missing_ok=True)
+
+
+def _path(key: str) -> Path:
+    return cache_folder() / "tokenizers" / f"gguf-{key}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,130 @@
+"""GGUF vocabularies -> a `tokenizers` tokenizer that gives the ids llama.cpp gives.
+
+Two kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named way to cut text into words
+(tokenizer.ggml.pre), and "llama", SentencePiece BPE with a score a token. Text that ends up in ids is never Unicode
+normalised here, also where the original tokenizer.json has a normaliser, since GGUF does not keep it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import PreTokenizer
+
+from models.checkpoints.gguf.array import array_values
+from models.errors import CheckpointError, UnsupportedModelError
+from models.tokenizer.gguf_pretokenizers import WORD_SPLITS
+
+# tokenizer.ggml.token_type
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+_SPACE = "▁"
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTokenizer:
+    """A vocabulary of a GGUF file. `tokenizer` adds no BOS of its own."""
+
+    tokenizer: Tokenizer
+    tokens: list[str]  # by id
+    control_ids: list[int]
+    add_bos_token: bool
+
+
+def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFTokenizer:
+    """Build the tokenizer that `metadata` of the file at `path` describes.
+
+    Raises UnsupportedModelError for a kind that is not listed above, CheckpointError for metadata that contradict
+    themselves.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind not in ("gpt2", "llama"):
+        raise UnsupportedModelError(f"{path} has a tokenizer of kind {kind!r}; supported are 'gpt2' and 'llama'")
+    tokens = _texts(metadata, "tokens", path)
+    types = array_values(metadata.get("tokenizer.ggml.token_type")) or [1] * len(tokens)
+    if len(types) != len(tokens):
+        raise CheckpointError(f"{path} has {len(tokens)} tokens but {len(types)} token types; fetch it again")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise CheckpointError(f"{path} has {len(tokens) - len(vocabulary)} tokens more than once; fetch it again")
+    if kind == "gpt2":
+        tokenizer, adds_bos = _byte_level_bpe(metadata, vocabulary, path)
+    else:
+        tokenizer, adds_bos = _sentencepiece_bpe(metadata, tokens, types, vocabulary, path)
+    _add_special_tokens(tokenizer, tokens, types)
+    control_ids = [i for i, kind in enumerate(types) if kind == _CONTROL]
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos))
+    return GGUFTokenizer(tokenizer, tokens, control_ids, add_bos)
+
+
+def _byte_level_bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int], path: Path) -> tuple[Tokenizer, bool]:
+    name = metadata.get("tokenizer.ggml.pre", "default")
+    if name not in WORD_SPLITS:
+        known = ", ".join(sorted(WORD_SPLITS))
+        raise UnsupportedModelError(f"{path} cuts text by the rules {name!r} (tokenizer.ggml.pre); known are {known}")
+    split = WORD_SPLITS[name]
+    merges = []
+    for merge in _texts(metadata, "merges", path):
+        left, space, right = merge.partition(" ")
+        if not space or left + right not in vocabulary or left not in vocabulary or right not in vocabulary:
+            raise CheckpointError(f"{path} has the merge {merge!r}, which is not made of its tokens; fetch it again")
+        merges.append((left, right))
+    tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=split.ignore_merges))
+    steps: list[PreTokenizer] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in split.patterns]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, split.adds_bos
+
+
+def _sentencepiece_bpe(
+    metadata: Mapping[str, Any], tokens: list[str], types: list[int], vocabulary: dict[str, int], path: Path
+) -> tuple[Tokenizer, bool]:
+    scores = array_values(metadata.get("tokenizer.ggml.scores"))
+    if scores is None or len(scores) != len(tokens):
+        raise CheckpointError(f"{path} has no score for each of its {len(tokens)} tokens; fetch it again")
+    unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
+    merges = _merges_by_score(vocabulary, scores)
+    tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", _SPACE)]
+    decode: list[decoders.Decoder] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend(_SPACE))
+        decode.append(decoders.Strip(" ", 1, 0))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence(decode)
+    return tokenizer, True
+
+
+def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
+    """Every way to make a token of two others, the best score first.
+
+    SentencePiece joins the neighbours whose joint token scores best, the leftmost of equals, and `tokenizers` takes the
+    merge listed first. All tokens of a trained vocabulary have scores of their own, so the orders agree.
+    """
+    ranked: list[tuple[float, int, int, str, str]] = []
+    for token, token_id in vocabulary.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in vocabulary and right in vocabulary:
+                ranked.append((-scores[token_id], vocabulary[left], vocabulary[right], left, right))
+    ranked.sort()
+    return [(left, right) for *_, left, right in ranked]
+
+
+def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
+    """Control tokens are parsed on demand and left out of text; user-defined ones are ordinary text taken whole."""
+    for token, kind in zip(tokens, types, strict=True):
+        if kind in (_CONTROL, _UNKNOWN):
+            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
+        elif kind == _USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(token, normalized=False, special=False)])
+
+
+def _texts(metadata: Mapping[str, Any], name: str, path: Path) -> list[str]:
+    values = array_values(metadata.get(f"tokenizer.ggml.{name}"))
+    if not values or not isinstance(values[0], str):
+        raise CheckpointError(f"{path} has no tokenizer.ggml.{name}; convert the model again with its tokenizer")
+    return values

@@ -1,0 +1,267 @@
+"""load_tokenizer_assets: a checkpoint's tokenizer, in whatever form it came -> `tokenizers` JSON and what goes with it.
+
+BOS is settled here. A tokenizer.json says by its post-processor whether a plain prompt begins with BOS, and as in
+transformers that outranks `add_bos_token` of tokenizer_config.json; GGUF has no post-processor, so there
+`add_bos_token` of the result says it. A chat template that wants BOS writes it, and nobody adds another.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from models.checkpoints.gguf.header import read_gguf_header
+from models.config.hf_config import HFConfig, quoted, read_json_config, read_text
+from models.errors import CheckpointError, UnsupportedModelError
+from models.loaded_model import TokenizerAssets
+from models.system.cache_folder import cache_folder
+from models.tokenizer.cache import gguf_key, keep_assets, read_assets
+from models.tokenizer.gguf import convert_gguf_tokenizer
+
+if TYPE_CHECKING:
+    from models.sources.resolve import ModelFiles
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_MAX_FILE_BYTES = 128 << 20  # of a tokenizer.json; the largest are a quarter of it
+_MAX_TOKEN_ID = 1 << 20
+_CONVERTED_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken")
+_GGUF_ID_NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+
+# Control tokens that end a text or a turn. GGUF names one EOS, where the original often has several in its
+# generation_config.json, which is not in the file.
+_END_TOKENS = frozenset(
+    {
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end|>",
+        "<|eot|>",
+        "<end_of_turn>",
+        "<|endofturn|>",
+        "<|end_of_turn|>",
+        "<EOT>",
+        "<｜end▁of▁sentence｜>",
+    }
+)
+
+
+def load_tokenizer_assets(
+    files: "ModelFiles", config: HFConfig, gguf_metadata: Mapping[str, Any] | None = None
+) -> TokenizerAssets:
+    """Read the tokenizer of `files`; `config` gives its model's eos_token_id. Raises a ModelError.
+
+    gguf_metadata: of the first GGUF file, where the caller has read it.
+    """
+    eos_token_ids = config.token_ids("eos_token_id")
+    if files.root is None:
+        path = files.gguf[0]
+        metadata = read_gguf_header(path).metadata if gguf_metadata is None else gguf_metadata
+        key = gguf_key(metadata, eos_token_ids)
+        assets = read_assets(key)
+        if assets is None:
+            assets = _from_gguf(metadata, path, eos_token_ids)
+            keep_assets(key, assets)
+        return assets
+    return _from_folder(files.root, eos_token_ids)
+
+
+# --- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def _from_gguf(metadata: Mapping[str, Any], path: Path, eos_token_ids: list[int]) -> TokenizerAssets:
+    converted = convert_gguf_tokenizer(metadata, path)
+    special_tokens = {}
+    for name, key in _GGUF_ID_NAMES.items():
+        token_id = _gguf_id(metadata, key, path)
+        if token_id is not None and token_id < len(converted.tokens):
+            special_tokens[name] = converted.tokens[token_id]
+    ends = [_gguf_id(metadata, name, path) for name in ("eos", "eot", "eom")]
+    ends += [i for i in converted.control_ids if converted.tokens[i] in _END_TOKENS]
+    bos_token = special_tokens.get("bos_token")
+    return TokenizerAssets(
+        tokenizer_json=converted.tokenizer.to_str().encode(),
+        chat_template=_checked_template(metadata.get("tokenizer.chat_template"), str(path)),
+        special_tokens=special_tokens,
+        bos_token_id=None if bos_token is None else converted.tokenizer.token_to_id(bos_token),
+        eos_token_ids=_unique([*eos_token_ids, *ends]),
+        add_bos_token=converted.add_bos_token and bos_token is not None,
+    )
+
+
+def _gguf_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = metadata.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise CheckpointError(f"{path}: {key} is {quoted(value)}, which is no token id; fetch the file again")
+    return None if value is None or value < 0 else value  # some files say -1 where there is none
+
+
+# --- Hugging Face layout ---------------------------------------------------------------------------------------------
+
+
+def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
+    config = _read_optional(root / "tokenizer_config.json")
+    legacy = _read_optional(root / "special_tokens_map.json")
+    special_tokens = {}
+    for name in _SPECIAL_NAMES:
+        if (text := _token_text((config if config.has(name) else legacy).raw(name))) is not None:
+            special_tokens[name] = text
+    tokenizer = _tokenizer_of(root)
+    _add_configured_tokens(tokenizer, _listed_tokens(config), special_tokens)
+    bos_token_id = _id_of(tokenizer, special_tokens.get("bos_token"))
+    ends = [*eos_token_ids, *_read_optional(root / "generation_config.json").token_ids("eos_token_id")]
+    return TokenizerAssets(
+        tokenizer_json=tokenizer.to_str().encode(),
+        chat_template=_chat_template(root, config),
+        special_tokens=special_tokens,
+        bos_token_id=bos_token_id,
+        eos_token_ids=_unique([*ends, _id_of(tokenizer, special_tokens.get("eos_token"))]),
+        add_bos_token=False,
+    )
+
+
+def _tokenizer_of(root: Path) -> Tokenizer:
+    path = root / "tokenizer.json"
+    if not path.is_file():
+        return _converted(root)
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise CheckpointError(f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, as no tokenizer has; fetch it again")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        raise CheckpointError(f"{path} cannot be read ({quoted(str(error))}); fetch it again") from error
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest > _MAX_TOKEN_ID:  # to_str() counts all ids up to the largest
+        raise CheckpointError(
+            f"{path} has a token with id {largest}; no vocabulary goes beyond {_MAX_TOKEN_ID}: it is damaged; "
+            "fetch it again"
+        )
+    return tokenizer
+
+
+def _converted(root: Path) -> Tokenizer:
+    """The tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt.
+
+    transformers takes seconds to import and to convert, so the result is kept in the cache.
+    """
+    kept = cache_folder() / "tokenizers" / f"{_conversion_key(root)}.json"
+    if kept.is_file():
+        return Tokenizer.from_file(str(kept))
+    tokenizer = _convert(root)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=kept.parent, suffix=".partial", encoding="utf-8", delete=False) as file:
+        file.write(tokenizer.to_str())
+    os.replace(file.name, kept)
+    return tokenizer
+
+
+def _conversion_key(root: Path) -> str:
+    """Changes with every file that a conversion reads, and with the converter."""
+    digest = hashlib.sha256(version("transformers").encode())
+    for path in sorted(path for pattern in _CONVERTED_FILES for path in root.glob(pattern)):
+        digest.update(f"\0{path.name}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:32]
+
+
+def _convert(root: Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+    from transformers.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # its warnings tell of attempts; what they come to is said below
+    try:
+        fast = AutoTokenizer.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # converters of dozens of formats fail in any way, with texts of many lines
+        raise UnsupportedModelError(_explain_no_tokenizer(root)) from error
+    if not hasattr(fast, "backend_tokenizer"):
+        raise UnsupportedModelError(f"{root}: {type(fast).__name__} has no form for `tokenizers`; add a tokenizer.json")
+    backend: Tokenizer = fast.backend_tokenizer
+    return backend
+
+
+def _explain_no_tokenizer(root: Path) -> str:
+    """One line for a folder that has neither a tokenizer.json nor what transformers makes one of."""
+    models = sorted(path.name for path in root.glob("*.model"))
+    if not models:
+        return f"{root} has no tokenizer.json, and no other tokenizer that can be read; add the model's tokenizer.json"
+    remedy = "add the model's tokenizer.json"
+    if find_spec("sentencepiece") is None:
+        remedy += ", or install what reads the other: pip install sentencepiece"
+    return f"{root} has no tokenizer.json, and its {models[0]} cannot be converted; {remedy}"
+
+
+def _listed_tokens(config: HFConfig) -> list[AddedToken]:
+    """Those of `added_tokens_decoder`, in the order of their ids."""
+    listed = config.raw("added_tokens_decoder") or {}
+    try:
+        return [
+            AddedToken(entry["content"], **{flag: entry[flag] for flag in _TOKEN_FLAGS if flag in entry})
+            for _, entry in sorted(listed.items(), key=lambda item: int(item[0]))
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{config.source}: added_tokens_decoder is {quoted(listed)}, which are no tokens by id; fetch it again"
+        ) from None
+
+
+def _add_configured_tokens(
+    tokenizer: Tokenizer, listed: Sequence[AddedToken], special_tokens: Mapping[str, str]
+) -> None:
+    """Adds what tokenizer_config.json lists and tokenizer.json lacks, and marks the named tokens as special."""
+    present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for token in listed:
+        if token.content not in present:
+            present.add(token.content)
+            tokenizer.add_tokens([token])
+    for text in special_tokens.values():
+        if text not in present:
+            tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+
+
+def _chat_template(root: Path, config: HFConfig) -> str | None:
+    """The template of chat_template.jinja, else chat_template.json, else tokenizer_config.json: newest form first."""
+    jinja = root / "chat_template.jinja"
+    if jinja.is_file():
+        return read_text(jinja)
+    own = _read_optional(root / "chat_template.json")
+    holder = own if own.has("chat_template") else config
+    template = holder.raw("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    return _checked_template(template, holder.source)
+
+
+def _checked_template(template: object, source: str) -> str | None:
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{source}: the chat template is {quoted(template)}, which is no text; fetch it again")
+    return template
+
+
+def _read_optional(path: Path) -> HFConfig:
+    """The JSON object of a file; an empty one where it is absent."""
+    return read_json_config(path) if path.is_file() else HFConfig({}, str(path))
+
+
+def _token_text(value: object) -> str | None:
+    if isinstance(value, dict):  # an AddedToken with its flags
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
+    found: int | None = None if token is None else tokenizer.token_to_id(token)
+    return found
+
+
+def _unique(ids: list[int | None]) -> list[int]:
+    return list(dict.fromkeys(i for i in ids if i is not None))

@@ -1,0 +1,102 @@
+"""transformers' class and configuration for a config.json, or why a model cannot be run with its code."""
+
+import inspect
+from dataclasses import dataclass
+
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from models.config.hf_config import HFConfig
+from models.config.overrides import Overridden
+from models.config.rope import context_length
+from models.errors import UnsupportedModelError
+
+# What other people's code may raise on a configuration that it does not expect.
+FOREIGN_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError),
+    *(TypeError, ValueError, StrictDataclassError),
+)
+# They change with the longest text of a batch, and so what one request gets with its neighbours.
+_SCALINGS_BY_LENGTH = ("dynamic", "longrope", "su")
+_ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # whichever of them a class has, it takes all
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignModel:
+    """A causal language model of transformers, to be built from `config`."""
+
+    model_class: type[PreTrainedModel]
+    config: PretrainedConfig
+    max_position: int
+
+
+def foreign_model(overridden: Overridden) -> ForeignModel:
+    """What transformers makes of a config.json. Raises UnsupportedModelError for what the class says of itself.
+
+    Code that comes with a checkpoint is never run.
+    """
+    stored = overridden.config
+    model_class = _class_of(stored)
+    config = _config_of(stored)
+    overridden.note_read({*inspect.signature(type(config)).parameters, *config.attribute_map, *_ROTARY_FIELDS})
+    if reason := _refusal(model_class, config):
+        raise UnsupportedModelError(f"transformers' {model_class.__name__} {reason}")
+    return ForeignModel(model_class, config, _max_position(stored, config))
+
+
+def _class_of(stored: HFConfig) -> type[PreTrainedModel]:
+    architecture, model_type = stored.architecture(), stored.text("model_type")
+    if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) != architecture:
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} has no causal language model {architecture!r} of type "
+            f"{model_type!r}"
+        )
+    found: type[PreTrainedModel] = getattr(transformers, architecture)
+    return found
+
+
+def _config_of(stored: HFConfig) -> PretrainedConfig:
+    if stored.has("num_hidden_layers"):
+        stored.num_layers("num_hidden_layers")  # bounded, before they are built
+    try:
+        config: PretrainedConfig = CONFIG_MAPPING[stored.text("model_type")].from_dict(dict(stored.fields))
+    except FOREIGN_ERRORS as error:
+        raise UnsupportedModelError(
+            f"{stored.source} is not what transformers expects: {in_one_line(error)}"
+        ) from error
+    return config
+
+
+def in_one_line(error: BaseException) -> str:
+    """Other people's messages, fit to stand in one of ours."""
+    return " ".join(str(error).split())
+
+
+def _refusal(model_class: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
+    if model_class._is_stateful:
+        return "keeps a recurrent state, which the KV cache does not hold"
+    if not model_class._supports_attention_backend:
+        return "does not take attention from outside (transformers' attention interface)"
+    if config.sub_configs:
+        return f"consists of several models ({', '.join(config.sub_configs)}); only language models are run"
+    if config.is_encoder_decoder:
+        return "is an encoder with a decoder"
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [part.get("rope_type", part.get("type")) for part in (scaling, *scaling.values()) if isinstance(part, dict)]
+    by_length = [kind for kind in _SCALINGS_BY_LENGTH if kind in kinds]
+    if by_length:
+        return f"turns positions by a scaling ({by_length[0]}) that depends on the other texts of a batch"
+    return None
+
+
+def _max_position(stored: HFConfig, config: PretrainedConfig) -> int:
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 1:
+        raise UnsupportedModelError(
+            f"{stored.source} states no max_position_embeddings; state it with --hf-overrides, as "
+            """'{"max_position_embeddings": 2048}'"""
+        )
+    return context_length(stored, length)

@@ -1,0 +1,67 @@
+"""check_independence: whether rows of a text depend on anything but their own text.
+
+A class of transformers may look at its rows as one text where attention does not: shift or convolve them, count
+positions from the first row, share the work of experts. In a batch of several texts that would go wrong unseen.
+"""
+
+import torch
+
+from models.attention.base import AttentionBackend
+from models.batch import ForwardBatch, KVGroupBatch
+from models.errors import UnsupportedModelError
+from models.transformers_backend.config import FOREIGN_ERRORS, in_one_line
+from models.transformers_backend.decoder import TransformersDecoder
+
+_BLOCK_SIZE = 16
+_LENGTH = 12  # of a text; it fits a block
+_MOST_DIFFERENCE = 0.2  # of a row's length; rounding in bf16 makes some hundredths, a wrong neighbour about 1
+
+
+@torch.inference_mode()
+def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, vocab_size: int, name: str) -> None:
+    """Raise UnsupportedModelError if a text computed in parts, beside parts of another, becomes a different one."""
+    device = next(decoder.parameters()).device
+    first, second = torch.randint(vocab_size, (2, _LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
+    kv = [
+        torch.zeros(backend.kv_shape(spec, 16, _BLOCK_SIZE), dtype=decoder.dtype, device=device)
+        for spec in decoder.mixers
+    ]
+    alone = decoder(_batch(decoder, [(0, 0, first)]), kv)
+    try:
+        decoder.logits(alone[-1:])
+    except FOREIGN_ERRORS as error:
+        raise UnsupportedModelError(
+            f"transformers' {name} does not make logits of hidden states alone: {in_one_line(error)}"
+        ) from error
+    half = _LENGTH // 2
+    _, begun = decoder(_batch(decoder, [(1, 0, second[:-1]), (0, 0, first[:half])]), kv).split([_LENGTH - 1, half])
+    ended, _ = decoder(_batch(decoder, [(0, half, first[half:]), (1, _LENGTH - 1, second[-1:])]), kv).split([half, 1])
+    # Each half by itself: only the second may show that positions were counted anew. Medians: experts may tip over.
+    halves = zip((begun, ended), alone.split(half), strict=True)
+    difference = max(float(((rows - own).norm(dim=-1) / own.norm(dim=-1)).median()) for rows, own in halves)
+    if not difference <= _MOST_DIFFERENCE:  # nor NaN
+        raise UnsupportedModelError(
+            f"transformers' {name} computes another text where several are in a batch (rows differ by "
+            f"{difference:.2f} of their length), so requests would change each other"
+        )
+
+
+def _batch(decoder: TransformersDecoder, parts: list[tuple[int, int, torch.Tensor]]) -> ForwardBatch:
+    """parts: (text, position of its first row, tokens). A text's block has its number."""
+    device = parts[0][2].device
+    positions = [torch.arange(start, start + len(tokens), device=device) for _, start, tokens in parts]
+    slots = [text * _BLOCK_SIZE + rows for (text, _, _), rows in zip(parts, positions, strict=True)]
+    lengths = [len(tokens) for _, _, tokens in parts]
+    context_lens = [start + len(tokens) for _, start, tokens in parts]
+    tables = torch.tensor([[text] for text, _, _ in parts], dtype=torch.int32, device=device)
+    return ForwardBatch(
+        token_ids=torch.cat([tokens for _, _, tokens in parts]),
+        positions=torch.cat(positions),
+        cu_seqlens_q=torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32),
+        seq_lens=torch.tensor(context_lens, dtype=torch.int32, device=device),
+        groups=(KVGroupBatch(torch.cat(slots), tables),) * len(decoder.layer_groups),
+        logit_rows=torch.arange(sum(lengths), device=device),
+        query_lens=tuple(lengths),
+        context_lens=tuple(context_lens),
+        block_size=_BLOCK_SIZE,
+    )

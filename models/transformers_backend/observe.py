@@ -1,0 +1,142 @@
+"""observe: each layer's attention, as a model without weights asks for it when it is run once.
+
+Configurations call heads, windows, caps and scales by many names, and code decides what they mean. A run on torch's
+meta device, which computes shapes only, shows what the code makes of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from models.attention.base import AttentionSpec
+from models.errors import UnsupportedModelError
+from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, in_one_line
+
+_OBSERVED = "headrace-observed"
+_NUM_ROWS = 3
+# Arguments that do not change what attention computes here: nothing is dropped, and rows know their positions.
+_NEUTRAL = ("dropout", "position_ids", "use_cache", "output_attentions", "cache_position")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a model asks for. layers: of each, the name of the module that attends, and how."""
+
+    layers: tuple[tuple[str, AttentionSpec], ...]
+    vocab_size: int
+    num_numbers: int  # of the weights
+
+
+@dataclass(slots=True)
+class _Recorder:
+    calls: list[tuple[nn.Module, AttentionSpec]] = field(default_factory=list)
+
+
+class _Refused(Exception):
+    """Why what a model asks for cannot be had."""
+
+
+def observe(foreign: ForeignModel) -> Observed:
+    """Raises UnsupportedModelError if the model asks for what attention over the KV cache does not offer."""
+    name = foreign.model_class.__name__
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            model = foreign.model_class._from_config(
+                foreign.config, attn_implementation=_OBSERVED, dtype=torch.bfloat16
+            ).eval()
+            recorder = _Recorder()
+            for module in model.modules():
+                module.recorder = recorder
+            logits = model(**_inputs(), use_cache=False).logits
+        layers = _layers(model, recorder, foreign.config.num_hidden_layers)
+    except _Refused as refusal:
+        raise UnsupportedModelError(f"transformers' {name} {refusal}") from None
+    except FOREIGN_ERRORS as error:
+        raise UnsupportedModelError(
+            f"transformers' {name} does not run without weights: {in_one_line(error)}"
+        ) from error
+    return Observed(layers, logits.shape[-1], sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _inputs() -> dict[str, torch.Tensor]:
+    rows = torch.zeros((1, _NUM_ROWS), dtype=torch.int64)
+    return {"input_ids": rows, "position_ids": rows, "attention_mask": torch.ones_like(rows)}
+
+
+def _layers(model: nn.Module, recorder: _Recorder, num_layers: int) -> tuple[tuple[str, AttentionSpec], ...]:
+    names = {module: name for name, module in model.named_modules()}
+    layers = tuple((names[module], spec) for module, spec in recorder.calls)
+    if len({name for name, _ in layers}) < len(layers):
+        raise _Refused("attends several times in a layer")
+    if len(layers) != num_layers:
+        raise _Refused(f"attends in {len(layers)} of {num_layers} layers; what others keep of a text is not held")
+    return layers
+
+
+def _record(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Stands for attention: notes the call at the module's recorder."""
+    is_causal = others.pop("is_causal", None)
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        raise _Refused("looks ahead: it is no causal model")
+    unknown = [name for name, option in others.items() if not (name in _NEUTRAL or option is None or option is False)]
+    if unknown:
+        raise _Refused(f"asks attention for {', '.join(unknown)}, which is not known here")
+    if scaling is not None and not isinstance(scaling, int | float):
+        raise _Refused("scales scores by a tensor")
+    window = getattr(attention_mask, "window", None)
+    if attention_mask is not None and window != (sliding_window or 0):
+        raise _Refused("masks scores in a way of its own")
+    spec = AttentionSpec(
+        num_heads=query.shape[1],
+        num_kv_heads=key.shape[1],
+        head_dim=max(key.shape[-1], value.shape[-1]),
+        scale=key.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        sliding_window=sliding_window or None,
+        logit_softcap=softcap,
+        has_sinks=s_aux is not None,
+    )
+    recorder: _Recorder = module.recorder
+    recorder.calls.append((module, spec))
+    return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
+
+
+def _mask(
+    q_length: int, kv_length: int, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **_: Any
+) -> torch.Tensor:
+    """A mask without contents that says in `window` what it shows: 0 is everything before a row."""
+    mask = torch.empty((1, 1, q_length, kv_length), dtype=torch.bool)
+    mask.window = _window(mask_function, 3 * (local_size or 8))
+    return mask
+
+
+def _window(mask_function: Callable[..., torch.Tensor], position: int) -> int | None:
+    """How many positions a row sees, its own included; 0 for all, None for anything else."""
+    with torch.device("cpu"):
+        zero, row, keys = torch.tensor(0), torch.tensor(position), torch.arange(position + 2)
+        try:
+            seen = mask_function(zero, zero, row, keys).nonzero().flatten().tolist()
+        except FOREIGN_ERRORS:  # such as of a mask that needs images
+            return None
+    if not seen or seen != list(range(seen[0], position + 1)):
+        return None
+    return position + 1 - seen[0] if seen[0] else 0
+
+
+AttentionInterface.register(_OBSERVED, _record)
+ALL_MASK_ATTENTION_FUNCTIONS.register(_OBSERVED, _mask)

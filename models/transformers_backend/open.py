@@ -1,0 +1,132 @@
+"""OpenedTransformersModel: a folder whose model transformers' code computes, from its description to its weights."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from models.attention.base import AttentionBackend, AttentionSpec
+from models.checkpoints.quantized.registry import quantisation_config
+from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.config.hf_config import HFConfig, read_json_config
+from models.config.overrides import Overridden, override
+from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.linear.dense import DTYPE_NAMES
+from models.loaded_model import HeldWeights, ProgressReport
+from models.loading.schemes import WeightOptions
+from models.system.memory import obtainable_memory_bytes, require_memory, too_large
+from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, foreign_model, in_one_line
+from models.transformers_backend.decoder import TransformersDecoder
+from models.transformers_backend.independence import check_independence
+from models.transformers_backend.interface import PAGED
+from models.transformers_backend.observe import Observed, observe
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTransformersModel:
+    """Described, and known to run over the KV cache; no weights have been read."""
+
+    root: Path
+    overridden: Overridden
+    foreign: ForeignModel
+    observed: Observed
+
+    @property
+    def config(self) -> HFConfig:
+        return self.overridden.config
+
+    @property
+    def note(self) -> str:
+        return (
+            f"Model code: transformers' {self.foreign.model_class.__name__}, slower than a family of headrace's own, "
+            "with headrace's attention and cache"
+        )
+
+    @property
+    def attention_specs(self) -> list[AttentionSpec]:
+        return [spec for _, spec in self.observed.layers]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.observed.vocab_size
+
+    @property
+    def max_position(self) -> int:
+        return self.foreign.max_position
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        return SafetensorsCheckpoint(self.root).dtype
+
+    @property
+    def gguf_metadata(self) -> None:
+        """There is none: GGUF files are read by headrace's own families."""
+
+    def build(
+        self,
+        backend: AttentionBackend,
+        dtype: torch.dtype,
+        device: torch.device,
+        progress: ProgressReport,
+        weights: WeightOptions,
+    ) -> tuple[TransformersDecoder, HeldWeights]:
+        """The model on `device` with the checkpoint's weights, all in `dtype`. Raises a ModelError."""
+        if weights.quantise_to is not None:
+            raise ModelError(
+                "--quantization of weights on load is for headrace's own families, and this model runs through "
+                "transformers; leave it at auto"
+            )
+        needed = self.observed.num_numbers * dtype.itemsize
+        require_memory(needed, device)
+        progress("load weights", 0, 0, "B")
+        try:
+            model = self._read(dtype).to(device).eval()
+        except (torch.OutOfMemoryError, MemoryError):
+            raise too_large(needed, obtainable_memory_bytes(device), device) from None
+        decoder = TransformersDecoder(model, self.observed.layers, backend)
+        check_independence(decoder, backend, self.vocab_size, self.foreign.model_class.__name__)
+        kind = DTYPE_NAMES[dtype]
+        formats = Counter({kind: len(list(decoder.parameters()))})
+        note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {kind} {formats[kind]} tensors"
+        return decoder, HeldWeights(formats, note)
+
+    def _read(self, dtype: torch.dtype) -> transformers.PreTrainedModel:
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            model, found = self.foreign.model_class.from_pretrained(
+                self.root,
+                config=self.foreign.config,
+                dtype=dtype,
+                attn_implementation=PAGED,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise  # of this machine, not of the checkpoint
+        except FOREIGN_ERRORS as error:
+            raise CheckpointError(f"{self.root}: transformers cannot load it: {in_one_line(error)}") from error
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+            if found[what]:
+                some = ", ".join(sorted(map(str, found[what]))[:5])
+                raise CheckpointError(
+                    f"{self.root}: {what.replace('_', ' ')} ({len(found[what])}): {some}; the weights are not those "
+                    "that its configuration describes; fetch the checkpoint again"
+                )
+        return model
+
+
+def open_through_transformers(root: Path, overrides: Mapping[str, Any]) -> OpenedTransformersModel:
+    """Describe the model in a folder; needs its configuration only. Raises a ModelError."""
+    overridden = override(read_json_config(root / "config.json"), overrides)
+    if quantisation_config(overridden.config, root) is not None:
+        raise UnsupportedModelError(
+            f"{root} holds quantised weights, which headrace reads for its own families; transformers' code runs "
+            "checkpoints of 16 or 32 bits"
+        )
+    foreign = foreign_model(overridden)
+    return OpenedTransformersModel(root, overridden, foreign, observe(foreign))

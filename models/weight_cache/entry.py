@@ -1,0 +1,103 @@
+"""KeptModel: one model's packed weights in the cache folder, by a key of all that decides what they are."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from models.checkpoints.quantized.registry import OLD_FILES
+from models.checkpoints.safetensors import INDEX_NAME
+from models.decoder import Decoder
+from models.kernels.cpu.library import required_library
+from models.loaded_model import ProgressReport
+from models.loading.schemes import WeightOptions
+from models.sources.resolve import ModelFiles
+from models.weight_cache.image import ImageError
+from models.weight_cache.packed_weights import restore, weights_of
+from models.weight_cache.store import WeightStore
+
+logger = logging.getLogger(__name__)
+
+_CODE = Path(__file__).parents[1]  # all of models
+
+
+@dataclass(frozen=True, slots=True)
+class KeptModel:
+    """state: of `files`, as it was before they were opened, and part of the key."""
+
+    store: WeightStore
+    key: str
+    files: ModelFiles
+    state: str
+
+    def restore(self, decoder: Decoder, progress: ProgressReport) -> int:
+        """Give a decoder that is laid out and allocated its weights, mapped. Returns their bytes; 0: it has none."""
+        image = self.store.find(self.key, progress)
+        if image is None:
+            return 0
+        try:
+            restore(decoder, image)
+        except ImageError as error:
+            logger.warning("%s is not used: %s", self.store.path(self.key), error)
+            return 0
+        return image.num_bytes
+
+    def keep(self, decoder: Decoder, progress: ProgressReport) -> None:
+        """Keep a loaded decoder's weights for the next start."""
+        weights = weights_of(decoder)
+        if files_state(self.files) != self.state:
+            logger.info("packed weights are not kept: the files of %s have changed meanwhile", self.files.origin)
+        elif weights is not None:
+            self.store.keep(self.key, *weights, progress)
+
+
+def kept_model(
+    store: WeightStore, files: ModelFiles, state: str, weights: WeightOptions, overrides: Mapping[str, Any]
+) -> KeptModel:
+    """Of a model on native linear kernels. state: of `files_state`, before they were opened."""
+    digest = hashlib.blake2b(state.encode(), digest_size=20)
+    if weights.quantise_to is None:  # then the others say nothing: a draft of the same file shares its image
+        weights = WeightOptions(keeps_quantised=weights.keeps_quantised)
+    options = {name: str(value) for name, value in dataclasses.asdict(weights).items()}
+    kernels = required_library().path.stem  # a hash of their source, compiler and level
+    digest.update(repr((options, json.dumps(dict(overrides), sort_keys=True), kernels)).encode())
+    digest.update(_code_digest())
+    return KeptModel(store, digest.hexdigest(), files, state)
+
+
+def files_state(files: ModelFiles) -> str | None:
+    """Changes with all files that decide the weights; None if one is gone.
+
+    Told by path, size, inode and times, of which a program cannot set the time of change: reading a file to hash it
+    would take longer than loading it.
+    """
+    described = []
+    try:
+        for path in (*sorted(files.weight_files), *_files_there(files.root, (*OLD_FILES, INDEX_NAME))):
+            status = path.stat()
+            described.append(
+                (str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+            )
+    except OSError:
+        return None
+    return repr(described)
+
+
+def _files_there(root: Path | None, names: Iterable[str]) -> list[Path]:
+    return [] if root is None else [root / name for name in names if (root / name).exists()]
+
+
+@functools.cache
+def _code_digest() -> bytes:
+    """Changes with whatever reads and packs weights."""
+    digest = hashlib.blake2b(digest_size=20)
+    for path in sorted(_CODE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    digest.update(repr([version(name) for name in ("headrace", "torch", "gguf", "safetensors", "numpy")]).encode())
+    return digest.digest()

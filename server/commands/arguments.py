@@ -1,0 +1,150 @@
+"""The command line's grammar: argparse parsers built from the options of the config dataclasses."""
+
+import argparse
+import enum
+import re
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from engine.errors import OptionError
+from server.commands.option_sources import suggest
+from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option
+
+_DESCRIPTION = "Serve large language models over the OpenAI API."
+_EPILOG = """\
+start here:
+  headrace serve                          the demo model, on http://127.0.0.1:8000
+  headrace serve /path/to/model           a folder in Hugging Face layout, or a .gguf file
+  headrace serve Qwen/Qwen2.5-0.5B-Instruct --port 9000
+  headrace serve --help                   every option
+"""
+_SERVE_EPILOG = """\
+Every option can also be set by a variable and in a file: --max-model-len 4096 is HEADRACE_MAX_MODEL_LEN=4096, or the
+line 'max-model-len: 4096' in the YAML file that --config names. A flag wins over a variable, a variable over the file.
+An option that takes several values is repeated, separated by commas in a variable, and a list in the file. Put keys
+into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
+"""
+# As argparse says it of --flag=value where the flag is a switch.
+_SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument (.*)")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises OptionError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        if switch := _SWITCH_WITH_VALUE.fullmatch(message):
+            on, off, value = switch.groups()
+            raise OptionError(f"{on} and {off} take no value, and {value} is given; write one of the two by itself")
+        raise OptionError(message)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """`command`, `config` (a path or absent) and `flags`: the given options by field name, as they were typed.
+
+    Raises OptionError; exits for --help and --version, and with the help if there is no command.
+    """
+    parser = _build_parser()
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise OptionError(_explain_unknown(unknown[0]))
+    if namespace.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
+    if namespace.positional_model is not None:
+        if "model" in flags:
+            raise OptionError(f"the model is given twice: {namespace.positional_model} and --model {flags['model']}")
+        flags["model"] = namespace.positional_model
+    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags)
+
+
+def _explain_unknown(argument: str) -> str:
+    flag = argument.partition("=")[0]
+    if not flag.startswith("-"):
+        return f"unexpected argument {argument}; an option that takes several values is repeated before each of them"
+    return explain_unknown_flag(flag, OPTIONS.values())
+
+
+def explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
+    """What to say of a flag that is none of `options`' (nor --config or --help)."""
+    flags = [option.flag for option in options] + ["--config", "--help"]
+    flags += [option.flag.replace("--", "--no-", 1) for option in options if option.kind is bool]
+    return f"unknown option {flag}{suggest(flag, flags)}"
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="headrace",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        usage="headrace serve [MODEL] [options]",
+        description="Serve MODEL over the OpenAI API until interrupted.",
+        epilog=_SERVE_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    serve.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
+    serve.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
+    add_options(serve, OPTIONS.values(), many="append")
+    commands.add_parser("bench", help="measure a server, or the engine without one", add_help=False)
+    commands.add_parser("quantize", help="write a quantised checkpoint of a model", add_help=False)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, many: str) -> None:
+    """A flag for each option; one that is not given leaves nothing in the namespace.
+
+    `many` says how options of several values take them: "append" is one each time a flag is given, "extend" is all that
+    follow it, which would swallow positional arguments.
+    """
+    groups: dict[str, Any] = {}
+    for option in options:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        arguments: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": _help_of(option)}
+        if option.kind is bool:
+            arguments["action"] = argparse.BooleanOptionalAction
+        else:
+            arguments["metavar"] = option.metavar
+            arguments["action"] = many if option.is_many else "store"
+            if option.is_many and many == "extend":
+                arguments["nargs"] = "+"
+        groups[option.group].add_argument(option.flag, **arguments)
+
+
+def _help_of(option: Option) -> str:
+    text = option.help
+    if "(default" not in text:
+        text = f"{text.removesuffix('.')} (default: {show_default(option)})."
+    return text.replace("%", "%%")
+
+
+def show_default(option: Option) -> str:
+    """The default as one would type it; empty where there is none."""
+    value = option.default
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if option.is_size and value is not None and value % 2**20 == 0:
+        return f"{value // 2**20}MiB"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)

@@ -1,0 +1,117 @@
+"""`headrace bench`: its grammar, and where each benchmark runs."""
+
+import argparse
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.config import EngineConfig
+from engine.errors import OptionError
+from engine.jobs.bench_config import BENCH_CONFIGS
+from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.child_process import run_module
+from server.commands.option_sources import resolve
+from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
+from server.loadtest.config import LoadConfig, StartupConfig
+
+_EPILOG = """\
+examples:
+  headrace bench serve --url http://127.0.0.1:8000 --max-concurrency 8 --input-len 64:512 --output-len 32:256
+  headrace bench latency /path/to/model --batch-size 1 8
+  headrace bench throughput /path/to/model --num-prompts 64
+  headrace bench roofline /path/to/model
+  headrace bench spec /path/to/model --draft-model /path/to/small/model --plot speedup.png
+  headrace bench startup /path/to/model
+"""
+_HELP = {
+    "serve": "put a load on a server that speaks the OpenAI API, this or another",
+    "latency": "time prefill and decode of the engine, without HTTP",
+    "throughput": "count the engine's tokens a second with all requests at once",
+    "spec": "compare tokens a second with and without drafts, by batch size",
+    "roofline": "compare each phase of the engine's steps with what the machine can do",
+    "startup": "time the phases of a server's start",
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the benchmark that `argv` (what follows `headrace bench`) asks for; returns the exit code.
+
+    Raises OptionError, or StartupError if there is nothing to measure; exits for --help.
+    """
+    parser = _build_parser()
+    namespace, unknown = parser.parse_known_args(argv)
+    if namespace.benchmark is None:
+        raise OptionError("no benchmark given; try headrace bench serve, or headrace bench --help")
+    own = {option.name: option for option in options_of(_config_class(namespace.benchmark))}
+    if unknown:
+        _refuse(unknown[0], [*own.values(), *([] if namespace.benchmark == "serve" else _engine_options())])
+    given = {name: value for name, value in vars(namespace).items() if name in own}
+    values = {name: own[name].parse(value, own[name].flag) for name, value in given.items()}
+    config = _config_class(namespace.benchmark)(**values)
+    if namespace.benchmark == "serve":
+        # Imported by name, as every command: the load generator's libraries are not for `headrace --help`.
+        return int(importlib.import_module("server.loadtest.serve").run(config))
+    return _run_engine_benchmark(namespace, config)
+
+
+def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
+    """Run one that has a model, in a process of its own (startup: in many)."""
+    flags = {option.name: getattr(namespace, option.name) for option in _engine_options() if option.name in namespace}
+    if namespace.positional_model is not None:
+        if "model" in flags:
+            raise OptionError(f"the model is given twice: {namespace.positional_model} and --model {flags['model']}")
+        flags["model"] = namespace.positional_model
+    file = namespace.config or os.environ.get(CONFIG_VARIABLE)
+    _, engine_config = resolve(flags, os.environ, Path(file) if file else None)
+    if namespace.benchmark == "startup":
+        return int(importlib.import_module("server.commands.bench_startup").run(config, engine_config))
+    job = msgspec.json.encode([engine_config, config]).decode()
+    return run_module("engine.tools.bench", namespace.benchmark, job)
+
+
+def _config_class(benchmark: str) -> type[Any]:
+    own = {"serve": LoadConfig, "startup": StartupConfig}
+    return own[benchmark] if benchmark in own else BENCH_CONFIGS[benchmark]
+
+
+def _engine_options() -> list[Option]:
+    return [OPTIONS[option.name] for option in options_of(EngineConfig)]
+
+
+def _refuse(argument: str, options: list[Option]) -> None:
+    flag = argument.partition("=")[0]
+    raise OptionError(
+        explain_unknown_flag(flag, options) if flag.startswith("-") else f"unexpected argument {argument}"
+    )
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="headrace bench",
+        description="Measure a server, or the engine without one.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", title="benchmarks", metavar="BENCHMARK", parser_class=Parser)
+    for name, text in _HELP.items():
+        takes_model = name != "serve"
+        benchmark = benchmarks.add_parser(
+            name,
+            help=text,
+            usage=f"headrace bench {name} {'[MODEL] ' if takes_model else ''}[options]",
+            description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+        if takes_model:
+            benchmark.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
+            benchmark.add_argument("--config", metavar="FILE", help="YAML file of options, as for headrace serve.")
+        add_options(benchmark, options_of(_config_class(name)), many="extend")
+        if takes_model:
+            add_options(benchmark, _engine_options(), many="append")
+    return parser

@@ -1,0 +1,40 @@
+"""create_server: uvicorn around the application, without uvicorn's ways with signals. Slow to import."""
+
+import contextlib
+from collections.abc import Iterator
+
+import uvicorn
+
+from engine.client.interface import EngineClient
+from engine.config import EngineConfig
+from server.app import create_app
+from server.config import LogLevel, ServerConfig
+from server.context import ServerContext
+from server.metrics import Metrics
+
+_FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: at the first SIGTERM it would refuse connections, and never drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def create_server(
+    client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics
+) -> tuple[HttpServer, ServerContext]:
+    """A server that is yet to serve, and the state of its application."""
+    app = create_app(client, config, engine_config, metrics)
+    uvicorn_config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=config.log_level is LogLevel.DEBUG,
+        server_header=False,
+        root_path=config.root_path,
+        timeout_keep_alive=config.timeout_keep_alive,
+        timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
+    )
+    return HttpServer(uvicorn_config), app.state.context

@@ -1,0 +1,100 @@
+"""Where option values come from: flags, HEADRACE_* variables and a YAML file; the first of these wins."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from server.commands.options import OPTIONS, OTHER_VARIABLES, PREFIX
+from server.config import ServerConfig
+
+# Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
+# our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".
+_SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+
+def resolve(
+    flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None
+) -> tuple[ServerConfig, EngineConfig]:
+    """Both configs from flags (by field name), then HEADRACE_* variables, then the file, then defaults.
+
+    Raises OptionError for unknown names and wrong values, also where a stronger source overrides them, and for values
+    that are wrong together.
+    """
+    values: dict[str, Any] = {}
+    values.update(_from_file(file) if file is not None else ())
+    values.update(_from_environ(environ))
+    values.update((name, OPTIONS[name].parse(value, OPTIONS[name].flag)) for name, value in flags.items())
+    return _build(ServerConfig, values), _build(EngineConfig, values)
+
+
+def _build(config_class: type, values: Mapping[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(config_class)}
+    try:
+        return config_class(**{name: value for name, value in values.items() if name in names})
+    except StartupError as error:
+        raise OptionError(str(error)) from error
+
+
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    by_variable = {option.variable: option for option in OPTIONS.values()}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES or _is_service_link(variable, text):
+            continue
+        if variable not in by_variable:
+            raise OptionError(f"unknown variable {variable}{suggest(variable, by_variable)}")
+        option = by_variable[variable]
+        value: object = [part.strip() for part in text.split(",")] if option.is_many else text
+        yield option.name, option.parse(value, variable)
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    return bool(_SERVICE_LINK_NAME.search(variable) or _SERVICE_LINK_VALUE.match(text))
+
+
+def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
+    seen: set[str] = set()
+    for key, value, line in _read_yaml(path):
+        name, where = key.replace("-", "_"), f"{path}, line {line}"
+        if name not in OPTIONS:
+            dashed = (name.replace("_", "-") for name in OPTIONS)
+            raise OptionError(f"{where}: unknown option {key}{suggest(key.replace('_', '-'), dashed)}")
+        if name in seen:
+            raise OptionError(f"{where}: {key} is given twice; remove one")
+        seen.add(name)
+        yield name, OPTIONS[name].parse(value, f"{where}: {key}")
+
+
+def _read_yaml(path: Path) -> Iterator[tuple[str, object, int]]:
+    """Key, value and line of each entry of the file's mapping. Node by node, since a dict would hide repeated keys."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if root is None:
+            return
+        if not isinstance(root, yaml.MappingNode):
+            raise OptionError(f"{path} holds no options; write one on each line, such as 'port: 8000'")
+        for key, value in root.value:
+            yield str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise OptionError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' with the known name that is nearest to the one given, or '' if none is near."""
+    nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -1,0 +1,73 @@
+"""`headrace quantize`: its grammar; the work is done in a process of its own, since this one never loads torch."""
+
+import secrets
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.errors import OptionError, StartupError
+from engine.jobs.output_folder import Place
+from engine.jobs.quantize_config import QuantizeConfig
+from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.child_process import run_module
+from server.commands.options import OPTIONS, options_of
+
+_EPILOG = """\
+examples:
+  headrace quantize /path/to/model --scheme int4 --out model-int4
+  headrace quantize OWNER/REPO --scheme fp8 --out model-fp8
+  headrace quantize model.gguf --scheme int4 --calibration texts.txt --max-quality-loss 0.05 --out model-int4
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Quantise as `argv` (what follows `headrace quantize`) asks for; returns the exit code.
+
+    Raises OptionError; exits for --help.
+    """
+    options = {option.name: option for option in options_of(QuantizeConfig)}
+    namespace, unknown = _build_parser().parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise OptionError(
+            explain_unknown_flag(flag, options.values()) if flag.startswith("-") else f"unexpected argument {flag}"
+        )
+    if namespace.model is None:
+        raise OptionError("no model given; headrace quantize MODEL --out FOLDER")
+    given = {name: value for name, value in vars(namespace).items() if name in options}
+    values = {name: options[name].parse(value, options[name].flag) for name, value in given.items()}
+    try:
+        config = QuantizeConfig(**values)
+    except StartupError as error:
+        raise OptionError(str(error)) from error
+    assert config.out is not None, "QuantizeConfig refuses that"
+    token = secrets.token_hex(4)
+    place = Place.of(config.out, token)
+    held_something = place.holds_anything
+    try:
+        job = msgspec.json.encode([namespace.model, config, token]).decode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
+    try:
+        code = run_module("engine.tools.quantize", job)
+    finally:
+        place.remove_partial()  # which a process that is killed leaves
+    if code > 128 and not held_something:  # by a signal
+        outcome = f"{config.out} is complete" if place.holds_anything else f"nothing was written to {config.out}"
+        sys.stderr.write(f"headrace: ended by a signal; {outcome}\n")
+    return code
+
+
+def _build_parser() -> Parser:
+    parser = Parser(
+        prog="headrace quantize",
+        usage="headrace quantize MODEL --out FOLDER [options]",
+        description="Write a quantised checkpoint of MODEL, in the compressed-tensors format, for headrace and vLLM.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "quantise"))
+    add_options(parser, options_of(QuantizeConfig), many="append")
+    return parser

@@ -1,0 +1,171 @@
+"""`headrace serve`: the life of the server process, from the bound socket to the drained exit."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.client.log_format import LOG_FORMAT
+from engine.client.process_client import ProcessClient
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.protocol import EngineInfo, Loading, TokenizerInfo
+from server.commands.listener import listen, url_of
+from server.commands.loading_display import loading_display
+from server.commands.startup_times import LAST_PHASE, StartupTimes
+from server.config import LogLevel, ServerConfig
+from server.metrics import Metrics
+from server.text.chat_template import load_chat_template
+
+if TYPE_CHECKING:
+    from server.context import ServerContext, TextModel
+
+logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+_MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers notice before connections are refused
+_DRAIN_POLL_S = 0.05
+
+_STORY = "Tell me a story about a river."
+_CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
+_COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
+
+
+def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
+    """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
+    began_s = time.monotonic()
+    _configure_logging(server_config.log_level)
+    load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
+    with listen(server_config.host, server_config.port) as sock:
+        return asyncio.run(_serve(sock, server_config, engine_config, began_s))
+
+
+def _configure_logging(level: LogLevel) -> None:
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=LOG_FORMAT)
+    os.environ["HEADRACE_LOG_LEVEL"] = level  # the engine process inherits it
+    if level is not LogLevel.DEBUG:  # uvicorn tells its own start and stop, which ours say better
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config: EngineConfig, began_s: float) -> int:
+    """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again.
+
+    began_s: time.monotonic() when the program began.
+    """
+    stop_signal = _catch_signals()
+    display = loading_display()
+    metrics = Metrics(server_config.model_names(engine_config.model)[0])
+    startup = StartupTimes(began_s, metrics.on_startup_phase)
+
+    def on_loading(loading: Loading) -> None:
+        display.show(loading)
+        if client.status().num_restarts == 0:
+            startup.show(loading)
+
+    def on_tokenizer(info: TokenizerInfo) -> None:
+        context.begin_text_model(info)  # no message is read before there is a context
+
+    client = ProcessClient(
+        engine_config,
+        max_num_waiting=server_config.max_num_waiting,
+        on_step=metrics.on_step,
+        on_loading=on_loading,
+        on_tokenizer=on_tokenizer,
+        on_discarded=metrics.on_discarded,
+        on_restart=metrics.on_restart,
+    )
+    await client.start()
+    await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
+    from server.commands.http_server import create_server
+
+    http, context = create_server(client, server_config, engine_config, metrics)
+    serving = asyncio.create_task(http.serve([sock]), name="http")
+    logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
+    try:
+        try:
+            model = await _unless(stop_signal, _load(client, context, startup))
+        finally:
+            display.close()
+        if model is not None:
+            _announce(client.info, model, url_of(sock), server_config)
+            if (reason := await _unless(stop_signal, client.wait_dead())) is not None:
+                raise StartupError(reason)
+            if stop_signal.result() is signal.SIGTERM:
+                await _drain(context, server_config.shutdown_timeout)
+            elif num_open := client.status().num_open:
+                logger.info("stopping: ending %d requests", num_open)
+        return 0
+    finally:
+        context.draining = True
+        await client.stop()  # what still runs ends with an error event
+        http.should_exit = True
+        await serving
+
+
+async def _load(client: ProcessClient, context: "ServerContext", startup: StartupTimes) -> "TextModel":
+    """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""
+    await client.wait_ready()
+    startup.begin(LAST_PHASE, time.monotonic())
+    model = await context.text_model()
+    startup.end(time.monotonic())
+    return model
+
+
+def _catch_signals() -> "asyncio.Future[signal.Signals]":
+    """A future that holds the first SIGINT or SIGTERM; the second ends the process at once.
+
+    The engine process needs no signal: it ends when the socket pair does.
+    """
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def receive(number: signal.Signals) -> None:
+        if first.done():
+            os._exit(128 + number)
+        first.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, receive, number)
+    return first
+
+
+async def _unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Result]) -> _Result | None:
+    """The result of `waited`, or None if `stop` comes first."""
+    task = asyncio.ensure_future(waited)
+    await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return task.result()
+    task.cancel()
+    return None
+
+
+async def _drain(context: "ServerContext", timeout_s: float) -> None:
+    """Answer new requests with 503 while what runs finishes, for at most `timeout_s`."""
+    context.draining = True
+    status = context.client.status
+    began_s = time.monotonic()
+    logger.info("draining: %d requests are open and have %g s to finish", status().num_open, timeout_s)
+    while (elapsed_s := time.monotonic() - began_s) < timeout_s:
+        if elapsed_s >= _MIN_DRAIN_S and status().num_open == 0:
+            return
+        await asyncio.sleep(_DRAIN_POLL_S)
+    if left := status().num_open:
+        logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)
+
+
+def _announce(info: EngineInfo, model: "TextModel", url: str, config: ServerConfig) -> None:
+    """Say what was chosen, where to call, and how."""
+    for note in info.notes:
+        logger.info("%s", note)
+    path, body = _CHAT if model.chat_template is not None else _COMPLETION
+    key = '-H "authorization: Bearer YOUR_KEY" ' if config.api_key else ""  # never the key: logs are read by many
+    sys.stderr.write(
+        f"\nheadrace is ready at {url}\nTry:\n\n"
+        f"  curl -N {url}{path} {key}-H 'content-type: application/json' -d '{body}'\n\n"
+    )
+    sys.stderr.flush()

@@ -1,0 +1,155 @@
+"""One choice of a generation: an engine request's outputs become deltas of text."""
+
+from dataclasses import dataclass, field
+
+from engine.errors import EngineUnavailable, RequestFailed
+from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
+from server.generation.metering import ChoiceMeter
+from server.text.detokenizer import ChoiceText, Detokenizer, StopStringMatcher
+from server.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    ids: list[int]
+    text: str  # what echo repeats: as the client wrote it, or decoded from its ids
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """What the server, not the engine, does with a choice's tokens."""
+
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False  # keep the stop string, or the text of the stop token, at the end
+    skip_special_tokens: bool = True
+    min_tokens: int = 0  # stop strings count from the token that makes it so many
+    echo: bool = False
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token with its log probability; `logprob` and `top` are None for a prompt's first token."""
+
+    token_id: int
+    logprob: float | None
+    top: list[tuple[int, float]] | None  # best first
+    text_offset: int  # characters of the choice's text before it
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: FinishReason  # STOP or LENGTH; the others are exceptions
+    stop_reason: int | str | None  # the stop string or stop token id that the client gave; None for EOS
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one engine output added to one choice. Its text may be empty while a stop string could be beginning."""
+
+    index: int
+    text: str = ""
+    tokens: list[ScoredToken] = field(default_factory=list)  # where logprobs were asked for
+    finish: Finish | None = None  # in the last delta
+
+
+class Choice:
+    """The state of one choice between two outputs. Nothing may be pushed after the delta with a `finish`."""
+
+    def __init__(
+        self,
+        index: int,
+        prompt: Prompt,
+        options: TextOptions,
+        tokenizer: Tokenizer,
+        meter: ChoiceMeter,
+        *,
+        eos_ids: frozenset[int],
+    ) -> None:
+        """`eos_ids`: the ids that end a text by themselves, without being a stop token of the client's."""
+        self.index = index
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_drafted = 0
+        self.num_draft_accepted = 0
+        self.num_predicted = 0
+        self.meter = meter
+        self._prompt = prompt
+        self._options = options
+        self._eos_ids = eos_ids
+        skip = options.skip_special_tokens
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip)
+        self._text = ChoiceText(
+            self._detokenizer, StopStringMatcher(options.stop, include_in_output=options.include_stop)
+        )
+        self._echo_due = options.echo
+        self._offsets: Detokenizer | None = None  # measures the text before each token, for logprobs
+        self._offset = 0
+        if options.logprobs:
+            self._offsets = Detokenizer(tokenizer, skip_special_tokens=skip, continues=not options.echo)
+
+    def push(self, output: RequestOutput) -> Delta:
+        """The delta of one output. Raises RequestFailed or EngineUnavailable if the engine ended the request."""
+        self.num_cached_tokens = output.num_cached_tokens
+        self.num_drafted = max(self.num_drafted, output.num_drafted)
+        self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
+        delta = Delta(self.index)
+        if self._echo_due:
+            self._echo_due = False
+            self._push_prompt(output, delta)
+        text, num_kept, stop = self._push_ids(output)
+        delta.text += text
+        if self._offsets is not None and output.logprobs is not None:
+            delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_kept]]
+        self.num_tokens += num_kept
+        if num_kept and output.num_predicted:
+            self.num_predicted = output.num_predicted[num_kept - 1]
+        self.meter.count(output, num_kept)
+        delta.finish = self._finish(output, stop)
+        if delta.finish is not None:
+            self.meter.end(delta.finish.reason)
+        return delta
+
+    def _push_prompt(self, output: RequestOutput, delta: Delta) -> None:
+        delta.text = self._prompt.text
+        if self._offsets is None:
+            return
+        scores = output.prompt_logprobs or [None] * len(self._prompt.ids)
+        for token_id, score in zip(self._prompt.ids, scores, strict=True):
+            delta.tokens.append(self._scored(score or TokenLogprobs(token_id, 0.0, []), is_first=score is None))
+
+    def _push_ids(self, output: RequestOutput) -> tuple[str, int, str | None]:
+        """The text that the output releases, how many of its ids belong to the choice, and the stop string found."""
+        ids = output.new_ids
+        ended = output.finish_reason is not None
+        hidden = 1 if output.stop_token_id is not None and not self._options.include_stop else 0
+        shown = ids[: len(ids) - hidden]
+        num_free = min(len(shown), max(0, self._options.min_tokens - 1 - self.num_tokens))
+        free_text = self._detokenizer.push(shown[:num_free])
+        delta = self._text.push(shown[num_free:], is_last=ended)
+        num_kept = num_free + delta.num_ids + (hidden if delta.stop is None else 0)
+        return free_text + delta.text, num_kept, delta.stop
+
+    def _scored(self, scores: TokenLogprobs, *, is_first: bool = False) -> ScoredToken:
+        assert self._offsets is not None
+        offset = self._offset
+        self._offset += len(self._offsets.push_one(scores.token_id))
+        if is_first:
+            return ScoredToken(scores.token_id, None, None, offset)
+        return ScoredToken(scores.token_id, scores.logprob, scores.top, offset)
+
+    def _finish(self, output: RequestOutput, stop: str | None) -> Finish | None:
+        if stop is not None:
+            return Finish(FinishReason.STOP, stop)
+        match output.finish_reason:
+            case None:
+                return None
+            case FinishReason.ERROR:
+                self.meter.end(FinishReason.ERROR)
+                raise RequestFailed(output.error or "the engine gave up on this request")
+            case FinishReason.ABORT:
+                self.meter.end(FinishReason.ABORT)
+                raise EngineUnavailable("the server ended this request because it is shutting down")
+            case FinishReason.STOP if output.stop_token_id not in self._eos_ids:
+                return Finish(FinishReason.STOP, output.stop_token_id)
+        return Finish(output.finish_reason, None)

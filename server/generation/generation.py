@@ -1,0 +1,164 @@
+"""Prompts and parameters -> engine requests -> deltas of text: what every generation route shares."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from engine.client.interface import RequestStream
+from engine.errors import EngineDied, EngineStopped
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
+from server.context import ServerContext
+from server.generation.choice import Choice, Delta, Prompt, TextOptions
+from server.generation.metering import ChoiceMeter
+from server.schemas.responses import CompletionTokensDetails, PromptTokensDetails, Usage
+from server.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """What to generate for each of the prompts, n times."""
+
+    prompts: list[Prompt]
+    sampling: SamplingParams
+    options: TextOptions
+    n: int
+    arrival_s: float
+    priority: int
+    cache_salt: str
+    prediction_ids: list[int]
+
+
+class Generation:
+    """All choices of one HTTP request, as an async context manager around an async iterator of their deltas.
+
+    Entering submits every choice or none; leaving ends whatever has not ended. Choices are numbered as in OpenAI's
+    responses: those of the first prompt come first.
+    """
+
+    def __init__(self, context: ServerContext, tokenizer: Tokenizer, params: GenerationParams) -> None:
+        self._context = context
+        self._params = params
+        self._choices = [self._choice(index, tokenizer) for index in range(len(params.prompts) * params.n)]
+        self._streams: list[RequestStream] = []
+
+    def _choice(self, index: int, tokenizer: Tokenizer) -> Choice:
+        params = self._params
+        prompt = params.prompts[index // params.n]
+        prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
+        meter = ChoiceMeter(self._context.metrics, params.arrival_s, prompt_tokens)
+        eos_ids = frozenset(() if params.sampling.ignore_eos else tokenizer.eos_token_ids)
+        return Choice(index, prompt, params.options, tokenizer, meter, eos_ids=eos_ids)
+
+    @property
+    def num_choices(self) -> int:
+        return len(self._choices)
+
+    async def __aenter__(self) -> Self:
+        """Hand all choices to the engine. Raises QueueFull or EngineUnavailable, and then none has started."""
+        self._context.check_admission()
+        client = self._context.client
+        client.check_capacity(len(self._choices))
+        group = uuid.uuid4().hex
+        for choice in self._choices:  # no await in this loop: the room just checked is still there
+            self._streams.append(client.submit(self._request(f"{group}-{choice.index}", choice.index)))
+        return self
+
+    def _request(self, request_id: str, index: int) -> EngineRequest:
+        params = self._params
+        sampling = params.sampling
+        if sampling.seed is not None and params.n > 1:
+            seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does
+            sampling = msgspec.structs.replace(sampling, seed=seed)
+        return EngineRequest(
+            id=request_id,
+            prompt_ids=params.prompts[index // params.n].ids,
+            sampling=sampling,
+            arrival_s=params.arrival_s,
+            priority=params.priority,
+            cache_salt=params.cache_salt,
+            prediction_ids=params.prediction_ids,
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for choice, stream in zip(self._choices, self._streams, strict=False):
+            stream.abort(AbortReason.CLIENT_GONE)  # does nothing to a stream that has ended
+            choice.meter.end(FinishReason.ABORT)
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """The deltas of all choices as they come. Raises EngineDied, RequestFailed or EngineUnavailable."""
+        num_open = len(self._choices)
+        try:
+            async with contextlib.aclosing(_interleave(self._streams)) as outputs:
+                async for index, output in outputs:
+                    delta = self._choices[index].push(output)
+                    if delta.finish is not None:
+                        num_open -= 1
+                        self._streams[index].abort(AbortReason.STOP_STRING)  # does nothing if the engine ended it
+                    yield delta
+                    if num_open == 0:
+                        return
+        except EngineDied as error:
+            reason = FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR
+            for choice in self._choices:
+                choice.meter.end(reason)
+            raise
+
+    def usage(self) -> Usage:
+        """Tokens so far: each prompt counts once, each choice's output counts up to the end of its text."""
+        n = self._params.n
+        prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
+        completion_tokens = sum(choice.num_tokens for choice in self._choices)
+        cached_tokens = sum(choice.num_cached_tokens for choice in self._choices[::n])
+        return Usage(
+            prompt_tokens,
+            completion_tokens,
+            prompt_tokens + completion_tokens,
+            PromptTokensDetails(cached_tokens),
+            self._completion_details(),
+        )
+
+    def _completion_details(self) -> CompletionTokensDetails | UnsetType:
+        """Each choice has its own share of the prediction."""
+        if not (self._params.prediction_ids or any(choice.num_drafted for choice in self._choices)):
+            return UNSET
+        predicted = sum(choice.num_predicted for choice in self._choices)
+        return CompletionTokensDetails(
+            accepted_prediction_tokens=predicted,
+            rejected_prediction_tokens=len(self._params.prediction_ids) * len(self._choices) - predicted,
+            drafted_tokens=sum(choice.num_drafted for choice in self._choices),
+            accepted_draft_tokens=sum(choice.num_draft_accepted for choice in self._choices),
+        )
+
+
+async def _interleave(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
+    """The outputs of all streams with their index, each stream read only as fast as the caller takes them."""
+    if len(streams) == 1:  # spares the common case a task an output
+        async for output in streams[0]:
+            yield 0, output
+        return
+    iterators = [aiter(stream) for stream in streams]
+    pending = {asyncio.ensure_future(anext(iterator)): index for index, iterator in enumerate(iterators)}
+    try:
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=pending.__getitem__):
+                index = pending.pop(task)
+                try:
+                    output = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield index, output
+                pending[asyncio.ensure_future(anext(iterators[index]))] = index
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

@@ -1,0 +1,103 @@
+"""What a client sends as its prompt -> token ids, checked against the model."""
+
+import asyncio
+
+from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.protocol import EngineInfo
+from server.context import TextModel
+from server.generation.choice import Prompt
+from server.schemas.base import shown
+from server.schemas.chat import ChatTemplateFields
+
+_INLINE_SIZE = 4096  # characters or ids; more is encoded in a thread, or the event loop would notice
+
+
+async def text_prompts(
+    prompts: list[str] | list[list[int]], text: TextModel, info: EngineInfo, *, add_special_tokens: bool, echo: bool
+) -> list[Prompt]:
+    """The prompts of a text completion. Raises InvalidRequest."""
+
+    def encode(prompt: str | list[int]) -> Prompt:
+        if isinstance(prompt, str):
+            encoded = Prompt(text.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt)
+        else:
+            check_token_ids(prompt, info.vocab_size, "prompt")
+            # One that is too long will be refused; it is not worth decoding.
+            has_text = echo and len(prompt) <= info.max_model_len
+            encoded = Prompt(prompt, text.tokenizer.decode(prompt) if has_text else "")
+        if not encoded.ids:
+            raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
+        return encoded
+
+    if sum(map(len, prompts)) <= _INLINE_SIZE:
+        return [encode(prompt) for prompt in prompts]
+    return await asyncio.to_thread(lambda: [encode(prompt) for prompt in prompts])
+
+
+async def chat_prompt(
+    fields: ChatTemplateFields, text: TextModel, info: EngineInfo, *, add_special_tokens: bool
+) -> Prompt:
+    """The prompt that the chat template makes of messages. Raises InvalidRequest."""
+    template = text.chat_template
+    if template is None:
+        raise InvalidRequest(
+            "this model has no chat template; use /v1/completions, or start the server with --chat-template",
+            param="messages",
+        )
+    opens_answer = fields.opens_answer
+
+    def render() -> Prompt:
+        rendered = template.render(
+            [message.for_template() for message in fields.messages],
+            add_generation_prompt=opens_answer,
+            continue_final_message=bool(fields.continue_final_message),
+            kwargs=fields.chat_template_kwargs,
+        )
+        ids = text.tokenizer.encode_chat(rendered.prompt, rendered.hidden)
+        return Prompt(_with_bos(ids, info) if add_special_tokens else ids, "")
+
+    prompt = await asyncio.to_thread(render)  # a template may use its whole budget of time
+    if not prompt.ids:
+        raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
+    return prompt
+
+
+def _with_bos(ids: list[int], info: EngineInfo) -> list[int]:
+    bos = info.tokenizer.bos_token_id
+    return ids if bos is None or not info.tokenizer.add_bos_token or ids[:1] == [bos] else [bos, *ids]
+
+
+def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
+    """Raise InvalidRequest unless all ids lie within the width of the model's output layer."""
+    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+        wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
+        raise InvalidRequest(
+            f"{param} has the token id {shown(wrong)}; it must be at least 0 and at most {vocab_size - 1}", param=param
+        )
+
+
+def room_for_output(
+    prompts: list[Prompt], max_model_len: int, *, asked: int | None, param: str, default: int | None, prompt_param: str
+) -> int:
+    """max_tokens: what was asked for in the field `param`, else what fits, up to `default`.
+
+    Raises ContextLengthExceeded, of `prompt_param` where the prompt leaves no room for a single token.
+    """
+    longest = max(len(prompt.ids) for prompt in prompts)
+    room = max_model_len - longest
+    if room < (1 if asked is None else min(asked, 1)):
+        raise ContextLengthExceeded(
+            f"the prompt has {longest} tokens; this server takes {max_model_len} tokens of prompt and output "
+            "together, at least one of them output; shorten the prompt",
+            param=prompt_param,
+        )
+    if asked is not None and asked > room:
+        raise ContextLengthExceeded(
+            f"the prompt has {longest} tokens and {param} is {shown(asked)}, more than the {room} that are left: this "
+            f"server takes {max_model_len} tokens of prompt and output together; shorten the prompt or ask for fewer "
+            "tokens",
+            param=param,
+        )
+    if asked is not None:
+        return asked
+    return room if default is None else min(default, room)

@@ -1,0 +1,76 @@
+"""What routes are given: the server's context, and the request's body as a checked object."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import Depends, Request
+from starlette.requests import ClientDisconnect
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.errors import ClientGone, RequestTimeout, RequestTooLarge
+from server.schemas.base import StrictModel, validate
+from server.schemas.strict_json import parse_json
+
+M = TypeVar("M", bound=StrictModel)
+
+_ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "br", "zstd"})
+_BODY_TIMEOUT_S = 60.0  # from the request's head to the end of its body
+
+
+def _context(request: Request) -> ServerContext:
+    return cast(ServerContext, request.app.state.context)
+
+
+Context = Annotated[ServerContext, Depends(_context)]
+
+
+def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
+    """A dependency that reads the body as `model`. It raises InvalidRequest, RequestTooLarge or RequestTimeout.
+
+    FastAPI's own body parameters would take NaN, coerce types, answer 422, and read bodies of any size.
+    """
+
+    async def read(request: Request) -> M:
+        return validate(model, await json_object(request))
+
+    return read
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        # Anything else, or nothing, is what a foreign web page may send without asking.
+        raise InvalidRequest(f"the content-type is {content_type[:60]!r}; it must be application/json")
+    if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
+        raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body as it is")
+    data = await _read(request, _context(request).config.max_request_bytes)
+    if not data.strip():
+        raise InvalidRequest("the body is empty; it must be a JSON object")
+    body = parse_json(data)
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return body
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The whole body, of which never more than `limit` bytes are held."""
+    too_large = RequestTooLarge(f"the body has more than {limit} bytes (--max-request-bytes)")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestTimeout(f"the body was not complete after {_BODY_TIMEOUT_S:g} s") from None
+    except ClientDisconnect:
+        raise ClientGone from None
+    return b"".join(chunks)

@@ -1,0 +1,75 @@
+"""`headrace bench serve`: warm up, measure, report."""
+
+import asyncio
+import os
+import random
+
+from rich.console import Console
+
+from engine.errors import StartupError
+from engine.jobs.progress_bars import bars
+from engine.jobs.results import check_results_file
+from server.loadtest.client import Input, LoadClient
+from server.loadtest.config import Endpoint, LoadConfig
+from server.loadtest.load import Load, converse, run_load
+from server.loadtest.metrics import Trace, parse_goodput, summarize
+from server.loadtest.report import print_report, write_json
+from server.loadtest.workload import TextScale, Workload, words
+
+_PROBE_WORDS = (40, 240)
+
+
+def run(config: LoadConfig) -> int:
+    """Put the load on the server and report; returns 0, or 1 if a request failed. Raises StartupError."""
+    limits = parse_goodput(config.goodput)
+    workload = Workload(config)
+    check_results_file(config.json)
+    if config.plot is not None:
+        from engine.jobs.plotting import check_plotting
+        from server.loadtest.plot import write_plot  # matplotlib takes a second to import
+
+        check_plotting(config.plot)
+    model, load = asyncio.run(_measure(config, workload))
+    summary = summarize(load.traces, load.duration_s, limits)
+    print_report(Console(), config, model, load, summary)
+    if config.json is not None:
+        write_json(config.json, config, model, load, summary)
+    if config.plot is not None:
+        write_plot(config.plot, load, title=f"{model} at {config.url}")
+    return 1 if summary.failed else 0
+
+
+async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, Load]:
+    # OPENAI_API_KEY rather than a flag: every user of the machine can read command lines.
+    async with LoadClient(config, os.environ.get("OPENAI_API_KEY")) as client:
+        model = await client.find_model()
+        scale = await _probe_scale(client, config) if workload.uses_text else TextScale()
+        conversations = workload.conversations(scale)
+        with bars(redraws_itself=True) as progress:
+            bar = progress.add_task("warm-up", total=config.num_warmups)
+            for index in range(config.num_warmups):
+                await converse(client, workload.warm_up(index, scale), config.endpoint, _refuse_failure)
+                progress.advance(bar)
+            bar = progress.add_task("requests", total=sum(len(turns) for turns in conversations))
+
+            def on_request(_: Trace) -> None:
+                progress.advance(bar)
+
+            return model, await run_load(client, conversations, config, on_request)
+
+
+async def _probe_scale(client: LoadClient, config: LoadConfig) -> TextScale:
+    """How many tokens our words come to in the server's vocabulary, measured with two short requests."""
+    probes = []
+    for num_words in _PROBE_WORDS:
+        text = " ".join(words(random.Random(f"{config.seed} probe {num_words}"), num_words))
+        prompt: Input = [{"role": "user", "content": text}] if config.endpoint is Endpoint.CHAT else text
+        trace = await client.send(prompt, 1)
+        _refuse_failure(trace)
+        probes.append((num_words, trace.prompt_tokens))
+    return TextScale.from_probes(*probes)
+
+
+def _refuse_failure(trace: Trace) -> None:
+    if trace.error is not None:
+        raise StartupError(f"a warm-up request failed, so nothing was measured: {trace.error}")

@@ -1,0 +1,212 @@
+"""ChatTemplate: messages -> the prompt text that the model was trained on, by the checkpoint's Jinja template.
+
+Templates see what they see in transformers: the same Jinja switches, functions and variables. Three things differ, all
+on the side of what clients send:
+
+- content: null becomes "", and text parts are joined by line breaks, since most templates take only a text.
+- role "developer" becomes "system" unless the template's source mentions "developer".
+- text that spells a control token reaches the template as a placeholder, see server/text/control_text.py.
+
+A template belongs to the checkpoint that the operator chose. The sandbox keeps it from the machine, and a budget ends
+loops and texts that grow out of hand; it is a guard against accidents, not against a template written to do harm.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from engine.errors import InvalidRequest, StartupError
+from server.text.control_text import ControlTexts, HiddenTexts
+from server.text.template_environment import BUDGET, Budget, TemplateEnvironment
+
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", BUDGET})
+# What a template's own expressions can raise when the messages are not as it expects.
+_TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A prompt in which `hidden` texts stand behind the placeholders that are its keys; for Tokenizer.encode_chat."""
+
+    prompt: str
+    hidden: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        """The prompt as people read it."""
+        text = self.prompt
+        for placeholder, original in self.hidden.items():
+            text = text.replace(placeholder, original)
+        return text
+
+
+class ChatTemplate:
+    """One compiled template. `render` may be called from any thread."""
+
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        control_texts: frozenset[str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        """special_tokens: bos_token and so on, as templates name them. control_texts: texts of all control tokens.
+
+        Raises StartupError if `source` is no Jinja template.
+        """
+        try:
+            self._template = TemplateEnvironment(now).from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise StartupError(
+                f"the chat template cannot be read, line {error.lineno}: {error.message}; give another: --chat-template"
+            ) from error
+        self._special_tokens = dict(special_tokens)
+        self._control_texts = ControlTexts(control_texts)
+        self._knows_developer = "developer" in source
+        self._clock = clock
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> RenderedChat:
+        """The prompt for `messages` (role, content and whatever else the template reads), which are left unchanged.
+
+        continue_final_message: the prompt ends with the last message's text, for the model to go on with it. kwargs: a
+        client's chat_template_kwargs. Raises InvalidRequest, also with what the template itself objects to.
+        """
+        _check_options(messages, kwargs or {}, add_generation_prompt, continue_final_message)
+        hidden = HiddenTexts(self._control_texts)
+        chat = [hidden.hide_message(self._plain_message(message, index)) for index, message in enumerate(messages)]
+        end_mark = hidden.new_placeholder() + " "
+        if continue_final_message:
+            chat[-1]["content"] += end_mark
+        prompt = self._run(
+            {
+                **self._special_tokens,
+                "documents": None,
+                **hidden.hide(dict(kwargs or {})),
+                "messages": chat,
+                "tools": None if tools is None else hidden.hide(list(tools)),
+                "add_generation_prompt": add_generation_prompt,
+                BUDGET: Budget(self._clock),
+            }
+        )
+        if continue_final_message:
+            prompt = _cut_after_final_message(prompt, end_mark)
+        return RenderedChat(prompt, hidden.texts)
+
+    def _plain_message(self, message: Mapping[str, Any], index: int) -> dict[str, Any]:
+        plain = {**message, "content": _plain_content(message.get("content"), index)}
+        if plain["role"] == "developer" and not self._knows_developer:
+            plain["role"] = "system"
+        return plain
+
+    def _run(self, variables: dict[str, Any]) -> str:
+        budget: Budget = variables[BUDGET]
+        pieces = []
+        try:
+            for piece in self._template.generate(variables):
+                budget.spend(len(piece))
+                pieces.append(piece)
+        except _TEMPLATE_ERRORS as error:
+            raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
+        return "".join(pieces)
+
+
+def load_chat_template(
+    option: str | None,
+    checkpoint_template: str | None,
+    special_tokens: Mapping[str, str],
+    control_texts: frozenset[str],
+) -> ChatTemplate | None:
+    """The template that --chat-template names (a file, or the text itself), else the checkpoint's, else None.
+
+    Raises StartupError if the file cannot be read or holds no template.
+    """
+    source = checkpoint_template if option is None else _template_source(option)
+    return None if source is None else ChatTemplate(source, special_tokens, control_texts)
+
+
+def _template_source(option: str) -> str:
+    if "{{" in option or "{%" in option:
+        return option
+    path = Path(option).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise StartupError(
+            f"--chat-template {option!r} is no template text ({{{{ or {{% is in all of them) and cannot be read as a "
+            f"file: {reason}; give another"
+        ) from error
+
+
+def _check_options(
+    messages: Sequence[Mapping[str, Any]],
+    kwargs: Mapping[str, Any],
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+) -> None:
+    if not messages:
+        raise InvalidRequest("messages is empty; give at least one", param="messages")
+    if taken := _RESERVED & kwargs.keys():
+        names = ", ".join(sorted(taken))
+        raise InvalidRequest(
+            f"chat_template_kwargs sets {names}; use the request's field of that name", param="chat_template_kwargs"
+        )
+    if add_generation_prompt and continue_final_message:
+        raise InvalidRequest(
+            "continue_final_message goes on with the last message and add_generation_prompt begins a new one; "
+            "set one of them to false",
+            param="continue_final_message",
+        )
+
+
+def _plain_content(content: object, index: int) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for part in content if isinstance(content, Sequence) else [content]:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise InvalidRequest(
+                f"messages[{index}].content holds a part that is not of type text; this model takes text alone",
+                param=f"messages[{index}].content",
+            )
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _cut_after_final_message(prompt: str, end_mark: str) -> str:
+    mark = end_mark.rstrip()
+    position = prompt.rfind(mark)
+    if position < 0:
+        raise InvalidRequest(
+            "continue_final_message: the chat template leaves out the end of the last message, so it cannot be "
+            "continued; send it without this field",
+            param="continue_final_message",
+        )
+    kept = prompt[:position]
+    # A template that trims the message took the mark's space, and would have taken the message's own trailing ones.
+    return kept if prompt.startswith(end_mark, position) else kept.rstrip()
