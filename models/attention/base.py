@@ -50,7 +50,7 @@ class HeadNorm(Protocol):
 class AttentionBackend(ABC):
     """Stateless and shared by all layers; the KV tensor of a layer is handed in.
 
-    A new back end passes tests/kernels' oracle test against `reference` by being in the preference list.
+    A new back end passes tests/models/kernels' oracle test against `reference` by being in the preference list.
     """
 
     name: str

@@ -10,10 +10,9 @@ from server.app import ROUTERS
 from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics import METRICS, PREFIX
+from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, techniques_of
-from tests.parity.all_variants import ALL_VARIANTS
-
-ROOT = Path(__file__).parents[2]
+from tests.models.families.all_variants import ALL_VARIANTS
 
 Table = list[tuple[str, ...]]
 

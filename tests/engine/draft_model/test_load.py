@@ -1,0 +1,81 @@
+"""A draft model's way into an engine: what is wrong with it is said early, and by its name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.errors import StartupError
+from engine.startup import build
+from engine.startup.build import build_engine
+from tests.helpers.checkpoints import llama_config
+from tests.helpers.drafting import AlwaysFull
+from tests.helpers.engines import make_request
+from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+from tests.models.families.recurrent_variants import lfm2
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp("target"))
+
+
+def _start(target: Path, draft: Path, stages: list[str] | None = None, **options: object) -> Engine:
+    config = EngineConfig(
+        model=str(target),
+        draft_model=str(draft),
+        threads=1,
+        kv_cache_memory_bytes=2**22,
+        **options,  # type: ignore[arg-type]
+    )
+    return build_engine(config, lambda stage, *_: None if stages is None else stages.append(stage))[0]
+
+
+def test_a_misspelt_draft_is_refused_before_the_model_is_loaded(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "load_model", None)
+    missing = target / "nowhere"
+    with pytest.raises(StartupError, match=f"draft model {missing} cannot be used: .* does not exist"):
+        _start(target, missing)
+
+
+def test_a_draft_of_another_vocabulary_is_refused_before_its_weights_are_read(target: Path, tmp_path: Path) -> None:
+    draft = write_model_folder(tmp_path)
+    tokenizer = json.loads((draft / "tokenizer.json").read_text())
+    tokens = tokenizer["model"]["vocab"]
+    tokens["A"], tokens["B"] = tokens["B"], tokens["A"]
+    (draft / "tokenizer.json").write_text(json.dumps(tokenizer))
+    stages: list[str] = []
+    with pytest.raises(StartupError, match=r"vocabulary is not the model's.*'A' in the model and 'B' in the draft"):
+        _start(target, draft, stages)
+    assert stages[-1] == "read tokenizer"
+
+
+def test_a_draft_with_recurrent_layers_is_refused_before_the_model_is_loaded(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = write_model_folder(tmp_path, lfm2(vocab_size=VOCAB_SIZE))
+    monkeypatch.setattr(build, "load_model", None)
+    with pytest.raises(StartupError, match=f"draft model {draft} has recurrent layers"):
+        _start(target, draft)
+
+
+def test_a_broken_draft_is_told_apart_from_the_model(target: Path, tmp_path: Path) -> None:
+    draft = write_model_folder(tmp_path)
+    (draft / "model.safetensors").write_bytes((draft / "model.safetensors").read_bytes()[:-2000])
+    with pytest.raises(StartupError, match=f"the draft model {draft} cannot be used: .*safetensors"):
+        _start(target, draft)
+
+
+def test_a_draft_padded_to_another_width_drafts(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "Speculator", AlwaysFull)
+    draft = write_model_folder(tmp_path, llama_config(vocab_size=VOCAB_SIZE + 22))
+    engine = _start(target, draft)
+    assert engine._runner._model.vocab_size == VOCAB_SIZE  # type: ignore[attr-defined]
+    engine.add(make_request("a", list(b"channel"), max_tokens=40, temperature=0.0, ignore_eos=True))
+    num_drafted = 0
+    while engine.has_work:
+        num_drafted += engine.step().stats.draft_tokens
+    assert num_drafted > 0
+    assert not engine._speculator.is_off

@@ -1,0 +1,148 @@
+"""The master property on a real model in fp32: a request's tokens are the same under every schedule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import PretrainedConfig
+
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.local import LocalClient
+from engine.protocol import EngineRequest, RequestOutput
+from engine.runner.kv_groups import kv_groups
+from engine.runner.runner import TorchRunner
+from engine.scheduling.kv.groups import most_blocks
+from models.attention.reference import ReferenceAttention
+from models.loaded_model import LoadedModel
+from tests.helpers.checkpoints import (
+    VOCAB_SIZE,
+    llama_config,
+    mistral_config,
+    qwen2_config,
+    random_model,
+)
+from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.loaded import load_random
+from tests.models.families.deepseek_variants import deepseek_v3
+from tests.models.families.recurrent_variants import lfm2, qwen35
+from tests.models.families.variants import llama4
+
+BLOCK_SIZE = 4
+
+
+MODELS: dict[str, Callable[[], PretrainedConfig]] = {
+    "full attention": llama_config,
+    "windows": mistral_config,
+    "full attention and windows": lambda: qwen2_config(
+        num_hidden_layers=3, use_sliding_window=True, sliding_window=6, max_window_layers=1
+    ),
+    "latent attention and experts": deepseek_v3,
+    "chunks": llama4,
+    "short convolutions": lambda: lfm2(tie_word_embeddings=False),
+    "gated delta rule": qwen35,
+}
+
+
+@pytest.fixture(
+    scope="module", params=[("full attention", "reference"), *((name, "preferred") for name in MODELS)], ids=str
+)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    name, backend_name = request.param
+    model_folder = tmp_path_factory.mktemp("model")
+    random_model(MODELS[name]()).save_pretrained(model_folder)
+    backend = ReferenceAttention() if backend_name == "reference" else None
+    return load_random(model_folder, backend=backend)
+
+
+def _run(
+    model: LoadedModel, requests: list[EngineRequest], *, has_small_pool: bool = False, **options: object
+) -> tuple[dict[str, RequestOutput], LocalClient]:
+    options = {"max_num_batched_tokens": 256, **options}
+    config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=64, check_invariants=True, **options)  # type: ignore[arg-type]
+    num_blocks = most_blocks(kv_groups(model.layer_groups, BLOCK_SIZE), 64) if has_small_pool else 128
+    num_states = 3 if has_small_pool else 30
+    runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE, num_states=num_states)
+    client = LocalClient(Engine(config, runner, num_blocks=num_blocks, num_states=num_states, eos_token_ids=[2]))
+    return client.generate(requests), client
+
+
+def _requests() -> list[EngineRequest]:
+    """Greedy and sampled, with penalties and log probabilities, some sharing a prefix."""
+    shared = make_prompt(13)
+    prompts = [[token % VOCAB_SIZE for token in (*shared[: 3 * n], *make_prompt(2 + n, seed=n))] for n in range(8)]
+    parameters: list[dict[str, object]] = [
+        {"temperature": 0.0},
+        {"temperature": 1.0},
+        {"temperature": 0.8, "top_p": 0.9},
+        {"temperature": 1.2, "top_k": 20, "repetition_penalty": 1.3},
+        {"temperature": 0.0, "frequency_penalty": 0.5, "presence_penalty": 0.2},
+        {"temperature": 0.0, "min_tokens": 10},
+        {"temperature": 1.0, "min_p": 0.1, "logit_bias": {5: 3.0}},
+        {"temperature": 0.0, "prompt_logprobs": 2},
+    ]
+    return [
+        make_request(f"r{n}", prompt, max_tokens=20, seed=n, logprobs=3, **parameters[n])
+        for n, prompt in enumerate(prompts)
+    ]
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "batched": {},
+    "chunks of 3": {"max_num_batched_tokens": 3, "max_num_seqs": 3},
+    "chunks of a block and one": {"long_prefill_token_threshold": BLOCK_SIZE + 1},
+    "without prefix cache": {"enable_prefix_caching": False},
+    "small pool": {"has_small_pool": True},
+    "two at once": {"max_num_seqs": 2},
+}
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_tokens_are_the_same_under_every_schedule(model: LoadedModel, schedule: str) -> None:
+    alone = {request.id: _run(model, [request])[0][request.id] for request in _requests()}
+    together, client = _run(model, _requests(), **SCHEDULES[schedule])
+    if schedule == "small pool":
+        assert sum(stats.preemptions for stats in client.steps) > 0
+    for name, expected in alone.items():
+        output = together[name]
+        assert output.new_ids == expected.new_ids, name
+        assert output.finish_reason == expected.finish_reason
+        assert output.logprobs is not None
+        assert expected.logprobs is not None
+        for ours, theirs in zip(output.logprobs, expected.logprobs, strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+
+
+def test_prompt_logprobs_agree_with_those_of_the_same_tokens_generated(model: LoadedModel) -> None:
+    prompt = [token % VOCAB_SIZE for token in make_prompt(9)]
+    generated = _run(model, [make_request("a", prompt, max_tokens=12, temperature=0.0, logprobs=0)])[0]["a"]
+    replay = make_request("b", prompt + generated.new_ids, max_tokens=0, temperature=0.0, prompt_logprobs=0)
+    forced = _run(model, [replay], max_num_batched_tokens=5, max_num_seqs=1)[0]["b"]
+    assert forced.new_ids == []
+    assert forced.prompt_logprobs is not None
+    assert generated.logprobs is not None
+    assert len(forced.prompt_logprobs) == len(replay.prompt_ids)
+    assert forced.prompt_logprobs[0] is None
+    for ours, theirs in zip(forced.prompt_logprobs[len(prompt) :], generated.logprobs, strict=True):
+        assert ours is not None
+        assert ours.token_id == theirs.token_id
+        assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+
+
+def test_a_row_that_is_not_finite_ends_its_request_and_no_other(model: LoadedModel) -> None:
+    requests = _requests()[:3]
+    expected, _ = _run(model, requests)
+    seen = {token for request in requests for token in (*request.prompt_ids, *expected[request.id].new_ids)}
+    poison = min(set(range(VOCAB_SIZE)) - seen)
+    embeddings = model.decoder.embed.weight
+    kept = embeddings[poison].clone()
+    embeddings[poison] = torch.nan
+    try:
+        outputs, _ = _run(model, [make_request("bad", [poison, 3], temperature=0.0), *requests])
+    finally:
+        embeddings[poison] = kept
+    assert outputs.pop("bad").error is not None
+    assert {name: output.new_ids for name, output in outputs.items()} == {
+        name: output.new_ids for name, output in expected.items()
+    }

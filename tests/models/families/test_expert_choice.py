@@ -1,0 +1,41 @@
+"""Configurations whose experts no row could be sent to are refused before weights are read: kernels trust them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PretrainedConfig, Qwen3MoeConfig
+
+from models.errors import CheckpointError
+from models.loading.load import check_folder
+from tests.helpers.checkpoints import SMALL
+from tests.models.families.deepseek_variants import LATENT_VARIANTS
+
+
+def folder_of(config: PretrainedConfig, architecture: str, folder: Path, **changes: int) -> Path:
+    fields = {**config.to_dict(), "architectures": [architecture], **changes}
+    (folder / "config.json").write_text(json.dumps(fields))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"topk_group": 4096}, "4096 of 2 groups cannot be chosen from 8 experts"),
+        ({"n_group": 3}, "of 3 groups cannot be chosen from 8 experts"),
+        ({"n_group": 8}, "groups are rated by two experts, and 8 groups of 8 have one each"),
+        ({"topk_group": 1, "num_experts_per_tok": 5}, "5 experts a token are more than 4"),
+    ],
+)
+def test_groups_that_contradict_the_experts_are_refused(tmp_path: Path, changes: dict[str, int], reason: str) -> None:
+    config = LATENT_VARIANTS["deepseek-v3"]()
+    folder = folder_of(config, "DeepseekV3ForCausalLM", tmp_path, **{"n_routed_experts": 8, "n_group": 2, **changes})
+    with pytest.raises(CheckpointError, match=reason):
+        check_folder(folder, {})
+
+
+def test_more_experts_a_token_than_there_are_are_refused(tmp_path: Path) -> None:
+    config = Qwen3MoeConfig(**SMALL)
+    folder = folder_of(config, "Qwen3MoeForCausalLM", tmp_path, num_experts=4, num_experts_per_tok=9)
+    with pytest.raises(CheckpointError, match="9 experts a token are more than 4"):
+        check_folder(folder, {})

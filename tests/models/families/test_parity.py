@@ -1,0 +1,205 @@
+"""Parity: tiny random checkpoints written by transformers, loaded by us, logits compared row by row."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Llama4ForConditionalGeneration, PreTrainedModel
+
+from engine.runner.replay import RecordedLayers
+from models.attention.base import AttentionBackend
+from models.attention.select import PREFERENCE, load_backend
+from models.decoder import Decoder
+from models.families.registry import FAMILIES
+from models.kernels.cpu.library import required_library
+from models.linear.linear import Linear
+from models.spec import MoESpec
+from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
+from tests.helpers.kernels import torch_alone
+from tests.helpers.paged import PagedRun, PagedSequence, held
+from tests.models.families.all_variants import ALL_VARIANTS
+
+NATIVE, _ = PREFERENCE["cpu"]
+BLOCK_SIZE = 4
+LENGTHS = (37, 9, 1, 22)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model of transformers, its checkpoint, its fp32 logits for prompts of LENGTHS, and our attention back end."""
+
+    model: PreTrainedModel
+    folder: Path
+    prompts: list[list[int]]
+    truths: list[torch.Tensor]
+    backend: AttentionBackend
+    decoders: dict[torch.dtype, Decoder] = field(default_factory=dict)  # loaded once
+
+    def run(self, dtype: torch.dtype = torch.float32) -> PagedRun:
+        if dtype not in self.decoders:
+            self.decoders[dtype] = load_folder(self.folder, dtype, self.backend)
+        decoder = self.decoders[dtype]
+        for attention in decoder.spec.attention_specs:
+            if reason := self.backend.unsupported(attention, dtype, torch.device("cpu")):
+                pytest.skip(f"{self.backend.name} {reason}")
+        return PagedRun(decoder, self.backend, block_size=BLOCK_SIZE)
+
+
+@pytest.fixture(scope="module", params=PREFERENCE["cpu"])
+def backend(request: pytest.FixtureRequest) -> Iterator[AttentionBackend]:
+    """The native one, with all native kernels; and the reference, with torch everywhere, as on a GPU."""
+    with contextlib.nullcontext() if request.param == NATIVE else torch_alone():
+        yield load_backend(request.param)
+
+
+@pytest.fixture(scope="module", params=ALL_VARIANTS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: AttentionBackend) -> Pair:
+    model = random_model(ALL_VARIANTS[request.param]())
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    prompts = random_prompts(LENGTHS)
+    return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], backend)
+
+
+def random_prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(VOCAB_SIZE, (length,), generator=generator).tolist() for length in lengths]
+
+
+def truth(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
+    if isinstance(model, Llama4ForConditionalGeneration):
+        model = model.language_model  # the whole fails without an image
+    with torch.inference_mode():
+        return model(torch.tensor([prompt])).logits[0].float()
+
+
+def run_in_chunks(run: PagedRun, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
+    """Logits of every row. Prompts are fed `chunk` tokens a step, all at once, so that the batch thins out."""
+    sequences = [PagedSequence() for _ in prompts]
+    parts: list[list[torch.Tensor]] = [[] for _ in prompts]
+    for start in range(0, max(map(len, prompts)), chunk):
+        active = [index for index, prompt in enumerate(prompts) if start < len(prompt)]
+        logits = run.step([(sequences[index], prompts[index][start : start + chunk]) for index in active])
+        for index, rows in zip(active, logits, strict=True):
+            parts[index].append(rows)
+    return [torch.cat(rows) for rows in parts]
+
+
+def assert_all_close(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for rows, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(rows, wanted, rtol=0.0, atol=1e-4)
+
+
+def test_every_supported_architecture_has_two_variants() -> None:
+    counts = Counter(model_class(make()).__name__ for make in ALL_VARIANTS.values())
+
+    assert {name: counts[name] for name in FAMILIES if counts[name] < 2} == {}
+
+
+def test_logits_of_the_random_models_are_spread(pair: Pair) -> None:
+    assert 0.5 < pair.truths[0].std() < 2.5
+
+
+def test_fp32_logits_equal_transformers(pair: Pair) -> None:
+    assert_all_close(run_in_chunks(pair.run(), pair.prompts, chunk=max(LENGTHS)), pair.truths)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, BLOCK_SIZE + 1])
+def test_fp32_logits_do_not_depend_on_chunks(pair: Pair, chunk: int) -> None:
+    assert_all_close(run_in_chunks(pair.run(), pair.prompts, chunk), pair.truths)
+
+
+def test_fp32_logits_of_prefill_and_decode_in_one_batch(pair: Pair) -> None:
+    run = pair.run()
+    long, short = PagedSequence(), PagedSequence()
+    run.step([(long, pair.prompts[0][:-1])])
+
+    decoded, prefilled = run.step([(long, pair.prompts[0][-1:]), (short, pair.prompts[1])])
+
+    assert_all_close([decoded, prefilled], [pair.truths[0][-1:], pair.truths[1]])
+
+
+def test_fp32_logits_of_wanted_rows_and_of_what_follows_them(pair: Pair) -> None:
+    run = pair.run()
+    sequence, prompt = PagedSequence(), pair.prompts[0]
+    batch = run.batch([(sequence, prompt[:-1])])
+    wanted = torch.tensor([2, len(prompt) - 2])
+
+    with torch.inference_mode():
+        logits = run.decoder.logits(run.decoder(batch, run.kv, wanted))
+    sequence.num_computed = len(prompt) - 1
+    last = run.step([(sequence, prompt[-1:])])
+
+    assert_all_close([logits, *last], [pair.truths[0][wanted], pair.truths[0][-1:]])
+
+
+def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
+    run = pair.run()
+    num_shared = 3 * BLOCK_SIZE
+    first = PagedSequence()
+    run.step([(first, pair.prompts[0][:num_shared])])
+    second = run.fork(first)
+    second_prompt = pair.prompts[0][:num_shared] + pair.prompts[1]
+
+    first_logits, second_logits = run.step(
+        [(first, pair.prompts[0][num_shared:]), (second, second_prompt[num_shared:])]
+    )
+
+    assert_all_close([first_logits], [pair.truths[0][num_shared:]])
+    assert_all_close([second_logits], [truth(pair.model, second_prompt)[num_shared:]])
+
+
+def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
+    ours = run_in_chunks(pair.run(torch.bfloat16), pair.prompts, chunk=max(LENGTHS))
+    rounded = type(pair.model).from_pretrained(
+        pair.folder, dtype=torch.bfloat16, attn_implementation=exact_attention(pair.model.config)
+    )
+    theirs = [truth(rounded, prompt) for prompt in pair.prompts]
+
+    wanted = torch.cat(pair.truths)
+    num_kept = len(wanted) // (2 if has_experts(pair) else 1)
+    our_error, their_error = (
+        lowest((torch.cat(rows) - wanted).pow(2).mean(-1), num_kept).sqrt() for rows in (ours, theirs)
+    )
+    divergence = torch.nn.functional.kl_div(
+        torch.cat(ours).log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none"
+    )
+
+    assert our_error <= 2 * their_error
+    assert lowest(divergence.sum(-1), num_kept) <= 1e-3
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
+    """Torch computes nothing in the layers of any family (else the log says what); a replay gives the same numbers."""
+    run, other, prompt = pair.run(torch.bfloat16), pair.run(torch.bfloat16), pair.prompts[0]
+    linears = [module for module in run.decoder.modules() if isinstance(module, Linear)]
+    has_kernels = all(linear.in_features % 16 == 0 for linear in linears)
+    with torch.inference_mode():
+        sequence = PagedSequence()
+        run.step([(sequence, prompt[:-3])])
+        other.step([(PagedSequence(), prompt[:-3])])  # the same blocks
+        recorded = RecordedLayers(run.decoder, other.kv, required_library(), max_blocks=64)
+        for token in prompt[-3:]:
+            batch = run.batch([(sequence, [token])])
+            assert torch.equal(recorded(held(batch, recorded.memory)), run.decoder(batch, run.kv))
+            sequence.num_computed += 1
+
+    assert recorded.recorded_sizes == ([(1, 1)] if has_kernels else [])
+
+
+def has_experts(pair: Pair) -> bool:
+    """Whether there may be rows in which rounding decides between two experts, in our arithmetic or in theirs.
+
+    Such a row is another row from there on, and so is what later ones of its text see of it.
+    """
+    return any(isinstance(layer.mlp, MoESpec) for layer in pair.run(torch.bfloat16).decoder.spec.layers)
+
+
+def lowest(of_rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The mean of the lowest `count`."""
+    return of_rows.sort().values[:count].mean()

@@ -1,0 +1,71 @@
+"""Every choice that a DecoderSpec offers is made by a tiny configuration that is compared with transformers."""
+
+import dataclasses
+import enum
+import types
+import typing
+from collections.abc import Iterator
+
+from models.spec import DecoderSpec, DynamicScaling, FrequencyFactors, GatedDeltaSpec, LayerSpec, RopeSpec, YarnScaling
+from tests.helpers.techniques import described
+from tests.models.families.all_variants import ALL_VARIANTS
+
+Choice = tuple[type, str, object]  # of a spec's field: a value, a class, or ANOTHER
+
+ANOTHER = "another number than the default"
+# What no configuration of transformers says, or none that fits a tiny model, and the test in this folder for it.
+COMPARED_ELSEWHERE: dict[Choice, str] = {
+    (GatedDeltaSpec, "tiles_key_heads", True): "test_gguf.py",
+    (LayerSpec, "skip_scale", ANOTHER): "test_deepnorm.py",
+    (RopeSpec, "scaling", DynamicScaling): "test_rope.py",
+    (RopeSpec, "scaling", FrequencyFactors): "test_gguf.py",
+    (YarnScaling, "beta_fast", ANOTHER): "test_rope.py",
+    (YarnScaling, "beta_slow", ANOTHER): "test_rope.py",
+}
+
+
+def test_every_choice_of_a_spec_is_made_by_a_variant() -> None:
+    specs = [described(make())[1] for make in ALL_VARIANTS.values()]
+    made = {choice for spec in specs for choice in choices_made(spec)}
+
+    assert set(choices_offered(DecoderSpec)) - made - COMPARED_ELSEWHERE.keys() == set()
+
+
+def choices_offered(spec: type) -> Iterator[Choice]:
+    """Of a spec and the specs in it: both booleans, all members, each class or None, one number beside a default."""
+    hints = typing.get_type_hints(spec)
+    for field in dataclasses.fields(spec):
+        for kind in alternatives(hints[field.name]):
+            if isinstance(kind, type) and issubclass(kind, enum.Enum):
+                yield from ((spec, field.name, member) for member in kind)
+            elif kind is bool:
+                yield from ((spec, field.name, value) for value in (False, True))
+            elif dataclasses.is_dataclass(kind) or field.default is None:
+                yield spec, field.name, kind
+            elif field.default is not dataclasses.MISSING:
+                yield spec, field.name, ANOTHER
+            if dataclasses.is_dataclass(kind):
+                assert isinstance(kind, type)
+                yield from choices_offered(kind)
+
+
+def alternatives(hint: object) -> list[object]:
+    """The classes that a field may hold, those of a tuple's items where it holds a tuple of specs."""
+    if isinstance(hint, types.UnionType):
+        return [kind for each in typing.get_args(hint) for kind in alternatives(each)]
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return [item if dataclasses.is_dataclass(item) else tuple]
+    return [hint]
+
+
+def choices_made(spec: object) -> Iterator[Choice]:
+    for field in dataclasses.fields(spec):  # type: ignore[arg-type]
+        value = getattr(spec, field.name)
+        yield type(spec), field.name, value if isinstance(value, bool | enum.Enum) else type(value)
+        if value != field.default:
+            yield type(spec), field.name, ANOTHER
+        for inner in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(inner):
+                yield type(spec), field.name, type(inner)
+                yield from choices_made(inner)

@@ -1,0 +1,229 @@
+"""The kernels on ARM64, emulated: part of the comparisons that other tests make on this machine's processor.
+
+Nothing is timed here. Skipped where the cross-compiler or the emulator is missing.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.kernels.cpu import library
+from models.kernels.linear import WeightFormat
+from models.kernels.row_input import InputKind
+from models.quant.tensor import Encoding
+from tests.models.kernels import (
+    test_attention,
+    test_bf16_linear,
+    test_dequantize_gguf,
+    test_head_linear,
+    test_moe,
+    test_norm_heads,
+    test_quantize,
+    test_quantized_linear,
+    test_read,
+    test_recurrence,
+    test_rope_kv_write,
+    test_rows,
+    test_sample,
+    test_scaled_linear,
+)
+from tests.models.kernels.arm64 import Arm64Library, compile_driver, exported_kernels, missing_tools
+
+needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=f"ARM64 kernels are not tested: {missing_tools()}")
+DTYPES = [torch.float32, torch.bfloat16]
+FORMATS = test_quantized_linear.FORMATS
+KINDS = list(test_scaled_linear.KINDS)
+Comparison = Callable[[library.KernelLibrary], None]
+
+
+def each(test: Callable[..., None], **choices: list[object]) -> list[Comparison]:
+    """`test` with every combination of its parameters' choices."""
+    return [partial(test, **dict(zip(choices, chosen, strict=True))) for chosen in itertools.product(*choices.values())]
+
+
+# Of every exported function, comparisons in which it is called.
+COMPARISONS: dict[str, list[Comparison]] = {
+    "hr_packed_bytes": each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS[:1]),
+    "hr_pack_weights": each(
+        test_quantized_linear.test_scales_that_are_not_finite_are_found, fmt=FORMATS, number=[float("nan")]
+    ),
+    "hr_dequantise_gguf": each(
+        test_dequantize_gguf.test_dequantised_rows_are_exactly_those_of_gguf, fmt=FORMATS, dtype=DTYPES
+    ),
+    "hr_gather_rows": each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS),
+    "hr_quantized_linear": [
+        *each(
+            test_quantized_linear.test_product_equals_dequantised_product_over_row_counts, fmt=FORMATS, rows=[1, 3, 17]
+        ),
+        *each(test_quantized_linear.test_segments_of_different_formats_stand_side_by_side, rows=[1, 40]),
+        *each(test_quantized_linear.test_input_rows_are_prepared, kind=list(InputKind), rows=[30]),
+    ],
+    "hr_bf16_packed_bytes": each(test_bf16_linear.test_gathered_rows_are_the_matrix_rows),
+    "hr_bf16_pack_weights": each(test_bf16_linear.test_gathered_rows_are_the_matrix_rows),
+    "hr_bf16_gather_rows": each(test_bf16_linear.test_gathered_rows_are_the_matrix_rows),
+    "hr_bf16_linear": [
+        *each(test_bf16_linear.test_product_equals_float64_product, outputs=[1, 83], columns=[16, 80], rows=[1, 4, 65]),
+        *each(test_bf16_linear.test_product_equals_float64_product, outputs=[83], columns=[576], rows=[4]),
+        *each(test_bf16_linear.test_segments_biases_and_residual, rows=[1, 40]),
+    ],
+    "hr_scaled_packed_bytes": each(test_scaled_linear.test_packed_bytes_are_near_the_checkpoint_s, name=KINDS[:1]),
+    "hr_scaled_pack": each(
+        test_scaled_linear.test_every_code_has_its_value, encoding=[Encoding.INT4, Encoding.E2M1, Encoding.NF4]
+    ),
+    "hr_scaled_gather_rows": each(test_scaled_linear.test_looked_up_rows_are_exactly_the_reference, name=KINDS),
+    "hr_scaled_linear": [
+        *each(test_scaled_linear.test_product_equals_dequantised_product, name=KINDS, rows=[1, 5, 64]),
+        *each(test_scaled_linear.test_permuted_columns_meet_their_inputs, name=["int4 g128, zeros"], rows=[1, 80]),
+        *each(test_scaled_linear.test_matrices_of_all_kinds_stand_side_by_side, rows=[1, 80]),
+        *each(test_scaled_linear.test_input_rows_are_prepared, name=["int4 g32", "fp8 w8a8"], rows=[1]),
+    ],
+    "hr_quantise": [
+        *each(
+            test_quantize.test_native_codes_and_scales_are_those_of_torch,
+            dtype=DTYPES,
+            encoding=[Encoding.INT4, Encoding.NF4],
+            rows=[37],
+            columns=[352],
+            group_size=[128],
+        ),
+        *each(
+            test_quantize.test_a_group_becomes_what_it_becomes_alone,
+            encoding=[Encoding.INT4, Encoding.NF4],
+            rows=[5],
+            columns=[352],
+            group_size=[128],
+        ),
+    ],
+    "hr_paged_attention": [
+        *each(
+            test_attention.test_attention_equals_reference_over_head_shapes,
+            heads=[9],
+            kv_heads=[3],
+            dim=[64, 80],
+            dtype=DTYPES,
+        ),
+        *each(
+            test_attention.test_attention_with_values_in_its_keys_equals_reference,
+            heads=[40],
+            kv_heads=[1],
+            dim=[576],
+            values_from=[64],
+            block_size=[16],
+            dtype=DTYPES,
+        ),
+        *each(
+            test_attention.test_attention_equals_reference_over_options,
+            options=[
+                {"sliding_window": 33},
+                {"chunk": 40},
+                {"logit_softcap": 2.0},
+                {"has_alibi": True},
+                {"has_sinks": True},
+            ],
+        ),
+    ],
+    "hr_rope_kv_write": [
+        *each(
+            test_rope_kv_write.test_rotate_and_write_equals_torch,
+            heads=[4],
+            kv_heads=[2],
+            dim=[80],
+            rotary_dim=[40],
+            rows=[5],
+            dtype=DTYPES,
+        ),
+        *each(test_rope_kv_write.test_keys_that_hold_values_are_stored_once, dtype=DTYPES),
+    ],
+    "hr_norm_heads": each(
+        test_norm_heads.test_heads_are_normed_in_place, name=list(test_norm_heads.NORMS), dtype=DTYPES, rows=[65]
+    ),
+    "hr_head_linear": each(
+        test_head_linear.test_heads_equal_their_products, heads=[3], inputs=[48], outputs=[112], rows=[1, 7, 100]
+    ),
+    "hr_prepare_rows": [
+        *each(test_rows.test_rows_are_prepared_in_fp32, kind=list(InputKind)),
+        *each(test_rows.test_exact_gelu_is_exact_in_the_tails),
+    ],
+    "hr_join_rows": each(
+        test_rows.test_rows_are_joined, kind=[InputKind.LAYER_NORM], norms_sum=[False, True], dtype=DTYPES
+    ),
+    "hr_gate_rows": each(test_rows.test_rows_are_gated, dtype=DTYPES),
+    "hr_copy_heads": each(test_rows.test_parts_of_heads_are_copied, dtype=DTYPES),
+    "hr_moe_rows": [
+        *each(
+            test_moe.test_experts_equal_torch,
+            name=["gated", "clamped with biases"],
+            count=[1, 90],
+            held=[WeightFormat.BF16, WeightFormat.Q5_0, Encoding.INT4],
+        ),
+        *each(test_moe.test_what_is_shared_is_added_through_its_gate, dtype=DTYPES),
+        *each(test_moe.test_inputs_are_weighted, count=[40]),
+    ],
+    "hr_route_rows": each(test_moe.test_router_equals_torch, name=list(test_moe.ROUTERS)),
+    "hr_sum_words": each(test_read.test_every_word_is_read_once, count=[8192 + 77]),
+    "hr_causal_conv": [
+        *each(
+            test_recurrence.test_conv_between_gates_equals_torch,
+            step=test_recurrence.STEPS[2:4],
+            num_taps=[4],
+            dtype=DTYPES,
+        ),
+        *each(test_recurrence.test_conv_before_silu_equals_torch, step=test_recurrence.STEPS[3:4], dtype=DTYPES),
+    ],
+    "hr_gated_delta": each(
+        test_recurrence.test_gated_delta_rule_equals_torch,
+        step=test_recurrence.STEPS[1:4],
+        value_dim=[80],
+        tiles_key_heads=[True],
+        dtype=DTYPES,
+    ),
+    "hr_best_ids": [
+        *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
+        *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),
+    ],
+    "hr_best_shares": each(test_sample.test_shares_are_the_softmax_at_the_largest, size=[7, 300]),
+    "hr_draw_ids": [
+        *each(
+            test_sample.test_draws_without_limits_fall_where_the_cumulative_distribution_says,
+            size=[7, 300],
+            temperature=[0.3, 2.5],
+        ),
+        *each(
+            test_sample.test_limited_draws_are_those_of_the_torch_operators,
+            size=[300],
+            spread=[0.1, 4.0],
+            limits=test_sample.LIMITS,
+        ),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_driver(tmp_path_factory.mktemp("arm64"), library.load_level("portable"))
+
+
+@pytest.fixture
+def arm64(driver: Path) -> Iterator[Arm64Library]:
+    emulated = Arm64Library(driver, library.load_level("portable"))
+    with emulated.recording():
+        yield emulated
+
+
+def test_every_exported_function_has_a_comparison() -> None:
+    assert set(COMPARISONS) == set(exported_kernels(library.load_level("portable")))
+
+
+@needs_tools
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "compare"), [(name, compare) for name, comparisons in COMPARISONS.items() for compare in comparisons]
+)
+def test_function_on_arm64_equals_its_reference(arm64: Arm64Library, function: str, compare: Comparison) -> None:
+    compare(arm64)
+
+    assert function in arm64.called

@@ -1,0 +1,75 @@
+"""The C++ kernels of whole rows against torch: sums with norms, preparations alone, gates, copies."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.kernels.cpu.library import KernelLibrary
+from models.kernels.row_input import InputKind, RowInput
+from models.kernels.rows import copy_heads, gate_rows, join_rows, prepare_rows
+from tests.models.kernels.test_quantized_linear import prepared_rows, row_input
+
+COLUMNS, ROWS = 144, 37
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("kind", list(InputKind))
+def test_rows_are_prepared_in_fp32(kernels: KernelLibrary, kind: InputKind) -> None:
+    scale, shift = normal(2, COLUMNS, seed=1)
+    prepare = row_input(kind, scale, shift)
+    x = normal(ROWS, COLUMNS * (2 if prepare.is_gated else 1) + 16)[:, :-16] * 3  # strided rows, far into the tails
+
+    got = prepare_rows(x, prepare, library=kernels)
+
+    torch.testing.assert_close(got, prepared_rows(kind, x, scale, shift), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("norms_sum", [False, True])
+@pytest.mark.parametrize("kind", [None, InputKind.RMS_NORM, InputKind.LAYER_NORM])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_joined(kernels: KernelLibrary, kind: InputKind | None, norms_sum: bool, dtype: torch.dtype) -> None:
+    scale, shift = normal(2, COLUMNS, seed=1)
+    norm = None if kind is None else row_input(kind, scale, shift)
+    x, y = normal(ROWS, COLUMNS, dtype=dtype), normal(ROWS, COLUMNS, seed=2)
+
+    def normed(rows: torch.Tensor) -> torch.Tensor:
+        return rows if kind is None else prepared_rows(kind, rows, scale, shift)
+
+    want = normed(1.5 * x.float() + 0.7 * y) if norms_sum else 1.5 * x.float() + 0.7 * normed(y)
+    got = join_rows(x, y, norm, skip=1.5, scale=0.7, norms_sum=norms_sum, library=kernels)
+
+    assert got.data_ptr() == x.data_ptr()
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_gated(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+    both = normal(ROWS, 2, 9, 16, dtype=dtype)
+    x, gate = both[:, 0].clone(), both[:, 1]
+    want = x.float() * torch.sigmoid(gate.float())
+
+    got = gate_rows(x, gate, library=kernels)
+
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_heads_are_copied(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+    x, out = normal(ROWS, 3, 80, dtype=dtype)[..., 16:48], torch.zeros(ROWS, 3, 112, dtype=dtype)
+
+    copy_heads(x, out[..., 64:96], library=kernels)
+
+    assert torch.equal(out[..., 64:96], x)
+    assert not out[..., :64].any()
+    assert not out[..., 96:].any()
+
+
+def test_exact_gelu_is_exact_in_the_tails(kernels: KernelLibrary) -> None:
+    x = torch.linspace(-12.0, 12.0, 4800).view(1, -1)
+    got = prepare_rows(x, RowInput(InputKind.GELU), library=kernels)
+    torch.testing.assert_close(got.double(), F.gelu(x.double()), rtol=0.0, atol=1e-6)

@@ -1,0 +1,88 @@
+"""Weights that a start has kept, mapped by the next one: the same model, bit for bit, of every family and format."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+
+from models.attention.reference import ReferenceAttention
+from models.decoder import Decoder
+from models.kernels.cpu.library import kernel_library
+from models.loaded_model import HeldWeights
+from models.loading.load import open_model
+from models.loading.schemes import WeightOptions
+from models.quant.tensor import Encoding
+from models.sources.resolve import ModelFiles
+from models.weight_cache.entry import files_state, kept_model
+from models.weight_cache.store import WeightStore
+from tests.helpers.checkpoints import llama_config, random_model
+from tests.helpers.gguf_writer import write_gguf
+from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.quantized import KINDS, QUANTIZED
+from tests.models.families.all_variants import ALL_VARIANTS
+
+pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
+
+LLAMAS = [kind for kind in KINDS if not kind.startswith("mxfp4-experts")]
+PROMPT = torch.randint(48, (24,), generator=torch.Generator().manual_seed(1)).tolist()
+BACKEND = ReferenceAttention()
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def built(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) -> tuple[Decoder, HeldWeights]:
+    store, state = WeightStore(cache, min_bytes=0, wants_large_pages=False), files_state(files)
+    assert state is not None
+    kept = kept_model(store, files, state, weights or WeightOptions(), {})
+    build = open_model(files).build
+    return build(BACKEND, torch.bfloat16, torch.device("cpu"), lambda *_: None, weights or WeightOptions(), kept)
+
+
+def check_both_starts(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) -> HeldWeights:
+    """What the second start says of its weights, which are those of the first."""
+    first, first_held = built(files, cache, weights)
+    expected = logits_of(first)
+    second, held = built(files, cache, weights)
+
+    assert first_held.mapped_bytes == 0
+    assert torch.equal(logits_of(second), expected)
+    assert expected.isfinite().all()
+    assert second.weight_bytes() == first.weight_bytes()
+    assert held.formats == first_held.formats
+    return held
+
+
+def logits_of(decoder: Decoder) -> torch.Tensor:
+    """Of a prompt and, in a step of its own, one more token: kernels differ with the number of rows."""
+    run, sequence = PagedRun(decoder, BACKEND), PagedSequence()
+    return torch.cat([*run.step([(sequence, PROMPT)]), *run.step([(sequence, PROMPT[:1])])])
+
+
+@pytest.mark.parametrize("name", ALL_VARIANTS)
+def test_every_family(name: str, tmp_path: Path) -> None:
+    random_model(ALL_VARIANTS[name]()).to(torch.bfloat16).save_pretrained(tmp_path)
+    held = check_both_starts(ModelFiles(tmp_path, (), name), tmp_path / "cache")
+    assert held.mapped_bytes > 0
+    assert "mapped from" in held.note
+
+
+@pytest.mark.parametrize("kind", LLAMAS)
+def test_every_checkpoint_format(kind: str, tmp_path: Path) -> None:
+    held = check_both_starts(ModelFiles(QUANTIZED / kind, (), kind), tmp_path)
+    assert held.mapped_bytes > 0
+
+
+@pytest.mark.parametrize("encoding", [None, *(Encoding[name] for name in ("INT4", "INT8", "FP8_E4M3", "NF4"))])
+def test_weights_that_are_quantised_on_load(encoding: Encoding | None, tmp_path: Path) -> None:
+    random_model(llama_config(tie_word_embeddings=True)).to(torch.bfloat16).save_pretrained(tmp_path)
+    weights = WeightOptions(quantise_to=encoding, includes_head=encoding is not None)
+    held = check_both_starts(ModelFiles(tmp_path, (), "m"), tmp_path / "cache", weights)
+    assert held.mapped_bytes > 0
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "F16", "BF16"])
+def test_every_gguf_format(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(random_model(llama_config(**WIDE)), path, GGMLQuantizationType[name])
+    held = check_both_starts(ModelFiles(None, (path,), name), tmp_path / "cache")
+    assert held.mapped_bytes > 0

@@ -1,0 +1,75 @@
+"""The wheel holds the three packages whole, with texts and the kernels' sources and libraries, and nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.repository import ROOT
+
+PACKAGES = ("server", "engine", "models")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel with the kernels of one level, built from a copy of the tree, since a build leaves folders behind."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in (*PACKAGES, "tests", "benchmarks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
+    environ = {**os.environ, "HEADRACE_WHEEL_LEVELS": "portable", "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", build], cwd=copy, env=environ, check=True, capture_output=True)
+    (wheel,) = (copy / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def test_wheel_has_only_the_three_packages(wheel_names: list[str]) -> None:
+    tops = {name.partition("/")[0] for name in wheel_names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+
+
+def test_wheel_has_every_module_kernel_source_and_text(wheel_names: list[str]) -> None:
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for suffix in ("*.py", "*.cpp", "*.h", "*.txt")
+        for path in (ROOT / package).rglob(suffix)
+    }
+    assert wanted - set(wheel_names) == set()
+
+
+def test_kernels_of_the_wheel_are_used_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "from models.kernels.cpu.library import kernel_library; print(kernel_library().path)"
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path / "site"),
+        "HEADRACE_CPU_LEVEL": "portable",
+        "HEADRACE_CACHE": str(tmp_path / "cache"),
+        "CXX": "no-such-compiler",
+    }
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environ, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).parent == tmp_path / "site/models/kernels/cpu/prebuilt"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_wheel_with_kernels_says_for_which_system(wheel: Path) -> None:
+    assert wheel.name.startswith("headrace-")
+    assert "-py3-none-" in wheel.name
+    assert not wheel.name.endswith("-any.whl")
