@@ -15,7 +15,7 @@ from models.errors import ModelError, UnsupportedModelError
 from models.export.hugging_face import layout_of
 from models.export.shards import ShardWriter
 from models.loading.layer_stream import LayerStream
-from models.loading.load import open_model
+from models.loading.open import open_model
 from models.sources.resolve import ModelFiles, resolve_model
 
 

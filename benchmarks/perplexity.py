@@ -26,10 +26,11 @@ from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.kv_cache import allocate_kv
-from models.loaded_model import LoadedModel, TokenizerAssets
-from models.loading.load import load_model
+from models.loaded_model import LoadedModel
+from models.loading.load import LoadOptions, load_model
 from models.recurrence.state import LayerCache
 from models.sources.resolve import resolve_model
+from models.tokenizer.assets import TokenizerAssets
 
 _HERE = Path(__file__).parent
 _TEXT = _HERE.parent / "engine/quality/text.txt"
@@ -74,7 +75,7 @@ def llama_perplexity(model: Path, text: Path, rivals: Path) -> float:
 def headrace_perplexity(model: Path, text: str) -> float:
     """As `headrace serve` computes the model. Raises CompareError if the text is shorter than two chunks."""
     files = resolve_model(str(model), None, _ignore)
-    loaded = load_model(files, dtype="bfloat16", device="cpu", generation_config="auto", progress=_ignore)
+    loaded = load_model(files, LoadOptions(dtype="bfloat16"), _ignore)
     chunks = chunks_of(text, loaded.tokenizer)
     if len(chunks) < 2:
         raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK} tokens; give one of at least two")

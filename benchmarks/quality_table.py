@@ -33,8 +33,9 @@ from engine.startup.build import weight_options
 from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
-from models.loaded_model import ProgressReport
-from models.loading.load import load_model, open_model
+from models.loading.load import LoadOptions, load_model
+from models.loading.open import open_model
+from models.progress import ProgressReport
 from models.sources.resolve import resolve_model
 
 _ROOT = Path(__file__).parents[1]
@@ -176,14 +177,8 @@ def _reference(model: Path, progress: ProgressReport) -> Reference:
 
 
 def _quality(path: Path, way: Way, reference: Reference, progress: ProgressReport) -> Quality:
-    loaded = load_model(
-        resolve_model(str(path), None, progress),
-        dtype="bfloat16",
-        device="cpu",
-        generation_config="auto",
-        weights=weight_options(way.quantization, includes_head=False),
-        progress=progress,
-    )
+    options = LoadOptions(dtype="bfloat16", weights=weight_options(way.quantization, includes_head=False))
+    loaded = load_model(resolve_model(str(path), None, progress), options, progress)
     quality = compare(loaded, reference, progress)
     del loaded
     gc.collect()  # modules refer to one another

@@ -20,10 +20,10 @@ from engine.quality.measure import TOP, divergence_of
 from engine.quality.passages import own_text, passages_of, together
 from engine.tools.quantize.calibration import linears_of, rounded_inputs
 from models.errors import ModelError
-from models.loaded_model import ProgressReport
+from models.linear.storage import WeightOptions
 from models.loading.layer_stream import LayerStream, Passage
-from models.loading.load import open_model
-from models.loading.schemes import WeightOptions
+from models.loading.open import open_model
+from models.progress import ProgressReport
 from models.quant.tensor import Encoding
 from models.sources.resolve import resolve_model
 from models.tokenizer.load import load_tokenizer_assets

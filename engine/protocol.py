@@ -37,6 +37,10 @@ class AuditVerdict(enum.StrEnum):
     DISAGREEMENT = "disagreement"
 
 
+# Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
+_GREEDY_TEMPERATURE = 1e-5
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to choose a sequence's tokens, and when to stop. Stop strings are the server's: they need text.
 
@@ -74,6 +78,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             _check_range("seed", self.seed, -(2**63), 2**63 - 1)
         for token_id, bias in self.logit_bias.items():
             _check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0, param="logit_bias")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether a token is the largest logit, and no random number is needed."""
+        return self.temperature < _GREEDY_TEMPERATURE
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequest if a token id lies outside [0, vocab_size): the width of the output layer."""

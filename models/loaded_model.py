@@ -1,29 +1,24 @@
-"""LoadedModel: what loading gives the engine, and how it reports progress."""
+"""LoadedModel: what loading gives the engine; ComputeConfig: what its decoder computes with."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from models.attention.base import AttentionBackend, AttentionSpec
+from models.attention.base import AttentionBackend
 from models.attention.layer_groups import LayerGroup
-from models.spec import RecurrenceSpec
-
-# (stage, done, total, unit): total 0 where unknown; unit "B" for bytes.
-ProgressReport = Callable[[str, int, int, str], None]
+from models.spec import AttentionSpec, RecurrenceSpec
+from models.tokenizer.assets import TokenizerAssets
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizerAssets:
-    """A checkpoint's tokenizer as `tokenizers` JSON and what chat templates need, whatever format it came in."""
+class ComputeConfig:
+    """What a decoder computes with: its attention, the dtype of activations and dense weights, and where."""
 
-    tokenizer_json: bytes
-    chat_template: str | None
-    special_tokens: dict[str, str]  # bos_token, eos_token, pad_token, unk_token where the checkpoint has them
-    bos_token_id: int | None
-    eos_token_ids: list[int]  # of config, generation_config and tokenizer together
-    add_bos_token: bool  # a plain prompt gets a BOS in front (the post-processor does not add one itself)
+    backend: AttentionBackend
+    dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.attention.base import AttentionSpec
-
 
 class NormKind(enum.Enum):
     RMS = enum.auto()
@@ -130,6 +128,33 @@ class RopeSpec:
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One layer's attention: softmax(scale * q k^T + bias) v over the causal context, or a part of it."""
+
+    num_heads: int  # H
+    num_kv_heads: int  # K; H / K query heads share each
+    head_dim: int  # D, of queries and keys
+    scale: float
+    sliding_window: int | None = None  # a query sees itself and the window - 1 positions before
+    chunk: int | None = None  # a query sees its own chunk, of the positions cut into chunks from 0 on (Llama 4)
+    logit_softcap: float | None = None  # cap * tanh(logits / cap)
+    has_alibi: bool = False  # slopes [H] are handed to forward
+    has_sinks: bool = False  # one extra logit a head takes part in the softmax's sum only
+    values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored beside k
+
+    def first_seen(self, position: int) -> int:
+        """The first position that a query at `position` sees."""
+        if self.chunk is not None:
+            return position // self.chunk * self.chunk
+        return 0 if self.sliding_window is None else max(0, position - self.sliding_window + 1)
+
+    @property
+    def value_dim(self) -> int:
+        """Size of a value, and of a head's result."""
+        return self.head_dim - (self.values_from or 0)
 
 
 class QKNormScope(enum.Enum):

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from engine.errors import StartupError
-from models.loaded_model import TokenizerAssets
+from models.tokenizer.assets import TokenizerAssets
 
 
 def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:

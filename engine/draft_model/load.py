@@ -10,9 +10,11 @@ from engine.errors import StartupError
 from engine.runner.kv_groups import kv_groups
 from engine.speculation.settings import SpecSettings
 from models.errors import ModelError
-from models.loaded_model import LoadedModel, ProgressReport
-from models.loading.load import check_folder, has_recurrence, load_model
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
+from models.loaded_model import LoadedModel
+from models.loading.load import LoadOptions, load_model
+from models.loading.open import check_config, has_recurrence
+from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles, resolve_model
 from models.weight_cache.store import WeightStore
 
@@ -23,7 +25,7 @@ def resolve_draft(spec: SpecSettings, report: ProgressReport) -> ModelFiles | No
     if spec.draft_model is None:
         return None
     with _naming(spec):
-        files = resolve_model(spec.draft_model, None, report, check=lambda folder: check_folder(folder, {}))
+        files = resolve_model(spec.draft_model, None, report, check=lambda files: check_config(files, {}))
         has_states = has_recurrence(files)
     if has_states:
         raise StartupError(
@@ -45,16 +47,14 @@ def load_draft(
     """The draft model, on the target's device and in its dtype. Raises StartupError, for another vocabulary before its
     weights are read."""
     with _naming(spec):
-        return load_model(
-            files,
+        options = LoadOptions(
             dtype=str(target.dtype).removeprefix("torch."),
             device=str(target.device),
             generation_config="vllm",  # none: requests have theirs from the target's
             weights=weights,
             weight_store=weight_store,
-            progress=report,
-            on_tokenizer=lambda tokenizer: check_draft(target.tokenizer, tokenizer),
         )
+        return load_model(files, options, report, lambda tokenizer: check_draft(target.tokenizer, tokenizer))
 
 
 def make_drafter(

@@ -6,7 +6,7 @@ from engine.config import DraftSampling
 from engine.draft_model.model import NextTokens
 from engine.runner.batch_builder import build_batch
 from engine.runner.replay import recorded_layers
-from engine.sampling.distribution import best_ids, best_shares, is_greedy, probabilities
+from engine.sampling.distribution import best_ids, best_shares, probabilities
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow
@@ -81,7 +81,7 @@ class TorchDraftRunner:
         """Whether the token is drawn at random. Not for a request with a seed: its text would depend on how long drafts
         are, and so on what they cost at the time."""
         sampling = row.sequence.request.sampling
-        return self._sampling is DraftSampling.SAMPLED and sampling.seed is None and not is_greedy(sampling)
+        return self._sampling is DraftSampling.SAMPLED and sampling.seed is None and not sampling.is_greedy
 
     def can_read(self, token_ids: list[int]) -> bool:
         return max(token_ids) < self._model.vocab_size

@@ -1,17 +1,16 @@
-"""Progress of a command that runs in the foreground: bars on a terminal, one line a stage elsewhere."""
+"""Progress of a command that runs in the foreground: bars on a terminal; elsewhere one line a stage, or nothing."""
 
 import sys
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
 class Bars:
     """A ProgressReport that draws a bar for each stage on `console`, from the first report until `close`."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console)
+        self._progress = Progress(*_columns(name_width=16), console=console)
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:  # noqa: ARG002 (the report's signature)
@@ -45,3 +44,23 @@ class Lines:
 def foreground_progress() -> Bars | Lines:
     console = Console(file=sys.stderr)
     return Bars(console) if console.is_terminal and not console.is_dumb_terminal else Lines()
+
+
+def counting_bars(*, redraws_itself: bool) -> Progress:
+    """Bars for a benchmark's runs, on stderr, so that stdout holds the report alone; none where it is no terminal.
+
+    redraws_itself: twice a second, by a thread; else whoever advances a bar calls `refresh`.
+    """
+    console = Console(file=sys.stderr)
+    return Progress(
+        *_columns(name_width=8),
+        console=console,
+        disable=not console.is_terminal,
+        auto_refresh=redraws_itself,
+        refresh_per_second=2,  # drawing takes time from what is measured on the same machine
+    )
+
+
+def _columns(*, name_width: int) -> tuple[ProgressColumn, ...]:
+    name = TextColumn(f"{{task.description:<{name_width}}}")
+    return (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

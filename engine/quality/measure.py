@@ -15,8 +15,9 @@ import torch
 from engine.protocol import Quality
 from engine.quality.passages import BLOCK_SIZE, Passages, steps_of
 from models.kv_cache import allocate_kv
-from models.loaded_model import LoadedModel, ProgressReport
+from models.loaded_model import LoadedModel
 from models.loading.layer_stream import LayerStream
+from models.progress import ProgressReport
 
 TOP = 1024
 _LOGIT_ROWS = 128  # computed at once: at a vocabulary of 152k each is 0.6 MB

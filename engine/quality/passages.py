@@ -15,7 +15,7 @@ from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch
-from models.loaded_model import TokenizerAssets
+from models.tokenizer.assets import TokenizerAssets
 
 BLOCK_SIZE = 16
 CHUNK = 512  # tokens, each chunk without what came before: memory and time of attention stay small

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from engine.protocol import Quality
-from models.loaded_model import ProgressReport
+from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
 from models.system.file_modes import give_usual_modes

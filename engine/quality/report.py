@@ -17,10 +17,12 @@ from engine.quality.passages import own_text, passages_of
 from engine.quality.records import Records
 from models.config.overrides import parse_overrides
 from models.kernels.cpu.library import kernel_library
-from models.loaded_model import LoadedModel, ProgressReport
+from models.linear.storage import WeightOptions
+from models.loaded_model import LoadedModel
 from models.loading.layer_stream import LayerStream
-from models.loading.load import OpenedModel, open_model, resolve_dtype
-from models.loading.schemes import WeightOptions
+from models.loading.load import resolve_dtype
+from models.loading.open import OpenedModel, open_model
+from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.tokenizer.load import load_tokenizer_assets
 

@@ -8,14 +8,6 @@ from engine.sampling.rows import LogitsRow
 from engine.sampling.truncation import TruncationParams, truncate
 from models.kernels import sampling as native
 
-# Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
-_GREEDY_TEMPERATURE = 1e-5
-
-
-def is_greedy(sampling: SamplingParams) -> bool:
-    """Whether a token is the largest logit, and no random number is needed."""
-    return sampling.temperature < _GREEDY_TEMPERATURE
-
 
 def best_ids(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(values [L], ids [L]) of each row's largest logit; the value is NaN where any of the row is NaN."""

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import torch
 
-from engine.sampling.distribution import best_ids, draw_ids, is_greedy, probabilities
+from engine.sampling.distribution import best_ids, draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs
@@ -85,7 +85,7 @@ def _choose(
     drawn = [
         index
         for index, row in enumerate(rows)
-        if not is_greedy(row.sequence.request.sampling) and row.sequence.id not in chance_ids
+        if not row.sequence.request.sampling.is_greedy and row.sequence.id not in chance_ids
     ]
     if drawn:
         drawn_rows = [rows[index] for index in drawn]

@@ -10,7 +10,6 @@ import msgspec
 
 from engine.client.output_stream import merge_outputs
 from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, TokenLogprobs
-from engine.sampling.distribution import is_greedy
 from engine.scheduling.sequence import Sequence
 
 NEAR_TIE = 0.05  # nats below the best token, where rounding may choose
@@ -83,7 +82,7 @@ def _is_eligible(sequence: Sequence) -> bool:
     """Greedy, with drafts, at its own end, and nothing but the raw logits chose its tokens."""
     sampling = sequence.request.sampling
     return (
-        is_greedy(sampling)
+        sampling.is_greedy
         and sequence.num_drafted > 0  # refused ones too: they are rolled back
         and sequence.num_output > 0
         and not sampling.logit_bias

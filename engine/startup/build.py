@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from engine.config import Device, EngineConfig, Quantization
+from engine.config import Device, EngineConfig, ModelImpl, Quantization
 from engine.draft_model.load import load_draft, make_drafter, resolve_draft
 from engine.draft_model.model import DraftModel
 from engine.engine import Engine
@@ -30,16 +30,17 @@ from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.kv_cache import bytes_per_block, bytes_per_state, unshared_bytes_per_block
+from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
-from models.loading.implementation import ModelImpl
-from models.loading.load import check_folder, load_model
-from models.loading.schemes import WeightOptions
+from models.loading.load import LoadOptions, load_model
+from models.loading.open import check_config
+from models.progress import ProgressReport
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles, resolve_model
 from models.system.memory import free_memory_bytes
 from models.weight_cache.store import WeightStore
 
-ProgressReport = Callable[[str, int, int, str], None]
+_USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.TRANSFORMERS: True}
 
 
 def _ignore(*_: object) -> None:
@@ -116,7 +117,9 @@ def _load(
             config.model,
             config.revision,
             report,
-            check=lambda folder: check_folder(folder, _overrides(config), ModelImpl(config.model_impl.value)),
+            check=lambda files: check_config(
+                files, _overrides(config), use_transformers=_USE_TRANSFORMERS[config.model_impl]
+            ),
         )
         quality_report = QualityReport(config, files, device, report)
         quality_report.before()
@@ -203,8 +206,7 @@ def _load_target(
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None],
 ) -> LoadedModel:
-    return load_model(
-        files,
+    options = LoadOptions(
         dtype=config.dtype.value,
         device=str(device),
         generation_config=config.generation_config,
@@ -212,11 +214,10 @@ def _load_target(
             config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
         ),
         overrides=_overrides(config),
-        model_impl=ModelImpl(config.model_impl.value),
+        use_transformers=_USE_TRANSFORMERS[config.model_impl],
         weight_store=_weight_store(config),
-        progress=report,
-        on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)),
     )
+    return load_model(files, options, report, on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)))
 
 
 def _weight_store(config: EngineConfig) -> WeightStore | None:

@@ -11,7 +11,8 @@ from engine.runner.kv_budget import KVBudget, format_bytes
 from engine.scheduling.kv.groups import KVGroup, most_blocks
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.settings import SpecSettings
-from models.loaded_model import LoadedModel, TokenizerAssets
+from models.loaded_model import LoadedModel
+from models.tokenizer.assets import TokenizerAssets
 
 
 def describe(

@@ -1,7 +1,6 @@
-"""AttentionSpec, what an attention layer computes; AttentionBackend, who computes it over the paged KV cache."""
+"""AttentionBackend: who computes an attention layer over the paged KV cache."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -9,33 +8,7 @@ import torch
 from models.attention.rotation import Rotation, rotate, scale_queries
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.row_input import RowInput
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionSpec:
-    """One layer's attention: softmax(scale * q k^T + bias) v over the causal context, or a part of it."""
-
-    num_heads: int  # H
-    num_kv_heads: int  # K; H / K query heads share each
-    head_dim: int  # D, of queries and keys
-    scale: float
-    sliding_window: int | None = None  # a query sees itself and the window - 1 positions before
-    chunk: int | None = None  # a query sees its own chunk, of the positions cut into chunks from 0 on (Llama 4)
-    logit_softcap: float | None = None  # cap * tanh(logits / cap)
-    has_alibi: bool = False  # slopes [H] are handed to forward
-    has_sinks: bool = False  # one extra logit a head takes part in the softmax's sum only
-    values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored beside k
-
-    def first_seen(self, position: int) -> int:
-        """The first position that a query at `position` sees."""
-        if self.chunk is not None:
-            return position // self.chunk * self.chunk
-        return 0 if self.sliding_window is None else max(0, position - self.sliding_window + 1)
-
-    @property
-    def value_dim(self) -> int:
-        """Size of a value, and of a head's result."""
-        return self.head_dim - (self.values_from or 0)
+from models.spec import AttentionSpec
 
 
 class HeadNorm(Protocol):

@@ -2,10 +2,11 @@
 
 import torch
 
-from models.attention.base import AttentionBackend, AttentionSpec, HeadNorm
+from models.attention.base import AttentionBackend, HeadNorm
 from models.attention.rotation import Rotation
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
+from models.spec import AttentionSpec
 
 _TILE = 16  # slots; kTile of kv_layout.h
 _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp

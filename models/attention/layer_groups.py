@@ -16,8 +16,7 @@ these layers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.attention.base import AttentionSpec
-from models.spec import RecurrenceSpec
+from models.spec import AttentionSpec, RecurrenceSpec
 
 _MAX_GROUPS = 8  # each costs a table a sequence and some host time a step
 _Reach = tuple[int, bool]  # a window or 0, and whether it is chunked

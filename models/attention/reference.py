@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from models.attention.base import AttentionBackend, AttentionSpec
+from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.spec import AttentionSpec
 
 # Bounds of the fp32 temporaries, in elements: K (and V) of a tile of the context, padded, and a tile's scores.
 _MAX_GATHERED = 1 << 22

@@ -1,11 +1,10 @@
 """Rotation of query and key heads by their positions."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-if TYPE_CHECKING:
-    from models.spec import QueryTemperature
+from models.spec import QueryTemperature
 
 
 class Rotation(NamedTuple):
@@ -24,7 +23,7 @@ def rotation(
     positions: torch.Tensor,
     frequencies: torch.Tensor,
     scale: float = 1.0,
-    temperature: "QueryTemperature | None" = None,
+    temperature: QueryTemperature | None = None,
 ) -> Rotation:
     """The angles of `positions` [T] in fp32: bf16 could not tell neighbouring positions apart beyond 256.
 
@@ -37,7 +36,7 @@ def rotation(
     return Rotation(cos, sin, None if temperature is None else _query_scale(positions, temperature))
 
 
-def _query_scale(positions: torch.Tensor, spec: "QueryTemperature") -> torch.Tensor:
+def _query_scale(positions: torch.Tensor, spec: QueryTemperature) -> torch.Tensor:
     """[T], fp32."""
     steps = torch.floor((positions + spec.offset).to(torch.float32) / spec.floor_scale)
     return 1.0 + spec.scale * torch.log1p(steps)

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from models.config.hf_config import HFConfig, read_json_config
+from models.config.hf_config import HFConfig
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
 from models.families.name_map import Destination, Rules, To
 from models.families.registry import family_of
-from models.loaded_model import TokenizerAssets
 from models.loading.assign import Assignment, transformed
 from models.loading.load import OpenedModel
 from models.sources.resolve import TOKENIZER_FILES, ModelFiles
+from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.load import load_tokenizer_assets
 
 # Beside the fields that headrace reads, libraries choose the model's class by this one.
@@ -118,7 +118,7 @@ def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
     if files.gguf:
         return GGUFLayout(files, opened)
     assert files.root is not None
-    if "text_config" in read_json_config(files.root / "config.json").fields:
+    if "text_config" in files.config.fields:
         raise UnsupportedModelError(
             f"{files.origin} wraps a language model, which is not written by itself; "
             "serve the model with --quantization instead"

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from models.attention.base import AttentionSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families import gpt2
-from models.families.name_map import To, ungroup_qkv, with_prefixes
+from models.families.name_map import To, with_prefixes
 from models.families.registry import Family
+from models.families.transforms import ungroup_qkv
 from models.layers.alibi import alibi_slopes
-from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+from models.spec import Activation, AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -8,8 +8,9 @@ from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
 from models.families import llama
-from models.families.name_map import To, unpermute_head, unpermute_k, unpermute_q
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import unpermute_head, unpermute_k, unpermute_q
 from models.spec import DecoderSpec, LayerSpec, NormKind, NormPlacement, NormSpec, QKNormScope, QKNormSpec
 
 

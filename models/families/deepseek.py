@@ -22,8 +22,9 @@ from models.families.experts import (
     gguf_scoring,
     shared_names,
 )
-from models.families.name_map import IGNORE, To, joined
+from models.families.name_map import IGNORE, To
 from models.families.registry import Family
+from models.families.transforms import joined
 from models.spec import (
     DecoderSpec,
     GroupScore,

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from models.attention.base import AttentionSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.rope import rope_spec
 from models.families import gpt_neox
-from models.families.name_map import To, ungroup_qkv
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import ungroup_qkv
 from models.layers.alibi import alibi_slopes
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
+from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

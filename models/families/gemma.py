@@ -14,8 +14,9 @@ from models.config.layers import sliding_windows
 from models.config.rope import rope_spec
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen2, qwen3
-from models.families.name_map import To, plus_one
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import plus_one
 from models.families.wrapped import text_part
 from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec, RopeSpec
 

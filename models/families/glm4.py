@@ -4,8 +4,9 @@ import dataclasses
 
 from models.config.hf_config import HFConfig
 from models.families import llama, phi3
-from models.families.name_map import To, unpermute_k, unpermute_q
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import unpermute_k, unpermute_q
 from models.spec import DecoderSpec, LayerSpec, NormPlacement
 
 

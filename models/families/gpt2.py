@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from models.attention.base import AttentionSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError
-from models.families.name_map import IGNORE, To, transpose, with_prefixes
+from models.families.name_map import IGNORE, To, with_prefixes
 from models.families.registry import Family
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+from models.families.transforms import transpose
+from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -8,8 +8,9 @@ from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.rope import rope_spec
 from models.families import llama, qwen2
-from models.families.name_map import IGNORE, To, ungroup_qkv
+from models.families.name_map import IGNORE, To
 from models.families.registry import Family
+from models.families.transforms import ungroup_qkv
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 

@@ -12,8 +12,9 @@ from models.config.layers import sliding_windows
 from models.config.rope import with_usual_rope
 from models.families import llama, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
-from models.families.name_map import To, joined
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import joined
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 
 _ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}

@@ -7,8 +7,9 @@ from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families import gpt2, llama
-from models.families.name_map import IGNORE, To, unpermute_k, unpermute_q
+from models.families.name_map import IGNORE, To
 from models.families.registry import Family
+from models.families.transforms import unpermute_k, unpermute_q
 from models.spec import DecoderSpec, LayerSpec, NormPlacement, RopeSpec
 
 

@@ -13,8 +13,9 @@ from models.config.layers import layer_types
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, gguf_scoring
-from models.families.name_map import To, taps
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import taps
 from models.spec import (
     DecoderSpec,
     LayerSpec,

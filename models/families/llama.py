@@ -1,12 +1,12 @@
 """Llama 2 and 3, SmolLM2: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
 
-from models.attention.base import AttentionSpec
 from models.config.hf_config import HFConfig
 from models.config.rope import context_length, rope_spec
 from models.errors import CheckpointError
-from models.families.name_map import IGNORE, To, unpermute_k, unpermute_q, unpermute_qkv
+from models.families.name_map import IGNORE, To
 from models.families.registry import Family
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
+from models.families.transforms import unpermute_k, unpermute_q, unpermute_qkv
+from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def describe(

@@ -12,8 +12,9 @@ from models.config.hf_config import HFConfig
 from models.config.layers import flags_by_layer, layer_types
 from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
-from models.families.name_map import To, transpose, unpermute_k, unpermute_q
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import transpose, unpermute_k, unpermute_q
 from models.families.wrapped import text_part
 from models.spec import (
     Activation,

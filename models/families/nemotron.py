@@ -7,8 +7,9 @@ from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import llama, starcoder2
-from models.families.name_map import To, plus_one
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import plus_one
 from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 

@@ -1,10 +1,10 @@
 """OPT: LayerNorm, learned positions that are stored from the third row on, ReLU, biases everywhere."""
 
-from models.attention.base import AttentionSpec
 from models.config.hf_config import HFConfig
-from models.families.name_map import To, with_prefixes, without_first_two_rows
+from models.families.name_map import To, with_prefixes
 from models.families.registry import Family
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
+from models.families.transforms import without_first_two_rows
+from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -15,9 +15,10 @@ from models.config.layers import layer_types
 from models.errors import CheckpointError
 from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
-from models.families.name_map import IGNORE, To, joined, plus_one, taps
+from models.families.name_map import IGNORE, To
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
 from models.families.registry import Family
+from models.families.transforms import joined, plus_one, taps
 from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, QKNormSpec
 
 

@@ -7,8 +7,9 @@ from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import llama, qwen2
-from models.families.name_map import To, as_row
+from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import as_row
 from models.spec import DecoderSpec, LayerSpec, NormKind, NormPlacement, NormSpec, QKNormScope, QKNormSpec
 
 

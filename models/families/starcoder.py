@@ -6,8 +6,9 @@ from typing import Any
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import gpt2
-from models.families.name_map import IGNORE, To, ungroup_qkv
+from models.families.name_map import IGNORE, To
 from models.families.registry import Family
+from models.families.transforms import ungroup_qkv
 from models.spec import DecoderSpec, LayerSpec
 
 

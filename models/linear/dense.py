@@ -1,17 +1,11 @@
 """Plain linear layers: the weight in the activations' dtype, torch's operators."""
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 
 from models.checkpoints.base import StoredTensor
-from models.linear.scheme import ParameterSpec, Rearrange
-
-if TYPE_CHECKING:
-    from models.linear.embedding import Embedding
-    from models.linear.linear import Linear
-    from models.linear.prologue import Prologue
+from models.linear.prologue import Prologue
+from models.linear.scheme import LinearLayer, ParameterSpec, Rearrange
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
@@ -27,18 +21,18 @@ class Unquantized:
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
         return (ParameterSpec("weight", (out_features, in_features), self.dtype),)
 
-    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+    def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         assert tensor.read is not None
         layer.weight.narrow(0, *layer.rows(shard)).copy_(rearrange(tensor.read(self.dtype)))
 
-    def finish(self, layer: "Linear") -> None:
+    def finish(self, layer: LinearLayer) -> None:
         """Nothing to repack."""
 
     def apply(
         self,
         x: torch.Tensor,
-        layer: "Linear",
-        prologue: "Prologue",
+        layer: LinearLayer,
+        prologue: Prologue,
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
@@ -47,7 +41,7 @@ class Unquantized:
             y = residual.add_(y)
         return y if out_dtype is None else y.to(out_dtype)
 
-    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:
+    def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
         return F.embedding(ids, layer.weight)
 
     def format_of(self, shard: str | None) -> str:  # noqa: ARG002 (all shards are alike)

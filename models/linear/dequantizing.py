@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +11,12 @@ from models.checkpoints.gguf.blocks import GGUFRows
 from models.errors import CheckpointError
 from models.kernels.linear import WeightFormat
 from models.linear.dense import DTYPE_NAMES
-from models.linear.scheme import ParameterSpec, Rearrange
+from models.linear.prologue import Prologue
+from models.linear.scheme import LinearLayer, ParameterSpec, Rearrange
 from models.linear.storage import Quantised
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantise
 from models.quant.tensor import QuantTensor
-
-if TYPE_CHECKING:
-    from models.linear.embedding import Embedding
-    from models.linear.linear import Linear
-    from models.linear.prologue import Prologue
 
 _TENSORS = ("codes", "scales", "zeros", "permutation")
 
@@ -46,7 +41,7 @@ class Codes:
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()
 
-    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+    def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         held = self._held[shard]
         if held is None:
             assert tensor.read is not None
@@ -74,14 +69,14 @@ class Codes:
             )
         return blocks
 
-    def finish(self, layer: "Linear") -> None:
+    def finish(self, layer: LinearLayer) -> None:
         """Nothing to repack."""
 
     def apply(
         self,
         x: torch.Tensor,
-        layer: "Linear",
-        prologue: "Prologue",
+        layer: LinearLayer,
+        prologue: Prologue,
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
@@ -100,7 +95,7 @@ class Codes:
             return torch.cat([F.linear(rows, part.dequantised(self.dtype)) for part in weight.parts()], dim=-1)
         return F.linear(round_rows(rows, weight), dequantise(weight, self.dtype))
 
-    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
+    def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
         weight = self._weights[None]
         if isinstance(weight, torch.Tensor):
             return F.embedding(ids, weight)

@@ -1,7 +1,6 @@
 """Linear layers on the native CPU kernels: weights in the kernels' layout, in the checkpoint's own format."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,14 +8,10 @@ from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError
 from models.kernels.arena import HugePageArena
 from models.kernels.linear import NativeWeight, NotFiniteError, PackedLinear, WeightFormat, pack_weight
-from models.linear.scheme import ParameterSpec, Rearrange
+from models.linear.prologue import Prologue
+from models.linear.scheme import LinearLayer, ParameterSpec, Rearrange
 from models.linear.storage import Quantised
 from models.quant.scaled_weight import pack_quantised
-
-if TYPE_CHECKING:
-    from models.linear.embedding import Embedding
-    from models.linear.linear import Linear
-    from models.linear.prologue import Prologue
 
 
 class Packed:
@@ -42,7 +37,7 @@ class Packed:
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()
 
-    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+    def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         self._hold(layer, shard, self._packed(self._formats[shard], layer, shard, tensor, rearrange))
 
     @property
@@ -55,20 +50,20 @@ class Packed:
         """In the order of their rows."""
         return list(self._formats)
 
-    def take(self, layer: "Linear", weights: Mapping[str | None, NativeWeight]) -> None:
+    def take(self, layer: LinearLayer, weights: Mapping[str | None, NativeWeight]) -> None:
         """Weights that were packed earlier, in place of `load` and `finish`."""
         for shard in self._formats:
             self._hold(layer, shard, weights[shard])
         self.finish(layer)
 
-    def _hold(self, layer: "Linear", shard: str | None, weight: NativeWeight) -> None:
+    def _hold(self, layer: LinearLayer, shard: str | None, weight: NativeWeight) -> None:
         layer.register_buffer(f"packed_{shard or 'weight'}", weight.data, persistent=False)
         self._weights[shard] = weight
 
     def _packed(
         self,
         held: WeightFormat | Quantised,
-        layer: "Linear",
+        layer: LinearLayer,
         shard: str | None,
         tensor: StoredTensor,
         rearrange: Rearrange,
@@ -89,7 +84,7 @@ class Packed:
                 f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
             ) from None
 
-    def finish(self, layer: "Linear") -> None:
+    def finish(self, layer: LinearLayer) -> None:
         biases = None
         if layer.bias is not None:
             biases = [layer.bias.narrow(0, *layer.rows(shard)) for shard in self._formats]
@@ -98,15 +93,15 @@ class Packed:
     def apply(
         self,
         x: torch.Tensor,
-        layer: "Linear",  # noqa: ARG002
-        prologue: "Prologue",
+        layer: LinearLayer,  # noqa: ARG002
+        prologue: Prologue,
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
         assert self.multiply is not None, "finish() comes first"
         return self.multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
 
-    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:  # noqa: ARG002
+    def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
         return self._weights[None].look_up(ids, torch.float32)
 
     def format_of(self, shard: str | None) -> str:

@@ -2,16 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
 from models.checkpoints.base import StoredTensor
-
-if TYPE_CHECKING:
-    from models.linear.embedding import Embedding
-    from models.linear.linear import Linear
-    from models.linear.prologue import Prologue
+from models.linear.prologue import Prologue
 
 # What a checkpoint's rows need to stand as the decoder wants them: see names.py.
 Rearrange = Callable[[torch.Tensor], torch.Tensor]
@@ -26,6 +22,21 @@ class ParameterSpec:
     dtype: torch.dtype
 
 
+class LinearLayer(Protocol):
+    """What a scheme sees of the layer whose weights it holds."""
+
+    in_features: int
+    shards: dict[str, tuple[int, int]]  # name -> (first row, rows)
+    weight: torch.Tensor  # where the scheme has a parameter of that name
+    bias: torch.Tensor | None
+
+    def rows(self, shard: str | None) -> tuple[int, int]:
+        """(first, count) of a shard's output rows; None is the whole layer."""
+
+    def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
+        """Let torch know of a tensor that the scheme holds."""
+
+
 class QuantScheme(Protocol):
     """One way to store and multiply linear layers."""
 
@@ -35,23 +46,23 @@ class QuantScheme(Protocol):
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
         """The tensors to allocate for a layer before its weights come, bias excluded."""
 
-    def load(self, layer: "Linear", shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
+    def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         """Take in the weight of one shard, or of the whole layer (None)."""
 
-    def finish(self, layer: "Linear") -> None:
+    def finish(self, layer: LinearLayer) -> None:
         """Make ready for `apply`; called once, after the last tensor came."""
 
     def apply(
         self,
         x: torch.Tensor,
-        layer: "Linear",
-        prologue: "Prologue",
+        layer: LinearLayer,
+        prologue: Prologue,
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
         """Linear.forward."""
 
-    def look_up(self, ids: torch.Tensor, layer: "Embedding") -> torch.Tensor:
+    def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
         """Embedding.look_up."""
 
     def format_of(self, shard: str | None) -> str:

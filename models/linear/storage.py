@@ -15,6 +15,20 @@ _GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the oth
 
 
 @dataclass(frozen=True, slots=True)
+class WeightOptions:
+    """How weights are to be held: as they are stored, where something can compute with that, and else in the dtype.
+
+    keeps_quantised: False dequantises all. quantise_to: what linear layers become instead; embeddings and output layer
+    only with `includes_head`. group_size: of what is quantised so, by default that of its encoding.
+    """
+
+    keeps_quantised: bool = True
+    quantise_to: Encoding | None = None
+    includes_head: bool = False
+    group_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Quantised:
     """kind: of the codes. is_made: they are made when the weight is loaded; else they are the checkpoint's."""
 

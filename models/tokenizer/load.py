@@ -12,20 +12,18 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
 from models.checkpoints.gguf.header import read_gguf_header
 from models.config.hf_config import HFConfig, quoted, read_json_config, read_text
 from models.errors import CheckpointError, UnsupportedModelError
-from models.loaded_model import TokenizerAssets
+from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
+from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.cache import gguf_key, keep_assets, read_assets
 from models.tokenizer.gguf import convert_gguf_tokenizer
-
-if TYPE_CHECKING:
-    from models.sources.resolve import ModelFiles
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -55,7 +53,7 @@ _END_TOKENS = frozenset(
 
 
 def load_tokenizer_assets(
-    files: "ModelFiles", config: HFConfig, gguf_metadata: Mapping[str, Any] | None = None
+    files: ModelFiles, config: HFConfig, gguf_metadata: Mapping[str, Any] | None = None
 ) -> TokenizerAssets:
     """Read the tokenizer of `files`; `config` gives its model's eos_token_id. Raises a ModelError.
 

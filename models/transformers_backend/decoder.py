@@ -8,9 +8,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from models.attention.base import AttentionBackend, AttentionSpec
+from models.attention.base import AttentionBackend
 from models.attention.layer_groups import group_layers
 from models.batch import ForwardBatch
+from models.spec import AttentionSpec
 from models.transformers_backend.interface import PagedLayer, Step
 
 

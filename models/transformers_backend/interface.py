@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from models.attention.base import AttentionBackend, AttentionSpec
+from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.spec import AttentionSpec
 
 PAGED = "headrace"  # no masks are made for a name that has none registered: back ends know what a row sees
 

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 import transformers
 
-from models.attention.base import AttentionBackend, AttentionSpec
 from models.checkpoints.quantized.registry import quantisation_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
-from models.config.hf_config import HFConfig, read_json_config
+from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.linear.dense import DTYPE_NAMES
-from models.loaded_model import HeldWeights, ProgressReport
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig, HeldWeights
+from models.progress import ProgressReport
+from models.sources.resolve import ModelFiles
+from models.spec import AttentionSpec
 from models.system.memory import obtainable_memory_bytes, require_memory, too_large
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, foreign_model, in_one_line
 from models.transformers_backend.decoder import TransformersDecoder
@@ -68,28 +70,26 @@ class OpenedTransformersModel:
 
     def build(
         self,
-        backend: AttentionBackend,
-        dtype: torch.dtype,
-        device: torch.device,
-        progress: ProgressReport,
+        compute: ComputeConfig,
         weights: WeightOptions,
+        progress: ProgressReport,
     ) -> tuple[TransformersDecoder, HeldWeights]:
-        """The model on `device` with the checkpoint's weights, all in `dtype`. Raises a ModelError."""
+        """The model with the checkpoint's weights, all in one dtype. Raises a ModelError."""
         if weights.quantise_to is not None:
             raise ModelError(
                 "--quantization of weights on load is for headrace's own families, and this model runs through "
                 "transformers; leave it at auto"
             )
-        needed = self.observed.num_numbers * dtype.itemsize
-        require_memory(needed, device)
+        needed = self.observed.num_numbers * compute.dtype.itemsize
+        require_memory(needed, compute.device)
         progress("load weights", 0, 0, "B")
         try:
-            model = self._read(dtype).to(device).eval()
+            model = self._read(compute.dtype).to(compute.device).eval()
         except (torch.OutOfMemoryError, MemoryError):
-            raise too_large(needed, obtainable_memory_bytes(device), device) from None
-        decoder = TransformersDecoder(model, self.observed.layers, backend)
-        check_independence(decoder, backend, self.vocab_size, self.foreign.model_class.__name__)
-        kind = DTYPE_NAMES[dtype]
+            raise too_large(needed, obtainable_memory_bytes(compute.device), compute.device) from None
+        decoder = TransformersDecoder(model, self.observed.layers, compute.backend)
+        check_independence(decoder, compute.backend, self.vocab_size, self.foreign.model_class.__name__)
+        kind = DTYPE_NAMES[compute.dtype]
         formats = Counter({kind: len(list(decoder.parameters()))})
         note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {kind} {formats[kind]} tensors"
         return decoder, HeldWeights(formats, note)
@@ -120,9 +120,10 @@ class OpenedTransformersModel:
         return model
 
 
-def open_through_transformers(root: Path, overrides: Mapping[str, Any]) -> OpenedTransformersModel:
+def open_through_transformers(files: ModelFiles, overrides: Mapping[str, Any]) -> OpenedTransformersModel:
     """Describe the model in a folder; needs its configuration only. Raises a ModelError."""
-    overridden = override(read_json_config(root / "config.json"), overrides)
+    root = files.folder
+    overridden = override(files.config, overrides)
     if quantisation_config(overridden.config, root) is not None:
         raise UnsupportedModelError(
             f"{root} holds quantised weights, which headrace reads for its own families; transformers' code runs "

@@ -15,8 +15,8 @@ from models.checkpoints.quantized.registry import OLD_FILES
 from models.checkpoints.safetensors import INDEX_NAME
 from models.decoder import Decoder
 from models.kernels.cpu.library import required_library
-from models.loaded_model import ProgressReport
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
+from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.weight_cache.image import ImageError
 from models.weight_cache.packed_weights import restore, weights_of

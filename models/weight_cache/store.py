@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from models.loaded_model import ProgressReport
+from models.progress import ProgressReport
 from models.system.cache_folder import cache_folder
 from models.weight_cache.image import LARGE_PAGE, Image, ImageError, can_be_written, image_bytes, map_image, write_image
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from engine.errors import EngineUnavailable, RequestFailed
 from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
 from server.generation.metering import ChoiceMeter
-from server.text.detokenizer import ChoiceText, Detokenizer, StopStringMatcher
+from server.text.detokenizer import Detokenizer
+from server.text.stop_strings import ChoiceText, StopStringMatcher
 from server.text.tokenizer import Tokenizer
 
 

@@ -8,6 +8,7 @@ from server.context import TextModel
 from server.generation.choice import Prompt
 from server.schemas.base import shown
 from server.schemas.chat import ChatTemplateFields
+from server.text.detokenizer import decode
 
 _INLINE_SIZE = 4096  # characters or ids; more is encoded in a thread, or the event loop would notice
 
@@ -24,7 +25,7 @@ async def text_prompts(
             check_token_ids(prompt, info.vocab_size, "prompt")
             # One that is too long will be refused; it is not worth decoding.
             has_text = echo and len(prompt) <= info.max_model_len
-            encoded = Prompt(prompt, text.tokenizer.decode(prompt) if has_text else "")
+            encoded = Prompt(prompt, decode(text.tokenizer, prompt) if has_text else "")
         if not encoded.ids:
             raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
         return encoded

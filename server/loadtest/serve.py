@@ -7,7 +7,7 @@ import random
 from rich.console import Console
 
 from engine.errors import StartupError
-from engine.jobs.progress_bars import bars
+from engine.jobs.progress import counting_bars
 from engine.jobs.results import check_results_file
 from server.loadtest.client import Input, LoadClient
 from server.loadtest.config import Endpoint, LoadConfig
@@ -45,7 +45,7 @@ async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, Load]:
         model = await client.find_model()
         scale = await _probe_scale(client, config) if workload.uses_text else TextScale()
         conversations = workload.conversations(scale)
-        with bars(redraws_itself=True) as progress:
+        with counting_bars(redraws_itself=True) as progress:
             bar = progress.add_task("warm-up", total=config.num_warmups)
             for index in range(config.num_warmups):
                 await converse(client, workload.warm_up(index, scale), config.endpoint, _refuse_failure)

@@ -12,6 +12,7 @@ from server.http.body import Context, json_body, json_object
 from server.schemas.base import validate
 from server.schemas.parameters import ignored_header, ignored_parameters
 from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.text.detokenizer import decode
 
 router = APIRouter()
 
@@ -43,7 +44,7 @@ async def detokenize(
     headers = _check(body, context)
     text = await context.text_model()
     check_token_ids(body.tokens, context.client.info.vocab_size, "tokens")
-    prompt = await asyncio.to_thread(text.tokenizer.decode, body.tokens, skip_special_tokens=False)
+    prompt = await asyncio.to_thread(decode, text.tokenizer, body.tokens, skip_special_tokens=False)
     return JSONResponse({"prompt": prompt}, headers=headers)
 
 

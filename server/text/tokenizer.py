@@ -3,12 +3,11 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import tokenizers
 
 from engine.protocol import TokenizerInfo
-from server.text.detokenizer import Detokenizer
 from server.text.token_bytes import TokenBytes
 
 # Prompts come one by one, so the library's own threads gain nothing, and once started they warn at every fork.
@@ -93,12 +92,6 @@ class Tokenizer:
             self.encode, text, add_special_tokens=add_special_tokens, parse_special=parse_special
         )
 
-    async def encode_chat_async(self, prompt: str, hidden: Mapping[str, str]) -> list[int]:
-        """`encode_chat`, in a thread where the text is long."""
-        if len(prompt) <= _INLINE_CHARACTERS:
-            return self.encode_chat(prompt, hidden)
-        return await asyncio.to_thread(self.encode_chat, prompt, hidden)
-
     def _with_one_bos(self, ids: list[int]) -> list[int]:
         bos = self._bos_token_id
         if self._add_bos_token and bos is not None and ids[:1] != [bos]:
@@ -109,14 +102,6 @@ class Tokenizer:
 
     # --- ids -> text -------------------------------------------------------------------------------------------------
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True, continues: bool = False) -> str:
-        """The text of `ids`, with U+FFFD for bytes that are not UTF-8. Equal to a Detokenizer's deltas joined.
-
-        `continues`: as in Detokenizer. Ids that the vocabulary lacks (a padded output layer has some) have no text.
-        """
-        detokenizer = Detokenizer(self, skip_special_tokens=skip_special_tokens, continues=continues)
-        return detokenizer.push(ids) + detokenizer.finish()
-
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that `token_id` adds to a text; they need not be whole characters."""
         found = self._bytes_of.get(token_id)
@@ -125,10 +110,6 @@ class Tokenizer:
             found = b"" if token is None else self._bytes.of(token)
             self._bytes_of[token_id] = found
         return found
-
-    def token_text(self, token_id: int) -> str:
-        """`token_id` for people: its text, with U+FFFD for bytes that are not whole characters."""
-        return self.token_bytes(token_id).decode("utf-8", errors="replace")
 
     def id_to_token(self, token_id: int) -> str | None:
         """The vocabulary's own spelling ("Ġthe", "<0x0A>"), or None if it has no such id."""

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from benchmarks import export_checkpoint
 from models.errors import UnsupportedModelError
 from models.export import hugging_face
-from models.loaded_model import TokenizerAssets
 from models.sources.resolve import ModelFiles
+from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import LLAMA3_ROPE, gpt2_config, llama_config, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.models.families.variants import qwen3, qwen3_moe

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks import perplexity
 from benchmarks.perplexity import chunks_of, headrace_perplexity, llama_perplexity
 from benchmarks.servers import CompareError
-from models.loaded_model import TokenizerAssets
+from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.helpers.tokenizers import byte_level_json

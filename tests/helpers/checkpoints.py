@@ -19,14 +19,12 @@ from transformers.pytorch_utils import Conv1D
 
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
-from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
-from models.checkpoints.safetensors import SafetensorsCheckpoint
-from models.config.hf_config import read_json_config
 from models.decoder import Decoder
-from models.families.gguf_config import gguf_config
-from models.families.registry import family_of
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
-from models.loading.schemes import WeightOptions
+from models.loading.open import open_model
+from models.sources.resolve import ModelFiles
 
 VOCAB_SIZE = 128
 SMALL = {
@@ -137,20 +135,7 @@ def load_folder_with_note(
     weights: WeightOptions | None = None,
 ) -> tuple[Decoder, str]:
     """The decoder, and the line for the operator on how its weights are held."""
-    stored = read_json_config(folder / "config.json")
-    family = family_of(stored.architecture())
-    config = family.unwrap(stored)
-    decoder, held = build_decoder(
-        family.describe(config),
-        SafetensorsCheckpoint(folder),
-        family.names,
-        backend or ReferenceAttention(),
-        dtype,
-        torch.device("cpu"),
-        lambda *_: None,
-        weights,
-    )
-    return decoder, held.note
+    return _built(ModelFiles(folder, (), "m"), dtype, backend, weights)
 
 
 def load_gguf(
@@ -170,17 +155,12 @@ def load_gguf_with_note(
     weights: WeightOptions | None = None,
 ) -> tuple[Decoder, str]:
     """The decoder, and the line for the operator on how its weights are held."""
-    checkpoint = GGUFCheckpoint(paths)
-    config = gguf_config(checkpoint)
-    family = family_of(config.architecture())
-    decoder, held = build_decoder(
-        family.describe(config),
-        checkpoint,
-        family.gguf_names,
-        backend or ReferenceAttention(),
-        dtype,
-        torch.device("cpu"),
-        lambda *_: None,
-        weights,
-    )
+    return _built(ModelFiles(None, tuple(paths), "m"), dtype, backend, weights)
+
+
+def _built(
+    files: ModelFiles, dtype: torch.dtype, backend: AttentionBackend | None, weights: WeightOptions | None
+) -> tuple[Decoder, str]:
+    compute = ComputeConfig(backend or ReferenceAttention(), dtype, torch.device("cpu"))
+    decoder, held = build_decoder(open_model(files), compute, weights or WeightOptions(), lambda *_: None)
     return decoder, held.note

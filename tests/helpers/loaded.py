@@ -6,7 +6,8 @@ import torch
 
 from models.attention.base import AttentionBackend
 from models.attention.select import select_backend
-from models.loaded_model import LoadedModel, TokenizerAssets
+from models.loaded_model import LoadedModel
+from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import load_folder
 
 

@@ -8,10 +8,11 @@ import torch
 
 from engine.runner.batch_buffers import BatchMemory, BatchShape
 from engine.scheduling.kv.groups import KVGroup
-from models.attention.base import AttentionBackend, AttentionSpec
+from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.recurrence.state import LayerCache, LayerState, empty_state, state_parts
+from models.spec import AttentionSpec
 
 
 @dataclass

@@ -8,10 +8,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from models.attention.base import AttentionSpec
 from models.config.hf_config import HFConfig
 from models.families.registry import family_of
 from models.spec import (
+    AttentionSpec,
     DecoderSpec,
     GatedDeltaSpec,
     LayerSpec,

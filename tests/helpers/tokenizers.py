@@ -8,9 +8,9 @@ from tokenizers.models import BPE
 
 from engine.protocol import TokenizerInfo
 from models.config.hf_config import HFConfig
-from models.loaded_model import TokenizerAssets
 from models.sources import wheels
 from models.sources.resolve import ModelFiles
+from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.gguf import convert_gguf_tokenizer
 from models.tokenizer.load import load_tokenizer_assets
 

@@ -12,7 +12,7 @@ from engine.engine import Engine
 from engine.errors import StartupError
 from engine.jobs.bench_config import SpecConfig
 from engine.jobs.plotting import check_plotting
-from engine.jobs.progress_bars import bars
+from engine.jobs.progress import counting_bars
 from engine.protocol import EngineInfo, EngineRequest, SamplingParams, StepStats
 from engine.speculation.proposers import Source
 from engine.speculation.settings import spec_settings
@@ -72,7 +72,7 @@ def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecRe
     for batch_size in config.batch_size:
         check_fits(info, batch_size=batch_size, tokens_each=longest + config.output_len)
     results, left_out = [], None
-    with bars(redraws_itself=False) as progress:
+    with counting_bars(redraws_itself=False) as progress:
         for case, turns in plan:
             try:
                 results.append(_measure(engine, config, case, turns, progress))

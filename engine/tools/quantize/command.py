@@ -22,8 +22,9 @@ from engine.startup.threads import usable_cores
 from engine.tools.quantize.calibration import calibration_text
 from engine.tools.quantize.convert import Written, convert, described_groups
 from models.kernels.cpu.library import set_num_threads
-from models.loaded_model import ProgressReport
-from models.loading.load import load_model, open_model, resolve_dtype
+from models.loading.load import LoadOptions, load_model, resolve_dtype
+from models.loading.open import open_model
+from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles, resolve_model
 from models.system.file_modes import give_usual_modes
 
@@ -111,7 +112,7 @@ def _measured(source: ModelFiles, place: Place, config: QuantizeConfig, progress
     reference = measure_reference(source, opened, dtype, _CPU, progress)
     files = ModelFiles(place.partial, (), str(place.out))
     records = Records(files, progress, later=place.out)
-    model = load_model(files, dtype="auto", device="cpu", generation_config="auto", progress=progress)
+    model = load_model(files, LoadOptions(), progress)
     quality = compare(model, reference, progress)
     check_quality(quality, config.max_quality_loss, remedy=_REMEDY)
     records.keep(quality_key(EngineConfig(), _CPU), quality)

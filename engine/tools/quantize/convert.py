@@ -34,11 +34,11 @@ from models.export.hugging_face import Layout, layout_of
 from models.export.shards import ShardWriter
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
-from models.loaded_model import ProgressReport
+from models.linear.storage import WeightOptions
 from models.loading.assign import Assignment, check_finite
 from models.loading.layer_stream import LayerStream, Passage, layer_of
-from models.loading.load import OpenedModel
-from models.loading.schemes import WeightOptions
+from models.loading.open import OpenedModel
+from models.progress import ProgressReport
 from models.quant.dequantize import dequantise
 from models.quant.equalize import EQUALISED, column_factors
 from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest

@@ -6,7 +6,7 @@ import pytest
 
 from engine.draft_model.check import check_draft
 from engine.errors import StartupError
-from models.loaded_model import TokenizerAssets
+from models.tokenizer.assets import TokenizerAssets
 
 TOKENS = [f"t{n}" for n in range(100)]
 CONTROL = {100: "<|begin|>", 101: "<|end|>"}

@@ -20,9 +20,10 @@ from engine.quality.passages import BLOCK_SIZE, Passages, own_text, passages_of,
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
 from models.kv_cache import allocate_kv
-from models.loaded_model import LoadedModel, TokenizerAssets
-from models.loading.load import load_model
+from models.loaded_model import LoadedModel
+from models.loading.load import LoadOptions, load_model
 from models.sources.resolve import ModelFiles, resolve_model
+from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.tokenizers import byte_level_json
 
@@ -318,7 +319,7 @@ def test_divergence_and_agreement_are_those_of_the_whole_distributions(folder: P
 
 def loaded(folder: Path) -> LoadedModel:
     files = resolve_model(str(folder), None, lambda *_: None)
-    return load_model(files, dtype="float32", device="cpu", generation_config="auto", progress=lambda *_: None)
+    return load_model(files, LoadOptions(dtype="float32"), lambda *_: None)
 
 
 @torch.inference_mode()

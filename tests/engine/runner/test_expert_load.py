@@ -10,12 +10,12 @@ from transformers import MixtralConfig
 from engine.config import Device, EngineConfig
 from engine.runner.expert_load import ExpertLoad
 from engine.startup.build import build_engine
-from models.attention.base import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.linear.dense import Unquantized
 from models.spec import (
     Activation,
+    AttentionSpec,
     DecoderSpec,
     LayerSpec,
     MLPSpec,

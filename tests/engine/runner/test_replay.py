@@ -14,7 +14,7 @@ from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.batch import StateGroupBatch
 from models.kernels.cpu.library import kernel_library
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence, held

@@ -30,7 +30,7 @@ from engine.tools.bench.roofline import limit_s
 from engine.tools.bench.roofline import measure as measure_roofline
 from engine.tools.bench.roofline_tables import table as roofline_table
 from engine.tools.bench.throughput import measure as measure_throughput
-from models.attention.base import AttentionSpec
+from models.spec import AttentionSpec
 from server import cli
 from tests.helpers.engines import make_engine, make_prompt, make_request
 

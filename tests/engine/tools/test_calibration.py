@@ -20,7 +20,7 @@ from models.decoder import DecoderLayer
 from models.linear.dense import Unquantized
 from models.linear.linear import Linear
 from models.loading.layer_stream import LayerStream, layer_of
-from models.loading.load import open_model
+from models.loading.open import open_model
 from models.quant.activations import round_by_token
 from models.quant.dequantize import dequantise
 from models.quant.gptq import factored, quantise_for_inputs

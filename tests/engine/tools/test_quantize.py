@@ -27,14 +27,15 @@ from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
 from models.export.compressed_tensors import Form, quantization_config, tensors_of
 from models.export.shards import ShardWriter
-from models.loaded_model import TokenizerAssets
+from models.linear.storage import WeightOptions
 from models.loading.layer_stream import LayerStream, Passage, layer_of
-from models.loading.load import load_model, open_model
-from models.loading.schemes import WeightOptions
+from models.loading.load import LoadOptions, load_model
+from models.loading.open import open_model
 from models.quant.dequantize import dequantise
 from models.quant.gptq import quantise_to_nearest
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor
 from models.sources.resolve import ModelFiles, resolve_model
+from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import gpt2_config, llama_config, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
@@ -193,7 +194,7 @@ def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:
 
 def logits_of(folder: Path, tokens: Sequence[int] = range(5, 45)) -> torch.Tensor:
     files = resolve_model(str(folder), None, lambda *_: None)
-    model = load_model(files, dtype="float32", device="cpu", generation_config="auto", progress=lambda *_: None)
+    model = load_model(files, LoadOptions(dtype="float32"), lambda *_: None)
     [logits] = PagedRun(model.decoder, model.attention_backend).step([(PagedSequence(), list(tokens))])
     return logits
 
@@ -271,7 +272,7 @@ def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, sourc
 
 def load_decoder(folder: Path) -> torch.nn.Module:
     files = resolve_model(str(folder), None, lambda *_: None)
-    return load_model(files, dtype="float32", device="cpu", generation_config="auto", progress=lambda *_: None).decoder
+    return load_model(files, LoadOptions(dtype="float32"), lambda *_: None).decoder
 
 
 def test_a_gguf_becomes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from models.attention import reference
-from models.attention.base import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.batch import ForwardBatch, KVGroupBatch
+from models.spec import AttentionSpec
 
 BLOCK_SIZE = 4
 PLAIN = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, scale=0.3)

@@ -25,7 +25,7 @@ CONFIGS = {
 SCRIPT = """
 import json, pathlib, resource, sys, time
 from models.errors import ModelError
-from models.loading.load import load_model
+from models.loading.load import LoadOptions, load_model
 from models.sources.resolve import resolve_model
 
 def kib(field):
@@ -39,7 +39,7 @@ for path in json.load(sys.stdin):
     before, began = kib("VmRSS"), time.monotonic()
     try:
         files = resolve_model(path, None, lambda *_: None)
-        load_model(files, dtype="auto", device="cpu", generation_config="auto", progress=lambda *_: None)
+        load_model(files, LoadOptions(), lambda *_: None)
         said = "(loaded)"
     except ModelError as error:
         said = str(error)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from engine.tools.quantize.convert import FORMS, convert
-from models.loading.load import open_model
+from models.loading.open import open_model
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 from tests.helpers.quantized import QUANTIZED, expected_of

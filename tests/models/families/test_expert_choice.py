@@ -7,7 +7,8 @@ import pytest
 from transformers import PretrainedConfig, Qwen3MoeConfig
 
 from models.errors import CheckpointError
-from models.loading.load import check_folder
+from models.loading.open import check_config
+from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import SMALL
 from tests.models.families.deepseek_variants import LATENT_VARIANTS
 
@@ -31,11 +32,11 @@ def test_groups_that_contradict_the_experts_are_refused(tmp_path: Path, changes:
     config = LATENT_VARIANTS["deepseek-v3"]()
     folder = folder_of(config, "DeepseekV3ForCausalLM", tmp_path, **{"n_routed_experts": 8, "n_group": 2, **changes})
     with pytest.raises(CheckpointError, match=reason):
-        check_folder(folder, {})
+        check_config(ModelFiles(folder, (), "m"), {})
 
 
 def test_more_experts_a_token_than_there_are_are_refused(tmp_path: Path) -> None:
     config = Qwen3MoeConfig(**SMALL)
     folder = folder_of(config, "Qwen3MoeForCausalLM", tmp_path, num_experts=4, num_experts_per_tok=9)
     with pytest.raises(CheckpointError, match="9 experts a token are more than 4"):
-        check_folder(folder, {})
+        check_config(ModelFiles(folder, (), "m"), {})

@@ -5,20 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from models.attention.base import AttentionSpec
-from models.families.name_map import (
-    IGNORE,
-    Destination,
-    NameMap,
-    To,
-    plus_one,
-    transpose,
-    unpermute_head,
-    unpermute_k,
-    unpermute_q,
-    with_prefixes,
-)
-from models.spec import Activation, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
+from models.families.name_map import IGNORE, Destination, NameMap, To, with_prefixes
+from models.families.transforms import plus_one, transpose, unpermute_head, unpermute_k, unpermute_q
+from models.spec import Activation, AttentionSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
 
 RULES = {
     "embed.*": To("embed"),

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from models.attention.base import AttentionBackend, AttentionSpec
+from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.spec import AttentionSpec
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.attention.base import AttentionSpec
 from models.attention.cpu import CpuAttention
 from models.errors import SettingError
 from models.kernels.cpu import build, library
+from models.spec import AttentionSpec
 
 
 @pytest.fixture

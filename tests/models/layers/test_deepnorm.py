@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.attention.base import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.linear.dense import Unquantized
-from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
+from models.spec import Activation, AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence
 

@@ -9,15 +9,15 @@ from safetensors.torch import load_file, save_file
 
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
-from models.config.hf_config import read_json_config
-from models.families.registry import family_of
 from models.kv_cache import bytes_per_block
-from models.loaded_model import LoadedModel, TokenizerAssets
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig, LoadedModel
 from models.loading.load import build_decoder
-from models.loading.schemes import WeightOptions
+from models.loading.open import open_model
+from models.sources.resolve import ModelFiles
+from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import load_folder, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.helpers.quantized import open_quantised
 from tests.models.families.deepseek_variants import deepseek_v3
 
 BLOCK = 128
@@ -92,12 +92,9 @@ def test_fp8_in_blocks_with_a_layer_behind_the_last(
     shipped: tuple[Path, torch.Tensor], path: str, dtype: torch.dtype, keeps_quantised: bool, bound: float
 ) -> None:
     folder, wanted = shipped
-    config, backend = read_json_config(folder / "config.json"), load_backend(path)
-    family, options = family_of(config.architecture()), WeightOptions(keeps_quantised=keeps_quantised)
-    decoder, _ = build_decoder(
-        family.describe(config), open_quantised(folder), family.names, backend, dtype, torch.device("cpu"),
-        lambda *_: None, options,
-    )  # fmt: skip
+    opened, backend = open_model(ModelFiles(folder, (), "m")), load_backend(path)
+    compute = ComputeConfig(backend, dtype, torch.device("cpu"))
+    decoder, _ = build_decoder(opened, compute, WeightOptions(keeps_quantised=keeps_quantised), lambda *_: None)
 
     [logits] = PagedRun(decoder, backend).step([(PagedSequence(), PROMPT)])
 

@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from models.attention.reference import ReferenceAttention
-from models.config.hf_config import read_json_config
 from models.decoder import Decoder
 from models.families.name_map import NameMap
-from models.families.registry import family_of
 from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
+from models.loading.open import open_model
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantise
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor, rearranged_rows
-from tests.helpers.quantized import KINDS, QUANTIZED, open_quantised
+from models.sources.resolve import ModelFiles
+from tests.helpers.quantized import KINDS, QUANTIZED
 from tests.helpers.random_quantized import relative_error, rounded_to_int8
 
 LLAMAS = [kind for kind in KINDS if not kind.startswith("mxfp4-experts")]
@@ -23,18 +25,15 @@ _INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL)
 
 def load(kind: str, dtype: torch.dtype) -> tuple[Decoder, dict[tuple[str, str | None], QuantTensor]]:
     """The fixture's decoder, and its quantised matrices by layer and shard."""
-    config = read_json_config(QUANTIZED / kind / "config.json")
-    family = family_of(config.architecture())
-    checkpoint = open_quantised(QUANTIZED / kind)
-    names = NameMap(family.names)
+    opened = open_model(ModelFiles(QUANTIZED / kind, (), "m"))
+    names = NameMap(opened.names)
     matrices = {}
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in opened.checkpoint.tensors.items():
         if tensor.quantised is not None:
             [to] = names.destinations(name)
             matrices[to.module, to.shard] = rearranged_rows(tensor.quantised.read(), lambda rows: rows)
-    spec = family.describe(config)
-    backend = ReferenceAttention()
-    decoder, _ = build_decoder(spec, checkpoint, family.names, backend, dtype, torch.device("cpu"), lambda *_: None)
+    compute = ComputeConfig(ReferenceAttention(), dtype, torch.device("cpu"))
+    decoder, _ = build_decoder(opened, compute, WeightOptions(), lambda *_: None)
     return decoder, matrices
 
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from models.kernels.cpu.library import kernel_library
+from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
-from models.loading.load import load_model
-from models.loading.schemes import WeightOptions
+from models.loading.load import LoadOptions, load_model
 from models.sources.resolve import ModelFiles
 from models.sources.wheels import find_cached
 from tests.helpers.paged import PagedRun, PagedSequence
@@ -30,14 +30,8 @@ TEXT = (
 
 def load(*, keeps_quantised: bool) -> LoadedModel:
     assert CACHED is not None
-    return load_model(
-        ModelFiles(None, (CACHED,), "demo"),
-        dtype="auto",
-        device="cpu",
-        generation_config="auto",
-        weights=WeightOptions(keeps_quantised=keeps_quantised),
-        progress=lambda *_: None,
-    )
+    options = LoadOptions(weights=WeightOptions(keeps_quantised=keeps_quantised))
+    return load_model(ModelFiles(None, (CACHED,), "demo"), options, lambda *_: None)
 
 
 @pytest.fixture(scope="module")

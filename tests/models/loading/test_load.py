@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from models.attention.base import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.attention.select import PREFERENCE, select_backend
 from models.checkpoints.safetensors import SafetensorsCheckpoint
@@ -21,8 +20,10 @@ from models.families.llama import FAMILY
 from models.kernels.cpu.library import required_library
 from models.linear.dense import Unquantized
 from models.loading.assign import assign
-from models.loading.load import check_folder, load_model, resolve_dtype
+from models.loading.load import LoadOptions, load_model, resolve_dtype
+from models.loading.open import check_config
 from models.sources.resolve import ModelFiles
+from models.spec import AttentionSpec
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import copy_of, expected_of
@@ -50,8 +51,8 @@ def ignore_progress(stage: str, done: int, total: int, unit: str) -> None:
 
 
 def load(folder: Path, **changes: str):
-    options = {"dtype": "float32", "device": "cpu", "generation_config": "auto", **changes}
-    return load_model(ModelFiles(folder, (), "m"), **options, progress=ignore_progress)
+    options = LoadOptions(**{"dtype": "float32", **changes})
+    return load_model(ModelFiles(folder, (), "m"), options, ignore_progress)
 
 
 def change_weights(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
@@ -147,7 +148,7 @@ def test_recurrent_layers_alone_are_refused(folder: Path) -> None:
     fields = lfm2(layer_types=["conv"] * 3).to_dict()
     change_config(folder, **{**fields, "architectures": ["Lfm2ForCausalLM"]})
     with pytest.raises(UnsupportedModelError, match="no layer has attention"):
-        check_folder(folder, {})
+        check_config(ModelFiles(folder, (), "m"), {})
 
 
 def test_quantised_checkpoint_of_an_unknown_method_is_refused(folder: Path) -> None:
@@ -217,11 +218,21 @@ def test_fused_parameters_hold_their_shards_in_order(folder: Path) -> None:
     assert torch.equal(layer.mlp.gate_up.weight, gate_up)
 
 
+def test_configuration_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("models.config.hf_config.read_text", lambda path: (read.append(path.name), path.read_text())[1])
+    files = ModelFiles(folder, (), "m")
+
+    check_config(files, {})
+    load_model(files, LoadOptions(dtype="float32"), ignore_progress)
+
+    assert read.count("config.json") == 1
+
+
 def test_progress_runs_from_nothing_to_all_bytes(folder: Path) -> None:
     reports: list[tuple[str, int, int, str]] = []
-    options = {"dtype": "bfloat16", "device": "cpu", "generation_config": "auto"}
 
-    load_model(ModelFiles(folder, (), "m"), **options, progress=lambda *report: reports.append(report))
+    load_model(ModelFiles(folder, (), "m"), LoadOptions(dtype="bfloat16"), lambda *report: reports.append(report))
 
     total = sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
     stages = list(dict.fromkeys(report[0] for report in reports))

@@ -23,8 +23,10 @@ import json, pathlib, sys
 import torch
 from models.attention.reference import ReferenceAttention
 from models.kernels.cpu.library import load_kernels
-from models.loading.load import build_decoder, open_model
-from models.loading.schemes import WeightOptions
+from models.loaded_model import ComputeConfig
+from models.loading.load import build_decoder
+from models.loading.open import open_model
+from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 
@@ -37,10 +39,10 @@ files = ModelFiles(path, (), "m") if path.is_dir() else ModelFiles(None, (path,)
 weights = WeightOptions(quantise_to=Encoding[encoding] if encoding else None)
 load_kernels(lambda: None)
 opened = open_model(files)
-build = [opened.spec, opened.checkpoint, opened.names, ReferenceAttention(), torch.bfloat16, torch.device("cpu")]
+compute = ComputeConfig(ReferenceAttention(), torch.bfloat16, torch.device("cpu"))
 before = kib("VmRSS")
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-decoder, _ = build_decoder(*build, lambda *_: None, weights)
+decoder, _ = build_decoder(opened, compute, weights, lambda *_: None)
 print(json.dumps([(kib("VmHWM") - before) * 1024, decoder.weight_bytes()]))
 """
 

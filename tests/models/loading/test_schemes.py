@@ -10,8 +10,8 @@ from gguf import GGMLQuantizationType as Kind
 from models.decoder import Decoder
 from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
+from models.linear.storage import WeightOptions
 from models.loading import schemes
-from models.loading.schemes import WeightOptions
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf_with_note, random_model
 from tests.helpers.gguf_writer import write_gguf
 

@@ -12,7 +12,7 @@ from models.decoder import Decoder
 from models.errors import CheckpointError, UnsupportedModelError
 from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantise
 from models.quant.nibbles import unpack_nibbles

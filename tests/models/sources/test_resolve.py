@@ -130,8 +130,8 @@ def test_hub_snapshot(tmp_path: Path, hub: dict[str, Any]) -> None:
 def test_hub_weights_are_fetched_after_the_configuration_was_checked(tmp_path: Path, hub: dict[str, Any]) -> None:
     touch(tmp_path, "config.json", "model.safetensors")
 
-    def refuse(folder: Path) -> None:
-        assert folder == tmp_path
+    def refuse(files: ModelFiles) -> None:
+        assert files.root == tmp_path
         assert hub["allow_patterns"] == ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
         raise UnsupportedModelError("no such architecture")
 

@@ -10,7 +10,7 @@ import torch
 
 from models.errors import ModelError
 from models.kernels.cpu.library import kernel_library
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from models.system import memory
 from models.system.memory import SystemFiles, free_memory_bytes, obtainable_memory_bytes

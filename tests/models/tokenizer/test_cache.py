@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.loaded_model import TokenizerAssets
+from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.cache import gguf_key, keep_assets, read_assets
 
 ASSETS = TokenizerAssets(

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
-from models.loaded_model import TokenizerAssets
 from models.sources.resolve import ModelFiles
+from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.gguf import convert_gguf_tokenizer
 from models.tokenizer.load import load_tokenizer_assets
 from server.text.tokenizer import Tokenizer

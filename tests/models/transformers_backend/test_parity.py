@@ -28,9 +28,10 @@ from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.families.registry import FAMILIES
-from models.loading.implementation import ModelImpl
-from models.loading.load import check_folder
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig
+from models.loading.open import check_config
+from models.sources.resolve import ModelFiles
 from models.transformers_backend import observe
 from models.transformers_backend.decoder import TransformersDecoder
 from models.transformers_backend.independence import check_independence
@@ -62,11 +63,12 @@ def saved(config: PretrainedConfig, folder: Path) -> Path:
 
 
 def built(folder: Path, backend: AttentionBackend) -> TransformersDecoder:
-    opened = open_through_transformers(folder, {})
+    opened = open_through_transformers(ModelFiles(folder, (), "m"), {})
     for spec in opened.attention_specs:
         if reason := backend.unsupported(spec, torch.float32, torch.device("cpu")):
             pytest.skip(f"{backend.name} {reason}")
-    return opened.build(backend, torch.float32, torch.device("cpu"), lambda *_: None, WeightOptions())[0]
+    compute = ComputeConfig(backend, torch.float32, torch.device("cpu"))
+    return opened.build(compute, WeightOptions(), lambda *_: None)[0]
 
 
 @pytest.mark.parametrize("backend", PREFERENCE["cpu"])
@@ -150,7 +152,7 @@ def test_weights_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest
 def test_overrides_reach_transformers_configuration_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     saved(FOREIGN["cwm"], tmp_path)
 
-    opened = open_through_transformers(tmp_path, {"sliding_window": 9, "nonsense": 1})
+    opened = open_through_transformers(ModelFiles(tmp_path, (), "m"), {"sliding_window": 9, "nonsense": 1})
 
     assert {spec.sliding_window for spec in opened.attention_specs} == {9, None}
     with pytest.raises(UnsupportedModelError, match="--hf-overrides states nonsense, which is not used for Cwm"):
@@ -224,11 +226,12 @@ def test_models_that_cannot_be_run_are_refused_without_weights(tmp_path: Path, a
     config, reason = REFUSED[architecture]
     fields = {**config.to_dict(), "architectures": [architecture]} | DAMAGE.get(architecture, {})
     (tmp_path / "config.json").write_text(json.dumps(fields))
+    files = ModelFiles(tmp_path, (), "m")
     assert architecture not in FAMILIES
 
     with pytest.raises(UnsupportedModelError, match=f"{architecture}.* {reason}.*; nearest by name are [A-Z]"):
-        check_folder(tmp_path, {})
+        check_config(files, {})
     with pytest.raises(UnsupportedModelError, match=reason):
-        check_folder(tmp_path, {}, ModelImpl.TRANSFORMERS)
+        check_config(files, {}, use_transformers=True)
     with pytest.raises(UnsupportedModelError, match=r"is not supported; nearest by name are [A-Z]"):
-        check_folder(tmp_path, {}, ModelImpl.HEADRACE)
+        check_config(files, {}, use_transformers=False)

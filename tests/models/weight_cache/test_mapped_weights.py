@@ -9,9 +9,10 @@ from gguf import GGMLQuantizationType
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.kernels.cpu.library import kernel_library
-from models.loaded_model import HeldWeights
-from models.loading.load import open_model
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig, HeldWeights
+from models.loading.load import build_decoder
+from models.loading.open import open_model
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 from models.weight_cache.entry import files_state, kept_model
@@ -34,8 +35,8 @@ def built(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) 
     store, state = WeightStore(cache, min_bytes=0, wants_large_pages=False), files_state(files)
     assert state is not None
     kept = kept_model(store, files, state, weights or WeightOptions(), {})
-    build = open_model(files).build
-    return build(BACKEND, torch.bfloat16, torch.device("cpu"), lambda *_: None, weights or WeightOptions(), kept)
+    compute = ComputeConfig(BACKEND, torch.bfloat16, torch.device("cpu"))
+    return build_decoder(open_model(files), compute, weights or WeightOptions(), lambda *_: None, kept)
 
 
 def check_both_starts(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) -> HeldWeights:

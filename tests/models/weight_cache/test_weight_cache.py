@@ -16,8 +16,10 @@ import torch
 
 from models.attention.reference import ReferenceAttention
 from models.kernels.cpu.library import kernel_library
-from models.loading.load import open_model
-from models.loading.schemes import WeightOptions
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig
+from models.loading.load import build_decoder
+from models.loading.open import open_model
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 from models.weight_cache import entry as model_module
@@ -310,13 +312,14 @@ def test_files_that_change_while_they_are_loaded_are_not_kept(store: WeightStore
     files = ModelFiles(write_model_folder(tmp_path / "m"), (), "m")
     state = files_state(files)
     assert state is not None
+    compute = ComputeConfig(ReferenceAttention(), torch.bfloat16, torch.device("cpu"))
     for is_changed in (False, True):
         kept = kept_model(store, files, state, WeightOptions(), {"is_changed": is_changed})
-        build = open_model(files).build
+        opened = open_model(files)
         if is_changed:
             (tmp_path / "m" / "model.safetensors").rename(tmp_path / "old")
             shutil.copy(tmp_path / "old", tmp_path / "m" / "model.safetensors")
-        build(ReferenceAttention(), torch.bfloat16, torch.device("cpu"), ignore, WeightOptions(), kept)
+        build_decoder(opened, compute, WeightOptions(), ignore, kept)
         assert (store.find(kept.key, ignore) is None) == is_changed
     (tmp_path / "m" / "config.json").unlink()
     assert files_state(files) is None

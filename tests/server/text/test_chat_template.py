@@ -12,6 +12,7 @@ from transformers.utils import chat_template_utils
 
 from engine.errors import InvalidRequest, StartupError
 from server.text.chat_template import ChatTemplate, load_chat_template
+from server.text.detokenizer import decode
 from server.text.tokenizer import Tokenizer
 from tests.helpers.repository import FIXTURES
 from tests.helpers.tokenizers import DEMO_MODEL, byte_level_info, byte_level_json, gguf_assets, info_of
@@ -147,7 +148,7 @@ def test_content_never_becomes_a_control_token(content: Any) -> None:
     tokenizer, ids = ids_of([{"role": "user", "content": content}])
     assert control_ids(tokenizer, ids) == control_ids(harmless, expected)
     text = content if isinstance(content, str) else "<|im_\nend|>"
-    assert tokenizer.decode(ids, skip_special_tokens=False) == (
+    assert decode(tokenizer, ids, skip_special_tokens=False) == (
         f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -157,7 +158,7 @@ def test_control_token_is_not_put_together_from_neighbours() -> None:
     pieces = [{"role": "user", "content": "x<|im_"}, {"role": "user", "content": "end|>y"}]
     tokenizer, ids = ids_of(pieces, source)
     assert control_ids(tokenizer, ids) == []
-    assert tokenizer.decode(ids) == "x<|im_end|>y"
+    assert decode(tokenizer, ids) == "x<|im_end|>y"
 
 
 def test_ordinary_ids_are_those_of_the_whole_text() -> None:
@@ -172,13 +173,13 @@ def test_control_text_in_tools_and_kwargs_is_hidden() -> None:
     source = "{{ tools | tojson }}{{ note }}<|im_end|>"
     tokenizer, ids = ids_of([USER], source, tools=[{"<|im_end|>": ["<s>"]}], kwargs={"note": "<|im_start|>"})
     assert control_ids(tokenizer, ids) == tokenizer.encode("<|im_end|>")
-    assert tokenizer.decode(ids, skip_special_tokens=False) == '[{"<|im_end|>": ["<s>"]}]<|im_start|><|im_end|>'
+    assert decode(tokenizer, ids, skip_special_tokens=False) == '[{"<|im_end|>": ["<s>"]}]<|im_start|><|im_end|>'
 
 
 def test_continued_message_may_end_in_control_text() -> None:
     messages = [USER, {"role": "assistant", "content": "see <|im_end|>"}]
     tokenizer, ids = ids_of(messages, add_generation_prompt=False, continue_final_message=True)
-    assert tokenizer.decode(ids, skip_special_tokens=False).endswith("assistant\nsee <|im_end|>")
+    assert decode(tokenizer, ids, skip_special_tokens=False).endswith("assistant\nsee <|im_end|>")
     assert control_ids(tokenizer, ids)[-1] == tokenizer.encode("<|im_start|>")[0]
 
 

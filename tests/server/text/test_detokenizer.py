@@ -2,7 +2,8 @@
 
 import pytest
 
-from server.text.detokenizer import ChoiceText, Detokenizer, StopStringMatcher, TextDelta
+from server.text.detokenizer import Detokenizer
+from server.text.stop_strings import ChoiceText, StopStringMatcher, TextDelta
 from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import byte_level_info, sentencepiece_info
 

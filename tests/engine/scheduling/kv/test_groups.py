@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 
 from engine.scheduling.kv.groups import KVGroup, most_blocks
-from models.attention.base import AttentionSpec
 from models.attention.layer_groups import LayerGroup, group_layers
-from models.spec import ShortConvSpec
+from models.spec import AttentionSpec, ShortConvSpec
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
 

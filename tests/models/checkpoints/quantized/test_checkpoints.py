@@ -10,11 +10,13 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from models.attention.reference import ReferenceAttention
 from models.checkpoints.base import Checkpoint, StoredTensor
-from models.config.hf_config import read_json_config
 from models.errors import CheckpointError
-from models.families.registry import family_of
+from models.linear.storage import WeightOptions
+from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
+from models.loading.open import open_model
 from models.quant.tensor import ActivationQuantization, Encoding
+from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import (
@@ -85,12 +87,10 @@ def test_logits_of_weights_as_they_are_stored_are_near_the_dequantised_models(ki
 
 def logits_of(folder: Path, checkpoint: Checkpoint, ids: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """[len(ids), V] in fp32."""
-    config = read_json_config(folder / "config.json")
-    family = family_of(config.architecture())
-    backend, device = ReferenceAttention(), torch.device("cpu")
-    decoder, _ = build_decoder(
-        family.describe(config), checkpoint, family.names, backend, dtype, device, lambda *_: None
-    )
+    opened = replace(open_model(ModelFiles(folder, (), "m")), checkpoint=checkpoint)
+    backend = ReferenceAttention()
+    compute = ComputeConfig(backend, dtype, torch.device("cpu"))
+    decoder, _ = build_decoder(opened, compute, WeightOptions(), lambda *_: None)
     [logits] = PagedRun(decoder, backend).step([(PagedSequence(), ids)])
     return logits
 

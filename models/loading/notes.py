@@ -1,0 +1,53 @@
+"""Lines for the operator: how a model's weights are held, and what computes its attention."""
+
+from collections import Counter
+
+import torch
+
+from models.attention.base import AttentionBackend
+from models.decoder import Decoder
+from models.kernels.cpu.library import describe_kernels
+from models.linear.dense import DTYPE_NAMES
+from models.linear.linear import Linear
+from models.loading.assign import Assignment
+from models.loading.schemes import Choices
+
+
+def weights_note(decoder: Decoder, formats: Counter[str], choices: Choices) -> str:
+    """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why quantised ones were not kept so."""
+    (first, count), *others = formats.most_common()
+    counts = ", ".join([f"{first} {count} tensors", *(f"{name} {number}" for name, number in others)])
+    note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
+    if choices.made.total():
+        note += f"; quantised on load from {_listed(choices.made)}"
+    if choices.dequantised:
+        note += f"; dequantised from {_listed(choices.dequantised)}: {choices.no_keeping}"
+    if choices.widened:
+        note += f"; held wider than stored: {_listed(choices.widened)}"
+    for reason, number in choices.in_torch.items():
+        note += f"; {number} dequantised in every step by torch: {reason}"
+    return note
+
+
+def _listed(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counter.most_common() if number)
+
+
+def format_of(decoder: Decoder, assignment: Assignment) -> str:
+    """What a tensor's weights are held as: "bf16", "q4_k"."""
+    destination = assignment.destination
+    module = decoder.get_submodule(destination.module)
+    if isinstance(module, Linear) and destination.parameter == "weight":
+        return module.scheme.format_of(destination.shard)
+    return DTYPE_NAMES[decoder.get_parameter(assignment.parameter).dtype]
+
+
+def attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
+    """refusals: why other back ends were passed over."""
+    passed_over = f" (not {'; '.join(refusals)})" if refusals else ""
+    return f"Attention: {backend.name}{passed_over}"
+
+
+def kernels_note(device: torch.device) -> str:
+    """Empty where no kernels of ours are used."""
+    return describe_kernels() if device.type == "cpu" else ""

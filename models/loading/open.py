@@ -1,0 +1,142 @@
+"""open_model: a checkpoint's files, described by a family or by transformers' code. No weights are read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models.checkpoints.base import Checkpoint
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
+from models.checkpoints.quantized.checkpoint import QuantisedCheckpoint
+from models.checkpoints.quantized.registry import QuantisedReader, quantisation_config, reader_for
+from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.config.hf_config import HFConfig
+from models.config.overrides import Overridden, override
+from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.families.gguf_config import gguf_config
+from models.families.name_map import Rules
+from models.families.registry import FAMILIES, Family, family_of, unsupported
+from models.sources.resolve import ModelFiles
+from models.spec import AttentionSpec, DecoderSpec, MoESpec
+
+if TYPE_CHECKING:
+    from models.transformers_backend.open import OpenedTransformersModel
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model's files, described by its family."""
+
+    overridden: Overridden
+    checkpoint: Checkpoint
+    spec: DecoderSpec
+    names: Rules
+    note: str  # of the family, for the operator; may be empty
+
+    @property
+    def config(self) -> HFConfig:
+        return self.overridden.config
+
+    @property
+    def attention_specs(self) -> list[AttentionSpec]:
+        return self.spec.attention_specs
+
+    @property
+    def vocab_size(self) -> int:
+        return self.spec.vocab_size
+
+    @property
+    def max_position(self) -> int:
+        return self.spec.max_position
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        return self.checkpoint.dtype
+
+    @property
+    def gguf_metadata(self) -> Mapping[str, Any] | None:
+        return self.checkpoint.metadata if isinstance(self.checkpoint, GGUFCheckpoint) else None
+
+
+def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) -> OpenedModel:
+    """Describe the model that `files` hold by its family; overrides: as LoadOptions has them. Raises a ModelError."""
+    overridden, checkpoint = _open_checkpoint(files, overrides or {})
+    family = family_of(overridden.config.architecture())
+    names = family.gguf_names if files.gguf else family.names
+    assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
+    return OpenedModel(overridden, checkpoint, _described(family, overridden.config), names, family.note)
+
+
+def open_with_either(
+    files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None
+) -> "OpenedModel | OpenedTransformersModel":
+    """As `open_model`, or described by transformers' code; use_transformers: as LoadOptions has it."""
+    if not files.gguf:
+        return _open_with_transformers(files, overrides, use_transformers) or open_model(files, overrides)
+    if use_transformers:
+        raise ModelError(
+            f"{files.origin} is a GGUF file, which only headrace's own families read; leave --model-impl at auto, or "
+            "serve the model's safetensors"
+        )
+    return open_model(files, overrides)
+
+
+def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None) -> None:
+    """Raise the ModelError that loading a folder would end with for what its configuration asks for: an unknown
+    architecture, a feature or quantisation that is not supported. Needs no weights."""
+    if _open_with_transformers(files, overrides, use_transformers) is None:
+        config = _overridden_config(files, overrides)[0].config
+        _described(family_of(config.architecture()), config)
+
+
+def has_recurrence(files: ModelFiles) -> bool:
+    """Whether some layers keep a recurrent state. Raises a ModelError."""
+    opened = open_with_either(files, {})
+    return isinstance(opened, OpenedModel) and any(layer.recurrence is not None for layer in opened.spec.layers)
+
+
+def _open_with_transformers(
+    files: ModelFiles, overrides: Mapping[str, Any], use_transformers: bool | None
+) -> "OpenedTransformersModel | None":
+    """The model of a folder where transformers' code is to compute it, else None. Raises a ModelError."""
+    architecture = files.config.architecture()
+    if use_transformers is False or (use_transformers is None and architecture in FAMILIES):
+        return None
+    from models.transformers_backend.open import open_through_transformers  # imports transformers' models
+
+    try:
+        return open_through_transformers(files, overrides)
+    except UnsupportedModelError as error:
+        if use_transformers:
+            raise
+        raise unsupported(architecture, f" by a family of headrace's own, and {error}") from error
+
+
+def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, Checkpoint]:
+    if files.gguf:
+        gguf = GGUFCheckpoint(files.gguf)
+        return override(gguf_config(gguf), overrides), gguf
+    overridden, reader = _overridden_config(files, overrides)
+    checkpoint = SafetensorsCheckpoint(files.folder)
+    return overridden, checkpoint if reader is None else QuantisedCheckpoint(checkpoint, reader)
+
+
+def _described(family: Family, config: HFConfig) -> DecoderSpec:
+    spec = family.describe(config)
+    if not spec.attention_specs:
+        raise UnsupportedModelError(
+            f"{config.source}: no layer has attention; models of recurrent layers alone are not supported"
+        )
+    for mlp in {layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec)}:
+        if reason := mlp.contradiction():
+            raise CheckpointError(f"{config.source}: {reason}; fetch the checkpoint's own configuration again")
+    return spec
+
+
+def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantisedReader | None]:
+    """A folder's configuration, and the reader of its quantised weights where it has some."""
+    family = family_of(files.config.architecture())  # an unknown one is said first
+    overridden = override(family.unwrap(files.config), overrides)
+    section = quantisation_config(overridden.config, files.folder)
+    return overridden, None if section is None else reader_for(section)

@@ -1,0 +1,15 @@
+"""TokenizerAssets: what a checkpoint says of text and tokens."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerAssets:
+    """A checkpoint's tokenizer as `tokenizers` JSON and what chat templates need, whatever format it came in."""
+
+    tokenizer_json: bytes
+    chat_template: str | None
+    special_tokens: dict[str, str]  # bos_token, eos_token, pad_token, unk_token where the checkpoint has them
+    bos_token_id: int | None
+    eos_token_ids: list[int]  # of config, generation_config and tokenizer together
+    add_bos_token: bool  # a plain prompt gets a BOS in front (the post-processor does not add one itself)

@@ -1,0 +1,106 @@
+"""Stop strings: found however a text is cut into deltas, and one choice's text that ends with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.text.detokenizer import Detokenizer
+
+
+class StopStringMatcher:
+    """Finds the stop string that a text completes first, however the text is cut into deltas.
+
+    If one character completes several, the longest counts. Text that could be the beginning of a stop string is held
+    back: at most one character less than the longest of them.
+
+    One automaton a stop string (Knuth, Morris and Pratt), so a character costs the same whatever the strings are.
+    """
+
+    def __init__(self, stops: Sequence[str], *, include_in_output: bool = False) -> None:
+        """No stop string may be empty."""
+        assert all(stops)
+        self._stops = list(stops)
+        self._borders = [_borders(stop) for stop in self._stops]
+        self._matched = [0] * len(self._stops)  # characters of each stop that the text now ends with
+        self._held = ""
+        self._include_in_output = include_in_output
+        self.found: str | None = None  # the stop string that ended the text; nothing may be pushed then
+
+    def push(self, delta: str) -> str:
+        """The text that can be sent now. After the stop string was found, what follows it in `delta` is dropped."""
+        assert self.found is None
+        if not self._stops:
+            return delta
+        text = self._held + delta
+        for position in range(len(self._held), len(text)):
+            self._advance(text[position])
+            if self.found is not None:
+                end = position + 1
+                self._held = ""
+                return text[: end if self._include_in_output else end - len(self.found)]
+        sent = len(text) - max(self._matched)
+        self._held = text[sent:]
+        return text[:sent]
+
+    def finish(self) -> str:
+        """The held back rest, of a text that ended without a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _advance(self, character: str) -> None:
+        for index, (stop, borders) in enumerate(zip(self._stops, self._borders, strict=True)):
+            length = self._matched[index]
+            while length and stop[length] != character:
+                length = borders[length - 1]
+            if stop[length] == character:
+                length += 1
+            if length == len(stop):
+                if self.found is None or len(stop) > len(self.found):
+                    self.found = stop
+                length = borders[length - 1]
+            self._matched[index] = length
+
+
+def _borders(text: str) -> list[int]:
+    """For each prefix of `text`, the length of its longest proper prefix that is also its suffix."""
+    borders = [0] * len(text)
+    length = 0
+    for i in range(1, len(text)):
+        while length and text[i] != text[length]:
+            length = borders[length - 1]
+        if text[i] == text[length]:
+            length += 1
+        borders[i] = length
+    return borders
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """What some ids did to a choice's text."""
+
+    text: str
+    num_ids: int  # of the pushed ids, those that belong to the text: all, or up to the one that completed `stop`
+    stop: str | None = None  # the stop string that ended the text
+
+
+class ChoiceText:
+    """One choice's text: ids in, deltas out, ended by its stop strings."""
+
+    def __init__(self, detokenizer: Detokenizer, matcher: StopStringMatcher) -> None:
+        self._detokenizer = detokenizer
+        self._matcher = matcher
+
+    def push(self, ids: Sequence[int], *, is_last: bool = False) -> TextDelta:
+        """The text that `ids` release. `is_last`: no id will follow, so nothing is held back any more.
+
+        Must not be called after a delta with a `stop`, nor after the last one.
+        """
+        released = []
+        for count, token_id in enumerate(ids, start=1):
+            released.append(self._matcher.push(self._detokenizer.push_one(token_id)))
+            if self._matcher.found is not None:
+                return TextDelta("".join(released), count, self._matcher.found)
+        if is_last:
+            released.append(self._matcher.push(self._detokenizer.finish()))
+            if self._matcher.found is None:
+                released.append(self._matcher.finish())
+        return TextDelta("".join(released), len(ids), self._matcher.found)
