@@ -1,0 +1,1 @@
+"""The engine: what each step computes, and computing it. Tokens and time; no text, no HTTP."""

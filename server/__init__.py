@@ -1,0 +1,1 @@
+"""The API process: the command line, HTTP and text."""

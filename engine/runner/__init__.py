@@ -1,0 +1,1 @@
+"""Step plans on a real model: batches, the KV cache's size, replayed steps."""

@@ -1,0 +1,1 @@
+"""Drafts: where they come from, how long they are, what they gain."""

@@ -1,0 +1,1 @@
+"""Commands that run the engine's parts in a process of their own."""

@@ -1,0 +1,1 @@
+"""A model's configuration: checked fields, rotary settings, overrides."""

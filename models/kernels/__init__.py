@@ -1,0 +1,1 @@
+"""Wrappers of the native kernels, and tapes of their calls."""

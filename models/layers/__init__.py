@@ -1,0 +1,1 @@
+"""The layers that a decoder is composed of."""

@@ -1,0 +1,1 @@
+"""Linear layers and embeddings: how their weights are stored and multiplied."""

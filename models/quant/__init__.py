@@ -1,0 +1,1 @@
+"""Quantization: matrices of codes and scales, made, packed and dequantized."""

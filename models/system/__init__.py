@@ -1,0 +1,1 @@
+"""The machine: memory, control groups, the cache folder, file modes."""

@@ -1,0 +1,1 @@
+"""Models without a family: transformers' code over headrace's attention and cache."""

@@ -1,0 +1,1 @@
+"""Packed weights in the cache folder, mapped by later starts."""

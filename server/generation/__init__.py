@@ -1,0 +1,1 @@
+"""One request's generation: prompts in, choices of text deltas out, counted."""

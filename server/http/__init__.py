@@ -1,0 +1,1 @@
+"""HTTP beneath the routes: bodies, server-sent events, disconnects, what surrounds every request."""

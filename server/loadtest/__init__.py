@@ -1,0 +1,1 @@
+"""`headrace bench serve`: load on a server over HTTP, and what its clients saw."""

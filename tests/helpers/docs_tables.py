@@ -1,4 +1,4 @@
-"""The documents' generated tables: `python -m tests.helpers.docs_tables` writes them, test_docs_tables.py compares."""
+"""What is generated in the documents: `python -m tests.helpers.docs_tables` writes it, test_docs_tables.py compares."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ from server.app import ROUTERS
 from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics import METRICS, PREFIX
+from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, techniques_of
 from tests.models.families.all_variants import ALL_VARIANTS
@@ -91,26 +92,33 @@ def markdown(table: Table) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
 
 
-def with_table(text: str, name: str, table: Table) -> str:
-    """`text` with the table between its two marker comments replaced."""
+def with_part(text: str, name: str, part: str) -> str:
+    """`text` with what stands between the two marker comments of `name` replaced."""
     pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    replaced, count = pattern.subn(lambda match: f"{match[1]}{markdown(table)}\n{match[2]}", text)
-    assert count == 1, f"there are {count} places for the table {name!r}"
+    replaced, count = pattern.subn(lambda match: f"{match[1]}{part}\n{match[2]}", text)
+    assert count == 1, f"there are {count} places for {name!r}"
     return replaced
 
 
-def tables() -> dict[str, tuple[Path, Table]]:
-    """Every generated table and the document that it is in, by the name in its marker."""
+def parts() -> list[tuple[str, Path, str]]:
+    """Every generated part: the name in its marker, the document that it is in, its text."""
     readme = ROOT / "README.md"
-    return {
-        "endpoints": (readme, endpoint_table()),
-        "options": (readme, option_table()),
-        "variables": (readme, variable_table()),
-        "metrics": (readme, metric_table()),
-        "models": (ROOT / "docs/models.md", model_table()),
-    }
+    tables = [
+        ("endpoints", readme, endpoint_table()),
+        ("options", readme, option_table()),
+        ("variables", readme, variable_table()),
+        ("metrics", readme, metric_table()),
+        ("models", ROOT / "docs/models.md", model_table()),
+        *((f"rooms of {package}", ROOT / package / "README.md", floor_table(package)) for package in FLOORS),
+    ]
+    floors = f"```\n{picture()}\n```"
+    return [
+        *((name, document, markdown(table)) for name, document, table in tables),
+        ("floors", ROOT / "docs/architecture.md", floors),
+        ("floors", ROOT / "CONTRIBUTING.md", floors),
+    ]
 
 
 if __name__ == "__main__":
-    for name, (document, table) in tables().items():
-        document.write_text(with_table(document.read_text(), name, table))
+    for name, document, part in parts():
+        document.write_text(with_part(document.read_text(), name, part))

@@ -1,112 +1,73 @@
-"""Who may import whom: the package table of docs/architecture.md, read from the syntax trees."""
+"""Who may import whom: the floors of tests/helpers/import_floors.py, read from the syntax trees."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-STDLIB = sys.stdlib_module_names
-WIRE = {"engine.protocol", "engine.errors"}
-CLIENT = {
-    "engine.client.interface",
-    "engine.client.child_environment",
-    "engine.config",
-    "engine.client.lifetime",
-    "engine.client.framing",
-    "engine.client.log_format",
-    "engine.client.output_stream",
-    "engine.client.process_client",
-}
-CORE = {
-    "engine.scheduling.sequence",
-    "engine.scheduling.plan",
-    "engine.scheduling.queue",
-    "engine.scheduling.scheduler",
-    "engine.scheduling.config",
-    "engine.scheduling.step_budget",
-    "engine.scheduling.step_tally",
-    "engine.scheduling.outputs",
-}
-# What `headrace bench` and `headrace quantize` read before they start torch.
-COMMAND_OPTIONS = {
-    "engine.jobs.bench_config",
-    "engine.jobs.lengths",
-    "engine.jobs.quantize_config",
-    "engine.jobs.output_folder",
-}
-SERVER_MAY = (
-    WIRE
-    | COMMAND_OPTIONS
-    | {"engine.jobs.plotting", "engine.jobs.progress_bars", "engine.jobs.results"}
-    | {"engine.client.interface", "engine.client.child_environment", "engine.config", "engine.client.lifetime"}
-    | {"engine.client.log_format", "engine.client.process_client"}
+from tests.helpers.import_floors import (
+    ACROSS,
+    FLOORS,
+    FOREIGN,
+    WITHOUT_TORCH,
+    floor_of,
+    imports,
+    module_name,
+    room_of,
+    sources,
 )
+from tests.helpers.repository import ROOT
+
+_MAX_FILES = 8  # that lie directly in a package
 
 
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
-
-
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imports(path: Path) -> set[str]:
-    """Dotted names of all imported modules, lazy ones and those for types too.
-
-    `from a import b` counts as a.b where b is a module of ours, and as a elsewhere.
-    """
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
-            module = node.module or ""
-            for alias in node.names:
-                submodule = ROOT.joinpath(*module.split("."), alias.name)
-                is_module = submodule.is_dir() or submodule.with_suffix(".py").is_file()
-                names.add(f"{module}.{alias.name}" if is_module else module)
-    return names
-
-
-def top(name: str) -> str:
-    return name.partition(".")[0]
-
-
-def violations(path: Path) -> set[str]:
+def violations(path: Path, root: Path = ROOT) -> set[str]:
     """The imports of a file that its place in the tree forbids."""
-    module, names = module_name(path), imports(path)
-    if top(module) == "server":
-        return {
-            name
-            for name in names
-            if top(name) in ("torch", "transformers", "models") or (top(name) == "engine" and name not in SERVER_MAY)
-        }
-    if top(module) == "models":
-        return {name for name in names if top(name) in ("engine", "server")}
-    if module in WIRE:
-        return {name for name in names if top(name) not in STDLIB | {"msgspec"} and name not in WIRE}
-    if module in CLIENT | COMMAND_OPTIONS:
-        return {name for name in names if top(name) not in STDLIB | {"msgspec"} and name not in WIRE | CLIENT}
-    if module in CORE or module.startswith("engine.scheduling.kv"):
-        return {
-            name
-            for name in names
-            if top(name) not in STDLIB
-            and name not in WIRE | CORE | {"engine.config"}
-            and not name.startswith("engine.scheduling.kv")
-        }
-    return {name for name in names if top(name) in ("server", "fastapi")}
+    module = module_name(path, root)
+    return {name for name in imports(path, root) if not _is_allowed(room_of(module), name)}
 
 
-@pytest.mark.parametrize("package", ["server", "engine", "models"])
-def test_no_file_imports_what_its_package_must_not(package: str) -> None:
+def _is_allowed(room: str, name: str) -> bool:
+    package, top, other = room.partition(".")[0], name.partition(".")[0], room_of(name)
+    if top not in FLOORS:
+        libraries = WITHOUT_TORCH.get(room)
+        is_known = libraries is None or top in libraries or top in sys.stdlib_module_names
+        return is_known and top not in FOREIGN[package]
+    if other == room:
+        return True
+    if room in WITHOUT_TORCH and other not in WITHOUT_TORCH:
+        return False
+    if top == package:
+        return floor_of(other) < floor_of(room)
+    allowed = ACROSS[package].get(top, set())
+    return allowed is None or other.partition(".")[2] in allowed
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_a_floor(package: str) -> None:
+    rooms = {room_of(module_name(path)).partition(".")[2] for path in sources(package)}
+    assert rooms == {name for floor in FLOORS[package] for name in floor.split()}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_file_imports_what_its_floor_must_not(package: str) -> None:
     found = {str(path.relative_to(ROOT)): names for path in sources(package) if (names := violations(path))}
     assert found == {}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_few_files_lie_directly_in_a_package(package: str) -> None:
+    files = [path.name for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= _MAX_FILES
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = {module_name(path): imports(path) for package in FLOORS for path in sources(package)}
+    while free := [name for name, wanted in files.items() if not wanted & files.keys() - {name}]:
+        for name in free:
+            del files[name]
+    assert set(files) == set()
 
 
 @pytest.mark.parametrize(
@@ -115,24 +76,26 @@ def test_no_file_imports_what_its_package_must_not(package: str) -> None:
         ("server/app.py", "from engine.scheduling.scheduler import Scheduler", "engine.scheduling.scheduler"),
         ("server/app.py", "def f():\n    import torch.nn", "torch.nn"),
         ("server/app.py", "from engine import local", "engine.local"),
+        ("server/app.py", "import models.spec", "models.spec"),
+        ("server/text/tokenizer.py", "from server.http.sse import frame", "server.http.sse"),
         ("engine/protocol.py", "import torch", "torch"),
         ("engine/client/framing.py", "from engine.scheduling.plan import StepPlan", "engine.scheduling.plan"),
         ("engine/scheduling/scheduler.py", "import numpy as np", "numpy"),
         ("engine/scheduling/kv/manager.py", "from models.batch import ForwardBatch", "models.batch"),
+        ("engine/speculation/audit.py", "from engine.sampling.draw import draw", "engine.sampling.draw"),
         ("engine/engine.py", "import fastapi", "fastapi"),
+        ("engine/engine.py", "from server.config import ServerConfig", "server.config"),
         ("models/decoder.py", "from engine.config import DType", "engine.config"),
+        ("models/layers/moe.py", "from models.decoder import Decoder", "models.decoder"),
     ],
 )
-def test_the_rules_catch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, line: str, forbidden: str
-) -> None:
+def test_the_rules_catch(tmp_path: Path, module: str, line: str, forbidden: str) -> None:
     for name in ("engine/local.py", module):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     (tmp_path / module).write_text(line)
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    assert violations(tmp_path / module) == {forbidden}
+    assert violations(tmp_path / module, tmp_path) == {forbidden}
 
 
 def loaded_after_importing(module: str) -> set[str]:
@@ -149,7 +112,8 @@ def test_the_api_process_never_loads_torch(module: str) -> None:
     assert not loaded & {"torch", "transformers", "models"}
 
 
-def test_the_scheduler_loads_neither_torch_nor_numpy() -> None:
-    loaded = loaded_after_importing("engine.scheduling.scheduler")
+@pytest.mark.parametrize("module", ["engine.scheduling.scheduler", "engine.speculation.speculator"])
+def test_deciding_loads_neither_torch_nor_numpy(module: str) -> None:
+    loaded = loaded_after_importing(module)
     assert "engine" in loaded
     assert not loaded & {"torch", "numpy", "models", "server"}

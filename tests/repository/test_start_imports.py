@@ -13,7 +13,7 @@ from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.config.hf_config import HFConfig
 from models.kernels.tape import Workspace, record
-from models.families.name_map import ungroup_qkv, unpermute_q
+from models.families.transforms import (ungroup_qkv, unpermute_q)
 from models.linear.dense import Unquantized
 from models.families.registry import family_of
 

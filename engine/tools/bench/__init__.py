@@ -1,0 +1,1 @@
+"""`headrace bench` latency, throughput, roofline and spec."""

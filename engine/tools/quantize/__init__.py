@@ -1,0 +1,1 @@
+"""`headrace quantize`: calibration, and a quantized checkpoint."""

@@ -1,0 +1,1 @@
+"""GGUF: header, metadata, and tensors in any of its types."""

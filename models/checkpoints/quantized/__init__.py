@@ -1,0 +1,1 @@
+"""Quantized checkpoints in Hugging Face layout: GPTQ, AWQ, compressed-tensors and others."""

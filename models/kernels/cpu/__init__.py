@@ -1,0 +1,1 @@
+"""The C++ kernels (src/), compiled and loaded for the processor at hand."""
