@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.export_checkpoint model.gguf FOLDER
 
-Quantised tensors are dequantised and rounded to bf16, as `headrace serve --quantization none` does.
+Quantized tensors are dequantized and rounded to bf16, as `headrace serve --quantization none` does.
 """
 
 import argparse

@@ -121,7 +121,7 @@ class Server:
         self._engine = Engine(pipeline, self._deliver)
 
     async def run(self, port: int) -> None:
-        """Serve until cancelled."""
+        """Serve until canceled."""
         listener = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=_MAX_HEADER_BYTES)
         async with listener:
             await self._engine.run()

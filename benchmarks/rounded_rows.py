@@ -35,7 +35,7 @@ _NONE, _ALL = "none", "all"
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.rounded_rows", description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a GGUF file or a folder; dequantised")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a GGUF file or a folder; dequantized")
     parser.add_argument("--encoding", choices=_ENCODINGS, default="fp8", help="of the rounded rows (default: fp8)")
     options = parser.parse_args()
     progress = foreground_progress()
@@ -60,7 +60,7 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
         own_text(), load_tokenizer_assets(files, opened.config, opened.gguf_metadata), opened.spec.max_position
     )
     device = torch.device("cpu")
-    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantised=False))
+    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
     stream.read_ends()
     groups = stream.decoder.layer_groups
     steps = [together([chunk[:-1]], groups, device) for chunk in passages.chunks]

@@ -41,7 +41,7 @@ class Quantization(enum.StrEnum):
     NF4 = "nf4"
 
 
-_GROUPED = (Quantization.INT4, Quantization.INT8, Quantization.NF4)  # quantised on load by groups of columns
+_GROUPED = (Quantization.INT4, Quantization.INT8, Quantization.NF4)  # quantized on load by groups of columns
 
 
 class SpeculativeMethod(enum.StrEnum):
@@ -98,12 +98,12 @@ class EngineConfig:
     )
     device: Device = option(Device.AUTO, "Where to run.", group="Model")
     dtype: DType = option(
-        DType.AUTO, "Precision of activations and unquantised weights; auto is at most 16 bits.", group="Model"
+        DType.AUTO, "Precision of activations and unquantized weights; auto is at most 16 bits.", group="Model"
     )
     quantization: Quantization = option(
         Quantization.AUTO,
-        "'auto' keeps weights as they are stored; 'none' dequantises them; the others quantise them while they are "
-        "loaded, from dequantised ones where they are quantised otherwise.",
+        "'auto' keeps weights as they are stored; 'none' dequantizes them; the others quantize them while they are "
+        "loaded, from dequantized ones where they are quantized otherwise.",
         group="Model",
     )
     quantization_group_size: int | None = option(
@@ -120,13 +120,13 @@ class EngineConfig:
     )
     quality_report: bool = option(
         False,
-        "Measure at the start what quantisation costs, against the same weights unquantised; the result is kept beside "
+        "Measure at the start what quantization costs, against the same weights unquantized; the result is kept beside "
         "the weights.",
         group="Model",
     )
     max_quality_loss: float | None = option(
         None,
-        "Largest relative increase of perplexity by quantisation (0.05 is a twentieth); beyond it the start fails. "
+        "Largest relative increase of perplexity by quantization (0.05 is a twentieth); beyond it the start fails. "
         "Implies --quality-report.",
         group="Model",
         minimum=0,
@@ -221,7 +221,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.quantize_head and self.quantization in (Quantization.AUTO, Quantization.NONE):
             raise StartupError(
-                f"--quantize-head quantises embeddings and output layer as the other weights, but --quantization is "
+                f"--quantize-head quantizes embeddings and output layer as the other weights, but --quantization is "
                 f"{self.quantization.value}; choose fp8, int8, int4 or nf4, or leave --quantize-head out"
             )
         size = self.quantization_group_size

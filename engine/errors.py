@@ -28,7 +28,7 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A known parameter that would change the answer and is not honoured yet."""
+    """A known parameter that would change the answer and is not honored yet."""
 
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message, param=param, code="unsupported_parameter")

@@ -163,7 +163,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted_by_position: list[int] = []  # the same by place in the draft
     draft_length: float | None = None  # mean over the decoding sequences; None in a step that only decodes in part
     estimated_speedup: float | None = None  # of this step by its drafts, as foreseen
-    realised_speedup: float | None = None  # of the last steps, against decoding one by one
+    realized_speedup: float | None = None  # of the last steps, against decoding one by one
     expert_rows: list[int] = []  # that each expert computed, over all layers; empty without experts
     expert_imbalance: float | None = None  # busiest expert's recent rows over the mean, averaged over layers
     audit: AuditVerdict | None = None  # of a replay that ended in this step
@@ -182,7 +182,7 @@ class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model's predictions differ from those of the same weights unquantised, on average over the positions of a
+    """How a model's predictions differ from those of the same weights unquantized, on average over the positions of a
     text (engine/quality)."""
 
     kl_divergence: float  # nats a token
@@ -190,7 +190,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float
     reference_perplexity: float
     num_tokens: int
-    reference: str  # what the unquantised weights are
+    reference: str  # what the unquantized weights are
 
     @property
     def loss(self) -> float:

@@ -133,7 +133,7 @@ def make_layer(
 
 
 def allocate_module(module: nn.Module, device: torch.device) -> None:
-    """Memory on `device` for the parameters of a part of a decoder, uninitialised. Raises torch.OutOfMemoryError."""
+    """Memory on `device` for the parameters of a part of a decoder, uninitialized. Raises torch.OutOfMemoryError."""
     # Not to_empty: that makes tensors after those on "meta", for which torch imports sympy: a third of a second.
     module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     for inner in module.modules():
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
 
     def allocate(self, device: torch.device) -> None:
-        """Memory on `device` for all parameters, uninitialised. Raises torch.OutOfMemoryError."""
+        """Memory on `device` for all parameters, uninitialized. Raises torch.OutOfMemoryError."""
         self.allocate_ends(device)
         allocate_module(self.layers, device)
 

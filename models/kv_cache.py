@@ -13,7 +13,7 @@ from models.spec import AttentionSpec
 
 
 def allocate_kv(model: LoadedModel, num_blocks: int, block_size: int, *, num_states: int = 0) -> list[LayerCache]:
-    """The cache of each layer, uninitialised: no layer reads a slot or state that its sequence has not written.
+    """The cache of each layer, uninitialized: no layer reads a slot or state that its sequence has not written.
 
     So on a CPU the pages are only taken from the system as blocks come into use; zeroing would touch them all at start.
     """

@@ -118,7 +118,7 @@ RopeScaling = LinearScaling | DynamicScaling | YarnScaling | LongRopeScaling | L
 class RopeSpec:
     """Rotary positions on the first `rotary_dim` of each head; dimension d is paired with d + rotary_dim / 2.
 
-    Checkpoints made for neighbouring pairs (2d, 2d + 1), as GPT-J's, are brought into this order when they are loaded:
+    Checkpoints made for neighboring pairs (2d, 2d + 1), as GPT-J's, are brought into this order when they are loaded:
     the same permutation of a query's and a key's dimensions leaves their product as it is (names.unpermute_q).
     """
 
@@ -291,12 +291,12 @@ class RouterSpec:
     """Which experts a row goes to, and with which weights.
 
     score(W x + b) rates the experts; `correction`, a bias learned for balance, takes part in the choice but not in the
-    weights. A softmax over the chosen logits alone is SOFTMAX with `renormalises`.
+    weights. A softmax over the chosen logits alone is SOFTMAX with `renormalizes`.
     """
 
     score: RouterScore
     experts_per_token: int
-    renormalises: bool  # weights of the chosen sum to 1
+    renormalizes: bool  # weights of the chosen sum to 1
     has_bias: bool = False
     has_correction: bool = False
     num_groups: int = 1  # experts stand in groups; only those of the best groups are chosen from

@@ -27,7 +27,7 @@ def create_app(client: EngineClient, config: ServerConfig, engine_config: Engine
         metrics=metrics,
         model_names=config.model_names(engine_config.model),
         model_root=engine_config.model,
-        honours_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
+        honors_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
     )
     app = FastAPI(
         title="headrace",

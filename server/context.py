@@ -32,7 +32,7 @@ class ServerContext:
     metrics: Metrics
     model_names: tuple[str, ...]  # the first is canonical
     model_root: str  # MODEL as typed
-    honours_priority: bool  # whether the scheduler looks at a request's priority
+    honors_priority: bool  # whether the scheduler looks at a request's priority
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
     created_s: int = field(default_factory=lambda: int(time.time()))
     _text_model: asyncio.Task[TextModel] | None = None

@@ -143,7 +143,7 @@ METRICS: tuple[MetricSpec, ...] = (
     _gauge(
         "spec_decode_realised_speedup",
         "Of the last steps, against decoding one token a step.",
-        lambda s: s.realised_speedup,
+        lambda s: s.realized_speedup,
     ),
     MetricSpec(
         "spec_decode_audits_total",
@@ -159,7 +159,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "expert_rows_total",
         MetricType.COUNTER,
-        "Rows that each expert computed, over all layers with experts; beyond 256 experts, neighbours together.",
+        "Rows that each expert computed, over all layers with experts; beyond 256 experts, neighbors together.",
         labels=("model_name", "expert"),
     ),
     _gauge(

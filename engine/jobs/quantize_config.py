@@ -44,39 +44,39 @@ class QuantizeConfig:
         Scheme.INT4,
         "Weights alone: int4 (W4A16, by groups of columns), int8 (W8A16, by rows) or fp8 (by rows). Activations too, "
         "by token: w8a8 (int8) or fp8-dynamic.",
-        group="Quantisation",
+        group="Quantization",
     )
-    out: str | None = option(None, "Folder for the checkpoint; made if absent, else empty.", group="Quantisation")
+    out: str | None = option(None, "Folder for the checkpoint; made if absent, else empty.", group="Quantization")
     group_size: int | None = option(
         None,
         "Columns that share a scale, for int4 and int8: 128, 64 or 32, fewer where a matrix has no multiple of it "
         "(default: 128 for int4, whole rows for int8).",
-        group="Quantisation",
+        group="Quantization",
     )
     method: Method | None = option(
         None,
         "gptq calibrates on a text, rtn rounds to the nearest (default: gptq for int4, w8a8 and fp8-dynamic, rtn for "
         "int8 and fp8).",
-        group="Quantisation",
+        group="Quantization",
     )
     calibration: str | None = option(
-        None, "Text file to calibrate on (default: one that ships with headrace).", group="Quantisation", metavar="FILE"
+        None, "Text file to calibrate on (default: one that ships with headrace).", group="Quantization", metavar="FILE"
     )
     calibration_tokens: int | None = option(
         None,
         f"Most tokens of the text that are used (default: {CALIBRATION_TOKENS:,}).",
-        group="Quantisation",
+        group="Quantization",
         minimum=MIN_TOKENS,
     )
-    revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Quantisation")
+    revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Quantization")
     threads: int | None = option(
-        None, "Compute threads on a CPU (default: the physical cores).", group="Quantisation", minimum=1
+        None, "Compute threads on a CPU (default: the physical cores).", group="Quantization", minimum=1
     )
-    quality_report: bool = option(True, "Measure the result against MODEL unquantised.", group="Quantisation")
+    quality_report: bool = option(True, "Measure the result against MODEL unquantized.", group="Quantization")
     max_quality_loss: float | None = option(
         None,
         "Largest relative increase of perplexity (0.05 is a twentieth); beyond it nothing is written.",
-        group="Quantisation",
+        group="Quantization",
         minimum=0,
     )
 

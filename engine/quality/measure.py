@@ -1,4 +1,4 @@
-"""What quantisation costs: the predictions of a model held against those of the same weights unquantised.
+"""What quantization costs: the predictions of a model held against those of the same weights unquantized.
 
 The reference is computed first and cut down to what the comparison needs, layer by layer, so that never two models are
 in memory. Of its distribution at a position are kept the TOP likeliest tokens and the mass of all others together: the

@@ -26,8 +26,8 @@ from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.tokenizer.load import load_tokenizer_assets
 
-_REMEDY = "choose a --quantization with more bits, quantise with calibration (headrace quantize), or allow more"
-_UNQUANTISED = WeightOptions(keeps_quantised=False)
+_REMEDY = "choose a --quantization with more bits, quantize with calibration (headrace quantize), or allow more"
+_UNQUANTIZED = WeightOptions(keeps_quantized=False)
 
 
 class QualityReport:
@@ -78,16 +78,16 @@ class QualityReport:
 def measure_reference(
     files: ModelFiles, opened: OpenedModel, dtype: torch.dtype, device: torch.device, progress: ProgressReport
 ) -> Reference:
-    """Of the weights dequantised, on the text that ships with the project. opened: what `files` hold. Raises a
+    """Of the weights dequantized, on the text that ships with the project. opened: what `files` hold. Raises a
     ModelError."""
     assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     passages = passages_of(own_text(), assets, opened.spec.max_position)
-    stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTISED)
+    stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTIZED)
     predictions = predict(stream, passages, progress)
     del stream
     gc.collect()  # modules refer to one another
-    is_quantised = any(each.quantised or each.read_packed for each in opened.checkpoint.tensors.values())
-    weights = f"{files.origin} {'dequantised' if is_quantised else 'unquantised'}"
+    is_quantized = any(each.quantized or each.read_packed for each in opened.checkpoint.tensors.values())
+    weights = f"{files.origin} {'dequantized' if is_quantized else 'unquantized'}"
     return Reference(f"{weights}, in {str(dtype).removeprefix('torch.')}", passages, predictions)
 
 
@@ -119,13 +119,13 @@ def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None
     """
     if not math.isfinite(quality.reference_perplexity):
         raise StartupError(
-            f"quality cannot be measured: the perplexity of the unquantised weights is {quality.reference_perplexity}, "
+            f"quality cannot be measured: the perplexity of the unquantized weights is {quality.reference_perplexity}, "
             "so some of them, or what is computed with them, are no finite numbers; fetch the checkpoint again"
         )
     if not math.isfinite(quality.perplexity) or (limit is not None and not quality.loss <= limit):
         allowed = "no finite number" if limit is None else f"by {quality.loss:.2%}; --max-quality-loss is {limit:.2%}"
         raise StartupError(
-            f"quantisation raises the perplexity from {quality.reference_perplexity:.4g} to {quality.perplexity:.4g}, "
+            f"quantization raises the perplexity from {quality.reference_perplexity:.4g} to {quality.perplexity:.4g}, "
             f"{allowed}; {remedy}"
         )
 

@@ -64,7 +64,7 @@ def apply_logit_bias(row: torch.Tensor, bias: dict[int, float]) -> None:
 
 
 def apply_penalties(row: torch.Tensor, sampling: SamplingParams, counts: TokenCounts) -> None:
-    """Penalise what occurred, in place. row: [V] fp32.
+    """Penalize what occurred, in place. row: [V] fp32.
 
     Repetition (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every token of prompt and
     output; presence and frequency are OpenAI's: subtracted for tokens of the output.

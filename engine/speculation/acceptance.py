@@ -104,7 +104,7 @@ class Acceptance:
 
 
 def _means(rates: list[_Rate], prior: float, count: int) -> list[float]:
-    """The first `count` means, each with the one before it as its prior: what is hardly tried is like its neighbour."""
+    """The first `count` means, each with the one before it as its prior: what is hardly tried is like its neighbor."""
     means = []
     for place in range(count):
         prior = rates[place].mean(prior, _START_WEIGHT) if place < len(rates) else prior

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-_MEMORY = 0.98  # of the realised speed-up, from step to step
+_MEMORY = 0.98  # of the realized speed-up, from step to step
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class _Step:
     accepted_by_position: list[int] = field(default_factory=list)
     draft_length: float | None = None
     estimated_speedup: float | None = None
-    realised_speedup: float | None = None
+    realized_speedup: float | None = None
 
 
 class SpecReport:
@@ -59,7 +59,7 @@ class SpecReport:
         real_s = step_s + drafting_s
         self._plain_s = self._plain_s * _MEMORY + plain_s * num_emitted / num_sequences
         self._real_s = self._real_s * _MEMORY + real_s
-        self._step.realised_speedup = self._plain_s / max(1e-9, self._real_s)
+        self._step.realized_speedup = self._plain_s / max(1e-9, self._real_s)
         self._step.draft_length = self._step.draft_tokens / num_sequences
 
     def stats(self) -> dict[str, Any]:

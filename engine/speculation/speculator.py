@@ -138,15 +138,15 @@ class Speculator:
             self._acceptance.observe_idle_step()
             self._costs.age_passes()
             return
-        modelled: list[tuple[Sequence, int]] = []
+        modeled: list[tuple[Sequence, int]] = []
         granted = scheduler.grant_drafts([(option.sequence, length) for option, length in chosen])
         for (option, _), room in zip(chosen, granted, strict=True):
             if option.source is Source.DRAFT_MODEL and room:
-                modelled.append((option.sequence, room))
+                modeled.append((option.sequence, room))
             else:
                 self._set(scheduler, option.sequence, option.source, option.token_ids[:room])
-        if modelled:
-            self._run_drafter(scheduler, modelled, self._least_reach(choice, load, len(modelled)))
+        if modeled:
+            self._run_drafter(scheduler, modeled, self._least_reach(choice, load, len(modeled)))
 
     def _knows_plain(self, load: Load) -> bool:
         """Whether it is known how long this step takes without drafts; else it is measured now."""

@@ -110,8 +110,8 @@ def _load(
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None],
 ) -> tuple[LoadedModel, LoadedModel | None, Quality | None]:
-    """The model, its draft model if there is one, and what quantisation costs it, where that is known."""
-    draft_files = resolve_draft(spec, report)  # first: a misspelt name should not wait for the model
+    """The model, its draft model if there is one, and what quantization costs it, where that is known."""
+    draft_files = resolve_draft(spec, report)  # first: a misspelled name should not wait for the model
     try:
         files = resolve_model(
             config.model,
@@ -192,8 +192,8 @@ def weight_options(quantization: Quantization, *, includes_head: bool, group_siz
         Quantization.NF4: Encoding.NF4,
     }
     return WeightOptions(
-        keeps_quantised=quantization is not Quantization.NONE,
-        quantise_to=encodings.get(quantization),
+        keeps_quantized=quantization is not Quantization.NONE,
+        quantize_to=encodings.get(quantization),
         includes_head=includes_head,
         group_size=group_size,
     )

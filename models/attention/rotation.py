@@ -25,7 +25,7 @@ def rotation(
     scale: float = 1.0,
     temperature: QueryTemperature | None = None,
 ) -> Rotation:
-    """The angles of `positions` [T] in fp32: bf16 could not tell neighbouring positions apart beyond 256.
+    """The angles of `positions` [T] in fp32: bf16 could not tell neighboring positions apart beyond 256.
 
     scale: of cos and sin, and so of rotated queries and keys (yarn's and longrope's attention factor).
     """

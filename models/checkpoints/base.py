@@ -12,7 +12,7 @@ from models.quant.tensor import QuantKind, QuantTensor
 
 @dataclass(frozen=True, slots=True)
 class StoredQuant:
-    """A quantised matrix of a file: what is known of it before it is read, and how to read it."""
+    """A quantized matrix of a file: what is known of it before it is read, and how to read it."""
 
     kind: QuantKind
     read: Callable[[], QuantTensor]
@@ -20,17 +20,17 @@ class StoredQuant:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file. `read(dtype)` brings it into memory, dequantised; nothing is read before. It is None where
+    """One tensor of a file. `read(dtype)` brings it into memory, dequantized; nothing is read before. It is None where
     the file holds something else than the formats of weights: integers, masks, formats that need scales beside them.
 
-    `read_packed()`, where the file holds blocks of a quantised format, brings these as they are: [rows, bytes a row],
+    `read_packed()`, where the file holds blocks of a quantized format, brings these as they are: [rows, bytes a row],
     uint8. Transforms that move rows apply to it too.
 
-    `quantised`, where the file spreads a quantised matrix over several tensors (codes, scales, zeros): the reader
-    offers them as one, called `<module>.weight`, of the matrix's shape; `read` dequantises by the format's reference.
+    `quantized`, where the file spreads a quantized matrix over several tensors (codes, scales, zeros): the reader
+    offers them as one, called `<module>.weight`, of the matrix's shape; `read` dequantizes by the format's reference.
 
     `part(index)` is the tensor of one index of the first dimension: an expert's matrix of a stack.
-    `wider_format`, of more bits and with the same numbers, is what `quantised` brings where nothing computes with the
+    `wider_format`, of more bits and with the same numbers, is what `quantized` brings where nothing computes with the
     file's own.
     `read_stored()`, from safetensors, brings the tensor in the file's own dtype, whatever that is.
     `may_be_unused`: it says nothing where the architecture has no place for it.
@@ -43,7 +43,7 @@ class StoredTensor:
     file: Path
     read: Callable[[torch.dtype], torch.Tensor] | None
     read_packed: Callable[[], torch.Tensor] | None = None
-    quantised: StoredQuant | None = None
+    quantized: StoredQuant | None = None
     wider_format: str | None = None
     part: "Callable[[int], StoredTensor] | None" = None
     read_stored: Callable[[], torch.Tensor] | None = None
@@ -54,4 +54,4 @@ class Checkpoint(Protocol):
     """Files that were checked against their sizes. Names are unique over all of them."""
 
     tensors: dict[str, StoredTensor]  # in file order, so that reading in this order reads each file once, forwards
-    dtype: torch.dtype  # what the unquantised tensors are stored in
+    dtype: torch.dtype  # what the unquantized tensors are stored in

@@ -22,7 +22,7 @@ NO_PICKLES = (
     "transformers' save_pretrained"
 )
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# What quantised modules are made of; such a tensor means nothing without those beside it.
+# What quantized modules are made of; such a tensor means nothing without those beside it.
 _CODE_BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I32": 4, "I64": 8}
 
 
@@ -49,7 +49,7 @@ class SafetensorsCheckpoint:
 
 
 def plain_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
-    """What most bytes of the unquantised tensors are stored in; bfloat16 if there are none."""
+    """What most bytes of the unquantized tensors are stored in; bfloat16 if there are none."""
     bytes_of = Counter[torch.dtype]()
     for tensor in tensors:
         if tensor.format in _DTYPES:

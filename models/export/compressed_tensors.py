@@ -1,4 +1,4 @@
-"""What compressed-tensors checkpoints hold of a quantised matrix, and the quantization_config that says so.
+"""What compressed-tensors checkpoints hold of a quantized matrix, and the quantization_config that says so.
 
 The reader's twin: models/checkpoints/quantized/compressed_tensors.py describes the layouts.
 """
@@ -22,7 +22,7 @@ class Form:
 
     @property
     def is_packed(self) -> bool:
-        """The library packs integers into int32 where weights alone are quantised."""
+        """The library packs integers into int32 where weights alone are quantized."""
         return self.encoding is not Encoding.FP8_E4M3 and not self.rounds_inputs
 
     @property
@@ -32,28 +32,28 @@ class Form:
         return "float-quantized" if self.encoding is Encoding.FP8_E4M3 else "int-quantized"
 
 
-def tensors_of(module: str, quantised: QuantTensor, form: Form) -> dict[str, torch.Tensor]:
-    """The tensors of one module, by name. quantised: symmetric."""
-    assert quantised.zeros is None
-    tensors = {f"{module}.weight_scale": quantised.scales}
+def tensors_of(module: str, quantized: QuantTensor, form: Form) -> dict[str, torch.Tensor]:
+    """The tensors of one module, by name. quantized: symmetric."""
+    assert quantized.zeros is None
+    tensors = {f"{module}.weight_scale": quantized.scales}
     if form.is_packed:
-        tensors[f"{module}.weight_packed"] = _packed(quantised)
-        tensors[f"{module}.weight_shape"] = torch.tensor(quantised.shape, dtype=torch.int64)
+        tensors[f"{module}.weight_packed"] = _packed(quantized)
+        tensors[f"{module}.weight_shape"] = torch.tensor(quantized.shape, dtype=torch.int64)
     else:
-        tensors[f"{module}.weight"] = quantised.codes
+        tensors[f"{module}.weight"] = quantized.codes
     return tensors
 
 
-def _packed(quantised: QuantTensor) -> torch.Tensor:
+def _packed(quantized: QuantTensor) -> torch.Tensor:
     """[rows, words] int32, the first code in a word's lowest bits: codes from 0 up, four bytes together."""
-    codes = quantised.codes
-    if quantised.encoding is Encoding.INT8:
+    codes = quantized.codes
+    if quantized.encoding is Encoding.INT8:
         codes = codes.view(torch.uint8) ^ 0x80
     return torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4)).contiguous().view(torch.int32)
 
 
 def quantization_config(form: Form, group_size_of: Mapping[str, int | None], ignored: Sequence[str]) -> dict[str, Any]:
-    """group_size_of: of each quantised module; None is a scale a row. ignored: linear modules that stay as they are."""
+    """group_size_of: of each quantized module; None is a scale a row. ignored: linear modules that stay as they are."""
     sizes = sorted(set(group_size_of.values()), key=lambda size: size or 0, reverse=True)
     groups = {}
     for number, size in enumerate(sizes):

@@ -58,7 +58,7 @@ class FolderLayout:
         return transformed(values, assignment, decoder)
 
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
-        """Configuration, with `more` fields in place of those that tell of an earlier quantisation, and tokenizer."""
+        """Configuration, with `more` fields in place of those that tell of an earlier quantization, and tokenizer."""
         fields = {name: value for name, value in self._fields.items() if name != "quantization_config"}
         write_json(folder / "config.json", {**fields, **more})
         for path in sorted({path for pattern in _COPIED for path in self._root.glob(pattern) if path.is_file()}):

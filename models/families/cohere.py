@@ -43,7 +43,7 @@ def describe_cohere2(config: HFConfig) -> DecoderSpec:
     return spec.map_layers(adapt)
 
 
-# Rotary pairs are neighbours.
+# Rotary pairs are neighbors.
 NAMES = {
     **llama.NAMES,
     "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", unpermute_q),

@@ -102,7 +102,7 @@ def _router(config: HFConfig, usual: Mapping[str, Any]) -> RouterSpec:
         score=_SCORES[score],
         experts_per_token=config.integer("num_experts_per_tok", usual["num_experts_per_tok"]),
         # No V2 on the hub says so, which transformers' V2 would not heed and DeepSeek's own code would not scale.
-        renormalises=config.boolean("norm_topk_prob", usual["norm_topk_prob"]),
+        renormalizes=config.boolean("norm_topk_prob", usual["norm_topk_prob"]),
         has_correction=method == "noaux_tc",
         num_groups=config.integer("n_group", usual["n_group"]) if is_grouped else 1,
         groups_per_token=config.integer("topk_group", usual["topk_group"]) if is_grouped else 1,

@@ -1,4 +1,4 @@
-"""GLM-4 of 2024 (GLM) and of 2025 (GLM4): half of each head rotated, in neighbouring pairs; GLM4 has sandwich norms."""
+"""GLM-4 of 2024 (GLM) and of 2025 (GLM4): half of each head rotated, in neighboring pairs; GLM4 has sandwich norms."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ SANDWICH_NAMES = {
 }
 
 GGUF_NAMES = {
-    **llama.GGUF_NAMES,  # neighbouring pairs in the file, as Llama's
+    **llama.GGUF_NAMES,  # neighboring pairs in the file, as Llama's
     "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up, as one
     "blk.{i}.post_attention_norm.*": To("layers.{i}.attn_post_norm"),
     "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),

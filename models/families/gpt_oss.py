@@ -35,7 +35,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     router = RouterSpec(
         score=RouterScore.SOFTMAX,
         experts_per_token=config.integer("num_experts_per_tok", 4),
-        renormalises=True,  # the softmax is over the chosen
+        renormalizes=True,  # the softmax is over the chosen
         has_bias=True,
     )
     moe = MoESpec(config.integer("num_local_experts"), expert, router)
@@ -54,7 +54,7 @@ def split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor
 
 
 def turn_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """An expert's [hidden, 2 * inner] of the unquantised checkpoints."""
+    """An expert's [hidden, 2 * inner] of the unquantized checkpoints."""
     return split_gate_up(tensor.t(), layer)
 
 

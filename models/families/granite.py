@@ -29,7 +29,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def describe_moe(config: HFConfig) -> DecoderSpec:
-    router = RouterSpec(RouterScore.SOFTMAX, config.integer("num_experts_per_tok", 2), renormalises=True)
+    router = RouterSpec(RouterScore.SOFTMAX, config.integer("num_experts_per_tok", 2), renormalizes=True)
     num_experts = config.integer("num_local_experts", 8)
     shared_size = config.integer("shared_intermediate_size", 0, minimum=0)
 

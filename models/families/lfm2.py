@@ -37,7 +37,7 @@ def describe_moe(config: HFConfig) -> DecoderSpec:
     router = RouterSpec(
         score=RouterScore.SIGMOID,
         experts_per_token=config.integer("num_experts_per_tok", 4),
-        renormalises=config.boolean("norm_topk_prob", True),
+        renormalizes=config.boolean("norm_topk_prob", True),
         has_correction=config.boolean("use_expert_bias", True),
         scale=config.number("routed_scaling_factor", 1.0),
     )

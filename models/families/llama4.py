@@ -87,7 +87,7 @@ def _experts(config: HFConfig) -> MoESpec:
     router = RouterSpec(
         score=RouterScore.SIGMOID,
         experts_per_token=config.integer("num_experts_per_tok", 1),
-        renormalises=False,
+        renormalizes=False,
         scales_input=True,
     )
     return MoESpec(config.integer("num_local_experts", 16), expert, router, shared=expert)

@@ -18,7 +18,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     def with_experts(mlp: MLPSpec | MoESpec) -> MoESpec:
         assert isinstance(mlp, MLPSpec)
         per_token = config.integer("num_experts_per_tok", 2)
-        router = RouterSpec(RouterScore.SOFTMAX, per_token, renormalises=True)
+        router = RouterSpec(RouterScore.SOFTMAX, per_token, renormalizes=True)
         return MoESpec(config.integer("num_local_experts", 8), mlp, router)
 
     return spec.map_layers(lambda _, layer: dataclasses.replace(layer, mlp=with_experts(layer.mlp)))

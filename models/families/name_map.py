@@ -28,7 +28,7 @@ class To:
 IGNORE: To | None = None  # a tensor that carries no weights, such as a stored causal mask
 
 # Pattern -> To, or several where a tensor is cut up (by their transforms). "{i}" is the layer's number, "{e}" an
-# expert's; a final ".*" covers weight, bias, scales, zeros, so that quantised checkpoints need no map of their own. The
+# expert's; a final ".*" covers weight, bias, scales, zeros, so that quantized checkpoints need no map of their own. The
 # first pattern that matches the whole name decides. "{e}" in the module alone says that the tensor is a stack of all
 # experts' matrices along its first dimension, of which each expert gets its own. It may also stand for the shard.
 # "{x}" is the number of a layer behind the decoder's last, such as DeepSeek V3's for predicting several tokens; a final

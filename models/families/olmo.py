@@ -55,7 +55,7 @@ def describe_olmoe(config: HFConfig) -> DecoderSpec:
     router = RouterSpec(
         score=RouterScore.SOFTMAX,
         experts_per_token=config.integer("num_experts_per_tok", 8),
-        renormalises=config.boolean("norm_topk_prob", False),
+        renormalizes=config.boolean("norm_topk_prob", False),
     )
     num_experts = config.integer(config.first("num_experts", "num_local_experts"), 64)
 

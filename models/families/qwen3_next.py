@@ -25,7 +25,7 @@ from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, QKNormSpec
 def describe_moe(config: HFConfig) -> DecoderSpec:
     # Without layers that have no experts, the size of their MLP need not be stated.
     sized = dataclasses.replace(config, fields={"intermediate_size": 1, **config.fields})
-    return with_experts(config, describe(sized), has_shared=True, default_renormalises=True)
+    return with_experts(config, describe(sized), has_shared=True, default_renormalizes=True)
 
 
 def describe(config: HFConfig) -> DecoderSpec:

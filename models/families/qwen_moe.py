@@ -22,7 +22,7 @@ def describe_qwen3(config: HFConfig) -> DecoderSpec:
 
 
 def with_experts(
-    config: HFConfig, spec: DecoderSpec, *, has_shared: bool, default_renormalises: bool = False
+    config: HFConfig, spec: DecoderSpec, *, has_shared: bool, default_renormalizes: bool = False
 ) -> DecoderSpec:
     moe = MoESpec(
         num_experts=config.integer(config.first("num_experts", "num_local_experts")),
@@ -30,7 +30,7 @@ def with_experts(
         router=RouterSpec(
             score=RouterScore.SOFTMAX,
             experts_per_token=config.integer("num_experts_per_tok"),
-            renormalises=config.boolean("norm_topk_prob", default_renormalises),
+            renormalizes=config.boolean("norm_topk_prob", default_renormalizes),
         ),
         shared=_mlp(config, "shared_expert_intermediate_size") if has_shared else None,
         has_shared_gate=has_shared,

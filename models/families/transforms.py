@@ -85,7 +85,7 @@ def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
 
 
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
-    """The rotated rows of each head from neighbouring pairs to halves. Layers without rotation stay as they are.
+    """The rotated rows of each head from neighboring pairs to halves. Layers without rotation stay as they are.
 
     Works on weights [heads * D, in], biases [heads * D] and packed rows alike.
     """

@@ -25,7 +25,7 @@ def text_part(family: Family, defaults: Mapping[str, Any] | None = None) -> Fami
 def _unwrapped(config: HFConfig, defaults: Mapping[str, Any]) -> HFConfig:
     """Fields of text_config, of `defaults` where it is silent, and of the outer object where neither says anything.
 
-    Whether the output layer is tied, what it is quantised with, and which tokens end a text is said outside, if at all.
+    Whether the output layer is tied, what it is quantized with, and which tokens end a text is said outside, if at all.
     """
     text = config.section("text_config").fields
     first = {name: config.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}

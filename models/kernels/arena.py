@@ -21,7 +21,7 @@ class HugePageArena:
         self._used = 0
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
-        """An uninitialised uint8 tensor of `num_bytes`, aligned to 64 bytes. Raises MemoryError."""
+        """An uninitialized uint8 tensor of `num_bytes`, aligned to 64 bytes. Raises MemoryError."""
         if self._used + num_bytes > len(self._chunk):
             self._chunk, self._used = _map_chunk(max(_CHUNK, num_bytes)), 0
         start = self._used

@@ -1,6 +1,6 @@
 """Linear layers over packed weights (C++): packing, multiplication, row look-up.
 
-Quantised weights come as GGUF blocks and keep their format's scales; activations are then quantised to int8 on the fly,
+Quantized weights come as GGUF blocks and keep their format's scales; activations are then quantized to int8 on the fly,
 with a scale per row and 32 columns (layouts in cpu/codecs.h, arithmetic in cpu/quantized_linear.cpp). bf16 weights are
 multiplied in bf16 with fp32 sums (cpu/bf16_linear.cpp). Weights of other checkpoints are in scaled_weight.py.
 """
@@ -138,7 +138,7 @@ def pack_weight(
 def gather_rows(
     weight: PackedWeight, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor:
-    """Dequantised rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
+    """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
     library = library or required_library()
     if weight.format == WeightFormat.BF16:
         out = torch.empty(len(ids), weight.columns, dtype=torch.bfloat16)
@@ -152,7 +152,7 @@ def gather_rows(
     return out
 
 
-def dequantise_natively(
+def dequantize_natively(
     fmt: WeightFormat, raw: torch.Tensor, columns: int, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor | None:
     """The numbers of GGUF blocks, exactly the format's and then rounded to `dtype`: [rows, columns]; or None where the
@@ -164,7 +164,7 @@ def dequantise_natively(
     raw = raw.contiguous()
     out = torch.empty(len(raw), columns, dtype=dtype)
     is_bf16 = dtype == torch.bfloat16
-    if not library.dequantise_gguf(fmt, raw.data_ptr(), len(raw), columns, is_bf16, out.data_ptr()):
+    if not library.dequantize_gguf(fmt, raw.data_ptr(), len(raw), columns, is_bf16, out.data_ptr()):
         raise NotFiniteError
     return out
 
@@ -206,7 +206,7 @@ class Run:
 class PackedLinear:
     """Packed matrices side by side over one input: y = [W_1 x + b_1 | W_2 x + b_2 | ...].
 
-    Neighbours of one kernel are multiplied in one call.
+    Neighbors of one kernel are multiplied in one call.
     """
 
     def __init__(

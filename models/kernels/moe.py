@@ -33,7 +33,7 @@ class _Router(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "correction", "shared_gate")),
         ("columns", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("num_experts", "chosen", "is_sigmoid", "renormalises")),
+        *((name, ctypes.c_int32) for name in ("num_experts", "chosen", "is_sigmoid", "renormalizes")),
         *((name, ctypes.c_int32) for name in ("num_groups", "groups_chosen", "group_best_two")),
         ("scale", ctypes.c_float),
     )
@@ -91,7 +91,7 @@ class NativeExperts:
         *router, activation_weight = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         self._router = _Router(
             *(*router, ups[0].columns, len(experts)),
-            *(spec.experts_per_token, spec.score is RouterScore.SIGMOID, spec.renormalises),
+            *(spec.experts_per_token, spec.score is RouterScore.SIGMOID, spec.renormalizes),
             *(spec.num_groups, spec.groups_per_token, spec.group_score is GroupScore.BEST_TWO, spec.scale),
         )
         self._moe = _MoE(

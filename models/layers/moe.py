@@ -1,7 +1,7 @@
 """Mixture of experts: a router sends each row to a few of many MLPs.
 
 Rows are grouped by expert, so that each chosen expert's weights are read once a step. Each expert is a pair of Linear
-layers like any other, and so takes every quantisation and kernel. Where these are native, so are routing, grouping and
+layers like any other, and so takes every quantization and kernel. Where these are native, so are routing, grouping and
 sums: one call, with which a step can be recorded although the choice depends on the data.
 """
 
@@ -47,7 +47,7 @@ class Router(nn.Module):
             rated = rated.masked_fill(~_in_best_groups(rated, spec), float("-inf"))
         experts = rated.topk(spec.experts_per_token, dim=-1).indices
         weights = scores.gather(-1, experts)
-        if spec.renormalises:
+        if spec.renormalizes:
             weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-20)
         return experts, weights * spec.scale
 

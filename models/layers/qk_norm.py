@@ -25,14 +25,14 @@ class OwnWeightsNorm(nn.Module):
         self.weight = empty_parameter((num_heads, head_dim), torch.float32)
         self.shards = {str(head): (head, 1) for head in range(num_heads)}  # name -> (first row, rows)
         self.kind = spec.kind
-        self._normalise = make_norm(NormSpec(spec.kind, spec.eps, has_weight=False), head_dim)
+        self._normalize = make_norm(NormSpec(spec.kind, spec.eps, has_weight=False), head_dim)
 
     @cached_property
     def row_input(self) -> RowInput:
-        return RowInput(_KINDS[self.kind], self.weight, eps=self._normalise.eps)
+        return RowInput(_KINDS[self.kind], self.weight, eps=self._normalize.eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self._normalise(x.to(torch.float32)) * self.weight).to(x.dtype)
+        return (self._normalize(x.to(torch.float32)) * self.weight).to(x.dtype)
 
 
 def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnWeightsNorm:

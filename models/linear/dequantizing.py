@@ -1,4 +1,4 @@
-"""Linear layers over quantised weights in plain torch: held packed, and dequantised in every call."""
+"""Linear layers over quantized weights in plain torch: held packed, and dequantized in every call."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from models.kernels.linear import WeightFormat
 from models.linear.dense import DTYPE_NAMES
 from models.linear.prologue import Prologue
 from models.linear.scheme import LinearLayer, ParameterSpec, Rearrange
-from models.linear.storage import Quantised
+from models.linear.storage import Quantized
 from models.quant.activations import round_rows
-from models.quant.dequantize import dequantise
+from models.quant.dequantize import dequantize
 from models.quant.tensor import QuantTensor
 
 _TENSORS = ("codes", "scales", "zeros", "permutation")
@@ -30,7 +30,7 @@ class Codes:
     name = "codes"
 
     def __init__(
-        self, held: Mapping[str | None, Quantised | WeightFormat | None], dtype: torch.dtype, device: torch.device
+        self, held: Mapping[str | None, Quantized | WeightFormat | None], dtype: torch.dtype, device: torch.device
     ) -> None:
         """held: for each shard in the order of their rows, or for the whole layer (None); None is dense in `dtype`."""
         self.dtype = self.bias_dtype = dtype
@@ -53,17 +53,17 @@ class Codes:
             self._weights[shard] = blocks = self._blocks(held, tensor, rearrange)
             layer.register_buffer(f"blocks_{shard or 'weight'}", blocks.rows, persistent=False)
             return
-        quantised = held.take(tensor, rearrange)
-        tensors = {name: value for name in _TENSORS if (value := getattr(quantised, name)) is not None}
+        quantized = held.take(tensor, rearrange)
+        tensors = {name: value for name in _TENSORS if (value := getattr(quantized, name)) is not None}
         tensors = {name: value.to(self._device) for name, value in tensors.items()}
         for name, value in tensors.items():
             layer.register_buffer(f"{name}_{shard or 'weight'}", value, persistent=False)
-        self._weights[shard] = dataclasses.replace(quantised, **tensors)
+        self._weights[shard] = dataclasses.replace(quantized, **tensors)
 
     def _blocks(self, fmt: WeightFormat, tensor: StoredTensor, rearrange: Rearrange) -> GGUFRows:
         assert tensor.read_packed is not None
         blocks = GGUFRows(fmt, rearrange(tensor.read_packed()).to(self._device))
-        if not all(bool(part.dequantised(torch.float32).isfinite().all()) for part in blocks.parts()):
+        if not all(bool(part.dequantized(torch.float32).isfinite().all()) for part in blocks.parts()):
             raise CheckpointError(
                 f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
             )
@@ -92,15 +92,15 @@ class Codes:
         if isinstance(weight, torch.Tensor):
             return F.linear(rows, weight)
         if isinstance(weight, GGUFRows):
-            return torch.cat([F.linear(rows, part.dequantised(self.dtype)) for part in weight.parts()], dim=-1)
-        return F.linear(round_rows(rows, weight), dequantise(weight, self.dtype))
+            return torch.cat([F.linear(rows, part.dequantized(self.dtype)) for part in weight.parts()], dim=-1)
+        return F.linear(round_rows(rows, weight), dequantize(weight, self.dtype))
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
         weight = self._weights[None]
         if isinstance(weight, torch.Tensor):
             return F.embedding(ids, weight)
         if isinstance(weight, GGUFRows):
-            return GGUFRows(weight.format, weight.rows[ids]).dequantised(self.dtype)
+            return GGUFRows(weight.format, weight.rows[ids]).dequantized(self.dtype)
         groups = ids // weight.row_group
         rows = dataclasses.replace(
             weight,
@@ -109,7 +109,7 @@ class Codes:
             zeros=None if weight.zeros is None else weight.zeros[groups],
             row_group=1,
         )
-        return dequantise(rows, self.dtype)
+        return dequantize(rows, self.dtype)
 
     def format_of(self, shard: str | None) -> str:
         held = self._held[shard if shard in self._held else None]

@@ -1,4 +1,4 @@
-"""Linear: a quantisable projection, possibly several fused into one GEMM, with what stands before and after it."""
+"""Linear: a quantizable projection, possibly several fused into one GEMM, with what stands before and after it."""
 
 from collections.abc import Mapping
 

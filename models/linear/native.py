@@ -10,21 +10,21 @@ from models.kernels.arena import HugePageArena
 from models.kernels.linear import NativeWeight, NotFiniteError, PackedLinear, WeightFormat, pack_weight
 from models.linear.prologue import Prologue
 from models.linear.scheme import LinearLayer, ParameterSpec, Rearrange
-from models.linear.storage import Quantised
-from models.quant.scaled_weight import pack_quantised
+from models.linear.storage import Quantized
+from models.quant.scaled_weight import pack_quantized
 
 
 class Packed:
     """Holds the weights of one layer; not shared.
 
-    A weight is packed when it comes, and neither the checkpoint's form of it nor a dequantised one is kept. The packed
+    A weight is packed when it comes, and neither the checkpoint's form of it nor a dequantized one is kept. The packed
     bytes are buffers of the layer, so that torch knows of them.
     """
 
     name = "packed"
     bias_dtype = torch.float32
 
-    def __init__(self, formats: Mapping[str | None, WeightFormat | Quantised], arena: HugePageArena) -> None:
+    def __init__(self, formats: Mapping[str | None, WeightFormat | Quantized], arena: HugePageArena) -> None:
         """formats: of each shard in the order of their rows, or of the whole layer (None).
 
         arena: where the packed weights go, shared by the model's layers.
@@ -62,14 +62,14 @@ class Packed:
 
     def _packed(
         self,
-        held: WeightFormat | Quantised,
+        held: WeightFormat | Quantized,
         layer: LinearLayer,
         shard: str | None,
         tensor: StoredTensor,
         rearrange: Rearrange,
     ) -> NativeWeight:
-        if isinstance(held, Quantised):
-            return pack_quantised(held.take(tensor, rearrange), arena=self._arena)
+        if isinstance(held, Quantized):
+            return pack_quantized(held.take(tensor, rearrange), arena=self._arena)
         if held is WeightFormat.BF16:
             assert tensor.read is not None
             raw = tensor.read(torch.bfloat16)
@@ -106,4 +106,4 @@ class Packed:
 
     def format_of(self, shard: str | None) -> str:
         held = self._formats[shard if shard in self._formats else None]
-        return held.name if isinstance(held, Quantised) else held.name.lower()
+        return held.name if isinstance(held, Quantized) else held.name.lower()

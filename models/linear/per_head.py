@@ -9,7 +9,7 @@ from models.linear.linear import empty_parameter
 
 
 class HeadLinear(nn.Module):
-    """y[t, h] = W[h] x[t, h]. Held in `dtype`, also where the checkpoint is quantised.
+    """y[t, h] = W[h] x[t, h]. Held in `dtype`, also where the checkpoint is quantized.
 
     With `pack_into`, `finish` puts the weight into the order of the native kernel, which then computes.
     """

@@ -19,7 +19,7 @@ from models.progress import ProgressReport
 from models.spec import MoESpec
 
 _MAX_LISTED = 8  # tensors named in one message
-# Names that plain tensors do not have; a reader of quantised checkpoints leaves none of its own.
+# Names that plain tensors do not have; a reader of quantized checkpoints leaves none of its own.
 _CODES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
 
 
@@ -208,7 +208,7 @@ def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
     codes = [name for name in checkpoint.tensors if name.endswith(_CODES)]
     if codes:
         raise CheckpointError(
-            f"the weights ({files}) hold quantised matrices ({codes[0]} and such) that the configuration does not "
+            f"the weights ({files}) hold quantized matrices ({codes[0]} and such) that the configuration does not "
             "describe; check that its quantization_config is the one that came with them. What does not fit: "
             f"{_some(problems)}"
         )

@@ -14,18 +14,18 @@ from models.loading.schemes import Choices
 
 
 def weights_note(decoder: Decoder, formats: Counter[str], choices: Choices) -> str:
-    """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why quantised ones were not kept so."""
+    """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why quantized ones were not kept so."""
     (first, count), *others = formats.most_common()
     counts = ", ".join([f"{first} {count} tensors", *(f"{name} {number}" for name, number in others)])
     note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
     if choices.made.total():
-        note += f"; quantised on load from {_listed(choices.made)}"
-    if choices.dequantised:
-        note += f"; dequantised from {_listed(choices.dequantised)}: {choices.no_keeping}"
+        note += f"; quantized on load from {_listed(choices.made)}"
+    if choices.dequantized:
+        note += f"; dequantized from {_listed(choices.dequantized)}: {choices.no_keeping}"
     if choices.widened:
         note += f"; held wider than stored: {_listed(choices.widened)}"
     for reason, number in choices.in_torch.items():
-        note += f"; {number} dequantised in every step by torch: {reason}"
+        note += f"; {number} dequantized in every step by torch: {reason}"
     return note
 
 

@@ -8,8 +8,8 @@ import torch
 
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
-from models.checkpoints.quantized.checkpoint import QuantisedCheckpoint
-from models.checkpoints.quantized.registry import QuantisedReader, quantisation_config, reader_for
+from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
+from models.checkpoints.quantized.registry import QuantizedReader, quantization_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden, override
@@ -84,7 +84,7 @@ def open_with_either(
 
 def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None) -> None:
     """Raise the ModelError that loading a folder would end with for what its configuration asks for: an unknown
-    architecture, a feature or quantisation that is not supported. Needs no weights."""
+    architecture, a feature or quantization that is not supported. Needs no weights."""
     if _open_with_transformers(files, overrides, use_transformers) is None:
         config = _overridden_config(files, overrides)[0].config
         _described(family_of(config.architecture()), config)
@@ -119,7 +119,7 @@ def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[O
         return override(gguf_config(gguf), overrides), gguf
     overridden, reader = _overridden_config(files, overrides)
     checkpoint = SafetensorsCheckpoint(files.folder)
-    return overridden, checkpoint if reader is None else QuantisedCheckpoint(checkpoint, reader)
+    return overridden, checkpoint if reader is None else QuantizedCheckpoint(checkpoint, reader)
 
 
 def _described(family: Family, config: HFConfig) -> DecoderSpec:
@@ -134,9 +134,9 @@ def _described(family: Family, config: HFConfig) -> DecoderSpec:
     return spec
 
 
-def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantisedReader | None]:
-    """A folder's configuration, and the reader of its quantised weights where it has some."""
+def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantizedReader | None]:
+    """A folder's configuration, and the reader of its quantized weights where it has some."""
     family = family_of(files.config.architecture())  # an unknown one is said first
     overridden = override(family.unwrap(files.config), overrides)
-    section = quantisation_config(overridden.config, files.folder)
+    section = quantization_config(overridden.config, files.folder)
     return overridden, None if section is None else reader_for(section)

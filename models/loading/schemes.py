@@ -18,7 +18,7 @@ from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.native import Packed
 from models.linear.per_head import HeadLinear
-from models.linear.storage import Quantised, WeightOptions
+from models.linear.storage import Quantized, WeightOptions
 from models.loading.assign import Assignment
 from models.quant.round_to_nearest import kind_on_load
 from models.quant.scaled_weight import scaled_refusal
@@ -32,11 +32,11 @@ class Choices:
     """What was chosen that the operator should know. Counted are tensors, by the format in which they are stored."""
 
     refusal: str | None  # why nothing is native
-    no_keeping: str  # why what is dequantised is so
+    no_keeping: str  # why what is dequantized is so
     packed_bytes: int = 0  # what kernels' layouts and codes take at least, beside the decoder's parameters
-    made: Counter[str] = field(default_factory=Counter)  # quantised on load
+    made: Counter[str] = field(default_factory=Counter)  # quantized on load
     in_torch: Counter[str] = field(default_factory=Counter)  # codes without a kernel, by the reason
-    dequantised: Counter[str] = field(default_factory=Counter)
+    dequantized: Counter[str] = field(default_factory=Counter)
     widened: Counter[str] = field(default_factory=Counter)  # into a format of more bits with the same numbers
 
 
@@ -54,13 +54,13 @@ def native_linears_refusal(dtype: torch.dtype, device: torch.device) -> str | No
 def choose_schemes(
     decoder: Decoder, plan: Sequence[Assignment], dtype: torch.dtype, device: torch.device, options: WeightOptions
 ) -> Choices:
-    """Give every linear layer the scheme for what it will hold; the unquantised ones without a kernel keep theirs."""
+    """Give every linear layer the scheme for what it will hold; the unquantized ones without a kernel keep theirs."""
     stored: dict[str, dict[str | None, StoredTensor]] = defaultdict(dict)
     for assignment in plan:
         if assignment.destination.parameter == "weight":
             stored[assignment.destination.module][assignment.destination.shard] = assignment.tensor
     refusal = native_linears_refusal(dtype, device)
-    asked = "there is no kernel for them" if options.keeps_quantised else "as asked for"
+    asked = "there is no kernel for them" if options.keeps_quantized else "as asked for"
     choices = Choices(refusal, refusal or asked)
     if choices.refusal is None:
         # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
@@ -90,36 +90,36 @@ def choose_schemes(
     return choices
 
 
-def torch_holds(kept: WeightFormat | Quantised | None, device: torch.device) -> bool:
-    """Whether a weight without a kernel stays quantised, to be dequantised in every step.
+def torch_holds(kept: WeightFormat | Quantized | None, device: torch.device) -> bool:
+    """Whether a weight without a kernel stays quantized, to be dequantized in every step.
 
     GGUF's own formats do where memory is scarcer than time: on a CPU that takes many times as long as the product.
     """
-    return isinstance(kept, Quantised) or (kept is not None and device.type != "cpu")
+    return isinstance(kept, Quantized) or (kept is not None and device.type != "cpu")
 
 
 def _held(
     decoder: Decoder, layer: Linear, tensor: StoredTensor, options: WeightOptions
-) -> WeightFormat | Quantised | None:
+) -> WeightFormat | Quantized | None:
     """What a weight stays or becomes if the machine can compute with it; None is dense."""
     is_inner = not isinstance(layer, Embedding) and layer is not decoder.head
-    quantise_to, stored = options.quantise_to, tensor.quantised
-    if quantise_to is not None and (is_inner or options.includes_head):
-        if stored is None or stored.kind.encoding is not quantise_to:
-            kind = kind_on_load(quantise_to, layer.in_features, options.group_size)
-            return Quantised(kind, layer.in_features, is_made=True)
-    elif not options.keeps_quantised:
+    quantize_to, stored = options.quantize_to, tensor.quantized
+    if quantize_to is not None and (is_inner or options.includes_head):
+        if stored is None or stored.kind.encoding is not quantize_to:
+            kind = kind_on_load(quantize_to, layer.in_features, options.group_size)
+            return Quantized(kind, layer.in_features, is_made=True)
+    elif not options.keeps_quantized:
         return None
     if stored is not None:
-        return Quantised(stored.kind, layer.in_features)
+        return Quantized(stored.kind, layer.in_features)
     is_known = tensor.read_packed is not None and tensor.format in WeightFormat.__members__
     return WeightFormat[tensor.format] if is_known else None
 
 
-def _native_refusal(decoder: Decoder, layer: Linear, held: Sequence[WeightFormat | Quantised | None]) -> str | None:
+def _native_refusal(decoder: Decoder, layer: Linear, held: Sequence[WeightFormat | Quantized | None]) -> str | None:
     """Why the kernels do not take the layer, whose weights are `held`, or None if they do."""
     for kept in held:
-        if isinstance(kept, Quantised) and (reason := scaled_refusal(kept.kind, layer.in_features)):
+        if isinstance(kept, Quantized) and (reason := scaled_refusal(kept.kind, layer.in_features)):
             return reason
     if None in held:
         if isinstance(layer, Embedding) and layer is not decoder.head:
@@ -129,10 +129,10 @@ def _native_refusal(decoder: Decoder, layer: Linear, held: Sequence[WeightFormat
     return None
 
 
-def _least_bytes(layer: Linear, shard: str | None, kept: WeightFormat | Quantised | None) -> int:
+def _least_bytes(layer: Linear, shard: str | None, kept: WeightFormat | Quantized | None) -> int:
     """Of one weight: scales of codes are left out."""
     weights = layer.rows(shard)[1] * layer.in_features
-    if isinstance(kept, Quantised):
+    if isinstance(kept, Quantized):
         return weights if kept.kind.encoding in WIDE_ENCODINGS else weights // 2
     if kept is None or kept is WeightFormat.BF16:
         return weights * 2
@@ -140,11 +140,11 @@ def _least_bytes(layer: Linear, shard: str | None, kept: WeightFormat | Quantise
     return weights // columns * num_bytes
 
 
-def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantised | None) -> None:
+def _count(choices: Choices, tensor: StoredTensor, kept: WeightFormat | Quantized | None) -> None:
     name = tensor.format.lower()
-    if isinstance(kept, Quantised):
+    if isinstance(kept, Quantized):
         choices.made[name] += kept.is_made
         if tensor.wider_format is not None and not kept.is_made:
             choices.widened[f"{name} as {tensor.wider_format.lower()}"] += 1
-    elif (tensor.read_packed or tensor.quantised) and kept is None:
-        choices.dequantised[name] += 1
+    elif (tensor.read_packed or tensor.quantized) and kept is None:
+        choices.dequantized[name] += 1

@@ -1,4 +1,4 @@
-"""round_rows: what a quantised layer's checkpoint asks of the rows that it multiplies, in plain torch."""
+"""round_rows: what a quantized layer's checkpoint asks of the rows that it multiplies, in plain torch."""
 
 import torch
 
@@ -9,7 +9,7 @@ INT8_MAX = 127.0
 
 
 def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
-    """x [T, columns] rounded to the weights' own 8-bit type, or x where only weights are quantised."""
+    """x [T, columns] rounded to the weights' own 8-bit type, or x where only weights are quantized."""
     match weight.activation:
         case ActivationQuantization.NONE:
             return x

@@ -1,4 +1,4 @@
-"""dequantise: a QuantTensor as a plain matrix, by the formula that defines it. The truth that kernels are held to."""
+"""dequantize: a QuantTensor as a plain matrix, by the formula that defines it. The truth that kernels are held to."""
 
 import torch
 
@@ -27,10 +27,10 @@ TABLES = {
     Encoding.IQ4_NL: (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
 }
 
-_CHUNK_ELEMENTS = 1 << 22  # dequantised at a time: bounds the fp32 temporaries
+_CHUNK_ELEMENTS = 1 << 22  # dequantized at a time: bounds the fp32 temporaries
 
 
-def dequantise(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
+def dequantize(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
     """[rows, columns] in `dtype`, columns in the order of the layer's inputs; computed in fp32 and rounded once."""
     rows, columns = tensor.shape
     out = torch.empty(rows, columns, dtype=dtype, device=tensor.codes.device)

@@ -1,4 +1,4 @@
-"""column_factors: by what to multiply a matrix's columns, and divide their inputs, before it is quantised.
+"""column_factors: by what to multiply a matrix's columns, and divide their inputs, before it is quantized.
 
 Columns that meet large inputs should be rounded finely. Multiplied by more than the others of their group they are, and
 dividing the inputs costs nothing where a norm or another matrix before can do it (AWQ, Lin et al. 2023,
@@ -10,12 +10,12 @@ some rows of the matrix and some of the inputs tell as well as all.
 import torch
 
 from models.quant.activations import INT8_MAX
-from models.quant.dequantize import dequantise
-from models.quant.gptq import quantise_to_nearest
+from models.quant.dequantize import dequantize
+from models.quant.gptq import quantize_to_nearest
 from models.quant.tensor import Encoding
 
 # E4M3's relative error is the same at any size, of weights as of inputs, so that factors move it and change nothing.
-EQUALISED = (Encoding.INT4, Encoding.INT8)
+EQUALIZED = (Encoding.INT4, Encoding.INT8)
 _SAMPLED = 256  # of the matrix's rows
 _POWERS = (0.0, 0.15, 0.3, 0.45, 0.6)
 
@@ -31,7 +31,7 @@ def column_factors(
 ) -> torch.Tensor:
     """[columns] fp32, about 1. weight: [rows, columns] fp32; sizes: [columns] fp32, of the inputs' squares the sums.
 
-    rows: [n, columns] fp32, some of the inputs. encoding: of EQUALISED. rounds_inputs: to INT8 by token.
+    rows: [n, columns] fp32, some of the inputs. encoding: of EQUALIZED. rounds_inputs: to INT8 by token.
     """
     weight = weight[:: max(1, len(weight) // _SAMPLED)]
     lengths = sizes.sqrt()
@@ -44,16 +44,16 @@ def column_factors(
     def error(factors: torch.Tensor) -> float:
         """Squared error of the products with rounding to the nearest, relative to each row of them."""
         scaled, divided = weight * factors, rows / factors
-        nearest = quantise_to_nearest(scaled, encoding, group_size, torch.float32, sizes / factors.square())
-        errors = (divided @ (scaled - dequantise(nearest, torch.float32)).t()).square().sum(1)
+        nearest = quantize_to_nearest(scaled, encoding, group_size, torch.float32, sizes / factors.square())
+        errors = (divided @ (scaled - dequantize(nearest, torch.float32)).t()).square().sum(1)
         if rounds_inputs:
             # Rounding moves each input by up to half a step: a variance of a twelfth of the step's square.
             steps = divided.abs().amax(1) / INT8_MAX
             errors += steps.square() / 12 * scaled.square().sum()
         return float(errors @ shares)
 
-    return min((_centred(lengths**power) for power in _POWERS), key=error)
+    return min((_centered(lengths**power) for power in _POWERS), key=error)
 
 
-def _centred(factors: torch.Tensor) -> torch.Tensor:
+def _centered(factors: torch.Tensor) -> torch.Tensor:
     return factors / (factors.amax() * factors.amin()).sqrt()

@@ -1,4 +1,4 @@
-"""quantise_for_inputs: a matrix quantised for the inputs that it meets; rounding to the nearest looks at weights alone.
+"""quantize_for_inputs: a matrix quantized for the inputs that it meets; rounding to the nearest looks at weights alone.
 
 What counts is the error of the products, |(W - Q) X|^2 = sum over rows of (w - q) H (w - q)^T with H = X X^T, summed
 over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and makes up for each
@@ -6,7 +6,7 @@ column's error in those still to come. With H = U D U^T, U unit upper triangular
 errors of the columns before, each by its element of U's column k (the same codes, as Chee et al. 2023,
 arXiv:2307.13304, show): one Cholesky factor, no inverse. Columns come in the order of their inputs' size, the
 largest first, while the groups' scales are fixed beforehand, so that the order leaves no trace in the file. A scale
-minimises its group's squared error, in which each column counts by its input's size; INT8's maps the largest number
+minimizes its group's squared error, in which each column counts by its input's size; INT8's maps the largest number
 to the largest code.
 """
 
@@ -68,7 +68,7 @@ def factored(hessian: torch.Tensor) -> FactoredInputs:
     raise CheckpointError("calibration inputs are not finite; check the checkpoint, or use --method rtn")
 
 
-def quantise_for_inputs(
+def quantize_for_inputs(
     weight: torch.Tensor, inputs: FactoredInputs, encoding: Encoding, group_size: int, scale_dtype: torch.dtype
 ) -> QuantTensor:
     """weight: [rows, columns] of any float type.
@@ -83,7 +83,7 @@ def quantise_for_inputs(
     return _with_codes(levels, scales, encoding, group_size)
 
 
-def quantise_to_nearest(
+def quantize_to_nearest(
     weight: torch.Tensor,
     encoding: Encoding,
     group_size: int,

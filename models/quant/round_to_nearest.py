@@ -1,35 +1,35 @@
-"""quantise_matrix: round-to-nearest quantisation of one matrix, with a search for each group's scale."""
+"""quantize_matrix: round-to-nearest quantization of one matrix, with a search for each group's scale."""
 
 import torch
 
 from models.quant.activations import FP8_MAX, INT8_MAX
 from models.quant.dequantize import TABLES
 from models.quant.nibbles import pack_nibbles
-from models.quant.scaled_weight import quantise_natively
+from models.quant.scaled_weight import quantize_natively
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 # What --quantization makes: columns that share a scale; None is a scale a row.
 GROUP_SIZES = {Encoding.INT4: 32, Encoding.INT8: None, Encoding.FP8_E4M3: None, Encoding.NF4: 64, Encoding.FP4: 64}
-_CHUNK_ELEMENTS = 1 << 17  # quantised at a time: bounds the temporaries, and keeps them in the caches
+_CHUNK_ELEMENTS = 1 << 17  # quantized at a time: bounds the temporaries, and keeps them in the caches
 # Candidates of a symmetric scale: the code, below zero, that a group's extreme would get; beyond -8 it is clipped.
-_EXTREME_CODES = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)  # as in cpu/quantise.cpp
+_EXTREME_CODES = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)  # as in cpu/quantize.cpp
 _SMALLEST_DIVISOR = 1e-36  # its inverse is finite; groups of smaller numbers become zeros
 _SHRINKING = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # candidates of an asymmetric range, of that from minimum to maximum
 
 
 def kind_on_load(encoding: Encoding, columns: int, group_size: int | None = None) -> QuantKind:
-    """What `quantise_matrix` makes of a matrix; group_size: as there."""
+    """What `quantize_matrix` makes of a matrix; group_size: as there."""
     return QuantKind(encoding, min(group_size or GROUP_SIZES[encoding] or columns, columns))
 
 
-def quantise_matrix(
+def quantize_matrix(
     weight: torch.Tensor, encoding: Encoding, group_size: int | None = None, symmetric: bool = True
 ) -> QuantTensor:
     """The matrix nearest to `weight` [rows, columns], of any float type on any device, that `encoding` can hold.
 
     group_size: columns that share a scale, by default that of GROUP_SIZES; the last group may be smaller. Scales of
     8-bit codes are fp32; those of 4-bit ones bf16, which costs nothing that can be measured (codes are chosen for the
-    scale that is kept) and reaches as far as weights do, where fp16 ends at 6e-8. Those of INT4 minimise the group's
+    scale that is kept) and reaches as far as weights do, where fp16 ends at 6e-8. Those of INT4 minimize the group's
     squared error, those of the others map its largest number to the largest code. symmetric: without zero points,
     which only INT4 can have.
     """
@@ -37,10 +37,10 @@ def quantise_matrix(
     assert symmetric or encoding is Encoding.INT4, f"{encoding.name} has no zero points"
     size = group_size or GROUP_SIZES[encoding] or columns
     size = min(size, columns)
-    if symmetric and (quantised := quantise_natively(weight, encoding, size)) is not None:
-        return quantised
+    if symmetric and (quantized := quantize_natively(weight, encoding, size)) is not None:
+        return quantized
     step = max(1, _CHUNK_ELEMENTS // columns)
-    parts = [_quantised_rows(weight[row : row + step], encoding, size, symmetric) for row in range(0, rows, step)]
+    parts = [_quantized_rows(weight[row : row + step], encoding, size, symmetric) for row in range(0, rows, step)]
     codes, scales, zeros = zip(*parts, strict=True)
     return QuantTensor(
         encoding,
@@ -51,7 +51,7 @@ def quantise_matrix(
     )
 
 
-def _quantised_rows(
+def _quantized_rows(
     weight: torch.Tensor, encoding: Encoding, size: int, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """(codes, scales, zeros) of some rows."""
@@ -72,7 +72,7 @@ def _quantised_rows(
         case Encoding.NF4 | Encoding.FP4:
             codes, scales = _nearest_of_table(groups, encoding)
         case _:
-            raise AssertionError(f"weights are not quantised to {encoding.name}")
+            raise AssertionError(f"weights are not quantized to {encoding.name}")
     flat = codes.flatten(1)[:, :columns]
     flat = flat.contiguous() if encoding in (Encoding.INT8, Encoding.FP8_E4M3) else pack_nibbles(flat)
     return flat, scales.squeeze(-1), zeros

@@ -84,7 +84,7 @@ class ScaledWeight:
         )
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None) -> torch.Tensor:
-        """Dequantised rows `ids` ([T] int64, within the matrix): [T, columns]."""
+        """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns]."""
         assert self.permutation is None, "embeddings are not permuted"
         out = torch.empty(len(ids), self.columns)
         (library or required_library()).scaled_gather_rows(
@@ -94,37 +94,37 @@ class ScaledWeight:
         return out.to(dtype)
 
 
-def pack_quantised(
-    quantised: QuantTensor, *, arena: HugePageArena | None = None, library: KernelLibrary | None = None
+def pack_quantized(
+    quantized: QuantTensor, *, arena: HugePageArena | None = None, library: KernelLibrary | None = None
 ) -> ScaledWeight:
-    """The packed form of a matrix that `scaled_refusal` lets pass; `quantised` is not kept.
+    """The packed form of a matrix that `scaled_refusal` lets pass; `quantized` is not kept.
 
     arena: where the packed bytes go; memory of their own without one.
     """
     library = library or required_library()
-    encoding = quantised.encoding
-    rows, columns = quantised.shape
-    scales = _for_each_row(quantised.scales, quantised.row_group, rows)
-    zeros = quantised.zeros
+    encoding = quantized.encoding
+    rows, columns = quantized.shape
+    scales = _for_each_row(quantized.scales, quantized.row_group, rows)
+    zeros = quantized.zeros
     if zeros is not None:
-        centred = zeros.to(torch.int16) - _OFFSET.get(encoding, 0)
-        zeros = _for_each_row(centred.to(torch.int8), quantised.row_group, rows)
-    codes = quantised.codes.view(torch.uint8).contiguous()
+        centered = zeros.to(torch.int16) - _OFFSET.get(encoding, 0)
+        zeros = _for_each_row(centered.to(torch.int8), quantized.row_group, rows)
+    codes = quantized.codes.view(torch.uint8).contiguous()
     word = _CODES.index(encoding) | _SCALES.index(scales.dtype) << 8 | (zeros is not None) << 16
-    geometry = (rows, columns, quantised.group_size)
+    geometry = (rows, columns, quantized.group_size)
     size = library.scaled_packed_bytes(word, *geometry)
     data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
     zeros_address = None if zeros is None else zeros.data_ptr()
     library.scaled_pack(word, codes.data_ptr(), scales.data_ptr(), zeros_address, *geometry, data.data_ptr())
-    permutation = None if quantised.permutation is None else quantised.permutation.to(torch.int32).contiguous()
-    input_scale = 1.0 if quantised.input_scale is None else quantised.input_scale
-    return ScaledWeight(encoding, word, *geometry, data, permutation, quantised.activation, input_scale)
+    permutation = None if quantized.permutation is None else quantized.permutation.to(torch.int32).contiguous()
+    input_scale = 1.0 if quantized.input_scale is None else quantized.input_scale
+    return ScaledWeight(encoding, word, *geometry, data, permutation, quantized.activation, input_scale)
 
 
-def quantise_natively(
+def quantize_natively(
     weight: torch.Tensor, encoding: Encoding, group_size: int, *, library: KernelLibrary | None = None
 ) -> QuantTensor | None:
-    """`quantise_matrix` for INT4 without zero points and for NF4, or None where the kernel does not take the matrix."""
+    """`quantize_matrix` for INT4 without zero points and for NF4, or None where the kernel does not take the matrix."""
     library = library or kernel_library()
     rows, columns = weight.shape
     if (
@@ -139,7 +139,7 @@ def quantise_natively(
     weight = weight.contiguous()
     codes = torch.empty(rows, columns // 2, dtype=torch.uint8)
     scales = torch.empty(rows, -(-columns // group_size), dtype=torch.bfloat16)
-    library.quantise(
+    library.quantize(
         *(weight.data_ptr(), weight.dtype == torch.bfloat16, rows, columns),
         *(_CODES.index(encoding), group_size, codes.data_ptr(), scales.data_ptr()),
     )

@@ -1,4 +1,4 @@
-"""QuantTensor: a quantised matrix as checkpoints of every kind are read, before a scheme packs it for its kernels."""
+"""QuantTensor: a quantized matrix as checkpoints of every kind are read, before a scheme packs it for its kernels."""
 
 import dataclasses
 import enum
@@ -36,7 +36,7 @@ class ActivationQuantization(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class QuantKind:
-    """What is known of a quantised matrix before it is read; fields as in QuantTensor."""
+    """What is known of a quantized matrix before it is read; fields as in QuantTensor."""
 
     encoding: Encoding
     group_size: int
@@ -81,27 +81,27 @@ class QuantTensor:
         return QuantKind(self.encoding, self.group_size, self.row_group, has_zeros, self.activation)
 
 
-def rearranged_rows(quantised: QuantTensor, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> QuantTensor:
+def rearranged_rows(quantized: QuantTensor, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> QuantTensor:
     """The matrix with its rows moved as `rearrange` moves those of any tensor; each row keeps its scales.
 
     Raises UnsupportedModelError if `rearrange` does something else, such as transpose.
     """
-    rows = quantised.shape[0]
+    rows = quantized.shape[0]
     before = torch.arange(rows)[:, None]
     after = rearrange(before)
     if after.shape != before.shape:
         raise UnsupportedModelError(
-            "this architecture stores its matrices transposed, which is not supported for quantised ones; "
-            "use an unquantised version of the model"
+            "this architecture stores its matrices transposed, which is not supported for quantized ones; "
+            "use an unquantized version of the model"
         )
     if torch.equal(after, before):
-        return quantised
-    order = after[:, 0].to(quantised.codes.device)
-    groups = order // quantised.row_group
+        return quantized
+    order = after[:, 0].to(quantized.codes.device)
+    groups = order // quantized.row_group
     return dataclasses.replace(
-        quantised,
-        codes=quantised.codes.view(torch.uint8)[order].view(quantised.codes.dtype),  # float8 takes no index
-        scales=quantised.scales[groups],
-        zeros=None if quantised.zeros is None else quantised.zeros[groups],
+        quantized,
+        codes=quantized.codes.view(torch.uint8)[order].view(quantized.codes.dtype),  # float8 takes no index
+        scales=quantized.scales[groups],
+        zeros=None if quantized.zeros is None else quantized.zeros[groups],
         row_group=1,
     )

@@ -10,7 +10,7 @@ from models.spec import RecurrenceSpec, ShortConvSpec
 
 @dataclass(slots=True, eq=False)
 class LayerState:
-    """One tensor for each part of a state, [blocks, ...]; uninitialised, since a text begins without reading one.
+    """One tensor for each part of a state, [blocks, ...]; uninitialized, since a text begins without reading one.
 
     kept: what the layer made of the rows whose fate is open, before the recurrence: [n, width], of the last step.
     """

@@ -37,9 +37,9 @@ def fetch_weights(repo: str, revision: str | None, progress: ProgressReport) -> 
 
 
 def fetch_gguf(repo: str, selector: str, revision: str | None, progress: ProgressReport) -> list[Path]:
-    """Return the .gguf files of the repository that match a quantisation or a file name. Raises SourceError.
+    """Return the .gguf files of the repository that match a quantization or a file name. Raises SourceError.
 
-    A split file is named by its first part or by its quantisation; both bring all parts.
+    A split file is named by its first part or by its quantization; both bring all parts.
     """
     patterns = _gguf_patterns(selector)
     root = _download(repo, revision, patterns, [], progress)

@@ -2,7 +2,7 @@
 
 Two kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named way to cut text into words
 (tokenizer.ggml.pre), and "llama", SentencePiece BPE with a score a token. Text that ends up in ids is never Unicode
-normalised here, also where the original tokenizer.json has a normaliser, since GGUF does not keep it.
+normalized here, also where the original tokenizer.json has a normalizer, since GGUF does not keep it.
 """
 
 from collections.abc import Mapping
@@ -101,7 +101,7 @@ def _sentencepiece_bpe(
 def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
     """Every way to make a token of two others, the best score first.
 
-    SentencePiece joins the neighbours whose joint token scores best, the leftmost of equals, and `tokenizers` takes the
+    SentencePiece joins the neighbors whose joint token scores best, the leftmost of equals, and `tokenizers` takes the
     merge listed first. All tokens of a trained vocabulary have scores of their own, so the orders agree.
     """
     ranked: list[tuple[float, int, int, str, str]] = []

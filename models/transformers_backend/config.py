@@ -19,7 +19,7 @@ FOREIGN_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError),
     *(TypeError, ValueError, StrictDataclassError),
 )
-# They change with the longest text of a batch, and so what one request gets with its neighbours.
+# They change with the longest text of a batch, and so what one request gets with its neighbors.
 _SCALINGS_BY_LENGTH = ("dynamic", "longrope", "su")
 _ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # whichever of them a class has, it takes all
 

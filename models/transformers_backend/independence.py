@@ -14,7 +14,7 @@ from models.transformers_backend.decoder import TransformersDecoder
 
 _BLOCK_SIZE = 16
 _LENGTH = 12  # of a text; it fits a block
-_MOST_DIFFERENCE = 0.2  # of a row's length; rounding in bf16 makes some hundredths, a wrong neighbour about 1
+_MOST_DIFFERENCE = 0.2  # of a row's length; rounding in bf16 makes some hundredths, a wrong neighbor about 1
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from models.checkpoints.quantized.registry import quantisation_config
+from models.checkpoints.quantized.registry import quantization_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden, override
@@ -75,7 +75,7 @@ class OpenedTransformersModel:
         progress: ProgressReport,
     ) -> tuple[TransformersDecoder, HeldWeights]:
         """The model with the checkpoint's weights, all in one dtype. Raises a ModelError."""
-        if weights.quantise_to is not None:
+        if weights.quantize_to is not None:
             raise ModelError(
                 "--quantization of weights on load is for headrace's own families, and this model runs through "
                 "transformers; leave it at auto"
@@ -124,9 +124,9 @@ def open_through_transformers(files: ModelFiles, overrides: Mapping[str, Any]) -
     """Describe the model in a folder; needs its configuration only. Raises a ModelError."""
     root = files.folder
     overridden = override(files.config, overrides)
-    if quantisation_config(overridden.config, root) is not None:
+    if quantization_config(overridden.config, root) is not None:
         raise UnsupportedModelError(
-            f"{root} holds quantised weights, which headrace reads for its own families; transformers' code runs "
+            f"{root} holds quantized weights, which headrace reads for its own families; transformers' code runs "
             "checkpoints of 16 or 32 bits"
         )
     foreign = foreign_model(overridden)

@@ -62,8 +62,8 @@ def kept_model(
 ) -> KeptModel:
     """Of a model on native linear kernels. state: of `files_state`, before they were opened."""
     digest = hashlib.blake2b(state.encode(), digest_size=20)
-    if weights.quantise_to is None:  # then the others say nothing: a draft of the same file shares its image
-        weights = WeightOptions(keeps_quantised=weights.keeps_quantised)
+    if weights.quantize_to is None:  # then the others say nothing: a draft of the same file shares its image
+        weights = WeightOptions(keeps_quantized=weights.keeps_quantized)
     options = {name: str(value) for name, value in dataclasses.asdict(weights).items()}
     kernels = required_library().path.stem  # a hash of their source, compiler and level
     digest.update(repr((options, json.dumps(dict(overrides), sort_keys=True), kernels)).encode())

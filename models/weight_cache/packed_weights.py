@@ -20,7 +20,7 @@ Records = dict[str, list[tuple[str | None, Record]]]  # a layer's name -> (shard
 
 
 def weights_of(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | None:
-    """All that loading has filled in, or None where a layer holds codes that torch dequantises: these are as stored."""
+    """All that loading has filled in, or None where a layer holds codes that torch dequantizes: these are as stored."""
     tensors: dict[str, torch.Tensor] = {}
     records: Records = {}
     for name, module in decoder.named_modules():

@@ -16,7 +16,7 @@ from server.config import ServerConfig
 
 PREFIX = "HEADRACE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
-# Variables that are not options of a dataclass. An unknown one is refused, since it may well be a misspelt API key.
+# Variables that are not options of a dataclass. An unknown one is refused, since it may well be a misspelled API key.
 OTHER_VARIABLES = {
     CONFIG_VARIABLE: "The file of --config.",
     f"{PREFIX}CACHE": "Folder for fetched models, packed weights and compiled kernels (default: ~/.cache/headrace).",

@@ -22,7 +22,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Quantise as `argv` (what follows `headrace quantize`) asks for; returns the exit code.
+    """Quantize as `argv` (what follows `headrace quantize`) asks for; returns the exit code.
 
     Raises OptionError; exits for --help.
     """
@@ -63,11 +63,11 @@ def _build_parser() -> Parser:
     parser = Parser(
         prog="headrace quantize",
         usage="headrace quantize MODEL --out FOLDER [options]",
-        description="Write a quantised checkpoint of MODEL, in the compressed-tensors format, for headrace and vLLM.",
+        description="Write a quantized checkpoint of MODEL, in the compressed-tensors format, for headrace and vLLM.",
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "quantise"))
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "quantize"))
     add_options(parser, options_of(QuantizeConfig), many="append")
     return parser

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def until_disconnect(work: Awaitable[T], receive: Receive) -> T:
-    """The result of `work`, which is cancelled, with ClientGone raised, if the connection closes first.
+    """The result of `work`, which is canceled, with ClientGone raised, if the connection closes first.
 
     The request's body must have been read: the only message still to come is the disconnect.
     """

@@ -29,13 +29,13 @@ class AnswerFormat(Protocol):
 
 
 def check_request(body: GenerationRequest, context: ServerContext) -> dict[str, str]:
-    """The response headers that tell what is not honoured. Raises what the client must hear first."""
+    """The response headers that tell what is not honored. Raises what the client must hear first."""
     context.check_admission()
     context.check_model(body.model)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
-    if body.priority and not context.honours_priority:
+    if body.priority and not context.honors_priority:
         ignored.append("priority")
     return ignored_header(ignored)
 

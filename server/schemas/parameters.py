@@ -1,4 +1,4 @@
-"""What becomes of request fields that this server does not honour. Nothing is ignored in silence."""
+"""What becomes of request fields that this server does not honor. Nothing is ignored in silence."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "web_search_options": _never,
 }
 
-# Fields that cannot change the text, with the values for which there is nothing to honour.
+# Fields that cannot change the text, with the values for which there is nothing to honor.
 _IGNORED: Mapping[str, Callable[[Any], bool]] = {
     "metadata": _is({}),
     "parallel_tool_calls": _is(True, False),  # there are no tool calls to be parallel
@@ -91,7 +91,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
 def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
-    """The names of the fields in `extra` that are not honoured and cannot change the text.
+    """The names of the fields in `extra` that are not honored and cannot change the text.
 
     Raises UnsupportedParameter for a field that would change it, and InvalidRequest for one of a wrong type and, if
     `strict`, for an unknown one.

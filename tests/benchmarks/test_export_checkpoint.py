@@ -44,7 +44,7 @@ def files_of(path: Path) -> ModelFiles:
     ],
     ids=["llama", "llama-tied", "qwen2", "qwen3", "qwen3-moe"],
 )
-def test_transformers_reads_the_dequantised_weights(tmp_path: Path, config: Callable[[], PretrainedConfig]) -> None:
+def test_transformers_reads_the_dequantized_weights(tmp_path: Path, config: Callable[[], PretrainedConfig]) -> None:
     model = random_model(config())
     write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.Q4_0)  # rounds the model's weights
     folder = tmp_path / "out"

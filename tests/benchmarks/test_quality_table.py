@@ -39,14 +39,14 @@ def test_figures_become_a_table_that_names_its_baseline() -> None:
         perplexity=22.0,
         reference_perplexity=20.0,
         num_tokens=2848,
-        reference="/models/q.gguf dequantised, in bfloat16",
+        reference="/models/q.gguf dequantized, in bfloat16",
     )
     figures = {
         "stored": Figures(None, {"q4_1": 210, "f32": 61}, 103.4, 231.9, 98.76),
         "int4-rtn": Figures(quality),
     }
     lines = show("q.gguf", figures).splitlines()
-    assert lines[0] == "Baseline: q.gguf dequantised, in bfloat16; 2,848 tokens."
+    assert lines[0] == "Baseline: q.gguf dequantized, in bfloat16; 2,848 tokens."
     assert lines[4] == "| `quantize --scheme int4 --method rtn` | 22.00 | +10.00% | 0.0625 | 85.0% | - | - | - |"
     nothing = Figures(msgspec.structs.replace(quality, perplexity=19.9999, kl_divergence=-1e-8))
     assert "| +0.00% | 0.0000 |" in show("q.gguf", {"bf16": nothing})

@@ -70,7 +70,7 @@ def gpt2_config(**changes: object) -> GPT2Config:
 def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
     """A transformers model in fp32 whose logits have a standard deviation near 1.
 
-    The default initialisation is so small that every layer is nearly the identity, which hides errors. Weights are
+    The default initialization is so small that every layer is nearly the identity, which hides errors. Weights are
     rounded to bf16, so that fp32 and bf16 runs of one checkpoint differ in their arithmetic only.
     """
     with torch.random.fork_rng():
@@ -143,9 +143,9 @@ def load_gguf(
     dtype: torch.dtype = torch.float32,
     backend: AttentionBackend | None = None,
     *,
-    keeps_quantised: bool = True,
+    keeps_quantized: bool = True,
 ) -> Decoder:
-    return load_gguf_with_note(paths, dtype, backend, WeightOptions(keeps_quantised=keeps_quantised))[0]
+    return load_gguf_with_note(paths, dtype, backend, WeightOptions(keeps_quantized=keeps_quantized))[0]
 
 
 def load_gguf_with_note(

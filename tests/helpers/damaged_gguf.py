@@ -180,9 +180,9 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "version of the future": (lambda: file_bytes([], [], version=9), "version 9"),
     "big-endian": (lambda: file_bytes([], [], version=0x03000000), "big-endian"),
     "unknown tensor type": (lambda: file_bytes([], [tensor("t", (1,), 200)], b"\0" * 32), "type 200"),
-    "type that cannot be dequantised": (
+    "type that cannot be dequantized": (
         lambda: file_bytes([], [tensor("t", (256,), GGMLQuantizationType.Q8_K)], b"\0" * 512),
-        "Q8_K, which cannot be dequantised; use a version of the model in other types: F32, F16, Q4_0",
+        "Q8_K, which cannot be dequantized; use a version of the model in other types: F32, F16, Q4_0",
     ),
     "integers": (
         lambda: file_bytes([], [tensor("t", (8,), GGMLQuantizationType.I32)], b"\0" * 32),

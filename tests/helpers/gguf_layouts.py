@@ -37,7 +37,7 @@ def as_they_are(config: PretrainedConfig, state: State) -> State:  # noqa: ARG00
 
 
 def pairs(config: PretrainedConfig, state: State) -> State:
-    """Rotary halves to neighbours, in q and k: llama.cpp's "norm" order."""
+    """Rotary halves to neighbors, in q and k: llama.cpp's "norm" order."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
 
     def turned(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,7 @@ def write_gguf(
 
     fuses: q, k and v into one matrix, gate and up of experts, as the converter can be told to. adds: further metadata.
     layout: of another version of the converter.
-    Puts what the file holds, dequantised, into `model`, so that the model is the file's truth.
+    Puts what the file holds, dequantized, into `model`, so that the model is the file's truth.
     """
     config = model.config
     layout = layout or LAYOUTS[config.model_type]

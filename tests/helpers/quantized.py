@@ -1,4 +1,4 @@
-"""The committed quantised checkpoints (tests/fixtures/quantized), and altered copies of them."""
+"""The committed quantized checkpoints (tests/fixtures/quantized), and altered copies of them."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoints.quantized.checkpoint import QuantisedCheckpoint
-from models.checkpoints.quantized.registry import quantisation_config, reader_for
+from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
+from models.checkpoints.quantized.registry import quantization_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import read_json_config
 from tests.helpers.repository import FIXTURES
@@ -19,14 +19,14 @@ QUANTIZED = FIXTURES / "quantized"
 KINDS = sorted(path.parent.name for path in QUANTIZED.glob("*/expected.safetensors"))
 
 
-def open_quantised(folder: Path) -> QuantisedCheckpoint:
-    config = quantisation_config(read_json_config(folder / "config.json"), folder)
+def open_quantized(folder: Path) -> QuantizedCheckpoint:
+    config = quantization_config(read_json_config(folder / "config.json"), folder)
     assert config is not None
-    return QuantisedCheckpoint(SafetensorsCheckpoint(folder), reader_for(config))
+    return QuantizedCheckpoint(SafetensorsCheckpoint(folder), reader_for(config))
 
 
 def expected_of(kind: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """What the format's own library made of a fixture: dequantised matrices; prompt; its logits on all of them."""
+    """What the format's own library made of a fixture: dequantized matrices; prompt; its logits on all of them."""
     tensors = load_file(QUANTIZED / kind / "expected.safetensors")
     none = torch.empty(0)  # experts alone have no logits
     return tensors, tensors.pop("ids", none), tensors.pop("logits", none)
@@ -46,7 +46,7 @@ def change_tensors(folder: Path, changes: Mapping[str, torch.Tensor | None]) -> 
     save_file({name: value.contiguous() for name, value in tensors.items() if value is not None}, path)
 
 
-def change_quantisation(folder: Path, **changes: Any) -> None:
+def change_quantization(folder: Path, **changes: Any) -> None:
     """Set fields of the quantization_config; None removes one."""
     path = folder / "config.json"
     fields = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Random quantised matrices of every kind, and the products that kernels and torch must agree on."""
+"""Random quantized matrices of every kind, and the products that kernels and torch must agree on."""
 
 import torch
 
@@ -6,7 +6,7 @@ from models.quant.nibbles import pack_nibbles
 from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
 
 
-def random_quantised(
+def random_quantized(
     kind: QuantKind,
     rows: int,
     columns: int,

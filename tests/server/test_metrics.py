@@ -66,7 +66,7 @@ def test_what_drafts_brought_is_counted_over_steps() -> None:
             accepted_by_position=[1],
             draft_length=1.5,
             estimated_speedup=1.4,
-            realised_speedup=1.3,
+            realized_speedup=1.3,
         )
     )
     names = ("num_drafts_total", "num_draft_tokens_total", "num_accepted_tokens_total", "draft_length")

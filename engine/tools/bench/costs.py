@@ -14,7 +14,7 @@ from models.spec import AttentionSpec
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`flops` are in `dtype`: int8 where weights are quantised, else that of the activations."""
+    """`flops` are in `dtype`: int8 where weights are quantized, else that of the activations."""
 
     num_bytes: int = 0
     flops: int = 0

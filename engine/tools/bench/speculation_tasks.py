@@ -106,7 +106,7 @@ class TaskTexts:
 
 
 def _parts(num_lines: int) -> Iterator[str]:
-    """Parts of modules in turn, so that neighbours are of different ones."""
+    """Parts of modules in turn, so that neighbors are of different ones."""
     sources = [inspect.getsource(importlib.import_module(name)).splitlines() for name in _MODULES]
     for first in range(_SKIPPED_LINES, max(map(len, sources)) - num_lines, num_lines):
         for lines in sources:

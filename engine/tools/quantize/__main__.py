@@ -17,13 +17,13 @@ from engine.jobs.quantize_config import QuantizeConfig
 from models.errors import ModelError, is_out_of_memory
 
 _OUT_OF_MEMORY = (
-    "quantising needs more memory than this process may have; raise its limit (ulimit -v), or free some, or try "
+    "quantizing needs more memory than this process may have; raise its limit (ulimit -v), or free some, or try "
     "--method rtn or --no-quality-report, which need less"
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Quantise, measure, print the table; returns the exit code."""
+    """Quantize, measure, print the table; returns the exit code."""
     exit_on_sigterm()
     end_with_parent()
     (job,) = argv
@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> int:
     assert config.out is not None
     progress = foreground_progress()
     try:
-        from engine.tools.quantize.command import quantise  # and with it torch: a second, in which a signal may come
+        from engine.tools.quantize.command import quantize  # and with it torch: a second, in which a signal may come
 
-        quantise(model, config, Place.of(config.out, token), progress)
+        quantize(model, config, Place.of(config.out, token), progress)
     except (HeadraceError, ModelError) as error:
         progress.close()
         sys.stderr.write(f"headrace: {error}\n")

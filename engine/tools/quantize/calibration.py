@@ -60,11 +60,11 @@ def calibration_batches(
 
 @dataclass(slots=True, eq=False)
 class Seen:
-    """What one linear layer of the unquantised model met.
+    """What one linear layer of the unquantized model met.
 
     sizes: [in] fp32, sums of the inputs' squares. rows: some of the inputs, where they are kept. targets: of each
     call, of the inputs and the outputs (with the residual, where the layer adds to one) those that are narrower; none
-    of experts, since behind quantised layers a router may send them other rows.
+    of experts, since behind quantized layers a router may send them other rows.
     """
 
     sizes: torch.Tensor
@@ -99,7 +99,7 @@ def watched(layer: nn.Module, row_interval: int | None, *, keeps_targets: bool) 
 
 
 class InputSums:
-    """What one linear layer meets behind quantised ones, summed up over rows x.
+    """What one linear layer meets behind quantized ones, summed up over rows x.
 
     hessian: [in, in] fp32, the sum of x x^T; until `complete` right on its diagonal and above it only.
     misses: the sum of d x^T, or None without targets; d is by how much the target exceeds what is there: [out, in] of

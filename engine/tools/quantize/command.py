@@ -1,4 +1,4 @@
-"""quantise: from a model to a folder with its quantised checkpoint, its quality and a table of both."""
+"""quantize: from a model to a folder with its quantized checkpoint, its quality and a table of both."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ _REMEDY = "choose a --scheme with more bits, --method gptq, or more --calibratio
 _CPU = torch.device("cpu")
 
 
-def quantise(model: str, config: QuantizeConfig, place: Place, progress: ProgressReport) -> None:
+def quantize(model: str, config: QuantizeConfig, place: Place, progress: ProgressReport) -> None:
     """Make the folder of --out. It appears when it is complete, or not at all."""
     _check_out(place)
     text = calibration_text(config.calibration) if config.calibrates else None
@@ -124,13 +124,13 @@ def _say(out: Path, config: QuantizeConfig, written: Written, quality: Quality |
     sizes = described_groups(written)
     console.print(f"{out}: {written.num_bytes / 2**30:.2f} GiB, {config.scheme}, {sizes}", highlight=False)
     if written.plain:
-        console.print(f"Not quantised: {', '.join(written.plain)}", highlight=False)
+        console.print(f"Not quantized: {', '.join(written.plain)}", highlight=False)
     if quality is None:
         return
     table = Table(box=box.SIMPLE)
     for column in ("", "perplexity", "change", "KL divergence", "top-1 agreement"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row("unquantised", f"{quality.reference_perplexity:.4g}", "", "", "")
+    table.add_row("unquantized", f"{quality.reference_perplexity:.4g}", "", "", "")
     figures = (f"{quality.loss:+.2%}", f"{quality.kl_divergence:.4f}", f"{quality.top1_agreement:.1%}")
     table.add_row(config.scheme, f"{quality.perplexity:.4g}", *figures)
     console.print(table)

@@ -39,9 +39,9 @@ from models.loading.assign import Assignment, check_finite
 from models.loading.layer_stream import LayerStream, Passage, layer_of
 from models.loading.open import OpenedModel
 from models.progress import ProgressReport
-from models.quant.dequantize import dequantise
-from models.quant.equalize import EQUALISED, column_factors
-from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest
+from models.quant.dequantize import dequantize
+from models.quant.equalize import EQUALIZED, column_factors
+from models.quant.gptq import factored, quantize_for_inputs, quantize_to_nearest
 from models.quant.tensor import Encoding, QuantTensor
 from models.sources.resolve import ModelFiles
 from models.tokenizer.load import load_tokenizer_assets
@@ -55,7 +55,7 @@ FORMS = {
     Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
 }
 _KEPT_INPUTS = 512  # of each matrix, to choose factors by
-_CORRECTED = (Encoding.INT4,)  # for what was quantised before: 8 bits leave too little to tell from noise
+_CORRECTED = (Encoding.INT4,)  # for what was quantized before: 8 bits leave too little to tell from noise
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Written:
     """What a conversion wrote, for the report."""
 
     num_bytes: int = 0
-    group_size_of: dict[str, int | None] = field(default_factory=dict)  # of each quantised module; None: a scale a row
+    group_size_of: dict[str, int | None] = field(default_factory=dict)  # of each quantized module; None: a scale a row
     plain: list[str] = field(default_factory=list)  # linear modules that stay as they are
 
 
@@ -75,12 +75,12 @@ def convert(
     folder: Path,
     progress: ProgressReport,
 ) -> Written:
-    """Write the quantised model into `folder`, which is empty. text: to calibrate on, or None.
+    """Write the quantized model into `folder`, which is empty. text: to calibrate on, or None.
 
     Raises a ModelError, or StartupError for the text or the space that the folder has.
     """
     device = torch.device("cpu")
-    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantised=False))
+    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
     work = _Conversion(stream, layout_of(files, opened), config, _stored_dtype(opened), ShardWriter(folder))
     work.check(folder)
     batches = []
@@ -111,7 +111,7 @@ class _Conversion:
         self._columns_by_scale = config.columns_by_scale
         self._scheme = config.scheme
         self._form = FORMS[config.scheme]
-        self._equalises = self._form.encoding in EQUALISED
+        self._equalizes = self._form.encoding in EQUALIZED
         self._corrects = self._form.encoding in _CORRECTED
         self._dtype = dtype
         self._writer = writer
@@ -128,7 +128,7 @@ class _Conversion:
                 continue
             if names[tensor.name] > 1:
                 raise UnsupportedModelError(
-                    f"{tensor.name!r} holds several matrices whose rows are mixed, which are not quantised together; "
+                    f"{tensor.name!r} holds several matrices whose rows are mixed, which are not quantized together; "
                     "serve the model with --quantization instead"
                 )
             rows = torch.arange(tensor.shape[0])[:, None]
@@ -169,7 +169,7 @@ class _Conversion:
         if batches:
             self._stream.read_ends()
         passages, truths = ([self._stream.begin([batch]) for batch in batches] for _ in range(2))
-        for index, layer in self._stream.layers("quantise", progress):
+        for index, layer in self._stream.layers("quantize", progress):
             self._convert_layer(index, layer, passages, truths)
         written = self._written
         fields = quantization_config(self._form, written.group_size_of, written.plain)
@@ -194,28 +194,28 @@ class _Conversion:
                 check_finite(each.tensor, linear.weight.narrow(0, *linear.rows(each.destination.shard)))
         seen: dict[str, Seen] = {}
         folding = Folding()
-        if passages and (self._equalises or self._corrects):
-            interval = self._row_interval(truths) if self._equalises else None
+        if passages and (self._equalizes or self._corrects):
+            interval = self._row_interval(truths) if self._equalizes else None
             with watched(layer, interval, keeps_targets=self._corrects) as seen:
                 for truth in truths:
                     self._stream.compute(index, truth)
-        if passages and self._equalises:
+        if passages and self._equalizes:
             folding = self._folding(index, layer, plan, seen)
             folding.multiply_weights(layer)
-        quantised: list[Assignment] = []
+        quantized: list[Assignment] = []
         for assignment in plan:
             size = self._group_size(assignment.tensor.shape[1]) if self._is_inner(assignment) else None
             if size is None:
                 name = _name_in_layer(assignment)
                 self._write_plain(assignment, partial(folding.folded, name=name, assignment=assignment))
             elif passages:
-                quantised.append(assignment)
+                quantized.append(assignment)
             else:
                 weight = self._layout.values(assignment, self._decoder, torch.float32)
                 check_finite(assignment.tensor, weight)
-                self._write(assignment, quantise_to_nearest(weight, self._form.encoding, size, self._dtype))
+                self._write(assignment, quantize_to_nearest(weight, self._form.encoding, size, self._dtype))
         if passages:
-            self._calibrate(index, layer, quantised, passages, seen, folding)
+            self._calibrate(index, layer, quantized, passages, seen, folding)
 
     def _calibrate(
         self,
@@ -226,7 +226,7 @@ class _Conversion:
         seen: Mapping[str, Seen],
         folding: Folding,
     ) -> None:
-        """Quantise one matrix after the other, in the order in which they are computed."""
+        """Quantize one matrix after the other, in the order in which they are computed."""
         linears = linears_of(layer)
         by_name: dict[str, list[Assignment]] = {}
         for assignment in assignments:
@@ -244,19 +244,19 @@ class _Conversion:
                     with layer.without_mlp():
                         for passage in passages:
                             self._stream.compute(index, passage)
-                    layer.drop_attention()  # all of it is quantised: it need not be computed again
+                    layer.drop_attention()  # all of it is quantized: it need not be computed again
                 sums = {
                     name: InputSums(linears[name], targets.get(name, ()), folding.columns.get(name)) for name in names
                 }
                 steps = [partial(self._stream.compute, index, passage, advances=False) for passage in passages]
                 sum_inputs(sums, layer, steps)
                 for name in names:
-                    self._quantise(linears[name], by_name[name], sums.pop(name))
+                    self._quantize(linears[name], by_name[name], sums.pop(name))
                     targets.pop(name, None)
             for passage in passages:
                 self._stream.compute(index, passage)
 
-    def _quantise(self, linear: Linear, assignments: Sequence[Assignment], sums: InputSums) -> None:
+    def _quantize(self, linear: Linear, assignments: Sequence[Assignment], sums: InputSums) -> None:
         inputs = factored(sums.hessian)
         weight = sums.corrected(linear, inputs)
         for assignment in assignments:
@@ -266,10 +266,10 @@ class _Conversion:
             order = self._layout.for_decoder(torch.arange(len(rows))[:, None], assignment, self._decoder)[:, 0]
             in_file = torch.empty_like(rows)
             in_file[order] = rows  # the file's row order[i] is row i of the decoder's
-            quantised = quantise_for_inputs(in_file, inputs, self._form.encoding, size, self._dtype)
-            self._write(assignment, quantised)
+            quantized = quantize_for_inputs(in_file, inputs, self._form.encoding, size, self._dtype)
+            self._write(assignment, quantized)
             held = linear.weight.narrow(0, *linear.rows(assignment.destination.shard))
-            held.copy_(dequantise(quantised, torch.float32)[order])  # the passages go on through what was written
+            held.copy_(dequantize(quantized, torch.float32)[order])  # the passages go on through what was written
 
     def _row_interval(self, passages: list[Passage]) -> int:
         return max(1, sum(len(rows) for passage in passages for rows in passage.rows) // _KEPT_INPUTS)
@@ -289,11 +289,11 @@ class _Conversion:
 
         return fold(layer, self._decoder.spec.layers[index], index, plan, choose, self._dtype)
 
-    def _write(self, assignment: Assignment, quantised: QuantTensor) -> None:
+    def _write(self, assignment: Assignment, quantized: QuantTensor) -> None:
         module = self._layout.name(assignment).removesuffix(".weight")
-        for tensor_name, tensor in tensors_of(module, quantised, self._form).items():
+        for tensor_name, tensor in tensors_of(module, quantized, self._form).items():
             self._writer.add(tensor_name, tensor)
-        self._written.group_size_of[module] = quantised.group_size if self._columns_by_scale else None
+        self._written.group_size_of[module] = quantized.group_size if self._columns_by_scale else None
 
     def _group_size(self, columns: int) -> int | None:
         """Columns that share a scale: the size asked for, or the next smaller that divides them; None if none does."""
@@ -303,7 +303,7 @@ class _Conversion:
         return next((size for size in GROUP_SIZES if size <= wanted and columns % size == 0), None)
 
     def _write_plain(self, assignment: Assignment, folded: Callable[[torch.Tensor], torch.Tensor] = _same) -> None:
-        """As it is stored, with its factors; what was quantised, or comes from a GGUF, in the checkpoint's dtype."""
+        """As it is stored, with its factors; what was quantized, or comes from a GGUF, in the checkpoint's dtype."""
         name = self._layout.name(assignment)
         values = self._layout.values(assignment, self._decoder, self._plain_dtype(assignment))
         check_finite(assignment.tensor, values)
@@ -313,7 +313,7 @@ class _Conversion:
             self._written.plain.append(name.removesuffix(".weight"))
 
     def _plain_dtype(self, assignment: Assignment) -> torch.dtype:
-        """Of a tensor that is not quantised here."""
+        """Of a tensor that is not quantized here."""
         tensor = assignment.tensor
         return self._dtype if tensor.read_stored is None else _STORED_DTYPES.get(tensor.format, self._dtype)
 
@@ -331,7 +331,7 @@ def _stages(names: Collection[str], in_order: Collection[str]) -> list[list[str]
 
 
 def _num_of_attention(stages: Sequence[Sequence[str]]) -> int:
-    """After how many stages all of attention is quantised."""
+    """After how many stages all of attention is quantized."""
     return 1 + max((n for n, names in enumerate(stages) if any(name.startswith("attn.") for name in names)), default=-1)
 
 

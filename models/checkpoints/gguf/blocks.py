@@ -1,4 +1,4 @@
-"""Rows of GGUF blocks in plain torch, on any device: held as they are in the file, dequantised exactly as by gguf.
+"""Rows of GGUF blocks in plain torch, on any device: held as they are in the file, dequantized exactly as by gguf.
 
 Where a super-block of 256 columns has a scale for 16 or 32 of them, codes come as [.., scales, columns of each].
 """
@@ -23,12 +23,12 @@ class GGUFRows:
     rows: torch.Tensor
 
     def parts(self) -> "list[GGUFRows]":
-        """The matrix in runs of rows, each of which is small when dequantised, other than an output layer."""
+        """The matrix in runs of rows, each of which is small when dequantized, other than an output layer."""
         block_columns, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[self.format.name]]
         columns = self.rows.shape[1] // block_bytes * block_columns
         return [GGUFRows(self.format, rows) for rows in self.rows.split(max(1, _PART_ELEMENTS // columns))]
 
-    def dequantised(self, dtype: torch.dtype) -> torch.Tensor:
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """[outputs, columns]"""
         sizes, read = _READERS[self.format]
         blocks = self.rows.unflatten(1, (-1, sum(sizes)))

@@ -1,4 +1,4 @@
-"""GGUF checkpoints: one file or the parts of a split one, dequantised tensor by tensor."""
+"""GGUF checkpoints: one file or the parts of a split one, dequantized tensor by tensor."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from models.checkpoints.gguf.blocks import GGUFRows
 from models.checkpoints.gguf.codes import stored_codes, wider_format
 from models.checkpoints.gguf.header import GGUFHeader, GGUFTensor, read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
-from models.kernels.linear import NotFiniteError, WeightFormat, dequantise_natively
+from models.kernels.linear import NotFiniteError, WeightFormat, dequantize_natively
 
 _PLAIN = {
     GGMLQuantizationType.F32: torch.float32,
@@ -23,7 +23,7 @@ _PLAIN = {
     GGMLQuantizationType.BF16: torch.bfloat16,
     GGMLQuantizationType.F64: torch.float64,
 }
-_CHUNK_ELEMENTS = 1 << 20  # dequantised at a time: the fp32 temporaries stay in the caches
+_CHUNK_ELEMENTS = 1 << 20  # dequantized at a time: the fp32 temporaries stay in the caches
 
 
 class GGUFCheckpoint:
@@ -33,7 +33,7 @@ class GGUFCheckpoint:
         headers = [read_gguf_header(path) for path in paths]
         self.path = headers[0].path
         self.metadata = headers[0].metadata
-        self.dtype = torch.bfloat16  # what quantised weights become: see load_model's dtype "auto"
+        self.dtype = torch.bfloat16  # what quantized weights become: see load_model's dtype "auto"
         self.tensors: dict[str, StoredTensor] = {}
         _check_parts(headers)
         for header in headers:
@@ -46,7 +46,7 @@ class GGUFCheckpoint:
                     )
                 self.tensors[tensor.name] = _stored(header.path, tensor, mapped)
         for kind in {tensor.type for header in headers for tensor in header.tensors}:
-            _check_dequantisable(self.path, kind)
+            _check_dequantizable(self.path, kind)
 
 
 def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
@@ -73,15 +73,15 @@ def _described(
     packed = torch.from_numpy(rows)
     return StoredTensor(
         *entry,
-        read=lambda dtype: _dequantise(packed, shape, kind, dtype, refuse),
+        read=lambda dtype: _dequantize(packed, shape, kind, dtype, refuse),
         read_packed=lambda: packed,
         part=part,
-        quantised=stored_codes(kind, shape, packed, refuse),
+        quantized=stored_codes(kind, shape, packed, refuse),
         wider_format=wider_format(kind),
     )
 
 
-def _dequantise(
+def _dequantize(
     rows: torch.Tensor,
     shape: tuple[int, ...],
     kind: GGMLQuantizationType,
@@ -91,7 +91,7 @@ def _dequantise(
     """rows: [rows, bytes a row]. refuse: makes the error for scales that are no finite numbers."""
     if kind.name in WeightFormat.__members__:
         try:
-            native = dequantise_natively(WeightFormat[kind.name], rows, shape[-1], dtype)
+            native = dequantize_natively(WeightFormat[kind.name], rows, shape[-1], dtype)
         except NotFiniteError:
             raise refuse() from None
         if native is not None:
@@ -110,22 +110,22 @@ def _values(rows: torch.Tensor, kind: GGMLQuantizationType) -> torch.Tensor:
     """[rows, columns] fp32, without the kernels by torch where it knows how: on all cores, on each twice as fast as the
     gguf package."""
     if kind.name in WeightFormat.__members__:
-        return GGUFRows(WeightFormat[kind.name], rows).dequantised(torch.float32)
+        return GGUFRows(WeightFormat[kind.name], rows).dequantized(torch.float32)
     with np.errstate(all="ignore"):  # the caller says what is not finite
         return torch.from_numpy(dequantize(rows.numpy(), kind))
 
 
-def _check_dequantisable(path: Path, kind: GGMLQuantizationType) -> None:
+def _check_dequantizable(path: Path, kind: GGMLQuantizationType) -> None:
     """Find out before gigabytes are read."""
-    if kind not in _PLAIN and not _is_dequantisable(kind):
-        known = ", ".join(other.name for other in GGML_QUANT_SIZES if other in _PLAIN or _is_dequantisable(other))
+    if kind not in _PLAIN and not _is_dequantizable(kind):
+        known = ", ".join(other.name for other in GGML_QUANT_SIZES if other in _PLAIN or _is_dequantizable(other))
         raise UnsupportedModelError(
-            f"{path} has tensors of type {kind.name}, which cannot be dequantised; use a version of the model in "
+            f"{path} has tensors of type {kind.name}, which cannot be dequantized; use a version of the model in "
             f"other types: {known}"
         )
 
 
-def _is_dequantisable(kind: GGMLQuantizationType) -> bool:
+def _is_dequantizable(kind: GGMLQuantizationType) -> bool:
     """Whether the gguf package knows how; one block of zeros costs nothing."""
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)

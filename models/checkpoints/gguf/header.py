@@ -1,7 +1,7 @@
 """The header of a GGUF file: metadata and tensor table, every length checked against the file's size before it is used.
 
 The `gguf` package's own reader trusts counts and lengths (an array that claims 2**60 entries keeps it busy for ever)
-and takes seconds on a large vocabulary; so this file walks the header, and `gguf` gives types and dequantisation.
+and takes seconds on a large vocabulary; so this file walks the header, and `gguf` gives types and dequantization.
 """
 
 import errno
@@ -135,7 +135,7 @@ class _Walker:
             return name, shape, GGMLQuantizationType(kind), offset
         except ValueError:
             raise UnsupportedModelError(
-                f"{self.path}: tensor {name!r} has type {kind}, which is not known; use another quantisation"
+                f"{self.path}: tensor {name!r} has type {kind}, which is not known; use another quantization"
             ) from None
 
     def _place(

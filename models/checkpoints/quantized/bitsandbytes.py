@@ -1,7 +1,7 @@
 """bitsandbytes checkpoints: NF4 and FP4 (QLoRA, Dettmers et al. 2023), and int8 (LLM.int8(), Dettmers et al. 2022).
 
 4 bits: weight [codes / 2, 1] uint8, the matrix row by row, even codes in *high* nibbles; weight.absmax fp32, one for
-        each block of `blocksize` codes, or with double quantisation uint8 beside weight.nested_absmax and
+        each block of `blocksize` codes, or with double quantization uint8 beside weight.nested_absmax and
         weight.nested_quant_map; weight.quant_map: the table of codes; weight.quant_state.*: JSON with the rest
 8 bits: weight int8 [rows, columns]; SCB fp32 [rows], 127 times the scales; weight_format: 0 for rows
 """
@@ -100,7 +100,7 @@ def _gather_4bit(parts: Parts, type_name: str, encoding: Encoding) -> StoredTens
 
 
 def _unnest(codes: torch.Tensor, maxima: torch.Tensor, table: torch.Tensor, state: "_State") -> torch.Tensor:
-    """Double quantisation undone: fp32 [blocks]. Held in 8 bits they would save 0.4 bits a weight."""
+    """Double quantization undone: fp32 [blocks]. Held in 8 bits they would save 0.4 bits a weight."""
     scales = table[codes.int()] * maxima.repeat_interleave(state.nested_block)[: len(codes)]
     return scales + state.nested_offset
 

@@ -1,8 +1,8 @@
-"""QuantisedCheckpoint: a safetensors checkpoint in which each quantised module is one tensor."""
+"""QuantizedCheckpoint: a safetensors checkpoint in which each quantized module is one tensor."""
 
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.checkpoints.quantized.parts import Parts
-from models.checkpoints.quantized.registry import QuantisedReader
+from models.checkpoints.quantized.registry import QuantizedReader
 from models.checkpoints.safetensors import plain_dtype
 from models.errors import CheckpointError
 
@@ -10,13 +10,13 @@ from models.errors import CheckpointError
 _KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
 
 
-class QuantisedCheckpoint:
+class QuantizedCheckpoint:
     """The plain tensors as they are, and `<module>.weight` in place of each module's codes, scales and zeros.
 
-    Modules that the quantiser left out are plain. What no module claims stays as it is, and the loader names it.
+    Modules that the quantizer left out are plain. What no module claims stays as it is, and the loader names it.
     """
 
-    def __init__(self, files: Checkpoint, reader: QuantisedReader) -> None:
+    def __init__(self, files: Checkpoint, reader: QuantizedReader) -> None:
         """files: all tensors as stored. Raises CheckpointError for modules that are incomplete or stored twice,
         UnsupportedModelError for variants that headrace does not read."""
         rest = {name: tensor for name, tensor in files.tensors.items() if not name.endswith(_KV_CACHE_SCALES)}
@@ -33,6 +33,6 @@ class QuantisedCheckpoint:
                 continue
             if kept.name in self.tensors:
                 raise CheckpointError(
-                    f"{kept.file} holds {kept.name!r} quantised and plain; fetch the checkpoint again"
+                    f"{kept.file} holds {kept.name!r} quantized and plain; fetch the checkpoint again"
                 )
             self.tensors[kept.name] = kept

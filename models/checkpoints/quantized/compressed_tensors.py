@@ -7,7 +7,7 @@ quantized
 mxfp4-pack-quantized  weight_packed uint8 [rows, columns / 2], even columns in low nibbles; weight_scale E8M0
 
 weight_scale  [rows, groups] in bf16, fp16 or fp32; [blocks, blocks] for strategy block; one for strategy tensor
-input_scale   one number, where activations are quantised by a static scale
+input_scale   one number, where activations are quantized by a static scale
 """
 
 import torch

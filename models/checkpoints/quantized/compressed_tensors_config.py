@@ -83,7 +83,7 @@ class CompressedTensorsConfig:
             for targets, settings in self.groups:
                 if any(is_match(target, parts.module) for target in targets):
                     return settings
-        raise parts.broken(f"{parts.module!r} is stored quantised, and no group of quantization_config names it")
+        raise parts.broken(f"{parts.module!r} is stored quantized, and no group of quantization_config names it")
 
     def _is_matched(self, target: str, module: str) -> bool:
         return target in self.patterns and self.patterns[target].is_match(module)

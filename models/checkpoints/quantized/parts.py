@@ -1,4 +1,4 @@
-"""Parts: the tensors that together hold one quantised matrix, taken out of a checkpoint by name, dtype and shape."""
+"""Parts: the tensors that together hold one quantized matrix, taken out of a checkpoint by name, dtype and shape."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 
 from models.checkpoints.base import StoredQuant, StoredTensor
 from models.errors import CheckpointError
-from models.quant.dequantize import dequantise
+from models.quant.dequantize import dequantize
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 FLOATS = ("BF16", "F16", "F32")  # what scales are stored in
@@ -61,7 +61,7 @@ class Parts:
         tensor = self._tensors.pop(name, None)
         if tensor is None:
             raise CheckpointError(
-                f"{self.file} lacks tensor {name!r} of a quantised matrix; fetch the checkpoint again"
+                f"{self.file} lacks tensor {name!r} of a quantized matrix; fetch the checkpoint again"
             )
         if tensor.format not in formats:
             raise self.broken(f"{name!r} is stored as {tensor.format}; it must be {' or '.join(formats)}")
@@ -79,8 +79,8 @@ class Parts:
         return part
 
     def mark_zero_bias(self) -> None:
-        """Let a bias that is all zeros be left over: quantisers add it to layers that have none. Where the architecture
-        has one, zeros are what the model learnt."""
+        """Let a bias that is all zeros be left over: quantizers add it to layers that have none. Where the architecture
+        has one, zeros are what the model learned."""
         bias = self._tensors.get(self.module + ".bias")
         if bias is not None and bias.read_stored is not None and not bool(bias.read_stored().any()):
             self._tensors[bias.name] = dataclasses.replace(bias, may_be_unused=True)
@@ -102,7 +102,7 @@ class Parts:
             return matrix
 
         def read_dense(dtype: torch.dtype) -> torch.Tensor:
-            return dequantise(read_sound(), dtype).view(shape)
+            return dequantize(read_sound(), dtype).view(shape)
 
         return StoredTensor(
             name,
@@ -111,7 +111,7 @@ class Parts:
             self.num_bytes,
             self.file,
             read_dense,
-            quantised=StoredQuant(kind, read_sound),
+            quantized=StoredQuant(kind, read_sound),
         )
 
 

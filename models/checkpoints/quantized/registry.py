@@ -1,4 +1,4 @@
-"""Quantised safetensors checkpoints: quant_method of the configuration -> reader, imported when first asked for."""
+"""Quantized safetensors checkpoints: quant_method of the configuration -> reader, imported when first asked for."""
 
 import importlib
 from pathlib import Path
@@ -19,7 +19,7 @@ _READERS = {
 }
 
 
-# Files in which tools described their quantisation before config.json had a place for it, and the method's name there.
+# Files in which tools described their quantization before config.json had a place for it, and the method's name there.
 OLD_FILES = {
     "quantize_config.json": "gptq",  # AutoGPTQ
     "quant_config.json": "awq",  # AutoAWQ
@@ -27,7 +27,7 @@ OLD_FILES = {
 }
 
 
-class QuantisedReader(Protocol):
+class QuantizedReader(Protocol):
     """Knows one method's tensors; made for one checkpoint from its quantization_config, which it holds against what it
     supports."""
 
@@ -39,8 +39,8 @@ class QuantisedReader(Protocol):
         CheckpointError where parts are missing or misshapen, UnsupportedModelError for what headrace cannot read."""
 
 
-def quantisation_config(config: HFConfig, root: Path) -> HFConfig | None:
-    """How the weights of a folder are quantised, with a quant_method; None if they are not."""
+def quantization_config(config: HFConfig, root: Path) -> HFConfig | None:
+    """How the weights of a folder are quantized, with a quant_method; None if they are not."""
     for name in ("quantization_config", "compression_config"):  # the second of old compressed-tensors
         if config.has(name):
             return config.section(name)
@@ -51,21 +51,21 @@ def quantisation_config(config: HFConfig, root: Path) -> HFConfig | None:
     return None
 
 
-def reader_for(config: HFConfig) -> QuantisedReader:
+def reader_for(config: HFConfig) -> QuantizedReader:
     """The reader for a quantization_config; raises UnsupportedModelError that names what is supported."""
     known = ", ".join(sorted(_READERS))
     if not config.has("quant_method") and not config.has("load_in_4bit"):
         raise UnsupportedModelError(
-            f"{config.source}: quantization_config has no quant_method, which says how the weights are quantised; it "
+            f"{config.source}: quantization_config has no quant_method, which says how the weights are quantized; it "
             f"must be one of {known}"
         )
     method = config.text("quant_method", "bitsandbytes")
     path = _READERS.get(method)
     if path is None:
         raise UnsupportedModelError(
-            f"{config.source}: weights quantised by {method!r} are not supported; use a version quantised by "
-            f"{known}, an unquantised one, or a GGUF file"
+            f"{config.source}: weights quantized by {method!r} are not supported; use a version quantized by "
+            f"{known}, an unquantized one, or a GGUF file"
         )
     module, _, name = path.partition(":")
-    reader: QuantisedReader = getattr(importlib.import_module(module), name)(config)
+    reader: QuantizedReader = getattr(importlib.import_module(module), name)(config)
     return reader

@@ -33,7 +33,7 @@ def _start(target: Path, draft: Path, stages: list[str] | None = None, **options
     return build_engine(config, lambda stage, *_: None if stages is None else stages.append(stage))[0]
 
 
-def test_a_misspelt_draft_is_refused_before_the_model_is_loaded(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_draft_is_refused_before_the_model_loads(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "load_model", None)
     missing = target / "nowhere"
     with pytest.raises(StartupError, match=f"draft model {missing} cannot be used: .* does not exist"):

@@ -1,4 +1,4 @@
-"""engine/quality: what quantisation costs is measured, bounded, kept beside the weights and found again."""
+"""engine/quality: what quantization costs is measured, bounded, kept beside the weights and found again."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def test_quality_is_said_at_the_start(folder: Path) -> None:
     info = start(folder, quantization=Quantization.INT8)
     (line,) = [note for note in info.notes if note.startswith("Quality:")]
     assert f"{quality_of(info).perplexity:.4g} against {quality_of(info).reference_perplexity:.4g}" in line
-    assert f"reference: {folder} unquantised, in bfloat16" in line
+    assert f"reference: {folder} unquantized, in bfloat16" in line
     assert info.weight_formats["int8"] == 14
 
 
@@ -129,7 +129,7 @@ def test_a_measurement_without_a_number_is_beyond_any_bound() -> None:
     with pytest.raises(StartupError, match=r"from 3 to nan, no finite number; take more bits"):
         report.check_quality(broken, None, remedy="take more bits")
     nothing = msgspec.structs.replace(broken, perplexity=3.0, reference_perplexity=math.nan)
-    with pytest.raises(StartupError, match="unquantised weights is nan"):
+    with pytest.raises(StartupError, match="unquantized weights is nan"):
         report.check_quality(nothing, None, remedy="")
 
 

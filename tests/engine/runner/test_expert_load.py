@@ -38,7 +38,7 @@ def layer(mlp: MLPSpec | MoESpec) -> LayerSpec:
 
 
 def experts(count: int, chosen: int) -> MoESpec:
-    return MoESpec(count, MLP, RouterSpec(RouterScore.SOFTMAX, chosen, renormalises=True))
+    return MoESpec(count, MLP, RouterSpec(RouterScore.SOFTMAX, chosen, renormalizes=True))
 
 
 def random_decoder(*layers: LayerSpec) -> Decoder:

@@ -52,9 +52,9 @@ class TwoRuns:
     """The same steps as ever and recorded, each on KV tensors of its own."""
 
     def __init__(
-        self, folder: Path, dtype: torch.dtype, backend: AttentionBackend, quantise_to: Encoding | None = None
+        self, folder: Path, dtype: torch.dtype, backend: AttentionBackend, quantize_to: Encoding | None = None
     ) -> None:
-        decoder = load_folder(folder, dtype, backend, WeightOptions(quantise_to=quantise_to))
+        decoder = load_folder(folder, dtype, backend, WeightOptions(quantize_to=quantize_to))
         self.plain, other = PagedRun(decoder, backend), PagedRun(decoder, backend)
         library = kernel_library()
         assert library is not None
@@ -80,9 +80,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("quantise_to", [None, Encoding.INT4, Encoding.FP8_E4M3])
-def test_recorded_steps_equal_those_that_run_as_ever(folder: Path, quantise_to: Encoding | None) -> None:
-    runs = TwoRuns(folder, torch.bfloat16, CpuAttention(), quantise_to)
+@pytest.mark.parametrize("quantize_to", [None, Encoding.INT4, Encoding.FP8_E4M3])
+def test_recorded_steps_equal_those_that_run_as_ever(folder: Path, quantize_to: Encoding | None) -> None:
+    runs = TwoRuns(folder, torch.bfloat16, CpuAttention(), quantize_to)
 
     for counts in STEPS:
         plain, recorded = runs.step(counts)

@@ -22,7 +22,7 @@ def _choose(*candidates: Candidate, row_s: float = 0.0, pass_s: float = 0.0, row
     )
 
 
-def _modelled(stands: float, goes_on: float) -> Candidate:
+def _modeled(stands: float, goes_on: float) -> Candidate:
     return Candidate([stands] * 8, [1.0, *[goes_on] * 7], needs_passes=True)
 
 
@@ -40,8 +40,8 @@ def test_no_more_is_drafted_than_the_step_has_room_for_and_the_likeliest_first()
 
 def test_passes_that_do_not_take_place_cost_nothing() -> None:
     """A draft model that stops where it is unsure is allowed longer drafts than one that goes on and is wrong."""
-    (careful,) = _choose(_modelled(0.98, 0.8), pass_s=0.010).lengths
-    (careless,) = _choose(_modelled(0.98 * 0.8, 1.0), pass_s=0.010).lengths
+    (careful,) = _choose(_modeled(0.98, 0.8), pass_s=0.010).lengths
+    (careless,) = _choose(_modeled(0.98 * 0.8, 1.0), pass_s=0.010).lengths
     assert careless < careful == 8
 
 

@@ -54,7 +54,7 @@ def test_good_drafts_are_taken_as_far_as_they_pay() -> None:
         speculator.row_ms = row_ms
         engine, _ = speculating_engine(speculator, num_blocks=512, max_model_len=1100)
         _, client = texts(engine, [make_request("a", make_prompt(6), max_tokens=600, ignore_eos=True)])
-        assert all(step.realised_speedup is not None for step in client.steps[1:])
+        assert all(step.realized_speedup is not None for step in client.steps[1:])
         return [step.draft_tokens for step in client.steps[-40:]]
 
     free, cheap, dear = lengths(0.0), lengths(20.0), lengths(1000.0)
@@ -68,14 +68,14 @@ def test_steps_without_drafts_are_as_fast_as_such_steps_are() -> None:
     report = SpecReport()
     report.begin_step()
     report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.0)
-    assert report.stats()["realised_speedup"] == 1.0
+    assert report.stats()["realized_speedup"] == 1.0
     report.begin_step()
     report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.002)
-    assert report.stats()["realised_speedup"] == pytest.approx(0.0198 / 0.0218)
+    assert report.stats()["realized_speedup"] == pytest.approx(0.0198 / 0.0218)
     report.begin_step()
     report.count_draft(4, 4)
     report.take_decoding(1, 5, has_drafts=True, plain_s=0.010, step_s=0.012, drafting_s=0.0)
-    assert report.stats()["realised_speedup"] > 2
+    assert report.stats()["realized_speedup"] > 2
 
 
 def test_under_load_nobody_drafts() -> None:

@@ -1,4 +1,4 @@
-"""Calibration: what linear layers meet is summed up, and weights aim at what the unquantised model gives."""
+"""Calibration: what linear layers meet is summed up, and weights aim at what the unquantized model gives."""
 
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from models.linear.linear import Linear
 from models.loading.layer_stream import LayerStream, layer_of
 from models.loading.open import open_model
 from models.quant.activations import round_by_token
-from models.quant.dequantize import dequantise
-from models.quant.gptq import factored, quantise_for_inputs
+from models.quant.dequantize import dequantize
+from models.quant.gptq import factored, quantize_for_inputs
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import llama_config
@@ -65,7 +65,7 @@ SHAPES = [(24, 48), (64, 32)]
 
 
 def disturbed(shape: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A matrix, inputs of the unquantised model, and the same after an error that depends on them."""
+    """A matrix, inputs of the unquantized model, and the same after an error that depends on them."""
     rows, columns = shape
     random = torch.Generator().manual_seed(1)
     weight = torch.randn(rows, columns, generator=random) * columns**-0.5
@@ -93,8 +93,8 @@ def test_matrices_make_up_for_the_errors_before_them(shape: tuple[int, int]) -> 
     _, fresh, fresh_inputs = disturbed(shape, seed=3)
     misses = []
     for aim in (weight, sums.corrected(module[0], factor)):
-        codes = quantise_for_inputs(aim, factor, Encoding.INT4, shape[1], torch.float32)
-        misses.append(float((fresh @ weight.t() - fresh_inputs @ dequantise(codes, torch.float32).t()).norm()))
+        codes = quantize_for_inputs(aim, factor, Encoding.INT4, shape[1], torch.float32)
+        misses.append(float((fresh @ weight.t() - fresh_inputs @ dequantize(codes, torch.float32).t()).norm()))
     assert misses[1] < 0.8 * misses[0]
 
 
@@ -164,7 +164,7 @@ def test_a_layer_may_be_computed_in_two_parts(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_outputs_that_are_aimed_at_have_the_factors_of_their_rows(tmp_path: Path) -> None:
-    """Nothing is quantised, so that nothing is missed; gate and up together are narrower than their inputs."""
+    """Nothing is quantized, so that nothing is missed; gate and up together are narrower than their inputs."""
     folder = write_model_folder(tmp_path, llama_config(**{**SIZES, "intermediate_size": 32}))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
     stream.read_ends()

@@ -31,8 +31,8 @@ from models.linear.storage import WeightOptions
 from models.loading.layer_stream import LayerStream, Passage, layer_of
 from models.loading.load import LoadOptions, load_model
 from models.loading.open import open_model
-from models.quant.dequantize import dequantise
-from models.quant.gptq import quantise_to_nearest
+from models.quant.dequantize import dequantize
+from models.quant.gptq import quantize_to_nearest
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor
 from models.sources.resolve import ModelFiles, resolve_model
 from models.tokenizer.assets import TokenizerAssets
@@ -60,7 +60,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("qwen"), qwen2_config(**SIZES, tie_word_embeddings=True))
 
 
-def quantised(source: Path, out: Path, **options: object) -> Written:
+def quantized(source: Path, out: Path, **options: object) -> Written:
     out.mkdir()
     files = resolve_model(str(source), None, lambda *_: None)
     config = QuantizeConfig(out=str(out), **options)  # type: ignore[arg-type]
@@ -94,42 +94,42 @@ def test_what_is_written_is_read_back(
     activation: ActivationQuantization,
     largest_error: float,
 ) -> None:
-    written = quantised(llama, tmp_path / "out", scheme=scheme, method=Method.RTN)
+    written = quantized(llama, tmp_path / "out", scheme=scheme, method=Method.RTN)
     before, after = weights_of(llama), weights_of(tmp_path / "out")
     assert before.keys() == after.keys()
     for name, weight in before.items():
         if name.removesuffix(".weight") in written.group_size_of:
             size = written.group_size_of[name.removesuffix(".weight")] or weight.shape[1]
-            nearest = quantise_to_nearest(weight, encoding, size, torch.bfloat16)
-            assert torch.equal(after[name], dequantise(nearest, torch.float32))
+            nearest = quantize_to_nearest(weight, encoding, size, torch.bfloat16)
+            assert torch.equal(after[name], dequantize(nearest, torch.float32))
             assert 0 < float((after[name] - weight).norm() / weight.norm()) < largest_error
         else:
             assert torch.equal(after[name], weight), name
     assert len(written.group_size_of) == 14
     assert written.plain == ["lm_head"]
     stored = open_model(ModelFiles(tmp_path / "out", (), "out")).checkpoint.tensors.values()
-    assert {each.quantised.kind.activation for each in stored if each.quantised} == {activation}
+    assert {each.quantized.kind.activation for each in stored if each.quantized} == {activation}
 
 
 def test_int8_may_have_groups(llama: Path, tmp_path: Path) -> None:
-    written = quantised(llama, tmp_path / "out", scheme=Scheme.INT8, group_size=32)
+    written = quantized(llama, tmp_path / "out", scheme=Scheme.INT8, group_size=32)
     assert set(written.group_size_of.values()) == {32}
     before, after = weights_of(llama), weights_of(tmp_path / "out")
     for module in written.group_size_of:
-        nearest = quantise_to_nearest(before[f"{module}.weight"], Encoding.INT8, 32, torch.bfloat16)
-        assert torch.equal(after[f"{module}.weight"], dequantise(nearest, torch.float32))
+        nearest = quantize_to_nearest(before[f"{module}.weight"], Encoding.INT8, 32, torch.bfloat16)
+        assert torch.equal(after[f"{module}.weight"], dequantize(nearest, torch.float32))
 
 
 def test_rows_that_do_not_fill_the_last_word_are_padded() -> None:
     codes = torch.tensor([[-127, 0, 1, 127, 5]], dtype=torch.int8)
-    quantised = QuantTensor(Encoding.INT8, codes, torch.ones(1, 1), None, group_size=5)
-    packed = tensors_of("x", quantised, Form(Encoding.INT8))["x.weight_packed"]
+    quantized = QuantTensor(Encoding.INT8, codes, torch.ones(1, 1), None, group_size=5)
+    packed = tensors_of("x", quantized, Form(Encoding.INT8))["x.weight_packed"]
     assert packed.view(torch.uint8)[0, :5].tolist() == [1, 128, 129, 255, 133]
     assert packed.shape == (1, 2)
 
 
 def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: Path) -> None:
-    written = quantised(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN)
+    written = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN)
     assert set(written.group_size_of.values()) == {64, 32}  # 128 divides neither 64 nor 160
     config = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     groups = {group["weights"]["group_size"]: group["targets"] for group in config["config_groups"].values()}
@@ -151,17 +151,17 @@ def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(LayerStream, "compute", remember)
         source = write_model_folder(tmp_path / "in", llama_config(**{**SIZES, "intermediate_size": 100}))
-        quantised(source, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
+        quantized(source, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
     written = open_model(ModelFiles(tmp_path / "out", (), "out"))
     stream = LayerStream(
-        written, dtype=torch.float32, device=torch.device("cpu"), weights=WeightOptions(keeps_quantised=False)
+        written, dtype=torch.float32, device=torch.device("cpu"), weights=WeightOptions(keeps_quantized=False)
     )
     stream.read_ends()
     passage = stream.begin(after_first[-1].batches)
     with torch.inference_mode():
         index, _ = next(stream.layers("read", lambda *_: None))
         stream.compute(index, passage)
-    seen = after_first[-1].hidden()  # after the unquantised layer's
+    seen = after_first[-1].hidden()  # after the unquantized layer's
     assert (passage.hidden() - seen).norm() < 0.01 * seen.norm()  # norms are written in bf16
 
 
@@ -183,7 +183,7 @@ def test_a_wrapped_language_model_is_refused(tmp_path: Path) -> None:
 
 def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:
     source = write_model_folder(tmp_path / "in", llama_config(**{**SIZES, "intermediate_size": 72}))
-    written = quantised(source, tmp_path / "out", scheme=Scheme.INT4)
+    written = quantized(source, tmp_path / "out", scheme=Scheme.INT4)
     assert [name for name in written.plain if name.endswith("down_proj")] == [
         f"model.layers.{layer}.mlp.down_proj" for layer in (0, 1)
     ]
@@ -217,21 +217,21 @@ def test_calibration_brings_the_outputs_nearer(
     truth = logits_of(folder, tokens)
     errors = []
     for method in (Method.RTN, Method.GPTQ):
-        quantised(folder, tmp_path / method, scheme=scheme, method=method)
+        quantized(folder, tmp_path / method, scheme=scheme, method=method)
         errors.append(float((logits_of(tmp_path / method, tokens) - truth).norm() / truth.norm()))
     assert 0 < errors[1] < 0.9 * errors[0]
 
 
 def test_fp8_is_calibrated_without_factors(llama: Path, tmp_path: Path) -> None:
     """All but the codes and scales is as it was: norms too, where int4's and int8's factors go."""
-    written = quantised(llama, tmp_path / "out", scheme=Scheme.FP8_DYNAMIC)
+    written = quantized(llama, tmp_path / "out", scheme=Scheme.FP8_DYNAMIC)
     before, after = weights_of(llama), weights_of(tmp_path / "out")
     changed = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
     assert changed == {f"{module}.weight" for module in written.group_size_of}
     assert len(changed) == 14
     for name in changed:
-        nearest = quantise_to_nearest(before[name], Encoding.FP8_E4M3, before[name].shape[1], torch.bfloat16)
-        assert not torch.equal(after[name], dequantise(nearest, torch.float32))
+        nearest = quantize_to_nearest(before[name], Encoding.FP8_E4M3, before[name].shape[1], torch.bfloat16)
+        assert not torch.equal(after[name], dequantize(nearest, torch.float32))
         assert float((after[name] - before[name]).norm() / before[name].norm()) < 0.07
 
 
@@ -280,7 +280,7 @@ def test_a_gguf_becomes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(hugging_face, "load_tokenizer_assets", lambda *_: assets)
     monkeypatch.setattr(conversion, "load_tokenizer_assets", lambda *_: assets)
     write_gguf(random_model(llama_config(**SIZES)), tmp_path / "model.gguf", GGMLQuantizationType.Q8_0)
-    quantised(tmp_path / "model.gguf", tmp_path / "out", scheme=Scheme.INT4)
+    quantized(tmp_path / "model.gguf", tmp_path / "out", scheme=Scheme.INT4)
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["model_type"] == "llama"
     assert json.loads((tmp_path / "out/generation_config.json").read_text()) == {"bos_token_id": 0, "eos_token_id": [1]}
@@ -306,19 +306,19 @@ def test_large_checkpoints_are_sharded(tmp_path: Path) -> None:
 def test_transposed_matrices_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = write_model_folder(tmp_path / "in", gpt2_config(vocab_size=VOCAB_SIZE))
     with pytest.raises(UnsupportedModelError, match="is stored transposed, for which compressed-tensors has no form"):
-        quantised(source, tmp_path / "out", scheme=Scheme.INT8)
+        quantized(source, tmp_path / "out", scheme=Scheme.INT8)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_full_disk_is_refused_before_anything_is_read(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = quantised(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN).num_bytes
+    needed = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN).num_bytes
     monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(0.9 * needed)))
     with pytest.raises(StartupError, match=r"the checkpoint will take .* free; make space there"):
-        quantised(llama, tmp_path / "more", scheme=Scheme.INT4)
+        quantized(llama, tmp_path / "more", scheme=Scheme.INT4)
     monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.01 * needed)))
-    quantised(llama, tmp_path / "enough", scheme=Scheme.INT4, method=Method.RTN)
+    quantized(llama, tmp_path / "enough", scheme=Scheme.INT4, method=Method.RTN)
 
 
 def test_a_disk_that_fills_up_is_said_so(tmp_path: Path) -> None:
@@ -331,11 +331,11 @@ def test_a_disk_that_fills_up_is_said_so(tmp_path: Path) -> None:
 def test_matrices_of_mixed_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = write_model_folder(tmp_path / "in", qwen35(vocab_size=VOCAB_SIZE))
     with pytest.raises(UnsupportedModelError, match=r"q_proj.weight' holds several matrices whose rows are mixed"):
-        quantised(source, tmp_path / "out", scheme=Scheme.INT8)
+        quantized(source, tmp_path / "out", scheme=Scheme.INT8)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_experts_are_quantised_and_their_router_is_not(tmp_path: Path) -> None:
+def test_experts_are_quantized_and_their_router_is_not(tmp_path: Path) -> None:
     config = Qwen3MoeConfig(
         **{**SIZES, "intermediate_size": 96, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
         num_hidden_layers=1,
@@ -345,7 +345,7 @@ def test_experts_are_quantised_and_their_router_is_not(tmp_path: Path) -> None:
         max_position_embeddings=256,
     )
     source = write_model_folder(tmp_path / "in", config)
-    written = quantised(source, tmp_path / "out", scheme=Scheme.INT4)
+    written = quantized(source, tmp_path / "out", scheme=Scheme.INT4)
     assert "model.layers.0.mlp.gate" in written.plain
     assert "model.layers.0.mlp.experts.3.down_proj" in written.group_size_of
     assert logits_of(tmp_path / "out").isfinite().all()
@@ -371,6 +371,6 @@ def short_convolutions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("lfm2"), lfm2(**SIZES, tie_word_embeddings=False))
 
 
-def test_short_convolutions_are_quantised(short_convolutions: Path, tmp_path: Path) -> None:
-    written = quantised(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
+def test_short_convolutions_are_quantized(short_convolutions: Path, tmp_path: Path) -> None:
+    written = quantized(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
     assert "model.layers.0.conv.in_proj" in written.group_size_of

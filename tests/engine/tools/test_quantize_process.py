@@ -46,20 +46,20 @@ def kept(tmp_path: Path) -> Iterator[Path]:
     os.umask(mask)
 
 
-def quantise(model: Path, config: QuantizeConfig) -> None:
+def quantize(model: Path, config: QuantizeConfig) -> None:
     assert config.out is not None
-    command.quantise(str(model), config, Place.of(config.out, "token"), lambda *_: None)
+    command.quantize(str(model), config, Place.of(config.out, "token"), lambda *_: None)
 
 
 def test_a_folder_appears_with_its_quality(llama: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept.mkdir()  # empty
-    quantise(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
+    quantize(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
     (record,) = json.loads((kept / FILE_NAME).read_text())["records"]
-    assert record["quality"]["reference"] == f"{llama} unquantised, in bfloat16"
+    assert record["quality"]["reference"] == f"{llama} unquantized, in bfloat16"
     assert {oct(path.stat().st_mode)[-3:] for path in kept.iterdir()} == {"644"}
     shown = capsys.readouterr().out
     assert "a scale a row in 14 matrices" in shown.replace("\n", " ")
-    assert "Not quantised: lm_head" in shown
+    assert "Not quantized: lm_head" in shown
     assert "KL divergence" in shown
     assert [path.name for path in kept.parent.iterdir()] == ["out"]
 
@@ -72,7 +72,7 @@ def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, kept: Path, monke
     for out in (kept, kept / "folders" / "that" / "are made"):
         config = QuantizeConfig(scheme=Scheme.INT8, out=str(out), max_quality_loss=0.5)
         with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
-            quantise(llama, config)
+            quantize(llama, config)
         assert list(kept.parent.iterdir()) == []
 
 
@@ -80,9 +80,9 @@ def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> No
     kept.mkdir()
     (kept / "a").touch()
     with pytest.raises(StartupError, match="is not empty"):
-        quantise(llama, QuantizeConfig(out=str(kept)))
+        quantize(llama, QuantizeConfig(out=str(kept)))
     with pytest.raises(StartupError, match="is a file"):
-        quantise(llama, QuantizeConfig(out=str(kept / "a")))
+        quantize(llama, QuantizeConfig(out=str(kept / "a")))
 
 
 @pytest.mark.parametrize("out", ["", ".", "../here"])
@@ -95,7 +95,7 @@ def test_the_folder_that_the_command_was_started_in_is_refused(
     with pytest.raises(
         StartupError, match=r"--out is the folder that this command was started in.*name a folder in it"
     ):
-        quantise(llama, QuantizeConfig(out=out))
+        quantize(llama, QuantizeConfig(out=out))
 
 
 NORM, PROJECTION = "model.layers.1.post_attention_layernorm.weight", "model.layers.0.self_attn.q_proj.weight"
@@ -113,7 +113,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(
     tensors[name].view(-1)[3] = value
     save_file(tensors, model / "model.safetensors")
     with pytest.raises(ModelError, match=rf"{name}' holds numbers that are not finite.*fetch the checkpoint again"):
-        quantise(model, QuantizeConfig(scheme=scheme, out=str(kept)))
+        quantize(model, QuantizeConfig(scheme=scheme, out=str(kept)))
     assert not kept.exists()
 
 
@@ -124,11 +124,11 @@ def test_a_calibration_text_that_will_not_do_is_refused(
     text = kept.parent / "short.txt"
     config = QuantizeConfig(out=str(kept), calibration=str(text))
     with pytest.raises(StartupError, match=r"cannot read the calibration text '.*short\.txt': No such file"):
-        quantise(Path("no/model"), config)
+        quantize(Path("no/model"), config)
     for content in ("", "A few words."):
         text.write_text(content)
         with pytest.raises(StartupError, match=r"has \d+ tokens; at least 512 are needed"):
-            quantise(llama, config)
+            quantize(llama, config)
     assert not kept.exists()
 
 
@@ -173,15 +173,15 @@ def test_a_checkpoint_that_cannot_be_finished_is_said_so(
 
     monkeypatch.setattr(hugging_face, "write_json", fail)
     with pytest.raises(StartupError, match=r"cannot write the checkpoint \(No space left on device: config\.json\)"):
-        quantise(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
+        quantize(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
     assert list(kept.parent.iterdir()) == []
 
 
-def test_a_model_none_of_whose_matrices_can_be_quantised_is_refused(kept: Path, tmp_path: Path) -> None:
+def test_a_model_none_of_whose_matrices_can_be_quantized_is_refused(kept: Path, tmp_path: Path) -> None:
     sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 48, "intermediate_size": 80}
     odd = write_model_folder(tmp_path / "odd", llama_config(**sizes))
     with pytest.raises(ModelError, match=r"--scheme int4 .* \(they have 48, .*\); choose fp8"):
-        quantise(odd, QuantizeConfig(out=str(kept)))
+        quantize(odd, QuantizeConfig(out=str(kept)))
     assert not kept.exists()
 
 
@@ -197,5 +197,5 @@ def test_memory_that_runs_out_is_said_so(
     config = QuantizeConfig(scheme=Scheme.INT8, out=str(kept))
     job = msgspec.json.encode([str(llama), config, "token"]).decode()
     assert process.main([job]) == 1
-    assert "headrace: quantising needs more memory" in capsys.readouterr().err
+    assert "headrace: quantizing needs more memory" in capsys.readouterr().err
     assert list(kept.parent.iterdir()) == []

@@ -1,6 +1,6 @@
 """What `headrace quantize` writes, held against what compressed-tensors' own decompressor read of it.
 
-tests/fixtures/quantized/make_written.py kept the library's values; test_quantised_checkpoints.py reads these fixtures
+tests/fixtures/quantized/make_written.py kept the library's values; test_quantized_checkpoints.py reads these fixtures
 as all others.
 """
 
@@ -63,7 +63,7 @@ def test_the_folder_that_the_library_read_is_written_again(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_the_library_read_the_weights_that_were_quantised(kind: str) -> None:
+def test_the_library_read_the_weights_that_were_quantized(kind: str) -> None:
     """Its values are near those of the model before: codes, scales and their order are the format's."""
     scheme, sizes = WRITTEN[kind]
     expected, _, _ = expected_of(kind)

@@ -163,7 +163,7 @@ def test_llama4_file_with_128_experts_has_no_norms_of_queries_and_keys(tmp_path:
 
 @pytest.mark.parametrize("variant", ["llama-gqa", "llama3-rope", "qwen2", "gpt2"])
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0])
-def test_gguf_logits_equal_those_of_its_dequantised_weights(
+def test_gguf_logits_equal_those_of_its_dequantized_weights(
     tmp_path: Path, variant: str, kind: GGMLQuantizationType
 ) -> None:
     model = random_model(ALL_VARIANTS[variant]())

@@ -141,7 +141,7 @@ VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
         rms_norm_eps=1e-3,
     ),
     "olmoe": olmoe,
-    "olmoe-renormalised": lambda: olmoe(norm_topk_prob=True, num_key_value_heads=4, rms_norm_eps=1e-3),
+    "olmoe-renormalized": lambda: olmoe(norm_topk_prob=True, num_key_value_heads=4, rms_norm_eps=1e-3),
     "granite": granite,
     "granite-biases": lambda: granite(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
     "granite-moe": granite_moe,

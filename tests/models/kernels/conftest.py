@@ -4,7 +4,7 @@ import pytest
 
 from models.kernels.cpu import build, library
 
-# All its code is that of its neighbours, and compiling takes time.
+# All its code is that of its neighbors, and compiling takes time.
 _NOT_TESTED = "avx512_vnni"
 
 

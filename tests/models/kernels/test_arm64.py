@@ -51,13 +51,13 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_pack_weights": each(
         test_quantized_linear.test_scales_that_are_not_finite_are_found, fmt=FORMATS, number=[float("nan")]
     ),
-    "hr_dequantise_gguf": each(
-        test_dequantize_gguf.test_dequantised_rows_are_exactly_those_of_gguf, fmt=FORMATS, dtype=DTYPES
+    "hr_dequantize_gguf": each(
+        test_dequantize_gguf.test_dequantized_rows_are_exactly_those_of_gguf, fmt=FORMATS, dtype=DTYPES
     ),
     "hr_gather_rows": each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS),
     "hr_quantized_linear": [
         *each(
-            test_quantized_linear.test_product_equals_dequantised_product_over_row_counts, fmt=FORMATS, rows=[1, 3, 17]
+            test_quantized_linear.test_product_equals_dequantized_product_over_row_counts, fmt=FORMATS, rows=[1, 3, 17]
         ),
         *each(test_quantized_linear.test_segments_of_different_formats_stand_side_by_side, rows=[1, 40]),
         *each(test_quantized_linear.test_input_rows_are_prepared, kind=list(InputKind), rows=[30]),
@@ -76,12 +76,12 @@ COMPARISONS: dict[str, list[Comparison]] = {
     ),
     "hr_scaled_gather_rows": each(test_scaled_linear.test_looked_up_rows_are_exactly_the_reference, name=KINDS),
     "hr_scaled_linear": [
-        *each(test_scaled_linear.test_product_equals_dequantised_product, name=KINDS, rows=[1, 5, 64]),
+        *each(test_scaled_linear.test_product_equals_dequantized_product, name=KINDS, rows=[1, 5, 64]),
         *each(test_scaled_linear.test_permuted_columns_meet_their_inputs, name=["int4 g128, zeros"], rows=[1, 80]),
         *each(test_scaled_linear.test_matrices_of_all_kinds_stand_side_by_side, rows=[1, 80]),
         *each(test_scaled_linear.test_input_rows_are_prepared, name=["int4 g32", "fp8 w8a8"], rows=[1]),
     ],
-    "hr_quantise": [
+    "hr_quantize": [
         *each(
             test_quantize.test_native_codes_and_scales_are_those_of_torch,
             dtype=DTYPES,

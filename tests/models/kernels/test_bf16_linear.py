@@ -55,7 +55,7 @@ def test_input_rows_are_prepared_and_rounded(kernels: KernelLibrary, kind: Input
         prepared = F.silu(x[:, :96].float()) * x[:, 96:]
     got = _layer(kernels, weight)(x, prepare=RowInput(kind, scale, eps=1e-5), out_dtype=torch.float32)
     want = prepared.bfloat16().double() @ weight.double().T
-    # the last fp32 bit of a norm may round to the neighbouring bf16: 2^-8 of one of 96 terms
+    # the last fp32 bit of a norm may round to the neighboring bf16: 2^-8 of one of 96 terms
     torch.testing.assert_close(got.double(), want, atol=2e-2, rtol=1e-3)
 
 

@@ -13,24 +13,24 @@ from models.kernels.moe import NativeExperts, takes_experts
 from models.layers.moe import MoE, Router
 from models.linear.dense import Unquantized
 from models.linear.prologue import AS_IS
-from models.quant.dequantize import dequantise
-from models.quant.round_to_nearest import quantise_matrix
-from models.quant.scaled_weight import pack_quantised
+from models.quant.dequantize import dequantize
+from models.quant.round_to_nearest import quantize_matrix
+from models.quant.scaled_weight import pack_quantized
 from models.quant.tensor import Encoding
 from models.spec import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 
 HIDDEN, INNER, EXPERTS = 64, 96, 8
 GATED = MLPSpec(INNER, Activation.SILU, is_gated=True)
-PLAIN_ROUTER = RouterSpec(RouterScore.SOFTMAX, 2, renormalises=True)
+PLAIN_ROUTER = RouterSpec(RouterScore.SOFTMAX, 2, renormalizes=True)
 GROUPED = RouterSpec(
-    RouterScore.SIGMOID, 3, renormalises=True, has_bias=True, has_correction=True, num_groups=4, groups_per_token=2,
+    RouterScore.SIGMOID, 3, renormalizes=True, has_bias=True, has_correction=True, num_groups=4, groups_per_token=2,
     group_score=GroupScore.BEST_TWO, scale=2.5,
 )  # fmt: skip
 ROUTERS = {
     "softmax": PLAIN_ROUTER,
-    "softmax, not renormalised": dataclasses.replace(PLAIN_ROUTER, renormalises=False, scale=1.5),
+    "softmax, not renormalized": dataclasses.replace(PLAIN_ROUTER, renormalizes=False, scale=1.5),
     "grouped by the best": dataclasses.replace(
-        PLAIN_ROUTER, renormalises=False, num_groups=2, groups_per_token=1, group_score=GroupScore.BEST
+        PLAIN_ROUTER, renormalizes=False, num_groups=2, groups_per_token=1, group_score=GroupScore.BEST
     ),
     "sigmoid, grouped by two": GROUPED,
     "all experts": dataclasses.replace(PLAIN_ROUTER, experts_per_token=EXPERTS),
@@ -52,9 +52,9 @@ def random_moe(spec: MoESpec) -> MoE:
 def pack(matrix: torch.Tensor, held: Encoding | WeightFormat, library: KernelLibrary) -> NativeWeight:
     """`matrix` packed, of which it takes the values."""
     if isinstance(held, Encoding):
-        quantised = quantise_matrix(matrix.contiguous(), held, 32)
-        matrix.copy_(dequantise(quantised, torch.float32))
-        return pack_quantised(quantised, library=library)
+        quantized = quantize_matrix(matrix.contiguous(), held, 32)
+        matrix.copy_(dequantize(quantized, torch.float32))
+        return pack_quantized(quantized, library=library)
     if held is WeightFormat.BF16:
         return pack_weight(held, matrix.bfloat16().contiguous(), *matrix.shape, library=library)
     kind = gguf.GGMLQuantizationType[held.name]
@@ -150,7 +150,7 @@ def test_what_is_shared_is_added_through_its_gate(kernels: KernelLibrary, dtype:
 
 @pytest.mark.parametrize("count", [1, 40])
 def test_inputs_are_weighted(kernels: KernelLibrary, count: int) -> None:
-    router = RouterSpec(RouterScore.SIGMOID, 2, renormalises=False, scales_input=True)
+    router = RouterSpec(RouterScore.SIGMOID, 2, renormalizes=False, scales_input=True)
     moe = random_moe(MoESpec(EXPERTS, GATED, router))
     out = torch.empty(count, HIDDEN)
 

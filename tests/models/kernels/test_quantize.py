@@ -1,12 +1,12 @@
-"""The native quantiser against the one in torch."""
+"""The native quantizer against the one in torch."""
 
 import pytest
 import torch
 
 from models.kernels.cpu.library import KernelLibrary
 from models.quant import round_to_nearest
-from models.quant.dequantize import dequantise
-from models.quant.scaled_weight import quantise_natively
+from models.quant.dequantize import dequantize
+from models.quant.scaled_weight import quantize_natively
 from models.quant.tensor import Encoding
 from tests.helpers.random_quantized import relative_error
 
@@ -22,17 +22,17 @@ def test_native_codes_and_scales_are_those_of_torch(
     weight[-1, -8:] = weight[-1, :8] * 1e-25 + 1e-25  # squares of which vanish
     weight = weight.to(dtype)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(round_to_nearest, "quantise_natively", lambda *_: None)
-        wanted = round_to_nearest.quantise_matrix(weight, encoding, group_size)
+        patched.setattr(round_to_nearest, "quantize_natively", lambda *_: None)
+        wanted = round_to_nearest.quantize_matrix(weight, encoding, group_size)
 
-    got = quantise_natively(weight, encoding, wanted.group_size, library=kernels)
+    got = quantize_natively(weight, encoding, wanted.group_size, library=kernels)
 
     assert got is not None
     # Sums are taken in another order, so that of two clippings of nearly the same error either may be chosen.
     are_near = torch.isclose(got.scales.float(), wanted.scales.float(), rtol=8e-3)  # bf16's last bit
     assert are_near.float().mean() > 0.97
     assert (got.codes != wanted.codes).float().mean() < 2e-2
-    dense = [dequantise(each, torch.float32) for each in (got, wanted)]
+    dense = [dequantize(each, torch.float32) for each in (got, wanted)]
     errors = [relative_error(each, weight.float()) for each in dense]
     assert errors[0] == pytest.approx(errors[1], rel=1e-2)
 
@@ -47,12 +47,12 @@ def test_a_group_becomes_what_it_becomes_alone(
     weight[0, :group_size] = weight[-1, -16:] = 0
     weight[rows // 2] = -weight[rows // 2].abs()
 
-    whole = quantise_natively(weight, encoding, group_size, library=kernels)
+    whole = quantize_natively(weight, encoding, group_size, library=kernels)
 
     assert whole is not None
     for row in range(rows):
         for group, first in enumerate(range(0, columns, group_size)):
-            alone = quantise_natively(
+            alone = quantize_natively(
                 weight[row : row + 1, first : first + group_size], encoding, group_size, library=kernels
             )
             assert alone is not None
@@ -62,6 +62,6 @@ def test_a_group_becomes_what_it_becomes_alone(
 
 
 def test_what_the_kernel_does_not_take_is_left_to_torch(kernels: KernelLibrary) -> None:
-    assert quantise_natively(torch.zeros(2, 40), Encoding.INT4, 32, library=kernels) is None
-    assert quantise_natively(torch.zeros(2, 64), Encoding.INT8, 32, library=kernels) is None
-    assert quantise_natively(torch.zeros(2, 64, dtype=torch.float64), Encoding.INT4, 32, library=kernels) is None
+    assert quantize_natively(torch.zeros(2, 40), Encoding.INT4, 32, library=kernels) is None
+    assert quantize_natively(torch.zeros(2, 64), Encoding.INT8, 32, library=kernels) is None
+    assert quantize_natively(torch.zeros(2, 64, dtype=torch.float64), Encoding.INT4, 32, library=kernels) is None

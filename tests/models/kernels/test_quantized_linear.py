@@ -1,4 +1,4 @@
-"""Packed linear layers against gguf's dequantisation and a float64 product with the same activation quantisation."""
+"""Packed linear layers against gguf's dequantization and a float64 product with the same activation quantization."""
 
 import gguf
 import numpy as np
@@ -55,7 +55,7 @@ def _random_weight(
     return pack_weight(fmt, raw, rows, columns, library=kernels), dense
 
 
-def _quantised(x: torch.Tensor) -> torch.Tensor:
+def _quantized(x: torch.Tensor) -> torch.Tensor:
     """x rounded to int8 with a scale per row and 32 columns, as float64."""
     groups = x.float().unflatten(1, (-1, 32))
     largest = groups.abs().amax(-1, keepdim=True)
@@ -68,7 +68,7 @@ def _product(kernels: KernelLibrary, x: torch.Tensor, dense: torch.Tensor) -> to
     """The product as the kernel's path for so many rows rounds its operands, without further rounding."""
     if kernels.level == "amx" and len(x) >= AMX_ROWS:
         return x.bfloat16().double() @ dense.bfloat16().double().T
-    return _quantised(x) @ dense.double().T
+    return _quantized(x) @ dense.double().T
 
 
 def _assert_near(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None:
@@ -99,7 +99,7 @@ def test_scales_that_are_not_finite_are_found(kernels: KernelLibrary, fmt: Weigh
 
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 13, 17, 67, 131])
-def test_product_equals_dequantised_product_over_row_counts(
+def test_product_equals_dequantized_product_over_row_counts(
     kernels: KernelLibrary, fmt: WeightFormat, rows: int
 ) -> None:
     columns = whole_blocks(fmt, 576)
@@ -115,7 +115,7 @@ def test_product_equals_dequantised_product_over_row_counts(
 @pytest.mark.parametrize("fmt", [WeightFormat.Q4_0, WeightFormat.Q4_1, WeightFormat.Q8_0])
 @pytest.mark.parametrize(("outputs", "columns"), [(1, 32), (16, 64), (33, 96), (200, 896), (48, 4864), (4099, 64)])
 @pytest.mark.parametrize("rows", [1, 6, 20])
-def test_product_equals_dequantised_product_over_shapes(
+def test_product_equals_dequantized_product_over_shapes(
     kernels: KernelLibrary, fmt: WeightFormat, outputs: int, columns: int, rows: int
 ) -> None:
     weight, dense = _random_weight(fmt, outputs, columns, kernels)

@@ -1,4 +1,4 @@
-"""Scaled codes on the native kernels: against dequantise-then-matmul in float64 with the same rounding of the rows."""
+"""Scaled codes on the native kernels: against dequantize-then-matmul in float64 with the same rounding of the rows."""
 
 from dataclasses import replace
 
@@ -10,10 +10,10 @@ from models.kernels.cpu.library import KernelLibrary
 from models.kernels.linear import PackedLinear, WeightFormat, pack_weight
 from models.kernels.row_input import InputKind, RowInput
 from models.quant.activations import round_rows
-from models.quant.dequantize import dequantise
-from models.quant.scaled_weight import ScaledWeight, pack_quantised, scaled_refusal
+from models.quant.dequantize import dequantize
+from models.quant.scaled_weight import ScaledWeight, pack_quantized, scaled_refusal
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
-from tests.helpers.random_quantized import every_code, random_quantised, relative_error, rounded_to_int8
+from tests.helpers.random_quantized import every_code, random_quantized, relative_error, rounded_to_int8
 
 AMX_ROWS = 32  # kAmxRows of scaled_linear.cpp
 PER_TOKEN, STATIC = ActivationQuantization.DYNAMIC_PER_TOKEN, ActivationQuantization.STATIC
@@ -45,22 +45,22 @@ _INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL)
 def _matrix(name: str, rows: int, *, is_permuted: bool = False, seed: int = 0) -> QuantTensor:
     kind, scale_dtype = KINDS[name]
     assert scaled_refusal(kind, COLUMNS) is None
-    return random_quantised(kind, rows, COLUMNS, scale_dtype=scale_dtype, is_permuted=is_permuted, seed=seed)
+    return random_quantized(kind, rows, COLUMNS, scale_dtype=scale_dtype, is_permuted=is_permuted, seed=seed)
 
 
-def _product(kernels: KernelLibrary, x: torch.Tensor, quantised: QuantTensor) -> torch.Tensor:
+def _product(kernels: KernelLibrary, x: torch.Tensor, quantized: QuantTensor) -> torch.Tensor:
     """x @ W^T in float64, with x rounded as the checkpoint asks, or as the kernel does for so many rows."""
     x = x.float()
-    rounded = round_rows(x, quantised)
-    if quantised.activation is ActivationQuantization.NONE:
+    rounded = round_rows(x, quantized)
+    if quantized.activation is ActivationQuantization.NONE:
         if kernels.level == "amx" and len(x) >= AMX_ROWS:
             rounded = x.bfloat16()
-        elif quantised.encoding in _INTEGERS:
-            permuted = x if quantised.permutation is None else x[:, quantised.permutation]
+        elif quantized.encoding in _INTEGERS:
+            permuted = x if quantized.permutation is None else x[:, quantized.permutation]
             rounded = rounded_to_int8(permuted)
-            if quantised.permutation is not None:
-                rounded = torch.empty_like(rounded).index_copy_(1, quantised.permutation, rounded)
-    return rounded.double() @ dequantise(quantised, torch.float64).T
+            if quantized.permutation is not None:
+                rounded = torch.empty_like(rounded).index_copy_(1, quantized.permutation, rounded)
+    return rounded.double() @ dequantize(quantized, torch.float64).T
 
 
 def _input(rows: int, columns: int = COLUMNS) -> torch.Tensor:
@@ -69,32 +69,32 @@ def _input(rows: int, columns: int = COLUMNS) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_looked_up_rows_are_exactly_the_reference(kernels: KernelLibrary, name: str) -> None:
-    quantised = _matrix(name, 37)
+    quantized = _matrix(name, 37)
     ids = torch.tensor([36, 0, 15, 16, 16, *range(37)])
-    weight = pack_quantised(quantised, library=kernels)
-    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), dequantise(quantised, FLOAT)[ids])
+    weight = pack_quantized(quantized, library=kernels)
+    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), dequantize(quantized, FLOAT)[ids])
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.E2M1, Encoding.IQ4_NL, Encoding.NF4, Encoding.FP4])
 def test_every_code_has_its_value(kernels: KernelLibrary, encoding: Encoding) -> None:
-    quantised = every_code(encoding)
-    weight = pack_quantised(quantised, library=kernels)
+    quantized = every_code(encoding)
+    weight = pack_quantized(quantized, library=kernels)
     looked_up = weight.look_up(torch.tensor([0]), FLOAT, library=kernels)
-    assert torch.equal(looked_up, dequantise(quantised, FLOAT))
+    assert torch.equal(looked_up, dequantize(quantized, FLOAT))
     one_hot = torch.eye(32)[:16] * 127  # 127: exact in int8
     assert torch.allclose(PackedLinear([weight], library=kernels)(one_hot)[:, 0], looked_up[0, :16] * 127, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 13, 64, 131])
-def test_product_equals_dequantised_product(kernels: KernelLibrary, name: str, rows: int) -> None:
-    quantised = _matrix(name, 83)
+def test_product_equals_dequantized_product(kernels: KernelLibrary, name: str, rows: int) -> None:
+    quantized = _matrix(name, 83)
     x = _input(rows)
     x[-1, :31] = 0
     x[:-1, :32] = 0  # groups without a largest element
-    got = PackedLinear([pack_quantised(quantised, library=kernels)], library=kernels)(x)
-    is_dequantised_to_bf16 = kernels.level == "amx" and rows >= AMX_ROWS
-    assert relative_error(got, _product(kernels, x, quantised)) < (5e-3 if is_dequantised_to_bf16 else 3e-4)
+    got = PackedLinear([pack_quantized(quantized, library=kernels)], library=kernels)(x)
+    is_dequantized_to_bf16 = kernels.level == "amx" and rows >= AMX_ROWS
+    assert relative_error(got, _product(kernels, x, quantized)) < (5e-3 if is_dequantized_to_bf16 else 3e-4)
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8])
@@ -104,8 +104,8 @@ def test_a_row_s_product_does_not_depend_on_the_rows_beside_it(
     kernels: KernelLibrary, encoding: Encoding, has_zeros: bool, group_size: int
 ) -> None:
     """Kernels for few rows and for many take the sums of long groups, and of groups that a panel's step cuts, alike."""
-    quantised = random_quantised(QuantKind(encoding, group_size, has_zeros=has_zeros), 37, 1120)
-    linear = PackedLinear([pack_quantised(quantised, library=kernels)], library=kernels)
+    quantized = random_quantized(QuantKind(encoding, group_size, has_zeros=has_zeros), 37, 1120)
+    linear = PackedLinear([pack_quantized(quantized, library=kernels)], library=kernels)
     x = _input(AMX_ROWS - 1 if kernels.level == "amx" else 131, 1120)  # AMX multiplies many rows in bf16
     together = linear(x)
     for count in (1, 2, 3, 7, 20):
@@ -115,8 +115,8 @@ def test_a_row_s_product_does_not_depend_on_the_rows_beside_it(
 @pytest.mark.parametrize(("outputs", "columns"), [(1, 32), (16, 48), (33, 96), (130, 896), (4099, 64)])
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3, Encoding.NF4])
 def test_product_over_shapes(kernels: KernelLibrary, encoding: Encoding, outputs: int, columns: int) -> None:
-    quantised = random_quantised(QuantKind(encoding, 64), outputs, columns, seed=2)
-    weight = pack_quantised(quantised, library=kernels)
+    quantized = random_quantized(QuantKind(encoding, 64), outputs, columns, seed=2)
+    weight = pack_quantized(quantized, library=kernels)
     x = _input(3, columns).bfloat16()
     if columns % 32:  # the reference of rounded rows wants whole steps
         x = (x.float() / x.float().abs().amax() * 127).round().bfloat16()
@@ -124,13 +124,13 @@ def test_product_over_shapes(kernels: KernelLibrary, encoding: Encoding, outputs
         assert (
             relative_error(
                 PackedLinear([weight], library=kernels)(x, out_dtype=FLOAT),
-                x.double() @ dequantise(quantised, torch.float64).T,
+                x.double() @ dequantize(quantized, torch.float64).T,
             )
             < 3e-4
         )
         return
     got = PackedLinear([weight], library=kernels)(x, out_dtype=FLOAT)
-    assert relative_error(got, _product(kernels, x, quantised)) < 3e-4
+    assert relative_error(got, _product(kernels, x, quantized)) < 3e-4
 
 
 @pytest.mark.parametrize("columns", [48, 80])
@@ -138,20 +138,20 @@ def test_product_over_shapes(kernels: KernelLibrary, encoding: Encoding, outputs
 def test_a_scale_a_row_serves_columns_that_are_no_whole_steps(
     kernels: KernelLibrary, columns: int, activation: ActivationQuantization
 ) -> None:
-    quantised = random_quantised(QuantKind(Encoding.FP8_E4M3, columns, activation=activation), 33, columns)
-    weight, ids, x = pack_quantised(quantised, library=kernels), torch.arange(33), _input(3, columns)
+    quantized = random_quantized(QuantKind(Encoding.FP8_E4M3, columns, activation=activation), 33, columns)
+    weight, ids, x = pack_quantized(quantized, library=kernels), torch.arange(33), _input(3, columns)
 
-    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), dequantise(quantised, FLOAT))
-    assert relative_error(PackedLinear([weight], library=kernels)(x), _product(kernels, x, quantised)) < 3e-4
+    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), dequantize(quantized, FLOAT))
+    assert relative_error(PackedLinear([weight], library=kernels)(x), _product(kernels, x, quantized)) < 3e-4
 
 
 @pytest.mark.parametrize("rows", [1, 80])
 @pytest.mark.parametrize("name", ["int4 g128, zeros", "int8 w8a8", "fp8 w8a8"])
 def test_permuted_columns_meet_their_inputs(kernels: KernelLibrary, name: str, rows: int) -> None:
-    quantised = _matrix(name, 20, is_permuted=True)
+    quantized = _matrix(name, 20, is_permuted=True)
     x = _input(rows)
-    got = PackedLinear([pack_quantised(quantised, library=kernels)], library=kernels)(x)
-    assert relative_error(got, _product(kernels, x, quantised)) < 5e-3
+    got = PackedLinear([pack_quantized(quantized, library=kernels)], library=kernels)(x)
+    assert relative_error(got, _product(kernels, x, quantized)) < 5e-3
 
 
 @pytest.mark.parametrize("rows", [1, 80])
@@ -160,7 +160,7 @@ def test_matrices_of_all_kinds_stand_side_by_side(kernels: KernelLibrary, rows: 
     sizes = [70, 16, 45, 33, 17, 20]
     matrices = [_matrix(name, size, seed=i) for i, (name, size) in enumerate(zip(names, sizes, strict=True))]
     dense = torch.randn(30, COLUMNS, generator=torch.Generator().manual_seed(5)).bfloat16()
-    weights: list[ScaledWeight | object] = [pack_quantised(matrix, library=kernels) for matrix in matrices]
+    weights: list[ScaledWeight | object] = [pack_quantized(matrix, library=kernels) for matrix in matrices]
     weights.append(pack_weight(WeightFormat.BF16, dense, 30, COLUMNS, library=kernels))
     biases = [torch.randn(size, generator=torch.Generator().manual_seed(6)) for size in [*sizes, 30]]
     generator = torch.Generator().manual_seed(7)
@@ -181,27 +181,27 @@ def test_matrices_of_all_kinds_stand_side_by_side(kernels: KernelLibrary, rows: 
 @pytest.mark.parametrize("rows", [1, 80])
 @pytest.mark.parametrize("name", ["int4 g32", "fp8 w8a8"])
 def test_input_rows_are_prepared(kernels: KernelLibrary, name: str, rows: int) -> None:
-    quantised = _matrix(name, 50)
+    quantized = _matrix(name, 50)
     scale = torch.rand(COLUMNS, generator=torch.Generator().manual_seed(3))
-    linear = PackedLinear([pack_quantised(quantised, library=kernels)], library=kernels)
+    linear = PackedLinear([pack_quantized(quantized, library=kernels)], library=kernels)
     x = _input(rows, 2 * COLUMNS)
     normed = F.rms_norm(x[:, :COLUMNS], (COLUMNS,), scale, 1e-5)
     got = linear(x[:, :COLUMNS], prepare=RowInput(InputKind.RMS_NORM, scale, eps=1e-5))
-    assert relative_error(got, _product(kernels, normed, quantised)) < 1e-2
+    assert relative_error(got, _product(kernels, normed, quantized)) < 1e-2
     gated = F.silu(x[:, :COLUMNS]) * x[:, COLUMNS:]
     got = linear(x, prepare=RowInput(InputKind.SILU_GATED))
-    assert relative_error(got, _product(kernels, gated, quantised)) < 1e-2
+    assert relative_error(got, _product(kernels, gated, quantized)) < 1e-2
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_packed_bytes_are_near_the_checkpoint_s(kernels: KernelLibrary, name: str) -> None:
-    quantised = _matrix(name, 256)
+    quantized = _matrix(name, 256)
     stored = (
-        quantised.codes.nbytes
-        + quantised.scales.nbytes
-        + (quantised.zeros.nbytes / 2 if quantised.zeros is not None else 0)
+        quantized.codes.nbytes
+        + quantized.scales.nbytes
+        + (quantized.zeros.nbytes / 2 if quantized.zeros is not None else 0)
     )
-    packed = pack_quantised(quantised, library=kernels).data.nbytes
+    packed = pack_quantized(quantized, library=kernels).data.nbytes
     assert packed < 1.15 * stored
 
 
@@ -222,7 +222,7 @@ def test_what_has_no_kernel_is_said(kind: QuantKind, columns: int, reason: str) 
 def test_every_power_of_two_is_a_scale(kernels: KernelLibrary, exponent: int) -> None:
     matrix = every_code(Encoding.E2M1)
     scaled = replace(matrix, scales=torch.tensor([[exponent + 127]], dtype=torch.uint8))
-    wanted = dequantise(matrix, FLOAT) * 2.0**exponent
-    looked_up = pack_quantised(scaled, library=kernels).look_up(torch.tensor([0]), FLOAT, library=kernels)
+    wanted = dequantize(matrix, FLOAT) * 2.0**exponent
+    looked_up = pack_quantized(scaled, library=kernels).look_up(torch.tensor([0]), FLOAT, library=kernels)
     assert torch.equal(looked_up, wanted)
-    assert torch.equal(dequantise(scaled, FLOAT), wanted)
+    assert torch.equal(dequantize(scaled, FLOAT), wanted)

@@ -28,7 +28,7 @@ PROMPT = torch.randint(128, (23,), generator=torch.Generator().manual_seed(3)).t
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
-    """A checkpoint, and the logits of what it holds, dequantised."""
+    """A checkpoint, and the logits of what it holds, dequantized."""
     folder = tmp_path_factory.mktemp("deepseek")
     model = random_model(deepseek_v3(**SIZES, n_group=1, topk_group=1))
     model.save_pretrained(folder)
@@ -85,16 +85,16 @@ def replace_in(state: dict[str, torch.Tensor], name: str, values: torch.Tensor) 
 
 @pytest.mark.parametrize("path", PREFERENCE["cpu"])
 @pytest.mark.parametrize(
-    ("dtype", "keeps_quantised", "bound"),
+    ("dtype", "keeps_quantized", "bound"),
     [(torch.float32, False, 1e-5), (torch.bfloat16, False, 0.03), (torch.bfloat16, True, 0.12)],
 )
 def test_fp8_in_blocks_with_a_layer_behind_the_last(
-    shipped: tuple[Path, torch.Tensor], path: str, dtype: torch.dtype, keeps_quantised: bool, bound: float
+    shipped: tuple[Path, torch.Tensor], path: str, dtype: torch.dtype, keeps_quantized: bool, bound: float
 ) -> None:
     folder, wanted = shipped
     opened, backend = open_model(ModelFiles(folder, (), "m")), load_backend(path)
     compute = ComputeConfig(backend, dtype, torch.device("cpu"))
-    decoder, _ = build_decoder(opened, compute, WeightOptions(keeps_quantised=keeps_quantised), lambda *_: None)
+    decoder, _ = build_decoder(opened, compute, WeightOptions(keeps_quantized=keeps_quantized), lambda *_: None)
 
     [logits] = PagedRun(decoder, backend).step([(PagedSequence(), PROMPT)])
 

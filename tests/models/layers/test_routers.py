@@ -63,25 +63,25 @@ def test_softmax_router_equals_deepseek_v2(is_grouped: bool) -> None:
         **GROUPS,
     )
     groups = {"num_groups": 4, "groups_per_token": 2, "group_score": GroupScore.BEST} if is_grouped else {}
-    spec = RouterSpec(RouterScore.SOFTMAX, CHOSEN, renormalises=False, scale=2.5, **groups)
+    spec = RouterSpec(RouterScore.SOFTMAX, CHOSEN, renormalizes=False, scale=2.5, **groups)
 
     assert_same_choice(spec, filled(DeepseekV2TopkRouter(config)))
 
 
-@pytest.mark.parametrize("renormalises", [False, True])
-def test_sigmoid_router_with_correction_equals_deepseek_v3(renormalises: bool) -> None:
+@pytest.mark.parametrize("renormalizes", [False, True])
+def test_sigmoid_router_with_correction_equals_deepseek_v3(renormalizes: bool) -> None:
     config = DeepseekV3Config(
         hidden_size=HIDDEN,
         n_routed_experts=EXPERTS,
         num_experts_per_tok=CHOSEN,
         routed_scaling_factor=2.5,
-        norm_topk_prob=renormalises,
+        norm_topk_prob=renormalizes,
         **GROUPS,
     )
     spec = RouterSpec(
         RouterScore.SIGMOID,
         CHOSEN,
-        renormalises=renormalises,
+        renormalizes=renormalizes,
         has_correction=True,
         num_groups=4,
         groups_per_token=2,
@@ -93,7 +93,7 @@ def test_sigmoid_router_with_correction_equals_deepseek_v3(renormalises: bool) -
 
 
 def test_correction_decides_the_choice_but_not_the_weights() -> None:
-    spec = RouterSpec(RouterScore.SIGMOID, 1, renormalises=False, has_correction=True)
+    spec = RouterSpec(RouterScore.SIGMOID, 1, renormalizes=False, has_correction=True)
     router = Router(spec, EXPERTS, HIDDEN)
     router.weight = nn.Parameter(torch.zeros(EXPERTS, HIDDEN))
     router.correction = nn.Parameter(torch.arange(EXPERTS) * 0.1)
@@ -112,7 +112,7 @@ def test_weighted_inputs_equal_llama4(chosen: int) -> None:
     theirs = filled(Llama4TextMoe(config))
     mlp = MLPSpec(48, Activation.SILU, is_gated=True)
     spec = MoESpec(
-        EXPERTS, mlp, RouterSpec(RouterScore.SIGMOID, chosen, renormalises=False, scales_input=True), shared=mlp
+        EXPERTS, mlp, RouterSpec(RouterScore.SIGMOID, chosen, renormalizes=False, scales_input=True), shared=mlp
     )
     ours = MoE(spec, HIDDEN, scheme=Unquantized(torch.float32), dtype=torch.float32)
     state = {"router.weight": theirs.router.weight}

@@ -1,4 +1,4 @@
-"""Parity of packed weights: GGUF files of mixed formats on the native kernels, against dequantised weights in torch.
+"""Parity of packed weights: GGUF files of mixed formats on the native kernels, against dequantized weights in torch.
 
 Native kernels round the rows that they multiply: to int8 with a scale for 32 columns, or to bf16. The reference does
 the same, so that everything else can be compared in fp32.
@@ -136,7 +136,7 @@ MIXES = {
 }
 
 
-# Experts, stacked in the file; routers are never quantised.
+# Experts, stacked in the file; routers are never quantized.
 _GATE_UP, _DOWN = "layers.1.mlp.experts.4.gate_up", "layers.1.mlp.experts.4.down"
 EXPERT_MIXES = {
     "mixtral-q4_0": Mix(
@@ -243,9 +243,9 @@ def logits_of(decoder: Decoder, chunk: int = len(PROMPT)) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("chunk", [1, 5])
-def test_packed_layers_equal_dequantised_ones_on_rounded_rows(path: Path, chunk: int) -> None:
+def test_packed_layers_equal_dequantized_ones_on_rounded_rows(path: Path, chunk: int) -> None:
     packed = packed_in_fp32(path)
-    errors = LayerErrors(packed, load_gguf([path], keeps_quantised=False), rounds_rows=True)
+    errors = LayerErrors(packed, load_gguf([path], keeps_quantized=False), rounds_rows=True)
 
     logits_of(packed, chunk)
 
@@ -255,9 +255,9 @@ def test_packed_layers_equal_dequantised_ones_on_rounded_rows(path: Path, chunk:
         assert max(of_call) < 1 / 127, name  # a value at the edge between two codes may fall to either side
 
 
-def test_packed_layers_of_many_rows_are_near_dequantised_ones(path: Path) -> None:
+def test_packed_layers_of_many_rows_are_near_dequantized_ones(path: Path) -> None:
     packed = packed_in_fp32(path)
-    errors = LayerErrors(packed, load_gguf([path], keeps_quantised=False), rounds_rows=False)
+    errors = LayerErrors(packed, load_gguf([path], keeps_quantized=False), rounds_rows=False)
 
     logits_of(packed)
 
@@ -281,16 +281,16 @@ def test_bytes_held_are_near_those_of_the_file(mix: Mix, path: Path) -> None:
     assert 0.99 * stored < held < mix.most_bytes * stored
 
 
-def test_packed_bf16_predictions_agree_with_dequantised_ones(path: Path) -> None:
+def test_packed_bf16_predictions_agree_with_dequantized_ones(path: Path) -> None:
     packed = logits_of(load_gguf([path], torch.bfloat16))
-    truth = logits_of(load_gguf([path], keeps_quantised=False))
+    truth = logits_of(load_gguf([path], keeps_quantized=False))
 
     divergence = F.kl_div(packed.log_softmax(-1), truth.log_softmax(-1), log_target=True, reduction="batchmean")
     assert divergence < 2e-3
     assert (packed.argmax(-1) == truth.argmax(-1)).float().mean() >= 0.9
 
 
-def test_blocks_that_torch_holds_give_the_logits_of_dequantised_ones(
+def test_blocks_that_torch_holds_give_the_logits_of_dequantized_ones(
     monkeypatch: pytest.MonkeyPatch, mix: Mix, path: Path
 ) -> None:
     """As on a device without kernels."""
@@ -298,7 +298,7 @@ def test_blocks_that_torch_holds_give_the_logits_of_dequantised_ones(
     held = load_gguf([path])
     layers = dict(held.named_modules(remove_duplicate=False))
 
-    assert torch.allclose(logits_of(held), logits_of(load_gguf([path], keeps_quantised=False)), atol=1e-4)
+    assert torch.allclose(logits_of(held), logits_of(load_gguf([path], keeps_quantized=False)), atol=1e-4)
     for name, formats in mix.held.items():
         names = [layers[name].scheme.format_of(shard) for shard in layers[name].shards or [None]]
         assert names == [each.replace("bf16", "f32") for each in formats], name
@@ -308,7 +308,7 @@ def test_blocks_that_torch_holds_give_the_logits_of_dequantised_ones(
 def test_stacked_experts_are_held_in_their_own_format(tmp_path: Path, name: str) -> None:
     mix, path = EXPERT_MIXES[name], tmp_path / "model.gguf"
     write_gguf(random_model(mix.config()), path, mix.kinds)
-    packed, truth = load_gguf([path], torch.bfloat16), load_gguf([path], keeps_quantised=False)
+    packed, truth = load_gguf([path], torch.bfloat16), load_gguf([path], keeps_quantized=False)
 
     layers = linears(packed)
     divergence = F.kl_div(
@@ -321,16 +321,16 @@ def test_stacked_experts_are_held_in_their_own_format(tmp_path: Path, name: str)
     assert divergence < 1e-2
 
 
-def test_without_quantisation_the_file_is_its_dequantised_weights_in_bf16(tmp_path: Path) -> None:
+def test_without_quantization_the_file_is_its_dequantized_weights_in_bf16(tmp_path: Path) -> None:
     mix = MIXES["llama-q4_1-tied-q8_0"]
     model = random_model(mix.config())
     write_gguf(model, tmp_path / "model.gguf", mix.kinds)
     model.save_pretrained(tmp_path / "folder")
 
-    dequantised = load_gguf([tmp_path / "model.gguf"], torch.bfloat16, keeps_quantised=False)
+    dequantized = load_gguf([tmp_path / "model.gguf"], torch.bfloat16, keeps_quantized=False)
 
-    assert {layer.scheme.format_of(None) for layer in linears(dequantised).values() if not layer.shards} == {"bf16"}
-    assert torch.equal(logits_of(dequantised), logits_of(load_folder(tmp_path / "folder", torch.bfloat16)))
+    assert {layer.scheme.format_of(None) for layer in linears(dequantized).values() if not layer.shards} == {"bf16"}
+    assert torch.equal(logits_of(dequantized), logits_of(load_folder(tmp_path / "folder", torch.bfloat16)))
 
 
 def test_a_tied_matrix_is_held_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.quant.activations import round_rows
-from models.quant.dequantize import dequantise
+from models.quant.dequantize import dequantize
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor, rearranged_rows
 from models.sources.resolve import ModelFiles
 from tests.helpers.quantized import KINDS, QUANTIZED
@@ -24,14 +24,14 @@ _INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL)
 
 
 def load(kind: str, dtype: torch.dtype) -> tuple[Decoder, dict[tuple[str, str | None], QuantTensor]]:
-    """The fixture's decoder, and its quantised matrices by layer and shard."""
+    """The fixture's decoder, and its quantized matrices by layer and shard."""
     opened = open_model(ModelFiles(QUANTIZED / kind, (), "m"))
     names = NameMap(opened.names)
     matrices = {}
     for name, tensor in opened.checkpoint.tensors.items():
-        if tensor.quantised is not None:
+        if tensor.quantized is not None:
             [to] = names.destinations(name)
-            matrices[to.module, to.shard] = rearranged_rows(tensor.quantised.read(), lambda rows: rows)
+            matrices[to.module, to.shard] = rearranged_rows(tensor.quantized.read(), lambda rows: rows)
     compute = ComputeConfig(ReferenceAttention(), dtype, torch.device("cpu"))
     decoder, _ = build_decoder(opened, compute, WeightOptions(), lambda *_: None)
     return decoder, matrices
@@ -42,12 +42,12 @@ def product(x: torch.Tensor, matrix: QuantTensor, *, is_native: bool) -> torch.T
     if is_native and matrix.activation is ActivationQuantization.NONE and matrix.encoding in _INTEGERS:
         order = torch.arange(x.shape[1]) if matrix.permutation is None else matrix.permutation
         rows = torch.empty_like(rows).index_copy_(1, order, rounded_to_int8(x[:, order]))
-    return rows @ dequantise(matrix, torch.float64).T
+    return rows @ dequantize(matrix, torch.float64).T
 
 
 @pytest.mark.parametrize("kind", LLAMAS)
 @pytest.mark.parametrize("scheme", ["packed", "codes"])
-def test_layers_equal_the_dequantised_product_on_rounded_rows(kind: str, scheme: str) -> None:
+def test_layers_equal_the_dequantized_product_on_rounded_rows(kind: str, scheme: str) -> None:
     if scheme == "packed" and kernel_library() is None:
         pytest.skip("there is no C++ compiler for the native kernels")
     decoder, matrices = load(kind, torch.bfloat16 if scheme == "packed" else torch.float32)

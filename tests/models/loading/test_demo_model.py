@@ -1,4 +1,4 @@
-"""The demo model (SmolLM2-135M-Instruct, Q4_1), where it is in the cache: packed against dequantised weights."""
+"""The demo model (SmolLM2-135M-Instruct, Q4_1), where it is in the cache: packed against dequantized weights."""
 
 import pytest
 import torch
@@ -28,15 +28,15 @@ TEXT = (
 )
 
 
-def load(*, keeps_quantised: bool) -> LoadedModel:
+def load(*, keeps_quantized: bool) -> LoadedModel:
     assert CACHED is not None
-    options = LoadOptions(weights=WeightOptions(keeps_quantised=keeps_quantised))
+    options = LoadOptions(weights=WeightOptions(keeps_quantized=keeps_quantized))
     return load_model(ModelFiles(None, (CACHED,), "demo"), options, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def packed() -> LoadedModel:
-    return load(keeps_quantised=True)
+    return load(keeps_quantized=True)
 
 
 def encode(model: LoadedModel, text: str) -> list[int]:
@@ -54,8 +54,8 @@ def test_weights_are_held_as_they_are_stored(packed: LoadedModel) -> None:
     assert packed.weight_bytes < 100e6  # the file's tensors are 96.5 MB
 
 
-def test_packed_predictions_are_near_dequantised_ones(packed: LoadedModel) -> None:
-    plain = load(keeps_quantised=False)
+def test_packed_predictions_are_near_dequantized_ones(packed: LoadedModel) -> None:
+    plain = load(keeps_quantized=False)
     ids = encode(packed, TEXT)
 
     logits, truth = (in_small_steps(model, ids) for model in (packed, plain))

@@ -151,14 +151,14 @@ def test_recurrent_layers_alone_are_refused(folder: Path) -> None:
         check_config(ModelFiles(folder, (), "m"), {})
 
 
-def test_quantised_checkpoint_of_an_unknown_method_is_refused(folder: Path) -> None:
+def test_quantized_checkpoint_of_an_unknown_method_is_refused(folder: Path) -> None:
     change_config(folder, quantization_config={"quant_method": "aqlm", "bits": 2})
 
-    with pytest.raises(UnsupportedModelError, match="quantised by 'aqlm' are not supported"):
+    with pytest.raises(UnsupportedModelError, match="quantized by 'aqlm' are not supported"):
         load(folder)
 
 
-def test_quantised_checkpoint_is_found_by_its_configuration(tmp_path: Path) -> None:
+def test_quantized_checkpoint_is_found_by_its_configuration(tmp_path: Path) -> None:
     _, ids, logits = expected_of("awq-g32")
     copy_of("awq-g32", tmp_path)
     save_tokenizer(tmp_path, size=64)
@@ -171,16 +171,16 @@ def test_quantised_checkpoint_is_found_by_its_configuration(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["awq-g32", "gptq-int4-g32", "ct-int4-g128", "ct-fp8-dynamic", "fp8-block", "bnb-nf4"])
-def test_quantised_matrices_that_the_configuration_does_not_know_are_told(tmp_path: Path, kind: str) -> None:
+def test_quantized_matrices_that_the_configuration_does_not_know_are_told(tmp_path: Path, kind: str) -> None:
     copy_of(kind, tmp_path)
     save_tokenizer(tmp_path, size=64)
     change_config(tmp_path, quantization_config=None)
 
-    with pytest.raises(CheckpointError, match=r"hold quantised matrices \(model\.layers.* check .*quantization_config"):
+    with pytest.raises(CheckpointError, match=r"hold quantized matrices \(model\.layers.* check .*quantization_config"):
         load(tmp_path)
 
 
-def test_parts_of_quantised_modules_that_the_method_does_not_know_are_named(tmp_path: Path) -> None:
+def test_parts_of_quantized_modules_that_the_method_does_not_know_are_named(tmp_path: Path) -> None:
     copy_of("awq-g32", tmp_path)
     save_tokenizer(tmp_path, size=64)
     change_weights(tmp_path, {f"{LAYER}.mlp.up_proj.g_idx": torch.zeros(64, dtype=torch.int32)})

@@ -36,7 +36,7 @@ def kib(field):
 
 path, encoding = pathlib.Path(sys.argv[1]), sys.argv[2]
 files = ModelFiles(path, (), "m") if path.is_dir() else ModelFiles(None, (path,), "m")
-weights = WeightOptions(quantise_to=Encoding[encoding] if encoding else None)
+weights = WeightOptions(quantize_to=Encoding[encoding] if encoding else None)
 load_kernels(lambda: None)
 opened = open_model(files)
 compute = ComputeConfig(ReferenceAttention(), torch.bfloat16, torch.device("cpu"))
@@ -59,14 +59,14 @@ def write_q8_0(folder: Path) -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's")
 @pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
-@pytest.mark.parametrize(("write", "quantise_to"), [(write_bf16, ""), (write_bf16, "INT4"), (write_q8_0, "")])
+@pytest.mark.parametrize(("write", "quantize_to"), [(write_bf16, ""), (write_bf16, "INT4"), (write_q8_0, "")])
 def test_loading_takes_little_more_than_what_is_held(
-    tmp_path: Path, write: Callable[[Path], Path], quantise_to: str
+    tmp_path: Path, write: Callable[[Path], Path], quantize_to: str
 ) -> None:
     path = write(tmp_path)
 
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path), quantise_to], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", SCRIPT, str(path), quantize_to], capture_output=True, text=True, timeout=120, check=False
     )
 
     assert result.returncode == 0, result.stderr[-2000:]

@@ -34,22 +34,22 @@ def gguf(folder: Path, kind: Kind | Callable[[str], Kind], **changes: object) ->
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("dtype", "keeps_quantised", "note"),
+    ("dtype", "keeps_quantized", "note"),
     [
         (torch.bfloat16, True, "Weights: 0.00 GiB: q8_0 16 tensors, f32 5"),
-        (torch.bfloat16, False, "Weights: 0.00 GiB: bf16 16 tensors, f32 5; dequantised from q8_0 16: as asked for"),
+        (torch.bfloat16, False, "Weights: 0.00 GiB: bf16 16 tensors, f32 5; dequantized from q8_0 16: as asked for"),
         (
             torch.float32,
             True,
-            "Weights: 0.00 GiB: f32 21 tensors; dequantised from q8_0 16: "
+            "Weights: 0.00 GiB: f32 21 tensors; dequantized from q8_0 16: "
             "the native kernels compute in bfloat16, not in float32",
         ),
     ],
 )
-def test_note_says_what_is_held_and_why(tmp_path: Path, dtype: torch.dtype, keeps_quantised: bool, note: str) -> None:
+def test_note_says_what_is_held_and_why(tmp_path: Path, dtype: torch.dtype, keeps_quantized: bool, note: str) -> None:
     paths = gguf(tmp_path, Kind.Q8_0)
 
-    options = WeightOptions(keeps_quantised=keeps_quantised)
+    options = WeightOptions(keeps_quantized=keeps_quantized)
 
     assert load_gguf_with_note(paths, dtype, weights=options)[1] == note
 
@@ -91,4 +91,4 @@ def test_without_kernels_all_is_plain_and_the_note_says_so(tmp_path: Path, monke
     decoder, note = load_gguf_with_note(gguf(tmp_path, Kind.Q4_0), torch.bfloat16)
 
     assert set(map(frozenset, held(decoder).values())) == {frozenset({"none", "bf16"})}
-    assert note.endswith("dequantised from q4_0 16: the native kernels are not available (the reason is in the log)")
+    assert note.endswith("dequantized from q4_0 16: the native kernels are not available (the reason is in the log)")

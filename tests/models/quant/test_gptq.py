@@ -5,9 +5,9 @@ import torch
 
 from models.errors import CheckpointError
 from models.quant.activations import round_by_token
-from models.quant.dequantize import dequantise
+from models.quant.dequantize import dequantize
 from models.quant.equalize import column_factors
-from models.quant.gptq import factored, quantise_for_inputs, quantise_to_nearest
+from models.quant.gptq import factored, quantize_for_inputs, quantize_to_nearest
 from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import Encoding, QuantTensor
 
@@ -27,8 +27,8 @@ def hessian_of(columns: int = 160, seed: int = 1) -> torch.Tensor:
     return x.t() @ x
 
 
-def error(weight: torch.Tensor, quantised: QuantTensor, hessian: torch.Tensor) -> float:
-    difference = weight - dequantise(quantised, torch.float32)
+def error(weight: torch.Tensor, quantized: QuantTensor, hessian: torch.Tensor) -> float:
+    difference = weight - dequantize(quantized, torch.float32)
     return float(((difference @ hessian) * difference).sum())
 
 
@@ -43,7 +43,7 @@ def numbers_of(encoding: Encoding) -> torch.Tensor:
 def reference_levels(
     weight: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor, encoding: Encoding
 ) -> torch.Tensor:
-    """Optimal brain quantisation by its definition, in fp64: round a column, solve anew for those that are left."""
+    """Optimal brain quantization by its definition, in fp64: round a column, solve anew for those that are left."""
     numbers = numbers_of(encoding)
     remaining = weight.double().clone()
     damped = hessian.double() + torch.eye(len(hessian)).double() * hessian.double().diagonal().mean() * 0.05
@@ -64,7 +64,7 @@ def reference_levels(
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
 def test_codes_are_those_of_solving_anew_for_every_column(encoding: Encoding) -> None:
     weight, hessian = matrix(), hessian_of()
-    found = quantise_for_inputs(weight, factored(hessian), encoding, SIZE, torch.bfloat16)
+    found = quantize_for_inputs(weight, factored(hessian), encoding, SIZE, torch.bfloat16)
     levels = unpack_nibbles(found.codes).double() - 8 if encoding is Encoding.INT4 else found.codes.double()
     expected = reference_levels(weight, found.scales, hessian, encoding)
     assert (levels == expected).double().mean() > 0.999  # fp32 may take the other side of a tie
@@ -76,16 +76,16 @@ def test_codes_are_those_of_solving_anew_for_every_column(encoding: Encoding) ->
 def test_products_are_nearer_than_with_rounding_to_the_nearest(encoding: Encoding, seed: int) -> None:
     weight, hessian = matrix(seed=seed), hessian_of(seed=seed + 10)
     size = SIZE if encoding is Encoding.INT4 else 160
-    nearest = quantise_to_nearest(weight, encoding, size, torch.bfloat16)
-    for_inputs = quantise_for_inputs(weight, factored(hessian), encoding, size, torch.bfloat16)
+    nearest = quantize_to_nearest(weight, encoding, size, torch.bfloat16)
+    for_inputs = quantize_for_inputs(weight, factored(hessian), encoding, size, torch.bfloat16)
     assert error(weight, for_inputs, hessian) < 0.6 * error(weight, nearest, hessian)
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
 def test_scales_heed_the_columns_with_large_inputs(encoding: Encoding) -> None:
     weight, hessian = matrix(), hessian_of()
-    even = quantise_to_nearest(weight, encoding, SIZE, torch.float32, torch.ones(160))
-    weighted = quantise_to_nearest(weight, encoding, SIZE, torch.float32, hessian.diagonal())
+    even = quantize_to_nearest(weight, encoding, SIZE, torch.float32, torch.ones(160))
+    weighted = quantize_to_nearest(weight, encoding, SIZE, torch.float32, hessian.diagonal())
     diagonal = torch.diag(hessian.diagonal())
     assert error(weight, weighted, diagonal) < error(weight, even, diagonal)
 
@@ -93,8 +93,8 @@ def test_scales_heed_the_columns_with_large_inputs(encoding: Encoding) -> None:
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
 def test_inputs_that_are_independent_leave_rounding_to_the_nearest(encoding: Encoding) -> None:
     weight, hessian = matrix(), torch.eye(160) * 7
-    found = quantise_for_inputs(weight, factored(hessian), encoding, SIZE, torch.float16)
-    nearest = quantise_to_nearest(weight, encoding, SIZE, torch.float16, torch.ones(160))
+    found = quantize_for_inputs(weight, factored(hessian), encoding, SIZE, torch.float16)
+    nearest = quantize_to_nearest(weight, encoding, SIZE, torch.float16, torch.ones(160))
     assert torch.equal(found.codes.view(torch.uint8), nearest.codes.view(torch.uint8))
 
 
@@ -102,8 +102,8 @@ def test_fp8_scales_lie_where_the_binades_fit_the_numbers() -> None:
     """All but one number just above a power of two of the extreme's scale, where E4M3 is coarsest for them."""
     weight = torch.full((1, SIZE), 1.03)
     weight[0, 0] = 1.75 * 4  # 448 is 1.75 * 256
-    extreme = quantise_to_nearest(weight, Encoding.FP8_E4M3, SIZE, torch.float32)
-    fitted = quantise_to_nearest(weight, Encoding.FP8_E4M3, SIZE, torch.float32, torch.ones(SIZE))
+    extreme = quantize_to_nearest(weight, Encoding.FP8_E4M3, SIZE, torch.float32)
+    fitted = quantize_to_nearest(weight, Encoding.FP8_E4M3, SIZE, torch.float32, torch.ones(SIZE))
     same = torch.eye(SIZE)
     assert error(weight, fitted, same) < 0.5 * error(weight, extreme, same)
 
@@ -111,33 +111,33 @@ def test_fp8_scales_lie_where_the_binades_fit_the_numbers() -> None:
 def test_matrices_without_inputs_are_rounded_to_the_nearest() -> None:
     """Experts to which no token of the text was sent."""
     weight = matrix()
-    unseen = quantise_for_inputs(weight, factored(torch.zeros(160, 160)), Encoding.INT4, SIZE, torch.bfloat16)
-    nearest = quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.bfloat16)
-    assert torch.equal(dequantise(unseen, torch.float32), dequantise(nearest, torch.float32))
+    unseen = quantize_for_inputs(weight, factored(torch.zeros(160, 160)), Encoding.INT4, SIZE, torch.bfloat16)
+    nearest = quantize_to_nearest(weight, Encoding.INT4, SIZE, torch.bfloat16)
+    assert torch.equal(dequantize(unseen, torch.float32), dequantize(nearest, torch.float32))
 
 
 def test_groups_without_inputs_keep_their_weights() -> None:
     weight, hessian = matrix(), hessian_of()
     hessian[:SIZE] = hessian[:, :SIZE] = 0.0
-    found = dequantise(
-        quantise_for_inputs(weight, factored(hessian), Encoding.INT4, SIZE, torch.bfloat16), torch.float32
+    found = dequantize(
+        quantize_for_inputs(weight, factored(hessian), Encoding.INT4, SIZE, torch.bfloat16), torch.float32
     )
     assert (found[:, :SIZE] - weight[:, :SIZE]).norm() < 0.12 * weight[:, :SIZE].norm()
 
 
 def test_inputs_without_numbers_are_refused() -> None:
     with pytest.raises(CheckpointError, match="not finite"):
-        quantise_for_inputs(matrix(), factored(torch.full((160, 160), torch.nan)), Encoding.INT4, SIZE, torch.bfloat16)
+        quantize_for_inputs(matrix(), factored(torch.full((160, 160), torch.nan)), Encoding.INT4, SIZE, torch.bfloat16)
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_codes_are_chosen_for_the_scales_that_are_kept(encoding: Encoding, dtype: torch.dtype) -> None:
     weight = matrix()
-    found = quantise_to_nearest(weight, encoding, SIZE if encoding is Encoding.INT4 else 160, dtype)
+    found = quantize_to_nearest(weight, encoding, SIZE if encoding is Encoding.INT4 else 160, dtype)
     assert found.scales.dtype == dtype
     step = found.scales.float().abs().repeat_interleave(found.group_size, 1)
-    miss = (dequantise(found, torch.float32) - weight).abs()
+    miss = (dequantize(found, torch.float32) - weight).abs()
     if encoding is Encoding.FP8_E4M3:
         assert (miss <= weight.abs() * 2**-4 + step * 2**-9).all()
     else:
@@ -158,8 +158,8 @@ def test_factors_leave_less_error_where_inputs_differ_in_size() -> None:
     sizes = rows.square().sum(0)
     factors = column_factors(weight, sizes, rows[::5], Encoding.INT4, SIZE, rounds_inputs=False)
     fresh = inputs_of()[1::5]
-    nearest = quantise_to_nearest(weight, Encoding.INT4, SIZE, torch.float32, sizes)
-    scaled = quantise_to_nearest(weight * factors, Encoding.INT4, SIZE, torch.float32, sizes / factors.square())
+    nearest = quantize_to_nearest(weight, Encoding.INT4, SIZE, torch.float32, sizes)
+    scaled = quantize_to_nearest(weight * factors, Encoding.INT4, SIZE, torch.float32, sizes / factors.square())
     folded = fresh / factors
     assert factors.amax() > 1.2
     assert error(weight * factors, scaled, folded.t() @ folded) < 0.9 * error(weight, nearest, fresh.t() @ fresh)
@@ -182,8 +182,8 @@ def test_a_token_with_massive_activations_does_not_choose_for_the_others() -> No
     sizes = rows.square().sum(0)
 
     def others_error(factors: torch.Tensor) -> float:
-        scaled = quantise_to_nearest(weight * factors, Encoding.INT8, 160, torch.float32, sizes / factors.square())
-        found = round_by_token(rows / factors, Encoding.INT8) @ dequantise(scaled, torch.float32).t()
+        scaled = quantize_to_nearest(weight * factors, Encoding.INT8, 160, torch.float32, sizes / factors.square())
+        found = round_by_token(rows / factors, Encoding.INT8) @ dequantize(scaled, torch.float32).t()
         expected = rows @ weight.t()
         return float(((found - expected).square().sum(1) / expected.square().sum(1))[1:].mean())
 

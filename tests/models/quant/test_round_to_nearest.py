@@ -1,4 +1,4 @@
-"""Quantisation on load: how near the matrices made come, and what is held while a checkpoint streams in."""
+"""Quantization on load: how near the matrices made come, and what is held while a checkpoint streams in."""
 
 import weakref
 from pathlib import Path
@@ -14,9 +14,9 @@ from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
 from models.linear.storage import WeightOptions
 from models.quant.activations import round_rows
-from models.quant.dequantize import dequantise
+from models.quant.dequantize import dequantize
 from models.quant.nibbles import unpack_nibbles
-from models.quant.round_to_nearest import quantise_matrix
+from models.quant.round_to_nearest import quantize_matrix
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, rearranged_rows
 from tests.helpers.checkpoints import (
     gpt2_config,
@@ -25,7 +25,7 @@ from tests.helpers.checkpoints import (
     load_folder_with_note,
     random_model,
 )
-from tests.helpers.random_quantized import random_quantised, relative_error
+from tests.helpers.random_quantized import random_quantized, relative_error
 
 needs_kernels = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 
@@ -49,8 +49,8 @@ def gaussian(rows: int = 96, columns: int = 320) -> torch.Tensor:
 )
 def test_matrices_made_are_near(encoding: Encoding, group_size: int | None, bound: float) -> None:
     weight = gaussian()
-    quantised = quantise_matrix(weight, encoding, group_size)
-    assert relative_error(dequantise(quantised, torch.float32), weight) < bound
+    quantized = quantize_matrix(weight, encoding, group_size)
+    assert relative_error(dequantize(quantized, torch.float32), weight) < bound
 
 
 # Squares of the smallest vanish in fp32, and fp16 has none of the scales.
@@ -58,15 +58,15 @@ def test_matrices_made_are_near(encoding: Encoding, group_size: int | None, boun
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3, Encoding.NF4, Encoding.FP4])
 def test_numbers_of_any_size_are_held_as_well(encoding: Encoding, size: float) -> None:
     weight = gaussian(4, 64)
-    usual = relative_error(dequantise(quantise_matrix(weight, encoding), torch.float32), weight)
-    sized = dequantise(quantise_matrix(weight * size, encoding), torch.float32) / size
+    usual = relative_error(dequantize(quantize_matrix(weight, encoding), torch.float32), weight)
+    sized = dequantize(quantize_matrix(weight * size, encoding), torch.float32) / size
     assert relative_error(sized, weight) < 1.1 * usual
 
 
 def test_zero_points_follow_numbers_of_one_sign() -> None:
     weight = gaussian().abs()
-    symmetric = dequantise(quantise_matrix(weight, Encoding.INT4, 64), torch.float32)
-    asymmetric = dequantise(quantise_matrix(weight, Encoding.INT4, 64, symmetric=False), torch.float32)
+    symmetric = dequantize(quantize_matrix(weight, Encoding.INT4, 64), torch.float32)
+    asymmetric = dequantize(quantize_matrix(weight, Encoding.INT4, 64, symmetric=False), torch.float32)
     assert relative_error(asymmetric, weight) < 0.6 * relative_error(symmetric, weight)
 
 
@@ -75,40 +75,40 @@ def test_zeros_stay_zeros_and_numbers_that_can_be_held_are_kept(encoding: Encodi
     weight = gaussian(4, 128)
     weight[1] = 0
     weight[2, :64] = 0
-    quantised = quantise_matrix(weight, encoding, 32)
-    once = dequantise(quantised, torch.float32)
+    quantized = quantize_matrix(weight, encoding, 32)
+    once = dequantize(quantized, torch.float32)
     assert not once[1].any()
     assert not once[2, :64].any()
-    twice = dequantise(quantise_matrix(once, encoding, 32), torch.float32)
+    twice = dequantize(quantize_matrix(once, encoding, 32), torch.float32)
     assert relative_error(twice, once) < 2e-3  # the scale is rounded to fp16
 
 
 def test_rows_keep_their_scales_when_they_move() -> None:
     kind = QuantKind(Encoding.FP8_E4M3, 128, row_group=128)
-    quantised = random_quantised(kind, 300, 256, scale_dtype=torch.float32)
-    turned = rearranged_rows(quantised, lambda rows: rows.flip(0))
-    assert torch.equal(dequantise(turned, torch.float32), dequantise(quantised, torch.float32).flip(0))
-    assert rearranged_rows(quantised, lambda rows: rows) is quantised
+    quantized = random_quantized(kind, 300, 256, scale_dtype=torch.float32)
+    turned = rearranged_rows(quantized, lambda rows: rows.flip(0))
+    assert torch.equal(dequantize(turned, torch.float32), dequantize(quantized, torch.float32).flip(0))
+    assert rearranged_rows(quantized, lambda rows: rows) is quantized
     with pytest.raises(UnsupportedModelError, match="transposed"):
-        rearranged_rows(quantised, lambda rows: rows.t())
+        rearranged_rows(quantized, lambda rows: rows.t())
 
 
 def test_permuted_columns_stand_in_the_input_s_order() -> None:
-    quantised = random_quantised(QuantKind(Encoding.INT4, 32, has_zeros=True), 3, 64, is_permuted=True)
-    assert quantised.zeros is not None
-    assert quantised.permutation is not None
-    codes = unpack_nibbles(quantised.codes).float()
-    dense = dequantise(quantised, torch.float32)
+    quantized = random_quantized(QuantKind(Encoding.INT4, 32, has_zeros=True), 3, 64, is_permuted=True)
+    assert quantized.zeros is not None
+    assert quantized.permutation is not None
+    codes = unpack_nibbles(quantized.codes).float()
+    dense = dequantize(quantized, torch.float32)
     column = 40
-    wanted = (codes[:, column] - quantised.zeros[:, 1]) * quantised.scales[:, 1].float()
-    assert torch.equal(dense[:, quantised.permutation[column]], wanted)
+    wanted = (codes[:, column] - quantized.zeros[:, 1]) * quantized.scales[:, 1].float()
+    assert torch.equal(dense[:, quantized.permutation[column]], wanted)
 
 
 def test_rows_are_rounded_to_the_weights_type() -> None:
     x = torch.tensor([[1.0, -254.0, 0.4], [0.0, 0.0, 0.0]])
-    per_token = random_quantised(QuantKind(Encoding.INT8, 3, activation=ActivationQuantization.DYNAMIC_PER_TOKEN), 1, 3)
+    per_token = random_quantized(QuantKind(Encoding.INT8, 3, activation=ActivationQuantization.DYNAMIC_PER_TOKEN), 1, 3)
     assert round_rows(x, per_token).tolist() == [[0.0, -254.0, 0.0], [0.0, 0.0, 0.0]]
-    static = random_quantised(QuantKind(Encoding.INT8, 3, activation=ActivationQuantization.STATIC), 1, 3)
+    static = random_quantized(QuantKind(Encoding.INT8, 3, activation=ActivationQuantization.STATIC), 1, 3)
     assert round_rows(x, static)[0].tolist() == pytest.approx([1.0, -128 * 0.02, 0.4])
 
 
@@ -131,31 +131,31 @@ def linears(decoder: Decoder) -> dict[str, Linear]:
 @pytest.mark.parametrize(("encoding", "name"), ALL.items())
 def test_layers_become_what_was_asked_for(folder: Path, dtype: torch.dtype, encoding: Encoding, name: str) -> None:
     plain = linears(load_folder(folder))
-    decoder, note = load_folder_with_note(folder, dtype, weights=WeightOptions(quantise_to=encoding))
+    decoder, note = load_folder_with_note(folder, dtype, weights=WeightOptions(quantize_to=encoding))
 
-    assert "quantised on load from bf16 14" in note
+    assert "quantized on load from bf16 14" in note
     assert f"{name} 14 tensors" in note
     for layer_name, layer in linears(decoder).items():
         if layer_name in ("embed", "head"):
             assert layer.scheme.format_of(None) in ("bf16", "f32")
             continue
-        weight = quantise_by_shard(plain[layer_name], encoding)
+        weight = quantize_by_shard(plain[layer_name], encoding)
         x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(1)).to(dtype)
         assert relative_error(layer(x, out_dtype=torch.float32), x.float() @ weight.T) < 1e-2
 
 
-def quantise_by_shard(layer: Linear, encoding: Encoding) -> torch.Tensor:
+def quantize_by_shard(layer: Linear, encoding: Encoding) -> torch.Tensor:
     parts = [layer.weight.narrow(0, *layer.rows(shard)) for shard in layer.shards or [None]]
-    return torch.cat([dequantise(quantise_matrix(part, encoding), torch.float32) for part in parts])
+    return torch.cat([dequantize(quantize_matrix(part, encoding), torch.float32) for part in parts])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.NF4])
 def test_groups_are_of_the_size_that_was_asked_for(folder: Path, dtype: torch.dtype, encoding: Encoding) -> None:
-    layers = linears(load_folder(folder, dtype, weights=WeightOptions(quantise_to=encoding, group_size=96)))
+    layers = linears(load_folder(folder, dtype, weights=WeightOptions(quantize_to=encoding, group_size=96)))
 
     down, plain = layers["layers.1.mlp.down"], linears(load_folder(folder))["layers.1.mlp.down"]  # of 256 columns
-    weight = dequantise(quantise_matrix(plain.weight, encoding, 96), torch.float32)
+    weight = dequantize(quantize_matrix(plain.weight, encoding, 96), torch.float32)
     x = torch.randn(5, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert down.scheme.format_of(None) == f"{encoding.name.lower()} g96"
     assert relative_error(down(x, out_dtype=torch.float32), x.float() @ weight.T) < 1e-2
@@ -169,26 +169,26 @@ def test_numbers_that_are_not_finite_are_named(folder: Path, encoding: Encoding,
     tensors[name][3, 5] = number
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=f"{name}.*not finite"):
-        load_folder(folder, torch.bfloat16, weights=WeightOptions(quantise_to=encoding))
+        load_folder(folder, torch.bfloat16, weights=WeightOptions(quantize_to=encoding))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])
 def test_head_and_embeddings_follow_when_asked(folder: Path, dtype: torch.dtype) -> None:
-    options = WeightOptions(quantise_to=Encoding.INT4, includes_head=True)
+    options = WeightOptions(quantize_to=Encoding.INT4, includes_head=True)
 
     decoder = load_folder(folder, dtype, weights=options)
 
     assert {layer.scheme.format_of(None) for layer in (decoder.embed, decoder.head)} == {"int4 g32"}
     embedding = load_folder(folder).embed.weight
-    wanted = dequantise(quantise_matrix(embedding, Encoding.INT4), dtype)
+    wanted = dequantize(quantize_matrix(embedding, Encoding.INT4), dtype)
     ids = torch.tensor([3, 127, 0])
     assert torch.equal(decoder.embed.look_up(ids).to(dtype), wanted[ids])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])
-def test_conv1d_matrices_are_quantised_after_they_are_turned(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_conv1d_matrices_are_quantized_after_they_are_turned(tmp_path: Path, dtype: torch.dtype) -> None:
     random_model(gpt2_config()).save_pretrained(tmp_path)
-    decoder = load_folder(tmp_path, dtype, weights=WeightOptions(quantise_to=Encoding.INT8))
+    decoder = load_folder(tmp_path, dtype, weights=WeightOptions(quantize_to=Encoding.INT8))
     plain = linears(load_folder(tmp_path))["layers.1.mlp.down"]
     x = torch.randn(3, plain.in_features).to(dtype)
     wanted = x.float() @ plain.weight.T + plain.bias
@@ -196,7 +196,7 @@ def test_conv1d_matrices_are_quantised_after_they_are_turned(tmp_path: Path, dty
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])
-def test_one_unquantised_matrix_at_a_time_is_in_memory(
+def test_one_unquantized_matrix_at_a_time_is_in_memory(
     folder: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
@@ -218,7 +218,7 @@ def test_one_unquantised_matrix_at_a_time_is_in_memory(
         object.__setattr__(self, "read", watched)
 
     monkeypatch.setattr(StoredTensor, "__init__", counted)
-    options = WeightOptions(quantise_to=Encoding.INT4, includes_head=True)
+    options = WeightOptions(quantize_to=Encoding.INT4, includes_head=True)
 
     decoder = load_folder(folder, dtype, weights=options)
 

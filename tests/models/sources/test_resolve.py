@@ -167,7 +167,7 @@ def test_hub_repository_of_gguf_needs_a_selector(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_hub_gguf_by_quantisation_or_name(tmp_path: Path, selector: str, names: list[str]) -> None:
+def test_hub_gguf_by_quantization_or_name(tmp_path: Path, selector: str, names: list[str]) -> None:
     touch(tmp_path, "m-Q4_K_M.gguf", "m-IQ4_K_M.gguf", "m-Q4_K.gguf")
     touch(tmp_path, "Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf")
     assert resolve(f"owner/repo:{selector}").gguf == tuple(tmp_path / name for name in names)

@@ -69,7 +69,7 @@ def test_gguf_of_one_wheel_keeps_its_name(index: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir() if entry.name != path.name] == ["record.json"]
 
 
-def test_version_is_honoured(index: Path) -> None:
+def test_version_is_honored(index: Path) -> None:
     make_wheel(index, "tiny", {"m.gguf": b"GGUF one"}, "1.0")
     make_wheel(index, "tiny", {"m.gguf": b"GGUF two"}, "2.0")
     assert fetch("pypi:tiny==1.0").read_bytes() == b"GGUF one"

@@ -118,7 +118,7 @@ def test_weights_that_cannot_fit_are_refused_before_memory_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, encoding: Encoding | None
 ) -> None:
     random_model(llama_config(hidden_size=128, intermediate_size=256)).save_pretrained(tmp_path)
-    weights = WeightOptions(quantise_to=encoding)
+    weights = WeightOptions(quantize_to=encoding)
     held = load_folder(tmp_path, dtype, weights=weights).weight_bytes()
 
     monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: int(0.85 * held))

@@ -159,7 +159,7 @@ def test_overrides_reach_transformers_configuration_and_unknown_ones_are_refused
         opened.overridden.refuse_unread("CwmForCausalLM")
 
 
-def test_rows_that_depend_on_their_neighbours_are_found(tmp_path: Path) -> None:
+def test_rows_that_depend_on_their_neighbors_are_found(tmp_path: Path) -> None:
     backend = load_backend(PREFERENCE["cpu"][-1])
     decoder = built(saved(FOREIGN["cwm"], tmp_path), backend)
     embed = decoder.body.embed_tokens

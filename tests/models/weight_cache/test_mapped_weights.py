@@ -74,9 +74,9 @@ def test_every_checkpoint_format(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", [None, *(Encoding[name] for name in ("INT4", "INT8", "FP8_E4M3", "NF4"))])
-def test_weights_that_are_quantised_on_load(encoding: Encoding | None, tmp_path: Path) -> None:
+def test_weights_that_are_quantized_on_load(encoding: Encoding | None, tmp_path: Path) -> None:
     random_model(llama_config(tie_word_embeddings=True)).to(torch.bfloat16).save_pretrained(tmp_path)
-    weights = WeightOptions(quantise_to=encoding, includes_head=encoding is not None)
+    weights = WeightOptions(quantize_to=encoding, includes_head=encoding is not None)
     held = check_both_starts(ModelFiles(tmp_path, (), "m"), tmp_path / "cache", weights)
     assert held.mapped_bytes > 0
 

@@ -293,9 +293,9 @@ def test_key_changes_with_all_that_decides_the_weights(
     files = make(tmp_path)
     keys = [key(store, files)]
     assert keys == [key(store, files)]
-    keys.append(key(store, files, WeightOptions(quantise_to=Encoding.INT4)))
-    keys.append(key(store, files, WeightOptions(quantise_to=Encoding.INT4, group_size=128)))
-    keys.append(key(store, files, WeightOptions(keeps_quantised=False)))
+    keys.append(key(store, files, WeightOptions(quantize_to=Encoding.INT4)))
+    keys.append(key(store, files, WeightOptions(quantize_to=Encoding.INT4, group_size=128)))
+    keys.append(key(store, files, WeightOptions(keeps_quantized=False)))
     keys.append(key(store, files, rope_theta=5.0))
     for path in sorted(tmp_path.iterdir()):  # the same bytes with the same time: only the time of change differs
         status = path.stat()

@@ -185,7 +185,7 @@ def test_every_variable_that_the_code_reads_is_known() -> None:
 
 
 @pytest.mark.parametrize("quantization", ["auto", "none"])
-def test_head_is_quantised_only_with_the_other_weights(quantization: str) -> None:
+def test_head_is_quantized_only_with_the_other_weights(quantization: str) -> None:
     with pytest.raises(StartupError, match=f"--quantization is {quantization}; choose fp8"):
         resolve({"quantize_head": "true", "quantization": quantization}, {}, None)
 

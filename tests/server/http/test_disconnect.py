@@ -51,7 +51,7 @@ async def test_a_stream_is_ended_between_its_tokens() -> None:
         assert b"[DONE]" not in request.body
 
 
-async def test_a_cancelled_handler_ends_its_request() -> None:
+async def test_a_canceled_handler_ends_its_request() -> None:
     client = FakeClient(_hangs)
     async with RawRequest(make_app(client), "/v1/chat/completions", {**CHAT, "stream": True}) as request:
         await request.until(lambda: b'"content":"H"' in request.body)

@@ -85,7 +85,7 @@ async def test_a_model_shows_its_weights_and_their_quality() -> None:
         perplexity=10.5,
         reference_perplexity=10.0,
         num_tokens=99,
-        reference="m unquantised",
+        reference="m unquantized",
     )
     info = engine_info(weight_formats={"int4 g32": 7, "bf16": 2}, quality=quality)
     async with http(make_app(FakeClient(says("x"), info))) as api:
@@ -98,7 +98,7 @@ async def test_a_model_shows_its_weights_and_their_quality() -> None:
         "reference_perplexity": 10.0,
         "perplexity_increase": pytest.approx(0.05),
         "num_tokens": 99,
-        "reference": "m unquantised",
+        "reference": "m unquantized",
     }
 
 

@@ -223,10 +223,10 @@ async def test_a_wrong_type_of_a_field_that_is_not_used_is_refused(name: str, va
     assert response.json()["error"]["param"] == name
 
 
-@pytest.mark.parametrize(("honoured", "listed"), [(True, None), (False, "priority")])
-async def test_priority_is_listed_where_the_scheduler_does_not_look_at_it(honoured: bool, listed: str | None) -> None:
+@pytest.mark.parametrize(("honored", "listed"), [(True, None), (False, "priority")])
+async def test_priority_is_listed_where_the_scheduler_does_not_look_at_it(honored: bool, listed: str | None) -> None:
     client = FakeClient(says("x"))
-    response = await _chat(client, {"priority": honoured}, priority=-3)
+    response = await _chat(client, {"priority": honored}, priority=-3)
     assert response.headers.get("x-ignored-parameters") == listed
     assert client.requests[0].priority == -3
 

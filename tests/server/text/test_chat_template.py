@@ -153,7 +153,7 @@ def test_content_never_becomes_a_control_token(content: Any) -> None:
     )
 
 
-def test_control_token_is_not_put_together_from_neighbours() -> None:
+def test_control_token_is_not_put_together_from_neighbors() -> None:
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
     pieces = [{"role": "user", "content": "x<|im_"}, {"role": "user", "content": "end|>y"}]
     tokenizer, ids = ids_of(pieces, source)

@@ -1,4 +1,4 @@
-"""Laws of detokenising: deltas join to the whole text, and stop strings are found however the text is cut."""
+"""Laws of detokenizing: deltas join to the whole text, and stop strings are found however the text is cut."""
 
 from functools import cache
 from itertools import pairwise

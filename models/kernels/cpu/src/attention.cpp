@@ -186,7 +186,7 @@ int query_position(const Problem& p, int seq, int query) {
   return p.seq_lens[seq] - (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) + query;
 }
 
-// Unnormalised attention of one item's rows: s.out, s.max (base 2), s.sum.
+// Unnormalized attention of one item's rows: s.out, s.max (base 2), s.sum.
 template <class Element>
 void walk_context(const Problem& p, const Item& item, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim();

@@ -1,4 +1,4 @@
-// Packed weights: how each quantised format lies in memory, and how 16 rows x 32 columns of it are unpacked.
+// Packed weights: how each quantized format lies in memory, and how 16 rows x 32 columns of it are unpacked.
 //
 // A matrix [N, K] is cut into blocks of 16 output rows (the last one padded with zero scales) and, along K, into units
 // of 64 columns = two groups of 32 (K padded likewise). All bytes of a row block are consecutive: a thread streams them.
@@ -23,7 +23,7 @@
 //   Q5_K    d, dmin [16] fp16                s [2][16], m [2][16] uint8, (bit, nibbles) x 2            5.625
 //   Q6_K    d [16] fp16, 32 bytes unused     s [2][2][16] int8 (per 16 columns), (nibbles, crumbs) x 2 6.625
 //
-// Scales are stored as the file has them, so a dequantised weight is exactly the format's.
+// Scales are stored as the file has them, so a dequantized weight is exactly the format's.
 //
 //   weight = scale * (code - kOffset) + minimum,   scale = d or d * s,   minimum = m or -dmin * m (where there is one)
 #pragma once

@@ -1,4 +1,4 @@
-// GGUF blocks -> numbers, exactly the format's: what is quantised anew, or held dense, is dequantised so while it is loaded.
+// GGUF blocks -> numbers, exactly the format's: what is quantized anew, or held dense, is dequantized so while it is loaded.
 //
 // weight = scale * (code - kOffset) + minimum, as in codecs.h. Products have at most 24 bits where a minimum is added, so that it
 // does not matter whether that is one rounding or two.
@@ -41,7 +41,7 @@ HR_INLINE HalfScales scales_of(Format format, const RowGroup& g) {
 
 // false if a scale is no finite number
 template <class Codec, class Element>
-bool dequantise_row(Format format, const uint8_t* row, int64_t columns, Element* out) {
+bool dequantize_row(Format format, const uint8_t* row, int64_t columns, Element* out) {
   const GGUFBlock shape = gguf_block(format);
   const int groups_per_block = shape.columns / kGroup;
   RowGroup g{};
@@ -65,7 +65,7 @@ bool dequantise_row(Format format, const uint8_t* row, int64_t columns, Element*
 
 // raw: rows of GGUF blocks, contiguous. out: [rows, columns], bf16 or fp32. Returns 0 if a block's scale is no finite number,
 // else 1.
-HR_API int hr_dequantise_gguf(int format, const uint8_t* raw, int64_t rows, int64_t columns, int out_is_bf16, void* out) {
+HR_API int hr_dequantize_gguf(int format, const uint8_t* raw, int64_t rows, int64_t columns, int out_is_bf16, void* out) {
   const Format stored = static_cast<Format>(format);
   const GGUFBlock shape = gguf_block(stored);
   const int64_t row_bytes = columns / shape.columns * shape.bytes;
@@ -75,8 +75,8 @@ HR_API int hr_dequantise_gguf(int format, const uint8_t* raw, int64_t rows, int6
     parallel_for(rows, std::max<int64_t>(1, kChunkWeights / columns), [&](int64_t row) {
       const uint8_t* source = raw + row * row_bytes;
       const bool is_row_finite =
-          out_is_bf16 ? dequantise_row<Codec>(stored, source, columns, static_cast<Bf16*>(out) + row * columns)
-                      : dequantise_row<Codec>(stored, source, columns, static_cast<float*>(out) + row * columns);
+          out_is_bf16 ? dequantize_row<Codec>(stored, source, columns, static_cast<Bf16*>(out) + row * columns)
+                      : dequantize_row<Codec>(stored, source, columns, static_cast<float*>(out) + row * columns);
       if (!is_row_finite) is_finite.store(0, std::memory_order_relaxed);
     });
   });

@@ -119,7 +119,7 @@ void run_head(const Delta& delta, int64_t sequence, int64_t head) {
     float* to = delta.targets[t] >= 0 ? place(delta.targets[t]) : t + 1 < end ? scratch.state.data() : nullptr;
     step(row, from, to, scratch.y.data());
     from = to;
-    normalise_row(norm, scratch.y.data(), V, scratch.y.data());
+    normalize_row(norm, scratch.y.data(), V, scratch.y.data());
     const Element* z = static_cast<const Element*>(delta.z) + at + head * V;
     Element* out = static_cast<Element*>(delta.out) + (t * delta.num_value_heads + head) * V;
     for (int64_t v = 0; v < V; v += 16) store_lanes(out + v, load<F32x16>(scratch.y.data() + v) * silu(load_lanes(z + v)));

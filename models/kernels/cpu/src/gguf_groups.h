@@ -17,7 +17,7 @@ struct RowGroup {
 
 inline uint16_t load_u16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
 
-// Eight codes at a time, a byte each: a word is cut and merged in one instruction, whatever the compiler vectorises.
+// Eight codes at a time, a byte each: a word is cut and merged in one instruction, whatever the compiler vectorizes.
 constexpr uint64_t kOnes = 0x0101010101010101;
 
 inline uint64_t load_codes(const uint8_t* source) {

@@ -3,7 +3,7 @@
 //
 // Pairs (row, expert) are sorted by expert. Each matrix is cut into slices of row blocks, and a task is one expert's
 // slice times all of the expert's rows: one call of the linear kernel of the weights, which within a parallel loop runs on
-// its thread alone. The rows are gathered by the task where they are not neighbours, and prepared anew by each slice's call:
+// its thread alone. The rows are gathered by the task where they are not neighbors, and prepared anew by each slice's call:
 // so slices are few, just as many as keep the threads busy. With one row there are as many tasks as experts and slices, so
 // that decoding streams the chosen experts' weights from memory on all threads.
 //
@@ -152,7 +152,7 @@ void multiply(const hr_expert_linear& linear, const Task& task, const float* x, 
   });
 }
 
-// The rows of an expert, side by side: where they are if they are neighbours and not weighted, else copied.
+// The rows of an expert, side by side: where they are if they are neighbors and not weighted, else copied.
 const float* gather(const hr_moe& moe, const Pairs& pairs, int expert, const float* rows) {
   const int64_t columns = moe.router.columns;
   const int first = pairs.first[expert], count = pairs.count(expert);

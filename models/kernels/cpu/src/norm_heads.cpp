@@ -23,7 +23,7 @@ struct Heads {
 };
 
 template <class Element>
-void normalise(const Heads& heads) {
+void normalize(const Heads& heads) {
   const int64_t count = heads.num_rows * heads.num_heads;
   parallel_for(count, std::max<int64_t>(1, kGrain / heads.columns), [&](int64_t i) {
     thread_local std::vector<float> buffer;
@@ -32,7 +32,7 @@ void normalise(const Heads& heads) {
     Element* x = static_cast<Element*>(heads.x) + row * heads.row_stride + head * heads.head_stride;
     InputSpec norm = heads.norm;
     norm.weight += head * heads.weight_stride;
-    normalise_row(norm, x, heads.columns, buffer.data());
+    normalize_row(norm, x, heads.columns, buffer.data());
     for (int64_t k = 0; k < heads.columns; k += 16) store_lanes(x + k, load<F32x16>(buffer.data() + k));
   });
 }
@@ -46,9 +46,9 @@ HR_API void hr_norm_heads(int is_bf16, void* x, int64_t row_stride, int64_t head
   const Heads heads{x,       row_stride, head_stride, num_rows, num_heads, columns, {static_cast<InputKind>(norm_kind), weight, bias, eps},
                     weight_stride};
   if (is_bf16)
-    normalise<Bf16>(heads);
+    normalize<Bf16>(heads);
   else
-    normalise<float>(heads);
+    normalize<float>(heads);
 }
 
 HR_REPLAYABLE(hr_norm_heads)

@@ -76,7 +76,7 @@ void pack_codes(const ScaledMatrix& m, const uint8_t* rows, int64_t row_bytes, i
 }
 
 // out[k] = the weight at column k of one row
-void dequantise_row(const ScaledMatrix& m, const uint8_t* block, int lane, int64_t columns, float* out) {
+void dequantize_row(const ScaledMatrix& m, const uint8_t* block, int lane, int64_t columns, float* out) {
   float scale[16], zero[16] = {};
   for (int64_t step = 0; step < m.num_steps(); ++step) {
     if (step % m.steps_a_group == 0) {
@@ -140,7 +140,7 @@ HR_API void hr_scaled_gather_rows(int format, const uint8_t* packed, int64_t col
                                   int64_t num_ids, float* out) {
   const ScaledMatrix m(format, columns, group_size);
   parallel_for(num_ids, 8, [&](int64_t i) {
-    dequantise_row(m, packed + ids[i] / kBlockRows * m.block_bytes, static_cast<int>(ids[i] % kBlockRows), columns,
+    dequantize_row(m, packed + ids[i] / kBlockRows * m.block_bytes, static_cast<int>(ids[i] % kBlockRows), columns,
                    out + i * columns);
   });
 }

@@ -1,4 +1,4 @@
-// GGUF blocks -> packed weights (codecs.h), and packed weights -> dequantised rows.
+// GGUF blocks -> packed weights (codecs.h), and packed weights -> dequantized rows.
 //
 // GGUF rows [N][K / block] of blocks, each a run of columns of one row. A reader turns a block into codes (one byte a
 // weight) and scales; the writer places them. Threads take row blocks.
@@ -103,7 +103,7 @@ bool pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t ro
 }
 
 template <class Codec, class Element>
-void dequantise_row(const uint8_t* block, int lane, int64_t columns, Element* out) {
+void dequantize_row(const uint8_t* block, int lane, int64_t columns, Element* out) {
   alignas(64) uint8_t codes[kVectors * 64];
   float scale[2][16], minimum[2][16] = {};
   for (int64_t group = 0; group < columns / kGroup; ++group) {
@@ -155,9 +155,9 @@ HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, c
       const uint8_t* block = packed + ids[i] / kBlockRows * stride;
       const int lane = static_cast<int>(ids[i] % kBlockRows);
       if (out_is_bf16)
-        dequantise_row<Codec>(block, lane, columns, static_cast<Bf16*>(out) + i * columns);
+        dequantize_row<Codec>(block, lane, columns, static_cast<Bf16*>(out) + i * columns);
       else
-        dequantise_row<Codec>(block, lane, columns, static_cast<float*>(out) + i * columns);
+        dequantize_row<Codec>(block, lane, columns, static_cast<float*>(out) + i * columns);
     });
   });
 }

@@ -1,4 +1,4 @@
-// Quantisation of a matrix to 4 bits, as models/quant/round_to_nearest.py defines it.
+// Quantization of a matrix to 4 bits, as models/quant/round_to_nearest.py defines it.
 //
 // INT4: of several clippings of a group, each a code c that its extreme e would get, the scale of the least squared error. With
 // u = x / e and q = clamp(round(-c u), -8, 7) fixed, the best scale is e sum(uq) / sum(qq), and the best clipping the one whose
@@ -67,7 +67,7 @@ void take_shares(Tile& tile, const F32x16& extremes) {
       store(tile.shares.data() + k, load<F32x16>(tile.numbers.data() + k) * broadcast(inverses[i]));
 }
 
-struct Int4Quantiser {
+struct Int4Quantizer {
   // Lane i: group i's scale.
   static F32x16 scales(Tile& tile) {
     const F32x16 extremes = extremes_of(tile);
@@ -98,7 +98,7 @@ struct Int4Quantiser {
   static HR_INLINE F32x16 codes(const F32x16& v) { return round_int4(v) + broadcast(8.0f); }
 };
 
-struct NF4Quantiser {
+struct NF4Quantizer {
   static F32x16 scales(Tile& tile) {
     F32x16 largest[kTileGroups];
     for (int i = 0; i < kTileGroups; ++i) {
@@ -151,14 +151,14 @@ struct Matrix {
   }
 };
 
-template <class Quantiser>
-void quantise_tile(const Matrix& m, int64_t first_group, int num_groups, uint8_t* codes, Bf16* scales) {
+template <class Quantizer>
+void quantize_tile(const Matrix& m, int64_t first_group, int num_groups, uint8_t* codes, Bf16* scales) {
   Tile& tile = thread_scratch<Tile>();
   tile.resize(m.group_size);
   for (int i = 0; i < num_groups; ++i) m.read(first_group + i, tile.numbers.data() + i * tile.width, tile.width);
   std::fill(tile.numbers.begin() + num_groups * tile.width, tile.numbers.end(), 0.0f);
   float fitted[kTileGroups];
-  store(fitted, Quantiser::scales(tile));
+  store(fitted, Quantizer::scales(tile));
   for (int i = 0; i < num_groups; ++i) {
     const int64_t group = first_group + i, count = m.size(group);
     store_one(scales + group, fitted[i]);
@@ -166,7 +166,7 @@ void quantise_tile(const Matrix& m, int64_t first_group, int num_groups, uint8_t
     const F32x16 divisor = broadcast(std::fabs(kept) < kSmallestDivisor ? 1.0f : kept);
     const float* x = tile.numbers.data() + i * tile.width;
     uint8_t* target = codes + m.place(group) / 2;
-    for (int64_t k = 0; k < count; k += 16) store_nibbles(target + k / 2, Quantiser::codes(load<F32x16>(x + k) / divisor));
+    for (int64_t k = 0; k < count; k += 16) store_nibbles(target + k / 2, Quantizer::codes(load<F32x16>(x + k) / divisor));
   }
 }
 
@@ -174,14 +174,14 @@ void quantise_tile(const Matrix& m, int64_t first_group, int num_groups, uint8_t
 
 // x: [rows, columns] bf16 or fp32, contiguous. format: the Code, kInt4 or kNF4. columns and group_size are multiples of 16; the
 // last group may be smaller. codes: [rows, columns / 2], the even column's low; scales: [rows, groups] bf16.
-HR_API void hr_quantise(const void* x, int x_is_bf16, int64_t rows, int64_t columns, int format, int64_t group_size,
+HR_API void hr_quantize(const void* x, int x_is_bf16, int64_t rows, int64_t columns, int format, int64_t group_size,
                         uint8_t* codes, Bf16* scales) {
   const Matrix m{x, x_is_bf16 != 0, columns, group_size};
-  const auto quantise = static_cast<Code>(format) == Code::kInt4 ? quantise_tile<Int4Quantiser> : quantise_tile<NF4Quantiser>;
+  const auto quantize = static_cast<Code>(format) == Code::kInt4 ? quantize_tile<Int4Quantizer> : quantize_tile<NF4Quantizer>;
   const int64_t groups = rows * m.groups_a_row();
   parallel_for((groups + kTileGroups - 1) / kTileGroups, std::max<int64_t>(1, kChunkWeights / (kTileGroups * group_size)),
                [&](int64_t tile) {
                  const int64_t first = tile * kTileGroups;
-                 quantise(m, first, static_cast<int>(std::min<int64_t>(kTileGroups, groups - first)), codes, scales);
+                 quantize(m, first, static_cast<int>(std::min<int64_t>(kTileGroups, groups - first)), codes, scales);
                });
 }

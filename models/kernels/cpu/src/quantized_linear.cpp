@@ -1,6 +1,6 @@
 // Linear layers over packed integer weights: out [M, N] = input(x) [M, K] * W^T (+ bias) (+ residual).
 //
-// Activations are quantised to int8 with one scale per row and group of 32 columns, so that a group's product is an exact
+// Activations are quantized to int8 with one scale per row and group of 32 columns, so that a group's product is an exact
 // integer, and per group g of 32 columns (weights as in codecs.h, a = activation codes):
 //
 //   out[m, n] += scale_a[m, g] * scale_w[n, g] * sum_k (code[n, k] - offset) a[m, k]  +  minimum[n, g] * sum_a[m, g]
@@ -8,12 +8,12 @@
 // A layer may be several matrices side by side (q, k and v; gate and up), each in a format of its own: `segments`.
 //
 // Few rows (M <= kFewRows): bound by memory. A thread takes row blocks of 16 outputs, streams each once, and multiplies
-// kMostShared rows at a time with the unpacked registers. Activations are quantised by the caller alone while that is cheaper
+// kMostShared rows at a time with the unpacked registers. Activations are quantized by the caller alone while that is cheaper
 // than a loop of its own.
 //
 // Many rows: bound by arithmetic. A panel of rows meets two row blocks, as integer_panel.h says.
 //
-// Many rows on AMX (M >= kAmxRows): the same tasks, but weights are dequantised to bf16 once a step, and multiplied in tiles
+// Many rows on AMX (M >= kAmxRows): the same tasks, but weights are dequantized to bf16 once a step, and multiplied in tiles
 // with activations rounded to bf16 (amx.h). That is faster than scaling the integer sums of every group, and more exact.
 #include <algorithm>
 #include <memory>
@@ -33,11 +33,11 @@ using namespace hr;
 namespace {
 
 constexpr int kFewRows = 8 * kMostShared;  // up to here unpacking again for each kMostShared rows is cheaper than a panel
-constexpr int64_t kQuantiseAlone = 2048;  // elements; up to here the caller is done before the others would have begun
+constexpr int64_t kQuantizeAlone = 2048;  // elements; up to here the caller is done before the others would have begun
 
 int64_t padded_groups(int64_t columns) { return num_units(columns) * (kUnit / kGroup); }
 
-void quantise_row(const LinearLayer& layer, int64_t row, const IntegerRows& a) {
+void quantize_row(const LinearLayer& layer, int64_t row, const IntegerRows& a) {
   thread_local std::vector<float> prepared;
   const int64_t columns = a.groups * kGroup;
   if (static_cast<int64_t>(prepared.size()) < columns) prepared.resize(columns);
@@ -159,8 +159,8 @@ void panel_task(const LinearLayer& layer, const IntegerRows& a, const BlockPlace
 // ---- many rows on AMX
 
 #if HR_AMX
-constexpr int kAmxRows = 32;        // fewer do not pay for the dequantisation
-constexpr int kAmxPanelRows = 512;  // many, since a panel dequantises all weights that it meets
+constexpr int kAmxRows = 32;        // fewer do not pay for the dequantization
+constexpr int kAmxPanelRows = 512;  // many, since a panel dequantizes all weights that it meets
 
 struct AmxPanelMemory {
   alignas(64) uint8_t weights[2][kStepGroups][kAmxTileBytes];
@@ -169,7 +169,7 @@ struct AmxPanelMemory {
 
 // A group's weights in bf16, [16 pairs of columns][16 rows][2]: one tile.
 template <class Codec>
-HR_INLINE void dequantise_tile(const Group& g, uint8_t* tile) {
+HR_INLINE void dequantize_tile(const Group& g, uint8_t* tile) {
   alignas(64) static constexpr uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                            8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i interleave = _mm512_load_si512(kInterleave), byte = _mm512_set1_epi32(0xff);
@@ -194,11 +194,11 @@ HR_INLINE void dequantise_tile(const Group& g, uint8_t* tile) {
 }
 
 template <class Codec>
-__attribute__((noinline)) void dequantise_step(const uint8_t* block, int64_t first_group, int num_groups,
+__attribute__((noinline)) void dequantize_step(const uint8_t* block, int64_t first_group, int num_groups,
                                                uint8_t (*tiles)[kAmxTileBytes]) {
   for (int i = 0; i < num_groups; ++i) {
     const int64_t u = (first_group + i) / 2;
-    dequantise_tile<Codec>(
+    dequantize_tile<Codec>(
         Codec::unpack(header_address<Codec>(block, u), unit_address<Codec>(block, u), (first_group + i) % 2), tiles[i]);
   }
 }
@@ -214,7 +214,7 @@ void amx_panel_task(const LinearLayer& layer, const Bf16* tiles, int64_t index, 
     const uint8_t* block = place.segment->packed + place.block * stride;
     for (int64_t group = 0; group < groups; group += kStepGroups) {
       const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, groups - group));
-      for (int c = 0; c < num_blocks; ++c) dequantise_step<Codec>(block + c * stride, group, num_groups, memory.weights[c]);
+      for (int c = 0; c < num_blocks; ++c) dequantize_step<Codec>(block + c * stride, group, num_groups, memory.weights[c]);
       amx_multiply(tiles + first_row * layer.columns + group * kGroup * kAmxTileRows, layer.columns, num_rows, memory.weights,
                    sizeof(memory.weights[0]), num_blocks, num_groups, memory.sums[0], 2 * kBlockRows);
     }
@@ -254,14 +254,14 @@ void few_rows(const LinearLayer& layer) {
   thread_local IntegerRowMemory memory;
   const IntegerRows a =
       memory.reserve(layer.num_rows, padded_groups(layer.columns), kMostShared, last_shared_rows(layer.num_rows));
-  parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantiseAlone / layer.columns), [&](int64_t r) { quantise_row(layer, r, a); });
+  parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantizeAlone / layer.columns), [&](int64_t r) { quantize_row(layer, r, a); });
   parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, a, i); });
 }
 
 void many_rows(const LinearLayer& layer) {
   thread_local IntegerRowMemory memory;
   const IntegerRows a = memory.reserve(layer.num_rows, padded_groups(layer.columns), kTileRows, kTileRows);
-  parallel_for(layer.num_rows, 4, [&](int64_t r) { quantise_row(layer, r, a); });
+  parallel_for(layer.num_rows, 4, [&](int64_t r) { quantize_row(layer, r, a); });
   for_each_panel(layer.segments, layer.num_segments, layer.num_rows,
                  [&](const BlockPlace& place, int64_t first_row, int num_rows, PanelMemory& panel) {
                    panel_task(layer, a, place, first_row, num_rows, panel);

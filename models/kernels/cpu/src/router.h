@@ -1,7 +1,7 @@
 // The router of a mixture of experts: which experts a row goes to, and how much each counts.
 //
 // Per row: logits = W x (+ b); scores by softmax or sigmoid; the best `chosen` by score + correction, among the experts of the
-// best groups where there are groups; their scores as weights, renormalised or not, times a factor. All in fp32: a choice
+// best groups where there are groups; their scores as weights, renormalized or not, times a factor. All in fp32: a choice
 // between two near experts must not hang on rounding.
 #pragma once
 
@@ -20,7 +20,7 @@ struct hr_router {
   int64_t columns;                          // K, a multiple of 16
   int32_t num_experts, chosen;
   int32_t is_sigmoid;  // else softmax
-  int32_t renormalises;
+  int32_t renormalizes;
   int32_t num_groups, groups_chosen;
   int32_t group_best_two;  // a group is rated by the sum of its two best, else by its best
   float scale;
@@ -90,7 +90,7 @@ inline void choose(const hr_router& router, float* scores, int32_t* experts, flo
     total += scores[best];
     rated[best] = -INFINITY;
   }
-  const float factor = router.scale / (router.renormalises ? std::max(total, 1e-20f) : 1.0f);
+  const float factor = router.scale / (router.renormalizes ? std::max(total, 1e-20f) : 1.0f);
   for (int j = 0; j < router.chosen; ++j) weights[j] *= factor;
 }
 

@@ -1,5 +1,5 @@
 // What happens to a row before a linear layer multiplies it: nothing, a norm, or the activation of a feed-forward layer.
-// Done where the row is read anyway (quantised, packed), so that it costs neither a pass over memory nor a parallel region.
+// Done where the row is read anyway (quantized, packed), so that it costs neither a pass over memory nor a parallel region.
 #pragma once
 
 #include "simd.h"
@@ -79,7 +79,7 @@ HR_INLINE F32x16 swiglu_clamped(const F32x16& gate, const F32x16& up, float alph
 }
 
 template <class Element>
-void normalise_row(const InputSpec& input, const Element* x, int64_t columns, float* out) {
+void normalize_row(const InputSpec& input, const Element* x, int64_t columns, float* out) {
   F32x16 sum = broadcast(0.0f), squares = broadcast(0.0f);
   for (int64_t k = 0; k < columns; k += 16) {
     const F32x16 v = load_lanes(x + k);
@@ -124,7 +124,7 @@ void prepare_row(const InputSpec& input, const Element* x, int64_t columns, floa
   switch (input.kind) {
     case InputKind::kPlain: return activate(x, columns, out, [](const F32x16& v) { return v; });
     case InputKind::kRmsNorm:
-    case InputKind::kLayerNorm: return normalise_row(input, x, columns, out);
+    case InputKind::kLayerNorm: return normalize_row(input, x, columns, out);
     case InputKind::kSilu: return activate(x, columns, out, [](const F32x16& v) { return silu(v); });
     case InputKind::kSiluGated: return activate_gated(x, columns, out, [](const F32x16& v) { return silu(v); });
     case InputKind::kGeluTanh: return activate(x, columns, out, [](const F32x16& v) { return gelu_tanh(v); });

@@ -1,4 +1,4 @@
-// Many rows over scaled codes on AMX: weights are dequantised to bf16, 32 outputs x 512 columns at a time, and multiplied in
+// Many rows over scaled codes on AMX: weights are dequantized to bf16, 32 outputs x 512 columns at a time, and multiplied in
 // tiles with the rows in bf16 (codes of W8A8 rows are exact in it).
 #pragma once
 
@@ -18,8 +18,8 @@
 
 namespace hr {
 
-constexpr int kAmxRows = 32;        // fewer do not pay for the dequantisation
-constexpr int kAmxPanelRows = 512;  // many, since a panel dequantises all weights that it meets
+constexpr int kAmxRows = 32;        // fewer do not pay for the dequantization
+constexpr int kAmxPanelRows = 512;  // many, since a panel dequantizes all weights that it meets
 constexpr int kTileSteps = 16;      // 512 columns
 
 struct AmxRows {
@@ -78,7 +78,7 @@ HR_INLINE void float_tile(const uint8_t* p, const F32x16& scale, uint8_t* tile) 
 }
 
 // Steps first .. first + count - 1 of a block, one tile each.
-inline void dequantise(const ScaledMatrix& m, const uint8_t* block, int64_t first, int64_t count, uint8_t (*tiles)[kAmxTileBytes]) {
+inline void dequantize(const ScaledMatrix& m, const uint8_t* block, int64_t first, int64_t count, uint8_t (*tiles)[kAmxTileBytes]) {
   const auto each = [&](const auto& make_tile) {
     for (int64_t i = 0; i < count; ++i)
       make_tile(block + m.codes_at(first + i), (first + i) / m.steps_a_group, tiles[i]);
@@ -110,7 +110,7 @@ inline void amx_task(const ScaledLayer& layer, const AmxRows& rows, const BlockP
   const AmxTiles registers;
   for (int64_t step = 0; step < m.num_steps(); step += kTileSteps) {
     const int64_t count = std::min<int64_t>(kTileSteps, m.num_steps() - step);
-    for (int c = 0; c < num_blocks; ++c) dequantise(m, block + c * m.block_bytes, step, count, memory.weights[c]);
+    for (int c = 0; c < num_blocks; ++c) dequantize(m, block + c * m.block_bytes, step, count, memory.weights[c]);
     amx_multiply(rows.tiles.data() + first_row * m.columns + step * kGroup * kAmxTileRows, m.columns, num_rows, memory.weights,
                  sizeof(memory.weights[0]), num_blocks, count, memory.sums[0], 2 * kBlockRows);
   }

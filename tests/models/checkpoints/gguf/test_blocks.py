@@ -19,9 +19,9 @@ def test_numbers_are_gguf_s(fmt: WeightFormat) -> None:
     kind = Kind[fmt.name]
     raw = random_blocks(values, kind) if fmt.name.endswith("_K") else gguf.quants.quantize(values, kind)
 
-    dequantised = GGUFRows(fmt, torch.from_numpy(raw)).dequantised(torch.float32)
+    dequantized = GGUFRows(fmt, torch.from_numpy(raw)).dequantized(torch.float32)
 
-    assert np.array_equal(dequantised.numpy(), gguf.quants.dequantize(raw, kind))
+    assert np.array_equal(dequantized.numpy(), gguf.quants.dequantize(raw, kind))
 
 
 def test_parts_are_all_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""GGUF reader: every kind of damage is one error that names the file; every type that gguf can dequantise is read."""
+"""GGUF reader: every kind of damage is one error that names the file; every type that gguf can dequantize is read."""
 
 import errno
 import mmap
@@ -132,7 +132,7 @@ def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:
     assert metadata == {"general.architecture": "llama", **integers, **expected}
 
 
-def dequantisable() -> list[GGMLQuantizationType]:
+def dequantizable() -> list[GGMLQuantizationType]:
     found = []
     for kind, (_, block_bytes) in gguf.GGML_QUANT_SIZES.items():
         try:
@@ -143,8 +143,8 @@ def dequantisable() -> list[GGMLQuantizationType]:
     return found
 
 
-@pytest.mark.parametrize("kind", dequantisable(), ids=lambda kind: kind.name)
-def test_tensor_of_every_dequantisable_type_is_read(tmp_path: Path, kind: GGMLQuantizationType) -> None:
+@pytest.mark.parametrize("kind", dequantizable(), ids=lambda kind: kind.name)
+def test_tensor_of_every_dequantizable_type_is_read(tmp_path: Path, kind: GGMLQuantizationType) -> None:
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     columns, rows = max(block_size, 32) * 2, 6
     row_bytes = columns // block_size * block_bytes
@@ -175,7 +175,7 @@ def test_scales_that_are_not_finite_are_named(tmp_path: Path, kind: GGMLQuantiza
     path.write_bytes(file_bytes([], [tensor("t", (32, 2), kind)], data))
     stored = GGUFCheckpoint([path]).tensors["t"]
 
-    for read in (stored.quantised and stored.quantised.read, None if scale == b"\xff" else stored.read):
+    for read in (stored.quantized and stored.quantized.read, None if scale == b"\xff" else stored.read):
         if read is not None:
             with pytest.raises(CheckpointError, match=r"t\.gguf: 't' holds scales that are no finite"):
                 read(*[torch.float32] * (read is stored.read))
@@ -189,14 +189,14 @@ def test_double_precision_is_read(tmp_path: Path) -> None:
     assert GGUFCheckpoint([path]).tensors["t"].read(torch.float64).tolist() == values.tolist()
 
 
-def test_large_tensor_is_dequantised_in_chunks_to_the_same_values(
+def test_large_tensor_is_dequantized_in_chunks_to_the_same_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = np.random.default_rng(6).standard_normal((7, 64), dtype=np.float32)
     packed = gguf.quantize(values, GGMLQuantizationType.Q4_0)
     path = tmp_path / "t.gguf"
     path.write_bytes(file_bytes([], [tensor("t", (64, 7), GGMLQuantizationType.Q4_0)], packed.tobytes()))
-    monkeypatch.setattr("models.checkpoints.gguf.checkpoint.dequantise_natively", lambda *_: None)
+    monkeypatch.setattr("models.checkpoints.gguf.checkpoint.dequantize_natively", lambda *_: None)
     monkeypatch.setattr("models.checkpoints.gguf.checkpoint._CHUNK_ELEMENTS", 130)  # two rows, and one left over
 
     read = GGUFCheckpoint([path]).tensors["t"].read(torch.float32)
@@ -204,7 +204,7 @@ def test_large_tensor_is_dequantised_in_chunks_to_the_same_values(
     assert np.array_equal(read.numpy(), gguf.dequantize(packed, GGMLQuantizationType.Q4_0))
 
 
-def test_quantised_tensor_can_be_read_as_it_is_packed(tmp_path: Path) -> None:
+def test_quantized_tensor_can_be_read_as_it_is_packed(tmp_path: Path) -> None:
     packed = np.arange(6 * 34, dtype=np.uint8).reshape(6, 34)
     path = tmp_path / "t.gguf"
     entries = [tensor("t", (32, 3, 2), GGMLQuantizationType.Q8_0), tensor("plain", (1,), offset=224)]

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Kind
 from models.checkpoints.gguf import codes
 from models.checkpoints.gguf.codes import stored_codes
 from models.errors import CheckpointError
-from models.quant.dequantize import dequantise
+from models.quant.dequantize import dequantize
 
 
 def random_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray:
@@ -42,9 +42,9 @@ def test_codes_and_scales_are_gguf_s(kind: Kind) -> None:
     stored = stored_codes(kind, (50, columns), torch.from_numpy(raw), CheckpointError)
 
     assert stored is not None
-    quantised = stored.read()
-    assert quantised.kind == stored.kind
-    assert np.array_equal(dequantise(quantised, torch.float32).numpy(), gguf.quants.dequantize(raw, kind))
+    quantized = stored.read()
+    assert quantized.kind == stored.kind
+    assert np.array_equal(dequantize(quantized, torch.float32).numpy(), gguf.quants.dequantize(raw, kind))
 
 
 def test_other_formats_are_no_codes() -> None:
@@ -59,7 +59,7 @@ def test_numbers_of_scale_zero_are_zero_and_scales_that_are_none_are_refused(kin
     raw[1, at] = 0
     stored = stored_codes(kind, (4, columns), torch.from_numpy(raw), CheckpointError)
     assert stored is not None
-    assert not dequantise(stored.read(), torch.float32)[1].any()
+    assert not dequantize(stored.read(), torch.float32)[1].any()
 
     raw[2, at] = np.array([np.nan], np.float16).view(np.uint8)
     with pytest.raises(CheckpointError):

@@ -1,4 +1,4 @@
-"""Quantised checkpoints that the formats' own libraries wrote, held against those libraries' dequantised values."""
+"""Quantized checkpoints that the formats' own libraries wrote, held against those libraries' dequantized values."""
 
 import json
 from dataclasses import replace
@@ -22,11 +22,11 @@ from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import (
     KINDS,
     QUANTIZED,
-    change_quantisation,
+    change_quantization,
     change_tensors,
     copy_of,
     expected_of,
-    open_quantised,
+    open_quantized,
 )
 from tests.models.families.variants import gpt_oss
 
@@ -34,16 +34,16 @@ LLAMAS = [kind for kind in KINDS if not kind.startswith("mxfp4-experts")]
 Q, K, DOWN = (f"model.layers.0.{name}.weight" for name in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"))
 
 
-def quantised(kind: str, name: str = Q) -> StoredTensor:
-    tensor = open_quantised(QUANTIZED / kind).tensors[name]
-    assert tensor.quantised is not None
+def quantized(kind: str, name: str = Q) -> StoredTensor:
+    tensor = open_quantized(QUANTIZED / kind).tensors[name]
+    assert tensor.quantized is not None
     return tensor
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_are_those_of_the_library(kind: str) -> None:
     expected, _, _ = expected_of(kind)
-    tensors = open_quantised(QUANTIZED / kind).tensors
+    tensors = open_quantized(QUANTIZED / kind).tensors
 
     assert len(expected) == 4
     for name, values in expected.items():
@@ -56,9 +56,9 @@ def test_values_are_those_of_the_library(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LLAMAS)
-def test_logits_are_those_of_the_dequantised_model(kind: str) -> None:
+def test_logits_are_those_of_the_dequantized_model(kind: str) -> None:
     expected, ids, logits = expected_of(kind)
-    checkpoint = open_quantised(QUANTIZED / kind)
+    checkpoint = open_quantized(QUANTIZED / kind)
     library_dtype = expected[Q].dtype
     checkpoint.tensors = {name: rounded(tensor, library_dtype) for name, tensor in checkpoint.tensors.items()}
 
@@ -74,13 +74,13 @@ BOUNDS = {ActivationQuantization.NONE: (0.008, 0.03), Encoding.INT8: (0.03, 0.03
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("kind", LLAMAS)
-def test_logits_of_weights_as_they_are_stored_are_near_the_dequantised_models(kind: str, dtype: torch.dtype) -> None:
+def test_logits_of_weights_as_they_are_stored_are_near_the_dequantized_models(kind: str, dtype: torch.dtype) -> None:
     _, ids, logits = expected_of(kind)
-    checkpoint = open_quantised(QUANTIZED / kind)
+    checkpoint = open_quantized(QUANTIZED / kind)
 
     found = logits_of(QUANTIZED / kind, checkpoint, ids[0].tolist(), dtype)
 
-    of = checkpoint.tensors[Q].quantised.kind
+    of = checkpoint.tensors[Q].quantized.kind
     bounds = BOUNDS.get(of.activation) or BOUNDS[of.encoding]
     assert float((found - logits).norm() / logits.norm()) < bounds[dtype is torch.bfloat16]
 
@@ -96,25 +96,25 @@ def logits_of(folder: Path, checkpoint: Checkpoint, ids: list[int], dtype: torch
 
 
 def rounded(tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
-    """The tensor as the library reads it: rounded to `dtype`, dequantised."""
+    """The tensor as the library reads it: rounded to `dtype`, dequantized."""
     read = tensor.read
-    return replace(tensor, read=lambda wanted: read(dtype).to(wanted), quantised=None)
+    return replace(tensor, read=lambda wanted: read(dtype).to(wanted), quantized=None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind_is_known_before_the_matrix_is_read(kind: str) -> None:
-    for tensor in open_quantised(QUANTIZED / kind).tensors.values():
-        if tensor.quantised is not None:
-            matrix = tensor.quantised.read()
-            assert matrix.kind == tensor.quantised.kind
+    for tensor in open_quantized(QUANTIZED / kind).tensors.values():
+        if tensor.quantized is not None:
+            matrix = tensor.quantized.read()
+            assert matrix.kind == tensor.quantized.kind
             assert matrix.shape[1] == tensor.shape[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_matrix_is_held_in_the_bytes_of_the_file(kind: str) -> None:
-    for tensor in open_quantised(QUANTIZED / kind).tensors.values():
-        if tensor.quantised is not None:
-            matrix = tensor.quantised.read()
+    for tensor in open_quantized(QUANTIZED / kind).tensors.values():
+        if tensor.quantized is not None:
+            matrix = tensor.quantized.read()
             held = matrix.codes.nbytes + matrix.scales.nbytes + (0 if matrix.zeros is None else matrix.zeros.nbytes)
             assert held <= tensor.num_bytes * 1.15
 
@@ -141,9 +141,9 @@ def test_codes_stay_in_the_format_of_the_file(kind: str) -> None:
     encoding = next(value for start, value in ENCODINGS.items() if kind.startswith(start))
 
     found = {
-        tensor.quantised.kind.encoding
-        for tensor in open_quantised(QUANTIZED / kind).tensors.values()
-        if tensor.quantised
+        tensor.quantized.kind.encoding
+        for tensor in open_quantized(QUANTIZED / kind).tensors.values()
+        if tensor.quantized
     }
 
     assert found == {encoding}
@@ -167,8 +167,8 @@ def test_codes_stay_in_the_format_of_the_file(kind: str) -> None:
         ("awq-g32", ActivationQuantization.NONE),
     ],
 )
-def test_activations_are_quantised_as_the_checkpoint_asks(kind: str, activation: ActivationQuantization) -> None:
-    matrix = quantised(kind).quantised.read()
+def test_activations_are_quantized_as_the_checkpoint_asks(kind: str, activation: ActivationQuantization) -> None:
+    matrix = quantized(kind).quantized.read()
 
     assert matrix.activation is activation
     assert (matrix.input_scale is not None) == (activation is ActivationQuantization.STATIC)
@@ -179,7 +179,7 @@ def test_activations_are_quantised_as_the_checkpoint_asks(kind: str, activation:
     [("gptq-int4-g32", False), ("gptq-int4-g32-actorder", True), ("ct-int4-g32-actorder", True)],
 )
 def test_act_order_is_a_permutation_sorted_by_group(kind: str, is_permuted: bool) -> None:
-    permutation = quantised(kind, DOWN).quantised.read().permutation
+    permutation = quantized(kind, DOWN).quantized.read().permutation
 
     assert (permutation is not None) == is_permuted
     if permutation is not None:
@@ -189,19 +189,19 @@ def test_act_order_is_a_permutation_sorted_by_group(kind: str, is_permuted: bool
 
 
 def test_block_at_the_edge_may_be_short() -> None:
-    matrix = quantised("ct-fp8-block", K).quantised.read()
+    matrix = quantized("ct-fp8-block", K).quantized.read()
 
     assert matrix.shape == (32, 64)
     assert matrix.scales.shape == (1, 1)
 
 
-def test_layers_that_the_quantiser_left_out_are_plain() -> None:
-    tensors = open_quantised(QUANTIZED / "ct-fp8-dynamic").tensors
+def test_layers_that_the_quantizer_left_out_are_plain() -> None:
+    tensors = open_quantized(QUANTIZED / "ct-fp8-dynamic").tensors
 
     left_out = tensors["model.layers.1.self_attn.q_proj.weight"]
-    assert left_out.quantised is None
+    assert left_out.quantized is None
     assert left_out.format == "BF16"
-    assert tensors["model.layers.0.self_attn.q_proj.weight"].quantised is not None
+    assert tensors["model.layers.0.self_attn.q_proj.weight"].quantized is not None
     assert "lm_head.weight" not in tensors  # tied
 
 
@@ -214,10 +214,10 @@ def test_biases_of_zeros_are_left_over_only_where_the_model_has_none(tmp_path: P
     fields = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**fields, "attention_bias": has_biases}))
 
-    found = logits_of(folder, open_quantised(folder), [1, 2, 3])
+    found = logits_of(folder, open_quantized(folder), [1, 2, 3])
 
     assert torch.equal(
-        found, logits_of(QUANTIZED / "gptq-int4-g32", open_quantised(QUANTIZED / "gptq-int4-g32"), [1, 2, 3])
+        found, logits_of(QUANTIZED / "gptq-int4-g32", open_quantized(QUANTIZED / "gptq-int4-g32"), [1, 2, 3])
     )
 
 
@@ -226,7 +226,7 @@ def test_bias_that_is_not_zero_is_not_left_over(tmp_path: Path) -> None:
     change_tensors(folder, {"model.layers.0.self_attn.k_proj.bias": torch.ones(32)})
 
     with pytest.raises(CheckpointError, match=r"k_proj\.bias' is not used"):
-        logits_of(folder, open_quantised(folder), [1, 2, 3])
+        logits_of(folder, open_quantized(folder), [1, 2, 3])
 
 
 def test_scales_of_an_8_bit_kv_cache_are_ignored(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_scales_of_an_8_bit_kv_cache_are_ignored(tmp_path: Path) -> None:
     scale = "model.layers.0.self_attn.k_scale"
     change_tensors(folder, {scale: torch.ones(1)})
 
-    assert scale not in open_quantised(folder).tensors
+    assert scale not in open_quantized(folder).tensors
 
 
 @torch.no_grad()
@@ -252,20 +252,20 @@ def test_gpt_oss_with_experts_in_mxfp4_is_read(tmp_path: Path) -> None:
             parameter.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
             changes |= {name: None, f"{name}_blocks": blocks, f"{name}_scales": scales}
     change_tensors(tmp_path, changes)
-    change_quantisation(tmp_path, quant_method="mxfp4")
+    change_quantization(tmp_path, quant_method="mxfp4")
     ids = [1, 17, 42, 5, 63, 8, 29, 33]
 
-    found = logits_of(tmp_path, open_quantised(tmp_path), ids)
+    found = logits_of(tmp_path, open_quantized(tmp_path), ids)
 
     torch.testing.assert_close(found, model(torch.tensor([ids])).logits[0], rtol=0, atol=1e-4)
 
 
 def test_part_of_a_stack_is_an_expert() -> None:
-    stack = quantised("mxfp4-experts", "model.layers.1.mlp.experts.down_proj.weight")
+    stack = quantized("mxfp4-experts", "model.layers.1.mlp.experts.down_proj.weight")
 
     expert = stack.part(2)
 
     assert stack.shape == (4, 48, 64)
     assert (expert.shape, expert.num_bytes) == ((48, 64), stack.num_bytes // 4)
-    assert expert.quantised.read().shape == expert.shape
+    assert expert.quantized.read().shape == expert.shape
     assert torch.equal(expert.read(torch.float32), stack.read(torch.float32)[2])

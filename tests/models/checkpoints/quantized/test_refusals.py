@@ -1,4 +1,4 @@
-"""Quantised checkpoints that are incomplete, malformed, hostile or unknown: one error that names the thing."""
+"""Quantized checkpoints that are incomplete, malformed, hostile or unknown: one error that names the thing."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.errors import CheckpointError, UnsupportedModelError
-from tests.helpers.quantized import KINDS, QUANTIZED, change_quantisation, change_tensors, copy_of, open_quantised
+from tests.helpers.quantized import KINDS, QUANTIZED, change_quantization, change_tensors, copy_of, open_quantized
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.0.mlp.down_proj"
@@ -261,15 +261,15 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path, case: str) -> 
     change_tensors(folder, changes)
 
     with pytest.raises(CheckpointError, match=message):
-        open_quantised(folder)
+        open_quantized(folder)
 
 
 def test_matrix_that_is_stored_twice_is_refused(tmp_path: Path) -> None:
     folder = copy_of("awq-g32", tmp_path)
     change_tensors(folder, {f"{Q}.weight": torch.zeros(64, 64)})
 
-    with pytest.raises(CheckpointError, match=r"q_proj\.weight' quantised and plain"):
-        open_quantised(folder)
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight' quantized and plain"):
+        open_quantized(folder)
 
 
 @pytest.mark.parametrize("case", CORRUPT)
@@ -277,11 +277,11 @@ def test_contents_that_are_wrong_are_named(tmp_path: Path, case: str) -> None:
     kind, module, changes, message = CORRUPT[case]
     folder = copy_of(kind, tmp_path)
     change_tensors(folder, changes)
-    tensors = open_quantised(folder).tensors
+    tensors = open_quantized(folder).tensors
     tensor = tensors[f"{module}.weight"]
 
     with pytest.raises(CheckpointError, match=message):
-        tensor.quantised.read()
+        tensor.quantized.read()
     with pytest.raises(CheckpointError, match=message):
         tensor.read(torch.float32)
 
@@ -290,30 +290,30 @@ def test_contents_that_are_wrong_are_named(tmp_path: Path, case: str) -> None:
 def test_unsupported_kind_is_refused_with_what_would_work(tmp_path: Path, case: str) -> None:
     kind, changes, message = UNSUPPORTED[case]
     folder = copy_of(kind, tmp_path)
-    change_quantisation(folder, **changes)
+    change_quantization(folder, **changes)
 
     with pytest.raises(UnsupportedModelError, match=message):
-        open_quantised(folder)
+        open_quantized(folder)
 
 
 @pytest.mark.parametrize("case", UNSUPPORTED_GROUPS)
 def test_unsupported_group_is_refused_with_what_would_work(tmp_path: Path, case: str) -> None:
     changes, message = UNSUPPORTED_GROUPS[case]
     folder = copy_of("ct-int8", tmp_path)
-    change_quantisation(folder, **ct_groups(**changes))
+    change_quantization(folder, **ct_groups(**changes))
 
     with pytest.raises(UnsupportedModelError, match=message):
-        open_quantised(folder)
+        open_quantized(folder)
 
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_configuration_is_refused(tmp_path: Path, case: str) -> None:
     kind, changes, message = MALFORMED[case]
     folder = copy_of(kind, tmp_path)
-    change_quantisation(folder, **changes)
+    change_quantization(folder, **changes)
 
     with pytest.raises(CheckpointError, match=message):
-        open_quantised(folder)
+        open_quantized(folder)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +329,9 @@ def test_configuration_in_a_file_of_its_own_is_found(tmp_path: Path, kind: str, 
     (folder / "config.json").write_text(json.dumps(fields))
     (folder / name).write_text(json.dumps(section))
 
-    found = open_quantised(folder).tensors[f"{Q}.weight"].read(torch.float32)
+    found = open_quantized(folder).tensors[f"{Q}.weight"].read(torch.float32)
 
-    assert torch.equal(found, open_quantised(QUANTIZED / kind).tensors[f"{Q}.weight"].read(torch.float32))
+    assert torch.equal(found, open_quantized(QUANTIZED / kind).tensors[f"{Q}.weight"].read(torch.float32))
 
 
 def test_configuration_under_the_name_of_old_compressed_tensors_is_found(tmp_path: Path) -> None:
@@ -340,19 +340,19 @@ def test_configuration_under_the_name_of_old_compressed_tensors_is_found(tmp_pat
     fields["compression_config"] = fields.pop("quantization_config")
     (folder / "config.json").write_text(json.dumps(fields))
 
-    assert open_quantised(folder).tensors[f"{Q}.weight"].quantised is not None
+    assert open_quantized(folder).tensors[f"{Q}.weight"].quantized is not None
 
 
 def test_configuration_of_modelopt_is_refused_by_name(tmp_path: Path) -> None:
     folder = copy_of("fp8-block", tmp_path)
-    change_quantisation(folder, quant_method=None)
+    change_quantization(folder, quant_method=None)
     fields = json.loads((folder / "config.json").read_text())
     del fields["quantization_config"]
     (folder / "config.json").write_text(json.dumps(fields))
     (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
 
-    with pytest.raises(UnsupportedModelError, match=r"hf_quant_config\.json: weights quantised by 'modelopt'"):
-        open_quantised(folder)
+    with pytest.raises(UnsupportedModelError, match=r"hf_quant_config\.json: weights quantized by 'modelopt'"):
+        open_quantized(folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -360,7 +360,7 @@ def test_module_with_any_tensor_absent_or_short_is_refused_or_read_as_before(tmp
     folder = copy_of(kind, tmp_path)
     module = EXPERTS if kind == "mxfp4-experts" else Q
     sound = load_file(folder / "model.safetensors")
-    values = open_quantised(folder).tensors[f"{module}.weight"].read(torch.float32)
+    values = open_quantized(folder).tensors[f"{module}.weight"].read(torch.float32)
     names = [name for name in sound if name.startswith(module)]
 
     num_refused = 0
@@ -368,7 +368,7 @@ def test_module_with_any_tensor_absent_or_short_is_refused_or_read_as_before(tmp
         for damaged in (None, sound[name][: len(sound[name]) // 2] if sound[name].dim() else None):
             change_tensors(folder, {**sound, name: damaged})
             try:
-                tensor = open_quantised(folder).tensors[f"{module}.weight"]
+                tensor = open_quantized(folder).tensors[f"{module}.weight"]
                 is_same_shape = tensor.shape == values.shape  # if not, the loader names it
                 assert not is_same_shape or torch.equal(tensor.read(torch.float32), values), name
             except (CheckpointError, KeyError):  # without codes there is no module
