@@ -10,7 +10,7 @@ from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
 from server.errors import ModelNotFound
 from server.metrics import Metrics
-from server.schemas.base import shown
+from server.schemas.base import quote
 from server.text.chat_template import ChatTemplate, load_chat_template
 from server.text.tokenizer import Tokenizer
 
@@ -53,7 +53,7 @@ class ServerContext:
         """Raise ModelNotFound unless `name` is served here; a request without a name means the canonical one."""
         if name is not None and name not in self.model_names:
             served = ", ".join(repr(known) for known in self.model_names)
-            raise ModelNotFound(f"the model {shown(name)} is not served here; this server has {served}")
+            raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {served}")
 
     async def text_model(self) -> TextModel:
         """The tokenizer and chat template, built off the event loop at the first call.

@@ -58,47 +58,25 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
     began_s: time.monotonic() when the program began.
     """
     stop_signal = _catch_signals()
-    display = loading_display()
     metrics = Metrics(server_config.model_names(engine_config.model)[0])
-    startup = StartupTimes(began_s, metrics.on_startup_phase)
-
-    def on_loading(loading: Loading) -> None:
-        display.show(loading)
-        if client.status().num_restarts == 0:
-            startup.show(loading)
-
-    def on_tokenizer(info: TokenizerInfo) -> None:
-        context.begin_text_model(info)  # no message is read before there is a context
-
-    client = ProcessClient(
-        engine_config,
-        max_num_waiting=server_config.max_num_waiting,
-        on_step=metrics.on_step,
-        on_loading=on_loading,
-        on_tokenizer=on_tokenizer,
-        on_discarded=metrics.on_discarded,
-        on_restart=metrics.on_restart,
-    )
+    start = _Start(metrics, began_s)
+    client = _engine_client(server_config, engine_config, metrics, start)
     await client.start()
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
     from server.commands.http_server import create_server
 
     http, context = create_server(client, server_config, engine_config, metrics)
+    start.context = context
     serving = asyncio.create_task(http.serve([sock]), name="http")
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:
         try:
-            model = await _unless(stop_signal, _load(client, context, startup))
+            text_model = await _unless(stop_signal, start.finish(client))
         finally:
-            display.close()
-        if model is not None:
-            _announce(client.info, model, url_of(sock), server_config)
-            if (reason := await _unless(stop_signal, client.wait_dead())) is not None:
-                raise StartupError(reason)
-            if stop_signal.result() is signal.SIGTERM:
-                await _drain(context, server_config.shutdown_timeout)
-            elif num_open := client.status().num_open:
-                logger.info("stopping: ending %d requests", num_open)
+            start.display.close()
+        if text_model is not None:
+            _announce(client.info, text_model, url_of(sock), server_config)
+            await _run_until_stopped(stop_signal, client, context, server_config.shutdown_timeout)
         return 0
     finally:
         context.draining = True
@@ -107,13 +85,63 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
         await serving
 
 
-async def _load(client: ProcessClient, context: "ServerContext", startup: StartupTimes) -> "TextModel":
-    """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""
-    await client.wait_ready()
-    startup.begin(LAST_PHASE, time.monotonic())
-    model = await context.text_model()
-    startup.end(time.monotonic())
-    return model
+def _engine_client(
+    server_config: ServerConfig, engine_config: EngineConfig, metrics: Metrics, start: "_Start"
+) -> ProcessClient:
+    return ProcessClient(
+        engine_config,
+        max_num_waiting=server_config.max_num_waiting,
+        on_step=metrics.on_step,
+        on_loading=start.on_loading,
+        on_tokenizer=start.on_tokenizer,
+        on_discarded=metrics.on_discarded,
+        on_restart=start.on_restart,
+    )
+
+
+class _Start:
+    """The server's start: shown on the terminal, timed, and at its end a model that takes text."""
+
+    def __init__(self, metrics: Metrics, began_s: float) -> None:
+        self.display = loading_display()
+        self.context: ServerContext | None = None  # set before the engine's first message is read
+        self._metrics = metrics
+        self._times = StartupTimes(began_s, metrics.on_startup_phase)
+        self._is_first = True  # the engine has not been started again
+
+    def on_loading(self, loading: Loading) -> None:
+        self.display.show(loading)
+        if self._is_first:
+            self._times.show(loading)
+
+    def on_tokenizer(self, info: TokenizerInfo) -> None:
+        assert self.context is not None
+        self.context.begin_text_model(info)
+
+    def on_restart(self) -> None:
+        self._is_first = False
+        self._metrics.on_restart()
+
+    async def finish(self, client: ProcessClient) -> "TextModel":
+        """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""
+        assert self.context is not None
+        await client.wait_ready()
+        self._times.begin(LAST_PHASE, time.monotonic())
+        text_model = await self.context.text_model()
+        self._times.end(time.monotonic())
+        return text_model
+
+
+async def _run_until_stopped(
+    stop_signal: "asyncio.Future[signal.Signals]", client: ProcessClient, context: "ServerContext", drain_s: float
+) -> None:
+    """Serve until a signal, and for SIGTERM until what runs is finished. Raises StartupError if the engine is dead."""
+    if (reason := await _unless(stop_signal, client.wait_dead())) is not None:
+        raise StartupError(reason)
+    if stop_signal.result() is signal.SIGTERM:
+        await _drain(context, drain_s)
+    elif num_open := client.status().num_open:
+        logger.info("stopping: ending %d requests", num_open)
 
 
 def _catch_signals() -> "asyncio.Future[signal.Signals]":
@@ -158,11 +186,11 @@ async def _drain(context: "ServerContext", timeout_s: float) -> None:
         logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)
 
 
-def _announce(info: EngineInfo, model: "TextModel", url: str, config: ServerConfig) -> None:
+def _announce(info: EngineInfo, text_model: "TextModel", url: str, config: ServerConfig) -> None:
     """Say what was chosen, where to call, and how."""
     for note in info.notes:
         logger.info("%s", note)
-    path, body = _CHAT if model.chat_template is not None else _COMPLETION
+    path, body = _CHAT if text_model.chat_template is not None else _COMPLETION
     key = '-H "authorization: Bearer YOUR_KEY" ' if config.api_key else ""  # never the key: logs are read by many
     sys.stderr.write(
         f"\nheadrace is ready at {url}\nTry:\n\n"

@@ -124,10 +124,10 @@ class Choice:
         ids = output.new_ids
         ended = output.finish_reason is not None
         hidden = 1 if output.stop_token_id is not None and not self._options.include_stop else 0
-        shown = ids[: len(ids) - hidden]
-        num_free = min(len(shown), max(0, self._options.min_tokens - 1 - self.num_tokens))
-        free_text = self._detokenizer.push(shown[:num_free])
-        delta = self._text.push(shown[num_free:], is_last=ended)
+        visible = ids[: len(ids) - hidden]
+        num_free = min(len(visible), max(0, self._options.min_tokens - 1 - self.num_tokens))
+        free_text = self._detokenizer.push(visible[:num_free])
+        delta = self._text.push(visible[num_free:], is_last=ended)
         num_kept = num_free + delta.num_ids + (hidden if delta.stop is None else 0)
         return free_text + delta.text, num_kept, delta.stop
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -13,26 +12,12 @@ from msgspec import UNSET, UnsetType
 
 from engine.client.interface import RequestStream
 from engine.errors import EngineDied, EngineStopped
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.context import ServerContext
-from server.generation.choice import Choice, Delta, Prompt, TextOptions
+from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
+from server.generation.params import GenerationParams
 from server.schemas.responses import CompletionTokensDetails, PromptTokensDetails, Usage
-from server.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationParams:
-    """What to generate for each of the prompts, n times."""
-
-    prompts: list[Prompt]
-    sampling: SamplingParams
-    options: TextOptions
-    n: int
-    arrival_s: float
-    priority: int
-    cache_salt: str
-    prediction_ids: list[int]
 
 
 class Generation:
@@ -42,19 +27,19 @@ class Generation:
     responses: those of the first prompt come first.
     """
 
-    def __init__(self, context: ServerContext, tokenizer: Tokenizer, params: GenerationParams) -> None:
+    def __init__(self, context: ServerContext, params: GenerationParams) -> None:
         self._context = context
         self._params = params
-        self._choices = [self._choice(index, tokenizer) for index in range(len(params.prompts) * params.n)]
+        self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
 
-    def _choice(self, index: int, tokenizer: Tokenizer) -> Choice:
+    def _choice(self, index: int) -> Choice:
         params = self._params
         prompt = params.prompts[index // params.n]
         prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
         meter = ChoiceMeter(self._context.metrics, params.arrival_s, prompt_tokens)
-        eos_ids = frozenset(() if params.sampling.ignore_eos else tokenizer.eos_token_ids)
-        return Choice(index, prompt, params.options, tokenizer, meter, eos_ids=eos_ids)
+        eos_ids = frozenset(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
+        return Choice(index, prompt, params.options, params.tokenizer, meter, eos_ids=eos_ids)
 
     @property
     def num_choices(self) -> int:

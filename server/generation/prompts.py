@@ -6,7 +6,7 @@ from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo
 from server.context import TextModel
 from server.generation.choice import Prompt
-from server.schemas.base import shown
+from server.schemas.base import quote
 from server.schemas.chat import ChatTemplateFields
 from server.text.detokenizer import decode
 
@@ -14,18 +14,23 @@ _INLINE_SIZE = 4096  # characters or ids; more is encoded in a thread, or the ev
 
 
 async def text_prompts(
-    prompts: list[str] | list[list[int]], text: TextModel, info: EngineInfo, *, add_special_tokens: bool, echo: bool
+    prompts: list[str] | list[list[int]],
+    text_model: TextModel,
+    info: EngineInfo,
+    *,
+    add_special_tokens: bool,
+    echo: bool,
 ) -> list[Prompt]:
     """The prompts of a text completion. Raises InvalidRequest."""
 
     def encode(prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):
-            encoded = Prompt(text.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt)
+            encoded = Prompt(text_model.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt)
         else:
             check_token_ids(prompt, info.vocab_size, "prompt")
             # One that is too long will be refused; it is not worth decoding.
             has_text = echo and len(prompt) <= info.max_model_len
-            encoded = Prompt(prompt, decode(text.tokenizer, prompt) if has_text else "")
+            encoded = Prompt(prompt, decode(text_model.tokenizer, prompt) if has_text else "")
         if not encoded.ids:
             raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
         return encoded
@@ -36,10 +41,10 @@ async def text_prompts(
 
 
 async def chat_prompt(
-    fields: ChatTemplateFields, text: TextModel, info: EngineInfo, *, add_special_tokens: bool
+    fields: ChatTemplateFields, text_model: TextModel, info: EngineInfo, *, add_special_tokens: bool
 ) -> Prompt:
     """The prompt that the chat template makes of messages. Raises InvalidRequest."""
-    template = text.chat_template
+    template = text_model.chat_template
     if template is None:
         raise InvalidRequest(
             "this model has no chat template; use /v1/completions, or start the server with --chat-template",
@@ -54,7 +59,7 @@ async def chat_prompt(
             continue_final_message=bool(fields.continue_final_message),
             kwargs=fields.chat_template_kwargs,
         )
-        ids = text.tokenizer.encode_chat(rendered.prompt, rendered.hidden)
+        ids = text_model.tokenizer.encode_chat(rendered.prompt, rendered.hidden)
         return Prompt(_with_bos(ids, info) if add_special_tokens else ids, "")
 
     prompt = await asyncio.to_thread(render)  # a template may use its whole budget of time
@@ -73,32 +78,38 @@ def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
     if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
         wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
         raise InvalidRequest(
-            f"{param} has the token id {shown(wrong)}; it must be at least 0 and at most {vocab_size - 1}", param=param
+            f"{param} has the token id {quote(wrong)}; it must be at least 0 and at most {vocab_size - 1}", param=param
         )
 
 
 def room_for_output(
-    prompts: list[Prompt], max_model_len: int, *, asked: int | None, param: str, default: int | None, prompt_param: str
+    prompts: list[Prompt],
+    max_model_len: int,
+    *,
+    requested: int | None,
+    param: str,
+    default: int | None,
+    prompt_param: str,
 ) -> int:
-    """max_tokens: what was asked for in the field `param`, else what fits, up to `default`.
+    """max_tokens: what the field `param` requests, else what fits, up to `default`.
 
     Raises ContextLengthExceeded, of `prompt_param` where the prompt leaves no room for a single token.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
-    if room < (1 if asked is None else min(asked, 1)):
+    if room < (1 if requested is None else min(requested, 1)):
         raise ContextLengthExceeded(
             f"the prompt has {longest} tokens; this server takes {max_model_len} tokens of prompt and output "
             "together, at least one of them output; shorten the prompt",
             param=prompt_param,
         )
-    if asked is not None and asked > room:
+    if requested is not None and requested > room:
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens and {param} is {shown(asked)}, more than the {room} that are left: this "
-            f"server takes {max_model_len} tokens of prompt and output together; shorten the prompt or ask for fewer "
-            "tokens",
+            f"the prompt has {longest} tokens and {param} is {quote(requested)}, more than the {room} that are left: "
+            f"this server takes {max_model_len} tokens of prompt and output together; shorten the prompt or ask for "
+            "fewer tokens",
             param=param,
         )
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     return room if default is None else min(default, room)

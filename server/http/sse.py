@@ -1,12 +1,10 @@
-"""Server-sent events: frames, the end mark, keep-alive comments, and errors inside a stream."""
+"""Streams of server-sent events: the end mark, keep-alive comments, errors, and clients that go away."""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -16,13 +14,6 @@ from server.http.disconnect import until_disconnect
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
-
-_encode = msgspec.json.Encoder().encode
-
-
-def frame(message: Any) -> bytes:
-    """One event. JSON escapes line breaks, so a message is always one data line."""
-    return b"data: " + _encode(message) + b"\n\n"
 
 
 class EventStream(Response):

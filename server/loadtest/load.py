@@ -13,7 +13,7 @@ from server.loadtest.workload import Conversation
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadRun:
     """A finished load. `traces` are in the order in which requests ended."""
 
     traces: list[Trace]
@@ -23,18 +23,18 @@ class Load:
 
 async def run_load(
     client: LoadClient, conversations: Sequence[Conversation], config: LoadConfig, on_request: Callable[[Trace], None]
-) -> Load:
-    """Run all conversations as `config` says; `on_request` is told of each request that ended."""
+) -> LoadRun:
+    """Run all conversations as `config` says; `on_request` is called with each request that ended."""
     gate = asyncio.Semaphore(config.max_concurrency or len(conversations))
     traces: list[Trace] = []
 
-    def keep(trace: Trace) -> None:
+    def record(trace: Trace) -> None:
         traces.append(trace)
         on_request(trace)
 
     async def run(conversation: Conversation) -> None:
         async with gate:  # first come, first served
-            await converse(client, conversation, config.endpoint, keep)
+            await converse(client, conversation, config.endpoint, record)
 
     starts_s = arrival_times(len(conversations), config.request_rate, config.burstiness, config.seed)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
@@ -45,7 +45,7 @@ async def run_load(
             tasks.create_task(run(conversation))
     ended_s = time.perf_counter()
     duration_s = ended_s - min(trace.sent_s for trace in traces)
-    return Load(traces, duration_s, (time.process_time() - began_cpu_s) / (ended_s - began_s))
+    return LoadRun(traces, duration_s, (time.process_time() - began_cpu_s) / (ended_s - began_s))
 
 
 def arrival_times(count: int, rate: float | None, burstiness: float, seed: int) -> list[float]:
@@ -64,7 +64,7 @@ def arrival_times(count: int, rate: float | None, burstiness: float, seed: int) 
 
 
 async def converse(
-    client: LoadClient, conversation: Conversation, endpoint: Endpoint, keep: Callable[[Trace], None]
+    client: LoadClient, conversation: Conversation, endpoint: Endpoint, record: Callable[[Trace], None]
 ) -> None:
     """Send the turns one after another, each behind all that was said before. A failed turn ends the conversation."""
     transcript = ""
@@ -81,7 +81,7 @@ async def converse(
         else:
             prompt = turn.prompt
         trace = await client.send(prompt, turn.output_len, turn.prediction)
-        keep(trace)
+        record(trace)
         if trace.error is not None:
             return
         transcript += trace.text + "\n"

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from engine.jobs.plotting import save_plot
-from server.loadtest.load import Load
+from server.loadtest.load import LoadRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def write_plot(path: str, load: Load, *, title: str) -> None:
+def write_plot(path: str, load: LoadRun, *, title: str) -> None:
     """Draw `load` to `path`; the suffix chooses the format. Raises StartupError."""
     from matplotlib.figure import Figure
 
@@ -33,7 +33,7 @@ def _draw_cumulative(axes: "Axes", label: str, sample: list[float]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_rate(axes: "Axes", load: Load) -> None:
+def _draw_rate(axes: "Axes", load: LoadRun) -> None:
     """Chunks of text a second in 100 slices of the load."""
     began_s = min(trace.sent_s for trace in load.traces)
     arrivals_s = [moment - began_s for trace in load.traces for moment in trace.text_s]

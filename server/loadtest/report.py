@@ -10,7 +10,7 @@ from rich.table import Table
 
 from engine.jobs.results import write_results
 from server.loadtest.config import LoadConfig
-from server.loadtest.load import Load
+from server.loadtest.load import LoadRun
 from server.loadtest.metrics import Distribution, Summary, Trace
 
 _BUSY_CLIENT = 0.25
@@ -22,7 +22,7 @@ _LATENCIES = {
 }
 
 
-def print_report(console: Console, config: LoadConfig, model: str, load: Load, summary: Summary) -> None:
+def print_report(console: Console, config: LoadConfig, model: str, load: LoadRun, summary: Summary) -> None:
     """Print throughput, latencies, errors, and what makes the figures doubtful."""
     console.print(_throughput_table(config, model, summary))
     console.print(_latency_table(summary))
@@ -62,7 +62,7 @@ def _latency_table(summary: Summary) -> Table:
     return table
 
 
-def _warnings(config: LoadConfig, load: Load, summary: Summary) -> list[str]:
+def _warnings(config: LoadConfig, load: LoadRun, summary: Summary) -> list[str]:
     warnings = []
     is_fresh = not config.prefix_len and config.num_turns == 1 and config.dataset_path is None
     if is_fresh and summary.cached_tokens and summary.cached_tokens > 0.05 * summary.prompt_tokens:
@@ -77,7 +77,7 @@ def _warnings(config: LoadConfig, load: Load, summary: Summary) -> list[str]:
     return warnings
 
 
-def write_json(path: str, config: LoadConfig, model: str, load: Load, summary: Summary) -> None:
+def write_json(path: str, config: LoadConfig, model: str, load: LoadRun, summary: Summary) -> None:
     """Write options, summary and every request to `path`. Raises StartupError."""
     began_s = min(trace.sent_s for trace in load.traces)
     result = {

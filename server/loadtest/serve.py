@@ -11,7 +11,7 @@ from engine.jobs.progress import counting_bars
 from engine.jobs.results import check_results_file
 from server.loadtest.client import Input, LoadClient
 from server.loadtest.config import Endpoint, LoadConfig
-from server.loadtest.load import Load, converse, run_load
+from server.loadtest.load import LoadRun, converse, run_load
 from server.loadtest.metrics import Trace, parse_goodput, summarize
 from server.loadtest.report import print_report, write_json
 from server.loadtest.workload import TextScale, Workload, words
@@ -39,7 +39,7 @@ def run(config: LoadConfig) -> int:
     return 1 if summary.failed else 0
 
 
-async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, Load]:
+async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, LoadRun]:
     # OPENAI_API_KEY rather than a flag: every user of the machine can read command lines.
     async with LoadClient(config, os.environ.get("OPENAI_API_KEY")) as client:
         model = await client.find_model()

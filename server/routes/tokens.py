@@ -24,14 +24,16 @@ async def tokenize(request: Request, context: Context) -> JSONResponse:
     body: TokenizeChatRequest | TokenizeTextRequest
     body = validate(TokenizeChatRequest, raw) if "messages" in raw else validate(TokenizeTextRequest, raw)
     headers = _check(body, context)
-    text = await context.text_model()
+    text_model = await context.text_model()
     info = context.client.info
     if isinstance(body, TokenizeChatRequest):
-        prompt = await chat_prompt(body, text, info, add_special_tokens=bool(body.add_special_tokens))
+        prompt = await chat_prompt(body, text_model, info, add_special_tokens=bool(body.add_special_tokens))
         ids = prompt.ids
     else:
-        ids = await text.tokenizer.encode_async(body.prompt, add_special_tokens=body.add_special_tokens is not False)
-    names = [text.tokenizer.id_to_token(token_id) for token_id in ids] if body.return_token_strs else None
+        ids = await text_model.tokenizer.encode_async(
+            body.prompt, add_special_tokens=body.add_special_tokens is not False
+        )
+    names = [text_model.tokenizer.id_to_token(token_id) for token_id in ids] if body.return_token_strs else None
     answer = {"count": len(ids), "max_model_len": info.max_model_len, "tokens": ids, "token_strs": names}
     return JSONResponse(answer, headers=headers)
 
@@ -42,9 +44,9 @@ async def detokenize(
 ) -> JSONResponse:
     """Turn token ids into text."""
     headers = _check(body, context)
-    text = await context.text_model()
+    text_model = await context.text_model()
     check_token_ids(body.tokens, context.client.info.vocab_size, "tokens")
-    prompt = await asyncio.to_thread(decode, text.tokenizer, body.tokens, skip_special_tokens=False)
+    prompt = await asyncio.to_thread(decode, text_model.tokenizer, body.tokens, skip_special_tokens=False)
     return JSONResponse({"prompt": prompt}, headers=headers)
 
 

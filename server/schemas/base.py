@@ -11,7 +11,7 @@ UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and
 
 Location = tuple[int | str, ...]  # the keys and indices that lead to a value
 
-_MAX_SHOWN = 60  # characters of a client's value in a message
+_MAX_QUOTED = 60  # characters of a client's value in a message
 
 # Pydantic's names of faults that JSON has a plainer word for.
 _EXPECTED = {
@@ -47,10 +47,10 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
         fault = error.errors(include_url=False)[0]
         path = path_text(fault["loc"])
         if fault["type"] == UNSUPPORTED:
-            raise UnsupportedParameter(f"{path} is {shown(fault['input'])}; {fault['msg']}", param=path) from None
+            raise UnsupportedParameter(f"{path} is {quote(fault['input'])}; {fault['msg']}", param=path) from None
         if fault["type"] == "missing":
             raise InvalidRequest(f"{path} is missing; it is required", param=path) from None
-        raise InvalidRequest(f"{path} is {shown(fault['input'])}; {_limit(fault)}", param=path) from None
+        raise InvalidRequest(f"{path} is {quote(fault['input'])}; {_limit(fault)}", param=path) from None
 
 
 def path_text(location: Location) -> str:
@@ -73,7 +73,7 @@ def _limit(fault: ErrorDetails) -> str:
     return fault["msg"].replace("Input should be", "it must be")
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """A value as JSON spells it, shortened."""
     match value:
         case None:
@@ -85,4 +85,4 @@ def shown(value: object) -> str:
         case dict():
             return "an object"
     text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
+    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."

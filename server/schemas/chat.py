@@ -108,7 +108,7 @@ class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
         return {**super().extra, **{f"prediction.{name}": value for name, value in fields.items()}}
 
     @property
-    def asked_max_tokens(self) -> int | None:
+    def requested_max_tokens(self) -> int | None:
         """max_completion_tokens, or its old name; None asks for the rest of the context."""
         new, old = self.max_completion_tokens, self.max_tokens
         if new is not None and old is not None and new != old:

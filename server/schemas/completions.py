@@ -6,7 +6,7 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import shown
+from server.schemas.base import quote
 from server.schemas.sampling import GenerationRequest, check_logprobs
 
 DEFAULT_MAX_TOKENS = 16
@@ -39,7 +39,7 @@ class CompletionRequest(GenerationRequest):
         """Raise InvalidRequest where fields do not go together."""
         if self.best_of is not None and self.best_of != self.num_choices:
             raise InvalidRequest(
-                f"best_of is {shown(self.best_of)} and n is {self.num_choices}; choosing the best of more than n is "
+                f"best_of is {quote(self.best_of)} and n is {self.num_choices}; choosing the best of more than n is "
                 "not supported",
                 param="best_of",
                 code="unsupported_parameter",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.schemas.base import shown
+from server.schemas.base import quote
 
 
 def _is(*neutral: object) -> Callable[[Any], bool]:
@@ -121,14 +121,14 @@ def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
 def _check_type(name: str, value: Any) -> None:
     kind, words = _TYPES.get(name, (object, ""))
     if value is not None and not isinstance(value, kind):
-        raise InvalidRequest(f"{name} is {shown(value)}; it must be {words}", param=name)
+        raise InvalidRequest(f"{name} is {quote(value)}; it must be {words}", param=name)
 
 
 def ignored_header(names: list[str]) -> dict[str, str]:
     """The response header that lists `names`; a client's spelling is never trusted as header text."""
     if not names:
         return {}
-    shown = [_UNSAFE.sub("?", name[:64]) for name in names[:_MAX_LISTED]]
+    listed = [_UNSAFE.sub("?", name[:64]) for name in names[:_MAX_LISTED]]
     if len(names) > _MAX_LISTED:
-        shown.append("...")
-    return {"x-ignored-parameters": ", ".join(shown)}
+        listed.append("...")
+    return {"x-ignored-parameters": ", ".join(listed)}

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
 from engine.protocol import EngineInfo, SamplingParams
-from server.schemas.base import StrictModel, shown
+from server.schemas.base import StrictModel, quote
 
 MAX_CHOICES = 128  # OpenAI's limit of n
 _MAX_STOPS = 64
@@ -110,7 +110,7 @@ def _token_biases(biases: dict[str, float]) -> dict[int, float]:
     return {int(key): float(bias) for key, bias in biases.items()}
 
 
-def check_logprobs(asked: int, limit: int, param: str) -> None:
+def check_logprobs(requested: int, limit: int, param: str) -> None:
     """Raise InvalidRequest if more logprobs a token are asked for than --max-logprobs."""
-    if not 0 <= asked <= limit:
-        raise InvalidRequest(f"{param} is {shown(asked)}; it must be at least 0 and at most {limit}", param=param)
+    if not 0 <= requested <= limit:
+        raise InvalidRequest(f"{param} is {quote(requested)}; it must be at least 0 and at most {limit}", param=param)

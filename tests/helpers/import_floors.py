@@ -40,6 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "errors metrics config schemas text loadtest",
         "context",
         "generation",
+        "formats",
         "http",
         "routes",
         "app",

@@ -77,7 +77,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         ("server/app.py", "def f():\n    import torch.nn", "torch.nn"),
         ("server/app.py", "from engine import local", "engine.local"),
         ("server/app.py", "import models.spec", "models.spec"),
-        ("server/text/tokenizer.py", "from server.http.sse import frame", "server.http.sse"),
+        ("server/text/tokenizer.py", "from server.http.sse import EventStream", "server.http.sse"),
         ("engine/protocol.py", "import torch", "torch"),
         ("engine/client/framing.py", "from engine.scheduling.plan import StepPlan", "engine.scheduling.plan"),
         ("engine/scheduling/scheduler.py", "import numpy as np", "numpy"),

@@ -11,12 +11,12 @@ from engine.errors import StartupError
 from server import cli
 from server.loadtest.client import LineSplitter, LoadClient
 from server.loadtest.config import Endpoint, LoadConfig
-from server.loadtest.load import Load, run_load
+from server.loadtest.load import LoadRun, run_load
 from server.loadtest.workload import TextScale, Workload
 from tests.helpers.fake_openai import FakeServer, serving
 
 
-async def run_against(fake: FakeServer, api_key: str | None = None, **options: Any) -> Load:
+async def run_against(fake: FakeServer, api_key: str | None = None, **options: Any) -> LoadRun:
     async with serving(fake) as url:
         config = LoadConfig(url=url, **options)
         async with LoadClient(config, api_key) as client:

@@ -1,0 +1,67 @@
+"""CompletionFormatter: a generation as OpenAI's text completion."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+
+from msgspec import UNSET
+
+from server.formats.frame import frame
+from server.formats.logprobs import text_logprobs
+from server.generation.choice import ScoredToken
+from server.generation.generation import Generation
+from server.schemas.completions import CompletionRequest
+from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs, Usage
+from server.text.tokenizer import Tokenizer
+
+
+class CompletionFormatter:
+    """Writes one text completion; its chunks are completions of one choice, with one id and time."""
+
+    def __init__(self, body: CompletionRequest, model: str, tokenizer: Tokenizer) -> None:
+        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._model = model
+        self._tokenizer = tokenizer
+        self._has_logprobs = body.logprobs is not None
+        self._include_usage = body.include_usage
+
+    async def collect(self, generation: Generation) -> TextCompletion:
+        choices = [TextChoice(index, "") for index in range(generation.num_choices)]
+        texts: list[list[str]] = [[] for _ in choices]
+        tokens: list[list[ScoredToken]] = [[] for _ in choices]
+        async for delta in generation:
+            texts[delta.index].append(delta.text)
+            tokens[delta.index] += delta.tokens
+            if delta.finish is not None:
+                choices[delta.index].finish_reason = delta.finish.reason
+                choices[delta.index].stop_reason = delta.finish.stop_reason
+        for choice in choices:
+            choice.text = "".join(texts[choice.index])
+            choice.logprobs = self._logprobs(tokens[choice.index])
+        return TextCompletion(
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
+        )
+
+    async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        async for delta in generation:
+            if delta.text or delta.tokens:
+                yield self._chunk([TextChoice(delta.index, delta.text, self._logprobs(delta.tokens))])
+            if (finish := delta.finish) is not None:
+                yield self._chunk([TextChoice(delta.index, "", None, finish.reason, finish.stop_reason)])
+        if self._include_usage:
+            yield self._chunk([], generation.usage())
+
+    def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> bytes:
+        return frame(
+            TextCompletion(
+                id=self._id,
+                created=self._created,
+                model=self._model,
+                choices=choices,
+                usage=usage if self._include_usage else UNSET,
+            )
+        )
+
+    def _logprobs(self, tokens: list[ScoredToken]) -> TextLogprobs | None:
+        return text_logprobs(tokens, self._tokenizer) if self._has_logprobs else None

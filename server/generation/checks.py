@@ -1,0 +1,37 @@
+"""What is checked of every generation request before its prompt is looked at."""
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.schemas.parameters import ignored_header, ignored_parameters
+from server.schemas.sampling import GenerationRequest
+
+
+def check_request(body: GenerationRequest, context: ServerContext) -> dict[str, str]:
+    """The response headers that list what is ignored.
+
+    Raises EngineUnavailable, ModelNotFound or InvalidRequest.
+    """
+    context.check_admission()
+    context.check_model(body.model)
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
+    if body.priority and not context.honors_priority:
+        ignored.append("priority")
+    return ignored_header(ignored)
+
+
+def check_num_choices(body: GenerationRequest, num_prompts: int, context: ServerContext) -> None:
+    """Raise InvalidRequest for more choices than an idle engine and an empty queue could take together."""
+    n = body.num_choices
+    limit = context.client.info.max_num_seqs + context.config.max_num_waiting
+    if num_prompts * n <= limit:
+        return
+    given = f"n is {n}" if num_prompts == 1 else f"prompt has {num_prompts} prompts"
+    if num_prompts > 1 and n > 1:
+        given += f" with {n} choices each (n), {num_prompts * n} choices in all"
+    raise InvalidRequest(
+        f"{given}; one request may have {limit} {'choice' if limit == 1 else 'choices'} "
+        "(--max-num-seqs and --max-num-waiting together)",
+        param="n" if num_prompts == 1 else "prompt",
+    )

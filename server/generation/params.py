@@ -1,0 +1,116 @@
+"""GenerationParams: what a request's body asks of the engine, prompts encoded and limits checked."""
+
+from dataclasses import dataclass
+
+from engine.errors import InvalidRequest
+from engine.protocol import SamplingParams
+from server.context import ServerContext
+from server.generation.checks import check_num_choices
+from server.generation.choice import Prompt, TextOptions
+from server.generation.prompts import chat_prompt, room_for_output, text_prompts
+from server.schemas.chat import ChatCompletionRequest
+from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.schemas.sampling import GenerationRequest
+from server.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams:
+    """What to generate for each of the prompts, n times."""
+
+    tokenizer: Tokenizer
+    prompts: list[Prompt]
+    sampling: SamplingParams
+    options: TextOptions
+    n: int
+    arrival_s: float
+    priority: int
+    cache_salt: str
+    prediction_ids: list[int]
+
+
+async def chat_params(body: ChatCompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
+    """Of a chat. Raises InvalidRequest; whatever costs little is checked before the template is rendered."""
+    requested_max_tokens = body.requested_max_tokens
+    check_num_choices(body, 1, context)
+    num_logprobs = body.num_logprobs(context.config.max_logprobs)
+    text_model = await context.text_model()
+    info = context.client.info
+    prompt = await chat_prompt(body, text_model, info, add_special_tokens=bool(body.add_special_tokens))
+    max_tokens = room_for_output(
+        [prompt],
+        info.max_model_len,
+        requested=requested_max_tokens,
+        param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+        default=None,
+        prompt_param="messages",
+    )
+    sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
+    prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len)
+    return _params(body, text_model.tokenizer, [prompt], sampling, arrival_s, prediction_ids=prediction_ids)
+
+
+async def completion_params(body: CompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
+    """Of a text completion. Raises InvalidRequest."""
+    body.check(context.config.max_logprobs)
+    echo = bool(body.echo)
+    text_model = await context.text_model()
+    info = context.client.info
+    check_num_choices(body, len(body.prompt), context)
+    add_special_tokens = body.add_special_tokens is not False
+    prompts = await text_prompts(body.prompt, text_model, info, add_special_tokens=add_special_tokens, echo=echo)
+    max_tokens = room_for_output(
+        prompts,
+        info.max_model_len,
+        requested=body.max_tokens,
+        param="max_tokens",
+        default=DEFAULT_MAX_TOKENS,
+        prompt_param="prompt",
+    )
+    prompt_logprobs = body.logprobs if echo else None
+    sampling = body.sampling(info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
+    return _params(body, text_model.tokenizer, prompts, sampling, arrival_s, echo=echo)
+
+
+def _params(
+    body: GenerationRequest,
+    tokenizer: Tokenizer,
+    prompts: list[Prompt],
+    sampling: SamplingParams,
+    arrival_s: float,
+    *,
+    echo: bool = False,
+    prediction_ids: list[int] | None = None,
+) -> GenerationParams:
+    options = TextOptions(
+        stop=tuple(body.stop or ()),
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        min_tokens=sampling.min_tokens,
+        echo=echo,
+        logprobs=sampling.logprobs is not None,
+    )
+    return GenerationParams(
+        tokenizer=tokenizer,
+        prompts=prompts,
+        sampling=sampling,
+        options=options,
+        n=body.num_choices,
+        arrival_s=arrival_s,
+        priority=body.priority or 0,
+        cache_salt=body.cache_salt or "",
+        prediction_ids=prediction_ids or [],
+    )
+
+
+async def _prediction_ids(body: ChatCompletionRequest, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
+    """What the client expects as the answer. Raises InvalidRequest if no answer can be that long."""
+    if body.prediction is None:
+        return []
+    ids = await tokenizer.encode_async(body.prediction.text, add_special_tokens=False, parse_special=False)
+    if len(ids) > max_model_len:
+        raise InvalidRequest(
+            f"the prediction has {len(ids):,} tokens; prompt and answer can have {max_model_len:,}; shorten it",
+            param="prediction",
+        )
+    return ids

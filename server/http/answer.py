@@ -1,0 +1,39 @@
+"""answer: a generation's response, as a whole or as a stream."""
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from server.generation.generation import Generation
+from server.http.disconnect import until_disconnect
+from server.http.sse import EventStream
+
+
+class AnswerFormatter(Protocol):
+    """How one endpoint writes a generation."""
+
+    async def collect(self, generation: Generation) -> Any:
+        """The whole answer, once all choices have ended."""
+
+    def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        """The stream's events, the first not before the generation's first delta."""
+
+
+async def answer(
+    request: Request, generation: Generation, formatter: AnswerFormatter, *, stream: bool, headers: dict[str, str]
+) -> Response:
+    """Run the generation and answer with all of it, or return a response that streams it."""
+    if stream:
+        return EventStream(
+            generation,
+            formatter.events,
+            ping_interval_s=request.app.state.context.config.sse_ping_interval,
+            request_id=request.state.request_id,
+            headers=headers,
+        )
+    async with generation:
+        completion = await until_disconnect(formatter.collect(generation), request.receive)
+    return Response(msgspec.json.encode(completion), headers=headers, media_type="application/json")
