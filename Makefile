@@ -22,8 +22,8 @@ serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the opti
 test: lint ## Lint, check types and run every test (the end-to-end tests take the demo model)
 	$(BIN)/python -m pytest -m "not long"
 
-test-fast: $(VENV)/.installed-test ## Run the tests that need neither the demo model nor much time
-	$(BIN)/python -m pytest -m "not e2e and not slow"
+test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute
+	$(BIN)/python -m pytest -m fast
 
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each: a context of 131,072 tokens
 	$(BIN)/python -m pytest -m long

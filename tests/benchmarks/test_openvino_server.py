@@ -19,6 +19,8 @@ from tokenizers.models import WordLevel
 from server.loadtest.client import LoadClient
 from server.loadtest.config import LoadConfig
 
+pytestmark = pytest.mark.fast
+
 
 class Status(enum.Enum):
     RUNNING = 0

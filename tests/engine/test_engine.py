@@ -10,6 +10,8 @@ from engine.scheduling.plan import StepPlan, StepResult
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner
 
+pytestmark = pytest.mark.fast
+
 
 def test_generate_returns_each_text_merged() -> None:
     engine, _ = make_engine()

@@ -4,12 +4,16 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+import pytest
+
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import make_prompt, make_request
+
+pytestmark = pytest.mark.fast
 
 BLOCK_SIZE = 64
 

@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.import_floors import FLOORS
 from tests.helpers.repository import ROOT
 
+pytestmark = pytest.mark.fast
+
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / package / "README.md" for package in FLOORS)]
 )

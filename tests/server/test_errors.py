@@ -10,6 +10,8 @@ from engine.protocol import EngineRequest
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MAX_MODEL_LEN, VOCAB_SIZE, FakeClient, Step, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 CHAT_URL, TEXT_URL = "/v1/chat/completions", "/v1/completions"
 JSON = {"content-type": "application/json"}
 MESSAGE = {"role": "user", "content": "hi"}

@@ -11,6 +11,8 @@ from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOu
 from server.metrics import METRICS, PREFIX, Metrics
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 REASONS = ("stop", "length", "abort", "error")
 

@@ -8,6 +8,8 @@ from engine.draft_model.check import check_draft
 from engine.errors import StartupError
 from models.tokenizer.assets import TokenizerAssets
 
+pytestmark = pytest.mark.fast
+
 TOKENS = [f"t{n}" for n in range(100)]
 CONTROL = {100: "<|begin|>", 101: "<|end|>"}
 

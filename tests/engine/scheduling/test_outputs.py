@@ -6,6 +6,8 @@ from engine.protocol import FinishReason
 from tests.helpers.engines import SchedulerRun, expected_ids, half_right_draft, make_config, make_prompt, make_request
 from tests.helpers.ledger import EOS_ID, next_token
 
+pytestmark = pytest.mark.fast
+
 
 def prompt_that_ends_after(num_tokens: int) -> list[int]:
     """A prompt whose text has EOS_ID as its `num_tokens`-th token and not before."""

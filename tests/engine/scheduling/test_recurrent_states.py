@@ -5,6 +5,8 @@ import pytest
 from engine.scheduling.config import SchedulerConfig
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
+pytestmark = pytest.mark.fast
+
 
 def config(num_states: int, **changes: int | bool) -> SchedulerConfig:
     return make_config(num_blocks=400, num_states=num_states, **changes)

@@ -7,6 +7,8 @@ from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import AbortReason, FinishReason
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
+pytestmark = pytest.mark.fast
+
 
 def assert_at_rest(run: SchedulerRun) -> None:
     last = run.stats[-1]

@@ -1,5 +1,6 @@
 """The scheduler under random requests, aborts, faults and steps: invariants hold and all texts are right."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -15,6 +16,8 @@ from tests.helpers.engines import (
     make_request,
 )
 from tests.helpers.ledger import EOS_ID
+
+pytestmark = pytest.mark.fast
 
 PREFIX = make_prompt(16)
 

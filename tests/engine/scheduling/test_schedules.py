@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from tests.helpers.engines import (
     make_prompt,
     make_request,
 )
+
+pytestmark = pytest.mark.fast
 
 PREFIXES = [make_prompt(24, seed=seed) for seed in range(2)]
 

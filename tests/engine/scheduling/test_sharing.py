@@ -5,6 +5,8 @@ import pytest
 from engine.protocol import AbortReason, FinishReason
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
+pytestmark = pytest.mark.fast
+
 
 def planned(run: SchedulerRun) -> list[list[str]]:
     return [[id for id, _, _ in plan] for plan in run.plans]

@@ -4,6 +4,8 @@ import pytest
 
 from engine.scheduling.step_budget import StepBudget
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_number_that_was_asked_for_stays() -> None:
     budget = StepBudget(100)

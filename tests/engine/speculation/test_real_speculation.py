@@ -261,7 +261,6 @@ def _p_values(first: Texts, second: Texts) -> dict[str, float]:
     return found
 
 
-@pytest.mark.slow
 def test_sampled_texts_have_one_distribution_with_and_without_drafts(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ from engine.errors import OptionError
 from engine.speculation.proposers import Source
 from engine.speculation.settings import AUTO_TOKENS, spec_settings
 
+pytestmark = pytest.mark.fast
+
 
 def test_nothing_asked_for_is_no_method() -> None:
     settings = spec_settings(EngineConfig())

@@ -4,6 +4,8 @@ import pytest
 
 from engine.speculation.step_times import StepTimes
 
+pytestmark = pytest.mark.fast
+
 
 def _times(*measured: tuple[int, float], repeats: int = 3) -> StepTimes:
     """Steps of one sequence: (rows, seconds)."""

@@ -6,6 +6,8 @@ import pytest
 
 from engine.startup import threads
 
+pytestmark = pytest.mark.fast
+
 
 def _write(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)

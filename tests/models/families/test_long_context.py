@@ -46,7 +46,7 @@ def truth(folder: Path, prompt: list[int], lengths: list[int]) -> torch.Tensor:
     [
         (YARN, 8192),
         (LLAMA3, 8192),
-        pytest.param(YARN, 131072, marks=[pytest.mark.long, pytest.mark.slow]),
+        pytest.param(YARN, 131072, marks=pytest.mark.long),
     ],
 )
 def test_long_context_is_served_in_bounded_memory(rope: dict, longest: int, tmp_path: Path) -> None:

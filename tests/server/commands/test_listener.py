@@ -7,6 +7,8 @@ import pytest
 from engine.errors import StartupError
 from server.commands.listener import listen, url_of
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_free_port_is_picked_and_told() -> None:
     with listen("127.0.0.1", 0) as sock:

@@ -9,6 +9,8 @@ from rich.console import Console
 from engine.protocol import Loading
 from server.commands.loading_display import LoadingBars, LoadingLog
 
+pytestmark = pytest.mark.fast
+
 STAGES = [
     Loading("download model", 0, 2_000_000, "B"),
     Loading("download model", 1_000_000, 2_000_000, "B"),

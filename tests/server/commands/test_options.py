@@ -13,6 +13,8 @@ from server.commands.options import OPTIONS, OTHER_VARIABLES, options_of
 from server.config import LogLevel, ServerConfig
 from tests.helpers.repository import ROOT
 
+pytestmark = pytest.mark.fast
+
 
 def write_config(folder: Path, text: str) -> Path:
     path = folder / "headrace.yaml"

@@ -10,6 +10,8 @@ import pytest
 from server import cli
 from server.commands import quantize as command
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:

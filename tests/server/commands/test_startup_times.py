@@ -1,7 +1,11 @@
 """StartupTimes: phases follow one another without gaps."""
 
+import pytest
+
 from engine.protocol import Loading
 from server.commands.startup_times import StartupTimes
+
+pytestmark = pytest.mark.fast
 
 
 def test_each_phase_ends_where_the_next_begins() -> None:

@@ -8,6 +8,8 @@ from engine.protocol import EngineRequest, FinishReason
 from tests.helpers.fake_client import BOS, FakeClient, Step, engine_info, http, make_app, says
 from tests.helpers.sse import contents, events
 
+pytestmark = pytest.mark.fast
+
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 

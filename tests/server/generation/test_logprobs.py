@@ -8,6 +8,8 @@ from engine.protocol import FinishReason
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.sse import events
 
+pytestmark = pytest.mark.fast
+
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 

@@ -9,6 +9,8 @@ from engine.protocol import AbortReason, FinishReason
 from tests.helpers.fake_client import IM_END, FakeClient, http, make_app, says, says_ids
 from tests.helpers.sse import events
 
+pytestmark = pytest.mark.fast
+
 TEXT = "one two three — fünf\n\nsix seven"
 
 

@@ -5,6 +5,8 @@ import pytest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.sse import events
 
+pytestmark = pytest.mark.fast
+
 
 async def _both(data: bytes, per_step: int) -> tuple[str, list[str]]:
     """The text of a whole answer, and the deltas of a streamed one."""

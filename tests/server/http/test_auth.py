@@ -8,6 +8,8 @@ from server.http.middleware import OPEN_PATHS
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 ROUTES = [
     (method, route.path)
     for router in ROUTERS

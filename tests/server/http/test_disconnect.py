@@ -9,6 +9,8 @@ from engine.protocol import AbortReason, EngineRequest, RequestOutput
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import FakeClient, Step, http, make_app
 
+pytestmark = pytest.mark.fast
+
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 PAGE = "https://page.example"
 
 

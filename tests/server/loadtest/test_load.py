@@ -15,6 +15,8 @@ from server.loadtest.load import LoadRun, run_load
 from server.loadtest.workload import TextScale, Workload
 from tests.helpers.fake_openai import FakeServer, serving
 
+pytestmark = pytest.mark.fast
+
 
 async def run_against(fake: FakeServer, api_key: str | None = None, **options: Any) -> LoadRun:
     async with serving(fake) as url:

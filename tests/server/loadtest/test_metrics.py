@@ -7,6 +7,8 @@ import pytest
 from engine.errors import StartupError
 from server.loadtest.metrics import Distribution, Latency, Trace, is_good, parse_goodput, percentile, summarize
 
+pytestmark = pytest.mark.fast
+
 
 def make_trace(sent_s: float, text_s: list[float], last_s: float, output_tokens: int, **rest: object) -> Trace:
     return Trace(sent_s=sent_s, text_s=text_s, last_s=last_s, output_tokens=output_tokens, prompt_tokens=10, **rest)  # type: ignore[arg-type]

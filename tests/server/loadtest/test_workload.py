@@ -14,6 +14,8 @@ from server.loadtest.config import Endpoint, LoadConfig, PromptFormat
 from server.loadtest.load import arrival_times
 from server.loadtest.workload import Conversation, TextScale, Workload
 
+pytestmark = pytest.mark.fast
+
 
 def conversations(scale: TextScale = TextScale(), **options: Any) -> list[Conversation]:  # noqa: B008 (frozen)
     return Workload(LoadConfig(**options)).conversations(scale)

@@ -7,6 +7,8 @@ import pytest
 
 from tests.helpers.fake_client import BOS, IM_END, IM_START, FakeClient, engine_info, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 
 def _ids(text: str) -> list[int]:
     """The ids of a rendered prompt, in which < and > stand for the control tokens."""

@@ -9,6 +9,8 @@ from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
 from tests.helpers.sse import contents, events
 
+pytestmark = pytest.mark.fast
+
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True}
 

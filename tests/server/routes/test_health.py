@@ -7,6 +7,8 @@ import pytest
 from engine.client.interface import EngineState
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 PROMPT = {"prompt": "a"}
 
 

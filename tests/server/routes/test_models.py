@@ -7,6 +7,8 @@ import pytest
 from engine.protocol import Quality
 from tests.helpers.fake_client import BOS, IM_START, FakeClient, engine_info, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 
 async def test_models_lists_every_served_name_with_its_limits() -> None:
     async with http(make_app(FakeClient(says("x")), served_model_name=("main", "org/alias"))) as api:

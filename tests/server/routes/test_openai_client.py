@@ -13,6 +13,8 @@ from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, make_app, says
 
+pytestmark = pytest.mark.fast
+
 HELLO = says("Grüße 🙂", finish=FinishReason.STOP)
 
 

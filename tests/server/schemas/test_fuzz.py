@@ -5,10 +5,13 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import CompletionRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
+
+pytestmark = pytest.mark.fast
 
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**30, -(10**30), 0.5, -0.0, 1e308, 5e-324),

@@ -7,6 +7,8 @@ import pytest
 from engine.protocol import SamplingParams
 from tests.helpers.fake_client import MAX_MODEL_LEN, FakeClient, engine_info, http, make_app, says
 
+pytestmark = pytest.mark.fast
+
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 CHAT_TOKENS = 21
 

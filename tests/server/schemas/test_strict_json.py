@@ -7,6 +7,8 @@ import pytest
 from engine.errors import InvalidRequest
 from server.schemas.strict_json import MAX_DEPTH, parse_json
 
+pytestmark = pytest.mark.fast
+
 
 def _fault(data: bytes) -> tuple[str, str | None]:
     with pytest.raises(InvalidRequest) as caught:

@@ -4,6 +4,8 @@ import pytest
 
 from engine.scheduling.kv.block_pool import BlockPool
 
+pytestmark = pytest.mark.fast
+
 
 def digest(number: int) -> bytes:
     return number.to_bytes(16)

@@ -1,10 +1,13 @@
 """BlockPool against a plain model of it, under random operations."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.scheduling.kv.block_pool import BlockPool
+
+pytestmark = pytest.mark.fast
 
 
 class BlockPoolMachine(RuleBasedStateMachine):

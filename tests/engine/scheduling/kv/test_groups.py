@@ -9,6 +9,8 @@ from models.attention.layer_groups import LayerGroup, group_layers
 from models.spec import AttentionSpec, ShortConvSpec
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
+pytestmark = pytest.mark.fast
+
 
 def attention(window: int | None, head_dim: int = 16) -> AttentionSpec:
     return AttentionSpec(2, 1, head_dim, 1.0, sliding_window=window)

@@ -1,6 +1,10 @@
 """Digests of KV blocks."""
 
+import pytest
+
 from engine.scheduling.kv.hashing import block_digest, root_digest
+
+pytestmark = pytest.mark.fast
 
 
 def test_digest_depends_on_every_token_and_their_order() -> None:

@@ -1,10 +1,14 @@
 """StateTables: which entries of a table a step gets, where states are short."""
 
+import pytest
+
 from engine.scheduling.kv.block_pool import BlockPool
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.kv.states import StateTables, state_before
 from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import make_prompt, make_request
+
+pytestmark = pytest.mark.fast
 
 SIZE = 4
 

@@ -9,6 +9,8 @@ import pytest
 from models.checkpoints.quantized.module_patterns import ModulePattern
 from models.errors import CheckpointError, UnsupportedModelError
 
+pytestmark = pytest.mark.fast
+
 NAMES = ["lm_head", "model.layers.0.self_attn.q_proj", "model.layers.17.mlp.experts.3.down_proj", "", "a", "aab"]
 PATTERNS = [
     ".*",

@@ -1,0 +1,40 @@
+"""The fast tier: `pytest -m fast` runs pure logic alone, and holds it to that.
+
+A file is fast as a whole, by the line `pytestmark = pytest.mark.fast`. In such a run the other files are not even
+imported, which would load torch; importing torch and starting a process are errors.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_MARK = "pytestmark = pytest.mark.fast"
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+
+
+def _is_fast_run(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "fast")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _is_fast_run(config):
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to forbid an import
+        sys.addaudithook(_refuse_processes)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not _is_fast_run(config):
+        return None
+    if collection_path.is_dir():  # a folder without fast tests may have a conftest.py that imports torch
+        return not any(map(_is_fast, collection_path.rglob("test_*.py"))) or None
+    return (collection_path.name.startswith("test_") and not _is_fast(collection_path)) or None
+
+
+def _is_fast(file: Path) -> bool:
+    return _MARK in file.read_text()
+
+
+def _refuse_processes(event: str, _arguments: tuple[Any, ...]) -> None:
+    assert event not in _STARTS, f"a fast test starts a process ({event})"
