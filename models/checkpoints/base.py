@@ -23,7 +23,7 @@ class StoredTensor:
     """One tensor of a file. `read(dtype)` brings it into memory, dequantized; nothing is read before. It is None where
     the file holds something else than the formats of weights: integers, masks, formats that need scales beside them.
 
-    `read_packed()`, where the file holds blocks of a quantized format, brings these as they are: [rows, bytes a row],
+    `read_blocks()`, where the file holds blocks of a quantized format, brings these as they are: [rows, bytes a row],
     uint8. Transforms that move rows apply to it too.
 
     `quantized`, where the file spreads a quantized matrix over several tensors (codes, scales, zeros): the reader
@@ -42,7 +42,7 @@ class StoredTensor:
     num_bytes: int  # in the file
     file: Path
     read: Callable[[torch.dtype], torch.Tensor] | None
-    read_packed: Callable[[], torch.Tensor] | None = None
+    read_blocks: Callable[[], torch.Tensor] | None = None
     quantized: StoredQuant | None = None
     wider_format: str | None = None
     part: "Callable[[int], StoredTensor] | None" = None

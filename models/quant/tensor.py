@@ -1,4 +1,4 @@
-"""QuantTensor: a quantized matrix as checkpoints of every kind are read, before a scheme packs it for its kernels."""
+"""QuantTensor: a quantized matrix as checkpoints of every kind are read, before it is packed for the kernels."""
 
 import dataclasses
 import enum

@@ -16,7 +16,7 @@ from models.config.overrides import Overridden, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.linear.dense import DTYPE_NAMES
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, HeldWeights
+from models.loaded_model import ComputeConfig, LoadedWeights
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.spec import AttentionSpec
@@ -73,7 +73,7 @@ class OpenedTransformersModel:
         compute: ComputeConfig,
         weights: WeightOptions,
         progress: ProgressReport,
-    ) -> tuple[TransformersDecoder, HeldWeights]:
+    ) -> tuple[TransformersDecoder, LoadedWeights]:
         """The model with the checkpoint's weights, all in one dtype. Raises a ModelError."""
         if weights.quantize_to is not None:
             raise ModelError(
@@ -92,7 +92,7 @@ class OpenedTransformersModel:
         kind = DTYPE_NAMES[compute.dtype]
         formats = Counter({kind: len(list(decoder.parameters()))})
         note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {kind} {formats[kind]} tensors"
-        return decoder, HeldWeights(formats, note)
+        return decoder, LoadedWeights(formats, note)
 
     def _read(self, dtype: torch.dtype) -> transformers.PreTrainedModel:
         transformers.utils.logging.disable_progress_bar()

@@ -74,7 +74,7 @@ def _described(
     return StoredTensor(
         *entry,
         read=lambda dtype: _dequantize(packed, shape, kind, dtype, refuse),
-        read_packed=lambda: packed,
+        read_blocks=lambda: packed,
         part=part,
         quantized=stored_codes(kind, shape, packed, refuse),
         wider_format=wider_format(kind),

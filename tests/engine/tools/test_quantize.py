@@ -28,7 +28,7 @@ from models.export import hugging_face
 from models.export.compressed_tensors import Form, quantization_config, tensors_of
 from models.export.shards import ShardWriter
 from models.linear.storage import WeightOptions
-from models.loading.layer_stream import LayerStream, Passage, layer_of
+from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.loading.load import LoadOptions, load_model
 from models.loading.open import open_model
 from models.quant.dequantize import dequantize
@@ -140,10 +140,10 @@ def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: P
 
 def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no group divides the columns: what was divided out before such a matrix is in it for later layers."""
-    after_first: list[Passage] = []
+    after_first: list[LayerwiseForward] = []
     compute = LayerStream.compute
 
-    def remember(stream: LayerStream, index: int, passage: Passage, *, advances: bool = True) -> None:
+    def remember(stream: LayerStream, index: int, passage: LayerwiseForward, *, advances: bool = True) -> None:
         compute(stream, index, passage, advances=advances)
         if index == 0 and advances:
             after_first.append(dataclasses.replace(passage, rows=[rows.clone() for rows in passage.rows]))
@@ -156,7 +156,7 @@ def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: py
     stream = LayerStream(
         written, dtype=torch.float32, device=torch.device("cpu"), weights=WeightOptions(keeps_quantized=False)
     )
-    stream.read_ends()
+    stream.load_non_layer_weights()
     passage = stream.begin(after_first[-1].batches)
     with torch.inference_mode():
         index, _ = next(stream.layers("read", lambda *_: None))
@@ -253,7 +253,7 @@ def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, sourc
     [before] = run.step([(PagedSequence(), list(range(5, 45)))])
     random = torch.Generator().manual_seed(3)
     for index, layer in enumerate(run.decoder.layers):
-        plan = [each for each in stream.plan if layer_of(each) == index]
+        plan = [each for each in stream.assignments if layer_of(each) == index]
 
         def choose(name: str, linear: torch.nn.Module) -> torch.Tensor:  # noqa: ARG001
             return torch.rand(linear.in_features, generator=random) + 0.5

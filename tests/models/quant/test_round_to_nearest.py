@@ -137,7 +137,7 @@ def test_layers_become_what_was_asked_for(folder: Path, dtype: torch.dtype, enco
     assert f"{name} 14 tensors" in note
     for layer_name, layer in linears(decoder).items():
         if layer_name in ("embed", "head"):
-            assert layer.scheme.format_of(None) in ("bf16", "f32")
+            assert layer.method.format_of(None) in ("bf16", "f32")
             continue
         weight = quantize_by_shard(plain[layer_name], encoding)
         x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -157,7 +157,7 @@ def test_groups_are_of_the_size_that_was_asked_for(folder: Path, dtype: torch.dt
     down, plain = layers["layers.1.mlp.down"], linears(load_folder(folder))["layers.1.mlp.down"]  # of 256 columns
     weight = dequantize(quantize_matrix(plain.weight, encoding, 96), torch.float32)
     x = torch.randn(5, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
-    assert down.scheme.format_of(None) == f"{encoding.name.lower()} g96"
+    assert down.method.format_of(None) == f"{encoding.name.lower()} g96"
     assert relative_error(down(x, out_dtype=torch.float32), x.float() @ weight.T) < 1e-2
 
 
@@ -178,7 +178,7 @@ def test_head_and_embeddings_follow_when_asked(folder: Path, dtype: torch.dtype)
 
     decoder = load_folder(folder, dtype, weights=options)
 
-    assert {layer.scheme.format_of(None) for layer in (decoder.embed, decoder.head)} == {"int4 g32"}
+    assert {layer.method.format_of(None) for layer in (decoder.embed, decoder.head)} == {"int4 g32"}
     embedding = load_folder(folder).embed.weight
     wanted = dequantize(quantize_matrix(embedding, Encoding.INT4), dtype)
     ids = torch.tensor([3, 127, 0])
