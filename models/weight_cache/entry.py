@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from models.checkpoints.quantized.registry import OLD_FILES
+from models.checkpoints.quantized.registry import LEGACY_CONFIG_FILES
 from models.checkpoints.safetensors import INDEX_NAME
 from models.decoder import Decoder
 from models.kernels.cpu.library import required_library
@@ -79,7 +79,7 @@ def files_state(files: ModelFiles) -> str | None:
     """
     described = []
     try:
-        for path in (*sorted(files.weight_files), *_existing_files(files.root, (*OLD_FILES, INDEX_NAME))):
+        for path in (*sorted(files.weight_files), *_existing_files(files.root, (*LEGACY_CONFIG_FILES, INDEX_NAME))):
             status = path.stat()
             described.append(
                 (str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)

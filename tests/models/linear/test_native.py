@@ -108,7 +108,7 @@ MIXES = {
             "layers.1.mlp.down": ["iq4_nl"],
         },
     ),
-    "llama-lexica": Mix(
+    "llama-codebooks": Mix(
         lambda: llama_config(**WIDE),
         by_ends(
             Kind.IQ3_S,
