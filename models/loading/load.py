@@ -21,7 +21,7 @@ from models.loading.notes import attention_note, format_of, kernels_note, weight
 from models.loading.open import OpenedModel, open_with_either
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
-from models.system.memory import obtainable_memory_bytes, require_memory, too_large
+from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
 from models.tokenizer.assets import TokenizerAssets
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import CachedWeights, cached_weights, files_state
@@ -155,19 +155,19 @@ def build_decoder(
     Raises CheckpointError, or ModelError if memory runs out.
     """
     decoder, assignments, storage_plan = build_skeleton(opened, compute, weights)
-    needed = decoder.weight_bytes() + storage_plan.min_bytes
-    require_memory(needed, compute.device)
+    needed_bytes = decoder.weight_bytes() + storage_plan.min_bytes
+    require_memory(needed_bytes, compute.device)
     try:
         decoder.allocate(compute.device)
         mapped_bytes = 0 if cached is None else cached.restore(decoder, progress)
         if not mapped_bytes:
             load_weights(decoder, assignments, progress)
     except torch.OutOfMemoryError:
-        raise too_large(needed, obtainable_memory_bytes(compute.device), compute.device) from None
+        raise not_enough_memory(needed_bytes, obtainable_memory_bytes(compute.device), compute.device) from None
     except MemoryError as error:
         raise ModelError(
-            f"the weights need {needed / 2**30:.2f} GiB, but {error}; raise the limit of this process (ulimit -v), or "
-            "choose a smaller model or fewer bits (--quantization int4)"
+            f"the weights need {needed_bytes / 2**30:.2f} GiB, but {error}; raise the limit of this process "
+            "(ulimit -v), or choose a smaller model or fewer bits (--quantization int4)"
         ) from None
     formats = Counter(format_of(decoder, assignment) for assignment in assignments)
     note = weights_note(decoder, formats, storage_plan)

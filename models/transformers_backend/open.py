@@ -20,7 +20,7 @@ from models.loaded_model import ComputeConfig, LoadedWeights
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.spec import AttentionSpec
-from models.system.memory import obtainable_memory_bytes, require_memory, too_large
+from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, foreign_model, in_one_line
 from models.transformers_backend.decoder import TransformersDecoder
 from models.transformers_backend.independence import check_independence
@@ -80,13 +80,13 @@ class OpenedTransformersModel:
                 "--quantization of weights on load is for headrace's own families, and this model runs through "
                 "transformers; leave it at auto"
             )
-        needed = self.observed.num_numbers * compute.dtype.itemsize
-        require_memory(needed, compute.device)
+        needed_bytes = self.observed.num_numbers * compute.dtype.itemsize
+        require_memory(needed_bytes, compute.device)
         progress("load weights", 0, 0, "B")
         try:
             model = self._read(compute.dtype).to(compute.device).eval()
         except (torch.OutOfMemoryError, MemoryError):
-            raise too_large(needed, obtainable_memory_bytes(compute.device), compute.device) from None
+            raise not_enough_memory(needed_bytes, obtainable_memory_bytes(compute.device), compute.device) from None
         decoder = TransformersDecoder(model, self.observed.layers, compute.backend)
         check_independence(decoder, compute.backend, self.vocab_size, self.foreign.model_class.__name__)
         kind = DTYPE_NAMES[compute.dtype]

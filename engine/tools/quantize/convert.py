@@ -29,7 +29,7 @@ from engine.tools.quantize.calibration import (
 from engine.tools.quantize.folding import Folding, fold
 from models.decoder import DecoderLayer
 from models.errors import UnsupportedModelError
-from models.export.compressed_tensors import Form, quantization_config, tensors_of
+from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
 from models.export.hugging_face import Layout, layout_of
 from models.export.shards import ShardWriter
 from models.linear.embedding import Embedding
@@ -48,11 +48,11 @@ from models.tokenizer.load import load_tokenizer_assets
 
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # of tensors that are kept
 FORMS = {
-    Scheme.INT4: Form(Encoding.INT4),
-    Scheme.INT8: Form(Encoding.INT8),
-    Scheme.FP8: Form(Encoding.FP8_E4M3),
-    Scheme.W8A8: Form(Encoding.INT8, rounds_inputs=True),
-    Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
+    Scheme.INT4: OutputFormat(Encoding.INT4),
+    Scheme.INT8: OutputFormat(Encoding.INT8),
+    Scheme.FP8: OutputFormat(Encoding.FP8_E4M3),
+    Scheme.W8A8: OutputFormat(Encoding.INT8, rounds_inputs=True),
+    Scheme.FP8_DYNAMIC: OutputFormat(Encoding.FP8_E4M3, rounds_inputs=True),
 }
 _KEPT_INPUTS = 512  # of each matrix, to choose factors by
 _CORRECTED = (Encoding.INT4,)  # for what was quantized before: 8 bits leave too little to tell from noise

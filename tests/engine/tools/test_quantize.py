@@ -25,7 +25,7 @@ from engine.tools.quantize.convert import Written, convert
 from engine.tools.quantize.folding import fold
 from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
-from models.export.compressed_tensors import Form, quantization_config, tensors_of
+from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
 from models.export.shards import ShardWriter
 from models.linear.storage import WeightOptions
 from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
@@ -123,7 +123,7 @@ def test_int8_may_have_groups(llama: Path, tmp_path: Path) -> None:
 def test_rows_that_do_not_fill_the_last_word_are_padded() -> None:
     codes = torch.tensor([[-127, 0, 1, 127, 5]], dtype=torch.int8)
     quantized = QuantTensor(Encoding.INT8, codes, torch.ones(1, 1), None, group_size=5)
-    packed = tensors_of("x", quantized, Form(Encoding.INT8))["x.weight_packed"]
+    packed = tensors_of("x", quantized, OutputFormat(Encoding.INT8))["x.weight_packed"]
     assert packed.view(torch.uint8)[0, :5].tolist() == [1, 128, 129, 255, 133]
     assert packed.shape == (1, 2)
 
@@ -361,7 +361,7 @@ def test_stages_without_an_end_are_over_when_the_next_begins() -> None:
 
 def test_groups_of_modules_are_told_apart_by_digits_in_their_names() -> None:
     sizes = {f"model.layers.{layer}.mlp.w{n}": size for layer in range(2) for n, size in ((1, 64), (2, 128))}
-    groups = quantization_config(Form(Encoding.INT4), sizes, [])["config_groups"].values()
+    groups = quantization_config(OutputFormat(Encoding.INT4), sizes, [])["config_groups"].values()
     by_size = {group["weights"]["group_size"]: group["targets"] for group in groups}
     assert by_size == {64: [r"re:model\.layers\.\d+\.mlp\.w1$"], 128: [r"re:model\.layers\.\d+\.mlp\.w2$"]}
 
