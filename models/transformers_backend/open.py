@@ -1,4 +1,4 @@
-"""OpenedTransformersModel: a folder whose model transformers' code computes, from its description to its weights."""
+"""OpenedTransformersModel: a folder whose model transformers' code computes, described and then loaded."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from models.transformers_backend.observe import Observed, observe
 
 @dataclass(frozen=True, slots=True)
 class OpenedTransformersModel:
-    """Described, and known to run over the KV cache; no weights have been read."""
+    """Described, and known to run over the KV cache; no weights are read yet."""
 
     root: Path
     overridden: Overridden
@@ -80,7 +80,7 @@ class OpenedTransformersModel:
                 "--quantization of weights on load is for headrace's own families, and this model runs through "
                 "transformers; leave it at auto"
             )
-        needed_bytes = self.observed.num_numbers * compute.dtype.itemsize
+        needed_bytes = self.observed.num_parameters * compute.dtype.itemsize
         require_memory(needed_bytes, compute.device)
         progress("load weights", 0, 0, "B")
         try:
