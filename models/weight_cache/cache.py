@@ -63,14 +63,14 @@ class WeightCache:
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor], extra: Any, progress: ProgressReport) -> None:
         """Write a file for the next start. A failure is logged: this start does without the file."""
-        needed = tensor_bytes(tensors)
-        if needed < self.min_bytes or not can_be_written(tensors) or not hasattr(os, "O_TMPFILE"):
+        needed_bytes = tensor_bytes(tensors)
+        if needed_bytes < self.min_bytes or not can_be_written(tensors) or not hasattr(os, "O_TMPFILE"):
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.requires_large_pages and not self._gives_large_pages():
                 logger.info("packed weights are not cached: files of %s are not mapped in large pages", self.folder)
-            elif self._makes_room(needed):
+            elif self._make_room(needed_bytes):
                 with self._unnamed_file() as file:
                     write_weight_file(
                         file, tensors, extra, lambda done, total: progress("keep packed weights", done, total, "B")
@@ -101,8 +101,8 @@ class WeightCache:
                 return False
             raise
 
-    def _makes_room(self, needed: int) -> bool:
-        """Remove files, the least recently used first, until `needed` bytes fit into the cache's share of the disk.
+    def _make_room(self, needed_bytes: int) -> bool:
+        """Remove files, the least recently used first, until `needed_bytes` fit into the cache's share of the disk.
 
         Those of the last hour stay: models that do not fit in together would else remove each other's at every start.
         """
@@ -114,16 +114,16 @@ class WeightCache:
         used = sum(size for _, size, _ in files)
         allowed = (shutil.disk_usage(self.folder).free + used) // _DISK_FRACTION
         recent = sum(size for used_at, size, _ in files if time.time() - used_at < _RECENT_S)
-        if needed + recent > allowed:
+        if needed_bytes + recent > allowed:
             logger.info(
                 "packed weights are not cached: they take %.0f MB, and %s may have %.0f, a quarter of its disk's free "
                 "space, of which %.0f were used in the last hour; make room, set HEADRACE_CACHE to a folder of a "
                 "larger disk, or say --no-weight-cache",
-                *(needed / 1e6, self.folder, allowed / 1e6, recent / 1e6),
+                *(needed_bytes / 1e6, self.folder, allowed / 1e6, recent / 1e6),
             )
             return False
         for _, size, path in sorted(files):
-            if used + needed <= allowed:
+            if used + needed_bytes <= allowed:
                 break
             path.unlink(missing_ok=True)  # a server that has mapped it goes on
             used -= size

@@ -121,7 +121,7 @@ def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
     targets = group.fields.get("targets")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise CheckpointError(
-            f"{group.source}: targets is {targets!r}; it must be a list of texts; "
+            f"{group.source}: targets is {targets!r}; it must be a list of strings; "
             "fetch the checkpoint's own configuration again"
         )
     weights = group.section("weights")

@@ -227,8 +227,8 @@ class LayerErrors:
             expected.append(y if residual is None else residual + y)
 
         def after(_: Linear, args: tuple, kwargs: dict, output: torch.Tensor) -> None:  # noqa: ARG001
-            wanted = expected.pop()
-            self.of_call.setdefault(name, []).append(((output - wanted).norm() / wanted.norm()).item())
+            truth = expected.pop()
+            self.of_call.setdefault(name, []).append(((output - truth).norm() / truth.norm()).item())
 
         layer.register_forward_pre_hook(before, with_kwargs=True)
         layer.register_forward_hook(after, with_kwargs=True)

@@ -62,6 +62,6 @@ def test_layers_equal_the_dequantized_product_on_rounded_rows(kind: str, method:
         for shard in layer.shards or [None]:
             matrix = matrices.get((name, shard))
             if matrix is not None:
-                wanted = product(x, matrix, is_native=is_native)
+                expected = product(x, matrix, is_native=is_native)
                 bias = 0 if layer.bias is None else layer.bias.narrow(0, *layer.rows(shard))
-                assert relative_error(got.narrow(1, *layer.rows(shard)) - bias, wanted) < 1e-3, (name, shard)
+                assert relative_error(got.narrow(1, *layer.rows(shard)) - bias, expected) < 1e-3, (name, shard)

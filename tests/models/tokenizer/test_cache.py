@@ -24,7 +24,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "tokenizers"
 
 
-def test_kept_assets_come_back_whole() -> None:
+def test_saved_assets_come_back_whole() -> None:
     save_assets("k", ASSETS)
     assert read_assets("k") == ASSETS
     assert read_assets("other") is None

@@ -88,9 +88,9 @@ def test_fp32_logits_in_uneven_batches_equal_those_of_transformers(tmp_path: Pat
     rest = run.step([(short, prompts[1][5:])])[0]
 
     with torch.inference_mode():
-        wanted = model(torch.tensor(prompts)).logits
-    torch.testing.assert_close(torch.cat(rows), wanted[0], rtol=0.0, atol=1e-4)
-    torch.testing.assert_close(rest, wanted[1, 5:], rtol=0.0, atol=1e-4)
+        expected = model(torch.tensor(prompts)).logits
+    torch.testing.assert_close(torch.cat(rows), expected[0], rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(rest, expected[1, 5:], rtol=0.0, atol=1e-4)
 
 
 def test_own_code_and_that_of_transformers_compute_the_same(tmp_path: Path) -> None:
