@@ -41,7 +41,7 @@ def export(files: ModelFiles, folder: Path) -> None:
     stream = LayerStream(opened, dtype=torch.float32, device=torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(folder)
-    for assignment in stream.plan:
+    for assignment in stream.assignments:
         writer.add(layout.name(assignment), layout.values(assignment, stream.decoder, torch.bfloat16))
     writer.finish()
     layout.write_rest(folder, {})

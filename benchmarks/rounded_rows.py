@@ -21,7 +21,7 @@ from engine.quality.passages import own_text, passages_of, together
 from engine.tools.quantize.calibration import linears_of, rounded_inputs
 from models.errors import ModelError
 from models.linear.storage import WeightOptions
-from models.loading.layer_stream import LayerStream, Passage
+from models.loading.layer_stream import LayerStream, LayerwiseForward
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.quant.tensor import Encoding
@@ -61,10 +61,12 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
     )
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
-    stream.read_ends()
+    stream.load_non_layer_weights()
     groups = stream.decoder.layer_groups
     steps = [together([chunk[:-1]], groups, device) for chunk in passages.chunks]
-    texts: dict[str, list[Passage]] = {kind: [stream.begin([step]) for step in steps] for kind in (_NONE, _ALL)}
+    texts: dict[str, list[LayerwiseForward]] = {
+        kind: [stream.begin([step]) for step in steps] for kind in (_NONE, _ALL)
+    }
     for index, layer in stream.layers("compute", progress):
         for kind in linears_of(layer):
             if kind not in texts:  # until here it is what nothing was rounded in
@@ -85,8 +87,8 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
     return shown
 
 
-def _copy(text: Passage) -> Passage:
-    return Passage(text.batches, text.rotations, [rows.clone() for rows in text.rows])  # layers use rows up
+def _copy(text: LayerwiseForward) -> LayerwiseForward:
+    return LayerwiseForward(text.batches, text.rotations, [rows.clone() for rows in text.rows])  # layers use rows up
 
 
 def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> contextlib.AbstractContextManager[None]:

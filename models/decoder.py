@@ -19,8 +19,8 @@ from models.layers.residual import NORMS_OF_BRANCH, make_join, pass_by
 from models.layers.rotary_frequencies import inverse_frequencies, rotation_scale
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
-from models.linear.prologue import AS_IS
-from models.linear.scheme import QuantScheme
+from models.linear.method import LinearMethod
+from models.linear.prologue import IDENTITY
 from models.recurrence.gated_delta import GatedDelta
 from models.recurrence.short_conv import ShortConv
 from models.recurrence.state import LayerCache, LayerState
@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
     mlp_post_norm: nn.Module | None
 
     def __init__(
-        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
     ) -> None:
         super().__init__()
         before, after = NORMS_OF_BRANCH[spec.placement]
@@ -44,9 +44,9 @@ class DecoderLayer(nn.Module):
             make_norm(spec.norm, hidden_size) if exists else None for exists in (before, after) * 2
         )
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
-        self.attn = make_mixer(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
+        self.attn = make_mixer(spec, hidden_size, backend=backend, method=method, dtype=dtype)
         self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
-        self.mlp = make_feed_forward(spec.mlp, hidden_size, scheme=scheme, dtype=dtype)
+        self.mlp = make_feed_forward(spec.mlp, hidden_size, method=method, dtype=dtype)
         self._join_attn = make_join(spec, attn_norm, attn_post_norm)
         self._join_mlp = make_join(spec, mlp_norm, mlp_post_norm)
 
@@ -84,16 +84,16 @@ class ParallelLayer(nn.Module):
     """x + attention(attn_norm(x)) + mlp(mlp_norm(x)), mlp_norm being attn_norm where the family has one."""
 
     def __init__(
-        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
     ) -> None:
         super().__init__()
         assert isinstance(spec.mlp, MLPSpec)
         assert spec.branch_scale == spec.skip_scale == 1.0
         self.attn_norm = make_norm(spec.norm, hidden_size)
-        self.attn = make_mixer(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
+        self.attn = make_mixer(spec, hidden_size, backend=backend, method=method, dtype=dtype)
         is_one = spec.placement is NormPlacement.PARALLEL_ONE_NORM
         self.mlp_norm = self.attn_norm if is_one else make_norm(spec.norm, hidden_size)
-        self.mlp = make_mlp(spec.mlp, hidden_size, scheme=scheme, dtype=dtype)
+        self.mlp = make_mlp(spec.mlp, hidden_size, method=method, dtype=dtype)
 
     def forward(
         self,
@@ -111,25 +111,25 @@ class ParallelLayer(nn.Module):
 
 
 def make_mixer(
-    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
 ) -> nn.Module:
     """Attention, or what stands in its place."""
     match spec.recurrence:
         case ShortConvSpec():
-            return ShortConv(spec.recurrence, hidden_size, scheme=scheme)
+            return ShortConv(spec.recurrence, hidden_size, method=method)
         case GatedDeltaSpec():
-            return GatedDelta(spec.recurrence, hidden_size, scheme=scheme)
+            return GatedDelta(spec.recurrence, hidden_size, method=method)
     if spec.latent is not None:
-        return LatentAttention(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
-    return Attention(spec, hidden_size, backend=backend, scheme=scheme)
+        return LatentAttention(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+    return Attention(spec, hidden_size, backend=backend, method=method)
 
 
 def make_layer(
-    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
 ) -> nn.Module:
     is_parallel = spec.placement in (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
     kind = ParallelLayer if is_parallel else DecoderLayer
-    return kind(spec, hidden_size, backend=backend, scheme=scheme, dtype=dtype)
+    return kind(spec, hidden_size, backend=backend, method=method, dtype=dtype)
 
 
 def allocate_module(module: nn.Module, device: torch.device) -> None:
@@ -144,38 +144,38 @@ def allocate_module(module: nn.Module, device: torch.device) -> None:
 class Decoder(nn.Module):
     """Token ids to hidden states to logits.
 
-    Built without memory: the loader assigns tensors, may let layers `store_as` another scheme, and then allocates and
+    Built without memory: the loader assigns tensors, may let layers `set_method` another one, and then allocates and
     fills. Invariant: nothing of the batch or of the KV cache outlives a call, so one instance serves any number of
     caches.
     """
 
     def __init__(
-        self, spec: DecoderSpec, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+        self, spec: DecoderSpec, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
     ) -> None:
-        """scheme: of all linear layers at first. dtype: of activations and KV cache."""
+        """method: of all linear layers at first. dtype: of activations and KV cache."""
         super().__init__()
         self.spec = spec
         self.dtype = dtype
         self.residual_dtype = dtype  # of what flows from layer to layer
         hidden_size = spec.hidden_size
         embedding_size = spec.embedding_size or hidden_size
-        self.embed = Embedding(spec.vocab_size, embedding_size, scheme=scheme)
+        self.embed = Embedding(spec.vocab_size, embedding_size, method=method)
         self.widen, self.narrow = (
-            Linear(*sizes, has_bias=False, scheme=scheme) if spec.embedding_size else None
+            Linear(*sizes, has_bias=False, method=method) if spec.embedding_size else None
             for sizes in ((embedding_size, hidden_size), (hidden_size, embedding_size))
         )
         self.positions = (
-            Embedding(spec.max_position, hidden_size, scheme=scheme) if spec.has_learned_positions else None
+            Embedding(spec.max_position, hidden_size, method=method) if spec.has_learned_positions else None
         )
         self.embed_norm = None if spec.embedding_norm is None else make_norm(spec.embedding_norm, hidden_size)
         self.layers = nn.ModuleList(
-            make_layer(layer, hidden_size, backend=backend, scheme=scheme, dtype=dtype) for layer in spec.layers
+            make_layer(layer, hidden_size, backend=backend, method=method, dtype=dtype) for layer in spec.layers
         )
         self.norm = None if spec.final_norm is None else make_norm(spec.final_norm, hidden_size)
         self.head = (
             self.embed
             if spec.has_tied_head
-            else Linear(embedding_size, spec.vocab_size, has_bias=spec.has_head_bias, scheme=scheme)
+            else Linear(embedding_size, spec.vocab_size, has_bias=spec.has_head_bias, method=method)
         )
         # Layers that turn alike share one rotation a step.
         turns = [(layer.rope, layer.query_temperature) for layer in spec.layers]
@@ -283,9 +283,9 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [L, hidden], the rows that matter of forward's result, normed here, to logits [L, V] in fp32."""
-        norm = self.norm or AS_IS
+        norm = self.norm or IDENTITY
         if self.narrow is not None:
-            hidden, norm = self.narrow(hidden, norm), AS_IS
+            hidden, norm = self.narrow(hidden, norm), IDENTITY
         logits: torch.Tensor = self.head(hidden, norm, out_dtype=torch.float32)
         if self.spec.logit_scale != 1.0:
             logits *= self.spec.logit_scale

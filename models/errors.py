@@ -12,7 +12,7 @@ class SettingError(ModelError):
 
 
 class SourceError(ModelError):
-    """The model's files cannot be had: no such path, hub id, package, or no network."""
+    """The model's files cannot be found or fetched: no such path, hub id, package, or no network."""
 
 
 class CheckpointError(ModelError):
@@ -25,4 +25,4 @@ class UnsupportedModelError(ModelError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this process could not allocate: torch has a class of its own for a GPU's memory alone."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)

@@ -14,7 +14,7 @@ from models.tokenizer.assets import TokenizerAssets
 
 @dataclass(frozen=True, slots=True)
 class ComputeConfig:
-    """What a decoder computes with: its attention, the dtype of activations and dense weights, and where."""
+    """What a decoder computes with: attention, the dtype of activations and dense weights, and the device."""
 
     backend: AttentionBackend
     dtype: torch.dtype
@@ -22,12 +22,12 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldWeights:
-    """What a decoder's weights are held as: number of tensors by format, and a line for the operator."""
+class LoadedWeights:
+    """How a decoder's weights are stored: number of tensors by format, and a line for the operator."""
 
     formats: Counter[str]
     note: str
-    mapped_bytes: int = 0  # of a file that later starts map too, which the system's free memory has included
+    mapped_bytes: int = 0  # of a cached file, which the system counts as free memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,5 +48,5 @@ class LoadedModel:
     tokenizer: TokenizerAssets
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, min_p, repetition_penalty where given
     notes: list[str] = field(default_factory=list)
-    weight_formats: dict[str, int] = field(default_factory=dict)  # what weights are held as: number of tensors
-    mapped_bytes: int = 0  # as in HeldWeights
+    weight_formats: dict[str, int] = field(default_factory=dict)  # number of tensors by the format they are stored in
+    mapped_bytes: int = 0  # as in LoadedWeights

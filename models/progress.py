@@ -1,4 +1,4 @@
-"""ProgressReport: how work that takes seconds says how far it is."""
+"""ProgressReport: a callback by which work that takes seconds reports its progress."""
 
 from collections.abc import Callable
 

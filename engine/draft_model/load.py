@@ -16,7 +16,7 @@ from models.loading.load import LoadOptions, load_model
 from models.loading.open import check_config, has_recurrence
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles, resolve_model
-from models.weight_cache.store import WeightStore
+from models.weight_cache.cache import WeightCache
 
 
 def resolve_draft(spec: SpecSettings, report: ProgressReport) -> ModelFiles | None:
@@ -41,7 +41,7 @@ def load_draft(
     target: LoadedModel,
     *,
     weights: WeightOptions,
-    weight_store: WeightStore | None = None,
+    weight_cache: WeightCache | None = None,
     report: ProgressReport,
 ) -> LoadedModel:
     """The draft model, on the target's device and in its dtype. Raises StartupError, for another vocabulary before its
@@ -52,7 +52,7 @@ def load_draft(
             device=str(target.device),
             generation_config="vllm",  # none: requests have theirs from the target's
             weights=weights,
-            weight_store=weight_store,
+            weight_cache=weight_cache,
         )
         return load_model(files, options, report, lambda tokenizer: check_draft(target.tokenizer, tokenizer))
 

@@ -86,7 +86,7 @@ def measure_reference(
     predictions = predict(stream, passages, progress)
     del stream
     gc.collect()  # modules refer to one another
-    is_quantized = any(each.quantized or each.read_packed for each in opened.checkpoint.tensors.values())
+    is_quantized = any(each.quantized or each.read_blocks for each in opened.checkpoint.tensors.values())
     weights = f"{files.origin} {'dequantized' if is_quantized else 'unquantized'}"
     return Reference(f"{weights}, in {str(dtype).removeprefix('torch.')}", passages, predictions)
 

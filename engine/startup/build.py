@@ -38,7 +38,7 @@ from models.progress import ProgressReport
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles, resolve_model
 from models.system.memory import free_memory_bytes
-from models.weight_cache.store import WeightStore
+from models.weight_cache.cache import WeightCache
 
 _USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.TRANSFORMERS: True}
 
@@ -133,8 +133,8 @@ def _load(
     if draft_files is not None:
         # A draft is read whole for every token, and its head and embeddings are much of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
-        store = _weight_store(config)
-        draft = load_draft(spec, draft_files, model, weights=weights, weight_store=store, report=report)
+        cache = _weight_cache(config)
+        draft = load_draft(spec, draft_files, model, weights=weights, weight_cache=cache, report=report)
     return model, draft, quality
 
 
@@ -215,13 +215,13 @@ def _load_target(
         ),
         overrides=_overrides(config),
         use_transformers=_USE_TRANSFORMERS[config.model_impl],
-        weight_store=_weight_store(config),
+        weight_cache=_weight_cache(config),
     )
     return load_model(files, options, report, on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)))
 
 
-def _weight_store(config: EngineConfig) -> WeightStore | None:
-    return WeightStore() if config.weight_cache else None
+def _weight_cache(config: EngineConfig) -> WeightCache | None:
+    return WeightCache() if config.weight_cache else None
 
 
 def _overrides(config: EngineConfig) -> dict[str, Any]:

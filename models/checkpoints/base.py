@@ -12,7 +12,7 @@ from models.quant.tensor import QuantKind, QuantTensor
 
 @dataclass(frozen=True, slots=True)
 class StoredQuant:
-    """A quantized matrix of a file: what is known of it before it is read, and how to read it."""
+    """A quantized matrix of a file: what its header says, and how to read it."""
 
     kind: QuantKind
     read: Callable[[], QuantTensor]
@@ -20,20 +20,18 @@ class StoredQuant:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file. `read(dtype)` brings it into memory, dequantized; nothing is read before. It is None where
-    the file holds something else than the formats of weights: integers, masks, formats that need scales beside them.
+    """One tensor of a file; only the `read` functions and `quantized` read it.
 
-    `read_packed()`, where the file holds blocks of a quantized format, brings these as they are: [rows, bytes a row],
-    uint8. Transforms that move rows apply to it too.
-
-    `quantized`, where the file spreads a quantized matrix over several tensors (codes, scales, zeros): the reader
-    offers them as one, called `<module>.weight`, of the matrix's shape; `read` dequantizes by the format's reference.
-
-    `part(index)` is the tensor of one index of the first dimension: an expert's matrix of a stack.
-    `wider_format`, of more bits and with the same numbers, is what `quantized` brings where nothing computes with the
-    file's own.
-    `read_stored()`, from safetensors, brings the tensor in the file's own dtype, whatever that is.
-    `may_be_unused`: it says nothing where the architecture has no place for it.
+    read(dtype): the tensor, dequantized. None for what is no format of weights by itself: integers, masks, codes that
+    need scales beside them.
+    read_blocks(): the blocks of a quantized GGUF format as they are in the file, [rows, bytes a row], uint8. Transforms
+    that move rows apply to them too.
+    quantized: the matrix as codes and scales. Where several tensors of the file make up the matrix, the reader offers
+    them as one, called `<module>.weight`, of the matrix's shape; `read` dequantizes by the format's reference.
+    wider_format: the format of `quantized` where it has more bits than the file's own, with the same numbers.
+    part(index): the tensor at one index of the first dimension, such as an expert's matrix of a stack.
+    read_stored(): the tensor in the file's own dtype, whatever that is; of safetensors.
+    may_be_unused: the loader may ignore the tensor if the architecture has no place for it.
     """
 
     name: str
@@ -42,7 +40,7 @@ class StoredTensor:
     num_bytes: int  # in the file
     file: Path
     read: Callable[[torch.dtype], torch.Tensor] | None
-    read_packed: Callable[[], torch.Tensor] | None = None
+    read_blocks: Callable[[], torch.Tensor] | None = None
     quantized: StoredQuant | None = None
     wider_format: str | None = None
     part: "Callable[[int], StoredTensor] | None" = None
@@ -53,5 +51,5 @@ class StoredTensor:
 class Checkpoint(Protocol):
     """Files that were checked against their sizes. Names are unique over all of them."""
 
-    tensors: dict[str, StoredTensor]  # in file order, so that reading in this order reads each file once, forwards
-    dtype: torch.dtype  # what the unquantized tensors are stored in
+    tensors: dict[str, StoredTensor]  # in file order, so that loading reads each file once, forwards
+    dtype: torch.dtype  # of the unquantized tensors

@@ -1,4 +1,4 @@
-"""MappedPages: the pages of weight files that are mapped into this process, given back as they have been read."""
+"""MappedPages: the pages of mapped weight files, released from this process once they have been read."""
 
 import ctypes
 import mmap
@@ -6,23 +6,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _MAPS = Path("/proc/self/maps")
-_STRIDE_BYTES = 4 << 20  # read before pages are given back again: each time costs a system call for every mapping
+_STRIDE_BYTES = 4 << 20  # read between two releases: each costs a system call for every mapping
 
 
 class MappedPages:
-    """Keeps a model that is being loaded from being in memory twice: as its file and as what is made of it.
+    """So a model that is being loaded is not in memory twice, as its file and as loaded weights.
 
-    The system keeps the file in its cache as far as it likes, and maps a page again that is read again. Nothing may
-    have been written to the mappings, since that would be lost. Does nothing where the system does not tell of them.
+    The system may still cache the file, and maps a page again when it is read again. Nothing may have been written to
+    the mappings, since that would be lost. Does nothing where the system does not list mappings.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        """files: those that are mapped now, by whomever."""
+        """files: those whose mappings, as they are now, are released."""
         self._ranges = _ranges_of({str(file.resolve()) for file in files}) if _MAPS.exists() else []
         self._read_bytes = 0
 
     def have_read(self, num_bytes: int) -> None:
-        """Give back the pages read so far, if they are many by now."""
+        """Count bytes as read; releases all pages from time to time."""
         self._read_bytes += num_bytes
         if self._read_bytes < _STRIDE_BYTES or not self._ranges:
             return

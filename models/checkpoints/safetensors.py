@@ -15,14 +15,14 @@ from models.errors import CheckpointError, UnsupportedModelError
 
 _SINGLE = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-_MAX_HEADER_BYTES = 16 << 20  # some hundred thousand tensors a file, which the largest models do not reach
+_MAX_HEADER_BYTES = 16 << 20  # some hundred thousand tensors; the largest models have fewer in a file
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NO_PICKLES = (
     "a pickle, which can run code when it is opened; use a safetensors version of the model, or convert it with "
     "transformers' save_pretrained"
 )
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# What quantized modules are made of; such a tensor means nothing without those beside it.
+# Of the parts of quantized modules; such a tensor means nothing without the others.
 _CODE_BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I32": 4, "I64": 8}
 
 
@@ -49,7 +49,7 @@ class SafetensorsCheckpoint:
 
 
 def plain_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
-    """What most bytes of the unquantized tensors are stored in; bfloat16 if there are none."""
+    """The dtype of most bytes of the unquantized tensors; bfloat16 if there are none."""
     bytes_of = Counter[torch.dtype]()
     for tensor in tensors:
         if tensor.format in _DTYPES:
@@ -100,7 +100,7 @@ def _read_index(folder: Path) -> dict[str, Path]:
 def _tensors_of(path: Path) -> Iterator[StoredTensor]:
     _check_header_size(path)
     try:
-        file = safe_open(path, framework="pt")  # holds the header against itself and against the file's size
+        file = safe_open(path, framework="pt")  # checks the header against itself and against the file's size
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch it again") from None
     for name in file.offset_keys():
@@ -111,7 +111,7 @@ def _tensors_of(path: Path) -> Iterator[StoredTensor]:
 
 
 def _check_header_size(path: Path) -> None:
-    """safetensors itself takes headers of 100 MB, which become gigabytes of names and shapes."""
+    """safetensors itself accepts headers of 100 MB, which become gigabytes of names and shapes."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -127,12 +127,12 @@ def _check_header_size(path: Path) -> None:
 def _described(
     name: str, shape: tuple[int, ...], stored_as: str, path: Path, read_stored: Callable[[], torch.Tensor]
 ) -> StoredTensor:
-    """read_stored: brings the tensor mapped, so that a part of it costs that part alone."""
-    dtype = _DTYPES.get(stored_as)
-    width = _CODE_BYTES.get(stored_as, 0) if dtype is None else dtype.itemsize
+    """read_stored: returns the tensor mapped, so that a part of it costs that part alone."""
+    stored_dtype = _DTYPES.get(stored_as)
+    item_bytes = _CODE_BYTES.get(stored_as, 0) if stored_dtype is None else stored_dtype.itemsize
 
-    def read(wanted: torch.dtype) -> torch.Tensor:
-        return read_stored().to(wanted)
+    def read(dtype: torch.dtype) -> torch.Tensor:
+        return read_stored().to(dtype)
 
     def part(index: int) -> StoredTensor:
         return _described(f"{name}[{index}]", shape[1:], stored_as, path, lambda: read_stored()[index])
@@ -141,9 +141,9 @@ def _described(
         name,
         shape,
         stored_as,
-        math.prod(shape) * width,
+        math.prod(shape) * item_bytes,
         path,
-        None if dtype is None else read,
+        None if stored_dtype is None else read,
         part=part if shape else None,
         read_stored=read_stored,
     )

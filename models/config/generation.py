@@ -12,7 +12,7 @@ _NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 def generation_defaults(choice: str, folder: Path | None) -> dict[str, float]:
     """The values given, of temperature, top_p, top_k, min_p and repetition_penalty.
 
-    choice: "auto" (of the checkpoint's `folder`, if it has the file), "vllm" (none), or a folder that must have it.
+    choice: "auto" (of the checkpoint's `folder`, if it has the file), "vllm" (none), or a folder, which must have it.
     Raises SourceError if the chosen folder lacks the file, CheckpointError if a file or a value is malformed.
     """
     if choice == "vllm":

@@ -9,7 +9,7 @@ from typing import Any
 from models.errors import CheckpointError, UnsupportedModelError
 from models.spec import Activation
 
-# Sane bounds: a damaged file must not make us allocate or count for hours, nor overflow a product of two sizes.
+# Bounds: a damaged file must not make us allocate or count for hours, nor overflow a product of two sizes.
 _MAX_SIZE = 2**28
 _MAX_LAYERS = 2**12
 MAX_NUMBER = 1e30
@@ -33,7 +33,7 @@ class HFConfig:
     """Fields of a config.json (or of GGUF metadata put in its terms). `null` counts as absent.
 
     Getters raise CheckpointError that names `source` and the field when it is absent without a default, or malformed.
-    They note what they were asked for in `reads`, which copies and sections share; `fields` alone would not.
+    They note which fields they read in `reads`, which copies and sections share; access to `fields` does not.
     """
 
     fields: Mapping[str, Any]
@@ -79,7 +79,7 @@ class HFConfig:
         return HFConfig(value, f"{self.source}, {name}", self.remedy, f"{self.path}{name}.", self.reads)
 
     def raw(self, name: str) -> Any:
-        """Whatever the field holds, or None."""
+        """The field's value of any type, or None."""
         self.reads.add(self.path + name)
         return self.fields.get(name)
 
@@ -87,11 +87,11 @@ class HFConfig:
         return self.raw(name) is not None
 
     def is_null(self, name: str) -> bool:
-        """Whether the field is there and null, where that differs from its absence."""
+        """Whether the field is present and null, for fields where that differs from absence."""
         return self.raw(name) is None and name in self.fields
 
     def first(self, *names: str) -> str:
-        """The first of `names` that is there, for fields that were renamed; the first of all if none is."""
+        """The first of `names` that is present, for fields that were renamed; names[0] if none is."""
         return next((name for name in names if self.has(name)), names[0])
 
     def architecture(self) -> str:
@@ -133,12 +133,12 @@ class HFConfig:
             raise CheckpointError(f"{self.source} has no {name!r}; {self.remedy}")
         return value
 
-    def _malformed(self, name: str, value: object, wanted: str) -> CheckpointError:
-        return CheckpointError(f"{self.source}: {name} is {quoted(value)}; it must be {wanted}; {self.remedy}")
+    def _malformed(self, name: str, value: object, expected: str) -> CheckpointError:
+        return CheckpointError(f"{self.source}: {name} is {quoted(value)}; it must be {expected}; {self.remedy}")
 
 
 def quoted(value: object) -> str:
-    """A value of a file as messages show it: not all of a long list."""
+    """A value of a file for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
 
@@ -148,7 +148,7 @@ def read_json_config(path: Path) -> HFConfig:
     text = read_text(path)
     try:
         fields = json.loads(text)
-        if "\\ud" in text.lower():  # half of a surrogate pair is JSON, but no text
+        if "\\ud" in text.lower():  # half of a surrogate pair is valid JSON, but no valid text
             json.dumps(fields, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); fetch the checkpoint again") from None

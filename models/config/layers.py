@@ -1,4 +1,4 @@
-"""What configurations say layer by layer: which have a window, which have experts."""
+"""What configurations state layer by layer: which layers have a window, which have experts."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ from models.errors import CheckpointError
 def sliding_windows(
     config: HFConfig, num_layers: int, *, is_windowed: Callable[[int], bool], default: int | None = None
 ) -> list[int | None]:
-    """Each layer's window: `sliding_window` where `layer_types` says so, or where that is absent, `is_windowed(layer)`.
+    """Each layer's window: `sliding_window` where `layer_types`, or if that is absent `is_windowed(layer)`, says so.
 
-    default: of the window's size; without it and the field, and where the field is null, no layer has one.
+    default: the window's size without the field. No layer has a window if there is neither, or the field is null.
     """
     if config.is_null("sliding_window") or (default is None and not config.has("sliding_window")):
         return [None] * num_layers
@@ -36,7 +36,7 @@ def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
 
 
 def flags_by_layer(config: HFConfig, name: str, num_layers: int, *, otherwise: Callable[[int], bool]) -> list[bool]:
-    """A list of 0 and 1 for each layer, or what `otherwise` says where it is absent or empty."""
+    """A flag for each layer: from a list of 0 and 1, or from `otherwise` if the field is absent or empty."""
     if not config.raw(name):
         return [otherwise(index) for index in range(num_layers)]
     flags = config.raw(name)

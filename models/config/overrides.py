@@ -1,4 +1,4 @@
-"""Fields of a model's configuration that the user states otherwise: --hf-overrides, --rope-scaling, --rope-theta."""
+"""Fields of a model's configuration that the user overrides: --hf-overrides, --rope-scaling, --rope-theta."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from models.config.hf_config import HFConfig
 from models.errors import ModelError, SettingError, UnsupportedModelError
 
-# What describes a scaling: all of it goes where another takes its place, and what else stands beside it stays.
+# Fields that describe a scaling: another scaling replaces all of them, and no other field.
 _SCALING_FIELDS = frozenset(
     (
         *("rope_type", "type", "factor", "factors", "original_max_position_embeddings", "attention_factor"),
@@ -16,11 +16,11 @@ _SCALING_FIELDS = frozenset(
         *("short_factor", "long_factor", "low_freq_factor", "high_freq_factor"),
     )
 )
-_BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")  # with it since transformers 5, at the top before
+_BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")  # in its section since transformers 5, at the top before
 
 
 def parse_overrides(hf_overrides: str | None, rope_scaling: str | None, rope_theta: float | None) -> dict[str, Any]:
-    """Fields in the terms of config.json, from JSON texts. Raises SettingError for other JSON and repetitions."""
+    """Fields of a config.json from options' values. Raises SettingError for what is no JSON object, and repetitions."""
     fields = _object("--hf-overrides", hf_overrides)
     shorter = {"--rope-scaling": ("rope_scaling", "rope_parameters"), "--rope-theta": ("rope_theta",)}
     values = {"--rope-scaling": rope_scaling and _object("--rope-scaling", rope_scaling), "--rope-theta": rope_theta}
@@ -49,17 +49,17 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Overridden:
-    """`config` with the user's fields in it, and which those are, as "rope_parameters.factor"."""
+    """`config` with the user's fields, and their names, such as "rope_parameters.factor"."""
 
     config: HFConfig
     names: tuple[str, ...]
 
     def note_read(self, names: Container[str]) -> None:
-        """Fields, sections included, of which something else than HFConfig's getters makes use."""
+        """Count fields, sections included, as read, for code that does not use HFConfig's getters."""
         self.config.reads.update(name for name in self.names if name.partition(".")[0] in names)
 
     def refuse_unread(self, architecture: str) -> None:
-        """Raise UnsupportedModelError for a field that nobody has asked the configuration for."""
+        """Raise UnsupportedModelError for a field that nothing has read."""
         for name in self.names:
             if name not in self.config.reads:
                 raise UnsupportedModelError(
@@ -70,32 +70,32 @@ class Overridden:
 def override(config: HFConfig, fields: Mapping[str, Any]) -> Overridden:
     """`fields` merged into those of `config`, object by object.
 
-    A scaling of rotary positions takes the place of the checkpoint's, whichever of its two names either has; theta
-    stays if it states none. Linear scaling stretches `max_position_embeddings`, as in vLLM; yarn and dynamic scaling do
-    without that (rope_config.context_length).
+    A scaling of rotary positions replaces the checkpoint's, under either of its two names; theta stays unless the user
+    states one. Linear scaling extends `max_position_embeddings`, as in vLLM; yarn and dynamic scaling do not need that
+    (config/rope.py, context_length).
     """
     if not fields:
         return Overridden(config, ())
-    base, own = _in_terms_of(config, fields)
+    base, given = _in_layout_of(config, fields)
     merged = dataclasses.replace(
         config,
-        fields=_merged(base, own),
+        fields=_merged(base, given),
         source=f"{config.source} with --hf-overrides or --rope-scaling",
         remedy="correct what is given there",
     )
-    return Overridden(merged, tuple(_leaves(own)))
+    return Overridden(merged, tuple(_leaves(given)))
 
 
-def _in_terms_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration's fields without a scaling that is replaced, and the user's as the configuration has them."""
-    base, own = dict(config.fields), dict(fields)
-    scaling = _take_scaling(own)
+def _in_layout_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration's fields without a scaling that is replaced, and the user's in the configuration's layout."""
+    base, given = dict(config.fields), dict(fields)
+    scaling = _take_scaling(given)
     section = "rope_parameters" if isinstance(base.get("rope_parameters"), dict) else "rope_scaling"
     rope = {} if scaling is None else dict(scaling)
     if section == "rope_parameters":
-        rope |= {name: own.pop(name) for name in _BESIDE_SCALING if name in own}
+        rope |= {name: given.pop(name) for name in _BESIDE_SCALING if name in given}
     else:
-        own |= {name: rope.pop(name) for name in _BESIDE_SCALING if name in rope}
+        given |= {name: rope.pop(name) for name in _BESIDE_SCALING if name in rope}
     stored = base.get(section) or {}
     if _is_by_layer(stored) and not _is_by_layer(rope):
         rope = {"full_attention": rope} if rope else {}
@@ -103,19 +103,19 @@ def _in_terms_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str,
         raise ModelError(f"{config.source} has one scaling for all layers; state one without kinds of layers")
     if scaling is not None:
         base[section] = _without_scaling(stored, rope)
-        if "max_position_embeddings" not in own:
-            _stretch(base, scaling)
-    return base, own | ({section: rope} if rope else {})
+        if "max_position_embeddings" not in given:
+            _extend_context(base, scaling)
+    return base, given | ({section: rope} if rope else {})
 
 
-def _take_scaling(own: dict[str, Any]) -> Mapping[str, Any] | None:
-    """The scaling among the user's fields, taken out of them; null is a scaling that does nothing."""
-    names = [name for name in ("rope_scaling", "rope_parameters") if name in own]
+def _take_scaling(given: dict[str, Any]) -> Mapping[str, Any] | None:
+    """Remove and return the scaling among the user's fields; null is a scaling that does nothing."""
+    names = [name for name in ("rope_scaling", "rope_parameters") if name in given]
     if not names:
         return None
     if len(names) == 2:
         raise ModelError("--hf-overrides states rope_scaling and rope_parameters, which are the same; leave out one")
-    scaling = own.pop(names[0])
+    scaling = given.pop(names[0])
     if scaling is None:
         return {"rope_type": "default"}
     if not isinstance(scaling, dict):
@@ -129,22 +129,25 @@ def _is_by_layer(rope: Mapping[str, Any]) -> bool:
 
 
 def _without_scaling(stored: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
-    """What stays of the stored parameters where `rope` takes the place of their scaling."""
+    """The stored parameters that stay when `rope` replaces their scaling."""
     if _is_by_layer(stored):
-        return {kind: _without_scaling(own, {}) if kind in rope else own for kind, own in stored.items()}
+        return {
+            layer_type: _without_scaling(parameters, {}) if layer_type in rope else parameters
+            for layer_type, parameters in stored.items()
+        }
     return {name: value for name, value in stored.items() if name not in _SCALING_FIELDS}
 
 
-def _stretch(base: dict[str, Any], scaling: Mapping[str, Any]) -> None:
+def _extend_context(base: dict[str, Any], scaling: Mapping[str, Any]) -> None:
     stated, factor = base.get("max_position_embeddings"), scaling.get("factor")
     is_linear = scaling.get("rope_type", scaling.get("type")) == "linear"
     if is_linear and isinstance(stated, int) and isinstance(factor, int | float):
         base["max_position_embeddings"] = int(stated * factor)
 
 
-def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
-    for name, value in own.items():
+    for name, value in given.items():
         stored = merged.get(name)
         merged[name] = _merged(stored, value) if isinstance(stored, dict) and isinstance(value, dict) else value
     return merged

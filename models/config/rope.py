@@ -31,7 +31,7 @@ def rope_spec(
 ) -> RopeSpec:
     """Rotary positions as `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before) state them.
 
-    layer_type: whose own parameters are taken where the configuration has some for each type of layer.
+    layer_type: its own parameters are taken if the configuration has some for each type of layer.
     """
     is_current = config.has("rope_parameters")
     scaling = config.section("rope_parameters" if is_current else "rope_scaling")
@@ -43,22 +43,21 @@ def rope_spec(
     rotary_dim = int(head_dim * share)
     if share > 1.0 or rotary_dim < 2 or rotary_dim % 2:
         raise CheckpointError(
-            f"{config.source}: partial_rotary_factor {share} of head size {head_dim} turns {rotary_dim} dimensions; "
+            f"{config.source}: partial_rotary_factor {share} of head size {head_dim} rotates {rotary_dim} dimensions; "
             f"it must be an even number of them, 2 to {head_dim}"
         )
     return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
 
 
 def with_usual_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConfig:
-    """`config` with these `rope_parameters` where it says nothing of rotary positions."""
+    """`config` with these `rope_parameters` if it has none of the fields of rotary positions."""
     if any(config.has(name) for name in ("rope_parameters", "rope_scaling", "rope_theta")):
         return config
     return dataclasses.replace(config, fields={**config.fields, "rope_parameters": dict(parameters)})
 
 
 def context_length(config: HFConfig, default: int) -> int:
-    """Longest context that the checkpoint claims: `max_position_embeddings`, or what yarn or dynamic scaling make of
-    it.
+    """Longest context that the checkpoint claims: `max_position_embeddings`, extended by yarn or dynamic scaling.
 
     Linear scaling's factor is not counted: configurations disagree on whether the length includes it.
     """
@@ -75,7 +74,7 @@ def context_length(config: HFConfig, default: int) -> int:
 
 def _kind(scaling: HFConfig) -> str:
     name = scaling.text("rope_type", scaling.text("type", "default"))
-    return {"su": "longrope", "mrope": "default"}.get(name, name)  # older names; text has one position for all sections
+    return {"su": "longrope", "mrope": "default"}.get(name, name)  # text has one position for all sections of mrope
 
 
 def _scaling(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> RopeScaling | None:
@@ -112,8 +111,8 @@ def _yarn(config: HFConfig, scaling: HFConfig) -> YarnScaling:
     if scaling.has("attention_factor"):
         attention_factor = scaling.number("attention_factor")
     elif scaling.raw("mscale") and scaling.raw("mscale_all_dim"):  # 0 counts as absent
-        mscale, of_all = (scaling.number(name, minimum=0.0) for name in ("mscale", "mscale_all_dim"))
-        attention_factor = yarn_mscale(factor, mscale) / yarn_mscale(factor, of_all)
+        mscale, mscale_all_dim = (scaling.number(name, minimum=0.0) for name in ("mscale", "mscale_all_dim"))
+        attention_factor = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
     else:
         attention_factor = yarn_mscale(factor)
     return YarnScaling(
@@ -127,7 +126,7 @@ def _yarn(config: HFConfig, scaling: HFConfig) -> YarnScaling:
 
 
 def yarn_mscale(factor: float, weight: float = 1.0) -> float:
-    """YaRN's warmth for a context `factor` times as long (Peng et al. 2023, section 3.4)."""
+    """YaRN's scale of attention for a context `factor` times as long (Peng et al. 2023, section 3.4)."""
     return 1.0 if factor <= 1.0 else 0.1 * weight * math.log(factor) + 1.0
 
 
@@ -138,7 +137,7 @@ def _yarn_factor(config: HFConfig, scaling: HFConfig) -> float:
 
 
 def _original_length(config: HFConfig, scaling: HFConfig) -> int:
-    """The context that the model was trained with before it was lengthened."""
+    """The context length that the model was trained with, before it was extended."""
     name = "original_max_position_embeddings"
     if config.has(name):  # Phi-3 states it outside
         return config.integer(name)
@@ -158,7 +157,7 @@ def _longrope(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> LongRopeS
 
 
 def _factors(scaling: HFConfig, name: str, rotary_dim: int) -> tuple[float, ...]:
-    """One for each rotated pair."""
+    """One factor for each rotated pair."""
     factors = scaling.numbers(name)
     if len(factors) != rotary_dim // 2:
         raise CheckpointError(

@@ -1,6 +1,6 @@
-"""What compressed-tensors checkpoints hold of a quantized matrix, and the quantization_config that says so.
+"""The tensors of a quantized matrix in a compressed-tensors checkpoint, and the quantization_config to go with them.
 
-The reader's twin: models/checkpoints/quantized/compressed_tensors.py describes the layouts.
+The reader, models/checkpoints/quantized/compressed_tensors.py, describes the layouts.
 """
 
 import re
@@ -14,15 +14,15 @@ from models.quant.tensor import Encoding, QuantTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What matrices are written as: INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits too, with a scale a token."""
+class OutputFormat:
+    """How matrices are written: as INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits too, with a scale a token."""
 
     encoding: Encoding
     rounds_inputs: bool = False
 
     @property
     def is_packed(self) -> bool:
-        """The library packs integers into int32 where weights alone are quantized."""
+        """The library packs integers into int32 if weights alone are quantized."""
         return self.encoding is not Encoding.FP8_E4M3 and not self.rounds_inputs
 
     @property
@@ -32,11 +32,11 @@ class Form:
         return "float-quantized" if self.encoding is Encoding.FP8_E4M3 else "int-quantized"
 
 
-def tensors_of(module: str, quantized: QuantTensor, form: Form) -> dict[str, torch.Tensor]:
+def tensors_of(module: str, quantized: QuantTensor, output: OutputFormat) -> dict[str, torch.Tensor]:
     """The tensors of one module, by name. quantized: symmetric."""
     assert quantized.zeros is None
     tensors = {f"{module}.weight_scale": quantized.scales}
-    if form.is_packed:
+    if output.is_packed:
         tensors[f"{module}.weight_packed"] = _packed(quantized)
         tensors[f"{module}.weight_shape"] = torch.tensor(quantized.shape, dtype=torch.int64)
     else:
@@ -52,7 +52,9 @@ def _packed(quantized: QuantTensor) -> torch.Tensor:
     return torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4)).contiguous().view(torch.int32)
 
 
-def quantization_config(form: Form, group_size_of: Mapping[str, int | None], ignored: Sequence[str]) -> dict[str, Any]:
+def quantization_config(
+    output: OutputFormat, group_size_of: Mapping[str, int | None], ignored: Sequence[str]
+) -> dict[str, Any]:
     """group_size_of: of each quantized module; None is a scale a row. ignored: linear modules that stay as they are."""
     sizes = sorted(set(group_size_of.values()), key=lambda size: size or 0, reverse=True)
     groups = {}
@@ -61,13 +63,13 @@ def quantization_config(form: Form, group_size_of: Mapping[str, int | None], ign
         targets = ["Linear"] if len(sizes) == 1 else _patterns(modules)
         groups[f"group_{number}"] = {
             "targets": targets,
-            "weights": _weights(form.encoding, size),
-            "input_activations": _activations(form.encoding) if form.rounds_inputs else None,
+            "weights": _weights(output.encoding, size),
+            "input_activations": _activations(output.encoding) if output.rounds_inputs else None,
             "output_activations": None,
         }
     return {
         "quant_method": "compressed-tensors",
-        "format": form.name,
+        "format": output.name,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": list(ignored),

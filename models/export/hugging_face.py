@@ -1,7 +1,7 @@
-"""SourceLayout: a model's tensors, configuration and tokenizer as a folder in Hugging Face layout has them.
+"""Layouts: a model's tensors, configuration and tokenizer as a folder in Hugging Face layout has them.
 
-A folder's own are taken as they are. A GGUF file's tensors get the names, and the order of rows, of the family's
-safetensors checkpoints, by the maps through which headrace loads both.
+A folder's own are copied. A GGUF file's tensors get the names and the row order of the family's safetensors
+checkpoints, by the maps through which headrace loads both.
 """
 
 import json
@@ -24,7 +24,7 @@ from models.sources.resolve import TOKENIZER_FILES, ModelFiles
 from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.load import load_tokenizer_assets
 
-# Beside the fields that headrace reads, libraries choose the model's class by this one.
+# Libraries choose the model's class by this field.
 _MODEL_TYPES = {
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
@@ -35,7 +35,7 @@ _COPIED = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENS
 
 
 class FolderLayout:
-    """Of a model that has this layout already."""
+    """The layout of a model that is a folder already."""
 
     def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
         assert files.root is not None
@@ -46,7 +46,7 @@ class FolderLayout:
         """Raises UnsupportedModelError for a part of a stack."""
         name = assignment.tensor.name
         if name.endswith("]"):
-            raise _is_stacked(name)
+            raise _stack_error(name)
         return name
 
     def values(self, assignment: Assignment, decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG002
@@ -54,11 +54,11 @@ class FolderLayout:
         return assignment.tensor.read(dtype)
 
     def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
-        """The tensor's values as the decoder wants them."""
+        """The tensor's values in the decoder's layout."""
         return transformed(values, assignment, decoder)
 
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
-        """Configuration, with `more` fields in place of those that tell of an earlier quantization, and tokenizer."""
+        """Write tokenizer and configuration, the latter with `more` fields and without an earlier quantization's."""
         fields = {name: value for name, value in self._fields.items() if name != "quantization_config"}
         write_json(folder / "config.json", {**fields, **more})
         for path in sorted({path for pattern in _COPIED for path in self._root.glob(pattern) if path.is_file()}):
@@ -66,7 +66,7 @@ class FolderLayout:
 
 
 class GGUFLayout:
-    """Of a GGUF file."""
+    """The layout of a model that is a GGUF file."""
 
     def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
         """Raises UnsupportedModelError for what would be written wrongly."""
@@ -82,10 +82,10 @@ class GGUFLayout:
         self._own_fields = _config_fields(opened.config, self._tokenizer)
 
     def name(self, assignment: Assignment) -> str:
-        """Of the expert, where the file has a stack. Raises UnsupportedModelError if the family has no name for it."""
+        """The expert's, if the file has a stack. Raises UnsupportedModelError if the family has no name for it."""
         name = _name_at(assignment.destination, self._patterns)
         if name is None:
-            raise _is_stacked(assignment.tensor.name)
+            raise _stack_error(assignment.tensor.name)
         return name
 
     def values(self, assignment: Assignment, decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:
@@ -93,7 +93,7 @@ class GGUFLayout:
         return transformed(assignment.tensor.read(dtype), assignment, decoder)
 
     def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:  # noqa: ARG002
-        return values  # both formats of these families differ in names and order of rows, and `values` has the latter
+        return values  # `values` has the decoder's order of rows already
 
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
         write_json(folder / "config.json", {**self._own_fields, **more})
@@ -106,7 +106,7 @@ class GGUFLayout:
 Layout = FolderLayout | GGUFLayout
 
 
-def _is_stacked(name: str) -> UnsupportedModelError:
+def _stack_error(name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{name!r} is one of a stack of experts, for which compressed-tensors has no form; "
         "serve the model with --quantization instead"

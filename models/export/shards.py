@@ -1,4 +1,4 @@
-"""ShardWriter: tensors into safetensors files of bounded size, as Hugging Face lays them out."""
+"""ShardWriter: writes tensors to safetensors files of bounded size, in Hugging Face layout."""
 
 import json
 from pathlib import Path
@@ -9,26 +9,26 @@ from safetensors.torch import save_file
 
 from models.errors import CheckpointError
 
-_MAX_BYTES = 4 << 30  # of one file, and so of what is held in memory
+_MAX_BYTES = 4 << 30  # of one file, and so of the tensors in memory
 _SINGLE = "model.safetensors"
 
 
 class ShardWriter:
-    """Takes tensors in any order; `finish` gives the files their names. Nothing is kept of a file that was written."""
+    """Takes tensors in any order; `finish` gives the files their names. Tensors that are written leave memory."""
 
     def __init__(self, folder: Path, max_bytes: int = _MAX_BYTES) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._held: dict[str, torch.Tensor] = {}
-        self._held_bytes = 0
+        self._pending: dict[str, torch.Tensor] = {}
+        self._pending_bytes = 0
         self._files: list[list[str]] = []  # names in each file
         self.num_bytes = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        if self._held and self._held_bytes + tensor.nbytes > self._max_bytes:
+        if self._pending and self._pending_bytes + tensor.nbytes > self._max_bytes:
             self._write()
-        self._held[name] = tensor.contiguous()
-        self._held_bytes += tensor.nbytes
+        self._pending[name] = tensor.contiguous()
+        self._pending_bytes += tensor.nbytes
         self.num_bytes += tensor.nbytes
 
     def finish(self) -> None:
@@ -49,11 +49,11 @@ class ShardWriter:
     def _write(self) -> None:
         path = self._part(len(self._files))
         try:
-            save_file(self._held, path, metadata={"format": "pt"})
-        except SafetensorError as error:  # its own name for what the system says
+            save_file(self._pending, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # its name for the system's OSError
             raise CheckpointError(f"cannot write the checkpoint: {error}") from error
-        self._files.append(list(self._held))
-        self._held, self._held_bytes = {}, 0
+        self._files.append(list(self._pending))
+        self._pending, self._pending_bytes = {}, 0
 
     def _part(self, index: int) -> Path:
         return self._folder / f"part-{index}.safetensors"

@@ -11,8 +11,8 @@ from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.rows import gate_rows, takes_rows
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
+from models.linear.method import LinearMethod
 from models.linear.prologue import Prologue
-from models.linear.scheme import QuantScheme
 from models.spec import LayerSpec
 
 _Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -24,7 +24,7 @@ class Attention(nn.Module):
     Parameters beside the projections: `q_norm`, `k_norm`, `sinks` [H].
     """
 
-    def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme) -> None:
+    def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod) -> None:
         super().__init__()
         self.spec = spec.attention
         self.backend = backend
@@ -34,8 +34,8 @@ class Attention(nn.Module):
             heads["gate"] = num_heads
         self.heads = tuple(heads.values())
         shards = {name: count * head_dim for name, count in heads.items()}
-        self.qkv = Linear(hidden_size, shards, has_bias=spec.has_qkv_bias, scheme=scheme)
-        self.out = Linear(num_heads * head_dim, hidden_size, has_bias=spec.has_out_bias, scheme=scheme)
+        self.qkv = Linear(hidden_size, shards, has_bias=spec.has_qkv_bias, method=method)
+        self.out = Linear(num_heads * head_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
         self.slopes: torch.Tensor | None = None  # [H], of ALiBi
         self._slopes = spec.alibi_slopes

@@ -9,9 +9,9 @@ from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.rows import copy_heads, takes_rows
 from models.layers.norm import make_norm
 from models.linear.linear import Linear
-from models.linear.per_head import HeadLinear
+from models.linear.method import LinearMethod
+from models.linear.per_head import PerHeadLinear
 from models.linear.prologue import Prologue
-from models.linear.scheme import QuantScheme
 from models.spec import LayerSpec
 
 
@@ -23,7 +23,7 @@ class LatentAttention(nn.Module):
     """
 
     def __init__(
-        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, scheme: QuantScheme, dtype: torch.dtype
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
     ) -> None:
         super().__init__()
         assert spec.latent is not None
@@ -32,15 +32,15 @@ class LatentAttention(nn.Module):
         self.rope_dim, self.value_dim = latent.rope_dim, latent.value_dim
         query_size = num_heads * (latent.rope_dim + latent.nope_dim)
         self.shards = {"q": latent.q_rank or query_size, "kv": self.spec.head_dim}
-        self.qkv = Linear(hidden_size, self.shards, has_bias=spec.has_qkv_bias, scheme=scheme)
+        self.qkv = Linear(hidden_size, self.shards, has_bias=spec.has_qkv_bias, method=method)
         self.q_norm, self.q_up = None, None
         if latent.q_rank is not None:
             self.q_norm = make_norm(latent.norm, latent.q_rank)
-            self.q_up = Linear(latent.q_rank, query_size, has_bias=False, scheme=scheme)
+            self.q_up = Linear(latent.q_rank, query_size, has_bias=False, method=method)
         self.kv_norm = make_norm(latent.norm, latent.kv_rank)
-        self.k_up = HeadLinear(num_heads, latent.nope_dim, latent.kv_rank, dtype=dtype)
-        self.v_up = HeadLinear(num_heads, latent.kv_rank, latent.value_dim, dtype=dtype)
-        self.out = Linear(num_heads * latent.value_dim, hidden_size, has_bias=spec.has_out_bias, scheme=scheme)
+        self.k_up = PerHeadLinear(num_heads, latent.nope_dim, latent.kv_rank, dtype=dtype)
+        self.v_up = PerHeadLinear(num_heads, latent.kv_rank, latent.value_dim, dtype=dtype)
+        self.out = Linear(num_heads * latent.value_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
 
     def forward(
         self,

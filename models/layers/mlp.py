@@ -6,20 +6,20 @@ import torch
 from torch import nn
 
 from models.linear.linear import Linear
+from models.linear.method import LinearMethod
 from models.linear.prologue import Prologue, activation_of
-from models.linear.scheme import QuantScheme
 from models.spec import MLPSpec
 
 
 class MLP(nn.Module):
     """Two matrices with an activation between, which is the second one's prologue."""
 
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
         """dtype: of what lies between the matrices, which is wide: rounding it costs less than moving it."""
         super().__init__()
         self.dtype = dtype
         self.activation = activation_of(spec)
-        self.down = Linear(spec.intermediate_size, hidden_size, has_bias=spec.has_down_bias, scheme=scheme)
+        self.down = Linear(spec.intermediate_size, hidden_size, has_bias=spec.has_down_bias, method=method)
 
     @property
     @abstractmethod
@@ -43,9 +43,9 @@ class MLP(nn.Module):
 
 
 class PlainMLP(MLP):
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
-        super().__init__(spec, hidden_size, scheme=scheme, dtype=dtype)
-        self.up = Linear(hidden_size, spec.intermediate_size, has_bias=spec.has_up_bias, scheme=scheme)
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
+        super().__init__(spec, hidden_size, method=method, dtype=dtype)
+        self.up = Linear(hidden_size, spec.intermediate_size, has_bias=spec.has_up_bias, method=method)
 
     @property
     def linears(self) -> tuple[Linear, Linear]:
@@ -57,10 +57,10 @@ class PlainMLP(MLP):
 
 
 class GatedMLP(MLP):
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
-        super().__init__(spec, hidden_size, scheme=scheme, dtype=dtype)
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
+        super().__init__(spec, hidden_size, method=method, dtype=dtype)
         shards = {"gate": spec.intermediate_size, "up": spec.intermediate_size}
-        self.gate_up = Linear(hidden_size, shards, has_bias=spec.has_up_bias, scheme=scheme)
+        self.gate_up = Linear(hidden_size, shards, has_bias=spec.has_up_bias, method=method)
 
     @property
     def linears(self) -> tuple[Linear, Linear]:
@@ -71,6 +71,6 @@ class GatedMLP(MLP):
         return inner
 
 
-def make_mlp(spec: MLPSpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> MLP:
+def make_mlp(spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> MLP:
     kind = GatedMLP if spec.is_gated else PlainMLP
-    return kind(spec, hidden_size, scheme=scheme, dtype=dtype)
+    return kind(spec, hidden_size, method=method, dtype=dtype)

@@ -17,9 +17,9 @@ from models.kernels.row_input import RowInput
 from models.kernels.rows import prepare_rows, takes_rows
 from models.layers.mlp import MLP, make_mlp
 from models.linear.linear import Linear, empty_parameter
-from models.linear.native import Packed
-from models.linear.prologue import AS_IS, Prologue
-from models.linear.scheme import QuantScheme
+from models.linear.method import LinearMethod
+from models.linear.native import NativeLinearMethod
+from models.linear.prologue import IDENTITY, Prologue
 from models.spec import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
@@ -67,13 +67,13 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 class MoE(nn.Module):
     """`load` [E] int64, on the CPU, counts the rows that each expert computed; its owner sets it back."""
 
-    def __init__(self, spec: MoESpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype) -> None:
+    def __init__(self, spec: MoESpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
         super().__init__()
         self.router = Router(spec.router, spec.num_experts, hidden_size)
         self.experts = nn.ModuleList(
-            make_mlp(spec.expert, hidden_size, scheme=scheme, dtype=dtype) for _ in range(spec.num_experts)
+            make_mlp(spec.expert, hidden_size, method=method, dtype=dtype) for _ in range(spec.num_experts)
         )
-        self.shared = None if spec.shared is None else make_mlp(spec.shared, hidden_size, scheme=scheme, dtype=dtype)
+        self.shared = None if spec.shared is None else make_mlp(spec.shared, hidden_size, method=method, dtype=dtype)
         self.shared_gate = empty_parameter((1, hidden_size), torch.float32) if spec.has_shared_gate else None
         self.scales_input = spec.router.scales_input
         self.load = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
@@ -85,7 +85,7 @@ class MoE(nn.Module):
         rows = norm(x)
         total = self._routed(rows)
         if self.shared is not None:
-            shared = self.shared(rows, AS_IS).to(torch.float32)
+            shared = self.shared(rows, IDENTITY).to(torch.float32)
             total += shared if self.shared_gate is None else shared * self._openness(rows)
         return total.to(x.dtype) if residual is None else residual.add_(total)
 
@@ -94,9 +94,9 @@ class MoE(nn.Module):
     ) -> torch.Tensor:
         rows, shared = prepare_rows(x, norm), None
         if self.shared is not None and self.shared_gate is None and residual is not None:
-            residual = self.shared(rows, AS_IS, residual)
+            residual = self.shared(rows, IDENTITY, residual)
         elif self.shared is not None:
-            shared = self.shared(rows, AS_IS)
+            shared = self.shared(rows, IDENTITY)
         out = torch.empty(x.shape, dtype=x.dtype) if residual is None else residual
         experts(rows, shared, out, adds=residual is not None)
         return out
@@ -147,19 +147,19 @@ class MoE(nn.Module):
     def _weighted(self, expert: nn.Module, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """One expert's outputs for `rows` [n, hidden], by `weight` [n, 1]: fp32."""
         if self.scales_input:
-            return expert((rows * weight).to(rows.dtype), AS_IS).to(torch.float32)
-        outputs: torch.Tensor = expert(rows, AS_IS).to(torch.float32)
+            return expert((rows * weight).to(rows.dtype), IDENTITY).to(torch.float32)
+        outputs: torch.Tensor = expert(rows, IDENTITY).to(torch.float32)
         return outputs * weight
 
 
 def _packed(linear: Linear) -> PackedLinear | None:
     """What multiplies with the layer's packed weights, or None where they are not packed."""
-    return linear.scheme.multiply if isinstance(linear.scheme, Packed) else None
+    return linear.method.multiply if isinstance(linear.method, NativeLinearMethod) else None
 
 
 def make_feed_forward(
-    spec: MLPSpec | MoESpec, hidden_size: int, *, scheme: QuantScheme, dtype: torch.dtype
+    spec: MLPSpec | MoESpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype
 ) -> MLP | MoE:
     if isinstance(spec, MoESpec):
-        return MoE(spec, hidden_size, scheme=scheme, dtype=dtype)
-    return make_mlp(spec, hidden_size, scheme=scheme, dtype=dtype)
+        return MoE(spec, hidden_size, method=method, dtype=dtype)
+    return make_mlp(spec, hidden_size, method=method, dtype=dtype)

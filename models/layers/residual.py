@@ -7,7 +7,7 @@ import torch
 
 from models.kernels.rows import join_rows, takes_rows
 from models.layers.norm import Norm
-from models.linear.prologue import AS_IS, Prologue
+from models.linear.prologue import IDENTITY, Prologue
 from models.spec import LayerSpec, NormPlacement
 
 # Whether a branch has a norm of the stream, and one of what it gives.
@@ -47,7 +47,7 @@ class JoinScaled:
 
     def __init__(self, norm: Prologue, post_norm: Norm | None, *, branch_scale: float, skip_scale: float) -> None:
         self._norm = norm
-        self._post_norm = post_norm or AS_IS
+        self._post_norm = post_norm or IDENTITY
         self._branch_scale = branch_scale
         self._skip_scale = skip_scale
 
@@ -68,7 +68,7 @@ class JoinNormed:
         self._skip_scale = skip_scale
 
     def __call__(self, x: torch.Tensor, branch: Branch) -> torch.Tensor:
-        y = branch(x, AS_IS, None)
+        y = branch(x, IDENTITY, None)
         if takes_rows(x):
             return join_rows(x, y, self._norm.row_input, skip=self._skip_scale, norms_sum=True)
         return self._norm(y.add_(x, alpha=self._skip_scale))
@@ -82,4 +82,4 @@ def make_join(spec: LayerSpec, norm: Norm | None, post_norm: Norm | None) -> Joi
         return JoinNormed(norm, skip_scale=spec.skip_scale)
     if norm is not None and post_norm is None and spec.branch_scale == spec.skip_scale == 1.0:
         return JoinAdded(norm)
-    return JoinScaled(norm or AS_IS, post_norm, branch_scale=spec.branch_scale, skip_scale=spec.skip_scale)
+    return JoinScaled(norm or IDENTITY, post_norm, branch_scale=spec.branch_scale, skip_scale=spec.skip_scale)

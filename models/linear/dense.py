@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 
 from models.checkpoints.base import StoredTensor
+from models.linear.method import LinearLayer, ParameterSpec, Rearrange
 from models.linear.prologue import Prologue
-from models.linear.scheme import LinearLayer, ParameterSpec, Rearrange
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
-class Unquantized:
+class DenseLinearMethod:
     """Stateless; shared by all layers that use it."""
 
-    name = "none"
+    name = "dense"
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = self.bias_dtype = dtype
@@ -25,8 +25,8 @@ class Unquantized:
         assert tensor.read is not None
         layer.weight.narrow(0, *layer.rows(shard)).copy_(rearrange(tensor.read(self.dtype)))
 
-    def finish(self, layer: LinearLayer) -> None:
-        """Nothing to repack."""
+    def process_after_loading(self, layer: LinearLayer) -> None:
+        """Nothing to do."""
 
     def apply(
         self,

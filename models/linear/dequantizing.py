@@ -1,4 +1,4 @@
-"""Linear layers over quantized weights in plain torch: held packed, and dequantized in every call."""
+"""Linear layers over quantized weights in plain torch: stored as codes or blocks, and dequantized in every call."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from models.checkpoints.gguf.blocks import GGUFRows
 from models.errors import CheckpointError
 from models.kernels.linear import WeightFormat
 from models.linear.dense import DTYPE_NAMES
+from models.linear.method import LinearLayer, ParameterSpec, Rearrange
 from models.linear.prologue import Prologue
-from models.linear.scheme import LinearLayer, ParameterSpec, Rearrange
-from models.linear.storage import Quantized
+from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
 from models.quant.tensor import QuantTensor
@@ -21,56 +21,56 @@ from models.quant.tensor import QuantTensor
 _TENSORS = ("codes", "scales", "zeros", "permutation")
 
 
-class Codes:
-    """Holds the weights of one layer; not shared. Runs on every device; slow, but the memory is what the bits promise.
+class DequantizingLinearMethod:
+    """Stores the weights of one layer; not shared. Runs on every device: slow, but takes no more memory than its bits.
 
     The tensors are buffers of the layer, so that torch knows of them.
     """
 
-    name = "codes"
+    name = "dequantizing"
 
     def __init__(
-        self, held: Mapping[str | None, Quantized | WeightFormat | None], dtype: torch.dtype, device: torch.device
+        self, storages: Mapping[str | None, WeightStorage | None], dtype: torch.dtype, device: torch.device
     ) -> None:
-        """held: for each shard in the order of their rows, or for the whole layer (None); None is dense in `dtype`."""
+        """storages: of each shard in the order of their rows, or of the whole layer (None). None is dense."""
         self.dtype = self.bias_dtype = dtype
         self._device = device
-        self._held = dict(held)
+        self._storages = dict(storages)
         self._weights: dict[str | None, QuantTensor | GGUFRows | torch.Tensor] = {}
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()
 
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
-        held = self._held[shard]
-        if held is None:
+        storage = self._storages[shard]
+        if storage is None:
             assert tensor.read is not None
             dense = rearrange(tensor.read(self.dtype)).to(self._device)
             layer.register_buffer(f"dense_{shard or 'weight'}", dense, persistent=False)
             self._weights[shard] = dense
             return
-        if isinstance(held, WeightFormat):
-            self._weights[shard] = blocks = self._blocks(held, tensor, rearrange)
+        if isinstance(storage, WeightFormat):
+            self._weights[shard] = blocks = self._blocks(storage, tensor, rearrange)
             layer.register_buffer(f"blocks_{shard or 'weight'}", blocks.rows, persistent=False)
             return
-        quantized = held.take(tensor, rearrange)
+        quantized = storage.read(tensor, rearrange)
         tensors = {name: value for name in _TENSORS if (value := getattr(quantized, name)) is not None}
         tensors = {name: value.to(self._device) for name, value in tensors.items()}
         for name, value in tensors.items():
             layer.register_buffer(f"{name}_{shard or 'weight'}", value, persistent=False)
         self._weights[shard] = dataclasses.replace(quantized, **tensors)
 
-    def _blocks(self, fmt: WeightFormat, tensor: StoredTensor, rearrange: Rearrange) -> GGUFRows:
-        assert tensor.read_packed is not None
-        blocks = GGUFRows(fmt, rearrange(tensor.read_packed()).to(self._device))
+    def _blocks(self, block_format: WeightFormat, tensor: StoredTensor, rearrange: Rearrange) -> GGUFRows:
+        assert tensor.read_blocks is not None
+        blocks = GGUFRows(block_format, rearrange(tensor.read_blocks()).to(self._device))
         if not all(bool(part.dequantized(torch.float32).isfinite().all()) for part in blocks.parts()):
             raise CheckpointError(
                 f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
             )
         return blocks
 
-    def finish(self, layer: LinearLayer) -> None:
-        """Nothing to repack."""
+    def process_after_loading(self, layer: LinearLayer) -> None:
+        """Nothing to do."""
 
     def apply(
         self,
@@ -81,7 +81,7 @@ class Codes:
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
         rows = prologue(x).to(self.dtype)
-        y = torch.cat([self._multiply(rows, self._weights[shard]) for shard in self._held], dim=-1)
+        y = torch.cat([self._multiply(rows, self._weights[shard]) for shard in self._storages], dim=-1)
         if layer.bias is not None:
             y += layer.bias
         if residual is not None:
@@ -112,7 +112,7 @@ class Codes:
         return dequantize(rows, self.dtype)
 
     def format_of(self, shard: str | None) -> str:
-        held = self._held[shard if shard in self._held else None]
-        if held is None:
+        storage = self._storages[shard if shard in self._storages else None]
+        if storage is None:
             return DTYPE_NAMES[self.dtype]
-        return held.name.lower() if isinstance(held, WeightFormat) else held.name
+        return storage.name if isinstance(storage, QuantizedStorage) else storage.name.lower()

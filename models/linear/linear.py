@@ -1,22 +1,22 @@
-"""Linear: a quantizable projection, possibly several fused into one GEMM, with what stands before and after it."""
+"""Linear: a quantizable projection, or several fused into one GEMM, with its prologue and its residual."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from models.linear.prologue import AS_IS, Prologue
-from models.linear.scheme import QuantScheme
+from models.linear.method import LinearMethod
+from models.linear.prologue import IDENTITY, Prologue
 
 
 class Linear(nn.Module):
-    """y = W prologue(x) + b (+ residual), with W in the form that `scheme` stores.
+    """y = W prologue(x) + b (+ residual), with W as `method` stores it.
 
-    `shards` names the output rows that separate checkpoint tensors fill (q, k and v of a fused qkv). Rows stand in the
-    order of `shard_sizes`.
+    `shards` names the output rows that separate checkpoint tensors fill (q, k and v of a fused qkv). Rows are in
+    the order of `shard_sizes`.
     """
 
-    weight: torch.Tensor  # where the scheme has a parameter of that name
+    weight: torch.Tensor  # where the method has a parameter of that name
     bias: torch.Tensor | None
 
     def __init__(
@@ -25,7 +25,7 @@ class Linear(nn.Module):
         shard_sizes: Mapping[str, int] | int,
         *,
         has_bias: bool,
-        scheme: QuantScheme,
+        method: LinearMethod,
     ) -> None:
         super().__init__()
         sizes = {} if isinstance(shard_sizes, int) else dict(shard_sizes)
@@ -37,16 +37,16 @@ class Linear(nn.Module):
         for name, size in sizes.items():
             self.shards[name] = (row, size)
             row += size
-        self.store_as(scheme)
+        self.set_method(method)
 
-    def store_as(self, scheme: QuantScheme) -> None:
-        """Lay the layer out for `scheme`, in place of an earlier one; before memory is allocated."""
+    def set_method(self, method: LinearMethod) -> None:
+        """Store and multiply by `method` instead of an earlier one; before memory is allocated."""
         for name in list(self._parameters):
             delattr(self, name)
-        self.scheme = scheme
-        for spec in scheme.parameters(self.in_features, self.out_features):
+        self.method = method
+        for spec in method.parameters(self.in_features, self.out_features):
             self.register_parameter(spec.name, empty_parameter(spec.shape, spec.dtype))
-        bias = empty_parameter((self.out_features,), scheme.bias_dtype) if self.has_bias else None
+        bias = empty_parameter((self.out_features,), method.bias_dtype) if self.has_bias else None
         self.register_parameter("bias", bias)
 
     def rows(self, shard: str | None) -> tuple[int, int]:
@@ -56,16 +56,16 @@ class Linear(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        prologue: Prologue = AS_IS,
+        prologue: Prologue = IDENTITY,
         *,
         residual: torch.Tensor | None = None,
         out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         """x: [T, n] that `prologue` takes. Returns [T, out] in `out_dtype`, by default the residual's dtype or x's.
 
-        residual: [T, out], added; it is used up, since the result may take its place.
+        residual: [T, out], added; it is used up, since the result may be written over it.
         """
-        return self.scheme.apply(x, self, prologue, residual, out_dtype)
+        return self.method.apply(x, self, prologue, residual, out_dtype)
 
 
 def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:

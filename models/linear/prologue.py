@@ -14,7 +14,7 @@ from models.spec import Activation, MLPSpec, SwigluClamp
 class Prologue(Protocol):
     """A function of rows: [T, n] to [T, in], where n is in, or 2 * in for a gated activation.
 
-    Called, it computes in torch; `row_input` tells native kernels, which fuse it, to do the same.
+    A call computes in torch; `row_input` tells native kernels, which fuse it, to do the same.
     """
 
     @property
@@ -63,7 +63,7 @@ def _clamped_swiglu(clamp: SwigluClamp) -> Callable[[torch.Tensor], torch.Tensor
     return gated
 
 
-AS_IS = Elementwise(PLAIN, lambda x: x)
+IDENTITY = Elementwise(PLAIN, lambda x: x)
 
 # activation -> (in torch, the kernels' kind, the kernels' kind for act(gate) * up of rows [gate | up])
 _ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], InputKind, InputKind]] = {
@@ -77,7 +77,7 @@ _ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], Inp
 
 
 def activation_of(spec: MLPSpec) -> Prologue:
-    """What stands between an MLP's two matrices."""
+    """The activation between an MLP's two matrices, as the prologue of the second."""
     if (clamp := spec.clamp) is not None:
         bounds = torch.tensor([clamp.alpha, clamp.limit], dtype=torch.float32, device="cpu")
         return Elementwise(RowInput(InputKind.SWIGLU_CLAMPED, bounds), _clamped_swiglu(clamp))

@@ -1,4 +1,4 @@
-"""Quantized: that a weight is held as codes, of which kind, and where they come from."""
+"""WeightStorage: the form in which a weight is stored in memory; WeightOptions: what the user asks of it."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,21 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError
-from models.linear.scheme import Rearrange
+from models.kernels.linear import WeightFormat
+from models.linear.method import Rearrange
 from models.quant.round_to_nearest import quantize_matrix
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor, rearranged_rows
 
 _NAMES = {Encoding.FP8_E4M3: "fp8", Encoding.E2M1: "mxfp4"}
-_GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the others' groups follow from their names
+_GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the names of the others imply their groups
 
 
 @dataclass(frozen=True, slots=True)
 class WeightOptions:
-    """How weights are to be held: as they are stored, where something can compute with that, and else in the dtype.
+    """How to store weights: by default in the checkpoint's format where something computes with it, else in the dtype.
 
-    keeps_quantized: False dequantizes all. quantize_to: what linear layers become instead; embeddings and output layer
-    only with `includes_head`. group_size: of what is quantized so, by default that of its encoding.
+    keeps_quantized: False dequantizes all. quantize_to: the encoding of linear layers instead; embeddings and output
+    layer have it only with `includes_head`. group_size: with `quantize_to`; by default that of the encoding.
     """
 
     keeps_quantized: bool = True
@@ -29,12 +30,12 @@ class WeightOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantized:
-    """kind: of the codes. is_made: they are made when the weight is loaded; else they are the checkpoint's."""
+class QuantizedStorage:
+    """Codes with scales. is_made_on_load: from a matrix of another format; else the codes are the checkpoint's."""
 
     kind: QuantKind
     columns: int
-    is_made: bool = False
+    is_made_on_load: bool = False
 
     @property
     def name(self) -> str:
@@ -47,10 +48,13 @@ class Quantized:
             name += f" {kind.row_group}x{kind.group_size}"
         return name if kind.activation is ActivationQuantization.NONE else f"{name} w8a8"
 
-    def take(self, tensor: StoredTensor, rearrange: Rearrange) -> QuantTensor:
-        """The matrix, its rows as the decoder wants them. Raises UnsupportedModelError if they cannot be moved, and
-        CheckpointError for numbers that codes would hide: INT4 turns a group with a NaN into zeros."""
-        if not self.is_made:
+    def read(self, tensor: StoredTensor, rearrange: Rearrange) -> QuantTensor:
+        """The matrix, its rows in the decoder's order.
+
+        Raises UnsupportedModelError if the rows cannot be moved, and CheckpointError for numbers that are not finite,
+        which codes would hide: INT4 turns a group with a NaN into zeros.
+        """
+        if not self.is_made_on_load:
             assert tensor.quantized is not None
             return rearranged_rows(tensor.quantized.read(), rearrange)
         assert tensor.read is not None
@@ -61,3 +65,7 @@ class Quantized:
                 "fetch the checkpoint again, or serve it with --quantization auto"
             )
         return quantize_matrix(dense, self.kind.encoding, self.kind.group_size)
+
+
+# Blocks of a GGUF format, bf16 for the native kernels, or codes. None instead of one is dense in the model's dtype.
+WeightStorage = WeightFormat | QuantizedStorage

@@ -1,4 +1,4 @@
-"""Weights: assigns a checkpoint's tensors to a decoder's parameters, then streams them in one by one."""
+"""Assignments of a checkpoint's tensors to a decoder's parameters, and loading, which streams them in one by one."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,13 +14,13 @@ from models.errors import CheckpointError
 from models.families.name_map import Destination, NameMap, Rules
 from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.linear import Linear
-from models.linear.per_head import HeadLinear
+from models.linear.per_head import PerHeadLinear
 from models.progress import ProgressReport
 from models.spec import MoESpec
 
 _MAX_LISTED = 8  # tensors named in one message
-# Names that plain tensors do not have; a reader of quantized checkpoints leaves none of its own.
-_CODES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
+# Plain tensors have no such names, and a reader of quantized checkpoints leaves none of them.
+_CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,73 +37,98 @@ class Assignment:
 
 
 def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assignment]:
-    """A plan that fills every row of every parameter once; reads nothing, so `decoder` may be on the meta device.
+    """Assignments that fill every row of every parameter once. Reads nothing, so `decoder` may be on the meta device.
 
     Raises CheckpointError that names the tensors which are missing, unused, repeated or of the wrong shape.
     """
     names = NameMap(rules, len(decoder.spec.layers))
-    parameters = dict(decoder.named_parameters())  # a tied head is not among them
-    shared = _names_of_shared(decoder)
-    open_parts = {part: None for name in parameters for part in _parts(decoder, name)}
-    problems: list[str] = []
-    plan: list[Assignment] = []
-    for tensor, destination in _destinations(decoder, checkpoint, names, problems):
+    assigner = _Assigner(decoder)
+    for tensor, destination in _destinations(decoder, checkpoint, names, assigner.problems):
+        assigner.add(tensor, destination)
+    assigner.check_all_filled()
+    if assigner.problems:
+        _refuse(checkpoint, assigner.problems)
+    return assigner.assignments
+
+
+class _Assigner:
+    """Collects the assignments to a decoder's parameters and what is wrong with them.
+
+    A part is a parameter's name with a shard, or with None for a parameter that has none.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._parameters = dict(decoder.named_parameters())  # a tied head is not among them
+        self._names_of_shared = _names_of_shared(decoder)
+        self._unfilled = dict.fromkeys(part for name in self._parameters for part in _parts(decoder, name))
+        self.assignments: list[Assignment] = []
+        self.problems: list[str] = []
+
+    def add(self, tensor: StoredTensor, destination: Destination) -> None:
         name = f"{destination.module}.{destination.parameter}"
-        if name in shared:
-            name = shared[name]
+        if name in self._names_of_shared:
+            name = self._names_of_shared[name]
             destination = dataclasses.replace(destination, module=name.rpartition(".")[0])
-        if name not in parameters and tensor.may_be_unused:
-            continue
-        if name not in parameters:
-            problems.append(f"{tensor.name!r} is not used by this architecture")
-            continue
-        assignment = Assignment(tensor, destination, _rows(decoder, destination))
-        filled = [(name, destination.shard)] if destination.shard else _parts(decoder, name)
-        if any(part not in open_parts for part in filled):
-            problems.append(f"{tensor.name!r} repeats what another tensor holds")
+        if name not in self._parameters:
+            if not tensor.may_be_unused:
+                self.problems.append(_is_unused(tensor))
+            return
+        assignment = Assignment(tensor, destination, _rows(self._decoder, destination))
+        filled = [(name, destination.shard)] if destination.shard else _parts(self._decoder, name)
+        if any(part not in self._unfilled for part in filled):
+            self.problems.append(f"{tensor.name!r} repeats what another tensor holds")
         elif tensor.read is None:
-            problems.append(f"{tensor.name!r} is stored as {tensor.format}, which is not supported")
-        elif reason := _misfit(assignment, parameters[name], decoder):
-            problems.append(reason)
+            self.problems.append(_is_unsupported(tensor))
+        elif reason := _misfit(assignment, self._parameters[name], self._decoder):
+            self.problems.append(reason)
         for part in filled:
-            open_parts.pop(part, None)
-        plan.append(assignment)
-    problems += [f"nothing fills {name}{f' ({shard})' if shard else ''}" for name, shard in open_parts]
-    if problems:
-        _refuse(checkpoint, problems)
-    return plan
+            self._unfilled.pop(part, None)
+        self.assignments.append(assignment)
+
+    def check_all_filled(self) -> None:
+        """Note the parts that no tensor fills; called once, after the last `add`."""
+        self.problems += [f"nothing fills {name}{f' ({shard})' if shard else ''}" for name, shard in self._unfilled]
+
+
+def _is_unused(tensor: StoredTensor) -> str:
+    return f"{tensor.name!r} is not used by this architecture"
+
+
+def _is_unsupported(tensor: StoredTensor) -> str:
+    return f"{tensor.name!r} is stored as {tensor.format}, which is not supported"
 
 
 @torch.no_grad()
-def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport) -> None:
-    """Read each tensor, in file order, into its place; then let the linear layers among these make themselves ready."""
+def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: ProgressReport) -> None:
+    """Read each tensor, in file order, into its place; then let the linear layers among these process their weights."""
     parameters = dict(decoder.named_parameters())
-    total = sum(assignment.tensor.num_bytes for assignment in plan)
+    total = sum(assignment.tensor.num_bytes for assignment in assignments)
     done = 0
-    pages = MappedPages({assignment.tensor.file for assignment in plan})
+    pages = MappedPages({assignment.tensor.file for assignment in assignments})
     progress("load weights", done, total, "B")
-    for assignment in plan:
+    for assignment in assignments:
         tensor, destination = assignment.tensor, assignment.destination
         module = decoder.get_submodule(destination.module)
         rearrange = partial(transformed, assignment=assignment, decoder=decoder)
         if isinstance(module, Linear) and destination.parameter == "weight":
-            module.scheme.load(module, destination.shard, tensor, rearrange)
+            module.method.load(module, destination.shard, tensor, rearrange)
         else:
             target = parameters[assignment.parameter]
             _narrow(target, assignment.rows).copy_(rearrange(_read_finite(tensor, target.dtype)))
         done += tensor.num_bytes
         pages.have_read(tensor.num_bytes)
         progress("load weights", done, total, "B")
-    for name in dict.fromkeys(assignment.destination.module for assignment in plan):
+    for name in dict.fromkeys(assignment.destination.module for assignment in assignments):
         module = decoder.get_submodule(name)
         if isinstance(module, Linear):
-            module.scheme.finish(module)
-        elif isinstance(module, HeadLinear):
-            module.finish()
+            module.method.process_after_loading(module)
+        elif isinstance(module, PerHeadLinear):
+            module.process_after_loading()
 
 
 def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
-    """What a plain tensor holds. Kernels that round rows would hide what is not finite."""
+    """The numbers of a plain tensor, checked: kernels that round rows would hide what is not finite."""
     assert tensor.read is not None
     values = tensor.read(dtype)
     check_finite(tensor, values)
@@ -111,7 +136,7 @@ def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
-    """Raises CheckpointError that names the tensor, if `values` of it are no finite numbers."""
+    """Raise CheckpointError, which names the tensor, if some of its `values` are not finite."""
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise CheckpointError(
             f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; fetch the checkpoint again"
@@ -121,16 +146,16 @@ def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
 def _destinations(
     decoder: Decoder, checkpoint: Checkpoint, names: NameMap, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Each tensor that is used, or each expert's part of it, and its place; what has none goes into `problems`."""
+    """Each tensor, or each expert's part of it, with its destination; those without one go into `problems`."""
     for tensor in checkpoint.tensors.values():
         if names.is_ignored(tensor.name):
             continue
         destinations = names.destinations(tensor.name)
         if not destinations:
-            problems.append(f"{tensor.name!r} is not used by this architecture")
+            problems.append(_is_unused(tensor))
         for destination in destinations:
             if destination.module == "head" and decoder.spec.has_tied_head:
-                continue  # with tied embeddings a stored copy of the head says nothing new
+                continue  # a copy of the embeddings
             if "{e}" in destination.module:
                 yield from _expert_parts(decoder, tensor, destination, problems)
             else:
@@ -140,13 +165,13 @@ def _destinations(
 def _expert_parts(
     decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """A stack's matrices, each to its expert."""
+    """Each matrix of a stack with its expert's destination."""
     layers, layer = decoder.spec.layers, destination.layer
     mlp = layers[layer].mlp if layer is not None and layer < len(layers) else None
     if not isinstance(mlp, MoESpec):
-        problems.append(f"{tensor.name!r} is not used by this architecture")
+        problems.append(_is_unused(tensor))
     elif tensor.part is None:
-        problems.append(f"{tensor.name!r} is stored as {tensor.format}, which is not supported")
+        problems.append(_is_unsupported(tensor))
     elif tensor.shape[0] != mlp.num_experts:
         problems.append(f"{tensor.name!r} holds {tensor.shape[0]} experts; the configuration has {mlp.num_experts}")
     else:
@@ -156,14 +181,14 @@ def _expert_parts(
 
 
 def _names_of_shared(decoder: Decoder) -> dict[str, str]:
-    """Other names of parameters that several modules share -> the name in `named_parameters`."""
+    """For parameters that several modules share: their other names -> the name in `named_parameters`."""
     names = {id(parameter): name for name, parameter in decoder.named_parameters()}
-    every = decoder.named_parameters(remove_duplicate=False)
-    return {name: names[id(parameter)] for name, parameter in every if names[id(parameter)] != name}
+    all_names = decoder.named_parameters(remove_duplicate=False)
+    return {name: names[id(parameter)] for name, parameter in all_names if names[id(parameter)] != name}
 
 
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
-    """What has to be filled of a parameter: each shard of a fused layer's, else the whole."""
+    """The parts of a parameter: its shards in a fused layer, else the whole."""
     module = decoder.get_submodule(parameter.rpartition(".")[0])
     shards = module.shards if isinstance(module, Linear | OwnWeightsNorm) else {}
     return [(parameter, shard) for shard in shards] or [(parameter, None)]
@@ -180,18 +205,18 @@ def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
 def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:
     """Why the tensor cannot be copied to its place, or None. Compares shapes only."""
     stored = torch.empty(assignment.tensor.shape, device="meta")
-    wanted = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
+    target = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
     try:
         shape = transformed(stored, assignment, decoder).shape
     except RuntimeError:  # rows that cannot be divided into the layer's heads
         shape = stored.shape
-    if shape == wanted.shape:
+    if shape == target.shape:
         return None
-    return f"{assignment.tensor.name!r} has shape {list(shape)}; the configuration asks for {list(wanted.shape)}"
+    return f"{assignment.tensor.name!r} has shape {list(shape)}; the configuration asks for {list(target.shape)}"
 
 
 def transformed(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
-    """A tensor of the file as the decoder wants it."""
+    """A tensor of the file in the decoder's layout."""
     destination = assignment.destination
     if destination.transform is None:
         return value
@@ -205,7 +230,7 @@ def _narrow(tensor: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
 
 def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
     files = _some(sorted({tensor.file.name for tensor in checkpoint.tensors.values()}))
-    codes = [name for name in checkpoint.tensors if name.endswith(_CODES)]
+    codes = [name for name in checkpoint.tensors if name.endswith(_CODE_SUFFIXES)]
     if codes:
         raise CheckpointError(
             f"the weights ({files}) hold quantized matrices ({codes[0]} and such) that the configuration does not "

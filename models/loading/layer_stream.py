@@ -1,4 +1,4 @@
-"""LayerStream: a decoder of which one layer at a time is in memory, to compute with models that do not fit."""
+"""LayerStream: a decoder with one layer at a time in memory, to compute with models that do not fit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from models.decoder import allocate_module
 from models.kernels.cpu.library import load_kernels
 from models.linear.storage import WeightOptions
 from models.loaded_model import ComputeConfig
-from models.loading.assign import Assignment, fill
+from models.loading.assign import Assignment, load_weights
 from models.loading.load import build_skeleton
 from models.loading.open import OpenedModel
 from models.progress import ProgressReport
@@ -21,20 +21,20 @@ from models.recurrence.state import LayerCache, empty_state, state_parts
 
 
 @dataclass(slots=True, eq=False)
-class Passage:
-    """A text on its way through the layers: the steps in which it is computed, and each step's rows [T, hidden]."""
+class LayerwiseForward:
+    """A forward pass in progress: the steps that compute it in order, and each step's rows [T, hidden]."""
 
     batches: Sequence[ForwardBatch]
     rotations: list[list[Rotation]]
     rows: list[torch.Tensor]
 
     def hidden(self) -> torch.Tensor:
-        """All rows in their order."""
+        """The rows of all steps, in order."""
         return torch.cat(self.rows)
 
 
 class LayerStream:
-    """Embeddings, norms and head stay in memory; a layer's weights are read when it is visited and then let go.
+    """Embeddings, final norm and head stay in memory; a layer's weights are loaded for its visit and freed after it.
 
     Invariant: `layers` visits each layer once, in order.
     """
@@ -48,18 +48,18 @@ class LayerStream:
         self.device = device
         self._backend, _ = select_backend(opened.spec.attention_specs, dtype, device)
         compute = ComputeConfig(self._backend, dtype, device)
-        self.decoder, self.plan, _ = build_skeleton(opened, compute, weights or WeightOptions())
+        self.decoder, self.assignments, _ = build_skeleton(opened, compute, weights or WeightOptions())
         self.decoder.eval()
 
-    def read_ends(self) -> None:
-        """Read all that is in no layer."""
+    def load_non_layer_weights(self) -> None:
+        """Load embeddings, final norm and head."""
         self.decoder.allocate_ends(self.device)
-        fill(self.decoder, [each for each in self.plan if layer_of(each) is None], _ignore)
+        self._load_weights(None)
 
-    def begin(self, batches: Sequence[ForwardBatch]) -> Passage:
-        """A passage before the first layer. batches: one text's steps in order, its blocks from 0 on in each group."""
+    def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
+        """A forward pass before the first layer. batches: its steps in order, its blocks from 0 on in each group."""
         rotations = [self.decoder.rotations(batch) for batch in batches]
-        return Passage(batches, rotations, [self.decoder.embedded(batch) for batch in batches])
+        return LayerwiseForward(batches, rotations, [self.decoder.embedded(batch) for batch in batches])
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:
         """Each layer with its number, while it is in memory."""
@@ -68,29 +68,33 @@ class LayerStream:
             progress(stage, index, total, "layers")
             layer = self.decoder.layers[index]
             allocate_module(layer, self.device)
-            fill(self.decoder, [each for each in self.plan if layer_of(each) == index], _ignore)
+            self._load_weights(index)
             yield index, layer
             self.decoder.layers[index] = nn.Identity()
         progress(stage, total, total, "layers")
 
-    def compute(self, index: int, passage: Passage, *, advances: bool = True) -> None:
-        """Run layer `index` over the passage's rows; with `advances`, what comes out takes their place."""
-        kv = self._cache(index, passage)
-        for step, (batch, rotations) in enumerate(zip(passage.batches, passage.rotations, strict=True)):
-            rows = passage.rows[step]
+    def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
+        """Run layer `index` over the rows; with `advances`, the results take their place."""
+        kv = self._empty_cache(index, forward)
+        for step, (batch, rotations) in enumerate(zip(forward.batches, forward.rotations, strict=True)):
+            rows = forward.rows[step]
             out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotations, batch, kv)
             if advances:
-                passage.rows[step] = out
+                forward.rows[step] = out
 
-    def _cache(self, index: int, passage: Passage) -> LayerCache:
-        """Room for what the layer keeps of the passage."""
+    def _load_weights(self, layer: int | None) -> None:
+        """Those of a layer, or of all that is in none."""
+        load_weights(self.decoder, [each for each in self.assignments if layer_of(each) == layer], _ignore)
+
+    def _empty_cache(self, index: int, forward: LayerwiseForward) -> LayerCache:
+        """A cache for the layer, with room for the whole pass."""
         spec, dtype = self.decoder.spec.layers[index], self.decoder.dtype
-        groups = [group for batch in passage.batches for group in batch.groups]
+        groups = [group for batch in forward.batches for group in batch.groups]
         if spec.recurrence is not None:
             states = 1 + max(max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch))
             return empty_state(state_parts(spec.recurrence, dtype), states, self.device)
         blocks = 1 + max(int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch))
-        shape = self._backend.kv_shape(spec.attention, blocks, passage.batches[0].block_size)
+        shape = self._backend.kv_shape(spec.attention, blocks, forward.batches[0].block_size)
         return torch.empty(shape, dtype=dtype, device=self.device)
 
 
@@ -101,4 +105,4 @@ def layer_of(assignment: Assignment) -> int | None:
 
 
 def _ignore(*_: object) -> None:
-    """Parts of a model are read without a report."""
+    """Parts of a model are loaded without a report."""

@@ -12,19 +12,19 @@ from models.config.generation import generation_defaults
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.kernels.cpu.library import load_kernels
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, HeldWeights, LoadedModel
-from models.loading.assign import Assignment, assign, fill
+from models.loaded_model import ComputeConfig, LoadedModel, LoadedWeights
+from models.loading.assign import Assignment, assign, load_weights
+from models.loading.methods import StoragePlan, choose_methods, native_linears_refusal
 from models.loading.notes import attention_note, format_of, kernels_note, weights_note
 from models.loading.open import OpenedModel, open_with_either
-from models.loading.schemes import Choices, choose_schemes, native_linears_refusal
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
-from models.system.memory import obtainable_memory_bytes, require_memory, too_large
+from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
 from models.tokenizer.assets import TokenizerAssets
-from models.weight_cache.entry import KeptModel, files_state, kept_model
-from models.weight_cache.store import WeightStore
+from models.weight_cache.cache import WeightCache
+from models.weight_cache.entry import CachedWeights, cached_weights, files_state
 
 if TYPE_CHECKING:
     from models.transformers_backend.decoder import TransformersDecoder
@@ -39,8 +39,8 @@ class LoadOptions:
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
     overrides: fields of the configuration, as `parse_overrides` gives them. use_transformers: whether transformers'
-    code computes; None: where headrace has no family for the architecture. weight_store: where packed weights are
-    looked for, and kept.
+    code computes; None: where headrace has no family for the architecture. weight_cache: packed weights are looked for
+    there, and saved.
     """
 
     dtype: str = "auto"
@@ -49,7 +49,7 @@ class LoadOptions:
     weights: WeightOptions = WeightOptions()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     use_transformers: bool | None = None
-    weight_store: WeightStore | None = None
+    weight_cache: WeightCache | None = None
 
 
 def load_model(
@@ -61,14 +61,14 @@ def load_model(
     """Load `files`. Raises a ModelError that names the file, tensor or field; nothing large is allocated before all
     names and shapes are known to fit.
 
-    progress is called with ("compile kernels", 0, 0, "") where that is to be done, ("read tokenizer", 0, 0, ""), then
-    ("load weights", bytes done, bytes in all, "B"), and "keep packed weights" where these are to be; or "map weights",
-    where they were. on_tokenizer gets the tokenizer before the weights are read.
+    progress is called with ("compile kernels", 0, 0, "") if there are none yet, ("read tokenizer", 0, 0, ""), then
+    ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "keep packed weights"; or with
+    "map weights", if they are in the cache. on_tokenizer gets the tokenizer before the weights are read.
     """
     from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds
 
-    # Before anything is read: weights are kept only if the files are still the same when they are loaded.
-    state = None if options.weight_store is None else files_state(files)
+    # Before anything is read: weights are cached only if the files are still the same after loading.
+    state = None if options.weight_cache is None else files_state(files)
     opened = open_with_either(files, options.overrides, use_transformers=options.use_transformers)
     compute, refusals = _compute_config(opened, options, progress)
     progress("read tokenizer", 0, 0, "")
@@ -76,8 +76,9 @@ def load_model(
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(options.generation_config, files.root)
-    decoder, held = _build(opened, compute, options.weights, _kept_model(files, state, compute, options), progress)
-    notes = [opened.note, held.note, attention_note(compute.backend, refusals), kernels_note(compute.device)]
+    cached = _cached_weights(files, state, compute, options)
+    decoder, weights = _build(opened, compute, options.weights, cached, progress)
+    notes = [opened.note, weights.note, attention_note(compute.backend, refusals), kernels_note(compute.device)]
     return LoadedModel(
         decoder=decoder,
         architecture=opened.config.architecture(),
@@ -89,8 +90,8 @@ def load_model(
         layer_groups=decoder.layer_groups,
         attention_backend=compute.backend,
         weight_bytes=decoder.weight_bytes(),
-        weight_formats=dict(held.formats.most_common()),
-        mapped_bytes=held.mapped_bytes,
+        weight_formats=dict(weights.formats.most_common()),
+        mapped_bytes=weights.mapped_bytes,
         tokenizer=tokenizer,
         generation_defaults=defaults,
         notes=list(filter(None, notes)),
@@ -110,34 +111,36 @@ def _compute_config(
 
 
 def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype called `name`, or for "auto" the checkpoint's own where it has 16 bits and the device is fit for it.
+    """The dtype called `name`, or for "auto" the checkpoint's own if it has 16 bits and suits the device.
 
     fp32 becomes bf16 ("at most 16 bits"), and so does fp16 on a CPU, which computes in bf16 but not in fp16.
     """
     if name != "auto":
         return _DTYPES[name]
-    is_kept = stored == torch.bfloat16 or (stored == torch.float16 and device.type != "cpu")
-    return stored if is_kept else torch.bfloat16
+    is_suitable = stored == torch.bfloat16 or (stored == torch.float16 and device.type != "cpu")
+    return stored if is_suitable else torch.bfloat16
 
 
-def _kept_model(files: ModelFiles, state: str | None, compute: ComputeConfig, options: LoadOptions) -> KeptModel | None:
-    if options.weight_store is None or state is None:
+def _cached_weights(
+    files: ModelFiles, state: str | None, compute: ComputeConfig, options: LoadOptions
+) -> CachedWeights | None:
+    if options.weight_cache is None or state is None:
         return None
     if native_linears_refusal(compute.dtype, compute.device) is not None:
         return None
-    return kept_model(options.weight_store, files, state, options.weights, options.overrides)
+    return cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
 
 
 def _build(
     opened: "OpenedModel | OpenedTransformersModel",
     compute: ComputeConfig,
     weights: WeightOptions,
-    kept: KeptModel | None,
+    cached: CachedWeights | None,
     progress: ProgressReport,
-) -> "tuple[Decoder | TransformersDecoder, HeldWeights]":
+) -> "tuple[Decoder | TransformersDecoder, LoadedWeights]":
     if isinstance(opened, OpenedModel):
-        return build_decoder(opened, compute, weights, progress, kept)
-    return opened.build(compute, weights, progress)  # its weights are torch's: nothing is packed
+        return build_decoder(opened, compute, weights, progress, cached)
+    return opened.build(compute, weights, progress)  # not cached: its weights are torch's, and not packed
 
 
 def build_decoder(
@@ -145,41 +148,41 @@ def build_decoder(
     compute: ComputeConfig,
     weights: WeightOptions,
     progress: ProgressReport,
-    kept: KeptModel | None = None,
-) -> tuple[Decoder, HeldWeights]:
-    """A decoder with the checkpoint's weights, and how they are held. kept: where they may be packed.
+    cached: CachedWeights | None = None,
+) -> tuple[Decoder, LoadedWeights]:
+    """A decoder with the checkpoint's weights, and how they are stored. cached: their entry in the weight cache.
 
     Raises CheckpointError, or ModelError if memory runs out.
     """
-    decoder, plan, choices = build_skeleton(opened, compute, weights)
-    needed = decoder.weight_bytes() + choices.packed_bytes
-    require_memory(needed, compute.device)
+    decoder, assignments, storage_plan = build_skeleton(opened, compute, weights)
+    needed_bytes = decoder.weight_bytes() + storage_plan.min_bytes
+    require_memory(needed_bytes, compute.device)
     try:
         decoder.allocate(compute.device)
-        mapped_bytes = 0 if kept is None else kept.restore(decoder, progress)
+        mapped_bytes = 0 if cached is None else cached.restore(decoder, progress)
         if not mapped_bytes:
-            fill(decoder, plan, progress)
+            load_weights(decoder, assignments, progress)
     except torch.OutOfMemoryError:
-        raise too_large(needed, obtainable_memory_bytes(compute.device), compute.device) from None
+        raise not_enough_memory(needed_bytes, obtainable_memory_bytes(compute.device), compute.device) from None
     except MemoryError as error:
         raise ModelError(
-            f"the weights need {needed / 2**30:.2f} GiB, but {error}; raise the limit of this process (ulimit -v), or "
-            "choose a smaller model or fewer bits (--quantization int4)"
+            f"the weights need {needed_bytes / 2**30:.2f} GiB, but {error}; raise the limit of this process "
+            "(ulimit -v), or choose a smaller model or fewer bits (--quantization int4)"
         ) from None
-    formats = Counter(format_of(decoder, assignment) for assignment in plan)
-    note = weights_note(decoder, formats, choices)
-    if kept is not None and not mapped_bytes:
-        kept.keep(decoder, progress)
-    elif kept is not None:
-        note += f"; mapped from {kept.store.folder}, as an earlier start packed them"
-    return decoder.eval(), HeldWeights(formats, note, mapped_bytes)
+    formats = Counter(format_of(decoder, assignment) for assignment in assignments)
+    note = weights_note(decoder, formats, storage_plan)
+    if cached is not None and not mapped_bytes:
+        cached.save(decoder, progress)
+    elif cached is not None:
+        note += f"; mapped from {cached.cache.folder}, as an earlier start packed them"
+    return decoder.eval(), LoadedWeights(formats, note, mapped_bytes)
 
 
 def build_skeleton(
     opened: OpenedModel, compute: ComputeConfig, weights: WeightOptions
-) -> tuple[Decoder, list[Assignment], Choices]:
-    """A decoder without memory, where each of the checkpoint's tensors goes in it, and how they will be held."""
-    scheme = Unquantized(compute.dtype)
-    decoder = Decoder(opened.spec, backend=compute.backend, scheme=scheme, dtype=compute.dtype)
-    plan = assign(decoder, opened.checkpoint, opened.names)
-    return decoder, plan, choose_schemes(decoder, plan, compute.dtype, compute.device, weights)
+) -> tuple[Decoder, list[Assignment], StoragePlan]:
+    """A decoder without memory, the destinations of the checkpoint's tensors in it, and how they will be stored."""
+    method = DenseLinearMethod(compute.dtype)
+    decoder = Decoder(opened.spec, backend=compute.backend, method=method, dtype=compute.dtype)
+    assignments = assign(decoder, opened.checkpoint, opened.names)
+    return decoder, assignments, choose_methods(decoder, assignments, compute.dtype, compute.device, weights)

@@ -1,4 +1,4 @@
-"""Lines for the operator: how a model's weights are held, and what computes its attention."""
+"""Lines for the operator: how a model's weights are stored, and what computes its attention."""
 
 from collections import Counter
 
@@ -10,21 +10,21 @@ from models.kernels.cpu.library import describe_kernels
 from models.linear.dense import DTYPE_NAMES
 from models.linear.linear import Linear
 from models.loading.assign import Assignment
-from models.loading.schemes import Choices
+from models.loading.methods import StoragePlan
 
 
-def weights_note(decoder: Decoder, formats: Counter[str], choices: Choices) -> str:
-    """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why quantized ones were not kept so."""
+def weights_note(decoder: Decoder, formats: Counter[str], plan: StoragePlan) -> str:
+    """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why some were dequantized."""
     (first, count), *others = formats.most_common()
     counts = ", ".join([f"{first} {count} tensors", *(f"{name} {number}" for name, number in others)])
     note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
-    if choices.made.total():
-        note += f"; quantized on load from {_listed(choices.made)}"
-    if choices.dequantized:
-        note += f"; dequantized from {_listed(choices.dequantized)}: {choices.no_keeping}"
-    if choices.widened:
-        note += f"; held wider than stored: {_listed(choices.widened)}"
-    for reason, number in choices.in_torch.items():
+    if plan.quantized_on_load.total():
+        note += f"; quantized on load from {_listed(plan.quantized_on_load)}"
+    if plan.dequantized:
+        note += f"; dequantized from {_listed(plan.dequantized)}: {plan.dequantization_reason}"
+    if plan.widened:
+        note += f"; widened: {_listed(plan.widened)}"
+    for reason, number in plan.in_torch.items():
         note += f"; {number} dequantized in every step by torch: {reason}"
     return note
 
@@ -34,11 +34,11 @@ def _listed(counter: Counter[str]) -> str:
 
 
 def format_of(decoder: Decoder, assignment: Assignment) -> str:
-    """What a tensor's weights are held as: "bf16", "q4_k"."""
+    """The format that a tensor is stored in: "bf16", "q4_k"."""
     destination = assignment.destination
     module = decoder.get_submodule(destination.module)
     if isinstance(module, Linear) and destination.parameter == "weight":
-        return module.scheme.format_of(destination.shard)
+        return module.method.format_of(destination.shard)
     return DTYPE_NAMES[decoder.get_parameter(assignment.parameter).dtype]
 
 

@@ -83,15 +83,15 @@ def open_with_either(
 
 
 def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None) -> None:
-    """Raise the ModelError that loading a folder would end with for what its configuration asks for: an unknown
-    architecture, a feature or quantization that is not supported. Needs no weights."""
+    """Raise the ModelError of loading a folder whose configuration asks for what is not supported: an architecture, a
+    feature, a quantization. Needs no weights."""
     if _open_with_transformers(files, overrides, use_transformers) is None:
         config = _overridden_config(files, overrides)[0].config
         _described(family_of(config.architecture()), config)
 
 
 def has_recurrence(files: ModelFiles) -> bool:
-    """Whether some layers keep a recurrent state. Raises a ModelError."""
+    """Whether some layers have a recurrent state. Raises a ModelError."""
     opened = open_with_either(files, {})
     return isinstance(opened, OpenedModel) and any(layer.recurrence is not None for layer in opened.spec.layers)
 
@@ -99,7 +99,7 @@ def has_recurrence(files: ModelFiles) -> bool:
 def _open_with_transformers(
     files: ModelFiles, overrides: Mapping[str, Any], use_transformers: bool | None
 ) -> "OpenedTransformersModel | None":
-    """The model of a folder where transformers' code is to compute it, else None. Raises a ModelError."""
+    """The model of a folder if transformers' code computes it, else None. Raises a ModelError."""
     architecture = files.config.architecture()
     if use_transformers is False or (use_transformers is None and architecture in FAMILIES):
         return None
@@ -136,7 +136,7 @@ def _described(family: Family, config: HFConfig) -> DecoderSpec:
 
 def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantizedReader | None]:
     """A folder's configuration, and the reader of its quantized weights where it has some."""
-    family = family_of(files.config.architecture())  # an unknown one is said first
+    family = family_of(files.config.architecture())  # an unknown architecture is the first error
     overridden = override(family.unwrap(files.config), overrides)
     section = quantization_config(overridden.config, files.folder)
     return overridden, None if section is None else reader_for(section)

@@ -1,4 +1,4 @@
-"""round_rows: what a quantized layer's checkpoint asks of the rows that it multiplies, in plain torch."""
+"""round_rows: the rounding of a quantized layer's input rows that its checkpoint asks for, in plain torch."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""dequantize: a QuantTensor as a plain matrix, by the formula that defines it. The truth that kernels are held to."""
+"""dequantize: a QuantTensor as a plain matrix, by the formula that defines it; kernels are tested against it."""
 
 import torch
 
@@ -19,7 +19,7 @@ def _signed(magnitudes: tuple[float, ...]) -> tuple[float, ...]:
     return (*magnitudes, *(-value for value in magnitudes))  # the sign is the highest bit
 
 
-# Code -> number, of the encodings that are tables.
+# Code -> number, for encodings that are tables.
 TABLES = {
     Encoding.NF4: _NF4,
     Encoding.FP4: _signed(_FP4_MAGNITUDES),

@@ -1,10 +1,9 @@
-"""column_factors: by what to multiply a matrix's columns, and divide their inputs, before it is quantized.
+"""column_factors: factors that a matrix's columns are multiplied by, and their inputs divided by, before quantization.
 
-Columns that meet large inputs should be rounded finely. Multiplied by more than the others of their group they are, and
-dividing the inputs costs nothing where a norm or another matrix before can do it (AWQ, Lin et al. 2023,
-arXiv:2306.00978). Where inputs are rounded too, it takes the peaks off them (SmoothQuant, Xiao et al. 2022,
-arXiv:2211.10438). The factors are a power of the inputs' size; of several powers the one with the least error, which
-some rows of the matrix and some of the inputs tell as well as all.
+Columns with large inputs should be rounded finely, and are if their factor is larger than those of their group. The
+norm or matrix before can divide the inputs at no cost (AWQ, Lin et al. 2023, arXiv:2306.00978). Where inputs are
+rounded too, this takes the peaks off them (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438). The factors are a power of
+the inputs' size: the power with the smallest error, which some rows of the matrix and some inputs suffice to measure.
 """
 
 import torch
@@ -14,7 +13,7 @@ from models.quant.dequantize import dequantize
 from models.quant.gptq import quantize_to_nearest
 from models.quant.tensor import Encoding
 
-# E4M3's relative error is the same at any size, of weights as of inputs, so that factors move it and change nothing.
+# E4M3's relative error is the same at any size, of weights and of inputs, so that factors change nothing.
 EQUALIZED = (Encoding.INT4, Encoding.INT8)
 _SAMPLED = 256  # of the matrix's rows
 _POWERS = (0.0, 0.15, 0.3, 0.45, 0.6)
@@ -29,16 +28,16 @@ def column_factors(
     *,
     rounds_inputs: bool,
 ) -> torch.Tensor:
-    """[columns] fp32, about 1. weight: [rows, columns] fp32; sizes: [columns] fp32, of the inputs' squares the sums.
+    """[columns] fp32, about 1. weight: [rows, columns] fp32; sizes: [columns] fp32, sums of the inputs' squares.
 
-    rows: [n, columns] fp32, some of the inputs. encoding: of EQUALIZED. rounds_inputs: to INT8 by token.
+    rows: [n, columns] fp32, some of the inputs. encoding: one of EQUALIZED. rounds_inputs: to INT8 by token.
     """
     weight = weight[:: max(1, len(weight) // _SAMPLED)]
     lengths = sizes.sqrt()
     lengths = (lengths / lengths.mean().clamp_min(1e-30)).clamp_min(1e-4)
 
-    # What a row of outputs loses counts relative to its size, since norms follow: else the few tokens with massive
-    # activations would choose alone.
+    # The error of a row of outputs counts relative to its size, since norms follow: otherwise the few tokens with
+    # massive activations would decide alone.
     shares = 1.0 / (rows @ weight.t()).square().sum(1).clamp_min(1e-30)
 
     def error(factors: torch.Tensor) -> float:

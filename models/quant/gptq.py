@@ -1,13 +1,13 @@
-"""quantize_for_inputs: a matrix quantized for the inputs that it meets; rounding to the nearest looks at weights alone.
+"""quantize_for_inputs: a matrix quantized for given inputs; rounding to the nearest looks at weights alone.
 
 What counts is the error of the products, |(W - Q) X|^2 = sum over rows of (w - q) H (w - q)^T with H = X X^T, summed
-over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and makes up for each
-column's error in those still to come. With H = U D U^T, U unit upper triangular, column k is rounded after adding the
-errors of the columns before, each by its element of U's column k (the same codes, as Chee et al. 2023,
-arXiv:2307.13304, show): one Cholesky factor, no inverse. Columns come in the order of their inputs' size, the
-largest first, while the groups' scales are fixed beforehand, so that the order leaves no trace in the file. A scale
-minimizes its group's squared error, in which each column counts by its input's size; INT8's maps the largest number
-to the largest code.
+over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and corrects each
+column's error in the columns after it. With H = U D U^T, U unit upper triangular, column k is rounded after adding the
+errors of the columns before, each times its element of U's column k (Chee et al. 2023, arXiv:2307.13304, show that the
+codes are the same): one Cholesky factor, no inverse. Columns come in the order of their inputs' size, the largest
+first; the groups' scales are fixed beforehand, so that the order leaves no trace in the file. A scale minimizes its
+group's squared error, in which each column counts by its input's size; INT8's maps the largest number to the largest
+code.
 """
 
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from models.quant.nibbles import pack_nibbles
 from models.quant.round_to_nearest import divisor, fitted_scales
 from models.quant.tensor import Encoding, QuantTensor
 
-_BLOCK = 128  # columns whose errors are told to the others in one product
-_DAMPING = 0.05  # of H's mean diagonal: what calibration has not seen must not be taken for impossible
-_CHUNK_ELEMENTS = 1 << 17  # of which scales are fitted at a time: temporaries stay in the caches
-_LEAST_IMPORTANCE = 1e-4  # of the mean
+_BLOCK = 128  # columns whose errors are applied to the others in one product
+_DAMPING = 0.05  # of H's mean diagonal: inputs that calibration has not seen are still possible
+_CHUNK_ELEMENTS = 1 << 17  # whose scales are fitted at a time: temporaries stay in the caches
+_MIN_IMPORTANCE = 1e-4  # of the mean
 _MORE_DAMPING = (1.0, 10.0, 100.0)
-_FP8_CANDIDATES = 8  # of a scale, in the octave after which codes come again with other exponents
+_FP8_CANDIDATES = 8  # of a scale, within the octave after which codes repeat with other exponents
 _LEVELS = {Encoding.INT4: (-8.0, 7.0), Encoding.INT8: (-INT8_MAX, INT8_MAX)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactoredInputs:
-    """What is to be known of a matrix's inputs, once for all matrices that share them.
+    """What quantization needs of a matrix's inputs, once for all matrices that share them.
 
     sizes: [columns] fp32, the diagonal of H. order: [columns] int64, of `lower`'s rows and columns: the last is
     rounded first. lower: [columns, columns] fp32, the Cholesky factor of H so ordered and damped.
@@ -42,7 +42,7 @@ class FactoredInputs:
     lower: torch.Tensor
 
     def over_hessian(self, products: torch.Tensor) -> torch.Tensor:
-        """products [n, columns] times the inverse of H: the weights that give them, of least squared error."""
+        """products [n, columns] times the inverse of H: weights that give them with the least squared error."""
         solved = torch.cholesky_solve(products[:, self.order].t(), self.lower)  # [columns, n]
         out = torch.empty_like(products)
         out[:, self.order] = solved.t()
@@ -50,14 +50,14 @@ class FactoredInputs:
 
 
 def factored(hessian: torch.Tensor) -> FactoredInputs:
-    """hessian: [columns, columns] fp32, the sum of x x^T over inputs x. Damped as far as it must be to have a factor.
+    """hessian: [columns, columns] fp32, the sum of x x^T over inputs x. Damped until it has a Cholesky factor.
 
     Raises CheckpointError if the inputs are not finite.
     """
     sizes = hessian.diagonal().clone()
     order = sizes.argsort(descending=True, stable=True).flip(0)
     mean = sizes.mean()
-    mean = torch.where(mean == 0, 1.0, mean)  # an expert that no input was sent to
+    mean = torch.where(mean == 0, 1.0, mean)  # an expert without inputs
     ordered = hessian[order][:, order]
     for more in _MORE_DAMPING:
         damped = ordered.clone()
@@ -73,8 +73,8 @@ def quantize_for_inputs(
 ) -> QuantTensor:
     """weight: [rows, columns] of any float type.
 
-    encoding: INT4, INT8 or FP8_E4M3. group_size: divides the columns. Codes are chosen for the scales as they are
-    kept, in `scale_dtype`.
+    encoding: INT4, INT8 or FP8_E4M3. group_size: divides the columns. Codes are chosen for the scales as they
+    are stored, in `scale_dtype`.
     """
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, inputs.sizes).to(scale_dtype)
@@ -90,7 +90,7 @@ def quantize_to_nearest(
     scale_dtype: torch.dtype,
     importance: torch.Tensor | None = None,
 ) -> QuantTensor:
-    """The same without regard to inputs. importance: [columns], of each in the choice of scales."""
+    """The same without regard to inputs. importance: [columns], their weights in the choice of scales."""
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, importance).to(scale_dtype)
     values = weight / divisor(scales).repeat_interleave(group_size, 1)
@@ -98,7 +98,7 @@ def quantize_to_nearest(
 
 
 def _nearest_levels(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """The numbers that codes stand for: whole ones, or those of E4M3. fp32, as `values`."""
+    """The numbers that codes represent: integers, or those of E4M3. fp32, as `values`."""
     if encoding is Encoding.FP8_E4M3:
         return values.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(torch.float32)
     return values.round().clamp_(*_LEVELS[encoding])
@@ -126,32 +126,33 @@ def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importanc
 
 
 def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
-    """Of scales from that of the largest number on, the one of the least error: where in E4M3's binades numbers lie.
+    """Of scales from that of the largest number on, those with the least error: it depends on where in E4M3's binades
+    numbers lie.
 
     groups: [rows, groups, columns]; importance: [groups, columns].
     """
     smallest = groups.abs().amax(-1) / FP8_MAX
-    scales, least = smallest, torch.full_like(smallest, torch.inf)
+    scales, least_error = smallest, torch.full_like(smallest, torch.inf)
     for step in range(_FP8_CANDIDATES):
         candidate = smallest * 2 ** (step / _FP8_CANDIDATES)
         wide = divisor(candidate)[..., None]
         misses = _nearest_levels(groups / wide, Encoding.FP8_E4M3) * wide - groups
         error = (misses.square() * importance).sum(-1)
-        scales = torch.where(error < least, candidate, scales)
-        least = torch.minimum(error, least)
+        scales = torch.where(error < least_error, candidate, scales)
+        least_error = torch.minimum(error, least_error)
     return scales
 
 
 def _floored(importance: torch.Tensor) -> torch.Tensor:
-    """Groups that calibration never reached keep their weights too."""
+    """Above 0, so that groups without calibration inputs keep their weights too."""
     mean = importance.mean()
-    return importance + torch.where(mean == 0, 1.0, mean * _LEAST_IMPORTANCE)
+    return importance + torch.where(mean == 0, 1.0, mean * _MIN_IMPORTANCE)
 
 
 def _levels_for_inputs(
     weight: torch.Tensor, inputs: FactoredInputs, divisors: torch.Tensor, encoding: Encoding
 ) -> torch.Tensor:
-    """Numbers [rows, columns] that the encoding has, which the divisors [rows, columns] turn into weights."""
+    """Numbers [rows, columns] of the encoding; times the divisors [rows, columns] they are the weights."""
     order = inputs.order
     weight = weight.t()[order].contiguous()  # [columns, rows]: a column of weights is a row in memory
     divisors = divisors.t()[order].contiguous()
@@ -159,10 +160,10 @@ def _levels_for_inputs(
     for end in range(len(order), 0, -_BLOCK):
         start = max(0, end - _BLOCK)
         shares = inputs.lower[start:, start:end] / inputs.lower.diagonal()[start:end]  # U's columns, upside down
-        wanted = weight[start:end].addmm(shares[end - start :].t(), errors[end:])
+        corrected = weight[start:end].addmm(shares[end - start :].t(), errors[end:])
         for column in reversed(range(start, end)):
             here = column - start
-            value = wanted[here].addmv(errors[column + 1 : end].t(), shares[here + 1 : end - start, here])
+            value = corrected[here].addmv(errors[column + 1 : end].t(), shares[here + 1 : end - start, here])
             levels[column] = _nearest_levels(value / divisors[column], encoding)
             torch.addcmul(weight[column], levels[column], divisors[column], value=-1.0, out=errors[column])
     out = torch.empty_like(levels)

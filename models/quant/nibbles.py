@@ -1,4 +1,4 @@
-"""4-bit codes, two a byte, as all formats are brought to: even columns in low nibbles."""
+"""4-bit codes, two a byte with even columns in low nibbles: the layout that all formats are converted to."""
 
 import torch
 

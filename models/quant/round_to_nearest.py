@@ -25,13 +25,12 @@ def kind_on_load(encoding: Encoding, columns: int, group_size: int | None = None
 def quantize_matrix(
     weight: torch.Tensor, encoding: Encoding, group_size: int | None = None, symmetric: bool = True
 ) -> QuantTensor:
-    """The matrix nearest to `weight` [rows, columns], of any float type on any device, that `encoding` can hold.
+    """The matrix nearest to `weight` [rows, columns], of any float type on any device, that `encoding` can represent.
 
     group_size: columns that share a scale, by default that of GROUP_SIZES; the last group may be smaller. Scales of
-    8-bit codes are fp32; those of 4-bit ones bf16, which costs nothing that can be measured (codes are chosen for the
-    scale that is kept) and reaches as far as weights do, where fp16 ends at 6e-8. Those of INT4 minimize the group's
-    squared error, those of the others map its largest number to the largest code. symmetric: without zero points,
-    which only INT4 can have.
+    8-bit codes are fp32; those of 4-bit codes bf16, which costs nothing measurable (codes are chosen for the stored
+    scale) and has the range of weights, where fp16 ends at 6e-8. Scales of INT4 minimize the group's squared error,
+    the others map its largest number to the largest code. symmetric: without zero points, which only INT4 can have.
     """
     rows, columns = weight.shape
     assert symmetric or encoding is Encoding.INT4, f"{encoding.name} has no zero points"
@@ -86,8 +85,8 @@ def _symmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fitted_scales(groups: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
-    """Scales [rows, groups, 1] for codes -8..7 of groups [rows, groups, columns] fp32: of several clippings the one of
-    the least squared error, in which each column counts by its `importance` [groups, columns].
+    """Scales [rows, groups, 1] for codes -8..7 of groups [rows, groups, columns] fp32: the clipping of several
+    with the least squared error, in which each column counts by its `importance` [groups, columns].
 
     With codes q fixed, the best scale is sum(xq) / sum(qq), and it leaves an error of sum(xx) - sum(xq)^2 / sum(qq).
     """
@@ -109,7 +108,7 @@ def fitted_scales(groups: torch.Tensor, importance: torch.Tensor | None = None) 
 
 def _asymmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes 0..15, scales and zero points 0..15, by the least squared error over several ranges."""
-    low = groups.amin(-1, keepdim=True).clamp_max(0.0)  # zero stays a number that can be held
+    low = groups.amin(-1, keepdim=True).clamp_max(0.0)  # zero stays representable
     high = groups.amax(-1, keepdim=True).clamp_min(0.0)
     best = torch.full_like(low, torch.inf)
     codes, scales, zeros = torch.zeros_like(groups), torch.zeros_like(low), torch.zeros_like(low)
@@ -134,7 +133,7 @@ def _nearest_of_table(groups: torch.Tensor, encoding: Encoding) -> tuple[torch.T
 
 
 def _rounded_scales(scales: torch.Tensor) -> torch.Tensor:
-    """bf16, so that codes are chosen for the scale that is kept."""
+    """bf16, as stored, so that codes are chosen for the stored scale."""
     return scales.to(torch.bfloat16)
 
 

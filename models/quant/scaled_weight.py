@@ -1,4 +1,4 @@
-"""ScaledWeight: a matrix of one code a weight with scales beside them, packed for the native kernels (C++).
+"""ScaledWeight: a matrix of codes with scales, packed for the native kernels (C++).
 
 Layouts are in cpu/scaled_codes.h, the arithmetic in cpu/scaled_linear.cpp. Codes, scales and zeros stay those of the
 checkpoint, so that a row looked up is the format's value exactly.
@@ -32,7 +32,7 @@ _ROUNDINGS = (
     ActivationQuantization.STATIC,
     ActivationQuantization.DYNAMIC_PER_GROUP,
 )
-_OFFSET = {Encoding.INT4: 8}  # what the kernel takes from a code anyway, less which zeros are stored
+_OFFSET = {Encoding.INT4: 8}  # what the kernel subtracts from each code; zero points are stored less this
 _STEP = 32  # columns
 
 
@@ -97,9 +97,9 @@ class ScaledWeight:
 def pack_quantized(
     quantized: QuantTensor, *, arena: HugePageArena | None = None, library: KernelLibrary | None = None
 ) -> ScaledWeight:
-    """The packed form of a matrix that `scaled_refusal` lets pass; `quantized` is not kept.
+    """The packed form of a matrix that `scaled_refusal` accepts; it does not reference `quantized`.
 
-    arena: where the packed bytes go; memory of their own without one.
+    arena: memory for the packed bytes; without one they have their own.
     """
     library = library or required_library()
     encoding = quantized.encoding

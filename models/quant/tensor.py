@@ -1,4 +1,4 @@
-"""QuantTensor: a quantized matrix as checkpoints of every kind are read, before a scheme packs it for its kernels."""
+"""QuantTensor: a quantized matrix as read from a checkpoint of any format, before it is packed for the kernels."""
 
 import dataclasses
 import enum
@@ -11,7 +11,7 @@ from models.errors import UnsupportedModelError
 
 
 class Encoding(enum.Enum):
-    """How one code stands for a number, before scale and zero point."""
+    """How one code represents a number, before scale and zero point."""
 
     INT4 = enum.auto()  # 0..15, two a byte; the zero point is 8 where none is given
     INT8 = enum.auto()  # int8; the zero point is 0 where none is given
@@ -26,7 +26,7 @@ WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # a byte a code; the others
 
 
 class ActivationQuantization(enum.Enum):
-    """What a checkpoint asks of the layer's inputs."""
+    """How a checkpoint asks for the layer's inputs to be rounded."""
 
     NONE = enum.auto()  # weight-only
     DYNAMIC_PER_TOKEN = enum.auto()  # in the weights' encoding, a scale for each row
@@ -36,7 +36,7 @@ class ActivationQuantization(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class QuantKind:
-    """What is known of a quantized matrix before it is read; fields as in QuantTensor."""
+    """The properties of a quantized matrix that are known before it is read; fields as in QuantTensor."""
 
     encoding: Encoding
     group_size: int

@@ -7,7 +7,7 @@ from models.batch import StateGroupBatch
 from models.kernels.recurrence import convolve, run_gated_delta, takes_conv, takes_delta
 from models.layers.norm import make_norm
 from models.linear.linear import Linear, empty_parameter
-from models.linear.scheme import QuantScheme
+from models.linear.method import LinearMethod
 from models.recurrence.layer import Recurrence
 from models.recurrence.reference_conv import causal_conv
 from models.recurrence.reference_delta import DeltaRows, gated_delta
@@ -21,17 +21,17 @@ class GatedDelta(Recurrence):
     """Parameters: `inp` with the shards qkv, z, b and a; `taps` [K, channels of q, k, v]; `log_rate` and `dt_bias`
     [value heads]; `norm`; `out`."""
 
-    def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+    def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, method: LinearMethod) -> None:
         super().__init__()
         self.spec = spec
         heads = spec.num_value_heads
         self.shards = {"qkv": spec.conv_size, "z": spec.value_size, "b": heads, "a": heads}
-        self.inp = Linear(hidden_size, self.shards, has_bias=False, scheme=scheme)
+        self.inp = Linear(hidden_size, self.shards, has_bias=False, method=method)
         self.taps = empty_parameter((spec.kernel_size, spec.conv_size), torch.float32)
         self.log_rate = empty_parameter((heads,), torch.float32)
         self.dt_bias = empty_parameter((heads,), torch.float32)
         self.norm = make_norm(spec.norm, spec.value_dim)
-        self.out = Linear(spec.value_size, hidden_size, has_bias=False, scheme=scheme)
+        self.out = Linear(spec.value_size, hidden_size, has_bias=False, method=method)
 
     def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
         qkv, z, b, a = torch.split_with_sizes(rows, list(self.shards.values()), dim=1)

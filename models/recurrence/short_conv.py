@@ -5,7 +5,7 @@ import torch
 from models.batch import StateGroupBatch
 from models.kernels.recurrence import convolve, takes_conv
 from models.linear.linear import Linear, empty_parameter
-from models.linear.scheme import QuantScheme
+from models.linear.method import LinearMethod
 from models.recurrence.layer import Recurrence
 from models.recurrence.reference_conv import causal_conv
 from models.recurrence.state import LayerState
@@ -17,10 +17,10 @@ class ShortConv(Recurrence):
 
     conv_bias: torch.Tensor | None
 
-    def __init__(self, spec: ShortConvSpec, hidden_size: int, *, scheme: QuantScheme) -> None:
+    def __init__(self, spec: ShortConvSpec, hidden_size: int, *, method: LinearMethod) -> None:
         super().__init__()
-        self.inp = Linear(hidden_size, 3 * hidden_size, has_bias=spec.has_bias, scheme=scheme)
-        self.out = Linear(hidden_size, hidden_size, has_bias=spec.has_bias, scheme=scheme)
+        self.inp = Linear(hidden_size, 3 * hidden_size, has_bias=spec.has_bias, method=method)
+        self.out = Linear(hidden_size, hidden_size, has_bias=spec.has_bias, method=method)
         self.taps = empty_parameter((spec.kernel_size, hidden_size), torch.float32)
         bias = empty_parameter((hidden_size,), torch.float32) if spec.has_bias else None
         self.register_parameter("conv_bias", bias)

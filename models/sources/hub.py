@@ -43,7 +43,7 @@ def fetch_gguf(repo: str, selector: str, revision: str | None, progress: Progres
     """
     patterns = _gguf_patterns(selector)
     root = _download(repo, revision, patterns, [], progress)
-    # The snapshot may hold files of earlier downloads too.
+    # The snapshot may have files of earlier downloads too.
     found = sorted(
         path
         for path in root.rglob("*.gguf")
@@ -112,9 +112,9 @@ def _progress_bars(stage: str, progress: ProgressReport) -> type[Any]:
             pass
 
         def update(self, n: float | None = 1) -> bool | None:
-            drawn: bool | None = super().update(n)
+            displayed: bool | None = super().update(n)
             if self.unit == "B":
                 progress(stage, int(self.n), int(self.total or 0), "B")
-            return drawn
+            return displayed
 
     return ReportingBar

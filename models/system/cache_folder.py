@@ -1,4 +1,4 @@
-"""The folder of what headrace keeps between runs: fetched models, tokenizers, packed weights, compiled kernels."""
+"""The folder for files that outlive a run: fetched models, tokenizers, packed weights, compiled kernels."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Memory that can be had: of a device, or of this machine within the limits of its control groups and its process."""
+"""Memory that can be allocated: on a device, or on this machine within the limits of control groups and process."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_folders
 
 @dataclass(frozen=True, slots=True)
 class SystemFiles:
-    """Where a Linux system says what memory there is."""
+    """The files in which Linux reports memory."""
 
     meminfo: Path = Path("/proc/meminfo")
     status: Path = Path("/proc/self/status")
@@ -41,25 +41,26 @@ def obtainable_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTE
     return min(_free_bytes(files) + swap, _address_space_left(files.status))
 
 
-def require_memory(needed: int, device: torch.device) -> None:
-    """Raise ModelError if weights of so many bytes cannot be had.
+def require_memory(needed_bytes: int, device: torch.device) -> None:
+    """Raise ModelError if there is not enough memory for weights.
 
-    A CPU would grant them, and the system kill the process that writes to them.
+    On a CPU the allocation would succeed, and the system would kill the process when it writes to the memory.
     """
-    obtainable = obtainable_memory_bytes(device)
-    if needed > obtainable:
-        raise too_large(needed, obtainable, device)
+    obtainable_bytes = obtainable_memory_bytes(device)
+    if needed_bytes > obtainable_bytes:
+        raise not_enough_memory(needed_bytes, obtainable_bytes, device)
 
 
-def too_large(needed: int, obtainable: int, device: torch.device) -> ModelError:
+def not_enough_memory(needed_bytes: int, obtainable_bytes: int, device: torch.device) -> ModelError:
+    needed, obtainable = (f"{num_bytes / 2**30:.2f} GiB" for num_bytes in (needed_bytes, obtainable_bytes))
     return ModelError(
-        f"the weights need {needed / 2**30:.2f} GiB and {device} has {obtainable / 2**30:.2f} GiB free; free some, or "
-        "choose a smaller model, fewer bits (--quantization int4) or another --device"
+        f"the weights need {needed} and {device} has {obtainable} free; free some, or choose a smaller model, "
+        "fewer bits (--quantization int4) or another --device"
     )
 
 
 def _free_bytes(files: SystemFiles) -> int:
-    """What the machine and all control groups of the process have free."""
+    """The least that the machine and the control groups of the process have free."""
     available = _fields(files.meminfo).get("MemAvailable:")
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if available is None else available * 1024
     groups = own_folders("memory", files.cgroups, files.own_cgroups)
@@ -67,12 +68,12 @@ def _free_bytes(files: SystemFiles) -> int:
 
 
 _NO_LIMIT = 1 << 62  # version 1 writes the largest multiple of a page
-# Of version 2 and of version 1: limit, use, and the prefix of the statistics that count the groups below too.
+# Of versions 2 and 1: limit, use, and the prefix of the statistics that include the groups below.
 _LAYOUTS = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
 
 
 def _group_free_bytes(group: Path) -> int | None:
-    """Limit less use of one control group, of which read files are no part; None: no limit."""
+    """Limit less use of one control group, where cached files do not count as use; None: no limit."""
     for limit_file, usage_file, prefix in _LAYOUTS:
         if (free := _left(group / limit_file, group / usage_file)) is not None:
             statistics = _fields(group / "memory.stat")
@@ -82,7 +83,7 @@ def _group_free_bytes(group: Path) -> int | None:
 
 
 def _groups_free_swap_bytes(files: SystemFiles) -> list[int]:
-    """What each control group that has a limit of its own may still move to swap."""
+    """What each control group with a limit of its own may still move to swap."""
     free = []
     for group in own_folders("memory", files.cgroups, files.own_cgroups):
         swap = _left(group / "memory.swap.max", group / "memory.swap.current")
@@ -96,7 +97,7 @@ def _groups_free_swap_bytes(files: SystemFiles) -> list[int]:
 
 
 def _left(limit_path: Path, usage_path: Path) -> int | None:
-    """A limit less what is used of it; None where there is no limit."""
+    """A limit less its use; None where there is no limit."""
     try:
         limit, usage = limit_path.read_text().strip(), int(usage_path.read_text())
     except OSError:
@@ -105,7 +106,7 @@ def _left(limit_path: Path, usage_path: Path) -> int | None:
 
 
 def _address_space_left(status: Path) -> int:
-    """What the process may still map by its own limit (ulimit -v)."""
+    """What the process may still map within its own limit (ulimit -v)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return sys.maxsize

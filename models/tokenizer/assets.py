@@ -1,4 +1,4 @@
-"""TokenizerAssets: what a checkpoint says of text and tokens."""
+"""TokenizerAssets: a checkpoint's tokenizer, chat template and special tokens."""
 
 from dataclasses import dataclass
 

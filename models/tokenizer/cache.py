@@ -1,7 +1,7 @@
-"""Converted GGUF vocabularies, kept on disk: a large one takes as long to convert as its model takes to load.
+"""Cache of converted GGUF vocabularies: a large one takes as long to convert as its model takes to load.
 
-A file is one line of JSON, with everything but the tokenizer's own JSON, which follows. Its name is a hash of what it
-was made from, and the line holds one of what follows, so that a file that was cut or changed is made again.
+A file has one line of JSON, with all assets but the tokenizer's own JSON, which follows. The file's name is a hash of
+what it was made from, and the line has a hash of what follows, so that a file that was cut or changed is made again.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from models.system.cache_folder import cache_folder
 from models.tokenizer import gguf
 from models.tokenizer.assets import TokenizerAssets
 
-_MAX_FILES = 16  # of a few megabytes each; the least recently written go
+_MAX_FILES = 16  # of a few megabytes each; the least recently written are removed
 
 
 def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
@@ -36,7 +36,7 @@ def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
 
 
 def read_assets(key: str) -> TokenizerAssets | None:
-    """What `keep_assets` kept under `key`, or None if there is nothing whole."""
+    """What `save_assets` saved under `key`; None if there is none, or it is damaged."""
     try:
         line, _, tokenizer_json = _path(key).read_bytes().partition(b"\n")
         fields = json.loads(line)
@@ -47,8 +47,8 @@ def read_assets(key: str) -> TokenizerAssets | None:
         return None
 
 
-def keep_assets(key: str, assets: TokenizerAssets) -> None:
-    """Keep `assets` under `key`. A cache that cannot be written costs the next start time, and this one nothing."""
+def save_assets(key: str, assets: TokenizerAssets) -> None:
+    """Save `assets` under `key`. Failures are ignored: the next start converts the vocabulary again."""
     fields = {
         "chat_template": assets.chat_template,
         "special_tokens": assets.special_tokens,

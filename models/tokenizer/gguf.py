@@ -1,8 +1,8 @@
 """GGUF vocabularies -> a `tokenizers` tokenizer that gives the ids llama.cpp gives.
 
-Two kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named way to cut text into words
-(tokenizer.ggml.pre), and "llama", SentencePiece BPE with a score a token. Text that ends up in ids is never Unicode
-normalized here, also where the original tokenizer.json has a normalizer, since GGUF does not keep it.
+Two kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre), and
+"llama", SentencePiece BPE with a score a token. Text is never Unicode normalized here, even if the original
+tokenizer.json has a normalizer, since GGUF does not contain it.
 """
 
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ class GGUFTokenizer:
 def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFTokenizer:
     """Build the tokenizer that `metadata` of the file at `path` describes.
 
-    Raises UnsupportedModelError for a kind that is not listed above, CheckpointError for metadata that contradict
-    themselves.
+    Raises UnsupportedModelError for a kind that is not listed above, CheckpointError for metadata that contradict each
+    other.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in ("gpt2", "llama"):
@@ -99,7 +99,7 @@ def _sentencepiece_bpe(
 
 
 def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, the best score first.
+    """All pairs of tokens that join to a third, the best score first.
 
     SentencePiece joins the neighbors whose joint token scores best, the leftmost of equals, and `tokenizers` takes the
     merge listed first. All tokens of a trained vocabulary have scores of their own, so the orders agree.
@@ -115,7 +115,7 @@ def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list
 
 
 def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
-    """Control tokens are parsed on demand and left out of text; user-defined ones are ordinary text taken whole."""
+    """Control tokens are parsed on demand and left out of decoded text; user-defined ones are text, and never split."""
     for token, kind in zip(tokens, types, strict=True):
         if kind in (_CONTROL, _UNKNOWN):
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])

@@ -1,8 +1,8 @@
-"""load_tokenizer_assets: a checkpoint's tokenizer, in whatever form it came -> `tokenizers` JSON and what goes with it.
+"""load_tokenizer_assets: a checkpoint's tokenizer, in whatever form it has -> `tokenizers` JSON and what goes with it.
 
-BOS is settled here. A tokenizer.json says by its post-processor whether a plain prompt begins with BOS, and as in
-transformers that outranks `add_bos_token` of tokenizer_config.json; GGUF has no post-processor, so there
-`add_bos_token` of the result says it. A chat template that wants BOS writes it, and nobody adds another.
+BOS is decided here. The post-processor of a tokenizer.json decides whether a plain prompt begins with BOS, and as in
+transformers it outranks `add_bos_token` of tokenizer_config.json; GGUF has no post-processor, so there `add_bos_token`
+of the result decides. A chat template writes BOS itself if the model has one, and nothing adds another.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from models.errors import CheckpointError, UnsupportedModelError
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
 from models.tokenizer.assets import TokenizerAssets
-from models.tokenizer.cache import gguf_key, keep_assets, read_assets
+from models.tokenizer.cache import gguf_key, read_assets, save_assets
 from models.tokenizer.gguf import convert_gguf_tokenizer
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -32,7 +32,7 @@ _MAX_TOKEN_ID = 1 << 20
 _CONVERTED_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken")
 _GGUF_ID_NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 
-# Control tokens that end a text or a turn. GGUF names one EOS, where the original often has several in its
+# Control tokens that end a text or a turn. GGUF names one EOS; the original often has several in its
 # generation_config.json, which is not in the file.
 _END_TOKENS = frozenset(
     {
@@ -67,7 +67,7 @@ def load_tokenizer_assets(
         assets = read_assets(key)
         if assets is None:
             assets = _from_gguf(metadata, path, eos_token_ids)
-            keep_assets(key, assets)
+            save_assets(key, assets)
         return assets
     return _from_folder(files.root, eos_token_ids)
 
@@ -100,7 +100,7 @@ def _gguf_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:
     value = metadata.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise CheckpointError(f"{path}: {key} is {quoted(value)}, which is no token id; fetch the file again")
-    return None if value is None or value < 0 else value  # some files say -1 where there is none
+    return None if value is None or value < 0 else value  # some files have -1 where there is none
 
 
 # --- Hugging Face layout ---------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _tokenizer_of(root: Path) -> Tokenizer:
     except Exception as error:  # `tokenizers` raises nothing narrower
         raise CheckpointError(f"{path} cannot be read ({quoted(str(error))}); fetch it again") from error
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest > _MAX_TOKEN_ID:  # to_str() counts all ids up to the largest
+    if largest > _MAX_TOKEN_ID:  # to_str() walks all ids up to the largest
         raise CheckpointError(
             f"{path} has a token with id {largest}; no vocabulary goes beyond {_MAX_TOKEN_ID}: it is damaged; "
             "fetch it again"
@@ -149,16 +149,16 @@ def _tokenizer_of(root: Path) -> Tokenizer:
 def _converted(root: Path) -> Tokenizer:
     """The tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt.
 
-    transformers takes seconds to import and to convert, so the result is kept in the cache.
+    transformers takes seconds to import and to convert, so the result is cached.
     """
-    kept = cache_folder() / "tokenizers" / f"{_conversion_key(root)}.json"
-    if kept.is_file():
-        return Tokenizer.from_file(str(kept))
+    cached = cache_folder() / "tokenizers" / f"{_conversion_key(root)}.json"
+    if cached.is_file():
+        return Tokenizer.from_file(str(cached))
     tokenizer = _convert(root)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=kept.parent, suffix=".partial", encoding="utf-8", delete=False) as file:
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=cached.parent, suffix=".partial", encoding="utf-8", delete=False) as file:
         file.write(tokenizer.to_str())
-    os.replace(file.name, kept)
+    os.replace(file.name, cached)
     return tokenizer
 
 
@@ -175,10 +175,10 @@ def _convert(root: Path) -> Tokenizer:
     from transformers import AutoTokenizer
     from transformers.utils.logging import set_verbosity_error
 
-    set_verbosity_error()  # its warnings tell of attempts; what they come to is said below
+    set_verbosity_error()  # it warns of attempts; the error below reports their result
     try:
         fast = AutoTokenizer.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # converters of dozens of formats fail in any way, with texts of many lines
+    except Exception as error:  # converters of dozens of formats fail in any way, with messages of many lines
         raise UnsupportedModelError(_explain_no_tokenizer(root)) from error
     if not hasattr(fast, "backend_tokenizer"):
         raise UnsupportedModelError(f"{root}: {type(fast).__name__} has no form for `tokenizers`; add a tokenizer.json")
@@ -187,7 +187,7 @@ def _convert(root: Path) -> Tokenizer:
 
 
 def _explain_no_tokenizer(root: Path) -> str:
-    """One line for a folder that has neither a tokenizer.json nor what transformers makes one of."""
+    """The message for a folder with neither a tokenizer.json nor files that transformers converts to one."""
     models = sorted(path.name for path in root.glob("*.model"))
     if not models:
         return f"{root} has no tokenizer.json, and no other tokenizer that can be read; add the model's tokenizer.json"
@@ -198,7 +198,7 @@ def _explain_no_tokenizer(root: Path) -> str:
 
 
 def _listed_tokens(config: HFConfig) -> list[AddedToken]:
-    """Those of `added_tokens_decoder`, in the order of their ids."""
+    """The tokens of `added_tokens_decoder`, in the order of their ids."""
     listed = config.raw("added_tokens_decoder") or {}
     try:
         return [

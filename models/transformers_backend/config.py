@@ -1,4 +1,4 @@
-"""transformers' class and configuration for a config.json, or why a model cannot be run with its code."""
+"""transformers' class and configuration for a config.json, or why its code cannot run the model."""
 
 import inspect
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from models.config.overrides import Overridden
 from models.config.rope import context_length
 from models.errors import UnsupportedModelError
 
-# What other people's code may raise on a configuration that it does not expect.
+# Errors that other people's code may raise on a configuration that it does not expect.
 FOREIGN_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError),
     *(TypeError, ValueError, StrictDataclassError),
 )
-# They change with the longest text of a batch, and so what one request gets with its neighbors.
-_SCALINGS_BY_LENGTH = ("dynamic", "longrope", "su")
-_ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # whichever of them a class has, it takes all
+# They depend on the longest sequence of a batch, so that a request's result would depend on its neighbors.
+_LENGTH_DEPENDENT_SCALINGS = ("dynamic", "longrope", "su")
+_ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # a class that has one of them reads all
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ForeignModel:
 
 
 def foreign_model(overridden: Overridden) -> ForeignModel:
-    """What transformers makes of a config.json. Raises UnsupportedModelError for what the class says of itself.
+    """transformers' class and configuration for a config.json. Raises UnsupportedModelError if we cannot run the class.
 
     Code that comes with a checkpoint is never run.
     """
@@ -71,7 +71,7 @@ def _config_of(stored: HFConfig) -> PretrainedConfig:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Other people's messages, fit to stand in one of ours."""
+    """Another library's message as one line, to be quoted in ours."""
     return " ".join(str(error).split())
 
 
@@ -86,9 +86,9 @@ def _refusal(model_class: type[PreTrainedModel], config: PretrainedConfig) -> st
         return "is an encoder with a decoder"
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [part.get("rope_type", part.get("type")) for part in (scaling, *scaling.values()) if isinstance(part, dict)]
-    by_length = [kind for kind in _SCALINGS_BY_LENGTH if kind in kinds]
-    if by_length:
-        return f"turns positions by a scaling ({by_length[0]}) that depends on the other texts of a batch"
+    dependent = [kind for kind in _LENGTH_DEPENDENT_SCALINGS if kind in kinds]
+    if dependent:
+        return f"rotates positions by a scaling ({dependent[0]}) that depends on the other sequences of a batch"
     return None
 
 

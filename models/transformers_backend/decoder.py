@@ -16,11 +16,12 @@ from models.transformers_backend.interface import PagedLayer, Step
 
 
 class TransformersDecoder(nn.Module):
-    """Rows of all sequences go in as one text of many; only attention, which is ours, and positions tell them apart.
+    """transformers' model sees the rows of all sequences as one sequence; only attention, which is ours, and positions
+    tell them apart.
 
-    transformers gives hidden states and logits in one call. Here the body runs by itself, and the head with a stand-in
-    for the body, so that logits are computed for the rows that are asked for, with all that the model does to them.
-    One forward at a time: the step is noted where the attention layers find it.
+    transformers computes hidden states and logits in one call. Here the body runs by itself, and the head with a
+    stand-in for the body, so that logits are computed for the requested rows only, with all that the model does to
+    them. One forward at a time: the attention layers share one Step.
     """
 
     def __init__(
@@ -37,15 +38,15 @@ class TransformersDecoder(nn.Module):
             paged = PagedLayer(spec, index, group_of_layer[index], backend, self._step)
             model.get_submodule(name).paged = paged
         self.body = model.base_model
-        setattr(model, model.base_model_prefix, _Computed(self.body))
+        setattr(model, model.base_model_prefix, _BodyStandIn(self.body))
         self.head = model
 
     def forward(
-        self, batch: ForwardBatch, kv: Sequence[torch.Tensor], wanted: torch.Tensor | None = None
+        self, batch: ForwardBatch, kv: Sequence[torch.Tensor], output_rows: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Hidden states [T, hidden] as the head takes them; writes the rows' K and V into `kv`, one a layer.
 
-        wanted: [L] rows to return, by default all.
+        output_rows: [L] rows to return, by default all.
         """
         self._step.batch, self._step.kv = batch, kv
         try:
@@ -55,7 +56,7 @@ class TransformersDecoder(nn.Module):
         finally:
             self._step.batch, self._step.kv = None, ()
         hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden if wanted is None else hidden[wanted]
+        return hidden if output_rows is None else hidden[output_rows]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [L, hidden], rows of forward's result, to logits [L, V] in fp32."""
@@ -64,7 +65,7 @@ class TransformersDecoder(nn.Module):
         return logits
 
     def serve_context(self, max_len: int) -> None:
-        """Nothing depends on it: scalings of positions by length are refused."""
+        """Nothing depends on it: scalings that depend on the length are refused."""
 
     def weight_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())
@@ -79,8 +80,8 @@ class TransformersDecoder(nn.Module):
         return torch.zeros(0, 0, dtype=torch.int64)
 
 
-class _Computed(nn.Module):
-    """In the body's place: gives back the hidden states that it gets, and otherwise looks like the body."""
+class _BodyStandIn(nn.Module):
+    """Returns the hidden states that it is given, and otherwise looks like the body."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""check_independence: whether rows of a text depend on anything but their own text.
+"""check_independence: whether the rows of a sequence depend on that sequence alone.
 
-A class of transformers may look at its rows as one text where attention does not: shift or convolve them, count
-positions from the first row, share the work of experts. In a batch of several texts that would go wrong unseen.
+Outside attention, a class of transformers may treat all rows as one sequence: shift or convolve them, count positions
+from the first row, share the work of experts. In a batch of several sequences the result would be silently wrong.
 """
 
 import torch
@@ -13,13 +13,13 @@ from models.transformers_backend.config import FOREIGN_ERRORS, in_one_line
 from models.transformers_backend.decoder import TransformersDecoder
 
 _BLOCK_SIZE = 16
-_LENGTH = 12  # of a text; it fits a block
-_MOST_DIFFERENCE = 0.2  # of a row's length; rounding in bf16 makes some hundredths, a wrong neighbor about 1
+_LENGTH = 12  # of a sequence; it fits into a block
+_MAX_DIFFERENCE = 0.2  # relative to a row's norm; rounding in bf16 makes some hundredths, a wrong neighbor about 1
 
 
 @torch.inference_mode()
 def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, vocab_size: int, name: str) -> None:
-    """Raise UnsupportedModelError if a text computed in parts, beside parts of another, becomes a different one."""
+    """Raise UnsupportedModelError if a sequence's rows change when it is computed in parts, beside another sequence."""
     device = next(decoder.parameters()).device
     first, second = torch.randint(vocab_size, (2, _LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
     kv = [
@@ -34,26 +34,29 @@ def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, 
             f"transformers' {name} does not make logits of hidden states alone: {in_one_line(error)}"
         ) from error
     half = _LENGTH // 2
-    _, begun = decoder(_batch(decoder, [(1, 0, second[:-1]), (0, 0, first[:half])]), kv).split([_LENGTH - 1, half])
-    ended, _ = decoder(_batch(decoder, [(0, half, first[half:]), (1, _LENGTH - 1, second[-1:])]), kv).split([half, 1])
-    # Each half by itself: only the second may show that positions were counted anew. Medians: experts may tip over.
-    halves = zip((begun, ended), alone.split(half), strict=True)
+    _, first_half = decoder(_batch(decoder, [(1, 0, second[:-1]), (0, 0, first[:half])]), kv).split([_LENGTH - 1, half])
+    second_half, _ = decoder(_batch(decoder, [(0, half, first[half:]), (1, _LENGTH - 1, second[-1:])]), kv).split(
+        [half, 1]
+    )
+    # Each half by itself: only the second can show that positions were counted from its start. Medians, since rounding
+    # may change the choice of experts.
+    halves = zip((first_half, second_half), alone.split(half), strict=True)
     difference = max(float(((rows - own).norm(dim=-1) / own.norm(dim=-1)).median()) for rows, own in halves)
-    if not difference <= _MOST_DIFFERENCE:  # nor NaN
+    if not difference <= _MAX_DIFFERENCE:  # nor NaN
         raise UnsupportedModelError(
-            f"transformers' {name} computes another text where several are in a batch (rows differ by "
+            f"transformers' {name} computes other rows where several sequences are in a batch (they differ by "
             f"{difference:.2f} of their length), so requests would change each other"
         )
 
 
 def _batch(decoder: TransformersDecoder, parts: list[tuple[int, int, torch.Tensor]]) -> ForwardBatch:
-    """parts: (text, position of its first row, tokens). A text's block has its number."""
+    """parts: (sequence, position of the part's first row, tokens). A sequence's one block has its number."""
     device = parts[0][2].device
     positions = [torch.arange(start, start + len(tokens), device=device) for _, start, tokens in parts]
-    slots = [text * _BLOCK_SIZE + rows for (text, _, _), rows in zip(parts, positions, strict=True)]
+    slots = [sequence * _BLOCK_SIZE + rows for (sequence, _, _), rows in zip(parts, positions, strict=True)]
     lengths = [len(tokens) for _, _, tokens in parts]
     context_lens = [start + len(tokens) for _, start, tokens in parts]
-    tables = torch.tensor([[text] for text, _, _ in parts], dtype=torch.int32, device=device)
+    tables = torch.tensor([[sequence] for sequence, _, _ in parts], dtype=torch.int32, device=device)
     return ForwardBatch(
         token_ids=torch.cat([tokens for _, _, tokens in parts]),
         positions=torch.cat(positions),

@@ -12,12 +12,12 @@ from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
 from models.spec import AttentionSpec
 
-PAGED = "headrace"  # no masks are made for a name that has none registered: back ends know what a row sees
+PAGED = "headrace"  # transformers makes no masks for a name without a registered one: back ends know what a row sees
 
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """What is computed now. Set for the time of one forward pass, since models do not hand everything through."""
+    """The step that is computed now. Set during a forward pass, since models do not pass all arguments on."""
 
     batch: ForwardBatch | None = None
     kv: Sequence[torch.Tensor] = ()
@@ -25,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PagedLayer:
-    """One layer's attention; stands at the module that asks for it, under the name `paged`."""
+    """One layer's attention; the attribute `paged` of the module that calls it."""
 
     spec: AttentionSpec
     layer: int
@@ -39,13 +39,13 @@ class PagedLayer:
         assert batch is not None
         group, value_dim = batch.groups[self.group], v.shape[-1]
         assert isinstance(group, KVGroupBatch)
-        q, k, v = (self._widened(part.to(kv.dtype)) for part in (q, k, v))
+        q, k, v = (self._padded(part.to(kv.dtype)) for part in (q, k, v))
         self.backend.write(kv, k, v, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec, sinks=sinks)
         return attended[..., :value_dim]
 
-    def _widened(self, heads: torch.Tensor) -> torch.Tensor:
-        """Values may be smaller than keys, or larger. Zeros change neither a product nor what is kept of a sum."""
+    def _padded(self, heads: torch.Tensor) -> torch.Tensor:
+        """With zeros up to the head size, since values may be smaller than keys, or larger. Zeros change no result."""
         return F.pad(heads, (0, self.spec.head_dim - heads.shape[-1])).contiguous()
 
 
@@ -58,7 +58,7 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' interface: [1, heads, T, D] each to [1, T, H, value size]. Options are known from `observe`."""
+    """transformers' interface: [1, heads, T, D] each to [1, T, H, value size]. `observe` has checked the options."""
     paged: PagedLayer = module.paged
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     return paged.attend(q, k, v, s_aux)[None].to(query.dtype), None

@@ -1,7 +1,7 @@
-"""observe: each layer's attention, as a model without weights asks for it when it is run once.
+"""observe: each layer's attention, found by running a model without weights once.
 
-Configurations call heads, windows, caps and scales by many names, and code decides what they mean. A run on torch's
-meta device, which computes shapes only, shows what the code makes of them.
+Configurations call heads, windows, caps and scales by many names, and the model's code decides what they mean. A run on
+torch's meta device, which computes shapes only, shows how the code calls attention.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, in_
 
 _OBSERVED = "headrace-observed"
 _NUM_ROWS = 3
-# Arguments that do not change what attention computes here: nothing is dropped, and rows know their positions.
+# Arguments that do not change what attention computes here: there is no dropout, and rows have their positions.
 _NEUTRAL = ("dropout", "position_ids", "use_cache", "output_attentions", "cache_position")
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a model asks for. layers: of each, the name of the module that attends, and how."""
+    """What a model needs. layers: of each, the name of the module that attends, and its attention."""
 
     layers: tuple[tuple[str, AttentionSpec], ...]
     vocab_size: int
-    num_numbers: int  # of the weights
+    num_parameters: int
 
 
 @dataclass(slots=True)
@@ -37,12 +37,12 @@ class _Recorder:
     calls: list[tuple[nn.Module, AttentionSpec]] = field(default_factory=list)
 
 
-class _Refused(Exception):
-    """Why what a model asks for cannot be had."""
+class _UnsupportedAttentionError(Exception):
+    """Why attention as the model calls it is not supported."""
 
 
 def observe(foreign: ForeignModel) -> Observed:
-    """Raises UnsupportedModelError if the model asks for what attention over the KV cache does not offer."""
+    """Raises UnsupportedModelError if attention over the KV cache cannot do what the model asks for."""
     name = foreign.model_class.__name__
     try:
         with torch.device("meta"), torch.inference_mode():
@@ -54,8 +54,8 @@ def observe(foreign: ForeignModel) -> Observed:
                 module.recorder = recorder
             logits = model(**_inputs(), use_cache=False).logits
         layers = _layers(model, recorder, foreign.config.num_hidden_layers)
-    except _Refused as refusal:
-        raise UnsupportedModelError(f"transformers' {name} {refusal}") from None
+    except _UnsupportedAttentionError as reason:
+        raise UnsupportedModelError(f"transformers' {name} {reason}") from None
     except FOREIGN_ERRORS as error:
         raise UnsupportedModelError(
             f"transformers' {name} does not run without weights: {in_one_line(error)}"
@@ -72,9 +72,11 @@ def _layers(model: nn.Module, recorder: _Recorder, num_layers: int) -> tuple[tup
     names = {module: name for name, module in model.named_modules()}
     layers = tuple((names[module], spec) for module, spec in recorder.calls)
     if len({name for name, _ in layers}) < len(layers):
-        raise _Refused("attends several times in a layer")
+        raise _UnsupportedAttentionError("attends several times in a layer")
     if len(layers) != num_layers:
-        raise _Refused(f"attends in {len(layers)} of {num_layers} layers; what others keep of a text is not held")
+        raise _UnsupportedAttentionError(
+            f"attends in {len(layers)} of {num_layers} layers; the state of the others is not stored"
+        )
     return layers
 
 
@@ -90,18 +92,18 @@ def _record(
     s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Stands for attention: notes the call at the module's recorder."""
+    """In place of attention: records the call with the module's recorder."""
     is_causal = others.pop("is_causal", None)
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
-        raise _Refused("looks ahead: it is no causal model")
+        raise _UnsupportedAttentionError("looks ahead: it is no causal model")
     unknown = [name for name, option in others.items() if not (name in _NEUTRAL or option is None or option is False)]
     if unknown:
-        raise _Refused(f"asks attention for {', '.join(unknown)}, which is not known here")
+        raise _UnsupportedAttentionError(f"asks attention for {', '.join(unknown)}, which is not known here")
     if scaling is not None and not isinstance(scaling, int | float):
-        raise _Refused("scales scores by a tensor")
+        raise _UnsupportedAttentionError("scales scores by a tensor")
     window = getattr(attention_mask, "window", None)
     if attention_mask is not None and window != (sliding_window or 0):
-        raise _Refused("masks scores in a way of its own")
+        raise _UnsupportedAttentionError("masks scores in a way of its own")
     spec = AttentionSpec(
         num_heads=query.shape[1],
         num_kv_heads=key.shape[1],
@@ -119,7 +121,7 @@ def _record(
 def _mask(
     q_length: int, kv_length: int, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **_: Any
 ) -> torch.Tensor:
-    """A mask without contents that says in `window` what it shows: 0 is everything before a row."""
+    """A mask without contents; its `window` is the window that it allows, 0 for all positions up to a row."""
     mask = torch.empty((1, 1, q_length, kv_length), dtype=torch.bool)
     mask.window = _window(mask_function, 3 * (local_size or 8))
     return mask
@@ -131,7 +133,7 @@ def _window(mask_function: Callable[..., torch.Tensor], position: int) -> int | 
         zero, row, keys = torch.tensor(0), torch.tensor(position), torch.arange(position + 2)
         try:
             seen = mask_function(zero, zero, row, keys).nonzero().flatten().tolist()
-        except FOREIGN_ERRORS:  # such as of a mask that needs images
+        except FOREIGN_ERRORS:  # such as for a mask that needs images
             return None
     if not seen or seen != list(range(seen[0], position + 1)):
         return None

@@ -1,4 +1,4 @@
-"""OpenedTransformersModel: a folder whose model transformers' code computes, from its description to its weights."""
+"""OpenedTransformersModel: a folder whose model transformers' code computes, described and then loaded."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from models.config.overrides import Overridden, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.linear.dense import DTYPE_NAMES
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, HeldWeights
+from models.loaded_model import ComputeConfig, LoadedWeights
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.spec import AttentionSpec
-from models.system.memory import obtainable_memory_bytes, require_memory, too_large
+from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, foreign_model, in_one_line
 from models.transformers_backend.decoder import TransformersDecoder
 from models.transformers_backend.independence import check_independence
@@ -30,7 +30,7 @@ from models.transformers_backend.observe import Observed, observe
 
 @dataclass(frozen=True, slots=True)
 class OpenedTransformersModel:
-    """Described, and known to run over the KV cache; no weights have been read."""
+    """Described, and known to run over the KV cache; no weights are read yet."""
 
     root: Path
     overridden: Overridden
@@ -73,26 +73,26 @@ class OpenedTransformersModel:
         compute: ComputeConfig,
         weights: WeightOptions,
         progress: ProgressReport,
-    ) -> tuple[TransformersDecoder, HeldWeights]:
+    ) -> tuple[TransformersDecoder, LoadedWeights]:
         """The model with the checkpoint's weights, all in one dtype. Raises a ModelError."""
         if weights.quantize_to is not None:
             raise ModelError(
                 "--quantization of weights on load is for headrace's own families, and this model runs through "
                 "transformers; leave it at auto"
             )
-        needed = self.observed.num_numbers * compute.dtype.itemsize
-        require_memory(needed, compute.device)
+        needed_bytes = self.observed.num_parameters * compute.dtype.itemsize
+        require_memory(needed_bytes, compute.device)
         progress("load weights", 0, 0, "B")
         try:
             model = self._read(compute.dtype).to(compute.device).eval()
         except (torch.OutOfMemoryError, MemoryError):
-            raise too_large(needed, obtainable_memory_bytes(compute.device), compute.device) from None
+            raise not_enough_memory(needed_bytes, obtainable_memory_bytes(compute.device), compute.device) from None
         decoder = TransformersDecoder(model, self.observed.layers, compute.backend)
         check_independence(decoder, compute.backend, self.vocab_size, self.foreign.model_class.__name__)
         kind = DTYPE_NAMES[compute.dtype]
         formats = Counter({kind: len(list(decoder.parameters()))})
         note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {kind} {formats[kind]} tensors"
-        return decoder, HeldWeights(formats, note)
+        return decoder, LoadedWeights(formats, note)
 
     def _read(self, dtype: torch.dtype) -> transformers.PreTrainedModel:
         transformers.utils.logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""KeptModel: one model's packed weights in the cache folder, by a key of all that decides what they are."""
+"""CachedWeights: one model's entry in the weight cache, by a key of everything that decides the packed weights."""
 
 import dataclasses
 import functools
@@ -11,16 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from models.checkpoints.quantized.registry import OLD_FILES
+from models.checkpoints.quantized.registry import LEGACY_CONFIG_FILES
 from models.checkpoints.safetensors import INDEX_NAME
 from models.decoder import Decoder
 from models.kernels.cpu.library import required_library
 from models.linear.storage import WeightOptions
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
-from models.weight_cache.image import ImageError
+from models.weight_cache.cache import WeightCache
 from models.weight_cache.packed_weights import restore, weights_of
-from models.weight_cache.store import WeightStore
+from models.weight_cache.weight_file import WeightFileError
 
 logger = logging.getLogger(__name__)
 
@@ -28,58 +28,58 @@ _CODE = Path(__file__).parents[1]  # all of models
 
 
 @dataclass(frozen=True, slots=True)
-class KeptModel:
-    """state: of `files`, as it was before they were opened, and part of the key."""
+class CachedWeights:
+    """state: of `files` before they were opened, and a part of the key."""
 
-    store: WeightStore
+    cache: WeightCache
     key: str
     files: ModelFiles
     state: str
 
     def restore(self, decoder: Decoder, progress: ProgressReport) -> int:
-        """Give a decoder that is laid out and allocated its weights, mapped. Returns their bytes; 0: it has none."""
-        image = self.store.find(self.key, progress)
-        if image is None:
+        """Map the weights into a skeleton with memory. Returns their bytes; 0 if the cache does not have them."""
+        file = self.cache.find(self.key, progress)
+        if file is None:
             return 0
         try:
-            restore(decoder, image)
-        except ImageError as error:
-            logger.warning("%s is not used: %s", self.store.path(self.key), error)
+            restore(decoder, file)
+        except WeightFileError as error:
+            logger.warning("%s is not used: %s", self.cache.path(self.key), error)
             return 0
-        return image.num_bytes
+        return file.num_bytes
 
-    def keep(self, decoder: Decoder, progress: ProgressReport) -> None:
-        """Keep a loaded decoder's weights for the next start."""
+    def save(self, decoder: Decoder, progress: ProgressReport) -> None:
+        """Save a loaded decoder's weights for the next start."""
         weights = weights_of(decoder)
         if files_state(self.files) != self.state:
-            logger.info("packed weights are not kept: the files of %s have changed meanwhile", self.files.origin)
+            logger.info("packed weights are not cached: the files of %s have changed meanwhile", self.files.origin)
         elif weights is not None:
-            self.store.keep(self.key, *weights, progress)
+            self.cache.save(self.key, *weights, progress)
 
 
-def kept_model(
-    store: WeightStore, files: ModelFiles, state: str, weights: WeightOptions, overrides: Mapping[str, Any]
-) -> KeptModel:
-    """Of a model on native linear kernels. state: of `files_state`, before they were opened."""
+def cached_weights(
+    cache: WeightCache, files: ModelFiles, state: str, weights: WeightOptions, overrides: Mapping[str, Any]
+) -> CachedWeights:
+    """The entry of a model on native linear kernels. state: of `files_state`, before the files were opened."""
     digest = hashlib.blake2b(state.encode(), digest_size=20)
-    if weights.quantize_to is None:  # then the others say nothing: a draft of the same file shares its image
+    if weights.quantize_to is None:  # then the other options change nothing: a draft of the same file shares its entry
         weights = WeightOptions(keeps_quantized=weights.keeps_quantized)
     options = {name: str(value) for name, value in dataclasses.asdict(weights).items()}
     kernels = required_library().path.stem  # a hash of their source, compiler and level
     digest.update(repr((options, json.dumps(dict(overrides), sort_keys=True), kernels)).encode())
     digest.update(_code_digest())
-    return KeptModel(store, digest.hexdigest(), files, state)
+    return CachedWeights(cache, digest.hexdigest(), files, state)
 
 
 def files_state(files: ModelFiles) -> str | None:
-    """Changes with all files that decide the weights; None if one is gone.
+    """Changes with any file that decides the weights; None if one is gone.
 
-    Told by path, size, inode and times, of which a program cannot set the time of change: reading a file to hash it
-    would take longer than loading it.
+    Made of path, size, inode and times. Programs cannot set the time of change, and reading a file to hash it would
+    take longer than loading it.
     """
     described = []
     try:
-        for path in (*sorted(files.weight_files), *_files_there(files.root, (*OLD_FILES, INDEX_NAME))):
+        for path in (*sorted(files.weight_files), *_existing_files(files.root, (*LEGACY_CONFIG_FILES, INDEX_NAME))):
             status = path.stat()
             described.append(
                 (str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
@@ -89,13 +89,13 @@ def files_state(files: ModelFiles) -> str | None:
     return repr(described)
 
 
-def _files_there(root: Path | None, names: Iterable[str]) -> list[Path]:
+def _existing_files(root: Path | None, names: Iterable[str]) -> list[Path]:
     return [] if root is None else [root / name for name in names if (root / name).exists()]
 
 
 @functools.cache
 def _code_digest() -> bytes:
-    """Changes with whatever reads and packs weights."""
+    """Changes with all code that reads and packs weights."""
     digest = hashlib.blake2b(digest_size=20)
     for path in sorted(_CODE.rglob("*.py")):
         digest.update(path.read_bytes())

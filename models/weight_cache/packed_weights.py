@@ -1,4 +1,4 @@
-"""A decoder's loaded weights as tensors with a record of each packed one, and a decoder from these."""
+"""A decoder's loaded weights as tensors with a record of each packed one, and back into a decoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,29 +8,29 @@ from torch import nn
 
 from models.decoder import Decoder
 from models.kernels.linear import NativeWeight, PackedWeight, WeightFormat
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
-from models.linear.native import Packed
+from models.linear.native import NativeLinearMethod
 from models.quant.scaled_weight import ScaledWeight
 from models.quant.tensor import ActivationQuantization, Encoding
-from models.weight_cache.image import Image, ImageError
+from models.weight_cache.weight_file import WeightFile, WeightFileError
 
 Record = dict[str, Any]  # of a packed weight, as JSON has it
 Records = dict[str, list[tuple[str | None, Record]]]  # a layer's name -> (shard, record), in the order of their rows
 
 
 def weights_of(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | None:
-    """All that loading has filled in, or None where a layer holds codes that torch dequantizes: these are as stored."""
+    """All loaded weights; None if torch dequantizes those of a layer, which are the checkpoint's own."""
     tensors: dict[str, torch.Tensor] = {}
     records: Records = {}
     for name, module in decoder.named_modules():
         for parameter_name, parameter in _own_parameters(module).items():
             tensors[f"{name}.{parameter_name}"] = parameter.data
-        if not isinstance(module, Linear) or isinstance(module.scheme, Unquantized):
+        if not isinstance(module, Linear) or isinstance(module.method, DenseLinearMethod):
             continue
-        if not isinstance(module.scheme, Packed):
+        if not isinstance(module.method, NativeLinearMethod):
             return None
-        weights = {shard: module.scheme.weights[shard] for shard in module.scheme.shards}
+        weights = {shard: module.method.weights[shard] for shard in module.method.shards}
         records[name] = [(shard, _record(weight)) for shard, weight in weights.items()]
         for shard, weight in weights.items():
             tensors[f"{name}.{_data_name(shard)}"] = weight.data
@@ -40,61 +40,65 @@ def weights_of(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | No
 
 
 @torch.no_grad()
-def restore(decoder: Decoder, image: Image) -> None:
-    """Put an image of `weights_of` in place, in a decoder that is laid out and allocated as that one was.
+def restore(decoder: Decoder, file: WeightFile) -> None:
+    """Put a file of `weights_of` into a decoder with the same skeleton, whose memory is allocated.
 
-    Raises ImageError if something is missing or has another shape, before anything is changed.
+    Raises WeightFileError if something is missing or has another shape, before anything is changed.
     """
-    records: Mapping[str, Any] = image.extra
     modules = dict(decoder.named_modules())
-    missing = [
-        f"{name}.{each}"
+    _check_parameters(modules, file)
+    layers = _native_layers(modules)
+    weights = _native_weights(layers, file)
+    for name, module in modules.items():
+        for parameter_name, parameter in _own_parameters(module).items():
+            parameter.data = file.tensors[f"{name}.{parameter_name}"]
+    for name, (layer, method) in layers.items():
+        method.attach(layer, weights[name])
+
+
+def _check_parameters(modules: Mapping[str, nn.Module], file: WeightFile) -> None:
+    for name, module in modules.items():
+        for parameter_name, parameter in _own_parameters(module).items():
+            found = file.tensors.get(f"{name}.{parameter_name}")
+            if found is None or (found.shape, found.dtype) != (parameter.shape, parameter.dtype):
+                raise WeightFileError(f"it is of another model ({name}.{parameter_name} is missing or differs)")
+
+
+def _native_layers(modules: Mapping[str, nn.Module]) -> dict[str, tuple[Linear, NativeLinearMethod]]:
+    return {
+        name: (module, module.method)
         for name, module in modules.items()
-        for each, parameter in _own_parameters(module).items()
-        if not _is_alike(image.tensors.get(f"{name}.{each}"), parameter)
-    ]
-    packed = {
-        name: module.scheme
-        for name, module in modules.items()
-        if isinstance(module, Linear) and isinstance(module.scheme, Packed)
+        if isinstance(module, Linear) and isinstance(module.method, NativeLinearMethod)
     }
-    if missing:
-        raise ImageError(f"it is of another model ({missing[0]} is missing or differs)")
+
+
+def _native_weights(
+    layers: Mapping[str, tuple[Linear, NativeLinearMethod]], file: WeightFile
+) -> dict[str, dict[str | None, NativeWeight]]:
+    """The packed weights of each layer, by shard. Raises WeightFileError if they are not those of the layers."""
+    records: Records = file.extra
     try:
-        if any(_shapes_of(modules[name]) != _shapes(records[name]) for name in packed):
-            raise ImageError("it is of another model (its linear layers differ)")
-        weights = {
-            name: {shard: _weight(image.tensors, name, shard, record) for shard, record in records[name]}
-            for name in packed
+        if any(_shapes(layer, method) != _recorded_shapes(records[name]) for name, (layer, method) in layers.items()):
+            raise WeightFileError("it is of another model (its linear layers differ)")
+        return {
+            name: {shard: _weight(file.tensors, name, shard, record) for shard, record in records[name]}
+            for name in layers
         }
     except (KeyError, ValueError, TypeError):
-        raise ImageError("it is of another model (its packed weights differ)") from None
-    for name, module in modules.items():
-        for each, parameter in _own_parameters(module).items():
-            parameter.data = image.tensors[f"{name}.{each}"]
-    for name, scheme in packed.items():
-        layer = modules[name]
-        assert isinstance(layer, Linear)
-        scheme.take(layer, weights[name])
+        raise WeightFileError("it is of another model (its packed weights differ)") from None
 
 
-def _shapes_of(layer: nn.Module) -> list[tuple[str | None, int, int]]:
-    """(shard, rows, columns) of each packed weight that a layer wants."""
-    assert isinstance(layer, Linear)
-    assert isinstance(layer.scheme, Packed)
-    return [(shard, layer.rows(shard)[1], layer.in_features) for shard in layer.scheme.shards]
+def _shapes(layer: Linear, method: NativeLinearMethod) -> list[tuple[str | None, int, int]]:
+    """(shard, rows, columns) of each packed weight that the layer needs."""
+    return [(shard, layer.rows(shard)[1], layer.in_features) for shard in method.shards]
 
 
-def _shapes(records: Sequence[tuple[str | None, Record]]) -> list[tuple[str | None, int, int]]:
+def _recorded_shapes(records: Sequence[tuple[str | None, Record]]) -> list[tuple[str | None, int, int]]:
     return [(shard, record["rows"], record["columns"]) for shard, record in records]
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: each for name, each in module._parameters.items() if each is not None}
-
-
-def _is_alike(found: torch.Tensor | None, parameter: torch.Tensor) -> bool:
-    return found is not None and (found.shape, found.dtype) == (parameter.shape, parameter.dtype)
 
 
 def _record(weight: NativeWeight) -> Record:

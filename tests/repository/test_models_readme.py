@@ -8,7 +8,7 @@ import torch
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.layers.qk_norm import OwnWeightsNorm
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.spec import DecoderSpec
 from tests.helpers.repository import ROOT
@@ -30,7 +30,7 @@ def test_every_place_is_in_the_table() -> None:
 
 
 def places_of(spec: DecoderSpec) -> Places:
-    decoder = Decoder(spec, backend=ReferenceAttention(), scheme=Unquantized(torch.float32), dtype=torch.float32)
+    decoder = Decoder(spec, backend=ReferenceAttention(), method=DenseLinearMethod(torch.float32), dtype=torch.float32)
     places: Places = {}
     for name, module in decoder.named_modules():
         parameters = {parameter for parameter, _ in module.named_parameters(recurse=False)}

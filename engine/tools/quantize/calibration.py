@@ -18,7 +18,7 @@ from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch
 from models.layers.moe import MoE
 from models.linear.linear import Linear
-from models.linear.prologue import AS_IS
+from models.linear.prologue import IDENTITY
 from models.quant.activations import round_by_token
 from models.quant.gptq import FactoredInputs
 from models.quant.tensor import Encoding
@@ -215,5 +215,5 @@ def has_narrow_outputs(linear: Linear) -> bool:
 
 def _input_rows(args: tuple[Any, ...]) -> torch.Tensor:
     """What the matrix multiplies, [T, in] fp32, of the arguments of Linear.forward."""
-    prologue = args[1] if len(args) > 1 else AS_IS
+    prologue = args[1] if len(args) > 1 else IDENTITY
     return prologue(args[0]).to(torch.float32)

@@ -29,14 +29,14 @@ from engine.tools.quantize.calibration import (
 from engine.tools.quantize.folding import Folding, fold
 from models.decoder import DecoderLayer
 from models.errors import UnsupportedModelError
-from models.export.compressed_tensors import Form, quantization_config, tensors_of
+from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
 from models.export.hugging_face import Layout, layout_of
 from models.export.shards import ShardWriter
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.storage import WeightOptions
 from models.loading.assign import Assignment, check_finite
-from models.loading.layer_stream import LayerStream, Passage, layer_of
+from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.loading.open import OpenedModel
 from models.progress import ProgressReport
 from models.quant.dequantize import dequantize
@@ -48,11 +48,11 @@ from models.tokenizer.load import load_tokenizer_assets
 
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # of tensors that are kept
 FORMS = {
-    Scheme.INT4: Form(Encoding.INT4),
-    Scheme.INT8: Form(Encoding.INT8),
-    Scheme.FP8: Form(Encoding.FP8_E4M3),
-    Scheme.W8A8: Form(Encoding.INT8, rounds_inputs=True),
-    Scheme.FP8_DYNAMIC: Form(Encoding.FP8_E4M3, rounds_inputs=True),
+    Scheme.INT4: OutputFormat(Encoding.INT4),
+    Scheme.INT8: OutputFormat(Encoding.INT8),
+    Scheme.FP8: OutputFormat(Encoding.FP8_E4M3),
+    Scheme.W8A8: OutputFormat(Encoding.INT8, rounds_inputs=True),
+    Scheme.FP8_DYNAMIC: OutputFormat(Encoding.FP8_E4M3, rounds_inputs=True),
 }
 _KEPT_INPUTS = 512  # of each matrix, to choose factors by
 _CORRECTED = (Encoding.INT4,)  # for what was quantized before: 8 bits leave too little to tell from noise
@@ -119,9 +119,9 @@ class _Conversion:
 
     def check(self, folder: Path) -> None:
         """Refuse what a compressed-tensors checkpoint has no form for, and a full disk, before anything is read."""
-        inner = [each.tensor for each in self._stream.plan if self._is_inner(each)]
+        inner = [each.tensor for each in self._stream.assignments if self._is_inner(each)]
         names = Counter(tensor.name for tensor in inner)
-        for assignment in self._stream.plan:
+        for assignment in self._stream.assignments:
             tensor = assignment.tensor
             self._layout.name(assignment)
             if not self._is_inner(assignment):
@@ -144,7 +144,7 @@ class _Conversion:
                 f"of this model has a multiple of one of these (they have {', '.join(map(str, columns))}); choose fp8, "
                 "w8a8, fp8-dynamic, or int8 without --group-size, which take whole rows"
             )
-        needed, free = sum(map(self._num_bytes, self._stream.plan)), shutil.disk_usage(folder).free
+        needed, free = sum(map(self._num_bytes, self._stream.assignments)), shutil.disk_usage(folder).free
         if needed > free:
             raise StartupError(
                 f"the checkpoint will take {format_bytes(int(needed))}, and {folder.parent} has {format_bytes(free)} "
@@ -163,11 +163,11 @@ class _Conversion:
 
     @torch.inference_mode()
     def run(self, folder: Path, batches: Sequence, progress: ProgressReport) -> Written:
-        for assignment in self._stream.plan:
+        for assignment in self._stream.assignments:
             if layer_of(assignment) is None:
                 self._write_plain(assignment)
         if batches:
-            self._stream.read_ends()
+            self._stream.load_non_layer_weights()
         passages, truths = ([self._stream.begin([batch]) for batch in batches] for _ in range(2))
         for index, layer in self._stream.layers("quantize", progress):
             self._convert_layer(index, layer, passages, truths)
@@ -184,9 +184,11 @@ class _Conversion:
         written.num_bytes = self._writer.num_bytes
         return written
 
-    def _convert_layer(self, index: int, layer: nn.Module, passages: list[Passage], truths: list[Passage]) -> None:
+    def _convert_layer(
+        self, index: int, layer: nn.Module, passages: list[LayerwiseForward], truths: list[LayerwiseForward]
+    ) -> None:
         """Write one layer's tensors, and let the passages go on: `truths` through the layer as it was."""
-        plan = [each for each in self._stream.plan if layer_of(each) == index]
+        plan = [each for each in self._stream.assignments if layer_of(each) == index]
         if passages:
             linears = linears_of(layer)
             for each in filter(self._is_inner, plan):
@@ -222,7 +224,7 @@ class _Conversion:
         index: int,
         layer: nn.Module,
         assignments: Sequence[Assignment],
-        passages: list[Passage],
+        passages: list[LayerwiseForward],
         seen: Mapping[str, Seen],
         folding: Folding,
     ) -> None:
@@ -271,7 +273,7 @@ class _Conversion:
             held = linear.weight.narrow(0, *linear.rows(assignment.destination.shard))
             held.copy_(dequantize(quantized, torch.float32)[order])  # the passages go on through what was written
 
-    def _row_interval(self, passages: list[Passage]) -> int:
+    def _row_interval(self, passages: list[LayerwiseForward]) -> int:
         return max(1, sum(len(rows) for passage in passages for rows in passage.rows) // _KEPT_INPUTS)
 
     def _folding(self, index: int, layer: nn.Module, plan: list[Assignment], seen: Mapping[str, Seen]) -> Folding:

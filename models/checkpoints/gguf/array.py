@@ -1,4 +1,4 @@
-"""GGUFArray: an array of a GGUF file's metadata, which stays in the file until its values are asked for."""
+"""GGUFArray: an array of a GGUF file's metadata, which stays in the file until its values are read."""
 
 import struct
 from typing import Any
@@ -7,35 +7,35 @@ import numpy as np
 
 
 class GGUFArray:
-    """Its bytes lie within the file, and texts within the array: whoever made it has checked that."""
+    """Its bytes lie within the file, and its strings within the array: the reader of the header has checked that."""
 
-    def __init__(self, data: memoryview, count: int, number: np.dtype[Any] | None) -> None:
-        """data: the items as in the file. number: their type, or None for texts, each behind its length."""
+    def __init__(self, data: memoryview, count: int, dtype: np.dtype[Any] | None) -> None:
+        """data: the items as in the file. dtype: of numbers; None for strings, each after its length."""
         self.data = data
         self._count = count
-        self._number = number
+        self._dtype = dtype
 
     def __len__(self) -> int:
         return self._count
 
     def __repr__(self) -> str:
-        return f"an array of {self._count} {'texts' if self._number is None else 'numbers'}"
+        return f"an array of {self._count} {'strings' if self._dtype is None else 'numbers'}"
 
     def values(self) -> list[Any]:
-        """All items; bytes of texts that are not UTF-8 become replacement characters."""
-        if self._number is not None:
-            return np.frombuffer(self.data, self._number).tolist()
-        # A vocabulary has hundreds of thousands, so that calls would take most of the time.
-        data, end, texts, length_of = self.data, 0, [], struct.Struct("<Q").unpack_from
+        """All items; bytes of strings that are not UTF-8 become replacement characters."""
+        if self._dtype is not None:
+            return np.frombuffer(self.data, self._dtype).tolist()
+        # A vocabulary has hundreds of thousands: calls would take most of the time.
+        data, end, strings, length_of = self.data, 0, [], struct.Struct("<Q").unpack_from
         for _ in range(self._count):
             start = end + 8
             end = start + length_of(data, end)[0]
-            texts.append(str(data[start:end], "utf-8", "replace"))
-        return texts
+            strings.append(str(data[start:end], "utf-8", "replace"))
+        return strings
 
 
 def array_values(value: object) -> list[Any] | None:
-    """The items of a metadata array, in a file or in memory; None for anything else."""
+    """The items of a metadata array, in the file or in memory; None for anything else."""
     if isinstance(value, GGUFArray):
         return value.values()
     return value if isinstance(value, list) else None

@@ -1,4 +1,4 @@
-"""Rows of GGUF blocks in plain torch, on any device: held as they are in the file, dequantized exactly as by gguf.
+"""Rows of GGUF blocks in plain torch, on any device: as they are in the file, and dequantized exactly as by gguf.
 
 Where a super-block of 256 columns has a scale for 16 or 32 of them, codes come as [.., scales, columns of each].
 """
@@ -23,7 +23,7 @@ class GGUFRows:
     rows: torch.Tensor
 
     def parts(self) -> "list[GGUFRows]":
-        """The matrix in runs of rows, each of which is small when dequantized, other than an output layer."""
+        """The matrix in runs of rows that are small when dequantized, as a whole output layer is not."""
         block_columns, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[self.format.name]]
         columns = self.rows.shape[1] // block_bytes * block_columns
         return [GGUFRows(self.format, rows) for rows in self.rows.split(max(1, _PART_ELEMENTS // columns))]
@@ -99,7 +99,7 @@ def _q6_k(sections: _Sections) -> torch.Tensor:
 
 def _with_minima(d: torch.Tensor, dmin: torch.Tensor, packed: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """codes: [.., 8, 32]. packed: 8 scales and 8 minima of 6 bits: four bytes with the first scales, four with the
-    first minima, four with the nibbles of the others, whose upper bits stand above the first."""
+    first minima, four with the nibbles of the others, whose upper bits are those of the first eight bytes."""
     scales, minima, nibbles = packed.split(4, dim=-1)
     scale = torch.cat((scales & 63, nibbles & 15 | scales >> 6 << 4), dim=-1)
     minimum = torch.cat((minima & 63, nibbles >> 4 | minima >> 6 << 4), dim=-1)

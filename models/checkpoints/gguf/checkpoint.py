@@ -27,13 +27,13 @@ _CHUNK_ELEMENTS = 1 << 20  # dequantized at a time: the fp32 temporaries stay in
 
 
 class GGUFCheckpoint:
-    """Tensors of all parts under their GGUF names, and the metadata, which the first part holds."""
+    """Tensors of all parts under their GGUF names, and the metadata, which is in the first part."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         headers = [read_gguf_header(path) for path in paths]
         self.path = headers[0].path
         self.metadata = headers[0].metadata
-        self.dtype = torch.bfloat16  # what quantized weights become: see load_model's dtype "auto"
+        self.dtype = torch.bfloat16  # of quantized weights when dequantized: see resolve_dtype's "auto"
         self.tensors: dict[str, StoredTensor] = {}
         _check_parts(headers)
         for header in headers:
@@ -45,8 +45,8 @@ class GGUFCheckpoint:
                         f"tensor {tensor.name!r} is in {other} and in {header.path}; fetch them again"
                     )
                 self.tensors[tensor.name] = _stored(header.path, tensor, mapped)
-        for kind in {tensor.type for header in headers for tensor in header.tensors}:
-            _check_dequantizable(self.path, kind)
+        for tensor_type in {tensor.type for header in headers for tensor in header.tensors}:
+            _check_dequantizable(self.path, tensor_type)
 
 
 def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
@@ -55,87 +55,87 @@ def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
 
 
 def _described(
-    name: str, shape: tuple[int, ...], kind: GGMLQuantizationType, data: np.ndarray, path: Path
+    name: str, shape: tuple[int, ...], tensor_type: GGMLQuantizationType, data: np.ndarray, path: Path
 ) -> StoredTensor:
     """data: the tensor's bytes, mapped."""
 
     def part(index: int) -> StoredTensor:
-        return _described(f"{name}[{index}]", shape[1:], kind, data.reshape(shape[0], -1)[index], path)
+        return _described(f"{name}[{index}]", shape[1:], tensor_type, data.reshape(shape[0], -1)[index], path)
 
-    def refuse() -> CheckpointError:
+    def not_finite() -> CheckpointError:
         return CheckpointError(f"{path}: {name!r} holds scales that are no finite numbers; fetch the file again")
 
-    entry = (name, shape, kind.name, data.nbytes, path)
-    if kind in _PLAIN:
-        plain = torch.from_numpy(data).view(_PLAIN[kind]).view(shape)
+    entry = (name, shape, tensor_type.name, data.nbytes, path)
+    if tensor_type in _PLAIN:
+        plain = torch.from_numpy(data).view(_PLAIN[tensor_type]).view(shape)
         return StoredTensor(*entry, read=plain.to, part=part)
     rows = data.reshape(math.prod(shape[:-1]), -1)
     packed = torch.from_numpy(rows)
     return StoredTensor(
         *entry,
-        read=lambda dtype: _dequantize(packed, shape, kind, dtype, refuse),
-        read_packed=lambda: packed,
+        read=lambda dtype: _dequantize(packed, shape, tensor_type, dtype, not_finite),
+        read_blocks=lambda: packed,
         part=part,
-        quantized=stored_codes(kind, shape, packed, refuse),
-        wider_format=wider_format(kind),
+        quantized=stored_codes(tensor_type, shape, packed, not_finite),
+        wider_format=wider_format(tensor_type),
     )
 
 
 def _dequantize(
     rows: torch.Tensor,
     shape: tuple[int, ...],
-    kind: GGMLQuantizationType,
+    tensor_type: GGMLQuantizationType,
     dtype: torch.dtype,
-    refuse: Callable[[], CheckpointError],
+    not_finite: Callable[[], CheckpointError],
 ) -> torch.Tensor:
-    """rows: [rows, bytes a row]. refuse: makes the error for scales that are no finite numbers."""
-    if kind.name in WeightFormat.__members__:
+    """rows: [rows, bytes a row]. not_finite: makes the error for scales that are not finite."""
+    if tensor_type.name in WeightFormat.__members__:
         try:
-            native = dequantize_natively(WeightFormat[kind.name], rows, shape[-1], dtype)
+            native = dequantize_natively(WeightFormat[tensor_type.name], rows, shape[-1], dtype)
         except NotFiniteError:
-            raise refuse() from None
+            raise not_finite() from None
         if native is not None:
             return native.view(shape)
     out = torch.empty(len(rows), shape[-1], dtype=dtype)
     step = max(1, _CHUNK_ELEMENTS // shape[-1])
     for start in range(0, len(rows), step):
-        values = _values(rows[start : start + step], kind)
+        values = _values(rows[start : start + step], tensor_type)
         if not bool(torch.stack(values.aminmax()).isfinite().all()):
-            raise refuse()
+            raise not_finite()
         out[start : start + step] = values
     return out.view(shape)
 
 
-def _values(rows: torch.Tensor, kind: GGMLQuantizationType) -> torch.Tensor:
-    """[rows, columns] fp32, without the kernels by torch where it knows how: on all cores, on each twice as fast as the
-    gguf package."""
-    if kind.name in WeightFormat.__members__:
-        return GGUFRows(WeightFormat[kind.name], rows).dequantized(torch.float32)
-    with np.errstate(all="ignore"):  # the caller says what is not finite
-        return torch.from_numpy(dequantize(rows.numpy(), kind))
+def _values(rows: torch.Tensor, tensor_type: GGMLQuantizationType) -> torch.Tensor:
+    """[rows, columns] fp32, by torch where it has the format, else by the gguf package: torch uses all cores, and is
+    twice as fast on each."""
+    if tensor_type.name in WeightFormat.__members__:
+        return GGUFRows(WeightFormat[tensor_type.name], rows).dequantized(torch.float32)
+    with np.errstate(all="ignore"):  # the caller checks the numbers
+        return torch.from_numpy(dequantize(rows.numpy(), tensor_type))
 
 
-def _check_dequantizable(path: Path, kind: GGMLQuantizationType) -> None:
-    """Find out before gigabytes are read."""
-    if kind not in _PLAIN and not _is_dequantizable(kind):
+def _check_dequantizable(path: Path, tensor_type: GGMLQuantizationType) -> None:
+    """Raise UnsupportedModelError before gigabytes are read."""
+    if tensor_type not in _PLAIN and not _is_dequantizable(tensor_type):
         known = ", ".join(other.name for other in GGML_QUANT_SIZES if other in _PLAIN or _is_dequantizable(other))
         raise UnsupportedModelError(
-            f"{path} has tensors of type {kind.name}, which cannot be dequantized; use a version of the model in "
-            f"other types: {known}"
+            f"{path} has tensors of type {tensor_type.name}, which cannot be dequantized; use a version of the model "
+            f"in other types: {known}"
         )
 
 
-def _is_dequantizable(kind: GGMLQuantizationType) -> bool:
-    """Whether the gguf package knows how; one block of zeros costs nothing."""
+def _is_dequantizable(tensor_type: GGMLQuantizationType) -> bool:
+    """Whether the gguf package can do it, tried with a block of zeros."""
     try:
-        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[tensor_type][1]), np.uint8), tensor_type)
     except NotImplementedError:
         return False
     return True
 
 
 def _check_parts(headers: Sequence[GGUFHeader]) -> None:
-    """Every part is there, once and in order."""
+    """Raise CheckpointError unless every part is there, once and in order."""
     first = headers[0]
     count = _split_number(first, "split.count", 1)
     if len(headers) != count:

@@ -1,8 +1,8 @@
-"""GGUF's formats whose matrices are read as codes with scales: IQ4_NL and MXFP4 as what they are, others as integers.
+"""GGUF's formats whose matrices are read as codes with scales: IQ4_NL and MXFP4 as they are, others as integers.
 
-IQ4_XS has the codes of IQ4_NL. IQ1_S, IQ2_XXS, IQ3_XXS and IQ3_S spell eight or four columns by a word of a lexicon, of
-small integers with a scale for 32 columns; TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256. What these hold is
-held as INT8 and as INT4: wider, with the same numbers. (IQ1_M, IQ2_XS, IQ2_S and NVFP4 have scales for 16 columns.)
+IQ4_XS has the codes of IQ4_NL. IQ1_S, IQ2_XXS, IQ3_XXS and IQ3_S encode eight or four columns as an entry of a codebook
+of small integers, with a scale for 32 columns; they become INT8. TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256;
+they become INT4. Both are wider, with the same numbers. (IQ1_M, IQ2_XS, IQ2_S and NVFP4 have scales for 16 columns.)
 """
 
 import functools
@@ -20,31 +20,35 @@ from models.quant.nibbles import pack_nibbles, unpack_nibbles
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 _GROUP = 32  # columns
-_CHUNK_ELEMENTS = 1 << 22  # of a lexicon's matrix, read at once: the gguf package has temporaries of 4 bytes for each
+_MakeError = Callable[[], CheckpointError]
+_CHUNK_ELEMENTS = 1 << 22  # of a matrix, read at once: the gguf package has temporaries of 4 bytes for each
 
 
 def stored_codes(
-    kind: GGMLQuantizationType, shape: tuple[int, ...], rows: torch.Tensor, refuse: Callable[[], CheckpointError]
+    tensor_type: GGMLQuantizationType,
+    shape: tuple[int, ...],
+    rows: torch.Tensor,
+    not_finite: _MakeError,
 ) -> StoredQuant | None:
     """How to read the matrix as codes, or None if its format is another. rows: [rows, bytes a row], not read yet.
 
-    refuse: makes the error for scales that are no finite numbers.
+    not_finite: makes the error for scales that are not finite.
     """
     if len(shape) != 2:
         return None
-    if (integers := _INTEGERS.get(kind)) is not None:
-        read_rows = functools.partial(_read_integers, kind, integers, rows, refuse)
+    if (integers := _INTEGERS.get(tensor_type)) is not None:
+        read_rows = functools.partial(_read_integers, tensor_type, integers, rows, not_finite)
         return StoredQuant(QuantKind(integers.encoding, integers.group_size), read_rows)
-    if kind not in _READERS:
+    if tensor_type not in _READERS:
         return None
-    encoding, split = _READERS[kind]
-    block_columns, block_bytes = GGML_QUANT_SIZES[kind]
+    encoding, split = _READERS[tensor_type]
+    block_columns, block_bytes = GGML_QUANT_SIZES[tensor_type]
 
     def read() -> QuantTensor:
         scales, pairs = split(rows.unflatten(1, (shape[1] // block_columns, block_bytes)))
         is_finite = scales != 255 if scales.dtype == torch.uint8 else scales.isfinite()  # 255 is E8M0's NaN
         if not bool(is_finite.all()):
-            raise refuse()
+            raise not_finite()
         # in each 16 bytes, column i in the low nibble of byte i, i + 16 in the high one
         codes = torch.cat((pairs & 15, pairs >> 4), dim=-1).flatten(1)
         return QuantTensor(encoding, pack_nibbles(codes), scales.flatten(1), None, group_size=_GROUP)
@@ -52,11 +56,11 @@ def stored_codes(
     return StoredQuant(QuantKind(encoding, _GROUP), read)
 
 
-def wider_format(kind: GGMLQuantizationType) -> str | None:
-    """What a matrix is read as, if that has more bits than the format."""
-    if kind is GGMLQuantizationType.IQ4_XS:
+def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
+    """The format that a matrix is read in, if it has more bits than its own."""
+    if tensor_type is GGMLQuantizationType.IQ4_XS:
         return "IQ4_NL"
-    integers = _INTEGERS.get(kind)
+    integers = _INTEGERS.get(tensor_type)
     return None if integers is None else f"{integers.encoding.name} g{integers.group_size}"
 
 
@@ -82,8 +86,8 @@ def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Integers:
-    """encoding, group_size: what the numbers are held as. scales: blocks [rows, blocks, bytes] -> [rows, blocks, scales
-    of a block], of which the numbers are multiples by integers."""
+    """encoding, group_size: of the integers. scales: blocks [rows, blocks, bytes] -> [rows, blocks, scales of a block];
+    the numbers are the integers times these."""
 
     encoding: Encoding
     group_size: int
@@ -91,17 +95,20 @@ class _Integers:
 
 
 def _read_integers(
-    kind: GGMLQuantizationType, integers: _Integers, rows: torch.Tensor, refuse: Callable[[], CheckpointError]
+    tensor_type: GGMLQuantizationType,
+    integers: _Integers,
+    rows: torch.Tensor,
+    not_finite: _MakeError,
 ) -> QuantTensor:
-    """The gguf package's numbers divided by their scales, a part of the matrix after the other."""
-    block_columns, block_bytes = GGML_QUANT_SIZES[kind]
+    """The gguf package's numbers divided by their scales, in parts of the matrix."""
+    block_columns, block_bytes = GGML_QUANT_SIZES[tensor_type]
     columns = rows.shape[1] // block_bytes * block_columns
     codes, scales = [], []
     for part in rows.split(max(1, _CHUNK_ELEMENTS // columns)):
         scale = integers.scales(part.unflatten(1, (-1, block_bytes))).flatten(1)
         if not bool(scale.isfinite().all()):
-            raise refuse()
-        numbers = torch.from_numpy(dequantize(part.numpy(), kind)).unflatten(1, (-1, integers.group_size))
+            raise not_finite()
+        numbers = torch.from_numpy(dequantize(part.numpy(), tensor_type)).unflatten(1, (-1, integers.group_size))
         code = (numbers / torch.where(scale == 0, 1.0, scale.to(torch.float32))[..., None]).round().flatten(1)
         codes.append(pack_nibbles((code + 8).to(torch.uint8)) if integers.encoding is Encoding.INT4 else code.char())
         scales.append(scale)
@@ -113,30 +120,30 @@ def _words(data: torch.Tensor, dtype: type[np.unsignedinteger]) -> torch.Tensor:
     return torch.from_numpy(data.contiguous().numpy().view(dtype).astype(np.int64))
 
 
-def _d(blocks: torch.Tensor, first: int = 0) -> torch.Tensor:
+def _block_scale(blocks: torch.Tensor, first: int = 0) -> torch.Tensor:
     return blocks[..., first : first + 2].contiguous().view(torch.float16)
 
 
 def _scales_iq1_s(blocks: torch.Tensor) -> torch.Tensor:
     """3 bits of 8 words of 16 bits; numbers are multiples of an eighth."""
-    return _d(blocks).to(torch.float32) * (2 * (_words(blocks[..., 34:], np.uint16) >> 12 & 7) + 1) * 0.125
+    return _block_scale(blocks).to(torch.float32) * (2 * (_words(blocks[..., 34:], np.uint16) >> 12 & 7) + 1) * 0.125
 
 
 def _scales_iq2_xxs(blocks: torch.Tensor) -> torch.Tensor:
     """The upper 4 bits of every second word of 32 bits."""
-    return _d(blocks).to(torch.float32) * ((_words(blocks[..., 2:], np.uint32)[..., 1::2] >> 28) + 0.5) * 0.25
+    return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 2:], np.uint32)[..., 1::2] >> 28) + 0.5) * 0.25
 
 
 def _scales_iq3_xxs(blocks: torch.Tensor) -> torch.Tensor:
-    """The upper 4 bits of 8 words of 32 bits, after the lexicon's."""
-    return _d(blocks).to(torch.float32) * ((_words(blocks[..., 66:], np.uint32) >> 28) + 0.5) * 0.5
+    """The upper 4 bits of 8 words of 32 bits, after the codebook's."""
+    return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 66:], np.uint32) >> 28) + 0.5) * 0.5
 
 
 def _scales_iq3_s(blocks: torch.Tensor) -> torch.Tensor:
     """4 nibbles at the end."""
     pairs = blocks[..., 106:]
     nibbles = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
-    return _d(blocks).to(torch.float32) * (2 * nibbles.to(torch.float32) + 1)
+    return _block_scale(blocks).to(torch.float32) * (2 * nibbles.to(torch.float32) + 1)
 
 
 _INTEGERS = {
@@ -144,8 +151,8 @@ _INTEGERS = {
     GGMLQuantizationType.IQ2_XXS: _Integers(Encoding.INT8, _GROUP, _scales_iq2_xxs),
     GGMLQuantizationType.IQ3_XXS: _Integers(Encoding.INT8, _GROUP, _scales_iq3_xxs),
     GGMLQuantizationType.IQ3_S: _Integers(Encoding.INT8, _GROUP, _scales_iq3_s),
-    GGMLQuantizationType.TQ1_0: _Integers(Encoding.INT4, 256, functools.partial(_d, first=52)),
-    GGMLQuantizationType.TQ2_0: _Integers(Encoding.INT4, 256, functools.partial(_d, first=64)),
+    GGMLQuantizationType.TQ1_0: _Integers(Encoding.INT4, 256, functools.partial(_block_scale, first=52)),
+    GGMLQuantizationType.TQ2_0: _Integers(Encoding.INT4, 256, functools.partial(_block_scale, first=64)),
 }
 
 _READERS = {

@@ -1,4 +1,4 @@
-"""What most GGUF files state alike, in the terms of a config.json."""
+"""The fields of a config.json that most GGUF files state in the same way."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """The header of a GGUF file: metadata and tensor table, every length checked against the file's size before it is used.
 
-The `gguf` package's own reader trusts counts and lengths (an array that claims 2**60 entries keeps it busy for ever)
-and takes seconds on a large vocabulary; so this file walks the header, and `gguf` gives types and dequantization.
+The `gguf` package's own reader trusts counts and lengths (an array that claims 2**60 entries keeps it busy forever)
+and takes seconds on a large vocabulary; so this file reads the header, and `gguf` gives types and dequantization.
 """
 
 import errno
@@ -24,13 +24,13 @@ _MAX_DIMENSIONS = 4
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # Value type -> struct format.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
-_LEAST_STRING_BYTES = 8
-_LEAST_ENTRY_BYTES = 8 + 4 + 1  # key length, type, the smallest value
-_LEAST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, dimensions, one of them, type, offset
-# What no model comes near to: a file that claims more would only cost memory and time.
+_MIN_STRING_BYTES = 8
+_MIN_ENTRY_BYTES = 8 + 4 + 1  # key length, type, the smallest value
+_MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, dimensions, one of them, type, offset
+# Limits that no model comes near: a file that claims more would only cost memory and time.
 _MAX_COUNT = 1 << 16  # of metadata entries, and of tensors
-_MAX_TEXTS = 1 << 20  # in one array
-_MAX_TEXT_BYTES = 48 << 20  # in all keys, names, texts and arrays of texts
+_MAX_STRINGS = 1 << 20  # in one array
+_MAX_STRING_BYTES = 48 << 20  # of all keys, names, strings and arrays of strings
 _MAX_NAME_BYTES = 63  # of a tensor, as in ggml
 _MAX_KEY_BYTES = 1023
 
@@ -49,7 +49,7 @@ class GGUFTensor:
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
     path: Path
-    metadata: Mapping[str, Any]  # numbers, bools, texts, and GGUFArrays of numbers or texts
+    metadata: Mapping[str, Any]  # numbers, bools, strings, and GGUFArrays of numbers or strings
     tensors: tuple[GGUFTensor, ...]
 
 
@@ -60,7 +60,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
             size = file.seek(0, 2)
             if size < len(_MAGIC) + 4 + 16:
                 raise CheckpointError(f"{path} has {size} bytes and is no GGUF file; fetch it again")
-            return _Walker(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).header()
+            return _HeaderReader(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).header()
     except OSError as error:
         remedy = "check the path and its permissions"
         if error.errno == errno.ENOMEM:
@@ -68,21 +68,21 @@ def read_gguf_header(path: Path) -> GGUFHeader:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
 
 
-class _Walker:
+class _HeaderReader:
     """A cursor over the header that never moves past the end of the file."""
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
         self.path = path
-        self.data = memoryview(mapped)  # arrays of the metadata keep it
+        self.data = memoryview(mapped)  # arrays of the metadata are views of it
         self.size = len(mapped)
         self.at = 0
-        self.text_bytes = 0
+        self.string_bytes = 0
 
     def header(self) -> GGUFHeader:
         self._check_kind()
         num_tensors, num_entries = self._unpack("QQ")
-        self._check_count(num_tensors, _LEAST_TENSOR_BYTES, "tensors")
-        self._check_count(num_entries, _LEAST_ENTRY_BYTES, "metadata entries")
+        self._check_count(num_tensors, _MIN_TENSOR_BYTES, "tensors")
+        self._check_count(num_entries, _MIN_ENTRY_BYTES, "metadata entries")
         metadata: dict[str, Any] = {}
         for _ in range(num_entries):
             key = self._name("a metadata key", _MAX_KEY_BYTES)
@@ -90,7 +90,7 @@ class _Walker:
                 raise self._broken(f"repeats the metadata key {key!r}")
             metadata[key] = self._value(key)
         table = [self._table_entry() for _ in range(num_tensors)]
-        return GGUFHeader(self.path, metadata, self._place(table, metadata))
+        return GGUFHeader(self.path, metadata, self._with_places(table, metadata))
 
     def _check_kind(self) -> None:
         magic = bytes(self._take(4, "the magic number"))
@@ -107,7 +107,7 @@ class _Walker:
     def _value(self, key: str) -> Any:
         (kind,) = self._unpack("I")
         if kind == _STRING:
-            return self._text(f"metadata {key!r}")
+            return self._string(f"metadata {key!r}")
         if kind in _SCALARS:
             return self._unpack(_SCALARS[kind])[0]
         if kind != _ARRAY:
@@ -117,8 +117,8 @@ class _Walker:
     def _array(self, what: str) -> GGUFArray:
         item, count = self._unpack("IQ")
         if item == _STRING:
-            self._check_count(count, _LEAST_STRING_BYTES, f"strings in {what}", _MAX_TEXTS)
-            return GGUFArray(self._skip_texts(count, what), count, None)
+            self._check_count(count, _MIN_STRING_BYTES, f"strings in {what}", _MAX_STRINGS)
+            return GGUFArray(self._skip_strings(count, what), count, None)
         if item not in _SCALARS:
             raise self._broken(f"has {what}, an array of the unknown type {item}")
         number = np.dtype("<" + _SCALARS[item])
@@ -130,15 +130,15 @@ class _Walker:
         if not 1 <= num_dims <= _MAX_DIMENSIONS:
             raise self._broken(f"has tensor {name!r} with {num_dims} dimensions; 1 to {_MAX_DIMENSIONS} are possible")
         shape = tuple(reversed(self._unpack("Q" * num_dims)))
-        kind, offset = self._unpack("IQ")
+        type_id, offset = self._unpack("IQ")
         try:
-            return name, shape, GGMLQuantizationType(kind), offset
+            return name, shape, GGMLQuantizationType(type_id), offset
         except ValueError:
             raise UnsupportedModelError(
-                f"{self.path}: tensor {name!r} has type {kind}, which is not known; use another quantization"
+                f"{self.path}: tensor {name!r} has type {type_id}, which is not known; use another quantization"
             ) from None
 
-    def _place(
+    def _with_places(
         self, table: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int]], metadata: Mapping[str, Any]
     ) -> tuple[GGUFTensor, ...]:
         alignment = metadata.get("general.alignment", 32)
@@ -146,10 +146,10 @@ class _Walker:
             raise self._broken(f"has general.alignment {alignment!r}; it must be a power of two, 8 or more")
         data_start = expected = -(-self.at // alignment) * alignment
         tensors: dict[str, GGUFTensor] = {}
-        for name, shape, kind, offset in table:
+        for name, shape, tensor_type, offset in table:
             if name in tensors:
                 raise self._broken(f"repeats tensor {name!r}")
-            block_size, block_bytes = GGML_QUANT_SIZES[kind]
+            block_size, block_bytes = GGML_QUANT_SIZES[tensor_type]
             num_elements = 1
             for size in shape:
                 num_elements *= size
@@ -168,26 +168,26 @@ class _Walker:
                     f"{expected}: the table is damaged"
                 )
             expected = -(-(start + num_bytes) // alignment) * alignment
-            tensors[name] = GGUFTensor(name, shape, kind, start, num_bytes)
+            tensors[name] = GGUFTensor(name, shape, tensor_type, start, num_bytes)
         return tuple(tensors.values())
 
-    def _name(self, what: str, most_bytes: int) -> str:
-        return self._text(what, most_bytes, "strict")
+    def _name(self, what: str, max_bytes: int) -> str:
+        return self._string(what, max_bytes, "strict")
 
-    def _text(self, what: str, most_bytes: int = _MAX_TEXT_BYTES, errors: str = "replace") -> str:
+    def _string(self, what: str, max_bytes: int = _MAX_STRING_BYTES, errors: str = "replace") -> str:
         (length,) = self._unpack("Q")
         taken = self._take(length, what)
-        if length > most_bytes:
+        if length > max_bytes:
             raise self._broken(
-                f"has {what} of {length} bytes; no model has one of more than {most_bytes}: it is damaged"
+                f"has {what} of {length} bytes; no model has one of more than {max_bytes}: it is damaged"
             )
-        self._count_text(length, what)
+        self._count_string_bytes(length, what)
         try:
             return str(taken, "utf-8", errors)
         except UnicodeDecodeError:
             raise self._broken(f"has {what} that is not UTF-8") from None
 
-    def _skip_texts(self, count: int, what: str) -> memoryview:
+    def _skip_strings(self, count: int, what: str) -> memoryview:
         """The bytes of `count` strings, each of which lies within the file."""
         data, begin, at, length_of = self.data, self.at, self.at, struct.Struct("<Q").unpack_from
         try:
@@ -197,15 +197,15 @@ class _Walker:
             at = self.size + 1
         if at > self.size:
             raise self._broken(f"ends within {what}, at {self.size} bytes: it is truncated or damaged")
-        self._count_text(at - begin, what)
+        self._count_string_bytes(at - begin, what)
         self.at = at
         return data[begin:at]
 
-    def _count_text(self, num_bytes: int, what: str) -> None:
-        self.text_bytes += num_bytes
-        if self.text_bytes > _MAX_TEXT_BYTES:
+    def _count_string_bytes(self, num_bytes: int, what: str) -> None:
+        self.string_bytes += num_bytes
+        if self.string_bytes > _MAX_STRING_BYTES:
             raise self._broken(
-                f"has more than {_MAX_TEXT_BYTES >> 20} MiB of text up to {what}, more than any model: it is damaged"
+                f"has more than {_MAX_STRING_BYTES >> 20} MiB of text up to {what}, more than any model: it is damaged"
             )
 
     def _unpack(self, fields: str) -> tuple[Any, ...]:
@@ -221,13 +221,13 @@ class _Walker:
         self.at += num_bytes
         return taken
 
-    def _check_count(self, count: int, least_bytes: int, what: str, most: int = _MAX_COUNT) -> None:
-        if count * least_bytes > self.size - self.at:
+    def _check_count(self, count: int, min_bytes: int, what: str, max_count: int = _MAX_COUNT) -> None:
+        if count * min_bytes > self.size - self.at:
             raise self._broken(
                 f"claims {count} {what}, more than its {self.size} bytes can hold: it is truncated or damaged"
             )
-        if count > most:
-            raise self._broken(f"claims {count} {what}; no model has more than {most}: it is damaged")
+        if count > max_count:
+            raise self._broken(f"claims {count} {what}; no model has more than {max_count}: it is damaged")
 
     def _broken(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.path} {reason}; fetch it again")

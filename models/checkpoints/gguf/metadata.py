@@ -1,4 +1,4 @@
-"""GGUFMetadata: what a GGUF file says of its architecture, for families to put into the terms of a config.json."""
+"""GGUFMetadata: a GGUF file's metadata of its architecture, for families to turn into the fields of a config.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from models.config.hf_config import HFConfig, quoted
 from models.errors import CheckpointError, UnsupportedModelError
 
 _MAX_LISTED = 1 << 12  # items of an array: a few for each layer, or one for each dimension of a head
-# Keys that change what is computed, with the values by which they change nothing: a family that does not read one of
-# the others would run such a file and give wrong answers. What files only inform with is not here.
+# Keys that change what is computed, with the values that change nothing: a family that did not read such a key would
+# give wrong answers for any other value. Keys that only inform are not here.
 _DECISIVE: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         (
@@ -74,7 +74,7 @@ class GGUFMetadata(HFConfig):
         return self.number(name) if self.raw(name) else None
 
     def values(self, tensor: str) -> list[float] | None:
-        """Numbers that the file keeps as a tensor, or None if it does not."""
+        """The numbers of a tensor that is metadata, or None if the file does not have it."""
         stored = self.tensors.get(tensor)
         if stored is None or stored.read is None:
             return None
@@ -86,7 +86,7 @@ class GGUFMetadata(HFConfig):
         return stored.read(torch.float32).tolist()
 
     def refuse_unread(self) -> None:
-        """Raise UnsupportedModelError for keys that change what is computed and that nobody has asked for."""
+        """Raise UnsupportedModelError for keys that change what is computed and that nobody has read."""
         for name, value in self.fields.items():
             if name not in self.reads and value not in _DECISIVE.get(name, (value,)):
                 raise UnsupportedModelError(
@@ -104,5 +104,5 @@ def gguf_metadata(
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON would have it: arrays as lists, if they are of a length that anybody reads."""
+    """A value as JSON has it: arrays as lists, unless they are longer than any that is read."""
     return value.values() if isinstance(value, GGUFArray) and len(value) <= _MAX_LISTED else value

@@ -1,4 +1,4 @@
-"""Rotary positions as GGUF files state them, in the terms of a config.json's `rope_parameters`."""
+"""`rope_parameters` of a config.json from what GGUF files state of rotary positions."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ def rope_parameters(file: GGUFMetadata, head_dim: int) -> dict[str, Any]:
 
 
 def rope_parameters_by_layer(file: GGUFMetadata, head_dim: int, *, window_theta: float | None = None) -> dict[str, Any]:
-    """The same for families in which layers with a window rotate otherwise: without scaling, and with a base of their
-    own, window_theta where the file has none.
+    """The same for families whose windowed layers have other rotary parameters: no scaling, and a base of their own,
+    by default window_theta.
     """
-    of_all = rope_parameters(file, head_dim)
-    theta = file.number("rope.freq_base_swa", window_theta or of_all["rope_theta"])
-    share = of_all["partial_rotary_factor"]
-    of_window = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": share}
-    return {"full_attention": of_all, "sliding_attention": of_window}
+    full = rope_parameters(file, head_dim)
+    theta = file.number("rope.freq_base_swa", window_theta or full["rope_theta"])
+    share = full["partial_rotary_factor"]
+    windowed = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": share}
+    return {"full_attention": full, "sliding_attention": windowed}
 
 
 def _scaling(file: GGUFMetadata) -> dict[str, Any]:
-    """Factors of frequencies that are tensors come first: older files do not name the scaling that they are of."""
+    """Frequency factors that are tensors come first: older files have them without naming the scaling."""
     factor = file.scale(file.first("rope.scaling.factor", "rope.scale_linear"))
     kind = file.text("rope.scaling.type", "linear" if factor else "none")
     if (factors := file.values("rope_freqs.weight")) is not None and kind in ("none", "linear"):  # Llama 3.1 and later
@@ -53,7 +53,7 @@ def _scaling(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _yarn(file: GGUFMetadata) -> dict[str, Any]:
-    weight_of_all = file.scale("rope.scaling.yarn_log_multiplier")
+    mscale_all_dim = file.scale("rope.scaling.yarn_log_multiplier")
     return {
         "rope_type": "yarn",
         "factor": file.number("rope.scaling.factor"),
@@ -61,11 +61,11 @@ def _yarn(file: GGUFMetadata) -> dict[str, Any]:
         "attention_factor": file.scale("rope.scaling.yarn_attn_factor"),
         "beta_fast": file.scale("rope.scaling.yarn_beta_fast"),
         "beta_slow": file.scale("rope.scaling.yarn_beta_slow"),
-        "mscale": None if weight_of_all is None else 1.0,
-        "mscale_all_dim": weight_of_all,
+        "mscale": None if mscale_all_dim is None else 1.0,
+        "mscale_all_dim": mscale_all_dim,
     }
 
 
 def _original_length(file: GGUFMetadata) -> int:
-    """The context that the model was trained with before it was lengthened."""
+    """The context length that the model was trained with, before it was extended."""
     return file.integer("rope.scaling.original_context_length", file.integer("context_length"))

@@ -26,7 +26,7 @@ _MAX_SIZE = 2**28
 
 
 class BitsAndBytes:
-    """Reads the modules of one checkpoint; each says itself which of the types it has."""
+    """Reads the modules of one checkpoint; each states its own type."""
 
     def __init__(self, config: HFConfig) -> None:
         storage = config.text("bnb_4bit_quant_storage", "uint8")
@@ -51,7 +51,7 @@ def _gather_int8(parts: Parts) -> StoredTensor:
     rows, columns = codes.shape
     maxima = parts.take(".SCB", ("F32",), (rows,))
     layout = parts.take(".weight_format", ("U8",), ()) if parts.has(".weight_format") else None
-    # LLM.int8() rounds activations for its GEMM's sake and keeps outliers in fp16; unrounded ones are nearer to both.
+    # LLM.int8() rounds activations for its GEMM and leaves outliers in fp16; rounding none is nearer to the model.
     kind = QuantKind(Encoding.INT8, columns)
 
     def read() -> QuantTensor:
@@ -66,7 +66,7 @@ def _gather_int8(parts: Parts) -> StoredTensor:
 
 
 def _gather_4bit(parts: Parts, type_name: str, encoding: Encoding) -> StoredTensor:
-    state = _State(parts, parts.take(_STATE + type_name, ("U8",)), type_name)
+    state = _QuantState(parts, parts.take(_STATE + type_name, ("U8",)), type_name)
     rows, columns = state.shape
     check_divides(parts, state.block, columns, "blocksize")
     groups = columns // state.block
@@ -99,14 +99,14 @@ def _gather_4bit(parts: Parts, type_name: str, encoding: Encoding) -> StoredTens
     return parts.stored((rows, columns), kind, read)
 
 
-def _unnest(codes: torch.Tensor, maxima: torch.Tensor, table: torch.Tensor, state: "_State") -> torch.Tensor:
-    """Double quantization undone: fp32 [blocks]. Held in 8 bits they would save 0.4 bits a weight."""
+def _unnest(codes: torch.Tensor, maxima: torch.Tensor, table: torch.Tensor, state: "_QuantState") -> torch.Tensor:
+    """The scales of double quantization: fp32 [blocks]. In 8 bits they would save 0.4 bits a weight."""
     scales = table[codes.int()] * maxima.repeat_interleave(state.nested_block)[: len(codes)]
     return scales + state.nested_offset
 
 
-class _State:
-    """The JSON that bitsandbytes keeps beside a matrix, checked."""
+class _QuantState:
+    """The quant_state of a matrix, the JSON that bitsandbytes writes beside it, checked."""
 
     def __init__(self, parts: Parts, part: Part, type_name: str) -> None:
         self._parts, self._name = parts, part.name

@@ -6,7 +6,7 @@ from models.checkpoints.quantized.registry import QuantizedReader
 from models.checkpoints.safetensors import plain_dtype
 from models.errors import CheckpointError
 
-# For a KV cache in 8 bits. Ours has the activations' dtype, so that its values need no scale.
+# Of an 8-bit KV cache. Ours has the activations' dtype, so that its values need no scales.
 _KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
 
 
@@ -27,12 +27,12 @@ class QuantizedCheckpoint:
                 gathered[name] = reader.gather(Parts(module, rest, tensor))
         self.dtype = plain_dtype(rest.values())
         self.tensors: dict[str, StoredTensor] = {}
-        for name in files.tensors:  # each matrix stands where its codes stood: reading goes on forwards
-            kept = gathered.get(name) or rest.get(name)
-            if kept is None:
+        for name in files.tensors:  # each matrix in the place of its codes, so that files are read forwards
+            offered = gathered.get(name) or rest.get(name)
+            if offered is None:
                 continue
-            if kept.name in self.tensors:
+            if offered.name in self.tensors:
                 raise CheckpointError(
-                    f"{kept.file} holds {kept.name!r} quantized and plain; fetch the checkpoint again"
+                    f"{offered.file} holds {offered.name!r} quantized and plain; fetch the checkpoint again"
                 )
-            self.tensors[kept.name] = kept
+            self.tensors[offered.name] = offered

@@ -57,8 +57,8 @@ def _gather_codes(parts: Parts, settings: ModuleFormat) -> StoredTensor:
     input_scale = _take_input_scale(parts, settings)
 
     def read() -> QuantTensor:
-        held_zeros = None if zeros is None else zeros.read().view(_grid(kind, rows, columns))
-        return _quant(kind, codes.read(), scales, _grid(kind, rows, columns), held_zeros, input_scale)
+        zero_points = None if zeros is None else zeros.read().view(_grid(kind, rows, columns))
+        return _quant(kind, codes.read(), scales, _grid(kind, rows, columns), zero_points, input_scale)
 
     return parts.stored((rows, columns), kind, read)
 
@@ -87,9 +87,9 @@ def _gather_packed(parts: Parts, settings: ModuleFormat) -> StoredTensor:
         if group_of is not None:
             permutation = sorting_permutation(group_of.read(), kind.group_size, group_of.name)
         packed = codes.read().view(torch.uint8)[:, : columns * bits // 8]
-        held = permute_codes(_as_encoded(packed, bits), permutation, bits)
-        held_zeros = None if zeros is None else _unpack_zeros(zeros, bits, rows)
-        return _quant(kind, held, scales, grid, held_zeros, input_scale, permutation)
+        permuted = permute_codes(_as_encoded(packed, bits), permutation, bits)
+        zero_points = None if zeros is None else _unpack_zeros(zeros, bits, rows)
+        return _quant(kind, permuted, scales, grid, zero_points, input_scale, permutation)
 
     return parts.stored((rows, columns), kind, read)
 
@@ -141,7 +141,7 @@ def _kind(parts: Parts, settings: ModuleFormat, rows: int, columns: int) -> Quan
 
 
 def _grid(kind: QuantKind, rows: int, columns: int) -> tuple[int, int]:
-    """How many scales there are, [over rows, over columns]."""
+    """The shape of the scales, [over rows, over columns]."""
     return -(-rows // kind.row_group), -(-columns // kind.group_size)
 
 
@@ -168,5 +168,5 @@ def _unpack_zeros(part: Part, bits: int, rows: int) -> torch.Tensor:
 
 
 def _as_encoded(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes and zeros counted from 0 as QuantTensor has them: 8-bit ones count from -128."""
+    """Codes or zero points that count from 0, as QuantTensor has them: 8-bit ones count from -128."""
     return codes if bits == 4 else (codes ^ 0x80).view(torch.int8)

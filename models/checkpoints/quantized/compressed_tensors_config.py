@@ -1,4 +1,4 @@
-"""The quantization_config of compressed-tensors: which settings each module has, and whether headrace reads them."""
+"""The quantization_config of compressed-tensors: the settings of each module, checked for what headrace reads."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class Format(enum.Enum):
 
 
 class Strategy(enum.Enum):
-    """What shares a scale."""
+    """The weights that share a scale."""
 
     TENSOR = "tensor"
     CHANNEL = "channel"
@@ -60,8 +60,8 @@ class ModuleFormat:
     encoding: Encoding
     bits: int
     strategy: Strategy
-    group_size: int  # 0 but for Strategy.GROUP
-    block: tuple[int, int]  # (0, 0) but for Strategy.BLOCK
+    group_size: int  # 0 unless Strategy.GROUP
+    block: tuple[int, int]  # (0, 0) unless Strategy.BLOCK
     is_symmetric: bool
     has_act_order: bool
     activation: ActivationQuantization
@@ -72,7 +72,7 @@ class CompressedTensorsConfig:
     """Groups of modules and their settings, in the file's order."""
 
     groups: Sequence[tuple[Sequence[str], ModuleFormat]]  # targets: "Linear", a module's name, "re:" and a pattern
-    patterns: Mapping[str, ModulePattern]  # of the targets that are one
+    patterns: Mapping[str, ModulePattern]  # of the targets that are patterns
 
     def format_of(self, parts: Parts) -> ModuleFormat:
         """The settings of a module: of the group that names it, else of one whose pattern matches, else of Linear's.
@@ -98,7 +98,7 @@ def _is_class(target: str, module: str) -> bool:  # noqa: ARG001 (codes are thos
 
 
 def read_config(config: HFConfig) -> CompressedTensorsConfig:
-    """Raises UnsupportedModelError that names what is not supported and what is."""
+    """Raises UnsupportedModelError, which names what is not supported and what is."""
     for field, supported in (("sparsity_config", "dense"), ("transform_config", None)):
         section = config.section(field)
         if section.fields and not (supported and section.text("format", supported) == supported):
@@ -121,7 +121,7 @@ def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
     targets = group.fields.get("targets")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise CheckpointError(
-            f"{group.source}: targets is {targets!r}; it must be a list of texts; "
+            f"{group.source}: targets is {targets!r}; it must be a list of strings; "
             "fetch the checkpoint's own configuration again"
         )
     weights = group.section("weights")

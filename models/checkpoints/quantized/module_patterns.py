@@ -1,8 +1,8 @@
 """ModulePattern: a regular expression of a configuration over modules' names, matched in polynomial time.
 
 Python's `re` takes hours for patterns that are made to backtrack, and a configuration comes from strangers. This
-matcher asks of each part of a pattern where in the name it can end, if it begins at i, and remembers the answers: there
-are no more than (parts of the pattern) * (characters of the name) of them.
+matcher finds where in the name each part of a pattern can end if it begins at i, and remembers it: there are no more
+than (parts of the pattern) * (characters of the name) such results.
 """
 
 import re
@@ -13,10 +13,10 @@ from models.errors import CheckpointError, UnsupportedModelError
 
 _MAX_LENGTH = 1000
 _MAX_COUNT = 1000
-_MAX_DEPTH = 20  # of groups in groups
+_MAX_DEPTH = 20  # of nested groups
 # A single character: an escape, a class, a dot, or itself.
 _CHARACTER = re.compile(r"\\[^0-9AbBZ]|\[\^?\]?(?:\\.|[^\]\\])*\]|[^()|*+?{}\[\]\\^$]")
-_QUANTIFIER = re.compile(r"(?P<sign>[*+?])|\{(?P<least>\d+)(?P<comma>,)?(?P<most>\d+)?\}")
+_QUANTIFIER = re.compile(r"(?P<sign>[*+?])|\{(?P<minimum>\d+)(?P<comma>,)?(?P<maximum>\d+)?\}")
 _SUFFIX = re.compile(r"[?+]")
 _GROUP = re.compile(r"\((?:\?(?P<kind>:|=|!|<=|<!|P<\w+>))?")
 
@@ -32,53 +32,53 @@ class _Anchor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Choice:
+class _Alternation:
     branches: Sequence[Sequence["_Part"]]
-    is_look: bool = False  # matches no characters
-    is_behind: bool = False
+    is_lookaround: bool = False  # matches no characters
+    is_lookbehind: bool = False
     is_negative: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Repeat:
     part: "_Part"
-    least: int
-    most: int | None
+    minimum: int
+    maximum: int | None
 
 
-_Part = _Character | _Anchor | _Choice | _Repeat
+_Part = _Character | _Anchor | _Alternation | _Repeat
 
 
 class ModulePattern:
     """One pattern."""
 
     def __init__(self, pattern: str, source: str) -> None:
-        """Raises CheckpointError, which names `source`, for what is no regular expression, and UnsupportedModelError
-        for what is one and beyond this matcher."""
-        shown = repr(pattern if len(pattern) <= 100 else pattern[:100] + "...")
+        """Raises an error that names `source`: CheckpointError for what is no regular expression, UnsupportedModelError
+        for one that this matcher does not support."""
+        quoted = repr(pattern if len(pattern) <= 100 else pattern[:100] + "...")
         remedy = "fetch the checkpoint's own configuration again"
         if len(pattern) > _MAX_LENGTH:
-            raise CheckpointError(f"{source}: target {shown} is longer than {_MAX_LENGTH} characters; {remedy}")
+            raise CheckpointError(f"{source}: target {quoted} is longer than {_MAX_LENGTH} characters; {remedy}")
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError):
-            raise CheckpointError(f"{source}: target {shown} is no regular expression; {remedy}") from None
+            raise CheckpointError(f"{source}: target {quoted} is no regular expression; {remedy}") from None
         try:
             self._root = _Parser(pattern).parse()
-        except _NotReadError:
+        except _UnsupportedPatternError:
             raise UnsupportedModelError(
-                f"{source}: target {shown} uses what headrace does not read in regular expressions (back references, "
+                f"{source}: target {quoted} uses what headrace does not read in regular expressions (back references, "
                 f"flags, counts above {_MAX_COUNT}, more than {_MAX_DEPTH} groups in one another); use a version of "
                 "the model whose targets do without"
             ) from None
 
     def is_match(self, name: str) -> bool:
-        """Whether the name begins with what the pattern describes, as re.match says."""
+        """Whether the pattern matches at the start of the name, as re.match would find."""
         return any(True for _ in _Matcher(name).ends(self._root, 0))
 
 
 class _Matcher:
-    """One name."""
+    """Matches the parts of a pattern against one name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -97,15 +97,15 @@ class _Matcher:
                 return {start + 1} if pattern.match(self._name, start) else set()
             case _Anchor(is_end):
                 return {start} if start == (len(self._name) if is_end else 0) else set()
-            case _Choice(branches, is_look):
-                if is_look:
-                    return {start} if self._is_seen(part, start) is not part.is_negative else set()
+            case _Alternation(branches, is_lookaround):
+                if is_lookaround:
+                    return {start} if self._is_satisfied(part, start) is not part.is_negative else set()
                 return set().union(*(self._sequence(branch, {start}) for branch in branches))
             case _Repeat():
                 return self._repeated(part, start)
 
-    def _is_seen(self, look: _Choice, at: int) -> bool:
-        if look.is_behind:
+    def _is_satisfied(self, look: _Alternation, at: int) -> bool:
+        if look.is_lookbehind:
             return any(at in self._sequence(branch, {start}) for branch in look.branches for start in range(at + 1))
         return any(self._sequence(branch, {at}) for branch in look.branches)
 
@@ -116,10 +116,10 @@ class _Matcher:
 
     def _repeated(self, repeat: _Repeat, start: int) -> set[int]:
         reached = {start}
-        for _ in range(repeat.least):
+        for _ in range(repeat.minimum):
             reached = self._sequence([repeat.part], reached)
-        new, most = reached, repeat.most
-        for _ in range(len(self._name) if most is None else most - repeat.least):
+        new, maximum = reached, repeat.maximum
+        for _ in range(len(self._name) if maximum is None else maximum - repeat.minimum):
             new = self._sequence([repeat.part], new) - reached
             if not new:
                 break
@@ -127,22 +127,22 @@ class _Matcher:
         return reached
 
 
-class _NotReadError(Exception):
-    """The pattern has something that is not read."""
+class _UnsupportedPatternError(Exception):
+    """The pattern has something that this matcher does not support."""
 
 
 class _Parser:
-    """A cursor over a sound pattern."""
+    """A cursor over a pattern that `re` accepts."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._at = 0
         self._depth = 0
 
-    def parse(self) -> _Choice:
-        root = _Choice(self._branches())
+    def parse(self) -> _Alternation:
+        root = _Alternation(self._branches())
         if self._at < len(self._pattern):
-            raise _NotReadError
+            raise _UnsupportedPatternError
         return root
 
     def _branches(self) -> list[list[_Part]]:
@@ -164,35 +164,35 @@ class _Parser:
             return self._group()
         character = self._take(_CHARACTER)
         if character is None:
-            raise _NotReadError
+            raise _UnsupportedPatternError
         return _Character(re.compile(character[0]))
 
-    def _group(self) -> _Choice:
+    def _group(self) -> _Alternation:
         opening = self._take(_GROUP)
         assert opening is not None
         self._depth += 1
         if self._pattern.startswith("?", self._at) or self._depth > _MAX_DEPTH:  # flags, comments, conditions
-            raise _NotReadError
+            raise _UnsupportedPatternError
         kind = opening["kind"] or ":"
         branches = self._branches()
         self._at += 1  # the closing parenthesis
         self._depth -= 1
-        return _Choice(branches, kind in ("=", "!", "<=", "<!"), kind in ("<=", "<!"), kind in ("!", "<!"))
+        return _Alternation(branches, kind in ("=", "!", "<=", "<!"), kind in ("<=", "<!"), kind in ("!", "<!"))
 
     def _quantified(self, part: _Part) -> _Part:
         quantifier = self._take(_QUANTIFIER)
         if quantifier is None:
             return part
         suffix = self._take(_SUFFIX)
-        if suffix is not None and suffix[0] == "+":  # possessive; lazy ones ("?") match the same names as others
-            raise _NotReadError
+        if suffix is not None and suffix[0] == "+":  # possessive; lazy ones ("?") match the same names as greedy ones
+            raise _UnsupportedPatternError
         if sign := quantifier["sign"]:
             return _Repeat(part, int(sign == "+"), 1 if sign == "?" else None)
-        least = int(quantifier["least"])
-        most = int(quantifier["most"]) if quantifier["most"] else None if quantifier["comma"] else least
-        if max(least, most or 0) > _MAX_COUNT:
-            raise _NotReadError
-        return _Repeat(part, least, most)
+        minimum = int(quantifier["minimum"])
+        maximum = int(quantifier["maximum"]) if quantifier["maximum"] else None if quantifier["comma"] else minimum
+        if max(minimum, maximum or 0) > _MAX_COUNT:
+            raise _UnsupportedPatternError
+        return _Repeat(part, minimum, maximum)
 
     def _take(self, token: re.Pattern[str]) -> re.Match[str] | None:
         match = token.match(self._pattern, self._at)

@@ -18,7 +18,7 @@ class MXFP4:
     """Reads the experts of one checkpoint, all experts of a projection as one tensor."""
 
     def __init__(self, config: HFConfig) -> None:
-        """Nothing of the configuration matters: the layout is fixed."""
+        """The layout is fixed: nothing of the configuration matters."""
 
     def module_of(self, tensor: StoredTensor) -> str | None:
         return tensor.name.removesuffix("_blocks") if tensor.name.endswith("_blocks") else None
@@ -33,10 +33,10 @@ class MXFP4:
         kind = QuantKind(Encoding.E2M1, _GROUP)
 
         def read(first: int, count: int) -> QuantTensor:
-            """The matrices of some experts, one below the other; both tensors are mapped, so no other is touched."""
-            held = codes.read()[first : first + count].reshape(count * rows, groups * _GROUP // 2)
-            held_scales = scales.read_scales(first, count).reshape(count * rows, groups)
-            return QuantTensor(kind.encoding, held, held_scales, None, _GROUP)
+            """The matrices of some experts, one below the other; both tensors are mapped, so no others are read."""
+            blocks = codes.read()[first : first + count].reshape(count * rows, groups * _GROUP // 2)
+            matrix_scales = scales.read_scales(first, count).reshape(count * rows, groups)
+            return QuantTensor(kind.encoding, blocks, matrix_scales, None, _GROUP)
 
         def expert(index: int) -> StoredTensor:
             matrix = parts.stored((rows, groups * _GROUP), kind, lambda: read(index, 1))

@@ -1,4 +1,4 @@
-"""Parts: the tensors that together hold one quantized matrix, taken out of a checkpoint by name, dtype and shape."""
+"""Parts: the tensors that together make up one quantized matrix, taken from a checkpoint by name, dtype and shape."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ FLOATS = ("BF16", "F16", "F32")  # what scales are stored in
 
 
 class Part:
-    """One tensor of a module, described; reads nothing before it is asked to."""
+    """One tensor of a module, described; only the `read` functions read it."""
 
     def __init__(self, tensor: StoredTensor) -> None:
         assert tensor.read_stored is not None, "a safetensors file reads every tensor as it is stored"
@@ -28,13 +28,13 @@ class Part:
     def read_scales(self, first: int = 0, count: int | None = None) -> torch.Tensor:
         """The tensor, or `count` indices of its first dimension, all of it finite; else raises CheckpointError.
 
-        E8M0 is brought as uint8.
+        E8M0 is returned as uint8.
         """
         values = self.read() if count is None else self.read()[first : first + count]
         if values.dtype == torch.float8_e8m0fnu:
             values = values.view(torch.uint8)
-        is_sound = values != 255 if values.dtype == torch.uint8 else values.isfinite()  # 255 is E8M0's NaN
-        if not bool(is_sound.all()):
+        is_finite = values != 255 if values.dtype == torch.uint8 else values.isfinite()  # 255 is E8M0's NaN
+        if not bool(is_finite.all()):
             raise CheckpointError(
                 f"{self.file}: {self.name!r} holds scales that are no finite numbers; fetch the checkpoint again"
             )
@@ -42,7 +42,7 @@ class Part:
 
 
 class Parts:
-    """What is left of a checkpoint's tensors, seen from one module; a part that was taken is gone for all others."""
+    """The tensors of a checkpoint that no module has taken yet, seen from one module. Taking a part removes it."""
 
     def __init__(self, module: str, tensors: dict[str, StoredTensor], codes: StoredTensor) -> None:
         """module: what the parts' names start with. codes: the tensor by which the module was found."""
@@ -55,8 +55,10 @@ class Parts:
         return self.module + suffix in self._tensors
 
     def take(self, suffix: str, formats: tuple[str, ...], *shapes: tuple[int, ...]) -> Part:
-        """The part called `module + suffix`. It has one of `formats` and one of `shapes`, or any shape where none is
-        given; raises CheckpointError that names it, what it is and what it must be."""
+        """The part called `module + suffix`, of one of `formats` and of one of `shapes`, or any shape if none is given.
+
+        Raises CheckpointError, which names the part, what it is and what it must be.
+        """
         name = self.module + suffix
         tensor = self._tensors.pop(name, None)
         if tensor is None:
@@ -66,8 +68,8 @@ class Parts:
         if tensor.format not in formats:
             raise self.broken(f"{name!r} is stored as {tensor.format}; it must be {' or '.join(formats)}")
         if shapes and tensor.shape not in shapes:
-            wanted = " or ".join(str(list(shape)) for shape in shapes)
-            raise self.broken(f"{name!r} has shape {list(tensor.shape)}; beside the other tensors it must be {wanted}")
+            allowed = " or ".join(str(list(shape)) for shape in shapes)
+            raise self.broken(f"{name!r} has shape {list(tensor.shape)}; beside the other tensors it must be {allowed}")
         self.num_bytes += tensor.num_bytes
         return Part(tensor)
 
@@ -79,8 +81,8 @@ class Parts:
         return part
 
     def mark_zero_bias(self) -> None:
-        """Let a bias that is all zeros be left over: quantizers add it to layers that have none. Where the architecture
-        has one, zeros are what the model learned."""
+        """Mark a bias of zeros as one that may be unused: quantizers add it to layers that have none. Where the
+        architecture has a bias, zeros are what the model learned."""
         bias = self._tensors.get(self.module + ".bias")
         if bias is not None and bias.read_stored is not None and not bool(bias.read_stored().any()):
             self._tensors[bias.name] = dataclasses.replace(bias, may_be_unused=True)
@@ -91,18 +93,18 @@ class Parts:
         )
 
     def stored(self, shape: tuple[int, ...], kind: QuantKind, read: Callable[[], QuantTensor]) -> StoredTensor:
-        """The matrix that the parts taken so far make. shape: by default [rows, columns]; may have more dimensions."""
+        """The matrix of the parts taken so far. shape: [rows, columns], or with more dimensions before these."""
 
         name = f"{self.module}.weight"
 
-        def read_sound() -> QuantTensor:
+        def read_checked() -> QuantTensor:
             matrix = read()
             if kind.encoding is Encoding.FP8_E4M3 and bool((matrix.codes.view(torch.uint8) & 0x7F == 0x7F).any()):
                 raise CheckpointError(f"{self.file}: {name!r} holds codes that are NaN; fetch the checkpoint again")
             return matrix
 
         def read_dense(dtype: torch.dtype) -> torch.Tensor:
-            return dequantize(read_sound(), dtype).view(shape)
+            return dequantize(read_checked(), dtype).view(shape)
 
         return StoredTensor(
             name,
@@ -111,7 +113,7 @@ class Parts:
             self.num_bytes,
             self.file,
             read_dense,
-            quantized=StoredQuant(kind, read_sound),
+            quantized=StoredQuant(kind, read_checked),
         )
 
 

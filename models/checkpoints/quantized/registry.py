@@ -1,4 +1,4 @@
-"""Quantized safetensors checkpoints: quant_method of the configuration -> reader, imported when first asked for."""
+"""Readers of quantized safetensors checkpoints: quant_method of the configuration -> reader, imported when needed."""
 
 import importlib
 from pathlib import Path
@@ -19,8 +19,8 @@ _READERS = {
 }
 
 
-# Files in which tools described their quantization before config.json had a place for it, and the method's name there.
-OLD_FILES = {
+# Files in which tools described their quantization before config.json had a place for it -> quant_method.
+LEGACY_CONFIG_FILES = {
     "quantize_config.json": "gptq",  # AutoGPTQ
     "quant_config.json": "awq",  # AutoAWQ
     "hf_quant_config.json": "modelopt",
@@ -28,23 +28,25 @@ OLD_FILES = {
 
 
 class QuantizedReader(Protocol):
-    """Knows one method's tensors; made for one checkpoint from its quantization_config, which it holds against what it
-    supports."""
+    """Reads one quantization method; made for one checkpoint from its quantization_config. Raises
+    UnsupportedModelError if that asks for what it does not support."""
 
     def module_of(self, tensor: StoredTensor) -> str | None:
-        """The module whose codes this tensor holds, or None if it holds no codes."""
+        """The module whose codes this tensor holds; None if they are no codes."""
 
     def gather(self, parts: Parts) -> StoredTensor:
-        """The module's matrix; takes all that belongs to it out of `parts`. Reads nothing large. Raises
-        CheckpointError where parts are missing or misshapen, UnsupportedModelError for what headrace cannot read."""
+        """The module's matrix, made of all its parts, which are taken from `parts`. Reads nothing large.
+
+        Raises CheckpointError if parts are missing or misshapen, UnsupportedModelError for what headrace cannot read.
+        """
 
 
 def quantization_config(config: HFConfig, root: Path) -> HFConfig | None:
     """How the weights of a folder are quantized, with a quant_method; None if they are not."""
-    for name in ("quantization_config", "compression_config"):  # the second of old compressed-tensors
+    for name in ("quantization_config", "compression_config"):  # the second in old compressed-tensors
         if config.has(name):
             return config.section(name)
-    for name, method in OLD_FILES.items():
+    for name, method in LEGACY_CONFIG_FILES.items():
         if (root / name).is_file():
             old = read_json_config(root / name)
             return HFConfig({"quant_method": method, **old.fields}, old.source)

@@ -12,7 +12,7 @@ from engine.runner.expert_load import ExpertLoad
 from engine.startup.build import build_engine
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.spec import (
     Activation,
     AttentionSpec,
@@ -43,7 +43,7 @@ def experts(count: int, chosen: int) -> MoESpec:
 
 def random_decoder(*layers: LayerSpec) -> Decoder:
     spec = DecoderSpec(50, 32, 64, layers, NORM, has_tied_head=True)
-    decoder = Decoder(spec, backend=ReferenceAttention(), scheme=Unquantized(torch.float32), dtype=torch.float32)
+    decoder = Decoder(spec, backend=ReferenceAttention(), method=DenseLinearMethod(torch.float32), dtype=torch.float32)
     decoder.allocate(torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     for parameter in decoder.parameters():

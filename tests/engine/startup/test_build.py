@@ -13,7 +13,7 @@ from engine.startup import build, threads
 from engine.startup.build import build_engine
 from models.errors import SettingError
 from models.kernels.cpu.library import kernel_library
-from models.weight_cache.store import WeightStore
+from models.weight_cache.cache import WeightCache
 from tests.helpers.model_folders import write_model_folder
 
 SHORTAGES = [
@@ -68,7 +68,7 @@ def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.Monke
 def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The system counts a file's pages as free, since it could read them again."""
     model = str(write_model_folder(tmp_path / "model"))
-    kept = functools.partial(WeightStore, tmp_path / "kept", min_bytes=0, wants_large_pages=False)
+    cache = functools.partial(WeightCache, tmp_path / "cache", min_bytes=0, requires_large_pages=False)
     free: list[int] = []
     plan = build.plan_kv_budget
 
@@ -76,11 +76,11 @@ def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_
         free.append(kwargs["free_bytes"])
         return plan(*args, **kwargs)
 
-    monkeypatch.setattr(build, "WeightStore", kept)
+    monkeypatch.setattr(build, "WeightCache", cache)
     monkeypatch.setattr(build, "plan_kv_budget", noted)
     monkeypatch.setattr(build, "free_memory_bytes", lambda _: 1 << 30)
     for weight_cache in (False, True, True):
         build_engine(EngineConfig(model, device=Device.CPU, threads=1, weight_cache=weight_cache), lambda *_: None)
-    [image] = (tmp_path / "kept").iterdir()
+    [file] = (tmp_path / "cache").iterdir()
     assert free[:2] == [1 << 30, 1 << 30]
-    assert 0 <= image.stat().st_size - (free[1] - free[2]) < 1 << 16  # all but the image's contents
+    assert 0 <= file.stat().st_size - (free[1] - free[2]) < 1 << 16  # all but the file's index

@@ -17,7 +17,7 @@ from engine.tools.quantize.calibration import (
 )
 from engine.tools.quantize.folding import fold
 from models.decoder import DecoderLayer
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.loading.layer_stream import LayerStream, layer_of
 from models.loading.open import open_model
@@ -35,7 +35,7 @@ SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
 def linear_of(weight: torch.Tensor) -> torch.nn.Sequential:
     """A module "0" with this matrix."""
     rows, columns = weight.shape
-    module = torch.nn.Sequential(Linear(columns, rows, has_bias=False, scheme=Unquantized(torch.float32)))
+    module = torch.nn.Sequential(Linear(columns, rows, has_bias=False, method=DenseLinearMethod(torch.float32)))
     module[0].weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
     return module
 
@@ -148,7 +148,7 @@ def test_a_layer_may_be_computed_in_two_parts(tmp_path: Path) -> None:
     """Attention, which calibration is done with first, and then what is left."""
     folder = write_model_folder(tmp_path, llama_config(**SIZES))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
-    stream.read_ends()
+    stream.load_non_layer_weights()
     batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
     whole, parts = stream.begin(batches[:1]), stream.begin(batches[:1])
     index, layer = next(stream.layers("read", lambda *_: None))
@@ -167,13 +167,13 @@ def test_outputs_that_are_aimed_at_have_the_factors_of_their_rows(tmp_path: Path
     """Nothing is quantized, so that nothing is missed; gate and up together are narrower than their inputs."""
     folder = write_model_folder(tmp_path, llama_config(**{**SIZES, "intermediate_size": 32}))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
-    stream.read_ends()
+    stream.load_non_layer_weights()
     batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
     truth, passage = stream.begin(batches[:1]), stream.begin(batches[:1])
     index, layer = next(stream.layers("read", lambda *_: None))
     with watched(layer, None, keeps_targets=True) as seen:
         stream.compute(index, truth)
-    plan = [each for each in stream.plan if layer_of(each) == index]
+    plan = [each for each in stream.assignments if layer_of(each) == index]
     random = torch.Generator().manual_seed(3)
     folding = fold(
         layer,

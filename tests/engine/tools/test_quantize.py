@@ -25,10 +25,10 @@ from engine.tools.quantize.convert import Written, convert
 from engine.tools.quantize.folding import fold
 from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
-from models.export.compressed_tensors import Form, quantization_config, tensors_of
+from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
 from models.export.shards import ShardWriter
 from models.linear.storage import WeightOptions
-from models.loading.layer_stream import LayerStream, Passage, layer_of
+from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.loading.load import LoadOptions, load_model
 from models.loading.open import open_model
 from models.quant.dequantize import dequantize
@@ -123,7 +123,7 @@ def test_int8_may_have_groups(llama: Path, tmp_path: Path) -> None:
 def test_rows_that_do_not_fill_the_last_word_are_padded() -> None:
     codes = torch.tensor([[-127, 0, 1, 127, 5]], dtype=torch.int8)
     quantized = QuantTensor(Encoding.INT8, codes, torch.ones(1, 1), None, group_size=5)
-    packed = tensors_of("x", quantized, Form(Encoding.INT8))["x.weight_packed"]
+    packed = tensors_of("x", quantized, OutputFormat(Encoding.INT8))["x.weight_packed"]
     assert packed.view(torch.uint8)[0, :5].tolist() == [1, 128, 129, 255, 133]
     assert packed.shape == (1, 2)
 
@@ -140,10 +140,10 @@ def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: P
 
 def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no group divides the columns: what was divided out before such a matrix is in it for later layers."""
-    after_first: list[Passage] = []
+    after_first: list[LayerwiseForward] = []
     compute = LayerStream.compute
 
-    def remember(stream: LayerStream, index: int, passage: Passage, *, advances: bool = True) -> None:
+    def remember(stream: LayerStream, index: int, passage: LayerwiseForward, *, advances: bool = True) -> None:
         compute(stream, index, passage, advances=advances)
         if index == 0 and advances:
             after_first.append(dataclasses.replace(passage, rows=[rows.clone() for rows in passage.rows]))
@@ -156,7 +156,7 @@ def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: py
     stream = LayerStream(
         written, dtype=torch.float32, device=torch.device("cpu"), weights=WeightOptions(keeps_quantized=False)
     )
-    stream.read_ends()
+    stream.load_non_layer_weights()
     passage = stream.begin(after_first[-1].batches)
     with torch.inference_mode():
         index, _ = next(stream.layers("read", lambda *_: None))
@@ -253,7 +253,7 @@ def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, sourc
     [before] = run.step([(PagedSequence(), list(range(5, 45)))])
     random = torch.Generator().manual_seed(3)
     for index, layer in enumerate(run.decoder.layers):
-        plan = [each for each in stream.plan if layer_of(each) == index]
+        plan = [each for each in stream.assignments if layer_of(each) == index]
 
         def choose(name: str, linear: torch.nn.Module) -> torch.Tensor:  # noqa: ARG001
             return torch.rand(linear.in_features, generator=random) + 0.5
@@ -361,7 +361,7 @@ def test_stages_without_an_end_are_over_when_the_next_begins() -> None:
 
 def test_groups_of_modules_are_told_apart_by_digits_in_their_names() -> None:
     sizes = {f"model.layers.{layer}.mlp.w{n}": size for layer in range(2) for n, size in ((1, 64), (2, 128))}
-    groups = quantization_config(Form(Encoding.INT4), sizes, [])["config_groups"].values()
+    groups = quantization_config(OutputFormat(Encoding.INT4), sizes, [])["config_groups"].values()
     by_size = {group["weights"]["group_size"]: group["targets"] for group in groups}
     assert by_size == {64: [r"re:model\.layers\.\d+\.mlp\.w1$"], 128: [r"re:model\.layers\.\d+\.mlp\.w2$"]}
 

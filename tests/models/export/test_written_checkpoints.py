@@ -1,6 +1,6 @@
-"""What `headrace quantize` writes, held against what compressed-tensors' own decompressor read of it.
+"""What `headrace quantize` writes, compared with what compressed-tensors' own decompressor read of it.
 
-tests/fixtures/quantized/make_written.py kept the library's values; test_quantized_checkpoints.py reads these fixtures
+tests/fixtures/quantized/make_written.py saved the library's values; test_checkpoints.py reads these fixtures
 as all others.
 """
 
@@ -50,9 +50,9 @@ def test_the_folder_that_the_library_read_is_written_again(kind: str, tmp_path: 
     config = QuantizeConfig(scheme=scheme, method=Method.RTN, out=str(out))
     convert(files, open_model(files), config, None, out, lambda *_: None)
 
-    written, kept = load_file(out / "model.safetensors"), load_file(QUANTIZED / kind / "model.safetensors")
-    assert written.keys() == kept.keys()
-    for name, tensor in kept.items():
+    written, fixture = load_file(out / "model.safetensors"), load_file(QUANTIZED / kind / "model.safetensors")
+    assert written.keys() == fixture.keys()
+    for name, tensor in fixture.items():
         if scheme is Scheme.INT4 and not name.endswith(("weight_packed", "weight_scale")):
             assert torch.equal(written[name], tensor), name
         else:  # the last bit of fp32, which depends on the machine, chooses some of int4's scales

@@ -11,8 +11,8 @@ from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.linear import NativeWeight, PackedLinear, WeightFormat, pack_weight
 from models.kernels.moe import NativeExperts, takes_experts
 from models.layers.moe import MoE, Router
-from models.linear.dense import Unquantized
-from models.linear.prologue import AS_IS
+from models.linear.dense import DenseLinearMethod
+from models.linear.prologue import IDENTITY
 from models.quant.dequantize import dequantize
 from models.quant.round_to_nearest import quantize_matrix
 from models.quant.scaled_weight import pack_quantized
@@ -39,7 +39,7 @@ ROUTERS = {
 
 def random_moe(spec: MoESpec) -> MoE:
     """In fp32, with weights rounded to bf16."""
-    moe = MoE(spec, HIDDEN, scheme=Unquantized(torch.float32), dtype=torch.float32)
+    moe = MoE(spec, HIDDEN, method=DenseLinearMethod(torch.float32), dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, parameter in moe.named_parameters():
@@ -134,16 +134,16 @@ def test_experts_equal_torch(kernels: KernelLibrary, name: str, count: int, held
 
     experts(rows(count), None, out, adds=False)
 
-    assert_near(out, moe(rows(count), AS_IS), 0.06)
+    assert_near(out, moe(rows(count), IDENTITY), 0.06)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_shared_is_added_through_its_gate(kernels: KernelLibrary, dtype: torch.dtype) -> None:
     moe = random_moe(MoESpec(EXPERTS, GATED, PLAIN_ROUTER, shared=GATED, has_shared_gate=True))
     x, residual = rows(7), rows(7, seed=2).to(dtype)
-    want = residual.float() + moe(x, AS_IS)
+    want = residual.float() + moe(x, IDENTITY)
 
-    native(moe, kernels)(x, moe.shared(x, AS_IS), residual, adds=True)
+    native(moe, kernels)(x, moe.shared(x, IDENTITY), residual, adds=True)
 
     assert_near(residual.float(), want, 0.05)
 
@@ -156,7 +156,7 @@ def test_inputs_are_weighted(kernels: KernelLibrary, count: int) -> None:
 
     native(moe, kernels)(rows(count), None, out, adds=False)
 
-    assert_near(out, moe(rows(count), AS_IS), 0.05)
+    assert_near(out, moe(rows(count), IDENTITY), 0.05)
 
 
 def test_rows_do_not_depend_on_their_batch(kernels: KernelLibrary) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.recurrence import convolve, run_gated_delta
 from models.layers.norm import make_norm
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.recurrence.gated_delta import GatedDelta
 from models.recurrence.reference_conv import causal_conv
 from models.recurrence.reference_delta import gated_delta
@@ -59,7 +59,7 @@ def test_gated_delta_rule_equals_torch(
     generator, group = torch.Generator().manual_seed(0), group_of(*step)
     norm = NormSpec(NormKind.RMS, 1e-6)
     spec = GatedDeltaSpec(2, 4, 32, value_dim, kernel_size=2, norm=norm, tiles_key_heads=tiles_key_heads)
-    layer = GatedDelta(spec, 64, scheme=Unquantized(torch.float32))
+    layer = GatedDelta(spec, 64, method=DenseLinearMethod(torch.float32))
     layer.log_rate = torch.nn.Parameter(torch.randn(4, generator=generator) - 2)
     layer.dt_bias = torch.nn.Parameter(torch.randn(4, generator=generator))
     layer.norm = make_norm(norm, value_dim)

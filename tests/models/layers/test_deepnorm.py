@@ -11,7 +11,7 @@ from torch import nn
 
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.spec import Activation, AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence
@@ -32,7 +32,7 @@ SPEC = DecoderSpec(VOCAB, HIDDEN, 64, (LAYER,) * NUM_LAYERS, final_norm=None, ha
 
 
 def random_decoder() -> Decoder:
-    decoder = Decoder(SPEC, backend=ReferenceAttention(), scheme=Unquantized(torch.float32), dtype=torch.float32)
+    decoder = Decoder(SPEC, backend=ReferenceAttention(), method=DenseLinearMethod(torch.float32), dtype=torch.float32)
     decoder.allocate(torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -9,8 +9,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkR
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 
 from models.layers.moe import MoE, Router
-from models.linear.dense import Unquantized
-from models.linear.prologue import AS_IS
+from models.linear.dense import DenseLinearMethod
+from models.linear.prologue import IDENTITY
 from models.spec import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 HIDDEN, EXPERTS, CHOSEN = 32, 12, 3
@@ -114,7 +114,7 @@ def test_weighted_inputs_equal_llama4(chosen: int) -> None:
     spec = MoESpec(
         EXPERTS, mlp, RouterSpec(RouterScore.SIGMOID, chosen, renormalizes=False, scales_input=True), shared=mlp
     )
-    ours = MoE(spec, HIDDEN, scheme=Unquantized(torch.float32), dtype=torch.float32)
+    ours = MoE(spec, HIDDEN, method=DenseLinearMethod(torch.float32), dtype=torch.float32)
     state = {"router.weight": theirs.router.weight}
     for index in range(EXPERTS):
         state[f"experts.{index}.gate_up.weight"] = theirs.experts.gate_up_proj[index].T
@@ -126,6 +126,6 @@ def test_weighted_inputs_equal_llama4(chosen: int) -> None:
 
     with torch.no_grad():
         expected, _ = theirs(rows(50))
-        actual = ours(rows(50), AS_IS)
+        actual = ours(rows(50), IDENTITY)
 
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5)

@@ -20,13 +20,13 @@ from models.decoder import Decoder
 from models.families.gguf_config import gguf_config
 from models.families.registry import family_of
 from models.kernels.cpu.library import kernel_library
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
-from models.linear.native import Packed
-from models.linear.prologue import AS_IS
+from models.linear.native import NativeLinearMethod
+from models.linear.prologue import IDENTITY
 from models.linear.storage import WeightOptions
-from models.loading.assign import assign, fill
-from models.loading.schemes import choose_schemes
+from models.loading.assign import assign, load_weights
+from models.loading.methods import choose_methods
 from tests.helpers.checkpoints import (
     gpt2_config,
     llama_config,
@@ -55,12 +55,12 @@ def by_ends(default: Kind, **ends: Kind) -> Callable[[str], Kind]:
 
 @dataclass(frozen=True)
 class Mix:
-    """A model, the formats of its file, and what some layers must be held as."""
+    """A model, the formats of its file, and how some layers must be stored."""
 
     config: Callable[[], PretrainedConfig]
     kinds: Callable[[str], Kind]
-    held: dict[str, list[str]]
-    most_bytes: float = 1.15  # held, for one of the file
+    formats: dict[str, list[str]]
+    max_bytes_ratio: float = 1.15  # in memory, for one of the file
 
 
 MIXES = {
@@ -108,7 +108,7 @@ MIXES = {
             "layers.1.mlp.down": ["iq4_nl"],
         },
     ),
-    "llama-lexica": Mix(
+    "llama-codebooks": Mix(
         lambda: llama_config(**WIDE),
         by_ends(
             Kind.IQ3_S,
@@ -121,7 +121,7 @@ MIXES = {
             "layers.1.mlp.down": ["int8 g32"],
             "embed": ["int8 g32"],
         },
-        most_bytes=2.75,  # 1.6 to 3.4 bits become 4 or 9
+        max_bytes_ratio=2.75,  # 1.6 to 3.4 bits become 4 or 9
     ),
     "gpt2-q8_0": Mix(gpt2_config, by_ends(Kind.Q8_0), {"layers.0.attn.qkv": ["q8_0"] * 3, "positions": ["q8_0"]}),
     "llama-with-a-shard-in-f16": Mix(
@@ -189,11 +189,13 @@ def packed_in_fp32(path: Path) -> Decoder:
     config = gguf_config(checkpoint)
     family = family_of(config.architecture())
     dtype = torch.float32
-    decoder = Decoder(family.describe(config), backend=ReferenceAttention(), scheme=Unquantized(dtype), dtype=dtype)
-    plan = assign(decoder, checkpoint, family.gguf_names)
-    choose_schemes(decoder, plan, torch.bfloat16, CPU, WeightOptions())
+    decoder = Decoder(
+        family.describe(config), backend=ReferenceAttention(), method=DenseLinearMethod(dtype), dtype=dtype
+    )
+    assignments = assign(decoder, checkpoint, family.gguf_names)
+    choose_methods(decoder, assignments, torch.bfloat16, CPU, WeightOptions())
     decoder.allocate(CPU)
-    fill(decoder, plan, lambda *_: None)
+    load_weights(decoder, assignments, lambda *_: None)
     return decoder
 
 
@@ -204,12 +206,12 @@ class LayerErrors:
         """rounds_rows: `plain` rounds its input rows as the native kernels do."""
         self.of_call: dict[str, list[float]] = {}
         for name, layer in linears(decoder).items():
-            if isinstance(layer.scheme, Packed):
+            if isinstance(layer.method, NativeLinearMethod):
                 self._watch(name, layer, linears(plain)[name], rounds_rows)
 
     def _watch(self, name: str, layer: Linear, plain: Linear, rounds_rows: bool) -> None:
         def product(rows: torch.Tensor, shard: str | None) -> torch.Tensor:
-            is_bf16 = layer.scheme.format_of(shard) == "bf16"
+            is_bf16 = layer.method.format_of(shard) == "bf16"
             rounded = _as_bf16 if is_bf16 else _as_int8
             weight = plain.weight.narrow(0, *layer.rows(shard))
             return F.linear(rounded(rows) if rounds_rows else rows, _as_bf16(weight) if is_bf16 else weight)
@@ -217,7 +219,7 @@ class LayerErrors:
         expected: list[torch.Tensor] = []
 
         def before(_: Linear, args: tuple, kwargs: dict) -> None:
-            x, prologue = (*args, AS_IS)[:2]
+            x, prologue = (*args, IDENTITY)[:2]
             rows = prologue(x)
             residual = kwargs.get("residual")
             y = torch.cat([product(rows, shard) for shard in layer.shards or [None]], dim=-1)
@@ -225,8 +227,8 @@ class LayerErrors:
             expected.append(y if residual is None else residual + y)
 
         def after(_: Linear, args: tuple, kwargs: dict, output: torch.Tensor) -> None:  # noqa: ARG001
-            wanted = expected.pop()
-            self.of_call.setdefault(name, []).append(((output - wanted).norm() / wanted.norm()).item())
+            truth = expected.pop()
+            self.of_call.setdefault(name, []).append(((output - truth).norm() / truth.norm()).item())
 
         layer.register_forward_pre_hook(before, with_kwargs=True)
         layer.register_forward_hook(after, with_kwargs=True)
@@ -265,20 +267,20 @@ def test_packed_layers_of_many_rows_are_near_dequantized_ones(path: Path) -> Non
         assert max(of_call) < 1.2e-2, name  # what rounding rows to int8 costs
 
 
-def test_every_tensor_is_held_in_its_own_format(mix: Mix, path: Path) -> None:
+def test_every_tensor_keeps_its_own_format(mix: Mix, path: Path) -> None:
     layers = dict(load_gguf([path], torch.bfloat16).named_modules(remove_duplicate=False))
 
-    for name, formats in mix.held.items():
+    for name, formats in mix.formats.items():
         layer = layers[name]
-        assert [layer.scheme.format_of(shard) for shard in layer.shards or [None]] == formats, name
+        assert [layer.method.format_of(shard) for shard in layer.shards or [None]] == formats, name
 
 
-def test_bytes_held_are_near_those_of_the_file(mix: Mix, path: Path) -> None:
+def test_bytes_in_memory_are_near_those_of_the_file(mix: Mix, path: Path) -> None:
     stored = sum(tensor.num_bytes for tensor in GGUFCheckpoint([path]).tensors.values())
 
-    held = load_gguf([path], torch.bfloat16).weight_bytes()
+    in_memory = load_gguf([path], torch.bfloat16).weight_bytes()
 
-    assert 0.99 * stored < held < mix.most_bytes * stored
+    assert 0.99 * stored < in_memory < mix.max_bytes_ratio * stored
 
 
 def test_packed_bf16_predictions_agree_with_dequantized_ones(path: Path) -> None:
@@ -290,22 +292,22 @@ def test_packed_bf16_predictions_agree_with_dequantized_ones(path: Path) -> None
     assert (packed.argmax(-1) == truth.argmax(-1)).float().mean() >= 0.9
 
 
-def test_blocks_that_torch_holds_give_the_logits_of_dequantized_ones(
+def test_blocks_that_torch_dequantizes_give_the_logits_of_dequantized_ones(
     monkeypatch: pytest.MonkeyPatch, mix: Mix, path: Path
 ) -> None:
     """As on a device without kernels."""
-    monkeypatch.setattr("models.loading.schemes.torch_holds", lambda kept, _: kept is not None)
-    held = load_gguf([path])
-    layers = dict(held.named_modules(remove_duplicate=False))
+    monkeypatch.setattr("models.loading.methods.stays_quantized_in_torch", lambda storage, _: storage is not None)
+    decoder = load_gguf([path])
+    layers = dict(decoder.named_modules(remove_duplicate=False))
 
-    assert torch.allclose(logits_of(held), logits_of(load_gguf([path], keeps_quantized=False)), atol=1e-4)
-    for name, formats in mix.held.items():
-        names = [layers[name].scheme.format_of(shard) for shard in layers[name].shards or [None]]
+    assert torch.allclose(logits_of(decoder), logits_of(load_gguf([path], keeps_quantized=False)), atol=1e-4)
+    for name, formats in mix.formats.items():
+        names = [layers[name].method.format_of(shard) for shard in layers[name].shards or [None]]
         assert names == [each.replace("bf16", "f32") for each in formats], name
 
 
 @pytest.mark.parametrize("name", EXPERT_MIXES)
-def test_stacked_experts_are_held_in_their_own_format(tmp_path: Path, name: str) -> None:
+def test_stacked_experts_keep_their_own_format(tmp_path: Path, name: str) -> None:
     mix, path = EXPERT_MIXES[name], tmp_path / "model.gguf"
     write_gguf(random_model(mix.config()), path, mix.kinds)
     packed, truth = load_gguf([path], torch.bfloat16), load_gguf([path], keeps_quantized=False)
@@ -315,9 +317,9 @@ def test_stacked_experts_are_held_in_their_own_format(tmp_path: Path, name: str)
         logits_of(packed).log_softmax(-1), logits_of(truth).log_softmax(-1), log_target=True, reduction="batchmean"
     )
 
-    for module, formats in mix.held.items():
-        held = [layers[module].scheme.format_of(shard) for shard in layers[module].shards or [None]]
-        assert held == formats, module
+    for module, formats in mix.formats.items():
+        found = [layers[module].method.format_of(shard) for shard in layers[module].shards or [None]]
+        assert found == formats, module
     assert divergence < 1e-2
 
 
@@ -329,11 +331,11 @@ def test_without_quantization_the_file_is_its_dequantized_weights_in_bf16(tmp_pa
 
     dequantized = load_gguf([tmp_path / "model.gguf"], torch.bfloat16, keeps_quantized=False)
 
-    assert {layer.scheme.format_of(None) for layer in linears(dequantized).values() if not layer.shards} == {"bf16"}
+    assert {layer.method.format_of(None) for layer in linears(dequantized).values() if not layer.shards} == {"bf16"}
     assert torch.equal(logits_of(dequantized), logits_of(load_folder(tmp_path / "folder", torch.bfloat16)))
 
 
-def test_a_tied_matrix_is_held_once(tmp_path: Path) -> None:
+def test_a_tied_matrix_is_stored_once(tmp_path: Path) -> None:
     mix = MIXES["llama-q4_1-tied-q8_0"]
     write_gguf(random_model(mix.config()), tmp_path / "model.gguf", mix.kinds)
 

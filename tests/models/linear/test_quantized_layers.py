@@ -46,22 +46,22 @@ def product(x: torch.Tensor, matrix: QuantTensor, *, is_native: bool) -> torch.T
 
 
 @pytest.mark.parametrize("kind", LLAMAS)
-@pytest.mark.parametrize("scheme", ["packed", "codes"])
-def test_layers_equal_the_dequantized_product_on_rounded_rows(kind: str, scheme: str) -> None:
-    if scheme == "packed" and kernel_library() is None:
+@pytest.mark.parametrize("method", ["native", "dequantizing"])
+def test_layers_equal_the_dequantized_product_on_rounded_rows(kind: str, method: str) -> None:
+    if method == "native" and kernel_library() is None:
         pytest.skip("there is no C++ compiler for the native kernels")
-    decoder, matrices = load(kind, torch.bfloat16 if scheme == "packed" else torch.float32)
+    decoder, matrices = load(kind, torch.bfloat16 if method == "native" else torch.float32)
 
     for name in {module for module, _ in matrices}:
         layer = decoder.get_submodule(name)
         assert isinstance(layer, Linear)
-        is_native = layer.scheme.name == "packed"
-        assert is_native == (scheme == "packed"), (name, layer.scheme.name, matrices)
+        is_native = layer.method.name == "native"
+        assert is_native == (method == "native"), (name, layer.method.name, matrices)
         x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16().float()
         got = layer(x, out_dtype=torch.float32)
         for shard in layer.shards or [None]:
             matrix = matrices.get((name, shard))
             if matrix is not None:
-                wanted = product(x, matrix, is_native=is_native)
+                expected = product(x, matrix, is_native=is_native)
                 bias = 0 if layer.bias is None else layer.bias.narrow(0, *layer.rows(shard))
-                assert relative_error(got.narrow(1, *layer.rows(shard)) - bias, wanted) < 1e-3, (name, shard)
+                assert relative_error(got.narrow(1, *layer.rows(shard)) - bias, expected) < 1e-3, (name, shard)

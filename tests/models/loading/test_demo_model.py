@@ -48,7 +48,7 @@ def in_small_steps(model: LoadedModel, ids: list[int], rows: int = 8) -> torch.T
     return torch.cat([run.step([(sequence, ids[at : at + rows])])[0] for at in range(0, len(ids), rows)])
 
 
-def test_weights_are_held_as_they_are_stored(packed: LoadedModel) -> None:
+def test_weights_keep_the_formats_of_the_file(packed: LoadedModel) -> None:
     assert packed.notes[0] == "Weights: 0.09 GiB: q4_1 210 tensors, f32 61, q8_0 1"
     assert packed.weight_bytes < 100e6  # the file's tensors are 96.5 MB
 

@@ -18,7 +18,7 @@ from models.decoder import Decoder
 from models.errors import CheckpointError, ModelError, SourceError, UnsupportedModelError
 from models.families.llama import FAMILY
 from models.kernels.cpu.library import required_library
-from models.linear.dense import Unquantized
+from models.linear.dense import DenseLinearMethod
 from models.loading.assign import assign
 from models.loading.load import LoadOptions, load_model, resolve_dtype
 from models.loading.open import check_config
@@ -115,8 +115,8 @@ def test_tensor_under_two_names_is_refused(folder: Path) -> None:
     rules = {**FAMILY.names, "copy.*": FAMILY.names["model.norm.*"]}
     change_weights(folder, {"copy.weight": torch.zeros(64)})
     spec = FAMILY.describe(read_json_config(folder / "config.json"))
-    scheme = Unquantized(torch.float32)
-    outline = Decoder(spec, backend=ReferenceAttention(), scheme=scheme, dtype=torch.float32)
+    method = DenseLinearMethod(torch.float32)
+    outline = Decoder(spec, backend=ReferenceAttention(), method=method, dtype=torch.float32)
 
     with pytest.raises(CheckpointError, match="repeats what another tensor holds"):
         assign(outline, SafetensorsCheckpoint(folder), rules)

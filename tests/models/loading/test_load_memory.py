@@ -1,4 +1,4 @@
-"""The most memory that loading takes: what is held, and little beside it; never the file and the model at once."""
+"""The peak memory of loading: that of the weights, and little beside it; never the file and the model at once."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.helpers.gguf_writer import write_gguf
 MIB = 1 << 20
 BESIDE = 20 * MIB  # pages that are given back together, a matrix of the file, temporaries, code that is loaded
 SIZES = {"vocab_size": 128, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
-# Prints by how much the peak of the resident set grew, and the bytes of weights held.
+# Prints by how much the peak of the resident set grew, and the bytes of the weights.
 SCRIPT = """
 import json, pathlib, sys
 import torch
@@ -60,7 +60,7 @@ def write_q8_0(folder: Path) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's")
 @pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 @pytest.mark.parametrize(("write", "quantize_to"), [(write_bf16, ""), (write_bf16, "INT4"), (write_q8_0, "")])
-def test_loading_takes_little_more_than_what_is_held(
+def test_loading_takes_little_more_than_the_weights(
     tmp_path: Path, write: Callable[[Path], Path], quantize_to: str
 ) -> None:
     path = write(tmp_path)
@@ -70,6 +70,6 @@ def test_loading_takes_little_more_than_what_is_held(
     )
 
     assert result.returncode == 0, result.stderr[-2000:]
-    grown, held = json.loads(result.stdout)
-    assert held > 12 * MIB
-    assert grown < held + BESIDE
+    grown, weights = json.loads(result.stdout)
+    assert weights > 12 * MIB
+    assert grown < weights + BESIDE

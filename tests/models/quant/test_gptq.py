@@ -109,7 +109,7 @@ def test_fp8_scales_lie_where_the_binades_fit_the_numbers() -> None:
 
 
 def test_matrices_without_inputs_are_rounded_to_the_nearest() -> None:
-    """Experts to which no token of the text was sent."""
+    """Experts to which no token was sent."""
     weight = matrix()
     unseen = quantize_for_inputs(weight, factored(torch.zeros(160, 160)), Encoding.INT4, SIZE, torch.bfloat16)
     nearest = quantize_to_nearest(weight, Encoding.INT4, SIZE, torch.bfloat16)
@@ -132,7 +132,7 @@ def test_inputs_without_numbers_are_refused() -> None:
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_codes_are_chosen_for_the_scales_that_are_kept(encoding: Encoding, dtype: torch.dtype) -> None:
+def test_codes_are_chosen_for_the_stored_scales(encoding: Encoding, dtype: torch.dtype) -> None:
     weight = matrix()
     found = quantize_to_nearest(weight, encoding, SIZE if encoding is Encoding.INT4 else 160, dtype)
     assert found.scales.dtype == dtype

@@ -1,4 +1,4 @@
-"""Quantization on load: how near the matrices made come, and what is held while a checkpoint streams in."""
+"""Quantization on load: the error of the matrices, and the memory while a checkpoint streams in."""
 
 import weakref
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_matrices_made_are_near(encoding: Encoding, group_size: int | None, boun
 # Squares of the smallest vanish in fp32, and fp16 has none of the scales.
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e-6, 1e7, 1e30])
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3, Encoding.NF4, Encoding.FP4])
-def test_numbers_of_any_size_are_held_as_well(encoding: Encoding, size: float) -> None:
+def test_numbers_of_any_size_are_represented_equally_well(encoding: Encoding, size: float) -> None:
     weight = gaussian(4, 64)
     usual = relative_error(dequantize(quantize_matrix(weight, encoding), torch.float32), weight)
     sized = dequantize(quantize_matrix(weight * size, encoding), torch.float32) / size
@@ -71,7 +71,7 @@ def test_zero_points_follow_numbers_of_one_sign() -> None:
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3, Encoding.NF4])
-def test_zeros_stay_zeros_and_numbers_that_can_be_held_are_kept(encoding: Encoding) -> None:
+def test_zeros_stay_zeros_and_representable_numbers_stay(encoding: Encoding) -> None:
     weight = gaussian(4, 128)
     weight[1] = 0
     weight[2, :64] = 0
@@ -86,8 +86,8 @@ def test_zeros_stay_zeros_and_numbers_that_can_be_held_are_kept(encoding: Encodi
 def test_rows_keep_their_scales_when_they_move() -> None:
     kind = QuantKind(Encoding.FP8_E4M3, 128, row_group=128)
     quantized = random_quantized(kind, 300, 256, scale_dtype=torch.float32)
-    turned = rearranged_rows(quantized, lambda rows: rows.flip(0))
-    assert torch.equal(dequantize(turned, torch.float32), dequantize(quantized, torch.float32).flip(0))
+    flipped = rearranged_rows(quantized, lambda rows: rows.flip(0))
+    assert torch.equal(dequantize(flipped, torch.float32), dequantize(quantized, torch.float32).flip(0))
     assert rearranged_rows(quantized, lambda rows: rows) is quantized
     with pytest.raises(UnsupportedModelError, match="transposed"):
         rearranged_rows(quantized, lambda rows: rows.t())
@@ -100,8 +100,8 @@ def test_permuted_columns_stand_in_the_input_s_order() -> None:
     codes = unpack_nibbles(quantized.codes).float()
     dense = dequantize(quantized, torch.float32)
     column = 40
-    wanted = (codes[:, column] - quantized.zeros[:, 1]) * quantized.scales[:, 1].float()
-    assert torch.equal(dense[:, quantized.permutation[column]], wanted)
+    expected = (codes[:, column] - quantized.zeros[:, 1]) * quantized.scales[:, 1].float()
+    assert torch.equal(dense[:, quantized.permutation[column]], expected)
 
 
 def test_rows_are_rounded_to_the_weights_type() -> None:
@@ -137,7 +137,7 @@ def test_layers_become_what_was_asked_for(folder: Path, dtype: torch.dtype, enco
     assert f"{name} 14 tensors" in note
     for layer_name, layer in linears(decoder).items():
         if layer_name in ("embed", "head"):
-            assert layer.scheme.format_of(None) in ("bf16", "f32")
+            assert layer.method.format_of(None) in ("bf16", "f32")
             continue
         weight = quantize_by_shard(plain[layer_name], encoding)
         x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -157,7 +157,7 @@ def test_groups_are_of_the_size_that_was_asked_for(folder: Path, dtype: torch.dt
     down, plain = layers["layers.1.mlp.down"], linears(load_folder(folder))["layers.1.mlp.down"]  # of 256 columns
     weight = dequantize(quantize_matrix(plain.weight, encoding, 96), torch.float32)
     x = torch.randn(5, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
-    assert down.scheme.format_of(None) == f"{encoding.name.lower()} g96"
+    assert down.method.format_of(None) == f"{encoding.name.lower()} g96"
     assert relative_error(down(x, out_dtype=torch.float32), x.float() @ weight.T) < 1e-2
 
 
@@ -178,21 +178,21 @@ def test_head_and_embeddings_follow_when_asked(folder: Path, dtype: torch.dtype)
 
     decoder = load_folder(folder, dtype, weights=options)
 
-    assert {layer.scheme.format_of(None) for layer in (decoder.embed, decoder.head)} == {"int4 g32"}
+    assert {layer.method.format_of(None) for layer in (decoder.embed, decoder.head)} == {"int4 g32"}
     embedding = load_folder(folder).embed.weight
-    wanted = dequantize(quantize_matrix(embedding, Encoding.INT4), dtype)
+    expected = dequantize(quantize_matrix(embedding, Encoding.INT4), dtype)
     ids = torch.tensor([3, 127, 0])
-    assert torch.equal(decoder.embed.look_up(ids).to(dtype), wanted[ids])
+    assert torch.equal(decoder.embed.look_up(ids).to(dtype), expected[ids])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])
-def test_conv1d_matrices_are_quantized_after_they_are_turned(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_conv1d_matrices_are_quantized_after_they_are_transposed(tmp_path: Path, dtype: torch.dtype) -> None:
     random_model(gpt2_config()).save_pretrained(tmp_path)
     decoder = load_folder(tmp_path, dtype, weights=WeightOptions(quantize_to=Encoding.INT8))
     plain = linears(load_folder(tmp_path))["layers.1.mlp.down"]
     x = torch.randn(3, plain.in_features).to(dtype)
-    wanted = x.float() @ plain.weight.T + plain.bias
-    assert relative_error(linears(decoder)["layers.1.mlp.down"](x, out_dtype=torch.float32), wanted) < 2e-2
+    expected = x.float() @ plain.weight.T + plain.bias
+    assert relative_error(linears(decoder)["layers.1.mlp.down"](x, out_dtype=torch.float32), expected) < 2e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["native", "torch"])
@@ -208,9 +208,9 @@ def test_one_unquantized_matrix_at_a_time_is_in_memory(
         read = self.read
         assert read is not None
 
-        def watched(wanted: torch.dtype) -> torch.Tensor:
+        def watched(target: torch.dtype) -> torch.Tensor:
             nonlocal most
-            tensor = read(wanted)
+            tensor = read(target)
             alive.add(tensor)
             most = max(most, len(alive))
             return tensor

@@ -109,7 +109,7 @@ def test_revision_of_a_path_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A hub whose one snapshot is tmp_path; the last call's arguments are kept."""
+    """A hub whose one snapshot is tmp_path; the last call's arguments are recorded."""
     seen: dict[str, Any] = {}
 
     def snapshot_download(repo: str, **kwargs: Any) -> str:

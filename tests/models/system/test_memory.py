@@ -119,13 +119,13 @@ def test_weights_that_cannot_fit_are_refused_before_memory_is_taken(
 ) -> None:
     random_model(llama_config(hidden_size=128, intermediate_size=256)).save_pretrained(tmp_path)
     weights = WeightOptions(quantize_to=encoding)
-    held = load_folder(tmp_path, dtype, weights=weights).weight_bytes()
+    weight_bytes = load_folder(tmp_path, dtype, weights=weights).weight_bytes()
 
-    monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: int(0.85 * held))
+    monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: int(0.85 * weight_bytes))
     with pytest.raises(ModelError, match=r"need 0.00 GiB and cpu has 0.00 GiB free.*--quantization int4"):
         load_folder(tmp_path, dtype, weights=weights)
 
-    monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: held)
+    monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: weight_bytes)
     load_folder(tmp_path, dtype, weights=weights)
 
 

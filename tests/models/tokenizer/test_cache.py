@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.tokenizer.assets import TokenizerAssets
-from models.tokenizer.cache import gguf_key, keep_assets, read_assets
+from models.tokenizer.cache import gguf_key, read_assets, save_assets
 
 pytestmark = pytest.mark.fast
 
@@ -26,8 +26,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "tokenizers"
 
 
-def test_kept_assets_come_back_whole() -> None:
-    keep_assets("k", ASSETS)
+def test_saved_assets_come_back_whole() -> None:
+    save_assets("k", ASSETS)
     assert read_assets("k") == ASSETS
     assert read_assets("other") is None
 
@@ -36,7 +36,7 @@ def test_kept_assets_come_back_whole() -> None:
     "damage", [lambda data: data[:-1], lambda data: data[5:], lambda data: data + b"x", lambda _: b""]
 )
 def test_damaged_file_is_not_read(cache: Path, damage) -> None:  # type: ignore[no-untyped-def]
-    keep_assets("k", ASSETS)
+    save_assets("k", ASSETS)
     (file,) = cache.iterdir()
     file.write_bytes(damage(file.read_bytes()))
     assert read_assets("k") is None
@@ -53,12 +53,12 @@ def test_key_follows_tokenizer_metadata_and_nothing_else() -> None:
 def test_number_of_files_is_bounded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.tokenizer.cache._MAX_FILES", 3)
     for number in range(5):
-        keep_assets(str(number), ASSETS)
+        save_assets(str(number), ASSETS)
     assert len(list(cache.iterdir())) == 3
 
 
 def test_cache_that_cannot_be_written_is_no_error(cache: Path) -> None:
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("a file where the folder should be")
-    keep_assets("k", ASSETS)
+    save_assets("k", ASSETS)
     assert read_assets("k") is None

@@ -88,9 +88,9 @@ def test_fp32_logits_in_uneven_batches_equal_those_of_transformers(tmp_path: Pat
     rest = run.step([(short, prompts[1][5:])])[0]
 
     with torch.inference_mode():
-        wanted = model(torch.tensor(prompts)).logits
-    torch.testing.assert_close(torch.cat(rows), wanted[0], rtol=0.0, atol=1e-4)
-    torch.testing.assert_close(rest, wanted[1, 5:], rtol=0.0, atol=1e-4)
+        expected = model(torch.tensor(prompts)).logits
+    torch.testing.assert_close(torch.cat(rows), expected[0], rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(rest, expected[1, 5:], rtol=0.0, atol=1e-4)
 
 
 def test_own_code_and_that_of_transformers_compute_the_same(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_rows_that_depend_on_their_neighbors_are_found(tmp_path: Path) -> None:
     embed = decoder.body.embed_tokens
     embed.register_forward_hook(lambda _module, _ids, rows: rows + rows.roll(1, dims=1))  # as token shifts do
 
-    with pytest.raises(UnsupportedModelError, match="computes another text where several are in a batch"):
+    with pytest.raises(UnsupportedModelError, match="computes other rows where several sequences are in a batch"):
         check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
 
 
@@ -179,7 +179,7 @@ def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
 
     decoder.body.forward = miscounted  # type: ignore[method-assign]
 
-    with pytest.raises(UnsupportedModelError, match="computes another text"):
+    with pytest.raises(UnsupportedModelError, match="computes other rows"):
         check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
 
 
@@ -199,7 +199,7 @@ def test_what_a_call_says_of_causality_goes_before_its_module(
     module.is_causal = of_module  # type: ignore[assignment]
     q = torch.zeros(1, 2, 3, 16)
     # A call that is taken is noted at the module's recorder, which there is not.
-    raised, message = (AttributeError, "recorder") if is_taken else (observe._Refused, "looks ahead")
+    raised, message = (AttributeError, "recorder") if is_taken else (observe._UnsupportedAttentionError, "looks ahead")
     with pytest.raises(raised, match=message):
         observe._record(module, q, q, q, None, is_causal=of_call)
 
@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
     "BertLMHeadModel": (BertConfig(**SMALL), "looks ahead"),
     "PhiForCausalLM": (
         PhiConfig(**SMALL | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
-        "depends on the other texts",
+        "depends on the other sequences",
     ),
     "GPTNeoForCausalLM": (GPTNeoConfig(), "is not what transformers expects: .*attention_layers"),
     "Qwen9ForCausalLM": (llama_config(), "has no causal language model 'Qwen9ForCausalLM'"),

@@ -1,4 +1,4 @@
-"""Weights that a start has kept, mapped by the next one: the same model, bit for bit, of every family and format."""
+"""Weights that a start has cached, mapped by the next one: the same model, bit for bit, of every family and format."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.kernels.cpu.library import kernel_library
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, HeldWeights
+from models.loaded_model import ComputeConfig, LoadedWeights
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
-from models.weight_cache.entry import files_state, kept_model
-from models.weight_cache.store import WeightStore
+from models.weight_cache.cache import WeightCache
+from models.weight_cache.entry import cached_weights, files_state
 from tests.helpers.checkpoints import llama_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
@@ -31,26 +31,26 @@ BACKEND = ReferenceAttention()
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def built(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) -> tuple[Decoder, HeldWeights]:
-    store, state = WeightStore(cache, min_bytes=0, wants_large_pages=False), files_state(files)
+def built(files: ModelFiles, folder: Path, weights: WeightOptions | None = None) -> tuple[Decoder, LoadedWeights]:
+    cache, state = WeightCache(folder, min_bytes=0, requires_large_pages=False), files_state(files)
     assert state is not None
-    kept = kept_model(store, files, state, weights or WeightOptions(), {})
+    cached = cached_weights(cache, files, state, weights or WeightOptions(), {})
     compute = ComputeConfig(BACKEND, torch.bfloat16, torch.device("cpu"))
-    return build_decoder(open_model(files), compute, weights or WeightOptions(), lambda *_: None, kept)
+    return build_decoder(open_model(files), compute, weights or WeightOptions(), lambda *_: None, cached)
 
 
-def check_both_starts(files: ModelFiles, cache: Path, weights: WeightOptions | None = None) -> HeldWeights:
+def check_both_starts(files: ModelFiles, folder: Path, weights: WeightOptions | None = None) -> LoadedWeights:
     """What the second start says of its weights, which are those of the first."""
-    first, first_held = built(files, cache, weights)
+    first, first_loaded = built(files, folder, weights)
     expected = logits_of(first)
-    second, held = built(files, cache, weights)
+    second, loaded = built(files, folder, weights)
 
-    assert first_held.mapped_bytes == 0
+    assert first_loaded.mapped_bytes == 0
     assert torch.equal(logits_of(second), expected)
     assert expected.isfinite().all()
     assert second.weight_bytes() == first.weight_bytes()
-    assert held.formats == first_held.formats
-    return held
+    assert loaded.formats == first_loaded.formats
+    return loaded
 
 
 def logits_of(decoder: Decoder) -> torch.Tensor:
@@ -62,28 +62,28 @@ def logits_of(decoder: Decoder) -> torch.Tensor:
 @pytest.mark.parametrize("name", ALL_VARIANTS)
 def test_every_family(name: str, tmp_path: Path) -> None:
     random_model(ALL_VARIANTS[name]()).to(torch.bfloat16).save_pretrained(tmp_path)
-    held = check_both_starts(ModelFiles(tmp_path, (), name), tmp_path / "cache")
-    assert held.mapped_bytes > 0
-    assert "mapped from" in held.note
+    loaded = check_both_starts(ModelFiles(tmp_path, (), name), tmp_path / "cache")
+    assert loaded.mapped_bytes > 0
+    assert "mapped from" in loaded.note
 
 
 @pytest.mark.parametrize("kind", LLAMAS)
 def test_every_checkpoint_format(kind: str, tmp_path: Path) -> None:
-    held = check_both_starts(ModelFiles(QUANTIZED / kind, (), kind), tmp_path)
-    assert held.mapped_bytes > 0
+    loaded = check_both_starts(ModelFiles(QUANTIZED / kind, (), kind), tmp_path)
+    assert loaded.mapped_bytes > 0
 
 
 @pytest.mark.parametrize("encoding", [None, *(Encoding[name] for name in ("INT4", "INT8", "FP8_E4M3", "NF4"))])
 def test_weights_that_are_quantized_on_load(encoding: Encoding | None, tmp_path: Path) -> None:
     random_model(llama_config(tie_word_embeddings=True)).to(torch.bfloat16).save_pretrained(tmp_path)
     weights = WeightOptions(quantize_to=encoding, includes_head=encoding is not None)
-    held = check_both_starts(ModelFiles(tmp_path, (), "m"), tmp_path / "cache", weights)
-    assert held.mapped_bytes > 0
+    loaded = check_both_starts(ModelFiles(tmp_path, (), "m"), tmp_path / "cache", weights)
+    assert loaded.mapped_bytes > 0
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "F16", "BF16"])
 def test_every_gguf_format(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(random_model(llama_config(**WIDE)), path, GGMLQuantizationType[name])
-    held = check_both_starts(ModelFiles(None, (path,), name), tmp_path / "cache")
-    assert held.mapped_bytes > 0
+    loaded = check_both_starts(ModelFiles(None, (path,), name), tmp_path / "cache")
+    assert loaded.mapped_bytes > 0

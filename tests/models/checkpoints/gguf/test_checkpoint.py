@@ -212,9 +212,9 @@ def test_quantized_tensor_can_be_read_as_it_is_packed(tmp_path: Path) -> None:
 
     tensors = GGUFCheckpoint([path]).tensors
 
-    assert tensors["t"].read_packed is not None
-    assert np.array_equal(tensors["t"].read_packed().numpy(), packed)
-    assert tensors["plain"].read_packed is None
+    assert tensors["t"].read_blocks is not None
+    assert np.array_equal(tensors["t"].read_blocks().numpy(), packed)
+    assert tensors["plain"].read_blocks is None
 
 
 def part(number: int, count: int, name: str, total: int) -> bytes:

@@ -1,4 +1,4 @@
-"""GGUF formats that are held as something else keep the very numbers that gguf reads in them."""
+"""GGUF formats that are read in another format have exactly the numbers that gguf dequantizes."""
 
 import gguf
 import numpy as np

@@ -1,4 +1,4 @@
-"""Quantized checkpoints that the formats' own libraries wrote, held against those libraries' dequantized values."""
+"""Quantized checkpoints that the formats' own libraries wrote, compared with those libraries' dequantized values."""
 
 import json
 from dataclasses import replace
@@ -98,7 +98,7 @@ def logits_of(folder: Path, checkpoint: Checkpoint, ids: list[int], dtype: torch
 def rounded(tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
     """The tensor as the library reads it: rounded to `dtype`, dequantized."""
     read = tensor.read
-    return replace(tensor, read=lambda wanted: read(dtype).to(wanted), quantized=None)
+    return replace(tensor, read=lambda target: read(dtype).to(target), quantized=None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,12 +111,14 @@ def test_kind_is_known_before_the_matrix_is_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_matrix_is_held_in_the_bytes_of_the_file(kind: str) -> None:
+def test_matrix_takes_the_bytes_of_the_file(kind: str) -> None:
     for tensor in open_quantized(QUANTIZED / kind).tensors.values():
         if tensor.quantized is not None:
             matrix = tensor.quantized.read()
-            held = matrix.codes.nbytes + matrix.scales.nbytes + (0 if matrix.zeros is None else matrix.zeros.nbytes)
-            assert held <= tensor.num_bytes * 1.15
+            in_memory = (
+                matrix.codes.nbytes + matrix.scales.nbytes + (0 if matrix.zeros is None else matrix.zeros.nbytes)
+            )
+            assert in_memory <= tensor.num_bytes * 1.15
 
 
 ENCODINGS = {

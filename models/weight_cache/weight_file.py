@@ -1,14 +1,14 @@
-"""Images: tensors in a file that is mapped into memory and not read, so that the system's cache of it is their memory.
+"""WeightFile: tensors in a file that is mapped and not read, so that the system's cache of the file is their memory.
 
-    tensors, from offset 0    each at a multiple of 64 bytes, which the kernels' vectors want
+    tensors, from offset 0    each at a multiple of 64 bytes, which the kernels' vectors need
     zeros                     up to a multiple of 2 MiB
-    contents                  JSON: the tensors' names, types, shapes and offsets, what the caller adds, sums
-    tail                      32 bytes: length and hash of the contents, and a word that says what this is
+    index                     JSON: the tensors' names, types, shapes and offsets, what the caller adds, checksums
+    tail                      32 bytes: length and hash of the index, and the magic number
 
-The data stands first and is written in pieces of whole large pages: then Linux (seen with 6.18 on ext4) keeps the
-file in large pages and maps it so, and kernels read it as fast as memory of their own. Pieces have sums, which are held
-against the data when it is mapped: a file that was cut, or not yet on the disk when the power failed, and bits that
-changed there are found out. (Sums know no order: a hash would, and takes longer than loading the model anew.)
+The data comes first and is written in pieces of whole large pages: then Linux (seen with 6.18 on ext4) caches the file
+in large pages and maps it in them, and kernels read it as fast as memory of their own. Each piece has a checksum, which
+is compared when the file is mapped. This finds a file that was cut, one that was not yet on the disk when the power
+failed, and bits that changed there. (A checksum is blind to order; a hash takes longer than loading the model anew.)
 """
 
 import contextlib
@@ -27,26 +27,26 @@ import torch
 
 from models.kernels.read import sum_words
 
-LARGE_PAGE = 2 << 20
-_PIECE = 4 * LARGE_PAGE  # bytes that are written and summed at once
-_ALIGNMENT = 64
+LARGE_PAGE_BYTES = 2 << 20
+_PIECE_BYTES = 4 * LARGE_PAGE_BYTES  # written and summed at once
+_ALIGNMENT_BYTES = 64
 _TAIL = struct.Struct("<Q16s8s")
-_WORD = b"hrimage1"  # another one with every change of the format
+_MAGIC = b"hrimage1"  # changes with the format
 _DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SMAPS = Path("/proc/self/smaps")
 
 OnBytes = Callable[[int, int], None]  # (done, total)
 
 
-class ImageError(Exception):
-    """A file that is no whole image."""
+class WeightFileError(Exception):
+    """A file that is damaged, or no weight file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Image:
+class WeightFile:
     """tensors: views of the mapping, which lives as long as any of them; what is written to one stays in this process.
 
-    extra: the caller's. num_bytes: of the mapping. large_page_share: how much of it is mapped in large pages.
+    extra: the caller's. num_bytes: of the mapping. large_page_share: the share of it that is mapped in large pages.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -56,69 +56,70 @@ class Image:
 
 
 def can_be_written(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether an image can hold tensors of these types."""
+    """Whether a weight file can hold tensors of these types."""
     return all(tensor.dtype in _DTYPES.values() and tensor.is_contiguous() for tensor in tensors.values())
 
 
-def image_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    """What an image of them takes, but for its contents and what fills up pages."""
+def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    """What a file of them takes, without its index and what fills up pages."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def write_image(file: BinaryIO, tensors: Mapping[str, torch.Tensor], extra: Any, on_bytes: OnBytes) -> None:
+def write_weight_file(file: BinaryIO, tensors: Mapping[str, torch.Tensor], extra: Any, on_bytes: OnBytes) -> None:
     """Write `tensors` and `extra`, which is JSON, to an empty file. Raises OSError."""
-    total = image_bytes(tensors)
+    total = tensor_bytes(tensors)
     writer = _PieceWriter(file, lambda done: on_bytes(min(done, total), total))
     places: dict[str, tuple[str, list[int], int]] = {}
     for name, tensor in tensors.items():
         places[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), writer.add(tensor))
     writer.end()
-    contents = json.dumps({"tensors": places, "extra": extra, "sums": writer.sums, "bytes": writer.num_bytes}).encode()
-    _write(file, contents + _TAIL.pack(len(contents), _digest(contents), _WORD))
+    fields = {"tensors": places, "extra": extra, "sums": writer.checksums, "bytes": writer.num_bytes}
+    index = json.dumps(fields).encode()
+    _write(file, index + _TAIL.pack(len(index), _digest(index), _MAGIC))
 
 
 def _write(file: BinaryIO, data: bytes | memoryview) -> None:
-    """All of it: a file without a buffer may take less at once."""
+    """Write all of it: a file without a buffer may take less at once."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
 
 
 class _PieceWriter:
-    """Gathers tensors in pieces and writes these."""
+    """Gathers tensors into pieces and writes these."""
 
     def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
         self._file = file
         self._on_bytes = on_bytes
-        self._piece = torch.zeros(_PIECE, dtype=torch.uint8)
+        self._piece = torch.zeros(_PIECE_BYTES, dtype=torch.uint8)
         self._used = 0
         self.num_bytes = 0  # written
-        self.sums: list[int] = []
+        self.checksums: list[int] = []
 
     def add(self, tensor: torch.Tensor) -> int:
-        """The offset at which the tensor begins."""
+        """Write a tensor; returns its offset."""
         offset = self.num_bytes + self._used
         data = tensor.detach().view(-1).view(torch.uint8)
         while len(data):
-            count = min(len(data), _PIECE - self._used)
+            count = min(len(data), _PIECE_BYTES - self._used)
             self._piece[self._used : self._used + count] = data[:count]
             self._used += count
             data = data[count:]
-            if self._used == _PIECE:
-                self._flush(_PIECE)
-        self._used += -self._used % _ALIGNMENT  # what is skipped was zeroed
-        if self._used == _PIECE:
-            self._flush(_PIECE)
+            if self._used == _PIECE_BYTES:
+                self._flush(_PIECE_BYTES)
+        self._used += -self._used % _ALIGNMENT_BYTES  # the gap was zeroed
+        if self._used == _PIECE_BYTES:
+            self._flush(_PIECE_BYTES)
         return offset
 
     def end(self) -> None:
         """Write what is left, up to a whole large page."""
         if self._used:
-            self._flush(self._used + -self._used % LARGE_PAGE)
+            self._flush(self._used + -self._used % LARGE_PAGE_BYTES)
 
     def _flush(self, size: int) -> None:
         piece = self._piece[:size]
-        self.sums.append(_sum(piece))
+        self.checksums.append(_checksum(piece))
         _write(self._file, memoryview(piece.numpy()))
         self.num_bytes += size
         self._piece.zero_()
@@ -126,47 +127,47 @@ class _PieceWriter:
         self._on_bytes(self.num_bytes)
 
 
-def map_image(path: Path, on_bytes: OnBytes) -> Image:
-    """Raises OSError if it cannot be read and ImageError if it is not whole."""
-    with open(path, "rb", opener=_open_at_once) as file:
+def map_weight_file(path: Path, on_bytes: OnBytes) -> WeightFile:
+    """Raises OSError if it cannot be read, and WeightFileError if it is damaged."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ImageError("it is no file")
-        contents = _read_contents(file)
-        mapped = _map(file, contents["bytes"])
-    _check(mapped, contents["sums"], on_bytes)
-    tensors = {name: _view(mapped, *place) for name, place in contents["tensors"].items()}
-    return Image(tensors, contents["extra"], len(mapped), _large_page_share(mapped))
+            raise WeightFileError("it is no file")
+        index = _read_index(file)
+        mapped = _map(file, index["bytes"])
+    _verify(mapped, index["sums"], on_bytes)
+    tensors = {name: _view(mapped, *place) for name, place in index["tensors"].items()}
+    return WeightFile(tensors, index["extra"], len(mapped), _large_page_share(mapped))
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """A pipe would be waited for."""
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opening a pipe would wait for its writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _read_contents(file: BinaryIO) -> Any:
-    """As they were written, by this version: what they say needs no further check."""
+def _read_index(file: BinaryIO) -> Any:
+    """The index as this version wrote it: the hash proves that, and its fields need no further check."""
     size = os.fstat(file.fileno()).st_size
     if size < _TAIL.size:
-        raise ImageError("it is too short")
+        raise WeightFileError("it is too short")
     file.seek(size - _TAIL.size)
-    length, digest, word = _TAIL.unpack(file.read(_TAIL.size))
-    if word != _WORD or length > size - _TAIL.size:
-        raise ImageError("it has no end, or that of another version")
+    length, digest, magic = _TAIL.unpack(file.read(_TAIL.size))
+    if magic != _MAGIC or length > size - _TAIL.size:
+        raise WeightFileError("it has no end, or that of another version")
     file.seek(size - _TAIL.size - length)
-    contents = file.read(length)
-    if _digest(contents) != digest:
-        raise ImageError("its contents are not what was written")
-    return json.loads(contents)
+    index = file.read(length)
+    if _digest(index) != digest:
+        raise WeightFileError("its index is not what was written")
+    return json.loads(index)
 
 
-def _digest(contents: bytes) -> bytes:
-    return hashlib.blake2b(contents, digest_size=16).digest()
+def _digest(index: bytes) -> bytes:
+    return hashlib.blake2b(index, digest_size=16).digest()
 
 
 def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
     """The first `num_bytes` of the file, uint8; private, so that the file can never be changed through it."""
     if num_bytes > os.fstat(file.fileno()).st_size:
-        raise ImageError("it was cut")
+        raise WeightFileError("it was cut")
     if not num_bytes:
         return torch.empty(0, dtype=torch.uint8)
     pages = mmap.mmap(file.fileno(), num_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
@@ -176,19 +177,19 @@ def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8)  # keeps `pages` alive
 
 
-def _check(mapped: torch.Tensor, sums: list[int], on_bytes: OnBytes) -> None:
-    """Read all of it once, which maps its pages too."""
-    pieces = mapped.split(_PIECE) if len(mapped) else ()
+def _verify(mapped: torch.Tensor, checksums: list[int], on_bytes: OnBytes) -> None:
+    """Compare the checksums. Reads all of the data once, which maps its pages too."""
+    pieces = mapped.split(_PIECE_BYTES) if len(mapped) else ()
     done = 0
-    for piece, expected in zip(pieces, sums, strict=True):
-        if _sum(piece) != expected:
-            raise ImageError("its data is not what was written")
+    for piece, expected in zip(pieces, checksums, strict=True):
+        if _checksum(piece) != expected:
+            raise WeightFileError("its data is not what was written")
         done += len(piece)
         on_bytes(done, len(mapped))
 
 
-def _sum(piece: torch.Tensor) -> int:
-    """Of the 64-bit words, modulo 2^64; on all threads, since all of a model is summed at every start."""
+def _checksum(piece: torch.Tensor) -> int:
+    """The sum of the 64-bit words modulo 2^64; on all threads, since every start sums up the whole model."""
     return sum_words(piece.view(torch.int64))
 
 

@@ -1,4 +1,4 @@
-"""QuantScheme: how a linear layer's weights are stored and multiplied."""
+"""LinearMethod: how a linear layer's weights are stored and multiplied."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import torch
 from models.checkpoints.base import StoredTensor
 from models.linear.prologue import Prologue
 
-# What a checkpoint's rows need to stand as the decoder wants them: see names.py.
+# Puts a checkpoint's rows into the decoder's order: see families/transforms.py.
 Rearrange = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterSpec:
-    """One tensor of a layer. Dimension 0 runs over the output features, so that fused layers load shard by shard."""
+    """One tensor of a layer. Dimension 0 is the output features, so that fused layers load shard by shard."""
 
     name: str
     shape: tuple[int, ...]
@@ -23,34 +23,34 @@ class ParameterSpec:
 
 
 class LinearLayer(Protocol):
-    """What a scheme sees of the layer whose weights it holds."""
+    """What a method sees of the layer whose weights it stores."""
 
     in_features: int
     shards: dict[str, tuple[int, int]]  # name -> (first row, rows)
-    weight: torch.Tensor  # where the scheme has a parameter of that name
+    weight: torch.Tensor  # where the method has a parameter of that name
     bias: torch.Tensor | None
 
     def rows(self, shard: str | None) -> tuple[int, int]:
         """(first, count) of a shard's output rows; None is the whole layer."""
 
     def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
-        """Let torch know of a tensor that the scheme holds."""
+        """Let torch know of a tensor that the method stores."""
 
 
-class QuantScheme(Protocol):
+class LinearMethod(Protocol):
     """One way to store and multiply linear layers."""
 
     name: str
     bias_dtype: torch.dtype
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
-        """The tensors to allocate for a layer before its weights come, bias excluded."""
+        """The tensors to allocate for a layer before its weights are loaded, without the bias."""
 
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
-        """Take in the weight of one shard, or of the whole layer (None)."""
+        """Store the weight of one shard, or of the whole layer (None)."""
 
-    def finish(self, layer: LinearLayer) -> None:
-        """Make ready for `apply`; called once, after the last tensor came."""
+    def process_after_loading(self, layer: LinearLayer) -> None:
+        """Make the layer ready for `apply`; called once, after the last `load`."""
 
     def apply(
         self,
@@ -66,4 +66,4 @@ class QuantScheme(Protocol):
         """Embedding.look_up."""
 
     def format_of(self, shard: str | None) -> str:
-        """What a shard's weight is held as, for the operator: "bf16", "q4_k"."""
+        """The format that a shard's weight is stored in, for the operator: "bf16", "q4_k"."""

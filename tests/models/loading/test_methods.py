@@ -1,4 +1,4 @@
-"""Which scheme a linear layer gets, and what the operator is told."""
+"""Which method a linear layer gets, and what the operator is told."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +11,18 @@ from models.decoder import Decoder
 from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
 from models.linear.storage import WeightOptions
-from models.loading import schemes
+from models.loading import methods
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf_with_note, random_model
 from tests.helpers.gguf_writer import write_gguf
 
 needs_kernels = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 
 
-def held(decoder: Decoder) -> dict[str, set[str]]:
-    """The scheme and formats of each linear layer."""
+def stored(decoder: Decoder) -> dict[str, set[str]]:
+    """The method and formats of each linear layer."""
     layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
     return {
-        name: {layer.scheme.name, *(layer.scheme.format_of(shard) for shard in layer.shards or [None])}
+        name: {layer.method.name, *(layer.method.format_of(shard) for shard in layer.shards or [None])}
         for name, layer in layers.items()
     }
 
@@ -46,7 +46,7 @@ def gguf(folder: Path, kind: Kind | Callable[[str], Kind], **changes: object) ->
         ),
     ],
 )
-def test_note_says_what_is_held_and_why(tmp_path: Path, dtype: torch.dtype, keeps_quantized: bool, note: str) -> None:
+def test_note_says_what_is_stored_and_why(tmp_path: Path, dtype: torch.dtype, keeps_quantized: bool, note: str) -> None:
     paths = gguf(tmp_path, Kind.Q8_0)
 
     options = WeightOptions(keeps_quantized=keeps_quantized)
@@ -55,13 +55,13 @@ def test_note_says_what_is_held_and_why(tmp_path: Path, dtype: torch.dtype, keep
 
 
 @needs_kernels
-def test_each_part_of_a_fused_layer_is_held_as_it_is_stored(tmp_path: Path) -> None:
+def test_each_part_of_a_fused_layer_keeps_its_format(tmp_path: Path) -> None:
     paths = gguf(tmp_path, lambda name: Kind.F16 if "k_proj" in name else Kind.Q4_0)
 
     decoder, note = load_gguf_with_note(paths, torch.bfloat16)
 
-    assert held(decoder)["layers.0.attn.qkv"] == {"packed", "bf16", "q4_0"}
-    assert held(decoder)["layers.0.attn.out"] == {"packed", "q4_0"}
+    assert stored(decoder)["layers.0.attn.qkv"] == {"native", "bf16", "q4_0"}
+    assert stored(decoder)["layers.0.attn.out"] == {"native", "q4_0"}
     assert note == "Weights: 0.00 GiB: q4_0 14 tensors, f32 5, bf16 2"
 
 
@@ -69,26 +69,26 @@ def test_each_part_of_a_fused_layer_is_held_as_it_is_stored(tmp_path: Path) -> N
 def test_bf16_checkpoint_is_packed_except_for_what_is_only_looked_up(tmp_path: Path) -> None:
     random_model(llama_config()).save_pretrained(tmp_path)
 
-    formats = held(load_folder(tmp_path, torch.bfloat16))
+    formats = stored(load_folder(tmp_path, torch.bfloat16))
 
-    assert formats.pop("embed") == {"none", "bf16"}
-    assert set(map(frozenset, formats.values())) == {frozenset({"packed", "bf16"})}
+    assert formats.pop("embed") == {"dense", "bf16"}
+    assert set(map(frozenset, formats.values())) == {frozenset({"native", "bf16"})}
 
 
 @needs_kernels
 def test_layer_whose_width_no_kernel_takes_stays_plain(tmp_path: Path) -> None:
     random_model(llama_config(intermediate_size=88)).save_pretrained(tmp_path)
 
-    formats = held(load_folder(tmp_path, torch.bfloat16))
+    formats = stored(load_folder(tmp_path, torch.bfloat16))
 
-    assert formats["layers.0.mlp.down"] == {"none", "bf16"}
-    assert formats["layers.0.mlp.gate_up"] == {"packed", "bf16"}
+    assert formats["layers.0.mlp.down"] == {"dense", "bf16"}
+    assert formats["layers.0.mlp.gate_up"] == {"native", "bf16"}
 
 
 def test_without_kernels_all_is_plain_and_the_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemes, "kernel_library", lambda: None)
+    monkeypatch.setattr(methods, "kernel_library", lambda: None)
 
     decoder, note = load_gguf_with_note(gguf(tmp_path, Kind.Q4_0), torch.bfloat16)
 
-    assert set(map(frozenset, held(decoder).values())) == {frozenset({"none", "bf16"})}
+    assert set(map(frozenset, stored(decoder).values())) == {frozenset({"dense", "bf16"})}
     assert note.endswith("dequantized from q4_0 16: the native kernels are not available (the reason is in the log)")

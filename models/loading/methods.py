@@ -1,0 +1,175 @@
+"""Choice of each linear layer's method, from what the checkpoint has for it and from what this machine can do."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from models.checkpoints.base import StoredTensor
+from models.decoder import Decoder
+from models.kernels.arena import HugePageArena
+from models.kernels.cpu.library import kernel_library
+from models.kernels.linear import WeightFormat
+from models.linear.dense import DenseLinearMethod
+from models.linear.dequantizing import DequantizingLinearMethod
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.linear.native import NativeLinearMethod
+from models.linear.per_head import PerHeadLinear
+from models.linear.storage import QuantizedStorage, WeightOptions, WeightStorage
+from models.loading.assign import Assignment
+from models.quant.round_to_nearest import kind_on_load
+from models.quant.scaled_weight import scaled_refusal
+from models.quant.tensor import WIDE_ENCODINGS
+
+_BF16_COLUMNS = 16  # the bf16 kernel takes multiples of
+_Tensors = Mapping[str | None, StoredTensor]  # of a layer's shards, or of the whole layer (None)
+
+
+@dataclass(slots=True)
+class StoragePlan:
+    """What was chosen, as far as the operator should know. Tensors are counted by their format in the checkpoint."""
+
+    refusal: str | None  # why nothing is native
+    dequantization_reason: str
+    min_bytes: int = 0  # of the weights that are no parameters of the decoder: without the scales of codes
+    quantized_on_load: Counter[str] = field(default_factory=Counter)
+    in_torch: Counter[str] = field(default_factory=Counter)  # quantized, but without a kernel; by the reason
+    dequantized: Counter[str] = field(default_factory=Counter)
+    widened: Counter[str] = field(default_factory=Counter)  # to a format of more bits with the same numbers
+
+    def count(self, tensor: StoredTensor, storage: WeightStorage | None) -> None:
+        name = tensor.format.lower()
+        if isinstance(storage, QuantizedStorage):
+            self.quantized_on_load[name] += storage.is_made_on_load
+            if tensor.wider_format is not None and not storage.is_made_on_load:
+                self.widened[f"{name} as {tensor.wider_format.lower()}"] += 1
+        elif (tensor.read_blocks or tensor.quantized) and storage is None:
+            self.dequantized[name] += 1
+
+
+def native_linears_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the native linear kernels cannot serve a model, or None if they can."""
+    if device.type != "cpu":
+        return f"the native kernels run on the CPU, not on {device}"
+    if dtype != torch.bfloat16:
+        return f"the native kernels compute in bfloat16, not in {str(dtype).removeprefix('torch.')}"
+    if kernel_library() is None:
+        return "the native kernels are not available (the reason is in the log)"
+    return None
+
+
+def choose_methods(
+    decoder: Decoder,
+    assignments: Sequence[Assignment],
+    dtype: torch.dtype,
+    device: torch.device,
+    options: WeightOptions,
+) -> StoragePlan:
+    """Give every linear layer the method for its weights; dense layers without a kernel keep the one they have."""
+    chooser = _MethodChooser(decoder, dtype, device, options)
+    if chooser.plan.refusal is None:
+        # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
+        # in bf16: 2.3e-4 -> 6.0e-4 nats a token) and save no time.
+        decoder.residual_dtype = torch.float32
+    tensors = _weights_by_module(assignments)
+    for name, layer in decoder.named_modules():  # once each, so that a tied head counts as the embedding that it is
+        if isinstance(layer, PerHeadLinear):
+            chooser.choose_per_head(layer)
+        elif isinstance(layer, Linear):
+            chooser.choose(layer, tensors[name])
+    return chooser.plan
+
+
+def _weights_by_module(assignments: Iterable[Assignment]) -> Mapping[str, _Tensors]:
+    tensors: dict[str, dict[str | None, StoredTensor]] = defaultdict(dict)
+    for assignment in assignments:
+        if assignment.destination.parameter == "weight":
+            tensors[assignment.destination.module][assignment.destination.shard] = assignment.tensor
+    return tensors
+
+
+class _MethodChooser:
+    """Sets the methods of one decoder's layers, one after the other, and notes in `plan` what it chose."""
+
+    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device, options: WeightOptions) -> None:
+        self._head = decoder.head
+        self._dtype = dtype
+        self._device = device
+        self._options = options
+        self._arena = HugePageArena()
+        refusal = native_linears_refusal(dtype, device)
+        default_reason = "there is no kernel for them" if options.keeps_quantized else "as asked for"
+        self.plan = StoragePlan(refusal, refusal or default_reason)
+
+    def choose_per_head(self, layer: PerHeadLinear) -> None:
+        if self.plan.refusal is None:
+            layer.pack_into(self._arena)
+
+    def choose(self, layer: Linear, tensors: _Tensors) -> None:
+        shards: Iterable[str | None] = [None] if None in tensors else layer.shards
+        storages = {shard: self._wanted_storage(layer, tensors[shard]) for shard in shards}
+        refusal = self.plan.refusal or self._native_refusal(layer, list(storages.values()))
+        if refusal is None:
+            formats = {shard: WeightFormat.BF16 if storage is None else storage for shard, storage in storages.items()}
+            layer.set_method(NativeLinearMethod(formats, self._arena))
+        else:
+            storages = {shard: self._storage_in_torch(storage) for shard, storage in storages.items()}
+            if any(storage is not None for storage in storages.values()):
+                layer.set_method(DequantizingLinearMethod(storages, self._dtype, self._device))
+                self.plan.in_torch[refusal] += sum(storage is not None for storage in storages.values())
+        if not isinstance(layer.method, DenseLinearMethod):
+            self.plan.min_bytes += sum(_min_bytes(layer, shard, storage) for shard, storage in storages.items())
+        for shard, storage in storages.items():
+            self.plan.count(tensors[shard], storage)
+
+    def _wanted_storage(self, layer: Linear, tensor: StoredTensor) -> WeightStorage | None:
+        """The storage that the options ask for, whether or not this machine computes with it; None is dense."""
+        is_inner = not isinstance(layer, Embedding) and layer is not self._head
+        quantize_to, stored = self._options.quantize_to, tensor.quantized
+        if quantize_to is not None and (is_inner or self._options.includes_head):
+            if stored is None or stored.kind.encoding is not quantize_to:
+                kind = kind_on_load(quantize_to, layer.in_features, self._options.group_size)
+                return QuantizedStorage(kind, layer.in_features, is_made_on_load=True)
+        elif not self._options.keeps_quantized:
+            return None
+        if stored is not None:
+            return QuantizedStorage(stored.kind, layer.in_features)
+        is_known = tensor.read_blocks is not None and tensor.format in WeightFormat.__members__
+        return WeightFormat[tensor.format] if is_known else None
+
+    def _native_refusal(self, layer: Linear, storages: Sequence[WeightStorage | None]) -> str | None:
+        """Why the kernels do not take the layer, or None if they do."""
+        for storage in storages:
+            if isinstance(storage, QuantizedStorage) and (refusal := scaled_refusal(storage.kind, layer.in_features)):
+                return refusal
+        if None in storages:
+            if isinstance(layer, Embedding) and layer is not self._head:
+                return "rows are only looked up"
+            if layer.in_features % _BF16_COLUMNS:
+                return f"{layer.in_features} columns are no multiple of {_BF16_COLUMNS}"
+        return None
+
+    def _storage_in_torch(self, storage: WeightStorage | None) -> WeightStorage | None:
+        return storage if stays_quantized_in_torch(storage, self._device) else None
+
+
+def stays_quantized_in_torch(storage: WeightStorage | None, device: torch.device) -> bool:
+    """Whether a weight without a kernel stays quantized, and is dequantized in every step.
+
+    GGUF's own formats do where memory is scarcer than time: on a CPU that takes many times as long as the product.
+    """
+    return isinstance(storage, QuantizedStorage) or (storage is not None and device.type != "cpu")
+
+
+def _min_bytes(layer: Linear, shard: str | None, storage: WeightStorage | None) -> int:
+    """Of one weight, without the scales of codes."""
+    weights = layer.rows(shard)[1] * layer.in_features
+    if isinstance(storage, QuantizedStorage):
+        return weights if storage.kind.encoding in WIDE_ENCODINGS else weights // 2
+    if storage is None or storage is WeightFormat.BF16:
+        return weights * 2
+    columns, num_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[storage.name]]
+    return weights // columns * num_bytes

@@ -1,0 +1,147 @@
+"""WeightCache: files of packed weights in the cache folder, by a key, within a share of the disk."""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from models.progress import ProgressReport
+from models.system.cache_folder import cache_folder
+from models.weight_cache.weight_file import (
+    LARGE_PAGE_BYTES,
+    WeightFile,
+    WeightFileError,
+    can_be_written,
+    map_weight_file,
+    tensor_bytes,
+    write_weight_file,
+)
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".weights"
+_DISK_FRACTION = 4  # the cache may take this fraction, a quarter, of the disk's free space and its own files together
+_RECENT_S = 3600.0
+_MIN_LARGE_PAGE_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class WeightCache:
+    """min_bytes: smaller models are as fast to load. requires_large_pages: without them nothing is saved or mapped,
+    since steps would read mapped weights more slowly than memory of the process's own.
+    """
+
+    folder: Path = field(default_factory=lambda: cache_folder() / "weights")
+    min_bytes: int = 16 << 20
+    requires_large_pages: bool = True
+
+    def find(self, key: str, progress: ProgressReport) -> WeightFile | None:
+        """The file saved under `key`, mapped; None if there is none, it is damaged, or not in large pages."""
+        path = self.path(key)
+        try:
+            file = map_weight_file(path, lambda done, total: progress("map weights", done, total, "B"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, WeightFileError) as error:
+            logger.warning("%s is not used: %s", path, error)
+            return None
+        if self.requires_large_pages and file.large_page_share < _MIN_LARGE_PAGE_SHARE:
+            share = f"{file.large_page_share:.0%}"
+            logger.info("%s is not used: the system maps %s of it in large pages", path, share)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the least recently used is removed first
+        return file
+
+    def save(self, key: str, tensors: Mapping[str, torch.Tensor], extra: Any, progress: ProgressReport) -> None:
+        """Write a file for the next start. A failure is logged: this start does without the file."""
+        needed_bytes = tensor_bytes(tensors)
+        if needed_bytes < self.min_bytes or not can_be_written(tensors) or not hasattr(os, "O_TMPFILE"):
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.requires_large_pages and not self._gives_large_pages():
+                logger.info("packed weights are not cached: files of %s are not mapped in large pages", self.folder)
+            elif self._make_room(needed_bytes):
+                with self._unnamed_file() as file:
+                    write_weight_file(
+                        file, tensors, extra, lambda done, total: progress("keep packed weights", done, total, "B")
+                    )
+                    _give_name(file, self.path(key))
+        except OSError as error:
+            logger.warning("packed weights are not cached in %s: %s", self.folder, error.strerror)
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+    @contextlib.contextmanager
+    def _unnamed_file(self) -> Iterator[BinaryIO]:
+        """A new file without a name, so that it goes with a process that is killed; and without a buffer, so that
+        pieces are written whole."""
+        with open(os.open(self.folder, os.O_TMPFILE | os.O_RDWR, 0o666), "r+b", buffering=0) as file:
+            yield cast(BinaryIO, file)
+
+    def _gives_large_pages(self) -> bool:
+        """Tried with a small file."""
+        try:
+            with self._unnamed_file() as file:
+                tensors = {"": torch.ones(2 * LARGE_PAGE_BYTES, dtype=torch.uint8)}
+                write_weight_file(file, tensors, None, lambda *_: None)
+                return map_weight_file(_path_of(file), lambda *_: None).large_page_share >= _MIN_LARGE_PAGE_SHARE
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # no files without a name, on an old system
+                return False
+            raise
+
+    def _make_room(self, needed_bytes: int) -> bool:
+        """Remove files, the least recently used first, until `needed_bytes` fit into the cache's share of the disk.
+
+        Those of the last hour stay: models that do not fit in together would else remove each other's at every start.
+        """
+        files: list[tuple[float, int, Path]] = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # another start has removed it
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+        used = sum(size for _, size, _ in files)
+        allowed = (shutil.disk_usage(self.folder).free + used) // _DISK_FRACTION
+        recent = sum(size for used_at, size, _ in files if time.time() - used_at < _RECENT_S)
+        if needed_bytes + recent > allowed:
+            logger.info(
+                "packed weights are not cached: they take %.0f MB, and %s may have %.0f, a quarter of its disk's free "
+                "space, of which %.0f were used in the last hour; make room, set HEADRACE_CACHE to a folder of a "
+                "larger disk, or say --no-weight-cache",
+                *(needed_bytes / 1e6, self.folder, allowed / 1e6, recent / 1e6),
+            )
+            return False
+        for _, size, path in sorted(files):
+            if used + needed_bytes <= allowed:
+                break
+            path.unlink(missing_ok=True)  # a server that has mapped it goes on
+            used -= size
+        return True
+
+
+def _path_of(file: BinaryIO) -> Path:
+    """Of any open file, as Linux has it."""
+    return Path(f"/proc/self/fd/{file.fileno()}")
+
+
+def _give_name(file: BinaryIO, path: Path) -> None:
+    """Put the file at `path`, in place of one that is there."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    # With a descriptor, which an absolute path does not need, Python calls linkat, which follows that link.
+    os.link(_path_of(file), temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
