@@ -160,8 +160,8 @@ class Engine:
             ids = ", ".join(item.sequence.id for item in plan.items)
             logger.exception("a step of %d tokens failed; ending requests %s", plan.num_tokens, ids)
             reason = f"the engine failed while it computed this request: {type(error).__name__}"
-            return StepResult([RowResult([], error=reason) for _ in plan.items], is_typical=False)
-        if result.is_typical:
+            return StepResult([RowResult([], error=reason) for _ in plan.items], is_representative=False)
+        if result.is_representative:
             self._budget.observe(plan.num_tokens, time.perf_counter() - start_s)
         return result
 

@@ -49,9 +49,9 @@ class TorchDraftRunner:
         wanted = batch.logit_rows
         hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
         rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
-        is_typical = self._recorded is None or not self._recorded.has_recorded
+        is_representative = self._recorded is None or not self._recorded.has_recorded
         if not rows:
-            return NextTokens([], [], [], is_typical)
+            return NextTokens([], [], [], is_representative)
         logits = self._as_targets(decoder.logits(hidden))
         self._editor.edit(logits, rows)
         best_values, chosen = best_ids(logits)
@@ -68,7 +68,7 @@ class TorchDraftRunner:
             for index, token_id, row_q in zip(drawn, ids, q, strict=True):
                 token_ids[index], distributions[index] = token_id, row_q
                 confidences[index] = 1.0  # if the two distributions agree it stands, however even they are
-        return NextTokens(token_ids, distributions, confidences, is_typical)
+        return NextTokens(token_ids, distributions, confidences, is_representative)
 
     def _as_targets(self, logits: torch.Tensor) -> torch.Tensor:
         """The draft's logits at the target's width, whose ids a request's parameters may name: [L, V]."""

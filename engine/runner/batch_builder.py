@@ -77,6 +77,6 @@ def build_batch(
 def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> Sequence[list[int]]:
     """Each sequence's blocks of one KV group, in order of position, up to the longest context of this step."""
     tables = [item.sequence.tables[index][:width] for item in items]
-    if group.keeps_all:
+    if group.is_full_attention:
         return tables
     return [[block if block > 0 else 0 for block in table] for table in tables]  # NO_BLOCK: what a window has passed

@@ -7,7 +7,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 
 # On a CPU other programs live in the same memory, and a larger pool than this serves few.
 _CPU_SHARE = 0.4
@@ -77,7 +77,7 @@ class _Needs:
 
     def of_text(self, num_tokens: int, num_states: int = 1) -> int:
         """Bytes of the keys and values of a text, and of its recurrent states."""
-        return most_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
+        return peak_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
 
     def num_states(self, num_bytes: int, max_num_seqs: int, wanted_len: int, *, min_len: int) -> int:
         """How many states `num_bytes` should have room for, beside a text of at least `min_len` tokens.
@@ -97,7 +97,7 @@ class _Needs:
 
 def _served_len(config: EngineConfig, needs: _Needs, num_bytes: int, num_blocks: int, wanted_len: int) -> int:
     """The longest text that the pool holds, up to `wanted_len`. Raises StartupError if that is too little."""
-    if num_blocks < most_blocks(needs.groups, 1):
+    if num_blocks < peak_blocks(needs.groups, 1):
         raise StartupError(
             f"{format_bytes(num_bytes)} of memory for the KV cache do not hold one block of {config.block_size} tokens "
             f"{'and one recurrent state ' if needs.bytes_per_state else ''}({format_bytes(needs.of_text(1))}); "
@@ -153,4 +153,4 @@ def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
 
 def _longest_text(groups: tuple[KVGroup, ...], num_blocks: int, wanted_len: int) -> int:
     """The most tokens of one sequence, up to `wanted_len`, that the pool holds."""
-    return bisect_right(range(1, wanted_len + 1), num_blocks, key=lambda num_tokens: most_blocks(groups, num_tokens))
+    return bisect_right(range(1, wanted_len + 1), num_blocks, key=lambda num_tokens: peak_blocks(groups, num_tokens))

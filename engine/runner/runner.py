@@ -66,8 +66,8 @@ class TorchRunner:
         if needs_all:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)
         self._keep_accepted_states(plan, rows)
-        is_typical = self._recorded is None or not self._recorded.has_recorded
-        return StepResult(rows, is_typical, *self._expert_load.take())
+        is_representative = self._recorded is None or not self._recorded.has_recorded
+        return StepResult(rows, is_representative, *self._expert_load.take())
 
     def _keep_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
         """Write the recurrent states of sequences with a draft, now that it is known how much of it stands."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.scheduling.kv.groups import NO_BLOCK
-from engine.scheduling.kv.states import state_before
+from engine.scheduling.kv.states import source_state
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan
 from models.batch import StateGroupBatch
 
@@ -58,7 +58,7 @@ def accepted_states(
 def _run(item: PlanItem, num_rows: int, index: int, block_size: int, *, is_open: bool) -> _Run:
     sequence = item.sequence
     # Of the whole step, also where only a part of its rows was accepted: its tables grew for that.
-    source = state_before(sequence, sequence.tables[index], sequence.num_computed + item.num_new, block_size)
+    source = source_state(sequence, sequence.tables[index], sequence.num_computed + item.num_new, block_size)
     return _Run(item, num_rows, source, is_open)
 
 

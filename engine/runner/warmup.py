@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.scheduling.kv.groups import KVGroup, lone_tables
+from engine.scheduling.kv.groups import KVGroup, standalone_tables
 from engine.scheduling.plan import PlanItem, Runner, StepPlan
 from engine.scheduling.sequence import Sequence
 
@@ -42,5 +42,5 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
 def _throw_away_sequence(num_tokens: int, groups: tuple[KVGroup, ...]) -> Sequence:
     sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9)
     request = EngineRequest(id="warm-up", prompt_ids=[0] * num_tokens, sampling=sampling, arrival_s=0.0)
-    tables = lone_tables(groups, num_tokens)
+    tables = standalone_tables(groups, num_tokens)
     return Sequence(request=request, seed=0, tokens=[0] * num_tokens, num_prompt=num_tokens, tables=tables)

@@ -18,7 +18,7 @@ from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.manager import KVManager
-from engine.scheduling.kv.prefixes import Match
+from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.outputs import apply_row, finish_reason_of_abort, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.queue import ServiceQueue, service_order
@@ -139,26 +139,28 @@ class Scheduler:
             assert sequence.status is SequenceStatus.RUNNING
             assert sequence.num_pending == 1
             assert num_tokens < sequence.num_remaining, "verification always brings one token more"
-            num_known, num_own = len(sequence.tokens), self._kv.num_missing(sequence)
-            num_covered = self._kv.fit(sequence, num_known + num_tokens, num_free=num_spare + num_own)
+            num_known, num_own = len(sequence.tokens), self._kv.num_blocks_needed(sequence)
+            num_covered = self._kv.max_tokens_that_fit(sequence, num_known + num_tokens, num_free=num_spare + num_own)
             if num_covered > num_known:
-                num_spare += num_own - self._kv.reserve(sequence, num_covered)
+                num_spare += num_own - self._kv.allocate_blocks(sequence, num_covered)
             granted.append(max(0, num_covered - num_known))
         return granted
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Propose the tokens that follow: at most as many as were granted. The blocks of the others are given back."""
         sequence.draft = token_ids
-        self._kv.trim(sequence, sequence.num_wanted)
+        self._kv.trim(sequence, sequence.num_with_draft)
 
     def _num_unclaimed_blocks(self) -> int:
         """Free blocks that nobody needs for tokens that are known: not what runs, nor who is admitted next."""
-        num_promised = sum(self._kv.num_missing(sequence) for sequence in self._running)
-        num_free = self._kv.pool.num_free - num_promised
+        num_reserved = sum(self._kv.num_blocks_needed(sequence) for sequence in self._running)
+        num_free = self._kv.pool.num_free - num_reserved
         if not self._waiting or len(self._running) >= self._config.max_num_seqs:
             return num_free
-        num_left = self._kv.num_left(self._waiting[0], self._kv.match(self._waiting[0]), num_promised)
-        return num_left if num_left >= 0 else num_free  # who finds no room in any case waits for more than a draft
+        num_free_after = self._kv.num_free_after(self._waiting[0], self._kv.match(self._waiting[0]), num_reserved)
+        return (
+            num_free_after if num_free_after >= 0 else num_free
+        )  # who finds no room in any case waits for more than a draft
 
     # --- schedule -----------------------------------------------------------------------------------------------------
 
@@ -205,14 +207,16 @@ class Scheduler:
         Returns the number of tokens: 0 if `sequence` itself had to give way.
         """
         num_computed, pool = sequence.num_computed, self._kv.pool
-        if self._kv.covers(sequence, num_computed + num_new):  # as in most steps that decode
+        if self._kv.is_allocated(sequence, num_computed + num_new):  # as in most steps that decode
             return num_new
-        while (num_tokens := self._kv.fit(sequence, num_computed + num_new, num_free=pool.num_free)) == num_computed:
+        while (
+            num_tokens := self._kv.max_tokens_that_fit(sequence, num_computed + num_new, num_free=pool.num_free)
+        ) == num_computed:
             victim = self._running[-1]
             self._preempt(victim)
             if victim is sequence:
                 return 0
-        self._kv.grow(sequence, num_tokens)
+        self._kv.allocate(sequence, num_tokens)
         return num_tokens - num_computed
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -220,7 +224,7 @@ class Scheduler:
         assert len(self._running) > 1 or sequence.request.is_replay, "a sequence that runs alone always fits"
         self._running.remove(sequence)
         self._kv.free(sequence)
-        sequence.num_computed_before = max(sequence.num_computed_before, sequence.num_computed)
+        sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, sequence.num_computed)
         sequence.num_computed = 0
         sequence.draft = []
         sequence.status = SequenceStatus.WAITING
@@ -233,7 +237,7 @@ class Scheduler:
         num_draft = max(0, end - len(sequence.tokens))
         if num_draft < len(sequence.draft):
             del sequence.draft[num_draft:]  # what does not fit this step is proposed anew after it
-        needs_logits = end == sequence.num_wanted and sequence.request.sampling.max_tokens > 0
+        needs_logits = end == sequence.num_with_draft and sequence.request.sampling.max_tokens > 0
         return PlanItem(sequence, num_new, num_draft, needs_logits)
 
     def _admit_waiting(self, items: list[PlanItem], budget: int) -> None:
@@ -246,7 +250,7 @@ class Scheduler:
         if not self._waiting or budget == 0 or len(self._running) >= max_num_seqs:
             return
         computing = [item.sequence for item in items]
-        num_promised = sum(self._kv.num_missing(sequence) for sequence in self._running)
+        num_reserved = sum(self._kv.num_blocks_needed(sequence) for sequence in self._running)
         for sequence in list(self._waiting):
             if budget == 0 or len(self._running) >= max_num_seqs:
                 return
@@ -255,27 +259,27 @@ class Scheduler:
                 continue
             # Its whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
             # preempted for want of blocks was computed for nothing.
-            if not self._kv.has_room(sequence, match, num_promised):
+            if not self._kv.can_admit(sequence, match, num_reserved):
                 return
             self._start(sequence, match)
             num_new = self._make_room(sequence, self._chunk(sequence, budget))
             items.append(self._plan_item(sequence, num_new))
             budget -= num_new
-            num_promised += self._kv.num_missing(sequence)
+            num_reserved += self._kv.num_blocks_needed(sequence)
             computing.append(sequence)
 
-    def _waits_for_another(self, sequence: Sequence, match: Match, computing: list[Sequence]) -> bool:
+    def _waits_for_another(self, sequence: Sequence, match: PrefixMatch, computing: list[Sequence]) -> bool:
         """Whether one of `computing` computes in this step what follows `match` in a waiting sequence; then what that
         needs to go on where the two texts part is kept."""
         for other in computing:
-            if num_blocks := self._kv.agreement(sequence, match, other):
-                self._kv.expect_branch(other, num_blocks)
+            if num_blocks := self._kv.num_shareable_blocks(sequence, match, other):
+                self._kv.add_branch_point(other, num_blocks)
                 return True
         return False
 
-    def _start(self, sequence: Sequence, match: Match) -> None:
+    def _start(self, sequence: Sequence, match: PrefixMatch) -> None:
         self._waiting.remove(sequence)
-        self._kv.start(sequence, match)
+        self._kv.admit(sequence, match)
         sequence.status = SequenceStatus.RUNNING
         sequence.num_admitted += 1
         self._running.add(sequence)
@@ -370,7 +374,7 @@ class Scheduler:
         assert len(running) <= self._config.max_num_seqs
         for sequence in running:
             assert sequence.status is SequenceStatus.RUNNING
-            assert 0 <= sequence.num_computed < sequence.num_wanted, sequence.id
+            assert 0 <= sequence.num_computed < sequence.num_with_draft, sequence.id
         for sequence in waiting:
             assert sequence.status is SequenceStatus.WAITING
             assert sequence.num_computed == 0, sequence.id

@@ -16,7 +16,7 @@ class SequenceStatus(enum.Enum):
 class Sequence:
     """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
 
-    Invariants: 0 <= num_computed <= num_wanted; len(tokens) >= num_prompt; tables are empty unless RUNNING.
+    Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless RUNNING.
     """
 
     request: EngineRequest
@@ -28,11 +28,11 @@ class Sequence:
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     tables: list[list[int]] = field(default_factory=list)  # of each KV group: blocks in order of position
     block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
-    branch_blocks: tuple[int, ...] = ()  # lengths, in blocks, at which other texts are likely to part from this one
-    checkpoint: int | None = None  # entry of the last recurrent state that was left behind in the cache
+    branch_points: tuple[int, ...] = ()  # in blocks from the beginning: where others are likely to part from this one
+    checkpoint: int | None = None  # entry of the last recurrent state that was left in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
-    num_computed_before: int = 0  # the most ever computed and lost: what lies below it is recomputation
+    num_computed_at_preemption: int = 0  # the most over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
@@ -45,7 +45,7 @@ class Sequence:
         return self.request.id
 
     @property
-    def num_wanted(self) -> int:
+    def num_with_draft(self) -> int:
         return len(self.tokens) + len(self.draft)
 
     @property
@@ -64,5 +64,5 @@ class Sequence:
 
     @property
     def needs_prompt_rows(self) -> bool:
-        """Whether log probabilities of prompt tokens are asked for and not complete: a cached prefix has no logits."""
+        """Whether log probabilities of prompt tokens are requested and incomplete: a cached prefix has no logits."""
         return self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt - 1

@@ -21,11 +21,11 @@ class StepTally:
         if sequence.request.is_replay:
             return
         start = sequence.num_computed
-        num_known = max(sequence.num_prompt, sequence.num_computed_before) - start
+        num_known = max(sequence.num_prompt, sequence.num_computed_at_preemption) - start
         if num_known <= 0:
             self.decode_tokens += num_new
             return
         num_known = min(num_new, num_known)
         self.prefill_tokens += num_known
         self.decode_tokens += num_new - num_known
-        self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_before - start))
+        self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))

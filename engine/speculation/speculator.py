@@ -254,7 +254,7 @@ class Speculator:
                     self._take_verified(item, len(row.token_ids) - 1, num_new.get(item.sequence.id, 0))
         if plan.is_decoding:
             self._observe_decoding(plan, result, outputs, step_s)
-        elif result.is_typical:
+        elif result.is_representative:
             self._costs.observe_other(plan.num_tokens, step_s)
         return self._with_predictions(plan, outputs)
 
@@ -262,7 +262,7 @@ class Speculator:
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> None:
         num_sequences = len(plan.items)
-        if result.is_typical:
+        if result.is_representative:
             self._costs.observe_decoding(num_sequences, plan.num_tokens, step_s)
         if any(item.sequence.request.is_replay for item in plan.items):
             return

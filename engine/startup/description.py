@@ -8,7 +8,7 @@ from engine.config import EngineConfig, SpeculativeMethod
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.settings import SpecSettings
 from models.loaded_model import LoadedModel
@@ -34,7 +34,7 @@ def describe(
         f"Model: {model.architecture}, {dtype} on {model.device}{threads}",
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
-        f"up to {budget.num_blocks // most_blocks(groups, example)} requests of {example} tokens",
+        f"up to {budget.num_blocks // peak_blocks(groups, example)} requests of {example} tokens",
         *_describe_states(budget),
         f"Context: {max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
         *model.notes,

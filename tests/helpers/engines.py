@@ -7,7 +7,7 @@ from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.speculation.speculator import Speculator
@@ -203,7 +203,7 @@ def make_groups(block_size: int, windows: tuple[int | None, ...], num_states: in
 def longest_text(groups: tuple[KVGroup, ...], num_blocks: int) -> int:
     """The most tokens that a pool can hold of one sequence, or a hundred blocks' worth if it holds any number."""
     lengths = range(groups[0].block_size, 100 * groups[0].block_size + 1)
-    return max((length for length in lengths if most_blocks(groups, length) <= num_blocks), default=0)
+    return max((length for length in lengths if peak_blocks(groups, length) <= num_blocks), default=0)
 
 
 def half_right_draft(tokens: list[int], seed: int) -> list[int]:

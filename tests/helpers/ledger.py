@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
-from engine.scheduling.kv.states import state_before
+from engine.scheduling.kv.states import source_state
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
 
@@ -84,7 +84,7 @@ class LedgerRunner:
     def _write(self, item: PlanItem) -> None:
         sequence = item.sequence
         assert item.num_new > 0
-        assert sequence.num_computed + item.num_new <= sequence.num_wanted
+        assert sequence.num_computed + item.num_new <= sequence.num_with_draft
         known = sequence.tokens + sequence.draft
         for position in range(sequence.num_computed, sequence.num_computed + item.num_new):
             for index, group in enumerate(self.kv_groups):
@@ -102,7 +102,7 @@ class LedgerRunner:
             assert item.num_draft == 0
             self._write_states(item, item.num_new)
             return RowResult([], prompt_logprobs=prompt_logprobs)
-        assert len(history) == sequence.num_wanted
+        assert len(history) == sequence.num_with_draft
         token_ids = self._verify(history[: len(history) - item.num_draft], sequence)
         self._write_states(item, item.num_new - item.num_draft + len(token_ids) - 1)
         logprobs = None
@@ -125,7 +125,7 @@ class LedgerRunner:
         return known[:num_tokens]
 
     def _read_state(self, sequence: Sequence, index: int, num_tokens: int) -> None:
-        block = state_before(sequence, sequence.tables[index], num_tokens, self._block_size)
+        block = source_state(sequence, sequence.tables[index], num_tokens, self._block_size)
         if sequence.num_computed == 0:
             assert block == NO_BLOCK
             return

@@ -125,7 +125,7 @@ class PagedRun:
             start, table = sequence.num_computed, sequence.tables[index]
             for position in range(start, start + len(tokens)):
                 slots.append(table[position // self.block_size] * self.block_size + position % self.block_size)
-            first = rule.first_needed(start)
+            first = rule.first_needed_entry(start)
             tables.append([self._unreadable] * first + table[first:])
         widest = max(map(len, tables))
         padded = [table + [self._unreadable] * (widest - len(table)) for table in tables]

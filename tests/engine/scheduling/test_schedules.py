@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.config import SchedulingPolicy
 from engine.local import LocalClient
 from engine.protocol import EngineRequest
-from engine.scheduling.kv.groups import most_blocks
+from engine.scheduling.kv.groups import peak_blocks
 from tests.helpers.engines import (
     SchedulerRun,
     expected_ids,
@@ -60,7 +60,7 @@ schedules = st.fixed_dictionaries(
 def blocks_of_pool(schedule: dict[str, Any], spare: int) -> int:
     """Enough for one of the requests alone, and `spare` more."""
     groups = make_groups(schedule["block_size"], schedule["windows"], num_states=0)
-    return most_blocks(groups, 50) + spare
+    return peak_blocks(groups, 50) + spare
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from models.attention.layer_groups import LayerGroup, group_layers
 from models.spec import AttentionSpec, ShortConvSpec
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
@@ -53,14 +53,14 @@ def test_recurrent_layers_are_the_last_group_and_no_part_of_the_others() -> None
 
 def test_a_window_holds_what_the_next_token_sees() -> None:
     group = KVGroup(block_size=4, window=6)
-    assert [group.first_needed(n) for n in (0, 5, 8, 9, 13)] == [0, 0, 0, 1, 2]
-    assert most_blocks((KVGroup(4), group), 1000) == 250 + 3
+    assert [group.first_needed_entry(n) for n in (0, 5, 8, 9, 13)] == [0, 0, 0, 1, 2]
+    assert peak_blocks((KVGroup(4), group), 1000) == 250 + 3
 
 
 def test_chunks_hold_what_the_next_token_sees() -> None:
     group = KVGroup(block_size=4, window=6, is_chunked=True)
-    assert [group.first_needed(n) for n in (0, 5, 6, 11, 12, 17)] == [0, 0, 1, 1, 3, 3]
-    assert most_blocks((group,), 1000) == 3
+    assert [group.first_needed_entry(n) for n in (0, 5, 6, 11, 12, 17)] == [0, 0, 1, 1, 3, 3]
+    assert peak_blocks((group,), 1000) == 3
 
 
 def test_layers_in_chunks_are_no_layers_with_a_window() -> None:
@@ -86,7 +86,7 @@ def test_a_hit_needs_of_a_window_only_its_last_blocks() -> None:
     for digest in sequence.block_hashes[:6]:
         lost = pool.find(digest + (1).to_bytes(2))
         assert lost is not None
-        pool.forget(lost)
+        pool.unregister(lost)
     transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
     assert transcript.last["b"].num_cached_tokens == 32
 
@@ -102,7 +102,7 @@ def test_a_hit_needs_of_chunks_nothing_before_the_one_at_hand(num_shared: int, f
     for index in forgotten:
         lost = pool.find(sequence.block_hashes[index] + (1).to_bytes(2))
         assert lost is not None
-        pool.forget(lost)
+        pool.unregister(lost)
     transcript = run.run([make_request("b", [*prompt[:num_shared], 1], max_tokens=1)])
     assert transcript.last["b"].num_cached_tokens == num_shared
 
@@ -116,7 +116,7 @@ def test_a_hit_is_as_long_as_every_group_allows() -> None:
     pool = run.scheduler._kv.pool
     lost = pool.find(sequence.block_hashes[6] + (1).to_bytes(2))  # of group 1, in the window of all hits from 28 on
     assert lost is not None
-    pool.forget(lost)
+    pool.unregister(lost)
     transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
     assert transcript.last["b"].num_cached_tokens == 24
 
