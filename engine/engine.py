@@ -67,7 +67,7 @@ class Engine:
     def add(self, request: EngineRequest) -> None:
         """Queue a request. One that can never be served ends with an error output in the next step.
 
-        The API process refuses such requests before it submits them, with the right status; this is the second lock.
+        The API process refuses such requests before it submits them, with the right status; this is a second check.
         """
         try:
             self._scheduler.add(request)
@@ -93,7 +93,7 @@ class Engine:
         outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.take(outputs)
         if verdict is AuditVerdict.DISAGREEMENT:
-            logger.error("a text that was speculated differs from its replay without drafts; speculation is off")
+            logger.error("a sequence generated with drafts differs from its replay without them; speculation is off")
             self._speculator.give_up()
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
@@ -104,7 +104,7 @@ class Engine:
             self._scheduler.check()
         refused, self._refused = self._refused, []
         stats = self._scheduler.take_stats(
-            step_s=time.perf_counter() - start_s if _is_for_clients(plan) else 0.0,
+            step_s=time.perf_counter() - start_s if _is_counted(plan) else 0.0,
             expert_rows=result.expert_rows,
             expert_imbalance=result.expert_imbalance,
             audit=verdict,
@@ -166,6 +166,6 @@ class Engine:
         return result
 
 
-def _is_for_clients(plan: StepPlan) -> bool:
-    """Whether the step computes anything but replays."""
-    return not all(item.sequence.request.is_replay for item in plan.items)
+def _is_counted(plan: StepPlan) -> bool:
+    """Whether the step computes anything for a service class that counts in metrics."""
+    return any(item.sequence.service.is_counted for item in plan.items)

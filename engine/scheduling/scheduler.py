@@ -167,7 +167,7 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """The next step: first what runs already, then, if nothing had to be preempted, what waits."""
         self._end_aborted()
-        self._yield_replays()
+        self._preempt_yielding()
         items: list[PlanItem] = []
         num_running = len(self._running)
         budget = self._continue_running(items)
@@ -175,10 +175,13 @@ class Scheduler:
             self._admit_waiting(items, budget)
         return StepPlan(items)
 
-    def _yield_replays(self) -> None:
-        """A replay, the last in the order, gives back its place and blocks as soon as a client waits for some."""
-        while self._running and self._running[-1].request.is_replay and _num_requests(self._waiting):
-            self._preempt(self._running[-1])
+    def _preempt_yielding(self) -> None:
+        """Preempt sequences whose class yields, from the end of the order, while one of a lower rank waits."""
+        running, waiting = self._running, self._waiting
+        while running and waiting and running[-1].service.yields:
+            if waiting[0].service.rank >= running[-1].service.rank:
+                return
+            self._preempt(running[-1])
 
     def _continue_running(self, items: list[PlanItem]) -> int:
         """Plan the next tokens of running sequences, in order; returns what is left of the token budget."""
@@ -221,7 +224,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take everything back; the sequence waits and will be computed again, less what is still cached then."""
-        assert len(self._running) > 1 or sequence.request.is_replay, "a sequence that runs alone always fits"
+        assert len(self._running) > 1 or sequence.service.yields, "a sequence that runs alone always fits"
         self._running.remove(sequence)
         self._kv.free(sequence)
         sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, sequence.num_computed)
@@ -229,7 +232,7 @@ class Scheduler:
         sequence.draft = []
         sequence.status = SequenceStatus.WAITING
         self._waiting.add(sequence)
-        if not sequence.request.is_replay:
+        if sequence.service.is_counted:
             self._tally.preemptions += 1
 
     def _plan_item(self, sequence: Sequence, num_new: int) -> PlanItem:
@@ -287,7 +290,7 @@ class Scheduler:
             sequence.num_cached = sequence.num_computed
             sequence.first_scheduled_s = self._clock()
             is_looked_up = self._config.enable_prefix_caching and not sequence.needs_prompt_rows
-            if is_looked_up and not sequence.request.is_replay:
+            if is_looked_up and sequence.service.is_counted:
                 self._tally.prefix_queries += sequence.num_prompt
                 self._tally.prefix_hits += sequence.num_computed
 
@@ -308,8 +311,8 @@ class Scheduler:
         tally, self._tally = self._tally, StepTally()
         pool, states = self._kv.pool, self._kv.states
         return StepStats(
-            running=_num_requests(self._running),
-            waiting=_num_requests(self._waiting),
+            running=self._running.num_counted,
+            waiting=self._waiting.num_counted,
             blocks_total=pool.num_blocks,
             blocks_used=pool.num_used,
             blocks_cached=pool.num_free_cached,
@@ -358,7 +361,7 @@ class Scheduler:
             self._running.remove(sequence)
         else:
             self._waiting.remove(sequence)
-        if output.finish_reason is FinishReason.ERROR or sequence.request.is_replay:  # nobody will continue a replay
+        if output.finish_reason is FinishReason.ERROR or not sequence.service.stays_cached:
             self._kv.discard(sequence)
         else:
             self._kv.free(sequence)
@@ -380,11 +383,3 @@ class Scheduler:
             assert sequence.num_computed == 0, sequence.id
             assert sequence.tables == sequence.draft == [], sequence.id
         self._kv.check(running)
-
-
-def _num_requests(queue: ServiceQueue) -> int:
-    """Sequences that a client waits for: all but replays, which come last."""
-    num_requests = len(queue)
-    while num_requests and queue[num_requests - 1].request.is_replay:
-        num_requests -= 1
-    return num_requests

@@ -4,6 +4,9 @@ import enum
 from dataclasses import dataclass, field
 
 from engine.protocol import EngineRequest, TokenLogprobs
+from engine.scheduling.service import SERVICE_RULES, ServiceRules
+
+Order = tuple[int, int, float, int]  # rank of the service class, priority, arrival, number of the intake
 
 
 class SequenceStatus(enum.Enum):
@@ -23,7 +26,7 @@ class Sequence:
     seed: int  # request.sampling.seed, or one drawn at intake
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
-    order: tuple[float, float, int] = (0, 0.0, 0)  # place among waiting and running sequences; lower goes first
+    order: Order = (0, 0, 0.0, 0)  # place among waiting and running sequences; lower goes first
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     tables: list[list[int]] = field(default_factory=list)  # of each KV group: blocks in order of position
@@ -39,6 +42,10 @@ class Sequence:
     num_admitted: int = 0  # times: what others know about its blocks is void when this changes
     num_drafted: int = 0  # draft tokens verified so far
     num_draft_accepted: int = 0  # of them
+    service: ServiceRules = field(init=False)  # of its service class
+
+    def __post_init__(self) -> None:
+        self.service = SERVICE_RULES[self.request.service_class]
 
     @property
     def id(self) -> str:

@@ -18,7 +18,7 @@ class StepTally:
 
     def count_computed(self, sequence: Sequence, num_new: int) -> None:
         """Count rows computed from sequence.num_computed on, as it was before the step."""
-        if sequence.request.is_replay:
+        if not sequence.service.is_counted:
             return
         start = sequence.num_computed
         num_known = max(sequence.num_prompt, sequence.num_computed_at_preemption) - start

@@ -264,7 +264,7 @@ class Speculator:
         num_sequences = len(plan.items)
         if result.is_representative:
             self._costs.observe_decoding(num_sequences, plan.num_tokens, step_s)
-        if any(item.sequence.request.is_replay for item in plan.items):
+        if not all(item.sequence.service.is_counted for item in plan.items):
             return
         self._report.take_decoding(
             num_sequences,
