@@ -80,7 +80,7 @@ def test_a_hit_needs_of_a_window_only_its_last_blocks() -> None:
     run = SchedulerRun(make_config(num_blocks=40, windows=(None, 6)))
     prompt = make_prompt(32)
     run.scheduler.add(make_request("a", prompt, max_tokens=1))
-    sequence = run.scheduler._sequences["a"]
+    sequence = run.scheduler._lifecycle.sequences["a"]
     run.finish()
     pool = run.scheduler._kv.pool
     for digest in sequence.block_hashes[:6]:
@@ -96,7 +96,7 @@ def test_a_hit_needs_of_chunks_nothing_before_the_one_at_hand(num_shared: int, f
     run = SchedulerRun(make_config(num_blocks=40, windows=(None, -16)))
     prompt = make_prompt(32)
     run.scheduler.add(make_request("a", prompt, max_tokens=1))
-    sequence = run.scheduler._sequences["a"]
+    sequence = run.scheduler._lifecycle.sequences["a"]
     run.finish()
     pool = run.scheduler._kv.pool
     for index in forgotten:
@@ -111,7 +111,7 @@ def test_a_hit_is_as_long_as_every_group_allows() -> None:
     run = SchedulerRun(make_config(num_blocks=40, windows=(None, 6)))
     prompt = make_prompt(32)
     run.scheduler.add(make_request("a", prompt, max_tokens=1))
-    sequence = run.scheduler._sequences["a"]
+    sequence = run.scheduler._lifecycle.sequences["a"]
     run.finish()
     pool = run.scheduler._kv.pool
     lost = pool.find(sequence.block_hashes[6] + (1).to_bytes(2))  # of group 1, in the window of all hits from 28 on
