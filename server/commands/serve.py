@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.client.log_format import LOG_FORMAT
-from engine.client.process_client import ProcessClient
+from engine.client.process_client import EngineCallbacks, ProcessClient
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Loading, TokenizerInfo
@@ -73,11 +73,13 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
     client = ProcessClient(
         engine_config,
         max_num_waiting=server_config.max_num_waiting,
-        on_step=metrics.on_step,
-        on_loading=on_loading,
-        on_tokenizer=on_tokenizer,
-        on_discarded=metrics.on_discarded,
-        on_restart=metrics.on_restart,
+        callbacks=EngineCallbacks(
+            on_step=metrics.on_step,
+            on_loading=on_loading,
+            on_tokenizer=on_tokenizer,
+            on_discarded=metrics.on_discarded,
+            on_restart=metrics.on_restart,
+        ),
     )
     await client.start()
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
