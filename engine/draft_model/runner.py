@@ -38,18 +38,18 @@ class TorchDraftRunner:
         self._sampling = sampling
         self._kv = allocate_unshared_kv(model, num_blocks, block_size)
         self._recorded = recorded_layers(model, self._kv, block_size)
-        self._batch_memory = None if self._recorded is None else self._recorded.memory
+        self._batch_buffers = None if self._recorded is None else self._recorded.buffers
         self._editor = LogitEditor(eos_token_ids)
         self.num_tables = len(self._groups)
 
     @torch.inference_mode()
     def next_tokens(self, plan: StepPlan) -> NextTokens:
-        batch = build_batch(plan, self._groups, self._model.device, self._batch_memory)
+        batch = build_batch(plan, self._groups, self._model.device, self._batch_buffers)
         decoder = self._model.decoder
         wanted = batch.logit_rows
         hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
         rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
-        is_representative = self._recorded is None or not self._recorded.has_recorded
+        is_representative = self._recorded is None or not self._recorded.has_just_recorded
         if not rows:
             return NextTokens([], [], [], is_representative)
         logits = self._as_targets(decoder.logits(hidden))

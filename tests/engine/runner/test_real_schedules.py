@@ -136,12 +136,12 @@ def test_a_row_that_is_not_finite_ends_its_request_and_no_other(model: LoadedMod
     seen = {token for request in requests for token in (*request.prompt_ids, *expected[request.id].new_ids)}
     poison = min(set(range(VOCAB_SIZE)) - seen)
     embeddings = model.decoder.embed.weight
-    kept = embeddings[poison].clone()
+    original = embeddings[poison].clone()
     embeddings[poison] = torch.nan
     try:
         outputs, _ = _run(model, [make_request("bad", [poison, 3], temperature=0.0), *requests])
     finally:
-        embeddings[poison] = kept
+        embeddings[poison] = original
     assert outputs.pop("bad").error is not None
     assert {name: output.new_ids for name, output in outputs.items()} == {
         name: output.new_ids for name, output in expected.items()
