@@ -6,7 +6,7 @@ from engine.config import DraftSampling
 from engine.draft_model.model import NextTokens
 from engine.runner.batch_builder import build_batch
 from engine.runner.replay import recorded_layers
-from engine.sampling.distribution import best_ids, best_shares, probabilities
+from engine.sampling.distribution import best_ids, probabilities, top1_probs
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow
@@ -57,7 +57,7 @@ class TorchDraftRunner:
         best_values, chosen = best_ids(logits)
         sound = torch.isfinite(best_values).tolist()
         token_ids = [token_id if is_sound else None for token_id, is_sound in zip(chosen.tolist(), sound, strict=True)]
-        confidences = best_shares(logits, best_values).tolist()
+        confidences = top1_probs(logits, best_values).tolist()
         distributions: list[torch.Tensor | None] = [None] * len(rows)
         drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
         if drawn:
