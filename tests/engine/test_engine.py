@@ -11,7 +11,7 @@ from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_r
 from tests.helpers.ledger import LedgerRunner
 
 
-def test_generate_returns_each_text_merged() -> None:
+def test_generate_returns_each_output_merged() -> None:
     engine, _ = make_engine()
     requests = [make_request(f"r{i}", make_prompt(5 + i, seed=i), max_tokens=9, logprobs=0) for i in range(5)]
     outputs = LocalClient(engine).generate(requests)

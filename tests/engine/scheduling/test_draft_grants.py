@@ -23,13 +23,13 @@ def test_a_draft_takes_no_block_that_the_next_in_the_queue_needs() -> None:
     run.step()
     run.scheduler.add(make_request("b", make_prompt(8, seed=1), max_tokens=1))
     (sequence,) = run.scheduler.running
-    assert run.scheduler.grant_drafts([(sequence, 9)]) == [4]  # four of these have room in two blocks
+    assert run.scheduler.grant_drafts([(sequence, 9)]) == [4]  # four of these fit in two blocks
     run.scheduler.set_draft(sequence, [1] * 4)
     run.step()
     assert [id for id, _, _ in run.plans[-1]] == ["a", "b"]
 
 
-def test_blocks_that_a_draft_turns_out_not_to_need_are_given_back_at_once() -> None:
+def test_blocks_that_a_draft_does_not_need_are_freed_at_once() -> None:
     run = SchedulerRun(make_config(), lambda *_: [])
     run.scheduler.add(make_request("a", make_prompt(3), max_tokens=20, ignore_eos=True))
     run.step()
@@ -40,7 +40,7 @@ def test_blocks_that_a_draft_turns_out_not_to_need_are_given_back_at_once() -> N
     assert len(sequence.tables[0]) == 2
 
 
-def test_blocks_of_rejected_drafts_are_given_back() -> None:
+def test_blocks_of_rejected_drafts_are_freed() -> None:
     run = SchedulerRun(make_config(), lambda *_: [])
     run.scheduler.add(make_request("a", make_prompt(3), max_tokens=20, ignore_eos=True))
     run.step()

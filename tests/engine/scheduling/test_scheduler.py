@@ -50,7 +50,7 @@ def test_at_most_max_num_seqs_run() -> None:
     assert_at_rest(run)
 
 
-def test_a_prompt_is_not_begun_while_its_blocks_are_promised_to_others() -> None:
+def test_a_prompt_is_not_begun_while_its_blocks_are_reserved_for_others() -> None:
     """Two prompts of 5 blocks in 8 blocks: begun together, one would be preempted half way."""
     run = SchedulerRun(make_config(num_blocks=8, max_num_batched_tokens=8, long_prefill_token_threshold=4))
     run.run(
@@ -111,7 +111,7 @@ def test_priority_preempts_the_least_urgent() -> None:
 
 
 def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
-    """What a victim gives back is for those that run: even the most urgent newcomer waits one step."""
+    """The freed blocks of a victim are for those that run: even the most urgent newcomer waits one step."""
 
     def start() -> SchedulerRun:
         run = SchedulerRun(make_config(num_blocks=8, scheduling_policy=SchedulingPolicy.PRIORITY))
@@ -134,7 +134,7 @@ def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
     assert "urgent" in [id for id, _, _ in run.plans[-1]]
 
 
-def test_sixteen_blocks_serve_thirty_two_requests_with_unchanged_texts() -> None:
+def test_sixteen_blocks_serve_thirty_two_requests_with_unchanged_outputs() -> None:
     requests = [make_request(f"r{i}", make_prompt(6, seed=i), max_tokens=14, ignore_eos=True) for i in range(32)]
     run = SchedulerRun(make_config(num_blocks=16))
     transcript = run.run(requests)
@@ -187,7 +187,7 @@ def test_abort_of_a_waiting_request_reports_no_queue_time() -> None:
     assert run.stats[-1].waiting == 0
 
 
-def test_abort_between_schedule_and_update_drops_what_the_step_brought() -> None:
+def test_abort_between_schedule_and_update_drops_the_steps_result() -> None:
     run = SchedulerRun(make_config())
     run.scheduler.add(make_request("a", make_prompt(6), ignore_eos=True))
     run.step(abort_meanwhile="a")
@@ -241,14 +241,14 @@ def test_a_row_error_ends_its_sequence_only() -> None:
 # --- intake ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_can_never_fit_is_refused_with_numbers_and_remedy() -> None:
+def test_a_request_that_can_never_fit_is_refused_with_numbers_and_remedy() -> None:
     run = SchedulerRun(make_config(num_blocks=4))
     with pytest.raises(ContextLengthExceeded, match=r"has 10 tokens and max_tokens is 7; .* at most 16; shorten"):
         run.scheduler.add(make_request("a", make_prompt(10), max_tokens=7))
     assert not run.scheduler.has_work
 
 
-def test_what_just_fits_the_pool_runs() -> None:
+def test_a_request_that_just_fits_the_pool_runs() -> None:
     request = make_request("a", make_prompt(10), max_tokens=6, ignore_eos=True)
     run = SchedulerRun(make_config(num_blocks=4))
     assert run.run([request]).ids["a"] == expected_ids(request)

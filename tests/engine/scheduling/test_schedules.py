@@ -25,7 +25,7 @@ PREFIXES = [make_prompt(24, seed=seed) for seed in range(2)]
 
 @st.composite
 def workloads(draw: st.DrawFn) -> list[EngineRequest]:
-    """Up to a dozen requests of at most 50 tokens, many of which share a prefix."""
+    """Up to a dozen requests of at most 50 tokens, many with a shared prefix."""
     requests = []
     for index in range(draw(st.integers(1, 12))):
         prefix = draw(st.sampled_from(PREFIXES))[: draw(st.integers(0, 24))]

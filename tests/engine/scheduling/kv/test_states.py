@@ -27,7 +27,7 @@ def allocator_of(pool: BlockPool, *, saves_checkpoints: bool = True) -> StateAll
     return StateAllocator(pool, KVGroup(SIZE, is_state=True), 0, saves_checkpoints=saves_checkpoints)
 
 
-def test_a_step_gets_a_place_for_its_end_and_one_for_the_last_full_block() -> None:
+def test_a_step_gets_an_entry_for_its_end_and_one_for_the_last_full_block() -> None:
     pool = BlockPool(5)
     sequence = sequence_at(pool, 6)
     allocator_of(pool).allocate(sequence, 18)
@@ -42,7 +42,7 @@ def test_branches_get_checkpoints_as_far_as_there_are_states() -> None:
     assert [block != NO_BLOCK for block in sequence.tables[0]] == [False, True, True, True, True]
 
 
-def test_where_no_state_is_free_the_new_one_takes_the_old_ones_place() -> None:
+def test_without_a_free_state_the_new_one_takes_the_old_ones_place() -> None:
     pool = BlockPool(1)
     sequence = sequence_at(pool, 6)
     allocator = allocator_of(pool)
@@ -52,7 +52,7 @@ def test_where_no_state_is_free_the_new_one_takes_the_old_ones_place() -> None:
     assert source_state(sequence, sequence.tables[0], 18, SIZE) == 0
 
 
-def test_a_place_that_was_given_up_does_not_become_a_checkpoint() -> None:
+def test_an_entry_that_was_moved_does_not_become_a_checkpoint() -> None:
     pool = BlockPool(2)
     (other,) = pool.allocate(1)
     sequence = sequence_at(pool, 6)
@@ -65,7 +65,7 @@ def test_a_place_that_was_given_up_does_not_become_a_checkpoint() -> None:
     assert sequence.tables[0][2] == other
 
 
-def test_a_state_that_others_start_from_stays() -> None:
+def test_a_state_that_others_start_from_is_not_moved() -> None:
     pool = BlockPool(1)
     sequence = sequence_at(pool, 8)
     (block,) = (block for block in sequence.tables[0] if block != NO_BLOCK)
@@ -76,7 +76,7 @@ def test_a_state_that_others_start_from_stays() -> None:
     assert not allocator.can_allocate(sequence, 9)
 
 
-def test_a_draft_has_a_place_for_every_end() -> None:
+def test_a_draft_has_an_entry_for_every_end() -> None:
     pool = BlockPool(9)
     sequence = sequence_at(pool, 7, num_tokens=8)
     allocator = allocator_of(pool)
