@@ -124,11 +124,7 @@ def test_a_hit_is_as_long_as_every_group_allows() -> None:
 def test_blocks_at_a_branch_point_outlive_others_out_of_the_window() -> None:
     run = SchedulerRun(make_config(num_blocks=30, windows=(None, 6), max_num_batched_tokens=8))
     shared = make_prompt(16)
-    run.run(
-        [make_request("a", shared, max_tokens=40, ignore_eos=True)]
-    )  # 9 blocks of its window group fall out of the window
-    run.run(
-        [make_request("b", make_prompt(24, seed=1), max_tokens=1)]
-    )  # takes what is free, first the blocks out of the window
+    run.run([make_request("a", shared, max_tokens=40, ignore_eos=True)])  # 9 blocks fall out of its window
+    run.run([make_request("b", make_prompt(24, seed=1), max_tokens=1)])  # evicts the blocks out of the window first
     transcript = run.run([make_request("c", [*shared, 1], max_tokens=1)])
     assert transcript.last["c"].num_cached_tokens == 16
