@@ -29,7 +29,7 @@ from engine.jobs.progress import foreground_progress
 from engine.protocol import Quality
 from engine.quality.measure import Reference, compare
 from engine.quality.report import measure_reference
-from engine.startup.build import weight_options
+from engine.startup.load import weight_options
 from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads

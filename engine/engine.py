@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Single-threaded: `add`, `abort` and `step` are called by one thread, in any order.
 
-    Every request that is added ends with exactly one terminal output, whatever becomes of it.
+    Every request that is added ends with exactly one terminal output, whatever happens to it.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Engine:
         speculator: Speculator | None = None,
     ) -> None:
         """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks
-        and, where its model has recurrent layers, `num_states` states.
+        and, if its model has recurrent layers, `num_states` states.
 
         budget: tokens of a step, by default always max_num_batched_tokens. speculator: by default one that uses
         requests' own predictions.
@@ -67,7 +67,7 @@ class Engine:
     def add(self, request: EngineRequest) -> None:
         """Queue a request. One that can never be served ends with an error output in the next step.
 
-        The API process refuses such requests before it submits them, with the right status; this is the second lock.
+        The API process refuses such requests before it submits them, with the right status; this is a second check.
         """
         try:
             self._scheduler.add(request)
@@ -93,7 +93,7 @@ class Engine:
         outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.take(outputs)
         if verdict is AuditVerdict.DISAGREEMENT:
-            logger.error("a text that was speculated differs from its replay without drafts; speculation is off")
+            logger.error("a sequence generated with drafts differs from its replay without them; speculation is off")
             self._speculator.give_up()
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
@@ -104,7 +104,7 @@ class Engine:
             self._scheduler.check()
         refused, self._refused = self._refused, []
         stats = self._scheduler.take_stats(
-            step_s=time.perf_counter() - start_s if _is_for_clients(plan) else 0.0,
+            step_s=time.perf_counter() - start_s if _is_counted(plan) else 0.0,
             expert_rows=result.expert_rows,
             expert_imbalance=result.expert_imbalance,
             audit=verdict,
@@ -119,37 +119,37 @@ class Engine:
         return self._speculator.all_sources
 
     def set_draft_sources(self, sources: Collection[Source]) -> None:
-        """Let drafts come from these only, or from nowhere: for comparisons. What a fault has switched off stays so."""
+        """Let drafts come from these only, or from nowhere: for comparisons. What a fault switched off stays off."""
         assert self.draft_sources.issuperset(sources)
         self._speculator.sources = frozenset(sources)
 
     def _draft(self) -> None:
-        """Let drafts be set. A fault of what proposes them ends no request."""
+        """Let the speculator set drafts. A fault of it ends no request."""
         try:
             self._speculator.draft(self._scheduler)
         except Exception:
             logger.exception("drafting failed")
-            self._take_speculation_fault()
+            self._note_speculation_fault()
             for sequence in self._scheduler.running:
                 self._scheduler.set_draft(sequence, [])
 
     def _learn(
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> list[RequestOutput]:
-        """Let the speculator learn from the step; returns the outputs with what it adds."""
+        """Let the speculator learn from the step; returns the outputs with its additions."""
         if not plan.items:
             return outputs
         try:
             return self._speculator.observe(plan, result, outputs, step_s)
         except Exception:
             logger.exception("learning from a step failed")
-            self._take_speculation_fault()
+            self._note_speculation_fault()
             return outputs
 
-    def _take_speculation_fault(self) -> None:
+    def _note_speculation_fault(self) -> None:
         self._speculator.take_fault()
         if self._speculator.is_off:
-            logger.error("speculation is off from now on: its faults go on")
+            logger.error("speculation is off from now on: it keeps failing")
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""
@@ -160,12 +160,12 @@ class Engine:
             ids = ", ".join(item.sequence.id for item in plan.items)
             logger.exception("a step of %d tokens failed; ending requests %s", plan.num_tokens, ids)
             reason = f"the engine failed while it computed this request: {type(error).__name__}"
-            return StepResult([RowResult([], error=reason) for _ in plan.items], is_typical=False)
-        if result.is_typical:
+            return StepResult([RowResult([], error=reason) for _ in plan.items], is_representative=False)
+        if result.is_representative:
             self._budget.observe(plan.num_tokens, time.perf_counter() - start_s)
         return result
 
 
-def _is_for_clients(plan: StepPlan) -> bool:
-    """Whether the step computes anything but replays."""
-    return not all(item.sequence.request.is_replay for item in plan.items)
+def _is_counted(plan: StepPlan) -> bool:
+    """Whether the step computes anything for a service class that counts in metrics."""
+    return any(item.sequence.service.is_counted for item in plan.items)

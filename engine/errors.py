@@ -28,7 +28,7 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A known parameter that would change the answer and is not honored yet."""
+    """A known parameter that would change the answer and is not supported yet."""
 
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message, param=param, code="unsupported_parameter")
@@ -47,11 +47,11 @@ class EngineUnavailable(HeadraceError):
 
 
 class EngineDied(EngineUnavailable):
-    """The engine process ended while it held this request."""
+    """The engine process ended before this request did."""
 
 
 class EngineStopped(EngineDied):
-    """The server was told to stop, and ended this request with it."""
+    """The server was told to stop, and ended this request."""
 
 
 class RequestFailed(HeadraceError):

@@ -8,14 +8,14 @@ from engine.protocol import EngineRequest, RequestOutput, StepStats
 
 
 class LocalClient:
-    """Runs requests to their end. `steps` keeps the account of every step."""
+    """Runs requests to their end. `steps`: the statistics of every step."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.steps: list[StepStats] = []
 
     def generate(self, requests: Iterable[EngineRequest]) -> dict[str, RequestOutput]:
-        """Each request's outputs merged into one, by id; all requests are there from the first step on."""
+        """Each request's outputs merged into one, by id; all requests are added before the first step."""
         for request in requests:
             self._engine.add(request)
         merged: dict[str, RequestOutput] = {}

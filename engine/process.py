@@ -1,7 +1,7 @@
 """The engine process: `python -m engine.process FD` serves the socket FD until the other end closes it.
 
 A reader thread takes messages off the socket into a queue; the main thread steps the engine. Whoever reads this
-process's outputs is expected to keep reading: the socket's buffer is the only queue in that direction.
+process's outputs must not stop reading: the socket's buffer is the only queue in that direction.
 """
 
 import logging
@@ -41,7 +41,7 @@ _REPORT_INTERVAL_S = 0.05
 
 
 def main() -> None:
-    """Load, report READY or FAILED, and step until told to stop."""
+    """Load, report READY or FAILED, and step until the API process says stop."""
     logging.basicConfig(level=os.environ.get("HEADRACE_LOG_LEVEL", "INFO").upper(), format=LOG_FORMAT)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager may signal the whole group
         signal.signal(number, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
@@ -82,7 +82,7 @@ def _serve(engine: Engine, inbox: "queue.SimpleQueue[ToEngine]", sock: socket.so
 
 
 def _handle(engine: Engine, message: ToEngine) -> bool:
-    """Take one message; False means stop."""
+    """Handle one message; False means stop."""
     match message:
         case AddRequest(request=request):
             engine.add(request)
@@ -94,7 +94,7 @@ def _handle(engine: Engine, message: ToEngine) -> bool:
 
 
 def _read(sock: socket.socket, inbox: "queue.SimpleQueue[ToEngine]") -> None:
-    """Feed the inbox. When the API process is gone nobody wants the outputs: end at once, even inside a long step."""
+    """Feed the inbox. When the API process is gone nobody reads the outputs: exit at once, even inside a long step."""
     while (message := receive_to_engine(sock)) is not None:
         inbox.put(message)
     os._exit(0)

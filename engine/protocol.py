@@ -29,11 +29,18 @@ class AbortReason(enum.StrEnum):
     SHUTDOWN = "shutdown"
 
 
+class ServiceClass(enum.StrEnum):
+    """Whom a sequence is for. What follows from it is in one table: engine/scheduling/service.py."""
+
+    INTERACTIVE = "interactive"  # a client waits for it
+    AUDIT = "audit"  # the engine's own: a finished sequence generated again, to audit speculation
+
+
 class AuditVerdict(enum.StrEnum):
-    """What the replay of a speculated text without drafts has shown."""
+    """How a sequence generated with drafts compares with its replay without them."""
 
     EQUAL = "equal"
-    NEAR_TIE = "near_tie"  # the texts part where the two best tokens were all but equal
+    NEAR_TIE = "near_tie"  # they part where the two best tokens were all but equal
     DISAGREEMENT = "disagreement"
 
 
@@ -110,7 +117,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     arrival_s: float  # time.monotonic() when the HTTP request came
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
-    is_replay: bool = False  # the engine's own, to audit speculation: it drafts nothing and counts nowhere
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
 
 
@@ -123,20 +130,20 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one step brought for one request. `finish_reason` marks the single terminal output."""
+    """What is new for one request after one step. `finish_reason` marks the single terminal output."""
 
     id: str
     new_ids: list[int] = []
-    logprobs: list[TokenLogprobs] | None = None  # one a new id, where asked for
+    logprobs: list[TokenLogprobs] | None = None  # one a new id, if requested
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; the first entry is None
     finish_reason: FinishReason | None = None
-    stop_token_id: int | None = None  # the id that ended the text; it is the last of new_ids
+    stop_token_id: int | None = None  # the id that ended the sequence; it is the last of new_ids
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
     queue_s: float | None = None  # arrival to first scheduled, with the first output
     error: str | None = None  # with FinishReason.ERROR
     num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
-    num_draft_accepted: int = 0  # of these, how many stood
-    num_predicted: list[int] = []  # with a prediction: how many of its tokens the text has had after each new id
+    num_draft_accepted: int = 0  # of these
+    num_predicted: list[int] = []  # with a prediction: how many of its tokens were generated, after each new id
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -145,33 +152,33 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     running: int = 0
     waiting: int = 0
     blocks_total: int = 0
-    blocks_used: int = 0  # held by live requests
-    blocks_cached: int = 0  # free, but still holding a reusable prefix
+    blocks_used: int = 0  # by running requests
+    blocks_cached: int = 0  # free, but their prefix can still be reused
     states_total: int = 0  # of recurrent layers; 0 without such layers
-    states_used: int = 0  # held by live requests
-    states_cached: int = 0  # free, but still the checkpoint of a reusable prefix
-    prefill_tokens: int = 0  # tokens computed that were known before (prompts, and recomputation after preemption)
-    decode_tokens: int = 0  # rows that fed a newly sampled token
+    states_used: int = 0  # by running requests
+    states_cached: int = 0  # free, but still the checkpoint of a prefix that can be reused
+    prefill_tokens: int = 0  # computed tokens that were known before: prompts, and recomputation after preemption
+    decode_tokens: int = 0  # computed tokens that were sampled in the step before, or drafted
     prefix_queries: int = 0  # prompt tokens looked up at first admission
-    prefix_hits: int = 0  # of these, found
+    prefix_hits: int = 0  # of these, cached
     preemptions: int = 0
     recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
     step_s: float = 0.0
     num_drafts: int = 0  # sequences whose draft was verified
     draft_tokens: int = 0  # drafted tokens verified
-    accepted_tokens: int = 0  # of these, how many stood
-    accepted_by_position: list[int] = []  # the same by place in the draft
-    draft_length: float | None = None  # mean over the decoding sequences; None in a step that only decodes in part
-    estimated_speedup: float | None = None  # of this step by its drafts, as foreseen
+    accepted_tokens: int = 0  # of these
+    accepted_by_position: list[int] = []  # the same by position in the draft
+    draft_length: float | None = None  # mean over the sequences; None unless all of the step's sequences decode
+    estimated_speedup: float | None = None  # of this step by its drafts, as predicted
     realized_speedup: float | None = None  # of the last steps, against decoding one by one
-    expert_rows: list[int] = []  # that each expert computed, over all layers; empty without experts
+    expert_rows: list[int] = []  # computed by each expert, over all layers; empty without experts
     expert_imbalance: float | None = None  # busiest expert's recent rows over the mean, averaged over layers
-    audit: AuditVerdict | None = None  # of a replay that ended in this step
+    audit: AuditVerdict | None = None  # if a replay ended in this step
     is_speculation_off: bool = False  # for good, because of a fault
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the API process needs to turn text into ids and back, without torch or transformers."""
+    """All that the API process needs to convert text to ids and back, without torch or transformers."""
 
     tokenizer_json: bytes
     chat_template: str | None
@@ -182,15 +189,15 @@ class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model's predictions differ from those of the same weights unquantized, on average over the positions of a
-    text (engine/quality)."""
+    """How a model's predictions differ from those of the same weights unquantized, on average over the positions of
+    a text (engine/quality)."""
 
     kl_divergence: float  # nats a token
     top1_agreement: float  # share of positions with the same likeliest token
     perplexity: float
     reference_perplexity: float
     num_tokens: int
-    reference: str  # what the unquantized weights are
+    reference: str  # names the unquantized weights
 
     @property
     def loss(self) -> float:
@@ -217,8 +224,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: what was chosen and why
-    weight_formats: dict[str, int] = {}  # what weights are held as, such as "int4 g32": number of tensors
-    quality: Quality | None = None  # where it was asked for
+    weight_formats: dict[str, int] = {}  # how weights are stored, such as "int4 g32": number of tensors
+    quality: Quality | None = None  # if requested
 
 
 # --- API process -> engine -------------------------------------------------------------------------------------------

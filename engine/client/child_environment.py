@@ -1,4 +1,4 @@
-"""The environment of a process that computes: how long the idle threads of torch's operators keep a core busy."""
+"""The environment of a process that computes: how long idle threads of torch's operators spin."""
 
 import os
 

@@ -20,19 +20,19 @@ class EngineStatus:
 
     state: EngineState
     reason: str  # why not READY, for people; empty when READY
-    stage: str | None  # what is being done while LOADING, such as "load weights"; None before it is known
+    stage: str | None  # of LOADING, such as "load weights"; None before it is known
     progress: float | None  # of the stage, 0..1 while LOADING, None if unknown
     num_open: int  # requests submitted and not ended
     num_running: int
     num_waiting: int
-    seconds_since_progress: float  # since the last finished step, or since work arrived at an idle engine; 0 when idle
+    seconds_since_progress: float  # since the last finished step, or since an idle engine got work; 0 when idle
     num_restarts: int
 
 
 class RequestStream(Protocol):
     """The outputs of one request, merged while the reader is slow.
 
-    Iteration yields RequestOutputs whose last one has a finish_reason, and then stops. If the engine process ends, it
+    Iteration yields RequestOutputs, the last one with a finish_reason, and then stops. If the engine process ends, it
     raises EngineDied, or EngineStopped where the server is stopping; if the engine gives up on this request alone, the
     terminal output has FinishReason.ERROR.
     """
@@ -49,7 +49,7 @@ class EngineClient(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What READY told; raises EngineUnavailable before."""
+        """The content of READY; raises EngineUnavailable before it."""
 
     def status(self) -> EngineStatus: ...
 

@@ -1,4 +1,4 @@
-"""How a process of ours ends when it is told to."""
+"""How a process of ours ends: on SIGTERM, and with its parent."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def exit_on_sigterm() -> None:
-    """From now on SIGTERM is SystemExit, so that what was begun is removed; a second one does not break that off."""
+    """From now on SIGTERM raises SystemExit, so that unfinished files are removed; a second one does not stop that."""
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -20,8 +20,8 @@ def exit_on_sigterm() -> None:
 
 
 def end_with_parent() -> None:
-    """From now on this process gets SIGTERM when its parent dies, which may have had no time to say so (Linux alone);
-    one whose parent is dead already exits."""
+    """From now on this process gets SIGTERM when its parent dies, however that happens (Linux only); exits if it is
+    dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = os.environ.pop(PARENT_VARIABLE, None)

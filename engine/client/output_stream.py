@@ -10,18 +10,18 @@ from engine.protocol import AbortReason, RequestOutput
 class OutputStream:
     """RequestStream over a buffer of one output: a slow reader gets longer deltas, never a growing queue.
 
-    The owner calls `put` for each output and `break_off` if none will come any more. `on_abort` is called once, with
-    the first abort's reason; `on_discarded` with the number of tokens that came and will not be read.
+    The owner calls `put` for each output and `fail` if none will come any more. `on_abort` is called once, with
+    the first abort's reason; `on_discarded` with the number of tokens that arrived and will not be read.
     """
 
-    __slots__ = ("_aborted", "_error", "_on_abort", "_on_discarded", "_pending", "_wakeup")
+    __slots__ = ("_error", "_is_aborted", "_on_abort", "_on_discarded", "_pending", "_wakeup")
 
     def __init__(self, *, on_abort: Callable[[AbortReason], None], on_discarded: Callable[[int], None]) -> None:
         self._on_abort = on_abort
         self._on_discarded = on_discarded
         self._pending: RequestOutput | None = None
         self._error: EngineDied | None = None
-        self._aborted = False
+        self._is_aborted = False
         self._wakeup = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[RequestOutput]:
@@ -35,14 +35,14 @@ class OutputStream:
                     return
             if self._error is not None:
                 raise self._error
-            if self._aborted:
+            if self._is_aborted:
                 return
 
     def abort(self, reason: AbortReason) -> None:
-        """End the request. What is buffered and what still comes is discarded."""
-        if self._aborted:
+        """End the request. Buffered and later outputs are discarded."""
+        if self._is_aborted:
             return
-        self._aborted = True
+        self._is_aborted = True
         if self._pending is not None:
             self._on_discarded(len(self._pending.new_ids))
             self._pending = None
@@ -50,15 +50,15 @@ class OutputStream:
         self._wakeup.set()
 
     def put(self, output: RequestOutput) -> None:
-        if self._aborted:
+        if self._is_aborted:
             if output.new_ids:
                 self._on_discarded(len(output.new_ids))
             return
         self._pending = output if self._pending is None else merge_outputs(self._pending, output)
         self._wakeup.set()
 
-    def break_off(self, error: EngineDied) -> None:
-        """Raise `error` to the reader, after what is buffered."""
+    def fail(self, error: EngineDied) -> None:
+        """Raise `error` to the reader, after the buffered output."""
         self._error = error
         self._wakeup.set()
 
@@ -85,7 +85,7 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
 
 
 def _joined_counts(first: RequestOutput, second: RequestOutput) -> list[int]:
-    """`num_predicted` of both. One of them may lack it where counting has failed: then nothing was added."""
+    """`num_predicted` of both. One of them may lack it if counting failed: then nothing was added."""
     if not first.num_predicted and not second.num_predicted:
         return []
     before = first.num_predicted or [0] * len(first.new_ids)

@@ -3,20 +3,15 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import msgspec
-
-from engine.client.child_environment import compute_environment
-from engine.client.framing import encode_frame, receive_from_engine
+from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
 from engine.client.interface import EngineState, EngineStatus
+from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
@@ -30,7 +25,6 @@ from engine.protocol import (
     FromEngine,
     Loading,
     Ready,
-    RequestOutput,
     Shutdown,
     StepOutputs,
     StepStats,
@@ -43,19 +37,29 @@ logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 3  # within the window below; more means that it will not get better by itself
 _RESTART_WINDOW_S = 600.0
-_STOP_TIMEOUT_S = 5.0
-_STREAM_LIMIT_BYTES = 1 << 20
+_COMMAND = (sys.executable, "-P", "-m", "engine.process")  # -P: not from the current folder
 
 
 def _ignore(*_: object) -> None:
     """The callback of a caller that does not listen."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineCallbacks:
+    """What to call when there is news from the engine. on_discarded: see OutputStream."""
+
+    on_step: Callable[[StepStats], None] = _ignore
+    on_loading: Callable[[Loading], None] = _ignore
+    on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
+    on_discarded: Callable[[int], None] = _ignore
+    on_restart: Callable[[], None] = _ignore
+
+
 class ProcessClient:
     """Owns the engine process. All methods run on the event loop that called `start`.
 
-    Invariants: every stream in `_streams` has had no terminal output yet; when the process ends, all of them raise
-    EngineDied, so that no caller waits for an engine that is gone. `command` gets the socket's number as its last word.
+    Invariant: when the process ends, all open streams raise EngineDied, so that no caller waits for an engine that is
+    gone.
     """
 
     def __init__(
@@ -63,36 +67,28 @@ class ProcessClient:
         config: EngineConfig,
         *,
         max_num_waiting: int,
-        command: tuple[str, ...] = (sys.executable, "-P", "-m", "engine.process"),  # -P: not from the current folder
-        on_step: Callable[[StepStats], None] = _ignore,
-        on_loading: Callable[[Loading], None] = _ignore,
-        on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
-        on_discarded: Callable[[int], None] = _ignore,
-        on_restart: Callable[[], None] = _ignore,
+        callbacks: EngineCallbacks | None = None,
+        command: tuple[str, ...] = _COMMAND,
     ) -> None:
+        """command: see EngineProcess."""
         self._config = config
         self._max_num_waiting = max_num_waiting
+        self._callbacks = callbacks or EngineCallbacks()
         self._command = command
-        self._on_step = on_step
-        self._on_loading = on_loading
-        self._on_tokenizer = on_tokenizer
-        self._on_discarded = on_discarded
-        self._on_restart = on_restart
+        self._engine: EngineProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._streams = OpenStreams(on_discarded=self._callbacks.on_discarded)
         self._state = EngineState.LOADING
         self._reason = "the engine has not been started"
         self._loading: Loading | None = None
         self._info: EngineInfo | None = None
         self._failure: str | None = None
         self._is_option_wrong = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._streams: dict[str, OutputStream] = {}
         self._stats = StepStats()
         self._progress_s = time.monotonic()
         self._restart_times: deque[float] = deque()
         self._num_restarts = 0
-        self._stopping = False
+        self._is_stopping = False
         self._settled = asyncio.Event()  # first READY, or DEAD
         self._dead = asyncio.Event()
 
@@ -117,21 +113,20 @@ class ProcessClient:
 
     async def stop(self) -> None:
         """Stop the engine at once; streams still open raise EngineStopped."""
-        self._stopping = True
+        self._is_stopping = True
         self._reason = "the server is stopping"
-        if self._state is EngineState.LOADING and self._process is not None:
-            _kill(self._process)  # it listens only once it is ready
+        if self._state is EngineState.LOADING and self._engine is not None:
+            self._engine.kill()  # it listens only once it is ready
         self._send(Shutdown())
         if self._supervisor is not None:
             try:
-                await asyncio.wait_for(asyncio.shield(self._supervisor), _STOP_TIMEOUT_S)
+                await asyncio.wait_for(asyncio.shield(self._supervisor), EXIT_TIMEOUT_S)
             except TimeoutError:
                 self._supervisor.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._supervisor
-        if self._process is not None and self._process.poll() is None:
-            _kill(self._process)
-            await asyncio.to_thread(self._process.wait)
+        if self._engine is not None:
+            await self._engine.kill_and_wait()
 
     # --- EngineClient -------------------------------------------------------------------------------------------------
 
@@ -166,7 +161,7 @@ class ProcessClient:
     def check_capacity(self, num_requests: int) -> None:
         if self._state is not EngineState.READY:
             raise EngineUnavailable(self._reason)
-        # Until the engine says that some wait, what was submitted since its last step is taken to find a free place.
+        # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
         num_places = self._stats.running if self._stats.waiting else self.info.max_num_seqs
         num_waiting = len(self._streams) + num_requests - num_places
         if num_waiting > self._max_num_waiting:
@@ -180,69 +175,75 @@ class ProcessClient:
         self.check_capacity(1)
         if not self._streams:
             self._progress_s = time.monotonic()  # it was idle: the clock of a hang starts with this request
-        stream = OutputStream(on_abort=lambda reason: self._abort(request.id, reason), on_discarded=self._on_discarded)
-        self._streams[request.id] = stream
+        stream = self._streams.open(request.id, on_abort=lambda reason: self._abort(request.id, reason))
         self._send(AddRequest(request))
         return stream
 
-    # --- the child process --------------------------------------------------------------------------------------------
+    def _abort(self, request_id: str, reason: AbortReason) -> None:
+        if request_id in self._streams:
+            self._send(AbortRequest(request_id, reason))
+
+    def _send(self, message: ToEngine) -> None:
+        if self._engine is not None:
+            self._engine.send(message)
+
+    # --- supervision --------------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
         """Run the engine process again and again until it may not be restarted any more."""
         while True:
             await self._run_once()
-            self._end_streams()
+            self._fail_streams()
             self._stats = StepStats()
-            self._on_step(self._stats)  # gauges of a dead engine are 0
-            if self._stopping:
+            self._callbacks.on_step(self._stats)  # gauges of a dead engine are 0
+            if self._is_stopping:
                 return
             if self._failure is not None or not self._may_restart():
                 self._die()
                 return
             self._num_restarts += 1
-            self._on_restart()
+            self._callbacks.on_restart()
             self._enter_loading("the engine ended unexpectedly and is being started again")
 
     def _supervision_ended(self, supervisor: "asyncio.Task[None]") -> None:
-        """A fault of our own must end in DEAD, too: nobody would notice a supervisor that is gone."""
+        """A fault of our own must end in DEAD, too: nobody would notice that the supervisor is gone."""
         if supervisor.cancelled() or (error := supervisor.exception()) is None:
             return
         logger.error("the engine's supervision failed", exc_info=error)
         self._failure = f"the engine's supervision failed: {error}"
-        self._end_streams()
+        self._fail_streams()
         self._die()
 
     async def _run_once(self) -> None:
-        """Start one engine process and read its messages until it is gone."""
+        """Start one engine process and handle its messages until it is gone."""
         self._enter_loading(self._reason if self._num_restarts else "the model is being loaded")
-        parent_end, child_end = socket.socketpair()
-        with child_end:
-            self._process = subprocess.Popen(
-                [*self._command, str(child_end.fileno())],
-                pass_fds=(child_end.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
-                env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(self._config).decode()},
-            )
-        reader, self._writer = await asyncio.open_connection(sock=parent_end, limit=_STREAM_LIMIT_BYTES)
-        try:
-            while (message := await receive_from_engine(reader)) is not None:
-                self._receive(message)
-        finally:
-            self._writer.close()
-            self._writer = None
-            returncode = await asyncio.to_thread(self._reap, self._process)
-        if not self._stopping and self._failure is None:  # else it ended as it should
-            self._reason = f"the engine process ended with {_describe_exit(returncode)}"
+        self._engine = EngineProcess(self._command, self._config)
+        returncode = await self._engine.run(self._handle)
+        if not self._is_stopping and self._failure is None:  # else its end was expected
+            self._reason = f"the engine process ended with {describe_exit(returncode)}"
             logger.error("%s", self._reason)
 
-    @staticmethod
-    def _reap(process: "subprocess.Popen[bytes]") -> int:
-        try:
-            return process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:  # it closed its socket, or we gave up on it, but it lives
-            _kill(process)
-            return process.wait()
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case StepOutputs(outputs=outputs, stats=stats):
+                self._stats = stats
+                self._progress_s = time.monotonic()
+                self._callbacks.on_step(stats)
+                for output in outputs:
+                    self._streams.deliver(output)
+            case Loading():
+                self._loading = message
+                self._callbacks.on_loading(message)
+            case TokenizerReady(tokenizer=tokenizer):
+                self._callbacks.on_tokenizer(tokenizer)
+            case Ready(info=info):
+                self._info = info
+                self._state = EngineState.READY
+                self._reason = ""
+                self._progress_s = time.monotonic()
+                self._settled.set()
+            case Failed(message=reason, is_option=is_option):
+                self._failure, self._is_option_wrong = reason, is_option
 
     def _enter_loading(self, reason: str) -> None:
         self._state = EngineState.LOADING
@@ -268,65 +269,14 @@ class ProcessClient:
         self._settled.set()
         self._dead.set()
 
-    def _receive(self, message: FromEngine) -> None:
-        match message:
-            case StepOutputs(outputs=outputs, stats=stats):
-                self._stats = stats
-                self._progress_s = time.monotonic()
-                self._on_step(stats)
-                for output in outputs:
-                    self._deliver(output)
-            case Loading():
-                self._loading = message
-                self._on_loading(message)
-            case TokenizerReady(tokenizer=tokenizer):
-                self._on_tokenizer(tokenizer)
-            case Ready(info=info):
-                self._info = info
-                self._state = EngineState.READY
-                self._reason = ""
-                self._progress_s = time.monotonic()
-                self._settled.set()
-            case Failed(message=text, is_option=is_option):
-                self._failure, self._is_option_wrong = text, is_option
-
-    def _deliver(self, output: RequestOutput) -> None:
-        stream = self._streams.get(output.id)
-        if stream is None:
-            raise AssertionError(f"output for {output.id}, which is not open")
-        if output.finish_reason is not None:
-            del self._streams[output.id]
-        stream.put(output)
-
-    def _end_streams(self) -> None:
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            if self._stopping:
-                stream.break_off(EngineStopped("the server stopped while it worked on this request; send it again"))
-            else:
-                stream.break_off(EngineDied("the engine ended while it worked on this request; send it again"))
-
-    def _send(self, message: ToEngine) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(encode_frame(message))
-
-    def _abort(self, request_id: str, reason: AbortReason) -> None:
-        if request_id in self._streams:
-            self._send(AbortRequest(request_id, reason))
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End the engine and what it has started, such as a compiler: its session is its own."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    def _fail_streams(self) -> None:
+        if self._is_stopping:
+            stopped = "the server stopped while it worked on this request; send it again"
+            self._streams.fail_all(lambda: EngineStopped(stopped))
+        else:
+            ended = "the engine ended while it worked on this request; send it again"
+            self._streams.fail_all(lambda: EngineDied(ended))
 
 
 def _percent(progress: float | None) -> str:
     return "" if progress is None else f", {progress:.0%}".replace("%", " %")
-
-
-def _describe_exit(returncode: int) -> str:
-    if returncode >= 0:
-        return f"exit status {returncode}"
-    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-    return f"{name} (out of memory?)" if name == "SIGKILL" else name

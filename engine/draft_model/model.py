@@ -37,7 +37,7 @@ class NextTokens:
     token_ids: list[int | None]
     probabilities: list[torch.Tensor | None]
     confidences: list[float]
-    is_typical: bool = True  # see StepResult
+    is_representative: bool = True  # see StepResult
 
 
 class DraftRunner(Protocol):
@@ -116,8 +116,8 @@ class DraftModel:
             PlanItem(self._synced(target).sequence, num_new, num_draft=0, needs_logits=False)
             for target, num_new in chunks
         ]
-        is_typical = self._run(items).is_typical
-        return time.perf_counter() - start_s if is_typical else None
+        is_representative = self._run(items).is_representative
+        return time.perf_counter() - start_s if is_representative else None
 
     def draft(self, lengths: list[tuple[Sequence, int]], *, least_reach: float) -> tuple[list[list[int]], float | None]:
         """The drafts of sequences that lag behind in nothing, at most as long as asked for, and the seconds of a pass,
@@ -127,13 +127,13 @@ class DraftModel:
         """
         shadows = [(self._synced(target), length) for target, length in lengths]
         start_s = time.perf_counter()
-        num_passes, is_typical = self._run_passes(shadows, least_reach)
+        num_passes, is_representative = self._run_passes(shadows, least_reach)
         seconds = (time.perf_counter() - start_s) / max(1, num_passes)
         drafts = [shadow.sequence.draft for shadow, _ in shadows]
         for (shadow, _), draft in zip(shadows, drafts, strict=True):
             shadow.fed = draft[:-1]  # the last one has only been proposed
             shadow.sequence.draft = []
-        return drafts, seconds if num_passes and is_typical else None
+        return drafts, seconds if num_passes and is_representative else None
 
     def release(self, sequence: Sequence) -> None:
         self._shadows.pop(sequence.id, None)
@@ -198,7 +198,7 @@ class DraftModel:
     def _run_passes(self, ready: list[tuple[_Shadow, int]], least_reach: float) -> tuple[int, bool]:
         """One token a sequence and pass, until each has its length or is unsure; returns the number of passes, and
         whether all were typical."""
-        num_passes, is_typical = 0, True
+        num_passes, is_representative = 0, True
         reach = {shadow.sequence.id: 1.0 for shadow, _ in ready}
         distributions: dict[str, list[torch.Tensor]] = {}
         while ready:
@@ -208,7 +208,7 @@ class DraftModel:
             ]
             result = self._run(items)
             num_passes += 1
-            is_typical &= result.is_typical
+            is_representative &= result.is_representative
             for (shadow, _), token_id, q, confidence in zip(
                 ready, result.token_ids, result.probabilities, result.confidences, strict=True
             ):
@@ -225,7 +225,7 @@ class DraftModel:
                 if s.is_readable and len(s.sequence.draft) < length and reach[s.sequence.id] >= least_reach
             ]
         self.probabilities.update({id: torch.stack(rows) for id, rows in distributions.items()})
-        return num_passes, is_typical
+        return num_passes, is_representative
 
     def _run(self, items: list[PlanItem]) -> NextTokens:
         for item in items:

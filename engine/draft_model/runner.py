@@ -6,7 +6,7 @@ from engine.config import DraftSampling
 from engine.draft_model.model import NextTokens
 from engine.runner.batch_builder import build_batch
 from engine.runner.replay import recorded_layers
-from engine.sampling.distribution import best_ids, best_shares, probabilities
+from engine.sampling.distribution import best_ids, probabilities, top1_probs
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow
@@ -38,26 +38,26 @@ class TorchDraftRunner:
         self._sampling = sampling
         self._kv = allocate_unshared_kv(model, num_blocks, block_size)
         self._recorded = recorded_layers(model, self._kv, block_size)
-        self._batch_memory = None if self._recorded is None else self._recorded.memory
+        self._batch_buffers = None if self._recorded is None else self._recorded.buffers
         self._editor = LogitEditor(eos_token_ids)
         self.num_tables = len(self._groups)
 
     @torch.inference_mode()
     def next_tokens(self, plan: StepPlan) -> NextTokens:
-        batch = build_batch(plan, self._groups, self._model.device, self._batch_memory)
+        batch = build_batch(plan, self._groups, self._model.device, self._batch_buffers)
         decoder = self._model.decoder
         wanted = batch.logit_rows
         hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
         rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
-        is_typical = self._recorded is None or not self._recorded.has_recorded
+        is_representative = self._recorded is None or not self._recorded.has_just_recorded
         if not rows:
-            return NextTokens([], [], [], is_typical)
+            return NextTokens([], [], [], is_representative)
         logits = self._as_targets(decoder.logits(hidden))
         self._editor.edit(logits, rows)
         best_values, chosen = best_ids(logits)
         sound = torch.isfinite(best_values).tolist()
         token_ids = [token_id if is_sound else None for token_id, is_sound in zip(chosen.tolist(), sound, strict=True)]
-        confidences = best_shares(logits, best_values).tolist()
+        confidences = top1_probs(logits, best_values).tolist()
         distributions: list[torch.Tensor | None] = [None] * len(rows)
         drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
         if drawn:
@@ -68,7 +68,7 @@ class TorchDraftRunner:
             for index, token_id, row_q in zip(drawn, ids, q, strict=True):
                 token_ids[index], distributions[index] = token_id, row_q
                 confidences[index] = 1.0  # if the two distributions agree it stands, however even they are
-        return NextTokens(token_ids, distributions, confidences, is_typical)
+        return NextTokens(token_ids, distributions, confidences, is_representative)
 
     def _as_targets(self, logits: torch.Tensor) -> torch.Tensor:
         """The draft's logits at the target's width, whose ids a request's parameters may name: [L, V]."""

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from engine.protocol import EngineRequest, SamplingParams
 from engine.runner.batch_builder import build_batch
 from engine.runner.kv_groups import kv_groups
-from engine.scheduling.kv.groups import KVGroup, lone_tables
+from engine.scheduling.kv.groups import KVGroup, standalone_tables
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from models.attention.layer_groups import LayerGroup
@@ -91,7 +91,7 @@ def together(texts: Many[Many[int]], groups: Many[LayerGroup], device: torch.dev
 def _sequence(tokens: Many[int], groups: tuple[KVGroup, ...], first_block: int = 0, state: int = 0) -> Sequence:
     """A text of which nothing is computed, with blocks from `first_block` on, group after group."""
     request = EngineRequest(id="quality", prompt_ids=list(tokens), sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
-    tables = lone_tables(groups, len(tokens), first_block, state)
+    tables = standalone_tables(groups, len(tokens), first_block, state)
     return Sequence(request=request, seed=0, tokens=list(tokens), num_prompt=len(tokens), tables=tables)
 
 

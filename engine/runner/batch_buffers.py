@@ -1,4 +1,4 @@
-"""BatchMemory: where the numbers of a step lie on the host, in as few pieces as there are types of them."""
+"""BatchBuffers: the numbers of a step on the host, in one buffer for each type."""
 
 from array import array
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from models.batch import ForwardBatch, KVGroupBatch
 
 
 class BatchShape(NamedTuple):
-    """Numbers of rows, of sequences, of rows that need logits, and of entries of the widest block table."""
+    """Numbers of rows, sequences, rows that need logits, and entries of the widest block table."""
 
     rows: int
     sequences: int
@@ -19,7 +19,7 @@ class BatchShape(NamedTuple):
 
 
 class BatchTensors(NamedTuple):
-    """The numbers as tensors on the device; see ForwardBatch. groups: those of keys and values."""
+    """The numbers as tensors on the device; see ForwardBatch. groups: those with keys and values."""
 
     token_ids: torch.Tensor
     positions: torch.Tensor
@@ -29,9 +29,9 @@ class BatchTensors(NamedTuple):
     groups: list[KVGroupBatch]
 
 
-class BatchMemory:
-    """Room for a step of up to `max_rows` rows. One that is kept is written over by each step, at addresses that stay,
-    so that tapes can read from there; that is for the CPU only.
+class BatchBuffers:
+    """Buffers for a step of up to `max_rows` rows. On a CPU they can be used again for each step: their addresses do
+    not change, so that tapes can read from them.
     """
 
     def __init__(self, max_rows: int, max_sequences: int, max_blocks: int, num_groups: int) -> None:
@@ -44,7 +44,7 @@ class BatchMemory:
         self._ints = array("i", bytes(4 * (2 * max_sequences + 1 + num_groups * max_sequences * max_blocks)))
         self._last: tuple[BatchShape, BatchTensors] | None = None
 
-    def holds(self, batch: ForwardBatch) -> bool:
+    def contains(self, batch: ForwardBatch) -> bool:
         """Whether the batch was built here."""
         return batch.token_ids.data_ptr() == self._longs.buffer_info()[0]
 
@@ -55,22 +55,22 @@ class BatchMemory:
             self._longs[start : start + len(numbers)] = array("q", numbers)
 
     def write_lengths(self, row_ends: Sequence[int], context_lens: Sequence[int]) -> None:
-        """row_ends: with a 0 in front."""
+        """row_ends: starts with a 0."""
         self._ints[: len(row_ends)] = array("i", row_ends)
         start = self._max_sequences + 1
         self._ints[start : start + len(context_lens)] = array("i", context_lens)
 
     def write_tables(self, group: int, tables: Sequence[Sequence[int]], width: int) -> None:
-        """Each with 0 behind its end, up to `width`."""
+        """Each is filled up with 0 to `width`."""
         start = 2 * self._max_sequences + 1 + group * self._max_sequences * self._max_blocks
         for table in tables:
             self._ints[start : start + width] = array("i", [*table, *[0] * (width - len(table))])
             start += self._max_blocks
 
     def tensors(self, shape: BatchShape, device: torch.device) -> BatchTensors:
-        """Views of what a step of this shape has written; on another device than the CPU, of copies.
+        """Views of what a step of this shape has written; on other devices than the CPU, of copies.
 
-        Most steps have the shape of the last one, and then nothing is made.
+        Most steps have the shape of the last one, and then no view is made.
         """
         if self._last is None or self._last[0] != shape:
             self._last = shape, self._views(shape, device)

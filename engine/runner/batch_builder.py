@@ -1,14 +1,15 @@
 """StepPlan -> ForwardBatch: token rows, positions and slots, as plain lists that are copied once.
 
-In Python and not in numpy: the weights that a step reads push everything out of the processor's caches, so that each
-operator costs more in being fetched anew than a few hundred numbers do in a loop.
+In Python and not in numpy: the weights that a step reads evict everything else from the processor's caches, so that
+fetching each operator again costs more than a loop over a few hundred numbers.
 """
 
-from collections.abc import Sequence
+from collections import abc
+from typing import NamedTuple
 
 import torch
 
-from engine.runner.batch_buffers import BatchMemory, BatchShape
+from engine.runner.batch_buffers import BatchBuffers, BatchShape, BatchTensors
 from engine.runner.state_batch import state_group_batch
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, StepPlan
@@ -16,16 +17,48 @@ from models.batch import ForwardBatch
 
 
 def build_batch(
-    plan: StepPlan, groups: tuple[KVGroup, ...], device: torch.device, memory: BatchMemory | None = None
+    plan: StepPlan, groups: tuple[KVGroup, ...], device: torch.device, buffers: BatchBuffers | None = None
 ) -> ForwardBatch:
-    """Rows sequence after sequence in the plan's order; see ForwardBatch for shapes. groups: what tables are for.
+    """Rows sequence after sequence in the plan's order; see ForwardBatch for shapes. groups: one for each block table.
 
-    memory: where the batch lies, until the next one, if it has few enough rows; else in memory of its own.
+    buffers: where the batch is until the next one is built, if it has few enough rows; otherwise it gets its own.
     """
-    items, block_size = plan.items, groups[0].block_size
-    attended = [index for index, group in enumerate(groups) if not group.is_state]
-    slots: list[list[int]] = [[] for _ in attended]
-    slots_of_groups = list(zip(attended, slots, strict=True))
+    block_size = groups[0].block_size
+    rows = _rows(plan.items, groups, block_size)
+    tensors = _write(rows, plan.items, groups, device, buffers)
+    kv_groups = iter(tensors.groups)
+    return ForwardBatch(
+        token_ids=tensors.token_ids,
+        positions=tensors.positions,
+        cu_seqlens_q=tensors.cu_seqlens_q,
+        seq_lens=tensors.seq_lens,
+        groups=tuple(
+            state_group_batch(plan, index, block_size, device) if group.is_state else next(kv_groups)
+            for index, group in enumerate(groups)
+        ),
+        logit_rows=tensors.logit_rows,
+        query_lens=tuple(rows.query_lens),
+        context_lens=tuple(rows.context_lens),
+        block_size=block_size,
+    )
+
+
+class _Rows(NamedTuple):
+    """The numbers of a batch, as in ForwardBatch. slots: of each group with keys and values."""
+
+    token_ids: list[int]
+    positions: list[int]
+    slots: list[list[int]]
+    logit_rows: list[int]
+    row_ends: list[int]
+    query_lens: list[int]
+    context_lens: list[int]
+
+
+def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int) -> _Rows:
+    kv_groups = [index for index, group in enumerate(groups) if not group.is_state]
+    slots: list[list[int]] = [[] for _ in kv_groups]
+    slots_of_groups = list(zip(kv_groups, slots, strict=True))
     token_ids: list[int] = []
     positions: list[int] = []
     logit_rows: list[int] = []
@@ -40,43 +73,41 @@ def build_batch(
         context_lens.append(end)
         positions += range(start, end)
         token_ids += sequence.tokens[start:end]
-        num_accepted = len(sequence.tokens)
-        if end > num_accepted:
-            token_ids += sequence.draft[max(0, start - num_accepted) : end - num_accepted]
+        num_known = len(sequence.tokens)
+        if end > num_known:
+            token_ids += sequence.draft[max(0, start - num_known) : end - num_known]
         if needs_logits:  # also those of the draft before the last row
             logit_rows += range(num_rows - 1 - num_draft, num_rows)
         for index, of_group in slots_of_groups:
             table = sequence.tables[index]
             for position in range(start, end):
                 of_group.append(table[position // block_size] * block_size + position % block_size)
-    width = -(-max(context_lens) // block_size)
-    if memory is None or num_rows > memory.max_rows:
-        memory = BatchMemory(num_rows, len(items), width, len(attended))
-    memory.write_rows(token_ids, positions, logit_rows, *slots)
-    memory.write_lengths(row_ends, context_lens)
-    for place, index in enumerate(attended):
-        memory.write_tables(place, _tables(items, index, width, groups[index]), width)
-    tensors = memory.tensors(BatchShape(num_rows, len(items), len(logit_rows), width), device)
-    addresses = iter(tensors.groups)
-    return ForwardBatch(
-        token_ids=tensors.token_ids,
-        positions=tensors.positions,
-        cu_seqlens_q=tensors.cu_seqlens_q,
-        seq_lens=tensors.seq_lens,
-        groups=tuple(
-            state_group_batch(plan, index, block_size, device) if group.is_state else next(addresses)
-            for index, group in enumerate(groups)
-        ),
-        logit_rows=tensors.logit_rows,
-        query_lens=tuple(query_lens),
-        context_lens=tuple(context_lens),
-        block_size=block_size,
-    )
+    return _Rows(token_ids, positions, slots, logit_rows, row_ends, query_lens, context_lens)
 
 
-def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> Sequence[list[int]]:
+def _write(
+    rows: _Rows,
+    items: list[PlanItem],
+    groups: tuple[KVGroup, ...],
+    device: torch.device,
+    buffers: BatchBuffers | None,
+) -> BatchTensors:
+    """Copy the numbers to `buffers`, or to new ones, and view them as tensors."""
+    num_rows = len(rows.token_ids)
+    width = -(-max(rows.context_lens) // groups[0].block_size)
+    if buffers is None or num_rows > buffers.max_rows:
+        buffers = BatchBuffers(num_rows, len(items), width, len(rows.slots))
+    buffers.write_rows(rows.token_ids, rows.positions, rows.logit_rows, *rows.slots)
+    buffers.write_lengths(rows.row_ends, rows.context_lens)
+    kv_groups = (index for index, group in enumerate(groups) if not group.is_state)
+    for place, index in enumerate(kv_groups):
+        buffers.write_tables(place, _tables(items, index, width, groups[index]), width)
+    return buffers.tensors(BatchShape(num_rows, len(items), len(rows.logit_rows), width), device)
+
+
+def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> abc.Sequence[list[int]]:
     """Each sequence's blocks of one KV group, in order of position, up to the longest context of this step."""
     tables = [item.sequence.tables[index][:width] for item in items]
-    if group.keeps_all:
+    if group.is_full_attention:
         return tables
-    return [[block if block > 0 else 0 for block in table] for table in tables]  # NO_BLOCK: what a window has passed
+    return [[block if block > 0 else 0 for block in table] for table in tables]  # NO_BLOCK: out of the window

@@ -1,14 +1,14 @@
-"""ExpertLoad: the rows that a model's experts computed, and how unevenly they lately were spread."""
+"""ExpertLoad: the rows that a model's experts computed, and how unevenly they are spread lately."""
 
 import torch
 
 from models.decoder import Decoder
 
-_KEPT = 0.99  # of what a step remembers of those before: a few hundred steps count
+_DECAY = 0.99  # a step: a few hundred steps count
 
 
 class ExpertLoad:
-    """Counts of a decoder's experts, which each `take` sets back."""
+    """Counts of a decoder's experts, which each `take` resets."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -21,12 +21,12 @@ class ExpertLoad:
         if not self._decoder.num_experts:
             return [], None
         rows = self._decoder.take_expert_load()
-        self._recent.mul_(_KEPT).add_(rows)
+        self._recent.mul_(_DECAY).add_(rows)
         busiest, all_of_layer = self._recent.amax(dim=1), self._recent.sum(dim=1)
         imbalance = (busiest * self._num_experts / all_of_layer).mean().item()
         return rows.sum(dim=0).tolist(), imbalance
 
-    def forget(self) -> None:
-        """Start from nothing, as after warm-up."""
+    def reset(self) -> None:
+        """Set all counts to 0, as after warm-up."""
         self._decoder.take_expert_load()
         self._recent.zero_()

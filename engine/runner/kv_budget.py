@@ -1,4 +1,4 @@
-"""How large the KV cache may be: from free memory, the container's limit, and what the requests can use."""
+"""How large the KV cache may be: from free memory, the container's limit, and what requests can use."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ import torch
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 
-# On a CPU other programs live in the same memory, and a larger pool than this serves few.
+# On a CPU other programs use the same memory, and few can use a larger pool than this.
 _CPU_SHARE = 0.4
 _CPU_LIMIT_BYTES = 4 << 30
 # On a device all memory is ours, less what activations and the allocator's fragmentation need.
 _CUDA_SHARE = 0.85
-# How memory is divided between keys and values, which grow with a text, and recurrent states, which do not: a text of a
-# usual length needs the state with which it runs, one at the end of its prompt and one at the end of its answer.
-_USUAL_TEXT = 8192
-_STATES_OF_TEXT = 3
-_LITTLE = 0.125  # of the memory: up to here states are not counted
+# How memory is divided between keys and values, which grow with a sequence, and recurrent states, which do not: a
+# sequence of the usual length needs the state with which it runs, one at the end of its prompt and one at its own end.
+_USUAL_LEN = 8192
+_STATES_PER_SEQUENCE = 3
+_SMALL_SHARE = 0.125  # of the memory: below it there are states for all running sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,21 @@ def plan_kv_budget(
     """Blocks of the pool and the longest request it admits, and the recurrent states beside them.
 
     bytes_per_state: of all recurrent layers of the model; 0 without such layers. Raises StartupError if not even one
-    block fits, or if more context was asked for than model or pool can hold.
+    block fits, or if model or pool cannot hold the requested context.
     """
-    wanted_len = config.max_model_len or model_max_len
-    if wanted_len > model_max_len:
+    requested_len = config.max_model_len or model_max_len
+    if requested_len > model_max_len:
         raise StartupError(
-            f"--max-model-len is {wanted_len:,}; the model takes at most {model_max_len:,} tokens; lower it"
+            f"--max-model-len is {requested_len:,}; the model takes at most {model_max_len:,} tokens; lower it"
         )
-    needs = _Needs(groups, bytes_per_block, bytes_per_state)
-    num_bytes, reason = _bytes_in_all(config, needs, wanted_len, free_bytes, device)
-    num_states = needs.num_states(num_bytes, config.max_num_seqs, wanted_len, min_len=config.max_model_len or 1)
+    demand = _Demand(groups, bytes_per_block, bytes_per_state)
+    num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, device)
+    num_states = demand.num_states(num_bytes, config.max_num_seqs, requested_len, min_len=config.max_model_len or 1)
     num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block
     return KVBudget(
         num_blocks,
         num_blocks * bytes_per_block,
-        _served_len(config, needs, num_bytes, num_blocks, wanted_len),
+        _served_len(config, demand, num_bytes, num_blocks, requested_len),
         reason,
         num_states=num_states,
         state_bytes=num_states * bytes_per_state,
@@ -68,53 +68,54 @@ def plan_kv_budget(
 
 
 @dataclass(frozen=True, slots=True)
-class _Needs:
-    """What texts take."""
+class _Demand:
+    """What sequences need."""
 
     groups: tuple[KVGroup, ...]
     bytes_per_block: int
     bytes_per_state: int
 
-    def of_text(self, num_tokens: int, num_states: int = 1) -> int:
-        """Bytes of the keys and values of a text, and of its recurrent states."""
-        return most_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
+    def sequence_bytes(self, num_tokens: int, num_states: int = 1) -> int:
+        """Bytes of the keys and values of one sequence, and of its recurrent states."""
+        return peak_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
 
-    def num_states(self, num_bytes: int, max_num_seqs: int, wanted_len: int, *, min_len: int) -> int:
-        """How many states `num_bytes` should have room for, beside a text of at least `min_len` tokens.
+    def num_states(self, num_bytes: int, max_num_seqs: int, requested_len: int, *, min_len: int) -> int:
+        """How many states to allocate of `num_bytes`, beside a sequence of at least `min_len` tokens.
 
-        As many as texts of a usual length need; all that running requests can use where that is little.
+        As many as sequences of the usual length need; as many as running sequences can use if those are small.
         """
         if not self.bytes_per_state:
             return 0
-        if num_bytes == self.of_text(wanted_len, _STATES_OF_TEXT) * max_num_seqs:  # all that can be used
-            return max_num_seqs * _STATES_OF_TEXT
-        usual = self.of_text(_USUAL_TEXT, _STATES_OF_TEXT)
-        by_share = num_bytes * _STATES_OF_TEXT // usual
-        for_all = min(max_num_seqs * _STATES_OF_TEXT, int(num_bytes * _LITTLE) // self.bytes_per_state)
-        most = (num_bytes - self.of_text(min_len, 0)) // self.bytes_per_state
-        return max(1, min(max(by_share, for_all), most))
+        if num_bytes == self.sequence_bytes(requested_len, _STATES_PER_SEQUENCE) * max_num_seqs:  # all that can be used
+            return max_num_seqs * _STATES_PER_SEQUENCE
+        usual = self.sequence_bytes(_USUAL_LEN, _STATES_PER_SEQUENCE)
+        num_by_share = num_bytes * _STATES_PER_SEQUENCE // usual
+        num_for_all = min(max_num_seqs * _STATES_PER_SEQUENCE, int(num_bytes * _SMALL_SHARE) // self.bytes_per_state)
+        most = (num_bytes - self.sequence_bytes(min_len, 0)) // self.bytes_per_state
+        return max(1, min(max(num_by_share, num_for_all), most))
 
 
-def _served_len(config: EngineConfig, needs: _Needs, num_bytes: int, num_blocks: int, wanted_len: int) -> int:
-    """The longest text that the pool holds, up to `wanted_len`. Raises StartupError if that is too little."""
-    if num_blocks < most_blocks(needs.groups, 1):
+def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_blocks: int, requested_len: int) -> int:
+    """The longest sequence that the pool holds, up to `requested_len`. Raises StartupError if that is too short."""
+    if num_blocks < peak_blocks(demand.groups, 1):
+        state = "and one recurrent state " if demand.bytes_per_state else ""
         raise StartupError(
             f"{format_bytes(num_bytes)} of memory for the KV cache do not hold one block of {config.block_size} tokens "
-            f"{'and one recurrent state ' if needs.bytes_per_state else ''}({format_bytes(needs.of_text(1))}); "
+            f"{state}({format_bytes(demand.sequence_bytes(1))}); "
             "free memory or raise --kv-cache-memory-bytes"
         )
-    holds = _longest_text(needs.groups, num_blocks, wanted_len)
-    if config.max_model_len is not None and config.max_model_len > holds:
-        needed = needs.of_text(config.max_model_len)
+    max_len = _max_len_that_fits(demand.groups, num_blocks, requested_len)
+    if config.max_model_len is not None and config.max_model_len > max_len:
+        needed = demand.sequence_bytes(config.max_model_len)
         raise StartupError(
-            f"--max-model-len is {config.max_model_len:,}; the KV cache holds {holds:,} tokens; lower it to {holds:,} "
-            f"or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
+            f"--max-model-len is {config.max_model_len:,}; the KV cache holds {max_len:,} tokens; lower it to "
+            f"{max_len:,} or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
         )
-    return holds
+    return max_len
 
 
-def _bytes_in_all(
-    config: EngineConfig, needs: _Needs, wanted_len: int, free_bytes: int, device: torch.device
+def _total_bytes(
+    config: EngineConfig, demand: _Demand, requested_len: int, free_bytes: int, device: torch.device
 ) -> tuple[int, str]:
     """The cache's size, and where the number comes from."""
     if config.kv_cache_memory_bytes is not None:
@@ -126,9 +127,9 @@ def _bytes_in_all(
             )
         return num_bytes, "as asked for"
     num_bytes, reason = _default_bytes(free_bytes, device)
-    useful = needs.of_text(wanted_len, _STATES_OF_TEXT) * config.max_num_seqs
+    useful = demand.sequence_bytes(requested_len, _STATES_PER_SEQUENCE) * config.max_num_seqs
     if useful < num_bytes:
-        return useful, f"all that {config.max_num_seqs} requests of {wanted_len:,} tokens can use"
+        return useful, f"all that {config.max_num_seqs} requests of {requested_len:,} tokens can use"
     return num_bytes, reason
 
 
@@ -151,6 +152,6 @@ def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
     return share, f"{_CPU_SHARE:.0%} of free memory"
 
 
-def _longest_text(groups: tuple[KVGroup, ...], num_blocks: int, wanted_len: int) -> int:
-    """The most tokens of one sequence, up to `wanted_len`, that the pool holds."""
-    return bisect_right(range(1, wanted_len + 1), num_blocks, key=lambda num_tokens: most_blocks(groups, num_tokens))
+def _max_len_that_fits(groups: tuple[KVGroup, ...], num_blocks: int, requested_len: int) -> int:
+    """The most tokens of one sequence, up to `requested_len`, for which the pool has blocks."""
+    return bisect_right(range(1, requested_len + 1), num_blocks, key=lambda num_tokens: peak_blocks(groups, num_tokens))

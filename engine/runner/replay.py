@@ -1,4 +1,4 @@
-"""RecordedLayers: steps of few rows replayed from tapes of native calls, so that Python's time does not add up."""
+"""RecordedLayers: steps of few rows are replayed from tapes of native calls, without Python between the calls."""
 
 import dataclasses
 import logging
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from engine.runner.batch_buffers import BatchMemory
+from engine.runner.batch_buffers import BatchBuffers
 from models.attention.rotation import Rotation
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder import Decoder
@@ -18,34 +18,36 @@ from models.recurrence.state import LayerCache
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 32  # from here on the kernels' own time makes the rest small
+MAX_ROWS = 32  # with more, Python's time is small beside the kernels'
 
 
 class _Inputs(NamedTuple):
-    """What a step is computed from, beside its batch."""
+    """The inputs of a step, beside its batch."""
 
     x: torch.Tensor
     rotations: list[Rotation]
 
-    def first(self, rows: int) -> "_Inputs":
+    def first(self, num_rows: int) -> "_Inputs":
         """Views of the first rows."""
-        rotations = [Rotation(*(None if of is None else of[:rows] for of in by)) for by in self.rotations]
-        return _Inputs(self.x[:rows], rotations)
+        rotations = [
+            Rotation(*(None if part is None else part[:num_rows] for part in rotation)) for rotation in self.rotations
+        ]
+        return _Inputs(self.x[:num_rows], rotations)
 
-    def take(self, x: torch.Tensor, rotations: Sequence[Rotation]) -> None:
+    def copy_from(self, x: torch.Tensor, rotations: Sequence[Rotation]) -> None:
         """Copy a step's inputs here."""
         self.x.copy_(x)
-        for own, by in zip(self.rotations, rotations, strict=True):
-            for buffer, of in zip(own, by, strict=True):
+        for buffers, rotation in zip(self.rotations, rotations, strict=True):
+            for buffer, part in zip(buffers, rotation, strict=True):
                 if buffer is not None:
-                    buffer.copy_(of)
+                    buffer.copy_(part)
 
 
 class RecordedLayers:
-    """The decoder's layers, with one tape for each (rows, sequences) that a step had, unless such steps have none.
+    """The decoder's layers, with one tape for each (rows, sequences) of a step, where such steps can be recorded.
 
-    Batches that are built in `memory` can have one. All tapes share that, further input buffers and their workspace: a
-    result is valid until the next call.
+    Only batches that are built in `buffers` have a tape. All tapes share these, further input buffers and a workspace:
+    a result is valid until the next call.
     """
 
     def __init__(self, decoder: Decoder, kv: Sequence[LayerCache], library: KernelLibrary, *, max_blocks: int) -> None:
@@ -53,11 +55,11 @@ class RecordedLayers:
         self._decoder = decoder
         self._kv = kv
         self._replay = library.replay
-        self._tapes: dict[tuple[int, int], Tape | None] = {}  # None: was tried, and cannot be recorded
+        self._tapes: dict[tuple[int, int], Tape | None] = {}  # None: cannot be recorded
         self._workspace = Workspace()
-        self.has_recorded = False  # in the last call
+        self.has_just_recorded = False  # in the last call
         num_groups = sum(not group.is_state for group in decoder.layer_groups)
-        self.memory = BatchMemory(MAX_ROWS, MAX_ROWS, max_blocks, num_groups)
+        self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, num_groups)
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         rotations = [
             Rotation(
@@ -67,65 +69,66 @@ class RecordedLayers:
             )
             for frequencies, (_, temperature) in zip(decoder.frequencies, decoder.turns, strict=True)
         ]
-        self._inputs = [_Inputs(x, rotations).first(rows) for rows in range(MAX_ROWS + 1)]  # by rows
-        self._states = _state_buffers()
+        self._inputs = [_Inputs(x, rotations).first(num_rows) for num_rows in range(MAX_ROWS + 1)]  # by number of rows
+        self._state_buffers = _state_buffers()
 
     @property
     def recorded_sizes(self) -> list[tuple[int, int]]:
         """(rows, sequences) of the steps that have a tape."""
         return [size for size, tape in self._tapes.items() if tape is not None]
 
-    def __call__(self, batch: ForwardBatch, wanted: torch.Tensor | None = None) -> torch.Tensor:
-        """Decoder.forward. Steps that are too large or cannot be recorded run as ever, and so do those with open rows,
-        for which layers make tensors that outlive the step."""
+    def __call__(self, batch: ForwardBatch, output_rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Decoder.forward. Steps that are too large or cannot be recorded run without a tape, and so do those with
+        drafts over recurrent layers, which make tensors that outlive the step."""
         key = (len(batch.token_ids), len(batch.query_lens))
-        self.has_recorded = False
+        self.has_just_recorded = False
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
-        if (tape is None and not is_new) or not self.memory.holds(batch) or _has_open_rows(batch):
-            return self._decoder(batch, self._kv, wanted)
+        if (tape is None and not is_new) or not self.buffers.contains(batch) or _has_open_rows(batch):
+            return self._decoder(batch, self._kv, output_rows)
         x, rotations = inputs = self._inputs[key[0]]
-        inputs.take(self._decoder.embedded(batch), self._decoder.rotations(batch))
-        batch = self._with_kept_states(batch)
+        inputs.copy_from(self._decoder.embedded(batch), self._decoder.rotations(batch))
+        batch = self._with_state_buffers(batch)
         if tape is not None:
             tape.replay()
         else:
             self._record(key, x, rotations, batch)
-        return x if wanted is None or len(wanted) == key[0] else x[wanted]
+        return x if output_rows is None or len(output_rows) == key[0] else x[output_rows]
 
     def _record(
         self, key: tuple[int, int], x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch
     ) -> None:
-        """Run the step, and keep its tape if it has one."""
-        self.has_recorded = True
-        tape, spoilt_by = record(lambda: self._run_in_place(x, rotations, batch), self._workspace, self._replay)
+        """Run the step, and store its tape if it can be recorded."""
+        self.has_just_recorded = True
+        tape, unrecordable_op = record(lambda: self._run_in_place(x, rotations, batch), self._workspace, self._replay)
         if tape is None and None not in self._tapes.values():
-            logger.debug("steps of %d rows run without a tape: %s computes between native kernels", key[0], spoilt_by)
+            logger.debug(
+                "steps of %d rows run without a tape: %s computes between native kernels", key[0], unrecordable_op
+            )
         self._tapes[key] = tape
 
     def _run_in_place(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:
         hidden = self._decoder.run_layers(x, rotations, batch, self._kv)
-        if (
-            hidden.data_ptr() != x.data_ptr()
-        ):  # a layer without a kernel made a new tensor; this copy spoils the tape too
-            x.copy_(hidden)
+        if hidden.data_ptr() != x.data_ptr():
+            x.copy_(hidden)  # a layer without a kernel made a new tensor; this copy cannot be recorded either
 
-    def _with_kept_states(self, batch: ForwardBatch) -> ForwardBatch:
-        """The batch with the addresses of its states copied to where tapes find them."""
+    def _with_state_buffers(self, batch: ForwardBatch) -> ForwardBatch:
+        """The batch with the addresses of its states copied to where tapes read them."""
         if not any(isinstance(group, StateGroupBatch) for group in batch.groups):
             return batch
         groups = tuple(
-            _copied(group, self._states) if isinstance(group, StateGroupBatch) else group for group in batch.groups
+            _copied(group, self._state_buffers) if isinstance(group, StateGroupBatch) else group
+            for group in batch.groups
         )
         return dataclasses.replace(batch, groups=groups)
 
 
 def recorded_layers(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> RecordedLayers | None:
-    """None where steps are not made of native calls: on other devices, and in transformers' code."""
+    """None if steps are not made of native calls: on other devices, and in transformers' code."""
     if model.device.type != "cpu" or not isinstance(model.decoder, Decoder):
         return None
     library = kernel_library()
-    max_blocks = -(-model.max_position // block_size)  # not of the cache: what a window passed stays in the table
+    max_blocks = -(-model.max_position // block_size)  # not of the cache: entries out of the window stay in the table
     return None if library is None else RecordedLayers(model.decoder, kv, library, max_blocks=max_blocks)
 
 

@@ -17,7 +17,7 @@ from engine.scheduling.sequence import Sequence
 from models.kv_cache import allocate_kv
 from models.loaded_model import LoadedModel
 
-# Rows of prompt logits held at once: at a vocabulary of 152k each is 0.6 MB.
+# Rows of prompt logits in memory at once: with a vocabulary of 152k each takes 0.6 MB.
 _PROMPT_LOGIT_ROWS = 128
 
 
@@ -33,14 +33,14 @@ class TorchRunner:
         num_states: int = 0,
         draft_probs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """draft_probs: what drafts of the step in hand were drawn from, as Sampler.sample takes it."""
+        """draft_probs: what drafts of the current step were drawn from, as Sampler.sample takes it."""
         self._model = model
         self._block_size = block_size
         self.kv_groups = kv_groups(model.layer_groups, block_size)
         self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
         self._kv = allocate_kv(model, num_blocks, block_size, num_states=num_states)
         self._recorded = recorded_layers(model, self._kv, block_size)
-        self._batch_memory = None if self._recorded is None else self._recorded.memory
+        self._batch_buffers = None if self._recorded is None else self._recorded.buffers
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
@@ -51,39 +51,39 @@ class TorchRunner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
-        batch = build_batch(plan, self.kv_groups, self._model.device, self._batch_memory)
+        batch = build_batch(plan, self.kv_groups, self._model.device, self._batch_buffers)
         decoder = self._model.decoder
-        # Rows of a prompt matter where their log probabilities were asked for.
-        needs_all = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
-        wanted = None if needs_all else batch.logit_rows
-        hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
+        # Rows of a prompt are needed if their log probabilities are requested.
+        needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
+        output_rows = None if needs_all_rows else batch.logit_rows
+        hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)
         sequences = [item.sequence for item in plan.items if item.needs_logits]
         sampled: Iterator[RowResult] = iter(())
         if sequences:
-            logits = decoder.logits(hidden[batch.logit_rows] if needs_all else hidden)  # [L, V] fp32
+            logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden)  # [L, V] fp32
             sampled = iter(self._sampler.sample(logits, sequences, self._draft_probs))
         rows = [next(sampled) if item.needs_logits else RowResult([]) for item in plan.items]
-        if needs_all:
+        if needs_all_rows:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)
-        self._keep_accepted_states(plan, rows)
-        is_typical = self._recorded is None or not self._recorded.has_recorded
-        return StepResult(rows, is_typical, *self._expert_load.take())
+        self._commit_accepted_states(plan, rows)
+        is_representative = self._recorded is None or not self._recorded.has_just_recorded
+        return StepResult(rows, is_representative, *self._expert_load.take())
 
-    def _keep_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
-        """Write the recurrent states of sequences with a draft, now that it is known how much of it stands."""
+    def _commit_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
+        """Write the recurrent states of sequences with a draft, now that it is known how much of it is accepted."""
         for index in self._state_groups:
             accepted = accepted_states(plan, rows, index, self._block_size, self._model.device)
             if accepted is not None:
-                self._model.decoder.advance(accepted.kept, accepted.group, self._kv)
+                self._model.decoder.advance(accepted.rows, accepted.group, self._kv)
 
     def end_warm_up(self) -> None:
-        """Forget what throw-away sequences made the counts say."""
-        self._expert_load.forget()
+        """Reset the counts, which include the throw-away sequences."""
+        self._expert_load.reset()
 
     def _with_prompt_logprobs(
         self, items: list[PlanItem], rows: list[RowResult], hidden: torch.Tensor
     ) -> list[RowResult]:
-        """The results with what was asked for of prompts. hidden: [T, hidden], of all rows of the step."""
+        """The results with the requested log probabilities of prompts. hidden: [T, hidden], of all rows of the step."""
         result = []
         end = 0
         for item, row in zip(items, rows, strict=True):

@@ -4,19 +4,19 @@ import time
 from collections.abc import Callable
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.scheduling.kv.groups import KVGroup, lone_tables
+from engine.scheduling.kv.groups import KVGroup, standalone_tables
 from engine.scheduling.plan import PlanItem, Runner, StepPlan
 from engine.scheduling.sequence import Sequence
 
 _FIRST_TRIAL_TOKENS, _MAX_TRIAL_TOKENS = 32, 256
-_TRIAL_S = 0.15  # as long as it takes to measure a step, and no longer: a start waits for it
+_TRIAL_S = 0.15  # long enough to measure a step, and no longer: a start waits for it
 
 
 def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callable[[int, int], None]) -> float:
     """Run two prefills and two decodes of throw-away sequences; returns the seconds that one prefill token takes.
 
-    The first prefill is short: it takes what a first step takes beside computing, and tells how long the second may
-    be, which is measured. The second decode runs as all later ones do. Blocks 0.. of the still unused pool are written;
+    The first prefill is short: it includes what only a first step has to do, and says how long the second may be, which
+    is measured. The second decode runs as all later ones do. Blocks 0.. of the pool are written, which is still unused:
     nothing has been cached there yet. `report(done, total)` tells progress.
     """
     most_tokens = min(
@@ -42,5 +42,5 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
 def _throw_away_sequence(num_tokens: int, groups: tuple[KVGroup, ...]) -> Sequence:
     sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9)
     request = EngineRequest(id="warm-up", prompt_ids=[0] * num_tokens, sampling=sampling, arrival_s=0.0)
-    tables = lone_tables(groups, num_tokens)
+    tables = standalone_tables(groups, num_tokens)
     return Sequence(request=request, seed=0, tokens=[0] * num_tokens, num_prompt=num_tokens, tables=tables)

@@ -1,4 +1,4 @@
-"""Temperature and truncation: the distribution that a row of edited logits stands for, and draws from it."""
+"""Temperature and truncation: the distribution of a row of edited logits, and draws from it."""
 
 import torch
 
@@ -18,12 +18,12 @@ def best_ids(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, ids
 
 
-def best_shares(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The softmax [L] of each row at its largest logit, which `values` [L] holds; only where that is finite."""
+def top1_probs(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The softmax [L] of each row at its largest logit, given in `values` [L]; valid only where that is finite."""
     library = native.sampling_library(logits)
     if library is None:
         return (values - logits.logsumexp(dim=-1)).exp()
-    return native.best_shares(logits, values, library)
+    return native.top1_probs(logits, values, library)
 
 
 def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:
@@ -32,9 +32,9 @@ def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float])
     if library is None:
         return _draw_ids_by_torch(logits, rows, uniforms)
     draws = []
-    for row, number in zip(rows, uniforms, strict=True):
+    for row, uniform in zip(rows, uniforms, strict=True):
         p = row.sequence.request.sampling
-        draws.append(native.Draw(p.temperature, p.top_k, p.top_p, p.min_p, number))
+        draws.append(native.Draw(p.temperature, p.top_k, p.top_p, p.min_p, uniform))
     return native.draw_ids(logits, draws, library)
 
 
@@ -54,29 +54,29 @@ def probabilities(logits: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
     """The distributions that `draw_ids` draws from, over the whole vocabulary: [L, V] fp32."""
     result = torch.zeros_like(logits)
     for indices, ids, weights in _weights(logits, rows):
-        shares = (weights / weights.sum(dim=-1, keepdim=True)).to(result.dtype)
-        result[indices] = shares if ids is None else torch.zeros_like(logits[indices]).scatter_(-1, ids, shares)
+        probs = (weights / weights.sum(dim=-1, keepdim=True)).to(result.dtype)
+        result[indices] = probs if ids is None else torch.zeros_like(logits[indices]).scatter_(-1, ids, probs)
     return result
 
 
 def _weights(logits: torch.Tensor, rows: list[LogitsRow]) -> list[tuple[list[int], torch.Tensor | None, torch.Tensor]]:
-    """Groups of rows that are computed alike: (row indices, token ids [l, C] or None for all, weights [l, C])."""
+    """Rows with and without truncation: (row indices, token ids [l, C] or None for all, weights [l, C])."""
     device = logits.device
     params = [row.sequence.request.sampling for row in rows]
     temperature = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device)
     scaled = logits / temperature.unsqueeze(-1)
-    whole = [index for index, p in enumerate(params) if not _is_truncated(p)]
-    cut = [index for index, p in enumerate(params) if _is_truncated(p)]
+    untruncated = [index for index, p in enumerate(params) if not _is_truncated(p)]
+    truncated = [index for index, p in enumerate(params) if _is_truncated(p)]
     groups: list[tuple[list[int], torch.Tensor | None, torch.Tensor]] = []
-    if whole:
-        groups.append((whole, None, (scaled[whole] - scaled[whole].amax(dim=-1, keepdim=True)).exp()))
-    if cut:
+    if untruncated:
+        groups.append((untruncated, None, (scaled[untruncated] - scaled[untruncated].amax(dim=-1, keepdim=True)).exp()))
+    if truncated:
         limits = TruncationParams(
-            top_k=torch.tensor([params[index].top_k for index in cut], device=device),
-            top_p=torch.tensor([params[index].top_p for index in cut], dtype=torch.float64, device=device),
-            min_p=torch.tensor([params[index].min_p for index in cut], dtype=torch.float64, device=device),
+            top_k=torch.tensor([params[index].top_k for index in truncated], device=device),
+            top_p=torch.tensor([params[index].top_p for index in truncated], dtype=torch.float64, device=device),
+            min_p=torch.tensor([params[index].min_p for index in truncated], dtype=torch.float64, device=device),
         )
-        groups.append((cut, *truncate(scaled[cut], limits)))
+        groups.append((truncated, *truncate(scaled[truncated], limits)))
     return groups
 
 

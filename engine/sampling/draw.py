@@ -1,4 +1,4 @@
-"""Random numbers that depend on a request's seed and a token's position alone, and the draw that uses them.
+"""Random numbers that depend only on a request's seed and a token's position, and the draw that uses them.
 
 A counter-based generator instead of a stateful one: the token at a position is the same whether the request ran alone,
 in a batch, in chunks, or again after a preemption.
@@ -18,7 +18,7 @@ class Purpose(enum.Enum):
 
     SAMPLE = b""
     PROPOSE = b"propose"  # a draft model's token
-    ACCEPT = b"accept"  # whether it stands
+    ACCEPT = b"accept"  # whether it is accepted
 
 
 def uniform(seed: int, position: int, purpose: Purpose = Purpose.SAMPLE) -> float:
@@ -28,7 +28,7 @@ def uniform(seed: int, position: int, purpose: Purpose = Purpose.SAMPLE) -> floa
 
 
 def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The index that each row's uniform number falls on, by inversion of the cumulative distribution.
+    """The index that each row's uniform number selects, by inversion of the cumulative distribution.
 
     weights: [L, C], non-negative, any scale, in an order that does not depend on the batch. uniforms: [L] in [0, 1).
     Returns [L] int64. fp64, because over 150,000 entries the rounding of an fp32 sum would move probability mass.
@@ -36,6 +36,6 @@ def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     cumulative = weights.to(torch.float64).cumsum(dim=-1)
     targets = uniforms.to(torch.float64) * cumulative[:, -1]
     index = torch.searchsorted(cumulative, targets.unsqueeze(-1), right=True).squeeze(-1)
-    # A target that rounds up to the total would fall off the end: take the last entry that has weight.
+    # A target that rounds up to the total would be beyond the end: take the last entry that has weight.
     last = (cumulative < cumulative[:, -1:]).sum(dim=-1)
     return torch.minimum(index, last)

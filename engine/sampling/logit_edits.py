@@ -1,4 +1,4 @@
-"""LogitEditor: the steps that change single logits of a row, each skipped where no row uses it."""
+"""LogitEditor: the steps that change single logits of a row, each skipped if no row uses it."""
 
 import torch
 
@@ -40,7 +40,7 @@ class LogitEditor:
         return edited
 
     def _banned_ids(self, row: LogitsRow) -> list[int]:
-        """Ids that would end the text before min_tokens."""
+        """Ids that would end the sequence before min_tokens."""
         sampling = row.sequence.request.sampling
         if row.num_output >= sampling.min_tokens:
             return []

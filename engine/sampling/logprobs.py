@@ -1,10 +1,10 @@
-"""Log probabilities as responses report them: from raw logits, finite always."""
+"""Log probabilities as responses report them: from raw logits, always finite."""
 
 import torch
 
 from engine.protocol import TokenLogprobs
 
-# JSON has no infinity. A token the model rules out (-inf) is reported with this.
+# JSON has no infinity. A token that the model excludes (-inf) is reported with this.
 _FLOOR = -9999.0
 
 

@@ -13,9 +13,9 @@ from engine.scheduling.sequence import Sequence
 
 
 class TokenCounts:
-    """How often each token occurs in one sequence, kept up to date as its tokens grow.
+    """How often each token occurs in one sequence, updated as its tokens grow.
 
-    Invariant: the counts cover exactly the first `num_seen` tokens; tokens are only ever appended, preempted or not.
+    Invariant: the counts cover exactly the first `num_seen` tokens; tokens are only appended, even after a preemption.
     """
 
     __slots__ = ("_num_seen", "_output", "_prompt")
@@ -26,7 +26,7 @@ class TokenCounts:
         self._num_seen = 0
 
     def update(self, sequence: Sequence) -> None:
-        """Count the tokens that came since the last call."""
+        """Count the tokens since the last call."""
         tokens = sequence.tokens
         if self._num_seen < sequence.num_prompt:
             self._prompt.update(tokens[: sequence.num_prompt])
@@ -37,7 +37,7 @@ class TokenCounts:
 
     @contextlib.contextmanager
     def extended_by(self, drafted: list[int]) -> Iterator[None]:
-        """The counts as they would be after these tokens, too, while the context lasts."""
+        """The counts as they would be after these tokens, while the context lasts."""
         for token_id in drafted:
             self._output[token_id] = self._output.get(token_id, 0) + 1
         try:
@@ -64,7 +64,7 @@ def apply_logit_bias(row: torch.Tensor, bias: dict[int, float]) -> None:
 
 
 def apply_penalties(row: torch.Tensor, sampling: SamplingParams, counts: TokenCounts) -> None:
-    """Penalize what occurred, in place. row: [V] fp32.
+    """Penalize tokens that occurred, in place. row: [V] fp32.
 
     Repetition (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every token of prompt and
     output; presence and frequency are OpenAI's: subtracted for tokens of the output.

@@ -8,7 +8,7 @@ from engine.scheduling.sequence import Sequence
 class LogitsRow(NamedTuple):
     """Predicts the token that follows the sequence's tokens and the first `num_drafted` of its draft.
 
-    Whatever a sampling step depends on (the tokens before, how many are output, the position) is of that prefix.
+    All that a sampling step depends on (the tokens before, how many are output, the position) belongs to that prefix.
     """
 
     sequence: Sequence
@@ -16,7 +16,7 @@ class LogitsRow(NamedTuple):
 
     @property
     def drafted(self) -> list[int]:
-        """The draft tokens that the row takes as given."""
+        """The draft tokens that the row assumes to be accepted."""
         return self.sequence.draft[: self.num_drafted]
 
     @property

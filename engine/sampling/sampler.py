@@ -1,8 +1,8 @@
 """Sampler: the next tokens of each sequence, by a fixed pipeline whose steps are skipped when no row uses them.
 
 logit bias -> penalties -> minimum length -> temperature -> top-k, top-p, min-p -> draw. Log probabilities come from
-the raw logits. A sequence with a draft has a row for each drafted token and one more; every row goes through the same
-pipeline, with the drafted tokens before it taken as given, and rejection.py says how many of them stand.
+the raw logits. A sequence with a draft has a row for each drafted token and one more. Every row goes through the same
+pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how many of them are.
 """
 
 import math
@@ -38,13 +38,13 @@ class Sampler:
         """The next tokens of each sequence: the accepted ones of its draft and one more.
 
         logits: [L, V] fp32, edited in place: for each sequence a row for each token of its draft and one more.
-        draft_probs: of sequences (by id) whose draft was drawn at random, the distributions it was drawn from: [k, V].
-        A sequence with logits that are not finite where they count gets an error and takes nothing from the others.
+        draft_probs: for sequences (by id) with a sampled draft, the distributions that it was sampled from: [k, V].
+        A sequence whose tokens need logits that are not finite gets an error, and others are not affected.
         """
         rows = [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
-        best_values, chosen = best_ids(logits)  # which also tell which rows are sound
+        best_values, chosen = best_ids(logits)  # the values also tell which rows are finite
         if not all(map(math.isfinite, best_values.tolist())):
-            return self._sample_unsound(logits, sequences, draft_probs, torch.isfinite(best_values))
+            return self._sample_nonfinite(logits, sequences, draft_probs, torch.isfinite(best_values))
         logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
         edited = self._editor.edit(logits, rows)
@@ -54,21 +54,21 @@ class Sampler:
         results = [RowResult(ids) for ids in token_ids]
         return results if raw is None else _with_logprobs(results, sequences, raw)
 
-    def _sample_unsound(
+    def _sample_nonfinite(
         self,
         logits: torch.Tensor,
         sequences: list[Sequence],
         draft_probs: Mapping[str, torch.Tensor] | None,
-        sound: torch.Tensor,
+        is_finite: torch.Tensor,
     ) -> list[RowResult]:
-        """As `sample`, for a batch in which some rows cannot be sampled from. sound: [L], which can.
+        """As `sample`, for a batch in which some rows cannot be sampled from. is_finite: [L], which can.
 
-        A sequence whose tokens come from sound rows only has not met the others: they follow a rejected draft token.
+        A sequence whose tokens come from finite rows only does not need the others: they follow a rejected draft token.
         """
-        logits[~sound] = 0.0
-        is_sound = sound.tolist()
+        logits[~is_finite] = 0.0
+        can_sample = is_finite.tolist()
         return [
-            result if all(is_sound[start : start + len(result.token_ids)]) else RowResult([], error=_NOT_FINITE)
+            result if all(can_sample[start : start + len(result.token_ids)]) else RowResult([], error=_NOT_FINITE)
             for result, start in zip(self.sample(logits, sequences, draft_probs), _first_rows(sequences), strict=True)
         ]
 
@@ -81,23 +81,24 @@ def _choose(
     draft_probs: Mapping[str, torch.Tensor],
 ) -> list[list[int]]:
     """The tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
-    chance_ids = {s.id for s in sequences if s.draft and s.id in draft_probs}  # verified by what they were drawn from
-    drawn = [
+    stochastic_ids = {s.id for s in sequences if s.draft and s.id in draft_probs}  # verified against draft_probs
+    sampled_rows = [
         index
         for index, row in enumerate(rows)
-        if not row.sequence.request.sampling.is_greedy and row.sequence.id not in chance_ids
+        if not row.sequence.request.sampling.is_greedy and row.sequence.id not in stochastic_ids
     ]
-    if drawn:
-        drawn_rows = [rows[index] for index in drawn]
-        drawn_ids = draw_ids(logits if len(drawn) == len(rows) else logits[drawn], drawn_rows, _uniforms(drawn_rows))
-        for index, token_id in zip(drawn, drawn_ids, strict=True):
+    if sampled_rows:
+        sampled_logits = logits if len(sampled_rows) == len(rows) else logits[sampled_rows]
+        sampling = [rows[index] for index in sampled_rows]
+        for index, token_id in zip(sampled_rows, draw_ids(sampled_logits, sampling, _uniforms(sampling)), strict=True):
             chosen[index] = token_id
-    verified = iter(_verify_sampled(logits, rows, [s for s in sequences if s.id in chance_ids], draft_probs))
+    stochastic = [s for s in sequences if s.id in stochastic_ids]
+    verified = iter(_verify_stochastic(logits, rows, stochastic, draft_probs))
     result = []
     for sequence, start in zip(sequences, _first_rows(sequences), strict=True):
         if not sequence.draft:
             result.append([chosen[start]])
-        elif sequence.id in chance_ids:
+        elif sequence.id in stochastic_ids:
             result.append(next(verified))
         else:
             own = chosen[start : start + len(sequence.draft) + 1]
@@ -105,10 +106,10 @@ def _choose(
     return result
 
 
-def _verify_sampled(
+def _verify_stochastic(
     logits: torch.Tensor, rows: list[LogitsRow], sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor]
 ) -> list[list[int]]:
-    """The tokens of those sequences whose drafts were drawn at random."""
+    """The tokens of sequences whose drafts were sampled."""
     if not sequences:
         return []
     device = logits.device
@@ -140,7 +141,7 @@ def _first_rows(sequences: list[Sequence]) -> list[int]:
 
 
 def _with_logprobs(results: list[RowResult], sequences: list[Sequence], raw: torch.Tensor) -> list[RowResult]:
-    """The results with log probabilities where asked for. raw: all rows of those sequences, before any edit."""
+    """The results with log probabilities where requested. raw: all rows of those sequences, before any edit."""
     chosen_rows: list[int] = []
     token_ids: list[int] = []
     num_top: list[int] = []

@@ -1,7 +1,7 @@
-"""Top-k, top-p and min-p as one step: which tokens stay, decided by thresholds on values.
+"""Top-k, top-p and min-p as one step: which tokens survive, decided by thresholds on values.
 
-Ties stay or go together, and the survivors are listed in order of id. So the outcome depends neither on how a sort
-breaks ties nor on how wide a window the batch mates asked for.
+Ties survive or go together, and the survivors are listed in order of id. So the outcome depends neither on how a sort
+breaks ties nor on how wide a window other rows of the batch need.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tens
     """Candidates and their weights after top-k, then top-p of what is left, then min-p.
 
     logits: [L, V] fp32, temperature already applied. Returns (token ids [L, C] int64 ascending in each row, weights
-    [L, C] fp64, 0 for what was cut). The weights are proportional to the probabilities.
+    [L, C] fp64, 0 for the others). The weights are proportional to the probabilities.
     """
     vocab_size = logits.shape[-1]
     log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
@@ -32,8 +32,8 @@ def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tens
     while True:
         values, ids = torch.topk(logits, width, dim=-1)  # [L, width], descending
         weights = (values - log_total).double().exp()
-        threshold = _smallest_kept(values, weights, params)
-        # The window suffices if every row's smallest kept value lies above the window's last one: then no equal
+        threshold = _smallest_survivor(values, weights, params)
+        # The window suffices if every row's smallest survivor lies above the window's last value: then no equal
         # value can lie outside.
         if width == vocab_size or bool((threshold.squeeze(-1) > values[:, -1]).all()):
             break
@@ -43,21 +43,21 @@ def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tens
     return ids, weights.gather(-1, order)
 
 
-def _smallest_kept(values: torch.Tensor, weights: torch.Tensor, params: TruncationParams) -> torch.Tensor:
-    """The smallest logit each row keeps: [L, 1]. values, weights: [L, C], descending."""
+def _smallest_survivor(values: torch.Tensor, weights: torch.Tensor, params: TruncationParams) -> torch.Tensor:
+    """The smallest logit of each row that survives: [L, 1]. values, weights: [L, C], descending."""
     width = values.shape[-1]
     rank = torch.arange(width, device=values.device)
     k = torch.where(params.top_k > 0, params.top_k, width).clamp(max=width).unsqueeze(-1)
     kth = values.gather(-1, k - 1)
-    kept = values >= kth  # by value, so that ties at rank k stay
-    kept_weights = torch.where(kept, weights, 0.0)
+    in_top_k = values >= kth  # by value, so that ties at rank k survive
+    top_k_weights = torch.where(in_top_k, weights, 0.0)
 
-    # Without top-k the rest of the vocabulary counts, too: then the total is 1, not the window's sum.
-    total = torch.where(params.top_k.unsqueeze(-1) > 0, kept_weights.sum(dim=-1, keepdim=True), 1.0)
-    before = kept_weights.cumsum(dim=-1) - kept_weights  # mass above each candidate
+    # Without top-k the rest of the vocabulary counts, too: the total is 1, and not the window's sum.
+    total = torch.where(params.top_k.unsqueeze(-1) > 0, top_k_weights.sum(dim=-1, keepdim=True), 1.0)
+    before = top_k_weights.cumsum(dim=-1) - top_k_weights  # mass above each candidate
     top_p = params.top_p.double().unsqueeze(-1)
-    in_nucleus = kept & ((before < top_p * total) | (top_p >= 1.0))
-    likely = weights >= params.min_p.double().unsqueeze(-1) * weights[:, :1]
-    survives = (in_nucleus & likely) | (rank == 0)
+    in_nucleus = in_top_k & ((before < top_p * total) | (top_p >= 1.0))
+    is_likely = weights >= params.min_p.double().unsqueeze(-1) * weights[:, :1]
+    survives = (in_nucleus & is_likely) | (rank == 0)
     last = torch.where(survives, rank, 0).amax(dim=-1, keepdim=True)
     return values.gather(-1, last)

@@ -1,14 +1,14 @@
-"""SchedulerConfig: what the scheduler must know of the options, the model and the memory."""
+"""SchedulerConfig: what the scheduler has to know about the options, the model and the memory."""
 
 from dataclasses import dataclass
 
 from engine.config import EngineConfig, SchedulingPolicy
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """EngineConfig's scheduling options with nothing left open."""
+    """EngineConfig's scheduling options, with every default resolved."""
 
     num_blocks: int
     block_size: int
@@ -16,14 +16,14 @@ class SchedulerConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_groups: tuple[KVGroup, ...]
-    num_states: int = 0  # where a KV group holds recurrent states
+    num_states: int = 0  # if a KV group has recurrent states
     long_prefill_token_threshold: int = 0  # 0 is no limit
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     enable_prefix_caching: bool = True
     eos_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        needed = most_blocks(self.kv_groups, self.max_model_len)
+        needed = peak_blocks(self.kv_groups, self.max_model_len)
         assert needed <= self.num_blocks, "a sequence of max_model_len must fit the pool"
         assert self.num_states or not any(group.is_state for group in self.kv_groups)
         assert self.max_num_seqs >= 1

@@ -1,4 +1,4 @@
-"""What one row result makes of a sequence: tokens appended, stop conditions, and the output to send."""
+"""Applies one row result to a sequence: tokens appended, stop conditions, and the output to send."""
 
 from engine.protocol import AbortReason, FinishReason, RequestOutput, TokenLogprobs
 from engine.scheduling.plan import PlanItem, RowResult
@@ -8,7 +8,7 @@ from engine.scheduling.sequence import Sequence
 def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> RequestOutput | None:
     """Advance the sequence by what was computed and accepted; returns the output, or None if there is no news.
 
-    Of a row's tokens, those after the one that ends the text are dropped.
+    A row's tokens after the one that ends the sequence are dropped.
     """
     sequence = item.sequence
     assert bool(row.token_ids) == item.needs_logits
@@ -19,7 +19,7 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
     num_rejected = item.num_draft + 1 - len(row.token_ids) if item.needs_logits else 0
     sequence.num_drafted += item.num_draft
     sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
-    # A text that ends inside an accepted draft is shorter than what was computed for it.
+    # A sequence that ends inside an accepted draft has fewer tokens than were computed for it.
     sequence.num_computed = min(sequence.num_computed + item.num_new - num_rejected, len(sequence.tokens))
     sequence.draft = []
     if not new_ids and finish_reason is None and sequence.num_computed == len(sequence.tokens):
@@ -59,12 +59,12 @@ def finish_reason_of_abort(reason: AbortReason) -> FinishReason:
 def _accept(
     sequence: Sequence, token_ids: list[int], eos_token_ids: frozenset[int]
 ) -> tuple[list[int], FinishReason | None, int | None]:
-    """Append tokens up to the one that ends the text: (appended ids, finish reason, stop token id)."""
+    """Append tokens up to the one that ends the sequence: (appended ids, finish reason, stop token id)."""
     sampling = sequence.request.sampling
     num_output = sequence.num_output
     for index, token_id in enumerate(token_ids):
         num_output += 1
-        # The sampler bans stop ids for the first min_tokens tokens, so up to there none is a wish to stop.
+        # The sampler bans stop ids for the first min_tokens tokens, so none among these is a wish to stop.
         is_stop = num_output > sampling.min_tokens and (
             token_id in sampling.stop_token_ids or (token_id in eos_token_ids and not sampling.ignore_eos)
         )
@@ -77,7 +77,7 @@ def _accept(
 
 
 def _collect_prompt_logprobs(sequence: Sequence, logprobs: list[TokenLogprobs]) -> None:
-    """Append what a chunk brought; after preemption chunks come again, and what is known already is skipped."""
+    """Append those of a chunk; after preemption chunks are computed again, and what is known already is skipped."""
     num_known = len(sequence.prompt_logprobs) - sequence.num_computed
     assert num_known >= 0
     sequence.prompt_logprobs += logprobs[num_known:]

@@ -1,4 +1,4 @@
-"""StepPlan: what the scheduler asks of one forward pass, and StepResult: what came of it."""
+"""StepPlan: what one forward pass has to compute, and StepResult: what it returned."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -11,7 +11,7 @@ from engine.scheduling.sequence import Sequence
 class PlanItem(NamedTuple):
     """Compute tokens[num_computed : num_computed + num_new] of `sequence`.
 
-    `needs_logits`: the last row reaches the end of what is known, so a token is sampled from it. Requests with
+    `needs_logits`: the last row is that of the last known token, so the next token is sampled from it. Requests with
     prompt_logprobs also get logits for their prompt rows. A tuple, like RowResult: each step makes one for every
     sequence, and a frozen dataclass takes four times as long to make.
     """
@@ -39,7 +39,7 @@ class StepPlan:
 
 
 class RowResult(NamedTuple):
-    """What one plan item brought. `token_ids` is empty where no logits were needed; with a draft it holds the accepted
+    """The result of one plan item. `token_ids` is empty where no logits were needed; with a draft it holds the accepted
     draft tokens and one more. `error` ends this sequence and no other."""
 
     token_ids: list[int]
@@ -50,21 +50,21 @@ class RowResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One RowResult an item, in the plan's order. `is_typical`: no later step of this kind would be spared what this
-    one took time for, such as recording a tape, or failing. The rest is of models with experts, as in StepStats."""
+    """One RowResult an item, in the plan's order. `is_representative`: later steps of this kind will take as long; not
+    so if this one recorded a tape, or failed. The rest is for models with experts, as in StepStats."""
 
     rows: list[RowResult]
-    is_typical: bool = True
+    is_representative: bool = True
     expert_rows: list[int] = field(default_factory=list)
     expert_imbalance: float | None = None
 
 
 class Runner(Protocol):
-    """Executes plans. The torch runner computes; tests use a ledger that checks every slot instead."""
+    """Executes plans. The torch runner computes; tests use a ledger that checks every slot."""
 
-    kv_groups: tuple[KVGroup, ...]  # what the tables of a sequence are for
+    kv_groups: tuple[KVGroup, ...]  # one for each table of a sequence
 
     def execute(self, plan: StepPlan) -> StepResult: ...
 
     def release(self, sequence: Sequence) -> None:
-        """Forget what is held for a finished sequence."""
+        """Forget the state of a finished sequence."""

@@ -1,24 +1,21 @@
-"""Order of service: who is scheduled first, and so also who is preempted first (the last in that order)."""
+"""Order of service: which sequence is scheduled first, and which is preempted first (the last in the order)."""
 
-import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections import abc
 
 from engine.config import SchedulingPolicy
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Order, Sequence
 
 
-def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> tuple[float, float, int]:
-    """The key that a sequence keeps for life. `number` counts intakes and makes keys unique.
+def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> Order:
+    """The key that a sequence has for life. `number` counts intakes and makes keys unique.
 
-    A preempted sequence goes back to the place that its key gives it, before everything that came later. A replay, for
-    which nobody waits, comes after all others.
+    A preempted sequence goes back to the place that its key gives it, before everything that came later.
     """
-    if sequence.request.is_replay:
-        return (math.inf, 0.0, number)
+    rank, request = sequence.service.rank, sequence.request
     if policy is SchedulingPolicy.PRIORITY:
-        return (sequence.request.priority, sequence.request.arrival_s, number)
-    return (0, 0.0, number)
+        return (rank, request.priority, request.arrival_s, number)
+    return (rank, 0, 0.0, number)
 
 
 class ServiceQueue:
@@ -27,24 +24,32 @@ class ServiceQueue:
 
     def __init__(self) -> None:
         self._entries: list[Sequence] = []
+        self._num_counted = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> abc.Iterator[Sequence]:
         return iter(self._entries)
 
     def __getitem__(self, index: int) -> Sequence:
         return self._entries[index]
 
+    @property
+    def num_counted(self) -> int:
+        """Sequences of service classes that count in metrics."""
+        return self._num_counted
+
     def add(self, sequence: Sequence) -> None:
         insort(self._entries, sequence, key=_order)
+        self._num_counted += sequence.service.is_counted
 
     def remove(self, sequence: Sequence) -> None:
         index = bisect_left(self._entries, sequence.order, key=_order)
         assert self._entries[index] is sequence
         del self._entries[index]
+        self._num_counted -= sequence.service.is_counted
 
 
-def _order(sequence: Sequence) -> tuple[float, float, int]:
+def _order(sequence: Sequence) -> Order:
     return sequence.order

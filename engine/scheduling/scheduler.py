@@ -1,12 +1,8 @@
-"""Scheduler: decides what each step computes, and turns what came of it into outputs.
+"""Scheduler: decides what each step computes, and turns its results into outputs.
 
-One arithmetic serves everything. A sequence has tokens that are wanted and tokens that are computed; a step computes
-some of the difference. A first prompt, a chunk of it, what a prefix hit left over, recomputation after preemption,
-decoding and verifying a draft differ in nothing but these two numbers.
-
-Sequences are served in one order, by arrival or by priority, and preempted from its end. The first in the order is
-never preempted, and it alone always fits the pool (`add` refuses what does not), so every step with work to do makes
-progress and no two sequences can keep preempting each other.
+One arithmetic serves everything. A sequence has known tokens and computed tokens; a step computes some of the
+difference. A first prompt, a chunk of it, the rest after a prefix hit, recomputation after preemption, decoding and
+verifying a draft differ in nothing but these two numbers.
 """
 
 import secrets
@@ -17,22 +13,22 @@ from typing import Any
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.draft_grants import DraftGrants
 from engine.scheduling.kv.manager import KVManager
-from engine.scheduling.kv.prefixes import Match
+from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, finish_reason_of_abort, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
-from engine.scheduling.queue import ServiceQueue, service_order
-from engine.scheduling.sequence import Sequence, SequenceStatus
+from engine.scheduling.planner import StepPlanner
+from engine.scheduling.queue import service_order
+from engine.scheduling.sequence import Sequence
 from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_tally import StepTally
 
 
 class Scheduler:
     """Owns all sequences. Calls alternate: schedule(), then update() with that plan's result.
 
-    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is in exactly one of
-    waiting and running until its terminal output is emitted; only running sequences hold blocks; `check` asserts these
-    and the block pool's.
+    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is waiting or
+    running until its terminal output is emitted; `check` asserts this, and what Lifecycle and KVManager promise.
     """
 
     def __init__(
@@ -44,8 +40,6 @@ class Scheduler:
     ) -> None:
         """budget: tokens of a step, by default always the config's max_num_batched_tokens."""
         self._config = config
-        self._budget = budget or StepBudget(config.max_num_batched_tokens)
-        self._clock = clock
         self._kv = KVManager(
             config.num_blocks,
             config.block_size,
@@ -53,25 +47,44 @@ class Scheduler:
             num_states=config.num_states,
             enable_prefix_caching=config.enable_prefix_caching,
         )
-        self._sequences: dict[str, Sequence] = {}
-        self._waiting = ServiceQueue()
-        self._running = ServiceQueue()
+        self._lifecycle = Lifecycle(self._kv, max_num_seqs=config.max_num_seqs)
+        budget = budget or StepBudget(config.max_num_batched_tokens)
+        self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
+        self._grants = DraftGrants(self._kv, self._lifecycle)
         self._aborts: dict[str, AbortReason] = {}
         self._finished: list[Sequence] = []
         self._outputs: list[RequestOutput] = []
-        self._tally = StepTally()
         self._num_added = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute something or has something to report."""
-        return bool(self._sequences or self._outputs)
+        return bool(self._lifecycle.sequences or self._outputs)
+
+    @property
+    def running(self) -> list[Sequence]:
+        """In order of service."""
+        return list(self._lifecycle.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._lifecycle.waiting)
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Most tokens of the next step."""
+        return self._planner.token_budget
+
+    @property
+    def most_batched_tokens(self) -> int:
+        """Most tokens of any step."""
+        return self._config.max_num_batched_tokens
 
     # --- intake -------------------------------------------------------------------------------------------------------
 
     def add(self, request: EngineRequest) -> None:
         """Accept a request; raises InvalidRequest if it can never be served."""
-        assert request.id not in self._sequences, f"request id {request.id} is in use"
+        assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._check_length(request)
         seed = request.sampling.seed
         sequence = Sequence(
@@ -83,8 +96,7 @@ class Scheduler:
         sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
         self._num_added += 1
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step
-        self._sequences[request.id] = sequence
-        self._waiting.add(sequence)
+        self._lifecycle.add(sequence)
 
     def _check_length(self, request: EngineRequest) -> None:
         num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
@@ -105,207 +117,43 @@ class Scheduler:
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""
-        if request_id in self._sequences:
+        if request_id in self._lifecycle.sequences:
             self._aborts.setdefault(request_id, reason)
 
-    @property
-    def running(self) -> list[Sequence]:
-        """In order of service."""
-        return list(self._running)
+    # --- drafts -------------------------------------------------------------------------------------------------------
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def max_num_batched_tokens(self) -> int:
-        """Of the next step."""
-        return self._budget.tokens(sum(1 for sequence in self._running if sequence.num_output > 0))
-
-    @property
-    def most_batched_tokens(self) -> int:
-        """Of any step."""
-        return self._config.max_num_batched_tokens
-
-    def grant_drafts(self, wanted: list[tuple[Sequence, int]]) -> list[int]:
-        """How many draft tokens each of these sequences may have; called between update and schedule.
-
-        As many as there are blocks for, which it holds from now on until `set_draft` says what it uses of them. Nobody
-        gives way to a draft: what others need for tokens that they know is set aside first.
-        """
-        num_spare = self._num_unclaimed_blocks()
-        granted = []
-        for sequence, num_tokens in wanted:
-            assert sequence.status is SequenceStatus.RUNNING
-            assert sequence.num_pending == 1
-            assert num_tokens < sequence.num_remaining, "verification always brings one token more"
-            num_known, num_own = len(sequence.tokens), self._kv.num_missing(sequence)
-            num_covered = self._kv.fit(sequence, num_known + num_tokens, num_free=num_spare + num_own)
-            if num_covered > num_known:
-                num_spare += num_own - self._kv.reserve(sequence, num_covered)
-            granted.append(max(0, num_covered - num_known))
-        return granted
+    def grant_drafts(self, requested: list[tuple[Sequence, int]]) -> list[int]:
+        """How many draft tokens each of these sequences may have; called between update and schedule."""
+        return self._grants.grant(requested)
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
-        """Propose the tokens that follow: at most as many as were granted. The blocks of the others are given back."""
-        sequence.draft = token_ids
-        self._kv.trim(sequence, sequence.num_wanted)
+        """Propose the tokens that follow: at most as many as were granted. The blocks of the others are freed."""
+        self._grants.set_draft(sequence, token_ids)
 
-    def _num_unclaimed_blocks(self) -> int:
-        """Free blocks that nobody needs for tokens that are known: not what runs, nor who is admitted next."""
-        num_promised = sum(self._kv.num_missing(sequence) for sequence in self._running)
-        num_free = self._kv.pool.num_free - num_promised
-        if not self._waiting or len(self._running) >= self._config.max_num_seqs:
-            return num_free
-        num_left = self._kv.num_left(self._waiting[0], self._kv.match(self._waiting[0]), num_promised)
-        return num_left if num_left >= 0 else num_free  # who finds no room in any case waits for more than a draft
-
-    # --- schedule -----------------------------------------------------------------------------------------------------
+    # --- steps --------------------------------------------------------------------------------------------------------
 
     def schedule(self) -> StepPlan:
-        """The next step: first what runs already, then, if nothing had to be preempted, what waits."""
-        self._end_aborted()
-        self._yield_replays()
-        items: list[PlanItem] = []
-        num_running = len(self._running)
-        budget = self._continue_running(items)
-        if len(self._running) == num_running:
-            self._admit_waiting(items, budget)
-        return StepPlan(items)
-
-    def _yield_replays(self) -> None:
-        """A replay, the last in the order, gives back its place and blocks as soon as a client waits for some."""
-        while self._running and self._running[-1].request.is_replay and _num_requests(self._waiting):
-            self._preempt(self._running[-1])
-
-    def _continue_running(self, items: list[PlanItem]) -> int:
-        """Plan the next tokens of running sequences, in order; returns what is left of the token budget."""
-        budget = self.max_num_batched_tokens
-        for sequence in self._running:  # whoever gives way is the last one, so that nobody is passed over
-            if budget == 0:
-                break
-            num_new = self._make_room(sequence, self._chunk(sequence, budget))
-            if num_new == 0:  # it was the last in the order and gave way itself
-                break
-            items.append(self._plan_item(sequence, num_new))
-            budget -= num_new
-        return budget
-
-    def _chunk(self, sequence: Sequence, budget: int) -> int:
-        """How many of the pending tokens to compute in this step."""
-        threshold = self._config.long_prefill_token_threshold
-        if threshold == 0 or sequence.draft:  # only a sequence that has caught up drafts: there is nothing to prefill
-            return min(sequence.num_pending, budget)
-        return min(sequence.num_pending, budget, threshold)
-
-    def _make_room(self, sequence: Sequence, num_new: int) -> int:
-        """Allocate blocks for `num_new` tokens, or as many as there is room for; where there is none, preempt the last
-        sequences in the order.
-
-        Returns the number of tokens: 0 if `sequence` itself had to give way.
-        """
-        num_computed, pool = sequence.num_computed, self._kv.pool
-        if self._kv.covers(sequence, num_computed + num_new):  # as in most steps that decode
-            return num_new
-        while (num_tokens := self._kv.fit(sequence, num_computed + num_new, num_free=pool.num_free)) == num_computed:
-            victim = self._running[-1]
-            self._preempt(victim)
-            if victim is sequence:
-                return 0
-        self._kv.grow(sequence, num_tokens)
-        return num_tokens - num_computed
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Take everything back; the sequence waits and will be computed again, less what is still cached then."""
-        assert len(self._running) > 1 or sequence.request.is_replay, "a sequence that runs alone always fits"
-        self._running.remove(sequence)
-        self._kv.free(sequence)
-        sequence.num_computed_before = max(sequence.num_computed_before, sequence.num_computed)
-        sequence.num_computed = 0
-        sequence.draft = []
-        sequence.status = SequenceStatus.WAITING
-        self._waiting.add(sequence)
-        if not sequence.request.is_replay:
-            self._tally.preemptions += 1
-
-    def _plan_item(self, sequence: Sequence, num_new: int) -> PlanItem:
-        end = sequence.num_computed + num_new
-        num_draft = max(0, end - len(sequence.tokens))
-        if num_draft < len(sequence.draft):
-            del sequence.draft[num_draft:]  # what does not fit this step is proposed anew after it
-        needs_logits = end == sequence.num_wanted and sequence.request.sampling.max_tokens > 0
-        return PlanItem(sequence, num_new, num_draft, needs_logits)
-
-    def _admit_waiting(self, items: list[PlanItem], budget: int) -> None:
-        """Start waiting sequences in order while budget, places and blocks allow.
-
-        A sequence whose next full block is being computed in this very step steps aside until it can share that block;
-        others may pass it. It never waits for one that has stopped: only sequences of this plan count.
-        """
-        max_num_seqs = self._config.max_num_seqs
-        if not self._waiting or budget == 0 or len(self._running) >= max_num_seqs:
-            return
-        computing = [item.sequence for item in items]
-        num_promised = sum(self._kv.num_missing(sequence) for sequence in self._running)
-        for sequence in list(self._waiting):
-            if budget == 0 or len(self._running) >= max_num_seqs:
-                return
-            match = self._kv.match(sequence)
-            if self._waits_for_another(sequence, match, computing):
-                continue
-            # Its whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
-            # preempted for want of blocks was computed for nothing.
-            if not self._kv.has_room(sequence, match, num_promised):
-                return
-            self._start(sequence, match)
-            num_new = self._make_room(sequence, self._chunk(sequence, budget))
-            items.append(self._plan_item(sequence, num_new))
-            budget -= num_new
-            num_promised += self._kv.num_missing(sequence)
-            computing.append(sequence)
-
-    def _waits_for_another(self, sequence: Sequence, match: Match, computing: list[Sequence]) -> bool:
-        """Whether one of `computing` computes in this step what follows `match` in a waiting sequence; then what that
-        needs to go on where the two texts part is kept."""
-        for other in computing:
-            if num_blocks := self._kv.agreement(sequence, match, other):
-                self._kv.expect_branch(other, num_blocks)
-                return True
-        return False
-
-    def _start(self, sequence: Sequence, match: Match) -> None:
-        self._waiting.remove(sequence)
-        self._kv.start(sequence, match)
-        sequence.status = SequenceStatus.RUNNING
-        sequence.num_admitted += 1
-        self._running.add(sequence)
-        if sequence.num_cached is None:
-            sequence.num_cached = sequence.num_computed
-            sequence.first_scheduled_s = self._clock()
-            is_looked_up = self._config.enable_prefix_caching and not sequence.needs_prompt_rows
-            if is_looked_up and not sequence.request.is_replay:
-                self._tally.prefix_queries += sequence.num_prompt
-                self._tally.prefix_hits += sequence.num_computed
-
-    # --- update -------------------------------------------------------------------------------------------------------
+        """What the next step computes."""
+        self._finish_aborted()
+        return self._planner.plan()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
-        """Take in what the plan brought; returns one output for each sequence with news."""
+        """Apply the plan's result; returns one output for each sequence with news."""
         for item, row in zip(plan.items, result.rows, strict=True):
-            self._tally.count_computed(item.sequence, item.num_new)
-            if item.sequence.id not in self._aborts:  # what an aborted one brought is nobody's any more
-                self._take_in(item, row)
-        self._end_aborted()
+            self._lifecycle.tally.count_computed(item.sequence, item.num_new)
+            if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
+                self._apply(item, row)
+        self._finish_aborted()
         outputs, self._outputs = self._outputs, []
         return outputs
 
     def take_stats(self, **known: Any) -> StepStats:
-        """The account of the step that was updated last. known: fields of it that others have to say."""
-        tally, self._tally = self._tally, StepTally()
+        """The account of the step that was updated last. known: fields of it that others fill in."""
+        tally = self._lifecycle.take_tally()
         pool, states = self._kv.pool, self._kv.states
         return StepStats(
-            running=_num_requests(self._running),
-            waiting=_num_requests(self._waiting),
+            running=self._lifecycle.running.num_counted,
+            waiting=self._lifecycle.waiting.num_counted,
             blocks_total=pool.num_blocks,
             blocks_used=pool.num_used,
             blocks_cached=pool.num_free_cached,
@@ -322,11 +170,11 @@ class Scheduler:
         )
 
     def take_finished(self) -> list[Sequence]:
-        """Sequences that ended since the last call: whoever holds state for them may let go."""
+        """Sequences that ended since the last call: whoever has state of theirs may release it."""
         finished, self._finished = self._finished, []
         return finished
 
-    def _take_in(self, item: PlanItem, row: RowResult) -> None:
+    def _apply(self, item: PlanItem, row: RowResult) -> None:
         sequence = item.sequence
         if row.error is not None:
             self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=row.error))
@@ -341,46 +189,18 @@ class Scheduler:
         else:
             self._finish(sequence, output)
 
-    def _end_aborted(self) -> None:
+    def _finish_aborted(self) -> None:
         aborts, self._aborts = self._aborts, {}
         for request_id, reason in aborts.items():
-            sequence = self._sequences[request_id]
+            sequence = self._lifecycle.sequences[request_id]
             self._finish(sequence, terminal_output(sequence, finish_reason_of_abort(reason)))
 
     def _finish(self, sequence: Sequence, output: RequestOutput) -> None:
         """Emit the terminal output and forget the sequence."""
-        del self._sequences[sequence.id]
-        if sequence.status is SequenceStatus.RUNNING:
-            self._running.remove(sequence)
-        else:
-            self._waiting.remove(sequence)
-        if output.finish_reason is FinishReason.ERROR or sequence.request.is_replay:  # nobody will continue a replay
-            self._kv.discard(sequence)
-        else:
-            self._kv.free(sequence)
-        sequence.status = SequenceStatus.FINISHED
+        self._lifecycle.finish(sequence, is_failed=output.finish_reason is FinishReason.ERROR)
         self._finished.append(sequence)
         self._outputs.append(output)
 
     def check(self) -> None:
         """Assert the invariants of all sequences and blocks; cheap enough to run after every step of a test."""
-        running, waiting = list(self._running), list(self._waiting)
-        assert {s.id for s in running} | {s.id for s in waiting} == set(self._sequences)
-        assert len(running) + len(waiting) == len(self._sequences)
-        assert len(running) <= self._config.max_num_seqs
-        for sequence in running:
-            assert sequence.status is SequenceStatus.RUNNING
-            assert 0 <= sequence.num_computed < sequence.num_wanted, sequence.id
-        for sequence in waiting:
-            assert sequence.status is SequenceStatus.WAITING
-            assert sequence.num_computed == 0, sequence.id
-            assert sequence.tables == sequence.draft == [], sequence.id
-        self._kv.check(running)
-
-
-def _num_requests(queue: ServiceQueue) -> int:
-    """Sequences that a client waits for: all but replays, which come last."""
-    num_requests = len(queue)
-    while num_requests and queue[num_requests - 1].request.is_replay:
-        num_requests -= 1
-    return num_requests
+        self._lifecycle.check()

@@ -4,6 +4,9 @@ import enum
 from dataclasses import dataclass, field
 
 from engine.protocol import EngineRequest, TokenLogprobs
+from engine.scheduling.service import SERVICE_RULES, ServiceRules
+
+Order = tuple[int, int, float, int]  # rank of the service class, priority, arrival, number of the intake
 
 
 class SequenceStatus(enum.Enum):
@@ -16,36 +19,40 @@ class SequenceStatus(enum.Enum):
 class Sequence:
     """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
 
-    Invariants: 0 <= num_computed <= num_wanted; len(tokens) >= num_prompt; tables are empty unless RUNNING.
+    Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless RUNNING.
     """
 
     request: EngineRequest
     seed: int  # request.sampling.seed, or one drawn at intake
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
-    order: tuple[float, float, int] = (0, 0.0, 0)  # place among waiting and running sequences; lower goes first
+    order: Order = (0, 0, 0.0, 0)  # place among waiting and running sequences; lower goes first
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     tables: list[list[int]] = field(default_factory=list)  # of each KV group: blocks in order of position
     block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
-    branch_blocks: tuple[int, ...] = ()  # lengths, in blocks, at which other texts are likely to part from this one
-    checkpoint: int | None = None  # entry of the last recurrent state that was left behind in the cache
+    branch_points: tuple[int, ...] = ()  # in blocks from the beginning: where others are likely to part from this one
+    checkpoint: int | None = None  # entry of the last recurrent state that was left in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
-    num_computed_before: int = 0  # the most ever computed and lost: what lies below it is recomputation
+    num_computed_at_preemption: int = 0  # the most over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
     num_admitted: int = 0  # times: what others know about its blocks is void when this changes
     num_drafted: int = 0  # draft tokens verified so far
     num_draft_accepted: int = 0  # of them
+    service: ServiceRules = field(init=False)  # of its service class
+
+    def __post_init__(self) -> None:
+        self.service = SERVICE_RULES[self.request.service_class]
 
     @property
     def id(self) -> str:
         return self.request.id
 
     @property
-    def num_wanted(self) -> int:
+    def num_with_draft(self) -> int:
         return len(self.tokens) + len(self.draft)
 
     @property
@@ -64,5 +71,5 @@ class Sequence:
 
     @property
     def needs_prompt_rows(self) -> bool:
-        """Whether log probabilities of prompt tokens are asked for and not complete: a cached prefix has no logits."""
+        """Whether log probabilities of prompt tokens are requested and incomplete: a cached prefix has no logits."""
         return self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt - 1

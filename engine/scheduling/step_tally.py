@@ -7,7 +7,7 @@ from engine.scheduling.sequence import Sequence
 
 @dataclass(slots=True)
 class StepTally:
-    """Increments of one step, named as in StepStats."""
+    """Increments of one step, named as in StepStats. Sequences of uncounted service classes add nothing."""
 
     prefill_tokens: int = 0
     decode_tokens: int = 0
@@ -18,14 +18,24 @@ class StepTally:
 
     def count_computed(self, sequence: Sequence, num_new: int) -> None:
         """Count rows computed from sequence.num_computed on, as it was before the step."""
-        if sequence.request.is_replay:
+        if not sequence.service.is_counted:
             return
         start = sequence.num_computed
-        num_known = max(sequence.num_prompt, sequence.num_computed_before) - start
+        num_known = max(sequence.num_prompt, sequence.num_computed_at_preemption) - start
         if num_known <= 0:
             self.decode_tokens += num_new
             return
         num_known = min(num_new, num_known)
         self.prefill_tokens += num_known
         self.decode_tokens += num_new - num_known
-        self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_before - start))
+        self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))
+
+    def count_prefix_lookup(self, sequence: Sequence) -> None:
+        """Count the prompt of a sequence that was just admitted for the first time, and what was cached of it."""
+        if sequence.service.is_counted:
+            self.prefix_queries += sequence.num_prompt
+            self.prefix_hits += sequence.num_computed
+
+    def count_preemption(self, sequence: Sequence) -> None:
+        if sequence.service.is_counted:
+            self.preemptions += 1

@@ -9,7 +9,7 @@ import random
 import msgspec
 
 from engine.client.output_stream import merge_outputs
-from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, ServiceClass, TokenLogprobs
 from engine.scheduling.sequence import Sequence
 
 NEAR_TIE = 0.05  # nats below the best token, where rounding may choose
@@ -56,7 +56,7 @@ class Auditor:
             sampling=sampling,
             prediction_ids=[],
             cache_salt=self._replay_id,  # nothing that was computed with drafts is taken over
-            is_replay=True,
+            service_class=ServiceClass.AUDIT,
         )
 
     def take(self, outputs: list[RequestOutput]) -> tuple[list[RequestOutput], AuditVerdict | None]:

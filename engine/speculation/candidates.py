@@ -61,7 +61,7 @@ class Options:
         options = []
         for sequence in running:
             most = min(self._max_tokens, sequence.num_remaining - 1)
-            can_draft = sequence.num_pending == 1 and not sequence.request.is_replay
+            can_draft = sequence.num_pending == 1 and sequence.service.is_drafted
             if can_draft and most > 0 and not self._faults.is_muted(sequence):
                 with self._faults.suspecting([sequence]):
                     options += self._best(self._all(sequence, most, sources))

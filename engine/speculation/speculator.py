@@ -33,7 +33,7 @@ class DraftScheduler(Protocol):
     @property
     def most_batched_tokens(self) -> int: ...
 
-    def grant_drafts(self, wanted: list[tuple[Sequence, int]]) -> list[int]: ...
+    def grant_drafts(self, requested: list[tuple[Sequence, int]]) -> list[int]: ...
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None: ...
 
@@ -254,7 +254,7 @@ class Speculator:
                     self._take_verified(item, len(row.token_ids) - 1, num_new.get(item.sequence.id, 0))
         if plan.is_decoding:
             self._observe_decoding(plan, result, outputs, step_s)
-        elif result.is_typical:
+        elif result.is_representative:
             self._costs.observe_other(plan.num_tokens, step_s)
         return self._with_predictions(plan, outputs)
 
@@ -262,9 +262,9 @@ class Speculator:
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> None:
         num_sequences = len(plan.items)
-        if result.is_typical:
+        if result.is_representative:
             self._costs.observe_decoding(num_sequences, plan.num_tokens, step_s)
-        if any(item.sequence.request.is_replay for item in plan.items):
+        if not all(item.sequence.service.is_counted for item in plan.items):
             return
         self._report.take_decoding(
             num_sequences,

@@ -1,4 +1,4 @@
-"""What an engine tells about itself: EngineInfo, with the lines that the operator reads at the start."""
+"""What an engine says about itself: EngineInfo, with the lines that the operator reads at the start."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from engine.config import EngineConfig, SpeculativeMethod
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.settings import SpecSettings
 from models.loaded_model import LoadedModel
@@ -23,29 +23,15 @@ def describe(
     steps: str,
     quality: Quality | None,
 ) -> EngineInfo:
-    max_model_len, max_batched = config.max_model_len, config.max_num_batched_tokens
-    assert max_model_len is not None
-    assert max_batched is not None
-    example = min(512, max_model_len)
-    dtype = str(model.dtype).removeprefix("torch.")
-    num_threads = torch.get_num_threads()
-    threads = f", {num_threads} thread{'' if num_threads == 1 else 's'}" if model.device.type == "cpu" else ""
-    notes = [
-        f"Model: {model.architecture}, {dtype} on {model.device}{threads}",
-        f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
-        f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
-        f"up to {budget.num_blocks // most_blocks(groups, example)} requests of {example} tokens",
-        *_describe_states(budget),
-        f"Context: {max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
-        *model.notes,
-        *([] if quality is None else [describe_quality(quality)]),
-    ]
+    """steps: as of `describe_steps`. `config` has no None left in max_model_len and max_num_batched_tokens."""
+    assert config.max_model_len is not None
+    assert config.max_num_batched_tokens is not None
     return EngineInfo(
         architecture=model.architecture,
         device=str(model.device),
-        dtype=dtype,
+        dtype=_dtype_name(model),
         vocab_size=model.vocab_size,
-        max_model_len=max_model_len,
+        max_model_len=config.max_model_len,
         block_size=config.block_size,
         num_blocks=budget.num_blocks,
         kv_bytes=budget.kv_bytes,
@@ -53,17 +39,24 @@ def describe(
         num_states=budget.num_states,
         weight_bytes=model.weight_bytes,
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max_batched,
+        max_num_batched_tokens=config.max_num_batched_tokens,
         tokenizer=tokenizer_info(model.tokenizer),
         generation_defaults=model.generation_defaults,
-        notes=notes,
+        notes=[
+            _describe_model(model),
+            _describe_kv_cache(config, groups, budget),
+            *_describe_states(budget),
+            f"Context: {config.max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
+            *model.notes,
+            *([] if quality is None else [describe_quality(quality)]),
+        ],
         weight_formats=model.weight_formats,
         quality=quality,
     )
 
 
 def describe_speculation(spec: SpecSettings, draft: LoadedModel | None) -> list[str]:
-    """A line for the operator, where drafts were asked for."""
+    """A line for the operator, if drafts are switched on."""
     if spec.method is SpeculativeMethod.NONE:
         return []
     sources = []
@@ -74,8 +67,28 @@ def describe_speculation(spec: SpecSettings, draft: LoadedModel | None) -> list[
     return [f"Speculation: {' and '.join(sources)}, up to {spec.max_tokens} tokens, as many as pay"]
 
 
+def _describe_model(model: LoadedModel) -> str:
+    num_threads = torch.get_num_threads()
+    threads = f", {num_threads} thread{'' if num_threads == 1 else 's'}" if model.device.type == "cpu" else ""
+    return f"Model: {model.architecture}, {_dtype_name(model)} on {model.device}{threads}"
+
+
+def _dtype_name(model: LoadedModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
+    assert config.max_model_len is not None
+    example = min(512, config.max_model_len)
+    return (
+        f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
+        f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
+        f"up to {budget.num_blocks // peak_blocks(groups, example)} requests of {example} tokens"
+    )
+
+
 def _describe_states(budget: KVBudget) -> list[str]:
-    """A line, where the model has recurrent layers."""
+    """A line, if the model has recurrent layers."""
     if not budget.num_states:
         return []
     return [
@@ -90,12 +103,12 @@ def _describe_groups(all_groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
     groups = tuple(group for group in all_groups if not group.is_state)
     if groups == (KVGroup(groups[0].block_size),):
         return f" = {budget.num_blocks * groups[0].block_size:,} tokens"
-    counts = Counter(_describe_reach(group) for group in groups)
-    kinds = [f"{count} {reach}" for reach, count in counts.items()]
+    counts = Counter(_describe_window(group) for group in groups)
+    kinds = [f"{count} {window}" for window, count in counts.items()]
     return f" for {len(groups)} group{'s' if len(groups) > 1 else ''} of layers ({', '.join(kinds)})"
 
 
-def _describe_reach(group: KVGroup) -> str:
+def _describe_window(group: KVGroup) -> str:
     if group.window is None:
         return "full"
     return f"with {'chunks' if group.is_chunked else 'a window'} of {group.window:,}"

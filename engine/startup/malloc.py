@@ -1,4 +1,4 @@
-"""Large buffers that are freed stay with the process, for the next step to use again."""
+"""Freed large buffers stay with the process, so that the next step can use them again."""
 
 import ctypes
 import os
@@ -6,18 +6,19 @@ import os
 # Parameters of glibc's mallopt, and the variables with which a user may have set them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
-_KEPT_BYTES = 1 << 30
+_THRESHOLD_BYTES = 1 << 30
 
 
-def keep_freed_memory() -> None:
-    """From now on freed memory is kept, up to 1 GiB, where the C library can be told so and the user has not chosen.
+def retain_freed_memory() -> None:
+    """From now on the process retains freed memory, up to 1 GiB, unless the user has set malloc's variables.
 
     glibc maps a buffer above 32 MiB anew each time and gives it back when it is freed. The system then hands out every
     page of it again, cleared, and to one thread at a time, while the others wait: a step of 1,024 rows of a 1.5B model
-    spent a fifth of its time so. Memory at its peak is the same. An old glibc refuses such a threshold.
+    spent a fifth of its time on that. Peak memory is the same. An old glibc refuses such a threshold; other C libraries
+    have none.
     """
     if _VARIABLES & os.environ.keys():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and mallopt(_MMAP_THRESHOLD, _KEPT_BYTES):
-        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+    if mallopt is not None and mallopt(_MMAP_THRESHOLD, _THRESHOLD_BYTES):
+        mallopt(_TRIM_THRESHOLD, _THRESHOLD_BYTES)

@@ -7,24 +7,24 @@ from engine.errors import OptionError
 from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_folders
 
 
-def compute_threads(asked: int | None) -> int:
-    """As many threads as --threads asks for, or as the machine has use for. Raises OptionError."""
-    if asked is None:
+def compute_threads(requested: int | None) -> int:
+    """The number of --threads, or the machine's usable cores. Raises OptionError."""
+    if requested is None:
         return usable_cores()
     num_cpus = os.cpu_count() or 1
-    if asked > num_cpus:
+    if requested > num_cpus:
         raise OptionError(
-            f"--threads is {asked:,}; this machine can run {num_cpus:,} at once, and more would wait for each other; "
-            f"lower it, or leave it out for {usable_cores():,}"
+            f"--threads is {requested:,}; this machine can run {num_cpus:,} at once, and more would wait for each "
+            f"other; lower it, or leave it out for {usable_cores():,}"
         )
-    return asked
+    return requested
 
 
 def usable_cores() -> int:
     """Physical cores in this process's affinity, but no more than a container's CPU quota pays for.
 
-    Hyper-threads of one core share the units that kernels keep busy. With more threads than the quota all of them are
-    stopped together for the rest of each period (100 ms), so a fraction of a core is not rounded up.
+    Hyper-threads of one core share the units that kernels keep busy. With more threads than the quota, all of them
+    are stopped together for the rest of each period (100 ms), so a fraction of a core is not rounded up.
     """
     cores = _physical_cores()
     quota = cpu_quota(CGROUPS, OWN_CGROUPS)

@@ -34,11 +34,11 @@ def best_ids(logits: torch.Tensor, library: KernelLibrary) -> tuple[torch.Tensor
     return values, ids
 
 
-def best_shares(logits: torch.Tensor, values: torch.Tensor, library: KernelLibrary) -> torch.Tensor:
+def top1_probs(logits: torch.Tensor, values: torch.Tensor, library: KernelLibrary) -> torch.Tensor:
     """The softmax [L] of each row at its largest logit, which `values` [L] fp32 holds; only where that is finite."""
-    shares = torch.empty(len(logits), dtype=torch.float32)
-    library.best_shares(*_rows(logits), values.data_ptr(), shares.data_ptr())
-    return shares
+    probs = torch.empty(len(logits), dtype=torch.float32)
+    library.top1_probs(*_rows(logits), values.data_ptr(), probs.data_ptr())
+    return probs
 
 
 def draw_ids(logits: torch.Tensor, draws: Sequence[Draw], library: KernelLibrary) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.client.log_format import LOG_FORMAT
-from engine.client.process_client import ProcessClient
+from engine.client.process_client import EngineCallbacks, ProcessClient
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Loading, TokenizerInfo
@@ -91,11 +91,13 @@ def _engine_client(
     return ProcessClient(
         engine_config,
         max_num_waiting=server_config.max_num_waiting,
-        on_step=metrics.on_step,
-        on_loading=start.on_loading,
-        on_tokenizer=start.on_tokenizer,
-        on_discarded=metrics.on_discarded,
-        on_restart=start.on_restart,
+        callbacks=EngineCallbacks(
+            on_step=metrics.on_step,
+            on_loading=start.on_loading,
+            on_tokenizer=start.on_tokenizer,
+            on_discarded=metrics.on_discarded,
+            on_restart=start.on_restart,
+        ),
     )
 
 

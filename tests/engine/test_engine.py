@@ -13,7 +13,7 @@ from tests.helpers.ledger import LedgerRunner
 pytestmark = pytest.mark.fast
 
 
-def test_generate_returns_each_text_merged() -> None:
+def test_generate_returns_each_output_merged() -> None:
     engine, _ = make_engine()
     requests = [make_request(f"r{i}", make_prompt(5 + i, seed=i), max_tokens=9, logprobs=0) for i in range(5)]
     outputs = LocalClient(engine).generate(requests)

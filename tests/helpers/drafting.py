@@ -1,4 +1,4 @@
-"""Speculation over the ledger: a proposer that knows the right tokens and tells the truth as often as it is told to."""
+"""Speculation over the ledger: a proposer that knows the right tokens and proposes them with a given frequency."""
 
 import sys
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from tests.helpers.ledger import VOCAB_SIZE, LedgerRunner, next_token
 
 
 class Oracle:
-    """A Lookup whose tokens are right with a given quality, decided by the text before them: reproducible."""
+    """A Lookup whose tokens are right with a given quality, decided by the tokens before them: reproducible."""
 
     source = Source.NGRAM
 
@@ -47,7 +47,7 @@ class Oracle:
 
 
 class Unforgiving(Speculator):
-    """A fault ends the test: an engine goes on without drafts, and its texts would be right all the same."""
+    """A fault ends the test: an engine goes on without drafts, and its outputs would still be right."""
 
     def take_fault(self) -> None:
         error = sys.exception()
@@ -76,7 +76,7 @@ class AlwaysFull(Unforgiving):
 
 
 class Unsure(AlwaysFull):
-    """Goes on with a draft model's draft while it is more likely to stand than not."""
+    """Continues a draft model's draft while it is more likely to be accepted than not."""
 
     def _least_reach(self, choice: Choice, load: Load, num_drafting: int) -> float:  # noqa: ARG002
         return 0.5

@@ -7,7 +7,7 @@ from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.speculation.speculator import Speculator
@@ -32,7 +32,7 @@ def make_request(
 
 
 def make_prompt(length: int, seed: int = 0) -> list[int]:
-    """A reproducible prompt; two seeds share no prefix worth the name."""
+    """A reproducible prompt; two seeds share hardly any prefix."""
     prompt: list[int] = []
     while len(prompt) < length:
         prompt.append(next_token([*prompt[-8:], len(prompt)], seed + 1_000_003) % (VOCAB_SIZE - 1) + 1)
@@ -57,7 +57,7 @@ def make_engine(
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states)
     config = EngineConfig(
-        max_model_len=max_model_len or longest_text(groups, num_blocks),
+        max_model_len=max_model_len or longest_sequence(groups, num_blocks),
         max_num_seqs=min(max_num_seqs, max_num_batched_tokens),  # more are refused at start-up
         max_num_batched_tokens=max_num_batched_tokens,
         long_prefill_token_threshold=long_prefill_token_threshold,
@@ -129,7 +129,7 @@ class SchedulerRun:
     def step(self, *, abort_meanwhile: str | None = None) -> None:
         """One step, in which a request may be aborted between schedule and update.
 
-        Asserts that it computes or ends something if there is work: anything else is a standstill.
+        Asserts progress: if there is work, it computes or ends something.
         """
         had_work, num_ended = self.scheduler.has_work, len(self.transcript.finish_reasons)
         plan = self.scheduler.schedule()
@@ -140,14 +140,14 @@ class SchedulerRun:
         outputs, stats = self.scheduler.update(plan, result), self.scheduler.take_stats()
         self.transcript.add(outputs)
         self.stats.append(stats)
-        assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "a standstill"
+        assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "no progress"
         assert stats.prefill_tokens + stats.decode_tokens == plan.num_tokens
         if self._propose is not None:
             self._draft(self._propose)
         self.scheduler.check()
 
     def _draft(self, propose: Callable[[list[int], int], list[int]]) -> None:
-        """As the speculator does: ask for blocks, then set as much as was granted."""
+        """As the speculator does: request blocks, then set as many tokens as were granted."""
         drafting = [s for s in self.scheduler.running if s.num_pending == 1 and s.num_remaining > 1]
         drafts = [propose(s.tokens, s.seed)[: s.num_remaining - 1] for s in drafting]
         granted = self.scheduler.grant_drafts([(s, len(ids)) for s, ids in zip(drafting, drafts, strict=True)])
@@ -185,7 +185,7 @@ def make_config(
         num_states=num_states,
         block_size=block_size,
         kv_groups=groups,
-        max_model_len=longest_text(groups, num_blocks),
+        max_model_len=longest_sequence(groups, num_blocks),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         eos_token_ids=frozenset([EOS_ID]),
@@ -200,14 +200,14 @@ def make_groups(block_size: int, windows: tuple[int | None, ...], num_states: in
     return (*seeing, *states)
 
 
-def longest_text(groups: tuple[KVGroup, ...], num_blocks: int) -> int:
-    """The most tokens that a pool can hold of one sequence, or a hundred blocks' worth if it holds any number."""
+def longest_sequence(groups: tuple[KVGroup, ...], num_blocks: int) -> int:
+    """The most tokens of one sequence that a pool can hold, or a hundred blocks of them if it holds any number."""
     lengths = range(groups[0].block_size, 100 * groups[0].block_size + 1)
-    return max((length for length in lengths if most_blocks(groups, length) <= num_blocks), default=0)
+    return max((length for length in lengths if peak_blocks(groups, length) <= num_blocks), default=0)
 
 
 def half_right_draft(tokens: list[int], seed: int) -> list[int]:
-    """Up to four tokens, of which a reproducible first few are what the ledger will say."""
+    """Up to four tokens, the first few of them (a reproducible number) those that the ledger will say."""
     choice = next_token(tokens, seed + 77)
     draft: list[int] = []
     for index in range(choice % 5):

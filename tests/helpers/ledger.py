@@ -1,8 +1,8 @@
 """LedgerRunner: a Runner without a model, whose "KV cache" records what was written to each slot.
 
-Every step it reads what every sequence's tokens see back through its block tables and checks it entry by entry. The
-next token is a hash of that history. Wrong tables, shared blocks written to, stale prefix hits, lost preemptions and
-off-by-one speculation fail at once, or change a text.
+In every step it reads back, through each sequence's block tables, all that its tokens see, and checks it entry by
+entry. The next token is a hash of that history. Wrong tables, writes to shared blocks, stale prefix hits, lost
+preemptions and off-by-one speculation fail at once, or change an output.
 """
 
 from array import array
@@ -10,16 +10,16 @@ from hashlib import blake2b
 
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
-from engine.scheduling.kv.states import state_before
+from engine.scheduling.kv.states import source_state
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
 
 VOCAB_SIZE = 40
 EOS_ID = 0
 
-# What a slot holds: KV group, token, position and the salt under which it may be shared.
+# The content of a slot: KV group, token, position and the salt under which it may be shared.
 Entry = tuple[int, int, int, str]
-# What a recurrent state holds: the tokens that led to it, and their salt.
+# The content of a recurrent state: the tokens that led to it, and their salt.
 State = tuple[bytes, str]
 
 
@@ -52,7 +52,7 @@ class LedgerRunner:
         return StepResult([self._row(item) for item in plan.items])
 
     def execute_unshared(self, plan: StepPlan) -> None:
-        """Write and read a draft's plan, whose sequences may write the same context to a block that they share."""
+        """Write and read a draft model's plan, whose sequences may write the same context to a shared block."""
         for item in plan.items:
             self._write(item)
         for item in plan.items:
@@ -84,7 +84,7 @@ class LedgerRunner:
     def _write(self, item: PlanItem) -> None:
         sequence = item.sequence
         assert item.num_new > 0
-        assert sequence.num_computed + item.num_new <= sequence.num_wanted
+        assert sequence.num_computed + item.num_new <= sequence.num_with_draft
         known = sequence.tokens + sequence.draft
         for position in range(sequence.num_computed, sequence.num_computed + item.num_new):
             for index, group in enumerate(self.kv_groups):
@@ -102,7 +102,7 @@ class LedgerRunner:
             assert item.num_draft == 0
             self._write_states(item, item.num_new)
             return RowResult([], prompt_logprobs=prompt_logprobs)
-        assert len(history) == sequence.num_wanted
+        assert len(history) == sequence.num_with_draft
         token_ids = self._verify(history[: len(history) - item.num_draft], sequence)
         self._write_states(item, item.num_new - item.num_draft + len(token_ids) - 1)
         logprobs = None
@@ -120,22 +120,24 @@ class LedgerRunner:
             first = _first_seen(group, sequence.num_computed)
             for position in range(first, num_tokens):
                 entry = self._slots[self._slot(sequence, index, position)]
-                wanted = (index, known[position], position, sequence.request.cache_salt)
-                assert entry == wanted, f"{sequence.id}: position {position} holds {entry}, not {wanted}"
+                expected = (index, known[position], position, sequence.request.cache_salt)
+                assert entry == expected, f"{sequence.id}: position {position} holds {entry}, not {expected}"
         return known[:num_tokens]
 
     def _read_state(self, sequence: Sequence, index: int, num_tokens: int) -> None:
-        block = state_before(sequence, sequence.tables[index], num_tokens, self._block_size)
+        block = source_state(sequence, sequence.tables[index], num_tokens, self._block_size)
         if sequence.num_computed == 0:
             assert block == NO_BLOCK
             return
-        wanted = _state(sequence, sequence.num_computed)
-        assert self._states[block] == wanted, f"{sequence.id}: the state is not that of {sequence.num_computed} tokens"
+        expected = _state(sequence, sequence.num_computed)
+        assert self._states[block] == expected, (
+            f"{sequence.id}: the state is not that of {sequence.num_computed} tokens"
+        )
 
     def _write_states(self, item: PlanItem, num_accepted: int) -> None:
-        """The states that the first `num_accepted` rows lead to: where they end, and at full blocks that have a place.
+        """Write the states after the first `num_accepted` rows: at their end, and at full blocks with an entry.
 
-        What the draft's tokens beyond them would have led to is written nowhere.
+        The states after rejected tokens are written nowhere.
         """
         sequence, size = item.sequence, self._block_size
         start, end = sequence.num_computed, sequence.num_computed + num_accepted
@@ -143,7 +145,7 @@ class LedgerRunner:
             if not group.is_state:
                 continue
             table = sequence.tables[index]
-            assert table[(end - 1) // size] != NO_BLOCK, f"{sequence.id}: no place for the state"
+            assert table[(end - 1) // size] != NO_BLOCK, f"{sequence.id}: no block for the state"
             for num_tokens in range(start + 1, end + 1):
                 block = table[(num_tokens - 1) // size]
                 if block != NO_BLOCK and (num_tokens == end or num_tokens % size == 0):
@@ -172,7 +174,7 @@ class LedgerRunner:
 
     def _slot(self, sequence: Sequence, group: int, position: int) -> int:
         block = sequence.tables[group][position // self._block_size]
-        assert block != NO_BLOCK, f"{sequence.id}: position {position} was given back"
+        assert block != NO_BLOCK, f"{sequence.id}: position {position} was freed"
         return block * self._block_size + position % self._block_size
 
 

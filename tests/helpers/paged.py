@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.runner.batch_buffers import BatchMemory, BatchShape
+from engine.runner.batch_buffers import BatchBuffers, BatchShape
 from engine.scheduling.kv.groups import KVGroup
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
@@ -21,19 +21,19 @@ class PagedSequence:
     num_computed: int = 0
 
 
-def held(batch: ForwardBatch, memory: BatchMemory) -> ForwardBatch:
-    """The batch as if it had been built in `memory`; as it is if it has too many rows for that."""
-    if len(batch.token_ids) > memory.max_rows:
+def in_buffers(batch: ForwardBatch, buffers: BatchBuffers) -> ForwardBatch:
+    """The batch as if it had been built in `buffers`; as it is if it has too many rows for that."""
+    if len(batch.token_ids) > buffers.max_rows:
         return batch
     attended = [group for group in batch.groups if isinstance(group, KVGroupBatch)]
     width = max(group.block_tables.shape[1] for group in attended)
     rows = (batch.token_ids, batch.positions, batch.logit_rows, *(group.slot_mapping for group in attended))
-    memory.write_rows(*(numbers.tolist() for numbers in rows))
-    memory.write_lengths(batch.cu_seqlens_q.tolist(), batch.context_lens)
+    buffers.write_rows(*(numbers.tolist() for numbers in rows))
+    buffers.write_lengths(batch.cu_seqlens_q.tolist(), batch.context_lens)
     for index, group in enumerate(attended):
-        memory.write_tables(index, group.block_tables.tolist(), width)
+        buffers.write_tables(index, group.block_tables.tolist(), width)
     shape = BatchShape(len(batch.token_ids), len(batch.context_lens), len(batch.logit_rows), width)
-    tensors = memory.tensors(shape, batch.token_ids.device)
+    tensors = buffers.tensors(shape, batch.token_ids.device)
     groups = iter(tensors.groups)
     return dataclasses.replace(
         batch,
@@ -49,7 +49,7 @@ def held(batch: ForwardBatch, memory: BatchMemory) -> ForwardBatch:
 class PagedRun:
     """KV tensors of all layers and the tables of any number of sequences.
 
-    Blocks are handed out in a shuffled order, fresh KV memory holds NaN, and where a window has passed, tables lead to
+    Blocks are handed out in a shuffled order, fresh KV memory is NaN, and table entries out of the window lead to
     NaN: a read of a wrong or unwritten slot cannot go unnoticed.
     """
 
@@ -90,7 +90,7 @@ class PagedRun:
         return PagedSequence([list(table) for table in sequence.tables], sequence.num_computed)
 
     def batch(self, items: list[tuple[PagedSequence, list[int]]]) -> ForwardBatch:
-        """The batch of one step that wants the logits of every row."""
+        """The batch of one step with logits of every row."""
         positions: list[int] = []
         for sequence, tokens in items:
             end = sequence.num_computed + len(tokens)
@@ -125,22 +125,22 @@ class PagedRun:
             start, table = sequence.num_computed, sequence.tables[index]
             for position in range(start, start + len(tokens)):
                 slots.append(table[position // self.block_size] * self.block_size + position % self.block_size)
-            first = rule.first_needed(start)
+            first = rule.first_needed_entry(start)
             tables.append([self._unreadable] * first + table[first:])
         widest = max(map(len, tables))
         padded = [table + [self._unreadable] * (widest - len(table)) for table in tables]
         return KVGroupBatch(self._tensor(slots), self._tensor(padded, torch.int32))
 
     def _state_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> StateGroupBatch:
-        """Every full block keeps its state, and so does the last, which is not full."""
+        """A state is written for every full block, and for the last, which is not full."""
         sources, targets = [], []
         for sequence, tokens in items:
             start, table = sequence.num_computed, sequence.tables[index]
             end = start + len(tokens)
             sources.append(table[(start - 1) // self.block_size] if start else -1)
             for num_tokens in range(start + 1, end + 1):
-                is_kept = num_tokens == end or num_tokens % self.block_size == 0
-                targets.append(table[(num_tokens - 1) // self.block_size] if is_kept else -1)
+                is_written = num_tokens == end or num_tokens % self.block_size == 0
+                targets.append(table[(num_tokens - 1) // self.block_size] if is_written else -1)
         query_lens = [len(tokens) for _, tokens in items]
         return StateGroupBatch(
             sources=self._tensor(sources, torch.int32),
@@ -154,7 +154,7 @@ class PagedRun:
 
     @property
     def _unreadable(self) -> int:
-        """A block that nobody writes to, so that it holds NaN for ever."""
+        """A block that nobody writes to, so that it stays NaN."""
         return self.free_blocks[0]
 
     def _tensor(self, values: list, dtype: torch.dtype = torch.int64) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Rows of several texts that go on from states, for tests of recurrences."""
+"""Rows of several sequences that continue from states, for tests of recurrences."""
 
 import torch
 
@@ -21,7 +21,7 @@ def group_of(query_lens: list[int], sources: list[int], targets: dict[int, int])
     )
 
 
-# (rows of each text, the state it goes on from, row -> the block that takes the state after it)
+# (rows of each sequence, the state it continues from, row -> the block that takes the state after it)
 STEPS = [
     ([1], [-1], {0: 3}),
     ([1, 1, 1], [4, -1, 2], {0: 5, 1: 6, 2: 2}),

@@ -1,22 +1,22 @@
-"""BlockPool: who holds each KV block, which blocks are free, and which free ones still hold a reusable prefix."""
+"""BlockPool: how many tables refer to each KV block, which blocks are free, and which free ones are still cached."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
 
 
 class BlockPool:
-    """Reference counts, a free list and a table from digest to block.
+    """Reference counts, free lists, and a table from digest to block.
 
     States of a block:
 
-        blank (free, no digest) --allocate--> held (references >= 1) --register--> held and cached
-        held --free--> blank                  held and cached --free--> cached (free, findable) --share--> held again
-        cached --allocate (evicts: the digest is forgotten)--> held
+        blank (free, no digest) --allocate--> in use (references >= 1) --register--> in use and cached
+        in use --free--> blank          in use and cached --free--> cached (free, findable) --share--> in use again
+        cached --allocate (evicts: the digest is unregistered)--> in use
 
     Invariants: a block is in one of the free lists if and only if its count is 0; a digest names at most one block and
-    a block has at most one digest. Order of reuse: blanks, then cached blocks that a window has passed, then the other
-    cached blocks; in each the least recently freed first. So a long text, which gives back a block for every one it
-    takes, does not push out the prefixes of others.
+    a block has at most one digest. Order of reuse: blank blocks, then cached blocks of low priority, then the other
+    cached blocks; within each the least recently freed first. Blocks that fall out of a window have low priority.
+    Otherwise a long sequence, which frees a block for each one that it takes, would evict the prefixes of others.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -25,14 +25,14 @@ class BlockPool:
         self._digests: list[bytes | None] = [None] * num_blocks
         self._blocks_by_digest: dict[bytes, int] = {}
         # OrderedDict and not dict: taking the first key of a dict walks over the holes that earlier removals left.
-        self._first_free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # blank, or passed
-        self._last_free: OrderedDict[int, None] = OrderedDict()  # cached
-        self._num_free_cached = 0
+        self._free_low_priority: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # first the blanks
+        self._free_cached: OrderedDict[int, None] = OrderedDict()
+        self._num_free_cached = 0  # in both lists
 
     @property
     def num_free(self) -> int:
         """Blocks that can be allocated, cached ones included."""
-        return len(self._first_free) + len(self._last_free)
+        return len(self._free_low_priority) + len(self._free_cached)
 
     @property
     def num_used(self) -> int:
@@ -40,7 +40,7 @@ class BlockPool:
 
     @property
     def num_free_cached(self) -> int:
-        """Free blocks that still hold a findable prefix."""
+        """Free blocks whose prefix can still be found."""
         return self._num_free_cached
 
     def is_free(self, block: int) -> bool:
@@ -50,7 +50,7 @@ class BlockPool:
         return self._references[block]
 
     def find(self, digest: bytes) -> int | None:
-        """The block that holds the prefix `digest`, held or free."""
+        """The block, in use or free, whose prefix has this digest."""
         return self._blocks_by_digest.get(digest)
 
     def allocate(self, num_blocks: int) -> list[int]:
@@ -58,7 +58,7 @@ class BlockPool:
         assert num_blocks <= self.num_free, f"{num_blocks} blocks asked for, {self.num_free} free"
         blocks = []
         for _ in range(num_blocks):
-            block, _ = (self._first_free or self._last_free).popitem(last=False)
+            block, _ = (self._free_low_priority or self._free_cached).popitem(last=False)
             digest = self._digests[block]
             if digest is not None:
                 del self._blocks_by_digest[digest]
@@ -69,18 +69,18 @@ class BlockPool:
         return blocks
 
     def share(self, blocks: Iterable[int]) -> None:
-        """Add one holder to each of these cached blocks."""
+        """Add one reference to each of these cached blocks."""
         for block in blocks:
-            assert self._digests[block] is not None, f"block {block} is shared but holds no known prefix"
+            assert self._digests[block] is not None, f"block {block} is shared but has no known prefix"
             if self._references[block] == 0:
                 self._remove_free(block)
                 self._num_free_cached -= 1
             self._references[block] += 1
 
-    def free(self, blocks: list[int], *, is_passed: bool = False) -> None:
-        """Drop one holder of each block of a table, tail first: a shared head then outlives its rarer tails.
+    def free(self, blocks: list[int], *, has_low_priority: bool = False) -> None:
+        """Drop one reference to each block of a table, tail first: a shared head then outlives its rarer tails.
 
-        is_passed: the holder runs on and sees these no more, nor will who continues its text: they are reused early.
+        has_low_priority: no sequence is likely to need these blocks again, so they are evicted before others.
         """
         for block in reversed(blocks):
             assert self._references[block] > 0, f"block {block} is freed twice"
@@ -90,25 +90,25 @@ class BlockPool:
             if self._digests[block] is None:
                 self._add_blank(block)
                 continue
-            (self._first_free if is_passed else self._last_free)[block] = None
+            (self._free_low_priority if has_low_priority else self._free_cached)[block] = None
             self._num_free_cached += 1
 
     def demote(self, block: int) -> None:
-        """Let a free cached block be reused early, as one that a window has passed."""
-        if block in self._last_free:
-            del self._last_free[block]
-            self._first_free[block] = None
+        """Give a free cached block low priority."""
+        if block in self._free_cached:
+            del self._free_cached[block]
+            self._free_low_priority[block] = None
 
     def register(self, block: int, digest: bytes) -> None:
-        """Make a held, full block findable. If another block has this content already, that one stays the findable."""
-        assert self._references[block] > 0, f"block {block} is registered but not held"
+        """Make a full block that is in use findable. If another block has the same content, that one stays findable."""
+        assert self._references[block] > 0, f"block {block} is registered but not in use"
         assert self._digests[block] is None, f"block {block} is registered twice"
         if digest not in self._blocks_by_digest:
             self._blocks_by_digest[digest] = block
             self._digests[block] = digest
 
-    def forget(self, block: int) -> None:
-        """Make a block unfindable; its holders keep it."""
+    def unregister(self, block: int) -> None:
+        """Make a block unfindable. References to it stay valid."""
         digest = self._digests[block]
         if digest is None:
             return
@@ -123,16 +123,16 @@ class BlockPool:
         return self._digests[block]
 
     def _add_blank(self, block: int) -> None:
-        self._first_free[block] = None
-        self._first_free.move_to_end(block, last=False)
+        self._free_low_priority[block] = None
+        self._free_low_priority.move_to_end(block, last=False)
 
     def _remove_free(self, block: int) -> None:
-        del (self._first_free if block in self._first_free else self._last_free)[block]
+        del (self._free_low_priority if block in self._free_low_priority else self._free_cached)[block]
 
     def check(self) -> None:
         """Assert the invariants above."""
         assert all(count >= 0 for count in self._references)
-        free = [*self._first_free, *self._last_free]
+        free = [*self._free_low_priority, *self._free_cached]
         assert len(set(free)) == len(free)
         assert set(free) == {b for b, count in enumerate(self._references) if count == 0}
         assert self._blocks_by_digest == {d: b for b, d in enumerate(self._digests) if d is not None}

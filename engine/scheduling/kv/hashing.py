@@ -5,7 +5,7 @@ a disclosure. Each digest covers its parent's, hence the whole prefix.
 """
 
 from array import array
-from collections.abc import Sequence as TokenSequence
+from collections import abc
 from hashlib import blake2b
 
 _DIGEST_BYTES = 16
@@ -19,6 +19,6 @@ def root_digest(cache_salt: str) -> bytes:
     return blake2b(cache_salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
 
 
-def block_digest(parent: bytes, token_ids: TokenSequence[int]) -> bytes:
+def block_digest(parent: bytes, token_ids: abc.Sequence[int]) -> bytes:
     """The digest of a full block that follows `parent`."""
     return blake2b(parent + array("q", token_ids).tobytes(), digest_size=_DIGEST_BYTES, person=b"block").digest()

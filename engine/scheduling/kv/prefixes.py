@@ -1,6 +1,6 @@
-"""Prefixes: what is cached of a text, over all groups of layers."""
+"""PrefixIndex: the longest prefix of a sequence that is cached in all groups of layers."""
 
-from collections.abc import Sequence as SequenceOf
+from collections import abc
 from dataclasses import dataclass
 
 from engine.scheduling.kv.block_pool import BlockPool
@@ -8,59 +8,59 @@ from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """A cached prefix: one table a group, with NO_BLOCK where the group's rule needs nothing. Nobody holds it yet."""
+class PrefixMatch:
+    """A cached prefix: one table a group, with NO_BLOCK where the group needs nothing. No reference is counted yet."""
 
     num_tokens: int
     tables: list[list[int]]
     num_blocks: int
-    num_blocks_alone: int  # what group 0 has of it: here others branched off, though other groups have let go of it
+    num_blocks_of_first_group: int  # in group 0 alone: where they end, another sequence parted from this one
 
 
-class Prefixes:
-    """Finds blocks by digest. Equal tokens lie in another block for each group."""
+class PrefixIndex:
+    """Finds blocks by digest. Equal tokens are in another block for each group."""
 
-    def __init__(self, groups: tuple[KVGroup, ...], pools: SequenceOf[BlockPool]) -> None:
-        """pools: of each group."""
+    def __init__(self, groups: tuple[KVGroup, ...], pools: abc.Sequence[BlockPool]) -> None:
+        """pools: one a group."""
         self._groups = groups
         self._pools = pools
 
-    def longest(self, hashes: SequenceOf[bytes]) -> Match:
-        """The longest prefix of these full blocks of which every group has what it needs."""
-        num_blocks_alone = self._longest_of_group(0, hashes)
-        num_blocks = self._longest_of_all(hashes[:num_blocks_alone])
+    def longest_match(self, hashes: abc.Sequence[bytes]) -> PrefixMatch:
+        """The longest prefix of these full blocks for which every group has the blocks that it needs."""
+        num_blocks_of_first_group = self._longest_in_group(0, hashes)
+        num_blocks = self._longest_in_all(hashes[:num_blocks_of_first_group])
         num_tokens = num_blocks * self._groups[0].block_size
         tables = [
-            [NO_BLOCK] * (first := min(group.first_needed(num_tokens), num_blocks))
+            [NO_BLOCK] * (first := min(group.first_needed_entry(num_tokens), num_blocks))
             + [self._block(index, digest) for digest in hashes[first:num_blocks]]
             for index, group in enumerate(self._groups)
         ]
-        return Match(num_tokens, tables, num_blocks, num_blocks_alone)
+        return PrefixMatch(num_tokens, tables, num_blocks, num_blocks_of_first_group)
 
     def find(self, index: int, digest: bytes) -> int | None:
-        """The block of group `index` that holds the prefix `digest`, held or free."""
-        return self._pools[index].find(key(index, digest))
+        """The block of group `index`, in use or free, whose prefix has this digest."""
+        return self._pools[index].find(group_key(index, digest))
 
-    def _longest_of_all(self, hashes: SequenceOf[bytes]) -> int:
+    def _longest_in_all(self, hashes: abc.Sequence[bytes]) -> int:
         """The largest number of blocks that suits every group, found from above: a group's answer only lowers it."""
         num_blocks, num_agreeing, index = len(hashes), 0, 0
         while num_agreeing < len(self._groups):
-            longest = self._longest_of_group(index, hashes[:num_blocks])
+            longest = self._longest_in_group(index, hashes[:num_blocks])
             num_agreeing = num_agreeing + 1 if longest == num_blocks else 1
             num_blocks = longest
             index = (index + 1) % len(self._groups)
         return num_blocks
 
-    def _longest_of_group(self, index: int, hashes: SequenceOf[bytes]) -> int:
+    def _longest_in_group(self, index: int, hashes: abc.Sequence[bytes]) -> int:
         group = self._groups[index]
-        if group.keeps_all:
+        if group.is_full_attention:
             missing = (n for n, digest in enumerate(hashes) if self.find(index, digest) is None)
             return next(missing, len(hashes))
         end = position = len(hashes)
-        while position > group.first_needed(end * group.block_size):
+        while position > group.first_needed_entry(end * group.block_size):
             position -= 1
             if self.find(index, hashes[position]) is None:
-                end = position  # nothing that reaches over this block will do
+                end = position  # no longer prefix can do without this block
         return end
 
     def _block(self, index: int, digest: bytes) -> int:
@@ -69,6 +69,6 @@ class Prefixes:
         return block
 
 
-def key(group: int, digest: bytes) -> bytes:
-    """What a group's block is found under in its pool."""
+def group_key(group: int, digest: bytes) -> bytes:
+    """What a group's block is registered under in its pool."""
     return digest + group.to_bytes(2)

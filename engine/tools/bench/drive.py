@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.engine import Engine
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, EngineRequest, SamplingParams
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
             "sequence needs one; raise --kv-cache-memory-bytes"
         )
     groups = tuple(KVGroup(info.block_size, window) for window in info.kv_windows)
-    blocks_each = most_blocks(groups, tokens_each)
+    blocks_each = peak_blocks(groups, tokens_each)
     if batch_size * blocks_each > info.num_blocks:
         raise StartupError(
             f"{batch_size} sequences of {tokens_each:,} tokens need {batch_size * blocks_each:,} KV blocks; the cache "

@@ -61,7 +61,7 @@ class KernelLibrary:
         self.quantize = self._bind("hr_quantize", "pillilpp")
         self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
         self.best_ids = self._bind("hr_best_ids", "plllpp")
-        self.best_shares = self._bind("hr_best_shares", "plllpp")
+        self.top1_probs = self._bind("hr_best_shares", "plllpp")
         self.draw_ids = self._bind("hr_draw_ids", "plllpp")
         self.moe_rows = self._bind("hr_moe_rows", "pplppii")
         self.route_rows = self._bind("hr_route_rows", "pplpp")

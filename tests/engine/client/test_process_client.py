@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.client.interface import EngineState, RequestStream
-from engine.client.process_client import ProcessClient
+from engine.client.process_client import EngineCallbacks, ProcessClient
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
@@ -65,7 +65,7 @@ async def test_outputs_merge_while_the_reader_is_slow() -> None:
 
 async def test_abort_drops_and_counts_what_was_not_read() -> None:
     discarded: list[int] = []
-    async with _client(on_discarded=discarded.append) as client:
+    async with _client(callbacks=EngineCallbacks(on_discarded=discarded.append)) as client:
         await client.wait_ready()
         stream = client.submit(_request("a", -2))
         first = await anext(aiter(stream))
@@ -78,7 +78,7 @@ async def test_abort_drops_and_counts_what_was_not_read() -> None:
 
 async def test_a_dead_engine_breaks_every_stream_and_is_started_again() -> None:
     restarts: list[bool] = []
-    async with _client(on_restart=lambda: restarts.append(True)) as client:
+    async with _client(callbacks=EngineCallbacks(on_restart=lambda: restarts.append(True))) as client:
         await client.wait_ready()
         waiting = client.submit(_request("a", -2))
         client.submit(_request("b", -1))

@@ -3,7 +3,7 @@
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.runner.batch_buffers import BatchMemory
+from engine.runner.batch_buffers import BatchBuffers
 from engine.runner.batch_builder import build_batch
 from engine.runner.state_batch import accepted_states
 from engine.scheduling.kv.groups import KVGroup
@@ -43,8 +43,8 @@ def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
     assert batch.logit_rows.tolist() == [5]
 
 
-def test_kept_memory_holds_each_batch_at_the_same_place_and_nothing_of_the_last() -> None:
-    memory, groups = BatchMemory(8, 4, 6, 2), (KVGroup(4), KVGroup(4, window=5))
+def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_last() -> None:
+    buffers, groups = BatchBuffers(8, 4, 6, 2), (KVGroup(4), KVGroup(4, window=5))
     long, short = _sequence(17, 16, [9, 8, 7, 6, 5]), _sequence(6, 5, [1, 4])
     long.tables.append([-1, -1, -1, 6, 5])
     short.tables.append([1, 4])
@@ -55,19 +55,19 @@ def test_kept_memory_holds_each_batch_at_the_same_place_and_nothing_of_the_last(
     ]
     addresses = set()
     for plan in plans:
-        kept, fresh = build_batch(plan, groups, CPU, memory), build_batch(plan, groups, CPU)
-        assert memory.holds(kept)
-        assert not memory.holds(fresh)
-        addresses.add(_addresses(kept))
-        assert _numbers(kept) == _numbers(fresh)
+        reused, fresh = build_batch(plan, groups, CPU, buffers), build_batch(plan, groups, CPU)
+        assert buffers.contains(reused)
+        assert not buffers.contains(fresh)
+        addresses.add(_addresses(reused))
+        assert _numbers(reused) == _numbers(fresh)
     assert len(addresses) == 1
 
 
-def test_a_step_with_more_rows_than_the_kept_memory_has_its_own() -> None:
-    memory = BatchMemory(4, 4, 6, 1)
+def test_a_step_with_more_rows_than_the_buffers_has_its_own() -> None:
+    buffers = BatchBuffers(4, 4, 6, 1)
     plan = StepPlan([PlanItem(_sequence(10, 3, [7, 2, 5]), num_new=5, num_draft=0, needs_logits=False)])
-    batch = build_batch(plan, (KVGroup(4),), CPU, memory)
-    assert not memory.holds(batch)
+    batch = build_batch(plan, (KVGroup(4),), CPU, buffers)
+    assert not buffers.contains(batch)
     assert _numbers(batch) == _numbers(build_batch(plan, (KVGroup(4),), CPU))
 
 
@@ -85,7 +85,7 @@ def _numbers(batch: ForwardBatch) -> list[object]:
     return [*(tensor.tolist() for tensor in tensors), batch.query_lens, batch.context_lens]
 
 
-def test_draft_rows_follow_the_accepted_tokens_and_want_logits() -> None:
+def test_draft_rows_follow_the_accepted_tokens_and_need_logits() -> None:
     item = PlanItem(_sequence(6, 5, [0, 1], draft=[900, 901]), num_new=3, num_draft=2, needs_logits=True)
     batch = build_batch(StepPlan([item]), (KVGroup(4),), CPU)
     assert batch.token_ids.tolist() == [105, 900, 901]
@@ -93,18 +93,18 @@ def test_draft_rows_follow_the_accepted_tokens_and_want_logits() -> None:
     assert batch.logit_rows.tolist() == [0, 1, 2]
 
 
-def test_states_are_left_at_the_end_and_at_checkpoints_of_a_step() -> None:
+def test_states_are_written_at_the_end_and_at_checkpoints_of_a_step() -> None:
     prefill = PlanItem(_sequence(12, 3, [7, -1, 5]), num_new=8, num_draft=0, needs_logits=False)
     first = PlanItem(_sequence(2, 0, [3]), num_new=2, num_draft=0, needs_logits=True)
     group = build_batch(StepPlan([prefill, first]), STATES, CPU).groups[0]
     assert isinstance(group, StateGroupBatch)
     assert group.sources.tolist() == list(group.source_blocks) == [7, -1]
-    # Tokens 3..10: the state after token 3 ends block 0, that after 7 has no place, that after 10 is the last.
+    # Tokens 3..10: the state after token 3 ends block 0, that after 7 has no block, that after 10 is the last.
     assert group.targets.tolist() == list(group.target_blocks) == [7, -1, -1, -1, -1, -1, -1, 5, -1, 3]
     assert group.open_rows is None
 
 
-def test_a_draft_leaves_the_state_after_its_accepted_rows_once_they_are_known() -> None:
+def test_a_draft_writes_the_state_after_its_accepted_rows_once_they_are_known() -> None:
     plain = PlanItem(_sequence(6, 5, [-1, 1]), num_new=1, num_draft=0, needs_logits=True)
     draft = PlanItem(_sequence(7, 6, [-1, 2, 4], draft=[900, 901, 902]), num_new=4, num_draft=3, needs_logits=True)
     plan = StepPlan([plain, draft])
@@ -117,11 +117,11 @@ def test_a_draft_leaves_the_state_after_its_accepted_rows_once_they_are_known() 
     assert group.open_rows.tolist() == [1, 2, 3, 4]
     assert group.targets.tolist() == [1, -1, -1, -1, -1]
     assert accepted is not None
-    assert accepted.kept.tolist() == [0, 1, 2]
+    assert accepted.rows.tolist() == [0, 1, 2]
     assert accepted.group.sources.tolist() == [2]
     assert accepted.group.targets.tolist() == [-1, 2, 4]  # after tokens 6, 7 and 8
 
 
-def test_an_erroneous_row_leaves_no_state() -> None:
+def test_an_erroneous_row_writes_no_state() -> None:
     draft = PlanItem(_sequence(7, 6, [-1, 2], draft=[900]), num_new=2, num_draft=1, needs_logits=True)
     assert accepted_states(StepPlan([draft]), [RowResult([], error="not finite")], 0, 4, CPU) is None

@@ -69,13 +69,13 @@ def test_small_states_are_as_many_as_requests_can_use() -> None:
     assert budget.num_blocks == 399
 
 
-def test_large_states_share_the_memory_as_usual_texts_do() -> None:
+def test_large_states_share_the_memory_as_usual_sequences_do() -> None:
     budget = _plan(groups=WITH_STATES, bytes_per_state=64 * MIB, kv_cache_memory_bytes=800 * MIB)
     assert budget.num_states == 800 * 3 // (8192 // 16 + 3 * 64)
     assert budget.num_blocks == 800 - 64 * budget.num_states
 
 
-def test_states_leave_room_for_the_context_asked_for() -> None:
+def test_states_leave_memory_for_the_requested_context() -> None:
     budget = _plan(
         groups=WITH_STATES, bytes_per_state=64 * MIB, kv_cache_memory_bytes=256 * MIB, max_model_len=128 * 16
     )

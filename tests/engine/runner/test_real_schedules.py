@@ -13,7 +13,7 @@ from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
-from engine.scheduling.kv.groups import most_blocks
+from engine.scheduling.kv.groups import peak_blocks
 from models.attention.reference import ReferenceAttention
 from models.loaded_model import LoadedModel
 from tests.helpers.checkpoints import (
@@ -61,7 +61,7 @@ def _run(
 ) -> tuple[dict[str, RequestOutput], LocalClient]:
     options = {"max_num_batched_tokens": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=64, check_invariants=True, **options)  # type: ignore[arg-type]
-    num_blocks = most_blocks(kv_groups(model.layer_groups, BLOCK_SIZE), 64) if has_small_pool else 128
+    num_blocks = peak_blocks(kv_groups(model.layer_groups, BLOCK_SIZE), 64) if has_small_pool else 128
     num_states = 3 if has_small_pool else 30
     runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE, num_states=num_states)
     client = LocalClient(Engine(config, runner, num_blocks=num_blocks, num_states=num_states, eos_token_ids=[2]))
@@ -136,12 +136,12 @@ def test_a_row_that_is_not_finite_ends_its_request_and_no_other(model: LoadedMod
     seen = {token for request in requests for token in (*request.prompt_ids, *expected[request.id].new_ids)}
     poison = min(set(range(VOCAB_SIZE)) - seen)
     embeddings = model.decoder.embed.weight
-    kept = embeddings[poison].clone()
+    original = embeddings[poison].clone()
     embeddings[poison] = torch.nan
     try:
         outputs, _ = _run(model, [make_request("bad", [poison, 3], temperature=0.0), *requests])
     finally:
-        embeddings[poison] = kept
+        embeddings[poison] = original
     assert outputs.pop("bad").error is not None
     assert {name: output.new_ids for name, output in outputs.items()} == {
         name: output.new_ids for name, output in expected.items()

@@ -1,4 +1,4 @@
-"""Steps replayed from tapes give the very numbers of steps that run as ever."""
+"""Steps replayed from tapes give exactly the numbers of steps that run without."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from models.kernels.cpu.library import kernel_library
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
-from tests.helpers.paged import PagedRun, PagedSequence, held
+from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
 from tests.models.families.classic_variants import CLASSIC_VARIANTS
 from tests.models.families.recurrent_variants import lfm2, qwen35
 from tests.models.families.variants import qwen3
@@ -49,7 +49,7 @@ STEPS = [
 
 
 class TwoRuns:
-    """The same steps as ever and recorded, each on KV tensors of its own."""
+    """The same steps without a tape and recorded, each on KV tensors of its own."""
 
     def __init__(
         self, folder: Path, dtype: torch.dtype, backend: AttentionBackend, quantize_to: Encoding | None = None
@@ -68,7 +68,7 @@ class TwoRuns:
         tokens = [torch.randint(VOCAB_SIZE, (count,), generator=self._tokens).tolist() for count in counts]
         items = [(sequence, ids) for sequence, ids in zip(self.sequences, tokens, strict=True) if ids]
         batch = self.plain.batch(items)
-        hidden = self.plain.decoder(batch, self.plain.kv), self.recorded(held(batch, self.recorded.memory))
+        hidden = self.plain.decoder(batch, self.plain.kv), self.recorded(in_buffers(batch, self.recorded.buffers))
         for sequence, ids in items:
             sequence.num_computed += len(ids)
         return hidden
@@ -81,7 +81,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("quantize_to", [None, Encoding.INT4, Encoding.FP8_E4M3])
-def test_recorded_steps_equal_those_that_run_as_ever(folder: Path, quantize_to: Encoding | None) -> None:
+def test_recorded_steps_equal_those_without_a_tape(folder: Path, quantize_to: Encoding | None) -> None:
     runs = TwoRuns(folder, torch.bfloat16, CpuAttention(), quantize_to)
 
     for counts in STEPS:
@@ -93,7 +93,7 @@ def test_recorded_steps_equal_those_that_run_as_ever(folder: Path, quantize_to: 
     assert set(runs.recorded.recorded_sizes) == {size for size in sizes if size[0] <= MAX_ROWS}
 
 
-def test_only_steps_that_cannot_be_recorded_run_as_ever(
+def test_only_steps_that_cannot_be_recorded_run_without_a_tape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     random_model(llama_config()).save_pretrained(tmp_path)
@@ -123,7 +123,7 @@ def test_steps_with_open_rows_leave_their_rows_with_the_layers(tmp_path: Path) -
     batch = dataclasses.replace(batch, groups=(attended, dataclasses.replace(states, open_rows=torch.tensor([0, 1]))))
 
     with torch.inference_mode():
-        hidden = plain.decoder(batch, plain.kv), runs.recorded(held(batch, runs.recorded.memory))
+        hidden = plain.decoder(batch, plain.kv), runs.recorded(in_buffers(batch, runs.recorded.buffers))
 
     assert torch.equal(*hidden)
     assert runs.recorded.recorded_sizes == [(3, 1)]
@@ -134,7 +134,9 @@ def test_steps_with_open_rows_leave_their_rows_with_the_layers(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("dtype", "backend"), [(torch.float32, CpuAttention()), (torch.bfloat16, ReferenceAttention())]
 )
-def test_steps_with_torch_operators_run_as_ever(folder: Path, dtype: torch.dtype, backend: AttentionBackend) -> None:
+def test_steps_with_torch_operators_run_without_a_tape(
+    folder: Path, dtype: torch.dtype, backend: AttentionBackend
+) -> None:
     runs = TwoRuns(folder, dtype, backend)
 
     for counts in STEPS:

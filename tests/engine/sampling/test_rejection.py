@@ -78,11 +78,11 @@ class Case:
         p = np.exp(row / s.temperature - (row / s.temperature).max())
         p /= p.sum()
         order = np.argsort(-p)[: s.top_k or V]
-        kept = p[order] / p[order].sum()
-        kept[(np.cumsum(kept) - kept >= s.top_p) & (s.top_p < 1)] = 0
-        kept[kept < s.min_p * kept[0]] = 0
+        survivors = p[order] / p[order].sum()
+        survivors[(np.cumsum(survivors) - survivors >= s.top_p) & (s.top_p < 1)] = 0
+        survivors[survivors < s.min_p * survivors[0]] = 0
         result = np.zeros(V)
-        result[order] = kept / kept.sum()
+        result[order] = survivors / survivors.sum()
         return result
 
     def rows_along(self, drafts: np.ndarray) -> np.ndarray:
@@ -150,7 +150,7 @@ def _verify_sampled(case: Case, *, leniency: float = 1.0, q: torch.Tensor | None
 
 
 def _verify_drawn(case: Case, *, redraws: bool = False) -> PValues:
-    """Greedy drafts. `redraws`: the wrong rule, a fresh draw after a refusal."""
+    """Greedy drafts. `redraws`: the wrong rule, a fresh draw after a rejection."""
     rng = np.random.default_rng(case.k)
     drafts = case.best_drafts()
     p = case.p[torch.from_numpy(case.rows_along(drafts[:1])[0])]  # [k + 1, V]
@@ -175,7 +175,7 @@ def family() -> PValues:
     }
 
 
-def test_sampled_and_greedy_drafts_keep_the_distribution(family: PValues) -> None:
+def test_sampled_and_greedy_drafts_preserve_the_distribution(family: PValues) -> None:
     assert len(family) > 2 * len(PARAMETERS) * (2 + 3 + 3)
     assert significant(family) == []
 
@@ -196,12 +196,12 @@ def test_control_verification_against_another_q_is_found(family: PValues) -> Non
     assert _is_found(_verify_sampled(case, q=flatter / flatter.sum(dim=-1, keepdim=True)), family)
 
 
-def test_control_a_fresh_draw_after_a_refusal_is_found(family: PValues) -> None:
+def test_control_a_fresh_draw_after_a_rejection_is_found(family: PValues) -> None:
     assert _is_found(_verify_drawn(Case("plain", 3), redraws=True), family)
 
 
 def test_drafts_of_different_lengths_are_verified_side_by_side() -> None:
-    """Certain acceptance and certain refusal, so that the outcome is known."""
+    """Certain acceptance and certain rejection, so that the outcome is known."""
     one_hot = torch.eye(V)
     num_accepted, next_ids = verify(
         one_hot[[0, 1, 2, 4, 0, 3, 1]],  # drafts of 2, 0 and 3 tokens: rows 0-2, 3, 4-6 and one more
@@ -228,7 +228,7 @@ def test_equal_distributions_accept_everything() -> None:
     assert num_accepted.tolist() == [3]
 
 
-def test_a_draft_of_no_distribution_at_all_keeps_the_distribution() -> None:
+def test_a_draft_without_a_distribution_preserves_the_distribution() -> None:
     """q is NaN: everything is drawn from p."""
     case = Case("plain", 1)
     rng = np.random.default_rng(0)

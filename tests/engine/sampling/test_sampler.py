@@ -100,10 +100,10 @@ def test_samples_follow_the_distribution(limits: dict[str, float]) -> None:
     sequences = [_sequence([1], seed=seed, temperature=0.8, **limits) for seed in range(draws)]
     counts = torch.bincount(torch.tensor(_sample(logits.expand(draws, 5).clone(), *sequences)), minlength=5)
     p = torch.softmax(logits[0] / 0.8, dim=-1)
-    keep = {"top_k": 3, "top_p": 3, "min_p": 3}.get(next(iter(limits), ""), 5)
-    expected = draws * torch.where(torch.arange(5) < keep, p, 0.0) / p[:keep].sum()
-    assert counts[keep:].sum() == 0
-    chi_square = float(((counts - expected)[:keep] ** 2 / expected[:keep]).sum())
+    num_survivors = {"top_k": 3, "top_p": 3, "min_p": 3}.get(next(iter(limits), ""), 5)
+    expected = draws * torch.where(torch.arange(5) < num_survivors, p, 0.0) / p[:num_survivors].sum()
+    assert counts[num_survivors:].sum() == 0
+    chi_square = float(((counts - expected)[:num_survivors] ** 2 / expected[:num_survivors]).sum())
     assert chi_square < 18.5  # at most 4 degrees of freedom, 0.1 %
 
 
@@ -169,7 +169,7 @@ def test_min_tokens_counts_the_draft_tokens_before_each_row() -> None:
     assert _results(logits, _drafted(_sequence([1], min_tokens=2), 2, 2)) == [[2, 2, EOS]]
 
 
-def test_a_draft_without_chance_gives_the_text_of_decoding_without_it() -> None:
+def test_a_deterministic_draft_gives_the_output_of_decoding_without_it() -> None:
     generator = torch.Generator().manual_seed(0)
     for seed in range(50):
         logits = torch.randn(4, 10, generator=generator)
@@ -208,7 +208,7 @@ def test_a_broken_row_after_a_rejection_fails_nobody() -> None:
     assert [entry.token_id for entry in rows[0].logprobs] == [3, 4]
 
 
-def test_a_draft_drawn_by_chance_is_verified_against_its_distribution() -> None:
+def test_a_sampled_draft_is_verified_against_its_distribution() -> None:
     """Where p equals q everything is accepted, and what p excludes never is."""
     logits = _logits({3: 2.0}, {4: 2.0}, {5: 9.0})
     sequence = _drafted(_sequence([1], temperature=1.0), 0, 4)

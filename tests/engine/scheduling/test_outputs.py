@@ -1,4 +1,4 @@
-"""What ends a text, and what the outputs and the statistics say."""
+"""What ends a sequence, and what the outputs and the statistics say."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.fast
 
 
 def prompt_that_ends_after(num_tokens: int) -> list[int]:
-    """A prompt whose text has EOS_ID as its `num_tokens`-th token and not before."""
+    """A prompt whose output has EOS_ID as its `num_tokens`-th token and not before."""
     for seed in range(100_000):
         prompt = make_prompt(3, seed)
         if len(expected_ids(make_request("a", prompt, max_tokens=num_tokens + 1))) == num_tokens:
@@ -18,7 +18,7 @@ def prompt_that_ends_after(num_tokens: int) -> list[int]:
     raise AssertionError("no such prompt")
 
 
-def test_eos_ends_a_text_and_is_its_last_id() -> None:
+def test_eos_ends_a_sequence_and_is_its_last_id() -> None:
     run = SchedulerRun(make_config())
     run.run([make_request("a", prompt_that_ends_after(4), max_tokens=9)])
     assert run.transcript.finish_reasons["a"] is FinishReason.STOP
@@ -35,7 +35,7 @@ def test_ignore_eos_goes_on() -> None:
     assert len(run.transcript.ids["a"]) == 9
 
 
-def test_stop_token_ids_end_a_text_even_with_ignore_eos() -> None:
+def test_stop_token_ids_end_a_sequence_even_with_ignore_eos() -> None:
     prompt = make_prompt(5)
     second = expected_ids(make_request("a", prompt, max_tokens=2, ignore_eos=True))[1]
     run = SchedulerRun(make_config())
@@ -58,7 +58,7 @@ def test_no_stop_among_the_first_min_tokens(min_tokens: int, num_tokens: int) ->
     assert len(run.transcript.ids["a"]) == num_tokens
 
 
-def test_max_tokens_ends_a_text_with_length() -> None:
+def test_max_tokens_ends_a_sequence_with_length() -> None:
     run = SchedulerRun(make_config())
     run.run([make_request("a", make_prompt(3), max_tokens=1, ignore_eos=True)])
     assert run.transcript.finish_reasons["a"] is FinishReason.LENGTH
@@ -102,7 +102,7 @@ def test_prompt_logprobs_come_once_and_whole_under_chunks_and_preemption() -> No
 
 
 def test_logprobs_are_cut_with_their_tokens() -> None:
-    """A draft can bring tokens beyond the end of the text; they and their log probabilities are dropped."""
+    """A draft can bring tokens beyond the end of the sequence; they and their log probabilities are dropped."""
     prompt = prompt_that_ends_after(4)
 
     def perfect(tokens: list[int], seed: int) -> list[int]:
@@ -140,7 +140,7 @@ def test_first_output_tells_queue_time_and_each_tells_cached_tokens() -> None:
     run = SchedulerRun(make_config())
     run.run([make_request("a", prompt, arrival_s=97.5)])
     run.run([make_request("b", prompt, max_tokens=3, ignore_eos=True, arrival_s=99.0)])
-    assert run.transcript.first["a"].queue_s == 2.5  # the run's clock stands at 100
+    assert run.transcript.first["a"].queue_s == 2.5  # the run's clock says 100
     assert run.transcript.first["b"].queue_s == 1.0
     assert run.transcript.last["b"].queue_s is None
     assert run.transcript.first["b"].num_cached_tokens == run.transcript.last["b"].num_cached_tokens == 8
@@ -177,7 +177,7 @@ def test_the_threshold_of_long_prompts_does_not_cut_drafts() -> None:
     assert run.plans[:3] == [[("a", 2, 0)], [("a", 2, 0)], [("a", 6, 5)]]
 
 
-def test_drafts_shorten_a_run_and_change_no_text() -> None:
+def test_drafts_shorten_a_run_and_change_no_output() -> None:
     requests = [make_request(f"r{i}", make_prompt(5, seed=i), max_tokens=30, ignore_eos=True) for i in range(8)]
     plain, drafted = (
         SchedulerRun(make_config(num_blocks=99)),

@@ -17,7 +17,7 @@ def cached_tokens(run: SchedulerRun, id: str, prompt: list[int]) -> int:
 
 
 @pytest.mark.parametrize("caching", [True, False])
-def test_one_state_serves_a_text_of_any_length(caching: bool) -> None:
+def test_one_state_serves_a_sequence_of_any_length(caching: bool) -> None:
     run = SchedulerRun(config(1, enable_prefix_caching=caching, max_num_batched_tokens=7))
     request = make_request("a", make_prompt(50), max_tokens=100, ignore_eos=True)
     assert run.run([request]).ids == {"a": expected_ids(request)}
@@ -56,7 +56,7 @@ def test_requests_with_one_new_prefix_cost_one_prefill_of_it() -> None:
     assert transcript.ids == {r.id: expected_ids(r) for r in requests}
 
 
-def test_the_second_to_part_from_a_text_leaves_a_checkpoint_for_the_third() -> None:
+def test_the_second_to_part_from_a_sequence_leaves_a_checkpoint_for_the_third() -> None:
     run = SchedulerRun(config(10))
     shared = make_prompt(24)
     tails = [make_prompt(20, seed=n + 1) for n in range(3)]
@@ -73,7 +73,7 @@ def test_those_who_wait_for_keys_that_are_cached_and_a_state_that_is_not_share_o
     assert [transcript.last[r.id].num_cached_tokens for r in requests] == [0, 40, 40]
 
 
-def test_a_long_text_does_not_push_out_the_checkpoints_of_others() -> None:
+def test_a_long_sequence_does_not_evict_the_checkpoints_of_others() -> None:
     run = SchedulerRun(config(6))
     prompt = make_prompt(30)
     run.run([make_request("a", prompt, max_tokens=1)])

@@ -52,7 +52,7 @@ def test_at_most_max_num_seqs_run() -> None:
     assert_at_rest(run)
 
 
-def test_a_prompt_is_not_begun_while_its_blocks_are_promised_to_others() -> None:
+def test_a_prompt_is_not_begun_while_its_blocks_are_reserved_for_others() -> None:
     """Two prompts of 5 blocks in 8 blocks: begun together, one would be preempted half way."""
     run = SchedulerRun(make_config(num_blocks=8, max_num_batched_tokens=8, long_prefill_token_threshold=4))
     run.run(
@@ -113,7 +113,7 @@ def test_priority_preempts_the_least_urgent() -> None:
 
 
 def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
-    """What a victim gives back is for those that run: even the most urgent newcomer waits one step."""
+    """The freed blocks of a victim are for those that run: even the most urgent newcomer waits one step."""
 
     def start() -> SchedulerRun:
         run = SchedulerRun(make_config(num_blocks=8, scheduling_policy=SchedulingPolicy.PRIORITY))
@@ -136,7 +136,7 @@ def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
     assert "urgent" in [id for id, _, _ in run.plans[-1]]
 
 
-def test_sixteen_blocks_serve_thirty_two_requests_with_unchanged_texts() -> None:
+def test_sixteen_blocks_serve_thirty_two_requests_with_unchanged_outputs() -> None:
     requests = [make_request(f"r{i}", make_prompt(6, seed=i), max_tokens=14, ignore_eos=True) for i in range(32)]
     run = SchedulerRun(make_config(num_blocks=16))
     transcript = run.run(requests)
@@ -144,56 +144,6 @@ def test_sixteen_blocks_serve_thirty_two_requests_with_unchanged_texts() -> None
     assert set(transcript.finish_reasons.values()) == {FinishReason.LENGTH}
     assert sum(s.preemptions for s in run.stats) > 0
     assert_at_rest(run)
-
-
-def test_a_draft_takes_no_block_that_another_sequence_needs() -> None:
-    """Six blocks of four: with its drafts r0 could hold four of them when r1 needs its third."""
-    run = SchedulerRun(make_config(num_blocks=6), lambda _, seed: [1] * 7 if seed == 0 else [])
-    requests = [
-        make_request("r0", make_prompt(3), max_tokens=12, ignore_eos=True),
-        make_request("r1", make_prompt(6, seed=1), max_tokens=4, seed=1, ignore_eos=True),
-    ]
-    transcript = run.run(requests)
-    assert all(transcript.ids[r.id] == expected_ids(r) for r in requests)
-    assert run.plans[1] == [("r0", 8, 7), ("r1", 1, 0)]
-    assert run.plans[3] == [("r0", 7, 6), ("r1", 1, 0)]
-    assert sum(s.preemptions for s in run.stats) == 0
-
-
-def test_a_draft_takes_no_block_that_the_next_in_the_queue_needs() -> None:
-    run = SchedulerRun(make_config(num_blocks=4))
-    run.scheduler.add(make_request("a", make_prompt(3), max_tokens=12, ignore_eos=True))
-    run.step()
-    run.scheduler.add(make_request("b", make_prompt(8, seed=1), max_tokens=1))
-    (sequence,) = run.scheduler.running
-    assert run.scheduler.grant_drafts([(sequence, 9)]) == [4]  # four of these have room in two blocks
-    run.scheduler.set_draft(sequence, [1] * 4)
-    run.step()
-    assert [id for id, _, _ in run.plans[-1]] == ["a", "b"]
-
-
-def test_blocks_that_a_draft_turns_out_not_to_need_are_given_back_at_once() -> None:
-    run = SchedulerRun(make_config(), lambda *_: [])
-    run.scheduler.add(make_request("a", make_prompt(3), max_tokens=20, ignore_eos=True))
-    run.step()
-    (sequence,) = run.scheduler.running
-    assert run.scheduler.grant_drafts([(sequence, 9)]) == [9]
-    assert len(sequence.tables[0]) == 4
-    run.scheduler.set_draft(sequence, [1, 2])
-    assert len(sequence.tables[0]) == 2
-
-
-def test_blocks_of_rejected_drafts_are_given_back() -> None:
-    run = SchedulerRun(make_config(), lambda *_: [])
-    run.scheduler.add(make_request("a", make_prompt(3), max_tokens=20, ignore_eos=True))
-    run.step()
-    (sequence,) = run.scheduler.running
-    assert run.scheduler.grant_drafts([(sequence, 9)]) == [9]
-    run.scheduler.set_draft(sequence, [(expected_ids(sequence.request)[1] + 1) % 40] * 9)
-    assert len(sequence.tables[0]) == 4
-    run.step()
-    assert run.plans[-1] == [("a", 10, 9)]
-    assert len(sequence.tables[0]) == 1
 
 
 # --- aborts and faults ----------------------------------------------------------------------------------------------
@@ -239,7 +189,7 @@ def test_abort_of_a_waiting_request_reports_no_queue_time() -> None:
     assert run.stats[-1].waiting == 0
 
 
-def test_abort_between_schedule_and_update_drops_what_the_step_brought() -> None:
+def test_abort_between_schedule_and_update_drops_the_steps_result() -> None:
     run = SchedulerRun(make_config())
     run.scheduler.add(make_request("a", make_prompt(6), ignore_eos=True))
     run.step(abort_meanwhile="a")
@@ -293,14 +243,14 @@ def test_a_row_error_ends_its_sequence_only() -> None:
 # --- intake ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_can_never_fit_is_refused_with_numbers_and_remedy() -> None:
+def test_a_request_that_can_never_fit_is_refused_with_numbers_and_remedy() -> None:
     run = SchedulerRun(make_config(num_blocks=4))
     with pytest.raises(ContextLengthExceeded, match=r"has 10 tokens and max_tokens is 7; .* at most 16; shorten"):
         run.scheduler.add(make_request("a", make_prompt(10), max_tokens=7))
     assert not run.scheduler.has_work
 
 
-def test_what_just_fits_the_pool_runs() -> None:
+def test_a_request_that_just_fits_the_pool_runs() -> None:
     request = make_request("a", make_prompt(10), max_tokens=6, ignore_eos=True)
     run = SchedulerRun(make_config(num_blocks=4))
     assert run.run([request]).ids["a"] == expected_ids(request)

@@ -1,4 +1,4 @@
-"""The scheduler under random requests, aborts, faults and steps: invariants hold and all texts are right."""
+"""The scheduler under random requests, aborts, faults and steps: invariants hold and all outputs are right."""
 
 import pytest
 from hypothesis import settings
@@ -135,12 +135,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         transcript = self.run.finish()
         assert set(transcript.finish_reasons) == set(self.requests)
         for request in self.requests.values():
-            self.check_text(request)
+            self.check_output(request)
         if self.run.stats:
             last = self.run.stats[-1]
             assert (last.running, last.waiting, last.blocks_used) == (0, 0, 0)
 
-    def check_text(self, request: EngineRequest) -> None:
+    def check_output(self, request: EngineRequest) -> None:
         ids, reason = self.run.transcript.ids[request.id], self.run.transcript.finish_reasons[request.id]
         expected = expected_ids(request)
         if reason in (FinishReason.ABORT, FinishReason.ERROR):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine.config import SchedulingPolicy
 from engine.local import LocalClient
 from engine.protocol import EngineRequest
-from engine.scheduling.kv.groups import most_blocks
+from engine.scheduling.kv.groups import peak_blocks
 from tests.helpers.engines import (
     SchedulerRun,
     expected_ids,
@@ -28,7 +28,7 @@ PREFIXES = [make_prompt(24, seed=seed) for seed in range(2)]
 
 @st.composite
 def workloads(draw: st.DrawFn) -> list[EngineRequest]:
-    """Up to a dozen requests of at most 50 tokens, many of which share a prefix."""
+    """Up to a dozen requests of at most 50 tokens, many with a shared prefix."""
     requests = []
     for index in range(draw(st.integers(1, 12))):
         prefix = draw(st.sampled_from(PREFIXES))[: draw(st.integers(0, 24))]
@@ -63,7 +63,7 @@ schedules = st.fixed_dictionaries(
 def blocks_of_pool(schedule: dict[str, Any], spare: int) -> int:
     """Enough for one of the requests alone, and `spare` more."""
     groups = make_groups(schedule["block_size"], schedule["windows"], num_states=0)
-    return most_blocks(groups, 50) + spare
+    return peak_blocks(groups, 50) + spare
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

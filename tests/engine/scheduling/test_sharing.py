@@ -137,5 +137,5 @@ def test_an_error_takes_the_blocks_of_its_sequence_out_of_the_cache() -> None:
     run.runner.fail_ids.add("broken")
     run.finish()
     assert run.transcript.finish_reasons["broken"] is FinishReason.ERROR
-    run.run([make_request("sound", prompt)])
-    assert run.transcript.last["sound"].num_cached_tokens == 0
+    run.run([make_request("next", prompt)])
+    assert run.transcript.last["next"].num_cached_tokens == 0

@@ -5,7 +5,7 @@ import pytest
 from engine.config import SchedulingPolicy
 from engine.engine import Engine
 from engine.local import LocalClient
-from engine.protocol import AuditVerdict, StepOutputs, StepStats, TokenLogprobs
+from engine.protocol import AuditVerdict, ServiceClass, StepOutputs, StepStats, TokenLogprobs
 from engine.speculation.audit import compare
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
@@ -61,7 +61,7 @@ def _start_replay(engine: Engine, **request: object) -> list[StepStats]:
     """Steps until the replay of a request has begun."""
     engine.add(make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True, **request))  # type: ignore[arg-type]
     steps = []
-    while not any(sequence.request.is_replay for sequence in engine._scheduler.running):
+    while not any(sequence.request.service_class is ServiceClass.AUDIT for sequence in engine._scheduler.running):
         steps.append(engine.step().stats)
     return steps
 

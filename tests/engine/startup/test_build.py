@@ -9,7 +9,7 @@ import torch
 
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError, StartupError
-from engine.startup import build, threads
+from engine.startup import build, load, threads
 from engine.startup.build import build_engine
 from models.errors import SettingError
 from models.kernels.cpu.library import kernel_library
@@ -28,11 +28,11 @@ def _build(threads: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda error: type(error).__name__)
-def test_memory_that_is_refused_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch, shortage: Exception) -> None:
+def test_a_memory_shortage_is_reported_with_a_remedy(monkeypatch: pytest.MonkeyPatch, shortage: Exception) -> None:
     def refuse(*_: object) -> None:
         raise shortage
 
-    monkeypatch.setattr(build, "_load", refuse)
+    monkeypatch.setattr(build, "load_models", refuse)
     with pytest.raises(StartupError, match=r"memory ran out.*--kv-cache-memory-bytes.*ulimit -v"):
         _build(threads=1)
 
@@ -41,8 +41,8 @@ def test_a_setting_that_the_models_refuse_is_a_wrong_option(monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise SettingError("HEADRACE_CPU_LEVEL is 'sse9'")
 
-    monkeypatch.setattr(build, "resolve_draft", lambda *_: None)
-    monkeypatch.setattr(build, "resolve_model", refuse)
+    monkeypatch.setattr(load, "resolve_draft", lambda *_: None)
+    monkeypatch.setattr(load, "resolve_model", refuse)
     with pytest.raises(OptionError, match="sse9"):
         _build(threads=1)
 
@@ -51,7 +51,7 @@ def test_other_faults_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(build, "_load", fail)
+    monkeypatch.setattr(build, "load_models", fail)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         _build(threads=1)
 
@@ -61,7 +61,7 @@ def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     with pytest.raises(OptionError, match=r"--threads is 100,000; this machine can run 4 at once.*lower it.* for 2"):
         _build(threads=100_000)
-    assert [threads.compute_threads(asked) for asked in (None, 1, 4)] == [2, 1, 4]
+    assert [threads.compute_threads(requested) for requested in (None, 1, 4)] == [2, 1, 4]
 
 
 @pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
@@ -76,7 +76,7 @@ def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_
         free.append(kwargs["free_bytes"])
         return plan(*args, **kwargs)
 
-    monkeypatch.setattr(build, "WeightCache", cache)
+    monkeypatch.setattr(load, "WeightCache", cache)
     monkeypatch.setattr(build, "plan_kv_budget", noted)
     monkeypatch.setattr(build, "free_memory_bytes", lambda _: 1 << 30)
     for weight_cache in (False, True, True):

@@ -1,4 +1,4 @@
-"""Freed memory is kept and used again, unless the user has chosen otherwise."""
+"""Freed memory is retained and used again, unless the user has chosen otherwise."""
 
 import os
 import platform
@@ -10,8 +10,8 @@ import pytest
 # 64 MiB are written, and freed, again and again; printed is how often the system had to hand out a page of them.
 _PROGRAM = """
 import resource
-from engine.startup.malloc import keep_freed_memory
-keep_freed_memory()
+from engine.startup.malloc import retain_freed_memory
+retain_freed_memory()
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     b"x" * (64 << 20)
@@ -30,5 +30,5 @@ def test_freed_memory_is_used_again() -> None:
     assert pages_handed_out() < _PAGES / 10
 
 
-def test_what_the_user_chose_stands() -> None:
+def test_what_the_user_chose_is_respected() -> None:
     assert pages_handed_out(MALLOC_MMAP_THRESHOLD_="131072") >= _PAGES / 10

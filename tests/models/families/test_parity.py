@@ -20,7 +20,7 @@ from models.linear.linear import Linear
 from models.spec import MoESpec
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
 from tests.helpers.kernels import torch_alone
-from tests.helpers.paged import PagedRun, PagedSequence, held
+from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
 from tests.models.families.all_variants import ALL_VARIANTS
 
 NATIVE, _ = PREFERENCE["cpu"]
@@ -186,7 +186,7 @@ def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
         recorded = RecordedLayers(run.decoder, other.kv, required_library(), max_blocks=64)
         for token in prompt[-3:]:
             batch = run.batch([(sequence, [token])])
-            assert torch.equal(recorded(held(batch, recorded.memory)), run.decoder(batch, run.kv))
+            assert torch.equal(recorded(in_buffers(batch, recorded.buffers)), run.decoder(batch, run.kv))
             sequence.num_computed += 1
 
     assert recorded.recorded_sizes == ([(1, 1)] if has_kernels else [])

@@ -84,11 +84,11 @@ def test_register_keeps_the_first_of_two_equal_blocks() -> None:
     pool.check()
 
 
-def test_forget_makes_a_block_blank_once_it_is_free() -> None:
+def test_unregister_makes_a_block_blank_once_it_is_free() -> None:
     pool = BlockPool(1)
     (block,) = pool.allocate(1)
     pool.register(block, digest(7))
-    pool.forget(block)
+    pool.unregister(block)
     assert pool.find(digest(7)) is None
     pool.free([block])
     assert pool.num_free_cached == 0
@@ -98,7 +98,7 @@ def test_forget_makes_a_block_blank_once_it_is_free() -> None:
 def test_misuse_is_an_assertion() -> None:
     pool = BlockPool(2)
     (block,) = pool.allocate(1)
-    with pytest.raises(AssertionError, match="holds no known prefix"):
+    with pytest.raises(AssertionError, match="has no known prefix"):
         pool.share([block])
     with pytest.raises(AssertionError, match="2 blocks asked for, 1 free"):
         pool.allocate(2)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.fast
 
 
 class BlockPoolMachine(RuleBasedStateMachine):
-    """Tables hold blocks; the model counts holders and remembers what each digest's block holds."""
+    """Tables have blocks; the model counts references and remembers each digest's block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class BlockPoolMachine(RuleBasedStateMachine):
     def allocate(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(0, self.pool.num_free))
         num_blank = self.pool.num_free - self.pool.num_free_cached
-        held = {block for table in self.tables for block in table}
+        used = {block for table in self.tables for block in table}
         blocks = self.pool.allocate(count)
         assert len(set(blocks)) == count
-        assert not held & set(blocks)
+        assert not used & set(blocks)
         evicted = {digest for digest, block in self.cached.items() if block in blocks}
         assert len(evicted) == max(0, count - num_blank), "a cached prefix was evicted while blanks were left"
         for digest in evicted:
@@ -75,9 +75,9 @@ class BlockPoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(self.tables))
     @rule(data=st.data())
-    def forget(self, data: st.DataObject) -> None:
+    def unregister(self, data: st.DataObject) -> None:
         block = data.draw(st.sampled_from([block for table in self.tables for block in table]))
-        self.pool.forget(block)
+        self.pool.unregister(block)
         self.cached = {digest: b for digest, b in self.cached.items() if b != block}
 
     @invariant()
@@ -85,12 +85,12 @@ class BlockPoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         self.pool.check()
-        held = [block for table in self.tables for block in table]
-        assert self.pool.num_used == len(set(held))
-        assert self.pool.num_free == self.pool.num_blocks - len(set(held))
-        assert all(self.pool.references(block) == held.count(block) for block in range(self.pool.num_blocks))
+        used = [block for table in self.tables for block in table]
+        assert self.pool.num_used == len(set(used))
+        assert self.pool.num_free == self.pool.num_blocks - len(set(used))
+        assert all(self.pool.references(block) == used.count(block) for block in range(self.pool.num_blocks))
         assert all(self.pool.find(digest) == block for digest, block in self.cached.items())
-        assert self.pool.num_free_cached == len(set(self.cached.values()) - set(held))
+        assert self.pool.num_free_cached == len(set(self.cached.values()) - set(used))
 
 
 TestBlockPool = BlockPoolMachine.TestCase

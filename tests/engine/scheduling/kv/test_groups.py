@@ -1,10 +1,10 @@
-"""KV groups: which layers share tables, what a window keeps, and what a prefix hit needs of each group."""
+"""KV groups: which layers share tables, what a window needs, and what a prefix hit needs of each group."""
 
 import dataclasses
 
 import pytest
 
-from engine.scheduling.kv.groups import KVGroup, most_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from models.attention.layer_groups import LayerGroup, group_layers
 from models.spec import AttentionSpec, ShortConvSpec
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
@@ -39,7 +39,7 @@ def test_groups_are_of_equal_size_and_full_attention_wastes_nothing(
     assert sizes(windows) == expected
 
 
-def test_layers_of_different_shapes_keep_everything() -> None:
+def test_layers_of_different_shapes_share_a_group_of_full_attention() -> None:
     specs = [attention(None, 16), attention(8, 32)]
     assert group_layers(specs) == (LayerGroup(None, (0, 1)),)
 
@@ -53,16 +53,16 @@ def test_recurrent_layers_are_the_last_group_and_no_part_of_the_others() -> None
     )
 
 
-def test_a_window_holds_what_the_next_token_sees() -> None:
+def test_a_window_needs_what_the_next_token_sees() -> None:
     group = KVGroup(block_size=4, window=6)
-    assert [group.first_needed(n) for n in (0, 5, 8, 9, 13)] == [0, 0, 0, 1, 2]
-    assert most_blocks((KVGroup(4), group), 1000) == 250 + 3
+    assert [group.first_needed_entry(n) for n in (0, 5, 8, 9, 13)] == [0, 0, 0, 1, 2]
+    assert peak_blocks((KVGroup(4), group), 1000) == 250 + 3
 
 
-def test_chunks_hold_what_the_next_token_sees() -> None:
+def test_chunks_need_what_the_next_token_sees() -> None:
     group = KVGroup(block_size=4, window=6, is_chunked=True)
-    assert [group.first_needed(n) for n in (0, 5, 6, 11, 12, 17)] == [0, 0, 1, 1, 3, 3]
-    assert most_blocks((group,), 1000) == 3
+    assert [group.first_needed_entry(n) for n in (0, 5, 6, 11, 12, 17)] == [0, 0, 1, 1, 3, 3]
+    assert peak_blocks((group,), 1000) == 3
 
 
 def test_layers_in_chunks_are_no_layers_with_a_window() -> None:
@@ -71,7 +71,7 @@ def test_layers_in_chunks_are_no_layers_with_a_window() -> None:
 
 
 @pytest.mark.parametrize("window", [6, -6])
-def test_a_long_text_runs_in_a_small_pool_of_windows(window: int) -> None:
+def test_a_long_sequence_runs_in_a_small_pool_of_windows(window: int) -> None:
     run = SchedulerRun(make_config(num_blocks=6, windows=(window,), max_num_batched_tokens=16))
     request = make_request("a", make_prompt(90), max_tokens=200, ignore_eos=True)
     assert run.run([request]).ids == {"a": expected_ids(request)}
@@ -82,29 +82,29 @@ def test_a_hit_needs_of_a_window_only_its_last_blocks() -> None:
     run = SchedulerRun(make_config(num_blocks=40, windows=(None, 6)))
     prompt = make_prompt(32)
     run.scheduler.add(make_request("a", prompt, max_tokens=1))
-    sequence = run.scheduler._sequences["a"]
+    sequence = run.scheduler._lifecycle.sequences["a"]
     run.finish()
     pool = run.scheduler._kv.pool
     for digest in sequence.block_hashes[:6]:
         lost = pool.find(digest + (1).to_bytes(2))
         assert lost is not None
-        pool.forget(lost)
+        pool.unregister(lost)
     transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
     assert transcript.last["b"].num_cached_tokens == 32
 
 
 @pytest.mark.parametrize(("num_shared", "forgotten"), [(28, range(4)), (32, range(8))])
-def test_a_hit_needs_of_chunks_nothing_before_the_one_at_hand(num_shared: int, forgotten: range) -> None:
+def test_a_hit_needs_of_chunks_nothing_before_the_current_one(num_shared: int, forgotten: range) -> None:
     run = SchedulerRun(make_config(num_blocks=40, windows=(None, -16)))
     prompt = make_prompt(32)
     run.scheduler.add(make_request("a", prompt, max_tokens=1))
-    sequence = run.scheduler._sequences["a"]
+    sequence = run.scheduler._lifecycle.sequences["a"]
     run.finish()
     pool = run.scheduler._kv.pool
     for index in forgotten:
         lost = pool.find(sequence.block_hashes[index] + (1).to_bytes(2))
         assert lost is not None
-        pool.forget(lost)
+        pool.unregister(lost)
     transcript = run.run([make_request("b", [*prompt[:num_shared], 1], max_tokens=1)])
     assert transcript.last["b"].num_cached_tokens == num_shared
 
@@ -113,20 +113,20 @@ def test_a_hit_is_as_long_as_every_group_allows() -> None:
     run = SchedulerRun(make_config(num_blocks=40, windows=(None, 6)))
     prompt = make_prompt(32)
     run.scheduler.add(make_request("a", prompt, max_tokens=1))
-    sequence = run.scheduler._sequences["a"]
+    sequence = run.scheduler._lifecycle.sequences["a"]
     run.finish()
     pool = run.scheduler._kv.pool
     lost = pool.find(sequence.block_hashes[6] + (1).to_bytes(2))  # of group 1, in the window of all hits from 28 on
     assert lost is not None
-    pool.forget(lost)
+    pool.unregister(lost)
     transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
     assert transcript.last["b"].num_cached_tokens == 24
 
 
-def test_blocks_at_a_branch_outlive_those_that_a_window_has_passed() -> None:
+def test_blocks_at_a_branch_point_outlive_others_out_of_the_window() -> None:
     run = SchedulerRun(make_config(num_blocks=30, windows=(None, 6), max_num_batched_tokens=8))
     shared = make_prompt(16)
-    run.run([make_request("a", shared, max_tokens=40, ignore_eos=True)])  # passes 9 blocks of its window group
-    run.run([make_request("b", make_prompt(24, seed=1), max_tokens=1)])  # takes what is free, the passed blocks first
+    run.run([make_request("a", shared, max_tokens=40, ignore_eos=True)])  # 9 blocks fall out of its window
+    run.run([make_request("b", make_prompt(24, seed=1), max_tokens=1)])  # evicts the blocks out of the window first
     transcript = run.run([make_request("c", [*shared, 1], max_tokens=1)])
     assert transcript.last["c"].num_cached_tokens == 16

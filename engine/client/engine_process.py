@@ -1,0 +1,78 @@
+"""EngineProcess: one run of the engine process, from its start to its exit status."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+
+import msgspec
+
+from engine.client.child_environment import compute_environment
+from engine.client.framing import encode_frame, receive_from_engine
+from engine.config import EngineConfig
+from engine.protocol import FromEngine, ToEngine
+
+EXIT_TIMEOUT_S = 5.0
+_STREAM_LIMIT_BYTES = 1 << 20
+
+
+class EngineProcess:
+    """A child process and our end of the socket pair to it."""
+
+    def __init__(self, command: tuple[str, ...], config: EngineConfig) -> None:
+        """Start the process. Its command gets the socket's number as its last argument."""
+        self._socket, child_end = socket.socketpair()
+        with child_end:
+            self._process = subprocess.Popen(
+                [*command, str(child_end.fileno())],
+                pass_fds=(child_end.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
+                env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(config).decode()},
+            )
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def run(self, on_message: Callable[[FromEngine], None]) -> int:
+        """Pass on its messages until it closes its end of the socket; returns its exit status."""
+        reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)
+        try:
+            while (message := await receive_from_engine(reader)) is not None:
+                on_message(message)
+        finally:
+            self._writer.close()
+            self._writer = None
+            returncode = await asyncio.to_thread(self._reap)
+        return returncode
+
+    def send(self, message: ToEngine) -> None:
+        """Send a message, or drop it if nobody listens any more."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode_frame(message))
+
+    def kill(self) -> None:
+        """End the engine and what it has started, such as a compiler: its session is its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def kill_and_wait(self) -> None:
+        """Make sure that it has ended."""
+        if self._process.poll() is None:
+            self.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    def _reap(self) -> int:
+        try:
+            return self._process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # it closed its socket, or we gave up on it, but it lives
+            self.kill()
+            return self._process.wait()
+
+
+def describe_exit(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name

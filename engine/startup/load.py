@@ -1,0 +1,127 @@
+"""The models of an engine: found, checked and loaded with the options of an EngineConfig."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.config import EngineConfig, ModelImpl, Quantization
+from engine.draft_model.load import load_draft, resolve_draft
+from engine.errors import OptionError, StartupError
+from engine.protocol import Quality, TokenizerInfo
+from engine.quality.report import QualityReport
+from engine.speculation.settings import SpecSettings
+from engine.startup.description import tokenizer_info
+from models.config.overrides import parse_overrides
+from models.errors import ModelError, SettingError
+from models.linear.storage import WeightOptions
+from models.loaded_model import LoadedModel
+from models.loading.load import LoadOptions, load_model
+from models.loading.open import check_config
+from models.progress import ProgressReport
+from models.quant.tensor import Encoding
+from models.sources.resolve import ModelFiles, resolve_model
+from models.weight_cache.cache import WeightCache
+
+_USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.TRANSFORMERS: True}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModels:
+    """The model that is served, its draft model if there is one, and what quantization costs it, if that is known."""
+
+    target: LoadedModel
+    draft: LoadedModel | None
+    quality: Quality | None
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of weights in mapped files."""
+        return self.target.mapped_bytes + (0 if self.draft is None else self.draft.mapped_bytes)
+
+    def serve_context(self, max_model_len: int) -> None:
+        """Prepare the models for contexts of up to `max_model_len` tokens."""
+        for model in (self.target, self.draft):
+            if model is not None:
+                model.decoder.serve_context(min(max_model_len, model.max_position))
+
+
+def load_models(
+    config: EngineConfig,
+    spec: SpecSettings,
+    device: torch.device,
+    report: ProgressReport,
+    on_tokenizer: Callable[[TokenizerInfo], None],
+) -> EngineModels:
+    """Find and load them. on_tokenizer is called before the weights are loaded. Raises StartupError or OptionError."""
+    draft_files = resolve_draft(spec, report)  # first: a misspelled name should not wait for the model
+    try:
+        files = resolve_model(
+            config.model,
+            config.revision,
+            report,
+            check=lambda files: check_config(
+                files, _overrides(config), use_transformers=_USE_TRANSFORMERS[config.model_impl]
+            ),
+        )
+        quality_report = QualityReport(config, files, device, report)
+        quality_report.before()
+        target = _load_target(config, files, device, report, on_tokenizer)
+        quality = quality_report.after(target)
+    except SettingError as error:
+        raise OptionError(str(error)) from error
+    except ModelError as error:
+        raise StartupError(str(error)) from error
+    draft = None
+    if draft_files is not None:
+        # A draft model is read whole for every token, and its head and embeddings are much of it.
+        weights = weight_options(spec.draft_quantization, includes_head=True)
+        cache = _weight_cache(config)
+        draft = load_draft(spec, draft_files, target, weights=weights, weight_cache=cache, report=report)
+    return EngineModels(target, draft, quality)
+
+
+def weight_options(quantization: Quantization, *, includes_head: bool, group_size: int | None = None) -> WeightOptions:
+    """How the loader stores weights for the user's option."""
+    encodings = {
+        Quantization.FP8: Encoding.FP8_E4M3,
+        Quantization.INT8: Encoding.INT8,
+        Quantization.INT4: Encoding.INT4,
+        Quantization.NF4: Encoding.NF4,
+    }
+    return WeightOptions(
+        keeps_quantized=quantization is not Quantization.NONE,
+        quantize_to=encodings.get(quantization),
+        includes_head=includes_head,
+        group_size=group_size,
+    )
+
+
+def _load_target(
+    config: EngineConfig,
+    files: ModelFiles,
+    device: torch.device,
+    report: ProgressReport,
+    on_tokenizer: Callable[[TokenizerInfo], None],
+) -> LoadedModel:
+    options = LoadOptions(
+        dtype=config.dtype.value,
+        device=str(device),
+        generation_config=config.generation_config,
+        weights=weight_options(
+            config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
+        ),
+        overrides=_overrides(config),
+        use_transformers=_USE_TRANSFORMERS[config.model_impl],
+        weight_cache=_weight_cache(config),
+    )
+    return load_model(files, options, report, on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)))
+
+
+def _weight_cache(config: EngineConfig) -> WeightCache | None:
+    return WeightCache() if config.weight_cache else None
+
+
+def _overrides(config: EngineConfig) -> dict[str, Any]:
+    return parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
