@@ -61,7 +61,7 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
     )
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
-    stream.read_ends()
+    stream.load_non_layer_weights()
     groups = stream.decoder.layer_groups
     steps = [together([chunk[:-1]], groups, device) for chunk in passages.chunks]
     texts: dict[str, list[Passage]] = {kind: [stream.begin([step]) for step in steps] for kind in (_NONE, _ALL)}
@@ -86,7 +86,7 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
 
 
 def _copy(text: Passage) -> Passage:
-    return Passage(text.batches, text.rotations, [rows.clone() for rows in text.rows])  # layers use rows up
+    return Passage(text.batches, text.rotary_embeddings, [rows.clone() for rows in text.rows])  # layers use rows up
 
 
 def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> contextlib.AbstractContextManager[None]:

@@ -54,7 +54,7 @@ def predict(stream: LayerStream, passages: Passages, progress: ProgressReport) -
     """Of the weights as `stream` holds them. Its layers are used up."""
     decoder = stream.decoder
     device = stream.device
-    stream.read_ends()
+    stream.load_non_layer_weights()
     groups = decoder.layer_groups
     texts = [stream.begin(steps_of(chunk[:-1], groups, device)) for chunk in passages.chunks]
     for index, _ in stream.layers("reference", progress):

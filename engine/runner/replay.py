@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from engine.runner.batch_buffers import BatchMemory
-from models.attention.rotation import Rotation
+from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.kernels.cpu.library import KernelLibrary, kernel_library
@@ -25,18 +25,20 @@ class _Inputs(NamedTuple):
     """What a step is computed from, beside its batch."""
 
     x: torch.Tensor
-    rotations: list[Rotation]
+    rotary_embeddings: list[RotaryEmbedding]
 
     def first(self, rows: int) -> "_Inputs":
         """Views of the first rows."""
-        rotations = [Rotation(*(None if of is None else of[:rows] for of in by)) for by in self.rotations]
-        return _Inputs(self.x[:rows], rotations)
+        rotary_embeddings = [
+            RotaryEmbedding(*(None if of is None else of[:rows] for of in rotary)) for rotary in self.rotary_embeddings
+        ]
+        return _Inputs(self.x[:rows], rotary_embeddings)
 
-    def take(self, x: torch.Tensor, rotations: Sequence[Rotation]) -> None:
+    def take(self, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding]) -> None:
         """Copy a step's inputs here."""
         self.x.copy_(x)
-        for own, by in zip(self.rotations, rotations, strict=True):
-            for buffer, of in zip(own, by, strict=True):
+        for own, rotary in zip(self.rotary_embeddings, rotary_embeddings, strict=True):
+            for buffer, of in zip(own, rotary, strict=True):
                 if buffer is not None:
                     buffer.copy_(of)
 
@@ -55,19 +57,19 @@ class RecordedLayers:
         self._replay = library.replay
         self._tapes: dict[tuple[int, int], Tape | None] = {}  # None: was tried, and cannot be recorded
         self._workspace = Workspace()
-        self.has_recorded = False  # in the last call
+        self.recorded_now = False  # in the last call
         num_groups = sum(not group.is_state for group in decoder.layer_groups)
         self.memory = BatchMemory(MAX_ROWS, MAX_ROWS, max_blocks, num_groups)
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
-        rotations = [
-            Rotation(
+        rotary_embeddings = [
+            RotaryEmbedding(
                 torch.empty(MAX_ROWS, len(frequencies)),
                 torch.empty(MAX_ROWS, len(frequencies)),
                 None if temperature is None else torch.empty(MAX_ROWS),
             )
-            for frequencies, (_, temperature) in zip(decoder.frequencies, decoder.turns, strict=True)
+            for frequencies, (_, temperature) in zip(decoder.rotary.frequencies, decoder.rotary.specs, strict=True)
         ]
-        self._inputs = [_Inputs(x, rotations).first(rows) for rows in range(MAX_ROWS + 1)]  # by rows
+        self._inputs = [_Inputs(x, rotary_embeddings).first(rows) for rows in range(MAX_ROWS + 1)]  # by rows
         self._states = _state_buffers()
 
     @property
@@ -75,36 +77,40 @@ class RecordedLayers:
         """(rows, sequences) of the steps that have a tape."""
         return [size for size, tape in self._tapes.items() if tape is not None]
 
-    def __call__(self, batch: ForwardBatch, wanted: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, batch: ForwardBatch, output_rows: torch.Tensor | None = None) -> torch.Tensor:
         """Decoder.forward. Steps that are too large or cannot be recorded run as ever, and so do those with open rows,
         for which layers make tensors that outlive the step."""
         key = (len(batch.token_ids), len(batch.query_lens))
-        self.has_recorded = False
+        self.recorded_now = False
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
-        if (tape is None and not is_new) or not self.memory.holds(batch) or _has_open_rows(batch):
-            return self._decoder(batch, self._kv, wanted)
-        x, rotations = inputs = self._inputs[key[0]]
-        inputs.take(self._decoder.embedded(batch), self._decoder.rotations(batch))
+        if (tape is None and not is_new) or not self.memory.holds(batch) or _has_speculative_rows(batch):
+            return self._decoder(batch, self._kv, output_rows)
+        x, rotary_embeddings = inputs = self._inputs[key[0]]
+        inputs.take(self._decoder.embedded(batch), self._decoder.rotary_embeddings(batch))
         batch = self._with_kept_states(batch)
         if tape is not None:
             tape.replay()
         else:
-            self._record(key, x, rotations, batch)
-        return x if wanted is None or len(wanted) == key[0] else x[wanted]
+            self._record(key, x, rotary_embeddings, batch)
+        return x if output_rows is None or len(output_rows) == key[0] else x[output_rows]
 
     def _record(
-        self, key: tuple[int, int], x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch
+        self, key: tuple[int, int], x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch
     ) -> None:
         """Run the step, and keep its tape if it has one."""
-        self.has_recorded = True
-        tape, spoilt_by = record(lambda: self._run_in_place(x, rotations, batch), self._workspace, self._replay)
+        self.recorded_now = True
+        tape, unrecordable_op = record(
+            lambda: self._run_in_place(x, rotary_embeddings, batch), self._workspace, self._replay
+        )
         if tape is None and None not in self._tapes.values():
-            logger.debug("steps of %d rows run without a tape: %s computes between native kernels", key[0], spoilt_by)
+            logger.debug(
+                "steps of %d rows run without a tape: %s computes between native kernels", key[0], unrecordable_op
+            )
         self._tapes[key] = tape
 
-    def _run_in_place(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:
-        hidden = self._decoder.run_layers(x, rotations, batch, self._kv)
+    def _run_in_place(self, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch) -> None:
+        hidden = self._decoder.run_layers(x, rotary_embeddings, batch, self._kv)
         if (
             hidden.data_ptr() != x.data_ptr()
         ):  # a layer without a kernel made a new tensor; this copy spoils the tape too
@@ -129,8 +135,8 @@ def recorded_layers(model: LoadedModel, kv: Sequence[LayerCache], block_size: in
     return None if library is None else RecordedLayers(model.decoder, kv, library, max_blocks=max_blocks)
 
 
-def _has_open_rows(batch: ForwardBatch) -> bool:
-    return any(isinstance(group, StateGroupBatch) and group.open_rows is not None for group in batch.groups)
+def _has_speculative_rows(batch: ForwardBatch) -> bool:
+    return any(isinstance(group, StateGroupBatch) and group.speculative_rows is not None for group in batch.groups)
 
 
 def _state_buffers() -> StateGroupBatch:
@@ -139,7 +145,7 @@ def _state_buffers() -> StateGroupBatch:
         sources=torch.empty(MAX_ROWS, dtype=torch.int32),
         targets=torch.empty(MAX_ROWS, dtype=torch.int32),
         cu_seqlens=torch.empty(MAX_ROWS + 1, dtype=torch.int32),
-        open_rows=None,
+        speculative_rows=None,
         query_lens=(),
         source_blocks=(),
         target_blocks=(),

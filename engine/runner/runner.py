@@ -55,8 +55,8 @@ class TorchRunner:
         decoder = self._model.decoder
         # Rows of a prompt matter where their log probabilities were asked for.
         needs_all = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
-        wanted = None if needs_all else batch.logit_rows
-        hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
+        output_rows = None if needs_all else batch.logit_rows
+        hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)
         sequences = [item.sequence for item in plan.items if item.needs_logits]
         sampled: Iterator[RowResult] = iter(())
         if sequences:
@@ -66,7 +66,7 @@ class TorchRunner:
         if needs_all:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)
         self._keep_accepted_states(plan, rows)
-        is_typical = self._recorded is None or not self._recorded.has_recorded
+        is_typical = self._recorded is None or not self._recorded.recorded_now
         return StepResult(rows, is_typical, *self._expert_load.take())
 
     def _keep_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
@@ -74,7 +74,7 @@ class TorchRunner:
         for index in self._state_groups:
             accepted = accepted_states(plan, rows, index, self._block_size, self._model.device)
             if accepted is not None:
-                self._model.decoder.advance(accepted.kept, accepted.group, self._kv)
+                self._model.decoder.commit_states(accepted.kept, accepted.group, self._kv)
 
     def end_warm_up(self) -> None:
         """Forget what throw-away sequences made the counts say."""

@@ -23,7 +23,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What a verification left of the open rows of its step: Decoder.advance's arguments."""
+    """What a verification left of the open rows of its step: Decoder.commit_states's arguments."""
 
     kept: torch.Tensor
     group: StateGroupBatch
@@ -65,12 +65,12 @@ def _run(item: PlanItem, num_rows: int, index: int, block_size: int, *, is_open:
 def _batch(runs: Sequence[_Run], index: int, block_size: int, device: torch.device) -> StateGroupBatch:
     query_lens = [run.num_rows for run in runs]
     targets = [target for run in runs for target in _targets(run, index, block_size)]
-    open_rows = list(_open_rows(runs))
+    speculative_rows = list(_speculative_rows(runs))
     return StateGroupBatch(
         sources=torch.tensor([run.source for run in runs], dtype=torch.int32, device=device),
         targets=torch.tensor(targets, dtype=torch.int32, device=device),
         cu_seqlens=torch.tensor([0, *query_lens], device=device).cumsum(0).to(torch.int32),
-        open_rows=torch.tensor(open_rows, device=device) if open_rows else None,
+        speculative_rows=torch.tensor(speculative_rows, device=device) if speculative_rows else None,
         query_lens=tuple(query_lens),
         source_blocks=tuple(run.source for run in runs),
         target_blocks=tuple(targets),
@@ -89,7 +89,7 @@ def _targets(run: _Run, index: int, block_size: int) -> list[int]:
     return targets
 
 
-def _open_rows(runs: Iterable[_Run]) -> Iterable[int]:
+def _speculative_rows(runs: Iterable[_Run]) -> Iterable[int]:
     end = 0
     for run in runs:
         start, end = end, end + run.num_rows

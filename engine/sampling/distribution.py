@@ -23,7 +23,7 @@ def best_shares(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     library = native.sampling_library(logits)
     if library is None:
         return (values - logits.logsumexp(dim=-1)).exp()
-    return native.best_shares(logits, values, library)
+    return native.top1_probs(logits, values, library)
 
 
 def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:

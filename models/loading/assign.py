@@ -14,7 +14,7 @@ from models.errors import CheckpointError
 from models.families.name_map import Destination, NameMap, Rules
 from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.linear import Linear
-from models.linear.per_head import HeadLinear
+from models.linear.per_head import PerHeadLinear
 from models.progress import ProgressReport
 from models.spec import MoESpec
 
@@ -98,7 +98,7 @@ def fill(decoder: Decoder, plan: Sequence[Assignment], progress: ProgressReport)
         module = decoder.get_submodule(name)
         if isinstance(module, Linear):
             module.scheme.finish(module)
-        elif isinstance(module, HeadLinear):
+        elif isinstance(module, PerHeadLinear):
             module.finish()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models.attention.rotation import Rotation
+from models.attention.rotary import RotaryEmbedding
 from models.attention.select import select_backend
 from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import allocate_module
@@ -25,7 +25,7 @@ class Passage:
     """A text on its way through the layers: the steps in which it is computed, and each step's rows [T, hidden]."""
 
     batches: Sequence[ForwardBatch]
-    rotations: list[list[Rotation]]
+    rotary_embeddings: list[list[RotaryEmbedding]]
     rows: list[torch.Tensor]
 
     def hidden(self) -> torch.Tensor:
@@ -51,15 +51,15 @@ class LayerStream:
         self.decoder, self.plan, _ = build_skeleton(opened, compute, weights or WeightOptions())
         self.decoder.eval()
 
-    def read_ends(self) -> None:
+    def load_non_layer_weights(self) -> None:
         """Read all that is in no layer."""
-        self.decoder.allocate_ends(self.device)
+        self.decoder.allocate_non_layer_weights(self.device)
         fill(self.decoder, [each for each in self.plan if layer_of(each) is None], _ignore)
 
     def begin(self, batches: Sequence[ForwardBatch]) -> Passage:
         """A passage before the first layer. batches: one text's steps in order, its blocks from 0 on in each group."""
-        rotations = [self.decoder.rotations(batch) for batch in batches]
-        return Passage(batches, rotations, [self.decoder.embedded(batch) for batch in batches])
+        rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
+        return Passage(batches, rotary_embeddings, [self.decoder.embedded(batch) for batch in batches])
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:
         """Each layer with its number, while it is in memory."""
@@ -76,9 +76,9 @@ class LayerStream:
     def compute(self, index: int, passage: Passage, *, advances: bool = True) -> None:
         """Run layer `index` over the passage's rows; with `advances`, what comes out takes their place."""
         kv = self._cache(index, passage)
-        for step, (batch, rotations) in enumerate(zip(passage.batches, passage.rotations, strict=True)):
+        for step, (batch, rotary_embeddings) in enumerate(zip(passage.batches, passage.rotary_embeddings, strict=True)):
             rows = passage.rows[step]
-            out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotations, batch, kv)
+            out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotary_embeddings, batch, kv)
             if advances:
                 passage.rows[step] = out
 

@@ -11,13 +11,13 @@ from models.checkpoints.base import StoredTensor
 from models.decoder import Decoder
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
-from models.kernels.linear import WeightFormat
+from models.kernels.packed_weight import WeightFormat
 from models.linear.dense import Unquantized
 from models.linear.dequantizing import Codes
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.native import Packed
-from models.linear.per_head import HeadLinear
+from models.linear.per_head import PerHeadLinear
 from models.linear.storage import Quantized, WeightOptions
 from models.loading.assign import Assignment
 from models.quant.round_to_nearest import kind_on_load
@@ -68,7 +68,7 @@ def choose_schemes(
         decoder.residual_dtype = torch.float32
     arena = HugePageArena()
     for name, layer in decoder.named_modules():  # once each, so that a tied head counts as the embedding that it is
-        if isinstance(layer, HeadLinear) and choices.refusal is None:
+        if isinstance(layer, PerHeadLinear) and choices.refusal is None:
             layer.pack_into(arena)
         if not isinstance(layer, Linear):
             continue

@@ -41,11 +41,11 @@ class TransformersDecoder(nn.Module):
         self.head = model
 
     def forward(
-        self, batch: ForwardBatch, kv: Sequence[torch.Tensor], wanted: torch.Tensor | None = None
+        self, batch: ForwardBatch, kv: Sequence[torch.Tensor], output_rows: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Hidden states [T, hidden] as the head takes them; writes the rows' K and V into `kv`, one a layer.
 
-        wanted: [L] rows to return, by default all.
+        output_rows: [L] rows to return, by default all.
         """
         self._step.batch, self._step.kv = batch, kv
         try:
@@ -55,7 +55,7 @@ class TransformersDecoder(nn.Module):
         finally:
             self._step.batch, self._step.kv = None, ()
         hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden if wanted is None else hidden[wanted]
+        return hidden if output_rows is None else hidden[output_rows]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [L, hidden], rows of forward's result, to logits [L, V] in fp32."""
@@ -75,7 +75,7 @@ class TransformersDecoder(nn.Module):
     def num_experts(self) -> list[int]:
         return []
 
-    def take_expert_load(self) -> torch.Tensor:
+    def take_rows_per_expert(self) -> torch.Tensor:
         return torch.zeros(0, 0, dtype=torch.int64)
 
 

@@ -1,4 +1,4 @@
-"""Rows of several texts that go on from states, for tests of recurrences."""
+"""Rows of several sequences that continue from states, for tests of recurrences."""
 
 import torch
 
@@ -14,14 +14,14 @@ def group_of(query_lens: list[int], sources: list[int], targets: dict[int, int])
         sources=torch.tensor(sources, dtype=torch.int32),
         targets=torch.tensor(blocks, dtype=torch.int32),
         cu_seqlens=torch.tensor([0, *query_lens]).cumsum(0).to(torch.int32),
-        open_rows=None,
+        speculative_rows=None,
         query_lens=tuple(query_lens),
         source_blocks=tuple(sources),
         target_blocks=blocks,
     )
 
 
-# (rows of each text, the state it goes on from, row -> the block that takes the state after it)
+# (rows of each sequence, the state it continues from, row -> the block that takes the state after it)
 STEPS = [
     ([1], [-1], {0: 3}),
     ([1, 1, 1], [4, -1, 2], {0: 5, 1: 6, 2: 2}),

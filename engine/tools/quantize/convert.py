@@ -27,7 +27,7 @@ from engine.tools.quantize.calibration import (
     watched,
 )
 from engine.tools.quantize.folding import Folding, fold
-from models.decoder import DecoderLayer
+from models.decoder_layer import DecoderLayer
 from models.errors import UnsupportedModelError
 from models.export.compressed_tensors import Form, quantization_config, tensors_of
 from models.export.hugging_face import Layout, layout_of
@@ -167,7 +167,7 @@ class _Conversion:
             if layer_of(assignment) is None:
                 self._write_plain(assignment)
         if batches:
-            self._stream.read_ends()
+            self._stream.load_non_layer_weights()
         passages, truths = ([self._stream.begin([batch]) for batch in batches] for _ in range(2))
         for index, layer in self._stream.layers("quantize", progress):
             self._convert_layer(index, layer, passages, truths)

@@ -16,7 +16,7 @@ from engine.tools.quantize.calibration import (
     watched,
 )
 from engine.tools.quantize.folding import fold
-from models.decoder import DecoderLayer
+from models.decoder_layer import DecoderLayer
 from models.linear.dense import Unquantized
 from models.linear.linear import Linear
 from models.loading.layer_stream import LayerStream, layer_of
@@ -148,7 +148,7 @@ def test_a_layer_may_be_computed_in_two_parts(tmp_path: Path) -> None:
     """Attention, which calibration is done with first, and then what is left."""
     folder = write_model_folder(tmp_path, llama_config(**SIZES))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
-    stream.read_ends()
+    stream.load_non_layer_weights()
     batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
     whole, parts = stream.begin(batches[:1]), stream.begin(batches[:1])
     index, layer = next(stream.layers("read", lambda *_: None))
@@ -167,7 +167,7 @@ def test_outputs_that_are_aimed_at_have_the_factors_of_their_rows(tmp_path: Path
     """Nothing is quantized, so that nothing is missed; gate and up together are narrower than their inputs."""
     folder = write_model_folder(tmp_path, llama_config(**{**SIZES, "intermediate_size": 32}))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
-    stream.read_ends()
+    stream.load_non_layer_weights()
     batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
     truth, passage = stream.begin(batches[:1]), stream.begin(batches[:1])
     index, layer = next(stream.layers("read", lambda *_: None))

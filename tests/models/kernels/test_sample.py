@@ -6,7 +6,7 @@ import torch
 from engine.sampling.draw import draw
 from engine.sampling.truncation import TruncationParams, truncate
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.sampling import Draw, best_ids, best_shares, draw_ids
+from models.kernels.sampling import Draw, best_ids, draw_ids, top1_probs
 
 SIZES = [1, 7, 16, 300, 1024, 5003]  # of the vocabulary: below, at and beyond whole vectors and runs
 
@@ -31,11 +31,11 @@ def test_best_is_the_first_of_the_largest(kernels: KernelLibrary, size: int) -> 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_shares_are_the_softmax_at_the_largest(kernels: KernelLibrary, size: int) -> None:
+def test_top1_probs_are_the_softmax_at_the_largest(kernels: KernelLibrary, size: int) -> None:
     logits = _logits(9, size, spread=5.0)
     values, _ = best_ids(logits, kernels)
     expected = torch.softmax(logits.double(), dim=-1).amax(dim=-1)
-    torch.testing.assert_close(best_shares(logits, values, kernels).double(), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(top1_probs(logits, values, kernels).double(), expected, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("size", SIZES)
