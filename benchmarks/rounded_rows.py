@@ -88,7 +88,9 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
 
 
 def _copy(text: LayerwiseForward) -> LayerwiseForward:
-    return LayerwiseForward(text.batches, text.rotations, [rows.clone() for rows in text.rows])  # layers use rows up
+    return LayerwiseForward(
+        text.batches, text.rotary_embeddings, [rows.clone() for rows in text.rows]
+    )  # layers use rows up
 
 
 def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> contextlib.AbstractContextManager[None]:

@@ -7,11 +7,11 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVGroupBatch:
-    """Addresses of one KV group: layers that see the same positions (kv_groups.py).
+    """Addresses of one KV group: layers that see the same positions (attention/layer_groups.py).
 
     slot_mapping: [T] int64, slot (block * block_size + offset) that each row's K and V are written to.
-    block_tables: [S, M] int32, each sequence's blocks in order of position, 0 where none is: behind the end, and before
-    the window of the first row.
+    block_tables: [S, M] int32, each sequence's blocks in order of position, 0 where there is none: after the end, and
+    before the window of the first row.
     """
 
     slot_mapping: torch.Tensor
@@ -20,20 +20,21 @@ class KVGroupBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StateGroupBatch:
-    """Addresses of the group of recurrent layers, whose cache is one state a block.
+    """Addresses of the group of recurrent layers, whose cache has one state in a block.
 
-    sources: [S] int32, block of the state that each sequence goes on from, -1 at the beginning of a text.
-    targets: [T] int32, block that takes the state after each row, -1 where it is not kept.
+    sources: [S] int32, block of the state that each sequence continues from, -1 for a new sequence.
+    targets: [T] int32, block that takes the state after each row, -1 where it is not stored.
     cu_seqlens: [S + 1] int32, row offsets of each sequence.
-    open_rows: [n] int64, rows of sequences whose draft may be rejected. They have no targets; what each layer made of
-    them is kept, for `Decoder.advance` to go on with those that are accepted. None where there are none.
+    speculative_rows: [n] int64, rows of sequences with a draft, which may be rejected. They have no targets; each layer
+    remembers its inputs of them (LayerState.pending_rows), and `Decoder.commit_states` runs the accepted ones through
+    the recurrence. None if there are no such rows.
     query_lens, source_blocks and target_blocks are the host's copy.
     """
 
     sources: torch.Tensor
     targets: torch.Tensor
     cu_seqlens: torch.Tensor
-    open_rows: torch.Tensor | None
+    speculative_rows: torch.Tensor | None
     query_lens: tuple[int, ...]
     source_blocks: tuple[int, ...]
     target_blocks: tuple[int, ...]
@@ -48,7 +49,7 @@ class ForwardBatch:
 
     token_ids: [T] int64. positions: [T] int64. cu_seqlens_q: [S + 1] int32, row offsets of each sequence.
     seq_lens: [S] int32, context length of each sequence after this step (its rows included).
-    logit_rows: [L] int64, rows whose logits are wanted.
+    logit_rows: [L] int64, rows whose logits are needed.
     All on the model's device. query_lens and context_lens are the host's copy of the lengths, so that nothing has to
     be read back.
     """

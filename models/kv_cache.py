@@ -1,5 +1,5 @@
-"""The cache's memory: KV tensors in the attention back end's own layout, shared by the layers of different groups, and
-the states of recurrent layers."""
+"""Memory of the KV cache: tensors in the attention back end's own layout, shared by layers of different groups, and the
+states of recurrent layers."""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ def allocate_kv(model: LoadedModel, num_blocks: int, block_size: int, *, num_sta
 
     So on a CPU the pages are only taken from the system as blocks come into use; zeroing would touch them all at start.
     """
-    tensors = [_allocate(model, layer, num_blocks, block_size) for layer in _largest(model.layer_groups).layers]
+    tensors = [_allocate(model, layer, num_blocks, block_size) for layer in _largest_group(model.layer_groups).layers]
     caches: dict[int, LayerCache] = {}
     for group in model.layer_groups:
         for place, layer in enumerate(group.layers):
@@ -32,7 +32,7 @@ def allocate_unshared_kv(model: LoadedModel, num_blocks: int, block_size: int) -
 
 def bytes_per_block(model: LoadedModel, block_size: int) -> int:
     """Bytes that one block takes: its positions in the layers of one group."""
-    return _bytes_of(model, _largest(model.layer_groups).layers, block_size)
+    return _bytes_of(model, _largest_group(model.layer_groups).layers, block_size)
 
 
 def unshared_bytes_per_block(model: LoadedModel, block_size: int) -> int:
@@ -74,5 +74,5 @@ def _attention(model: LoadedModel, layer: int) -> AttentionSpec:
     return spec
 
 
-def _largest(groups: tuple[LayerGroup, ...]) -> LayerGroup:
+def _largest_group(groups: tuple[LayerGroup, ...]) -> LayerGroup:
     return max((group for group in groups if not group.is_state), key=lambda group: len(group.layers))

@@ -1,8 +1,8 @@
 """DecoderSpec: what a decoder-only transformer computes, as plain frozen data that a family's describe() returns.
 
-Every technique that a family can choose is a field here; layers are composed from it when they are built. What only a
-file stores differently (rotary pairs side by side, norm weights less one, fused or stacked matrices) is not here: it is
-a transform in the family's map of names (names.py).
+Every technique that a family can choose is a field here; layers are composed from it when they are built. What is only
+stored differently (rotary pairs side by side, norm weights minus 1, fused or stacked matrices) is not here: it is a
+transform in the family's map of names (families/name_map.py).
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ class Activation(enum.Enum):
     SILU = enum.auto()
     GELU = enum.auto()  # x * Phi(x), exactly
     GELU_TANH = enum.auto()
-    GELU_QUICK = enum.auto()  # x * logistic(1.702 x)
+    GELU_QUICK = enum.auto()  # x * sigmoid(1.702 x)
     RELU = enum.auto()
     RELU_SQUARED = enum.auto()
 
 
 class NormPlacement(enum.Enum):
-    """Where a layer's norms stand about its two branches f, attention and feed-forward.
+    """Where a layer's norms are, relative to its two sublayers f, attention and feed-forward.
 
-    A norm of x is called `attn_norm` or `mlp_norm`, one of what the branch gives `attn_post_norm` or `mlp_post_norm`.
+    A norm of x is called `attn_norm` or `mlp_norm`, one of the sublayer's output `attn_post_norm` or `mlp_post_norm`.
     """
 
     PRE = enum.auto()  # x + f(norm(x))
     POST = enum.auto()  # x + post_norm(f(x)): OLMo 2
     SANDWICH = enum.auto()  # x + post_norm(f(norm(x))): Gemma 2
-    AFTER_SUM = enum.auto()  # norm(x + f(x)): the first transformers; with `skip_scale`, DeepNorm
+    AFTER_SUM = enum.auto()  # norm(x + f(x)): the original transformer; with `skip_scale`, DeepNorm
     PARALLEL = enum.auto()  # x + attention(attn_norm(x)) + mlp(mlp_norm(x)): GPT-NeoX
     PARALLEL_ONE_NORM = enum.auto()  # the same with attn_norm for both: GPT-J, Cohere
 
@@ -59,9 +59,9 @@ class LinearScaling:
 
 @dataclass(frozen=True, slots=True)
 class DynamicScaling:
-    """theta raised as far as the longest served context asks for ("dynamic NTK").
+    """theta raised as far as the longest served context needs ("dynamic NTK").
 
-    Unlike in transformers it does not change while a text grows: keys in the cache, shared by prefix, were turned once.
+    Unlike in transformers it does not change while a sequence grows: keys in the cache are rotated once, and shared.
     """
 
     factor: float
@@ -82,10 +82,10 @@ class YarnScaling:
 
 @dataclass(frozen=True, slots=True)
 class LongRopeScaling:
-    """A factor for each frequency, of two sets (Ding et al. 2024).
+    """A factor for each frequency, from one of two sets (Ding et al. 2024).
 
-    The long set serves all contexts if any beyond `original_max_position` is served, as in vLLM: keys in the cache are
-    turned once, so a text cannot change sets when it grows.
+    The long set is used for all contexts if any beyond `original_max_position` is served, as in vLLM: keys in the cache
+    are rotated once, so a sequence cannot change sets when it grows.
     """
 
     short_factors: tuple[float, ...]  # [rotary_dim / 2]
@@ -96,7 +96,7 @@ class LongRopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class Llama3Scaling:
-    """Low frequencies divided by `factor`, high ones kept, a linear blend between (Llama 3.1 and later)."""
+    """Low frequencies divided by `factor`, high ones unchanged, a linear blend between (Llama 3.1 and later)."""
 
     factor: float
     low_freq_factor: float
@@ -116,10 +116,10 @@ RopeScaling = LinearScaling | DynamicScaling | YarnScaling | LongRopeScaling | L
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary positions on the first `rotary_dim` of each head; dimension d is paired with d + rotary_dim / 2.
+    """Rotary embedding of the first `rotary_dim` dimensions of a head; dimension d is paired with d + rotary_dim / 2.
 
-    Checkpoints made for neighboring pairs (2d, 2d + 1), as GPT-J's, are brought into this order when they are loaded:
-    the same permutation of a query's and a key's dimensions leaves their product as it is (names.unpermute_q).
+    Checkpoints made for neighboring pairs (2d, 2d + 1), as GPT-J's, are permuted into this order when they are loaded:
+    the same permutation of a query's and a key's dimensions does not change their product (transforms.unpermute_q).
     """
 
     rotary_dim: int
@@ -132,17 +132,17 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """One layer's attention: softmax(scale * q k^T + bias) v over the causal context, or a part of it."""
+    """One layer's attention: softmax(scale * q k^T + bias) v over the causal context or a part of it."""
 
     num_heads: int  # H
     num_kv_heads: int  # K; H / K query heads share each
     head_dim: int  # D, of queries and keys
     scale: float
     sliding_window: int | None = None  # a query sees itself and the window - 1 positions before
-    chunk: int | None = None  # a query sees its own chunk, of the positions cut into chunks from 0 on (Llama 4)
+    chunk: int | None = None  # a query sees its own chunk of positions; chunks start at multiples of it (Llama 4)
     logit_softcap: float | None = None  # cap * tanh(logits / cap)
-    has_alibi: bool = False  # slopes [H] are handed to forward
-    has_sinks: bool = False  # one extra logit a head takes part in the softmax's sum only
+    has_alibi: bool = False  # slopes [H] are an argument of forward
+    has_sinks: bool = False  # an extra logit per head that only takes part in the softmax's sum
     values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored beside k
 
     def first_seen(self, position: int) -> int:
@@ -153,7 +153,7 @@ class AttentionSpec:
 
     @property
     def value_dim(self) -> int:
-        """Size of a value, and of a head's result."""
+        """Size of a value, and of a head's output."""
         return self.head_dim - (self.values_from or 0)
 
 
@@ -183,17 +183,18 @@ class QueryTemperature:
 
 @dataclass(frozen=True, slots=True)
 class LatentSpec:
-    """Keys and values of all heads are made from one small vector a token, and that alone is cached (DeepSeek V2).
+    """Multi-head latent attention (DeepSeek V2): keys and values of all heads are projections of one small vector per
+    token, and only that vector is cached.
 
-    A head compares its query with k = [turned part, shared by all heads | W_k latent]. Since q . (W_k c) = (q W_k) . c,
-    the query takes the head's W_k on, and the cached latent c is key and value of all heads at once; the head's W_v is
-    applied to what attention returns. So for the KV cache this is attention with a single key head (`attention`).
+    A head compares its query with k = [rotary part, shared by all heads | W_k latent]. Since q . (W_k c) = (q W_k) . c,
+    the query absorbs the head's W_k, and the cached latent c is both key and value of all heads; the head's W_v is
+    applied to the output of attention. So for the KV cache this is attention with a single key head (`attention`).
     """
 
-    q_rank: int | None  # queries are made from a latent of their own; None: from x
+    q_rank: int | None  # of the queries' own latent; None: queries are a projection of x
     kv_rank: int
-    nope_dim: int  # of a head's query and key, without positions
-    rope_dim: int  # the rest of them, turned; it stands first
+    nope_dim: int  # of a head's query and key, without rotary embedding
+    rope_dim: int  # of their rotary part, which comes first
     value_dim: int  # of a head
     norm: NormSpec  # of both latents
 
@@ -201,12 +202,12 @@ class LatentSpec:
         return AttentionSpec(num_heads, 1, self.rope_dim + self.kv_rank, scale, values_from=self.rope_dim)
 
 
-# --- recurrence: what stands in attention's place --------------------------------------------------------------------
+# --- recurrence, in attention's place --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ShortConvSpec:
-    """out(c * conv(b * v)) for the rows b, c, v = in(x) (LFM2). conv: each channel by itself, over the row and the
+    """out(c * conv(b * v)) for the rows b, c, v = in_proj(x) (LFM2). conv: depthwise, over the row and the
     kernel_size - 1 before it, whose b * v are the layer's state."""
 
     num_channels: int
@@ -218,13 +219,13 @@ class ShortConvSpec:
 class GatedDeltaSpec:
     """Linear attention by the gated delta rule (Yang et al. 2024; Qwen3-Next).
 
-    The state of a head is a matrix S that maps keys to values. Each row lets it fade, corrects what it says of the
-    row's key by the fraction b, and asks it for the row's query:
+    The state of a head is a matrix S that maps keys to values. Each row decays it by a, corrects its value for the
+    row's key by the fraction b, and reads it with the row's query:
 
         S' = a S,   S'' = S' + k (b (v - k^T S'))^T,   y = q^T S''
 
     q, k and v have passed a short convolution (its last kernel_size - 1 inputs are state, too) and SiLU; q and k have
-    length 1. a = exp(-exp(log_rate) softplus(in_a(x) + dt_bias)), b = logistic(in_b(x)). The output is
+    length 1. a = exp(-exp(A_log) softplus(in_a(x) + dt_bias)), b = sigmoid(in_b(x)). The output is
     out(norm(y) * silu(z)) with z = in_z(x). Several value heads share a key head.
     """
 
@@ -254,7 +255,7 @@ RecurrenceSpec = ShortConvSpec | GatedDeltaSpec
 
 @dataclass(frozen=True, slots=True)
 class SwigluClamp:
-    """gate * logistic(alpha * gate) * (up + 1), gate at most `limit` and up within +-limit (gpt-oss)."""
+    """gate * sigmoid(alpha * gate) * (up + 1), gate at most `limit` and up within +-limit (gpt-oss)."""
 
     alpha: float
     limit: float
@@ -267,20 +268,20 @@ class MLPSpec:
     intermediate_size: int
     activation: Activation
     is_gated: bool
-    has_up_bias: bool = False  # of gate, too
+    has_up_bias: bool = False  # and gate bias
     has_down_bias: bool = False
     clamp: SwigluClamp | None = None  # in place of the activation
 
 
 class RouterScore(enum.Enum):
-    """What the router's logits become before the best are taken."""
+    """How the router's logits become scores."""
 
     SOFTMAX = enum.auto()
     SIGMOID = enum.auto()
 
 
 class GroupScore(enum.Enum):
-    """How a group of experts is rated."""
+    """How a group of experts is scored."""
 
     BEST = enum.auto()  # by its best expert: DeepSeek V2
     BEST_TWO = enum.auto()  # by the sum of its best two: DeepSeek V3
@@ -288,10 +289,10 @@ class GroupScore(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """Which experts a row goes to, and with which weights.
+    """Which experts a row is sent to, and with which weights.
 
-    score(W x + b) rates the experts; `correction`, a bias learned for balance, takes part in the choice but not in the
-    weights. A softmax over the chosen logits alone is SOFTMAX with `renormalizes`.
+    score(W x + b) scores the experts; `correction`, a bias learned for balance, takes part in the choice but not in the
+    weights. A softmax over only the chosen logits is SOFTMAX with `renormalizes`.
     """
 
     score: RouterScore
@@ -299,25 +300,25 @@ class RouterSpec:
     renormalizes: bool  # weights of the chosen sum to 1
     has_bias: bool = False
     has_correction: bool = False
-    num_groups: int = 1  # experts stand in groups; only those of the best groups are chosen from
+    num_groups: int = 1  # of experts; only experts in the best groups can be chosen
     groups_per_token: int = 1
     group_score: GroupScore = GroupScore.BEST
-    scale: float = 1.0  # of the weights, at last
-    scales_input: bool = False  # weights multiply what goes into an expert, not what comes out: Llama 4
+    scale: float = 1.0  # of the weights, applied last
+    scales_input: bool = False  # weights multiply an expert's input, not its output: Llama 4
 
 
 @dataclass(frozen=True, slots=True)
 class MoESpec:
-    """Sum of the chosen experts' outputs, by weight, and of the shared MLP's, which takes every row."""
+    """Weighted sum of the chosen experts' outputs, plus the output of the shared expert, which gets every row."""
 
     num_experts: int
     expert: MLPSpec
     router: RouterSpec
     shared: MLPSpec | None = None
-    has_shared_gate: bool = False  # shared output times logistic(w . x): Qwen2-MoE
+    has_shared_gate: bool = False  # shared output times sigmoid(w . x): Qwen2-MoE
 
     def contradiction(self) -> str | None:
-        """Why no row can be sent to experts so, or None. The kernels take it for granted."""
+        """Why no row can be routed like this, or None. The kernels rely on it."""
         router, size = self.router, self.num_experts // self.router.num_groups
         if self.num_experts % router.num_groups or router.groups_per_token > router.num_groups:
             chosen = f"{router.groups_per_token} of {router.num_groups} groups"
@@ -336,33 +337,32 @@ class MoESpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """Attention, or a recurrence in its place, and a feed-forward branch, each added to the stream x that runs through
-    the layers."""
+    """Two sublayers, attention (or a recurrence in its place) and feed-forward, each added to the residual stream x."""
 
     mixer: AttentionSpec | RecurrenceSpec
     mlp: MLPSpec | MoESpec
     norm: NormSpec
     rope: RopeSpec | None = None
     placement: NormPlacement = NormPlacement.PRE
-    branch_scale: float = 1.0  # of a branch's output before it is added: Granite
-    skip_scale: float = 1.0  # of x before a branch is added; with AFTER_SUM, DeepNorm's alpha
+    sublayer_scale: float = 1.0  # of a sublayer's output before it is added: Granite
+    skip_scale: float = 1.0  # of x before a sublayer's output is added; with AFTER_SUM, DeepNorm's alpha
     has_qkv_bias: bool = False
     has_out_bias: bool = False
     qk_norm: QKNormSpec | None = None
     alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/alibi.py
     query_temperature: QueryTemperature | None = None
     latent: LatentSpec | None = None  # with mixer = latent.attention(...)
-    has_output_gate: bool = False  # heads times logistic(gate x) before the output projection; a shard "gate" of qkv
+    has_output_gate: bool = False  # heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv
 
     @property
     def attention(self) -> AttentionSpec:
-        """The mixer of a layer that attends."""
+        """The mixer of a layer with attention."""
         assert isinstance(self.mixer, AttentionSpec)
         return self.mixer
 
     @property
     def recurrence(self) -> RecurrenceSpec | None:
-        """The mixer of a layer that does not."""
+        """The mixer of a layer with a recurrence, or None."""
         return None if isinstance(self.mixer, AttentionSpec) else self.mixer
 
     def with_window(self, window: int | None) -> "LayerSpec":
@@ -375,10 +375,10 @@ class DecoderSpec:
     hidden_size: int
     max_position: int  # longest context the checkpoint claims
     layers: tuple[LayerSpec, ...]
-    final_norm: NormSpec | None  # None where the last layer's own norm is the end (AFTER_SUM)
+    final_norm: NormSpec | None  # None where the last layer ends with a norm of its own (AFTER_SUM)
     has_tied_head: bool  # the output layer is the token embedding
-    embedding_size: int | None = None  # of the token embedding, where matrices bring it to hidden_size and back: OPT
-    has_learned_positions: bool = False  # one embedding a position, max_position of them
+    embedding_size: int | None = None  # of the token embedding, if it is projected to hidden_size and back: OPT
+    has_learned_positions: bool = False  # a table of max_position embeddings
     has_head_bias: bool = False
     embedding_norm: NormSpec | None = None  # BLOOM
     embedding_scale: float = 1.0

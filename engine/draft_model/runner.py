@@ -46,8 +46,8 @@ class TorchDraftRunner:
     def next_tokens(self, plan: StepPlan) -> NextTokens:
         batch = build_batch(plan, self._groups, self._model.device, self._batch_buffers)
         decoder = self._model.decoder
-        wanted = batch.logit_rows
-        hidden = decoder(batch, self._kv, wanted) if self._recorded is None else self._recorded(batch, wanted)
+        output_rows = batch.logit_rows
+        hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)
         rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
         is_representative = self._recorded is None or not self._recorded.has_just_recorded
         if not rows:

@@ -13,14 +13,14 @@ class ExpertLoad:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._num_experts = torch.tensor(decoder.num_experts, dtype=torch.float64)  # [layers with experts]
-        self._recent = torch.zeros(decoder.take_expert_load().shape, dtype=torch.float64)
+        self._recent = torch.zeros(decoder.take_rows_per_expert().shape, dtype=torch.float64)
 
     def take(self) -> tuple[list[int], float | None]:
         """Rows of each expert since the last call, summed over layers; and the busiest expert's share of a layer's
         recent rows over the mean one's, on average over layers: 1 is even."""
         if not self._decoder.num_experts:
             return [], None
-        rows = self._decoder.take_expert_load()
+        rows = self._decoder.take_rows_per_expert()
         self._recent.mul_(_DECAY).add_(rows)
         busiest, all_of_layer = self._recent.amax(dim=1), self._recent.sum(dim=1)
         imbalance = (busiest * self._num_experts / all_of_layer).mean().item()
@@ -28,5 +28,5 @@ class ExpertLoad:
 
     def reset(self) -> None:
         """Set all counts to 0, as after warm-up."""
-        self._decoder.take_expert_load()
+        self._decoder.take_rows_per_expert()
         self._recent.zero_()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from engine.runner.batch_buffers import BatchBuffers
-from models.attention.rotation import Rotation
+from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.kernels.cpu.library import KernelLibrary, kernel_library
@@ -25,20 +25,21 @@ class _Inputs(NamedTuple):
     """The inputs of a step, beside its batch."""
 
     x: torch.Tensor
-    rotations: list[Rotation]
+    rotary_embeddings: list[RotaryEmbedding]
 
     def first(self, num_rows: int) -> "_Inputs":
         """Views of the first rows."""
-        rotations = [
-            Rotation(*(None if part is None else part[:num_rows] for part in rotation)) for rotation in self.rotations
+        rotary_embeddings = [
+            RotaryEmbedding(*(None if part is None else part[:num_rows] for part in rotary))
+            for rotary in self.rotary_embeddings
         ]
-        return _Inputs(self.x[:num_rows], rotations)
+        return _Inputs(self.x[:num_rows], rotary_embeddings)
 
-    def copy_from(self, x: torch.Tensor, rotations: Sequence[Rotation]) -> None:
+    def copy_from(self, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding]) -> None:
         """Copy a step's inputs here."""
         self.x.copy_(x)
-        for buffers, rotation in zip(self.rotations, rotations, strict=True):
-            for buffer, part in zip(buffers, rotation, strict=True):
+        for buffers, rotary in zip(self.rotary_embeddings, rotary_embeddings, strict=True):
+            for buffer, part in zip(buffers, rotary, strict=True):
                 if buffer is not None:
                     buffer.copy_(part)
 
@@ -61,15 +62,17 @@ class RecordedLayers:
         num_groups = sum(not group.is_state for group in decoder.layer_groups)
         self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, num_groups)
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
-        rotations = [
-            Rotation(
+        rotary_embeddings = [
+            RotaryEmbedding(
                 torch.empty(MAX_ROWS, len(frequencies)),
                 torch.empty(MAX_ROWS, len(frequencies)),
                 None if temperature is None else torch.empty(MAX_ROWS),
             )
-            for frequencies, (_, temperature) in zip(decoder.frequencies, decoder.turns, strict=True)
+            for frequencies, (_, temperature) in zip(decoder.rotary.frequencies, decoder.rotary.specs, strict=True)
         ]
-        self._inputs = [_Inputs(x, rotations).first(num_rows) for num_rows in range(MAX_ROWS + 1)]  # by number of rows
+        self._inputs = [
+            _Inputs(x, rotary_embeddings).first(num_rows) for num_rows in range(MAX_ROWS + 1)
+        ]  # by number of rows
         self._state_buffers = _state_buffers()
 
     @property
@@ -84,31 +87,33 @@ class RecordedLayers:
         self.has_just_recorded = False
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
-        if (tape is None and not is_new) or not self.buffers.contains(batch) or _has_open_rows(batch):
+        if (tape is None and not is_new) or not self.buffers.contains(batch) or _has_speculative_rows(batch):
             return self._decoder(batch, self._kv, output_rows)
-        x, rotations = inputs = self._inputs[key[0]]
-        inputs.copy_from(self._decoder.embedded(batch), self._decoder.rotations(batch))
+        x, rotary_embeddings = inputs = self._inputs[key[0]]
+        inputs.copy_from(self._decoder.embedded(batch), self._decoder.rotary_embeddings(batch))
         batch = self._with_state_buffers(batch)
         if tape is not None:
             tape.replay()
         else:
-            self._record(key, x, rotations, batch)
+            self._record(key, x, rotary_embeddings, batch)
         return x if output_rows is None or len(output_rows) == key[0] else x[output_rows]
 
     def _record(
-        self, key: tuple[int, int], x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch
+        self, key: tuple[int, int], x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch
     ) -> None:
         """Run the step, and store its tape if it can be recorded."""
         self.has_just_recorded = True
-        tape, unrecordable_op = record(lambda: self._run_in_place(x, rotations, batch), self._workspace, self._replay)
+        tape, unrecordable_op = record(
+            lambda: self._run_in_place(x, rotary_embeddings, batch), self._workspace, self._replay
+        )
         if tape is None and None not in self._tapes.values():
             logger.debug(
                 "steps of %d rows run without a tape: %s computes between native kernels", key[0], unrecordable_op
             )
         self._tapes[key] = tape
 
-    def _run_in_place(self, x: torch.Tensor, rotations: Sequence[Rotation], batch: ForwardBatch) -> None:
-        hidden = self._decoder.run_layers(x, rotations, batch, self._kv)
+    def _run_in_place(self, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch) -> None:
+        hidden = self._decoder.run_layers(x, rotary_embeddings, batch, self._kv)
         if hidden.data_ptr() != x.data_ptr():
             x.copy_(hidden)  # a layer without a kernel made a new tensor; this copy cannot be recorded either
 
@@ -132,8 +137,8 @@ def recorded_layers(model: LoadedModel, kv: Sequence[LayerCache], block_size: in
     return None if library is None else RecordedLayers(model.decoder, kv, library, max_blocks=max_blocks)
 
 
-def _has_open_rows(batch: ForwardBatch) -> bool:
-    return any(isinstance(group, StateGroupBatch) and group.open_rows is not None for group in batch.groups)
+def _has_speculative_rows(batch: ForwardBatch) -> bool:
+    return any(isinstance(group, StateGroupBatch) and group.speculative_rows is not None for group in batch.groups)
 
 
 def _state_buffers() -> StateGroupBatch:
@@ -142,7 +147,7 @@ def _state_buffers() -> StateGroupBatch:
         sources=torch.empty(MAX_ROWS, dtype=torch.int32),
         targets=torch.empty(MAX_ROWS, dtype=torch.int32),
         cu_seqlens=torch.empty(MAX_ROWS + 1, dtype=torch.int32),
-        open_rows=None,
+        speculative_rows=None,
         query_lens=(),
         source_blocks=(),
         target_blocks=(),

@@ -74,7 +74,7 @@ class TorchRunner:
         for index in self._state_groups:
             accepted = accepted_states(plan, rows, index, self._block_size, self._model.device)
             if accepted is not None:
-                self._model.decoder.advance(accepted.rows, accepted.group, self._kv)
+                self._model.decoder.commit_states(accepted.rows, accepted.group, self._kv)
 
     def end_warm_up(self) -> None:
         """Reset the counts, which include the throw-away sequences."""

@@ -65,12 +65,12 @@ def _span(item: PlanItem, num_rows: int, index: int, block_size: int, *, is_spec
 def _batch(spans: abc.Sequence[_Span], index: int, block_size: int, device: torch.device) -> StateGroupBatch:
     query_lens = [span.num_rows for span in spans]
     targets = [target for span in spans for target in _targets(span, index, block_size)]
-    open_rows = list(_speculative_rows(spans))
+    speculative_rows = list(_speculative_rows(spans))
     return StateGroupBatch(
         sources=torch.tensor([span.source for span in spans], dtype=torch.int32, device=device),
         targets=torch.tensor(targets, dtype=torch.int32, device=device),
         cu_seqlens=torch.tensor([0, *query_lens], device=device).cumsum(0).to(torch.int32),
-        open_rows=torch.tensor(open_rows, device=device) if open_rows else None,
+        speculative_rows=torch.tensor(speculative_rows, device=device) if speculative_rows else None,
         query_lens=tuple(query_lens),
         source_blocks=tuple(span.source for span in spans),
         target_blocks=tuple(targets),

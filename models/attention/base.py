@@ -1,11 +1,11 @@
-"""AttentionBackend: who computes an attention layer over the paged KV cache."""
+"""AttentionBackend: what computes an attention layer over the paged KV cache."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
 
-from models.attention.rotation import Rotation, rotate, scale_queries
+from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.row_input import RowInput
 from models.spec import AttentionSpec
@@ -40,9 +40,11 @@ class AttentionBackend(ABC):
         """x [T, heads, D], a norm applied to each head. May change x; a back end with a kernel overrides this."""
         return norm(x)
 
-    def rotate_heads(self, q: torch.Tensor, k: torch.Tensor, by: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
-        """q ([T, H, D]) and k turned by the rows' angles. May turn them in place."""
-        return rotate(q, by), rotate(k, by)
+    def rotate_heads(
+        self, q: torch.Tensor, k: torch.Tensor, rotary: RotaryEmbedding
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """q ([T, H, D]) and k rotated by the rows' angles. May rotate them in place."""
+        return rotate(q, rotary), rotate(k, rotary)
 
     @abstractmethod
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
@@ -54,16 +56,16 @@ class AttentionBackend(ABC):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor | None,
-        by: Rotation,
+        rotary: RotaryEmbedding,
         group: KVGroupBatch,
     ) -> torch.Tensor:
-        """Turn q ([T, H, D]) and k by the rows' angles, store k and v as `write` does; returns q, turned and scaled.
+        """Rotate q ([T, H, D]) and k by the rows' angles, store k and v as `write` does; returns q, rotated and scaled.
 
         May change q and k in place. A back end with a fused kernel overrides this.
         """
-        q, k = self.rotate_heads(q, k, by)
+        q, k = self.rotate_heads(q, k, rotary)
         self.write(kv, k, v, group)
-        return scale_queries(q, by)
+        return scale_queries(q, rotary)
 
     @abstractmethod
     def forward(

@@ -3,7 +3,7 @@
 import torch
 
 from models.attention.base import AttentionBackend, HeadNorm
-from models.attention.rotation import Rotation
+from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.spec import AttentionSpec
@@ -53,12 +53,14 @@ class CpuAttention(AttentionBackend):
         )
         return x
 
-    def rotate_heads(self, q: torch.Tensor, k: torch.Tensor, by: Rotation) -> tuple[torch.Tensor, torch.Tensor]:
-        self._prepare(None, q, k, None, by._replace(q_scale=None), None)
+    def rotate_heads(
+        self, q: torch.Tensor, k: torch.Tensor, rotary: RotaryEmbedding
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self._rope_kv_write(None, q, k, None, rotary._replace(q_scale=None), None)
         return q, k
 
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        self._prepare(kv, None, k, v, None, group)
+        self._rope_kv_write(kv, None, k, v, None, group)
 
     def rotate_and_write(
         self,
@@ -66,22 +68,22 @@ class CpuAttention(AttentionBackend):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor | None,
-        by: Rotation,
+        rotary: RotaryEmbedding,
         group: KVGroupBatch,
     ) -> torch.Tensor:
-        self._prepare(kv, q, k, v, by, group)
+        self._rope_kv_write(kv, q, k, v, rotary, group)
         return q
 
-    def _prepare(
+    def _rope_kv_write(
         self,
         kv: torch.Tensor | None,
         q: torch.Tensor | None,
         k: torch.Tensor,
         v: torch.Tensor | None,
-        by: Rotation | None,
+        rotary: RotaryEmbedding | None,
         group: KVGroupBatch | None,
     ) -> None:
-        """Turn by `by`, store where there is a `kv`. Rows may be strided (views of a fused projection), heads not."""
+        """Rotates if `rotary` is given, stores if `kv` is. Rows may be strided, being views of a fused projection."""
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
         assert kv is None or kv.shape[2] == (1 if v is None else 2)
@@ -92,9 +94,9 @@ class CpuAttention(AttentionBackend):
         self._library.rope_kv_write(
             *(k.dtype == torch.bfloat16, _address(q), 0 if q is None else q.stride(0)),
             *(k.data_ptr(), k.stride(0), _address(v), 0 if v is None else v.stride(0)),
-            *((None, None, 0) if by is None else (by.cos.data_ptr(), by.sin.data_ptr(), 2 * by.cos.shape[1])),
-            *(None if by is None else _address(by.q_scale), None if group is None else group.slot_mapping.data_ptr()),
-            *(_address(kv), num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
+            *_rotary_arguments(rotary),
+            *(None if group is None else group.slot_mapping.data_ptr(), _address(kv)),
+            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
         )
 
     def forward(
@@ -123,6 +125,13 @@ class CpuAttention(AttentionBackend):
             *(_address(slopes), _address(sink_logits)),
         )
         return out
+
+
+def _rotary_arguments(rotary: RotaryEmbedding | None) -> tuple[int | None, int | None, int, int | None]:
+    """cos, sin, rotary_dim and q_scale, as the kernel takes them."""
+    if rotary is None:
+        return None, None, 0, None
+    return rotary.cos.data_ptr(), rotary.sin.data_ptr(), 2 * rotary.cos.shape[1], _address(rotary.q_scale)
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:

@@ -1,8 +1,8 @@
 """LayerGroup: layers that share block tables, and so a place in the KV cache's one pool of blocks.
 
 A block of the pool holds the keys and values of `block_size` positions for the layers of one group. So that any group
-can use any block, all groups have as many layers (the last of a kind may have fewer, and then wastes the rest), and the
-n-th layers of all groups lie in one tensor:
+can use any block, all groups have the same number of layers (the last of a kind may have fewer, and wastes the rest),
+and the n-th layers of all groups share one tensor:
 
               block 0     block 1     block 2     block 3
     tensor 0  layer 5     layer 0     layer 2     layer 5
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 
 from models.spec import AttentionSpec, RecurrenceSpec
 
-_MAX_GROUPS = 8  # each costs a table a sequence and some host time a step
-_Reach = tuple[int, bool]  # a window or 0, and whether it is chunked
-_EVERYTHING = (0, False)
+_MAX_GROUPS = 8  # each costs a block table per sequence and some host time per step
+_Window = tuple[int, bool]  # (window or 0, whether it is chunked)
+_FULL_ATTENTION = (0, False)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """`layers` that see the same positions: all before a token (window None), the window - 1 before it, or, where the
-    window `is_chunked`, those of the token's own chunk of so many positions. Or layers that keep a recurrent state."""
+    """`layers` that see the same positions: all before a token (window None), the window - 1 before it, or, with
+    `is_chunked`, those in the token's own chunk of `window` positions. Or layers with a recurrent state."""
 
     window: int | None
     layers: tuple[int, ...]
@@ -35,10 +35,10 @@ class LayerGroup:
 
 
 def group_layers(mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> tuple[LayerGroup, ...]:
-    """All layers, those with attention in groups of equal size; groups that see everything come first.
+    """All layers, those with attention in groups of equal size; groups with full attention come first.
 
-    Layers whose keys and values differ in shape cannot take turns in one tensor: a model with such layers gets a single
-    group for them, which keeps all positions for every layer.
+    Layers whose keys and values differ in shape cannot share a tensor: a model with such layers gets a single group for
+    them, which stores all positions for every layer.
     """
     attending = {layer: mixer for layer, mixer in enumerate(mixers) if isinstance(mixer, AttentionSpec)}
     recurrent = tuple(layer for layer in range(len(mixers)) if layer not in attending)
@@ -49,24 +49,24 @@ def group_layers(mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> tuple[Laye
 def _group_attention(specs: dict[int, AttentionSpec]) -> tuple[LayerGroup, ...]:
     if len({(spec.num_kv_heads, spec.head_dim, spec.values_from is None) for spec in specs.values()}) > 1:
         return (LayerGroup(None, tuple(specs)),)
-    by_reach: dict[_Reach, list[int]] = {}
+    by_window: dict[_Window, list[int]] = {}
     for layer, spec in specs.items():
-        by_reach.setdefault((spec.sliding_window or spec.chunk or 0, spec.chunk is not None), []).append(layer)
-    reaches = sorted(by_reach)
-    size = _group_size({reach: len(by_reach[reach]) for reach in reaches})
+        by_window.setdefault((spec.sliding_window or spec.chunk or 0, spec.chunk is not None), []).append(layer)
+    windows = sorted(by_window)
+    size = _group_size({window: len(by_window[window]) for window in windows})
     return tuple(
-        LayerGroup(window or None, tuple(by_reach[window, is_chunked][start : start + size]), is_chunked)
-        for window, is_chunked in reaches
-        for start in range(0, len(by_reach[window, is_chunked]), size)
+        LayerGroup(window or None, tuple(by_window[window, is_chunked][start : start + size]), is_chunked)
+        for window, is_chunked in windows
+        for start in range(0, len(by_window[window, is_chunked]), size)
     )
 
 
-def _group_size(counts: dict[_Reach, int]) -> int:
-    """Layers in each group, such that little memory is wasted: first that which grows with the context."""
+def _group_size(counts: dict[_Window, int]) -> int:
+    """Layers in each group, chosen to waste little memory: first of what grows with the context."""
 
     def waste(size: int) -> tuple[int, int, int]:
-        num_groups = {reach: -(-count // size) for reach, count in counts.items()}
-        return num_groups.get(_EVERYTHING, 0) * size, sum(num_groups.values()) * size, sum(num_groups.values())
+        num_groups = {window: -(-count // size) for window, count in counts.items()}
+        return num_groups.get(_FULL_ATTENTION, 0) * size, sum(num_groups.values()) * size, sum(num_groups.values())
 
     sizes = range(1, max(counts.values()) + 1)
     allowed = [size for size in sizes if sum(-(-count // size) for count in counts.values()) <= _MAX_GROUPS]

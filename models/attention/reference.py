@@ -13,7 +13,7 @@ from models.spec import AttentionSpec
 # Bounds of the fp32 temporaries, in elements: K (and V) of a tile of the context, padded, and a tile's scores.
 _MAX_GATHERED = 1 << 22
 _MAX_SCORES = 1 << 24
-_TILE = 1024  # positions that many rows are attended over at a time
+_TILE = 1024  # positions in a tile of the context of many rows
 
 
 class ReferenceAttention(AttentionBackend):
@@ -51,15 +51,15 @@ class ReferenceAttention(AttentionBackend):
             sequences = torch.tensor(part.sequences, device=q.device)  # [N]
             rows = torch.tensor(part.rows, device=q.device)  # [N, R]
             tables = group.block_tables[sequences]
-            attended = _Attended(q[rows], batch.positions[rows], spec, alibi_slopes, sinks)
+            softmax = _OnlineSoftmax(q[rows], batch.positions[rows], spec, alibi_slopes, sinks)
             for first, last in _tiles(part, spec, batch.block_size):
-                attended.add(first, *_gather(kv, tables, first, last, batch.block_size, spec.values_from))
-            out[rows] = attended.result().to(q.dtype)
+                softmax.add(first, *_gather(kv, tables, first, last, batch.block_size, spec.values_from))
+            out[rows] = softmax.result().to(q.dtype)
         return out
 
 
 class _Part(NamedTuple):
-    """Rows attended together: several sequences' single rows, or one sequence's rows in a run."""
+    """Rows attended together: single rows of several sequences, or consecutive rows of one."""
 
     sequences: list[int]  # [N]
     rows: list[list[int]]  # [N, R]
@@ -68,7 +68,7 @@ class _Part(NamedTuple):
 
 
 def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
-    """All rows of the batch, in parts whose temporaries are bounded."""
+    """All rows of the batch, in parts with bounded temporaries."""
     parts: list[_Part] = []
     decodes: list[tuple[int, int, int]] = []  # (context, sequence, row)
     end = 0
@@ -80,13 +80,13 @@ def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
         step = max(1, _MAX_SCORES // (min(context, _TILE) * spec.num_heads))
         for first in range(start, end, step):
             last = min(first + step, end)
-            behind = end - last
-            parts.append(_Part([sequence], [list(range(first, last))], context - (end - first), context - behind))
+            num_later = end - last
+            parts.append(_Part([sequence], [list(range(first, last))], context - (end - first), context - num_later))
     return parts + _decode_parts(decodes, spec)
 
 
 def _decode_parts(decodes: list[tuple[int, int, int]], spec: AttentionSpec) -> list[_Part]:
-    """Decodes in order of context, parted where padding to the longest would gather too much."""
+    """Decodes in order of context, split where padding to the longest would gather too much."""
     parts: list[_Part] = []
     for context, sequence, row in sorted(decodes):
         num_before = len(parts[-1].sequences) if parts else 0
@@ -99,7 +99,7 @@ def _decode_parts(decodes: list[tuple[int, int, int]], spec: AttentionSpec) -> l
 
 
 def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) positions of the tiles of what a part sees, in whole blocks."""
+    """(first, last + 1) positions of the tiles of a part's context, in whole blocks."""
     num_rows = sum(map(len, part.rows))
     longest = min(
         _MAX_SCORES // (num_rows * spec.num_heads),
@@ -119,8 +119,8 @@ def _gather(
     return parts[0], parts[1] if values_from is None else parts[0][..., values_from:]
 
 
-class _Attended:
-    """A softmax over a context that comes tile by tile: sums relative to the largest score so far."""
+class _OnlineSoftmax:
+    """Attention over a context that comes tile by tile: sums relative to the largest score so far."""
 
     def __init__(
         self,
@@ -131,8 +131,7 @@ class _Attended:
         sinks: torch.Tensor | None,
     ) -> None:
         """q: [N, R, H, D] at positions [N, R]."""
-        shared = spec.num_heads // spec.num_kv_heads  # query heads to a KV head
-        self._heads = (spec.num_kv_heads, shared)
+        self._heads = (spec.num_kv_heads, spec.num_heads // spec.num_kv_heads)
         self._queries = q.to(torch.float32).unflatten(2, self._heads)  # [N, R, K, H/K, D]
         self._positions = positions
         self._spec = spec
@@ -148,13 +147,13 @@ class _Attended:
         scores, hidden = self._scores(first, k)
         largest = torch.maximum(self._largest, scores.amax(dim=-1, keepdim=True))
         base = largest.masked_fill(largest == float("-inf"), 0.0)  # of rows that have seen nothing yet
-        weights, kept = torch.exp(scores - base), torch.exp(self._largest - base)
+        weights, rescale = torch.exp(scores - base), torch.exp(self._largest - base)
         # Slots beyond a sequence's end hold anything, NaN too, and 0 * NaN would spread: only finite values may enter.
         seen = (~hidden).any(dim=1)[:, :, None, None]  # [N, C, 1, 1]
         added = torch.einsum("nkgrc,nckd->nkgrd", weights, torch.where(seen, v, 0.0))
         self._largest = largest
-        self._total = self._total * kept + weights.sum(dim=-1, keepdim=True)
-        self._sum = self._sum * kept + added
+        self._total = self._total * rescale + weights.sum(dim=-1, keepdim=True)
+        self._sum = self._sum * rescale + added
 
     def result(self) -> torch.Tensor:
         """[N, R, H, value_dim], fp32."""

@@ -9,7 +9,7 @@ from models.attention.base import AttentionBackend
 from models.errors import ModelError
 from models.spec import AttentionSpec
 
-# Device type -> back ends, best first; imported only when looked at, since one may compile or load a library.
+# Device type -> back ends, best first; imported only when tried, since one may compile or load a library.
 PREFERENCE: Mapping[str, Sequence[str]] = {
     "cpu": ("models.attention.cpu:CpuAttention", "models.attention.reference:ReferenceAttention"),
     "cuda": ("models.attention.reference:ReferenceAttention",),

@@ -31,7 +31,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     return DecoderSpec(
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
-        max_position=config.integer("seq_length", 2048),  # what it was trained with; nothing in it ends there
+        max_position=config.integer("seq_length", 2048),  # of training; ALiBi has no limit
         layers=(layer,) * config.num_layers(config.first("n_layer", "num_hidden_layers")),
         final_norm=norm,
         embedding_norm=norm,

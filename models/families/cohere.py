@@ -1,4 +1,4 @@
-"""Command R and R+ (Cohere), Command R7B and A (Cohere 2): both branches from one LayerNorm, side by side."""
+"""Command R and R+ (Cohere), Command R7B and A (Cohere 2): parallel attention and MLP after one LayerNorm."""
 
 import dataclasses
 from typing import Any
@@ -22,14 +22,14 @@ def describe_cohere(config: HFConfig, *, default_theta: float = 500000.0) -> Dec
         return dataclasses.replace(layer, norm=norm, placement=NormPlacement.PARALLEL_ONE_NORM, qk_norm=qk_norm)
 
     return dataclasses.replace(
-        llama.describe(config, default_theta=default_theta, default_tied=True).map_layers(adapt),
+        llama.describe(config, llama.Defaults(rope_theta=default_theta, has_tied_head=True)).map_layers(adapt),
         final_norm=norm,
         logit_scale=config.number("logit_scale", 0.0625),
     )
 
 
 def describe_cohere2(config: HFConfig) -> DecoderSpec:
-    """Three of four layers have a window, and only these are told positions."""
+    """Three of four layers have a window, and only these have rotary embeddings."""
     spec = describe_cohere(config, default_theta=10000.0)
     pattern = config.integer("sliding_window_pattern", 4)
     windows = sliding_windows(
@@ -43,7 +43,7 @@ def describe_cohere2(config: HFConfig) -> DecoderSpec:
     return spec.map_layers(adapt)
 
 
-# Rotary pairs are neighbors.
+# Rotary pairs are neighboring dimensions.
 NAMES = {
     **llama.NAMES,
     "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", unpermute_q),

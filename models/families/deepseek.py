@@ -1,6 +1,6 @@
-"""DeepSeek V2 and V3 (R1, Kimi K2 and Moonlight too): latent attention, experts in groups beside shared ones.
+"""DeepSeek V2 and V3 (R1, Kimi K2 and Moonlight too): latent attention, grouped experts and shared experts.
 
-More than a page: two sets of defaults, and matrices that are cut or reordered, in GGUF in two ways.
+More than a page: two sets of defaults, and matrices that are split or reordered, in GGUF in two ways.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ from models.spec import (
     YarnScaling,
 )
 
-# What transformers takes for fields that a configuration leaves out; None: it must not.
+# transformers' defaults for fields that a configuration leaves out; None: it must be stated.
 _V2 = {
     "scoring_func": "softmax",
     "topk_method": "greedy",
@@ -76,7 +76,7 @@ def describe_v3(config: HFConfig) -> DecoderSpec:
 
 def _describe(config: HFConfig, usual: Mapping[str, Any]) -> DecoderSpec:
     latent = _latent(config)
-    spec = llama.describe(config, default_head_dim=latent.rope_dim)
+    spec = llama.describe(config, llama.Defaults(head_dim=latent.rope_dim))
     rope = rope_spec(config, latent.rope_dim)
     num_dense = config.integer("first_k_dense_replace", usual["first_k_dense_replace"], minimum=0)
     moe = _experts(config, usual) if num_dense < len(spec.layers) else None
@@ -101,7 +101,7 @@ def _router(config: HFConfig, usual: Mapping[str, Any]) -> RouterSpec:
     return RouterSpec(
         score=_SCORES[score],
         experts_per_token=config.integer("num_experts_per_tok", usual["num_experts_per_tok"]),
-        # No V2 on the hub says so, which transformers' V2 would not heed and DeepSeek's own code would not scale.
+        # No V2 on the hub sets it; transformers' V2 would ignore it, and DeepSeek's own code would not scale then.
         renormalizes=config.boolean("norm_topk_prob", usual["norm_topk_prob"]),
         has_correction=method == "noaux_tc",
         num_groups=config.integer("n_group", usual["n_group"]) if is_grouped else 1,
@@ -123,12 +123,12 @@ def _latent(config: HFConfig) -> LatentSpec:
         nope_dim=config.integer("qk_nope_head_dim"),
         rope_dim=config.integer("qk_rope_head_dim"),
         value_dim=config.integer("v_head_dim"),
-        norm=NormSpec(NormKind.RMS, 1e-6),  # whatever rms_norm_eps is
+        norm=NormSpec(NormKind.RMS, 1e-6),  # regardless of rms_norm_eps
     )
 
 
 def _scale(config: HFConfig, latent: LatentSpec, rope: RopeSpec) -> float:
-    """Of logits. With yarn they are warmer, by `mscale_all_dim`: in rotated and other dimensions alike."""
+    """Of logits. With yarn they are scaled up by `mscale_all_dim`, in rotary and other dimensions alike."""
     scale = (latent.nope_dim + latent.rope_dim) ** -0.5
     scaling = config.section("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
     if not isinstance(rope.scaling, YarnScaling):
@@ -151,8 +151,8 @@ def _experts(config: HFConfig, usual: Mapping[str, Any]) -> MoESpec:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def turned_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Rows of each head's query: those that are turned first, and their pairs as RopeSpec wants them."""
+def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Rows of each head's query with the rotary part first, and its pairs in RopeSpec's order."""
     assert layer is not None
     assert layer.latent is not None
     heads = tensor.unflatten(0, (layer.attention.num_heads, -1))  # [H, nope + rope, ...]
@@ -160,8 +160,8 @@ def turned_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
     return joined((_halves(heads[:, nope_dim:], 1), heads[:, :nope_dim]), dim=1).flatten(0, 1)
 
 
-def turned_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """The same of a row of the cache, which a checkpoint makes as [latent | turned part]."""
+def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """The same for a row of the cache, which a checkpoint stores as [latent | rotary part]."""
     assert layer is not None
     assert layer.latent is not None
     rank = layer.latent.kv_rank
@@ -188,13 +188,13 @@ def values_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tens
 
 
 NAMES = {
-    "model.layers.{x}.**": IGNORE,  # V3's, for predicting several tokens
+    "model.layers.{x}.**": IGNORE,  # V3's multi-token prediction
     **llama.NAMES,
-    "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", turned_first_q),
+    "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", rotary_first_q),
     "model.layers.{i}.self_attn.q_a_proj.*": To("layers.{i}.attn.qkv", "q"),
     "model.layers.{i}.self_attn.q_a_layernorm.*": To("layers.{i}.attn.q_norm"),
-    "model.layers.{i}.self_attn.q_b_proj.*": To("layers.{i}.attn.q_up", transform=turned_first_q),
-    "model.layers.{i}.self_attn.kv_a_proj_with_mqa.*": To("layers.{i}.attn.qkv", "kv", turned_first_row),
+    "model.layers.{i}.self_attn.q_b_proj.*": To("layers.{i}.attn.q_up", transform=rotary_first_q),
+    "model.layers.{i}.self_attn.kv_a_proj_with_mqa.*": To("layers.{i}.attn.qkv", "kv", rotary_first_row),
     "model.layers.{i}.self_attn.kv_a_layernorm.*": To("layers.{i}.attn.kv_norm"),
     "model.layers.{i}.self_attn.kv_b_proj.*": (
         To("layers.{i}.attn.k_up", transform=keys_of_heads),
@@ -209,15 +209,15 @@ NAMES = {
 GGUF_NAMES = {
     **llama.GGUF_NAMES,
     **GGUF_EXPERT_NAMES,
-    "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q", turned_first_q),
+    "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q", rotary_first_q),
     "blk.{i}.attn_q_a.*": To("layers.{i}.attn.qkv", "q"),
     "blk.{i}.attn_q_a_norm.*": To("layers.{i}.attn.q_norm"),
-    "blk.{i}.attn_q_b.*": To("layers.{i}.attn.q_up", transform=turned_first_q),
-    "blk.{i}.attn_kv_a_mqa.*": To("layers.{i}.attn.qkv", "kv", turned_first_row),
+    "blk.{i}.attn_q_b.*": To("layers.{i}.attn.q_up", transform=rotary_first_q),
+    "blk.{i}.attn_kv_a_mqa.*": To("layers.{i}.attn.qkv", "kv", rotary_first_row),
     "blk.{i}.attn_kv_a_norm.*": To("layers.{i}.attn.kv_norm"),
     "blk.{i}.attn_k_b.*": To("layers.{i}.attn.k_up"),
     "blk.{i}.attn_v_b.*": To("layers.{i}.attn.v_up"),
-    "blk.{i}.attn_kv_b.*": NAMES["model.layers.{i}.self_attn.kv_b_proj.*"],  # files from before the two
+    "blk.{i}.attn_kv_b.*": NAMES["model.layers.{i}.self_attn.kv_b_proj.*"],  # older files
     "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 
@@ -246,7 +246,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _head_length(file: GGUFMetadata, part: str) -> int:
-    """Of keys or values. What newer files state without "mla" is of a row of the cache."""
+    """Of keys or values. In newer files, the field without "mla" describes a row of the cache."""
     return file.integer(file.first(f"attention.{part}_length_mla", f"attention.{part}_length"))
 
 

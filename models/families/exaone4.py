@@ -1,4 +1,4 @@
-"""EXAONE 4: norms after the branches, and of query and key heads; no positions in layers between windows."""
+"""EXAONE 4: norms after the sublayers, and of query and key heads; no positions in layers without a window."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_eps=1e-5)
+    spec = llama.describe(config, llama.Defaults(eps=1e-5))
     windows = sliding_windows(
         config,
         len(spec.layers),

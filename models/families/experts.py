@@ -1,20 +1,18 @@
-"""What families with experts have in common: names of their tensors, and which layers have experts."""
+"""Mixtures of experts in families: names of their tensors, their fields in GGUF, and which layers have experts."""
 
 from typing import Any
-
-import torch
 
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families.name_map import To
-from models.spec import LayerSpec
+from models.families.transforms import as_row
 
 
 def expert_names(
     block: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
 ) -> dict[str, To | tuple[To, ...] | None]:
-    """Rules for experts under "model.layers.{i}.<block>.experts", each with tensors of its own or all stacked."""
+    """Rules for experts under "model.layers.{i}.<block>.experts": each with its own tensors, or all stacked."""
     experts = f"model.layers.{{i}}.{block}.experts"
     return {
         f"{experts}.{{e}}.{gate}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
@@ -26,7 +24,7 @@ def expert_names(
 
 
 def shared_names(block: str, *, name: str = "shared_expert") -> dict[str, To | tuple[To, ...] | None]:
-    """Rules for the MLP beside the experts that every row goes through, and its gate."""
+    """Rules for the shared expert, which every row goes through, and its gate."""
     shared = f"model.layers.{{i}}.{block}.{name}"
     return {
         f"{shared}.gate_proj.*": To("layers.{i}.mlp.shared.gate_up", "gate"),
@@ -36,18 +34,13 @@ def shared_names(block: str, *, name: str = "shared_expert") -> dict[str, To | t
     }
 
 
-def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """[hidden] as [1, hidden]: GGUF drops dimensions of size 1."""
-    return tensor.reshape(1, -1)
-
-
 GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
     "blk.{i}.ffn_gate_inp.*": To("layers.{i}.mlp.router"),
     "blk.{i}.ffn_gate_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
     "blk.{i}.ffn_up_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
     "blk.{i}.ffn_gate_up_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up"),
     "blk.{i}.ffn_down_exps.*": To("layers.{i}.mlp.experts.{e}.down"),
-    "blk.{i}.ffn_gate.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),  # files from before the stacks
+    "blk.{i}.ffn_gate.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),  # older files, without stacks
     "blk.{i}.ffn_up.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
     "blk.{i}.ffn_down.{e}.*": To("layers.{i}.mlp.experts.{e}.down"),
     "blk.{i}.ffn_gate_shexp.*": To("layers.{i}.mlp.shared.gate_up", "gate"),
@@ -58,14 +51,14 @@ GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
 
 
 def gguf_expert_fields(file: GGUFMetadata, *, size: str = "moe_intermediate_size") -> dict[str, Any]:
-    """How many experts there are and how large. size: what the family calls their inner size."""
+    """Number and size of the experts. size: the family's name for their intermediate size."""
     num_experts, per_token = file.integer("expert_count"), file.integer("expert_used_count")
-    inner = file.size("expert_feed_forward_length") or file.integer("feed_forward_length")
+    intermediate_size = file.size("expert_feed_forward_length") or file.integer("feed_forward_length")
     return {
         "num_experts": num_experts,
         "num_local_experts": num_experts,
         "num_experts_per_tok": per_token,
-        size: inner,
+        size: intermediate_size,
     }
 
 

@@ -1,4 +1,4 @@
-"""Falcon: branches side by side from one LayerNorm (7B) or two (40B), or one after the other with ALiBi (RW)."""
+"""Falcon: parallel attention and MLP after one LayerNorm (7B) or two (40B), or sequential with ALiBi (RW)."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         rope=None if has_alibi else rope_spec(config, head_dim),
         has_qkv_bias=has_bias,
         has_out_bias=has_bias,
-        # the biases are added before scores are scaled
+        # the biases are added before the scores are scaled
         alibi_slopes=alibi_slopes(num_heads, scale=head_dim**-0.5) if has_alibi else None,
     )
     return DecoderSpec(
@@ -77,7 +77,7 @@ NAMES = {
 
 GGUF_NAMES = {
     **gpt_neox.GGUF_NAMES,
-    "blk.{i}.attn_norm.*": To("layers.{i}.mlp_norm"),  # which is both branches' where there is no second
+    "blk.{i}.attn_norm.*": To("layers.{i}.mlp_norm"),  # of both sublayers where there is no second norm
     "blk.{i}.attn_norm_2.*": To("layers.{i}.attn_norm"),
 }
 

@@ -1,6 +1,6 @@
-"""Gemma 1, 2 and 3 (text): norms stored less one, scaled embeddings, GeGLU; from 2 on sandwich norms and windows.
+"""Gemma 1, 2 and 3 (text): norms stored minus 1, scaled embeddings, GeGLU; from 2 on sandwich norms and windows.
 
-More than a page: three generations, each what the one before it is with changes.
+More than a page: three generations, each based on the one before.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from models.config.layers import sliding_windows
 from models.config.rope import rope_spec
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen2, qwen3
+from models.families.multimodal import language_model_of
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import plus_one
-from models.families.wrapped import text_part
 from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec, RopeSpec
 
 
@@ -26,7 +26,7 @@ def describe_gemma(config: HFConfig) -> DecoderSpec:
         raise UnsupportedModelError(
             f"{config.source}: use_bidirectional_attention is not supported; this is no decoder"
         )
-    spec = llama.describe(_with_activation(config), default_head_dim=256, default_tied=True)
+    spec = llama.describe(_with_activation(config), llama.Defaults(head_dim=256, has_tied_head=True))
     return dataclasses.replace(spec, embedding_scale=spec.hidden_size**0.5)
 
 
@@ -48,13 +48,13 @@ def describe_gemma2(config: HFConfig) -> DecoderSpec:
 
 
 def describe_gemma3(config: HFConfig) -> DecoderSpec:
-    """Caps gave way to norms of q and k; layers with a window, five of six, rotate faster than the others."""
+    """Caps gave way to norms of q and k; layers with a window, five of six, have a smaller theta than the others."""
     spec = describe_gemma(config)
     pattern = config.integer("sliding_window_pattern", 6)
     windows = sliding_windows(
         config, len(spec.layers), is_windowed=lambda index: (index + 1) % pattern != 0, default=4096
     )
-    of_window, of_all = _ropes(config, spec.layers[0].attention.head_dim)
+    windowed_rope, full_rope = _ropes(config, spec.layers[0].attention.head_dim)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(
@@ -68,7 +68,7 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
             mixer=attention,
             placement=NormPlacement.SANDWICH,
             qk_norm=QKNormSpec(layer.norm),
-            rope=of_all if windows[index] is None else of_window,
+            rope=full_rope if windows[index] is None else windowed_rope,
         )
 
     cap = _cap(config, "final_logit_softcapping", None)
@@ -76,16 +76,16 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
 
 
 def _ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
-    """Rotations of layers with a window and of those without."""
-    of_all = rope_spec(config, head_dim, layer_type="full_attention", default_theta=1e6)
+    """Of layers with a window, and of those without."""
+    full = rope_spec(config, head_dim, layer_type="full_attention", default_theta=1e6)
     if config.has("rope_parameters"):
-        return rope_spec(config, head_dim, layer_type="sliding_attention", default_theta=1e4), of_all
-    local = dataclasses.replace(of_all, theta=config.number("rope_local_base_freq", 1e4), scaling=None)
-    return local, of_all
+        return rope_spec(config, head_dim, layer_type="sliding_attention", default_theta=1e4), full
+    windowed = dataclasses.replace(full, theta=config.number("rope_local_base_freq", 1e4), scaling=None)
+    return windowed, full
 
 
 def _with_activation(config: HFConfig) -> HFConfig:
-    """`hidden_activation`, or in its absence `hidden_act`, whose "gelu" always meant the approximation here."""
+    """`hidden_activation`, else `hidden_act`, whose "gelu" always meant the tanh approximation here."""
     name = config.text(config.first("hidden_activation", "hidden_act"), "gelu_pytorch_tanh")
     return dataclasses.replace(
         config, fields={**config.fields, "hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name}
@@ -93,7 +93,7 @@ def _with_activation(config: HFConfig) -> HFConfig:
 
 
 def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
-    """A cap; null says that there is none, absence that it is the family's usual one."""
+    """A soft cap; null means that there is none, absence means the family's usual one."""
     if config.has(name):
         return config.number(name)
     return None if config.is_null(name) else default
@@ -115,7 +115,7 @@ NAMES_2 = {
     "model.layers.{i}.self_attn.k_norm.*": To("layers.{i}.attn.k_norm", transform=plus_one),
 }
 
-# The converter adds the one.
+# The converter adds the 1.
 GGUF_NAMES = qwen2.GGUF_NAMES
 GGUF_NAMES_2 = {
     **qwen3.GGUF_NAMES,
@@ -151,7 +151,7 @@ def gguf_gemma3(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _score_divisor(fields: dict[str, Any], *, largest: int) -> int:
-    """Scores are divided by its root. No file states it: only 27B, known by its layers, does not take the head size."""
+    """Scores are divided by its root. No file states it; it is the head size except in 27B, known by its layers."""
     if fields["num_hidden_layers"] == largest:
         return int(fields["hidden_size"] // fields["num_attention_heads"])
     return int(fields["head_dim"])
@@ -161,9 +161,9 @@ GEMMA = Family(describe_gemma, NAMES, GGUF_NAMES, gguf_gemma)
 GEMMA2 = Family(describe_gemma2, NAMES_2, GGUF_NAMES_2, gguf_gemma2)
 GEMMA3 = Family(describe_gemma3, NAMES_2, GGUF_NAMES_2, gguf_gemma3)
 
-GEMMA3_WRAPPED = text_part(
+GEMMA3_MULTIMODAL = language_model_of(
     GEMMA3,
-    {  # what the hub's own files of 4B leave out
+    {  # what the hub's files of 4B leave out
         "vocab_size": 262208,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,

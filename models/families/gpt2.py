@@ -53,13 +53,13 @@ def describe(config: HFConfig) -> DecoderSpec:
     )
 
 
-# The hub's own files were saved without the "transformer." that later ones have.
+# The hub's files were saved without the "transformer." prefix of later ones.
 NAMES = {
     **with_prefixes(
         ("transformer.", ""),
         {
             "wte.*": To("embed"),
-            "wpe.*": To("positions"),
+            "wpe.*": To("position_embedding"),
             "h.{i}.ln_1.*": To("layers.{i}.attn_norm"),
             "h.{i}.attn.c_attn.*": To("layers.{i}.attn.qkv", transform=transpose),
             "h.{i}.attn.c_proj.*": To("layers.{i}.attn.out", transform=transpose),
@@ -76,7 +76,7 @@ NAMES = {
 
 GGUF_NAMES = {
     "token_embd.*": To("embed"),
-    "position_embd.*": To("positions"),
+    "position_embd.*": To("position_embedding"),
     "blk.{i}.attn_norm.*": To("layers.{i}.attn_norm"),
     "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
     "blk.{i}.attn_output.*": To("layers.{i}.attn.out"),

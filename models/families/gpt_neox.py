@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: two LayerNorms for branches side by side, a quarter of each head rotated, biases everywhere."""
+"""GPT-NeoX and Pythia: parallel attention and MLP, a LayerNorm for each, partial rotary embedding, biases."""
 
 import dataclasses
 from typing import Any

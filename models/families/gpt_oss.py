@@ -14,7 +14,7 @@ from models.families import llama, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.transforms import joined
+from models.families.transforms import joined, transpose
 from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 
 _ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
@@ -22,7 +22,7 @@ _ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_p
 
 def describe(config: HFConfig) -> DecoderSpec:
     config = with_usual_rope(config, _ROPE)
-    spec = llama.describe(config, default_head_dim=64, default_theta=150000.0, default_eps=1e-5)
+    spec = llama.describe(config, llama.Defaults(head_dim=64, rope_theta=150000.0, eps=1e-5))
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 2 == 0, default=128)
     expert = MLPSpec(
         intermediate_size=config.integer("intermediate_size"),
@@ -35,7 +35,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     router = RouterSpec(
         score=RouterScore.SOFTMAX,
         experts_per_token=config.integer("num_experts_per_tok", 4),
-        renormalizes=True,  # the softmax is over the chosen
+        renormalizes=True,  # the softmax is over the chosen experts
         has_bias=True,
     )
     moe = MoESpec(config.integer("num_local_experts"), expert, router)
@@ -49,17 +49,13 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Rows of gate and up in turn -> gate's, then up's. Rows of weights and numbers of biases alike."""
+    """Alternating rows of gate and up to all of gate, then all of up; weights and biases alike."""
     return joined((tensor[0::2], tensor[1::2]))
 
 
-def turn_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """An expert's [hidden, 2 * inner] of the unquantized checkpoints."""
+def transpose_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """The same for an expert's [hidden, 2 * intermediate] in unquantized checkpoints."""
     return split_gate_up(tensor.t(), layer)
-
-
-def turn(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    return tensor.t()
 
 
 NAMES = {
@@ -67,14 +63,14 @@ NAMES = {
     "model.layers.{i}.self_attn.sinks": To("layers.{i}.attn", parameter="sinks"),
     "model.layers.{i}.mlp.router.*": To("layers.{i}.mlp.router"),
     "model.layers.{i}.mlp.experts.gate_up_proj": To(
-        "layers.{i}.mlp.experts.{e}.gate_up", transform=turn_and_split_gate_up
+        "layers.{i}.mlp.experts.{e}.gate_up", transform=transpose_and_split_gate_up
     ),
     "model.layers.{i}.mlp.experts.gate_up_proj_bias": To(
         "layers.{i}.mlp.experts.{e}.gate_up", transform=split_gate_up, parameter="bias"
     ),
-    "model.layers.{i}.mlp.experts.down_proj": To("layers.{i}.mlp.experts.{e}.down", transform=turn),
+    "model.layers.{i}.mlp.experts.down_proj": To("layers.{i}.mlp.experts.{e}.down", transform=transpose),
     "model.layers.{i}.mlp.experts.down_proj_bias": To("layers.{i}.mlp.experts.{e}.down", parameter="bias"),
-    # MXFP4, which the reader offers as matrices [outputs, inputs]
+    # MXFP4, which the reader provides as matrices [outputs, inputs]
     "model.layers.{i}.mlp.experts.gate_up_proj.weight": To(
         "layers.{i}.mlp.experts.{e}.gate_up", transform=split_gate_up
     ),
@@ -84,14 +80,14 @@ NAMES = {
 GGUF_NAMES = {
     **qwen2.GGUF_NAMES,
     **GGUF_EXPERT_NAMES,
-    "blk.{i}.post_attention_norm.*": To("layers.{i}.mlp_norm"),  # the converter's name for it
+    "blk.{i}.post_attention_norm.*": To("layers.{i}.mlp_norm"),  # the converter's name
     "blk.{i}.attn_sinks.weight": To("layers.{i}.attn", parameter="sinks"),
 }
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     fields = {**common_fields(file), **window_fields(file), **gguf_expert_fields(file, size="intermediate_size")}
-    # its band between fast and slow frequencies ends where it is computed to; the format cannot say so
+    # yarn's band between fast and slow frequencies is not rounded; the format cannot state that
     return {**fields, "rope_parameters": {**fields["rope_parameters"], "truncate": False}}
 
 

@@ -1,4 +1,4 @@
-"""GPT-J: both branches from one LayerNorm, side by side; neighboring rotary pairs; biases in MLP and output layer."""
+"""GPT-J: parallel attention and MLP after one LayerNorm; neighboring rotary pairs; biases in MLP and output layer."""
 
 import dataclasses
 from typing import Any

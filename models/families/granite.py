@@ -1,4 +1,4 @@
-"""Granite, GraniteMoE and GraniteMoEShared: Llama with a scale on embeddings, branches, attention and logits."""
+"""Granite, GraniteMoE and GraniteMoEShared: Llama with a scale on embeddings, sublayers, attention and logits."""
 
 import dataclasses
 from typing import Any
@@ -14,12 +14,12 @@ from models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, R
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    branch_scale = config.number("residual_multiplier", 1.0)
+    sublayer_scale = config.number("residual_multiplier", 1.0)
     attention_scale = config.number("attention_multiplier", 1.0)
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(layer.attention, scale=attention_scale)
-        return dataclasses.replace(layer, mixer=attention, branch_scale=branch_scale)
+        return dataclasses.replace(layer, mixer=attention, sublayer_scale=sublayer_scale)
 
     return dataclasses.replace(
         llama.describe(config).map_layers(adapt),

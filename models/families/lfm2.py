@@ -1,6 +1,6 @@
-"""LFM2: short convolutions in most layers, attention in the others; LFM2-MoE has experts in all but the first few.
+"""LFM2: short convolutions in most layers, attention in the others; LFM2-MoE has experts in all but the first layers.
 
-More than a page: no tensor has Llama's name, and sizes are computed from what is stated.
+More than a page: no tensor has Llama's name, and sizes are derived from other fields.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, gguf_scoring
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.transforms import taps
+from models.families.transforms import conv_weight
 from models.spec import (
     DecoderSpec,
     LayerSpec,
@@ -54,21 +54,23 @@ def _describe(config: HFConfig, mlp_size: int) -> DecoderSpec:
         "intermediate_size": mlp_size,
         "tie_word_embeddings": config.boolean(config.first("tie_embedding", "tie_word_embeddings"), True),
     }
-    spec = llama.describe(dataclasses.replace(config, fields={**config.fields, **as_llama}), default_theta=1e6)
+    spec = llama.describe(
+        dataclasses.replace(config, fields={**config.fields, **as_llama}), llama.Defaults(rope_theta=1e6)
+    )
     conv = ShortConvSpec(
         spec.hidden_size, config.integer("conv_L_cache", 3, minimum=2), config.boolean("conv_bias", False)
     )
-    attends = _attending(config, len(spec.layers))
+    has_attention = _has_attention(config, len(spec.layers))
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        if attends[index]:
+        if has_attention[index]:
             return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm))
         return dataclasses.replace(layer, mixer=conv, rope=None)
 
     return spec.map_layers(adapt)
 
 
-def _attending(config: HFConfig, num_layers: int) -> list[bool]:
+def _has_attention(config: HFConfig, num_layers: int) -> list[bool]:
     types = layer_types(config, num_layers)
     if types is not None:
         return [kind != "conv" for kind in types]
@@ -77,7 +79,7 @@ def _attending(config: HFConfig, num_layers: int) -> list[bool]:
 
 
 def _mlp_size(config: HFConfig) -> int:
-    """Two thirds of what is stated, as a gated MLP has three matrices; rounded up."""
+    """Two thirds of the field, since a gated MLP has three matrices; rounded up."""
     size = config.integer(config.first("block_ff_dim", "intermediate_size"))
     if not config.boolean("block_auto_adjust_ff_dim", True):
         return size
@@ -90,7 +92,7 @@ def _mlp_size(config: HFConfig) -> int:
 
 NAMES = {
     "model.embed_tokens.*": To("embed"),
-    "model.embedding_norm.*": To("norm"),  # behind the last layer, whatever its name says
+    "model.embedding_norm.*": To("norm"),  # after the last layer, despite its name
     "lm_head.*": To("head"),
     "model.layers.{i}.operator_norm.*": To("layers.{i}.attn_norm"),
     "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q"),
@@ -99,8 +101,8 @@ NAMES = {
     "model.layers.{i}.self_attn.out_proj.*": To("layers.{i}.attn.out"),
     "model.layers.{i}.self_attn.q_layernorm.*": To("layers.{i}.attn.q_norm"),
     "model.layers.{i}.self_attn.k_layernorm.*": To("layers.{i}.attn.k_norm"),
-    "model.layers.{i}.conv.in_proj.*": To("layers.{i}.attn.inp"),
-    "model.layers.{i}.conv.conv.weight": To("layers.{i}.attn", None, taps, "taps"),
+    "model.layers.{i}.conv.in_proj.*": To("layers.{i}.attn.in_proj"),
+    "model.layers.{i}.conv.conv.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
     "model.layers.{i}.conv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
     "model.layers.{i}.conv.out_proj.*": To("layers.{i}.attn.out"),
     "model.layers.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
@@ -121,8 +123,8 @@ _MOE_NAMES = {
 GGUF_NAMES = {
     **qwen3.GGUF_NAMES,
     "token_embd_norm.*": To("norm"),
-    "blk.{i}.shortconv.in_proj.*": To("layers.{i}.attn.inp"),
-    "blk.{i}.shortconv.conv.weight": To("layers.{i}.attn", None, taps, "taps"),
+    "blk.{i}.shortconv.in_proj.*": To("layers.{i}.attn.in_proj"),
+    "blk.{i}.shortconv.conv.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
     "blk.{i}.shortconv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
     "blk.{i}.shortconv.out_proj.*": To("layers.{i}.attn.out"),
 }
@@ -143,7 +145,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
         "norm_eps": file.number("attention.layer_norm_rms_epsilon"),
         "conv_L_cache": file.integer("shortconv.l_cache"),
         "conv_bias": any(name.endswith("shortconv.conv.bias") for name in file.tensors),
-        "block_auto_adjust_ff_dim": False,  # what is stated was adjusted
+        "block_auto_adjust_ff_dim": False,  # the file's size was adjusted already
     }
 
 

@@ -1,5 +1,7 @@
 """Llama 2 and 3, SmolLM2: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
 
+from dataclasses import dataclass
+
 from models.config.hf_config import HFConfig
 from models.config.rope import context_length, rope_spec
 from models.errors import CheckpointError
@@ -9,35 +11,38 @@ from models.families.transforms import unpermute_k, unpermute_q, unpermute_qkv
 from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
-def describe(
-    config: HFConfig,
-    *,
-    default_head_dim: int | None = None,
-    default_theta: float = 10000.0,
-    default_eps: float = 1e-6,
-    default_bias: bool = False,
-    default_activation: str | None = None,
-    default_rotary_share: float = 1.0,
-    default_tied: bool = False,
-) -> DecoderSpec:
-    """The defaults are of families that are Llama but for a few fields, which they replace in what this returns."""
-    attention = _attention(config, default_head_dim)
-    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", default_eps))
-    has_attention_bias = config.boolean("attention_bias", default_bias)
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a family takes for fields that config.json leaves out."""
+
+    head_dim: int | None = None  # hidden size / heads
+    rope_theta: float = 10000.0
+    rotary_share: float = 1.0  # of each head
+    eps: float = 1e-6
+    has_attention_bias: bool = False
+    activation: str | None = None  # must be stated
+    has_tied_head: bool = False
+
+
+def describe(config: HFConfig, defaults: Defaults = Defaults()) -> DecoderSpec:
+    """Most other families start from this, too, and replace what differs in it."""
+    attention = _attention(config, defaults)
+    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", defaults.eps))
+    has_attention_bias = config.boolean("attention_bias", defaults.has_attention_bias)
     layer = LayerSpec(
         mixer=attention,
         rope=rope_spec(
             config,
             attention.head_dim,
-            default_theta=default_theta,
-            default_share=default_rotary_share,
+            default_theta=defaults.rope_theta,
+            default_share=defaults.rotary_share,
             layer_type="full_attention",
         ),
         has_qkv_bias=has_attention_bias,
         has_out_bias=has_attention_bias,
         mlp=MLPSpec(
             intermediate_size=config.integer("intermediate_size"),
-            activation=config.activation("hidden_act", default_activation),
+            activation=config.activation("hidden_act", defaults.activation),
             is_gated=True,
             has_up_bias=config.boolean("mlp_bias", False),
             has_down_bias=config.boolean("mlp_bias", False),
@@ -50,11 +55,11 @@ def describe(
         max_position=context_length(config, 2048),
         layers=(layer,) * config.num_layers("num_hidden_layers"),
         final_norm=norm,
-        has_tied_head=config.boolean("tie_word_embeddings", default_tied),
+        has_tied_head=config.boolean("tie_word_embeddings", defaults.has_tied_head),
     )
 
 
-def _attention(config: HFConfig, default_head_dim: int | None) -> AttentionSpec:
+def _attention(config: HFConfig, defaults: Defaults) -> AttentionSpec:
     num_heads = config.integer("num_attention_heads")
     num_kv_heads = config.integer("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
@@ -62,7 +67,7 @@ def _attention(config: HFConfig, default_head_dim: int | None) -> AttentionSpec:
             f"{config.source}: num_key_value_heads {num_kv_heads} does not divide num_attention_heads {num_heads}; "
             "fetch the checkpoint's own configuration again"
         )
-    head_dim = config.integer("head_dim", default_head_dim or config.integer("hidden_size") // num_heads)
+    head_dim = config.integer("head_dim", defaults.head_dim or config.integer("hidden_size") // num_heads)
     return AttentionSpec(num_heads, num_kv_heads, head_dim, scale=head_dim**-0.5)
 
 

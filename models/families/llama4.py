@@ -1,6 +1,6 @@
-"""Llama 4, its text: attention in chunks, layers without positions between, an expert a row beside a shared one.
+"""Llama 4, its text: attention in chunks, layers without positions between, one routed and one shared expert per row.
 
-More than a page: which layers have what is stated in four ways, and GGUF leaves most of it out.
+More than a page: four fields state which layers have what, and GGUF leaves most of them out.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from models.config.hf_config import HFConfig
 from models.config.layers import flags_by_layer, layer_types
 from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
+from models.families.multimodal import language_model_of
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import transpose, unpermute_k, unpermute_q
-from models.families.wrapped import text_part
 from models.spec import (
     Activation,
     DecoderSpec,
@@ -32,10 +32,10 @@ from models.spec import (
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_head_dim=128, default_theta=500000.0, default_eps=1e-5)
+    spec = llama.describe(config, llama.Defaults(head_dim=128, rope_theta=500000.0, eps=1e-5))
     num_layers = len(spec.layers)
     interval = config.integer("no_rope_layer_interval", 4)
-    # 1 where there is a rotation, whatever the field's name says.
+    # 1 where there is a rotary embedding, despite the field's name.
     has_rope = flags_by_layer(config, "no_rope_layers", num_layers, otherwise=lambda index: (index + 1) % interval != 0)
     chunks = _chunks(config, has_rope)
     moe_layers = _moe_layers(config, num_layers)
@@ -56,7 +56,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _chunks(config: HFConfig, has_rope: list[bool]) -> list[int | None]:
-    """Of each layer, None for attention to everything."""
+    """Of each layer; None is full attention."""
     if config.is_null("attention_chunk_size"):
         return [None] * len(has_rope)
     size = config.integer("attention_chunk_size", 8192)
@@ -108,15 +108,15 @@ NAMES = {
 }
 
 GGUF_NAMES = {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}
-_CHUNK = 8192  # what llama.cpp takes of every model that has chunks; it knows no other
+_CHUNK = 8192  # llama.cpp's, for every model with chunks
 _NO_ROPE_INTERVAL = 4
 _EXPERTS_WITHOUT_QK_NORM = 128
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """What the files leave out is what llama.cpp takes for granted: chunks, layers without positions, norms of q and k.
+    """Files leave out what llama.cpp assumes: chunks, layers without positions, norms of q and k.
 
-    An `attention.sliding_window` of 0 says that there are no chunks, and that every layer is rotated.
+    An `attention.sliding_window` of 0 means that there are no chunks, and that every layer has a rotary embedding.
     """
     fields, num_experts = common_fields(file), file.size("expert_count")
     num_layers, dense_size = fields["num_hidden_layers"], fields["intermediate_size"]
@@ -136,4 +136,4 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
-WRAPPED = text_part(FAMILY)
+MULTIMODAL = language_model_of(FAMILY)

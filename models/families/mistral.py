@@ -1,4 +1,4 @@
-"""Mistral, Ministral and Ministral 3: Llama with windows, or with queries that grow with their position."""
+"""Mistral, Ministral and Ministral 3: Llama with windows, or with queries scaled by position."""
 
 import dataclasses
 from typing import Any
@@ -9,8 +9,8 @@ from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
 from models.config.rope import with_usual_rope
 from models.families import llama
+from models.families.multimodal import language_model_of
 from models.families.registry import Family
-from models.families.wrapped import text_part
 from models.spec import DecoderSpec, QueryTemperature
 
 _ROPE_3 = {
@@ -36,7 +36,7 @@ def with_windows(config: HFConfig, spec: DecoderSpec, *, default: int | None = N
 
 def describe_ministral3(config: HFConfig) -> DecoderSpec:
     config = with_usual_rope(config, _ROPE_3)
-    spec = with_windows(config, llama.describe(config, default_head_dim=128, default_eps=1e-5))
+    spec = with_windows(config, llama.describe(config, llama.Defaults(head_dim=128, eps=1e-5)))
     rope = config.section("rope_parameters")
     if not rope.has("llama_4_scaling_beta"):
         return spec
@@ -60,4 +60,4 @@ def gguf_ministral3(file: GGUFMetadata) -> dict[str, Any]:
 
 FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
 MINISTRAL3 = Family(describe_ministral3, llama.NAMES, llama.GGUF_NAMES, gguf_ministral3)
-WRAPPED = text_part(MINISTRAL3)  # of Mistral Small 3.1 and later, Ministral 3
+MULTIMODAL = language_model_of(MINISTRAL3)  # of Mistral Small 3.1 and later, Ministral 3

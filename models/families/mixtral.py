@@ -13,7 +13,7 @@ from models.spec import DecoderSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = mistral.with_windows(config, llama.describe(config, default_theta=1e6, default_eps=1e-5))
+    spec = mistral.with_windows(config, llama.describe(config, llama.Defaults(rope_theta=1e6, eps=1e-5)))
 
     def with_experts(mlp: MLPSpec | MoESpec) -> MoESpec:
         assert isinstance(mlp, MLPSpec)

@@ -1,4 +1,4 @@
-"""MPT: LayerNorm without biases, ALiBi, a plain MLP four times as wide, no biases at all."""
+"""MPT: LayerNorm without biases, ALiBi, a plain MLP four times as wide, no biases."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _refuse_extras(config: HFConfig, attention: HFConfig) -> None:
-    """What configurations can ask for and transformers' own MPT does not compute."""
+    """Refuses options that transformers' own MPT does not compute."""
     if not attention.boolean("alibi", True):
         raise UnsupportedModelError(f"{config.source}: attn_config.alibi is false; MPT is supported with ALiBi only")
     for name in ("qk_ln", "prefix_lm"):

@@ -8,7 +8,7 @@ import torch
 
 from models.spec import LayerSpec
 
-# Reorders what a format stores differently. The layer is None for tensors outside the layers.
+# Reorders what a format stores differently. The layer is None for tensors outside layers.
 Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 
 
@@ -16,7 +16,7 @@ Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 class To:
     """Where a tensor goes: a module path such as "layers.{i}.attn.qkv", and which shard of a fused one it fills.
 
-    parameter: its name, where the tensor's own does not end with it.
+    parameter: its name, if the tensor's name does not end with it.
     """
 
     module: str
@@ -27,12 +27,12 @@ class To:
 
 IGNORE: To | None = None  # a tensor that carries no weights, such as a stored causal mask
 
-# Pattern -> To, or several where a tensor is cut up (by their transforms). "{i}" is the layer's number, "{e}" an
-# expert's; a final ".*" covers weight, bias, scales, zeros, so that quantized checkpoints need no map of their own. The
-# first pattern that matches the whole name decides. "{e}" in the module alone says that the tensor is a stack of all
-# experts' matrices along its first dimension, of which each expert gets its own. It may also stand for the shard.
-# "{x}" is the number of a layer behind the decoder's last, such as DeepSeek V3's for predicting several tokens; a final
-# ".**" covers all names that begin so. Both are for tensors to ignore, and such rules come first.
+# Pattern -> To, or several if a tensor is split (by their transforms). "{i}" is the layer's number, "{e}" an expert's;
+# a final ".*" covers weight, bias, scales, zeros, so that quantized checkpoints need no map of their own. The first
+# pattern that matches the whole name decides. "{e}" in the module but not in the pattern means that the tensor is a
+# stack of all experts' matrices along its first dimension; each expert gets its own. "{e}" may also be the shard.
+# "{x}" is the number of a layer after the decoder's last, such as DeepSeek V3's for multi-token prediction; a final
+# ".**" covers all names with that prefix. Both are for tensors to ignore, and such rules come first.
 Rules = Mapping[str, To | tuple[To, ...] | None]
 
 
@@ -51,7 +51,7 @@ class NameMap:
     """Compiled Rules."""
 
     def __init__(self, rules: Rules, num_layers: int | None = None) -> None:
-        """num_layers: of the decoder; without it, no number is taken for that of a layer behind the last."""
+        """num_layers: of the decoder; without it, "{x}" matches no number."""
         self._rules = [(_compile(pattern), to) for pattern, to in rules.items()]
         self._num_layers = num_layers
 
@@ -60,7 +60,7 @@ class NameMap:
         return match is not None and to is IGNORE
 
     def destinations(self, name: str) -> tuple[Destination, ...]:
-        """Where the tensor goes; nowhere if no rule knows it or it is ignored."""
+        """Where the tensor goes; empty if no rule matches or it is ignored."""
         match, to = self._match(name)
         if match is None or to is None:
             return ()
@@ -69,12 +69,12 @@ class NameMap:
     def _match(self, name: str) -> tuple[re.Match[str] | None, To | tuple[To, ...] | None]:
         for pattern, to in self._rules:
             match = pattern.fullmatch(name)
-            if match is not None and self._is_behind_the_last(match.groupdict().get("x")):
+            if match is not None and self._is_after_the_last(match.groupdict().get("x")):
                 return match, to
         return None, None
 
-    def _is_behind_the_last(self, number: str | None) -> bool:
-        """Whether "{x}" may stand for `number`; True for rules without it."""
+    def _is_after_the_last(self, number: str | None) -> bool:
+        """Whether "{x}" may match `number`; True for rules without it."""
         return number is None or (self._num_layers is not None and int(number) >= self._num_layers)
 
 
@@ -97,5 +97,5 @@ def _destination(match: re.Match[str], to: To) -> Destination:
 
 
 def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple[To, ...] | None]:
-    """The rules under each prefix, for checkpoints that were saved from different wrapping classes."""
+    """The rules under each prefix, for checkpoints that were saved from different classes."""
     return {prefix + pattern: to for prefix in prefixes for pattern, to in rules.items()}

@@ -1,4 +1,4 @@
-"""Nemotron 4, Minitron: LayerNorm stored less one, half of each head rotated, a plain MLP with squared ReLU."""
+"""Nemotron 4, Minitron: LayerNorm stored minus 1, half of each head rotated, a plain MLP with squared ReLU."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 def describe(config: HFConfig) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, config.number("norm_eps", 1e-5), has_bias=True)
-    spec = llama.describe(config, default_rotary_share=0.5, default_activation="relu2")
+    spec = llama.describe(config, llama.Defaults(rotary_share=0.5, activation="relu2"))
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         assert isinstance(layer.mlp, MLPSpec)
@@ -25,7 +25,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 NAMES = {
-    # of weights alone: biases are stored as they are
+    # only of weights: biases are stored as they are
     "model.layers.{i}.input_layernorm.weight": To("layers.{i}.attn_norm", transform=plus_one),
     "model.layers.{i}.post_attention_layernorm.weight": To("layers.{i}.mlp_norm", transform=plus_one),
     "model.norm.weight": To("norm", transform=plus_one),
@@ -33,12 +33,12 @@ NAMES = {
     "model.layers.{i}.mlp.up_proj.*": To("layers.{i}.mlp.up"),
 }
 
-GGUF_NAMES = starcoder2.GGUF_NAMES  # the converter adds the one
+GGUF_NAMES = starcoder2.GGUF_NAMES  # the converter adds the 1
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     fields = common_fields(file)
-    # The converter takes the share of hidden size / heads, whatever the size of a head is.
+    # The converter takes a share of hidden size / heads, even if the head size is another.
     share = file.integer("rope.dimension_count") * fields["num_attention_heads"] / fields["hidden_size"]
     rope = {**fields["rope_parameters"], "partial_rotary_factor": share}
     return {**fields, "rope_parameters": rope, "norm_eps": fields["norm_epsilon"], "hidden_act": "relu2"}

@@ -1,4 +1,4 @@
-"""OLMo 2, OLMo 3 and OLMoE: norms after the branches (not in OLMoE), and of whole query and key projections."""
+"""OLMo 2, OLMo 3 and OLMoE: norms after the sublayers (not in OLMoE), and of whole query and key projections."""
 
 import dataclasses
 from typing import Any
@@ -28,14 +28,14 @@ from models.spec import (
 
 
 def describe_olmo2(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_eps=1e-5)
+    spec = llama.describe(config, llama.Defaults(eps=1e-5))
     return spec.map_layers(
         lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.POST, qk_norm=_qk_norm(layer))
     )
 
 
 def describe_olmo3(config: HFConfig) -> DecoderSpec:
-    """OLMo 2 with a window in three of four layers; only layers without one have their rotation scaled."""
+    """OLMo 2 with a window in three of four layers; only layers without one use rotary scaling."""
     spec = describe_olmo2(config)
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: (index + 1) % 4 != 0, default=4096)
 
@@ -63,7 +63,7 @@ def describe_olmoe(config: HFConfig) -> DecoderSpec:
         assert isinstance(layer.mlp, MLPSpec)
         return dataclasses.replace(layer, qk_norm=_qk_norm(layer), mlp=MoESpec(num_experts, layer.mlp, router))
 
-    return llama.describe(config, default_eps=1e-5).map_layers(adapt)
+    return llama.describe(config, llama.Defaults(eps=1e-5)).map_layers(adapt)
 
 
 def _qk_norm(layer: LayerSpec) -> QKNormSpec:

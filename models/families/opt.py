@@ -1,4 +1,4 @@
-"""OPT: LayerNorm, learned positions that are stored from the third row on, ReLU, biases everywhere."""
+"""OPT: LayerNorm, learned positions stored from the third row on, ReLU, biases everywhere."""
 
 from models.config.hf_config import HFConfig
 from models.families.name_map import To, with_prefixes
@@ -10,7 +10,7 @@ from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     embedding_size = config.integer("word_embed_proj_dim", hidden_size)
-    has_norms_before = config.boolean("do_layer_norm_before", True)  # not in OPT-350M
+    is_pre_norm = config.boolean("do_layer_norm_before", True)  # not in OPT-350M
     head_dim = hidden_size // num_heads
     is_affine = config.boolean("layer_norm_elementwise_affine", True)
     norm = NormSpec(NormKind.LAYER, 1e-5, has_weight=is_affine, has_bias=is_affine)
@@ -25,11 +25,11 @@ def describe(config: HFConfig) -> DecoderSpec:
             has_down_bias=has_bias,
         ),
         norm=norm,
-        placement=NormPlacement.PRE if has_norms_before else NormPlacement.AFTER_SUM,
+        placement=NormPlacement.PRE if is_pre_norm else NormPlacement.AFTER_SUM,
         has_qkv_bias=has_bias,
         has_out_bias=has_bias,
     )
-    has_final_norm = has_norms_before and not config.boolean("_remove_final_layer_norm", False)
+    has_final_norm = is_pre_norm and not config.boolean("_remove_final_layer_norm", False)
     return DecoderSpec(
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
@@ -47,7 +47,7 @@ NAMES = {
         ("model.decoder.", "decoder."),
         {
             "embed_tokens.*": To("embed"),
-            "embed_positions.*": To("positions", transform=without_first_two_rows),
+            "embed_positions.*": To("position_embedding", transform=without_first_two_rows),
             "layers.{i}.self_attn_layer_norm.*": To("layers.{i}.attn_norm"),
             "layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q"),
             "layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k"),
@@ -57,8 +57,8 @@ NAMES = {
             "layers.{i}.fc1.*": To("layers.{i}.mlp.up"),
             "layers.{i}.fc2.*": To("layers.{i}.mlp.down"),
             "final_layer_norm.*": To("norm"),
-            "project_in.*": To("widen"),
-            "project_out.*": To("narrow"),
+            "project_in.*": To("project_in"),
+            "project_out.*": To("project_out"),
         },
     ),
     "lm_head.*": To("head"),

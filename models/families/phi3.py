@@ -12,7 +12,7 @@ from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    return mistral.with_windows(config, llama.describe(config, default_eps=1e-5))
+    return mistral.with_windows(config, llama.describe(config, llama.Defaults(eps=1e-5)))
 
 
 NAMES = {
@@ -29,7 +29,7 @@ NAMES = {
 
 GGUF_NAMES = {
     **qwen2.GGUF_NAMES,
-    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up, as one
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up in one
 }
 
 

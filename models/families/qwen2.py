@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama with biases on q, k and v, and a window on the upper layers where it is switched on."""
+"""Qwen2 and Qwen2.5: Llama with biases on q, k and v, and a window in the upper layers where it is enabled."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def with_upper_windows(config: HFConfig, spec: DecoderSpec) -> DecoderSpec:
 
 NAMES = llama.NAMES
 
-GGUF_NAMES = {  # GGUF keeps this family's rotary halves as they are
+GGUF_NAMES = {  # rotary halves as in the checkpoint
     **llama.GGUF_NAMES,
     "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q"),
     "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k"),

@@ -10,7 +10,7 @@ from models.spec import DecoderSpec, QKNormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = qwen2.with_upper_windows(config, llama.describe(config, default_head_dim=128))
+    spec = qwen2.with_upper_windows(config, llama.describe(config, llama.Defaults(head_dim=128)))
     return spec.map_layers(lambda _, layer: dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm)))
 
 

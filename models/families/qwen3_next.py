@@ -1,6 +1,6 @@
-"""Qwen3-Next and the text part of Qwen3.5: gated delta rule in most layers, attention with a gate in every fourth.
+"""Qwen3-Next and the text part of Qwen3.5: gated delta rule in most layers, gated attention in every fourth.
 
-More than a page: three forms of one delta rule, whose matrices are fused and ordered otherwise in each and in GGUF.
+More than a page: three forms of one delta rule, whose matrices are fused and ordered differently in each and in GGUF.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import IGNORE, To
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
 from models.families.registry import Family
-from models.families.transforms import joined, plus_one, taps
+from models.families.transforms import conv_weight, joined, plus_one
 from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, QKNormSpec
 
 
 def describe_moe(config: HFConfig) -> DecoderSpec:
-    # Without layers that have no experts, the size of their MLP need not be stated.
+    # Where all layers have experts, the size of a dense MLP need not be stated.
     sized = dataclasses.replace(config, fields={"intermediate_size": 1, **config.fields})
     return with_experts(config, describe(sized), has_shared=True, default_renormalizes=True)
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_head_dim=256, default_rotary_share=0.25)
+    spec = llama.describe(config, llama.Defaults(head_dim=256, rotary_share=0.25))
     num_key_heads = config.integer("linear_num_key_heads", 16)
     num_value_heads = config.integer("linear_num_value_heads", 32)
     delta = GatedDeltaSpec(
@@ -66,7 +66,7 @@ def _kinds(config: HFConfig, num_layers: int) -> list[str]:
 
 
 def queries(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Of q_proj's rows, where head after head the query stands before its gate."""
+    """Of q_proj's rows, in which each head's query is followed by its gate."""
     return _halves(tensor, layer)[:, 0].flatten(0, 1)
 
 
@@ -80,7 +80,7 @@ def _halves(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def delta_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Of in_proj_qkvz's rows, where key head after key head q, k and the v and z of its value heads stand."""
+    """Of in_proj_qkvz's rows: for each key head q, k, and the v and z of its value heads."""
     return joined([part.flatten(0, 1) for part in _of_key_heads(tensor, layer)[:3]])
 
 
@@ -89,7 +89,7 @@ def delta_z(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def delta_b(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Of in_proj_ba's rows, where key head after key head the b and a of its value heads stand."""
+    """Of in_proj_ba's rows: for each key head the b and a of its value heads."""
     return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 0].flatten(0, 1)
 
 
@@ -97,8 +97,8 @@ def delta_a(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 1].flatten(0, 1)
 
 
-def log_rate(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Of GGUF's ssm_a, which is -exp of it."""
+def a_log(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """From GGUF's ssm_a, which is -exp(A_log)."""
     return (-tensor).log()
 
 
@@ -119,7 +119,7 @@ def _delta(layer: LayerSpec | None) -> GatedDeltaSpec:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 _NAMES = {
-    "mtp.**": IGNORE,  # layers that predict several tokens
+    "mtp.**": IGNORE,  # multi-token prediction
     **qwen3.NAMES,
     "model.layers.{i}.input_layernorm.*": To("layers.{i}.attn_norm", transform=plus_one),
     "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm", transform=plus_one),
@@ -130,8 +130,8 @@ _NAMES = {
         To("layers.{i}.attn.qkv", "q", queries),
         To("layers.{i}.attn.qkv", "gate", gates),
     ),
-    "model.layers.{i}.linear_attn.conv1d.weight": To("layers.{i}.attn", None, taps, "taps"),
-    "model.layers.{i}.linear_attn.A_log": To("layers.{i}.attn", parameter="log_rate"),
+    "model.layers.{i}.linear_attn.conv1d.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
+    "model.layers.{i}.linear_attn.A_log": To("layers.{i}.attn", parameter="A_log"),
     "model.layers.{i}.linear_attn.dt_bias": To("layers.{i}.attn", parameter="dt_bias"),
     "model.layers.{i}.linear_attn.norm.*": To("layers.{i}.attn.norm"),
     "model.layers.{i}.linear_attn.out_proj.*": To("layers.{i}.attn.out"),
@@ -139,35 +139,35 @@ _NAMES = {
 
 _NEXT_NAMES = {
     "model.layers.{i}.linear_attn.in_proj_qkvz.*": (
-        To("layers.{i}.attn.inp", "qkv", delta_qkv),
-        To("layers.{i}.attn.inp", "z", delta_z),
+        To("layers.{i}.attn.in_proj", "qkv", delta_qkv),
+        To("layers.{i}.attn.in_proj", "z", delta_z),
     ),
     "model.layers.{i}.linear_attn.in_proj_ba.*": (
-        To("layers.{i}.attn.inp", "b", delta_b),
-        To("layers.{i}.attn.inp", "a", delta_a),
+        To("layers.{i}.attn.in_proj", "b", delta_b),
+        To("layers.{i}.attn.in_proj", "a", delta_a),
     ),
 }
 
 _QWEN35_NAMES = {
-    f"model.layers.{{i}}.linear_attn.in_proj_{part}.*": To("layers.{i}.attn.inp", part)
+    f"model.layers.{{i}}.linear_attn.in_proj_{part}.*": To("layers.{i}.attn.in_proj", part)
     for part in ("qkv", "z", "b", "a")
 }
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
 
 _GGUF_NAMES = {
-    "blk.{x}.**": IGNORE,  # layers that predict several tokens
+    "blk.{x}.**": IGNORE,  # multi-token prediction
     **qwen3.GGUF_NAMES,
     "blk.{i}.post_attention_norm.*": To("layers.{i}.mlp_norm"),
     "blk.{i}.attn_q.*": _NAMES["model.layers.{i}.self_attn.q_proj.*"],
-    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.inp", "qkv"),
-    "blk.{i}.attn_gate.*": To("layers.{i}.attn.inp", "z"),
-    "blk.{i}.ssm_in.*": _NEXT_NAMES["model.layers.{i}.linear_attn.in_proj_qkvz.*"],  # of early files
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.in_proj", "qkv"),
+    "blk.{i}.attn_gate.*": To("layers.{i}.attn.in_proj", "z"),
+    "blk.{i}.ssm_in.*": _NEXT_NAMES["model.layers.{i}.linear_attn.in_proj_qkvz.*"],  # early files
     "blk.{i}.ssm_ba.*": _NEXT_NAMES["model.layers.{i}.linear_attn.in_proj_ba.*"],
-    "blk.{i}.ssm_beta.*": To("layers.{i}.attn.inp", "b"),
-    "blk.{i}.ssm_alpha.*": To("layers.{i}.attn.inp", "a"),
-    "blk.{i}.ssm_conv1d.weight": To("layers.{i}.attn", None, taps, "taps"),
-    "blk.{i}.ssm_a": To("layers.{i}.attn", None, log_rate, "log_rate"),
+    "blk.{i}.ssm_beta.*": To("layers.{i}.attn.in_proj", "b"),
+    "blk.{i}.ssm_alpha.*": To("layers.{i}.attn.in_proj", "a"),
+    "blk.{i}.ssm_conv1d.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
+    "blk.{i}.ssm_a": To("layers.{i}.attn", None, a_log, "A_log"),
     "blk.{i}.ssm_dt.bias": To("layers.{i}.attn", parameter="dt_bias"),
     "blk.{i}.ssm_norm.*": To("layers.{i}.attn.norm"),
     "blk.{i}.ssm_out.*": To("layers.{i}.attn.out"),

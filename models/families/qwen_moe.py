@@ -1,4 +1,4 @@
-"""Qwen2-MoE and Qwen3-MoE: Qwen with experts in most layers, and in Qwen2-MoE an MLP beside them with a gate."""
+"""Qwen2-MoE and Qwen3-MoE: Qwen with experts in most layers, and in Qwen2-MoE a gated shared expert."""
 
 import dataclasses
 from typing import Any
@@ -55,13 +55,13 @@ _GGUF_NAMES_3 = {**qwen3.GGUF_NAMES, **GGUF_EXPERT_NAMES}
 
 def gguf_qwen2(file: GGUFMetadata) -> dict[str, Any]:
     shared = file.size("expert_shared_feed_forward_length") or file.integer("feed_forward_length")
-    is_normed = file.boolean("expert_weights_norm", False)  # as the family's models are; most files do not say
+    is_normed = file.boolean("expert_weights_norm", False)  # the family's value; most files do not state it
     fields = {**common_fields(file), **gguf_expert_fields(file)}
     return {**fields, "shared_expert_intermediate_size": shared, "norm_topk_prob": is_normed}
 
 
 def gguf_qwen3(file: GGUFMetadata) -> dict[str, Any]:
-    is_normed = file.boolean("expert_weights_norm", True)  # as the family's models are; most files do not say
+    is_normed = file.boolean("expert_weights_norm", True)  # the family's value; most files do not state it
     return {**common_fields(file), **gguf_expert_fields(file), "norm_topk_prob": is_normed}
 
 

@@ -16,12 +16,12 @@ from models.spec import DecoderSpec
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One architecture: where its family is, and what there is of it."""
+    """One architecture: where its family is, and which files it has."""
 
     family: str  # "module:NAME" of a Family, imported when first asked for
-    gguf: str | None = None  # general.architecture of its GGUF files; None where none are called so
-    gguf_as: str | None = None  # the architecture as which its GGUF files are read, where that is another
-    gguf_key: str | None = None  # metadata that only its files have, of several architectures with one `gguf`
+    gguf: str | None = None  # general.architecture of its GGUF files; None if there is no such name
+    gguf_as: str | None = None  # the architecture that its GGUF files are read as, if that is another
+    gguf_key: str | None = None  # metadata that only its files have, if several architectures share `gguf`
     seen: str = ""  # real checkpoints that were run, for docs/models.md
 
 
@@ -34,8 +34,8 @@ class Family:
     gguf_names: Rules | None = None  # None where GGUF has no such architecture
     # A GGUF file's metadata -> the fields of config.json that `describe` reads.
     gguf_fields: Callable[[GGUFMetadata], Mapping[str, Any]] = common_fields
-    # config.json -> the configuration of the language model that is served: of models that see, a part of it.
-    unwrap: Callable[[HFConfig], HFConfig] = lambda config: config
+    # config.json -> the configuration of the language model that is served: a part of it in multimodal checkpoints.
+    text_config: Callable[[HFConfig], HFConfig] = lambda config: config
     note: str = ""  # what an operator should know of it, said when it starts
 
 
@@ -52,7 +52,7 @@ FAMILIES: dict[str, Entry] = {
     "GPTJForCausalLM": Entry("models.families.gptj:FAMILY", gguf="gptj"),
     "GPTNeoXForCausalLM": Entry("models.families.gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Entry("models.families.gemma:GEMMA2", gguf="gemma2"),
-    "Gemma3ForConditionalGeneration": Entry("models.families.gemma:GEMMA3_WRAPPED", gguf_as="Gemma3ForCausalLM"),
+    "Gemma3ForConditionalGeneration": Entry("models.families.gemma:GEMMA3_MULTIMODAL", gguf_as="Gemma3ForCausalLM"),
     "Gemma3ForCausalLM": Entry("models.families.gemma:GEMMA3", gguf="gemma3"),
     "GemmaForCausalLM": Entry("models.families.gemma:GEMMA", gguf="gemma"),
     "Glm4ForCausalLM": Entry("models.families.glm4:GLM4", gguf="glm4"),
@@ -66,14 +66,14 @@ FAMILIES: dict[str, Entry] = {
     "Lfm2ForCausalLM": Entry("models.families.lfm2:FAMILY", gguf="lfm2"),
     "Lfm2MoeForCausalLM": Entry("models.families.lfm2:MOE", gguf="lfm2moe"),
     "Llama4ForCausalLM": Entry("models.families.llama4:FAMILY", gguf="llama4"),
-    "Llama4ForConditionalGeneration": Entry("models.families.llama4:WRAPPED", gguf_as="Llama4ForCausalLM"),
+    "Llama4ForConditionalGeneration": Entry("models.families.llama4:MULTIMODAL", gguf_as="Llama4ForCausalLM"),
     "LlamaForCausalLM": Entry("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
     "Ministral3ForCausalLM": Entry("models.families.mistral:MINISTRAL3", gguf="mistral3"),
     "MinistralForCausalLM": Entry("models.families.mistral:FAMILY", gguf_as="MistralForCausalLM"),
-    # before Mistral: files with experts may have a window too
+    # before Mistral: files with experts may have a window, too
     "MixtralForCausalLM": Entry("models.families.mixtral:FAMILY", gguf="llama", gguf_key="expert_count"),
     "MistralForCausalLM": Entry("models.families.mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"),
-    "Mistral3ForConditionalGeneration": Entry("models.families.mistral:WRAPPED", gguf_as="Ministral3ForCausalLM"),
+    "Mistral3ForConditionalGeneration": Entry("models.families.mistral:MULTIMODAL", gguf_as="Ministral3ForCausalLM"),
     "MptForCausalLM": Entry("models.families.mpt:FAMILY", gguf="mpt"),
     "NemotronForCausalLM": Entry("models.families.nemotron:FAMILY", gguf="nemotron"),
     "OPTForCausalLM": Entry("models.families.opt:FAMILY"),

@@ -1,4 +1,4 @@
-"""SmolLM3: Llama with no positions at all in every fourth layer."""
+"""SmolLM3: Llama without positions in every fourth layer."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, default_theta=2000000.0, default_tied=True)
+    spec = llama.describe(config, llama.Defaults(rope_theta=2000000.0, has_tied_head=True))
     num_layers = len(spec.layers)
     interval = config.integer("no_rope_layer_interval", 4)
-    # 1 where there is a rotation, whatever the field's name says.
+    # 1 where there is a rotary embedding, despite the field's name.
     has_rope = flags_by_layer(config, "no_rope_layers", num_layers, otherwise=lambda index: (index + 1) % interval != 0)
     windows: list[int | None] = [None] * num_layers
     if config.boolean("use_sliding_window", False):

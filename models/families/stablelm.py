@@ -1,4 +1,4 @@
-"""StableLM: Llama with LayerNorm and a quarter of each head rotated; some sizes join branches or norm heads."""
+"""StableLM: Llama with LayerNorm and partial rotary embedding; some sizes have parallel sublayers or norms of heads."""
 
 import dataclasses
 from typing import Any
@@ -30,12 +30,14 @@ def describe(config: HFConfig) -> DecoderSpec:
             qk_norm=qk_norm,
         )
 
-    return dataclasses.replace(llama.describe(config, default_rotary_share=0.25).map_layers(adapt), final_norm=norm)
+    return dataclasses.replace(
+        llama.describe(config, llama.Defaults(rotary_share=0.25)).map_layers(adapt), final_norm=norm
+    )
 
 
 NAMES = {
     **llama.NAMES,
-    # each head's norm is a tensor of its own
+    # each head's norm is a separate tensor
     "model.layers.{i}.self_attn.q_layernorm.norms.{e}.*": To("layers.{i}.attn.q_norm", "{e}", as_row),
     "model.layers.{i}.self_attn.k_layernorm.norms.{e}.*": To("layers.{i}.attn.k_norm", "{e}", as_row),
 }

@@ -1,4 +1,4 @@
-"""StarCoder and SantaCoder (GPTBigCode): GPT-2 with one key and value head for all queries, or as many as those."""
+"""StarCoder and SantaCoder (GPTBigCode): GPT-2 with one key and value head for all queries, or one for each."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 NAMES = {
     "transformer.wte.*": To("embed"),
-    "transformer.wpe.*": To("positions"),
+    "transformer.wpe.*": To("position_embedding"),
     "transformer.h.{i}.ln_1.*": To("layers.{i}.attn_norm"),
     "transformer.h.{i}.attn.c_attn.*": To("layers.{i}.attn.qkv", transform=ungroup_qkv),
     "transformer.h.{i}.attn.c_proj.*": To("layers.{i}.attn.out"),

@@ -16,7 +16,7 @@ from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 def describe(config: HFConfig) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, config.number("norm_epsilon", 1e-5), has_bias=True)
     has_bias = config.boolean("use_bias", True)
-    spec = llama.describe(config, default_tied=True, default_activation="gelu_pytorch_tanh")
+    spec = llama.describe(config, llama.Defaults(has_tied_head=True, activation="gelu_pytorch_tanh"))
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:

@@ -1,6 +1,6 @@
-"""Transforms: what a format stores otherwise than the decoder wants it, put right tensor by tensor.
+"""Transforms: from a tensor as the format stores it to the decoder's parameter.
 
-They also run on the meta device, where the loader asks them for shapes alone.
+They also run on the meta device, where the loader only asks for shapes.
 """
 
 from collections.abc import Sequence
@@ -11,33 +11,33 @@ from models.spec import LayerSpec
 
 
 def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Conv1D keeps its weight as [in, out]; biases have nothing to turn."""
+    """Conv1D stores its weight as [in, out]; biases stay as they are."""
     return tensor.t() if tensor.dim() == 2 else tensor
 
 
 def plus_one(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """A norm's weight where the checkpoint holds its distance from 1 (Gemma). In fp32, as norms are."""
+    """A norm's weight where the checkpoint stores it minus 1 (Gemma). In fp32, as norms are."""
     return tensor + 1
 
 
 def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """A vector that is one row of a parameter."""
-    return tensor.unsqueeze(0)
+    """A vector as the one row of a parameter, [1, n]. GGUF drops dimensions of size 1."""
+    return tensor.reshape(1, -1)
 
 
-def taps(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """[K, channels] of a convolution's weights [channels, 1, K], each channel by itself; in GGUF without the 1."""
+def conv_weight(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """[K, channels] from a depthwise convolution's [channels, 1, K]; GGUF leaves out the 1."""
     return tensor.flatten(1).t()
 
 
 def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """OPT's positions begin with two rows that nothing reads."""
+    """OPT's position embedding starts with two unused rows."""
     return tensor[2:]
 
 
 def joined(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """torch.cat for transforms, which are asked on the meta device for shapes alone: there torch.cat imports torch's
-    compiler, for two seconds."""
+    """torch.cat for transforms. On the meta device, where only shapes matter, torch.cat would import torch's compiler,
+    which takes two seconds."""
     if parts[0].device.type != "meta":
         return torch.cat(tuple(parts), dim)
     shape = list(parts[0].shape)
@@ -46,7 +46,7 @@ def joined(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 
 def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Rows that stand as (queries that share a key head, that key head, its value head), group after group, to q, k, v.
+    """Rows in groups of (queries that share a key head, that key head, its value head) to q, k, v.
 
     Works on weights [rows, in], biases [rows] and packed rows alike.
     """
@@ -59,7 +59,7 @@ def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def unpermute_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Rows of q, made for rotary pairs (2d, 2d + 1), to pairs (d, d + rotary_dim / 2): see RopeSpec."""
+    """Rows of q from rotary pairs (2d, 2d + 1) to pairs (d, d + rotary_dim / 2): see RopeSpec."""
     assert layer is not None
     return _unpermute(tensor, layer, layer.attention.num_heads)
 
@@ -70,7 +70,7 @@ def unpermute_k(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def unpermute_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """`unpermute_q` and `unpermute_k` where q, k and v are one."""
+    """`unpermute_q` and `unpermute_k` for q, k and v in one tensor."""
     assert layer is not None
     spec = layer.attention
     heads = tensor.unflatten(0, (spec.num_heads + 2 * spec.num_kv_heads, -1))
@@ -79,19 +79,19 @@ def unpermute_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor
 
 
 def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Weights of q_norm or k_norm, [D] or [heads, D], beside `unpermute_q` and `unpermute_k`."""
+    """The same for weights of q_norm or k_norm, [D] or [heads, D]."""
     assert layer is not None
     return _unpermute(tensor.flatten(), layer, tensor.numel() // layer.attention.head_dim).view(tensor.shape)
 
 
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
-    """The rotated rows of each head from neighboring pairs to halves. Layers without rotation stay as they are.
+    """Each head's rotary rows from neighboring pairs to halves. Layers without rotary embedding stay as they are.
 
     Works on weights [heads * D, in], biases [heads * D] and packed rows alike.
     """
     if layer.rope is None:
         return tensor
     heads = tensor.unflatten(0, (num_heads, -1))  # [heads, D, ...]
-    turned, kept = heads[:, : layer.rope.rotary_dim], heads[:, layer.rope.rotary_dim :]
-    halves = turned.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-    return joined((halves, kept), dim=1).flatten(0, 1)
+    rotary, others = heads[:, : layer.rope.rotary_dim], heads[:, layer.rope.rotary_dim :]
+    halves = rotary.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    return joined((halves, others), dim=1).flatten(0, 1)

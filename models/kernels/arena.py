@@ -1,4 +1,4 @@
-"""HugePageArena: memory for packed weights in large pages."""
+"""HugePageArena: memory for packed weights in huge pages."""
 
 import mmap
 
@@ -6,14 +6,14 @@ import torch
 
 _HUGE_PAGE = 2 << 20
 _CHUNK = 32 << 20
-_ALIGNMENT = 64  # bytes: what the kernels' vectors want
+_ALIGNMENT = 64  # bytes: the size of the kernels' vectors
 
 
 class HugePageArena:
-    """Hands out memory from chunks that ask the system for large pages; a decode step, which reads every weight once,
-    gains 5-10 % from them on Linux where they are on request (`madvise`).
+    """Allocates from chunks that ask the system for huge pages; a decode step, which reads every weight once, gains
+    5-10 % from them on Linux where they must be requested (`madvise`).
 
-    Nothing is given back singly: a chunk lives as long as any tensor in it.
+    Tensors are not freed one by one: a chunk lives as long as any tensor in it.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,10 @@ class HugePageArena:
 
 
 def _map_chunk(num_bytes: int) -> torch.Tensor:
-    """`num_bytes` of fresh memory that begins at a large page; physical memory is taken when it is written."""
+    """`num_bytes` of fresh memory that starts at a huge page; physical memory is taken when it is written."""
     try:
         pages = mmap.mmap(-1, num_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:  # a limit on the address space, or a system that grants no more than it has
+    except OSError as error:  # a limit on the address space, or a system that does not overcommit
         raise MemoryError(f"{num_bytes} bytes of memory were refused: {error.strerror}") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)

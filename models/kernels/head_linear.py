@@ -1,17 +1,17 @@
-"""A matrix of its own for each head, in bf16 on the native kernel (C++)."""
+"""A matrix of its own for each head, in bf16 (C++, cpu/src/head_linear.cpp)."""
 
 import torch
 
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.linear import WeightFormat, pack_weight
+from models.kernels.packed_weight import WeightFormat, pack_weight
 
-_BLOCK = 16  # outputs and inputs must be multiples of
+_LANES = 16  # outputs and inputs must be multiples of this
 
 
-def takes_heads(in_features: int, out_features: int) -> bool:
-    """Whether the kernel takes heads' matrices of that shape."""
-    return in_features % _BLOCK == out_features % _BLOCK == 0
+def supports_heads(in_features: int, out_features: int) -> bool:
+    """Whether the kernel supports heads' matrices of that shape."""
+    return in_features % _LANES == out_features % _LANES == 0
 
 
 def pack_heads(
@@ -19,10 +19,10 @@ def pack_heads(
 ) -> torch.Tensor:
     """The numbers of `weight` [H, out, in], bf16, in the kernel's order, in a tensor of the same shape.
 
-    arena: where they go; memory of their own without one.
+    arena: where they are stored; without one, in memory of their own.
     """
     num_heads, out_features, in_features = weight.shape
-    assert takes_heads(in_features, out_features)
+    assert supports_heads(in_features, out_features)
     packed = pack_weight(
         WeightFormat.BF16, weight.flatten(0, 1), num_heads * out_features, in_features, arena=arena, library=library
     )

@@ -1,7 +1,8 @@
-"""NativeExperts: a router and its experts in one call (C++, cpu/moe.cpp), over the experts' packed weights."""
+"""NativeExperts: a router and its experts in one call over the experts' packed weights (C++, cpu/src/moe.cpp)."""
 
 import ctypes
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -18,7 +19,7 @@ class _ExpertLinear(ctypes.Structure):
 
     _fields_ = (
         ("segments", ctypes.c_void_p),
-        ("block_bytes", ctypes.c_void_p),
+        ("row_block_bytes", ctypes.c_void_p),
         ("permutation", ctypes.c_void_p),
         ("num_segments", ctypes.c_int32),
         ("kernel", ctypes.c_int32),
@@ -48,72 +49,80 @@ class _MoE(ctypes.Structure):
         ("activation", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("activation_weight", "up", "down")),
         *((name, ctypes.c_int64) for name in ("inner", "inner_columns")),
-        ("load", ctypes.c_void_p),
+        ("rows_per_expert", ctypes.c_void_p),
     )
 
 
-def takes_experts(experts: Sequence[tuple[PackedLinear, PackedLinear]]) -> bool:
-    """Whether the kernel does such experts: each layer is one call, of gate and up at most."""
+def supports_experts(experts: Sequence[tuple[PackedLinear, PackedLinear]]) -> bool:
+    """Whether the kernel supports such experts: each layer must be a single call, of gate and up at most."""
     return all(
-        linear.single_run is not None and linear.single_run.segments[1] <= _MAX_SEGMENTS
+        linear.single_call is not None and linear.single_call.num_segments <= _MAX_SEGMENTS
         for expert in experts
         for linear in expert
     )
 
 
+class RouterWeights(NamedTuple):
+    """fp32, contiguous."""
+
+    weight: torch.Tensor  # [E, K]
+    bias: torch.Tensor | None = None  # [E]
+    correction: torch.Tensor | None = None  # [E]
+    shared_gate: torch.Tensor | None = None  # [1, K], of the shared expert
+
+
 class NativeExperts:
-    """Bound to the tensors that it is made of, which must stay where they are."""
+    """Bound to the addresses of its tensors, which must not move."""
 
     def __init__(
         self,
         spec: RouterSpec,
+        router: RouterWeights,
         experts: Sequence[tuple[PackedLinear, PackedLinear]],
         activation: RowInput,
-        load: torch.Tensor,
+        rows_per_expert: torch.Tensor,
         *,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        correction: torch.Tensor | None = None,
-        shared_gate: torch.Tensor | None = None,
         library: KernelLibrary | None = None,
     ) -> None:
-        """experts: before and after the activation, as `takes_experts` lets pass. load: [E] int64, to be added to.
+        """experts: the layers before and after the activation of each; see `supports_experts`.
 
-        weight [E, K], bias and correction [E], of the router; shared_gate [1, K]: fp32, contiguous.
+        rows_per_expert: [E] int64, to which every call adds.
         """
         self._library = library or required_library()
         self._chosen = spec.experts_per_token
         ups, downs = zip(*experts, strict=True)
         self._up, self._down = ((_ExpertLinear * len(experts))(*map(self._linear, each)) for each in (ups, downs))
-        tensors = (weight, bias, correction, shared_gate, activation.weight)
+        tensors = (*router, activation.weight)
         assert all(tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()) for tensor in tensors)
-        self._kept = (experts, tensors, load)
-        *router, activation_weight = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        self.rows_per_expert = rows_per_expert
+        self._keep_alive = (experts, tensors)
+        *addresses, activation_weight = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         self._router = _Router(
-            *(*router, ups[0].columns, len(experts)),
+            *(*addresses, ups[0].columns, len(experts)),
             *(spec.experts_per_token, spec.score is RouterScore.SIGMOID, spec.renormalizes),
             *(spec.num_groups, spec.groups_per_token, spec.group_score is GroupScore.BEST_TWO, spec.scale),
         )
         self._moe = _MoE(
             *(self._router, spec.scales_input, activation.kind, activation_weight),
             *(ctypes.addressof(self._up), ctypes.addressof(self._down)),
-            *(downs[0].columns, ups[0].rows, load.data_ptr()),
+            *(downs[0].columns, ups[0].rows, rows_per_expert.data_ptr()),
         )
 
     def _linear(self, linear: PackedLinear) -> _ExpertLinear:
-        run = linear.single_run
-        assert run is not None
+        call = linear.single_call
+        assert call is not None
         kernels = (self._library.quantized_linear, self._library.bf16_linear, self._library.scaled_linear)
-        address, count = run.segments
-        scaled = run.call_arguments or (None, 0, 1.0)  # permutation, rounding, scale of the input
+        permutation, *rounding_and_scale = call.extra_arguments or (None, 0, 1.0)
         return _ExpertLinear(
-            *(address, ctypes.addressof(run.block_bytes), scaled[0]),
-            *(count, kernels.index(run.kernel), *scaled[1:]),
+            *(call.segments_address, call.row_block_bytes_address, permutation),
+            *(call.num_segments, kernels.index(call.kernel), *rounding_and_scale),
         )
 
     def __call__(self, rows: torch.Tensor, shared: torch.Tensor | None, out: torch.Tensor, *, adds: bool) -> None:
-        """out [T, K], contiguous, gets what the experts make of `rows` [T, K] fp32, and `shared` [T, K] fp32 if given,
-        times logistic(shared_gate . row) if there is one. adds: to what `out` holds."""
+        """Writes the experts' outputs for `rows` [T, K] fp32 to `out` [T, K], contiguous; with `adds` it adds to `out`.
+
+        shared: [T, K] fp32, added if given, times sigmoid(shared_gate . row) if there is such a gate.
+        """
         assert rows.is_contiguous()
         assert out.is_contiguous()
         self._library.moe_rows(

@@ -32,7 +32,7 @@ _GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is
 
 @dataclass(frozen=True, slots=True)
 class RowInput:
-    """A preparation, with the norm's parameters ([K] fp32, contiguous) where it is one."""
+    """What happens to rows, with the parameters ([K] fp32, contiguous) if it is a norm."""
 
     kind: InputKind = InputKind.PLAIN
     weight: torch.Tensor | None = None
@@ -41,7 +41,7 @@ class RowInput:
 
     @property
     def is_gated(self) -> bool:
-        """Whether input rows hold two values for each one multiplied."""
+        """Whether input rows have two values for each one that is multiplied."""
         return self.kind in _GATED
 
     def arguments(self) -> tuple[int | float | None, ...]:

@@ -1,4 +1,4 @@
-"""Whole rows outside linear layers (C++, cpu/rows.cpp): sums with a norm in them, norms, gates, copies."""
+"""Whole rows outside linear layers (C++, cpu/src/rows.cpp): sums with a norm in them, norms, gates, copies."""
 
 import torch
 
@@ -6,16 +6,16 @@ from models.kernels.cpu.library import KernelLibrary, kernel_library, required_l
 from models.kernels.row_input import PLAIN, RowInput
 
 _TYPES = (torch.bfloat16, torch.float32)
-_LANES = 16  # columns must be a multiple of
+_LANES = 16  # columns must be a multiple of this
 
 
-def takes_rows(x: torch.Tensor) -> bool:
-    """Whether the kernels do `x` [..., K]."""
+def supports_rows(x: torch.Tensor) -> bool:
+    """Whether the kernels of this file support `x` [..., K]."""
     return x.device.type == "cpu" and x.dtype in _TYPES and x.shape[-1] % _LANES == 0 and kernel_library() is not None
 
 
 def prepare_rows(x: torch.Tensor, prepare: RowInput, *, library: KernelLibrary | None = None) -> torch.Tensor:
-    """x [T, K] (twice as wide for a gated `prepare`; rows may be strided) as a linear layer takes it: [T, K] fp32."""
+    """x [T, K] (twice as wide for a gated `prepare`; rows may be strided) after `prepare`: [T, K] fp32."""
     assert x.stride(1) == 1
     out = torch.empty(len(x), x.shape[1] // (2 if prepare.is_gated else 1), dtype=torch.float32)
     (library or required_library()).prepare_rows(
@@ -48,7 +48,7 @@ def join_rows(
 
 
 def gate_rows(x: torch.Tensor, gate: torch.Tensor, *, library: KernelLibrary | None = None) -> torch.Tensor:
-    """x [T, ...], contiguous, times logistic(gate), in place; a row of `gate` is contiguous too."""
+    """x [T, ...], contiguous, times sigmoid(gate), in place; a row of `gate` is contiguous too."""
     assert x.is_contiguous()
     assert x.dtype == gate.dtype
     columns = x[0].numel()

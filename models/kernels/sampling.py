@@ -1,4 +1,4 @@
-"""Choosing tokens from rows of logits on the CPU (cpu/sample.cpp): the largest logit, or a draw within limits."""
+"""Choosing tokens from rows of logits (C++, cpu/src/sample.cpp): the largest logit, or a draw within limits."""
 
 from array import array
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from models.kernels.cpu.library import KernelLibrary, kernel_library
 
 
 class Draw(NamedTuple):
-    """How one row is drawn from. top_k 0, top_p 1 and min_p 0 are off; uniform: the row's number in [0, 1)."""
+    """How a row's token is drawn. top_k 0, top_p 1 and min_p 0 are off; uniform: the row's random number in [0, 1)."""
 
     temperature: float
     top_k: int
@@ -21,9 +21,9 @@ class Draw(NamedTuple):
 
 
 def sampling_library(logits: torch.Tensor) -> KernelLibrary | None:
-    """The library whose functions take these logits, or None: then torch's operators choose."""
-    is_taken = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.stride(-1) == 1
-    return kernel_library() if is_taken else None
+    """The library, if its functions support these logits; None: then torch's operators choose."""
+    is_supported = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.stride(-1) == 1
+    return kernel_library() if is_supported else None
 
 
 def best_ids(logits: torch.Tensor, library: KernelLibrary) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +35,7 @@ def best_ids(logits: torch.Tensor, library: KernelLibrary) -> tuple[torch.Tensor
 
 
 def top1_probs(logits: torch.Tensor, values: torch.Tensor, library: KernelLibrary) -> torch.Tensor:
-    """The softmax [L] of each row at its largest logit, which `values` [L] fp32 holds; only where that is finite."""
+    """The probability [L] of each row's largest logit, which is in `values` [L] fp32 and finite."""
     probs = torch.empty(len(logits), dtype=torch.float32)
     library.top1_probs(*_rows(logits), values.data_ptr(), probs.data_ptr())
     return probs

@@ -1,9 +1,9 @@
-"""Tapes: a run of native calls, recorded once and replayed without Python between them.
+"""Tapes: a sequence of native calls, recorded once and replayed without Python between them.
 
 A decode step makes some two hundred native calls of a few microseconds each, and Python takes as long between them. The
-calls of two steps with as many rows and sequences differ only in what their buffers hold. So such a step is recorded
-(function and arguments of each call, memory for results taken from a workspace that stays) and later replayed in one
-call, with new contents in the input buffers.
+calls of two steps with equal numbers of rows and sequences differ only in the contents of their buffers. So such a step
+is recorded (function and arguments of each call; results are in a permanent workspace) and replayed later in one call,
+with new contents in the input buffers.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _aten = torch.ops.aten
 
 
 class Kernel:
-    """One native function. Called while a tape is recorded, it runs as ever and goes onto the tape."""
+    """One native function. Called while a tape is recorded, it runs and is added to the tape."""
 
     def __init__(
         self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
@@ -61,7 +61,7 @@ class RecordedCall(NamedTuple):
 
 
 class Tape:
-    """A recorded run. Valid while weights, inputs and results live, which it does not keep alive."""
+    """Recorded calls. Valid while weights, inputs and results live, which it does not keep alive."""
 
     def __init__(self, calls: Sequence[RecordedCall], workspace: "Workspace", replay: Callable[..., Any]) -> None:
         self._workspace = workspace  # kept alive
@@ -73,7 +73,7 @@ class Tape:
         self._replay(ctypes.addressof(self._calls), len(self._calls))
 
     def replay_each(self, around: Callable[[str], AbstractContextManager[object]]) -> None:
-        """As `replay`, one call at a time, each within around(name of its kernel): for those who measure."""
+        """As `replay`, one call at a time, each within around(name of its kernel): for measurements."""
         size = ctypes.sizeof(_Call)
         for i, call in enumerate(self._recorded):
             with around(call.name):
@@ -81,9 +81,9 @@ class Tape:
 
 
 class Workspace:
-    """Memory for what recorded calls pass on to later ones. Tapes may share one if they never run at the same time.
+    """Memory for results that recorded calls pass to later ones. Tapes may share it if they never run at the same time.
 
-    A buffer is handed out again when no tensor uses it any more, as torch's own allocator would, but is never freed.
+    A buffer is reused when no tensor uses it any more, as in torch's own allocator, but is never freed.
     """
 
     def __init__(self) -> None:
@@ -100,11 +100,11 @@ class Workspace:
 
 class Recording(NamedTuple):
     tape: Tape | None
-    spoilt_by: str | None  # what first computed by other means than a kernel with a replay; there is no tape then
+    unrecordable_op: str | None  # the first operator that is not a kernel with a replay; there is no tape then
 
 
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:
-    """Run `run`, and return a tape of its native calls if it computed by no other means.
+    """Run `run`, and return a tape of its native calls if they computed everything.
 
     run: may make new tensors with torch.empty, new_empty and views; leaves its results in buffers that outlive it.
     """
@@ -116,18 +116,18 @@ def record(run: Callable[[], object], workspace: Workspace, replay: Callable[...
             run()
         finally:
             _recorder = None
-    if recorder.spoilt_by is not None:
-        return Recording(None, recorder.spoilt_by)
+    if recorder.unrecordable_op is not None:
+        return Recording(None, recorder.unrecordable_op)
     return Recording(Tape(recorder.calls, workspace, replay), None)
 
 
 class _Recorder(TorchDispatchMode):
-    """Collects native calls, and watches torch's operators for any that computes."""
+    """Collects native calls, and watches for torch operators that compute."""
 
     def __init__(self, workspace: Workspace) -> None:
         super().__init__()
         self.calls: list[RecordedCall] = []
-        self.spoilt_by: str | None = None
+        self.unrecordable_op: str | None = None
         self._workspace = workspace
 
     @classmethod
@@ -137,12 +137,12 @@ class _Recorder(TorchDispatchMode):
 
     def add(self, kernel: Kernel, arguments: Sequence[int | float | None]) -> None:
         if kernel.replay_address is None:
-            self._spoil(kernel.name)
+            self._note_unrecordable(kernel.name)
         else:
             self.calls.append(RecordedCall(kernel.name, kernel.replay_address, kernel.words(arguments)))
 
-    def _spoil(self, by: str) -> None:
-        self.spoilt_by = self.spoilt_by or by
+    def _note_unrecordable(self, name: str) -> None:
+        self.unrecordable_op = self.unrecordable_op or name
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -154,7 +154,7 @@ class _Recorder(TorchDispatchMode):
             return self._workspace.empty(args[1], kwargs.get("dtype") or args[0].dtype)
         result = func(*args, **kwargs)
         if func._schema.is_mutable or not _storages(result) <= _storages((args, kwargs)):
-            self._spoil(str(func))
+            self._note_unrecordable(str(func))
         return result
 
 
@@ -167,7 +167,7 @@ def _storages(values: object) -> set[int]:
 
 
 def _num_users(tensor: torch.Tensor) -> int:
-    """How many hold the tensor's memory: itself, its views, and this very question."""
+    """References to the tensor's memory: itself, its views, and the one of this call."""
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 

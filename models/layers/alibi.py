@@ -6,8 +6,8 @@ import math
 def alibi_slopes(num_heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> tuple[float, ...]:
     """[H] slopes, a geometric series from 2^(-max_bias / n) to 2^(-max_bias) for n heads, times `scale`.
 
-    Where the number of heads is no power of two, the heads beyond the next smaller one take every second slope of the
-    series for twice as many.
+    If the number of heads is no power of two, the heads beyond the next smaller power take every second slope of the
+    series for twice that power.
     """
     whole = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-max_bias * (head + 1) / whole) for head in range(whole)]

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from models.attention.base import AttentionBackend
-from models.attention.rotation import Rotation
+from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.rows import gate_rows, takes_rows
+from models.kernels.rows import gate_rows, supports_rows
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
@@ -19,7 +19,7 @@ _Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Ten
 
 
 class Attention(nn.Module):
-    """What a family chooses (norms of q and k, rotation, temperature) is bound when the layer is built.
+    """What a family chooses (norms of q and k, rotary embedding, temperature) is bound when the layer is built.
 
     Parameters beside the projections: `q_norm`, `k_norm`, `sinks` [H].
     """
@@ -37,30 +37,30 @@ class Attention(nn.Module):
         self.qkv = Linear(hidden_size, shards, has_bias=spec.has_qkv_bias, method=method)
         self.out = Linear(num_heads * head_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
-        self.slopes: torch.Tensor | None = None  # [H], of ALiBi
-        self._slopes = spec.alibi_slopes
-        self._norm_qk: _Pairwise = _keep_both
-        self._norm_turned_qk: _Pairwise = _keep_both
+        self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
+        self._alibi_slopes = spec.alibi_slopes
+        self._norm_qk: _Pairwise = _unchanged
+        self._norm_rotated_qk: _Pairwise = _unchanged
         if spec.qk_norm is not None:
             self.q_norm = make_qk_norm(spec.qk_norm, num_heads, head_dim)
             self.k_norm = make_qk_norm(spec.qk_norm, num_kv_heads, head_dim)
-            norms = _both(*(qk_norm_function(spec.qk_norm, norm, backend) for norm in (self.q_norm, self.k_norm)))
+            norms = _pairwise(*(qk_norm_function(spec.qk_norm, norm, backend) for norm in (self.q_norm, self.k_norm)))
             if spec.qk_norm.is_after_rope:
-                self._norm_turned_qk = norms
+                self._norm_rotated_qk = norms
             else:
                 self._norm_qk = norms
-        self._store = self._choose_store(spec)
+        self._rotate_and_store = self._choose_rotate_and_store(spec)
 
     def make_constants(self, device: torch.device) -> None:
         """Tensors that no checkpoint holds; called when memory is allocated."""
-        if self._slopes is not None:
-            self.slopes = torch.tensor(self._slopes, dtype=torch.float32, device=device)
+        if self._alibi_slopes is not None:
+            self.alibi_slopes = torch.tensor(self._alibi_slopes, dtype=torch.float32, device=device)
 
     def forward(
         self,
         x: torch.Tensor,
         norm: Prologue,
-        by: Rotation | None,
+        rotary: RotaryEmbedding | None,
         batch: ForwardBatch,
         group: KVGroupBatch,
         kv: torch.Tensor,
@@ -73,51 +73,67 @@ class Attention(nn.Module):
         qkv = self.qkv(x, norm, out_dtype=kv.dtype)
         q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
         q, k = self._norm_qk(q, k)  # [T, heads, D]
-        q = self._store(kv, q, k, v, by, group)
-        attended = self.backend.forward(q, kv, batch, group, self.spec, alibi_slopes=self.slopes, sinks=self.sinks)
+        q = self._rotate_and_store(kv, q, k, v, rotary, group)
+        attended = self.backend.forward(
+            q, kv, batch, group, self.spec, alibi_slopes=self.alibi_slopes, sinks=self.sinks
+        )
         heads = attended.flatten(1)
         if gate:
             heads = _gated(heads, gate[0].flatten(1))
         hidden: torch.Tensor = self.out(heads, residual=residual)
         return hidden
 
-    # --- (kv, q, k, v, angles, group) -> q as attention takes it; k and v are stored ----------------------------------
+    # --- (kv, q, k, v, rotary, group) -> q as attention takes it; k and v are stored ----------------------------------
 
-    def _choose_store(self, spec: LayerSpec) -> Callable[..., torch.Tensor]:
+    def _choose_rotate_and_store(self, spec: LayerSpec) -> Callable[..., torch.Tensor]:
         if spec.rope is None and spec.query_temperature is None:
-            return self._store_as_is
+            return self._store_only
         if spec.qk_norm is None or not spec.qk_norm.is_after_rope:
-            return self._turn_and_store
+            return self._rotate_then_store
         assert spec.query_temperature is None, "the norm would undo it"
-        return self._turn_norm_store
+        return self._rotate_norm_store
 
-    def _store_as_is(
+    def _store_only(
         self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: object, group: KVGroupBatch
     ) -> torch.Tensor:
         self.backend.write(kv, k, v, group)
         return q
 
-    def _turn_and_store(
-        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+    def _rotate_then_store(
+        self,
+        kv: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        rotary: RotaryEmbedding,
+        group: KVGroupBatch,
     ) -> torch.Tensor:
-        return self.backend.rotate_and_write(kv, q, k, v, by, group)
+        return self.backend.rotate_and_write(kv, q, k, v, rotary, group)
 
-    def _turn_norm_store(
-        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by: Rotation, group: KVGroupBatch
+    def _rotate_norm_store(
+        self,
+        kv: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        rotary: RotaryEmbedding,
+        group: KVGroupBatch,
     ) -> torch.Tensor:
-        q, k = self._norm_turned_qk(*self.backend.rotate_heads(q, k, by))
+        q, k = self._norm_rotated_qk(*self.backend.rotate_heads(q, k, rotary))
         self.backend.write(kv, k, v, group)
         return q
 
 
-def _keep_both(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _unchanged(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return q, k
 
 
-def _both(norm_q: Callable[[torch.Tensor], torch.Tensor], norm_k: Callable[[torch.Tensor], torch.Tensor]) -> _Pairwise:
+def _pairwise(
+    norm_q: Callable[[torch.Tensor], torch.Tensor], norm_k: Callable[[torch.Tensor], torch.Tensor]
+) -> _Pairwise:
     return lambda q, k: (norm_q(q), norm_k(k))
 
 
 def _gated(heads: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """heads [T, H * D], used up, times logistic(gate)."""
-    return gate_rows(heads, gate) if takes_rows(heads) else heads * torch.sigmoid(gate)
+    """heads [T, H * D], used up, times sigmoid(gate)."""
+    return gate_rows(heads, gate) if supports_rows(heads) else heads * torch.sigmoid(gate)

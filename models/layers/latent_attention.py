@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from models.attention.base import AttentionBackend
-from models.attention.rotation import Rotation
+from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.rows import copy_heads, takes_rows
+from models.kernels.rows import copy_heads, supports_rows
 from models.layers.norm import make_norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
@@ -16,7 +16,7 @@ from models.spec import LayerSpec
 
 
 class LatentAttention(nn.Module):
-    """See LatentSpec for the mathematics. A row of the cache is [turned part of the keys | latent, normed].
+    """See LatentSpec for the mathematics. A row of the cache is [rotated part of the keys | latent, normed].
 
     `qkv` has the shards "q", of queries or of their latent, and "kv", of a row of the cache. `k_up` and `v_up` are the
     heads' W_k, transposed, and W_v.
@@ -46,14 +46,14 @@ class LatentAttention(nn.Module):
         self,
         x: torch.Tensor,
         norm: Prologue,
-        by: Rotation | None,
+        rotary: RotaryEmbedding | None,
         batch: ForwardBatch,
         group: KVGroupBatch,
         kv: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention.forward."""
-        assert by is not None
+        """As Attention.forward."""
+        assert rotary is not None
         q, row = torch.split_with_sizes(self.qkv(x, norm, out_dtype=kv.dtype), list(self.shards.values()), dim=1)
         if self.q_up is not None:
             assert self.q_norm is not None
@@ -62,20 +62,20 @@ class LatentAttention(nn.Module):
         normed = self.backend.norm_heads(latent, self.kv_norm)
         if normed is not latent:
             latent.copy_(normed)
-        q = self.backend.rotate_and_write(kv, self._with_keys(q), row.unsqueeze(1), None, by, group)
+        q = self.backend.rotate_and_write(kv, self._absorbed_queries(q), row.unsqueeze(1), None, rotary, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec)  # [T, H, kv_rank]
         heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim))
         hidden: torch.Tensor = self.out(heads.flatten(1), residual=residual)
         return hidden
 
-    def _with_keys(self, q: torch.Tensor) -> torch.Tensor:
-        """Queries [T, H * (rope_dim + nope_dim)] as they meet rows of the cache: [T, H, rope_dim + kv_rank]."""
+    def _absorbed_queries(self, q: torch.Tensor) -> torch.Tensor:
+        """Queries [T, H * (rope_dim + nope_dim)] with W_k absorbed, to meet cached rows: [T, H, rope_dim + kv_rank]."""
         q = q.view(len(q), self.spec.num_heads, -1)
         queries = q.new_empty(*q.shape[:2], self.spec.head_dim)
-        turned, to = q[..., : self.rope_dim], queries[..., : self.rope_dim]
-        if takes_rows(turned):
-            copy_heads(turned, to)
+        rotary_part, target = q[..., : self.rope_dim], queries[..., : self.rope_dim]
+        if supports_rows(rotary_part):
+            copy_heads(rotary_part, target)
         else:
-            to.copy_(turned)
+            target.copy_(rotary_part)
         self.k_up(q[..., self.rope_dim :], queries[..., self.rope_dim :])
         return queries

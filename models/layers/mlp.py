@@ -15,7 +15,7 @@ class MLP(nn.Module):
     """Two matrices with an activation between, which is the second one's prologue."""
 
     def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
-        """dtype: of what lies between the matrices, which is wide: rounding it costs less than moving it."""
+        """dtype: of the intermediate rows, which are wide: rounding them costs less than moving them."""
         super().__init__()
         self.dtype = dtype
         self.activation = activation_of(spec)
@@ -28,12 +28,15 @@ class MLP(nn.Module):
 
     @abstractmethod
     def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        """x [T, hidden] -> what `contract` takes, of norm(x): [T, n] in `dtype`."""
+        """The first matrix: from x [T, hidden] to the intermediate rows that `contract` takes, [T, n] in `dtype`."""
 
     def contract(
         self, inner: torch.Tensor, residual: torch.Tensor | None = None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        """[T, hidden] in `out_dtype`, by default the residual's; added to `residual`, which is used up."""
+        """Activation and second matrix: [T, hidden] in `out_dtype`, by default the residual's.
+
+        residual: added, and used up.
+        """
         hidden: torch.Tensor = self.down(inner, self.activation, residual=residual, out_dtype=out_dtype)
         return hidden
 

@@ -1,8 +1,8 @@
 """Mixture of experts: a router sends each row to a few of many MLPs.
 
-Rows are grouped by expert, so that each chosen expert's weights are read once a step. Each expert is a pair of Linear
-layers like any other, and so takes every quantization and kernel. Where these are native, so are routing, grouping and
-sums: one call, with which a step can be recorded although the choice depends on the data.
+Rows are grouped by expert, so that each chosen expert's weights are read once a step. An expert is a pair of ordinary
+Linear layers, so every quantization and kernel works for it. Where these are native, one call does the routing, the
+grouping and the sums too, so that a step can be recorded although the choice depends on the data.
 """
 
 from functools import cached_property
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.kernels.linear import PackedLinear
-from models.kernels.moe import NativeExperts, takes_experts
+from models.kernels.moe import NativeExperts, RouterWeights, supports_experts
 from models.kernels.row_input import RowInput
-from models.kernels.rows import prepare_rows, takes_rows
+from models.kernels.rows import prepare_rows, supports_rows
 from models.layers.mlp import MLP, make_mlp
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
@@ -24,7 +24,7 @@ from models.spec import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
 class Router(nn.Module):
-    """Chooses experts. Held and computed in fp32: a choice between two near experts must not hang on rounding."""
+    """Chooses experts. Stored and computed in fp32: a choice between two near experts must not depend on rounding."""
 
     correction: torch.Tensor | None
     bias: torch.Tensor | None
@@ -53,7 +53,7 @@ class Router(nn.Module):
 
 
 def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
-    """[T, E]: whether an expert's group is one of the row's best."""
+    """[T, E]: whether an expert's group is among the row's best."""
     groups = rated.unflatten(-1, (spec.num_groups, -1))  # [T, G, E / G]
     if spec.group_score is GroupScore.BEST:
         of_group = groups.amax(dim=-1)
@@ -65,7 +65,7 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 
 
 class MoE(nn.Module):
-    """`load` [E] int64, on the CPU, counts the rows that each expert computed; its owner sets it back."""
+    """`rows_per_expert` [E] int64, on the CPU, counts the rows that each expert computed; its owner resets it."""
 
     def __init__(self, spec: MoESpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
         super().__init__()
@@ -76,17 +76,17 @@ class MoE(nn.Module):
         self.shared = None if spec.shared is None else make_mlp(spec.shared, hidden_size, method=method, dtype=dtype)
         self.shared_gate = empty_parameter((1, hidden_size), torch.float32) if spec.has_shared_gate else None
         self.scales_input = spec.router.scales_input
-        self.load = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
+        self.rows_per_expert = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
 
     def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
         """MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
-        if self._native is not None and takes_rows(x):
+        if self._native is not None and supports_rows(x):
             return self._compute_natively(self._native, x, norm.row_input, residual)
         rows = norm(x)
         total = self._routed(rows)
         if self.shared is not None:
             shared = self.shared(rows, IDENTITY).to(torch.float32)
-            total += shared if self.shared_gate is None else shared * self._openness(rows)
+            total += shared if self.shared_gate is None else shared * self._gate(rows)
         return total.to(x.dtype) if residual is None else residual.add_(total)
 
     def _compute_natively(
@@ -103,26 +103,18 @@ class MoE(nn.Module):
 
     @cached_property
     def _native(self) -> NativeExperts | None:
-        """Bound to the weights where they lie: not before they are loaded. None if an expert is in torch."""
+        """Bound to the weights' addresses, so only after loading. None if an expert is computed in torch."""
         first: MLP = self.experts[0]
         pairs = [tuple(map(_packed, expert.linears)) for expert in self.experts]
         packed = [(up, down) for up, down in pairs if up is not None and down is not None]
-        if len(packed) < len(pairs) or not takes_experts(packed):
+        if len(packed) < len(pairs) or not supports_experts(packed):
             return None
         router = self.router
-        return NativeExperts(
-            router.spec,
-            packed,
-            first.activation.row_input,
-            self.load,
-            weight=router.weight,
-            bias=router.bias,
-            correction=router.correction,
-            shared_gate=self.shared_gate,
-        )
+        weights = RouterWeights(router.weight, router.bias, router.correction, self.shared_gate)
+        return NativeExperts(router.spec, weights, packed, first.activation.row_input, self.rows_per_expert)
 
-    def _openness(self, rows: torch.Tensor) -> torch.Tensor:
-        """[T, 1], how far the shared expert's gate is open for each row."""
+    def _gate(self, rows: torch.Tensor) -> torch.Tensor:
+        """[T, 1]: the shared expert's gate, which its output is multiplied by."""
         assert self.shared_gate is not None
         return F.linear(rows.to(torch.float32), self.shared_gate).sigmoid()
 
@@ -131,7 +123,7 @@ class MoE(nn.Module):
         experts, weights = self.router(rows)  # [T, k]
         order = experts.flatten().argsort(stable=True)  # pairs of row and expert, expert by expert
         counts = experts.flatten().bincount(minlength=len(self.experts)).cpu()
-        self.load += counts
+        self.rows_per_expert += counts
         row_of_pair = order // experts.shape[1]
         weight_of_pair = weights.flatten()[order].unsqueeze(-1)  # [T * k, 1]
         total = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
@@ -153,7 +145,7 @@ class MoE(nn.Module):
 
 
 def _packed(linear: Linear) -> PackedLinear | None:
-    """What multiplies with the layer's packed weights, or None where they are not packed."""
+    """What multiplies by the layer's packed weights, or None where they are not packed."""
     return linear.method.multiply if isinstance(linear.method, NativeLinearMethod) else None
 
 

@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm: fp32 parameters and reductions whatever the rows' dtype. A linear layer's prologues."""
+"""RMSNorm and LayerNorm, prologues of linear layers: fp32 parameters and reductions whatever the rows' dtype."""
 
 from functools import cached_property
 

@@ -16,7 +16,7 @@ from models.spec import (
 
 
 def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: int) -> torch.Tensor:
-    """Radians a position for each pair of dimensions: [rotary_dim / 2], fp32; none where nothing turns.
+    """Radians a position for each pair of dimensions: [rotary_dim / 2], fp32; empty where nothing is rotated.
 
     context: the longest that is served; dynamic scaling and longrope depend on it.
     """
@@ -39,13 +39,13 @@ def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: in
             theta = spec.theta * growth ** (spec.rotary_dim / (spec.rotary_dim - 2))
             return _unscaled(theta, spec.rotary_dim, device)
         case YarnScaling():
-            return frequencies * _yarn_share(spec, spec.scaling, device)
+            return frequencies * _yarn_factors(spec, spec.scaling, device)
         case Llama3Scaling():
             return _llama3(frequencies, spec.scaling)
 
 
-def rotation_scale(spec: RopeSpec | None) -> float:
-    """What cos and sin are multiplied by."""
+def attention_factor(spec: RopeSpec | None) -> float:
+    """Multiplies cos and sin."""
     scaling = None if spec is None else spec.scaling
     return scaling.attention_factor if isinstance(scaling, YarnScaling | LongRopeScaling) else 1.0
 
@@ -61,18 +61,18 @@ def _periods(theta: float, rotary_dim: int, device: torch.device) -> torch.Tenso
 
 
 def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
-    turns = scaling.original_max_position * frequencies / (2 * math.pi)  # full circles within the original context
-    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    kept = blend.clamp(0.0, 1.0)  # 1: fast enough to be kept; 0: slow, interpolated in full
-    return frequencies * (kept + (1.0 - kept) / scaling.factor)
+    num_rotations = scaling.original_max_position * frequencies / (2 * math.pi)  # within the original context
+    blend = (num_rotations - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    smooth = blend.clamp(0.0, 1.0)  # 1: fast, as it is; 0: slow, divided by the factor
+    return frequencies * (smooth + (1.0 - smooth) / scaling.factor)
 
 
-def _yarn_share(spec: RopeSpec, scaling: YarnScaling, device: torch.device) -> torch.Tensor:
-    """What remains of each frequency: 1 where fast, 1 / factor where slow, a linear ramp over dimensions between."""
+def _yarn_factors(spec: RopeSpec, scaling: YarnScaling, device: torch.device) -> torch.Tensor:
+    """Of each frequency: 1 where fast, 1 / factor where slow, a linear ramp over dimensions between."""
 
-    def dimension(turns: float) -> float:
-        """The pair of dimensions that makes so many turns within the original context."""
-        length = scaling.original_max_position / (turns * 2 * math.pi)
+    def dimension(num_rotations: float) -> float:
+        """The pair of dimensions that makes `num_rotations` within the original context."""
+        length = scaling.original_max_position / (num_rotations * 2 * math.pi)
         return spec.rotary_dim * math.log(length) / (2 * math.log(spec.theta))
 
     low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)

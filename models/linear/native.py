@@ -7,7 +7,8 @@ import torch
 from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError
 from models.kernels.arena import HugePageArena
-from models.kernels.linear import NativeWeight, NotFiniteError, PackedLinear, WeightFormat, pack_weight
+from models.kernels.linear import PackedLinear
+from models.kernels.packed_weight import NativeWeight, NotFiniteError, WeightFormat, pack_weight
 from models.linear.method import LinearLayer, ParameterSpec, Rearrange
 from models.linear.prologue import Prologue
 from models.linear.storage import QuantizedStorage, WeightStorage

@@ -1,10 +1,10 @@
-"""PerHeadLinear: a projection with a matrix for each head."""
+"""PerHeadLinear: a matrix of its own for each head."""
 
 import torch
 from torch import nn
 
 from models.kernels.arena import HugePageArena
-from models.kernels.head_linear import multiply_heads, pack_heads, takes_heads
+from models.kernels.head_linear import multiply_heads, pack_heads, supports_heads
 from models.linear.linear import empty_parameter
 
 
@@ -22,18 +22,18 @@ class PerHeadLinear(nn.Module):
         self._arena: HugePageArena | None = None
 
     def pack_into(self, arena: HugePageArena) -> None:
-        """Compute natively, if the kernel takes such a matrix, from memory of the arena; before weights are loaded."""
+        """Compute natively, if the kernel supports the shape, from memory of the arena; call it before loading."""
         _, out_features, in_features = self.weight.shape
-        if takes_heads(in_features, out_features):
+        if supports_heads(in_features, out_features):
             self._arena = arena
 
     def process_after_loading(self) -> None:
-        """Make the layer ready for `forward`; called once, after the weight is loaded."""
+        """Make ready for `forward`; called once, after loading."""
         if self._arena is not None:
             self.weight.data = pack_heads(self.weight, arena=self._arena)
 
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """`out` [T, H, out], with the result for x [T, H, in]; both may have strides between rows and heads."""
+        """Writes to `out` [T, H, out], and returns it; x is [T, H, in]. Rows and heads of both may be strided."""
         if self._arena is not None:
             multiply_heads(self.weight, x, out)
         else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models.attention.rotation import Rotation
+from models.attention.rotary import RotaryEmbedding
 from models.attention.select import select_backend
 from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import allocate_module
@@ -25,7 +25,7 @@ class LayerwiseForward:
     """A forward pass in progress: the steps that compute it in order, and each step's rows [T, hidden]."""
 
     batches: Sequence[ForwardBatch]
-    rotations: list[list[Rotation]]
+    rotary_embeddings: list[list[RotaryEmbedding]]
     rows: list[torch.Tensor]
 
     def hidden(self) -> torch.Tensor:
@@ -53,13 +53,13 @@ class LayerStream:
 
     def load_non_layer_weights(self) -> None:
         """Load embeddings, final norm and head."""
-        self.decoder.allocate_ends(self.device)
+        self.decoder.allocate_non_layer_weights(self.device)
         self._load_weights(None)
 
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
         """A forward pass before the first layer. batches: its steps in order, its blocks from 0 on in each group."""
-        rotations = [self.decoder.rotations(batch) for batch in batches]
-        return LayerwiseForward(batches, rotations, [self.decoder.embedded(batch) for batch in batches])
+        rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
+        return LayerwiseForward(batches, rotary_embeddings, [self.decoder.embedded(batch) for batch in batches])
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:
         """Each layer with its number, while it is in memory."""
@@ -76,9 +76,9 @@ class LayerStream:
     def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
         """Run layer `index` over the rows; with `advances`, the results take their place."""
         kv = self._empty_cache(index, forward)
-        for step, (batch, rotations) in enumerate(zip(forward.batches, forward.rotations, strict=True)):
+        for step, (batch, rotary_embeddings) in enumerate(zip(forward.batches, forward.rotary_embeddings, strict=True)):
             rows = forward.rows[step]
-            out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotations, batch, kv)
+            out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotary_embeddings, batch, kv)
             if advances:
                 forward.rows[step] = out
 

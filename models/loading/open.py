@@ -137,6 +137,6 @@ def _described(family: Family, config: HFConfig) -> DecoderSpec:
 def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantizedReader | None]:
     """A folder's configuration, and the reader of its quantized weights where it has some."""
     family = family_of(files.config.architecture())  # an unknown architecture is the first error
-    overridden = override(family.unwrap(files.config), overrides)
+    overridden = override(family.text_config(files.config), overrides)
     section = quantization_config(overridden.config, files.folder)
     return overridden, None if section is None else reader_for(section)

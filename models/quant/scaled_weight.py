@@ -10,7 +10,7 @@ import torch
 
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
-from models.kernels.linear import NativeWeight
+from models.kernels.packed_weight import NativeWeight
 from models.kernels.tape import Kernel
 from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
 
@@ -66,11 +66,11 @@ class ScaledWeight:
     def kernel(self, library: KernelLibrary) -> Kernel:
         return library.scaled_linear
 
-    def call_arguments(self) -> tuple[int | float | None, ...]:
+    def extra_arguments(self) -> tuple[int | float | None, ...]:
         permutation = None if self.permutation is None else self.permutation.data_ptr()
         return permutation, _ROUNDINGS.index(self.activation), self.input_scale
 
-    def shares_call_with(self, other: NativeWeight) -> bool:
+    def can_fuse_with(self, other: NativeWeight) -> bool:
         return (
             isinstance(other, ScaledWeight)
             and (self.encoding in _INTEGERS) == (other.encoding in _INTEGERS)

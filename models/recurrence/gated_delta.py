@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from models.batch import StateGroupBatch
-from models.kernels.recurrence import convolve, run_gated_delta, takes_conv, takes_delta
+from models.kernels.recurrence import DeltaGates, DeltaWeights, convolve, run_gated_delta, supports_conv, supports_delta
 from models.layers.norm import make_norm
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
@@ -14,21 +14,21 @@ from models.recurrence.reference_delta import DeltaRows, gated_delta
 from models.recurrence.state import LayerState
 from models.spec import GatedDeltaSpec
 
-_LEAST_SQUARE = 1e-6  # added to the squared length that a query or key is divided by
+_L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
 class GatedDelta(Recurrence):
-    """Parameters: `inp` with the shards qkv, z, b and a; `taps` [K, channels of q, k, v]; `log_rate` and `dt_bias`
-    [value heads]; `norm`; `out`."""
+    """Parameters: `in_proj` with the shards qkv, z, b and a; `conv_weight` [K, channels of q, k, v]; `A_log` and
+    `dt_bias` [value heads]; `norm`; `out`."""
 
     def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, method: LinearMethod) -> None:
         super().__init__()
         self.spec = spec
         heads = spec.num_value_heads
         self.shards = {"qkv": spec.conv_size, "z": spec.value_size, "b": heads, "a": heads}
-        self.inp = Linear(hidden_size, self.shards, has_bias=False, method=method)
-        self.taps = empty_parameter((spec.kernel_size, spec.conv_size), torch.float32)
-        self.log_rate = empty_parameter((heads,), torch.float32)
+        self.in_proj = Linear(hidden_size, self.shards, has_bias=False, method=method)
+        self.conv_weight = empty_parameter((spec.kernel_size, spec.conv_size), torch.float32)
+        self.A_log = empty_parameter((heads,), torch.float32)
         self.dt_bias = empty_parameter((heads,), torch.float32)
         self.norm = make_norm(spec.norm, spec.value_dim)
         self.out = Linear(spec.value_size, hidden_size, has_bias=False, method=method)
@@ -36,16 +36,21 @@ class GatedDelta(Recurrence):
     def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
         qkv, z, b, a = torch.split_with_sizes(rows, list(self.shards.values()), dim=1)
         inputs, matrices = state.parts
-        if takes_conv(rows, self.taps):
-            convolved = convolve(qkv, self.taps, inputs, group, has_silu=True, out_dtype=torch.float32)
+        if supports_conv(rows, self.conv_weight):
+            convolved = convolve(qkv, self.conv_weight, inputs, group, has_silu=True, out_dtype=torch.float32)
         else:
-            convolved = F.silu(causal_conv(qkv, self.taps, None, inputs, group))
-        if takes_delta(rows, matrices):
+            convolved = F.silu(causal_conv(qkv, self.conv_weight, None, inputs, group))
+        if supports_delta(rows, matrices):
             norm = self.norm.row_input
             assert norm.weight is not None
-            weights = (self.log_rate, self.dt_bias, norm.weight)
+            weights = DeltaWeights(self.A_log, self.dt_bias, norm.weight, norm.eps)
             return run_gated_delta(
-                *(convolved, (z, b, a), weights, norm.eps, matrices, group), tiles_key_heads=self.spec.tiles_key_heads
+                convolved,
+                DeltaGates(z, b, a),
+                weights,
+                matrices,
+                group,
+                tiles_key_heads=self.spec.tiles_key_heads,
             )
         y = self.norm(gated_delta(self._delta_rows(convolved, b, a), matrices, group)).flatten(1)
         return (y * F.silu(z.to(torch.float32))).to(rows.dtype)
@@ -55,16 +60,16 @@ class GatedDelta(Recurrence):
         key_size = spec.num_key_heads * spec.key_dim
         q, k, v = torch.split_with_sizes(convolved, [key_size, key_size, spec.value_size], dim=1)
         return DeltaRows(
-            self._of_length_one(q) * spec.key_dim**-0.5,
-            self._of_length_one(k),
+            self._l2_normalized(q) * spec.key_dim**-0.5,
+            self._l2_normalized(k),
             v.unflatten(1, (-1, spec.value_dim)),
-            -self.log_rate.exp() * F.softplus(a.to(torch.float32) + self.dt_bias),
+            -self.A_log.exp() * F.softplus(a.to(torch.float32) + self.dt_bias),
             torch.sigmoid(b.to(torch.float32)),
         )
 
-    def _of_length_one(self, x: torch.Tensor) -> torch.Tensor:
-        """Queries or keys [T, key heads * K] for each value head: [T, H, K]."""
+    def _l2_normalized(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries or keys [T, key heads * K], normed and repeated for each value head: [T, H, K]."""
         heads = x.unflatten(1, (self.spec.num_key_heads, -1))
-        heads = heads * torch.rsqrt(heads.square().sum(dim=-1, keepdim=True) + _LEAST_SQUARE)
+        heads = heads * torch.rsqrt(heads.square().sum(dim=-1, keepdim=True) + _L2_NORM_EPS)
         count = self.spec.num_value_heads // self.spec.num_key_heads
         return heads.repeat(1, count, 1) if self.spec.tiles_key_heads else heads.repeat_interleave(count, dim=1)

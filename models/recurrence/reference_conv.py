@@ -1,4 +1,4 @@
-"""Causal convolution of each channel by itself, over rows of several texts that go on from a state."""
+"""Causal depthwise convolution over the rows of several sequences, each of which continues from a state."""
 
 import torch
 
@@ -6,30 +6,30 @@ from models.batch import StateGroupBatch
 
 
 def causal_conv(
-    rows: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, group: StateGroupBatch
+    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, group: StateGroupBatch
 ) -> torch.Tensor:
-    """y[t] = sum over j of taps[j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
+    """y[t] = sum over j of weight[j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
 
-    rows: [T, C]. taps: [K, C] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
+    rows: [T, C]. weight: [K, C] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
     written at its targets.
     """
-    size = len(taps)
-    extended, ends = _behind_states(rows, state, group)
-    products = [extended[ends - (size - 1) + tap].to(torch.float32) * taps[tap] for tap in range(size)]
+    size = len(weight)
+    extended, ends = _prepend_states(rows, state, group)
+    products = [extended[ends - (size - 1) + j].to(torch.float32) * weight[j] for j in range(size)]
     out = torch.stack(products).sum(dim=0)
     written = [(row, block) for row, block in enumerate(group.target_blocks) if block >= 0]
     if written:
-        kept, blocks = torch.tensor(written, device=rows.device).unbind(1)
+        stored_rows, blocks = torch.tensor(written, device=rows.device).unbind(1)
         window = torch.arange(2 - size, 1, device=rows.device)
-        state[blocks] = extended[ends[kept].unsqueeze(1) + window]
+        state[blocks] = extended[ends[stored_rows].unsqueeze(1) + window]
     return out if bias is None else out + bias
 
 
-def _behind_states(
+def _prepend_states(
     rows: torch.Tensor, state: torch.Tensor, group: StateGroupBatch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each sequence's rows behind the inputs that its state holds, zeros at the beginning of a text; and where each row
-    is: [T + S * (K - 1), C], [T]."""
+    """Each sequence's rows after the inputs in its state (zeros for a new sequence), and the index of each row:
+    [T + S * (K - 1), C], [T]."""
     width = state.shape[1]
     lengths = torch.tensor(group.query_lens, device=rows.device)
     sequences = torch.arange(len(lengths), device=rows.device)

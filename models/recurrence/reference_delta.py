@@ -1,7 +1,7 @@
-"""The gated delta rule (GatedDeltaSpec) over rows of several texts that go on from a state.
+"""The gated delta rule (GatedDeltaSpec) over the rows of several sequences, each of which continues from a state.
 
-A run of rows is computed in chunks as products of matrices (Yang et al. 2024). With G_i the sum of log a up to row i of
-the chunk and S the state before it, the corrections u_i = b_i (v_i - k_i^T S'_i) solve a triangular system:
+A sequence's rows are computed in chunks as products of matrices (Yang et al. 2024). With G_i the sum of log a up to row
+i of the chunk and S the state before it, the corrections u_i = b_i (v_i - k_i^T S'_i) solve a triangular system:
 
     u_i + b_i sum_(j<i) exp(G_i - G_j) (k_i . k_j) u_j  =  b_i (v_i - exp(G_i) k_i^T S)
     y_i = exp(G_i) q_i^T S + sum_(j<=i) exp(G_i - G_j) (q_i . k_j) u_j
@@ -24,7 +24,7 @@ class DeltaRows(NamedTuple):
     k: torch.Tensor  # [T, H, K]
     v: torch.Tensor  # [T, H, V]
     log_decay: torch.Tensor  # [T, H], log a
-    fraction: torch.Tensor  # [T, H], b
+    beta: torch.Tensor  # [T, H], b
 
 
 def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) -> torch.Tensor:
@@ -37,20 +37,20 @@ def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) ->
         if length == 1:
             singles.append((start, source, group.target_blocks[start]))
         else:
-            _run(rows, range(start, end), source, state, group.target_blocks, out)
+            _compute_sequence(rows, range(start, end), source, state, group.target_blocks, out)
     if singles:
         _single_rows(rows, singles, state, out)
     return out
 
 
-def _run(
-    rows: DeltaRows, run: range, source: int, state: torch.Tensor, targets: tuple[int, ...], out: torch.Tensor
+def _compute_sequence(
+    rows: DeltaRows, indices: range, source: int, state: torch.Tensor, targets: tuple[int, ...], out: torch.Tensor
 ) -> None:
-    """The rows of one sequence, in chunks that also end where a state is to be kept."""
+    """The rows of one sequence, in chunks that also end where a state is stored."""
     now = state[source].clone() if source >= 0 else torch.zeros_like(state[0])
-    start = run.start
-    while start < run.stop:
-        most = min(start + _CHUNK, run.stop)
+    start = indices.start
+    while start < indices.stop:
+        most = min(start + _CHUNK, indices.stop)
         end = next((row + 1 for row in range(start, most) if targets[row] >= 0), most)
         out[start:end], now = _chunk(DeltaRows(*(tensor[start:end].transpose(0, 1) for tensor in rows)), now)
         if targets[end - 1] >= 0:
@@ -60,26 +60,26 @@ def _run(
 
 def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """rows: [H, n, ...]. before: the state [H, K, V]. Returns y [n, H, V] and the state after."""
-    q, k, v, log_decay, fraction = rows
+    q, k, v, log_decay, beta = rows
     total = log_decay.cumsum(dim=1)  # G, [H, n]
-    decay = (total.unsqueeze(2) - total.unsqueeze(1)).tril().exp().tril()  # the inner one: exp must not overflow above
-    since, left = total.exp().unsqueeze(2), (total[:, -1:] - total).exp().unsqueeze(2)  # [H, n, 1]
-    weight = fraction.unsqueeze(2)
-    system = weight * decay * (k @ k.transpose(1, 2))  # its diagonal is taken as ones
-    u = torch.linalg.solve_triangular(system, weight * (v - since * (k @ before)), upper=False, unitriangular=True)
-    y = since * (q @ before) + (decay * (q @ k.transpose(1, 2))) @ u
-    after = since[:, -1:] * before + (left * k).transpose(1, 2) @ u
+    decay = (total.unsqueeze(2) - total.unsqueeze(1)).tril().exp().tril()  # the inner tril: exp must not overflow above
+    from_start, to_end = total.exp().unsqueeze(2), (total[:, -1:] - total).exp().unsqueeze(2)  # decays, [H, n, 1]
+    beta = beta.unsqueeze(2)
+    system = beta * decay * (k @ k.transpose(1, 2))  # its diagonal is taken as ones
+    u = torch.linalg.solve_triangular(system, beta * (v - from_start * (k @ before)), upper=False, unitriangular=True)
+    y = from_start * (q @ before) + (decay * (q @ k.transpose(1, 2))) @ u
+    after = from_start[:, -1:] * before + (to_end * k).transpose(1, 2) @ u
     return y.transpose(0, 1), after
 
 
 def _single_rows(rows: DeltaRows, singles: list[tuple[int, int, int]], state: torch.Tensor, out: torch.Tensor) -> None:
-    """One row of each of many sequences, together."""
+    """Single rows of many sequences, together."""
     at, sources, targets = torch.tensor(singles, device=state.device).unbind(1)
-    q, k, v, log_decay, fraction = (tensor[at] for tensor in rows)  # [N, H, ...]
+    q, k, v, log_decay, beta = (tensor[at] for tensor in rows)  # [N, H, ...]
     before = state[sources.clamp_min(0)] * log_decay.exp().view(*log_decay.shape, 1, 1)
     before = torch.where(sources.view(-1, 1, 1, 1) >= 0, before, torch.zeros_like(before))
-    u = fraction.unsqueeze(-1) * (v - (k.unsqueeze(2) @ before).squeeze(2))
+    u = beta.unsqueeze(-1) * (v - (k.unsqueeze(2) @ before).squeeze(2))
     after = before + k.unsqueeze(3) * u.unsqueeze(2)
     out[at] = (q.unsqueeze(2) @ after).squeeze(2)
-    kept = targets >= 0
-    state[targets[kept]] = after[kept]
+    is_stored = targets >= 0
+    state[targets[is_stored]] = after[is_stored]

@@ -10,13 +10,13 @@ from models.spec import RecurrenceSpec, ShortConvSpec
 
 @dataclass(slots=True, eq=False)
 class LayerState:
-    """One tensor for each part of a state, [blocks, ...]; uninitialized, since a text begins without reading one.
+    """One tensor for each part of a state, [blocks, ...]; uninitialized, since a sequence starts without reading one.
 
-    kept: what the layer made of the rows whose fate is open, before the recurrence: [n, width], of the last step.
+    pending_rows: [n, width], what `in_proj` made of the last step's speculative rows.
     """
 
     parts: tuple[torch.Tensor, ...]
-    kept: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    pending_rows: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 # What a layer reads and writes beside its rows: its KV tensor in the attention back end's layout, or its states.
@@ -34,12 +34,12 @@ class StatePart:
 
 
 def state_parts(spec: RecurrenceSpec, dtype: torch.dtype) -> tuple[StatePart, ...]:
-    """What a layer keeps of a text. dtype: of the model's rows."""
+    """The state that a layer stores for a sequence. dtype: of the model's rows."""
     if isinstance(spec, ShortConvSpec):
         return (StatePart((spec.kernel_size - 1, spec.num_channels), dtype),)
     return (
         StatePart((spec.kernel_size - 1, spec.conv_size), dtype),
-        # fp32, for thousands of small corrections are added up in it.
+        # fp32, since thousands of small corrections add up in it
         StatePart((spec.num_value_heads, spec.key_dim, spec.value_dim), torch.float32),
     )
 

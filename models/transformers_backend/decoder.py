@@ -76,7 +76,7 @@ class TransformersDecoder(nn.Module):
     def num_experts(self) -> list[int]:
         return []
 
-    def take_expert_load(self) -> torch.Tensor:
+    def take_rows_per_expert(self) -> torch.Tensor:
         return torch.zeros(0, 0, dtype=torch.int64)
 
 

@@ -146,7 +146,7 @@ class PagedRun:
             sources=self._tensor(sources, torch.int32),
             targets=self._tensor(targets, torch.int32),
             cu_seqlens=self._tensor([0, *query_lens]).cumsum(0).to(torch.int32),
-            open_rows=None,
+            speculative_rows=None,
             query_lens=tuple(query_lens),
             source_blocks=tuple(sources),
             target_blocks=tuple(targets),

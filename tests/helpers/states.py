@@ -14,7 +14,7 @@ def group_of(query_lens: list[int], sources: list[int], targets: dict[int, int])
         sources=torch.tensor(sources, dtype=torch.int32),
         targets=torch.tensor(blocks, dtype=torch.int32),
         cu_seqlens=torch.tensor([0, *query_lens]).cumsum(0).to(torch.int32),
-        open_rows=None,
+        speculative_rows=None,
         query_lens=tuple(query_lens),
         source_blocks=tuple(sources),
         target_blocks=blocks,

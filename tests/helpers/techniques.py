@@ -27,12 +27,12 @@ _PARALLEL = (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
 
 def described(config: PretrainedConfig) -> tuple[str, DecoderSpec]:
     """The architecture of a configuration, and what its family makes of it. Imports no model of transformers."""
-    sees = hasattr(config, "vision_config")
-    names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if sees else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    is_multimodal = hasattr(config, "vision_config")
+    names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if is_multimodal else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     architecture: str = names[config.model_type]
     family = family_of(architecture)
     fields = {**config.to_dict(), "architectures": [architecture]}
-    return architecture, family.describe(family.unwrap(HFConfig(fields, architecture)))
+    return architecture, family.describe(family.text_config(HFConfig(fields, architecture)))
 
 
 def techniques_of(spec: DecoderSpec) -> list[str]:
@@ -47,14 +47,14 @@ def techniques_of(spec: DecoderSpec) -> list[str]:
     ]
 
 
-def _attending(spec: DecoderSpec) -> list[LayerSpec]:
+def _attention_layers(spec: DecoderSpec) -> list[LayerSpec]:
     return [layer for layer in spec.layers if layer.recurrence is None]
 
 
 _WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
     "learned positions": lambda spec: spec.has_learned_positions,
-    "layers without positions": lambda spec: len({layer.rope is None for layer in _attending(spec)}) > 1,
-    "rotations by layer": lambda spec: len({layer.rope for layer in spec.layers if layer.rope is not None}) > 1,
+    "layers without positions": lambda spec: len({layer.rope is None for layer in _attention_layers(spec)}) > 1,
+    "rotary settings by layer": lambda spec: len({layer.rope for layer in spec.layers if layer.rope is not None}) > 1,
     "scaled embeddings or logits": lambda spec: (spec.embedding_scale, spec.logit_scale) != (1.0, 1.0),
     "capped logits": lambda spec: spec.logit_softcap is not None,
     "embeddings of another size": lambda spec: spec.embedding_size is not None,
@@ -72,17 +72,17 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "short convolutions": lambda layer: isinstance(layer.recurrence, ShortConvSpec),
     "gated delta rule": lambda layer: isinstance(layer.recurrence, GatedDeltaSpec),
-    "partial rotation": lambda layer: (
+    "partial rotary embedding": lambda layer: (
         layer.rope is not None and layer.latent is None and layer.rope.rotary_dim < layer.attention.head_dim
     ),
     "QK norms": lambda layer: layer.qk_norm is not None,
     "query temperature": lambda layer: layer.query_temperature is not None,
     "output gate": lambda layer: layer.has_output_gate,
-    "norms after branches": lambda layer: layer.placement is NormPlacement.POST,
+    "norms after sublayers": lambda layer: layer.placement is NormPlacement.POST,
     "norms on both sides": lambda layer: layer.placement is NormPlacement.SANDWICH,
     "norms of sums": lambda layer: layer.placement is NormPlacement.AFTER_SUM,
-    "parallel branches": lambda layer: layer.placement in _PARALLEL,
-    "scaled branches": lambda layer: layer.branch_scale != 1.0,
+    "parallel sublayers": lambda layer: layer.placement in _PARALLEL,
+    "scaled sublayers": lambda layer: layer.sublayer_scale != 1.0,
     "experts": lambda layer: isinstance(layer.mlp, MoESpec),
     "shared experts": lambda layer: isinstance(layer.mlp, MoESpec) and layer.mlp.shared is not None,
 }

@@ -188,11 +188,11 @@ def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
 
     def clocked(*args: Any, **kwargs: Any) -> None:
         with clock.phase(Phase.HOOKS):
-            before = moe.load.clone()
+            before = moe.rows_per_expert.clone()
         with clock.phase(Phase.LINEARS):
             native(*args, **kwargs)
         with clock.phase(Phase.HOOKS):
-            clock.charge(Phase.LINEARS, experts_cost(moe.experts, moe.load - before))
+            clock.charge(Phase.LINEARS, experts_cost(moe.experts, moe.rows_per_expert - before))
 
     with mock.patch.dict(vars(moe), {"_native": clocked}):
         yield

@@ -27,7 +27,7 @@ from engine.tools.quantize.calibration import (
     watched,
 )
 from engine.tools.quantize.folding import Folding, fold
-from models.decoder import DecoderLayer
+from models.decoder_layer import DecoderLayer
 from models.errors import UnsupportedModelError
 from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
 from models.export.hugging_face import Layout, layout_of

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from models.decoder import DecoderLayer
+from models.decoder_layer import DecoderLayer
 from models.layers.mlp import MLP, GatedMLP
 from models.layers.norm import Norm
 from models.linear.linear import Linear

@@ -25,7 +25,7 @@ from models.system.cache_folder import cache_folder as user_cache_folder
 SOURCE_FOLDER = Path(__file__).parent / "src"
 PREBUILT_FOLDER = Path(__file__).parent / "prebuilt"  # in wheels only
 _TEMPORARY = ".build-"
-_ABANDONED_S = 3600.0  # without a new file in it; no unit takes so long to compile
+_ABANDONED_S = 3600.0  # since the last new file in it; no unit takes that long to compile
 # GCC may keep a * b + c in one rounding (fast contraction); nothing else of -ffast-math, since NaN and inf matter.
 _FLOATS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _COMMON = ("-std=gnu++17", "-O2", "-fPIC", "-pthread", "-fvisibility=hidden", *_FLOATS)
@@ -115,7 +115,7 @@ def compile_prebuilt(levels: Iterable[Level], folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """What a library is made of. processor: what it is bound to beyond its options, as text; "" is nothing."""
+    """What a library is compiled from. processor: identifies the processor that it is compiled for; "" is any."""
 
     name: str
     sources: tuple[Path, ...]
@@ -131,14 +131,14 @@ def _level_recipe(level: Level) -> _Recipe:
 
 
 def _for_this_processor(recipe: _Recipe) -> _Recipe:
-    """ARM64 has no levels here, so a library compiled on the machine itself takes what its processor has."""
+    """ARM64 has no levels here, so a library compiled on the machine itself uses all that its processor supports."""
     if platform.machine().lower() not in ("aarch64", "arm64"):
         return recipe
     return _Recipe(recipe.name, recipe.sources, (*recipe.options, "-mcpu=native"), _processor())
 
 
 def _processor() -> str:
-    """Changes with the processor where a cache is shared between machines."""
+    """Identifies the processor, for caches that machines share."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -176,7 +176,7 @@ def _ensure(recipe: _Recipe, folder: Path) -> Path:
 
 
 def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
-    """Compiles the units, as many at once as there are processors, then links."""
+    """Compiles the units in parallel, one per processor, then links."""
     _remove_abandoned(target.parent)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=target.parent) as name:
         folder = Path(name)
@@ -194,7 +194,7 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what compilations have left that were killed."""
+    """Remove temporary folders of compilations that were killed."""
     for left in folder.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(FileNotFoundError):  # another process removes it, too
             if time.time() - left.stat().st_mtime > _ABANDONED_S:

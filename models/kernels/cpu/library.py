@@ -26,45 +26,55 @@ _MAX_SPIN_US = 1_000_000
 
 
 class KernelLibrary:
-    """The kernels compiled for one level. Arguments are described at each function in the C++ source."""
+    """The kernels compiled for one level. The C++ source describes the arguments of each function."""
 
     def __init__(self, path: Path, level: str) -> None:
         """Loads the library at `path`; raises OSError if the system's loader refuses it."""
         self._library = ctypes.CDLL(str(path))
         self.path = path
         self.level = level
+        # threads
         self.num_threads = self._bind("hr_num_threads", "", ctypes.c_int)
         self.set_num_threads = self._bind("hr_set_num_threads", "i")
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
+        # attention
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiifpp")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiii")
+        self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
+        self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
+        # whole rows
         self.prepare_rows = self._bind("hr_prepare_rows", "pilllippfp")
         self.join_rows = self._bind("hr_join_rows", "pipillippfffi")
         self.gate_rows = self._bind("hr_gate_rows", "ppilll")
         self.copy_heads = self._bind("hr_copy_heads", "pllplllll")
+        # GGUF weights
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)
         self.pack_weights = self._bind("hr_pack_weights", "ipllp", ctypes.c_int)
-        self.dequantize_gguf = self._bind("hr_dequantize_gguf", "ipllip", ctypes.c_int)
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")
+        self.dequantize_gguf = self._bind("hr_dequantize_gguf", "ipllip", ctypes.c_int)
         self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
+        # bf16 weights
         self.bf16_packed_bytes = self._bind("hr_bf16_packed_bytes", "ll", ctypes.c_int64)
         self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")
         self.bf16_gather_rows = self._bind("hr_bf16_gather_rows", "plplp")
         self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
+        # scaled codes
         self.scaled_packed_bytes = self._bind("hr_scaled_packed_bytes", "illl", ctypes.c_int64)
         self.scaled_pack = self._bind("hr_scaled_pack", "ippplllp")
         self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplp")
-        self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
-        self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
-        self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")
-        self.gated_delta = self._bind("hr_gated_delta", "pippplpppfppppipiiiii")
-        self.quantize = self._bind("hr_quantize", "pillilpp")
         self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
-        self.best_ids = self._bind("hr_best_ids", "plllpp")
-        self.top1_probs = self._bind("hr_best_shares", "plllpp")
-        self.draw_ids = self._bind("hr_draw_ids", "plllpp")
+        self.quantize = self._bind("hr_quantize", "pillilpp")
+        # mixture of experts
         self.moe_rows = self._bind("hr_moe_rows", "pplppii")
         self.route_rows = self._bind("hr_route_rows", "pplpp")
+        # recurrence
+        self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")
+        self.gated_delta = self._bind("hr_gated_delta", "pippplpppfppppipiiiii")
+        # sampling
+        self.best_ids = self._bind("hr_best_ids", "plllpp")
+        self.top1_probs = self._bind("hr_top1_probs", "plllpp")
+        self.draw_ids = self._bind("hr_draw_ids", "plllpp")
+        # measurement and tapes
         self.sum_words = self._bind("hr_sum_words", "pl", ctypes.c_int64)
         self.replay = self._bind("hr_replay", "pl")
 
@@ -77,7 +87,7 @@ class KernelLibrary:
 
 def load_kernels(on_compile: Callable[[], None]) -> None:
     """Load the library now, so that `kernel_library()` finds it; `on_compile` is called before a compilation."""
-    with contextlib.suppress(build.KernelBuildError):  # said by kernel_library()
+    with contextlib.suppress(build.KernelBuildError):  # kernel_library() logs it
         if _must_compile():
             on_compile()
     kernel_library()
@@ -100,7 +110,7 @@ def describe_kernels() -> str:
 
 
 def required_library() -> KernelLibrary:
-    """The library, for callers that have asked before whether there is one."""
+    """The library, for callers that know that there is one."""
     library = kernel_library()
     assert library is not None
     return library
@@ -121,7 +131,7 @@ def _must_compile() -> bool:
 
 
 def _chosen_level() -> str:
-    """Name of the level that the user asks for, or of the best one. Raises SettingError for one that will not do."""
+    """Name of the level that the user asks for, else of the best. Raises SettingError if it cannot run here."""
     given = os.environ.get(LEVEL_VARIABLE)
     if not given:
         return detect_level()
@@ -185,7 +195,7 @@ def _spin_microseconds(given: str) -> int:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Compute with that many threads from now on: torch's operators, and the native kernels where they are loaded."""
+    """Set the threads of torch's operators, and of the native kernels if they are loaded."""
     torch.set_num_threads(num_threads)
     if _library_and_reason.cache_info().currsize and (library := kernel_library()) is not None:
         library.set_num_threads(num_threads)

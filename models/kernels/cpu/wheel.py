@@ -20,7 +20,7 @@ from models.kernels.cpu import build  # noqa: E402
 LEVELS_VARIABLE = "HEADRACE_WHEEL_LEVELS"
 
 
-def _wanted_levels() -> list[build.Level]:
+def _requested_levels() -> list[build.Level]:
     given = os.environ.get(LEVELS_VARIABLE)
     if given is None:
         return list(build.LEVELS)
@@ -45,15 +45,15 @@ class BuildWithKernels(build_py):
 
     def run(self) -> None:
         super().run()
-        if not self.editable_mode and _wanted_levels() and _has_compiler():
-            build.compile_prebuilt(_wanted_levels(), Path(self.build_lib) / build.PREBUILT_FOLDER.relative_to(_ROOT))
+        if not self.editable_mode and _requested_levels() and _has_compiler():
+            build.compile_prebuilt(_requested_levels(), Path(self.build_lib) / build.PREBUILT_FOLDER.relative_to(_ROOT))
 
 
 class PlatformWheel(bdist_wheel):
     """bdist_wheel for this system and any Python, since the kernels are called through ctypes."""
 
     def finalize_options(self) -> None:
-        if _wanted_levels() and _has_compiler():
+        if _requested_levels() and _has_compiler():
             self.distribution.has_ext_modules = lambda: True
         super().finalize_options()
 

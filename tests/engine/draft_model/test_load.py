@@ -34,7 +34,7 @@ def _start(target: Path, draft: Path, stages: list[str] | None = None, **options
 
 
 def test_a_misspelled_draft_is_refused_before_the_model_loads(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "load_model", None)
+    monkeypatch.setattr("engine.startup.load.load_model", None)
     missing = target / "nowhere"
     with pytest.raises(StartupError, match=f"draft model {missing} cannot be used: .* does not exist"):
         _start(target, missing)
@@ -56,7 +56,7 @@ def test_a_draft_with_recurrent_layers_is_refused_before_the_model_is_loaded(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draft = write_model_folder(tmp_path, lfm2(vocab_size=VOCAB_SIZE))
-    monkeypatch.setattr(build, "load_model", None)
+    monkeypatch.setattr("engine.startup.load.load_model", None)
     with pytest.raises(StartupError, match=f"draft model {draft} has recurrent layers"):
         _start(target, draft)
 

@@ -101,7 +101,7 @@ def test_states_are_written_at_the_end_and_at_checkpoints_of_a_step() -> None:
     assert group.sources.tolist() == list(group.source_blocks) == [7, -1]
     # Tokens 3..10: the state after token 3 ends block 0, that after 7 has no block, that after 10 is the last.
     assert group.targets.tolist() == list(group.target_blocks) == [7, -1, -1, -1, -1, -1, -1, 5, -1, 3]
-    assert group.open_rows is None
+    assert group.speculative_rows is None
 
 
 def test_a_draft_writes_the_state_after_its_accepted_rows_once_they_are_known() -> None:
@@ -113,8 +113,8 @@ def test_a_draft_writes_the_state_after_its_accepted_rows_once_they_are_known() 
     accepted = accepted_states(plan, [RowResult([9]), RowResult([900, 901, 7])], 0, 4, CPU)
 
     assert isinstance(group, StateGroupBatch)
-    assert group.open_rows is not None
-    assert group.open_rows.tolist() == [1, 2, 3, 4]
+    assert group.speculative_rows is not None
+    assert group.speculative_rows.tolist() == [1, 2, 3, 4]
     assert group.targets.tolist() == [1, -1, -1, -1, -1]
     assert accepted is not None
     assert accepted.rows.tolist() == [0, 1, 2]

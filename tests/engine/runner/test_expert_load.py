@@ -62,14 +62,14 @@ def test_layers_of_different_numbers_of_experts_are_counted_together() -> None:
     assert sum(rows) == 10 * (1 + 2)
     assert imbalance is not None
     assert 1.0 <= imbalance <= 5.0
-    assert decoder.take_expert_load().sum() == 0
+    assert decoder.take_rows_per_expert().sum() == 0
 
 
 def test_imbalance_is_of_each_layer() -> None:
     decoder = random_decoder(layer(experts(4, 1)), layer(experts(4, 1)))
     load = ExpertLoad(decoder)
-    decoder.layers[0].mlp.load += torch.tensor([8, 0, 0, 0])
-    decoder.layers[1].mlp.load += torch.tensor([0, 4, 2, 2])  # in sum with the other layer nearly even
+    decoder.layers[0].mlp.rows_per_expert += torch.tensor([8, 0, 0, 0])
+    decoder.layers[1].mlp.rows_per_expert += torch.tensor([0, 4, 2, 2])  # in sum with the other layer nearly even
 
     rows, imbalance = load.take()
 

@@ -112,7 +112,7 @@ def test_only_steps_that_cannot_be_recorded_run_without_a_tape(
     assert caplog.messages == ["steps of 10 rows run without a tape: aten.neg.default computes between native kernels"]
 
 
-def test_steps_with_open_rows_leave_their_rows_with_the_layers(tmp_path: Path) -> None:
+def test_steps_with_speculative_rows_leave_their_rows_with_the_layers(tmp_path: Path) -> None:
     random_model(lfm2()).save_pretrained(tmp_path)
     runs = TwoRuns(tmp_path, torch.bfloat16, CpuAttention())
     runs.step((3, 0, 0, 0))
@@ -120,7 +120,9 @@ def test_steps_with_open_rows_leave_their_rows_with_the_layers(tmp_path: Path) -
     batch = plain.batch([(runs.sequences[0], [1, 2])])
     attended, states = batch.groups
     assert isinstance(states, StateGroupBatch)
-    batch = dataclasses.replace(batch, groups=(attended, dataclasses.replace(states, open_rows=torch.tensor([0, 1]))))
+    batch = dataclasses.replace(
+        batch, groups=(attended, dataclasses.replace(states, speculative_rows=torch.tensor([0, 1])))
+    )
 
     with torch.inference_mode():
         hidden = plain.decoder(batch, plain.kv), runs.recorded(in_buffers(batch, runs.recorded.buffers))

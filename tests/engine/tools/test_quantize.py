@@ -42,8 +42,8 @@ from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.tokenizers import byte_level_json
 from tests.models.families.classic_variants import CLASSIC_VARIANTS
+from tests.models.families.multimodal_variants import MULTIMODAL_VARIANTS
 from tests.models.families.recurrent_variants import lfm2, qwen35
-from tests.models.families.wrapped_variants import WRAPPED_VARIANTS
 
 TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
@@ -174,7 +174,7 @@ def test_a_visited_layer_is_let_go_with_its_experts(tmp_path: Path) -> None:
 
 
 def test_a_wrapped_language_model_is_refused(tmp_path: Path) -> None:
-    config = WRAPPED_VARIANTS[next(iter(WRAPPED_VARIANTS))]()
+    config = MULTIMODAL_VARIANTS[next(iter(MULTIMODAL_VARIANTS))]()
     random_model(config).save_pretrained(tmp_path / "in")
     files = ModelFiles(tmp_path / "in", (), "x")
     with pytest.raises(UnsupportedModelError, match="x wraps a language model"):

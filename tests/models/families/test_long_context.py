@@ -62,7 +62,7 @@ def test_long_context_is_served_in_bounded_memory(rope: dict, longest: int, tmp_
     assert result["grown_bytes"] < result["kv_bytes"] + 32 * MIB  # all scores of 8k alone would take 512
 
 
-# Both change with the length of a text in transformers, and stay as the longest served context asks for here.
+# Both depend on a sequence's length in transformers, and on the longest served context here.
 BY_LENGTH = {
     "dynamic": {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0} | THETA},
     "longrope": {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 16}},

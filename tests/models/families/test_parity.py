@@ -90,8 +90,8 @@ def run_in_chunks(run: PagedRun, prompts: list[list[int]], chunk: int) -> list[t
 
 
 def assert_all_close(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    for rows, wanted in zip(actual, expected, strict=True):
-        torch.testing.assert_close(rows, wanted, rtol=0.0, atol=1e-4)
+    for rows, expected_rows in zip(actual, expected, strict=True):
+        torch.testing.assert_close(rows, expected_rows, rtol=0.0, atol=1e-4)
 
 
 def test_every_supported_architecture_has_two_variants() -> None:
@@ -123,18 +123,18 @@ def test_fp32_logits_of_prefill_and_decode_in_one_batch(pair: Pair) -> None:
     assert_all_close([decoded, prefilled], [pair.truths[0][-1:], pair.truths[1]])
 
 
-def test_fp32_logits_of_wanted_rows_and_of_what_follows_them(pair: Pair) -> None:
+def test_fp32_logits_of_output_rows_and_of_what_follows_them(pair: Pair) -> None:
     run = pair.run()
     sequence, prompt = PagedSequence(), pair.prompts[0]
     batch = run.batch([(sequence, prompt[:-1])])
-    wanted = torch.tensor([2, len(prompt) - 2])
+    output_rows = torch.tensor([2, len(prompt) - 2])
 
     with torch.inference_mode():
-        logits = run.decoder.logits(run.decoder(batch, run.kv, wanted))
+        logits = run.decoder.logits(run.decoder(batch, run.kv, output_rows))
     sequence.num_computed = len(prompt) - 1
     last = run.step([(sequence, prompt[-1:])])
 
-    assert_all_close([logits, *last], [pair.truths[0][wanted], pair.truths[0][-1:]])
+    assert_all_close([logits, *last], [pair.truths[0][output_rows], pair.truths[0][-1:]])
 
 
 def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
@@ -160,17 +160,17 @@ def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
     )
     theirs = [truth(rounded, prompt) for prompt in pair.prompts]
 
-    wanted = torch.cat(pair.truths)
-    num_kept = len(wanted) // (2 if has_experts(pair) else 1)
+    exact = torch.cat(pair.truths)
+    num_lowest = len(exact) // (2 if has_experts(pair) else 1)
     our_error, their_error = (
-        lowest((torch.cat(rows) - wanted).pow(2).mean(-1), num_kept).sqrt() for rows in (ours, theirs)
+        lowest((torch.cat(rows) - exact).pow(2).mean(-1), num_lowest).sqrt() for rows in (ours, theirs)
     )
     divergence = torch.nn.functional.kl_div(
-        torch.cat(ours).log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none"
+        torch.cat(ours).log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="none"
     )
 
     assert our_error <= 2 * their_error
-    assert lowest(divergence.sum(-1), num_kept) <= 1e-3
+    assert lowest(divergence.sum(-1), num_lowest) <= 1e-3
 
 
 @pytest.mark.parametrize("backend", [NATIVE], indirect=True)
@@ -195,7 +195,7 @@ def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
 def has_experts(pair: Pair) -> bool:
     """Whether there may be rows in which rounding decides between two experts, in our arithmetic or in theirs.
 
-    Such a row is another row from there on, and so is what later ones of its text see of it.
+    Such a row differs from there on, and so does what later rows of its sequence see of it.
     """
     return any(isinstance(layer.mlp, MoESpec) for layer in pair.run(torch.bfloat16).decoder.spec.layers)
 

@@ -61,7 +61,7 @@ def filled_kv(
     k: torch.Tensor,
     v: torch.Tensor | None,
 ) -> torch.Tensor:
-    """A KV tensor that holds k and v ([sum of contexts, K, D]) at the batch's slots, and NaN wherever nothing is."""
+    """A KV tensor with k and v ([sum of contexts, K, D]) at the batch's slots, and NaN everywhere else."""
     kv = torch.full(backend.kv_shape(spec, num_blocks, batch.block_size), float("nan"), dtype=k.dtype)
     group = KVGroupBatch(slot_mapping=context_slots(batch), block_tables=batch.groups[0].block_tables)
     backend.write(kv, k, v, group)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.kernels.cpu import library
-from models.kernels.linear import WeightFormat
+from models.kernels.packed_weight import WeightFormat
 from models.kernels.row_input import InputKind
 from models.quant.tensor import Encoding
 from tests.models.kernels import (
@@ -169,7 +169,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(
             test_recurrence.test_conv_between_gates_equals_torch,
             step=test_recurrence.STEPS[2:4],
-            num_taps=[4],
+            kernel_size=[4],
             dtype=DTYPES,
         ),
         *each(test_recurrence.test_conv_before_silu_equals_torch, step=test_recurrence.STEPS[3:4], dtype=DTYPES),
@@ -185,7 +185,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),
     ],
-    "hr_best_shares": each(test_sample.test_shares_are_the_softmax_at_the_largest, size=[7, 300]),
+    "hr_top1_probs": each(test_sample.test_top1_probs_are_the_softmax_at_the_largest, size=[7, 300]),
     "hr_draw_ids": [
         *each(
             test_sample.test_draws_without_limits_fall_where_the_cumulative_distribution_says,

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import PackedLinear, WeightFormat, gather_rows, pack_weight
+from models.kernels.linear import PackedLinear
+from models.kernels.packed_weight import WeightFormat, gather_rows, pack_weight
 from models.kernels.row_input import InputKind, RowInput
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.head_linear import multiply_heads, pack_heads, takes_heads
+from models.kernels.head_linear import multiply_heads, pack_heads, supports_heads
 
 
 @pytest.mark.parametrize(("heads", "inputs", "outputs"), [(3, 128, 512), (5, 512, 128), (1, 16, 16), (2, 48, 112)])
@@ -18,12 +18,12 @@ def test_heads_equal_their_products(kernels: KernelLibrary, heads: int, inputs: 
 
     multiply_heads(pack_heads(weight, library=kernels), x, out, library=kernels)
 
-    wanted = torch.einsum("hoi,thi->tho", weight.double(), x.double())
-    torch.testing.assert_close(out.double(), wanted, rtol=2**-8, atol=2**-6)
+    expected = torch.einsum("hoi,thi->tho", weight.double(), x.double())
+    torch.testing.assert_close(out.double(), expected, rtol=2**-8, atol=2**-6)
     assert (target[..., :32] == 7.0).all()
 
 
-def test_shapes_without_a_kernel_are_said() -> None:
-    assert takes_heads(32, 48)
-    assert not takes_heads(24, 32)
-    assert not takes_heads(32, 20)
+def test_unsupported_shapes_are_told_apart() -> None:
+    assert supports_heads(32, 48)
+    assert not supports_heads(24, 32)
+    assert not supports_heads(32, 20)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.linear import NativeWeight, PackedLinear, WeightFormat, pack_weight
-from models.kernels.moe import NativeExperts, takes_experts
+from models.kernels.linear import PackedLinear
+from models.kernels.moe import NativeExperts, RouterWeights, supports_experts
+from models.kernels.packed_weight import NativeWeight, WeightFormat, pack_weight
 from models.layers.moe import MoE, Router
 from models.linear.dense import DenseLinearMethod
 from models.linear.prologue import IDENTITY
@@ -75,16 +76,11 @@ def native(moe: MoE, library: KernelLibrary, held: Encoding | WeightFormat = Wei
     for expert in moe.experts:
         up, down = expert.linears
         experts.append((packed(up, [INNER] * (up.out_features // INNER)), packed(down, [HIDDEN])))
-    assert takes_experts(experts)
+    assert supports_experts(experts)
     router = moe.router
-    return NativeExperts(
-        *(router.spec, experts, moe.experts[0].activation.row_input, torch.zeros(EXPERTS, dtype=torch.int64)),
-        weight=router.weight,
-        bias=router.bias,
-        correction=router.correction,
-        shared_gate=moe.shared_gate,
-        library=library,
-    )
+    weights = RouterWeights(router.weight, router.bias, router.correction, moe.shared_gate)
+    counts = torch.zeros(EXPERTS, dtype=torch.int64)
+    return NativeExperts(router.spec, weights, experts, moe.experts[0].activation.row_input, counts, library=library)
 
 
 def rows(count: int, seed: int = 1) -> torch.Tensor:
@@ -192,8 +188,8 @@ def test_rows_of_each_expert_are_counted(kernels: KernelLibrary) -> None:
     for _ in range(2):
         experts(rows(50), None, torch.empty(50, HIDDEN), adds=False)
 
-    load = experts._kept[2]
-    assert load.tolist() == (2 * chosen.flatten().bincount(minlength=EXPERTS)).tolist()
+    counts = experts.rows_per_expert
+    assert counts.tolist() == (2 * chosen.flatten().bincount(minlength=EXPERTS)).tolist()
 
 
 def test_many_rows_are_computed_in_panels() -> None:

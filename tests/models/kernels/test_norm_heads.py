@@ -34,11 +34,11 @@ def test_heads_are_normed_in_place(kernels: KernelLibrary, name: str, dtype: tor
     norm: HeadNorm = NORMS[name]()
     norm._apply(lambda tensor: torch.randn(tensor.shape, generator=generator))
     fused = torch.randn(rows, 5, 48, generator=generator).to(dtype)
-    heads, kept = fused[:, 1:4], fused.clone()
-    wanted = norm(heads.float())
+    heads, before = fused[:, 1:4], fused.clone()
+    expected = norm(heads.float())
 
     normed = CpuAttention(kernels).norm_heads(heads, norm)
 
     assert normed is heads
-    torch.testing.assert_close(normed.float(), wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
-    assert torch.equal(fused[:, [0, 4]], kept[:, [0, 4]])
+    torch.testing.assert_close(normed.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    assert torch.equal(fused[:, [0, 4]], before[:, [0, 4]])

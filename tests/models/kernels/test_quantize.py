@@ -23,16 +23,16 @@ def test_native_codes_and_scales_are_those_of_torch(
     weight = weight.to(dtype)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(round_to_nearest, "quantize_natively", lambda *_: None)
-        wanted = round_to_nearest.quantize_matrix(weight, encoding, group_size)
+        expected = round_to_nearest.quantize_matrix(weight, encoding, group_size)
 
-    got = quantize_natively(weight, encoding, wanted.group_size, library=kernels)
+    got = quantize_natively(weight, encoding, expected.group_size, library=kernels)
 
     assert got is not None
     # Sums are taken in another order, so that of two clippings of nearly the same error either may be chosen.
-    are_near = torch.isclose(got.scales.float(), wanted.scales.float(), rtol=8e-3)  # bf16's last bit
+    are_near = torch.isclose(got.scales.float(), expected.scales.float(), rtol=8e-3)  # bf16's last bit
     assert are_near.float().mean() > 0.97
-    assert (got.codes != wanted.codes).float().mean() < 2e-2
-    dense = [dequantize(each, torch.float32) for each in (got, wanted)]
+    assert (got.codes != expected.codes).float().mean() < 2e-2
+    dense = [dequantize(each, torch.float32) for each in (got, expected)]
     errors = [relative_error(each, weight.float()) for each in dense]
     assert errors[0] == pytest.approx(errors[1], rel=1e-2)
 

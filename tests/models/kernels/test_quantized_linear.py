@@ -7,14 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import (
-    NotFiniteError,
-    PackedLinear,
-    PackedWeight,
-    WeightFormat,
-    gather_rows,
-    pack_weight,
-)
+from models.kernels.linear import PackedLinear
+from models.kernels.packed_weight import NotFiniteError, PackedWeight, WeightFormat, gather_rows, pack_weight
 from models.kernels.row_input import InputKind, RowInput
 
 AMX_ROWS = 32  # kAmxRows of quantized_linear.cpp

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.recurrence import convolve, run_gated_delta
+from models.kernels.recurrence import DeltaGates, DeltaWeights, convolve, run_gated_delta
 from models.layers.norm import make_norm
 from models.linear.dense import DenseLinearMethod
 from models.recurrence.gated_delta import GatedDelta
@@ -19,21 +19,23 @@ Step = tuple[list[int], list[int], dict[int, int]]
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("num_taps", [2, 4])
+@pytest.mark.parametrize("kernel_size", [2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_conv_between_gates_equals_torch(kernels: KernelLibrary, step: Step, num_taps: int, dtype: torch.dtype) -> None:
+def test_conv_between_gates_equals_torch(
+    kernels: KernelLibrary, step: Step, kernel_size: int, dtype: torch.dtype
+) -> None:
     generator, group = torch.Generator().manual_seed(0), group_of(*step)
     rows = torch.randn(sum(step[0]), 3 * 80, generator=generator).to(dtype)
     b, c, v = rows.chunk(3, dim=1)
-    taps, bias = torch.randn(num_taps, 80, generator=generator), torch.randn(80, generator=generator)
-    state = torch.randn(BLOCKS, num_taps - 1, 80, generator=generator).to(dtype)
-    kept = state.clone()
-    wanted = causal_conv(b * v, taps, bias, kept, group).to(dtype) * c
+    weight, bias = torch.randn(kernel_size, 80, generator=generator), torch.randn(80, generator=generator)
+    state = torch.randn(BLOCKS, kernel_size - 1, 80, generator=generator).to(dtype)
+    expected_state = state.clone()
+    expected = causal_conv(b * v, weight, bias, expected_state, group).to(dtype) * c
 
-    out = convolve(v, taps, state, group, bias=bias, gates=(b, c), out_dtype=dtype, library=kernels)
+    out = convolve(v, weight, state, group, bias=bias, gates=(b, c), out_dtype=dtype, library=kernels)
 
-    torch.testing.assert_close(out, wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
-    assert torch.equal(state, kept)
+    torch.testing.assert_close(out, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    assert torch.equal(state, expected_state)
 
 
 @pytest.mark.parametrize("step", STEPS[2:4])
@@ -41,13 +43,13 @@ def test_conv_between_gates_equals_torch(kernels: KernelLibrary, step: Step, num
 def test_conv_before_silu_equals_torch(kernels: KernelLibrary, step: Step, dtype: torch.dtype) -> None:
     generator, group = torch.Generator().manual_seed(0), group_of(*step)
     rows = torch.randn(sum(step[0]), 112, generator=generator).to(dtype)[:, 16:96]
-    taps = torch.randn(3, 80, generator=generator)
+    weight = torch.randn(3, 80, generator=generator)
     state = torch.randn(BLOCKS, 2, 80, generator=generator).to(dtype)
-    wanted = F.silu(causal_conv(rows, taps, None, state.clone(), group))
+    expected = F.silu(causal_conv(rows, weight, None, state.clone(), group))
 
-    out = convolve(rows, taps, state, group, has_silu=True, out_dtype=torch.float32, library=kernels)
+    out = convolve(rows, weight, state, group, has_silu=True, out_dtype=torch.float32, library=kernels)
 
-    torch.testing.assert_close(out, wanted, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(out, expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -60,7 +62,7 @@ def test_gated_delta_rule_equals_torch(
     norm = NormSpec(NormKind.RMS, 1e-6)
     spec = GatedDeltaSpec(2, 4, 32, value_dim, kernel_size=2, norm=norm, tiles_key_heads=tiles_key_heads)
     layer = GatedDelta(spec, 64, method=DenseLinearMethod(torch.float32))
-    layer.log_rate = torch.nn.Parameter(torch.randn(4, generator=generator) - 2)
+    layer.A_log = torch.nn.Parameter(torch.randn(4, generator=generator) - 2)
     layer.dt_bias = torch.nn.Parameter(torch.randn(4, generator=generator))
     layer.norm = make_norm(norm, value_dim)
     layer.norm.weight = torch.nn.Parameter(torch.randn(value_dim, generator=generator))
@@ -68,15 +70,15 @@ def test_gated_delta_rule_equals_torch(
     rows = torch.randn(sum(step[0]), spec.value_size + 8, generator=generator).to(dtype)
     z, b, a = rows.split_with_sizes([spec.value_size, 4, 4], dim=1)
     state = torch.randn(BLOCKS, 4, 32, value_dim, generator=generator)
-    kept = state.clone()
+    expected_state = state.clone()
     with torch.no_grad():
-        y = layer.norm(gated_delta(layer._delta_rows(qkv, b, a), kept, group)).flatten(1)
-    wanted = (y * F.silu(z.float())).to(dtype)
+        y = layer.norm(gated_delta(layer._delta_rows(qkv, b, a), expected_state, group)).flatten(1)
+    expected = (y * F.silu(z.float())).to(dtype)
 
-    weights = (layer.log_rate, layer.dt_bias, layer.norm.weight)
+    weights = DeltaWeights(layer.A_log, layer.dt_bias, layer.norm.weight, norm.eps)
     out = run_gated_delta(
-        *(qkv, (z, b, a), weights, norm.eps, state, group), tiles_key_heads=tiles_key_heads, library=kernels
+        qkv, DeltaGates(z, b, a), weights, state, group, tiles_key_heads=tiles_key_heads, library=kernels
     )
 
-    torch.testing.assert_close(out, wanted, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
-    torch.testing.assert_close(state, kept, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.attention.cpu import CpuAttention
-from models.attention.rotation import Rotation, rotate, scale_queries
+from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary
 from models.spec import AttentionSpec
@@ -25,14 +25,14 @@ def test_rotate_and_write_equals_torch(
     backend, spec = CpuAttention(kernels), AttentionSpec(heads, kv_heads, dim, 1.0)
     batch, num_blocks = paged_batch([Lengths(rows, rows + 20), Lengths(1, 40)], 8, generator)
     angles = torch.outer(batch.positions.float(), torch.rand(rotary_dim // 2, generator=generator))
-    by = Rotation(angles.cos(), angles.sin())
+    rotary = RotaryEmbedding(angles.cos(), angles.sin())
     fused = torch.randn(rows + 1, (heads + 2 * kv_heads) * dim, generator=generator).to(dtype)
     q, k, v = fused.unflatten(1, (-1, dim)).split((heads, kv_heads, kv_heads), dim=1)
-    want_q, want_kv = rotate(q, by), torch.zeros(backend.kv_shape(spec, num_blocks, 8), dtype=dtype)
+    want_q, want_kv = rotate(q, rotary), torch.zeros(backend.kv_shape(spec, num_blocks, 8), dtype=dtype)
     kv = want_kv.clone()
-    backend.write(want_kv, rotate(k, by), v, batch.groups[0])
+    backend.write(want_kv, rotate(k, rotary), v, batch.groups[0])
 
-    got_q = backend.rotate_and_write(kv, q, k, v, by, batch.groups[0])
+    got_q = backend.rotate_and_write(kv, q, k, v, rotary, batch.groups[0])
 
     for got, want in ((got_q, want_q), (kv, want_kv)):
         torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
@@ -43,26 +43,26 @@ def test_rotate_and_write_equals_torch(
 def test_queries_are_scaled_by_row(kernels: KernelLibrary, rotary_dim: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(2)
     angles = torch.randn(5, rotary_dim // 2, generator=generator)
-    by = Rotation(angles.cos(), angles.sin(), 1 + torch.rand(5, generator=generator))
+    rotary = RotaryEmbedding(angles.cos(), angles.sin(), 1 + torch.rand(5, generator=generator))
     q, k, v = torch.randn(5, 8, 48, generator=generator).to(dtype).split((4, 2, 2), dim=1)
-    want_q, want_k = scale_queries(rotate(q, by), by), rotate(k, by)
+    want_q, want_k = scale_queries(rotate(q, rotary), rotary), rotate(k, rotary)
     backend, group = CpuAttention(kernels), KVGroupBatch(slot_mapping=torch.arange(5), block_tables=torch.zeros(1, 1))
     kv = torch.zeros(backend.kv_shape(AttentionSpec(4, 2, 48, 1.0), 1, 16), dtype=dtype)
 
-    got_q = backend.rotate_and_write(kv, q, k, v, by, group)
+    got_q = backend.rotate_and_write(kv, q, k, v, rotary, group)
 
     for got, want in ((got_q, want_q), (k, want_k)):
         torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_are_turned_alone(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+def test_heads_are_rotated_alone(kernels: KernelLibrary, dtype: torch.dtype) -> None:
     angles = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
-    by = Rotation(angles.cos(), angles.sin(), torch.zeros(5))  # the factor comes later
+    rotary = RotaryEmbedding(angles.cos(), angles.sin(), torch.zeros(5))  # the factor comes later
     q, k = torch.randn(5, 6, 48, generator=torch.Generator().manual_seed(1)).to(dtype).split((4, 2), dim=1)
-    want = rotate(q, by), rotate(k, by)
+    want = rotate(q, rotary), rotate(k, rotary)
 
-    got = CpuAttention(kernels).rotate_heads(q, k, by)
+    got = CpuAttention(kernels).rotate_heads(q, k, rotary)
 
     torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
@@ -72,13 +72,13 @@ def test_keys_that_hold_values_are_stored_once(kernels: KernelLibrary, dtype: to
     spec = AttentionSpec(4, 1, 48, 1.0, values_from=16)
     backend, beside = CpuAttention(kernels), dataclasses.replace(spec, values_from=None)
     group = KVGroupBatch(slot_mapping=torch.tensor([3, 17]), block_tables=torch.zeros(1, 1, dtype=torch.int32))
-    by = Rotation(*torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0)))
+    rotary = RotaryEmbedding(*torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0)))
     q, k = torch.randn(2, 2, 4, 48, generator=torch.Generator().manual_seed(1)).to(dtype)
     k = k[:, :1]
     kv, both = (torch.zeros(backend.kv_shape(one, 2, 16), dtype=dtype) for one in (spec, beside))
 
-    backend.rotate_and_write(both, q.clone(), k.clone(), k, by, group)
-    backend.rotate_and_write(kv, q.clone(), k.clone(), None, by, group)
+    backend.rotate_and_write(both, q.clone(), k.clone(), k, rotary, group)
+    backend.rotate_and_write(kv, q.clone(), k.clone(), None, rotary, group)
 
     assert torch.equal(kv, both[:, :, :1])
 

@@ -31,7 +31,7 @@ def test_best_is_the_first_of_the_largest(kernels: KernelLibrary, size: int) -> 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_shares_are_the_softmax_at_the_largest(kernels: KernelLibrary, size: int) -> None:
+def test_top1_probs_are_the_softmax_at_the_largest(kernels: KernelLibrary, size: int) -> None:
     logits = _logits(9, size, spread=5.0)
     values, _ = best_ids(logits, kernels)
     expected = torch.softmax(logits.double(), dim=-1).amax(dim=-1)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import PackedLinear, WeightFormat, pack_weight
+from models.kernels.linear import PackedLinear
+from models.kernels.packed_weight import WeightFormat, pack_weight
 from models.kernels.row_input import InputKind, RowInput
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
@@ -168,12 +169,12 @@ def test_matrices_of_all_kinds_stand_side_by_side(kernels: KernelLibrary, rows: 
     residual = torch.randn(rows, sum(sizes) + 30, generator=generator)
     products = [_product(kernels, x, matrix) for matrix in matrices]
     products.append(x.bfloat16().double() @ dense.double().T)
-    wanted = torch.cat([p + bias for p, bias in zip(products, biases, strict=True)], dim=1) + residual
+    expected = torch.cat([p + bias for p, bias in zip(products, biases, strict=True)], dim=1) + residual
 
     linear = PackedLinear(weights, biases, library=kernels)
     summed = linear(x, residual=residual)
 
-    assert relative_error(summed, wanted) < 5e-3
+    assert relative_error(summed, expected) < 5e-3
     linear(x, residual=residual, out=residual)
     assert torch.equal(residual, summed)
 
@@ -222,7 +223,7 @@ def test_what_has_no_kernel_is_said(kind: QuantKind, columns: int, reason: str) 
 def test_every_power_of_two_is_a_scale(kernels: KernelLibrary, exponent: int) -> None:
     matrix = every_code(Encoding.E2M1)
     scaled = replace(matrix, scales=torch.tensor([[exponent + 127]], dtype=torch.uint8))
-    wanted = dequantize(matrix, FLOAT) * 2.0**exponent
+    expected = dequantize(matrix, FLOAT) * 2.0**exponent
     looked_up = pack_quantized(scaled, library=kernels).look_up(torch.tensor([0]), FLOAT, library=kernels)
-    assert torch.equal(looked_up, wanted)
-    assert torch.equal(dequantize(scaled, FLOAT), wanted)
+    assert torch.equal(looked_up, expected)
+    assert torch.equal(dequantize(scaled, FLOAT), expected)

@@ -1,4 +1,4 @@
-"""DeepNorm (Wang et al. 2022), which no model of transformers has: norm(alpha * x + branch(x)), against ten lines."""
+"""DeepNorm (Wang et al. 2022), which no model of transformers has: norm(alpha * x + f(x)), against ten lines."""
 
 import contextlib
 from collections.abc import Callable
@@ -49,13 +49,13 @@ def deepnorm(decoder: nn.Module, ids: list[int]) -> torch.Tensor:
         qkv = F.linear(x, layer.attn.qkv.weight, layer.attn.qkv.bias).view(len(ids), 3, HEADS, HEAD_DIM)
         q, k, v = qkv.permute(1, 2, 0, 3)[:, None]
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1).flatten(1)
-        branch = F.linear(attended, layer.attn.out.weight, layer.attn.out.bias)
+        out = F.linear(attended, layer.attn.out.weight, layer.attn.out.bias)
         norm = layer.attn_norm
-        x = F.layer_norm(ALPHA * x + branch, (HIDDEN,), norm.weight, norm.bias, 1e-5)
+        x = F.layer_norm(ALPHA * x + out, (HIDDEN,), norm.weight, norm.bias, 1e-5)
         inner = F.gelu(F.linear(x, layer.mlp.up.weight, layer.mlp.up.bias))
-        branch = F.linear(inner, layer.mlp.down.weight, layer.mlp.down.bias)
+        out = F.linear(inner, layer.mlp.down.weight, layer.mlp.down.bias)
         norm = layer.mlp_norm
-        x = F.layer_norm(ALPHA * x + branch, (HIDDEN,), norm.weight, norm.bias, 1e-5)
+        x = F.layer_norm(ALPHA * x + out, (HIDDEN,), norm.weight, norm.bias, 1e-5)
     return F.linear(x, decoder.embed.weight)
 
 

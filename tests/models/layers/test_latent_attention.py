@@ -1,4 +1,4 @@
-"""DeepSeek checkpoints as they are shipped, FP8 in blocks and a layer behind the last; what a token costs the cache."""
+"""DeepSeek checkpoints as they are published, FP8 in blocks and an extra last layer; what a token costs the cache."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def replace_in(state: dict[str, torch.Tensor], name: str, values: torch.Tensor) 
     block, _, rest = name.partition(".experts.")
     expert, projection, _ = rest.split(".")
     if f"{block}.experts.down_proj" not in state:
-        return  # of the layer behind the last
+        return  # of the extra layer
     if projection == "down_proj":
         state[f"{block}.experts.down_proj"][int(expert)] = values
     else:
@@ -88,17 +88,17 @@ def replace_in(state: dict[str, torch.Tensor], name: str, values: torch.Tensor) 
     ("dtype", "keeps_quantized", "bound"),
     [(torch.float32, False, 1e-5), (torch.bfloat16, False, 0.03), (torch.bfloat16, True, 0.12)],
 )
-def test_fp8_in_blocks_with_a_layer_behind_the_last(
+def test_fp8_in_blocks_with_an_extra_last_layer(
     shipped: tuple[Path, torch.Tensor], path: str, dtype: torch.dtype, keeps_quantized: bool, bound: float
 ) -> None:
-    folder, wanted = shipped
+    folder, expected = shipped
     opened, backend = open_model(ModelFiles(folder, (), "m")), load_backend(path)
     compute = ComputeConfig(backend, dtype, torch.device("cpu"))
     decoder, _ = build_decoder(opened, compute, WeightOptions(keeps_quantized=keeps_quantized), lambda *_: None)
 
     [logits] = PagedRun(decoder, backend).step([(PagedSequence(), PROMPT)])
 
-    errors = (logits - wanted).norm(dim=1) / wanted.norm(dim=1)
+    errors = (logits - expected).norm(dim=1) / expected.norm(dim=1)
     assert float(errors.median()) < bound  # in a few rows rounding to FP8 decides between two experts
 
 
@@ -107,7 +107,7 @@ def test_cache_holds_one_row_a_token_and_layer(tmp_path: Path, path: str) -> Non
     random_model(deepseek_v3()).save_pretrained(tmp_path)
     model = loaded(tmp_path, load_backend(path))
 
-    assert bytes_per_block(model, block_size=16) == 2 * 16 * (32 + 16) * 2  # layers, tokens, latent + turned part, bf16
+    assert bytes_per_block(model, block_size=16) == 2 * 16 * (32 + 16) * 2  # layers, tokens, latent + rotary part, bf16
 
 
 def loaded(folder: Path, backend: AttentionBackend) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Parity of rotary positions far out, where errors of frequencies grow to whole turns."""
+"""Parity of rotary positions far out, where errors of frequencies grow to whole rotations."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-from models.attention.rotation import rotation
+from models.attention.rotary import rotary_embedding
 from models.config.hf_config import HFConfig
 from models.config.rope import rope_spec
-from models.layers.rotary_frequencies import inverse_frequencies, rotation_scale
+from models.layers.rotary_frequencies import attention_factor, inverse_frequencies
 from models.spec import RopeSpec
 
 HEAD_DIM = 64
@@ -45,7 +45,7 @@ ROPES: dict[str, dict[str, Any]] = {
     "longrope": LONGROPE,
     "longrope-attention-factor": {**LONGROPE, "attention_factor": 1.2},
 }
-# What depends on the length of a text in transformers depends on the longest that is served here: see spec.py.
+# What depends on a sequence's length in transformers depends on the longest served context here: see spec.py.
 BY_LENGTH: dict[str, dict[str, Any]] = {
     "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
     "longrope": LONGROPE,
@@ -66,7 +66,7 @@ def assert_equal_angles(
     spec: RopeSpec, theirs: tuple[torch.Tensor, torch.Tensor], positions: torch.Tensor, context: int
 ) -> None:
     frequencies = inverse_frequencies(spec, torch.device("cpu"), context)
-    ours = rotation(positions, frequencies, rotation_scale(spec))
+    ours = rotary_embedding(positions, frequencies, attention_factor(spec))
     half = theirs[0].shape[-1] // 2  # transformers repeats the angles for the other half
     assert ours.cos.shape == (len(positions), half)
     assert ours.q_scale is None

@@ -50,21 +50,21 @@ def decoders(engine: Engine) -> tuple[Decoder, Decoder | None]:
 
 
 def frequencies(decoder: Decoder, context: int) -> torch.Tensor:
-    return inverse_frequencies(decoder.turns[0][0], torch.device("cpu"), context)
+    return inverse_frequencies(decoder.rotary.specs[0][0], torch.device("cpu"), context)
 
 
 @pytest.mark.parametrize(("max_model_len", "context"), [(ORIGINAL, ORIGINAL), (ORIGINAL + 16, CLAIMED)])
 def test_factors_are_those_of_the_served_length(folder: Path, max_model_len: int, context: int) -> None:
     decoder, _ = decoders(build(folder, max_model_len=max_model_len)[0])
 
-    torch.testing.assert_close(decoder.frequencies[0], frequencies(decoder, context))
+    torch.testing.assert_close(decoder.rotary.frequencies[0], frequencies(decoder, context))
 
 
 def test_draft_model_serves_the_same_context(folder: Path) -> None:
     _, draft = decoders(build(folder, max_model_len=ORIGINAL, draft_model=str(folder))[0])
 
     assert draft is not None
-    torch.testing.assert_close(draft.frequencies[0], frequencies(draft, ORIGINAL))
+    torch.testing.assert_close(draft.rotary.frequencies[0], frequencies(draft, ORIGINAL))
 
 
 def test_scaling_asked_for_serves_longer_contexts(folder: Path) -> None:

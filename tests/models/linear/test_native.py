@@ -123,7 +123,9 @@ MIXES = {
         },
         max_bytes_ratio=2.75,  # 1.6 to 3.4 bits become 4 or 9
     ),
-    "gpt2-q8_0": Mix(gpt2_config, by_ends(Kind.Q8_0), {"layers.0.attn.qkv": ["q8_0"] * 3, "positions": ["q8_0"]}),
+    "gpt2-q8_0": Mix(
+        gpt2_config, by_ends(Kind.Q8_0), {"layers.0.attn.qkv": ["q8_0"] * 3, "position_embedding": ["q8_0"]}
+    ),
     "llama-with-a-shard-in-f16": Mix(
         lambda: llama_config(**EVEN),
         by_ends(Kind.Q8_0, k_proj=Kind.F16, down_proj=Kind.F16),

@@ -1,4 +1,4 @@
-"""Convolution and gated delta rule over rows of several texts, against one row after the other."""
+"""Convolution and gated delta rule over rows of several sequences, against one row after the other."""
 
 import pytest
 import torch
@@ -19,23 +19,23 @@ def test_conv_sees_the_rows_before_and_those_in_the_state(
     query_lens: list[int], sources: list[int], targets: dict[int, int], size: int, generator: torch.Generator
 ) -> None:
     rows = torch.randn(sum(query_lens), 6, generator=generator)
-    taps, bias = torch.randn(size, 6, generator=generator), torch.randn(6, generator=generator)
+    weight, bias = torch.randn(size, 6, generator=generator), torch.randn(6, generator=generator)
     state = torch.randn(BLOCKS, size - 1, 6, generator=generator)
     before, expected, row = state.clone(), [], 0
-    wanted = state.clone()
+    expected_state = state.clone()
     for length, source in zip(query_lens, sources, strict=True):
         window = [*(before[source] if source >= 0 else torch.zeros(size - 1, 6))]
         for _ in range(length):
             window = [*window, rows[row]][-size:]
-            expected.append((torch.stack(window) * taps).sum(0) + bias)
+            expected.append((torch.stack(window) * weight).sum(0) + bias)
             if row in targets:
-                wanted[targets[row]] = torch.stack(window[1:])
+                expected_state[targets[row]] = torch.stack(window[1:])
             row += 1
 
-    out = causal_conv(rows, taps, bias, state, group_of(query_lens, sources, targets))
+    out = causal_conv(rows, weight, bias, state, group_of(query_lens, sources, targets))
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=0.0, atol=1e-5)
-    assert torch.equal(state, wanted)
+    assert torch.equal(state, expected_state)
 
 
 @pytest.mark.parametrize(("query_lens", "sources", "targets"), STEPS)
@@ -49,23 +49,23 @@ def test_gated_delta_rule_equals_its_recurrence(
         k=torch.nn.functional.normalize(k, dim=-1),
         v=torch.randn(total, heads, value_dim, generator=generator),
         log_decay=-torch.rand(total, heads, generator=generator).square(),
-        fraction=torch.rand(total, heads, generator=generator),
+        beta=torch.rand(total, heads, generator=generator),
     )
     state = torch.randn(BLOCKS, heads, key_dim, value_dim, generator=generator)
-    before, wanted, expected, row = state.clone(), state.clone(), [], 0
+    before, expected_state, expected, row = state.clone(), state.clone(), [], 0
     for length, source in zip(query_lens, sources, strict=True):
         now = before[source] if source >= 0 else torch.zeros_like(before[0])
         for _ in range(length):
-            q, k, v, log_decay, fraction = (tensor[row] for tensor in rows)
+            q, k, v, log_decay, beta = (tensor[row] for tensor in rows)
             now = log_decay.exp()[:, None, None] * now
-            u = fraction[:, None] * (v - torch.einsum("hk,hkv->hv", k, now))
+            u = beta[:, None] * (v - torch.einsum("hk,hkv->hv", k, now))
             now = now + torch.einsum("hk,hv->hkv", k, u)
             expected.append(torch.einsum("hk,hkv->hv", q, now))
             if row in targets:
-                wanted[targets[row]] = now
+                expected_state[targets[row]] = now
             row += 1
 
     out = gated_delta(rows, state, group_of(query_lens, sources, targets))
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=0.0, atol=2e-5)
-    torch.testing.assert_close(state, wanted, rtol=0.0, atol=2e-5)
+    torch.testing.assert_close(state, expected_state, rtol=0.0, atol=2e-5)

@@ -21,7 +21,7 @@ namespace hr {
 constexpr int kAmxTileRows = 16;
 constexpr int kAmxColumns = 32;  // columns of one product
 
-// The tile registers of this thread, set up while the object lives; kept no longer, since the kernel saves them (8 KiB)
+// The tile registers of this thread, set up while the object lives and no longer, since the operating system saves them (8 KiB)
 // at every switch of threads.
 class AmxTiles {
  public:

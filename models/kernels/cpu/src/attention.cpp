@@ -15,7 +15,7 @@
 // Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of values, D unless they are part of
 // the keys; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
 // are fp32; with bf16 KV the probabilities are rounded to bf16 for the product with the values. Values that are part of the
-// keys are turned to the layout of values chunk by chunk, once for the rows of a tile.
+// keys are transposed to the layout of values chunk by chunk, once for the rows of a tile.
 #include <algorithm>
 #include <atomic>
 #include <limits>

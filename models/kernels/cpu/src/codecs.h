@@ -3,7 +3,7 @@
 // A matrix [N, K] is cut into blocks of 16 output rows (the last one padded with zero scales) and, along K, into units
 // of 64 columns = two groups of 32 (K padded likewise). All bytes of a row block are consecutive: a thread streams them.
 // Within a group, one 64-byte vector holds 4 columns of 16 rows: what one byte dot-product instruction consumes. Vector j
-// (0..7) stands for columns 4j .. 4j + 3; lane r, byte c is row r, column 4j + c.
+// (0..7) is columns 4j .. 4j + 3; lane r, byte c is row r, column 4j + c.
 //
 //   nibbles  256 bytes: vector v (0..3) carries the low 4 bits of vector v in its low nibbles, of v + 4 in its high ones
 //   bit      64 bytes:  bit j of each byte is bit 4 (2 above crumbs) of the code in vector j
@@ -86,11 +86,11 @@ HR_INLINE void unpack_nibbles(const uint8_t* p, Bits* codes) {
 // kBits bits from bit kFrom of every byte to bit kTo
 template <int kBits, int kFrom, int kTo>
 HR_INLINE Bits moved_bits(const Bits& bytes) {
-  const Bits kept = broadcast(((1u << kBits) - 1) * (0x01010101u << kTo));
+  const Bits mask = broadcast(((1u << kBits) - 1) * (0x01010101u << kTo));
   if constexpr (kTo >= kFrom)
-    return shift_left<kTo - kFrom>(bytes) & kept;
+    return shift_left<kTo - kFrom>(bytes) & mask;
   else
-    return shift_right<kFrom - kTo>(bytes) & kept;
+    return shift_right<kFrom - kTo>(bytes) & mask;
 }
 
 template <int kTo, int v = 0>

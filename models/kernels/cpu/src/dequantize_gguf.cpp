@@ -1,4 +1,4 @@
-// GGUF blocks -> numbers, exactly the format's: what is quantized anew, or held dense, is dequantized so while it is loaded.
+// GGUF blocks -> numbers, exactly the format's: for weights that are loaded as dense, or quantized again.
 //
 // weight = scale * (code - kOffset) + minimum, as in codecs.h. Products have at most 24 bits where a minimum is added, so that it
 // does not matter whether that is one rounding or two.

@@ -1,13 +1,13 @@
-// The gated delta rule over the rows of several texts, whose state is a matrix S [K, V] a value head (models/spec.py):
+// The gated delta rule over the rows of several sequences, whose state is a matrix S [K, V] per value head (models/spec.py):
 //
 //   S' = a S,   u = b (v - k S'),   S'' = S' + k^T u,   y = q S'' = a (q S) + (q k) u
-//   out = norm(y) silu(z),   a = exp(-exp(log_rate) softplus(in_a + dt_bias)),   b = logistic(in_b)
+//   out = norm(y) silu(z),   a = exp(-exp(A_log) softplus(in_a + dt_bias)),   b = sigmoid(in_b)
 //
 // with q and k of length 1, q divided by sqrt(K). All in fp32.
 //
-// One thread takes one value head of one text, row after row: k S and q S in a first pass over the state, S'' in a second. The
-// state is read where the last row left it, first the text's source, and written to the row's target; for rows without one to
-// memory of the thread's own, and nowhere after the last.
+// One thread takes one value head of one sequence, row after row: k S and q S in a first pass over the state, S'' in a second.
+// The state is read where the last row left it, at first from the sequence's source, and written to the row's target; without a
+// target to memory of the thread's own, and nowhere after the last row.
 #include <algorithm>
 #include <vector>
 
@@ -19,14 +19,14 @@ namespace {
 
 using namespace hr;
 
-constexpr int64_t kGrain = 16384;      // elements of states; fewer cost less than having other threads look at them
-constexpr float kLeastSquare = 1e-6f;  // added to the squared length that a query or key is divided by
+constexpr int64_t kGrain = 16384;  // elements of states; fewer are not worth a second thread
+constexpr float kNormEps = 1e-6f;  // added to the squared length of a query or key
 
 struct Delta {
   const float* qkv;
   const void *z, *b, *a;
   int64_t row_stride;
-  const float *log_rate, *dt_bias, *norm_weight;
+  const float *A_log, *dt_bias, *norm_weight;
   float eps;
   float* state;
   const int32_t *sources, *targets, *offsets;
@@ -39,17 +39,17 @@ struct Scratch {
   std::vector<float> state, q, k, y;
 };
 
-// `to` = x times `scale` over the length of x
-void of_length(float scale, const float* x, int64_t size, float* to) {
+// to = scale * x / |x|
+void normalize(float scale, const float* x, int64_t size, float* to) {
   F32x16 squares = broadcast(0.0f);
   for (int64_t i = 0; i < size; i += 16) squares = fma(load<F32x16>(x + i), load<F32x16>(x + i), squares);
-  const F32x16 factor = broadcast(scale / std::sqrt(sum_lanes(squares) + kLeastSquare));
+  const F32x16 factor = broadcast(scale / std::sqrt(sum_lanes(squares) + kNormEps));
   for (int64_t i = 0; i < size; i += 16) store(to + i, load<F32x16>(x + i) * factor);
 }
 
 struct Row {
   const float *q, *k, *v;
-  float decay, fraction, q_dot_k;
+  float decay, beta, q_dot_k;
   int64_t key_dim, value_dim;
 };
 
@@ -66,10 +66,10 @@ HR_INLINE void step_columns(const Row& row, int64_t first, const float* from, fl
       q_s[n] = fma(q, s, q_s[n]);
     }
   }
-  const F32x16 decay = broadcast(row.decay), fraction = broadcast(row.fraction), q_dot_k = broadcast(row.q_dot_k);
+  const F32x16 decay = broadcast(row.decay), beta = broadcast(row.beta), q_dot_k = broadcast(row.q_dot_k);
   F32x16 u[kVectors];
   for (int n = 0; n < kVectors; ++n) {
-    u[n] = fraction * (load<F32x16>(row.v + first + 16 * n) - decay * k_s[n]);
+    u[n] = beta * (load<F32x16>(row.v + first + 16 * n) - decay * k_s[n]);
     store(y + first + 16 * n, fma(q_dot_k, u[n], decay * q_s[n]));
   }
   for (int64_t i = 0; to && i < row.key_dim; ++i) {
@@ -99,15 +99,15 @@ void run_head(const Delta& delta, int64_t sequence, int64_t head) {
   const int64_t shared_by = delta.num_value_heads / delta.num_key_heads;
   const int64_t key_head = delta.tiles_key_heads ? head % delta.num_key_heads : head / shared_by;
   const int64_t start_of_k = delta.num_key_heads * K, start_of_v = 2 * start_of_k, qkv_size = start_of_v + delta.num_value_heads * V;
-  const float rate = std::exp(delta.log_rate[head]);
+  const float rate = std::exp(delta.A_log[head]);
   const InputSpec norm{InputKind::kRmsNorm, delta.norm_weight, nullptr, delta.eps};
 
   const float* from = delta.sources[sequence] < 0 ? nullptr : place(delta.sources[sequence]);
   const int64_t end = delta.offsets[sequence + 1];
   for (int64_t t = delta.offsets[sequence]; t < end; ++t) {
     const float* qkv = delta.qkv + t * qkv_size;
-    of_length(1 / std::sqrt(static_cast<float>(K)), qkv + key_head * K, K, scratch.q.data());
-    of_length(1, qkv + start_of_k + key_head * K, K, scratch.k.data());
+    normalize(1 / std::sqrt(static_cast<float>(K)), qkv + key_head * K, K, scratch.q.data());
+    normalize(1, qkv + start_of_k + key_head * K, K, scratch.k.data());
     F32x16 product = broadcast(0.0f);
     for (int64_t i = 0; i < K; i += 16) product = fma(load<F32x16>(scratch.q.data() + i), load<F32x16>(scratch.k.data() + i), product);
     const int64_t at = t * delta.row_stride;
@@ -137,14 +137,14 @@ void run(const Delta& delta, int64_t num_sequences) {
 }  // namespace
 
 // qkv [T, 2 key heads * K + value heads * V] fp32: queries, keys, values. z [T, value heads * V], b and a [T, value heads], in
-// bf16 or fp32, with row_stride elements between rows of each. log_rate, dt_bias [value heads] and norm_weight [V] in fp32.
+// bf16 or fp32, with row_stride elements between rows of each. A_log, dt_bias [value heads] and norm_weight [V] in fp32.
 // state [blocks, value heads, K, V] fp32; sources, targets and offsets as in hr_causal_conv. out [T, value heads * V] in z's
 // type. K and V: multiples of 16. tiles_key_heads: value head h takes key head h modulo their number, else h divided by it.
 HR_API void hr_gated_delta(const float* qkv, int is_bf16, const void* z, const void* b, const void* a, int64_t row_stride,
-                           const float* log_rate, const float* dt_bias, const float* norm_weight, float eps, float* state,
+                           const float* A_log, const float* dt_bias, const float* norm_weight, float eps, float* state,
                            const int32_t* sources, const int32_t* targets, const int32_t* offsets, int num_sequences, void* out,
                            int num_key_heads, int num_value_heads, int key_dim, int value_dim, int tiles_key_heads) {
-  const Delta delta{qkv,   z,       b,       a,       row_stride, log_rate,      dt_bias,         norm_weight, eps,
+  const Delta delta{qkv,   z,       b,       a,       row_stride, A_log,      dt_bias,         norm_weight, eps,
                     state, sources, targets, offsets, out,        num_key_heads, num_value_heads, key_dim,     value_dim,
                     tiles_key_heads != 0};
   if (is_bf16)

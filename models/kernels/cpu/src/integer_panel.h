@@ -3,8 +3,8 @@
 // tiles of kTileRows rows x 2 blocks pass over it; sums over steps stay in an fp32 buffer. The rows of a panel are many, since
 // each panel unpacks all weights that it meets, and few enough for their codes of a step to stay in the second-level cache.
 //
-// Where weights have one scale for several groups of the rows' columns, sums that only the rows' scales multiplied are kept
-// apart over such a run, and the weights' scale multiplies them once at its end (run_end() says where that is).
+// Where weights have one scale for several groups of the rows' columns, the sums over such a run are multiplied by the rows'
+// scales only, and by the weights' scale once at its end (run_end() says where that is).
 #pragma once
 
 #include <type_traits>
@@ -171,7 +171,7 @@ void multiply_panel(const Weights& weights, int num_blocks, const IntegerRows& a
       (num_rows - row > kHalfTileRows ? tile : half_tile)(memory.weights, kOffsetBits,
                                                           a.tile(first_row + row) + group * kTileRows, group, num_groups,
                                                           groups_a_scale, memory.sums[row]);
-      for (const int64_t wanted = (t + 1) * kStepGroups / num_tiles; prefetched < wanted; ++prefetched)
+      for (const int64_t target = (t + 1) * kStepGroups / num_tiles; prefetched < target; ++prefetched)
         for (int c = 0; c < num_blocks; ++c) weights.prefetch(c, group + kStepGroups + prefetched);
     }
   }

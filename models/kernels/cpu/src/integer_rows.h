@@ -1,4 +1,4 @@
-// Rows rounded to int8, as integer weights meet them: a scale for each row and group of 32 columns, and the sums of codes that
+// Rows rounded to int8, for products with integer weights: a scale for each row and group of 32 columns, and the sums of codes that
 // correct for the offset and the minimum of weights.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace hr {
 
-// A row's 32 columns. No larger than it must be: few rows of a wide layer barely fit into the first cache.
+// A row's 32 columns. As small as possible: few rows of a wide layer barely fit into the first cache.
 struct IntegerGroup {
   int8_t codes[kGroup];
   float scale;
@@ -37,8 +37,8 @@ struct IntegerGroup {
 // the kernel finds all that it needs behind one pointer.
 struct IntegerRows {
   int64_t groups;
-  int tile_rows, last_rows;  // of all tiles but the last, and of the last one; kernels compute tiles to the end, and nobody
-  int64_t last_tile;         // looks at rows too many
+  int tile_rows, last_rows;  // of all tiles but the last, and of the last one; kernels compute whole tiles, and nobody reads
+  int64_t last_tile;         // the extra rows
   IntegerGroup* first;
 
   // Of the tile that begins with `row`.

@@ -40,7 +40,7 @@ HR_INLINE int value_index(int lane, int dim, int head_dim) {
 #if defined(__AVX512BW__)
 // Eight rows of eight 64-bit units at `from`, each unit with its middle numbers exchanged, to columns: rows `stride` elements
 // apart.
-HR_INLINE void turn_units(const Bf16* from, Bf16* to, int64_t stride) {
+HR_INLINE void transpose_units(const Bf16* from, Bf16* to, int64_t stride) {
   const __m512i exchange = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
   __m512i a[8], b[8];
 #pragma GCC unroll 8
@@ -76,7 +76,7 @@ inline void keys_to_values(const float* keys, int dim, float* values) {
 // each with its two middle numbers exchanged.
 inline void keys_to_values(const Bf16* keys, int dim, Bf16* values) {
 #if defined(__AVX512BW__)
-  for (int first = 0; first < dim; first += 16, keys += 16 * kTile, values += 32) turn_units(keys, values, dim * 2);
+  for (int first = 0; first < dim; first += 16, keys += 16 * kTile, values += 32) transpose_units(keys, values, dim * 2);
 #else
   for (int first = 0; first < dim / 2; first += 8)
     for (int pair = 0; pair < kTile / 2; ++pair)

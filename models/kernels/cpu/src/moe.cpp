@@ -1,11 +1,11 @@
-// Mixture of experts: out [M, K] (+)= sum over a row's chosen experts (router.h) of weight * down(act(up(row))). Which experts
-// work is known here alone, so that a step with experts is a fixed run of calls.
+// Mixture of experts: out [M, K] (+)= sum over a row's chosen experts (router.h) of weight * down(act(up(row))). The choice of
+// experts stays inside this call, so that a step with experts is a fixed sequence of calls.
 //
 // Pairs (row, expert) are sorted by expert. Each matrix is cut into slices of row blocks, and a task is one expert's
-// slice times all of the expert's rows: one call of the linear kernel of the weights, which within a parallel loop runs on
-// its thread alone. The rows are gathered by the task where they are not neighbors, and prepared anew by each slice's call:
-// so slices are few, just as many as keep the threads busy. With one row there are as many tasks as experts and slices, so
-// that decoding streams the chosen experts' weights from memory on all threads.
+// slice times all of the expert's rows: one call of the weights' linear kernel, which within a parallel loop runs on its
+// thread alone. The task gathers the rows if they are not neighbors, and each slice's call prepares them again: so there are
+// only as many slices as keep the threads busy. With one row there is a task for each chosen expert and slice, so that
+// decoding streams the chosen experts' weights from memory on all threads.
 //
 //   rows [M, K] --gather--> up tasks --> inner [pairs, I or 2 I] --> down tasks (activation) --> results [pairs, K] --> out
 //
@@ -24,23 +24,23 @@ using namespace hr;
 
 enum class LinearKernel : int32_t { kQuantized, kBf16, kScaled };
 
-// A linear layer of an expert; of one kernel.
+// A linear layer of an expert, computed by one kernel.
 struct hr_expert_linear {
   const hr_segment* segments;
-  const int64_t* block_bytes;  // of each segment, 16 rows
-  const int32_t* permutation;  // the rest: of kScaled
+  const int64_t* row_block_bytes;  // of each segment: of 16 rows
+  const int32_t* permutation;      // this and the rest: of kScaled only
   int32_t num_segments, kernel, rounding;
   float input_scale;
 };
 
 struct hr_moe {
   hr_router router;
-  int32_t scales_input;  // experts get the row times its weight; else their results are weighted
+  int32_t scales_input;  // the weight multiplies an expert's input, else its output
   int32_t activation;    // InputKind between the two layers
   const float* activation_weight;
   const hr_expert_linear *up, *down;  // [E]
   int64_t inner, inner_columns;       // I, columns of what `up` gives: I or 2 I
-  int64_t* load;                      // [E], += rows
+  int64_t* rows_per_expert;           // [E], added to
 };
 
 namespace {
@@ -53,10 +53,10 @@ constexpr int kSliceBlocks = 2;  // kernels take two blocks at a time
 
 // Pairs of a panel of rows, expert by expert.
 struct Pairs {
-  std::vector<int32_t> row, place;  // [pairs]: the row, within the panel, of each; and where the pair (row, j) stands
+  std::vector<int32_t> row, place;  // [pairs]: each one's row within the panel; and the position of the pair (row, j)
   std::vector<float> weight;        // [pairs]
   std::vector<int32_t> first;       // [E + 1]: of each expert's
-  std::vector<int32_t> active;      // experts with rows, the one with most first: the last tasks are short
+  std::vector<int32_t> active;      // experts with rows, the one with most rows first, so that the last tasks are short
 
   void sort(const hr_moe& moe, const Routing& routing, int64_t from, int64_t count) {
     const int64_t pairs = count * moe.router.chosen;
@@ -66,7 +66,7 @@ struct Pairs {
     active.clear();
     for (int e = 0; e < moe.router.num_experts; ++e) {
       if (first[e + 1]) active.push_back(e);
-      moe.load[e] += first[e + 1];
+      moe.rows_per_expert[e] += first[e + 1];
     }
     const auto num_rows = [&](int e) { return first[e + 1]; };
     std::stable_sort(active.begin(), active.end(), [&](int a, int b) { return num_rows(a) > num_rows(b); });
@@ -94,15 +94,15 @@ struct Task {
 
 int64_t num_blocks(const hr_expert_linear& linear) { return num_places(linear.segments, linear.num_segments, 1); }
 
-// Slices of the active experts' matrices: some for each thread, shared out by rows.
-void cut(const hr_expert_linear* linears, const Pairs& pairs, std::vector<Task>& tasks) {
+// Slices of the active experts' matrices: several per thread, divided among experts by their rows.
+void make_tasks(const hr_expert_linear* linears, const Pairs& pairs, std::vector<Task>& tasks) {
   tasks.clear();
-  const int64_t all = pairs.first.back(), wanted = kTasksPerThread * num_threads();
+  const int64_t all = pairs.first.back(), target = kTasksPerThread * num_threads();
   for (const int expert : pairs.active) {
     const hr_expert_linear& linear = linears[expert];
     const int64_t blocks = num_blocks(linear);
-    const int64_t least = std::max<int64_t>(kSliceBlocks, kSliceBytes / linear.block_bytes[0]);
-    const int64_t slices = std::max<int64_t>(1, std::min((wanted * pairs.count(expert) + all - 1) / all, blocks / least));
+    const int64_t least = std::max<int64_t>(kSliceBlocks, kSliceBytes / linear.row_block_bytes[0]);
+    const int64_t slices = std::max<int64_t>(1, std::min((target * pairs.count(expert) + all - 1) / all, blocks / least));
     const int64_t size = ((blocks + slices - 1) / slices + kSliceBlocks - 1) / kSliceBlocks * kSliceBlocks;
     for (int64_t first = 0; first < blocks; first += size) tasks.push_back({expert, first, std::min(first + size, blocks)});
   }
@@ -122,7 +122,7 @@ void with_slice(const hr_expert_linear& linear, const Task& task, const Function
       const int64_t skipped = (from - block) * kBlockRows;
       if (count == 0) first_column = column + skipped;
       slice[count] = segment;
-      slice[count].packed += (from - block) * linear.block_bytes[s];
+      slice[count].packed += (from - block) * linear.row_block_bytes[s];
       slice[count].rows = static_cast<int32_t>(std::min<int64_t>(segment.rows - skipped, (to - from) * kBlockRows));
       if (segment.bias) slice[count].bias += skipped;
       ++count;
@@ -152,7 +152,7 @@ void multiply(const hr_expert_linear& linear, const Task& task, const float* x, 
   });
 }
 
-// The rows of an expert, side by side: where they are if they are neighbors and not weighted, else copied.
+// The rows of an expert, contiguous: in place if they are neighbors and not weighted, else copied.
 const float* gather(const hr_moe& moe, const Pairs& pairs, int expert, const float* rows) {
   const int64_t columns = moe.router.columns;
   const int first = pairs.first[expert], count = pairs.count(expert);
@@ -169,13 +169,13 @@ const float* gather(const hr_moe& moe, const Pairs& pairs, int expert, const flo
   return memory.data();
 }
 
-// out [pairs, out_columns] = one of the two layers, of all active experts, over what x(expert) gives: [its rows, x_stride]
+// out [pairs, out_columns] = one of the two layers of all active experts over x(expert): [its rows, x_stride]
 template <class Rows>
 void compute_layer(const hr_expert_linear* linears, const Pairs& pairs, const Rows& x, int64_t x_stride, int64_t columns,
                    const InputSpec& input, std::vector<float>& out, int64_t out_columns) {
   std::vector<Task>& tasks = thread_scratch<std::vector<Task>>();
   if (out.size() < pairs.row.size() * out_columns) out.resize(pairs.row.size() * out_columns);
-  cut(linears, pairs, tasks);
+  make_tasks(linears, pairs, tasks);
   parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t t) {
     const int expert = tasks[t].expert;
     multiply(linears[expert], tasks[t], x(expert), x_stride, pairs.count(expert), columns, input,
@@ -199,15 +199,15 @@ void compute_panel(const hr_moe& moe, const float* rows, PanelMemory& memory) {
                 moe.inner_columns, moe.inner, activation, memory.results, columns);
 }
 
-// out (+)= the row's experts' results by weight (+ openness * shared)
+// out (+)= weighted sum of the row's experts' results (+ gate * shared)
 template <class Element>
-void combine(const hr_moe& moe, const PanelMemory& memory, int64_t row, const float* shared, float openness, Element* out,
+void combine(const hr_moe& moe, const PanelMemory& memory, int64_t row, const float* shared, float gate, Element* out,
              bool adds) {
   const int64_t columns = moe.router.columns;
   const int32_t* place = &memory.pairs.place[row * moe.router.chosen];
   for (int64_t k = 0; k < columns; k += 16) {
     F32x16 sum = adds ? load_lanes(out + k) : broadcast(0.0f);
-    if (shared) sum = fma(load<F32x16>(shared + k), broadcast(openness), sum);
+    if (shared) sum = fma(load<F32x16>(shared + k), broadcast(gate), sum);
     for (int j = 0; j < moe.router.chosen; ++j) {
       const float weight = moe.scales_input ? 1.0f : memory.pairs.weight[place[j]];
       sum = fma(load<F32x16>(&memory.results[place[j] * columns + k]), broadcast(weight), sum);
@@ -230,15 +230,15 @@ void run(const hr_moe& moe, const float* rows, int64_t num_rows, const float* sh
     compute_panel(moe, rows + from * columns, memory);
     parallel_for(count, std::max<int64_t>(1, kCombinedAlone / (columns * chosen)), [&](int64_t r) {
       const int64_t row = from + r;
-      const float openness = moe.router.shared_gate ? routing.openness[row] : 1.0f;
-      combine(moe, memory, r, shared ? shared + row * columns : nullptr, openness, out + row * columns, adds);
+      const float gate = moe.router.shared_gate ? routing.gates[row] : 1.0f;
+      combine(moe, memory, r, shared ? shared + row * columns : nullptr, gate, out + row * columns, adds);
     });
   }
 }
 
 }  // namespace
 
-// rows [M, K] fp32: what router and experts get. shared: null, or [M, K] fp32, what the shared expert gave. out [M, K], bf16 or
+// rows [M, K] fp32: input of router and experts. shared: null, or [M, K] fp32, the shared expert's output. out [M, K], bf16 or
 // fp32, contiguous: with `adds` it is added to, else overwritten. K and I are multiples of 16.
 HR_API void hr_moe_rows(const hr_moe* moe, const float* rows, int64_t num_rows, const float* shared, void* out, int out_is_bf16,
                         int adds) {

@@ -1,4 +1,4 @@
-// Norms of heads in place: x [T, H, D], each of its vectors by itself (row_input.h), in bf16 or fp32, computed in fp32.
+// Norms of heads in place: x [T, H, D], over each head's vector (row_input.h), in bf16 or fp32, computed in fp32.
 //
 // Rows and heads may be strided: queries and keys are views of one fused projection, a latent is a part of a row of the cache.
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace {
 
 using namespace hr;
 
-constexpr int64_t kGrain = 4096;  // elements; fewer cost less than having other threads look at them
+constexpr int64_t kGrain = 4096;  // elements; fewer are not worth a second thread
 
 struct Heads {
   void* x;

@@ -9,7 +9,7 @@ namespace {
 
 using namespace hr;
 
-// Where the code of a column stands within a step of 32 columns: its byte, and whether it is the high nibble of it.
+// Where a column's code is within a step of 32 columns: its byte, and whether it is the byte's high nibble.
 struct CodePlace {
   int byte;
   bool is_high;
@@ -134,7 +134,7 @@ HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scal
   });
 }
 
-// out [num_ids, columns] fp32 = rows `ids` of the packed matrix, whose columns stand in the order of the codes; ids must lie
+// out [num_ids, columns] fp32 = rows `ids` of the packed matrix, whose columns are in the order of the codes; ids must lie
 // within it.
 HR_API void hr_scaled_gather_rows(int format, const uint8_t* packed, int64_t columns, int64_t group_size, const int64_t* ids,
                                   int64_t num_ids, float* out) {

@@ -59,9 +59,9 @@ F32x16 extremes_of(const Tile& tile) {
 void take_shares(Tile& tile, const F32x16& extremes) {
   const F32x16 quotients = broadcast(1.0f) / extremes;
   float inverses[kTileGroups];
-  F32x16 kept;
-  HR_EACH(kept.r[i] = extremes.r[i] == 0 ? NativeF{} : quotients.r[i])
-  store(inverses, kept);
+  F32x16 finite;
+  HR_EACH(finite.r[i] = extremes.r[i] == 0 ? NativeF{} : quotients.r[i])
+  store(inverses, finite);
   for (int i = 0; i < kTileGroups; ++i)
     for (int64_t k = i * tile.width; k < (i + 1) * tile.width; k += 16)
       store(tile.shares.data() + k, load<F32x16>(tile.numbers.data() + k) * broadcast(inverses[i]));
@@ -162,8 +162,8 @@ void quantize_tile(const Matrix& m, int64_t first_group, int num_groups, uint8_t
   for (int i = 0; i < num_groups; ++i) {
     const int64_t group = first_group + i, count = m.size(group);
     store_one(scales + group, fitted[i]);
-    const float kept = to_float(scales[group]);
-    const F32x16 divisor = broadcast(std::fabs(kept) < kSmallestDivisor ? 1.0f : kept);
+    const float rounded = to_float(scales[group]);
+    const F32x16 divisor = broadcast(std::fabs(rounded) < kSmallestDivisor ? 1.0f : rounded);
     const float* x = tile.numbers.data() + i * tile.width;
     uint8_t* target = codes + m.place(group) / 2;
     for (int64_t k = 0; k < count; k += 16) store_nibbles(target + k / 2, Quantizer::codes(load<F32x16>(x + k) / divisor));

@@ -1,5 +1,4 @@
-// Reads memory once, in order, on all threads, and does no more with it than add: how fast that is bounds every kernel that
-// streams weights.
+// Reads memory once, in order, on all threads, and only adds: no kernel that streams weights can be faster.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Rotary embedding of q and k rows, a factor of the row for q, and the store of k and v rows into the paged KV tensor; each
-// where it is asked for.
+// Rotary embedding of q and k rows, a factor per row for q, and the store of k and v rows into the paged KV tensor; each part
+// is optional.
 //
 //   (x[i], x[i + R/2])  <-  (x[i] cos[i] - x[i + R/2] sin[i],  x[i + R/2] cos[i] + x[i] sin[i]),   i < R/2
 //
@@ -64,7 +64,7 @@ struct Rows {
 
 template <class Element>
 void process(const Rows& rows) {
-  constexpr int64_t kGrain = 16;  // fewer rows cost less than having other threads look at them
+  constexpr int64_t kGrain = 16;  // rows; fewer are not worth a second thread
   parallel_for(rows.num_tokens, kGrain, [&](int64_t t) {
     Element* k = static_cast<Element*>(rows.k) + t * rows.k_stride;
     if (rows.cos) {

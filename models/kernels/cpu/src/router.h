@@ -2,7 +2,7 @@
 //
 // Per row: logits = W x (+ b); scores by softmax or sigmoid; the best `chosen` by score + correction, among the experts of the
 // best groups where there are groups; their scores as weights, renormalized or not, times a factor. All in fp32: a choice
-// between two near experts must not hang on rounding.
+// between two near experts must not depend on rounding.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 struct hr_router {
   const float *weight, *bias, *correction;  // [E, K], null or [E], null or [E]
-  const float* shared_gate;                 // null, or [K]: the shared expert counts logistic(gate . row)
+  const float* shared_gate;                 // null, or [K]: the shared expert's output times sigmoid(gate . row)
   int64_t columns;                          // K, a multiple of 16
   int32_t num_experts, chosen;
   int32_t is_sigmoid;  // else softmax
@@ -29,7 +29,7 @@ struct hr_router {
 namespace hr {
 
 constexpr int64_t kLogitsAlone = 32 << 10;  // multiplications that are not worth a second thread
-constexpr int kLogitExperts = 8;            // that a task rates
+constexpr int kLogitExperts = 8;            // experts of a task
 
 inline float dot(const float* a, const float* b, int64_t size) {
   F32x16 sums[2] = {};
@@ -51,10 +51,10 @@ inline void score(const hr_router& router, float* scores) {
     for (int e = 0; e < router.num_experts; ++e) scores[e] /= total;
 }
 
-// Below what any expert is rated, above what is out of question: a row of NaN must have as many experts as others.
+// Below any expert's score, above -inf for those that were chosen: a row of NaN must get as many experts as others.
 constexpr float kWorst = std::numeric_limits<float>::lowest();
 
-// rated [E]: what is not in one of the best groups becomes kWorst
+// rated [E]: experts outside the best groups become kWorst
 inline void keep_best_groups(const hr_router& router, float* rated) {
   const int size = router.num_experts / router.num_groups;
   thread_local std::vector<std::pair<float, int>> groups;
@@ -72,7 +72,7 @@ inline void keep_best_groups(const hr_router& router, float* rated) {
     std::fill_n(rated + group->second * size, size, kWorst);
 }
 
-// The row's experts and weights [chosen], from its logits, which are used up.
+// The row's experts and weights [chosen], from its logits, which are overwritten.
 inline void choose(const hr_router& router, float* scores, int32_t* experts, float* weights) {
   thread_local std::vector<float> rated;
   score(router, scores);
@@ -95,14 +95,14 @@ inline void choose(const hr_router& router, float* scores, int32_t* experts, flo
 }
 
 struct Routing {
-  std::vector<float> logits, weights, openness;  // [M, E], [M, chosen], [M]
+  std::vector<float> logits, weights, gates;  // [M, E], [M, chosen], [M]
   std::vector<int32_t> experts;                  // [M, chosen]
 
   void reserve(const hr_router& router, int64_t rows) {
     const size_t pairs = rows * router.chosen;
     if (logits.size() < static_cast<size_t>(rows * router.num_experts)) logits.resize(rows * router.num_experts);
     if (weights.size() < pairs) weights.resize(pairs), experts.resize(pairs);
-    if (openness.size() < static_cast<size_t>(rows)) openness.resize(rows);
+    if (gates.size() < static_cast<size_t>(rows)) gates.resize(rows);
   }
 };
 
@@ -121,7 +121,7 @@ inline void route(const hr_router& router, const float* rows, int64_t num_rows, 
   parallel_for(num_rows, std::max<int64_t>(1, 4096 / router.num_experts), [&](int64_t row) {
     choose(router, &to.logits[row * router.num_experts], &to.experts[row * router.chosen], &to.weights[row * router.chosen]);
     if (router.shared_gate)
-      to.openness[row] = 1 / (1 + std::exp(-dot(rows + row * router.columns, router.shared_gate, router.columns)));
+      to.gates[row] = 1 / (1 + std::exp(-dot(rows + row * router.columns, router.shared_gate, router.columns)));
   });
 }
 

@@ -1,4 +1,4 @@
-// What happens to a row before a linear layer multiplies it: nothing, a norm, or the activation of a feed-forward layer.
+// What a linear layer does to a row before it multiplies it: nothing, a norm, or the activation of a feed-forward layer.
 // Done where the row is read anyway (quantized, packed), so that it costs neither a pass over memory nor a parallel region.
 #pragma once
 
@@ -22,7 +22,7 @@ enum class InputKind : int32_t {
   kRelu = 12,
   kReluSquaredGated = 13,
   kReluSquared = 14,
-  kSwigluClamped = 15,  // gate * logistic(alpha * gate) * (up + 1), gate at most `limit`, up within +-limit
+  kSwigluClamped = 15,  // gate * sigmoid(alpha * gate) * (up + 1), gate at most `limit`, up within +-limit
 };
 
 struct InputSpec {
@@ -31,7 +31,7 @@ struct InputSpec {
   float eps;
 };
 
-HR_INLINE F32x16 logistic(const F32x16& x) {
+HR_INLINE F32x16 sigmoid(const F32x16& x) {
   // 1 / (1 + 2^(-x log2 e)); the bound keeps 2^x within its range, the result is 0 to fp32 precision before that
   const F32x16 limit = broadcast(126.0f);
   F32x16 power = x * broadcast(-1.44269504f);
@@ -39,12 +39,12 @@ HR_INLINE F32x16 logistic(const F32x16& x) {
   return broadcast(1.0f) / (broadcast(1.0f) + exp2(power));
 }
 
-HR_INLINE F32x16 silu(const F32x16& x) { return x * logistic(x); }
+HR_INLINE F32x16 silu(const F32x16& x) { return x * sigmoid(x); }
 
-// x / 2 * (1 + tanh(u)) = x * logistic(2u), u = sqrt(2 / pi) * (x + 0.044715 x^3)
+// x / 2 * (1 + tanh(u)) = x * sigmoid(2u), u = sqrt(2 / pi) * (x + 0.044715 x^3)
 HR_INLINE F32x16 gelu_tanh(const F32x16& x) {
   const F32x16 cubic = fma(x * x * x, broadcast(0.044715f), x);
-  return x * logistic(broadcast(1.59576912f) * cubic);
+  return x * sigmoid(broadcast(1.59576912f) * cubic);
 }
 
 // x * Phi(x). The tail 1 - Phi(|x|) is poly(t) exp(-x^2 / 2), t = 1 / (1 + p |x| / sqrt(2)) (Abramowitz, Stegun 7.1.26), to
@@ -62,9 +62,9 @@ HR_INLINE F32x16 gelu(const F32x16& x) {
   return x * share;
 }
 
-HR_INLINE F32x16 gelu_quick(const F32x16& x) { return x * logistic(broadcast(1.702f) * x); }
+HR_INLINE F32x16 gelu_quick(const F32x16& x) { return x * sigmoid(broadcast(1.702f) * x); }
 
-// Not max(): what is not a number must stay so, or nobody hears of it.
+// Not max(): NaN must stay NaN, or nobody notices it.
 HR_INLINE F32x16 relu(F32x16 x) {
   const F32x16 zero = broadcast(0.0f);
   HR_EACH(x.r[i] = x.r[i] < zero.r[i] ? zero.r[i] : x.r[i])
@@ -75,7 +75,7 @@ HR_INLINE F32x16 relu_squared(const F32x16& x) { return relu(x) * relu(x); }
 
 HR_INLINE F32x16 swiglu_clamped(const F32x16& gate, const F32x16& up, float alpha, float limit) {
   const F32x16 g = clamp(gate, -3.4e38f, limit);
-  return g * logistic(broadcast(alpha) * g) * (clamp(up, -limit, limit) + broadcast(1.0f));
+  return g * sigmoid(broadcast(alpha) * g) * (clamp(up, -limit, limit) + broadcast(1.0f));
 }
 
 template <class Element>

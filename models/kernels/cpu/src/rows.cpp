@@ -1,5 +1,5 @@
-// What happens to whole rows outside linear layers, where they cannot take it along: sums of two rows with a norm in them,
-// norms that several layers share, gates, copies of parts of heads.
+// Operations on whole rows that no linear layer fuses: sums of two rows with a norm in them, norms that several layers share,
+// gates, copies of parts of heads.
 #include <cstring>
 #include <vector>
 
@@ -44,7 +44,7 @@ void join(X* x, const Y* y, int64_t columns, const InputSpec& norm, float skip, 
 
 template <class Element>
 void gate_row(Element* x, const Element* gate, int64_t columns) {
-  for (int64_t k = 0; k < columns; k += 16) store_lanes(x + k, load_lanes(x + k) * logistic(load_lanes(gate + k)));
+  for (int64_t k = 0; k < columns; k += 16) store_lanes(x + k, load_lanes(x + k) * sigmoid(load_lanes(gate + k)));
 }
 
 // f(pointer of the matrix's type)
@@ -85,7 +85,7 @@ HR_API void hr_join_rows(void* x, int x_is_bf16, const void* y, int y_is_bf16, i
 
 HR_REPLAYABLE(hr_join_rows)
 
-// x [M, K] *= logistic(gate). x contiguous, gate's rows gate_stride elements apart; both bf16 or fp32. K is a multiple of 16.
+// x [M, K] *= sigmoid(gate). x contiguous, gate's rows gate_stride elements apart; both bf16 or fp32. K is a multiple of 16.
 HR_API void hr_gate_rows(void* x, const void* gate, int is_bf16, int64_t gate_stride, int64_t num_rows, int64_t columns) {
   with_type(x, is_bf16, [&](auto* rows) {
     const auto* gates = static_cast<decltype(rows)>(const_cast<void*>(gate));

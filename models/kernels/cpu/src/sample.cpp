@@ -1,11 +1,11 @@
 // Choosing tokens from rows of logits [L, V] fp32: the largest, or one drawn at a temperature within top-k, top-p and min-p.
 //
 // A draw reads its row twice. The first pass finds the largest x = logit / temperature; the second sums exp(x - largest), and
-// collects what is near enough to it to be kept: kReaches says how near, and only where that turns out to be too few is the row
-// read again. What is collected is sorted by value, which gives the smallest value that is kept, and the draw is by inversion over
-// the kept ones in order of id. So a result depends on the row alone, ties stay or go together, and no vocabulary is sorted.
+// collects the candidates near it: kReaches says how near, and only if these turn out to be too few is the row read again.
+// Sorted by value, the candidates give the smallest value that the limits keep, and the draw is by inversion over the kept ones in
+// order of id. So a result depends on the row alone, ties stay or go together, and no vocabulary is sorted.
 //
-// Without limits the second pass keeps the sums of runs of kRun numbers, and the draw looks only into the run that it falls on.
+// Without limits the second pass stores the sums of runs of kRun numbers, and the draw reads only the run that it falls into.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -39,14 +39,14 @@ Best best_of(const float* x, int64_t count) {
   Best best{-kInfinity, 0};
   for (int64_t begin = 0; begin < count; begin += kRun) {
     const int64_t end = std::min(count, begin + kRun), whole = begin + (end - begin) / 16 * 16;
-    F32x16 largest = broadcast(-kInfinity), strange = broadcast(0.0f);
+    F32x16 largest = broadcast(-kInfinity), nans = broadcast(0.0f);
     for (int64_t i = begin; i < whole; i += 16) {
       const F32x16 v = load<F32x16>(x + i);
       largest = max(largest, v);
-      HR_EACH(strange.r[i] = v.r[i] != v.r[i] ? v.r[i] : strange.r[i])
+      HR_EACH(nans.r[i] = v.r[i] != v.r[i] ? v.r[i] : nans.r[i])
     }
     float run = max_lanes(largest);
-    if (const float sum = sum_lanes(strange); sum != sum) return {sum, 0};
+    if (const float sum = sum_lanes(nans); sum != sum) return {sum, 0};
     for (int64_t i = whole; i < end; ++i) {
       if (x[i] != x[i]) return {x[i], 0};
       run = std::max(run, x[i]);
@@ -72,7 +72,7 @@ double exp_sum(const float* x, int64_t count, float scale, float largest) {
 }
 
 // The place in [first, end) on which `target` falls, with weights exp(x * scale - largest); the last one with weight if none.
-int64_t fall(const float* x, int64_t first, int64_t end, float scale, float largest, double target) {
+int64_t draw_by_inversion(const float* x, int64_t first, int64_t end, float scale, float largest, double target) {
   double sum = 0;
   int64_t last = first;
   for (int64_t i = first; i < end; ++i) {
@@ -100,7 +100,7 @@ int64_t draw_from_all(const float* x, int64_t count, float scale, float largest,
     target -= runs[run];
   }
   if (run == static_cast<int64_t>(runs.size())) run = last;  // rounding took the target to the end
-  return fall(x, run * kRun, std::min(count, (run + 1) * kRun), scale, largest, target);
+  return draw_by_inversion(x, run * kRun, std::min(count, (run + 1) * kRun), scale, largest, target);
 }
 
 struct Candidate {
@@ -128,7 +128,7 @@ double collect(const float* x, int64_t count, float scale, float largest, float 
 
 // The smallest value that is kept of `sorted` (descending), or NaN if more than these may be kept.
 // total: the weights of the whole row.
-float least_kept(const Draw& draw, const std::vector<Candidate>& sorted, double total, bool is_whole_row) {
+float smallest_kept(const Draw& draw, const std::vector<Candidate>& sorted, double total, bool is_whole_row) {
   const int64_t count = static_cast<int64_t>(sorted.size()), top_k = static_cast<int64_t>(draw.top_k);
   float kth = -kInfinity;  // by value, so that ties at rank k stay
   if (top_k > 0 && top_k <= count) kth = sorted[top_k - 1].value;
@@ -156,7 +156,7 @@ int64_t draw_within(const Draw& draw, const float* x, int64_t count, float scale
     const double total = collect(x, count, scale, largest, reach, found);
     sorted = found;
     std::sort(sorted.begin(), sorted.end(), [](const Candidate& a, const Candidate& b) { return a.value > b.value; });
-    const float least = least_kept(draw, sorted, total, reach == kInfinity);
+    const float least = smallest_kept(draw, sorted, total, reach == kInfinity);
     if (least != least) continue;
     double kept = 0;
     for (const Candidate& c : found)
@@ -185,11 +185,11 @@ HR_API void hr_best_ids(const float* logits, int64_t stride, int64_t num_rows, i
   });
 }
 
-// shares [L] = the softmax of each row at its largest logit, which values [L] holds and is finite.
-HR_API void hr_best_shares(const float* logits, int64_t stride, int64_t num_rows, int64_t count, const float* values,
-                           float* shares) {
+// probs [L] = the probability of each row's largest logit, which is in values [L] and finite.
+HR_API void hr_top1_probs(const float* logits, int64_t stride, int64_t num_rows, int64_t count, const float* values,
+                          float* probs) {
   parallel_for(num_rows, 1, [&](int64_t row) {
-    shares[row] = static_cast<float>(1 / exp_sum(logits + row * stride, count, 1, values[row]));
+    probs[row] = static_cast<float>(1 / exp_sum(logits + row * stride, count, 1, values[row]));
   });
 }
 

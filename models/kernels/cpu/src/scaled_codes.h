@@ -10,7 +10,7 @@
 //   zeros    [4 groups][16 rows] int8, less kOffset of the code (a zero point of 8 in 4 bits is stored as 0)
 //   codes    of the groups' columns, 32 at a time, in one of the layouts below; the last chunk may have fewer
 //
-// each padded to 64 bytes. A matrix of fewer than 4 groups has scales and zeros of so many.
+// each padded to 64 bytes. A matrix of fewer than 4 groups has scales and zeros for those only.
 //
 //   code     bits  layout of 32 columns                                          value
 //   INT4     4     nibbles of codecs.h                                           code - 8
@@ -141,7 +141,7 @@ struct ScaledMatrix {
   int64_t columns;         // padded
   int64_t groups;
   int64_t steps_a_group;   // 32 columns each; the last group may have fewer
-  int64_t zeros_offset, header_bytes, chunk_bytes;  // of a chunk; its header is what stands before the codes
+  int64_t zeros_offset, header_bytes, chunk_bytes;  // of a chunk; its header is the part before the codes
   int64_t block_bytes;
 
   ScaledMatrix(int32_t word, int64_t num_columns, int64_t group_size) : format(word) {

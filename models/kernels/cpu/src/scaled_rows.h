@@ -65,8 +65,8 @@ inline float round_row(const ScaledLayer& layer, float* x, int64_t padded) {
   return scale;
 }
 
-// x [padded] = row `row`, prepared, permuted, rounded where the layer asks for it, zeros behind; returns what to multiply its
-// results with
+// x [padded] = row `row`, prepared, permuted, rounded where the layer asks for it, padded with zeros; returns the factor of its
+// results
 inline float prepare(const ScaledLayer& layer, int64_t row, float* x) {
   const int64_t padded = layer.padded();
   thread_local std::vector<float> unpermuted;

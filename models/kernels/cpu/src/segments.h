@@ -1,4 +1,4 @@
-// The matrices of a linear layer that stand side by side over one input, cut into row blocks of 16 outputs.
+// The matrices of a linear layer, side by side over one input, cut into row blocks of 16 outputs.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Few rows: how many of them share one unpacking of the weights, as many as accumulators fit into the registers.
+// Few rows: how many of them share one unpacking of the weights; limited by the accumulators that fit into the registers.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ HR_INLINE void with_shared_rows(int64_t count, const Function& f) {
   f(std::integral_constant<int, R>{});
 }
 
-// Of `rows`, those behind the last whole kMostShared, as many as the kernel for them computes.
+// The rows that the kernel computes for those of `rows` after the last whole kMostShared.
 inline int last_shared_rows(int64_t rows) {
   int last = 0;
   with_shared_rows((rows - 1) % kMostShared + 1, [&](auto shared) { last = shared; });

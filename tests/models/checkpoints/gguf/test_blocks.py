@@ -7,7 +7,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from models.checkpoints.gguf.blocks import GGUFRows
-from models.kernels.linear import WeightFormat
+from models.kernels.packed_weight import WeightFormat
 from tests.helpers.gguf_writer import random_blocks
 
 FORMATS = [fmt for fmt in WeightFormat if fmt is not WeightFormat.BF16]

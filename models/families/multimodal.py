@@ -1,4 +1,4 @@
-"""Checkpoints of models that see: the language model within them is served, the rest is left out."""
+"""Multimodal checkpoints: their language model is served, the rest is left out."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,20 +12,21 @@ _NOTE = "Text only: the checkpoint's vision tower is left out; images are not su
 _VISION = ("vision_tower", "vision_model", "multi_modal_projector")
 
 
-def text_part(family: Family, defaults: Mapping[str, Any] | None = None) -> Family:
-    """The family of a wrapping class whose `text_config` is a configuration of `family`.
+def language_model_of(family: Family, defaults: Mapping[str, Any] | None = None) -> Family:
+    """The family of a multimodal class whose `text_config` is a configuration of `family`.
 
     defaults: fields that checkpoints leave out of text_config.
     """
     return dataclasses.replace(
-        family, names=_names(family), unwrap=lambda config: _unwrapped(config, defaults or {}), note=_NOTE
+        family, names=_names(family), text_config=lambda config: _text_config(config, defaults or {}), note=_NOTE
     )
 
 
-def _unwrapped(config: HFConfig, defaults: Mapping[str, Any]) -> HFConfig:
-    """Fields of text_config, of `defaults` where it is silent, and of the outer object where neither says anything.
+def _text_config(config: HFConfig, defaults: Mapping[str, Any]) -> HFConfig:
+    """Fields of text_config, else of `defaults`, else of the outer object.
 
-    Whether the output layer is tied, what it is quantized with, and which tokens end a text is said outside, if at all.
+    The outer object comes first for the architecture, whether the output layer is tied, and the tokens that end
+    generation; `quantization_config` is only there.
     """
     text = config.section("text_config").fields
     first = {name: config.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}

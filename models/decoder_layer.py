@@ -1,0 +1,129 @@
+"""DecoderLayer: attention, or a recurrence in its place, and a feed-forward sublayer, as a LayerSpec composes them."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from models.attention.base import AttentionBackend
+from models.attention.rotary import RotaryEmbedding
+from models.batch import ForwardBatch, GroupBatch
+from models.layers.attention import Attention
+from models.layers.latent_attention import LatentAttention
+from models.layers.mlp import make_mlp
+from models.layers.moe import make_feed_forward
+from models.layers.norm import make_norm
+from models.layers.residual import NORMS_OF_SUBLAYER, make_residual, skip_sublayer
+from models.linear.method import LinearMethod
+from models.recurrence.gated_delta import GatedDelta
+from models.recurrence.short_conv import ShortConv
+from models.recurrence.state import LayerCache
+from models.spec import GatedDeltaSpec, LayerSpec, MLPSpec, NormPlacement, ShortConvSpec
+
+
+class DecoderLayer(nn.Module):
+    """Attention, then feed-forward. NormPlacement decides which of the four norms exist."""
+
+    attn_norm: nn.Module | None
+    attn_post_norm: nn.Module | None
+    mlp_norm: nn.Module | None
+    mlp_post_norm: nn.Module | None
+
+    def __init__(
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        before, after = NORMS_OF_SUBLAYER[spec.placement]
+        attn_norm, attn_post_norm, mlp_norm, mlp_post_norm = (
+            make_norm(spec.norm, hidden_size) if exists else None for exists in (before, after) * 2
+        )
+        self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
+        self.attn = make_mixer(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+        self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
+        self.mlp = make_feed_forward(spec.mlp, hidden_size, method=method, dtype=dtype)
+        self._attn_residual = make_residual(spec, attn_norm, attn_post_norm)
+        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotary: RotaryEmbedding | None,
+        batch: ForwardBatch,
+        group: GroupBatch,
+        kv: LayerCache,
+        output_rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them.
+
+        output_rows: [L] rows to return, by default all; the others stop before the feed-forward sublayer.
+        """
+        x = self._attn_residual(
+            x, lambda rows, norm, residual: self.attn(rows, norm, rotary, batch, group, kv, residual)
+        )
+        return self._mlp_residual(x if output_rows is None else x[output_rows], self.mlp)
+
+    @contextlib.contextmanager
+    def without_mlp(self) -> Iterator[None]:
+        """While the context lasts, the layer ends after attention."""
+        residual, self._mlp_residual = self._mlp_residual, skip_sublayer
+        try:
+            yield
+        finally:
+            self._mlp_residual = residual
+
+    def drop_attention(self) -> None:
+        """From now on, x are rows that have been through attention."""
+        self._attn_residual = skip_sublayer
+
+
+class ParallelLayer(nn.Module):
+    """x + attention(attn_norm(x)) + mlp(mlp_norm(x)); mlp_norm is attn_norm where the family has a single norm."""
+
+    def __init__(
+        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        assert isinstance(spec.mlp, MLPSpec)
+        assert spec.sublayer_scale == spec.skip_scale == 1.0
+        self.attn_norm = make_norm(spec.norm, hidden_size)
+        self.attn = make_mixer(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+        has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM
+        self.mlp_norm = self.attn_norm if has_one_norm else make_norm(spec.norm, hidden_size)
+        self.mlp = make_mlp(spec.mlp, hidden_size, method=method, dtype=dtype)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotary: RotaryEmbedding | None,
+        batch: ForwardBatch,
+        group: GroupBatch,
+        kv: LayerCache,
+        output_rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As DecoderLayer.forward. x is used up: both sublayers have read it before either adds to it."""
+        inner = self.mlp.expand(x if output_rows is None else x[output_rows], self.mlp_norm)
+        x = self.attn(x, self.attn_norm, rotary, batch, group, kv, residual=x)
+        return self.mlp.contract(inner, residual=x if output_rows is None else x[output_rows])
+
+
+def make_layer(
+    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
+) -> nn.Module:
+    is_parallel = spec.placement in (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
+    kind = ParallelLayer if is_parallel else DecoderLayer
+    return kind(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+
+
+def make_mixer(
+    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
+) -> nn.Module:
+    """Attention, or the recurrence in its place."""
+    match spec.recurrence:
+        case ShortConvSpec():
+            return ShortConv(spec.recurrence, hidden_size, method=method)
+        case GatedDeltaSpec():
+            return GatedDelta(spec.recurrence, hidden_size, method=method)
+    if spec.latent is not None:
+        return LatentAttention(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+    return Attention(spec, hidden_size, backend=backend, method=method)

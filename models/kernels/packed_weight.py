@@ -1,0 +1,153 @@
+"""NativeLinearMethod weights of linear layers (C++): formats, packing, row look-up, dequantization of GGUF blocks.
+
+Quantized weights come as GGUF blocks and keep their format's scales; activations are then quantized to int8 on the fly,
+with a scale per row and 32 columns (layouts in cpu/src/codecs.h, arithmetic in cpu/src/quantized_linear.cpp). bf16
+weights are multiplied in bf16 with fp32 sums (cpu/src/bf16_linear.cpp). Weights of other checkpoints are in
+quant/scaled_weight.py.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from models.kernels.arena import HugePageArena
+from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
+from models.kernels.tape import Kernel
+
+
+class WeightFormat(enum.IntEnum):
+    """Formats with a native kernel: those of GGUF in the order of Format in codecs.h, and bf16."""
+
+    Q4_0 = 0
+    Q4_1 = 1
+    Q5_0 = 2
+    Q5_1 = 3
+    Q8_0 = 4
+    Q2_K = 5
+    Q3_K = 6
+    Q4_K = 7
+    Q5_K = 8
+    Q6_K = 9
+    BF16 = 10
+
+
+class NotFiniteError(Exception):
+    """Weights that are not finite numbers."""
+
+
+class NativeWeight(Protocol):
+    """A packed matrix [rows (outputs), columns (inputs)] of any kind, and the kernel that multiplies by it.
+
+    data: uint8, owned. format, group_size: as the kernel's segments state them.
+    """
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def data(self) -> torch.Tensor: ...
+    @property
+    def format(self) -> int: ...
+    @property
+    def group_size(self) -> int: ...
+
+    def kernel(self, library: KernelLibrary) -> Kernel:
+        """The multiplication: all kernels take the same arguments, followed by `extra_arguments`."""
+
+    def extra_arguments(self) -> tuple[int | float | None, ...]: ...
+
+    def can_fuse_with(self, other: "NativeWeight") -> bool:
+        """Whether one call may multiply an input by both."""
+
+    def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """As gather_rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A packed matrix of a GGUF format or of bf16."""
+
+    format: WeightFormat
+    rows: int
+    columns: int
+    data: torch.Tensor
+    group_size: int = 0  # the format's own
+
+    def kernel(self, library: KernelLibrary) -> Kernel:
+        return library.bf16_linear if self.format == WeightFormat.BF16 else library.quantized_linear
+
+    def extra_arguments(self) -> tuple[int | float | None, ...]:
+        return ()
+
+    def can_fuse_with(self, other: NativeWeight) -> bool:
+        return isinstance(other, PackedWeight) and (self.format == WeightFormat.BF16) == (
+            other.format == WeightFormat.BF16
+        )
+
+    def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return gather_rows(self, ids, dtype)
+
+
+def pack_weight(
+    fmt: WeightFormat,
+    raw: torch.Tensor,
+    rows: int,
+    columns: int,
+    *,
+    arena: HugePageArena | None = None,
+    library: KernelLibrary | None = None,
+) -> PackedWeight:
+    """The packed form of a matrix with `rows` outputs and `columns` inputs; no reference to `raw` remains.
+
+    raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 the matrix itself. columns: a multiple of 32, of
+    256 for the K formats, of 16 for BF16. arena: where the packed bytes are stored; without one, in memory of their
+    own. Raises NotFiniteError if a block's scale is not a finite number.
+    """
+    library = library or required_library()
+    assert raw.dtype == (torch.bfloat16 if fmt == WeightFormat.BF16 else torch.uint8)
+    assert raw.is_contiguous()
+    is_bf16 = fmt == WeightFormat.BF16
+    size = library.bf16_packed_bytes(rows, columns) if is_bf16 else library.packed_bytes(fmt, rows, columns)
+    data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
+    if is_bf16:
+        library.bf16_pack_weights(raw.data_ptr(), rows, columns, data.data_ptr())
+    elif not library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr()):
+        raise NotFiniteError
+    return PackedWeight(fmt, rows, columns, data)
+
+
+def gather_rows(
+    weight: PackedWeight, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None
+) -> torch.Tensor:
+    """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
+    library = library or required_library()
+    if weight.format == WeightFormat.BF16:
+        out = torch.empty(len(ids), weight.columns, dtype=torch.bfloat16)
+        library.bf16_gather_rows(weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids), out.data_ptr())
+        return out.to(dtype)
+    out = torch.empty(len(ids), weight.columns, dtype=dtype)
+    library.gather_rows(
+        *(weight.format, weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids)),
+        *(dtype == torch.bfloat16, out.data_ptr()),
+    )
+    return out
+
+
+def dequantize_natively(
+    fmt: WeightFormat, raw: torch.Tensor, columns: int, dtype: torch.dtype, *, library: KernelLibrary | None = None
+) -> torch.Tensor | None:
+    """The numbers of GGUF blocks, exactly the format's and then rounded to `dtype`: [rows, columns]; None where there
+    is no kernel for it. raw: as for pack_weight, [rows, bytes per row]. Raises NotFiniteError as it does.
+    """
+    library = library or kernel_library()
+    if library is None or dtype not in (torch.bfloat16, torch.float32) or raw.device.type != "cpu":
+        return None
+    raw = raw.contiguous()
+    out = torch.empty(len(raw), columns, dtype=dtype)
+    is_bf16 = dtype == torch.bfloat16
+    if not library.dequantize_gguf(fmt, raw.data_ptr(), len(raw), columns, is_bf16, out.data_ptr()):
+        raise NotFiniteError
+    return out

@@ -1,0 +1,38 @@
+"""DecoderRotary: the rotary embeddings of a decoder's layers, made once a step for all layers that share one."""
+
+from collections.abc import Sequence
+
+import torch
+
+from models.attention.rotary import RotaryEmbedding, rotary_embedding
+from models.layers.rotary_frequencies import attention_factor, inverse_frequencies
+from models.spec import LayerSpec
+
+
+class DecoderRotary:
+    """specs: each (rope, query temperature) that some layer has. frequencies: of each spec, set by `serve_context`.
+
+    Not an nn.Module with buffers: `to(dtype)` must never round the frequencies.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec]) -> None:
+        of_layers = [(layer.rope, layer.query_temperature) for layer in layers]
+        self.specs = [spec for spec in dict.fromkeys(of_layers) if spec != (None, None)]
+        self.frequencies: list[torch.Tensor] = []
+        self._spec_of_layer = [self.specs.index(spec) if spec in self.specs else None for spec in of_layers]
+
+    def serve_context(self, max_len: int, device: torch.device) -> None:
+        """Make ready for contexts of up to `max_len` tokens: some rotary scalings depend on it (spec.py)."""
+        self.frequencies = [inverse_frequencies(rope, device, max_len) for rope, _ in self.specs]
+
+    def embeddings(self, positions: torch.Tensor) -> list[RotaryEmbedding]:
+        """Those of rows at `positions` [T], in the order of `specs`."""
+        return [
+            rotary_embedding(positions, frequencies, attention_factor(rope), temperature)
+            for frequencies, (rope, temperature) in zip(self.frequencies, self.specs, strict=True)
+        ]
+
+    def of_layer(self, index: int, embeddings: Sequence[RotaryEmbedding]) -> RotaryEmbedding | None:
+        """The one that layer `index` uses; None if it uses none."""
+        spec = self._spec_of_layer[index]
+        return None if spec is None else embeddings[spec]
