@@ -21,7 +21,7 @@ from engine.runner.warmup import warm_up
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.ngram import NgramProposer
-from engine.speculation.settings import SpecSettings, spec_settings
+from engine.speculation.settings import SpeculationSettings, speculation_settings
 from engine.speculation.speculator import Speculator
 from engine.startup.description import describe, describe_speculation, describe_steps, tokenizer_info
 from engine.startup.malloc import keep_freed_memory
@@ -73,7 +73,7 @@ def build_engine(
     device = _choose_device(config.device)
     if device.type == "cpu":
         set_num_threads(compute_threads(config.threads))
-    spec = spec_settings(config)
+    spec = speculation_settings(config)
     model, draft, quality = _load(config, spec, device, report, on_tokenizer)
     groups = kv_groups(model.layer_groups, config.block_size)
     budget = _plan_memory(config, model, draft, groups)
@@ -105,7 +105,7 @@ def build_engine(
 
 def _load(
     config: EngineConfig,
-    spec: SpecSettings,
+    spec: SpeculationSettings,
     device: torch.device,
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None],
@@ -228,7 +228,7 @@ def _overrides(config: EngineConfig) -> dict[str, Any]:
     return parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
 
 
-def _speculator(spec: SpecSettings, drafter: DraftModel | None) -> Speculator:
+def _speculator(spec: SpeculationSettings, drafter: DraftModel | None) -> Speculator:
     """With prompt lookup in any case, which a benchmark may switch on."""
     lookup = NgramProposer(spec.lookup_min, spec.lookup_max)
     return Speculator(spec.max_tokens, lookups=[lookup], drafter=drafter, sources=spec.sources)

@@ -14,8 +14,8 @@ from engine.jobs.bench_config import SpecConfig
 from engine.jobs.plotting import check_plotting
 from engine.jobs.progress import counting_bars
 from engine.protocol import EngineInfo, EngineRequest, SamplingParams, StepStats
-from engine.speculation.proposers import Source
-from engine.speculation.settings import spec_settings
+from engine.speculation.proposers import DraftSource
+from engine.speculation.settings import speculation_settings
 from engine.tools.bench.drive import Spread, check_fits, run_batch
 from engine.tools.bench.speculation_tasks import SpecCase, TaskText, TaskTexts, parse_cases
 
@@ -50,8 +50,8 @@ class _TooShortError(StartupError):
 
 def check(config: SpecConfig, engine_config: EngineConfig) -> None:
     """Raise StartupError for what would stop the benchmark after its model has been loaded, or at its end."""
-    has_draft = spec_settings(engine_config).draft_model is not None
-    parse_cases(config.case, [source for source in Source if has_draft or source is not Source.DRAFT_MODEL])
+    has_draft = speculation_settings(engine_config).draft_model is not None
+    parse_cases(config.case, [source for source in DraftSource if has_draft or source is not DraftSource.DRAFT_MODEL])
     if config.plot is not None:
         check_plotting(config.plot)
 

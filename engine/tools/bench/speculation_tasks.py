@@ -12,7 +12,7 @@ import tokenizers
 
 from engine.errors import StartupError
 from engine.protocol import EngineInfo
-from engine.speculation.proposers import Source
+from engine.speculation.proposers import DraftSource
 
 
 class Task(enum.StrEnum):
@@ -21,7 +21,7 @@ class Task(enum.StrEnum):
     CHAT = "chat"  # a question about a part of a file
 
 
-_SOURCES = {"draft": Source.DRAFT_MODEL, "ngram": Source.NGRAM, "prediction": Source.PREDICTION}
+_SOURCES = {"draft": DraftSource.DRAFT_MODEL, "ngram": DraftSource.NGRAM, "prediction": DraftSource.PREDICTION}
 _USUAL = ("draft:code", "draft:chat", "ngram:edit", "prediction:edit")
 _MODULES = (
     *("argparse", "ast", "calendar", "configparser", "csv", "dataclasses", "difflib", "doctest", "fractions", "ftplib"),
@@ -48,7 +48,7 @@ _SKIPPED_LINES = 20  # of each source; its beginning is mostly imports
 class SpecCase:
     """Where drafts come from, and for which texts."""
 
-    source: Source
+    source: DraftSource
     task: Task
 
     @property
@@ -62,7 +62,7 @@ class TaskText:
     prediction_ids: list[int]  # of an edit: the text before it
 
 
-def parse_cases(texts: Sequence[str], available: Collection[Source]) -> list[SpecCase]:
+def parse_cases(texts: Sequence[str], available: Collection[DraftSource]) -> list[SpecCase]:
     """The cases called so, by default those of _USUAL that can be had. Raises StartupError."""
     cases = []
     for text in texts or [usual for usual in _USUAL if _SOURCES[usual.partition(":")[0]] in available]:
@@ -74,7 +74,7 @@ def parse_cases(texts: Sequence[str], available: Collection[Source]) -> list[Spe
         case = SpecCase(_SOURCES[source], Task(task))
         if case.source not in available:
             raise StartupError(f"--case {text} needs a draft model; give --draft-model")
-        if case.source is Source.PREDICTION and case.task is not Task.EDIT:
+        if case.source is DraftSource.PREDICTION and case.task is not Task.EDIT:
             raise StartupError(f"--case {text}: only an edit can be predicted; take prediction:edit")
         cases.append(case)
     return cases
@@ -93,11 +93,9 @@ class TaskTexts:
         parts = list(itertools.islice(self._parts, count))
         if len(parts) < count:
             raise StartupError("there are no more texts; lower --num-iters or --batch-size, or measure fewer cases")
+        predicts = case.source is DraftSource.PREDICTION
         return [
-            TaskText(
-                self._encode(_prompt(case.task, part)), self._encode(part) if case.source is Source.PREDICTION else []
-            )
-            for part in parts
+            TaskText(self._encode(_prompt(case.task, part)), self._encode(part) if predicts else []) for part in parts
         ]
 
     def _encode(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Faults in speculation: they end no request, mute whom they were met for, and end speculation only if they go on."""
+"""Faults in speculation: they end no request, mute their own sequences, and end speculation only if they continue."""
 
 import pytest
 
@@ -15,8 +15,8 @@ from tests.helpers.engines import expected_ids, make_prompt, make_request
 class Forgiving(AlwaysFull):
     """Goes on after a fault, as the server does."""
 
-    def take_fault(self) -> None:
-        Speculator.take_fault(self)
+    def record_fault(self) -> None:
+        Speculator.record_fault(self)
 
 
 class FailingRunner(LedgerDraftRunner):
@@ -60,7 +60,7 @@ def test_faults_with_drafts_between_them_do_not_end_speculation() -> None:
         assert sum(step.draft_tokens for step in client.steps) > 0
 
 
-def test_faults_that_go_on_end_speculation_for_good(caplog: pytest.LogCaptureFixture) -> None:
+def test_faults_that_continue_end_speculation_for_good(caplog: pytest.LogCaptureFixture) -> None:
     engine = _engine(FailingRunner("r0", "r1", "r2"))
     for n in range(3):
         _, client = texts(engine, [_request(f"r{n}")])
@@ -72,7 +72,7 @@ def test_faults_that_go_on_end_speculation_for_good(caplog: pytest.LogCaptureFix
     assert client.steps[-1].is_speculation_off
 
 
-def test_blocks_that_were_granted_are_given_back_after_a_fault() -> None:
+def test_granted_blocks_are_freed_after_a_fault() -> None:
     engine = _engine(FailingRunner("bad"))
     engine.add(_request("bad"))
     for _ in range(3):
@@ -81,7 +81,7 @@ def test_blocks_that_were_granted_are_given_back_after_a_fault() -> None:
     assert sequence.draft == []
 
 
-def test_a_look_up_that_fails_for_one_request_drafts_for_the_others() -> None:
+def test_a_lookup_that_fails_for_one_request_drafts_for_the_others() -> None:
     class Failing(Oracle):
         def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
             if sequence.id == "bad":

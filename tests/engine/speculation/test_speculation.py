@@ -1,4 +1,4 @@
-"""The master property with speculation: drafts of any origin, length and quality change no text."""
+"""The master property with speculation: drafts of any source, length and quality change no output."""
 
 from typing import Any
 
@@ -101,7 +101,7 @@ def test_a_draft_model_drafts_for_all_sequences_in_each_pass() -> None:
     assert runner.num_passes == 4 * 4
 
 
-def test_a_prefix_that_was_drafted_over_is_not_computed_by_the_draft_again() -> None:
+def test_a_prefix_that_the_draft_model_has_computed_is_not_computed_again() -> None:
     engine, runner = _model_engine(1.0)
     prompt = make_prompt(40)
     texts(engine, [make_request("a", prompt, max_tokens=9, ignore_eos=True)])

@@ -1,4 +1,4 @@
-"""Speculator: what is counted and learned, who drafts, and steps that are those of no speculation."""
+"""Speculator: what is counted and learned, who drafts, and steps that equal those without speculation."""
 
 from typing import Any
 
@@ -8,10 +8,11 @@ from engine.draft_model.model import DraftModel
 from engine.local import LocalClient
 from engine.protocol import AbortReason, EngineRequest
 from engine.scheduling.plan import StepPlan, StepResult
-from engine.speculation.candidates import Option
-from engine.speculation.lengths import Choice
-from engine.speculation.report import SpecReport
-from engine.speculation.speculator import Load, Speculator
+from engine.speculation.candidates import DraftCandidate
+from engine.speculation.lengths import DraftPlan
+from engine.speculation.planner import DraftPlanner, StepLoad
+from engine.speculation.report import SpeculationReport
+from engine.speculation.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, speculating_engine, texts
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 
@@ -20,7 +21,7 @@ def _requests(count: int = 4) -> list[EngineRequest]:
     return [make_request(f"r{i}", make_prompt(6, seed=i), max_tokens=40, ignore_eos=True) for i in range(count)]
 
 
-def test_accepted_tokens_are_counted_by_place_and_request() -> None:
+def test_accepted_tokens_are_counted_by_position_and_request() -> None:
     engine, _ = speculating_engine(AlwaysFull(4, lookups=[Oracle(0.6)]))
     client = LocalClient(engine)
     outputs = client.generate(_requests())
@@ -40,7 +41,7 @@ def test_finished_sequences_are_released() -> None:
     assert sorted(oracle.released) == ["r0", "r1", "r2", "r3"]
 
 
-def test_refused_drafts_stop_and_are_tried_again() -> None:
+def test_rejected_drafts_stop_and_are_tried_again() -> None:
     engine, _ = speculating_engine(Timed(8, lookups=[Oracle(0.0)]), num_blocks=512, max_model_len=1100)
     _, client = texts(engine, [make_request("a", make_prompt(6), max_tokens=1000, ignore_eos=True)])
     tried = [index for index, step in enumerate(client.steps) if step.draft_tokens]
@@ -48,7 +49,7 @@ def test_refused_drafts_stop_and_are_tried_again() -> None:
     assert tried[-1] > 500
 
 
-def test_good_drafts_are_taken_as_far_as_they_pay() -> None:
+def test_good_drafts_are_as_long_as_pays() -> None:
     def lengths(row_ms: float) -> list[int]:
         speculator = Timed(8, lookups=[Oracle(0.9)])
         speculator.row_ms = row_ms
@@ -63,18 +64,18 @@ def test_good_drafts_are_taken_as_far_as_they_pay() -> None:
     assert sum(dear) / 40 < 0.5
 
 
-def test_steps_without_drafts_are_as_fast_as_such_steps_are() -> None:
-    """Whatever was foreseen of them."""
-    report = SpecReport()
+def test_steps_without_drafts_have_a_speedup_of_one() -> None:
+    """Whatever was estimated for them."""
+    report = SpeculationReport()
     report.begin_step()
-    report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.0)
+    report.count_decoding_step(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.0)
     assert report.stats()["realized_speedup"] == 1.0
     report.begin_step()
-    report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.002)
+    report.count_decoding_step(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.002)
     assert report.stats()["realized_speedup"] == pytest.approx(0.0198 / 0.0218)
     report.begin_step()
     report.count_draft(4, 4)
-    report.take_decoding(1, 5, has_drafts=True, plain_s=0.010, step_s=0.012, drafting_s=0.0)
+    report.count_decoding_step(1, 5, has_drafts=True, plain_s=0.010, step_s=0.012, drafting_s=0.0)
     assert report.stats()["realized_speedup"] > 2
 
 
@@ -94,12 +95,19 @@ def test_under_load_nobody_drafts() -> None:
     assert sum(step.draft_tokens for step in loaded) < 0.05 * sum(step.decode_tokens for step in loaded)
 
 
-class Unwilling(Speculator):
+class _UnwillingPlanner(DraftPlanner):
     """Never finds it worth while."""
 
-    def _choose(self, options: list[Option], load: Load) -> Choice:
-        super()._choose(options, load)
-        return Choice([0] * len(options), None)
+    def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
+        super().plan(candidates, load)
+        return DraftPlan([0] * len(candidates), None)
+
+
+def _unwilling(**options: Any) -> Speculator:
+    speculator = Speculator(8, **options)
+    speculator._planner = _UnwillingPlanner(speculator._acceptance, speculator._costs)
+    speculator._catch_up._planner = speculator._planner
+    return speculator
 
 
 def _forwards(speculator: Speculator | None) -> list[list[tuple[str, int, int, bool]]]:
@@ -124,8 +132,8 @@ def test_with_no_drafts_chosen_the_forwards_are_those_without_speculation() -> N
     drafter = DraftModel(draft_runner, block_size=4, max_len=1000)
     plain = _forwards(None)
     assert _forwards(AlwaysFull(8, lookups=[Oracle(1.0)])) != plain
-    assert _forwards(Unwilling(8, lookups=[Oracle(1.0)])) == plain
-    assert _forwards(Unwilling(8, drafter=drafter)) == plain
+    assert _forwards(_unwilling(lookups=[Oracle(1.0)])) == plain
+    assert _forwards(_unwilling(drafter=drafter)) == plain
     assert draft_runner.num_passes == 0
 
 
@@ -147,4 +155,4 @@ def test_an_abort_between_steps_leaves_nothing_of_a_draft(kind: str) -> None:
         ids, client = texts(engine, [again])
         assert ids["again"] == expected_ids(again)
         assert client.steps[-1].blocks_used == 0
-        assert not drafter._shadows
+        assert not drafter._draft_sequences
