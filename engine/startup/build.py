@@ -122,9 +122,9 @@ def _load(
             ),
         )
         quality_report = QualityReport(config, files, device, report)
-        quality_report.before()
+        quality_report.before_loading()
         model = _load_target(config, files, device, report, on_tokenizer)
-        quality = quality_report.after(model)
+        quality = quality_report.after_loading(model)
     except SettingError as error:
         raise OptionError(str(error)) from error
     except ModelError as error:

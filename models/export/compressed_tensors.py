@@ -14,8 +14,8 @@ from models.quant.tensor import Encoding, QuantTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What matrices are written as: INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits too, with a scale a token."""
+class OutputFormat:
+    """encoding: of matrices: INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits too, with a scale a token."""
 
     encoding: Encoding
     rounds_inputs: bool = False
@@ -32,11 +32,11 @@ class Form:
         return "float-quantized" if self.encoding is Encoding.FP8_E4M3 else "int-quantized"
 
 
-def tensors_of(module: str, quantized: QuantTensor, form: Form) -> dict[str, torch.Tensor]:
+def tensors_of(module: str, quantized: QuantTensor, output_format: OutputFormat) -> dict[str, torch.Tensor]:
     """The tensors of one module, by name. quantized: symmetric."""
     assert quantized.zeros is None
     tensors = {f"{module}.weight_scale": quantized.scales}
-    if form.is_packed:
+    if output_format.is_packed:
         tensors[f"{module}.weight_packed"] = _packed(quantized)
         tensors[f"{module}.weight_shape"] = torch.tensor(quantized.shape, dtype=torch.int64)
     else:
@@ -52,22 +52,24 @@ def _packed(quantized: QuantTensor) -> torch.Tensor:
     return torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4)).contiguous().view(torch.int32)
 
 
-def quantization_config(form: Form, group_size_of: Mapping[str, int | None], ignored: Sequence[str]) -> dict[str, Any]:
-    """group_size_of: of each quantized module; None is a scale a row. ignored: linear modules that stay as they are."""
-    sizes = sorted(set(group_size_of.values()), key=lambda size: size or 0, reverse=True)
+def quantization_config(
+    output_format: OutputFormat, group_sizes: Mapping[str, int | None], ignored: Sequence[str]
+) -> dict[str, Any]:
+    """group_sizes: of each quantized module; None is a scale a row. ignored: linear modules that stay as they are."""
+    sizes = sorted(set(group_sizes.values()), key=lambda size: size or 0, reverse=True)
     groups = {}
     for number, size in enumerate(sizes):
-        modules = [module for module, own in group_size_of.items() if own == size]
+        modules = [module for module, own in group_sizes.items() if own == size]
         targets = ["Linear"] if len(sizes) == 1 else _patterns(modules)
         groups[f"group_{number}"] = {
             "targets": targets,
-            "weights": _weights(form.encoding, size),
-            "input_activations": _activations(form.encoding) if form.rounds_inputs else None,
+            "weights": _weights(output_format.encoding, size),
+            "input_activations": _activations(output_format.encoding) if output_format.rounds_inputs else None,
             "output_activations": None,
         }
     return {
         "quant_method": "compressed-tensors",
-        "format": form.name,
+        "format": output_format.name,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": list(ignored),

@@ -21,8 +21,8 @@ from models.recurrence.state import LayerCache, empty_state, state_parts
 
 
 @dataclass(slots=True, eq=False)
-class Passage:
-    """A text on its way through the layers: the steps in which it is computed, and each step's rows [T, hidden]."""
+class LayerwiseForward:
+    """A sequence on its way through the layers: the steps that compute it, and each step's rows [T, hidden]."""
 
     batches: Sequence[ForwardBatch]
     rotations: list[list[Rotation]]
@@ -56,10 +56,10 @@ class LayerStream:
         self.decoder.allocate_ends(self.device)
         fill(self.decoder, [each for each in self.plan if layer_of(each) is None], _ignore)
 
-    def begin(self, batches: Sequence[ForwardBatch]) -> Passage:
-        """A passage before the first layer. batches: one text's steps in order, its blocks from 0 on in each group."""
+    def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
+        """Before the first layer. batches: one sequence's steps in order, its blocks from 0 on in each group."""
         rotations = [self.decoder.rotations(batch) for batch in batches]
-        return Passage(batches, rotations, [self.decoder.embedded(batch) for batch in batches])
+        return LayerwiseForward(batches, rotations, [self.decoder.embedded(batch) for batch in batches])
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:
         """Each layer with its number, while it is in memory."""
@@ -73,24 +73,24 @@ class LayerStream:
             self.decoder.layers[index] = nn.Identity()
         progress(stage, total, total, "layers")
 
-    def compute(self, index: int, passage: Passage, *, advances: bool = True) -> None:
-        """Run layer `index` over the passage's rows; with `advances`, what comes out takes their place."""
-        kv = self._cache(index, passage)
-        for step, (batch, rotations) in enumerate(zip(passage.batches, passage.rotations, strict=True)):
-            rows = passage.rows[step]
+    def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
+        """Run layer `index` over the rows; with `advances`, its output replaces them."""
+        kv = self._cache(index, forward)
+        for step, (batch, rotations) in enumerate(zip(forward.batches, forward.rotations, strict=True)):
+            rows = forward.rows[step]
             out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotations, batch, kv)
             if advances:
-                passage.rows[step] = out
+                forward.rows[step] = out
 
-    def _cache(self, index: int, passage: Passage) -> LayerCache:
-        """Room for what the layer keeps of the passage."""
+    def _cache(self, index: int, forward: LayerwiseForward) -> LayerCache:
+        """An empty cache for one layer, as large as the sequence needs."""
         spec, dtype = self.decoder.spec.layers[index], self.decoder.dtype
-        groups = [group for batch in passage.batches for group in batch.groups]
+        groups = [group for batch in forward.batches for group in batch.groups]
         if spec.recurrence is not None:
             states = 1 + max(max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch))
             return empty_state(state_parts(spec.recurrence, dtype), states, self.device)
         blocks = 1 + max(int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch))
-        shape = self._backend.kv_shape(spec.attention, blocks, passage.batches[0].block_size)
+        shape = self._backend.kv_shape(spec.attention, blocks, forward.batches[0].block_size)
         return torch.empty(shape, dtype=dtype, device=self.device)
 
 
