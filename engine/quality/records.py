@@ -59,9 +59,9 @@ class QualityRecords:
         name = hashlib.sha256(str(final_folder or folder).encode()).hexdigest()[:32]
         self._files = files
         self._progress = progress
-        self._beside = folder / FILE_NAME
-        self._shown = (final_folder or folder) / FILE_NAME
-        self._cached = cache_folder() / "quality" / f"{name}.json"
+        self._path = folder / FILE_NAME
+        self._display_path = (final_folder or folder) / FILE_NAME
+        self._cache_path = cache_folder() / "quality" / f"{name}.json"
         self._fingerprint = _fingerprint(files)
         self._hash = ""  # once it is known
 
@@ -71,14 +71,14 @@ class QualityRecords:
         found = [record for file in files for record in file.records if record.key == key]
         if not found:
             if any(file.records for file in files):
-                logger.info("%s has no quality with these options, kernels and version of headrace", self._shown)
+                logger.info("%s has no quality with these options, kernels and version of headrace", self._display_path)
             return None
         weights = self._known_hash(files)
         if not weights and (weights := self._compute_hash()):
             self._change(lambda file: file.add_hash(self._fingerprint, weights))
         quality = next((record.quality for record in found if record.weights == weights), None) if weights else None
         if weights and quality is None:
-            logger.info("%s has qualities of other weights than these", self._shown)
+            logger.info("%s has qualities of other weights than these", self._display_path)
         return quality
 
     def store(self, key: Mapping[str, str], quality: Quality) -> None:
@@ -114,20 +114,20 @@ class QualityRecords:
 
     @property
     def _paths(self) -> tuple[Path, Path]:
-        return self._beside, self._cached
+        return self._path, self._cache_path
 
     def _change(self, change: Callable[[_File], None]) -> None:
         try:
-            _rewrite(self._beside, change)
+            _rewrite(self._path, change)
         except OSError as error:
-            refused = f"{self._shown} cannot be written ({error.strerror})"
+            refused = f"{self._display_path} cannot be written ({error.strerror})"
             try:
-                self._cached.parent.mkdir(parents=True, exist_ok=True)
-                _rewrite(self._cached, change)
+                self._cache_path.parent.mkdir(parents=True, exist_ok=True)
+                _rewrite(self._cache_path, change)
             except OSError as second:
-                logger.warning("%s, nor can %s (%s)", refused, self._cached, second.strerror)
+                logger.warning("%s, nor can %s (%s)", refused, self._cache_path, second.strerror)
             else:
-                logger.warning("%s; what is known of the quality is stored in %s", refused, self._cached)
+                logger.warning("%s; what is known of the quality is stored in %s", refused, self._cache_path)
 
 
 def _paths(files: ModelFiles) -> list[Path]:

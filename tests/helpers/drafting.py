@@ -129,7 +129,7 @@ def speculating_engine(speculator: Speculator, **options: object) -> tuple[Engin
     return make_engine(speculator=speculator, **options)  # type: ignore[arg-type]
 
 
-def texts(engine: Engine, requests: Iterable[EngineRequest]) -> tuple[dict[str, list[int]], LocalClient]:
+def generate(engine: Engine, requests: Iterable[EngineRequest]) -> tuple[dict[str, list[int]], LocalClient]:
     client = LocalClient(engine)
     return {id: output.new_ids for id, output in client.generate(requests).items()}, client
 

@@ -8,7 +8,7 @@ from engine.protocol import EngineRequest
 from engine.scheduling.sequence import Sequence
 from engine.speculation.catch_up import plan_chunks
 from engine.speculation.proposers import LookupProposer
-from tests.helpers.drafting import LedgerDraftRunner, Oracle, PricedDraftModel, Timed, speculating_engine, texts
+from tests.helpers.drafting import LedgerDraftRunner, Oracle, PricedDraftModel, Timed, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 
 BLOCK = 4
@@ -40,34 +40,34 @@ def _request(id: str, num_prompt: int, max_tokens: int) -> EngineRequest:
 
 def test_a_long_prompt_with_a_short_answer_costs_the_draft_model_nothing() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])  # what its context costs
+    generate(engine, [_request("learn", 100, 60)])  # what its context costs
     before = runner.num_rows
     request = _request("a", 1000, 8)
-    ids, _ = texts(engine, [request])
+    ids, _ = generate(engine, [request])
     assert ids["a"] == expected_ids(request)
     assert runner.num_rows == before
 
 
 def test_a_lookup_drafts_where_the_draft_model_would_have_to_catch_up() -> None:
     engine, runner = _engine(lookups=[Oracle(0.6)])
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     before = runner.num_rows
-    _, client = texts(engine, [_request("a", 1000, 8)])
+    _, client = generate(engine, [_request("a", 1000, 8)])
     assert runner.num_rows == before
     assert sum(step.draft_tokens for step in client.steps) > 0
 
 
 def test_a_long_answer_is_worth_the_context() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])
-    _, client = texts(engine, [_request("a", 400, 200)])
+    generate(engine, [_request("learn", 100, 60)])
+    _, client = generate(engine, [_request("a", 400, 200)])
     assert sum(rows for ids, rows in runner.contexts if ids == ["a"]) > 380
     assert sum(step.accepted_tokens for step in client.steps) > 100
 
 
 def test_others_wait_no_longer_than_a_step() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     engine.add(_request("decodes", 10, 150))
     for _ in range(10):
         engine.step()
@@ -82,19 +82,19 @@ def test_others_wait_no_longer_than_a_step() -> None:
 
 def test_no_pass_has_more_tokens_than_a_step_may_have() -> None:
     engine, runner = _engine(max_num_batched_tokens=64)
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     runner.contexts.clear()
     engine._speculator._costs._steps.observe_prefill(64, 64 * 10 * PricedDraftModel.token_s)  # the draft is that small
-    texts(engine, [_request("a", 400, 200)])
+    generate(engine, [_request("a", 400, 200)])
     assert sum(rows for _, rows in runner.contexts) > 380
     assert max(rows for _, rows in runner.contexts) == 64
 
 
 def test_contexts_are_computed_together() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     runner.contexts.clear()
-    texts(engine, [_request(id, 60, 100) for id in ("a", "b", "c")])
+    generate(engine, [_request(id, 60, 100) for id in ("a", "b", "c")])
     assert next(ids for ids, _ in runner.contexts) == ["a", "b", "c"]
 
 
@@ -111,7 +111,7 @@ def test_a_sequence_beyond_the_draft_models_context_holds_no_blocks_for_drafts()
 def test_a_sequence_with_tokens_that_the_draft_model_does_not_know_is_not_drafted() -> None:
     engine, runner = _engine()
     request = make_request("a", [*make_prompt(20), 99], max_tokens=30, ignore_eos=True)
-    _, client = texts(engine, [request])
+    _, client = generate(engine, [request])
     assert runner.num_passes == 0
     assert sum(step.draft_tokens for step in client.steps) == 0
 

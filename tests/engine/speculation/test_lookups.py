@@ -9,7 +9,7 @@ from engine.scheduling.sequence import Sequence
 from engine.speculation.ngram import MAX_INDEXED_PER_STEP, NgramIndex, NgramProposer, RepeatTracker
 from engine.speculation.prediction import PredictionProposer
 from engine.speculation.speculator import Speculator
-from tests.helpers.drafting import AlwaysFull, speculating_engine, texts
+from tests.helpers.drafting import AlwaysFull, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 
 # --- prompt lookup --------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_a_prediction_spares_most_steps() -> None:
         prediction_ids=expected_ids(request),
     )
     engine, _ = speculating_engine(AlwaysFull(9))
-    _, client = texts(engine, [predicting])
+    _, client = generate(engine, [predicting])
     assert len(client.steps) == 1 + 6
 
 

@@ -13,7 +13,7 @@ from engine.speculation.lengths import DraftPlan
 from engine.speculation.planner import DraftPlanner, StepLoad
 from engine.speculation.report import SpeculationReport
 from engine.speculation.speculator import Speculator
-from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, speculating_engine, texts
+from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 
 
@@ -37,13 +37,13 @@ def test_accepted_tokens_are_counted_by_position_and_request() -> None:
 def test_finished_sequences_are_released() -> None:
     oracle = Oracle(0.5)
     engine, _ = speculating_engine(AlwaysFull(4, lookups=[oracle]))
-    texts(engine, _requests())
+    generate(engine, _requests())
     assert sorted(oracle.released) == ["r0", "r1", "r2", "r3"]
 
 
 def test_rejected_drafts_stop_and_are_tried_again() -> None:
     engine, _ = speculating_engine(Timed(8, lookups=[Oracle(0.0)]), num_blocks=512, max_model_len=1100)
-    _, client = texts(engine, [make_request("a", make_prompt(6), max_tokens=1000, ignore_eos=True)])
+    _, client = generate(engine, [make_request("a", make_prompt(6), max_tokens=1000, ignore_eos=True)])
     tried = [index for index, step in enumerate(client.steps) if step.draft_tokens]
     assert len(tried) < 100
     assert tried[-1] > 500
@@ -54,7 +54,7 @@ def test_good_drafts_are_as_long_as_pays() -> None:
         speculator = Timed(8, lookups=[Oracle(0.9)])
         speculator.row_ms = row_ms
         engine, _ = speculating_engine(speculator, num_blocks=512, max_model_len=1100)
-        _, client = texts(engine, [make_request("a", make_prompt(6), max_tokens=600, ignore_eos=True)])
+        _, client = generate(engine, [make_request("a", make_prompt(6), max_tokens=600, ignore_eos=True)])
         assert all(step.realized_speedup is not None for step in client.steps[1:])
         return [step.draft_tokens for step in client.steps[-40:]]
 
@@ -90,7 +90,7 @@ def test_under_load_nobody_drafts() -> None:
     engine, _ = speculating_engine(
         ComputeBound(8, lookups=[Oracle(0.7)]), num_blocks=1024, max_model_len=100, max_num_batched_tokens=512
     )
-    _, client = texts(engine, requests)
+    _, client = generate(engine, requests)
     loaded = [step for step in client.steps if step.running == 32][5:]
     assert sum(step.draft_tokens for step in loaded) < 0.05 * sum(step.decode_tokens for step in loaded)
 
@@ -121,7 +121,7 @@ def _forwards(speculator: Speculator | None) -> list[list[tuple[str, int, int, b
         return execute(plan)
 
     runner.execute = counted  # type: ignore[method-assign]
-    texts(engine, _requests(8))
+    generate(engine, _requests(8))
     assert sum(num_new for items in forwards for _, num_new, _, _ in items) == runner.num_tokens
     return forwards
 
@@ -149,10 +149,10 @@ def test_an_abort_between_steps_leaves_nothing_of_a_draft(kind: str) -> None:
         for _ in range(num_steps):
             engine.step()
         engine.abort(aborted.id, AbortReason.CLIENT_GONE)
-        assert texts(engine, [other])[0][other.id] == expected_ids(other)
+        assert generate(engine, [other])[0][other.id] == expected_ids(other)
         assert runner.released == [aborted.id, other.id]
         again = make_request("again", aborted.prompt_ids, max_tokens=40, ignore_eos=True)
-        ids, client = texts(engine, [again])
+        ids, client = generate(engine, [again])
         assert ids["again"] == expected_ids(again)
         assert client.steps[-1].blocks_used == 0
         assert not drafter._draft_sequences
