@@ -7,12 +7,12 @@ from benchmarks.results import Results
 from engine.jobs.plotting import save_plot
 
 
-def write_chart(every: Sequence[Results], path: str) -> None:
-    """Draw what each scenario is about, a line for each rival. `check_plotting` has said that it can be written."""
+def write_chart(comparisons: Sequence[Results], path: str) -> None:
+    """Draw each scenario's first metric, a line for each rival. `check_plotting` has checked that it can be written."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
-    lines = _lines(every)
+    lines = _lines(comparisons)
     figure = Figure(figsize=(10, 1.5 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for height, (_, ratios) in enumerate(reversed(lines)):
@@ -26,19 +26,19 @@ def write_chart(every: Sequence[Results], path: str) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"times as good: right of 1, {every[0].servers[0].name} is ahead")
+    axes.set_xlabel(f"times as good: right of 1, {comparisons[0].servers[0].name} is ahead")
     axes.grid(axis="x", alpha=0.3)
     save_plot(figure, path)
 
 
-def _lines(every: Sequence[Results]) -> list[tuple[str, list[float]]]:
+def _lines(comparisons: Sequence[Results]) -> list[tuple[str, list[float]]]:
     """Label and ratios of each scenario and rival."""
     return [
         (
             " ".join(filter(None, (results.title, scenario.name, f"({rows[0].metric.name})", "against", rival.name))),
             rows[0].ratios,
         )
-        for results in every
+        for results in comparisons
         for scenario in results.scenarios()
         for rival in results.servers[1:]
         if (rows := results.rows(scenario, rival))

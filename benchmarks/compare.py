@@ -95,7 +95,7 @@ def _parse_options() -> argparse.Namespace:
 
 
 def _servers(options: argparse.Namespace) -> list[MeasuredServer]:
-    """The first server and its rivals, under names that differ. Raises CompareError if one is not installed."""
+    """The first server and its rivals, under distinct names. Raises CompareError if one is not installed."""
     if options.a is not None:
         servers = [MeasuredServer("A", options.a)]
     else:
@@ -132,7 +132,7 @@ def _run(results: Results, options: argparse.Namespace) -> None:
     for number, server in enumerate(results.servers):
         _say(f"{server.name} {server.version}: {server.command}".replace("{port}", str(options.port + number)))
     if options.keep_started:
-        _run_kept(results, options)
+        _run_frozen(results, options)
     else:
         _run_restarted(results, options)
 
@@ -150,7 +150,7 @@ def _run_restarted(results: Results, options: argparse.Namespace) -> None:
                 _save(results, options)
 
 
-def _run_kept(results: Results, options: argparse.Namespace) -> None:
+def _run_frozen(results: Results, options: argparse.Namespace) -> None:
     """Each server starts once and takes its turn in every scenario of every round; the others are frozen meanwhile."""
     with contextlib.ExitStack() as stack:
         servers: list[Server] = []
@@ -166,7 +166,7 @@ def _run_kept(results: Results, options: argparse.Namespace) -> None:
             for name in options.scenario:
                 _say(f"round {number + 1} of {options.rounds}, {name}")
                 for measured, server, freezer in zip(results.servers, servers, freezers, strict=True):
-                    freezer.close()  # it runs
+                    freezer.close()  # its turn
                     _measure(results, measured, server, SCENARIOS[name], number, options)
                     freezer.enter_context(server.frozen())
             for measured, server in zip(results.servers, servers, strict=True):

@@ -21,7 +21,7 @@ from models.sources.resolve import ModelFiles, resolve_model
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", help="a GGUF file, or what else `headrace serve` takes that becomes one")
+    parser.add_argument("model", help="a GGUF file, or another name of one that `headrace serve` takes")
     parser.add_argument("folder", type=Path, help="where the checkpoint goes; made if absent")
     options = parser.parse_args()
     try:

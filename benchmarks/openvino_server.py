@@ -2,7 +2,7 @@
 
     rivals/openvino/bin/python benchmarks/openvino_server.py FOLDER --port 8950 --threads 2
 
-Runs in an environment with openvino-genai and tokenizers, and imports nothing of headrace. It is meant to cost next to
+Runs in an environment with openvino-genai and tokenizers, and imports nothing of headrace. It should cost next to
 nothing, so that OpenVINO is measured and not its wrapper: new tokens are written to the sockets right after the step of
 the ContinuousBatchingPipeline that made them, without a queue or a web framework between. One connection a request,
 greedy decoding only.

@@ -21,7 +21,7 @@ from benchmarks.results import machine_name
 from benchmarks.rivals import rival_command, rival_version
 from benchmarks.servers import CompareError
 from benchmarks.tables import markdown
-from engine.quality.passages import BLOCK_SIZE, CHUNK, beginning, steps_of
+from engine.quality.eval_chunks import BLOCK_SIZE, CHUNK_LEN, bos_prefix, step_batches
 from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
@@ -63,7 +63,7 @@ def llama_perplexity(model: Path, text: Path, rivals: Path) -> float:
     """What `llama-perplexity` says of a model. Raises CompareError."""
     server, *_ = shlex.split(rival_command("llama-server", rivals, str(model), 1))
     program = Path(server).with_name("llama-perplexity")
-    command = [program, "-m", model, "-f", text, "-c", str(CHUNK), "-b", str(CHUNK), "-t", str(usable_cores())]
+    command = [program, "-m", model, "-f", text, "-c", str(CHUNK_LEN), "-b", str(CHUNK_LEN), "-t", str(usable_cores())]
     run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     found = _ESTIMATE.search(run.stdout + run.stderr)
     if run.returncode != 0 or found is None:
@@ -78,17 +78,17 @@ def headrace_perplexity(model: Path, text: str) -> float:
     loaded = load_model(files, LoadOptions(dtype="bfloat16"), _ignore)
     chunks = chunks_of(text, loaded.tokenizer)
     if len(chunks) < 2:
-        raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK} tokens; give one of at least two")
+        raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK_LEN} tokens; give one of at least two")
     num_groups = len(loaded.layer_groups)
-    kv = allocate_kv(loaded, num_groups * (CHUNK // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
+    kv = allocate_kv(loaded, num_groups * (CHUNK_LEN // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
     scores = torch.cat([_scores(loaded, chunk, kv) for chunk in chunks])
     return math.exp(-float(scores.mean()))
 
 
 def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) -> torch.Tensor:
     """Log probabilities of the tokens of the second half but its first, as llama-perplexity counts them."""
-    rows = torch.cat([model.decoder(batch, kv) for batch in steps_of(chunk, model.layer_groups, model.device)])
-    first = CHUNK // 2
+    rows = torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk, model.layer_groups, model.device)])
+    first = CHUNK_LEN // 2
     log_probs = model.decoder.logits(rows[first:-1]).log_softmax(-1)
     return log_probs.gather(1, torch.tensor(chunk[first + 1 :])[:, None]).squeeze(1)
 
@@ -96,10 +96,10 @@ def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) 
 def chunks_of(text: str, assets: TokenizerAssets) -> list[list[int]]:
     """Whole chunks of the text; where it begins with BOS, each chunk's first token gives way to BOS."""
     tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
-    bos = beginning(tokenizer, assets)
+    bos = bos_prefix(tokenizer, assets)
     ids = [*bos, *tokenizer.encode(text, add_special_tokens=False).ids]
-    starts = range(0, len(ids) - CHUNK + 1, CHUNK)
-    return [[*bos, *ids[start + len(bos) : start + CHUNK]] for start in starts]
+    starts = range(0, len(ids) - CHUNK_LEN + 1, CHUNK_LEN)
+    return [[*bos, *ids[start + len(bos) : start + CHUNK_LEN]] for start in starts]
 
 
 def _ignore(*_: object) -> None:

@@ -1,8 +1,8 @@
-"""What each way of holding weights costs in quality and brings in memory and speed: the table of docs/quantization.md.
+"""What each way to store weights costs in quality and gains in memory and speed: the table of docs/quantization.md.
 
     .venv/bin/python -m benchmarks.quality_table smollm2.gguf qwen-0.5b.gguf --folder quality
 
-FOLDER keeps the checkpoints that `headrace quantize` writes, and all figures: what is there is not measured again.
+FOLDER stores the checkpoints that `headrace quantize` writes, and all figures: what is there is not measured again.
 `--parts quality memory` needs no quiet machine; `--parts speed` does, and brings the memory too.
 """
 
@@ -45,12 +45,12 @@ _START_TIMEOUT_S = 600
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to hold a model's weights. `written`: flags of `headrace quantize`, whose checkpoint is then served."""
+    """A way to store a model's weights. `quantize_flags`: of `headrace quantize`, whose checkpoint is then served."""
 
     name: str
     title: str
     quantization: Quantization = Quantization.AUTO
-    written: str | None = None
+    quantize_flags: str | None = None
 
 
 WAYS = (
@@ -60,7 +60,7 @@ WAYS = (
     Way("nf4", "nf4 g64, on load", Quantization.NF4),
     Way("int4", "int4 g32, on load", Quantization.INT4),
     *(
-        Way(name, f"`quantize --scheme {flags}`{remark}", written=f"--scheme {flags}")
+        Way(name, f"`quantize --scheme {flags}`{remark}", quantize_flags=f"--scheme {flags}")
         for name, flags, remark in (
             ("fp8-written", "fp8", ""),
             ("int8-written", "int8", ""),
@@ -79,7 +79,7 @@ WAYS = (
 
 class Figures(msgspec.Struct):
     quality: Quality | None = None
-    formats: dict[str, int] = {}  # what weights are held as: number of tensors
+    formats: dict[str, int] = {}  # format of weights: number of tensors
     weight_mb: float = 0.0
     resident_mb: float = 0.0
     tokens_per_s: float = 0.0  # of one stream
@@ -121,12 +121,12 @@ def _parse_options() -> argparse.Namespace:
 
 
 def load(folder: Path) -> Table:
-    """The figures that FOLDER has."""
+    """The figures in `folder`."""
     path = folder / "figures.json"
     return msgspec.json.decode(path.read_bytes(), type=Table) if path.exists() else {}
 
 
-def _keep(folder: Path, model: Path, way: Way, figures: Figures) -> None:
+def _store(folder: Path, model: Path, way: Way, figures: Figures) -> None:
     table = load(folder)
     table.setdefault(model.name, {})[way.name] = figures
     (folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(table)) + b"\n")
@@ -151,24 +151,24 @@ def fill_quality(model: Path, ways: Sequence[Way], folder: Path) -> None:
             sys.stderr.write(f"{model.name}: {way.title}\n")
             figures = known.get(way.name, Figures())
             figures.quality = _quality(_served(model, way, folder), way, reference, progress)
-            _keep(folder, model, way, figures)
+            _store(folder, model, way, figures)
     finally:
         progress.close()
 
 
 def _write(model: Path, way: Way, folder: Path) -> None:
     out = _served(model, way, folder)
-    if way.written is None or out.exists():
+    if way.quantize_flags is None or out.exists():
         return
     sys.stderr.write(f"{model.name}: {way.title}\n")
-    flags = [*shlex.split(way.written), "--no-quality-report", "--out", str(out.absolute())]
+    flags = [*shlex.split(way.quantize_flags), "--no-quality-report", "--out", str(out.absolute())]
     command = [sys.executable, "-m", "server.cli", "quantize", str(model.absolute()), *flags]
     if subprocess.run(command, cwd=_ROOT, check=False, stdout=subprocess.DEVNULL).returncode != 0:
-        raise CompareError(f"{model} could not be written with {way.written}")
+        raise CompareError(f"{model} could not be written with {way.quantize_flags}")
 
 
 def _served(model: Path, way: Way, folder: Path) -> Path:
-    return model if way.written is None else folder / f"{model.stem}-{way.name}"
+    return model if way.quantize_flags is None else folder / f"{model.stem}-{way.name}"
 
 
 def _reference(model: Path, progress: ProgressReport) -> Reference:
@@ -207,21 +207,21 @@ def fill_serving(model: Path, ways: Sequence[Way], options: argparse.Namespace, 
             figures.tokens_per_s = 1000 / scenario.metrics[0].of(result)
         figures.weight_mb = own["weight_bytes"] / 1e6
         figures.formats = own["weight_formats"]
-        _keep(folder, model, way, figures)
+        _store(folder, model, way, figures)
 
 
 # --- The table -------------------------------------------------------------------------------------------------------
 
 
 def show(name: str, figures: dict[str, Figures]) -> str:
-    """Markdown, with a line that says what the rows are held against."""
+    """Markdown, with a line that names the baseline of the rows."""
     head = ["perplexity", "change", "KL, nats", "top-1", "weights, MB", "resident, MB", "decode, tokens/s"]
     formats = figures["stored"].formats if "stored" in figures else {}
     stored = ", ".join(f"{format} {count}" for format, count in formats.items())
     rows = [[way.title.format(stored=stored), *_cells(figures[way.name])] for way in WAYS if way.name in figures]
     references = {each.quality.reference: each.quality.num_tokens for each in figures.values() if each.quality}
-    held = "; ".join(f"{Path(reference).name}; {count:,} tokens" for reference, count in references.items())
-    return f"Baseline: {held}.\n\n" + markdown([name, *head], rows)
+    baselines = "; ".join(f"{Path(reference).name}; {count:,} tokens" for reference, count in references.items())
+    return f"Baseline: {baselines}.\n\n" + markdown([name, *head], rows)
 
 
 def _cells(figures: Figures) -> list[str]:

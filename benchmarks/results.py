@@ -18,13 +18,13 @@ class MeasuredServer:
     name: str
     command: str
     version: str = ""
-    start_s: list[float] = field(default_factory=list)  # of each time that it was started
+    start_s: list[float] = field(default_factory=list)  # of each start
     memory_mb: list[float] = field(default_factory=list)  # at the end of each round
 
 
 @dataclass(slots=True)
 class Results:
-    """`runs`: scenario -> server's name -> one result a round. The first server is the one that others are held to.
+    """`runs`: scenario -> server's name -> one result a round. The others are compared with the first server.
 
     A comparison that was cut short has fewer results for some servers than for others: see `rows`.
     """
@@ -53,7 +53,7 @@ class Results:
         return [SCENARIOS[name] for name in SCENARIOS if name in self.runs]
 
     def save(self, path: Path) -> None:
-        """Write all to `path`, which holds the old or the new results whatever happens meanwhile."""
+        """Write all to `path`, which has the old or the new results, never a part."""
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         os.replace(partial, path)

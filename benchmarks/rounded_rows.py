@@ -1,5 +1,5 @@
-"""What rounding of activations alone costs, by kind of layer: weights as they are, rows rounded by token as w8a8 and
-fp8-dynamic have them, on the text of the quality report, all in fp32.
+"""What rounding of activations alone costs, by kind of layer: weights unchanged, rows rounded by token as in w8a8 and
+fp8-dynamic, on the text of the quality report, all in fp32.
 
     .venv/bin/python -m benchmarks.rounded_rows smollm2.gguf --encoding fp8
 """
@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks.tables import markdown
 from engine.jobs.progress import foreground_progress
-from engine.quality.measure import TOP, divergence_of
-from engine.quality.passages import own_text, passages_of, together
+from engine.quality.eval_chunks import builtin_text, joint_batch, split_into_chunks
+from engine.quality.measure import NUM_TOP, kl_divergence_of
 from engine.tools.quantize.calibration import linears_of, rounded_inputs
 from models.errors import ModelError
 from models.linear.storage import WeightOptions
@@ -29,7 +29,7 @@ from models.sources.resolve import resolve_model
 from models.tokenizer.load import load_tokenizer_assets
 
 _ENCODINGS = {"fp8": Encoding.FP8_E4M3, "int8": Encoding.INT8}
-_ROWS = 128  # whose logits are computed at once
+_LOGIT_ROWS = 128  # computed at once
 _NONE, _ALL = "none", "all"
 
 
@@ -56,45 +56,44 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
     """A row of the table for no rounding, for all rows rounded, and for those of each kind of linear layer."""
     files = resolve_model(str(model), None, progress)
     opened = open_model(files)
-    passages = passages_of(
-        own_text(), load_tokenizer_assets(files, opened.config, opened.gguf_metadata), opened.spec.max_position
+    eval_chunks = split_into_chunks(
+        builtin_text(), load_tokenizer_assets(files, opened.config, opened.gguf_metadata), opened.spec.max_position
     )
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
     stream.load_non_layer_weights()
     groups = stream.decoder.layer_groups
-    steps = [together([chunk[:-1]], groups, device) for chunk in passages.chunks]
-    texts: dict[str, list[LayerwiseForward]] = {
+    steps = [joint_batch([chunk[:-1]], groups, device) for chunk in eval_chunks.chunks]
+    forwards: dict[str, list[LayerwiseForward]] = {
         kind: [stream.begin([step]) for step in steps] for kind in (_NONE, _ALL)
     }
     for index, layer in stream.layers("compute", progress):
         for kind in linears_of(layer):
-            if kind not in texts:  # until here it is what nothing was rounded in
-                texts[kind] = [_copy(text) for text in texts[_NONE]]
-        for kind, own in texts.items():
+            if kind not in forwards:  # nothing was rounded in it until here
+                forwards[kind] = [_copy(forward) for forward in forwards[_NONE]]
+        for kind, own in forwards.items():
             with _rounded(layer, kind, encoding):
-                for text in own:
-                    stream.compute(index, text)
-    reference = [hidden for text in texts[_NONE] for hidden in text.hidden().split(_ROWS)]
-    targets = passages.targets.split([len(part) for part in reference])
+                for forward in own:
+                    stream.compute(index, forward)
+    reference = [hidden for forward in forwards[_NONE] for hidden in forward.hidden().split(_LOGIT_ROWS)]
+    targets = eval_chunks.targets.split([len(part) for part in reference])
     shown: list[list[str]] = []
     unrounded = 0.0
-    for kind, own in texts.items():
-        hidden = [part for text in own for part in text.hidden().split(_ROWS)]
+    for kind, own in forwards.items():
+        hidden = [part for forward in own for part in forward.hidden().split(_LOGIT_ROWS)]
         divergence, perplexity = _compared(stream.decoder.logits, reference, hidden, targets)
         unrounded = unrounded or perplexity
         shown.append([kind, f"{perplexity:.2f}", f"{perplexity / unrounded - 1:+.2%}", f"{divergence:.4f}"])
     return shown
 
 
-def _copy(text: LayerwiseForward) -> LayerwiseForward:
-    return LayerwiseForward(
-        text.batches, text.rotary_embeddings, [rows.clone() for rows in text.rows]
-    )  # layers use rows up
+def _copy(forward: LayerwiseForward) -> LayerwiseForward:
+    rows = [each.clone() for each in forward.rows]  # which layers use up
+    return LayerwiseForward(forward.batches, forward.rotary_embeddings, rows)
 
 
 def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> contextlib.AbstractContextManager[None]:
-    """While the context lasts, linear layers of that kind inside `layer` round what they meet."""
+    """While the context lasts, linear layers of that kind inside `layer` round their inputs."""
     if kind == _NONE:
         return contextlib.nullcontext()
     return rounded_inputs(layer, encoding, None if kind == _ALL else kind)
@@ -109,10 +108,10 @@ def _compared(
     """KL divergence, nats a token, and perplexity; of parts of the text."""
     divergence = log_likelihood = 0.0
     for expected_rows, rows, target in zip(reference, hidden, targets, strict=True):
-        expected, found = logits(expected_rows).log_softmax(-1), logits(rows).log_softmax(-1)
-        best = expected.topk(min(TOP, expected.shape[1]), dim=-1)
-        divergence += float(divergence_of(best.values, found.gather(1, best.indices)).sum())
-        log_likelihood += float(found.gather(1, target[:, None]).sum())
+        expected, actual = logits(expected_rows).log_softmax(-1), logits(rows).log_softmax(-1)
+        best = expected.topk(min(NUM_TOP, expected.shape[1]), dim=-1)
+        divergence += float(kl_divergence_of(best.values, actual.gather(1, best.indices)).sum())
+        log_likelihood += float(actual.gather(1, target[:, None]).sum())
     count = sum(map(len, targets))
     return divergence / count, math.exp(-log_likelihood / count)
 

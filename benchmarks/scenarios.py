@@ -1,4 +1,4 @@
-"""The loads that servers are compared under, and what is read from each."""
+"""The loads that servers are compared under, and the metrics of each."""
 
 import json
 import shlex
@@ -26,7 +26,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`flags` are of `headrace bench serve`. The first metric is the one that the scenario is about."""
+    """`flags` are of `headrace bench serve`. The first metric is the main one."""
 
     name: str
     title: str
@@ -35,7 +35,7 @@ class Scenario:
 
 
 def _summary(name: str, path: str, *, less_is_better: bool) -> Metric:
-    """A metric that stands in the summary under `path`, such as ttft_ms.p50."""
+    """A metric that the summary has under `path`, such as ttft_ms.p50."""
 
     def of(result: Result) -> float:
         value: Any = result["summary"]

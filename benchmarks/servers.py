@@ -36,7 +36,7 @@ class Server:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Its processes stand still inside: another server has the machine for itself."""
+        """Its processes are stopped inside: another server has the machine for itself."""
         family = _family(self._process.pid)
         _signal_all(family, signal.SIGSTOP)
         try:
@@ -47,7 +47,7 @@ class Server:
 
 @contextlib.contextmanager
 def started(command: str, port: int, timeout_s: float) -> Iterator[Server]:
-    """A server that runs until the block ends; leaving waits until it is gone. `{port}` in `command` stands for `port`.
+    """A server that runs until the block ends; leaving waits until it is gone. `{port}` in `command` becomes `port`.
 
     Raises CompareError, with the end of what the server printed, if it does not answer in time.
     """

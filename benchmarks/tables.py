@@ -40,9 +40,9 @@ def main() -> int:
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
-def ratios_table(every: Sequence[Results]) -> str:
-    """A line a scenario, a column a rival: by how much the first server is ahead in what the scenario is about."""
-    rivals = [(results, rival) for results in every for rival in results.servers[1:]]
+def ratios_table(comparisons: Sequence[Results]) -> str:
+    """A line a scenario, a column a rival: by how much the first server is ahead in the scenario's main metric."""
+    rivals = [(results, rival) for results in comparisons for rival in results.servers[1:]]
     head = [f"{results.title}: {rival.name}" if results.title else rival.name for results, rival in rivals]
     lines = []
     for scenario in SCENARIOS.values():
@@ -71,7 +71,7 @@ def results_table(results: Results) -> str:
 
 
 def _lines(results: Results) -> Iterator[tuple[str, list[Row]]]:
-    """Label of a metric, and its row for each rival; scenarios that not every server has been through are left out."""
+    """Label of a metric, and its row for each rival; scenarios that not every server has finished are left out."""
     for scenario in results.scenarios():
         of_rivals = [results.rows(scenario, rival) for rival in results.servers[1:]]
         if all(of_rivals):

@@ -12,7 +12,7 @@ from engine.scheduling.plan import RowResult, Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.audit import Auditor
-from engine.speculation.proposers import Source
+from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import AUTO_TOKENS
 from engine.speculation.speculator import Speculator
 
@@ -91,14 +91,14 @@ class Engine:
         step_s = time.perf_counter() - drafted_s
         outputs = self._scheduler.update(plan, result)
         outputs = self._learn(plan, result, outputs, step_s)
-        outputs, verdict = self._auditor.take(outputs)
+        outputs, verdict = self._auditor.collect(outputs)
         if verdict is AuditVerdict.DISAGREEMENT:
             logger.error("a sequence generated with drafts differs from its replay without them; speculation is off")
             self._speculator.give_up()
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
             self._speculator.release(sequence)
-            if (replay := self._auditor.consider(sequence, self._scheduler.num_waiting)) is not None:
+            if (replay := self._auditor.start_replay(sequence, self._scheduler.num_waiting)) is not None:
                 self._scheduler.add(replay)
         if self._check_invariants:
             self._scheduler.check()
@@ -114,11 +114,11 @@ class Engine:
         return StepOutputs(refused + outputs, stats)
 
     @property
-    def draft_sources(self) -> frozenset[Source]:
+    def draft_sources(self) -> frozenset[DraftSource]:
         """Where drafts could come from."""
         return self._speculator.all_sources
 
-    def set_draft_sources(self, sources: Collection[Source]) -> None:
+    def set_draft_sources(self, sources: Collection[DraftSource]) -> None:
         """Let drafts come from these only, or from nowhere: for comparisons. What a fault switched off stays off."""
         assert self.draft_sources.issuperset(sources)
         self._speculator.sources = frozenset(sources)
@@ -147,7 +147,7 @@ class Engine:
             return outputs
 
     def _note_speculation_fault(self) -> None:
-        self._speculator.take_fault()
+        self._speculator.record_fault()
         if self._speculator.is_off:
             logger.error("speculation is off from now on: it keeps failing")
 

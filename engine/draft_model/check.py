@@ -1,4 +1,4 @@
-"""Whether a draft model speaks the target's tokens."""
+"""Whether a draft model has the target's vocabulary."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from models.tokenizer.assets import TokenizerAssets
 
 
 def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
-    """Raise StartupError unless the draft can follow the target: the same tokens under the same ids.
+    """Raise StartupError unless the draft model has the same tokens under the same ids.
 
     One of them may lack tokens that were added to the other's vocabulary, such as control tokens: those that only the
     target has end the drafting of a sequence, and those that only the draft has are never accepted.
@@ -29,7 +29,7 @@ def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """tokens: by id, padding that stands for no text left out. added_ids: those beside the trained vocabulary."""
+    """tokens: by id, without padding. added_ids: those beside the trained vocabulary."""
 
     tokens: dict[int, str]
     added_ids: set[int]

@@ -8,7 +8,7 @@ from engine.draft_model.model import DraftModel, widest_group
 from engine.draft_model.runner import TorchDraftRunner
 from engine.errors import StartupError
 from engine.runner.kv_groups import kv_groups
-from engine.speculation.settings import SpecSettings
+from engine.speculation.settings import SpeculationSettings
 from models.errors import ModelError
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
@@ -19,24 +19,24 @@ from models.sources.resolve import ModelFiles, resolve_model
 from models.weight_cache.cache import WeightCache
 
 
-def resolve_draft(spec: SpecSettings, report: ProgressReport) -> ModelFiles | None:
-    """The draft model's files, None without one. Raises StartupError if they cannot be had, or for
-    recurrent layers."""
-    if spec.draft_model is None:
+def resolve_draft(settings: SpeculationSettings, report: ProgressReport) -> ModelFiles | None:
+    """The draft model's files, None without one. Raises StartupError if they cannot be found, or for recurrent
+    layers."""
+    if settings.draft_model is None:
         return None
-    with _naming(spec):
-        files = resolve_model(spec.draft_model, None, report, check=lambda files: check_config(files, {}))
+    with _named(settings):
+        files = resolve_model(settings.draft_model, None, report, check=lambda files: check_config(files, {}))
         has_states = has_recurrence(files)
     if has_states:
         raise StartupError(
-            f"the draft model {spec.draft_model} has recurrent layers, whose states cannot be taken back where its "
+            f"the draft model {settings.draft_model} has recurrent layers, whose states cannot be taken back where its "
             "guesses are rejected; choose one with attention in all layers, or --speculative-method ngram"
         )
     return files
 
 
 def load_draft(
-    spec: SpecSettings,
+    settings: SpeculationSettings,
     files: ModelFiles,
     target: LoadedModel,
     *,
@@ -44,13 +44,13 @@ def load_draft(
     weight_cache: WeightCache | None = None,
     report: ProgressReport,
 ) -> LoadedModel:
-    """The draft model, on the target's device and in its dtype. Raises StartupError, for another vocabulary before its
+    """The draft model, on the target's device and in its dtype. Raises StartupError; for another vocabulary before
     weights are read."""
-    with _naming(spec):
+    with _named(settings):
         options = LoadOptions(
             dtype=str(target.dtype).removeprefix("torch."),
             device=str(target.device),
-            generation_config="vllm",  # none: requests have theirs from the target's
+            generation_config="vllm",  # none: requests get the target's
             weights=weights,
             weight_cache=weight_cache,
         )
@@ -58,7 +58,7 @@ def load_draft(
 
 
 def make_drafter(
-    spec: SpecSettings, target: LoadedModel, draft: LoadedModel, *, num_blocks: int, block_size: int
+    settings: SpeculationSettings, target: LoadedModel, draft: LoadedModel, *, num_blocks: int, block_size: int
 ) -> DraftModel:
     """With KV tensors of its own for `num_blocks` blocks."""
     runner = TorchDraftRunner(
@@ -67,7 +67,7 @@ def make_drafter(
         block_size=block_size,
         target_vocab_size=target.vocab_size,
         eos_token_ids=target.tokenizer.eos_token_ids,
-        sampling=spec.draft_sampling,
+        sampling=settings.draft_sampling,
     )
     return DraftModel(
         runner,
@@ -79,9 +79,9 @@ def make_drafter(
 
 
 @contextlib.contextmanager
-def _naming(spec: SpecSettings) -> Iterator[None]:
-    """Errors of two models would be hard to tell apart."""
+def _named(settings: SpeculationSettings) -> Iterator[None]:
+    """Errors name the draft model: else those of two models would be hard to tell apart."""
     try:
         yield
     except ModelError as error:
-        raise StartupError(f"the draft model {spec.draft_model} cannot be used: {error}") from error
+        raise StartupError(f"the draft model {settings.draft_model} cannot be used: {error}") from error

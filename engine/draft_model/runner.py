@@ -18,7 +18,7 @@ from models.loaded_model import LoadedModel
 
 
 class TorchDraftRunner:
-    """DraftRunner on a loaded model. Drafted tokens go through the same sampling steps as the target's."""
+    """A DraftRunner on a loaded model. Drafted tokens go through the same sampling steps as the target's."""
 
     def __init__(
         self,
@@ -30,10 +30,10 @@ class TorchDraftRunner:
         eos_token_ids: list[int],
         sampling: DraftSampling,
     ) -> None:
-        """target_vocab_size: width of the target's output layer; the draft's may be padded to another. eos_token_ids:
-        the target's."""
+        """target_vocab_size: width of the target's output layer; the draft model's may be padded to another.
+        eos_token_ids: the target's."""
         self._model = model
-        self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # none gives back what a window has passed
+        self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # none frees what has left a window
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
         self._kv = allocate_unshared_kv(model, num_blocks, block_size)
@@ -52,38 +52,38 @@ class TorchDraftRunner:
         is_representative = self._recorded is None or not self._recorded.has_just_recorded
         if not rows:
             return NextTokens([], [], [], is_representative)
-        logits = self._as_targets(decoder.logits(hidden))
+        logits = self._at_target_width(decoder.logits(hidden))
         self._editor.edit(logits, rows)
         best_values, chosen = best_ids(logits)
-        sound = torch.isfinite(best_values).tolist()
-        token_ids = [token_id if is_sound else None for token_id, is_sound in zip(chosen.tolist(), sound, strict=True)]
+        is_finite = torch.isfinite(best_values).tolist()
+        token_ids = [token_id if ok else None for token_id, ok in zip(chosen.tolist(), is_finite, strict=True)]
         confidences = top1_probs(logits, best_values).tolist()
         distributions: list[torch.Tensor | None] = [None] * len(rows)
-        drawn = [index for index, row in enumerate(rows) if sound[index] and self._draws(row)]
-        if drawn:
-            drawn_rows = [rows[index] for index in drawn]
-            q = probabilities(logits[drawn], drawn_rows)
-            numbers = [uniform(row.sequence.seed, row.position, Purpose.PROPOSE) for row in drawn_rows]
+        sampled = [index for index, row in enumerate(rows) if is_finite[index] and self._is_sampled(row)]
+        if sampled:
+            sampled_rows = [rows[index] for index in sampled]
+            q = probabilities(logits[sampled], sampled_rows)
+            numbers = [uniform(row.sequence.seed, row.position, Purpose.PROPOSE) for row in sampled_rows]
             ids = draw(q, torch.tensor(numbers, dtype=torch.float64, device=q.device)).tolist()
-            for index, token_id, row_q in zip(drawn, ids, q, strict=True):
+            for index, token_id, row_q in zip(sampled, ids, q, strict=True):
                 token_ids[index], distributions[index] = token_id, row_q
-                confidences[index] = 1.0  # if the two distributions agree it stands, however even they are
+                confidences[index] = 1.0  # accepted if the two distributions agree, however even they are
         return NextTokens(token_ids, distributions, confidences, is_representative)
 
-    def _as_targets(self, logits: torch.Tensor) -> torch.Tensor:
-        """The draft's logits at the target's width, whose ids a request's parameters may name: [L, V]."""
+    def _at_target_width(self, logits: torch.Tensor) -> torch.Tensor:
+        """The draft model's logits at the target's width, whose ids a request's parameters may name: [L, V]."""
         num_missing = self._target_vocab_size - logits.shape[-1]
         if num_missing > 0:
             return torch.nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
         return logits[:, : self._target_vocab_size]
 
-    def _draws(self, row: LogitsRow) -> bool:
-        """Whether the token is drawn at random. Not for a request with a seed: its text would depend on how long drafts
-        are, and so on what they cost at the time."""
+    def _is_sampled(self, row: LogitsRow) -> bool:
+        """Whether the token is drawn at random. Not for a request with a seed: its output would depend on how long
+        drafts are, and so on what they cost at the time."""
         sampling = row.sequence.request.sampling
         return self._sampling is DraftSampling.SAMPLED and sampling.seed is None and not sampling.is_greedy
 
-    def can_read(self, token_ids: list[int]) -> bool:
+    def has_embeddings(self, token_ids: list[int]) -> bool:
         return max(token_ids) < self._model.vocab_size
 
     def release(self, sequence: Sequence) -> None:

@@ -22,7 +22,7 @@ class LatencyConfig:
 
 @dataclass(frozen=True, slots=True)
 class ThroughputConfig:
-    """`headrace bench throughput`: how many tokens a second come out when all requests are there at once."""
+    """`headrace bench throughput`: how many tokens a second are generated when all requests arrive at once."""
 
     num_prompts: int = option(32, "Requests, all there from the start.", group="Benchmark", minimum=1)
     input_len: str = option(
@@ -40,7 +40,7 @@ class ThroughputConfig:
 
 @dataclass(frozen=True, slots=True)
 class RooflineConfig:
-    """`headrace bench roofline`: how near each phase of a step comes to what this machine can do."""
+    """`headrace bench roofline`: how close each phase of a step comes to what this machine can do."""
 
     prefill_len: tuple[int, ...] = option(
         (128, 512, 2048), "Lengths of the prompts whose prefill is measured.", group="Benchmark", metavar="N", minimum=1
@@ -56,8 +56,8 @@ class RooflineConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SpecConfig:
-    """`headrace bench spec`: what drafts bring, by batch size, in turns with and without them."""
+class SpeculationConfig:
+    """`headrace bench spec`: what drafts gain, by batch size, in turns with and without them."""
 
     case: tuple[str, ...] = option(
         (),
@@ -87,12 +87,12 @@ class SpecConfig:
     json: str | None = option(None, "File for the results as JSON (default: none).", group="Benchmark", metavar="FILE")
 
 
-BenchConfig = LatencyConfig | ThroughputConfig | RooflineConfig | SpecConfig
+BenchConfig = LatencyConfig | ThroughputConfig | RooflineConfig | SpeculationConfig
 
 # Names of `headrace bench NAME` and of `python -m engine.tools.bench NAME`.
 BENCH_CONFIGS: dict[str, type[BenchConfig]] = {
     "latency": LatencyConfig,
     "throughput": ThroughputConfig,
     "roofline": RooflineConfig,
-    "spec": SpecConfig,
+    "spec": SpeculationConfig,
 }

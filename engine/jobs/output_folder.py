@@ -1,6 +1,6 @@
-"""Place: the folder of --out, and where a checkpoint grows beside it until it is complete.
+"""OutputFolder: the folder of --out, and the one beside it in which a checkpoint is written until it is complete.
 
-The command line reads this too: it removes what a process that was killed has left. No torch here.
+The command line uses this too: it removes what a killed process has left. No torch here.
 """
 
 import shutil
@@ -11,15 +11,15 @@ from engine.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """out: absolute. partial: beside it, named by a token that nothing else has."""
+class OutputFolder:
+    """path: absolute. partial: beside it, named by a unique token."""
 
-    out: Path
+    path: Path
     partial: Path
 
     @classmethod
-    def of(cls, out: str, token: str) -> "Place":
-        """For --out as it was typed; a link's target is what gets replaced. Raises OptionError."""
+    def of(cls, out: str, token: str) -> "OutputFolder":
+        """For --out as it was typed; of a link the target is replaced. Raises OptionError."""
         try:
             folder = Path(out).expanduser().resolve()
             folder.exists()
@@ -28,8 +28,8 @@ class Place:
         return cls(folder, folder.parent / f".{folder.name[:40]}.{token}")
 
     @property
-    def holds_anything(self) -> bool:
-        return self.out.is_dir() and any(self.out.iterdir())
+    def has_content(self) -> bool:
+        return self.path.is_dir() and any(self.path.iterdir())
 
     def remove_partial(self) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Progress of a command that runs in the foreground: bars on a terminal; elsewhere one line a stage, or nothing."""
+"""Progress of a command that runs in the foreground: bars on a terminal, elsewhere one line a stage or nothing."""
 
 import sys
 
@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
-class Bars:
+class ProgressBars:
     """A ProgressReport that draws a bar for each stage on `console`, from the first report until `close`."""
 
     def __init__(self, console: Console) -> None:
@@ -26,7 +26,7 @@ class Bars:
         self._progress.stop()
 
 
-class Lines:
+class ProgressLines:
     """A ProgressReport that names each stage once on stderr."""
 
     def __init__(self) -> None:
@@ -38,16 +38,16 @@ class Lines:
             sys.stderr.write(f"{stage} ...\n")
 
     def close(self) -> None:
-        """Nothing to put back in order."""
+        """Nothing to do."""
 
 
-def foreground_progress() -> Bars | Lines:
+def foreground_progress() -> ProgressBars | ProgressLines:
     console = Console(file=sys.stderr)
-    return Bars(console) if console.is_terminal and not console.is_dumb_terminal else Lines()
+    return ProgressBars(console) if console.is_terminal and not console.is_dumb_terminal else ProgressLines()
 
 
 def counting_bars(*, redraws_itself: bool) -> Progress:
-    """Bars for a benchmark's runs, on stderr, so that stdout holds the report alone; none where it is no terminal.
+    """Bars for a benchmark's runs, on stderr, so that stdout has the report alone; none where it is no terminal.
 
     redraws_itself: twice a second, by a thread; else whoever advances a bar calls `refresh`.
     """

@@ -13,7 +13,7 @@ class Method(enum.StrEnum):
 
 
 class Scheme(enum.StrEnum):
-    """int4, int8 and fp8 are of weights alone, as with --quantization; the others round what meets the weights too."""
+    """int4, int8 and fp8 are of weights alone, as with --quantization; the others round activations too."""
 
     INT4 = "int4"
     INT8 = "int8"
@@ -23,14 +23,14 @@ class Scheme(enum.StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "Scheme | None":
-        """Of llmcompressor's names for the same, W4A16, W8A16 and FP8_DYNAMIC too, in letters of any size."""
+        """By llmcompressor's names, such as W4A16, W8A16 and FP8_DYNAMIC, in letters of any case."""
         name = str(value).lower().replace("_", "-")
         return next((scheme for scheme in cls if name in (scheme.value, _PRESETS.get(scheme))), None)
 
 
 _PRESETS = {Scheme.INT4: "w4a16", Scheme.INT8: "w8a16"}
 _GROUPED = (Scheme.INT4, Scheme.INT8)
-_CALIBRATED = (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC)  # to the nearest, they cost over 1 % of the perplexity
+_CALIBRATED = (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC)  # rounded to the nearest, they cost over 1 % of perplexity
 GROUP_SIZES = (128, 64, 32)
 MIN_TOKENS = 512  # of calibration
 CALIBRATION_TOKENS = 8192
@@ -38,7 +38,7 @@ CALIBRATION_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class QuantizeConfig:
-    """What to make of a model, and where to put it. Raises StartupError for options that are wrong together."""
+    """What to make of a model, and where to put it. Raises StartupError for options that contradict each other."""
 
     scheme: Scheme = option(
         Scheme.INT4,
@@ -91,7 +91,7 @@ class QuantizeConfig:
             )
         given = {"--calibration": self.calibration, "--calibration-tokens": self.calibration_tokens}
         unused = [flag for flag, value in given.items() if value is not None]
-        if unused and not self.calibrates:
+        if unused and not self.is_calibrated:
             raise StartupError(
                 f"{unused[0]} is given, but --method is rtn for {self.scheme}; add --method gptq, or leave it out"
             )
@@ -99,10 +99,10 @@ class QuantizeConfig:
             raise StartupError("--max-quality-loss needs the quality report; leave --no-quality-report out")
 
     @property
-    def calibrates(self) -> bool:
+    def is_calibrated(self) -> bool:
         return self.method is Method.GPTQ or (self.method is None and self.scheme in _CALIBRATED)
 
     @property
-    def columns_by_scale(self) -> int | None:
-        """Columns that are to share a scale; None is all of a row."""
+    def columns_per_scale(self) -> int | None:
+        """Columns that share a scale; None is a whole row."""
         return self.group_size or (GROUP_SIZES[0] if self.scheme is Scheme.INT4 else None)

@@ -1,1 +1,1 @@
-"""What quantization costs a model, measured and kept beside its weights."""
+"""What quantization costs a model, measured and stored beside its weights."""

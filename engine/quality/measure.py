@@ -1,9 +1,9 @@
-"""What quantization costs: the predictions of a model held against those of the same weights unquantized.
+"""What quantization costs: a model's predictions against those of the same weights unquantized.
 
-The reference is computed first and cut down to what the comparison needs, layer by layer, so that never two models are
-in memory. Of its distribution at a position are kept the TOP likeliest tokens and the mass of all others together: the
-KL divergence between two distributions that are merged so is at most that between the whole ones; for SmolLM2 in int4
-it was 0.112 where the whole was 0.115.
+The reference is computed first, layer by layer, and reduced to what the comparison needs, so that two models are never
+in memory. Its distribution at a position is stored as the NUM_TOP likeliest tokens and the mass of all others together.
+The KL divergence of two distributions merged so is at most that of the full ones; for SmolLM2 in int4 it was 0.112
+where the full one was 0.115.
 """
 
 import math
@@ -13,31 +13,31 @@ from dataclasses import dataclass
 import torch
 
 from engine.protocol import Quality
-from engine.quality.passages import BLOCK_SIZE, Passages, steps_of
+from engine.quality.eval_chunks import BLOCK_SIZE, EvalChunks, step_batches
 from models.kv_cache import allocate_kv
 from models.loaded_model import LoadedModel
 from models.loading.layer_stream import LayerStream
 from models.progress import ProgressReport
 
-TOP = 1024
+NUM_TOP = 1024
 _LOGIT_ROWS = 128  # computed at once: at a vocabulary of 152k each is 0.6 MB
-_LEAST = 1e-12  # of a mass that rounding may have made 0
+_MIN_MASS = 1e-12  # where rounding may have made it 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What a model expects at each of N positions.
+    """What a model predicts at each of N positions.
 
-    token_ids, log_probs: [N, TOP] the likeliest tokens, best first. target: [N] log probability of the text's token.
+    token_ids, log_probs: [N, NUM_TOP] the likeliest tokens, best first. target_log_probs: [N] of the text's own tokens.
     """
 
     token_ids: torch.Tensor
     log_probs: torch.Tensor
-    target: torch.Tensor
+    target_log_probs: torch.Tensor
 
     @property
     def perplexity(self) -> float:
-        return math.exp(-float(self.target.mean()))
+        return math.exp(-float(self.target_log_probs.mean()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,46 +45,45 @@ class Reference:
     """What models are compared with; `name` says which weights these are."""
 
     name: str
-    passages: Passages
+    eval_chunks: EvalChunks
     predictions: Predictions
 
 
 @torch.inference_mode()
-def predict(stream: LayerStream, passages: Passages, progress: ProgressReport) -> Predictions:
-    """Of the weights as `stream` holds them. Its layers are used up."""
+def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressReport) -> Predictions:
+    """With the weights as `stream` has them. Its layers are used up."""
     decoder = stream.decoder
     device = stream.device
     stream.load_non_layer_weights()
     groups = decoder.layer_groups
-    texts = [stream.begin(steps_of(chunk[:-1], groups, device)) for chunk in passages.chunks]
+    forwards = [stream.begin(step_batches(chunk[:-1], groups, device)) for chunk in eval_chunks.chunks]
     for index, _ in stream.layers("reference", progress):
-        for text in texts:
-            stream.compute(index, text)
-    targets = passages.targets.to(device)
-    kept: list[tuple[torch.Tensor, ...]] = []
-    for rows, first in _in_parts([text.hidden() for text in texts]):
+        for forward in forwards:
+            stream.compute(index, forward)
+    targets = eval_chunks.targets.to(device)
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for rows, first in _split_rows([forward.hidden() for forward in forwards]):
         log_probs = decoder.logits(rows).log_softmax(-1)
-        best = log_probs.topk(min(TOP, log_probs.shape[1]), dim=-1)
+        best = log_probs.topk(min(NUM_TOP, log_probs.shape[1]), dim=-1)
         target = log_probs.gather(1, targets[first : first + len(rows), None]).squeeze(1)
-        kept.append((best.indices.to(torch.int32).cpu(), best.values.cpu(), target.cpu()))
-    token_ids, values, target = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return Predictions(token_ids, values, target)
+        parts.append((best.indices.to(torch.int32).cpu(), best.values.cpu(), target.cpu()))
+    return Predictions(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()
 def compare(model: LoadedModel, reference: Reference, progress: ProgressReport) -> Quality:
-    """The model's predictions on the reference's passages against the reference's own."""
-    passages, predictions = reference.passages, reference.predictions
-    targets = passages.targets.to(model.device)
+    """The model's predictions on the reference's chunks against the reference's own."""
+    eval_chunks, predictions = reference.eval_chunks, reference.predictions
+    targets = eval_chunks.targets.to(model.device)
     divergence = agreements = log_likelihood = 0.0
     first = 0
-    for rows in _computed(model, passages, progress):
+    for rows in _hidden_rows(model, eval_chunks, progress):
         for part in rows.split(_LOGIT_ROWS):
             end = first + len(part)
             log_probs = model.decoder.logits(part).log_softmax(-1)
             expected = predictions.log_probs[first:end].to(model.device)
             token_ids = predictions.token_ids[first:end].to(model.device, torch.int64)
-            divergence += float(divergence_of(expected, log_probs.gather(1, token_ids)).sum())
+            divergence += float(kl_divergence_of(expected, log_probs.gather(1, token_ids)).sum())
             agreements += int((log_probs.argmax(-1) == token_ids[:, 0]).sum())
             log_likelihood += float(log_probs.gather(1, targets[first:end, None]).sum())
             first = end
@@ -98,30 +97,30 @@ def compare(model: LoadedModel, reference: Reference, progress: ProgressReport) 
     )
 
 
-def _computed(model: LoadedModel, passages: Passages, progress: ProgressReport) -> Iterator[torch.Tensor]:
-    """Hidden rows of each chunk, in order."""
-    groups = model.layer_groups
-    longest = max(len(chunk) for chunk in passages.chunks)
+def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: ProgressReport) -> Iterator[torch.Tensor]:
+    """Of each chunk, in order."""
+    groups, chunks = model.layer_groups, eval_chunks.chunks
+    longest = max(len(chunk) for chunk in chunks)
     kv = allocate_kv(model, len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
-    for index, chunk in enumerate(passages.chunks):
-        progress("measure quality", index, len(passages.chunks), "passages")
-        yield torch.cat([model.decoder(batch, kv) for batch in steps_of(chunk[:-1], groups, model.device)])
-    progress("measure quality", len(passages.chunks), len(passages.chunks), "passages")
+    for index, chunk in enumerate(chunks):
+        progress("measure quality", index, len(chunks), "chunks")
+        yield torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk[:-1], groups, model.device)])
+    progress("measure quality", len(chunks), len(chunks), "chunks")
 
 
-def _in_parts(texts: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
+def _split_rows(hidden: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
     """Rows, at most _LOGIT_ROWS at once, and the number of the first."""
     first = 0
-    for text in texts:
-        for part in text.split(_LOGIT_ROWS):
+    for rows in hidden:
+        for part in rows.split(_LOGIT_ROWS):
             yield part, first
             first += len(part)
 
 
-def divergence_of(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """KL(expected, found) [n] in nats from log probabilities [n, TOP] of the same tokens; the others count as one."""
+def kl_divergence_of(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
+    """KL(expected, actual) [n] in nats from log probabilities [n, NUM_TOP] of the same tokens; others count as one."""
     p = expected.exp()
-    kept = (p * (expected - found)).sum(-1)
-    rest_p = (1.0 - p.double().sum(-1)).clamp_min(_LEAST)
-    rest_q = (1.0 - found.double().exp().sum(-1)).clamp_min(_LEAST)
-    return kept + rest_p * (rest_p / rest_q).log()
+    top = (p * (expected - actual)).sum(-1)
+    rest_p = (1.0 - p.double().sum(-1)).clamp_min(_MIN_MASS)
+    rest_q = (1.0 - actual.double().exp().sum(-1)).clamp_min(_MIN_MASS)
+    return top + rest_p * (rest_p / rest_q).log()

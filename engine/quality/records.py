@@ -1,7 +1,7 @@
-"""headrace_quality.json: measured qualities, kept beside the weights and found again while nothing has changed.
+"""headrace_quality.json: measured qualities, stored beside the weights and found again while nothing has changed.
 
-Weights and tokenizer are known by a hash of their files, so that copies are known too. It takes a while to make, and is
-kept with what can be seen of the files that it is of: it is made again where that differs.
+Weights and tokenizer are identified by a hash of their files, so that copies are recognized. Hashing takes a while, so
+the hash is stored with a fingerprint of the files' names, sizes and times, and computed again where that differs.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from models.system.file_modes import give_usual_modes
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "headrace_quality.json"
-_PIECE = 8 << 20  # bytes that are read and hashed at once
-_MAX_KEPT = 32  # records and hashes in one file; the oldest go
+_PIECE_BYTES = 8 << 20  # read and hashed at once
+_MAX_STORED = 32  # records and hashes in one file; the oldest are dropped
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was measured, and of what. weights: hash of the model's files. key: all else that decides the result."""
+    """What was measured, and of what. weights: hash of the model's files. key: all else that determines the result."""
 
     key: dict[str, str]
     quality: Quality
@@ -38,124 +38,124 @@ class Record(msgspec.Struct, frozen=True):
 
 class _File(msgspec.Struct):
     records: list[Record] = []
-    hashes: dict[str, str] = {}  # what can be seen of the files without reading them -> their hash
+    hashes: dict[str, str] = {}  # fingerprint of the files -> hash of their contents
 
-    def remember(self, state: str, weights: str) -> None:
-        others = [each for each in self.hashes.items() if each[0] != state]
-        self.hashes = dict([*others, (state, weights)][-_MAX_KEPT:])
+    def add_hash(self, fingerprint: str, weights: str) -> None:
+        others = [each for each in self.hashes.items() if each[0] != fingerprint]
+        self.hashes = dict([*others, (fingerprint, weights)][-_MAX_STORED:])
 
-    def add(self, record: Record) -> None:
+    def add_record(self, record: Record) -> None:
         others = [each for each in self.records if (each.key, each.weights) != (record.key, record.weights)]
-        self.records = [*others, record][-_MAX_KEPT:]
+        self.records = [*others, record][-_MAX_STORED:]
 
 
-class Records:
-    """Of one model. Its files are to be, when something is kept, what they were when this was made."""
+class QualityRecords:
+    """Of one model. What is measured is stored only if the model's files are still what they were at construction."""
 
-    def __init__(self, files: ModelFiles, progress: ProgressReport, *, later: Path | None = None) -> None:
-        """progress is called with ("hash weights", bytes done, bytes in all, "B") where they are hashed. later: the
-        folder's name from now on, if it is to be another."""
+    def __init__(self, files: ModelFiles, progress: ProgressReport, *, final_folder: Path | None = None) -> None:
+        """progress is called with ("hash weights", bytes done, bytes in all, "B") while they are hashed. final_folder:
+        what the folder will be renamed to, if it will."""
         folder = (files.root or files.gguf[0].parent).resolve()
-        name = hashlib.sha256(str(later or folder).encode()).hexdigest()[:32]
+        name = hashlib.sha256(str(final_folder or folder).encode()).hexdigest()[:32]
         self._files = files
         self._progress = progress
-        self._beside = folder / FILE_NAME
-        self._shown = (later or folder) / FILE_NAME
-        self._cached = cache_folder() / "quality" / f"{name}.json"
-        self._state = _state(files)
+        self._path = folder / FILE_NAME
+        self._display_path = (final_folder or folder) / FILE_NAME
+        self._cache_path = cache_folder() / "quality" / f"{name}.json"
+        self._fingerprint = _fingerprint(files)
         self._hash = ""  # once it is known
 
     def find(self, key: Mapping[str, str]) -> Quality | None:
-        """The quality that was measured with this key, of these weights, whatever their files' names and times."""
+        """The quality measured with this key and these weights, whatever their files' names and times."""
         files = [_read(path, warns=True) for path in self._paths]
         found = [record for file in files for record in file.records if record.key == key]
         if not found:
             if any(file.records for file in files):
-                logger.info("%s has no quality with these options, kernels and version of headrace", self._shown)
+                logger.info("%s has no quality with these options, kernels and version of headrace", self._display_path)
             return None
-        weights = self._known(files)
-        if not weights and (weights := self._made()):
-            self._change(lambda file: file.remember(self._state, weights))
+        weights = self._known_hash(files)
+        if not weights and (weights := self._compute_hash()):
+            self._change(lambda file: file.add_hash(self._fingerprint, weights))
         quality = next((record.quality for record in found if record.weights == weights), None) if weights else None
         if weights and quality is None:
-            logger.info("%s has qualities of other weights than these", self._shown)
+            logger.info("%s has qualities of other weights than these", self._display_path)
         return quality
 
-    def keep(self, key: Mapping[str, str], quality: Quality) -> None:
-        """Write it beside the weights, in place of one of the same; into the cache where that cannot be written.
+    def store(self, key: Mapping[str, str], quality: Quality) -> None:
+        """Write it beside the weights, replacing one of the same key and weights; into the cache if that fails.
 
-        Nothing that hinders it is an error: it is logged.
+        Nothing that prevents it is an error: it is logged.
         """
-        weights = self._known([_read(path) for path in self._paths]) or self._made()
+        weights = self._known_hash([_read(path) for path in self._paths]) or self._compute_hash()
         if not weights:
             return
 
         def add(file: _File) -> None:
-            file.remember(self._state, weights)
-            file.add(Record(dict(key), quality, weights))
+            file.add_hash(self._fingerprint, weights)
+            file.add_record(Record(dict(key), quality, weights))
 
         self._change(add)
 
-    def _known(self, files: Iterable[_File]) -> str:
-        return next(filter(None, [self._hash, *(file.hashes.get(self._state) for file in files)]), "")
+    def _known_hash(self, files: Iterable[_File]) -> str:
+        return next(filter(None, [self._hash, *(file.hashes.get(self._fingerprint) for file in files)]), "")
 
-    def _made(self) -> str:
-        """Empty if the weights cannot be read, or are no more what they were."""
+    def _compute_hash(self) -> str:
+        """Empty if the weights cannot be read, or have changed."""
         try:
             weights = _hash_of(self._files, self._progress)
         except OSError as error:
-            logger.warning("the weights cannot be read again (%s): no quality of theirs is found or kept", error)
+            logger.warning("the weights cannot be read again (%s): no quality of theirs is found or stored", error)
             return ""
-        if _state(self._files) != self._state:
-            logger.warning("the weights have changed since they were loaded: no quality of theirs is found or kept")
+        if _fingerprint(self._files) != self._fingerprint:
+            logger.warning("the weights have changed since they were loaded: no quality of theirs is found or stored")
             return ""
         self._hash = weights
         return weights
 
     @property
     def _paths(self) -> tuple[Path, Path]:
-        return self._beside, self._cached
+        return self._path, self._cache_path
 
     def _change(self, change: Callable[[_File], None]) -> None:
         try:
-            _rewrite(self._beside, change)
+            _rewrite(self._path, change)
         except OSError as error:
-            refused = f"{self._shown} cannot be written ({error.strerror})"
+            refused = f"{self._display_path} cannot be written ({error.strerror})"
             try:
-                self._cached.parent.mkdir(parents=True, exist_ok=True)
-                _rewrite(self._cached, change)
+                self._cache_path.parent.mkdir(parents=True, exist_ok=True)
+                _rewrite(self._cache_path, change)
             except OSError as second:
-                logger.warning("%s, nor can %s (%s)", refused, self._cached, second.strerror)
+                logger.warning("%s, nor can %s (%s)", refused, self._cache_path, second.strerror)
             else:
-                logger.warning("%s; what is known of the quality is kept in %s", refused, self._cached)
+                logger.warning("%s; what is known of the quality is stored in %s", refused, self._cache_path)
 
 
 def _paths(files: ModelFiles) -> list[Path]:
-    """All files that decide what a model says of a text."""
+    """All files that determine what a model predicts."""
     return sorted({*files.weight_files, *files.tokenizer_files})
 
 
-def _state(files: ModelFiles) -> str:
-    """What can be seen without reading them: names, sizes, times, and which files they are."""
+def _fingerprint(files: ModelFiles) -> str:
+    """A hash of what can be seen without reading them: names, sizes, times and inodes."""
     digest = hashlib.sha256()
     for path in _paths(files):
         digest.update(path.name.encode(errors="surrogateescape"))
-        with contextlib.suppress(OSError):  # whoever reads the file will say it
+        with contextlib.suppress(OSError):  # reported by whoever reads the file
             status = path.stat()
-            seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            digest.update(f"\0{seen}\0".encode())
+            visible = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            digest.update(f"\0{visible}\0".encode())
     return digest.hexdigest()[:32]
 
 
 def _hash_of(files: ModelFiles, progress: ProgressReport) -> str:
-    """Of the sizes and contents. Raises OSError."""
+    """Of sizes and contents. Raises OSError."""
     paths = _paths(files)
     total, done = sum(path.stat().st_size for path in paths), 0
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
-            while piece := file.read(_PIECE):
+            while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
                 done += len(piece)
                 progress("hash weights", done, total, "B")
@@ -163,7 +163,7 @@ def _hash_of(files: ModelFiles, progress: ProgressReport) -> str:
 
 
 def _read(path: Path, *, warns: bool = False) -> _File:
-    """Empty where there is no such file or where it is not ours."""
+    """Empty if there is no such file, or it is not ours."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
         for record in file.records:
@@ -180,8 +180,8 @@ def _read(path: Path, *, warns: bool = False) -> _File:
 def _check(quality: Quality) -> None:
     """Raises ValueError for figures that no measurement gives."""
     figures = (quality.kl_divergence, quality.top1_agreement, quality.perplexity, quality.reference_perplexity)
-    is_sound = all(map(math.isfinite, figures)) and min(quality.perplexity, quality.reference_perplexity) > 0
-    if not is_sound or not 0 < quality.num_tokens < 1 << 53:
+    is_valid = all(map(math.isfinite, figures)) and min(quality.perplexity, quality.reference_perplexity) > 0
+    if not is_valid or not 0 < quality.num_tokens < 1 << 53:
         raise ValueError("its figures are no quality's")
 
 

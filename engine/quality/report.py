@@ -1,4 +1,4 @@
-"""The quality report of a start: measured or found, held against --max-quality-loss, said to the operator."""
+"""QualityReport: a start's measured or stored quality, checked against --max-quality-loss and told to the operator."""
 
 import gc
 import hashlib
@@ -12,9 +12,9 @@ import torch
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import Quality
+from engine.quality.eval_chunks import builtin_text, split_into_chunks
 from engine.quality.measure import Reference, compare, predict
-from engine.quality.passages import own_text, passages_of
-from engine.quality.records import Records
+from engine.quality.records import QualityRecords
 from models.config.overrides import parse_overrides
 from models.kernels.cpu.library import kernel_library
 from models.linear.storage import WeightOptions
@@ -31,24 +31,24 @@ _UNQUANTIZED = WeightOptions(keeps_quantized=False)
 
 
 class QualityReport:
-    """`before` is called while no weights are in memory, `after` when the model is loaded."""
+    """`before_loading` is called while no weights are in memory, `after_loading` when the model is loaded."""
 
     def __init__(self, config: EngineConfig, files: ModelFiles, device: torch.device, progress: ProgressReport) -> None:
         self._config = config
         self._files = files
         self._device = device
         self._progress = progress
-        self._records = Records(files, progress)
+        self._records = QualityRecords(files, progress)
         self._found: Quality | None = None
         self._reference: Reference | None = None
 
     @property
-    def _is_wanted(self) -> bool:
+    def _is_requested(self) -> bool:
         return self._config.quality_report or self._config.max_quality_loss is not None
 
-    def before(self) -> None:
-        """Find what was measured before; else compute the reference, layer by layer."""
-        if not self._is_wanted:
+    def before_loading(self) -> None:
+        """Find an earlier measurement; else compute the reference, layer by layer."""
+        if not self._is_requested:
             return
         self._found = self._records.find(self._key())
         if self._found is None:
@@ -57,16 +57,16 @@ class QualityReport:
             dtype = resolve_dtype(self._config.dtype.value, opened.checkpoint.dtype, self._device)
             self._reference = measure_reference(self._files, opened, dtype, self._device, self._progress)
 
-    def after(self, model: LoadedModel) -> Quality | None:
-        """The quality, where it was asked for or is known. Raises StartupError as `check_quality` does."""
-        if not self._is_wanted:  # what `headrace quantize` or an earlier start found is shown all the same
+    def after_loading(self, model: LoadedModel) -> Quality | None:
+        """The quality, if it was requested or is known. Raises StartupError as `check_quality` does."""
+        if not self._is_requested:  # what `headrace quantize` or an earlier start measured is shown anyway
             return self._records.find(self._key())
         quality = self._found
         if self._reference is not None:
             quality = compare(model, self._reference, self._progress)
             self._reference = None
-            check_quality(quality, None, remedy=_REMEDY)  # what is kept is finite
-            self._records.keep(self._key(), quality)
+            check_quality(quality, None, remedy=_REMEDY)  # what is stored is finite
+            self._records.store(self._key(), quality)
         if quality is not None:
             check_quality(quality, self._config.max_quality_loss, remedy=_REMEDY)
         return quality
@@ -78,21 +78,21 @@ class QualityReport:
 def measure_reference(
     files: ModelFiles, opened: OpenedModel, dtype: torch.dtype, device: torch.device, progress: ProgressReport
 ) -> Reference:
-    """Of the weights dequantized, on the text that ships with the project. opened: what `files` hold. Raises a
+    """With the weights dequantized, on the text that ships with the project. opened: the contents of `files`. Raises a
     ModelError."""
     assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
-    passages = passages_of(own_text(), assets, opened.spec.max_position)
+    eval_chunks = split_into_chunks(builtin_text(), assets, opened.spec.max_position)
     stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTIZED)
-    predictions = predict(stream, passages, progress)
+    predictions = predict(stream, eval_chunks, progress)
     del stream
     gc.collect()  # modules refer to one another
     is_quantized = any(each.quantized or each.read_blocks for each in opened.checkpoint.tensors.values())
     weights = f"{files.origin} {'dequantized' if is_quantized else 'unquantized'}"
-    return Reference(f"{weights}, in {str(dtype).removeprefix('torch.')}", passages, predictions)
+    return Reference(f"{weights}, in {str(dtype).removeprefix('torch.')}", eval_chunks, predictions)
 
 
 def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
-    """All that decides what a measurement of some weights gives."""
+    """All but the weights that determines the result of a measurement."""
     library = kernel_library() if device.type == "cpu" else None
     return {
         "dtype": config.dtype.value,
@@ -102,20 +102,20 @@ def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
         "group_size": str(config.quantization_group_size),
         "overrides": json.dumps(overrides_of(config), sort_keys=True),
         "kernels": f"torch {torch.__version__}" if library is None else library.path.stem,
-        "text": hashlib.sha256(own_text().encode()).hexdigest()[:16],
+        "text": hashlib.sha256(builtin_text().encode()).hexdigest()[:16],
         "headrace": version("headrace"),
     }
 
 
 def overrides_of(config: EngineConfig) -> dict[str, Any]:
-    """What the user states of the model's configuration. Raises a ModelError."""
+    """The user's changes to the model's configuration. Raises a ModelError."""
     return dict(parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta))
 
 
 def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None:
-    """Raises StartupError if the perplexity grew by more than `limit`, or if nothing can be said of it.
+    """Raises StartupError if the perplexity grew by more than `limit`, or is not finite.
 
-    remedy: for the first.
+    remedy: for the former.
     """
     if not math.isfinite(quality.reference_perplexity):
         raise StartupError(

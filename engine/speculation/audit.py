@@ -1,7 +1,7 @@
-"""Auditor: replays a share of speculated greedy requests without drafts, and says whether the texts agree.
+"""Auditor: replays a share of speculated greedy requests without drafts, and says whether the outputs agree.
 
-Verification is exact up to rounding: a step with other numbers of rows may round a logit differently. So two texts may
-part where the best tokens were all but equal; anywhere else it is a fault, and then nobody should go on drafting.
+Verification is exact up to rounding: a step with another number of rows may round a logit differently. So two outputs
+may diverge where the best tokens were almost equal; anywhere else it is a fault, and then nobody should draft any more.
 """
 
 import random
@@ -12,17 +12,17 @@ from engine.client.output_stream import merge_outputs
 from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, ServiceClass, TokenLogprobs
 from engine.scheduling.sequence import Sequence
 
-NEAR_TIE = 0.05  # nats below the best token, where rounding may choose
-_NUM_TOP = 5  # tokens of each place that are looked at: more are never all but equal
+NEAR_TIE_NATS = 0.05  # below the best token, where rounding may decide
+_NUM_TOP = 5  # tokens of each position that are compared: more are never almost equal
 
 
 def compare(speculated: list[int], replayed: list[int], logprobs: list[TokenLogprobs]) -> AuditVerdict:
-    """logprobs: of the replayed tokens, with the best few of each place."""
+    """logprobs: of the replayed tokens, with the best few of each position."""
     for ours, theirs, scores in zip(speculated, replayed, logprobs, strict=False):
         if ours == theirs:
             continue
         best = scores.top[0][1]
-        is_tie = any(token_id == ours and best - logprob <= NEAR_TIE for token_id, logprob in scores.top)
+        is_tie = any(token_id == ours and best - logprob <= NEAR_TIE_NATS for token_id, logprob in scores.top)
         return AuditVerdict.NEAR_TIE if is_tie else AuditVerdict.DISAGREEMENT
     return AuditVerdict.EQUAL
 
@@ -38,8 +38,8 @@ class Auditor:
         self._replayed = RequestOutput(id="")
         self._replay_id: str | None = None
 
-    def consider(self, sequence: Sequence, num_waiting: int) -> EngineRequest | None:
-        """A replay of this finished sequence, if it is chosen: only where nobody waits, and the raw logits decided."""
+    def start_replay(self, sequence: Sequence, num_waiting: int) -> EngineRequest | None:
+        """A replay of this finished sequence, if it is chosen: only while nobody waits, and if raw logits decided."""
         if self._replay_id is not None or num_waiting or not _is_eligible(sequence):
             return None
         if self._random.random() >= self._rate:
@@ -55,11 +55,11 @@ class Auditor:
             id=self._replay_id,
             sampling=sampling,
             prediction_ids=[],
-            cache_salt=self._replay_id,  # nothing that was computed with drafts is taken over
+            cache_salt=self._replay_id,  # reuse nothing that was computed with drafts
             service_class=ServiceClass.AUDIT,
         )
 
-    def take(self, outputs: list[RequestOutput]) -> tuple[list[RequestOutput], AuditVerdict | None]:
+    def collect(self, outputs: list[RequestOutput]) -> tuple[list[RequestOutput], AuditVerdict | None]:
         """The outputs without the replay's own, and the verdict once it has ended."""
         if self._replay_id is None:
             return outputs, None
@@ -68,10 +68,10 @@ class Auditor:
             if output.id == replay_id:
                 self._replayed = merge_outputs(self._replayed, output)
                 if output.finish_reason is not None:
-                    verdict = self._judge(output)
+                    verdict = self._verdict(output)
         return [output for output in outputs if output.id != replay_id], verdict
 
-    def _judge(self, last: RequestOutput) -> AuditVerdict | None:
+    def _verdict(self, last: RequestOutput) -> AuditVerdict | None:
         replayed, self._replay_id = self._replayed, None
         if last.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             return None
@@ -79,11 +79,11 @@ class Auditor:
 
 
 def _is_eligible(sequence: Sequence) -> bool:
-    """Greedy, with drafts, at its own end, and nothing but the raw logits chose its tokens."""
+    """Greedy, with drafts, and nothing but the raw logits chose its tokens."""
     sampling = sequence.request.sampling
     return (
         sampling.is_greedy
-        and sequence.num_drafted > 0  # refused ones too: they are rolled back
+        and sequence.num_drafted > 0  # rejected ones too: they are rolled back
         and sequence.num_output > 0
         and not sampling.logit_bias
         and sampling.min_tokens == 0

@@ -1,39 +1,41 @@
-"""Options: which sequences could draft what, from the source that promises the most for each."""
+"""DraftCandidates: which sequences could draft what, from the source that promises the most for each."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from engine.scheduling.sequence import Sequence
 from engine.speculation.acceptance import Acceptance
-from engine.speculation.cost_model import Costs
-from engine.speculation.fault_log import FaultBook
-from engine.speculation.proposers import Drafter, Lookup, Source
+from engine.speculation.cost_model import CostModel
+from engine.speculation.fault_log import FaultLog
+from engine.speculation.proposers import Drafter, DraftSource, LookupProposer
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
-    """What one sequence could draft. Of a draft model only the number of tokens is known yet, and its lag; while it
-    lags, what there is `instead`."""
+class DraftCandidate:
+    """What one sequence could draft. Of a draft model's tokens only the number is known yet.
+
+    num_behind: context tokens that the draft model first has to catch up with. fallback: the best lookup until then.
+    """
 
     sequence: Sequence
-    source: Source
+    source: DraftSource
     token_ids: list[int]
-    lag: int = 0
-    instead: "Option | None" = None
+    num_behind: int = 0
+    fallback: "DraftCandidate | None" = None
 
 
-class Options:
+class DraftCandidates:
     """Asks all sources for each sequence."""
 
     def __init__(
         self,
         max_tokens: int,
-        lookups: Iterable[Lookup],
+        lookups: Iterable[LookupProposer],
         drafter: Drafter | None,
         *,
         acceptance: Acceptance,
-        costs: Costs,
-        faults: FaultBook,
+        costs: CostModel,
+        faults: FaultLog,
     ) -> None:
         self._max_tokens = max_tokens
         self._lookups = list(lookups)
@@ -54,44 +56,45 @@ class Options:
         if self._drafter is not None:
             self._drafter.release(sequence)
 
-    def of(self, running: list[Sequence], sources: Collection[Source]) -> list[Option]:
+    def find(self, running: list[Sequence], sources: Collection[DraftSource]) -> list[DraftCandidate]:
         """One for each sequence that decodes and for which one of the sources has something."""
-        if sources == {Source.PREDICTION}:  # as where no speculation is asked for
+        if sources == {DraftSource.PREDICTION}:  # as where no speculation is asked for
             running = [sequence for sequence in running if sequence.request.prediction_ids]
-        options = []
+        candidates = []
         for sequence in running:
-            most = min(self._max_tokens, sequence.num_remaining - 1)
+            max_len = min(self._max_tokens, sequence.num_remaining - 1)
             can_draft = sequence.num_pending == 1 and sequence.service.is_drafted
-            if can_draft and most > 0 and not self._faults.is_muted(sequence):
+            if can_draft and max_len > 0 and not self._faults.is_muted(sequence):
                 with self._faults.suspecting([sequence]):
-                    options += self._best(self._all(sequence, most, sources))
-        return options
+                    candidates += self._best(self._all_of(sequence, max_len, sources))
+        return candidates
 
-    def _all(self, sequence: Sequence, most: int, sources: Collection[Source]) -> list[Option]:
-        options = [
-            Option(sequence, lookup.source, token_ids)
+    def _all_of(self, sequence: Sequence, max_len: int, sources: Collection[DraftSource]) -> list[DraftCandidate]:
+        candidates = [
+            DraftCandidate(sequence, lookup.source, token_ids)
             for lookup in self._lookups
-            if lookup.source in sources and (token_ids := lookup.propose(sequence, most))
+            if lookup.source in sources and (token_ids := lookup.propose(sequence, max_len))
         ]
-        drafter = self._drafter if Source.DRAFT_MODEL in sources else None
-        if drafter is not None and (room := min(most, drafter.room(sequence))) > 0:
-            instead = max(options, key=self._first_gain, default=None)
-            options.append(Option(sequence, Source.DRAFT_MODEL, [0] * room, drafter.lag(sequence), instead))
-        return options
+        drafter = self._drafter if DraftSource.DRAFT_MODEL in sources else None
+        if drafter is not None and (max_len := min(max_len, drafter.max_draft_len(sequence))) > 0:
+            fallback = max(candidates, key=self._first_token_gain, default=None)
+            num_behind = drafter.num_behind(sequence)
+            candidates.append(DraftCandidate(sequence, DraftSource.DRAFT_MODEL, [0] * max_len, num_behind, fallback))
+        return candidates
 
-    def _best(self, options: list[Option]) -> list[Option]:
-        """The one whose first token is the likeliest to stand, less its cost; of equals the first."""
-        if len(options) < 2:
-            return options
-        best = max(options, key=self._first_gain)
-        for option in options:
-            if option is not best:
-                self._acceptance.observe_idle(option.sequence.id, option.source)
+    def _best(self, candidates: list[DraftCandidate]) -> list[DraftCandidate]:
+        """The one whose first token is the likeliest to be accepted, less its cost; of equals the first."""
+        if len(candidates) < 2:
+            return candidates
+        best = max(candidates, key=self._first_token_gain)
+        for candidate in candidates:
+            if candidate is not best:
+                self._acceptance.observe_idle(candidate.sequence.id, candidate.source)
         return [best]
 
-    def _first_gain(self, option: Option) -> float:
-        (chance,) = self._acceptance.chances(option.sequence.id, option.source, 1)
-        if option.source is not Source.DRAFT_MODEL:
-            return chance
+    def _first_token_gain(self, candidate: DraftCandidate) -> float:
+        (prob,) = self._acceptance.acceptance_probs(candidate.sequence.id, candidate.source, 1)
+        if candidate.source is not DraftSource.DRAFT_MODEL:
+            return prob
         plain_s = self._costs.step_s(1, 1)
-        return chance - self._costs.pass_s(1, plain_s) / max(1e-9, plain_s)
+        return prob - self._costs.pass_s(1, plain_s) / max(1e-9, plain_s)

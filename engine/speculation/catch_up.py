@@ -1,46 +1,104 @@
-"""CatchUp: whether a draft model's share in a sequence is worth the context that it first has to compute."""
+"""CatchUp: lets a draft model compute the context of sequences for which its drafts will save more time than that."""
 
 from engine.scheduling.sequence import Sequence
+from engine.speculation.acceptance import Acceptance
+from engine.speculation.candidates import DraftCandidate
+from engine.speculation.cost_model import CostModel
+from engine.speculation.fault_log import FaultLog
+from engine.speculation.planner import DraftPlanner, StepLoad
+from engine.speculation.proposers import Drafter
 
-_USUAL_OUTPUT = 128.0  # tokens, before any text has ended
-_RATE = 0.1  # weight of a new text's length
-_LEAST_CHUNK = 16  # tokens of a step, however slow the draft model is
+_PRIOR_OUTPUT_LEN = 128.0  # tokens, before any sequence has ended
+_NEW_WEIGHT = 0.1  # of a new sequence's length
+_MIN_CHUNK = 16  # tokens of a step, however slow the draft model is
 
 
 class CatchUp:
-    """Learns how long texts become, and weighs what drafts will save of the rest of one against its context."""
+    """Learns how long outputs become, and weighs what drafts will save of the rest of one against its context."""
 
-    def __init__(self) -> None:
-        self._mean_output = _USUAL_OUTPUT
+    def __init__(
+        self,
+        drafter: Drafter | None,
+        planner: DraftPlanner,
+        *,
+        acceptance: Acceptance,
+        costs: CostModel,
+        faults: FaultLog,
+    ) -> None:
+        self._drafter = drafter
+        self._planner = planner
+        self._acceptance = acceptance
+        self._costs = costs
+        self._faults = faults
+        self._mean_output_len = _PRIOR_OUTPUT_LEN
 
     def observe_end(self, num_output: int) -> None:
-        """A text has ended."""
-        self._mean_output += _RATE * (num_output - self._mean_output)
+        """A sequence has ended."""
+        self._mean_output_len += _NEW_WEIGHT * (num_output - self._mean_output_len)
 
-    def saved_s(self, sequence: Sequence, *, seconds_per_token: float, speedup: float) -> float:
-        """Seconds that drafts will save of the rest of a text, of which a token takes so many without."""
-        return self._num_expected(sequence) * seconds_per_token * (1 - 1 / speedup)
+    def compute(self, candidates: list[DraftCandidate], load: StepLoad, max_tokens: int) -> None:
+        """Compute context of the sequences for which that pays. max_tokens: limit of a step, for all together."""
+        if not any(candidate.num_behind for candidate in candidates):
+            return
+        assert self._drafter is not None
+        behind = self._worthwhile(candidates, load)
+        chunks = plan_chunks(
+            behind,
+            self._costs.context_tokens(load.num_spare, max_tokens),
+            seconds_per_token=self._costs.context_s(1),
+            max_s=self._max_pause_s(load, len(behind)),
+        )
+        if not chunks:
+            return
+        with self._faults.suspecting([sequence for sequence, _ in chunks]):
+            seconds = self._drafter.catch_up(chunks)
+        if seconds is not None:
+            self._costs.observe_context(sum(num_new for _, num_new in chunks), seconds)
 
-    def _num_expected(self, sequence: Sequence) -> float:
-        """Tokens still to come: a text that is longer than most will be half as long again."""
-        return min(sequence.num_remaining, max(self._mean_output - sequence.num_output, sequence.num_output / 2))
+    def _worthwhile(self, candidates: list[DraftCandidate], load: StepLoad) -> list[tuple[Sequence, int]]:
+        """Sequences whose context pays, and the number of tokens that the draft model is behind with."""
+        plan = self._planner.plan(candidates, load)
+        speedup = self._planner.speedup(plan, load)
+        behind = []
+        for candidate, length in zip(candidates, plan.lengths, strict=True):
+            if candidate.num_behind and length == 0:
+                self._acceptance.observe_idle(candidate.sequence.id, candidate.source)
+            elif candidate.num_behind and self._is_worthwhile(candidate, speedup, load):
+                behind.append((candidate.sequence, candidate.num_behind))
+        return behind
+
+    def _is_worthwhile(self, candidate: DraftCandidate, speedup: float, load: StepLoad) -> bool:
+        seconds_per_token = self._costs.mean_step_s(load.num_sequences, load.num_rows) / load.num_decoding
+        saved_s = self._expected_tokens(candidate.sequence) * seconds_per_token * (1 - 1 / speedup)
+        return saved_s > self._costs.context_s(candidate.num_behind)
+
+    def _expected_tokens(self, sequence: Sequence) -> float:
+        """Tokens still to come: an output that is longer than most will be half as long again."""
+        return min(sequence.num_remaining, max(self._mean_output_len - sequence.num_output, sequence.num_output / 2))
+
+    def _max_pause_s(self, load: StepLoad, num_behind: int) -> float | None:
+        """How long catching up may delay the other sequences; None if there are no others. num_behind: sequences that
+        catch up."""
+        if load.num_sequences == num_behind:
+            return None
+        return self._costs.step_s(load.num_sequences, load.num_rows)
 
 
-def chunks(
-    lags: list[tuple[Sequence, int]], num_spare: int, *, seconds_per_token: float, most_s: float | None
+def plan_chunks(
+    behind: list[tuple[Sequence, int]], num_spare: int, *, seconds_per_token: float, max_s: float | None
 ) -> list[tuple[Sequence, int]]:
     """How much of each context to compute in this step, in their order.
 
-    num_spare: tokens that may be computed beside the step. most_s: how long others may be kept
-    waiting, None without others.
+    behind: sequences, and their tokens to catch up with. num_spare: tokens that may be computed beside the step.
+    max_s: how long the other sequences may wait, None without others.
     """
     budget = num_spare
-    if most_s is not None and seconds_per_token > 0:
-        budget = min(budget, max(_LEAST_CHUNK, int(most_s / seconds_per_token)))
-    taken = []
-    for sequence, lag in lags:
-        num_new = min(lag, budget)
+    if max_s is not None and seconds_per_token > 0:
+        budget = min(budget, max(_MIN_CHUNK, int(max_s / seconds_per_token)))
+    chunks = []
+    for sequence, num_behind in behind:
+        num_new = min(num_behind, budget)
         if num_new > 0:
-            taken.append((sequence, num_new))
+            chunks.append((sequence, num_new))
             budget -= num_new
-    return taken
+    return chunks

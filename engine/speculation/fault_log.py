@@ -1,45 +1,44 @@
-"""FaultBook: what becomes of speculation when something in it raises."""
+"""FaultLog: what becomes of speculation when something in it raises."""
 
 import contextlib
-from collections.abc import Iterator
-from collections.abc import Sequence as SequenceOf
+from collections import abc
 
 from engine.scheduling.sequence import Sequence
 
-_MOST_FAULTS = 3  # with no verified draft between them
+_MAX_FAULTS = 3  # with no verified draft between them
 
 
-class FaultBook:
-    """Whoever a fault was met for drafts no more; if faults go on, nobody does.
+class FaultLog:
+    """Sequences whose drafting raised draft no more; if faults continue, no sequence drafts.
 
     So a request with parameters that nobody thought of takes nothing from the others.
     """
 
     def __init__(self) -> None:
-        self._suspects: SequenceOf[Sequence] = ()
+        self._suspects: abc.Sequence[Sequence] = ()
         self._muted: set[str] = set()
         self._num_faults = 0
         self.is_off = False  # for good
 
     @contextlib.contextmanager
-    def suspecting(self, sequences: SequenceOf[Sequence]) -> Iterator[None]:
-        """What raises within the context does so because of these."""
+    def suspecting(self, sequences: abc.Sequence[Sequence]) -> abc.Iterator[None]:
+        """What raises within the context is blamed on these."""
         self._suspects = sequences
         yield
-        self._suspects = ()  # not reached if it raises: `take` needs them
+        self._suspects = ()  # not reached if it raises: `record` needs them
 
     def is_muted(self, sequence: Sequence) -> bool:
         return sequence.id in self._muted
 
-    def take(self) -> None:
+    def record(self) -> None:
         """Something has raised."""
         self._muted.update(sequence.id for sequence in self._suspects)
         self._suspects = ()
         self._num_faults += 1
-        self.is_off = self.is_off or self._num_faults >= _MOST_FAULTS
+        self.is_off = self.is_off or self._num_faults >= _MAX_FAULTS
 
-    def forgive(self) -> None:
-        """A draft has come through."""
+    def reset_count(self) -> None:
+        """A draft has been verified."""
         self._num_faults = 0
 
     def release(self, sequence: Sequence) -> None:

@@ -1,83 +1,89 @@
-"""Choice of draft lengths: those that bring the most tokens a second, request by request."""
+"""The draft lengths that bring the most tokens a second, chosen for each request."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_LEAST_GAIN = 1.03  # estimated; less is not worth the uncertainty of the estimate
+_MIN_GAIN = 1.03  # estimated; less is not worth the uncertainty of the estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One sequence that could draft. chances: that each place's token stands, given that it is drafted and the ones
-    before stand. going: that it is drafted, given that the one before is. needs_passes: by a draft model."""
+class DraftOdds:
+    """What is expected of a sequence's draft, by position.
 
-    chances: list[float]
-    going: list[float]
+    acceptance_probs: that the token is accepted, given that it is drafted and the ones before are accepted.
+    continue_probs: that it is drafted, given that the one before is. needs_passes: of a draft model.
+    """
+
+    acceptance_probs: list[float]
+    continue_probs: list[float]
     needs_passes: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """lengths: one a candidate. tokens_per_s: estimated; None where nobody drafts."""
+class DraftPlan:
+    """lengths: one for each candidate. tokens_per_s: estimated; None where nobody drafts."""
 
     lengths: list[int]
     tokens_per_s: float | None
 
 
 def choose_lengths(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[DraftOdds],
     *,
     num_decoding: int,
     row_budget: int,
     step_s: Callable[[int], float],
     pass_s: Callable[[int], float],
-) -> Choice:
+) -> DraftPlan:
     """The draft lengths with the best estimated rate of tokens.
 
     num_decoding: sequences that get a token without drafts. step_s(n): seconds of the step with n drafted rows;
-    pass_s(n): of one pass of the draft model over n sequences. row_budget: most drafted tokens in all.
+    pass_s(n): of one pass of the draft model over n sequences. row_budget: limit of all drafted tokens together.
 
-    Tokens are taken in order of their chance to be emitted, which for one sequence falls from place to place; with
-    each, the rate is (tokens + sum of chances) / seconds, and the best prefix of this order wins. Seconds are those of
-    the rows and passes to be expected: a pass takes place if the sequence that is likeliest to go on does.
+    Tokens are taken in order of their probability to be emitted, which for one sequence falls from position to
+    position; with each, the rate is (tokens + sum of probabilities) / seconds, and the best prefix of this order wins.
+    Seconds are those of the expected rows and passes: a pass takes place if the sequence that is likeliest to
+    continue does.
     """
     gains = _gains(candidates)[:row_budget]
-    best_rate = num_decoding / max(1e-9, step_s(0)) * _LEAST_GAIN
-    num_taken = drafters = 0
+    best_rate = num_decoding / max(1e-9, step_s(0)) * _MIN_GAIN
+    num_taken = num_drafting = 0
     tokens, rows = float(num_decoding), 0.0
-    passes = [0.0] * max((len(c.chances) for c in candidates), default=0)  # chance of each
+    pass_probs = [0.0] * max((len(c.acceptance_probs) for c in candidates), default=0)
     for count, gain in enumerate(gains, start=1):
-        tokens += gain.emitted
-        rows += gain.drafted
+        tokens += gain.emit_prob
+        rows += gain.draft_prob
         if candidates[gain.candidate].needs_passes:
-            passes[gain.place] = max(passes[gain.place], gain.drafted)
-            drafters += gain.place == 0
-        rate = tokens / max(1e-9, step_s(round(rows)) + (sum(passes) * pass_s(drafters) if drafters else 0.0))
+            pass_probs[gain.position] = max(pass_probs[gain.position], gain.draft_prob)
+            num_drafting += gain.position == 0
+        drafting_s = sum(pass_probs) * pass_s(num_drafting) if num_drafting else 0.0
+        rate = tokens / max(1e-9, step_s(round(rows)) + drafting_s)
         if rate > best_rate:
             best_rate, num_taken = rate, count
     lengths = [0] * len(candidates)
     for gain in gains[:num_taken]:
         lengths[gain.candidate] += 1
-    return Choice(lengths, best_rate if num_taken else None)
+    return DraftPlan(lengths, best_rate if num_taken else None)
 
 
 class _Gain(NamedTuple):
-    """What one drafted token brings: its chances to be drafted at all, and to be emitted."""
+    """What one drafted token brings: its probabilities to be emitted, and to be drafted at all."""
 
-    emitted: float
-    place: int
+    emit_prob: float
+    position: int
     candidate: int
-    drafted: float
+    draft_prob: float
 
 
-def _gains(candidates: Sequence[Candidate]) -> list[_Gain]:
-    """Of every place of every candidate, the likeliest first."""
+def _gains(candidates: Sequence[DraftOdds]) -> list[_Gain]:
+    """One for every position of every candidate, the likeliest first."""
     gains = []
-    for number, candidate in enumerate(candidates):
-        emitted = drafted = 1.0
-        for place, (stands, goes_on) in enumerate(zip(candidate.chances, candidate.going, strict=True)):
-            drafted *= goes_on
-            emitted *= goes_on * stands
-            gains.append(_Gain(emitted, place, number, drafted))
-    return sorted(gains, key=lambda gain: (-gain.emitted, gain.place, gain.candidate))
+    for index, candidate in enumerate(candidates):
+        emit_prob = draft_prob = 1.0
+        probs = zip(candidate.acceptance_probs, candidate.continue_probs, strict=True)
+        for position, (acceptance_prob, continue_prob) in enumerate(probs):
+            draft_prob *= continue_prob
+            emit_prob *= continue_prob * acceptance_prob
+            gains.append(_Gain(emit_prob, position, index, draft_prob))
+    return sorted(gains, key=lambda gain: (-gain.emit_prob, gain.position, gain.candidate))

@@ -2,67 +2,90 @@
 
 from weakref import WeakValueDictionary
 
-from engine.scheduling.sequence import Sequence
-from engine.speculation.ngram import MOST_INDEXED, Follower, NgramIndex
-from engine.speculation.proposers import Source
+import msgspec
 
-_MIN_N, _MAX_N = 2, 4  # after a difference the output is found again in the prediction by so many tokens
+from engine.protocol import RequestOutput
+from engine.scheduling.plan import StepPlan
+from engine.scheduling.sequence import Sequence
+from engine.speculation.ngram import MAX_INDEXED_PER_STEP, NgramIndex, RepeatTracker
+from engine.speculation.proposers import DraftSource
+
+_MIN_N, _MAX_N = 2, 4  # tokens by which the output is found again in the prediction after a difference
 
 
 class PredictionProposer:
-    """Follows each sequence through its request's prediction, of which there is one index for all choices.
+    """Tracks each sequence in its request's prediction. All choices of a request share one index of it.
 
-    A prediction is indexed over several steps if it is long, and followed when that is done: so what is found in it
-    depends on the text alone.
+    A long prediction is indexed over several steps, and used when that is done: so what is found in it depends on the
+    tokens alone.
     """
 
-    source = Source.PREDICTION
+    source = DraftSource.PREDICTION
 
     def __init__(self) -> None:
         self._indices: WeakValueDictionary[tuple[int, ...], NgramIndex] = WeakValueDictionary()
-        self._followers: dict[str, tuple[NgramIndex, Follower]] = {}
-        self._num_left = MOST_INDEXED
+        self._states: dict[str, tuple[NgramIndex, RepeatTracker]] = {}
+        self._index_budget = MAX_INDEXED_PER_STEP
 
     def begin_step(self) -> None:
-        self._num_left = MOST_INDEXED
+        self._index_budget = MAX_INDEXED_PER_STEP
 
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
         if not sequence.request.prediction_ids:
             return []
-        follower = self._follower(sequence)
-        if follower is None:
+        tracker = self._tracker(sequence)
+        if tracker is None:
             return []
-        follower.advance(sequence.tokens)
-        return follower.next_tokens(sequence.tokens, num_tokens)
+        tracker.advance(sequence.tokens)
+        return tracker.next_tokens(sequence.tokens, num_tokens)
 
-    def num_found(self, sequence: Sequence, num_new: int) -> list[int]:
+    def count_matches(self, plan: StepPlan, outputs: list[RequestOutput]) -> list[RequestOutput]:
+        """The outputs of a step. Those of requests with a prediction say how much of it they have had."""
+        predicting = {
+            item.sequence.id: item.sequence
+            for item in plan.items
+            if item.sequence.request.prediction_ids and item.needs_logits
+        }
+        if not predicting:
+            return outputs
+        counts = {
+            output.id: self.match_counts(predicting[output.id], len(output.new_ids))
+            for output in outputs
+            if output.id in predicting
+        }
+        return [
+            msgspec.structs.replace(output, num_predicted=counts[output.id]) if output.id in counts else output
+            for output in outputs
+        ]
+
+    def match_counts(self, sequence: Sequence, num_new: int) -> list[int]:
         """After each of the last `num_new` tokens, which came in this step: how many tokens of the prediction the
         output has had, whether or not they were verified as a draft."""
-        follower = self._follower(sequence)
-        if follower is None:
+        tracker = self._tracker(sequence)
+        if tracker is None:
             return [0] * num_new
         num_tokens, counts = len(sequence.tokens), []
         for end in range(num_tokens - num_new + 1, num_tokens + 1):
-            follower.advance(sequence.tokens, end)
-            counts.append(len(follower.places))
+            tracker.advance(sequence.tokens, end)
+            counts.append(len(tracker.matched))
         return counts
 
     def release(self, sequence: Sequence) -> None:
-        self._followers.pop(sequence.id, None)
+        self._states.pop(sequence.id, None)
 
-    def _follower(self, sequence: Sequence) -> Follower | None:
+    def _tracker(self, sequence: Sequence) -> RepeatTracker | None:
         """The sequence's; None while the index is not complete."""
-        state = self._followers.get(sequence.id)
+        state = self._states.get(sequence.id)
         if state is None:
             index = self._index(tuple(sequence.request.prediction_ids))
-            state = index, Follower(index, place=0, num_seen=sequence.num_prompt, prefers_latest=False)
-            self._followers[sequence.id] = state
-        index, follower = state
-        num_new = min(len(index.tokens) - index.num_indexed, self._num_left)
+            state = index, RepeatTracker(index, next_position=0, num_seen=sequence.num_prompt, prefers_latest=False)
+            self._states[sequence.id] = state
+        index, tracker = state
+        num_new = min(len(index.tokens) - index.num_indexed, self._index_budget)
         if num_new:
             index.update(index.num_indexed + num_new)
-            self._num_left -= num_new
-        return follower if index.num_indexed == len(index.tokens) else None
+            self._index_budget -= num_new
+        return tracker if index.num_indexed == len(index.tokens) else None
 
     def _index(self, prediction_ids: tuple[int, ...]) -> NgramIndex:
         index = self._indices.get(prediction_ids)

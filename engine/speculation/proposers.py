@@ -1,4 +1,4 @@
-"""What proposes drafts: look-ups, and a draft model."""
+"""What proposes drafts: lookups, and a draft model."""
 
 import enum
 from typing import Protocol
@@ -6,30 +6,30 @@ from typing import Protocol
 from engine.scheduling.sequence import Sequence
 
 
-class Source(enum.Enum):
-    """Where drafts come from; acceptance is learned for each."""
+class DraftSource(enum.Enum):
+    """Where a draft comes from. Acceptance is learned for each."""
 
     PREDICTION = "prediction"
     NGRAM = "ngram"
     DRAFT_MODEL = "draft_model"
 
 
-class Lookup(Protocol):
+class LookupProposer(Protocol):
     """A proposer without a model: it looks tokens up, at no cost worth counting."""
 
-    source: Source
+    source: DraftSource
 
     def begin_step(self) -> None:
         """Called before the proposals of each step."""
 
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
-        """Up to `num_tokens` tokens that may follow `sequence.tokens`; none if there is nothing to go by.
+        """Up to `num_tokens` tokens that may follow `sequence.tokens`; none if nothing suggests any.
 
         Called with a sequence whose tokens have only grown since the last call.
         """
 
     def release(self, sequence: Sequence) -> None:
-        """Forget what is held for a finished sequence."""
+        """Forget what is stored for a finished sequence."""
 
 
 class Drafter(Protocol):
@@ -42,20 +42,23 @@ class Drafter(Protocol):
     def begin_step(self) -> None:
         """Forget the last step's drafts."""
 
-    def room(self, target: Sequence) -> int:
+    def max_draft_len(self, target: Sequence) -> int:
         """The longest draft for this sequence."""
 
-    def lag(self, target: Sequence) -> int:
-        """Tokens of its context to catch up with before it can draft for this sequence."""
+    def num_behind(self, target: Sequence) -> int:
+        """Context tokens to catch up with before it can draft for this sequence."""
 
     def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float | None:
-        """Compute so many tokens of each context; returns the seconds."""
+        """Compute the given number of context tokens of each sequence; returns the seconds."""
 
-    def draft(self, lengths: list[tuple[Sequence, int]], *, least_reach: float) -> tuple[list[list[int]], float | None]:
-        """The drafts of sequences without lag, at most as long as asked for, and the seconds of one pass.
+    def draft(
+        self, lengths: list[tuple[Sequence, int]], *, min_path_prob: float
+    ) -> tuple[list[list[int]], float | None]:
+        """The drafts of sequences that need no catching up, of at most the given lengths, and the seconds of one pass.
 
-        least_reach: a draft ends when all of its tokens are less likely to stand than this, in the model's own opinion.
+        min_path_prob: a draft ends when the probability that all of its tokens are accepted, in the model's own
+        opinion, is less than this.
         """
 
     def release(self, sequence: Sequence) -> None:
-        """Forget what is held for a finished sequence."""
+        """Forget what is stored for a finished sequence."""

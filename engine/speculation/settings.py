@@ -1,4 +1,4 @@
-"""SpecSettings: the options of speculation with --speculative-config merged in and nothing left open."""
+"""SpeculationSettings: the options of speculation, with --speculative-config merged in and defaults resolved."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.config import DraftSampling, EngineConfig, Quantization, SpeculativeMethod
 from engine.errors import OptionError
-from engine.speculation.proposers import Source
+from engine.speculation.proposers import DraftSource
 
 AUTO_TOKENS = 15  # longest draft of "auto": beyond it a verification is no longer cheap anywhere
 _KEYS = ("method", "model", "num_speculative_tokens", "prompt_lookup_max", "prompt_lookup_min", "quantization")
@@ -14,7 +14,7 @@ _MAX_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class SpecSettings:
+class SpeculationSettings:
     """method DRAFT_MODEL has a draft_model, NGRAM may have one beside it; max_tokens is the longest draft."""
 
     method: SpeculativeMethod
@@ -26,17 +26,17 @@ class SpecSettings:
     lookup_max: int
 
     @property
-    def sources(self) -> frozenset[Source]:
+    def sources(self) -> frozenset[DraftSource]:
         """Where drafts may come from: a request's own prediction in any case."""
-        sources = {Source.PREDICTION}
+        sources = {DraftSource.PREDICTION}
         if self.method is SpeculativeMethod.NGRAM:
-            sources.add(Source.NGRAM)
+            sources.add(DraftSource.NGRAM)
         if self.draft_model is not None:
-            sources.add(Source.DRAFT_MODEL)
+            sources.add(DraftSource.DRAFT_MODEL)
         return frozenset(sources)
 
 
-def spec_settings(config: EngineConfig) -> SpecSettings:
+def speculation_settings(config: EngineConfig) -> SpeculationSettings:
     """Raises OptionError for options that do not go together."""
     extra = _parse(config.speculative_config)
     method_name = extra.get("method", config.speculative_method.value)
@@ -61,7 +61,7 @@ def spec_settings(config: EngineConfig) -> SpecSettings:
         raise OptionError(
             f"the draft's quantization is {quantization!r}; it must be one of {', '.join(Quantization)}"
         ) from None
-    return SpecSettings(
+    return SpeculationSettings(
         method=method,
         max_tokens=_max_tokens(extra.get("num_speculative_tokens", config.num_speculative_tokens)),
         draft_model=draft_model,

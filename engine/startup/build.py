@@ -19,7 +19,7 @@ from engine.runner.warmup import warm_up
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.ngram import NgramProposer
-from engine.speculation.settings import SpecSettings, spec_settings
+from engine.speculation.settings import SpeculationSettings, speculation_settings
 from engine.speculation.speculator import Speculator
 from engine.startup.description import describe, describe_speculation, describe_steps
 from engine.startup.load import EngineModels, load_models
@@ -63,7 +63,7 @@ def build_engine(
     device = _choose_device(config.device)
     if device.type == "cpu":
         set_num_threads(compute_threads(config.threads))
-    spec = spec_settings(config)
+    spec = speculation_settings(config)
     models = load_models(config, spec, device, report, on_tokenizer)
     groups = kv_groups(models.target.layer_groups, config.block_size)
     budget = _plan_memory(config, models, groups)
@@ -118,7 +118,9 @@ def _plan_memory(config: EngineConfig, models: EngineModels, groups: tuple[KVGro
     )
 
 
-def _drafter(config: EngineConfig, spec: SpecSettings, models: EngineModels, budget: KVBudget) -> DraftModel | None:
+def _drafter(
+    config: EngineConfig, spec: SpeculationSettings, models: EngineModels, budget: KVBudget
+) -> DraftModel | None:
     if models.draft is None:
         return None
     return make_drafter(spec, models.target, models.draft, num_blocks=budget.num_blocks, block_size=config.block_size)
@@ -147,7 +149,7 @@ def _warm_runner(
     return runner, seconds_per_token
 
 
-def _speculator(spec: SpecSettings, drafter: DraftModel | None) -> Speculator:
+def _speculator(spec: SpeculationSettings, drafter: DraftModel | None) -> Speculator:
     """With prompt lookup in any case, which a benchmark may switch on."""
     lookup = NgramProposer(spec.lookup_min, spec.lookup_max)
     return Speculator(spec.max_tokens, lookups=[lookup], drafter=drafter, sources=spec.sources)

@@ -10,7 +10,7 @@ from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.step_budget import StepBudget
-from engine.speculation.settings import SpecSettings
+from engine.speculation.settings import SpeculationSettings
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
 
@@ -55,7 +55,7 @@ def describe(
     )
 
 
-def describe_speculation(spec: SpecSettings, draft: LoadedModel | None) -> list[str]:
+def describe_speculation(spec: SpeculationSettings, draft: LoadedModel | None) -> list[str]:
     """A line for the operator, if drafts are switched on."""
     if spec.method is SpeculativeMethod.NONE:
         return []

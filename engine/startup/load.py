@@ -11,7 +11,7 @@ from engine.draft_model.load import load_draft, resolve_draft
 from engine.errors import OptionError, StartupError
 from engine.protocol import Quality, TokenizerInfo
 from engine.quality.report import QualityReport
-from engine.speculation.settings import SpecSettings
+from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
 from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError
@@ -49,7 +49,7 @@ class EngineModels:
 
 def load_models(
     config: EngineConfig,
-    spec: SpecSettings,
+    spec: SpeculationSettings,
     device: torch.device,
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None],
@@ -66,9 +66,9 @@ def load_models(
             ),
         )
         quality_report = QualityReport(config, files, device, report)
-        quality_report.before()
+        quality_report.before_loading()
         target = _load_target(config, files, device, report, on_tokenizer)
-        quality = quality_report.after(target)
+        quality = quality_report.after_loading(target)
     except SettingError as error:
         raise OptionError(str(error)) from error
     except ModelError as error:

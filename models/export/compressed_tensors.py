@@ -32,11 +32,11 @@ class OutputFormat:
         return "float-quantized" if self.encoding is Encoding.FP8_E4M3 else "int-quantized"
 
 
-def tensors_of(module: str, quantized: QuantTensor, output: OutputFormat) -> dict[str, torch.Tensor]:
+def tensors_of(module: str, quantized: QuantTensor, output_format: OutputFormat) -> dict[str, torch.Tensor]:
     """The tensors of one module, by name. quantized: symmetric."""
     assert quantized.zeros is None
     tensors = {f"{module}.weight_scale": quantized.scales}
-    if output.is_packed:
+    if output_format.is_packed:
         tensors[f"{module}.weight_packed"] = _packed(quantized)
         tensors[f"{module}.weight_shape"] = torch.tensor(quantized.shape, dtype=torch.int64)
     else:
@@ -53,23 +53,23 @@ def _packed(quantized: QuantTensor) -> torch.Tensor:
 
 
 def quantization_config(
-    output: OutputFormat, group_size_of: Mapping[str, int | None], ignored: Sequence[str]
+    output_format: OutputFormat, group_sizes: Mapping[str, int | None], ignored: Sequence[str]
 ) -> dict[str, Any]:
-    """group_size_of: of each quantized module; None is a scale a row. ignored: linear modules that stay as they are."""
-    sizes = sorted(set(group_size_of.values()), key=lambda size: size or 0, reverse=True)
+    """group_sizes: of each quantized module; None is a scale a row. ignored: linear modules that stay as they are."""
+    sizes = sorted(set(group_sizes.values()), key=lambda size: size or 0, reverse=True)
     groups = {}
     for number, size in enumerate(sizes):
-        modules = [module for module, own in group_size_of.items() if own == size]
+        modules = [module for module, own in group_sizes.items() if own == size]
         targets = ["Linear"] if len(sizes) == 1 else _patterns(modules)
         groups[f"group_{number}"] = {
             "targets": targets,
-            "weights": _weights(output.encoding, size),
-            "input_activations": _activations(output.encoding) if output.rounds_inputs else None,
+            "weights": _weights(output_format.encoding, size),
+            "input_activations": _activations(output_format.encoding) if output_format.rounds_inputs else None,
             "output_activations": None,
         }
     return {
         "quant_method": "compressed-tensors",
-        "format": output.name,
+        "format": output_format.name,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": list(ignored),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.errors import OptionError, StartupError
-from engine.jobs.output_folder import Place
+from engine.jobs.output_folder import OutputFolder
 from engine.jobs.quantize_config import QuantizeConfig
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
@@ -43,8 +43,8 @@ def run(argv: Sequence[str]) -> int:
         raise OptionError(str(error)) from error
     assert config.out is not None, "QuantizeConfig refuses that"
     token = secrets.token_hex(4)
-    place = Place.of(config.out, token)
-    held_something = place.holds_anything
+    output = OutputFolder.of(config.out, token)
+    had_content = output.has_content
     try:
         job = msgspec.json.encode([namespace.model, config, token]).decode()
     except UnicodeEncodeError as error:
@@ -52,9 +52,9 @@ def run(argv: Sequence[str]) -> int:
     try:
         code = run_module("engine.tools.quantize", job)
     finally:
-        place.remove_partial()  # which a process that is killed leaves
-    if code > 128 and not held_something:  # by a signal
-        outcome = f"{config.out} is complete" if place.holds_anything else f"nothing was written to {config.out}"
+        output.remove_partial()  # which a process that is killed leaves
+    if code > 128 and not had_content:  # by a signal
+        outcome = f"{config.out} is complete" if output.has_content else f"nothing was written to {config.out}"
         sys.stderr.write(f"headrace: ended by a signal; {outcome}\n")
     return code
 

@@ -20,7 +20,7 @@ TEXT = "The channel that feeds the wheel is called a headrace. " * 6
 
 
 def test_second_halves_of_chunks_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perplexity, "CHUNK", 64)
+    monkeypatch.setattr(perplexity, "CHUNK_LEN", 64)
     folder = write_model_folder(tmp_path, llama_config(vocab_size=VOCAB_SIZE))
     ids = Tokenizer.from_str(byte_level_json()).encode(TEXT).ids
     chunks = torch.tensor(ids[: len(ids) // 64 * 64]).view(-1, 64)
@@ -35,7 +35,7 @@ def test_second_halves_of_chunks_are_scored(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_chunks_begin_with_bos_where_prompts_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perplexity, "CHUNK", 64)
+    monkeypatch.setattr(perplexity, "CHUNK_LEN", 64)
     ids = Tokenizer.from_str(byte_level_json()).encode(TEXT).ids
     assets = TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], True)
     chunks = chunks_of(TEXT, assets)

@@ -1,4 +1,4 @@
-"""benchmarks/quality_table: what is measured is kept, and shown as the table of docs/quantization.md."""
+"""benchmarks/quality_table: what is measured is stored, and shown as the table of docs/quantization.md."""
 
 import argparse
 import contextlib
@@ -18,8 +18,8 @@ from tests.helpers.checkpoints import llama_config
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 
 
-def test_qualities_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "own_text", lambda: "The channel that feeds the wheel is called a headrace. " * 4)
+def test_qualities_are_measured_once_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "builtin_text", lambda: "The channel that feeds the wheel is called a headrace. " * 4)
     model = write_model_folder(tmp_path / "tiny", llama_config(vocab_size=VOCAB_SIZE))
     ways = [way for way in WAYS if way.name in ("bf16", "int4")]
     fill_quality(model, ways, tmp_path)

@@ -11,7 +11,9 @@ from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 
 
 def test_kinds_are_rounded_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounded_rows, "own_text", lambda: "The channel that feeds the wheel is called a headrace. " * 4)
+    monkeypatch.setattr(
+        rounded_rows, "builtin_text", lambda: "The channel that feeds the wheel is called a headrace. " * 4
+    )
     model = write_model_folder(tmp_path / "m", llama_config(vocab_size=VOCAB_SIZE))
 
     table = rounded_rows.measure(model, Encoding.FP8_E4M3, lambda *_: None)

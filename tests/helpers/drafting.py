@@ -1,7 +1,8 @@
-"""Speculation over the ledger: a proposer that knows the right tokens and proposes them with a given frequency."""
+"""Speculation over the ledger: a proposer that knows the right tokens, and proposes them as often as it is told to."""
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from engine.draft_model.model import DraftModel, NextTokens
 from engine.engine import Engine
@@ -10,18 +11,20 @@ from engine.protocol import EngineRequest, RequestOutput
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
-from engine.speculation.candidates import Option
-from engine.speculation.lengths import Choice
-from engine.speculation.proposers import Source
-from engine.speculation.speculator import Load, Speculator
+from engine.speculation.candidates import DraftCandidate
+from engine.speculation.catch_up import CatchUp
+from engine.speculation.lengths import DraftPlan
+from engine.speculation.planner import DraftPlanner, StepLoad
+from engine.speculation.proposers import DraftSource
+from engine.speculation.speculator import Speculator
 from tests.helpers.engines import make_engine
 from tests.helpers.ledger import VOCAB_SIZE, LedgerRunner, next_token
 
 
 class Oracle:
-    """A Lookup whose tokens are right with a given quality, decided by the tokens before them: reproducible."""
+    """A LookupProposer whose tokens are right with a given quality, decided by the tokens before them: reproducible."""
 
-    source = Source.NGRAM
+    source = DraftSource.NGRAM
 
     def __init__(self, quality: float) -> None:
         """quality: 1 is always right, 0 always wrong."""
@@ -47,39 +50,61 @@ class Oracle:
 
 
 class Unforgiving(Speculator):
-    """A fault ends the test: an engine goes on without drafts, and its outputs would still be right."""
+    """A fault ends the test: an engine goes on without drafts, and its outputs would be right all the same."""
 
-    def take_fault(self) -> None:
+    def record_fault(self) -> None:
         error = sys.exception()
         assert error is not None
         raise error
 
 
+class _FullPlanner(DraftPlanner):
+    """Plans all that is proposed."""
+
+    def knows_plain(self, load: StepLoad) -> bool:  # noqa: ARG002
+        return True
+
+    def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
+        lengths, budget = [], load.num_spare
+        for candidate in candidates:
+            lengths.append(max(0, min(budget, len(candidate.token_ids))))
+            budget -= lengths[-1]
+        return DraftPlan(lengths, None)
+
+
+class _UnsurePlanner(_FullPlanner):
+    def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:  # noqa: ARG002
+        return 0.5
+
+
+class _EagerCatchUp(CatchUp):
+    """Computes every context at once."""
+
+    def _is_worthwhile(self, candidate: DraftCandidate, speedup: float, load: StepLoad) -> bool:  # noqa: ARG002
+        return True
+
+    def _max_pause_s(self, load: StepLoad, num_behind: int) -> float | None:  # noqa: ARG002
+        return None
+
+
 class AlwaysFull(Unforgiving):
     """Drafts all that is proposed, whatever it costs: for tests of exactness, which must not depend on a clock."""
 
-    def _knows_plain(self, load: Load) -> bool:  # noqa: ARG002
-        return True
+    planner_type: type[DraftPlanner] = _FullPlanner
 
-    def _choose(self, options: list[Option], load: Load) -> Choice:
-        lengths, budget = [], load.num_spare
-        for option in options:
-            lengths.append(max(0, min(budget, len(option.token_ids))))
-            budget -= lengths[-1]
-        return Choice(lengths, None)
-
-    def _is_worthwhile(self, option: Option, speedup: float, load: Load) -> bool:  # noqa: ARG002
-        return True
-
-    def _longest_pause_s(self, load: Load, num_lagging: int) -> float | None:  # noqa: ARG002
-        return None
+    def __init__(self, max_tokens: int, **options: Any) -> None:
+        """options: as a Speculator takes them."""
+        super().__init__(max_tokens, **options)
+        self._planner = self.planner_type(self._acceptance, self._costs)
+        self._catch_up = _EagerCatchUp(
+            self._drafter, self._planner, acceptance=self._acceptance, costs=self._costs, faults=self._faults
+        )
 
 
 class Unsure(AlwaysFull):
     """Continues a draft model's draft while it is more likely to be accepted than not."""
 
-    def _least_reach(self, choice: Choice, load: Load, num_drafting: int) -> float:  # noqa: ARG002
-        return 0.5
+    planner_type = _UnsurePlanner
 
 
 class Timed(Unforgiving):
@@ -104,7 +129,7 @@ def speculating_engine(speculator: Speculator, **options: object) -> tuple[Engin
     return make_engine(speculator=speculator, **options)  # type: ignore[arg-type]
 
 
-def texts(engine: Engine, requests: Iterable[EngineRequest]) -> tuple[dict[str, list[int]], LocalClient]:
+def generate(engine: Engine, requests: Iterable[EngineRequest]) -> tuple[dict[str, list[int]], LocalClient]:
     client = LocalClient(engine)
     return {id: output.new_ids for id, output in client.generate(requests).items()}, client
 
@@ -119,8 +144,10 @@ class PricedDraftModel(DraftModel):
         super().catch_up(chunks)
         return self.token_s * sum(num_new for _, num_new in chunks)
 
-    def draft(self, lengths: list[tuple[Sequence, int]], *, least_reach: float) -> tuple[list[list[int]], float | None]:
-        return super().draft(lengths, least_reach=least_reach)[0], self.pass_s
+    def draft(
+        self, lengths: list[tuple[Sequence, int]], *, min_path_prob: float
+    ) -> tuple[list[list[int]], float | None]:
+        return super().draft(lengths, min_path_prob=min_path_prob)[0], self.pass_s
 
 
 class LedgerDraftRunner:
@@ -146,7 +173,7 @@ class LedgerDraftRunner:
         token_ids = [self._oracle.next_after(s.tokens + s.draft, s.seed) for s in drafting]
         return NextTokens(list(token_ids), [None] * len(drafting), [self.confidence] * len(drafting))
 
-    def can_read(self, token_ids: list[int]) -> bool:
+    def has_embeddings(self, token_ids: list[int]) -> bool:
         return max(token_ids) < VOCAB_SIZE
 
     def release(self, sequence: Sequence) -> None:

@@ -20,10 +20,10 @@ from engine.jobs.bench_config import (
     BenchConfig,
     LatencyConfig,
     RooflineConfig,
-    SpecConfig,
+    SpeculationConfig,
     ThroughputConfig,
 )
-from engine.jobs.progress import Lines
+from engine.jobs.progress import ProgressLines
 from engine.jobs.results import check_results_file, write_results
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     config = msgspec.convert(options, BENCH_CONFIGS[name])
     try:
         check_results_file(config.json)
-        if isinstance(config, SpecConfig):
+        if isinstance(config, SpeculationConfig):
             speculation.check(config, engine_config)
-        engine, info = build_engine(engine_config, Lines())  # no bars: the reader waits for the end
+        engine, info = build_engine(engine_config, ProgressLines())  # no bars: the reader waits for the end
         for note in info.notes:
             sys.stderr.write(f"{note}\n")
         results, shown = _run(engine, info, config, engine_config.model)
@@ -72,7 +72,7 @@ def _run(engine: Engine, info: EngineInfo, config: BenchConfig, model: str) -> t
         case RooflineConfig():
             lines = roofline.measure(engine, info, config)
             return lines, roofline_tables.table(lines)
-        case SpecConfig():
+        case SpeculationConfig():
             results = speculation.measure(engine, info, config)
             if config.plot is not None:
                 speculation_report.write_plot(config.plot, results, model)

@@ -1,4 +1,4 @@
-"""The least that a phase must do: bytes from memory and operations, worked out from shapes."""
+"""The least that a phase must do: bytes from memory and operations, computed from shapes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ class Cost:
 
 
 def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
-    """x: [..., n], what the layer is given. The weight as it is stored, once; the rows in and out; a multiply and an
-    add an element of the weight and row."""
+    """x: [..., n], the layer's input. The weight as it is stored, once; the rows in and out; a multiply and an add for
+    each element of the weight and row."""
     rows = x.numel() // x.shape[-1]
     num_weights = layer.in_features * layer.out_features
-    held_bytes = weight_bytes(layer)
+    stored_bytes = weight_bytes(layer)
     return Cost(
-        num_bytes=held_bytes + x.nbytes + rows * layer.out_features * x.element_size(),
+        num_bytes=stored_bytes + x.nbytes + rows * layer.out_features * x.element_size(),
         flops=2 * rows * num_weights,
-        dtype=_arithmetic(held_bytes / num_weights),
+        dtype=_arithmetic(stored_bytes / num_weights),
     )
 
 
 def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
-    """Of the experts that got rows: counts [E], how many each."""
+    """Of the experts that got rows. counts: [E], rows of each."""
     total = Cost()
     for expert, rows in zip(experts, counts.tolist(), strict=True):
         for layer in expert.linears if rows else ():
@@ -48,14 +48,14 @@ def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
 
 
 def _arithmetic(bytes_per_weight: float) -> str:
-    """The precision that weights of such a width are best multiplied in: below 16 bits that is int8."""
+    """The precision that weights of this width are best multiplied in: below 16 bits that is int8."""
     if bytes_per_weight < 2:
         return "int8"
     return "bfloat16" if bytes_per_weight < 4 else "float32"
 
 
 def weight_bytes(layer: nn.Module) -> int:
-    """Bytes of all tensors that the layer holds, in parameters, buffers or (packed) plain attributes."""
+    """Bytes of all tensors of the layer, in parameters, buffers or (packed) plain attributes."""
     tensors = [*layer.parameters(), *layer.buffers(), *_tensors_in(vars(layer).values())]
     return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
@@ -100,7 +100,7 @@ def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, gro
 def rotate_and_write_cost(
     kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, by: object, group: KVGroupBatch
 ) -> Cost:
-    """As `kv_write_cost`, with the queries turned too."""
+    """As `kv_write_cost`, with the queries rotated too."""
     del by
     return kv_write_cost(kv, k, v, group) + Cost(2 * q.numel() * q.element_size())
 

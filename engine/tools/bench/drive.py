@@ -1,4 +1,4 @@
-"""Steps an engine through batches of made-up requests, and keeps the times."""
+"""Steps an engine through batches of synthetic requests, and times them."""
 
 import random
 import statistics
@@ -45,7 +45,7 @@ class BatchRun:
 
 
 def run_batch(engine: Engine, requests: Sequence[EngineRequest]) -> BatchRun:
-    """Run all requests, there from the first step on, to their end. Raises StartupError if one fails."""
+    """Run all requests, added before the first step, to their end. Raises StartupError if one fails."""
     for request in requests:
         engine.add(request)
     waiting = {request.id for request in requests}
@@ -85,7 +85,7 @@ class RequestMaker:
 
 
 def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
-    """Raise StartupError unless so many sequences run at once without preemption, which would be measured too."""
+    """Raise StartupError unless `batch_size` sequences run at once without preemption, which would be measured too."""
     if tokens_each > info.max_model_len:
         raise StartupError(
             f"prompt and output have {tokens_each:,} tokens; this engine takes {info.max_model_len:,}; shorten them"

@@ -15,14 +15,14 @@ from models.kernels.read import sum_words
 
 _MAX_BUFFER_BYTES = 2 << 30  # far beyond every cache; more would only take memory
 _MIN_BUFFER_BYTES = 64 << 20
-_CACHES_IN_BUFFER = 4  # times the last cache: less of what is read was still there from the last time
+_CACHES_IN_BUFFER = 4  # buffer over last-level cache: else part of it would still be cached from the last reading
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 _REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Limits that were measured, with as many threads as the engine has."""
+    """Measured limits, with as many threads as the engine has."""
 
     name: str  # of the processor
     device: str
@@ -51,11 +51,11 @@ def measure_machine(device: torch.device, probe: "ReadProbe") -> Machine:
 
 
 class ReadProbe:
-    """A buffer as large as the weights, and far larger than the last cache, in pages like theirs, to be read once."""
+    """A buffer to read, as large as the weights, far larger than the last-level cache, in pages like theirs."""
 
     def __init__(self, device: torch.device, weight_bytes: int) -> None:
-        least = max(_MIN_BUFFER_BYTES, _CACHES_IN_BUFFER * _last_cache_bytes())
-        size = min(_MAX_BUFFER_BYTES, max(least, weight_bytes)) // 8 * 8
+        min_bytes = max(_MIN_BUFFER_BYTES, _CACHES_IN_BUFFER * _last_level_cache_bytes())
+        size = min(_MAX_BUFFER_BYTES, max(min_bytes, weight_bytes)) // 8 * 8
         self._device = device
         self._is_native = device.type == "cpu" and kernel_library() is not None
         if device.type == "cpu":
@@ -69,7 +69,7 @@ class ReadProbe:
         return self._words.nbytes
 
     def rate(self) -> float:
-        """Bytes a second of one reading, now: on a machine that others share, that changes from moment to moment."""
+        """Bytes a second of one reading, now: on a shared machine that changes from moment to moment."""
         synchronize(self._device)
         began_s = time.perf_counter()
         if self._is_native:
@@ -80,8 +80,8 @@ class ReadProbe:
         return self.buffer_bytes / (time.perf_counter() - began_s)
 
 
-def _last_cache_bytes() -> int:
-    """Of the first processor; 0 where the system does not tell."""
+def _last_level_cache_bytes() -> int:
+    """Of the first processor; 0 if unknown."""
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     return max((int(text[:-1]) << 10 for path in sizes if (text := path.read_text().strip()).endswith("K")), default=0)
 

@@ -1,8 +1,8 @@
-"""Where a step's time goes: clocks around the engine's parts, put there for a benchmark and taken away again.
+"""Where a step's time goes: clocks around the engine's parts, installed for a benchmark and removed again.
 
-The hot path knows nothing of this. Whatever is not wrapped falls to the phase around it, so that the phases of a step
-add up to its time. Steps that are replayed from a tape are clocked call by call, and count no costs: those of a like
-step that ran without one hold for them too.
+The hot path knows nothing of this. The time of a part without a clock counts for the phase around it, so that the
+phases of a step add up to its time. Steps that are replayed from a tape are clocked call by call, and count no costs:
+those of an equal step that ran without a tape hold for them too.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class Phase(enum.StrEnum):
     BATCH = "batch building"
     IPC = "encoding for IPC"
     ENGINE = "rest of the step"
-    HOOKS = "hooks"  # the cost of working out costs; no part of the step
+    HOOKS = "hooks"  # the time of computing costs; not part of the step
 
 
 # Of native calls on a tape; all others are Phase.FORWARD.
@@ -63,9 +63,9 @@ _PHASES = {
 
 @dataclass(slots=True)
 class PhaseClock:
-    """Exclusive time of each phase: while an inner one runs, the outer one's clock stands.
+    """Exclusive time of each phase: while an inner one runs, the outer one's clock is stopped.
 
-    Invariant: `_open` holds the phases that were entered and not left, outermost first.
+    Invariant: `_open` has the phases that were entered and not left, outermost first.
     """
 
     device: torch.device
@@ -120,8 +120,8 @@ def timed_step(engine: Engine, clock: PhaseClock) -> StepOutputs:
 def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False) -> Iterator[None]:
     """Clocks around the parts of `engine` while the context lasts.
 
-    uses_tapes: steps that have a tape are replayed from it, as ever; else none are, and costs are counted.
-    Reaches into private attributes: the alternative is timing code in the hot path.
+    uses_tapes: steps that have a tape are replayed from it; else none are, and costs are counted. Uses private
+    attributes: the alternative is timing code in the hot path.
     """
     scheduler, runner = engine._scheduler, engine._runner
     model, sampler = runner._model, runner._sampler  # type: ignore[attr-defined]
@@ -161,7 +161,7 @@ def _timed(
     function = getattr(owner, name)
 
     def clocked(*args: Any, **kwargs: Any) -> Any:
-        if cost is not None and clock.current is not phase:  # else the caller of the same phase has been charged
+        if cost is not None and clock.current is not phase:  # else a caller in the same phase was charged
             with clock.phase(Phase.HOOKS):
                 clock.charge(phase, cost(*args, **kwargs))
         with clock.phase(phase):
@@ -175,12 +175,12 @@ def _timed(
         if was_own:
             setattr(owner, name, function)
         else:
-            delattr(owner, name)  # the class's method shows again
+            delattr(owner, name)  # uncovers the class's method
 
 
 @contextlib.contextmanager
 def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
-    """Experts that are computed in one native call; others are Linear layers like any."""
+    """Experts that are computed in one native call; others are ordinary Linear layers."""
     native = moe._native
     if native is None:
         yield

@@ -1,4 +1,4 @@
-"""What this machine's processor calls itself."""
+"""The name of this machine's processor."""
 
 import contextlib
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def processor_name() -> str:
-    """As Linux tells it; elsewhere, and where it does not, the architecture."""
+    """As Linux tells it; elsewhere the architecture."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

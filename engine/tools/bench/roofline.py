@@ -1,4 +1,4 @@
-"""`headrace bench roofline`: each phase's time beside the least that its bytes and operations take on this machine."""
+"""`headrace bench roofline`: each phase's time beside the least time for its bytes and operations on this machine."""
 
 import dataclasses
 import statistics
@@ -40,7 +40,7 @@ class RooflineResult:
     name: str
     num_tokens: int  # that it computes
     ms: float  # median without clocks in it
-    read_bytes_per_s: float  # median of readings beside the samples; the limits are worked out with it
+    read_bytes_per_s: float  # median of readings beside the samples; the limits are computed from it
     limit_ms: float  # sum over the phases
     phases: list[PhaseResult]  # with clocks, which themselves cost a little
 
@@ -65,11 +65,11 @@ class _Samples:
 def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Roofline:
     """Measure the machine, prefills, decodes, and the machine again. Raises StartupError if a batch does not fit."""
     batch_sizes = sorted(config.batch_size)
-    # The batch grows from size to size, and its first sequences live through all of them.
-    least_output = (2 * config.num_steps + 1) * len(batch_sizes)
+    # The batch grows from size to size, and its first sequences run through all of them.
+    min_output = (2 * config.num_steps + 1) * len(batch_sizes)
     for length in config.prefill_len:
         check_fits(info, batch_size=1, tokens_each=length + 1)
-    check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + least_output)
+    check_fits(info, batch_size=batch_sizes[-1], tokens_each=config.context_len + min_output)
     device = torch.device(info.device)
     probe = ReadProbe(device, info.weight_bytes)
     machine = measure_machine(device, probe)
@@ -148,7 +148,7 @@ class _DecodingBatch:
             waiting -= {output.id for output in outputs.outputs if output.new_ids}
 
     def check(self, outputs: StepOutputs) -> None:
-        """Raise StartupError if the batch did not stay whole: another one than was asked for would be measured."""
+        """Raise StartupError if the batch lost a sequence: a smaller one than requested would be measured."""
         if outputs.stats.preemptions or any(output.finish_reason is not None for output in outputs.outputs):
             raise StartupError(
                 f"{len(self._ids)} sequences outgrew the KV cache or the context while they were measured; give fewer "

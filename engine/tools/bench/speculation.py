@@ -1,4 +1,4 @@
-"""`headrace bench spec`: tokens a second with drafts against none, by where drafts come from, text and batch size."""
+"""`headrace bench spec`: tokens a second with and without drafts, by source of drafts, text and batch size."""
 
 import sys
 import time
@@ -10,18 +10,18 @@ from rich.progress import Progress
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
-from engine.jobs.bench_config import SpecConfig
+from engine.jobs.bench_config import SpeculationConfig
 from engine.jobs.plotting import check_plotting
 from engine.jobs.progress import counting_bars
 from engine.protocol import EngineInfo, EngineRequest, SamplingParams, StepStats
-from engine.speculation.proposers import Source
-from engine.speculation.settings import spec_settings
+from engine.speculation.proposers import DraftSource
+from engine.speculation.settings import speculation_settings
 from engine.tools.bench.drive import Spread, check_fits, run_batch
-from engine.tools.bench.speculation_tasks import SpecCase, TaskText, TaskTexts, parse_cases
+from engine.tools.bench.speculation_tasks import SpeculationCase, TaskText, TaskTexts, parse_cases
 
 
 @dataclass(frozen=True, slots=True)
-class SpecResult:
+class SpeculationResult:
     """Of one case and batch size. Rates are of all sequences together, while all of them generate."""
 
     case: str
@@ -31,7 +31,7 @@ class SpecResult:
     speedup: Spread  # of each turn with drafts, against its other half
     speedups: list[float]  # the turns'
     draft_length: float  # drafted tokens a sequence and step
-    acceptance: float  # share of drafted tokens that stood
+    acceptance: float  # share of drafted tokens that were accepted
     same_texts: float  # share of texts that are equal with and without drafts
 
 
@@ -45,18 +45,18 @@ class _Run:
 
 
 class _TooShortError(StartupError):
-    """There was no time in which all texts were generated; the engine is idle again."""
+    """At no time were all texts generated at once; the engine is idle again."""
 
 
-def check(config: SpecConfig, engine_config: EngineConfig) -> None:
+def check(config: SpeculationConfig, engine_config: EngineConfig) -> None:
     """Raise StartupError for what would stop the benchmark after its model has been loaded, or at its end."""
-    has_draft = spec_settings(engine_config).draft_model is not None
-    parse_cases(config.case, [source for source in Source if has_draft or source is not Source.DRAFT_MODEL])
+    has_draft = speculation_settings(engine_config).draft_model is not None
+    parse_cases(config.case, [source for source in DraftSource if has_draft or source is not DraftSource.DRAFT_MODEL])
     if config.plot is not None:
         check_plotting(config.plot)
 
 
-def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecResult]:
+def measure(engine: Engine, info: EngineInfo, config: SpeculationConfig) -> list[SpeculationResult]:
     """One result for each case and batch size whose texts are long enough; the others are named on stderr.
 
     Raises StartupError if one does not fit or would draft nothing, or if no text is long enough.
@@ -85,8 +85,8 @@ def measure(engine: Engine, info: EngineInfo, config: SpecConfig) -> list[SpecRe
 
 
 def _measure(
-    engine: Engine, config: SpecConfig, case: SpecCase, turns: list[list[TaskText]], progress: Progress
-) -> SpecResult:
+    engine: Engine, config: SpeculationConfig, case: SpeculationCase, turns: list[list[TaskText]], progress: Progress
+) -> SpeculationResult:
     batch_size = len(turns[0])
     if progress.disable:
         sys.stderr.write(f"{case.name}, batch {batch_size} ...\n")
@@ -107,10 +107,15 @@ def _measure(
             drafted.append(runs[True])
         progress.advance(bar)
         progress.refresh()
+    return _result(case, batch_size, plain, drafted)
+
+
+def _result(case: SpeculationCase, batch_size: int, plain: list[_Run], drafted: list[_Run]) -> SpeculationResult:
+    """plain, drafted: the turns without and with drafts, in the same order."""
     equal = [a == b for p, d in zip(plain, drafted, strict=True) for a, b in zip(p.texts, d.texts, strict=True)]
     num_drafted = sum(run.drafted for run in drafted)
     speedups = [d.tokens_per_s / p.tokens_per_s for p, d in zip(plain, drafted, strict=True)]
-    return SpecResult(
+    return SpeculationResult(
         case=case.name,
         batch_size=batch_size,
         plain_tokens_per_s=Spread.of(run.tokens_per_s for run in plain),
@@ -123,7 +128,9 @@ def _measure(
     )
 
 
-def _requests(config: SpecConfig, texts: list[TaskText], name: str, *, output_len: int) -> Iterator[EngineRequest]:
+def _requests(
+    config: SpeculationConfig, texts: list[TaskText], name: str, *, output_len: int
+) -> Iterator[EngineRequest]:
     for number, text in enumerate(texts):
         yield EngineRequest(
             id=f"{name} {number}",

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from engine.jobs.bench_config import SpecConfig
+from engine.jobs.bench_config import SpeculationConfig
 from engine.jobs.plotting import save_plot
-from engine.tools.bench.speculation import SpecResult
+from engine.tools.bench.speculation import SpeculationResult
 
 
-def table(results: Sequence[SpecResult], config: SpecConfig) -> Table:
+def table(results: Sequence[SpeculationResult], config: SpeculationConfig) -> Table:
     shown = Table(
         title=f"{config.output_len} tokens out; medians of {config.num_iters} turns (lowest-highest)",
         box=box.SIMPLE,
@@ -37,8 +37,8 @@ def table(results: Sequence[SpecResult], config: SpecConfig) -> Table:
     return shown
 
 
-def write_plot(path: str, results: Sequence[SpecResult], model: str) -> None:
-    """A line for each case, with the range over the turns. `check_plotting` has said that it can be written."""
+def write_plot(path: str, results: Sequence[SpeculationResult], model: str) -> None:
+    """A line for each case, with the range over the turns. `check_plotting` has checked that it can be written."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -52,8 +52,8 @@ def write_plot(path: str, results: Sequence[SpecResult], model: str) -> None:
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set(xlabel="sequences at once", ylabel="speed-up by drafts", title=model, ylim=(0, None))
     axes.set_xscale("log", base=2)
-    every = sorted({result.batch_size for result in results})
-    axes.set_xticks(every, [str(size) for size in every])
+    all_sizes = sorted({result.batch_size for result in results})
+    axes.set_xticks(all_sizes, [str(size) for size in all_sizes])
     axes.legend()
     axes.grid(alpha=0.3)
     save_plot(figure, path)

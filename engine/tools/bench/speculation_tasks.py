@@ -1,5 +1,5 @@
-"""What `headrace bench spec` compares: sources of drafts, on texts that are made of the standard library's sources, so
-that every machine has the same ones."""
+"""What `headrace bench spec` compares: sources of drafts, on texts from the standard library's source code, which every
+machine has."""
 
 import enum
 import importlib
@@ -12,7 +12,7 @@ import tokenizers
 
 from engine.errors import StartupError
 from engine.protocol import EngineInfo
-from engine.speculation.proposers import Source
+from engine.speculation.proposers import DraftSource
 
 
 class Task(enum.StrEnum):
@@ -21,8 +21,8 @@ class Task(enum.StrEnum):
     CHAT = "chat"  # a question about a part of a file
 
 
-_SOURCES = {"draft": Source.DRAFT_MODEL, "ngram": Source.NGRAM, "prediction": Source.PREDICTION}
-_USUAL = ("draft:code", "draft:chat", "ngram:edit", "prediction:edit")
+_SOURCES = {"draft": DraftSource.DRAFT_MODEL, "ngram": DraftSource.NGRAM, "prediction": DraftSource.PREDICTION}
+_DEFAULT_CASES = ("draft:code", "draft:chat", "ngram:edit", "prediction:edit")
 _MODULES = (
     *("argparse", "ast", "calendar", "configparser", "csv", "dataclasses", "difflib", "doctest", "fractions", "ftplib"),
     *(
@@ -41,14 +41,14 @@ _MODULES = (
     *("statistics", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "tokenize", "trace", "traceback"),
     *("typing", "unittest.mock", "urllib.parse", "urllib.request", "uuid", "zipfile"),
 )
-_SKIPPED_LINES = 20  # of each source; its beginning is mostly imports
+_SKIPPED_LINES = 20  # of each source file; its beginning is mostly imports
 
 
 @dataclass(frozen=True, slots=True)
-class SpecCase:
+class SpeculationCase:
     """Where drafts come from, and for which texts."""
 
-    source: Source
+    source: DraftSource
     task: Task
 
     @property
@@ -62,19 +62,19 @@ class TaskText:
     prediction_ids: list[int]  # of an edit: the text before it
 
 
-def parse_cases(texts: Sequence[str], available: Collection[Source]) -> list[SpecCase]:
-    """The cases called so, by default those of _USUAL that can be had. Raises StartupError."""
+def parse_cases(texts: Sequence[str], available: Collection[DraftSource]) -> list[SpeculationCase]:
+    """The cases with these names, by default those of _DEFAULT_CASES that are available. Raises StartupError."""
     cases = []
-    for text in texts or [usual for usual in _USUAL if _SOURCES[usual.partition(":")[0]] in available]:
+    for text in texts or [case for case in _DEFAULT_CASES if _SOURCES[case.partition(":")[0]] in available]:
         source, _, task = text.partition(":")
         if source not in _SOURCES or task not in list(Task):
             raise StartupError(
                 f"--case is {text!r}; it must be one of {', '.join(_SOURCES)}, a colon, and one of {', '.join(Task)}"
             )
-        case = SpecCase(_SOURCES[source], Task(task))
+        case = SpeculationCase(_SOURCES[source], Task(task))
         if case.source not in available:
             raise StartupError(f"--case {text} needs a draft model; give --draft-model")
-        if case.source is Source.PREDICTION and case.task is not Task.EDIT:
+        if case.source is DraftSource.PREDICTION and case.task is not Task.EDIT:
             raise StartupError(f"--case {text}: only an edit can be predicted; take prediction:edit")
         cases.append(case)
     return cases
@@ -88,16 +88,14 @@ class TaskTexts:
         self._tokenizer = tokenizers.Tokenizer.from_buffer(info.tokenizer.tokenizer_json)
         self._parts = _parts(num_lines)
 
-    def take(self, case: SpecCase, count: int) -> list[TaskText]:
+    def take(self, case: SpeculationCase, count: int) -> list[TaskText]:
         """The next ones. Raises StartupError when there are no more."""
         parts = list(itertools.islice(self._parts, count))
         if len(parts) < count:
             raise StartupError("there are no more texts; lower --num-iters or --batch-size, or measure fewer cases")
+        predicts = case.source is DraftSource.PREDICTION
         return [
-            TaskText(
-                self._encode(_prompt(case.task, part)), self._encode(part) if case.source is Source.PREDICTION else []
-            )
-            for part in parts
+            TaskText(self._encode(_prompt(case.task, part)), self._encode(part) if predicts else []) for part in parts
         ]
 
     def _encode(self, text: str) -> list[int]:
@@ -106,7 +104,7 @@ class TaskTexts:
 
 
 def _parts(num_lines: int) -> Iterator[str]:
-    """Parts of modules in turn, so that neighbors are of different ones."""
+    """Parts of modules in turn, so that neighbors are of different modules."""
     sources = [inspect.getsource(importlib.import_module(name)).splitlines() for name in _MODULES]
     for first in range(_SKIPPED_LINES, max(map(len, sources)) - num_lines, num_lines):
         for lines in sources:

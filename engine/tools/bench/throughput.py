@@ -1,4 +1,4 @@
-"""`headrace bench throughput`: all requests at once, as many as the scheduler lets run, without HTTP."""
+"""`headrace bench throughput`: all requests arrive at once, and the scheduler runs as many as it can; no HTTP."""
 
 import random
 from dataclasses import dataclass

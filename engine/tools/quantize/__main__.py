@@ -1,7 +1,7 @@
 """`python -m engine.tools.quantize JOB`: the process behind `headrace quantize`.
 
-JOB is JSON: a list of MODEL, the command's own options and the token of its Place. What ends the process that waits for
-this one ends this one too, as SIGTERM does.
+JOB is JSON: a list of MODEL, the command's own options and the token of its OutputFolder. This process ends with the
+one that waits for it, and on SIGTERM.
 """
 
 import sys
@@ -11,7 +11,7 @@ import msgspec
 
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError
-from engine.jobs.output_folder import Place
+from engine.jobs.output_folder import OutputFolder
 from engine.jobs.progress import foreground_progress
 from engine.jobs.quantize_config import QuantizeConfig
 from models.errors import ModelError, is_out_of_memory
@@ -32,9 +32,11 @@ def main(argv: Sequence[str]) -> int:
     assert config.out is not None
     progress = foreground_progress()
     try:
-        from engine.tools.quantize.command import quantize  # and with it torch: a second, in which a signal may come
+        from engine.tools.quantize.command import (
+            quantize,  # imports torch, which takes a second: a signal may come meanwhile
+        )
 
-        quantize(model, config, Place.of(config.out, token), progress)
+        quantize(model, config, OutputFolder.of(config.out, token), progress)
     except (HeadraceError, ModelError) as error:
         progress.close()
         sys.stderr.write(f"headrace: {error}\n")

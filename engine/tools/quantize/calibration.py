@@ -1,4 +1,4 @@
-"""Calibration: texts that run through a model, and what its linear layers meet."""
+"""Calibration: a text that runs through a model, and the inputs that its linear layers get."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import nn
 
 from engine.errors import StartupError
 from engine.jobs.quantize_config import CALIBRATION_TOKENS, MIN_TOKENS
-from engine.quality.passages import together
+from engine.quality.eval_chunks import joint_batch
 from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch
 from models.layers.moe import MoE
@@ -24,10 +24,10 @@ from models.quant.gptq import FactoredInputs
 from models.quant.tensor import Encoding
 
 _TEXT = Path(__file__).parent / "calibration.txt"
-_AT_ONCE = 4  # passages in one step
-_HELD_OUT = 8  # of so many rows, one
-_LEAST = 1e-30  # of a divisor that may be 0
-_STRIP = 1024  # rows of a symmetric product that are computed together, from the diagonal on
+_CHUNKS_PER_BATCH = 4
+_HELD_OUT_INTERVAL = 8  # rows, of which one is held out
+_MIN_DIVISOR = 1e-30  # where it may be 0
+_STRIP_ROWS = 1024  # of a symmetric product that are computed together, from the diagonal on
 
 
 def calibration_text(path: str | None) -> str:
@@ -42,9 +42,9 @@ def calibration_text(path: str | None) -> str:
 def calibration_batches(
     chunks: tuple[tuple[int, ...], ...], max_tokens: int, groups: Sequence[LayerGroup], device: torch.device
 ) -> list[ForwardBatch]:
-    """Passages from all over the text, several in a batch, of at most `max_tokens` together; at least one passage.
+    """Chunks from all over the text, several in a batch, of at most `max_tokens` together; at least one chunk.
 
-    Raises StartupError for a text that is too short to tell what a model meets.
+    Raises StartupError for a text that is too short to be representative.
     """
     num_tokens = sum(map(len, chunks))
     if num_tokens < MIN_TOKENS:
@@ -55,89 +55,94 @@ def calibration_batches(
         )
     count = max(1, min(len(chunks), max_tokens // max(map(len, chunks))))
     chosen = [chunks[index * len(chunks) // count] for index in range(count)]
-    return [together(chosen[start : start + _AT_ONCE], groups, device) for start in range(0, count, _AT_ONCE)]
+    starts = range(0, count, _CHUNKS_PER_BATCH)
+    return [joint_batch(chosen[start : start + _CHUNKS_PER_BATCH], groups, device) for start in starts]
 
 
 @dataclass(slots=True, eq=False)
-class Seen:
-    """What one linear layer of the unquantized model met.
+class InputStats:
+    """What one linear layer of the unquantized model got.
 
-    sizes: [in] fp32, sums of the inputs' squares. rows: some of the inputs, where they are kept. targets: of each
-    call, of the inputs and the outputs (with the residual, where the layer adds to one) those that are narrower; none
-    of experts, since behind quantized layers a router may send them other rows.
+    square_sums: [in] fp32, of the inputs. samples: some of the inputs, if any are recorded. targets: of each call,
+    inputs or outputs (with the residual, if the layer adds to one), whichever are narrower; none of experts, since
+    behind quantized layers a router may send them other rows.
     """
 
-    sizes: torch.Tensor
-    rows: list[torch.Tensor] = field(default_factory=list)
+    square_sums: torch.Tensor
+    samples: list[torch.Tensor] = field(default_factory=list)
     targets: list[torch.Tensor] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def watched(layer: nn.Module, row_interval: int | None, *, keeps_targets: bool) -> Iterator[dict[str, Seen]]:
-    """What the linear layers inside `layer` meet while the context lasts, by name, in the order of first calls.
+def watched_inputs(
+    layer: nn.Module, row_interval: int | None, *, keeps_targets: bool
+) -> Iterator[dict[str, InputStats]]:
+    """What the linear layers inside `layer` get while the context lasts, by name, in the order of first calls.
 
-    row_interval: of so many inputs one is kept; None: none are.
+    row_interval: every how many inputs one is sampled; None: none are.
     """
-    seen: dict[str, Seen] = {}
+    stats: dict[str, InputStats] = {}
     experts = [name for name, module in layer.named_modules() if isinstance(module, MoE)]
 
     def watch(name: str, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         assert isinstance(module, Linear)
         rows = _input_rows(args)
-        own = seen.setdefault(name, Seen(torch.zeros(module.in_features)))
-        own.sizes += rows.square().sum(0)
+        own = stats.setdefault(name, InputStats(torch.zeros(module.in_features)))
+        own.square_sums += rows.square().sum(0)
         if row_interval is not None:
-            own.rows.append(rows[::row_interval].clone())
+            own.samples.append(rows[::row_interval].clone())
         if keeps_targets and not any(name.startswith(f"{each}.") for each in experts):
             target = output if has_narrow_outputs(module) else rows
-            own.targets.append(target.clone())  # what comes after may write over it
+            own.targets.append(target.clone())  # what is computed next may overwrite it
 
     with contextlib.ExitStack() as stack:
         for name, linear in linears_of(layer).items():
             stack.callback(linear.register_forward_hook(partial(watch, name)).remove)
-        yield seen
+        yield stats
 
 
 class InputSums:
-    """What one linear layer meets behind quantized ones, summed up over rows x.
+    """What one linear layer gets behind quantized ones, summed up over rows x.
 
-    hessian: [in, in] fp32, the sum of x x^T; until `complete` right on its diagonal and above it only.
-    misses: the sum of d x^T, or None without targets; d is by how much the target exceeds what is there: [out, in] of
-    outputs where these are narrower than inputs, [in, in] of inputs elsewhere. held_out: (x, d) of rows in no sum.
+    hessian: [in, in] fp32, the sum of x x^T; until `complete` valid only on and above its diagonal.
+    error_sums: the sum of d x^T, or None without targets; d is the target less the actual value: [out, in] of outputs
+    where these are narrower than inputs, [in, in] of inputs elsewhere. held_out: (x, d) of rows in no sum.
     """
 
     def __init__(
         self, linear: Linear, targets: Sequence[torch.Tensor] = (), divisors: torch.Tensor | None = None
     ) -> None:
-        """targets: of Seen, for each call. divisors: [in], by which the inputs have been divided since."""
+        """targets: of InputStats, for each call. divisors: [in], by which the inputs have been divided since."""
         self._targets = iter(targets)
         self._divisors = divisors
         width = linear.out_features if has_narrow_outputs(linear) else linear.in_features
         self.hessian = torch.zeros(linear.in_features, linear.in_features)
-        self.misses = torch.zeros(width, linear.in_features) if targets else None
+        self.error_sums = torch.zeros(width, linear.in_features) if targets else None
         self.held_out: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(self, linear: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A hook of torch, before the layer's call."""
         assert isinstance(linear, Linear)
         rows = _input_rows(args)
-        if self.misses is not None:
-            misses = self._misses(linear, rows, kwargs.get("residual"))
-            count = len(rows) - len(rows) // _HELD_OUT
-            self.held_out.append((rows[count:].clone(), misses[count:].clone()))
+        if self.error_sums is not None:
+            errors = self._errors(linear, rows, kwargs.get("residual"))
+            count = len(rows) - len(rows) // _HELD_OUT_INTERVAL
+            self.held_out.append((rows[count:].clone(), errors[count:].clone()))
             rows = rows[:count]
-            self.misses.addmm_(misses[:count].t(), rows)
+            self.error_sums.addmm_(errors[:count].t(), rows)
         columns = rows.t()
-        for start in range(0, len(columns), _STRIP):
-            self.hessian[start : start + _STRIP, start:].addmm_(columns[start : start + _STRIP], rows[:, start:])
+        for start in range(0, len(columns), _STRIP_ROWS):
+            self.hessian[start : start + _STRIP_ROWS, start:].addmm_(
+                columns[start : start + _STRIP_ROWS], rows[:, start:]
+            )
 
-    def _misses(self, linear: Linear, rows: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """[T, out or in]: by how much the next target exceeds what is there."""
+    def _errors(self, linear: Linear, rows: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        """[T, out or in]: the next target less the actual value."""
         target = next(self._targets)
         if not has_narrow_outputs(linear):
             return (target if self._divisors is None else target / self._divisors) - rows
-        misses = target - F.linear(rows, linear.weight, linear.bias)
-        return misses if residual is None else misses - residual
+        errors = target - F.linear(rows, linear.weight, linear.bias)
+        return errors if residual is None else errors - residual
 
     def complete(self) -> None:
         self.hessian.triu_().add_(self.hessian.triu(1).t())
@@ -145,42 +150,42 @@ class InputSums:
     def corrected(self, linear: Linear, inputs: FactoredInputs) -> torch.Tensor:
         """The layer's weights [out, in], changed so that its outputs come nearer to the targets.
 
-        The least squared error has W + D H^-1, D being the sum of the outputs' misses by x^T, or W times that of the
-        inputs' (Li et al. 2025, GPTAQ, arXiv:2504.02692, who solve it column by column). As fitted to few rows it
-        would fit their noise too: of the change is taken the share that the rows held out bear out.
+        The squared error is least for W + D H^-1, where D is the sum of the outputs' errors times x^T, or W times that
+        of the inputs' errors (Li et al. 2025, GPTAQ, arXiv:2504.02692, who solve it column by column). Fitted to few
+        rows it would fit their noise too: only the share of the change that the held-out rows confirm is applied.
         """
-        if self.misses is None:
+        if self.error_sums is None:
             return linear.weight
-        change = inputs.over_hessian(self.misses)
-        rows, misses = (torch.cat(parts) for parts in zip(*self.held_out, strict=True))
+        change = inputs.over_hessian(self.error_sums)
+        rows, errors = (torch.cat(parts) for parts in zip(*self.held_out, strict=True))
         if not has_narrow_outputs(linear):
-            change, misses = linear.weight @ change, misses @ linear.weight.t()
-        brought = rows @ change.t()
-        share = (brought * misses).sum() / brought.square().sum().clamp_min(_LEAST)
+            change, errors = linear.weight @ change, errors @ linear.weight.t()
+        predicted = rows @ change.t()
+        share = (predicted * errors).sum() / predicted.square().sum().clamp_min(_MIN_DIVISOR)
         return linear.weight.add(change, alpha=float(share.clamp(0.0, 1.0)))
 
 
-class _Enough(Exception):
+class _StopForward(Exception):
     """The rest of the layer need not be computed."""
 
 
 def sum_inputs(sums: Mapping[str, InputSums], layer: nn.Module, steps: Iterable[Callable[[], None]]) -> None:
-    """Run the steps, which compute `layer`, and sum up what its linear layers meet. Completes the sums.
+    """Run the steps, which compute `layer`, and sum up what its linear layers get. Completes the sums.
 
-    Steps end early at a linear layer that is the only one, and has targets: it is met once in each.
+    Steps end early at a linear layer that is the only one, and has targets: it runs once in each.
     """
 
     def stop(*_: object) -> None:
-        raise _Enough
+        raise _StopForward
 
     linears = linears_of(layer)
     with contextlib.ExitStack() as stack:
         for name, own in sums.items():
             stack.callback(linears[name].register_forward_pre_hook(own.add, with_kwargs=True).remove)
-            if len(sums) == 1 and own.misses is not None:
+            if len(sums) == 1 and own.error_sums is not None:
                 stack.callback(linears[name].register_forward_pre_hook(stop).remove)
         for step in steps:
-            with contextlib.suppress(_Enough):
+            with contextlib.suppress(_StopForward):
                 step()
     for own in sums.values():
         own.complete()
@@ -188,9 +193,9 @@ def sum_inputs(sums: Mapping[str, InputSums], layer: nn.Module, steps: Iterable[
 
 @contextlib.contextmanager
 def rounded_inputs(layer: nn.Module, encoding: Encoding, only: str | None = None) -> Iterator[None]:
-    """While the context lasts, linear layers inside `layer` round what they meet by token, as when they are served.
+    """While the context lasts, linear layers inside `layer` round their inputs by token, as when they are served.
 
-    only: the name of the one that does.
+    only: the name of the one that does, if not all do.
     """
 
     def round_rows(
@@ -214,6 +219,6 @@ def has_narrow_outputs(linear: Linear) -> bool:
 
 
 def _input_rows(args: tuple[Any, ...]) -> torch.Tensor:
-    """What the matrix multiplies, [T, in] fp32, of the arguments of Linear.forward."""
+    """What the matrix is multiplied by, [T, in] fp32, from the arguments of Linear.forward."""
     prologue = args[1] if len(args) > 1 else IDENTITY
     return prologue(args[0]).to(torch.float32)

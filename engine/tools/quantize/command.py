@@ -12,15 +12,16 @@ from rich.table import Table
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.jobs.output_folder import Place
+from engine.jobs.output_folder import OutputFolder
 from engine.jobs.quantize_config import QuantizeConfig
 from engine.protocol import Quality
 from engine.quality.measure import compare
-from engine.quality.records import Records
+from engine.quality.records import QualityRecords
 from engine.quality.report import check_quality, measure_reference, quality_key
 from engine.startup.threads import usable_cores
 from engine.tools.quantize.calibration import calibration_text
-from engine.tools.quantize.convert import Written, convert, described_groups
+from engine.tools.quantize.checkpoint_writer import ConversionResult
+from engine.tools.quantize.convert import convert
 from models.kernels.cpu.library import set_num_threads
 from models.loading.load import LoadOptions, load_model, resolve_dtype
 from models.loading.open import open_model
@@ -32,63 +33,65 @@ _REMEDY = "choose a --scheme with more bits, --method gptq, or more --calibratio
 _CPU = torch.device("cpu")
 
 
-def quantize(model: str, config: QuantizeConfig, place: Place, progress: ProgressReport) -> None:
+def quantize(model: str, config: QuantizeConfig, output: OutputFolder, progress: ProgressReport) -> None:
     """Make the folder of --out. It appears when it is complete, or not at all."""
-    _check_out(place)
-    text = calibration_text(config.calibration) if config.calibrates else None
+    _check_out(output)
+    text = calibration_text(config.calibration) if config.is_calibrated else None
     set_num_threads(config.threads or usable_cores())
     files = resolve_model(model, config.revision, progress)
-    with _begun(place) as folder:
-        written = convert(files, open_model(files), config, text, folder, progress)
-        _give_modes(place, *folder.iterdir())  # before the quality is kept, with what can be seen of the files
-        quality = _measured(files, place, config, progress) if config.quality_report else None
-        _put_in_place(place)
-    _say(place.out, config, written, quality)
+    with _partial_folder(output) as folder:
+        result = convert(files, open_model(files), config, text, folder, progress)
+        _give_modes(output, *folder.iterdir())  # before the quality is stored, with a fingerprint of the files
+        quality = _measure(files, output, config, progress) if config.quality_report else None
+        _move_into_place(output)
+    _print_report(output.path, config, result, quality)
 
 
 @contextlib.contextmanager
-def _begun(place: Place) -> Iterator[Path]:
-    """The folder in which the checkpoint grows, made; gone afterwards if it was not put in place."""
-    absent = [folder for folder in place.out.parents if not folder.exists()]
+def _partial_folder(output: OutputFolder) -> Iterator[Path]:
+    """Make the folder in which the checkpoint is written, and remove it afterwards if it was not moved into place."""
+    absent = [folder for folder in output.path.parents if not folder.exists()]
     try:
-        _make(place)
-        yield place.partial
+        _make(output)
+        yield output.partial
     finally:
-        place.remove_partial()
+        output.remove_partial()
         for folder in absent:
-            with contextlib.suppress(OSError):  # it holds what was made, or what another put there
+            with contextlib.suppress(OSError):  # not empty: it has the checkpoint, or what another process put there
                 folder.rmdir()
 
 
-def _make(place: Place) -> None:
+def _make(output: OutputFolder) -> None:
     try:
-        place.out.parent.mkdir(parents=True, exist_ok=True)
-        place.partial.mkdir(mode=0o700)
+        output.path.parent.mkdir(parents=True, exist_ok=True)
+        output.partial.mkdir(mode=0o700)
     except OSError as error:
-        raise StartupError(f"cannot make the folder {place.out}: {error.strerror}; name another with --out") from error
+        raise StartupError(
+            f"cannot make the folder {output.path}: {error.strerror}; name another with --out"
+        ) from error
 
 
-def _give_modes(place: Place, *paths: Path) -> None:
+def _give_modes(output: OutputFolder, *paths: Path) -> None:
     try:
         give_usual_modes(*paths)
     except OSError as error:
-        raise _refused(place, error) from error
+        raise _cannot_move(output, error) from error
 
 
-def _put_in_place(place: Place) -> None:
-    _give_modes(place, place.partial)
+def _move_into_place(output: OutputFolder) -> None:
+    _give_modes(output, output.partial)
     try:
-        os.replace(place.partial, place.out)  # over an empty folder too
+        os.replace(output.partial, output.path)  # over an empty folder too
     except OSError as error:
-        raise _refused(place, error) from error
+        raise _cannot_move(output, error) from error
 
 
-def _refused(place: Place, error: OSError) -> StartupError:
-    return StartupError(f"cannot put {place.out} in place: {error.strerror}; name another folder with --out")
+def _cannot_move(output: OutputFolder, error: OSError) -> StartupError:
+    return StartupError(f"cannot put {output.path} in place: {error.strerror}; name another folder with --out")
 
 
-def _check_out(place: Place) -> None:
-    out = place.out
+def _check_out(output: OutputFolder) -> None:
+    out = output.path
     if out.exists() and out.samefile(os.curdir):
         raise StartupError(
             "--out is the folder that this command was started in, in whose place the new one would be put; name a "
@@ -98,33 +101,33 @@ def _check_out(place: Place) -> None:
         raise StartupError(f"--out {out} is a file; name a folder")
     if out.is_mount():
         raise StartupError(f"--out {out} is a mount point, which cannot be put in place at once; name a folder in it")
-    if place.holds_anything:
+    if output.has_content:
         raise StartupError(f"--out {out} is not empty; name another folder, or empty it")
 
 
-def _measured(source: ModelFiles, place: Place, config: QuantizeConfig, progress: ProgressReport) -> Quality:
-    """The written model against its source, kept beside its weights as a start with --quality-report looks for it.
+def _measure(source: ModelFiles, output: OutputFolder, config: QuantizeConfig, progress: ProgressReport) -> Quality:
+    """The written model against its source, stored beside its weights where a start with --quality-report looks for it.
 
     Raises StartupError as `check_quality` does.
     """
     opened = open_model(source)
     dtype = resolve_dtype("auto", opened.checkpoint.dtype, _CPU)
     reference = measure_reference(source, opened, dtype, _CPU, progress)
-    files = ModelFiles(place.partial, (), str(place.out))
-    records = Records(files, progress, later=place.out)
+    files = ModelFiles(output.partial, (), str(output.path))
+    records = QualityRecords(files, progress, final_folder=output.path)
     model = load_model(files, LoadOptions(), progress)
     quality = compare(model, reference, progress)
     check_quality(quality, config.max_quality_loss, remedy=_REMEDY)
-    records.keep(quality_key(EngineConfig(), _CPU), quality)
+    records.store(quality_key(EngineConfig(), _CPU), quality)
     return quality
 
 
-def _say(out: Path, config: QuantizeConfig, written: Written, quality: Quality | None) -> None:
+def _print_report(out: Path, config: QuantizeConfig, result: ConversionResult, quality: Quality | None) -> None:
     console = Console(soft_wrap=True)
-    sizes = described_groups(written)
-    console.print(f"{out}: {written.num_bytes / 2**30:.2f} GiB, {config.scheme}, {sizes}", highlight=False)
-    if written.plain:
-        console.print(f"Not quantized: {', '.join(written.plain)}", highlight=False)
+    sizes = result.describe_groups()
+    console.print(f"{out}: {result.num_bytes / 2**30:.2f} GiB, {config.scheme}, {sizes}", highlight=False)
+    if result.unquantized:
+        console.print(f"Not quantized: {', '.join(result.unquantized)}", highlight=False)
     if quality is None:
         return
     table = Table(box=box.SIMPLE)

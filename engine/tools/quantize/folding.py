@@ -1,4 +1,4 @@
-"""Folding: factors on a matrix's columns, undone in the norm or the matrix before it, so that the model stays the same.
+"""Folding: factors on a matrix's columns, undone in the norm or the matrix before it, so that the model is unchanged.
 
 norm -> qkv,  norm -> gate and up     the norm's weight is divided, where norms come before matrices
 up -> down                            up's rows are divided, since act(gate) * up passes factors of up on
@@ -17,71 +17,76 @@ from models.loading.assign import Assignment
 from models.spec import LayerSpec, MLPSpec, NormPlacement
 
 # (name of a linear layer in the decoder layer, the layer) -> factors of its columns, [columns]
-Choose = Callable[[str, Linear], torch.Tensor]
+ChooseFactors = Callable[[str, Linear], torch.Tensor]
 
 
 class Folding:
-    """Factors of one decoder layer. Matrices whose inputs nothing can divide have none."""
+    """Factors of one decoder layer. Matrices whose inputs cannot be divided have none."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, torch.Tensor] = {}  # name in the decoder layer -> [columns]
-        self._rows: dict[tuple[str, str | None], torch.Tensor] = {}  # (name, shard) -> [rows]
+        self.column_factors: dict[str, torch.Tensor] = {}  # name in the decoder layer -> [columns]
+        self._row_factors: dict[tuple[str, str | None], torch.Tensor] = {}  # (name, shard) -> [rows]
 
     def folded(self, values: torch.Tensor, name: str, assignment: Assignment) -> torch.Tensor:
-        """A tensor of the module `name` with the factors in it."""
+        """A tensor of the module `name`, multiplied by its factors."""
         destination = assignment.destination
-        rows = self._rows.get((name, destination.shard))
-        if rows is not None:
-            values = values * rows.view(-1, *[1] * (values.dim() - 1))
-        if destination.parameter == "weight" and name in self.columns:
-            values = values * self.columns[name]
+        row_factors = self._row_factors.get((name, destination.shard))
+        if row_factors is not None:
+            values = values * row_factors.view(-1, *[1] * (values.dim() - 1))
+        if destination.parameter == "weight" and name in self.column_factors:
+            values = values * self.column_factors[name]
         return values
 
     def multiply_weights(self, layer: nn.Module) -> None:
         """The same for the matrices in memory."""
-        for name, factors in self.columns.items():
+        for name, factors in self.column_factors.items():
             _linear(layer, name).weight.mul_(factors)
-        for (name, shard), factors in self._rows.items():
+        for (name, shard), factors in self._row_factors.items():
             if shard is not None:
                 linear = _linear(layer, name)
                 linear.weight.narrow(0, *linear.rows(shard)).mul_(factors[:, None])
 
     def multiply_outputs(self, name: str, linear: Linear, outputs: torch.Tensor) -> None:
-        """The same for outputs [T, out] of the linear layer `name` that were kept before its rows had factors."""
-        for (of, shard), factors in self._rows.items():
+        """The same for outputs [T, out] of the linear layer `name` that were recorded before its rows had factors."""
+        for (of, shard), factors in self._row_factors.items():
             if of == name and shard is not None:
                 outputs.narrow(1, *linear.rows(shard)).mul_(factors)
 
     def fold_norm(self, norm_name: str, norm: Norm, name: str, factors: torch.Tensor, dtype: torch.dtype) -> None:
-        """The norm's weight in `dtype` decides: the columns' factors make up for what is rounded there."""
+        """The norm's weight is rounded to `dtype`; the columns' factors make up for that."""
         assert norm.weight is not None
         weight = norm.weight.to(torch.float32)
         divided = (weight / factors).to(dtype).to(torch.float32)
         is_live = (weight != 0) & (divided != 0)
         share = torch.where(is_live, divided / torch.where(is_live, weight, 1.0), 1.0)
-        self._rows[norm_name, None] = share
-        self.columns[name] = 1.0 / share
+        self._row_factors[norm_name, None] = share
+        self.column_factors[name] = 1.0 / share
         for parameter in norm.parameters():
             parameter.mul_(share)
 
     def fold_up(self, mlp: GatedMLP, factors: torch.Tensor) -> None:
-        self._rows["mlp.gate_up", "up"] = 1.0 / factors
-        self.columns["mlp.down"] = factors
+        self._row_factors["mlp.gate_up", "up"] = 1.0 / factors
+        self.column_factors["mlp.down"] = factors
         if mlp.gate_up.bias is not None:
             mlp.gate_up.bias.narrow(0, *mlp.gate_up.rows("up")).div_(factors)
 
 
 def fold(
-    layer: nn.Module, spec: LayerSpec, index: int, plan: Sequence[Assignment], choose: Choose, dtype: torch.dtype
+    layer: nn.Module,
+    spec: LayerSpec,
+    index: int,
+    plan: Sequence[Assignment],
+    choose_factors: ChooseFactors,
+    dtype: torch.dtype,
 ) -> Folding:
-    """Choose factors for the matrices of layer `index` and divide what stands before them, here as in the file.
+    """Choose factors for the matrices of layer `index` and divide what precedes them, here as in the file.
 
     plan: of this layer. dtype: of norms in the file.
     """
     folding = Folding()
     if not isinstance(layer, DecoderLayer):  # branches that share a norm
         return folding
-    places = {
+    assignments = {
         (each.destination.module.removeprefix(f"layers.{index}."), each.destination.shard): each
         for each in plan
         if each.destination.parameter == "weight"
@@ -90,20 +95,20 @@ def fold(
     if isinstance(layer.mlp, MLP):
         pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if isinstance(layer.mlp, GatedMLP) else "mlp.up"))
     if spec.placement not in (NormPlacement.PRE, NormPlacement.SANDWICH):
-        pairs = []  # no matrix reads what a norm gives
+        pairs = []  # no matrix reads a norm's output
     for norm_name, norm, name in pairs:
-        if isinstance(norm, Norm) and _is_as_stored(places, norm_name, None) and _has(layer, name):
-            folding.fold_norm(norm_name, norm, name, choose(name, _linear(layer, name)), dtype)
+        if isinstance(norm, Norm) and _is_as_stored(assignments, norm_name, None) and _has(layer, name):
+            folding.fold_norm(norm_name, norm, name, choose_factors(name, _linear(layer, name)), dtype)
     is_linear_in_up = isinstance(spec.mlp, MLPSpec) and spec.mlp.clamp is None
-    if isinstance(layer.mlp, GatedMLP) and is_linear_in_up and _is_as_stored(places, "mlp.gate_up", "up"):
-        folding.fold_up(layer.mlp, choose("mlp.down", layer.mlp.down))
+    if isinstance(layer.mlp, GatedMLP) and is_linear_in_up and _is_as_stored(assignments, "mlp.gate_up", "up"):
+        folding.fold_up(layer.mlp, choose_factors("mlp.down", layer.mlp.down))
     return folding
 
 
-def _is_as_stored(places: Mapping[tuple[str, str | None], Assignment], name: str, shard: str | None) -> bool:
-    """Whether the file holds these rows by themselves, in order and unchanged."""
-    place = places.get((name, shard))
-    return place is not None and place.destination.transform is None
+def _is_as_stored(assignments: Mapping[tuple[str, str | None], Assignment], name: str, shard: str | None) -> bool:
+    """Whether the file has these rows by themselves, in order and unchanged."""
+    assignment = assignments.get((name, shard))
+    return assignment is not None and assignment.destination.transform is None
 
 
 def _has(layer: nn.Module, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A draft model's way into an engine: what is wrong with it is said early, and by its name."""
+"""Loading a draft model: what is wrong with it is reported early, and by its name."""
 
 import json
 from pathlib import Path

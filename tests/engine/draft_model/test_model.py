@@ -1,4 +1,4 @@
-"""DraftModel: which blocks it takes for computed. Its ledger checks whatever it reads there."""
+"""DraftModel: which blocks it takes for computed. The ledger checks whatever it reads there."""
 
 from engine.draft_model.model import DraftModel
 from engine.scheduling.kv.hashing import block_digest, root_digest
@@ -28,8 +28,8 @@ def test_a_block_is_known_for_what_was_written_last_and_for_nothing_else() -> No
         """That the draft model computed, to draft one token."""
         before = runner.num_rows
         sequence = _sequence(id, tokens, blocks)
-        drafter.draft([(sequence, 1)], least_reach=0.0)
-        drafter.room(sequence)  # it takes note of the blocks that it has filled
+        drafter.draft([(sequence, 1)], min_path_prob=0.0)
+        drafter.max_draft_len(sequence)  # registers the blocks that it has filled
         drafter.release(sequence)
         return runner.num_rows - before
 

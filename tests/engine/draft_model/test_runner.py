@@ -59,7 +59,7 @@ def test_ids_that_only_the_target_has_may_be_edited(tmp_path: Path, sampling: di
 
 
 def test_a_drawn_token_leaves_no_doubt_whichever_it_is(tmp_path: Path) -> None:
-    """A draft that ended because of an unlikely token would make such tokens rarer in the text."""
+    """A draft that ended because of an unlikely token would make such tokens rarer in the output."""
     runner = _runner(tmp_path, 100)
     drawn = []
     for seed in range(20):
@@ -84,13 +84,13 @@ def test_probabilities_are_those_of_the_last_drafts_and_no_older(tmp_path: Path)
     drafter = DraftModel(_runner(tmp_path, 100), block_size=4, max_len=100)
     sequence = _sequence("a", 0)
     sequence.tables = [[0, 1]]
-    (draft,), _ = drafter.draft([(sequence, 3)], least_reach=0.0)
+    (draft,), _ = drafter.draft([(sequence, 3)], min_path_prob=0.0)
     assert drafter.probabilities["a"].shape == (len(draft), TARGET_WIDTH)
     drafter.begin_step()
     assert not drafter.probabilities
 
 
-def test_a_row_that_is_not_finite_drafts_nothing_and_spoils_no_other(tmp_path: Path) -> None:
+def test_a_row_that_is_not_finite_drafts_nothing_and_affects_no_other(tmp_path: Path) -> None:
     runner = _runner(tmp_path, 90)
     alone = runner.next_tokens(_plan(_sequence("a", 0))).token_ids
     logits = runner._model.decoder.logits

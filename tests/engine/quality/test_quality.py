@@ -1,4 +1,4 @@
-"""engine/quality: what quantization costs is measured, bounded, kept beside the weights and found again."""
+"""engine/quality: what quantization costs is measured, bounded, stored beside the weights and found again."""
 
 import json
 import math
@@ -15,8 +15,15 @@ from engine.config import DType, EngineConfig, Quantization
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Quality
 from engine.quality import measure, records, report
+from engine.quality.eval_chunks import (
+    BLOCK_SIZE,
+    EvalChunks,
+    builtin_text,
+    split_into_chunks,
+    step_batches,
+    step_lengths,
+)
 from engine.quality.measure import Predictions, Reference
-from engine.quality.passages import BLOCK_SIZE, Passages, own_text, passages_of, step_lengths, steps_of
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
 from models.kv_cache import allocate_kv
@@ -37,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(report, "own_text", lambda: TEXT)
+    monkeypatch.setattr(report, "builtin_text", lambda: TEXT)
     monkeypatch.setattr(records, "cache_folder", lambda: tmp_path / "cache")
 
 
@@ -87,7 +94,7 @@ def test_fewer_bits_lose_more(folder: Path) -> None:
     assert int8.reference_perplexity == int4.reference_perplexity
 
 
-def test_quality_is_said_at_the_start(folder: Path) -> None:
+def test_quality_is_told_at_the_start(folder: Path) -> None:
     info = start(folder, quantization=Quantization.INT8)
     (line,) = [note for note in info.notes if note.startswith("Quality:")]
     assert f"{quality_of(info).perplexity:.4g} against {quality_of(info).reference_perplexity:.4g}" in line
@@ -105,8 +112,10 @@ def test_a_known_quality_is_shown_by_starts_that_do_not_ask(folder: Path) -> Non
 
 
 def test_a_start_beyond_the_bound_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    likely = Passages((greedy_tokens(loaded(folder)),))  # any damage makes what the model itself would say less likely
-    monkeypatch.setattr(report, "passages_of", lambda *_: likely)
+    likely = EvalChunks(
+        (greedy_tokens(loaded(folder)),)
+    )  # any damage makes what the model itself would say less likely
+    monkeypatch.setattr(report, "split_into_chunks", lambda *_: likely)
     quality = quality_of(start(folder, quantization=Quantization.INT4))
     assert quality.loss > 0.0
     message = r"raises the perplexity from [\d.]+ to [\d.]+, by .*--max-quality-loss is 0.00%"
@@ -133,7 +142,7 @@ def test_a_measurement_without_a_number_is_beyond_any_bound() -> None:
         report.check_quality(nothing, None, remedy="")
 
 
-def test_quality_is_kept_and_found_until_something_changes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_quality_is_stored_and_found_until_something_changes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "engine.quality")
     first = start(folder, quantization=Quantization.INT8)
     second = start(folder, quantization=Quantization.INT8)
@@ -160,14 +169,14 @@ def write_anew(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_weights_that_change_meanwhile_keep_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_that_change_meanwhile_store_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = ModelFiles(folder, (), "m")
     quality = quality_of(start(folder))
     (folder / FILE_NAME).unlink()
-    measured = records.Records(files, ignore)
+    measured = records.QualityRecords(files, ignore)
     data = (folder / "model.safetensors").read_bytes()
     write_anew(folder / "model.safetensors", data[:-1] + bytes([data[-1] ^ 1]))
-    measured.keep({"a": "b"}, quality)
+    measured.store({"a": "b"}, quality)
     assert "the weights have changed since they were loaded" in caplog.text
     assert not (folder / FILE_NAME).exists()
 
@@ -211,7 +220,7 @@ def test_a_record_that_cannot_be_finished_leaves_nothing(folder: Path, monkeypat
 def test_a_folder_that_cannot_be_written_leaves_it_to_the_cache(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / FILE_NAME).mkdir()  # root may write into any folder, but not over a folder
     first = start(folder, quantization=Quantization.INT8)
-    assert any("is known of the quality is kept in" in record.message for record in caplog.records)
+    assert any("is known of the quality is stored in" in record.message for record in caplog.records)
     assert "reference" not in start(folder, quantization=Quantization.INT8).notes[-1]
     assert first.quality is not None
 
@@ -295,19 +304,19 @@ def test_nothing_is_measured_unless_asked_for(folder: Path) -> None:
 
 
 def test_divergence_and_agreement_are_those_of_the_whole_distributions(folder: Path) -> None:
-    """With all tokens kept; and with the best few, the divergence is a little less, never more."""
+    """With all tokens stored; and with the best few, the divergence is a little less, never more."""
     model = loaded(folder)
     tokens = tuple(range(5, 45))
     random = torch.Generator().manual_seed(1)
     expected = torch.randn(39, 266, generator=random).log_softmax(-1)
     rows = model.decoder.logits(hidden_rows(model, tokens)).log_softmax(-1)
     whole = float((expected.exp() * (expected - rows)).sum(-1).mean())
-    for kept in (266, 100):
-        best = expected.topk(kept, dim=-1)
+    for num_top in (266, 100):
+        best = expected.topk(num_top, dim=-1)
         target = expected.gather(1, torch.tensor(tokens[1:])[:, None]).squeeze(1)
-        reference = Reference("r", Passages((tokens,)), Predictions(best.indices.int(), best.values, target))
+        reference = Reference("r", EvalChunks((tokens,)), Predictions(best.indices.int(), best.values, target))
         quality = measure.compare(model, reference, lambda *_: None)
-        if kept == 266:
+        if num_top == 266:
             assert quality.kl_divergence == pytest.approx(whole, rel=1e-4)
         else:
             assert 0.5 * whole < quality.kl_divergence < whole
@@ -326,7 +335,9 @@ def loaded(folder: Path) -> LoadedModel:
 def hidden_rows(model: LoadedModel, tokens: tuple[int, ...]) -> torch.Tensor:
     """Of all tokens but the last."""
     kv = allocate_kv(model, -(-len(tokens) // BLOCK_SIZE), BLOCK_SIZE)
-    return torch.cat([model.decoder(batch, kv) for batch in steps_of(tokens[:-1], model.layer_groups, model.device)])
+    return torch.cat(
+        [model.decoder(batch, kv) for batch in step_batches(tokens[:-1], model.layer_groups, model.device)]
+    )
 
 
 def greedy_tokens(model: LoadedModel) -> tuple[int, ...]:
@@ -338,10 +349,10 @@ def greedy_tokens(model: LoadedModel) -> tuple[int, ...]:
 
 def test_chunks_begin_with_bos_where_prompts_do() -> None:
     assets = TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], add_bos_token=True)
-    found = passages_of("abcdefghij", assets, max_position=5)
+    found = split_into_chunks("abcdefghij", assets, max_position=5)
     assert [len(chunk) for chunk in found.chunks] == [5, 5, 3]
     assert all(chunk[0] == 0 for chunk in found.chunks)
-    plain = passages_of("abcdefghij", TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], False), 9)
+    plain = split_into_chunks("abcdefghij", TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], False), 9)
     assert [len(chunk) for chunk in plain.chunks] == [9]  # what is left is one token, which predicts nothing
     assert len(plain.targets) == 8
 
@@ -355,4 +366,4 @@ def test_steps_are_both_large_and_small() -> None:
 
 
 def test_own_text_has_thousands_of_words() -> None:
-    assert len(own_text().split()) > 1500
+    assert len(builtin_text().split()) > 1500

@@ -1,4 +1,4 @@
-"""The audit: replays of speculated texts, what counts where, and what a disagreement does."""
+"""The audit: replays of speculated outputs, what counts where, and what a disagreement does."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def _scores(*top: tuple[int, float]) -> TokenLogprobs:
     return TokenLogprobs(top[0][0], top[0][1], list(top))
 
 
-def test_texts_may_part_at_a_near_tie_and_nowhere_else() -> None:
+def test_outputs_may_diverge_at_a_near_tie_and_nowhere_else() -> None:
     sure = _scores((5, -0.1), (6, -3.0))
     tie = _scores((7, -0.70), (8, -0.74))
     assert compare([5, 7], [5, 7], [sure, tie]) is AuditVerdict.EQUAL
@@ -29,13 +29,13 @@ def test_texts_may_part_at_a_near_tie_and_nowhere_else() -> None:
     assert compare([5, 9], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT  # neither of the two
 
 
-def test_texts_may_part_where_three_are_all_but_equal() -> None:
+def test_outputs_may_diverge_where_three_tokens_are_almost_equal() -> None:
     tie = _scores((7, -1.10), (8, -1.11), (9, -1.14), (6, -1.16))
     assert compare([9], [7], [tie]) is AuditVerdict.NEAR_TIE
     assert compare([6], [7], [tie]) is AuditVerdict.DISAGREEMENT
 
 
-def test_a_replay_is_seen_by_nobody_and_counted_nowhere() -> None:
+def test_a_replay_is_invisible_and_counted_nowhere() -> None:
     engine, runner = _auditing_engine()
     request = make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True)
     client = LocalClient(engine)
@@ -49,7 +49,7 @@ def test_a_replay_is_seen_by_nobody_and_counted_nowhere() -> None:
     assert client.steps[-1].running == 0
 
 
-def test_requests_whose_drafts_were_all_refused_are_audited_too() -> None:
+def test_requests_whose_drafts_were_all_rejected_are_audited_too() -> None:
     engine, _ = speculating_engine(AlwaysFull(4, lookups=[Oracle(0.0)]), spec_audit_rate=1.0)
     client = LocalClient(engine)
     client.generate([make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True)])
@@ -68,7 +68,7 @@ def _start_replay(engine: Engine, **request: object) -> list[StepStats]:
 
 @pytest.mark.parametrize("policy", SchedulingPolicy)
 def test_a_replay_gives_way_to_whoever_waits(policy: SchedulingPolicy) -> None:
-    """In a pool that holds one text, under any policy: the newcomer is computed at once, and then the replay."""
+    """In a pool that holds one sequence, under any policy: the newcomer is computed at once, and then the replay."""
     engine, _ = _auditing_engine(num_blocks=8, policy=policy)
     steps = _start_replay(engine, priority=-9)
     request = make_request("b", make_prompt(9, seed=1), max_tokens=20, temperature=0.0, ignore_eos=True, priority=9)

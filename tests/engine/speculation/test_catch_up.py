@@ -1,4 +1,4 @@
-"""A draft model's context: computed where the rest of the text is worth it, a bounded part of it in each step."""
+"""A draft model's context: computed where the rest of the output is worth it, a bounded part of it in each step."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from engine.engine import Engine
 from engine.protocol import EngineRequest
 from engine.scheduling.sequence import Sequence
-from engine.speculation.catch_up import chunks
-from engine.speculation.proposers import Lookup
-from tests.helpers.drafting import LedgerDraftRunner, Oracle, PricedDraftModel, Timed, speculating_engine, texts
+from engine.speculation.catch_up import plan_chunks
+from engine.speculation.proposers import LookupProposer
+from tests.helpers.drafting import LedgerDraftRunner, Oracle, PricedDraftModel, Timed, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 
 BLOCK = 4
@@ -16,7 +16,7 @@ SIZES: dict[str, Any] = {"num_blocks": 1024, "block_size": BLOCK, "max_num_batch
 
 
 class Plans(LedgerDraftRunner):
-    """Keeps (ids, rows) of each pass that drafts nothing."""
+    """Records (ids, rows) of each pass that drafts nothing."""
 
     def __init__(self) -> None:
         super().__init__(SIZES["num_blocks"], BLOCK, 1.0)
@@ -28,7 +28,7 @@ class Plans(LedgerDraftRunner):
         return super().next_tokens(plan)
 
 
-def _engine(max_len: int = 2000, lookups: Iterable[Lookup] = (), **options: Any) -> tuple[Engine, Plans]:
+def _engine(max_len: int = 2000, lookups: Iterable[LookupProposer] = (), **options: Any) -> tuple[Engine, Plans]:
     runner = Plans()
     drafter = PricedDraftModel(runner, block_size=BLOCK, max_len=max_len, relative_size=0.05)
     return speculating_engine(Timed(4, lookups=lookups, drafter=drafter), **{**SIZES, **options})[0], runner
@@ -40,34 +40,34 @@ def _request(id: str, num_prompt: int, max_tokens: int) -> EngineRequest:
 
 def test_a_long_prompt_with_a_short_answer_costs_the_draft_model_nothing() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])  # what its context costs
+    generate(engine, [_request("learn", 100, 60)])  # what its context costs
     before = runner.num_rows
     request = _request("a", 1000, 8)
-    ids, _ = texts(engine, [request])
+    ids, _ = generate(engine, [request])
     assert ids["a"] == expected_ids(request)
     assert runner.num_rows == before
 
 
-def test_a_look_up_drafts_where_the_draft_model_would_have_to_catch_up() -> None:
+def test_a_lookup_drafts_where_the_draft_model_would_have_to_catch_up() -> None:
     engine, runner = _engine(lookups=[Oracle(0.6)])
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     before = runner.num_rows
-    _, client = texts(engine, [_request("a", 1000, 8)])
+    _, client = generate(engine, [_request("a", 1000, 8)])
     assert runner.num_rows == before
     assert sum(step.draft_tokens for step in client.steps) > 0
 
 
 def test_a_long_answer_is_worth_the_context() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])
-    _, client = texts(engine, [_request("a", 400, 200)])
+    generate(engine, [_request("learn", 100, 60)])
+    _, client = generate(engine, [_request("a", 400, 200)])
     assert sum(rows for ids, rows in runner.contexts if ids == ["a"]) > 380
     assert sum(step.accepted_tokens for step in client.steps) > 100
 
 
-def test_others_are_kept_waiting_for_no_longer_than_a_step() -> None:
+def test_others_wait_no_longer_than_a_step() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     engine.add(_request("decodes", 10, 150))
     for _ in range(10):
         engine.step()
@@ -82,23 +82,23 @@ def test_others_are_kept_waiting_for_no_longer_than_a_step() -> None:
 
 def test_no_pass_has_more_tokens_than_a_step_may_have() -> None:
     engine, runner = _engine(max_num_batched_tokens=64)
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     runner.contexts.clear()
     engine._speculator._costs._steps.observe_prefill(64, 64 * 10 * PricedDraftModel.token_s)  # the draft is that small
-    texts(engine, [_request("a", 400, 200)])
+    generate(engine, [_request("a", 400, 200)])
     assert sum(rows for _, rows in runner.contexts) > 380
     assert max(rows for _, rows in runner.contexts) == 64
 
 
 def test_contexts_are_computed_together() -> None:
     engine, runner = _engine()
-    texts(engine, [_request("learn", 100, 60)])
+    generate(engine, [_request("learn", 100, 60)])
     runner.contexts.clear()
-    texts(engine, [_request(id, 60, 100) for id in ("a", "b", "c")])
+    generate(engine, [_request(id, 60, 100) for id in ("a", "b", "c")])
     assert next(ids for ids, _ in runner.contexts) == ["a", "b", "c"]
 
 
-def test_a_text_beyond_the_draft_models_context_holds_no_blocks_for_drafts() -> None:
+def test_a_sequence_beyond_the_draft_models_context_holds_no_blocks_for_drafts() -> None:
     engine, runner = _engine(max_len=30)
     engine.add(_request("a", 20, 60))
     while engine.has_work:
@@ -108,19 +108,19 @@ def test_a_text_beyond_the_draft_models_context_holds_no_blocks_for_drafts() -> 
     assert sum(rows for _, rows in runner.contexts) <= 30
 
 
-def test_a_text_with_tokens_that_the_draft_does_not_know_is_not_drafted() -> None:
+def test_a_sequence_with_tokens_that_the_draft_model_does_not_know_is_not_drafted() -> None:
     engine, runner = _engine()
     request = make_request("a", [*make_prompt(20), 99], max_tokens=30, ignore_eos=True)
-    _, client = texts(engine, [request])
+    _, client = generate(engine, [request])
     assert runner.num_passes == 0
     assert sum(step.draft_tokens for step in client.steps) == 0
 
 
 def test_chunks_fill_the_budget_in_order() -> None:
     sequences = [Sequence(_request(id, 5, 5), 0, [1] * 5, 5) for id in "abc"]
-    lags = list(zip(sequences, (40, 100, 30), strict=True))
-    assert [n for _, n in chunks(lags, 500, seconds_per_token=0.001, most_s=None)] == [40, 100, 30]
-    assert [n for _, n in chunks(lags, 500, seconds_per_token=0.001, most_s=0.06)] == [40, 20]
-    assert [n for _, n in chunks(lags, 500, seconds_per_token=1.0, most_s=0.06)] == [16]
-    assert [n for _, n in chunks(lags, 50, seconds_per_token=0.0, most_s=0.06)] == [40, 10]
-    assert chunks(lags, 0, seconds_per_token=0.001, most_s=None) == []
+    behind = list(zip(sequences, (40, 100, 30), strict=True))
+    assert [n for _, n in plan_chunks(behind, 500, seconds_per_token=0.001, max_s=None)] == [40, 100, 30]
+    assert [n for _, n in plan_chunks(behind, 500, seconds_per_token=0.001, max_s=0.06)] == [40, 20]
+    assert [n for _, n in plan_chunks(behind, 500, seconds_per_token=1.0, max_s=0.06)] == [16]
+    assert [n for _, n in plan_chunks(behind, 50, seconds_per_token=0.0, max_s=0.06)] == [40, 10]
+    assert plan_chunks(behind, 0, seconds_per_token=0.001, max_s=None) == []

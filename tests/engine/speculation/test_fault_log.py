@@ -1,4 +1,4 @@
-"""Faults in speculation: they end no request, mute whom they were met for, and end speculation only if they go on."""
+"""Faults in speculation: they end no request, mute their own sequences, and end speculation only if they continue."""
 
 import pytest
 
@@ -8,15 +8,15 @@ from engine.protocol import EngineRequest
 from engine.scheduling.plan import StepPlan
 from engine.scheduling.sequence import Sequence
 from engine.speculation.speculator import Speculator
-from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, speculating_engine, texts
+from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 
 
 class Forgiving(AlwaysFull):
     """Goes on after a fault, as the server does."""
 
-    def take_fault(self) -> None:
-        Speculator.take_fault(self)
+    def record_fault(self) -> None:
+        Speculator.record_fault(self)
 
 
 class FailingRunner(LedgerDraftRunner):
@@ -43,10 +43,10 @@ def _request(id: str) -> EngineRequest:
 def test_a_fault_ends_no_request_and_mutes_its_own() -> None:
     engine = _engine(FailingRunner("bad"))
     bad, good = _request("bad"), _request("good")
-    ids, client = texts(engine, [bad])
+    ids, client = generate(engine, [bad])
     assert ids["bad"] == expected_ids(bad)
     assert sum(step.draft_tokens for step in client.steps) == 0
-    ids, client = texts(engine, [good])
+    ids, client = generate(engine, [good])
     assert ids["good"] == expected_ids(good)
     assert sum(step.draft_tokens for step in client.steps) > 0
     assert not client.steps[-1].is_speculation_off
@@ -55,24 +55,24 @@ def test_a_fault_ends_no_request_and_mutes_its_own() -> None:
 def test_faults_with_drafts_between_them_do_not_end_speculation() -> None:
     engine = _engine(FailingRunner(*(f"bad{n}" for n in range(5))))
     for n in range(5):
-        texts(engine, [_request(f"bad{n}")])
-        _, client = texts(engine, [_request(f"good{n}")])
+        generate(engine, [_request(f"bad{n}")])
+        _, client = generate(engine, [_request(f"good{n}")])
         assert sum(step.draft_tokens for step in client.steps) > 0
 
 
-def test_faults_that_go_on_end_speculation_for_good(caplog: pytest.LogCaptureFixture) -> None:
+def test_faults_that_continue_end_speculation_for_good(caplog: pytest.LogCaptureFixture) -> None:
     engine = _engine(FailingRunner("r0", "r1", "r2"))
     for n in range(3):
-        _, client = texts(engine, [_request(f"r{n}")])
+        _, client = generate(engine, [_request(f"r{n}")])
         assert client.steps[-1].is_speculation_off == (n == 2)
     assert "speculation is off" in caplog.text
     engine.set_draft_sources(engine.draft_sources)  # for a comparison: it does not undo a fault
-    _, client = texts(engine, [_request("good")])
+    _, client = generate(engine, [_request("good")])
     assert sum(step.draft_tokens for step in client.steps) == 0
     assert client.steps[-1].is_speculation_off
 
 
-def test_blocks_that_were_granted_are_given_back_after_a_fault() -> None:
+def test_granted_blocks_are_freed_after_a_fault() -> None:
     engine = _engine(FailingRunner("bad"))
     engine.add(_request("bad"))
     for _ in range(3):
@@ -81,7 +81,7 @@ def test_blocks_that_were_granted_are_given_back_after_a_fault() -> None:
     assert sequence.draft == []
 
 
-def test_a_look_up_that_fails_for_one_request_drafts_for_the_others() -> None:
+def test_a_lookup_that_fails_for_one_request_drafts_for_the_others() -> None:
     class Failing(Oracle):
         def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
             if sequence.id == "bad":
@@ -90,7 +90,7 @@ def test_a_look_up_that_fails_for_one_request_drafts_for_the_others() -> None:
 
     engine, _ = speculating_engine(Forgiving(4, lookups=[Failing(1.0)]))
     requests = [_request("good"), _request("bad")]
-    ids, client = texts(engine, requests)
+    ids, client = generate(engine, requests)
     assert ids == {request.id: expected_ids(request) for request in requests}
     assert sum(step.draft_tokens for step in client.steps) > 0
 
@@ -100,6 +100,6 @@ def test_a_fault_in_learning_loses_no_output() -> None:
     speculator._acceptance.observe = None  # type: ignore[method-assign, assignment]
     engine, _ = speculating_engine(speculator)
     request = make_request("a", make_prompt(6), max_tokens=20, ignore_eos=True)
-    ids, client = texts(engine, [request])
+    ids, client = generate(engine, [request])
     assert ids["a"] == expected_ids(request)
     assert client.steps[-1].is_speculation_off

@@ -1,4 +1,4 @@
-"""Prompt lookup and predictions: what is found, followed, indexed and counted."""
+"""Prompt lookup and predictions: what is found, tracked, indexed and counted."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from engine.client.output_stream import merge_outputs
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput, SamplingParams
 from engine.scheduling.sequence import Sequence
-from engine.speculation.ngram import MOST_INDEXED, Follower, NgramIndex, NgramProposer
+from engine.speculation.ngram import MAX_INDEXED_PER_STEP, NgramIndex, NgramProposer, RepeatTracker
 from engine.speculation.prediction import PredictionProposer
 from engine.speculation.speculator import Speculator
-from tests.helpers.drafting import AlwaysFull, speculating_engine, texts
+from tests.helpers.drafting import AlwaysFull, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 
 # --- prompt lookup --------------------------------------------------------------------------------------------------
 
 
-def test_ngram_finds_the_latest_place_and_follows_it() -> None:
+def test_ngram_finds_the_latest_position_and_tracks_it() -> None:
     tokens = [1, 2, 3, 9, 1, 2, 4, 8, 7, 1, 2]
     proposer = NgramProposer(2, 3)
     sequence = _sequence_of(tokens)
@@ -53,7 +53,7 @@ class CountingList(list[int]):
         return super().__getitem__(key)
 
 
-def test_a_token_costs_the_same_in_a_long_text_as_in_a_short_one() -> None:
+def test_a_token_costs_the_same_in_a_long_sequence_as_in_a_short_one() -> None:
     num_read = []
     for num_tokens in (490, 19_600):
         tokens = CountingList([n % 7 for n in range(num_tokens)])  # each n-gram occurs often
@@ -81,14 +81,14 @@ def test_an_index_grows_by_what_is_new() -> None:
     assert index.find([1, 2]) == [2, 4]
 
 
-def test_a_follower_resumes_after_the_place_it_lost() -> None:
+def test_a_tracker_resumes_after_the_position_it_lost() -> None:
     source = [1, 2, 3, 4, 1, 2, 5, 1, 2, 6]
     index = NgramIndex(source, 2, 2)
     index.update(len(source))
-    follower = Follower(index, place=0, num_seen=0, prefers_latest=False)
+    tracker = RepeatTracker(index, next_position=0, num_seen=0, prefers_latest=False)
     text = [1, 2, 3, 9, 1, 2]
-    follower.advance(text)
-    assert follower.next_tokens(text, 2) == [5, 1]
+    tracker.advance(text)
+    assert tracker.next_tokens(text, 2) == [5, 1]
 
 
 # --- predictions ----------------------------------------------------------------------------------------------------
@@ -119,16 +119,16 @@ def test_a_prediction_spares_most_steps() -> None:
         prediction_ids=expected_ids(request),
     )
     engine, _ = speculating_engine(AlwaysFull(9))
-    _, client = texts(engine, [predicting])
+    _, client = generate(engine, [predicting])
     assert len(client.steps) == 1 + 6
 
 
-def test_a_text_that_repeats_its_prediction_is_counted_once() -> None:
+def test_an_output_that_repeats_its_prediction_is_counted_once() -> None:
     sequence = _predicting([1], [2, 3, 4, 5, 6])
     proposer = PredictionProposer()
     for _ in range(3):
         sequence.tokens += [2, 3, 4, 5, 6]
-        assert proposer.num_found(sequence, 5)[-1] == 5
+        assert proposer.match_counts(sequence, 5)[-1] == 5
 
 
 def test_the_counts_do_not_depend_on_how_the_tokens_come() -> None:
@@ -142,7 +142,7 @@ def test_the_counts_do_not_depend_on_how_the_tokens_come() -> None:
             proposer.begin_step()
             proposer.propose(sequence, 3)
             sequence.tokens += text[start : start + step]
-            found += proposer.num_found(sequence, len(text[start : start + step]))
+            found += proposer.match_counts(sequence, len(text[start : start + step]))
         counts.append(found)
     assert counts == [counts[0]] * 4
     assert len(counts[0]) == len(text)
@@ -157,19 +157,19 @@ def test_counts_of_merged_outputs_go_on() -> None:
     assert merge_outputs(failed, failed).num_predicted == []
 
 
-def test_a_long_prediction_is_indexed_over_several_steps_and_then_followed() -> None:
-    prediction = list(range(2, 2 * MOST_INDEXED + 10))
+def test_a_long_prediction_is_indexed_over_several_steps_and_then_tracked() -> None:
+    prediction = list(range(2, 2 * MAX_INDEXED_PER_STEP + 10))
     sequence, proposer = _predicting([1], prediction), PredictionProposer()
     sequence.tokens += prediction[:3]
     for _ in range(2):
         assert proposer.propose(sequence, 2) == []
         proposer.begin_step()
     assert proposer.propose(sequence, 2) == [5, 6]
-    assert proposer.num_found(sequence, 3)[-1] == 3
+    assert proposer.match_counts(sequence, 3)[-1] == 3
 
 
 def test_choices_share_the_index_of_their_prediction() -> None:
-    prediction = list(range(2, MOST_INDEXED + 1))
+    prediction = list(range(2, MAX_INDEXED_PER_STEP + 1))
     first, second, other = (_predicting([1], prediction, id=id) for id in ("a", "b", "c"))
     other.request.prediction_ids[0] = 1
     proposer = PredictionProposer()

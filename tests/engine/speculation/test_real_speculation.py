@@ -1,4 +1,4 @@
-"""Speculation on real models: greedy texts equal, sampled ones of one distribution, for every proposer."""
+"""Speculation on real models: greedy outputs equal, sampled ones of one distribution, for every proposer."""
 
 import itertools
 from collections import Counter
@@ -79,8 +79,8 @@ def _client(
     num_states: int = 40,
     **options: int,
 ) -> LocalClient:
-    """kind: "none", "ngram", "prediction", "model" or "unsure model". Drafts as long as may be, whatever they cost, but
-    an unsure model's end where it is; models draw them at random for requests without a seed."""
+    """kind: "none", "ngram", "prediction", "model" or "unsure model". Drafts are as long as possible, whatever they
+    cost, but an unsure model's end where it is unsure; models draw them at random for requests without a seed."""
     options = {"max_model_len": 160, "max_num_batched_tokens": 256, "max_num_seqs": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, check_invariants=num_blocks == 160, **options)  # type: ignore[arg-type]
     drafter = None
@@ -150,7 +150,7 @@ def plain(pair: Pair) -> dict[str, RequestOutput]:
 
 @pytest.mark.parametrize("kind", ["ngram", "prediction", "model", "unsure model"])
 @pytest.mark.parametrize(("max_tokens", "batched"), [(4, False), (1, True), (7, True)])
-def test_texts_in_fp32_are_those_without_drafts(
+def test_outputs_in_fp32_are_those_without_drafts(
     pair: Pair, plain: dict[str, RequestOutput], kind: str, max_tokens: int, batched: bool
 ) -> None:
     requests = _requests(kind, {id: output.new_ids for id, output in plain.items()})
@@ -190,7 +190,7 @@ def test_rejected_drafts_leave_no_trace_in_recurrent_states(recurrent_pair: Pair
 
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("kind", ["ngram", "prediction", "model"])
-def test_bf16_parts_from_the_plain_text_only_at_a_near_tie(bf16_pair: Pair, kind: str, batched: bool) -> None:
+def test_bf16_diverges_from_the_plain_output_only_at_a_near_tie(bf16_pair: Pair, kind: str, batched: bool) -> None:
     """Other numbers of rows round differently; what differs must have been undecided."""
     requests = [
         make_request(
@@ -261,7 +261,7 @@ def _p_values(first: Texts, second: Texts) -> dict[str, float]:
     return found
 
 
-def test_sampled_texts_have_one_distribution_with_and_without_drafts(
+def test_sampled_outputs_have_one_distribution_with_and_without_drafts(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20,000 texts of four tokens each way, among prefix hits and preemptions; the second to fourth token are drafted,

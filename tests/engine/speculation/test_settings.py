@@ -4,36 +4,39 @@ import pytest
 
 from engine.config import EngineConfig, Quantization, SpeculativeMethod
 from engine.errors import OptionError
-from engine.speculation.proposers import Source
-from engine.speculation.settings import AUTO_TOKENS, spec_settings
+from engine.speculation.proposers import DraftSource
+from engine.speculation.settings import AUTO_TOKENS, speculation_settings
 
 pytestmark = pytest.mark.fast
 
 
 def test_nothing_asked_for_is_no_method() -> None:
-    settings = spec_settings(EngineConfig())
+    settings = speculation_settings(EngineConfig())
     assert (settings.method, settings.max_tokens) == (SpeculativeMethod.NONE, AUTO_TOKENS)
 
 
 def test_vllms_json_takes_precedence_over_flags() -> None:
     text = '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 3, "prompt_lookup_min": 1}'
-    settings = spec_settings(EngineConfig(speculative_config=text, num_speculative_tokens="9"))
+    settings = speculation_settings(EngineConfig(speculative_config=text, num_speculative_tokens="9"))
     assert settings.method is SpeculativeMethod.NGRAM
     assert (settings.max_tokens, settings.lookup_min, settings.lookup_max) == (5, 1, 3)
 
 
 def test_naming_a_draft_model_is_enough() -> None:
-    settings = spec_settings(EngineConfig(speculative_config='{"model": "some/model", "quantization": "none"}'))
+    settings = speculation_settings(EngineConfig(speculative_config='{"model": "some/model", "quantization": "none"}'))
     assert settings.method is SpeculativeMethod.DRAFT_MODEL
     assert (settings.draft_model, settings.draft_quantization) == ("some/model", Quantization.NONE)
-    assert spec_settings(EngineConfig(draft_model="x")).method is SpeculativeMethod.DRAFT_MODEL
+    assert speculation_settings(EngineConfig(draft_model="x")).method is SpeculativeMethod.DRAFT_MODEL
 
 
 def test_sources_are_those_that_were_asked_for() -> None:
-    assert spec_settings(EngineConfig()).sources == {Source.PREDICTION}
-    assert spec_settings(EngineConfig(draft_model="x")).sources == {Source.PREDICTION, Source.DRAFT_MODEL}
+    assert speculation_settings(EngineConfig()).sources == {DraftSource.PREDICTION}
+    assert speculation_settings(EngineConfig(draft_model="x")).sources == {
+        DraftSource.PREDICTION,
+        DraftSource.DRAFT_MODEL,
+    }
     both = EngineConfig(draft_model="x", speculative_method=SpeculativeMethod.NGRAM)
-    assert spec_settings(both).sources == set(Source)
+    assert speculation_settings(both).sources == set(DraftSource)
 
 
 @pytest.mark.parametrize(
@@ -53,4 +56,4 @@ def test_sources_are_those_that_were_asked_for() -> None:
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        spec_settings(EngineConfig(**options))  # type: ignore[arg-type]
+        speculation_settings(EngineConfig(**options))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The master property with speculation: drafts of any origin, length and quality change no text."""
+"""The master property with speculation: drafts of any source, length and quality change no output."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from engine.protocol import EngineRequest
 from engine.scheduling.kv.groups import KVGroup
 from engine.speculation.ngram import NgramProposer
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules, workloads
-from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, speculating_engine, texts
+from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 
 
@@ -75,14 +75,14 @@ def test_tokens_do_not_depend_on_speculation(
         requests = _with_predictions(requests, noise)
     speculator = AlwaysFull(max_tokens, lookups=lookups, drafter=drafter)
     engine, _ = speculating_engine(speculator, num_blocks=num_blocks, max_model_len=50, policy=policy, **schedule)
-    ids, _ = texts(engine, requests)
+    ids, _ = generate(engine, requests)
     assert ids == {r.id: expected_ids(r) for r in requests}
 
 
 def test_a_perfect_oracle_shortens_a_run_as_much_as_its_drafts_are_long() -> None:
     requests = [make_request("a", make_prompt(5), max_tokens=61, ignore_eos=True)]
     engine, _ = speculating_engine(AlwaysFull(5, lookups=[Oracle(1.0)]))
-    _, client = texts(engine, requests)
+    _, client = generate(engine, requests)
     assert len(client.steps) == 1 + 10  # the prompt's step, then six tokens each
     assert sum(step.accepted_tokens for step in client.steps) == sum(step.draft_tokens for step in client.steps) == 50
 
@@ -96,15 +96,15 @@ def _model_engine(quality: float, **options: Any) -> tuple[Engine, LedgerDraftRu
 def test_a_draft_model_drafts_for_all_sequences_in_each_pass() -> None:
     requests = [make_request(f"r{i}", make_prompt(6, seed=i), max_tokens=21, ignore_eos=True) for i in range(4)]
     engine, runner = _model_engine(1.0)
-    _, client = texts(engine, requests)
+    _, client = generate(engine, requests)
     assert len(client.steps) == 1 + 4  # the prompts, then five tokens each
     assert runner.num_passes == 4 * 4
 
 
-def test_a_prefix_that_was_drafted_over_is_not_computed_by_the_draft_again() -> None:
+def test_a_prefix_that_the_draft_model_has_computed_is_not_computed_again() -> None:
     engine, runner = _model_engine(1.0)
     prompt = make_prompt(40)
-    texts(engine, [make_request("a", prompt, max_tokens=9, ignore_eos=True)])
+    generate(engine, [make_request("a", prompt, max_tokens=9, ignore_eos=True)])
     passes = runner.num_passes
-    texts(engine, [make_request("b", [*prompt, 1, 2], max_tokens=6, ignore_eos=True)])
+    generate(engine, [make_request("b", [*prompt, 1, 2], max_tokens=6, ignore_eos=True)])
     assert runner.num_passes - passes == 4  # no pass to catch up

@@ -1,4 +1,4 @@
-"""Speculator: what is counted and learned, who drafts, and steps that are those of no speculation."""
+"""Speculator: what is counted and learned, who drafts, and steps that equal those without speculation."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from engine.draft_model.model import DraftModel
 from engine.local import LocalClient
 from engine.protocol import AbortReason, EngineRequest
 from engine.scheduling.plan import StepPlan, StepResult
-from engine.speculation.candidates import Option
-from engine.speculation.lengths import Choice
-from engine.speculation.report import SpecReport
-from engine.speculation.speculator import Load, Speculator
-from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, speculating_engine, texts
+from engine.speculation.candidates import DraftCandidate
+from engine.speculation.lengths import DraftPlan
+from engine.speculation.planner import DraftPlanner, StepLoad
+from engine.speculation.report import SpeculationReport
+from engine.speculation.speculator import Speculator
+from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 
 
@@ -20,7 +21,7 @@ def _requests(count: int = 4) -> list[EngineRequest]:
     return [make_request(f"r{i}", make_prompt(6, seed=i), max_tokens=40, ignore_eos=True) for i in range(count)]
 
 
-def test_accepted_tokens_are_counted_by_place_and_request() -> None:
+def test_accepted_tokens_are_counted_by_position_and_request() -> None:
     engine, _ = speculating_engine(AlwaysFull(4, lookups=[Oracle(0.6)]))
     client = LocalClient(engine)
     outputs = client.generate(_requests())
@@ -36,24 +37,24 @@ def test_accepted_tokens_are_counted_by_place_and_request() -> None:
 def test_finished_sequences_are_released() -> None:
     oracle = Oracle(0.5)
     engine, _ = speculating_engine(AlwaysFull(4, lookups=[oracle]))
-    texts(engine, _requests())
+    generate(engine, _requests())
     assert sorted(oracle.released) == ["r0", "r1", "r2", "r3"]
 
 
-def test_refused_drafts_stop_and_are_tried_again() -> None:
+def test_rejected_drafts_stop_and_are_tried_again() -> None:
     engine, _ = speculating_engine(Timed(8, lookups=[Oracle(0.0)]), num_blocks=512, max_model_len=1100)
-    _, client = texts(engine, [make_request("a", make_prompt(6), max_tokens=1000, ignore_eos=True)])
+    _, client = generate(engine, [make_request("a", make_prompt(6), max_tokens=1000, ignore_eos=True)])
     tried = [index for index, step in enumerate(client.steps) if step.draft_tokens]
     assert len(tried) < 100
     assert tried[-1] > 500
 
 
-def test_good_drafts_are_taken_as_far_as_they_pay() -> None:
+def test_good_drafts_are_as_long_as_pays() -> None:
     def lengths(row_ms: float) -> list[int]:
         speculator = Timed(8, lookups=[Oracle(0.9)])
         speculator.row_ms = row_ms
         engine, _ = speculating_engine(speculator, num_blocks=512, max_model_len=1100)
-        _, client = texts(engine, [make_request("a", make_prompt(6), max_tokens=600, ignore_eos=True)])
+        _, client = generate(engine, [make_request("a", make_prompt(6), max_tokens=600, ignore_eos=True)])
         assert all(step.realized_speedup is not None for step in client.steps[1:])
         return [step.draft_tokens for step in client.steps[-40:]]
 
@@ -63,18 +64,18 @@ def test_good_drafts_are_taken_as_far_as_they_pay() -> None:
     assert sum(dear) / 40 < 0.5
 
 
-def test_steps_without_drafts_are_as_fast_as_such_steps_are() -> None:
-    """Whatever was foreseen of them."""
-    report = SpecReport()
+def test_steps_without_drafts_have_a_speedup_of_one() -> None:
+    """Whatever was estimated for them."""
+    report = SpeculationReport()
     report.begin_step()
-    report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.0)
+    report.count_decoding_step(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.0)
     assert report.stats()["realized_speedup"] == 1.0
     report.begin_step()
-    report.take_decoding(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.002)
+    report.count_decoding_step(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.002)
     assert report.stats()["realized_speedup"] == pytest.approx(0.0198 / 0.0218)
     report.begin_step()
     report.count_draft(4, 4)
-    report.take_decoding(1, 5, has_drafts=True, plain_s=0.010, step_s=0.012, drafting_s=0.0)
+    report.count_decoding_step(1, 5, has_drafts=True, plain_s=0.010, step_s=0.012, drafting_s=0.0)
     assert report.stats()["realized_speedup"] > 2
 
 
@@ -89,17 +90,24 @@ def test_under_load_nobody_drafts() -> None:
     engine, _ = speculating_engine(
         ComputeBound(8, lookups=[Oracle(0.7)]), num_blocks=1024, max_model_len=100, max_num_batched_tokens=512
     )
-    _, client = texts(engine, requests)
+    _, client = generate(engine, requests)
     loaded = [step for step in client.steps if step.running == 32][5:]
     assert sum(step.draft_tokens for step in loaded) < 0.05 * sum(step.decode_tokens for step in loaded)
 
 
-class Unwilling(Speculator):
+class _UnwillingPlanner(DraftPlanner):
     """Never finds it worth while."""
 
-    def _choose(self, options: list[Option], load: Load) -> Choice:
-        super()._choose(options, load)
-        return Choice([0] * len(options), None)
+    def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
+        super().plan(candidates, load)
+        return DraftPlan([0] * len(candidates), None)
+
+
+def _unwilling(**options: Any) -> Speculator:
+    speculator = Speculator(8, **options)
+    speculator._planner = _UnwillingPlanner(speculator._acceptance, speculator._costs)
+    speculator._catch_up._planner = speculator._planner
+    return speculator
 
 
 def _forwards(speculator: Speculator | None) -> list[list[tuple[str, int, int, bool]]]:
@@ -113,7 +121,7 @@ def _forwards(speculator: Speculator | None) -> list[list[tuple[str, int, int, b
         return execute(plan)
 
     runner.execute = counted  # type: ignore[method-assign]
-    texts(engine, _requests(8))
+    generate(engine, _requests(8))
     assert sum(num_new for items in forwards for _, num_new, _, _ in items) == runner.num_tokens
     return forwards
 
@@ -124,8 +132,8 @@ def test_with_no_drafts_chosen_the_forwards_are_those_without_speculation() -> N
     drafter = DraftModel(draft_runner, block_size=4, max_len=1000)
     plain = _forwards(None)
     assert _forwards(AlwaysFull(8, lookups=[Oracle(1.0)])) != plain
-    assert _forwards(Unwilling(8, lookups=[Oracle(1.0)])) == plain
-    assert _forwards(Unwilling(8, drafter=drafter)) == plain
+    assert _forwards(_unwilling(lookups=[Oracle(1.0)])) == plain
+    assert _forwards(_unwilling(drafter=drafter)) == plain
     assert draft_runner.num_passes == 0
 
 
@@ -141,10 +149,10 @@ def test_an_abort_between_steps_leaves_nothing_of_a_draft(kind: str) -> None:
         for _ in range(num_steps):
             engine.step()
         engine.abort(aborted.id, AbortReason.CLIENT_GONE)
-        assert texts(engine, [other])[0][other.id] == expected_ids(other)
+        assert generate(engine, [other])[0][other.id] == expected_ids(other)
         assert runner.released == [aborted.id, other.id]
         again = make_request("again", aborted.prompt_ids, max_tokens=40, ignore_eos=True)
-        ids, client = texts(engine, [again])
+        ids, client = generate(engine, [again])
         assert ids["again"] == expected_ids(again)
         assert client.steps[-1].blocks_used == 0
-        assert not drafter._shadows
+        assert not drafter._draft_sequences

@@ -1,4 +1,4 @@
-"""StepTimes: estimates that measurements contradict, disturb and outlive."""
+"""StepTimes: estimates, and measurements that contradict them, disturb them or replace them."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_what_is_measured_is_estimated() -> None:
     assert times.estimate(2, 2) == 0.0  # another band
 
 
-def test_a_size_is_known_when_it_was_measured_twice() -> None:
+def test_a_number_of_rows_is_known_when_it_was_measured_twice() -> None:
     times = _times((1, 0.010), repeats=1)
     assert not times.knows(1, 1)
     times.observe(1, 1, 0.010)
@@ -71,7 +71,7 @@ def test_after_a_long_time_a_new_measurement_replaces_most_old_ones() -> None:
     assert times.estimate(1, 1) == pytest.approx(0.025)
 
 
-def test_what_was_not_measured_lately_fades_to_a_hope_and_is_reported_as_it_was() -> None:
+def test_an_old_measurement_decays_to_the_optimistic_estimate_and_is_reported_as_it_was() -> None:
     times = _times((1, 0.010), (4, 0.100))
     for _ in range(2000):
         times.age()
@@ -79,7 +79,7 @@ def test_what_was_not_measured_lately_fades_to_a_hope_and_is_reported_as_it_was(
     assert times.mean(1, 4) == pytest.approx(0.100)
 
 
-def test_a_single_measurement_fades_sooner() -> None:
+def test_a_single_measurement_decays_sooner() -> None:
     sure, unsure = _times((1, 0.010), (4, 0.100)), _times((1, 0.010), (4, 0.100), repeats=1)
     for _ in range(100):
         sure.age()
@@ -87,13 +87,13 @@ def test_a_single_measurement_fades_sooner() -> None:
     assert unsure.estimate(1, 4) < 0.03 < sure.estimate(1, 4)
 
 
-def test_sizes_between_and_beyond_are_hoped_to_lie_below_the_line() -> None:
+def test_rows_between_and_beyond_are_estimated_below_the_line() -> None:
     times = _times((1, 0.010), (5, 0.030))
     assert times.estimate(1, 3) == pytest.approx((0.010 + 0.020) / 2, rel=0.02)
     assert times.estimate(1, 8) == pytest.approx((0.030 + 0.045) / 2, rel=0.02)
 
 
-def test_no_row_is_hoped_to_be_cheaper_than_in_a_prefill() -> None:
+def test_no_row_is_estimated_cheaper_than_in_a_prefill() -> None:
     times = _times((1, 0.010))
     times.observe_prefill(100, 0.200)
     assert times.estimate(1, 16) >= 0.032

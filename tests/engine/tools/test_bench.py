@@ -259,7 +259,7 @@ def test_roofline_of_prefills_and_growing_batches(
     assert roofline_table(roofline).renderables
 
 
-def test_roofline_refuses_a_batch_that_does_not_stay_whole(
+def test_roofline_refuses_a_batch_that_loses_a_sequence(
     tiny: tuple[Engine, EngineInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, info = tiny
@@ -272,7 +272,7 @@ def test_roofline_refuses_a_batch_that_does_not_stay_whole(
 
 def test_the_machine_is_measured_where_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.tools.bench.machine._GEMM_SIZE", {"cpu": 64})
-    monkeypatch.setattr("engine.tools.bench.machine._last_cache_bytes", lambda: 20 << 20)
+    monkeypatch.setattr("engine.tools.bench.machine._last_level_cache_bytes", lambda: 20 << 20)
     machine = measure_machine(CPU, ReadProbe(CPU, weight_bytes=0))
     assert machine.buffer_bytes == 80 << 20
     assert machine.read_bytes_per_s > 1e8

@@ -10,17 +10,17 @@ from rich.console import Console
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
-from engine.jobs.bench_config import SpecConfig
+from engine.jobs.bench_config import SpeculationConfig
 from engine.protocol import EngineInfo, StepOutputs
 from engine.scheduling import scheduler
-from engine.speculation.proposers import Source
+from engine.speculation.proposers import DraftSource
 from engine.tools.bench import speculation, speculation_report
-from engine.tools.bench.speculation_tasks import SpecCase, Task, TaskText, TaskTexts, parse_cases
+from engine.tools.bench.speculation_tasks import SpeculationCase, Task, TaskText, TaskTexts, parse_cases
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import make_engine, make_prompt, make_request
 from tests.helpers.fake_client import engine_info
 
-NGRAM = SpecCase(Source.NGRAM, Task.EDIT)
+NGRAM = SpeculationCase(DraftSource.NGRAM, Task.EDIT)
 
 
 class ShortTexts:
@@ -31,7 +31,7 @@ class ShortTexts:
     def __init__(self, *_: object) -> None:
         ShortTexts.taken = []
 
-    def take(self, _: SpecCase, count: int) -> list[TaskText]:
+    def take(self, _: SpeculationCase, count: int) -> list[TaskText]:
         first = len(self.taken)
         texts = [TaskText([1 + n // 30, 1 + n % 30, 2, 3], []) for n in range(first, first + count)]
         self.taken += texts
@@ -50,8 +50,8 @@ def _engine() -> Engine:
     return speculating_engine(AlwaysFull(4, lookups=[Oracle(0.9)]))[0]
 
 
-def _config(*, num_iters: int = 2, **options: object) -> SpecConfig:
-    return SpecConfig(
+def _config(*, num_iters: int = 2, **options: object) -> SpeculationConfig:
+    return SpeculationConfig(
         **{"case": ("ngram:edit", "prediction:edit"), "batch_size": (1, 3), "output_len": 20, **options},  # type: ignore[arg-type]
         num_iters=num_iters,
         num_iters_warmup=1,
@@ -78,11 +78,11 @@ def test_every_turn_has_new_texts_and_turns_begin_with_and_without_drafts_altern
     info: EngineInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = _engine()
-    order: list[Sequence[Source]] = []
+    order: list[Sequence[DraftSource]] = []
     monkeypatch.setattr(engine, "set_draft_sources", order.append)
     speculation.measure(engine, info, _config(case=("ngram:edit",), num_iters=3))
     assert len({tuple(text.prompt_ids) for text in ShortTexts.taken}) == 4 * (1 + 3)
-    assert order[:8] == [[], [Source.NGRAM], [Source.NGRAM], []] * 2
+    assert order[:8] == [[], [DraftSource.NGRAM], [DraftSource.NGRAM], []] * 2
 
 
 def test_only_steps_in_which_all_generate_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_long_prompts_leave_time_in_which_all_generate(info: EngineInfo, monkeyp
     """They are computed beforehand: else the first text would be drafted to its end while the others' were."""
     seeds = itertools.count()
 
-    def take(_: ShortTexts, __: SpecCase, count: int) -> list[TaskText]:
+    def take(_: ShortTexts, __: SpeculationCase, count: int) -> list[TaskText]:
         return [TaskText(make_prompt(60, seed=next(seeds)), []) for _ in range(count)]
 
     monkeypatch.setattr(ShortTexts, "take", take)
@@ -135,9 +135,9 @@ def test_texts_too_short_for_one_batch_size_leave_the_others(
 
 
 def test_cases_are_by_default_those_that_can_be_had() -> None:
-    lookups = {Source.NGRAM, Source.PREDICTION}
+    lookups = {DraftSource.NGRAM, DraftSource.PREDICTION}
     assert [case.name for case in parse_cases([], lookups)] == ["ngram, edit", "prediction, edit"]
-    assert [case.name for case in parse_cases([], set(Source))][:2] == ["draft model, code", "draft model, chat"]
+    assert [case.name for case in parse_cases([], set(DraftSource))][:2] == ["draft model, code", "draft model, chat"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_cases_are_by_default_those_that_can_be_had() -> None:
 )
 def test_cases_that_cannot_be_are_refused_before_the_model_is_loaded(case: str, message: str) -> None:
     with pytest.raises(StartupError, match=message):
-        speculation.check(SpecConfig(case=(case,)), EngineConfig())
+        speculation.check(SpeculationConfig(case=(case,)), EngineConfig())
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_cases_that_cannot_be_are_refused_before_the_model_is_loaded(case: str, 
 )
 def test_a_plot_that_cannot_be_written_is_refused_before_the_model_is_loaded(plot: str, message: str) -> None:
     with pytest.raises(StartupError, match=message):
-        speculation.check(SpecConfig(plot=plot), EngineConfig())
+        speculation.check(SpeculationConfig(plot=plot), EngineConfig())
 
 
 def test_the_plot_has_a_line_for_each_case(info: EngineInfo, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_plot_has_a_line_for_each_case(info: EngineInfo, tmp_path: Path) -> 
 
 def test_texts_are_different_and_predictions_are_the_text_before_the_edit() -> None:
     texts = TaskTexts(engine_info(), 12)
-    edits = texts.take(SpecCase(Source.PREDICTION, Task.EDIT), 60)
+    edits = texts.take(SpeculationCase(DraftSource.PREDICTION, Task.EDIT), 60)
     assert len({tuple(text.prompt_ids) for text in edits}) == 60
     for text in edits:
         predicted = bytes(text.prediction_ids).decode()

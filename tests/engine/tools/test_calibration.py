@@ -1,4 +1,4 @@
-"""Calibration: what linear layers meet is summed up, and weights aim at what the unquantized model gives."""
+"""Calibration: inputs of linear layers are summed up, and weights aim at the unquantized model's outputs."""
 
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,10 @@ from engine.tools.quantize.calibration import (
     linears_of,
     rounded_inputs,
     sum_inputs,
-    watched,
+    watched_inputs,
 )
 from engine.tools.quantize.folding import fold
-from models.decoder import DecoderLayer
+from models.decoder_layer import DecoderLayer
 from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.loading.layer_stream import LayerStream, layer_of
@@ -42,7 +42,7 @@ def linear_of(weight: torch.Tensor) -> torch.nn.Sequential:
 
 @torch.inference_mode()
 def test_inputs_are_summed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_STRIP", 5)
+    monkeypatch.setattr(calibration, "_STRIP_ROWS", 5)
     module = linear_of(torch.zeros(3, 12))
     steps = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1))
     sums = InputSums(module[0])
@@ -51,13 +51,13 @@ def test_inputs_are_summed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.inference_mode()
-def test_rows_are_kept_at_intervals_and_sizes_of_all() -> None:
+def test_inputs_are_sampled_at_intervals_and_their_squares_all_summed() -> None:
     module = linear_of(torch.zeros(3, 12))
     rows = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
-    with watched(module, 3, keeps_targets=True) as seen:
+    with watched_inputs(module, 3, keeps_targets=True) as stats:
         module(rows)
-    assert torch.equal(torch.cat(seen["0"].rows), rows[[0, 3, 6]])
-    torch.testing.assert_close(seen["0"].sizes, rows.square().sum(0))
+    assert torch.equal(torch.cat(stats["0"].samples), rows[[0, 3, 6]])
+    torch.testing.assert_close(stats["0"].square_sums, rows.square().sum(0))
 
 
 # Columns and rows: outputs are narrower than inputs, or the other way round.
@@ -75,9 +75,9 @@ def disturbed(shape: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Te
 
 
 def summed(module: torch.nn.Sequential, truth: torch.Tensor, inputs: torch.Tensor) -> InputSums:
-    with watched(module, None, keeps_targets=True) as seen:
+    with watched_inputs(module, None, keeps_targets=True) as stats:
         module(truth)
-    sums = InputSums(module[0], seen["0"].targets)
+    sums = InputSums(module[0], stats["0"].targets)
     sum_inputs({"0": sums}, module, [partial(module, inputs)])
     return sums
 
@@ -91,11 +91,11 @@ def test_matrices_make_up_for_the_errors_before_them(shape: tuple[int, int]) -> 
     sums = summed(module, truth, inputs)
     factor = factored(sums.hessian)
     _, fresh, fresh_inputs = disturbed(shape, seed=3)
-    misses = []
+    errors = []
     for aim in (weight, sums.corrected(module[0], factor)):
         codes = quantize_for_inputs(aim, factor, Encoding.INT4, shape[1], torch.float32)
-        misses.append(float((fresh @ weight.t() - fresh_inputs @ dequantize(codes, torch.float32).t()).norm()))
-    assert misses[1] < 0.8 * misses[0]
+        errors.append(float((fresh @ weight.t() - fresh_inputs @ dequantize(codes, torch.float32).t()).norm()))
+    assert errors[1] < 0.8 * errors[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -106,8 +106,8 @@ def test_errors_that_inputs_do_not_tell_change_few_weights(shape: tuple[int, int
     module = linear_of(weight)
     sums = summed(module, truth + noise, truth)
     factor = factored(sums.hessian)
-    assert sums.misses is not None
-    fitted = factor.over_hessian(sums.misses)
+    assert sums.error_sums is not None
+    fitted = factor.over_hessian(sums.error_sums)
     fitted = fitted if shape[0] <= shape[1] else weight @ fitted
     assert fitted.norm() > 0.1 * weight.norm()
     assert (sums.corrected(module[0], factor) - weight).norm() < 0.35 * fitted.norm()
@@ -118,9 +118,9 @@ def test_the_residual_is_part_of_what_is_aimed_at() -> None:
     weight, rows, _ = disturbed((24, 48), seed=2)
     module = linear_of(weight)
     difference = rows @ torch.randn(48, 24, generator=torch.Generator().manual_seed(5))
-    with watched(module, None, keeps_targets=True) as seen:
+    with watched_inputs(module, None, keeps_targets=True) as stats:
         module[0](rows, residual=difference.clone())
-    sums = InputSums(module[0], seen["0"].targets)
+    sums = InputSums(module[0], stats["0"].targets)
     sum_inputs({"0": sums}, module, [lambda: module[0](rows, residual=torch.zeros_like(difference))])
     corrected = sums.corrected(module[0], factored(sums.hessian))
     wanted = rows @ weight.t() + difference
@@ -164,15 +164,15 @@ def test_a_layer_may_be_computed_in_two_parts(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_outputs_that_are_aimed_at_have_the_factors_of_their_rows(tmp_path: Path) -> None:
-    """Nothing is quantized, so that nothing is missed; gate and up together are narrower than their inputs."""
+    """Nothing is quantized, so that errors are zero; gate and up together are no wider than their inputs."""
     folder = write_model_folder(tmp_path, llama_config(**{**SIZES, "intermediate_size": 32}))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
     stream.load_non_layer_weights()
     batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
-    truth, passage = stream.begin(batches[:1]), stream.begin(batches[:1])
+    reference, forward = stream.begin(batches[:1]), stream.begin(batches[:1])
     index, layer = next(stream.layers("read", lambda *_: None))
-    with watched(layer, None, keeps_targets=True) as seen:
-        stream.compute(index, truth)
+    with watched_inputs(layer, None, keeps_targets=True) as stats:
+        stream.compute(index, reference)
     plan = [each for each in stream.assignments if layer_of(each) == index]
     random = torch.Generator().manual_seed(3)
     folding = fold(
@@ -184,13 +184,13 @@ def test_outputs_that_are_aimed_at_have_the_factors_of_their_rows(tmp_path: Path
         torch.float32,
     )
     folding.multiply_weights(layer)
-    linear, [target] = linears_of(layer)["mlp.gate_up"], seen["mlp.gate_up"].targets
+    linear, [target] = linears_of(layer)["mlp.gate_up"], stats["mlp.gate_up"].targets
     assert target.shape[1] == linear.out_features == linear.in_features
     folding.multiply_outputs("mlp.gate_up", linear, target)
 
-    sums = InputSums(linear, [target], folding.columns["mlp.gate_up"])
-    sum_inputs({"mlp.gate_up": sums}, layer, [partial(stream.compute, index, passage, advances=False)])
+    sums = InputSums(linear, [target], folding.column_factors["mlp.gate_up"])
+    sum_inputs({"mlp.gate_up": sums}, layer, [partial(stream.compute, index, forward, advances=False)])
 
-    assert sums.misses is not None
-    assert sums.misses.norm() < 1e-4 * sums.hessian.norm()
+    assert sums.error_sums is not None
+    assert sums.error_sums.norm() < 1e-4 * sums.hessian.norm()
     assert sums.hessian.norm() > 1

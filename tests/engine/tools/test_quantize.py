@@ -18,10 +18,12 @@ from tokenizers import Tokenizer
 from transformers import MixtralConfig, Qwen3MoeConfig
 
 from engine.errors import StartupError
-from engine.jobs.progress import Bars
+from engine.jobs.progress import ProgressBars
 from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
+from engine.tools.quantize import checks
 from engine.tools.quantize import convert as conversion
-from engine.tools.quantize.convert import Written, convert
+from engine.tools.quantize.checkpoint_writer import ConversionResult
+from engine.tools.quantize.convert import convert
 from engine.tools.quantize.folding import fold
 from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
@@ -60,12 +62,12 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("qwen"), qwen2_config(**SIZES, tie_word_embeddings=True))
 
 
-def quantized(source: Path, out: Path, **options: object) -> Written:
+def quantized(source: Path, out: Path, **options: object) -> ConversionResult:
     out.mkdir()
     files = resolve_model(str(source), None, lambda *_: None)
     config = QuantizeConfig(out=str(out), **options)  # type: ignore[arg-type]
     text = None
-    if config.calibrates:
+    if config.is_calibrated:
         config, text = dataclasses.replace(config, calibration_tokens=512), TEXT
     return convert(files, open_model(files), config, text, out, lambda *_: None)
 
@@ -94,28 +96,28 @@ def test_what_is_written_is_read_back(
     activation: ActivationQuantization,
     largest_error: float,
 ) -> None:
-    written = quantized(llama, tmp_path / "out", scheme=scheme, method=Method.RTN)
+    result = quantized(llama, tmp_path / "out", scheme=scheme, method=Method.RTN)
     before, after = weights_of(llama), weights_of(tmp_path / "out")
     assert before.keys() == after.keys()
     for name, weight in before.items():
-        if name.removesuffix(".weight") in written.group_size_of:
-            size = written.group_size_of[name.removesuffix(".weight")] or weight.shape[1]
+        if name.removesuffix(".weight") in result.group_sizes:
+            size = result.group_sizes[name.removesuffix(".weight")] or weight.shape[1]
             nearest = quantize_to_nearest(weight, encoding, size, torch.bfloat16)
             assert torch.equal(after[name], dequantize(nearest, torch.float32))
             assert 0 < float((after[name] - weight).norm() / weight.norm()) < largest_error
         else:
             assert torch.equal(after[name], weight), name
-    assert len(written.group_size_of) == 14
-    assert written.plain == ["lm_head"]
+    assert len(result.group_sizes) == 14
+    assert result.unquantized == ["lm_head"]
     stored = open_model(ModelFiles(tmp_path / "out", (), "out")).checkpoint.tensors.values()
     assert {each.quantized.kind.activation for each in stored if each.quantized} == {activation}
 
 
 def test_int8_may_have_groups(llama: Path, tmp_path: Path) -> None:
-    written = quantized(llama, tmp_path / "out", scheme=Scheme.INT8, group_size=32)
-    assert set(written.group_size_of.values()) == {32}
+    result = quantized(llama, tmp_path / "out", scheme=Scheme.INT8, group_size=32)
+    assert set(result.group_sizes.values()) == {32}
     before, after = weights_of(llama), weights_of(tmp_path / "out")
-    for module in written.group_size_of:
+    for module in result.group_sizes:
         nearest = quantize_to_nearest(before[f"{module}.weight"], Encoding.INT8, 32, torch.bfloat16)
         assert torch.equal(after[f"{module}.weight"], dequantize(nearest, torch.float32))
 
@@ -129,8 +131,8 @@ def test_rows_that_do_not_fill_the_last_word_are_padded() -> None:
 
 
 def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: Path) -> None:
-    written = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN)
-    assert set(written.group_size_of.values()) == {64, 32}  # 128 divides neither 64 nor 160
+    result = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN)
+    assert set(result.group_sizes.values()) == {64, 32}  # 128 divides neither 64 nor 160
     config = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     groups = {group["weights"]["group_size"]: group["targets"] for group in config["config_groups"].values()}
     assert groups[32] == [r"re:model\.layers\.\d+\.mlp\.down_proj$"]
@@ -138,15 +140,15 @@ def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: P
     assert config["ignore"] == ["lm_head"]
 
 
-def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forwards_go_on_through_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no group divides the columns: what was divided out before such a matrix is in it for later layers."""
     after_first: list[LayerwiseForward] = []
     compute = LayerStream.compute
 
-    def remember(stream: LayerStream, index: int, passage: LayerwiseForward, *, advances: bool = True) -> None:
-        compute(stream, index, passage, advances=advances)
+    def remember(stream: LayerStream, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
+        compute(stream, index, forward, advances=advances)
         if index == 0 and advances:
-            after_first.append(dataclasses.replace(passage, rows=[rows.clone() for rows in passage.rows]))
+            after_first.append(dataclasses.replace(forward, rows=[rows.clone() for rows in forward.rows]))
 
     with monkeypatch.context() as patch:
         patch.setattr(LayerStream, "compute", remember)
@@ -157,15 +159,15 @@ def test_passages_go_on_through_what_was_written(tmp_path: Path, monkeypatch: py
         written, dtype=torch.float32, device=torch.device("cpu"), weights=WeightOptions(keeps_quantized=False)
     )
     stream.load_non_layer_weights()
-    passage = stream.begin(after_first[-1].batches)
+    forward = stream.begin(after_first[-1].batches)
     with torch.inference_mode():
         index, _ = next(stream.layers("read", lambda *_: None))
-        stream.compute(index, passage)
-    seen = after_first[-1].hidden()  # after the unquantized layer's
-    assert (passage.hidden() - seen).norm() < 0.01 * seen.norm()  # norms are written in bf16
+        stream.compute(index, forward)
+    expected = after_first[-1].hidden()  # after the unquantized layer's
+    assert (forward.hidden() - expected).norm() < 0.01 * expected.norm()  # norms are written in bf16
 
 
-def test_a_visited_layer_is_let_go_with_its_experts(tmp_path: Path) -> None:
+def test_a_visited_layer_is_freed_with_its_experts(tmp_path: Path) -> None:
     source = write_model_folder(tmp_path, MixtralConfig(**{**SIZES, "num_local_experts": 4}))
     stream = LayerStream(open_model(ModelFiles(source, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
     modules = [weakref.ref(layer.mlp) for _, layer in stream.layers("read", lambda *_: None)]
@@ -183,8 +185,8 @@ def test_a_wrapped_language_model_is_refused(tmp_path: Path) -> None:
 
 def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:
     source = write_model_folder(tmp_path / "in", llama_config(**{**SIZES, "intermediate_size": 72}))
-    written = quantized(source, tmp_path / "out", scheme=Scheme.INT4)
-    assert [name for name in written.plain if name.endswith("down_proj")] == [
+    result = quantized(source, tmp_path / "out", scheme=Scheme.INT4)
+    assert [name for name in result.unquantized if name.endswith("down_proj")] == [
         f"model.layers.{layer}.mlp.down_proj" for layer in (0, 1)
     ]
     config = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
@@ -224,10 +226,10 @@ def test_calibration_brings_the_outputs_nearer(
 
 def test_fp8_is_calibrated_without_factors(llama: Path, tmp_path: Path) -> None:
     """All but the codes and scales is as it was: norms too, where int4's and int8's factors go."""
-    written = quantized(llama, tmp_path / "out", scheme=Scheme.FP8_DYNAMIC)
+    result = quantized(llama, tmp_path / "out", scheme=Scheme.FP8_DYNAMIC)
     before, after = weights_of(llama), weights_of(tmp_path / "out")
     changed = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
-    assert changed == {f"{module}.weight" for module in written.group_size_of}
+    assert changed == {f"{module}.weight" for module in result.group_sizes}
     assert len(changed) == 14
     for name in changed:
         nearest = quantize_to_nearest(before[name], Encoding.FP8_E4M3, before[name].shape[1], torch.bfloat16)
@@ -255,11 +257,11 @@ def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, sourc
     for index, layer in enumerate(run.decoder.layers):
         plan = [each for each in stream.assignments if layer_of(each) == index]
 
-        def choose(name: str, linear: torch.nn.Module) -> torch.Tensor:  # noqa: ARG001
+        def choose_factors(name: str, linear: torch.nn.Module) -> torch.Tensor:  # noqa: ARG001
             return torch.rand(linear.in_features, generator=random) + 0.5
 
-        folding = fold(layer, run.decoder.spec.layers[index], index, plan, choose, torch.bfloat16)
-        assert set(folding.columns) == (set() if source == "opt" else {"attn.qkv", "mlp.gate_up", "mlp.down"})
+        folding = fold(layer, run.decoder.spec.layers[index], index, plan, choose_factors, torch.bfloat16)
+        assert set(folding.column_factors) == (set() if source == "opt" else {"attn.qkv", "mlp.gate_up", "mlp.down"})
         for each in plan:
             name = each.destination.module.removeprefix(f"layers.{index}.")
             linear = layer.get_submodule(name)
@@ -314,14 +316,14 @@ def test_a_full_disk_is_refused_before_anything_is_read(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN).num_bytes
-    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(0.9 * needed)))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(0.9 * needed)))
     with pytest.raises(StartupError, match=r"the checkpoint will take .* free; make space there"):
         quantized(llama, tmp_path / "more", scheme=Scheme.INT4)
-    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.01 * needed)))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.01 * needed)))
     quantized(llama, tmp_path / "enough", scheme=Scheme.INT4, method=Method.RTN)
 
 
-def test_a_disk_that_fills_up_is_said_so(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path / "absent")
     writer.add("x", torch.zeros(3))
     with pytest.raises(CheckpointError, match=r"cannot write the checkpoint: .*[Nn]o such file"):
@@ -345,14 +347,14 @@ def test_experts_are_quantized_and_their_router_is_not(tmp_path: Path) -> None:
         max_position_embeddings=256,
     )
     source = write_model_folder(tmp_path / "in", config)
-    written = quantized(source, tmp_path / "out", scheme=Scheme.INT4)
-    assert "model.layers.0.mlp.gate" in written.plain
-    assert "model.layers.0.mlp.experts.3.down_proj" in written.group_size_of
+    result = quantized(source, tmp_path / "out", scheme=Scheme.INT4)
+    assert "model.layers.0.mlp.gate" in result.unquantized
+    assert "model.layers.0.mlp.experts.3.down_proj" in result.group_sizes
     assert logits_of(tmp_path / "out").isfinite().all()
 
 
 def test_stages_without_an_end_are_over_when_the_next_begins() -> None:
-    bars = Bars(Console(file=io.StringIO()))
+    bars = ProgressBars(Console(file=io.StringIO()))
     bars("read tokenizer", 0, 0, "")
     bars("load weights", 1, 2, "bytes")
     bars.close()
@@ -372,5 +374,5 @@ def short_convolutions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_short_convolutions_are_quantized(short_convolutions: Path, tmp_path: Path) -> None:
-    written = quantized(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
-    assert "model.layers.0.conv.in_proj" in written.group_size_of
+    result = quantized(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
+    assert "model.layers.0.conv.in_proj" in result.group_sizes

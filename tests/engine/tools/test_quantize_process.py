@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import StartupError
-from engine.jobs.output_folder import Place
+from engine.jobs.output_folder import OutputFolder
 from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from engine.protocol import Quality
 from engine.quality import report
@@ -29,7 +29,7 @@ TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 
 @pytest.fixture(autouse=True)
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "own_text", lambda: TEXT[:200])
+    monkeypatch.setattr(report, "builtin_text", lambda: TEXT[:200])
     monkeypatch.setattr(command, "calibration_text", lambda _: TEXT)
 
 
@@ -40,7 +40,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Path]:
+def target(tmp_path: Path) -> Iterator[Path]:
     mask = os.umask(0o022)
     yield tmp_path / "out"
     os.umask(mask)
@@ -48,50 +48,50 @@ def kept(tmp_path: Path) -> Iterator[Path]:
 
 def quantize(model: Path, config: QuantizeConfig) -> None:
     assert config.out is not None
-    command.quantize(str(model), config, Place.of(config.out, "token"), lambda *_: None)
+    command.quantize(str(model), config, OutputFolder.of(config.out, "token"), lambda *_: None)
 
 
-def test_a_folder_appears_with_its_quality(llama: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept.mkdir()  # empty
-    quantize(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
-    (record,) = json.loads((kept / FILE_NAME).read_text())["records"]
+def test_a_folder_appears_with_its_quality(llama: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target.mkdir()  # empty
+    quantize(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(target)))
+    (record,) = json.loads((target / FILE_NAME).read_text())["records"]
     assert record["quality"]["reference"] == f"{llama} unquantized, in bfloat16"
-    assert {oct(path.stat().st_mode)[-3:] for path in kept.iterdir()} == {"644"}
+    assert {oct(path.stat().st_mode)[-3:] for path in target.iterdir()} == {"644"}
     shown = capsys.readouterr().out
     assert "a scale a row in 14 matrices" in shown.replace("\n", " ")
     assert "Not quantized: lm_head" in shown
     assert "KL divergence" in shown
-    assert [path.name for path in kept.parent.iterdir()] == ["out"]
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
 
 
-def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = Quality(
         kl_divergence=1.0, top1_agreement=0.1, perplexity=20.0, reference_perplexity=10.0, num_tokens=9, reference="x"
     )
     monkeypatch.setattr(command, "compare", lambda *_: bad)
-    for out in (kept, kept / "folders" / "that" / "are made"):
+    for out in (target, target / "folders" / "that" / "are made"):
         config = QuantizeConfig(scheme=Scheme.INT8, out=str(out), max_quality_loss=0.5)
         with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
             quantize(llama, config)
-        assert list(kept.parent.iterdir()) == []
+        assert list(target.parent.iterdir()) == []
 
 
-def test_a_folder_with_something_in_it_is_refused(llama: Path, kept: Path) -> None:
-    kept.mkdir()
-    (kept / "a").touch()
+def test_a_folder_with_something_in_it_is_refused(llama: Path, target: Path) -> None:
+    target.mkdir()
+    (target / "a").touch()
     with pytest.raises(StartupError, match="is not empty"):
-        quantize(llama, QuantizeConfig(out=str(kept)))
+        quantize(llama, QuantizeConfig(out=str(target)))
     with pytest.raises(StartupError, match="is a file"):
-        quantize(llama, QuantizeConfig(out=str(kept / "a")))
+        quantize(llama, QuantizeConfig(out=str(target / "a")))
 
 
 @pytest.mark.parametrize("out", ["", ".", "../here"])
 def test_the_folder_that_the_command_was_started_in_is_refused(
-    out: str, llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    out: str, llama: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be another folder afterwards, and the shell would stand in one that is gone."""
-    (kept.parent / "here").mkdir()
-    monkeypatch.chdir(kept.parent / "here")
+    (target.parent / "here").mkdir()
+    monkeypatch.chdir(target.parent / "here")
     with pytest.raises(
         StartupError, match=r"--out is the folder that this command was started in.*name a folder in it"
     ):
@@ -105,31 +105,31 @@ NORM, PROJECTION = "model.layers.1.post_attention_layernorm.weight", "model.laye
 @pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT4])  # to the nearest, calibrated
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_refused_by_name(
-    name: str, scheme: Scheme, value: float, llama: Path, kept: Path
+    name: str, scheme: Scheme, value: float, llama: Path, target: Path
 ) -> None:
     """Rounding hides them: rows with one become zeros."""
-    model = shutil.copytree(llama, kept.parent / "model")
+    model = shutil.copytree(llama, target.parent / "model")
     tensors = load_file(model / "model.safetensors")
     tensors[name].view(-1)[3] = value
     save_file(tensors, model / "model.safetensors")
     with pytest.raises(ModelError, match=rf"{name}' holds numbers that are not finite.*fetch the checkpoint again"):
-        quantize(model, QuantizeConfig(scheme=scheme, out=str(kept)))
-    assert not kept.exists()
+        quantize(model, QuantizeConfig(scheme=scheme, out=str(target)))
+    assert not target.exists()
 
 
 def test_a_calibration_text_that_will_not_do_is_refused(
-    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    llama: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "calibration_text", calibration.calibration_text)
-    text = kept.parent / "short.txt"
-    config = QuantizeConfig(out=str(kept), calibration=str(text))
+    text = target.parent / "short.txt"
+    config = QuantizeConfig(out=str(target), calibration=str(text))
     with pytest.raises(StartupError, match=r"cannot read the calibration text '.*short\.txt': No such file"):
         quantize(Path("no/model"), config)
     for content in ("", "A few words."):
         text.write_text(content)
         with pytest.raises(StartupError, match=r"has \d+ tokens; at least 512 are needed"):
             quantize(llama, config)
-    assert not kept.exists()
+    assert not target.exists()
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, object],
 @pytest.mark.parametrize("scheme", Scheme)
 def test_a_scheme_is_calibrated_where_rounding_costs_a_hundredth(scheme: Scheme) -> None:
     config = QuantizeConfig(scheme=scheme, out="x")
-    assert config.calibrates is (scheme in (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC))
-    assert QuantizeConfig(scheme=scheme, out="x", method=Method.GPTQ).calibrates
-    assert not QuantizeConfig(scheme=scheme, out="x", method=Method.RTN).calibrates
+    assert config.is_calibrated is (scheme in (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC))
+    assert QuantizeConfig(scheme=scheme, out="x", method=Method.GPTQ).is_calibrated
+    assert not QuantizeConfig(scheme=scheme, out="x", method=Method.RTN).is_calibrated
 
 
 @pytest.mark.parametrize(
@@ -166,27 +166,27 @@ def test_schemes_have_llmcompressor_s_names_too(name: str, scheme: Scheme) -> No
 
 
 def test_a_checkpoint_that_cannot_be_finished_is_said_so(
-    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    llama: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device", "config.json")
 
     monkeypatch.setattr(hugging_face, "write_json", fail)
     with pytest.raises(StartupError, match=r"cannot write the checkpoint \(No space left on device: config\.json\)"):
-        quantize(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(kept)))
-    assert list(kept.parent.iterdir()) == []
+        quantize(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(target)))
+    assert list(target.parent.iterdir()) == []
 
 
-def test_a_model_none_of_whose_matrices_can_be_quantized_is_refused(kept: Path, tmp_path: Path) -> None:
+def test_a_model_none_of_whose_matrices_can_be_quantized_is_refused(target: Path, tmp_path: Path) -> None:
     sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 48, "intermediate_size": 80}
     odd = write_model_folder(tmp_path / "odd", llama_config(**sizes))
     with pytest.raises(ModelError, match=r"--scheme int4 .* \(they have 48, .*\); choose fp8"):
-        quantize(odd, QuantizeConfig(out=str(kept)))
-    assert not kept.exists()
+        quantize(odd, QuantizeConfig(out=str(target)))
+    assert not target.exists()
 
 
 def test_memory_that_runs_out_is_said_so(
-    llama: Path, kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    llama: Path, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
@@ -194,8 +194,8 @@ def test_memory_that_runs_out_is_said_so(
     monkeypatch.setattr(command, "convert", fail)
     monkeypatch.setattr(process, "exit_on_sigterm", lambda: None)
     monkeypatch.setattr(process, "end_with_parent", lambda: None)
-    config = QuantizeConfig(scheme=Scheme.INT8, out=str(kept))
+    config = QuantizeConfig(scheme=Scheme.INT8, out=str(target))
     job = msgspec.json.encode([str(llama), config, "token"]).decode()
     assert process.main([job]) == 1
     assert "headrace: quantizing needs more memory" in capsys.readouterr().err
-    assert list(kept.parent.iterdir()) == []
+    assert list(target.parent.iterdir()) == []

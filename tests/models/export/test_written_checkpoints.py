@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
-from engine.tools.quantize.convert import FORMS, convert
+from engine.tools.quantize.checkpoint_writer import OUTPUT_FORMATS
+from engine.tools.quantize.convert import convert
 from models.loading.open import open_model
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
@@ -70,4 +71,4 @@ def test_the_library_read_the_weights_that_were_quantized(kind: str) -> None:
     before = fixture_module().tiny_llama(**sizes).state_dict()
     for name, values in expected.items():
         error = float((values.float() - before[name].float()).norm() / before[name].float().norm())
-        assert 0 < error < LARGEST_ERRORS[FORMS[scheme].encoding], name
+        assert 0 < error < LARGEST_ERRORS[OUTPUT_FORMATS[scheme].encoding], name

@@ -1,0 +1,76 @@
+"""DraftPlanner: how many tokens each candidate should draft, by what they cost and how likely they are accepted."""
+
+from dataclasses import dataclass
+
+from engine.scheduling.sequence import Sequence
+from engine.speculation.acceptance import Acceptance
+from engine.speculation.candidates import DraftCandidate
+from engine.speculation.cost_model import CostModel
+from engine.speculation.lengths import DraftOdds, DraftPlan, choose_lengths
+from engine.speculation.proposers import DraftSource
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoad:
+    """The step without drafts. num_spare: tokens that its budget leaves."""
+
+    num_sequences: int
+    num_decoding: int
+    num_rows: int
+    num_spare: int
+
+    @classmethod
+    def of(cls, running: list[Sequence], max_num_batched_tokens: int) -> "StepLoad":
+        num_rows = sum(sequence.num_pending for sequence in running)
+        return cls(
+            num_sequences=len(running),
+            num_decoding=sum(sequence.num_pending == 1 for sequence in running),
+            num_rows=num_rows,
+            num_spare=max(0, max_num_batched_tokens - num_rows),
+        )
+
+
+class DraftPlanner:
+    """Combines what has been learned of acceptance and of costs."""
+
+    def __init__(self, acceptance: Acceptance, costs: CostModel) -> None:
+        self._acceptance = acceptance
+        self._costs = costs
+
+    def knows_plain(self, load: StepLoad) -> bool:
+        """Whether it is known how long this step takes without drafts; else it is measured now."""
+        return load.num_decoding < load.num_sequences or self._costs.knows_plain(load.num_sequences)
+
+    def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
+        plain_s = self._costs.step_s(load.num_sequences, load.num_rows)
+        return choose_lengths(
+            [self._odds(candidate) for candidate in candidates],
+            num_decoding=load.num_decoding,
+            row_budget=load.num_spare,
+            step_s=lambda num_drafted: self._costs.step_s(load.num_sequences, load.num_rows + num_drafted),
+            pass_s=lambda num_drafting: self._costs.pass_s(num_drafting, plain_s),
+        )
+
+    def _odds(self, candidate: DraftCandidate) -> DraftOdds:
+        num_tokens = len(candidate.token_ids)
+        return DraftOdds(
+            self._acceptance.acceptance_probs(candidate.sequence.id, candidate.source, num_tokens),
+            self._acceptance.continue_probs(candidate.source, num_tokens),
+            needs_passes=candidate.source is DraftSource.DRAFT_MODEL,
+        )
+
+    def speedup(self, plan: DraftPlan, load: StepLoad) -> float:
+        """Estimated, against no drafts at all."""
+        if plan.tokens_per_s is None:
+            return 1.0
+        return plan.tokens_per_s * self._costs.mean_step_s(load.num_sequences, load.num_rows) / load.num_decoding
+
+    def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:
+        """How likely a draft must be accepted as a whole for one more token to bring as much as its time does
+        elsewhere. num_drafting: sequences for which the draft model drafts."""
+        if plan.tokens_per_s is None:
+            return 0.0
+        num_rows = sum(plan.lengths)
+        plain_s = self._costs.step_s(load.num_sequences, load.num_rows)
+        row_s = (self._costs.step_s(load.num_sequences, load.num_rows + num_rows) - plain_s) / num_rows
+        return plan.tokens_per_s * (self._costs.pass_s(num_drafting, plain_s) / num_drafting + row_s)
