@@ -121,13 +121,13 @@ METRICS: tuple[MetricSpec, ...] = (
     _counter("spec_decode_num_draft_tokens_total", "Draft tokens verified.", lambda s: s.draft_tokens),
     _counter(
         "spec_decode_num_accepted_tokens_total",
-        "Draft tokens that stood; each spared a step.",
+        "Draft tokens that were accepted; each saved a step.",
         lambda s: s.accepted_tokens,
     ),
     MetricSpec(
         "spec_decode_num_accepted_tokens_per_pos_total",
         MetricType.COUNTER,
-        "The same by place in the draft, from 0.",
+        "The same by position in the draft, from 0.",
         labels=("model_name", "position"),
     ),
     _gauge(

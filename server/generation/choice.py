@@ -98,14 +98,14 @@ class Choice:
         if self._echo_due:
             self._echo_due = False
             self._push_prompt(output, delta)
-        text, num_kept, stop = self._push_ids(output)
+        text, num_counted, stop = self._push_ids(output)
         delta.text += text
         if self._offsets is not None and output.logprobs is not None:
-            delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_kept]]
-        self.num_tokens += num_kept
-        if num_kept and output.num_predicted:
-            self.num_predicted = output.num_predicted[num_kept - 1]
-        self.meter.count(output, num_kept)
+            delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_counted]]
+        self.num_tokens += num_counted
+        if num_counted and output.num_predicted:
+            self.num_predicted = output.num_predicted[num_counted - 1]
+        self.meter.count(output, num_counted)
         delta.finish = self._finish(output, stop)
         if delta.finish is not None:
             self.meter.end(delta.finish.reason)
@@ -120,7 +120,7 @@ class Choice:
             delta.tokens.append(self._scored(score or TokenLogprobs(token_id, 0.0, []), is_first=score is None))
 
     def _push_ids(self, output: RequestOutput) -> tuple[str, int, str | None]:
-        """The text that the output releases, how many of its ids belong to the choice, and the stop string found."""
+        """The text that the output releases, how many of its ids count as the choice's, and the stop string found."""
         ids = output.new_ids
         ended = output.finish_reason is not None
         hidden = 1 if output.stop_token_id is not None and not self._options.include_stop else 0
@@ -128,8 +128,8 @@ class Choice:
         num_free = min(len(visible), max(0, self._options.min_tokens - 1 - self.num_tokens))
         free_text = self._detokenizer.push(visible[:num_free])
         delta = self._text.push(visible[num_free:], is_last=ended)
-        num_kept = num_free + delta.num_ids + (hidden if delta.stop is None else 0)
-        return free_text + delta.text, num_kept, delta.stop
+        num_counted = num_free + delta.num_ids + (hidden if delta.stop is None else 0)
+        return free_text + delta.text, num_counted, delta.stop
 
     def _scored(self, scores: TokenLogprobs, *, is_first: bool = False) -> ScoredToken:
         assert self._offsets is not None

@@ -14,7 +14,7 @@ class CompletionTokensDetails(msgspec.Struct, kw_only=True):
     accepted_prediction_tokens: int  # of the request's prediction, those that the answer has
     rejected_prediction_tokens: int  # and those that it has not; no part of completion_tokens
     drafted_tokens: int  # an extension: tokens that speculation proposed for this answer
-    accepted_draft_tokens: int  # and those of them that stood
+    accepted_draft_tokens: int  # and those of them that were accepted
 
 
 class Usage(msgspec.Struct):

@@ -207,6 +207,6 @@ def _cut_after_final_message(prompt: str, end_mark: str) -> str:
             "continued; send it without this field",
             param="continue_final_message",
         )
-    kept = prompt[:position]
+    continued = prompt[:position]
     # A template that trims the message took the mark's space, and would have taken the message's own trailing ones.
-    return kept if prompt.startswith(end_mark, position) else kept.rstrip()
+    return continued if prompt.startswith(end_mark, position) else continued.rstrip()

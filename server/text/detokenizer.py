@@ -29,7 +29,7 @@ class Detokenizer:
         return self._strip(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> str:
-        """The held back rest, as U+FFFD. No push may follow."""
+        """The pending rest, as U+FFFD. No push may follow."""
         return self._strip(self._utf8.decode(b"", final=True))
 
     def _strip(self, text: str) -> str:

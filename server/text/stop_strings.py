@@ -9,8 +9,8 @@ from server.text.detokenizer import Detokenizer
 class StopStringMatcher:
     """Finds the stop string that a text completes first, however the text is cut into deltas.
 
-    If one character completes several, the longest counts. Text that could be the beginning of a stop string is held
-    back: at most one character less than the longest of them.
+    If one character completes several, the longest counts. Text that could be the beginning of a stop string stays
+    pending: at most one character less than the longest of them.
 
     One automaton a stop string (Knuth, Morris and Pratt), so a character costs the same whatever the strings are.
     """
@@ -21,7 +21,7 @@ class StopStringMatcher:
         self._stops = list(stops)
         self._borders = [_borders(stop) for stop in self._stops]
         self._matched = [0] * len(self._stops)  # characters of each stop that the text now ends with
-        self._held = ""
+        self._pending = ""
         self._include_in_output = include_in_output
         self.found: str | None = None  # the stop string that ended the text; nothing may be pushed then
 
@@ -30,21 +30,21 @@ class StopStringMatcher:
         assert self.found is None
         if not self._stops:
             return delta
-        text = self._held + delta
-        for position in range(len(self._held), len(text)):
+        text = self._pending + delta
+        for position in range(len(self._pending), len(text)):
             self._advance(text[position])
             if self.found is not None:
                 end = position + 1
-                self._held = ""
+                self._pending = ""
                 return text[: end if self._include_in_output else end - len(self.found)]
         sent = len(text) - max(self._matched)
-        self._held = text[sent:]
+        self._pending = text[sent:]
         return text[:sent]
 
     def finish(self) -> str:
-        """The held back rest, of a text that ended without a stop string."""
-        held, self._held = self._held, ""
-        return held
+        """The pending rest, of a text that ended without a stop string."""
+        pending, self._pending = self._pending, ""
+        return pending
 
     def _advance(self, character: str) -> None:
         for index, (stop, borders) in enumerate(zip(self._stops, self._borders, strict=True)):
@@ -90,7 +90,7 @@ class ChoiceText:
         self._matcher = matcher
 
     def push(self, ids: Sequence[int], *, is_last: bool = False) -> TextDelta:
-        """The text that `ids` release. `is_last`: no id will follow, so nothing is held back any more.
+        """The text that `ids` release. `is_last`: no id will follow, so nothing stays pending.
 
         Must not be called after a delta with a `stop`, nor after the last one.
         """

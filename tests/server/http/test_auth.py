@@ -15,7 +15,7 @@ ROUTES = [
     for router in ROUTERS
     for route in router.routes
     if isinstance(route, APIRoute)
-    for method in route.methods
+    for method in sorted(route.methods)
 ]
 
 
