@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenarios import SCENARIOS, Metric, Result, Scenario
-from engine.tools.bench.processor import processor_name
+from engine.commands.bench.processor import processor_name
 
 
 @dataclass(slots=True)

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from benchmarks.tables import markdown
+from engine.commands.quantize.calibration import linears_of, rounded_inputs
 from engine.jobs.progress import foreground_progress
 from engine.quality.eval_chunks import builtin_text, joint_batch, split_into_chunks
 from engine.quality.measure import NUM_TOP, kl_divergence_of
-from engine.tools.quantize.calibration import linears_of, rounded_inputs
 from models.errors import ModelError
 from models.linear.storage import WeightOptions
 from models.loading.layer_stream import LayerStream, LayerwiseForward

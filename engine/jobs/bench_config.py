@@ -89,7 +89,7 @@ class SpeculationConfig:
 
 BenchConfig = LatencyConfig | ThroughputConfig | RooflineConfig | SpeculationConfig
 
-# Names of `headrace bench NAME` and of `python -m engine.tools.bench NAME`.
+# Names of `headrace bench NAME` and of `python -m engine.commands.bench NAME`.
 BENCH_CONFIGS: dict[str, type[BenchConfig]] = {
     "latency": LatencyConfig,
     "throughput": ThroughputConfig,

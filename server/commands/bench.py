@@ -70,7 +70,7 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
     if namespace.benchmark == "startup":
         return int(importlib.import_module("server.commands.bench_startup").run(config, engine_config))
     job = msgspec.json.encode([engine_config, config]).decode()
-    return run_module("engine.tools.bench", namespace.benchmark, job)
+    return run_module("engine.commands.bench", namespace.benchmark, job)
 
 
 def _config_class(benchmark: str) -> type[Any]:

@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     except UnicodeEncodeError as error:
         raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
     try:
-        code = run_module("engine.tools.quantize", job)
+        code = run_module("engine.commands.quantize", job)
     finally:
         output.remove_partial()  # which a process that is killed leaves
     if code > 128 and not had_content:  # by a signal

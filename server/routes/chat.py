@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from server.formats.chat import ChatFormatter
 from server.generation.checks import check_request
 from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.protocols.chat import ChatFormatter
 from server.schemas.chat import ChatCompletionRequest
 
 router = APIRouter()

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from server.formats.completions import CompletionFormatter
 from server.generation.checks import check_request
 from server.generation.generation import Generation
 from server.generation.params import completion_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.protocols.completions import CompletionFormatter
 from server.schemas.completions import CompletionRequest
 
 router = APIRouter()

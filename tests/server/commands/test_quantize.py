@@ -19,7 +19,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     started: list[Any] = []
 
     def start(module: str, job: str) -> int:
-        assert module == "engine.tools.quantize"
+        assert module == "engine.commands.quantize"
         started.append(msgspec.json.decode(job))
         return 3
 

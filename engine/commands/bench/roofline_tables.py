@@ -4,7 +4,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from engine.tools.bench.roofline import Roofline, RooflineResult
+from engine.commands.bench.roofline import Roofline, RooflineResult
 
 
 def table(roofline: Roofline) -> Group:

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator
 
 from msgspec import UNSET
 
-from server.formats.frame import frame
-from server.formats.logprobs import chat_logprobs
 from server.generation.choice import Finish, ScoredToken
 from server.generation.generation import Generation
+from server.protocols.frame import frame
+from server.protocols.logprobs import chat_logprobs
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.responses import (
     ChatChoice,

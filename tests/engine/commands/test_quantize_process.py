@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.commands.quantize import __main__ as process
+from engine.commands.quantize import calibration, command
 from engine.errors import StartupError
 from engine.jobs.output_folder import OutputFolder
 from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from engine.protocol import Quality
 from engine.quality import report
 from engine.quality.records import FILE_NAME
-from engine.tools.quantize import __main__ as process
-from engine.tools.quantize import calibration, command
 from models.errors import ModelError
 from models.export import hugging_face
 from tests.helpers.checkpoints import llama_config

@@ -1,4 +1,4 @@
-"""`python -m engine.tools.quantize JOB`: the process behind `headrace quantize`.
+"""`python -m engine.commands.quantize JOB`: the process behind `headrace quantize`.
 
 JOB is JSON: a list of MODEL, the command's own options and the token of its OutputFolder. This process ends with the
 one that waits for it, and on SIGTERM.
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     assert config.out is not None
     progress = foreground_progress()
     try:
-        from engine.tools.quantize.command import (
+        from engine.commands.quantize.command import (
             quantize,  # imports torch, which takes a second: a signal may come meanwhile
         )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from engine.commands.quantize.checkpoint_writer import CheckpointWriter
 from engine.errors import StartupError
 from engine.jobs.quantize_config import GROUP_SIZES, Scheme
 from engine.runner.kv_budget import format_bytes
-from engine.tools.quantize.checkpoint_writer import CheckpointWriter
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
 from models.export.hugging_face import Layout

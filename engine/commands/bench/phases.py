@@ -16,11 +16,7 @@ from unittest import mock
 import torch
 
 from engine.client.framing import encode_frame
-from engine.engine import Engine
-from engine.protocol import StepOutputs
-from engine.runner import runner as runner_module
-from engine.runner.replay import RecordedLayers
-from engine.tools.bench.costs import (
+from engine.commands.bench.costs import (
     Cost,
     attention_cost,
     experts_cost,
@@ -29,7 +25,11 @@ from engine.tools.bench.costs import (
     rotate_and_write_cost,
     sampling_cost,
 )
-from engine.tools.bench.machine import synchronize
+from engine.commands.bench.machine import synchronize
+from engine.engine import Engine
+from engine.protocol import StepOutputs
+from engine.runner import runner as runner_module
+from engine.runner.replay import RecordedLayers
 from models.kernels.tape import Tape
 from models.layers.moe import MoE
 from models.linear.linear import Linear

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from rich.progress import Progress
 
+from engine.commands.bench.drive import Spread, check_fits, run_batch
+from engine.commands.bench.speculation_tasks import SpeculationCase, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
@@ -16,8 +18,6 @@ from engine.jobs.progress import counting_bars
 from engine.protocol import EngineInfo, EngineRequest, SamplingParams, StepStats
 from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import speculation_settings
-from engine.tools.bench.drive import Spread, check_fits, run_batch
-from engine.tools.bench.speculation_tasks import SpeculationCase, TaskText, TaskTexts, parse_cases
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from engine.tools.bench.processor import processor_name
+from engine.commands.bench.processor import processor_name
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
 from models.kernels.read import sum_words

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator
 
 from msgspec import UNSET
 
-from server.formats.frame import frame
-from server.formats.logprobs import text_logprobs
 from server.generation.choice import ScoredToken
 from server.generation.generation import Generation
+from server.protocols.frame import frame
+from server.protocols.logprobs import text_logprobs
 from server.schemas.completions import CompletionRequest
 from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs, Usage
 from server.text.tokenizer import Tokenizer

@@ -13,6 +13,16 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
 
+from engine.commands.bench import __main__ as bench_process
+from engine.commands.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
+from engine.commands.bench.drive import RequestMaker, Spread, check_fits, run_batch
+from engine.commands.bench.latency import measure as measure_latency
+from engine.commands.bench.machine import Machine, ReadProbe, measure_machine
+from engine.commands.bench.phases import Phase, PhaseClock, instrumented, timed_step
+from engine.commands.bench.roofline import limit_s
+from engine.commands.bench.roofline import measure as measure_roofline
+from engine.commands.bench.roofline_tables import table as roofline_table
+from engine.commands.bench.throughput import measure as measure_throughput
 from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
 from engine.errors import OptionError, StartupError
@@ -20,16 +30,6 @@ from engine.jobs.bench_config import LatencyConfig, RooflineConfig, ThroughputCo
 from engine.jobs.results import check_results_file
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
-from engine.tools.bench import __main__ as bench_process
-from engine.tools.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
-from engine.tools.bench.drive import RequestMaker, Spread, check_fits, run_batch
-from engine.tools.bench.latency import measure as measure_latency
-from engine.tools.bench.machine import Machine, ReadProbe, measure_machine
-from engine.tools.bench.phases import Phase, PhaseClock, instrumented, timed_step
-from engine.tools.bench.roofline import limit_s
-from engine.tools.bench.roofline import measure as measure_roofline
-from engine.tools.bench.roofline_tables import table as roofline_table
-from engine.tools.bench.throughput import measure as measure_throughput
 from models.spec import AttentionSpec
 from server import cli
 from tests.helpers.engines import make_engine, make_prompt, make_request
@@ -246,7 +246,7 @@ def test_throughput_counts_prompts_with_their_prefix(tiny: tuple[Engine, EngineI
 def test_roofline_of_prefills_and_growing_batches(
     tiny: tuple[Engine, EngineInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.tools.bench.roofline.measure_machine", lambda *_: MACHINE)
+    monkeypatch.setattr("engine.commands.bench.roofline.measure_machine", lambda *_: MACHINE)
     config = RooflineConfig(prefill_len=(40,), batch_size=(3, 1), context_len=20, num_steps=2, num_iters=1)
     roofline = measure_roofline(*tiny, config)
     assert [result.name for result in roofline.results] == ["prefill of 40", "decode of 1", "decode of 3"]
@@ -263,7 +263,7 @@ def test_roofline_refuses_a_batch_that_loses_a_sequence(
     tiny: tuple[Engine, EngineInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, info = tiny
-    monkeypatch.setattr("engine.tools.bench.roofline.measure_machine", lambda *_: MACHINE)
+    monkeypatch.setattr("engine.commands.bench.roofline.measure_machine", lambda *_: MACHINE)
     context_len = info.max_model_len - 20  # the first sequence decodes while the second is prefilled
     config = RooflineConfig(prefill_len=(), batch_size=(1, 2), context_len=context_len, num_steps=2, num_iters=1)
     with pytest.raises(StartupError, match="outgrew the KV cache or the context"):
@@ -271,8 +271,8 @@ def test_roofline_refuses_a_batch_that_loses_a_sequence(
 
 
 def test_the_machine_is_measured_where_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.tools.bench.machine._GEMM_SIZE", {"cpu": 64})
-    monkeypatch.setattr("engine.tools.bench.machine._last_level_cache_bytes", lambda: 20 << 20)
+    monkeypatch.setattr("engine.commands.bench.machine._GEMM_SIZE", {"cpu": 64})
+    monkeypatch.setattr("engine.commands.bench.machine._last_level_cache_bytes", lambda: 20 << 20)
     machine = measure_machine(CPU, ReadProbe(CPU, weight_bytes=0))
     assert machine.buffer_bytes == 80 << 20
     assert machine.read_bytes_per_s > 1e8
@@ -302,7 +302,7 @@ def test_the_command_hands_a_job_to_a_process_of_its_own(
         patch.setattr("server.commands.bench.run_module", record)
         assert cli.main(["bench", "latency", str(folder), *own, *engine]) == 5
     ((module, name, job),) = jobs
-    assert (module, name) == ("engine.tools.bench", "latency")
+    assert (module, name) == ("engine.commands.bench", "latency")
 
     assert bench_process.main([name, job]) == 0
     assert "8 tokens in, 3 out" in capsys.readouterr().out

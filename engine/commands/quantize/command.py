@@ -10,6 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from engine.commands.quantize.calibration import calibration_text
+from engine.commands.quantize.checkpoint_writer import ConversionResult
+from engine.commands.quantize.convert import convert
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.jobs.output_folder import OutputFolder
@@ -19,9 +22,6 @@ from engine.quality.measure import compare
 from engine.quality.records import QualityRecords
 from engine.quality.report import check_quality, measure_reference, quality_key
 from engine.startup.threads import usable_cores
-from engine.tools.quantize.calibration import calibration_text
-from engine.tools.quantize.checkpoint_writer import ConversionResult
-from engine.tools.quantize.convert import convert
 from models.kernels.cpu.library import set_num_threads
 from models.loading.load import LoadOptions, load_model, resolve_dtype
 from models.loading.open import open_model

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import MixtralConfig
 
+from engine.commands.bench.costs import Cost, linear_cost
+from engine.commands.bench.drive import RequestMaker
+from engine.commands.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from engine.config import Device, DType, EngineConfig
 from engine.startup.build import build_engine
-from engine.tools.bench.costs import Cost, linear_cost
-from engine.tools.bench.drive import RequestMaker
-from engine.tools.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
 from tests.helpers.model_folders import write_model_folder

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from engine.commands.bench.drive import BatchRun, RequestMaker, Spread, check_fits, run_batch
 from engine.engine import Engine
 from engine.jobs.bench_config import LatencyConfig
 from engine.protocol import EngineInfo
-from engine.tools.bench.drive import BatchRun, RequestMaker, Spread, check_fits, run_batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""engine/tools/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form, refused."""
+"""engine/commands/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form, refused."""
 
 import dataclasses
 import gc
@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import MixtralConfig, Qwen3MoeConfig
 
+from engine.commands.quantize import checks
+from engine.commands.quantize import convert as conversion
+from engine.commands.quantize.checkpoint_writer import ConversionResult
+from engine.commands.quantize.convert import convert
+from engine.commands.quantize.folding import fold
 from engine.errors import StartupError
 from engine.jobs.progress import ProgressBars
 from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
-from engine.tools.quantize import checks
-from engine.tools.quantize import convert as conversion
-from engine.tools.quantize.checkpoint_writer import ConversionResult
-from engine.tools.quantize.convert import convert
-from engine.tools.quantize.folding import fold
 from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
 from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of

@@ -1,4 +1,4 @@
-"""`python -m engine.tools.bench NAME JOB`: the process behind `headrace bench` latency, throughput, roofline and spec.
+"""`python -m engine.commands.bench NAME JOB`: the process behind `headrace bench` latency, throughput, roofline and spec.
 
 JOB is JSON: a list of the EngineConfig and the benchmark's own options.
 """
@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console, RenderableType
 
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.commands.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
@@ -27,7 +28,6 @@ from engine.jobs.progress import ProgressLines
 from engine.jobs.results import check_results_file, write_results
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
-from engine.tools.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
 
 _FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from engine.tools.quantize.calibration import (
+from engine.commands.quantize.calibration import (
     InputStats,
     InputSums,
     has_narrow_outputs,
@@ -16,8 +16,8 @@ from engine.tools.quantize.calibration import (
     sum_inputs,
     watched_inputs,
 )
-from engine.tools.quantize.checkpoint_writer import CheckpointWriter
-from engine.tools.quantize.folding import Folding, fold
+from engine.commands.quantize.checkpoint_writer import CheckpointWriter
+from engine.commands.quantize.folding import Folding, fold
 from models.decoder_layer import DecoderLayer
 from models.export.hugging_face import Layout
 from models.linear.linear import Linear

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from engine.commands.bench import speculation, speculation_report
+from engine.commands.bench.speculation_tasks import SpeculationCase, Task, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
@@ -14,8 +16,6 @@ from engine.jobs.bench_config import SpeculationConfig
 from engine.protocol import EngineInfo, StepOutputs
 from engine.scheduling import scheduler
 from engine.speculation.proposers import DraftSource
-from engine.tools.bench import speculation, speculation_report
-from engine.tools.bench.speculation_tasks import SpeculationCase, Task, TaskText, TaskTexts, parse_cases
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import make_engine, make_prompt, make_request
 from tests.helpers.fake_client import engine_info

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.tools.quantize import calibration
-from engine.tools.quantize.calibration import (
+from engine.commands.quantize import calibration
+from engine.commands.quantize.calibration import (
     InputSums,
     calibration_batches,
     linears_of,
@@ -15,7 +15,7 @@ from engine.tools.quantize.calibration import (
     sum_inputs,
     watched_inputs,
 )
-from engine.tools.quantize.folding import fold
+from engine.commands.quantize.folding import fold
 from models.decoder_layer import DecoderLayer
 from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear

@@ -1,1 +1,0 @@
-"""How each protocol writes a generation: as a whole, and as a stream's events."""
