@@ -1,4 +1,4 @@
-"""`python -m engine.commands.bench NAME JOB`: the process behind `headrace bench` latency, throughput, roofline and spec.
+"""`python -m engine.commands.bench NAME JOB`: the process behind `headrace bench` latency, throughput, roofline, spec.
 
 JOB is JSON: a list of the EngineConfig and the benchmark's own options.
 """

@@ -1,4 +1,4 @@
-"""engine/commands/quantize: what `headrace quantize` writes is read back, calibrated or not; what has no form, refused."""
+"""engine/commands/quantize: what `headrace quantize` writes is read back, calibrated or not; some are refused."""
 
 import dataclasses
 import gc
