@@ -176,6 +176,22 @@ class EngineConfig:
         False, "Assert the scheduler's and block pool's invariants after every step.", group="KV cache"
     )
 
+    grammar_compile_timeout: float = option(
+        10,
+        "Seconds that compiling one request's grammar or JSON schema may take; beyond it the request is refused.",
+        group="Structured outputs",
+        metavar="S",
+        minimum=0.1,
+    )
+    grammar_cache_memory_bytes: int = option(
+        256 << 20,
+        "Size of the cache of compiled grammars, as 256MiB or 1GB.",
+        group="Structured outputs",
+        type="bytes",
+        metavar="SIZE",
+        minimum=1,
+    )
+
     speculative_method: SpeculativeMethod = option(
         SpeculativeMethod.NONE,
         "Where drafts of the next tokens come from: 'ngram' (prompt and output; beside a draft model, if there is "

@@ -3,9 +3,12 @@
 import logging
 import time
 from collections.abc import Collection
+from typing import Any
 
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest
+from engine.grammar.compiler import GrammarCompiler
+from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.plan import RowResult, Runner, StepPlan, StepResult
@@ -35,12 +38,13 @@ class Engine:
         eos_token_ids: list[int],
         budget: StepBudget | None = None,
         speculator: Speculator | None = None,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks
         and, if its model has recurrent layers, `num_states` states.
 
         budget: tokens of a step, by default always max_num_batched_tokens. speculator: by default one that uses
-        requests' own predictions.
+        requests' own predictions. grammars: without it requests with a grammar are refused.
         """
         self._runner = runner
         self._budget = budget or StepBudget(config.max_num_batched_tokens)
@@ -55,14 +59,26 @@ class Engine:
             budget=self._budget,
         )
         self._speculator = speculator or Speculator(AUTO_TOKENS)
+        self._grammars = grammars
         self._auditor = Auditor(config.spec_audit_rate)
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has something to compute or to report."""
-        return self._scheduler.has_work or bool(self._refused)
+        """Whether `step` has something to compute or to report, or a grammar to take in that has been compiled."""
+        has_grammar = self._grammars is not None and self._grammars.has_compiled
+        return self._scheduler.has_work or bool(self._refused) or has_grammar
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether a grammar is being compiled: `has_work` will be true again by itself."""
+        return self._grammars is not None and self._grammars.is_compiling
+
+    def wait_for_grammar(self) -> None:
+        """Return when a grammar has been compiled; call it only while `is_compiling`."""
+        assert self._grammars is not None
+        self._grammars.wait()
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. One that can never be served ends with an error output in the next step.
@@ -70,11 +86,19 @@ class Engine:
         The API process refuses such requests before it submits them, with the right status; this is a second check.
         """
         try:
-            self._scheduler.add(request)
+            self._scheduler.add(request, self._start_grammar(request))
         except InvalidRequest as error:
             logger.warning("request %s refused: %s", request.id, error)
-            output = RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error=str(error))
+            output = RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error=str(error), is_refused=True)
             self._refused.append(output)
+
+    def _start_grammar(self, request: EngineRequest) -> SequenceGrammar | None:
+        if request.grammar is None:
+            return None
+        if self._grammars is None:
+            raise InvalidRequest("this engine compiles no grammars")
+        has_logprobs = request.sampling.logprobs is not None  # which every token has, and so its own row
+        return self._grammars.start(request.id, request.grammar, appends_forced=not has_logprobs)
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request in the next step; ignored if it has ended already."""
@@ -84,6 +108,7 @@ class Engine:
         """Compute one batch; returns the outputs of all sequences with news. With nothing to compute it reports aborts
         and refusals."""
         start_s = time.perf_counter()
+        self._collect_grammars()
         self._draft()
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
@@ -98,6 +123,8 @@ class Engine:
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
             self._speculator.release(sequence)
+            if self._grammars is not None and sequence.request.grammar is not None:
+                self._grammars.forget(sequence.id, sequence.request.grammar)
             if (replay := self._auditor.start_replay(sequence, self._scheduler.num_waiting)) is not None:
                 self._scheduler.add(replay)
         if self._check_invariants:
@@ -109,6 +136,9 @@ class Engine:
             expert_imbalance=result.expert_imbalance,
             audit=verdict,
             is_speculation_off=self._speculator.is_off,
+            num_masks=result.num_masks,
+            mask_s=result.mask_s,
+            **self._grammar_stats(),
             **self._speculator.step_stats(),
         )
         return StepOutputs(refused + outputs, stats)
@@ -122,6 +152,23 @@ class Engine:
         """Let drafts come from these only, or from nowhere: for comparisons. What a fault switched off stays off."""
         assert self.draft_sources.issuperset(sources)
         self._speculator.sources = frozenset(sources)
+
+    def _collect_grammars(self) -> None:
+        """Let sequences run whose grammars are compiled by now, and end those whose are refused."""
+        for sequence_id, refused in () if self._grammars is None else self._grammars.collect():
+            self._scheduler.refuse(sequence_id, refused.error)
+
+    def _grammar_stats(self) -> dict[str, Any]:
+        """Fields of StepStats."""
+        if self._grammars is None:
+            return {}
+        tally = self._grammars.take_tally()
+        return {
+            "grammar_compile_s": {outcome.value: seconds for outcome, seconds in tally.compile_s.items()},
+            "grammar_cache_queries": tally.queries,
+            "grammar_cache_hits": tally.hits,
+            "grammar_cache_bytes": self._grammars.cache_bytes,
+        }
 
     def _draft(self) -> None:
         """Let the speculator set drafts. A fault of it ends no request."""

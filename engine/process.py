@@ -39,6 +39,8 @@ CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
 _MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or choose a smaller model"
 _REPORT_INTERVAL_S = 0.05
 
+Inbox = queue.SimpleQueue[ToEngine | None]  # None wakes the engine: a grammar has been compiled
+
 
 def main() -> None:
     """Load, report READY or FAILED, and step until the API process says stop."""
@@ -47,14 +49,19 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
     sock = socket.socket(fileno=int(sys.argv[1]))
     config = msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=EngineConfig)
-    inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sock, inbox), name="intake", daemon=True).start()
     report = LoadingReporter(sock)
     report("import libraries", 0, 0, "")
     try:
         from engine.startup.build import build_engine  # and with it torch, which takes most of a second
 
-        engine, info = build_engine(config, report, lambda tokenizer: _send(sock, TokenizerReady(tokenizer)))
+        engine, info = build_engine(
+            config,
+            report,
+            on_tokenizer=lambda tokenizer: _send(sock, TokenizerReady(tokenizer)),
+            on_grammar=lambda: inbox.put(None),
+        )
     except HeadraceError as error:
         _send(sock, Failed(str(error), is_option=isinstance(error, OptionError)))
         return
@@ -69,7 +76,7 @@ def main() -> None:
     _serve(engine, inbox, sock)
 
 
-def _serve(engine: Engine, inbox: "queue.SimpleQueue[ToEngine]", sock: socket.socket) -> None:
+def _serve(engine: Engine, inbox: Inbox, sock: socket.socket) -> None:
     """Step while there is work, sleep on the inbox while there is none."""
     while True:
         if not engine.has_work and not _handle(engine, inbox.get()):
@@ -81,7 +88,7 @@ def _serve(engine: Engine, inbox: "queue.SimpleQueue[ToEngine]", sock: socket.so
             _send(sock, engine.step())
 
 
-def _handle(engine: Engine, message: ToEngine) -> bool:
+def _handle(engine: Engine, message: ToEngine | None) -> bool:
     """Handle one message; False means stop."""
     match message:
         case AddRequest(request=request):
@@ -93,7 +100,7 @@ def _handle(engine: Engine, message: ToEngine) -> bool:
     return True
 
 
-def _read(sock: socket.socket, inbox: "queue.SimpleQueue[ToEngine]") -> None:
+def _read(sock: socket.socket, inbox: Inbox) -> None:
     """Feed the inbox. When the API process is gone nobody reads the outputs: exit at once, even inside a long step."""
     while (message := receive_to_engine(sock)) is not None:
         inbox.put(message)

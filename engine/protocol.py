@@ -118,6 +118,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
     service_class: ServiceClass = ServiceClass.INTERACTIVE
+    grammar: str | None = None  # that the output must match, in llguidance's form
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
 
 
@@ -141,6 +142,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
     queue_s: float | None = None  # arrival to first scheduled, with the first output
     error: str | None = None  # with FinishReason.ERROR
+    is_refused: bool = False  # with an error: the request's own fault, such as a grammar that cannot be compiled
     num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
     num_draft_accepted: int = 0  # of these
     num_predicted: list[int] = []  # with a prediction: how many of its tokens were generated, after each new id
@@ -175,6 +177,13 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expert_imbalance: float | None = None  # busiest expert's recent rows over the mean, averaged over layers
     audit: AuditVerdict | None = None  # if a replay ended in this step
     is_speculation_off: bool = False  # for good, because of a fault
+    forced_tokens: int = 0  # that grammars determined, appended without sampling
+    num_masks: int = 0  # rows that a grammar constrained
+    mask_s: float = 0.0  # time that their masks took, where the step waited for it
+    grammar_compile_s: dict[str, list[float]] = {}  # of grammars that were compiled, invalid or given up, by outcome
+    grammar_cache_queries: int = 0
+    grammar_cache_hits: int = 0
+    grammar_cache_bytes: int | None = None  # None in an engine without a compiler
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):

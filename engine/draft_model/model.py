@@ -168,6 +168,7 @@ class DraftModel:
             seed=target.seed,
             tokens=target.tokens,  # the same list: it grows with the target's
             num_prompt=target.num_prompt,
+            grammar=target.grammar,
             status=SequenceStatus.RUNNING,
         )
         draft_sequence = DraftSequence(sequence, target.num_admitted)

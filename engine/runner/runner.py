@@ -67,7 +67,7 @@ class TorchRunner:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)
         self._commit_accepted_states(plan, rows)
         is_representative = self._recorded is None or not self._recorded.has_just_recorded
-        return StepResult(rows, is_representative, *self._expert_load.take())
+        return StepResult(rows, is_representative, *self._expert_load.take(), *self._sampler.take_mask_tally())
 
     def _commit_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
         """Write the recurrent states of sequences with a draft, now that it is known how much of it is accepted."""

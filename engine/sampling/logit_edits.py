@@ -1,17 +1,20 @@
-"""LogitEditor: the steps that change single logits of a row, each skipped if no row uses it."""
+"""LogitEditor: the steps that change logits before a token is chosen, each skipped if no row uses it."""
 
 import torch
 
 from engine.protocol import SamplingParams
+from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
 
 
 class LogitEditor:
-    """Logit bias, penalties, minimum length. Holds the counts of sequences with penalties until they are released."""
+    """Grammars, logit bias, penalties, minimum length. Holds the counts of sequences with penalties until they are
+    released."""
 
     def __init__(self, eos_token_ids: list[int]) -> None:
+        self.masks = GrammarMasks()
         self._eos_token_ids = eos_token_ids
         self._counts: dict[str, TokenCounts] = {}
 
@@ -20,6 +23,11 @@ class LogitEditor:
 
     def edit(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
         """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed."""
+        masked = self.masks.apply(logits, rows)
+        edited = self._edit_single(logits, rows)
+        return sorted({*masked, *edited}) if masked else edited
+
+    def _edit_single(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
         edited = []
         for index, row in enumerate(rows):
             sampling = row.sequence.request.sampling

@@ -1,8 +1,9 @@
 """Sampler: the next tokens of each sequence, by a fixed pipeline whose steps are skipped when no row uses them.
 
-logit bias -> penalties -> minimum length -> temperature -> top-k, top-p, min-p -> draw. Log probabilities come from
-the raw logits. A sequence with a draft has a row for each drafted token and one more. Every row goes through the same
-pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how many of them are.
+grammar mask -> logit bias -> penalties -> minimum length -> temperature -> top-k, top-p, min-p -> draw. Log
+probabilities come from the raw logits. A sequence with a draft has a row for each drafted token and one more. Every row
+goes through the same pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how many of
+them are.
 """
 
 import math
@@ -32,6 +33,10 @@ class Sampler:
     def release(self, sequence: Sequence) -> None:
         self._editor.release(sequence)
 
+    def take_mask_tally(self) -> tuple[int, float]:
+        """How many rows grammars have masked since the last call, and the seconds that took."""
+        return self._editor.masks.take_tally()
+
     def sample(
         self, logits: torch.Tensor, sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor] | None = None
     ) -> list[RowResult]:
@@ -48,7 +53,9 @@ class Sampler:
         logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
         edited = self._editor.edit(logits, rows)
-        if edited:
+        if len(edited) == len(rows):
+            chosen = best_ids(logits)[1]
+        elif edited:
             chosen[edited] = best_ids(logits[edited])[1]
         token_ids = _choose(logits, rows, chosen.tolist(), sequences, draft_probs or {})
         results = [RowResult(ids) for ids in token_ids]

@@ -15,8 +15,8 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
     assert len(row.token_ids) <= item.num_draft + 1
     if row.prompt_logprobs:
         _collect_prompt_logprobs(sequence, row.prompt_logprobs)
-    new_ids, finish_reason, stop_token_id = _accept(sequence, row.token_ids, eos_token_ids)
     num_rejected = item.num_draft + 1 - len(row.token_ids) if item.needs_logits else 0
+    new_ids, finish_reason, stop_token_id = _accept(sequence, row.token_ids, eos_token_ids)
     sequence.num_drafted += item.num_draft
     sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
     # A sequence that ends inside an accepted draft has fewer tokens than were computed for it.
@@ -41,7 +41,9 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
     )
 
 
-def terminal_output(sequence: Sequence, finish_reason: FinishReason, *, error: str | None = None) -> RequestOutput:
+def terminal_output(
+    sequence: Sequence, finish_reason: FinishReason, *, error: str | None = None, is_refused: bool = False
+) -> RequestOutput:
     """The output that ends a sequence from outside: no new tokens."""
     return RequestOutput(
         id=sequence.id,
@@ -49,6 +51,7 @@ def terminal_output(sequence: Sequence, finish_reason: FinishReason, *, error: s
         num_cached_tokens=sequence.num_cached or 0,
         queue_s=None if sequence.has_output else _queue_s(sequence),
         error=error,
+        is_refused=is_refused,
     )
 
 
@@ -59,21 +62,28 @@ def finish_reason_of_abort(reason: AbortReason) -> FinishReason:
 def _accept(
     sequence: Sequence, token_ids: list[int], eos_token_ids: frozenset[int]
 ) -> tuple[list[int], FinishReason | None, int | None]:
-    """Append tokens up to the one that ends the sequence: (appended ids, finish reason, stop token id)."""
-    sampling = sequence.request.sampling
+    """Append tokens up to the one that ends the sequence: (appended ids, finish reason, stop token id).
+
+    With a grammar, the tokens that it forces next are appended too, and it ends the sequence when it is complete.
+    """
+    sampling, grammar = sequence.request.sampling, sequence.grammar
     num_output = sequence.num_output
+    is_complete = False
+    if grammar is not None and token_ids:
+        token_ids = grammar.advance(token_ids, max_tokens=sequence.num_remaining)
+        is_complete = grammar.is_complete
     for index, token_id in enumerate(token_ids):
         num_output += 1
         # The sampler bans stop ids for the first min_tokens tokens, so none among these is a wish to stop.
         is_stop = num_output > sampling.min_tokens and (
             token_id in sampling.stop_token_ids or (token_id in eos_token_ids and not sampling.ignore_eos)
         )
-        if is_stop or num_output == sampling.max_tokens:
+        if is_stop or (num_output == sampling.max_tokens and not (is_complete and index + 1 == len(token_ids))):
             new_ids = token_ids[: index + 1]
             sequence.tokens += new_ids
             return new_ids, *((FinishReason.STOP, token_id) if is_stop else (FinishReason.LENGTH, None))
     sequence.tokens += token_ids
-    return token_ids, None, None
+    return token_ids, FinishReason.STOP if is_complete else None, None
 
 
 def _collect_prompt_logprobs(sequence: Sequence, logprobs: list[TokenLogprobs]) -> None:

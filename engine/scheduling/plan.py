@@ -51,12 +51,14 @@ class RowResult(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """One RowResult an item, in the plan's order. `is_representative`: later steps of this kind will take as long; not
-    so if this one recorded a tape, or failed. The rest is for models with experts, as in StepStats."""
+    so if this one recorded a tape, or failed. The rest is as in StepStats."""
 
     rows: list[RowResult]
     is_representative: bool = True
     expert_rows: list[int] = field(default_factory=list)
     expert_imbalance: float | None = None
+    num_masks: int = 0
+    mask_s: float = 0.0
 
 
 class Runner(Protocol):

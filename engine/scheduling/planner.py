@@ -52,8 +52,9 @@ class StepPlanner:
     def _preempt_yielding(self) -> None:
         """Preempt sequences whose class yields, from the end of the order, while one of a lower rank waits."""
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
-        while running and waiting and running[-1].service.yields:
-            if waiting[0].service.rank >= running[-1].service.rank:
+        while running and running[-1].service.yields:
+            first = next((sequence for sequence in waiting if sequence.is_ready), None)
+            if first is None or first.service.rank >= running[-1].service.rank:
                 return
             self._lifecycle.preempt(running[-1])
 
@@ -118,8 +119,10 @@ class StepPlanner:
         for sequence in list(lifecycle.waiting):
             if budget == 0 or not lifecycle.has_free_place:
                 return
+            if not sequence.is_ready:
+                continue
             match = self._kv.match(sequence)
-            if not self._is_ready(sequence, match, computing):
+            if self._waits_for_prefix(sequence, match, computing):
                 continue
             # The whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
             # preempted for lack of blocks was computed for nothing.
@@ -131,10 +134,6 @@ class StepPlanner:
             budget -= num_new
             num_reserved += self._kv.num_blocks_needed(sequence)
             computing.append(sequence)
-
-    def _is_ready(self, sequence: Sequence, match: PrefixMatch, computing: list[Sequence]) -> bool:
-        """Whether a waiting sequence can start in this step, if there is place; others may pass one that cannot."""
-        return not self._waits_for_prefix(sequence, match, computing)
 
     def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch, computing: list[Sequence]) -> bool:
         """Whether one of `computing` computes the next full block of a waiting sequence in this step. Then it will also

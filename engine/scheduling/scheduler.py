@@ -5,12 +5,15 @@ difference. A first prompt, a chunk of it, the rest after a prefix hit, recomput
 verifying a draft differ in nothing but these two numbers.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.grammar.errors import GrammarError
+from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.draft_grants import DraftGrants
@@ -22,6 +25,10 @@ from engine.scheduling.planner import StepPlanner
 from engine.scheduling.queue import service_order
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.step_budget import StepBudget
+
+logger = logging.getLogger(__name__)
+
+_GRAMMAR_FAILED = "the grammar of this request became too complex to follow; make it smaller"
 
 
 class Scheduler:
@@ -58,8 +65,10 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute something or has something to report."""
-        return bool(self._lifecycle.sequences or self._outputs)
+        """Whether a step would compute something or has something to report. Sequences whose grammars are still being
+        compiled are no work."""
+        lifecycle = self._lifecycle
+        return bool(lifecycle.running or self._outputs or self._aborts) or any(s.is_ready for s in lifecycle.waiting)
 
     @property
     def running(self) -> list[Sequence]:
@@ -82,8 +91,8 @@ class Scheduler:
 
     # --- intake -------------------------------------------------------------------------------------------------------
 
-    def add(self, request: EngineRequest) -> None:
-        """Accept a request; raises InvalidRequest if it can never be served."""
+    def add(self, request: EngineRequest, grammar: SequenceGrammar | None = None) -> None:
+        """Accept a request; raises InvalidRequest if it can never be served. grammar: of request.grammar."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._check_length(request)
         seed = request.sampling.seed
@@ -92,6 +101,7 @@ class Scheduler:
             seed=secrets.randbits(63) if seed is None else seed,
             tokens=list(request.prompt_ids),
             num_prompt=len(request.prompt_ids),
+            grammar=grammar,
         )
         sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
         self._num_added += 1
@@ -119,6 +129,12 @@ class Scheduler:
         """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""
         if request_id in self._lifecycle.sequences:
             self._aborts.setdefault(request_id, reason)
+
+    def refuse(self, request_id: str, error: str) -> None:
+        """End a request whose grammar cannot be compiled; its terminal output comes with the next update."""
+        if request_id in self._lifecycle.sequences:
+            sequence = self._lifecycle.sequences[request_id]
+            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, is_refused=True))
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 
@@ -166,6 +182,7 @@ class Scheduler:
             prefix_hits=tally.prefix_hits,
             preemptions=tally.preemptions,
             recomputed_tokens=tally.recomputed_tokens,
+            forced_tokens=tally.forced_tokens,
             **known,
         )
 
@@ -179,8 +196,16 @@ class Scheduler:
         if row.error is not None:
             self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=row.error))
             return
-        num_computed = sequence.num_computed
-        output = apply_row(item, row, self._config.eos_token_ids)
+        num_computed, grammar = sequence.num_computed, sequence.grammar
+        num_forced = 0 if grammar is None else grammar.num_forced
+        try:
+            output = apply_row(item, row, self._config.eos_token_ids)
+        except GrammarError as error:
+            logger.error("request %s ends: %s", sequence.id, error)
+            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=_GRAMMAR_FAILED))
+            return
+        if grammar is not None:
+            self._lifecycle.tally.forced_tokens += grammar.num_forced - num_forced
         self._kv.commit(sequence, num_computed)
         if output is None:
             return

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import EngineRequest, TokenLogprobs
 from engine.scheduling.service import SERVICE_RULES, ServiceRules
 
@@ -26,6 +27,7 @@ class Sequence:
     seed: int  # request.sampling.seed, or one drawn at intake
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
+    grammar: SequenceGrammar | None = None  # that the output must match
     order: Order = (0, 0, 0.0, 0)  # place among waiting and running sequences; lower goes first
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
@@ -68,6 +70,11 @@ class Sequence:
     def num_remaining(self) -> int:
         """Output tokens until max_tokens."""
         return self.request.sampling.max_tokens - self.num_output
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can run; not while its grammar is being compiled."""
+        return self.grammar is None or self.grammar.is_ready
 
     @property
     def needs_prompt_rows(self) -> bool:

@@ -15,6 +15,7 @@ class StepTally:
     prefix_hits: int = 0
     preemptions: int = 0
     recomputed_tokens: int = 0
+    forced_tokens: int = 0
 
     def count_computed(self, sequence: Sequence, num_new: int) -> None:
         """Count rows computed from sequence.num_computed on, as it was before the step."""

@@ -83,6 +83,7 @@ def _is_eligible(sequence: Sequence) -> bool:
     sampling = sequence.request.sampling
     return (
         sampling.is_greedy
+        and sequence.grammar is None
         and sequence.num_drafted > 0  # rejected ones too: they are rolled back
         and sequence.num_output > 0
         and not sampling.logit_bias

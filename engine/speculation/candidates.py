@@ -73,7 +73,7 @@ class DraftCandidates:
         candidates = [
             DraftCandidate(sequence, lookup.source, token_ids)
             for lookup in self._lookups
-            if lookup.source in sources and (token_ids := lookup.propose(sequence, max_len))
+            if lookup.source in sources and (token_ids := _matching(sequence, lookup.propose(sequence, max_len)))
         ]
         drafter = self._drafter if DraftSource.DRAFT_MODEL in sources else None
         if drafter is not None and (max_len := min(max_len, drafter.max_draft_len(sequence))) > 0:
@@ -98,3 +98,10 @@ class DraftCandidates:
             return prob
         plain_s = self._costs.step_s(1, 1)
         return prob - self._costs.pass_s(1, plain_s) / max(1e-9, plain_s)
+
+
+def _matching(sequence: Sequence, token_ids: list[int]) -> list[int]:
+    """The tokens up to the first that the sequence's grammar rules out: they need not be verified."""
+    if sequence.grammar is None or not token_ids:
+        return token_ids
+    return token_ids[: sequence.grammar.num_matching(token_ids)]

@@ -11,6 +11,8 @@ from engine.draft_model.load import make_drafter
 from engine.draft_model.model import DraftModel
 from engine.engine import Engine
 from engine.errors import StartupError
+from engine.grammar.compiler import GrammarCompiler
+from engine.grammar.vocabulary import TokenizerSource
 from engine.protocol import EngineInfo, TokenizerInfo
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
@@ -53,12 +55,16 @@ def _explaining_memory_shortage() -> Iterator[None]:
 
 @_explaining_memory_shortage()
 def build_engine(
-    config: EngineConfig, report: ProgressReport, on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
+    config: EngineConfig,
+    report: ProgressReport,
+    on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
+    on_grammar: Callable[[], None] = _ignore,
 ) -> tuple[Engine, EngineInfo]:
     """Load the model and return an engine that is ready for requests.
 
-    on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded. Raises
-    StartupError with a message for the user if the model, an option or the memory is not usable.
+    on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_grammar whenever a
+    grammar has been compiled, by another thread. Raises StartupError with a message for the user if the model, an
+    option or the memory is not usable.
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
@@ -83,6 +89,7 @@ def build_engine(
         eos_token_ids=models.target.tokenizer.eos_token_ids,
         budget=step_budget,
         speculator=_speculator(spec, drafter),
+        grammars=_grammar_compiler(config, models.target, on_grammar),
     )
     info = describe(config, models.target, groups, budget, steps, models.quality)
     info.notes.extend(describe_speculation(spec, models.draft))
@@ -147,6 +154,16 @@ def _warm_runner(
     )
     runner.end_warm_up()
     return runner, seconds_per_token
+
+
+def _grammar_compiler(config: EngineConfig, model: LoadedModel, on_compiled: Callable[[], None]) -> GrammarCompiler:
+    source = TokenizerSource(model.tokenizer.tokenizer_json, model.vocab_size, model.tokenizer.eos_token_ids)
+    return GrammarCompiler(
+        source,
+        timeout_s=config.grammar_compile_timeout,
+        cache_bytes=config.grammar_cache_memory_bytes,
+        on_compiled=on_compiled,
+    )
 
 
 def _speculator(spec: SpeculationSettings, drafter: DraftModel | None) -> Speculator:

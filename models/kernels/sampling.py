@@ -1,4 +1,4 @@
-"""Choosing tokens from rows of logits (C++, cpu/src/sample.cpp): the largest logit, or a draw within limits."""
+"""Choosing tokens from rows of logits (C++, cpu/src/sample.cpp): the largest logit, a draw within limits, masks."""
 
 from array import array
 from collections.abc import Sequence
@@ -48,6 +48,14 @@ def draw_ids(logits: torch.Tensor, draws: Sequence[Draw], library: KernelLibrary
     library.draw_ids(*_rows(logits), limits.data_ptr(), ids.data_ptr())
     result: list[int] = ids.tolist()
     return result
+
+
+def mask_rows(logits: torch.Tensor, rows: Sequence[int], masks: torch.Tensor, library: KernelLibrary) -> None:
+    """Set logits[rows[i], j] to -inf where bit j of masks[i] is 0. masks: [len(rows), W] int32, 32 columns a word."""
+    indices = array("q", rows)
+    address, _ = indices.buffer_info()
+    stride, (_, num_columns) = logits.stride(0), logits.shape
+    library.mask_rows(logits.data_ptr(), stride, num_columns, address, len(rows), masks.data_ptr(), masks.shape[1])
 
 
 def _rows(logits: torch.Tensor) -> tuple[int, int, int, int]:

@@ -30,7 +30,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "errors",
         "protocol config",
-        "client jobs scheduling",
+        "client jobs",
+        "grammar",
+        "scheduling",
         "sampling",
         "runner speculation",
         "engine draft_model quality",
@@ -64,6 +66,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.config": set(),
     "engine.client": {"msgspec"},
     "engine.jobs": {"msgspec", "rich", "matplotlib"},
+    "engine.grammar": {"llguidance", "msgspec"},
     "engine.scheduling": set(),
     "engine.speculation": {"msgspec"},
 }

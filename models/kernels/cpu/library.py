@@ -74,6 +74,7 @@ class KernelLibrary:
         self.best_ids = self._bind("hr_best_ids", "plllpp")
         self.top1_probs = self._bind("hr_top1_probs", "plllpp")
         self.draw_ids = self._bind("hr_draw_ids", "plllpp")
+        self.mask_rows = self._bind("hr_mask_rows", "pllplpl")
         # measurement and tapes
         self.sum_words = self._bind("hr_sum_words", "pl", ctypes.c_int64)
         self.replay = self._bind("hr_replay", "pl")

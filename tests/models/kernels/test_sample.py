@@ -6,7 +6,7 @@ import torch
 from engine.sampling.draw import draw
 from engine.sampling.truncation import TruncationParams, truncate
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.sampling import Draw, best_ids, draw_ids, top1_probs
+from models.kernels.sampling import Draw, best_ids, draw_ids, mask_rows, top1_probs
 
 SIZES = [1, 7, 16, 300, 1024, 5003]  # of the vocabulary: below, at and beyond whole vectors and runs
 
@@ -95,3 +95,19 @@ def test_masked_tokens_are_never_drawn(kernels: KernelLibrary) -> None:
     draws = [Draw(1.0, 0, 1.0, 0.0, 0.999999), Draw(1.0, 100, 1.0, 0.0, 0.999999), Draw(1.0, 0, 0.99, 0.0, 0.0)]
 
     assert draw_ids(logits, draws, kernels) == [1500] * 3
+
+
+@pytest.mark.parametrize("size", [*SIZES, 40_000])
+def test_masked_rows_lose_what_their_bits_do_not_allow(kernels: KernelLibrary, size: int) -> None:
+    logits = _logits(5, size)
+    generator = torch.Generator().manual_seed(size)
+    is_allowed = torch.rand(3, size, generator=generator) < 0.5
+    is_allowed[1] = True
+    words = torch.nn.functional.pad(is_allowed.long(), (0, -size % 32)).view(3, -1, 32)
+    masks = (words << torch.arange(32)).sum(-1).to(torch.int32)
+    expected = logits.clone()
+    expected[[4, 0, 2]] = expected[[4, 0, 2]].masked_fill(~is_allowed, -torch.inf)
+
+    mask_rows(logits, [4, 0, 2], masks, kernels)
+
+    assert torch.equal(logits, expected)

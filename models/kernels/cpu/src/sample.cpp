@@ -1,4 +1,5 @@
-// Choosing tokens from rows of logits [L, V] fp32: the largest, or one drawn at a temperature within top-k, top-p and min-p.
+// Choosing tokens from rows of logits [L, V] fp32: the largest, or one drawn at a temperature within top-k, top-p and min-p;
+// and masks of the tokens that a grammar allows.
 //
 // A draw reads its row twice. The first pass finds the largest x = logit / temperature; the second sums exp(x - largest), and
 // collects the candidates near it: kReaches says how near, and only if these turn out to be too few is the row read again.
@@ -21,6 +22,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLog2e = 1.44269504088896341f;
 constexpr int64_t kRun = 1024;
+constexpr int64_t kMaskBlock = 1024;  // words of a mask that one thread takes at a time
 constexpr float kReaches[] = {8.0f, 16.0f, kInfinity};  // below the largest; e^-8 is a third of a thousandth of it
 
 // A row's limits, as Python passes them.
@@ -200,5 +202,22 @@ HR_API void hr_draw_ids(const float* logits, int64_t stride, int64_t num_rows, i
     const Draw& draw = draws[row];
     const float scale = static_cast<float>(1 / draw.temperature), largest = best_of(x, count).value * scale;
     ids[row] = draw.is_limited() ? draw_within(draw, x, count, scale, largest) : draw_from_all(x, count, scale, largest, draw.uniform);
+  });
+}
+
+// logits[rows[i], j] = -infinity wherever bit j of masks[i] is 0: masks [num_rows, num_words], 32 columns a word, lowest bit first.
+HR_API void hr_mask_rows(float* logits, int64_t stride, int64_t count, const int64_t* rows, int64_t num_rows,
+                         const uint32_t* masks, int64_t num_words) {
+  const int64_t num_blocks = (num_words + kMaskBlock - 1) / kMaskBlock;
+  parallel_for(num_rows * num_blocks, 1, [&](int64_t index) {
+    const int64_t row = index / num_blocks, begin = index % num_blocks * kMaskBlock;
+    float* x = logits + rows[row] * stride;
+    const uint32_t* mask = masks + row * num_words;
+    for (int64_t word = begin; word < std::min(num_words, begin + kMaskBlock); ++word) {
+      const uint32_t bits = mask[word];
+      if (bits == ~0u) continue;
+      const int64_t first = word * 32, width = std::min<int64_t>(32, count - first);
+      for (int64_t j = 0; j < width; ++j) x[first + j] = bits >> j & 1 ? x[first + j] : -kInfinity;
+    }
   });
 }

@@ -1,0 +1,1 @@
+"""Grammars that outputs must match: compiled beside the steps, and followed token by token."""

@@ -1,0 +1,9 @@
+"""What can go wrong with a grammar."""
+
+
+class GrammarError(Exception):
+    """A grammar failed while it was followed; the sequence cannot go on."""
+
+
+class TrialTimeoutError(Exception):
+    """A grammar was not compiled in time."""

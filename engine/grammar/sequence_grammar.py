@@ -1,0 +1,107 @@
+"""SequenceGrammar: one sequence's place in its grammar."""
+
+from collections import abc, deque
+from contextlib import contextmanager
+
+import llguidance
+
+from engine.grammar.errors import GrammarError
+
+
+class SequenceGrammar:
+    """Follows a sequence's output, token by token.
+
+    Where the grammar leaves one text only (a key, a bracket), the tokens of that text are *forced*. They are those that
+    the model's own tokenizer makes of it, up to the first that a longer token, reaching beyond the text, could replace.
+    A stretch of forced tokens is settled once, when it begins: else its tokens could depend on where a step ends.
+
+    Invariants: the matcher has consumed the sequence's output; the settled tokens must follow it.
+    """
+
+    def __init__(self, eos_token_ids: frozenset[int], *, appends_forced: bool) -> None:
+        """appends_forced: forced tokens join the output at once, and are never sampled."""
+        self._eos_token_ids = eos_token_ids
+        self._appends_forced = appends_forced
+        self._matcher: llguidance.LLMatcher | None = None
+        self._settled: deque[int] = deque()
+        self._has_ended = False
+        self.num_forced = 0  # tokens appended so far
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is compiled; until then the sequence waits."""
+        return self._matcher is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output matches and nothing but its end can follow."""
+        return self._has_ended or self.matcher.is_stopped()
+
+    @property
+    def matcher(self) -> llguidance.LLMatcher:
+        assert self._matcher is not None, "the grammar is still being compiled"
+        return self._matcher
+
+    def start(self, matcher: llguidance.LLMatcher) -> None:
+        """matcher: at the beginning of the compiled grammar, and the sequence's own from now on."""
+        self._matcher = matcher
+        self._settle()
+
+    def advance(self, token_ids: abc.Sequence[int], *, max_tokens: int) -> list[int]:
+        """Follow tokens that the sequence got. Returns them up to the one that completes the output, and the forced
+        tokens that follow, at most `max_tokens` in all.
+
+        Raises GrammarError for a token that does not match, which masks rule out.
+        """
+        output: list[int] = []
+        for token_id in token_ids:
+            output.append(token_id)
+            if token_id in self._eos_token_ids:
+                self._has_ended = True
+                return output
+            self._consume(token_id)
+            if self.is_complete:
+                return output
+        while self._appends_forced and self._settled and len(output) < max_tokens and not self.is_complete:
+            output.append(self._settled[0])
+            self._consume(self._settled[0])
+            self.num_forced += 1
+        return output
+
+    def num_matching(self, draft: abc.Sequence[int]) -> int:
+        """How many of the draft's tokens could follow."""
+        for index, token_id in enumerate(draft[: len(self._settled)]):
+            if token_id != self._settled[index]:
+                return index
+        return self.matcher.validate_tokens(list(draft))
+
+    @property
+    def forced_next(self) -> int | None:
+        """The only token that can follow, or None where there are several."""
+        return self._settled[0] if self._settled else None
+
+    @contextmanager
+    def following(self, draft: abc.Sequence[int]) -> abc.Iterator[bool]:
+        """Inside the block the draft counts as output; yields False if it does not match, and then it does not."""
+        settled = self._settled.copy()
+        num_consumed = 0
+        try:
+            for token_id in draft:
+                if token_id in self._eos_token_ids or self.num_matching([token_id]) == 0:
+                    break
+                self._consume(token_id)
+                num_consumed += 1
+            yield num_consumed == len(draft)
+        finally:
+            if num_consumed:
+                self.matcher.rollback(num_consumed)
+            self._settled = settled
+
+    def _consume(self, token_id: int) -> None:
+        if (self._settled and self._settled.popleft() != token_id) or not self.matcher.consume_token(token_id):
+            raise GrammarError(f"token {token_id} does not match the grammar; {self.matcher.get_error()}")
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._settled and not self.matcher.is_stopped():
+            self._settled.extend(self.matcher.compute_ff_tokens())
