@@ -41,6 +41,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "server": (
         "errors metrics config schemas text loadtest",
+        "structured_outputs reasoning",
+        "tools",
         "context",
         "generation",
         "protocols",

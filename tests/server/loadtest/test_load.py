@@ -1,8 +1,6 @@
 """The load generator against a small server that streams as OpenAI's does, over a real socket."""
 
 import asyncio
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,28 +164,6 @@ def test_lines_are_put_together_from_any_cut() -> None:
     assert lines.feed(b"data: a") == []
     assert lines.feed(b"b\n\nda") == [b"data: ab", b""]
     assert lines.feed(b"ta: c\n") == [b"data: c"]
-
-
-async def test_the_command_reports_on_screen_in_json_and_as_a_plot(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with serving(FakeServer(cached_tokens=0)) as url:
-        arguments = (
-            f"bench serve --url {url} --num-prompts 4 --input-len 20 --output-len 9 --goodput ttft:10000 tpot:9999"
-        )
-        files = ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")]
-        code = await asyncio.to_thread(cli.main, [*arguments.split(), *files])
-    assert code == 0
-    shown = capsys.readouterr().out
-    assert "output tokens/s" in shown
-    assert "goodput, requests/s (ttft:10000 tpot:9999)" in shown
-    result = json.loads((tmp_path / "out.json").read_text())
-    assert result["model"] == "fake/model"
-    assert result["config"]["num_prompts"] == 4
-    assert result["summary"]["output_tokens"] == 36
-    assert result["summary"]["request_goodput"] == result["summary"]["request_throughput"]
-    assert [record["prompt_tokens"] for record in result["requests"]] == [20] * 4
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
 async def test_failed_requests_make_the_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""Thoughts apart from the answer: the marks around them, found from the chat template."""
