@@ -132,6 +132,11 @@ class GrammarCompiler:
         tally, self._tally = self._tally, GrammarTally()
         return tally
 
+    def close(self) -> None:
+        """End the trial processes, and with them what is being compiled."""
+        self._worker.close()
+        self._threads.shutdown()
+
     def _compile(self, text: str) -> None:
         """On a thread of the pool."""
         self._done.put(self._worker.compile(text))
@@ -147,6 +152,7 @@ class _Worker:
         self._vocabulary: GrammarVocabulary | None = None
         self._vocabulary_lock = threading.Lock()
         self._of_thread = threading.local()
+        self._all_trials: list[TrialProcess] = []
 
     def compile(self, text: str) -> Compilation:
         start_s = time.perf_counter()
@@ -167,10 +173,15 @@ class _Worker:
             reason = f"it could not be compiled: {type(error).__name__}"
             return Compilation(text, Outcome.INVALID, time.perf_counter() - start_s, error=reason)
 
+    def close(self) -> None:
+        for trials in self._all_trials:
+            trials.close()
+
     def _trials(self) -> TrialProcess:
         """This thread's."""
         if not hasattr(self._of_thread, "trials"):
             self._of_thread.trials = TrialProcess(self._source)
+            self._all_trials.append(self._of_thread.trials)
         trials: TrialProcess = self._of_thread.trials
         return trials
 

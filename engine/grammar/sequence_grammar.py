@@ -35,7 +35,7 @@ class SequenceGrammar:
     @property
     def is_complete(self) -> bool:
         """Whether the output matches and nothing but its end can follow."""
-        return self._has_ended or self.matcher.is_stopped()
+        return self._has_ended or (self.matcher.is_stopped() and not self.matcher.is_error())
 
     @property
     def matcher(self) -> llguidance.LLMatcher:
@@ -51,12 +51,16 @@ class SequenceGrammar:
         """Follow tokens that the sequence got. Returns them up to the one that completes the output, and the forced
         tokens that follow, at most `max_tokens` in all.
 
-        Raises GrammarError for a token that does not match, which masks rule out.
+        Raises GrammarError for a token that does not match, which masks rule out, and where the mask that the tokens
+        were chosen by could not be computed.
         """
+        self._check()
         output: list[int] = []
         for token_id in token_ids:
             output.append(token_id)
             if token_id in self._eos_token_ids:
+                if not self.matcher.is_accepting():
+                    raise GrammarError("the end of the text does not match the grammar")
                 self._has_ended = True
                 return output
             self._consume(token_id)
@@ -105,3 +109,9 @@ class SequenceGrammar:
     def _settle(self) -> None:
         if not self._settled and not self.matcher.is_stopped():
             self._settled.extend(self.matcher.compute_ff_tokens())
+        self._check()
+
+    def _check(self) -> None:
+        """After an error a matcher is stopped, as if it were complete, and its mask allows the end of the text."""
+        if self.matcher.is_error():
+            raise GrammarError(self.matcher.get_error())

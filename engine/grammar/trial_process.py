@@ -19,21 +19,23 @@ _LOW_PRIORITY = 19
 
 
 class TrialProcess:
-    """Belongs to one thread. Started at the first trial, and again after one that was slow or died."""
+    """`run` is for one thread. Started at the first trial, and again after one that was slow or died."""
 
     def __init__(self, source: TokenizerSource) -> None:
         self._source = msgspec.msgpack.encode(source)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None  # that waits for a grammar
+        self._running: subprocess.Popen[bytes] | None = None
 
     def run(self, grammar: str, timeout_s: float) -> Trial:
         """Raises TrialTimeoutError."""
-        process = self._process or self._start()
+        process = self._running = self._process or self._start()
         self._process = None  # until it has answered as it should
         try:
             return self._ask(process, grammar, timeout_s)
         except (BrokenPipeError, EOFError):
             return Trial(f"compiling it needs more memory or depth than is allowed ({_ending(process)})", 0.0)
         finally:
+            self._running = None
             if self._process is None:
                 _end(process)
 
@@ -64,6 +66,9 @@ class TrialProcess:
         return process
 
     def close(self) -> None:
+        """End the process; for any thread. A trial that runs fails."""
+        if (running := self._running) is not None:
+            running.kill()
         if self._process is not None:
             _end(self._process)
             self._process = None

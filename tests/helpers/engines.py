@@ -1,17 +1,21 @@
 """Short builders of requests, configs and ledger engines, and a scheduler that is stepped by hand."""
 
-from collections.abc import Callable, Iterable
+from collections import abc
+from collections.abc import Callable
 from typing import Any
 
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
+from engine.grammar.compiler import GrammarCompiler
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import StepResult
 from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.sequence import Sequence
 from engine.speculation.speculator import Speculator
-from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, next_token
+from tests.helpers.grammars import expected_output, sequence_grammar
+from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, allowed_ids, next_token
 
 
 def make_request(
@@ -23,11 +27,17 @@ def make_request(
     priority: int = 0,
     arrival_s: float = 0.0,
     cache_salt: str = "",
+    grammar: str | None = None,
     **sampling: Any,
 ) -> EngineRequest:
-    params = SamplingParams(max_tokens=max_tokens, seed=seed, **sampling)
     return EngineRequest(
-        id=id, prompt_ids=prompt, sampling=params, arrival_s=arrival_s, priority=priority, cache_salt=cache_salt
+        id=id,
+        prompt_ids=prompt,
+        sampling=SamplingParams(max_tokens=max_tokens, seed=seed, **sampling),
+        arrival_s=arrival_s,
+        priority=priority,
+        cache_salt=cache_salt,
+        grammar=grammar,
     )
 
 
@@ -53,6 +63,7 @@ def make_engine(
     num_states: int = 0,
     speculator: Speculator | None = None,
     spec_audit_rate: float = 0.0,
+    grammars: GrammarCompiler | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states)
@@ -75,12 +86,15 @@ def make_engine(
         num_states=num_states,
         eos_token_ids=[EOS_ID],
         speculator=speculator,
+        grammars=grammars,
     )
     return engine, runner
 
 
 def expected_ids(request: EngineRequest) -> list[int]:
     """The tokens that a request must get under every schedule, worked out without an engine."""
+    if request.grammar is not None:
+        return expected_output(request)[0]
     sampling = request.sampling
     history = list(request.prompt_ids)
     output: list[int] = []
@@ -115,10 +129,10 @@ class Transcript:
 class SchedulerRun:
     """A scheduler over a ledger, stepped by hand; `check`s everything after each step.
 
-    `propose` returns the draft of a sequence, given its tokens and seed; None is no speculation.
+    `propose` returns the draft of a sequence; None is no speculation.
     """
 
-    def __init__(self, config: SchedulerConfig, propose: Callable[[list[int], int], list[int]] | None = None) -> None:
+    def __init__(self, config: SchedulerConfig, propose: Callable[[Sequence], list[int]] | None = None) -> None:
         self.scheduler = Scheduler(config, clock=lambda: 100.0)
         self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
         self.transcript = Transcript()
@@ -146,10 +160,10 @@ class SchedulerRun:
             self._draft(self._propose)
         self.scheduler.check()
 
-    def _draft(self, propose: Callable[[list[int], int], list[int]]) -> None:
+    def _draft(self, propose: Callable[[Sequence], list[int]]) -> None:
         """As the speculator does: request blocks, then set as many tokens as were granted."""
         drafting = [s for s in self.scheduler.running if s.num_pending == 1 and s.num_remaining > 1]
-        drafts = [propose(s.tokens, s.seed)[: s.num_remaining - 1] for s in drafting]
+        drafts = [propose(s)[: s.num_remaining - 1] for s in drafting]
         granted = self.scheduler.grant_drafts([(s, len(ids)) for s, ids in zip(drafting, drafts, strict=True)])
         for sequence, draft, num_tokens in zip(drafting, drafts, granted, strict=True):
             self.scheduler.set_draft(sequence, draft[:num_tokens])
@@ -162,9 +176,13 @@ class SchedulerRun:
             self.step()
         raise AssertionError(f"not finished after {max_steps} steps")
 
-    def run(self, requests: Iterable[EngineRequest]) -> Transcript:
+    def add(self, request: EngineRequest) -> None:
+        """With its grammar ready."""
+        self.scheduler.add(request, None if request.grammar is None else sequence_grammar(request.grammar))
+
+    def run(self, requests: abc.Iterable[EngineRequest]) -> Transcript:
         for request in requests:
-            self.scheduler.add(request)
+            self.add(request)
         return self.finish()
 
 
@@ -206,11 +224,22 @@ def longest_sequence(groups: tuple[KVGroup, ...], num_blocks: int) -> int:
     return max((length for length in lengths if peak_blocks(groups, length) <= num_blocks), default=0)
 
 
-def half_right_draft(tokens: list[int], seed: int) -> list[int]:
+def half_right_draft(sequence: Sequence) -> list[int]:
     """Up to four tokens, the first few of them (a reproducible number) those that the ledger will say."""
+    tokens, seed = sequence.tokens, sequence.seed
     choice = next_token(tokens, seed + 77)
     draft: list[int] = []
     for index in range(choice % 5):
-        right = next_token(tokens + draft, seed)
-        draft.append(right if index < choice // 5 % 4 else (right + 1) % VOCAB_SIZE)
+        allowed = _allowed_after(sequence, draft)
+        if not allowed:
+            break
+        right = next_token(tokens + draft, seed, allowed)
+        draft.append(right if index < choice // 5 % 4 else allowed[(allowed.index(right) + 1) % len(allowed)])
     return draft
+
+
+def _allowed_after(sequence: Sequence, draft: list[int]) -> abc.Sequence[int]:
+    if sequence.grammar is None:
+        return range(VOCAB_SIZE)
+    with sequence.grammar.following(draft) as matches:
+        return allowed_ids(sequence.grammar) if matches else []

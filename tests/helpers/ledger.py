@@ -6,8 +6,10 @@ preemptions and off-by-one speculation fail at once, or change an output.
 """
 
 from array import array
+from collections import abc
 from hashlib import blake2b
 
+from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.kv.states import source_state
@@ -23,10 +25,18 @@ Entry = tuple[int, int, int, str]
 State = tuple[bytes, str]
 
 
-def next_token(history: list[int], seed: int = 0) -> int:
-    """The token that follows `history`; EOS_ID about once in VOCAB_SIZE tokens."""
+def next_token(history: list[int], seed: int = 0, allowed: abc.Sequence[int] = range(VOCAB_SIZE)) -> int:
+    """The token that follows `history`; EOS_ID about once in VOCAB_SIZE tokens, if all are allowed."""
     digest = blake2b(array("q", [seed, *history]).tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest) % VOCAB_SIZE
+    return allowed[int.from_bytes(digest) % len(allowed)]
+
+
+def allowed_ids(grammar: SequenceGrammar) -> abc.Sequence[int]:
+    """What a mask would allow next."""
+    if grammar.forced_next is not None:
+        return [grammar.forced_next]
+    mask = grammar.matcher.compute_bitmask()
+    return [index for index in range(VOCAB_SIZE) if mask[index // 8] >> index % 8 & 1]
 
 
 class LedgerRunner:
@@ -153,12 +163,22 @@ class LedgerRunner:
 
     def _verify(self, history: list[int], sequence: Sequence) -> list[int]:
         """The draft's tokens up to the first wrong one, and the right one after them."""
-        token_ids = [next_token(history, sequence.seed)]
+        token_ids = [self._next(history, sequence, [])]
         for drafted in sequence.draft:
             if drafted != token_ids[-1]:
                 break
-            token_ids.append(next_token(history + token_ids, sequence.seed))
+            token_ids.append(self._next(history, sequence, token_ids))
         return token_ids
+
+    def _next(self, history: list[int], sequence: Sequence, draft: list[int]) -> int:
+        """What follows history and draft, under the mask that the grammar makes there."""
+        if sequence.grammar is None:
+            return next_token(history + draft, sequence.seed)
+        with sequence.grammar.following(draft) as matches:
+            if not matches:
+                assert draft[-1] == EOS_ID, f"{sequence.id}: the draft {draft} does not match its grammar"
+                return EOS_ID  # which nobody gets: the text has ended
+            return next_token(history + draft, sequence.seed, allowed_ids(sequence.grammar))
 
     def _prompt_logprobs(self, item: PlanItem, history: list[int]) -> list[TokenLogprobs] | None:
         """One entry for each prompt token after a row; its "log probability" names the history that it follows."""

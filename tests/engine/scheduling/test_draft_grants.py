@@ -5,7 +5,7 @@ from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_
 
 def test_a_draft_takes_no_block_that_another_sequence_needs() -> None:
     """Six blocks of four: with its drafts r0 could hold four of them when r1 needs its third."""
-    run = SchedulerRun(make_config(num_blocks=6), lambda _, seed: [1] * 7 if seed == 0 else [])
+    run = SchedulerRun(make_config(num_blocks=6), lambda sequence: [1] * 7 if sequence.seed == 0 else [])
     requests = [
         make_request("r0", make_prompt(3), max_tokens=12, ignore_eos=True),
         make_request("r1", make_prompt(6, seed=1), max_tokens=4, seed=1, ignore_eos=True),

@@ -3,6 +3,7 @@
 import pytest
 
 from engine.protocol import FinishReason
+from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import SchedulerRun, expected_ids, half_right_draft, make_config, make_prompt, make_request
 from tests.helpers.ledger import EOS_ID, next_token
 
@@ -105,10 +106,10 @@ def test_logprobs_are_cut_with_their_tokens() -> None:
     """A draft can bring tokens beyond the end of the sequence; they and their log probabilities are dropped."""
     prompt = prompt_that_ends_after(4)
 
-    def perfect(tokens: list[int], seed: int) -> list[int]:
+    def perfect(sequence: Sequence) -> list[int]:
         draft: list[int] = []
         for _ in range(6):
-            draft.append(next_token(tokens + draft, seed))
+            draft.append(next_token(sequence.tokens + draft, sequence.seed))
         return draft
 
     run = SchedulerRun(make_config(), perfect)
@@ -121,7 +122,7 @@ def test_logprobs_are_cut_with_their_tokens() -> None:
 
 
 def test_a_draft_never_exceeds_what_max_tokens_leaves() -> None:
-    run = SchedulerRun(make_config(num_blocks=2), lambda tokens, seed: [next_token(tokens, seed)] * 9)
+    run = SchedulerRun(make_config(num_blocks=2), lambda s: [next_token(s.tokens, s.seed)] * 9)
     request = make_request("a", make_prompt(3), max_tokens=5, ignore_eos=True)
     assert run.run([request]).ids["a"] == expected_ids(request)
     assert max(num_draft for plan in run.plans for _, _, num_draft in plan) == 3
@@ -129,7 +130,7 @@ def test_a_draft_never_exceeds_what_max_tokens_leaves() -> None:
 
 def test_a_draft_gives_way_before_a_sequence_does() -> None:
     requests = [make_request(f"r{i}", make_prompt(3, seed=i), max_tokens=9, ignore_eos=True) for i in range(2)]
-    run = SchedulerRun(make_config(num_blocks=6), lambda tokens, seed: [(next_token(tokens, seed) + 1) % 40] * 8)
+    run = SchedulerRun(make_config(num_blocks=6), lambda s: [(next_token(s.tokens, s.seed) + 1) % 40] * 8)
     transcript = run.run(requests)
     assert all(transcript.ids[r.id] == expected_ids(r) for r in requests)
     assert sum(s.preemptions for s in run.stats) == 0
@@ -172,7 +173,7 @@ def test_prefix_counters_count_a_request_once() -> None:
 
 
 def test_the_threshold_of_long_prompts_does_not_cut_drafts() -> None:
-    run = SchedulerRun(make_config(long_prefill_token_threshold=2), lambda tokens, seed: [next_token(tokens, seed)] * 5)
+    run = SchedulerRun(make_config(long_prefill_token_threshold=2), lambda s: [next_token(s.tokens, s.seed)] * 5)
     run.run([make_request("a", make_prompt(4), max_tokens=20, ignore_eos=True)])
     assert run.plans[:3] == [[("a", 2, 0)], [("a", 2, 0)], [("a", 6, 5)]]
 

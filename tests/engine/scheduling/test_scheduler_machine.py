@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from engine.config import SchedulingPolicy
+from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, EngineRequest, FinishReason
 from tests.helpers.engines import (
     SchedulerRun,
@@ -15,6 +16,7 @@ from tests.helpers.engines import (
     make_prompt,
     make_request,
 )
+from tests.helpers.grammars import GRAMMARS, expected_output, ledger_vocabulary, sequence_grammar
 from tests.helpers.ledger import EOS_ID
 
 pytestmark = pytest.mark.fast
@@ -29,6 +31,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.requests: dict[str, EngineRequest] = {}
         self.disturbed: set[str] = set()  # aborted, or told to fail
+        self.compiling: dict[str, SequenceGrammar] = {}  # of requests that wait for them
 
     @initialize(
         capacity=st.integers(12, 32),
@@ -102,6 +105,38 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.requests[request.id] = request
             self.run.scheduler.add(request)
 
+    @rule(
+        tail=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+        text=st.sampled_from(GRAMMARS),
+        max_tokens=st.sampled_from([20, 12, 5, 1]),
+        is_ready=st.booleans(),
+    )
+    def add_with_grammar(self, tail: list[int], text: str, max_tokens: int, is_ready: bool) -> None:
+        prompt = (PREFIX + tail)[-self.max_len + 1 :]
+        request = make_request(
+            f"r{len(self.requests)}", prompt, max_tokens=min(max_tokens, self.max_len - len(prompt)), grammar=text
+        )
+        self.requests[request.id] = request
+        grammar = sequence_grammar(text) if is_ready else SequenceGrammar(frozenset([EOS_ID]), appends_forced=True)
+        if not is_ready:
+            self.compiling[request.id] = grammar
+        self.run.scheduler.add(request, grammar)
+
+    @precondition(lambda self: self.compiling)
+    @rule(data=st.data(), is_refused=st.booleans())
+    def compile(self, data: st.DataObject, is_refused: bool) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.compiling)))
+        if is_refused:
+            self.disturbed.add(request_id)
+        self.end_compiling(request_id, is_refused=is_refused)
+
+    def end_compiling(self, request_id: str, *, is_refused: bool) -> None:
+        grammar = self.compiling.pop(request_id)
+        if is_refused:
+            self.run.scheduler.refuse(request_id, "told to be refused")
+        else:
+            grammar.start(ledger_vocabulary().matcher(self.requests[request_id].grammar or ""))
+
     @precondition(lambda self: self.requests)  # so that each run begins with requests, whatever rules it is made of
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
@@ -132,6 +167,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "run"):
             return
+        for request_id in list(self.compiling):
+            self.end_compiling(request_id, is_refused=False)
         transcript = self.run.finish()
         assert set(transcript.finish_reasons) == set(self.requests)
         for request in self.requests.values():
@@ -146,6 +183,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         if reason in (FinishReason.ABORT, FinishReason.ERROR):
             assert request.id in self.disturbed
             assert ids == expected[: len(ids)]
+            return
+        if request.grammar is not None:
+            assert (ids, reason) == expected_output(request)
             return
         ends_with_eos = bool(expected) and expected[-1] == EOS_ID and not request.sampling.ignore_eos
         assert ids == expected

@@ -20,6 +20,7 @@ from tests.helpers.engines import (
     make_prompt,
     make_request,
 )
+from tests.helpers.grammars import GRAMMARS, expected_output
 
 pytestmark = pytest.mark.fast
 
@@ -27,7 +28,7 @@ PREFIXES = [make_prompt(24, seed=seed) for seed in range(2)]
 
 
 @st.composite
-def workloads(draw: st.DrawFn) -> list[EngineRequest]:
+def workloads(draw: st.DrawFn, grammars: tuple[str | None, ...] = (None,)) -> list[EngineRequest]:
     """Up to a dozen requests of at most 50 tokens, many with a shared prefix."""
     requests = []
     for index in range(draw(st.integers(1, 12))):
@@ -42,6 +43,7 @@ def workloads(draw: st.DrawFn) -> list[EngineRequest]:
                 priority=draw(st.integers(0, 3)),
                 arrival_s=float(draw(st.integers(0, 3))),
                 ignore_eos=draw(st.booleans()),
+                grammar=draw(st.sampled_from(grammars)),
             )
         )
     return requests
@@ -94,3 +96,21 @@ def test_tokens_do_not_depend_on_drafts(
     config = make_config(num_blocks=blocks_of_pool(schedule, spare), scheduling_policy=policy, **schedule)
     transcript = SchedulerRun(config, half_right_draft).run(requests)
     assert transcript.ids == {r.id: expected_ids(r) for r in requests}
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    requests=workloads((None, None, *GRAMMARS)),
+    schedule=schedules,
+    policy=st.sampled_from(SchedulingPolicy),
+    drafts=st.booleans(),
+    spare=st.integers(0, 12),
+)
+def test_tokens_that_match_grammars_do_not_depend_on_the_schedule(
+    requests: list[EngineRequest], schedule: dict[str, Any], policy: SchedulingPolicy, drafts: bool, spare: int
+) -> None:
+    config = make_config(num_blocks=blocks_of_pool(schedule, spare), scheduling_policy=policy, **schedule)
+    transcript = SchedulerRun(config, half_right_draft if drafts else None).run(requests)
+    assert transcript.ids == {r.id: expected_ids(r) for r in requests}
+    reasons = {r.id: expected_output(r)[1] for r in requests if r.grammar is not None}
+    assert {id: transcript.finish_reasons[id] for id in reasons} == reasons

@@ -1,0 +1,158 @@
+"""GrammarCompiler, and an engine that has one, with real trial processes."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.grammar.compiler import Compilation, GrammarCompiler, Outcome
+from engine.local import LocalClient
+from engine.protocol import EngineRequest, FinishReason
+from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
+from tests.helpers.grammars import GRAMMARS, expected_output, ledger_source
+
+SLOW = json.dumps({"grammars": [{"json_schema": {"type": "integer", "multipleOf": 1_000_003}}]})  # many seconds
+INVALID = json.dumps({"grammars": [{"json_schema": {"type": "integer", "minimum": 3, "maximum": 2}}]})
+
+
+class CompilerRun:
+    """A compiler, and how to wait for it."""
+
+    def __init__(self, timeout_s: float = 30, cache_bytes: int = 1 << 30) -> None:
+        self._compiled = threading.Semaphore(0)
+        self.compiler = GrammarCompiler(
+            ledger_source(), timeout_s=timeout_s, cache_bytes=cache_bytes, on_compiled=self._compiled.release
+        )
+
+    def collect(self) -> list[tuple[str, Compilation]]:
+        """What is refused when the next grammar is done."""
+        assert self._compiled.acquire(timeout=60)
+        assert self.compiler.has_compiled
+        return self.compiler.collect()
+
+    def compile(self, text: str, sequence_id: str = "r") -> list[tuple[str, Compilation]]:
+        assert not self.compiler.start(sequence_id, text, appends_forced=True).is_ready
+        return self.collect()
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> Iterator[CompilerRun]:
+    run = CompilerRun(**getattr(request, "param", {}))
+    yield run
+    run.compiler.close()
+
+
+def test_a_grammar_is_compiled_once_for_all_that_wait_for_it(run: CompilerRun) -> None:
+    waiting = [run.compiler.start(f"r{index}", GRAMMARS[0], appends_forced=True) for index in range(3)]
+    assert run.compiler.is_compiling
+    assert not any(grammar.is_ready for grammar in waiting)
+    assert run.collect() == []
+    assert not run.compiler.is_compiling
+    assert all(grammar.is_ready for grammar in waiting)
+    first, second, _ = waiting
+    first.advance([first.forced_next or 0], max_tokens=9)
+    assert second.num_forced == 0  # each has its own place
+    assert run.compiler.start("late", GRAMMARS[0], appends_forced=True).is_ready
+    tally = run.compiler.take_tally()
+    assert (tally.queries, tally.hits) == (4, 1)
+    assert {outcome: len(seconds) for outcome, seconds in tally.compile_s.items()} == {Outcome.COMPILED: 1}
+
+
+def test_a_grammar_that_makes_no_sense_is_refused_with_the_reason(run: CompilerRun) -> None:
+    ((sequence_id, refused),) = run.compile(INVALID, "bad")
+    assert (sequence_id, refused.outcome) == ("bad", Outcome.INVALID)
+    assert "minimum (3) is greater than maximum (2)" in refused.error
+    assert run.compile(INVALID)  # a refusal is not cached
+    assert run.compile(GRAMMARS[1]) == []
+
+
+@pytest.mark.parametrize("run", [{"timeout_s": 0.4}], indirect=True)
+def test_a_grammar_that_takes_too_long_is_refused(run: CompilerRun) -> None:
+    ((_, refused),) = run.compile(SLOW)
+    assert refused.outcome is Outcome.TIMEOUT
+    assert "not compiled within 0.4 s (--grammar-compile-timeout)" in refused.error
+    assert run.compile(GRAMMARS[1]) == []
+
+
+def test_a_trial_process_that_dies_takes_nothing_with_it(run: CompilerRun) -> None:
+    assert run.compile(GRAMMARS[1]) == []
+    run.compiler.start("r", SLOW, appends_forced=True)
+    for process_id in _children(os.getpid()):
+        os.kill(process_id, signal.SIGKILL)
+    ((_, refused),) = run.collect()
+    assert refused.outcome is Outcome.INVALID
+    assert "more memory or depth than is allowed" in refused.error
+    assert run.compile(GRAMMARS[2]) == []
+
+
+def test_who_has_gone_is_not_refused(run: CompilerRun) -> None:
+    run.compiler.start("gone", INVALID, appends_forced=True)
+    run.compiler.forget("gone", INVALID)
+    assert run.collect() == []
+
+
+@pytest.mark.parametrize("run", [{"cache_bytes": 250_000}], indirect=True)  # two grammars of about 110,000
+def test_the_cache_holds_what_was_used_last_within_its_bytes(run: CompilerRun) -> None:
+    for text in GRAMMARS[:2]:
+        run.compile(text)
+    assert run.compiler.start("again", GRAMMARS[0], appends_forced=True).is_ready
+    run.compile(GRAMMARS[2])
+    assert 0 < run.compiler.cache_bytes <= 250_000
+    assert run.compiler.start("again", GRAMMARS[0], appends_forced=True).is_ready
+    assert not run.compiler.start("again", GRAMMARS[1], appends_forced=True).is_ready
+
+
+def test_an_engine_gives_each_request_what_its_grammar_leaves(run: CompilerRun) -> None:
+    engine, _ = make_engine(grammars=run.compiler)
+    requests = [
+        make_request(f"r{index}", make_prompt(5, seed=index), max_tokens=20, seed=index, grammar=grammar)
+        for index, grammar in enumerate([*GRAMMARS, None, *GRAMMARS])
+    ]
+    client = LocalClient(engine)
+    outputs = client.generate(requests)
+    assert {id: output.new_ids for id, output in outputs.items()} == {r.id: expected_ids(r) for r in requests}
+    reasons = {r.id: expected_output(r)[1] for r in requests if r.grammar is not None}
+    assert {id: outputs[id].finish_reason for id in reasons} == reasons
+    assert sum(stats.forced_tokens for stats in client.steps) > 0
+    assert sum(len(seconds) for stats in client.steps for seconds in stats.grammar_compile_s.values()) == len(GRAMMARS)
+    assert client.steps[-1].grammar_cache_bytes > 0
+
+
+@pytest.mark.parametrize("run", [{"timeout_s": 1.5}], indirect=True)
+def test_a_request_that_waits_for_its_grammar_holds_up_nobody(run: CompilerRun) -> None:
+    engine, _ = make_engine(grammars=run.compiler, max_num_seqs=1)
+    engine.add(make_request("slow", make_prompt(5), grammar=SLOW))
+    assert not engine.has_work
+    outputs = LocalClient(engine).generate([make_request("plain", make_prompt(9), max_tokens=30)])
+    assert next(iter(outputs)) == "plain"
+
+
+def test_a_refused_grammar_ends_its_request_alone(run: CompilerRun) -> None:
+    engine, _ = make_engine(grammars=run.compiler)
+    plain, bad = make_request("plain", make_prompt(9)), make_request("bad", make_prompt(5), grammar=INVALID)
+    outputs = LocalClient(engine).generate([bad, plain])
+    assert outputs["plain"].new_ids == expected_ids(plain)
+    assert outputs["bad"].finish_reason is FinishReason.ERROR
+    assert outputs["bad"].is_refused
+    assert "minimum" in (outputs["bad"].error or "")
+
+
+def test_logprobs_keep_forced_tokens_out_of_the_output_but_not_out_of_the_text(run: CompilerRun) -> None:
+    """Each token then has a row of its own, whose mask leaves the forced one alone: the text is the same."""
+    engine, _ = make_engine(grammars=run.compiler)
+
+    def request(id: str, logprobs: int | None) -> EngineRequest:
+        return make_request(id, make_prompt(5), max_tokens=30, grammar=GRAMMARS[0], logprobs=logprobs)
+
+    outputs = LocalClient(engine).generate([request("plain", None), request("scored", 0)])
+    assert outputs["plain"].new_ids == outputs["scored"].new_ids
+    assert [entry.token_id for entry in outputs["scored"].logprobs or []] == outputs["scored"].new_ids
+
+
+def _children(process_id: int) -> list[int]:
+    tasks = Path(f"/proc/{process_id}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
