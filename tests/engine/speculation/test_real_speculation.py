@@ -1,10 +1,12 @@
 """Speculation on real models: greedy outputs equal, sampled ones of one distribution, for every proposer."""
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +17,8 @@ from engine.config import DraftSampling, EngineConfig
 from engine.draft_model.model import DraftModel
 from engine.draft_model.runner import TorchDraftRunner
 from engine.engine import Engine
+from engine.grammar.compiler import GrammarCompiler
+from engine.grammar.vocabulary import TokenizerSource
 from engine.local import LocalClient
 from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats
 from engine.runner.runner import TorchRunner
@@ -25,6 +29,7 @@ from models.loaded_model import LoadedModel
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.drafting import AlwaysFull, Unsure
 from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.grammars import ledger_source
 from tests.helpers.loaded import load_random
 from tests.helpers.statistics import significant, two_sample_p
 from tests.models.families.classic_variants import gemma2
@@ -77,6 +82,7 @@ def _client(
     max_tokens: int = 4,
     num_blocks: int = 160,
     num_states: int = 40,
+    grammars: GrammarCompiler | None = None,
     **options: int,
 ) -> LocalClient:
     """kind: "none", "ngram", "prediction", "model" or "unsure model". Drafts are as long as possible, whatever they
@@ -111,6 +117,7 @@ def _client(
         num_states=num_states,
         eos_token_ids=[2],
         speculator=speculator,
+        grammars=grammars,
     )
     return LocalClient(engine)
 
@@ -230,16 +237,25 @@ SAMPLES = 20_000
 Texts = Counter[tuple[int, ...]]
 
 
+# Two tokens are sampled, one is forced, and one more sampled; texts that match are rare without a mask.
+GRAMMAR = json.dumps({"grammars": [{"lark_grammar": 'start: /[abc]{2}/ "true" /[cde01]{8}/'}]})
+
+
+@pytest.fixture
+def grammars() -> Iterator[GrammarCompiler]:
+    source = TokenizerSource(ledger_source().tokenizer_json, VOCAB_SIZE, [2])
+    compiler = GrammarCompiler(source, timeout_s=60, cache_bytes=1 << 20, on_compiled=lambda: None)
+    yield compiler
+    compiler.close()
+
+
 def _sampled_texts(
-    pair: Pair, kind: str, seeds: Iterator[int], monkeypatch: pytest.MonkeyPatch, *, num_blocks: int
+    client: LocalClient, seeds: Iterator[int], monkeypatch: pytest.MonkeyPatch, **request: Any
 ) -> tuple[Texts, list[StepStats]]:
     """Without a seed, with which nothing would be drawn by chance: the engine's own come from `seeds`."""
     monkeypatch.setattr(scheduler.secrets, "randbits", lambda _: next(seeds))
-    client = _client(pair, kind, max_tokens=2, num_blocks=num_blocks)
-    requests = [
-        make_request(f"s{n}", [9, 8, 7, 6, 5, 4, 3], max_tokens=4, seed=None, temperature=1.2, top_k=3, ignore_eos=True)
-        for n in range(SAMPLES)
-    ]
+    parameters = {"max_tokens": 4, "seed": None, "temperature": 1.2, "top_k": 3, "ignore_eos": True, **request}
+    requests = [make_request(f"s{n}", [9, 8, 7, 6, 5, 4, 3], **parameters) for n in range(SAMPLES)]
     outputs = client.generate(requests)
     return Counter(tuple(output.new_ids) for output in outputs.values()), client.steps
 
@@ -267,8 +283,8 @@ def test_sampled_outputs_have_one_distribution_with_and_without_drafts(
     """20,000 texts of four tokens each way, among prefix hits and preemptions; the second to fourth token are drafted,
     or follow an accepted draft."""
     seeds = itertools.count()
-    plain, _ = _sampled_texts(pair, "none", seeds, monkeypatch, num_blocks=2000)
-    drafted, steps = _sampled_texts(pair, "model", seeds, monkeypatch, num_blocks=90)
+    plain, _ = _sampled_texts(_client(pair, "none", max_tokens=2, num_blocks=2000), seeds, monkeypatch)
+    drafted, steps = _sampled_texts(_client(pair, "model", max_tokens=2, num_blocks=90), seeds, monkeypatch)
     num_accepted, num_drafted = (sum(getattr(s, name) for s in steps) for name in ("accepted_tokens", "draft_tokens"))
     assert 0.2 * num_drafted < num_accepted < 0.95 * num_drafted
     assert sum(step.preemptions for step in steps) > 10
@@ -279,5 +295,29 @@ def test_sampled_outputs_have_one_distribution_with_and_without_drafts(
 
     (commonest, _), *_ = plain.most_common(1)
     biased = Counter({text: round(0.97 * count) for text, count in plain.items()})  # control: a bias of 3 %
+    biased[commonest] += SAMPLES - biased.total()
+    assert significant(_p_values(drafted, biased)) != []
+
+
+def test_sampled_outputs_have_one_distribution_under_a_grammar(
+    pair: Pair, grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sampled token by token under masks, as log probabilities need it; and with forced tokens appended, and the others
+    drafted by a model under the same masks."""
+    seeds = itertools.count()
+    alone = _client(pair, "none", num_blocks=2000, grammars=grammars)
+    plain, steps = _sampled_texts(alone, seeds, monkeypatch, grammar=GRAMMAR, logprobs=0, top_k=5)
+    assert sum(step.forced_tokens for step in steps) == 0
+    drafting = _client(pair, "model", max_tokens=2, num_blocks=90, grammars=grammars)
+    drafted, steps = _sampled_texts(drafting, seeds, monkeypatch, grammar=GRAMMAR, top_k=5)
+    assert sum(step.forced_tokens for step in steps) > 0.3 * SAMPLES  # those that were not drafted
+    num_accepted, num_drafted = (sum(getattr(s, name) for s in steps) for name in ("accepted_tokens", "draft_tokens"))
+    assert 0.2 * num_drafted < num_accepted < 0.98 * num_drafted
+    family = _p_values(plain, drafted)
+    assert len(family) > 15
+    assert significant(family) == []
+
+    (commonest, _), *_ = plain.most_common(1)
+    biased = Counter({text: round(0.97 * count) for text, count in plain.items()})
     biased[commonest] += SAMPLES - biased.total()
     assert significant(_p_values(drafted, biased)) != []
