@@ -75,10 +75,16 @@ class ChatTemplate:
             raise StartupError(
                 f"the chat template cannot be read, line {error.lineno}: {error.message}; give another: --chat-template"
             ) from error
+        self._source = source
         self._special_tokens = dict(special_tokens)
         self._control_texts = ControlTexts(control_texts)
         self._knows_developer = "developer" in source
         self._clock = clock
+
+    @property
+    def source(self) -> str:
+        """The template's Jinja text."""
+        return self._source
 
     def render(
         self,

@@ -1,0 +1,44 @@
+"""Thoughts of earlier answers, given to the chat template where it reads them; which ones it shows is its decision."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import InvalidRequest
+from server.reasoning.probe import THOUGHT_FIELDS, shown_thoughts
+from server.text.chat_template import ChatTemplate
+
+
+def find_thought_field(template: ChatTemplate) -> str | None:
+    """The field of an assistant's message that the template reads its thought from; None for a template without one.
+
+    A template without one shows no earlier thoughts: its model was trained to see answers alone.
+    """
+    return next((field for field in THOUGHT_FIELDS if any(shown_thoughts(template, (field,)))), None)
+
+
+def for_template(message: Mapping[str, Any], field: str | None) -> dict[str, Any]:
+    """A copy of `message` with its thought, whatever field it came in, in `field` alone, or nowhere if that is None.
+
+    Raises InvalidRequest for a thought that is no text, and for two that differ.
+    """
+    if message.get("role") != "assistant":
+        return dict(message)
+    plain = {name: value for name, value in message.items() if name not in THOUGHT_FIELDS}
+    thought = _thought(message)
+    if thought is None or field is None:
+        return plain
+    if field == "thinking" and plain.get("tool_calls") and plain.get("content"):
+        # gpt-oss's template writes either of them as the thought before a call, and refuses both.
+        return {**plain, field: f"{thought}\n{plain['content']}", "content": ""}
+    return {**plain, field: thought}
+
+
+def _thought(message: Mapping[str, Any]) -> str | None:
+    given = {name: message[name] for name in THOUGHT_FIELDS if message.get(name) not in (None, "")}
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise InvalidRequest(f"the {name} of a message must be a string", param="messages")
+    if len(set(given.values())) > 1:
+        names = " and ".join(given)
+        raise InvalidRequest(f"a message has {names} that differ; send one of them", param="messages")
+    return next(iter(given.values()), None)

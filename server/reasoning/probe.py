@@ -1,0 +1,66 @@
+"""Trial renderings: small chats with a thought, by which a chat template shows what it does with thoughts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.errors import InvalidRequest
+from server.text.chat_template import ChatTemplate
+
+THOUGHT = "xthoughtx"
+ANSWER = "xanswerx"
+# Where a message may carry its thought; templates read one of these.
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+# The two names under which templates let a client turn thinking on and off.
+SWITCHES = ("enable_thinking", "thinking")
+
+_USER = {"role": "user", "content": "Hello"}
+_TOOL_RESULT = {"role": "tool", "content": "4", "tool_call_id": "call00000", "name": "add"}
+
+
+def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIELDS) -> Iterator[tuple[str, str]]:
+    """What stands before and after an assistant's thought, for each trial chat in which the template shows it.
+
+    fields: where the trial message carries the thought.
+    """
+    thought = dict.fromkeys(fields, THOUGHT)
+    for messages in _chats(thought):
+        for kwargs in _thinking_or_default():
+            prompt = render(template, messages, kwargs=kwargs, add_generation_prompt=False)
+            before, found, after = (prompt or "").partition(THOUGHT)
+            if found:
+                yield before, after
+
+
+def prompt_ends(template: ChatTemplate) -> Iterator[str]:
+    """Prompts that open an answer: by default, with thinking turned on, and with it turned off."""
+    for kwargs in (*_thinking_or_default(), dict.fromkeys(SWITCHES, False)):
+        prompt = render(template, [_USER], kwargs=kwargs)
+        if prompt is not None:
+            yield prompt
+
+
+def render(
+    template: ChatTemplate,
+    messages: list[dict[str, Any]] | None = None,
+    *,
+    kwargs: Mapping[str, Any],
+    add_generation_prompt: bool = True,
+) -> str | None:
+    """The prompt for a trial chat, by default of one user's message; None where the template refuses it."""
+    try:
+        return template.render(messages or [_USER], kwargs=kwargs, add_generation_prompt=add_generation_prompt).prompt
+    except InvalidRequest:
+        return None
+
+
+def _thinking_or_default() -> tuple[dict[str, bool], dict[str, bool]]:
+    return {}, dict.fromkeys(SWITCHES, True)
+
+
+def _chats(thought: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
+    yield [_USER, {"role": "assistant", "content": ANSWER, **thought}]
+    # Many templates show a thought only while the model is in the middle of calling tools. Some of them read the
+    # arguments as an object, others as its JSON text.
+    for arguments in ({"a": 2}, '{"a": 2}'):
+        call = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": arguments}}
+        yield [_USER, {"role": "assistant", "content": "", **thought, "tool_calls": [call]}, _TOOL_RESULT]

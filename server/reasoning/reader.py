@@ -1,0 +1,108 @@
+"""ThoughtReader: a model's text, delta by delta, as thought and answer."""
+
+from typing import Protocol
+
+from server.reasoning.harmony import HarmonyReader
+from server.reasoning.marks import HARMONY, ReasoningMarks
+from server.reasoning.partial_marks import partial_mark
+
+
+class ReasoningReader(Protocol):
+    """Reads one choice's text. What its results join to does not depend on how the text is cut into deltas."""
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the next text belongs to the thought, as far as the text pushed so far tells."""
+        ...
+
+    def push(self, text: str) -> tuple[str, str]:
+        """The reasoning and the content that can be sent now. What may be part of a mark is held back."""
+        ...
+
+    def finish(self) -> tuple[str, str]:
+        """The pending rest, as reasoning and content. Nothing may be pushed after it."""
+        ...
+
+
+def reasoning_reader(marks: ReasoningMarks, *, is_open: bool) -> ReasoningReader:
+    """A reader for one choice. is_open: the prompt ends inside a thought, see opens_thought."""
+    return HarmonyReader(is_open=is_open) if marks == HARMONY else ThoughtReader(marks, is_open=is_open)
+
+
+class ThoughtReader:
+    """Reads a text of at most one thought, which comes first.
+
+        whitespace  start  whitespace   thought   whitespace  end  whitespace   content
+        `------- both absent if is_open -------'
+
+    The whitespace around the marks belongs to neither. A thought that does not end is reasoning to the last character.
+    A text that does not begin with the start mark is content as it is, marks included: an answer may speak of them. A
+    model that repeats the start mark although the prompt ended with it did not mean it as text.
+    """
+
+    def __init__(self, marks: ReasoningMarks, *, is_open: bool) -> None:
+        self._marks = marks
+        self._pending = ""
+        self._is_thinking = is_open
+        self._may_start = True  # nothing was read yet but whitespace and what may be the start mark
+        self._skips_space = is_open  # the last thing read was a mark
+
+    @property
+    def is_thinking(self) -> bool:
+        return self._is_thinking
+
+    def push(self, text: str) -> tuple[str, str]:
+        self._pending += text
+        if self._may_start:
+            self._read_start()
+            if self._may_start:
+                return "", ""
+        reasoning = self._read_thought() if self._is_thinking else ""
+        content = "" if self._is_thinking else self._read_all()
+        return reasoning, content
+
+    def finish(self) -> tuple[str, str]:
+        rest = self._read_all()
+        return (rest, "") if self._is_thinking else ("", rest)
+
+    def check(self) -> None:
+        """Assert that no more is pending than what may be the whitespace before a mark and a part of the mark."""
+        mark = self._marks.start if self._may_start else self._marks.end
+        rest = self._pending.lstrip()
+        assert not self._pending or self._may_start or self._is_thinking
+        assert mark.startswith(rest)
+        assert rest != mark
+
+    def _read_start(self) -> None:
+        text = self._pending.lstrip()
+        start = self._marks.start
+        if text.startswith(start):
+            self._pending = text[len(start) :]
+            self._is_thinking = self._skips_space = True
+            self._may_start = False
+        else:
+            self._may_start = start.startswith(text)
+
+    def _read_thought(self) -> str:
+        """What can be sent of the thought; the thought is over if its end mark is there."""
+        self._skip_space()
+        thought, end, rest = self._pending.partition(self._marks.end)
+        if end:
+            self._pending = rest
+            self._is_thinking = False
+            self._skips_space = True
+            return thought.rstrip()
+        size = len(thought) - partial_mark(thought, [self._marks.end])
+        sent = thought[:size].rstrip()
+        self._pending = thought[len(sent) :]
+        return sent
+
+    def _read_all(self) -> str:
+        self._skip_space()
+        text, self._pending = self._pending, ""
+        return text
+
+    def _skip_space(self) -> None:
+        if self._skips_space:
+            self._pending = self._pending.lstrip()
+            self._skips_space = not self._pending

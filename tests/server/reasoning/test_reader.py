@@ -1,0 +1,92 @@
+"""ThoughtReader: what is thought and what is answer, however the text is cut."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.reasoning.harmony import HarmonyReader
+from server.reasoning.marks import HARMONY, THINK, ReasoningMarks
+from server.reasoning.reader import ReasoningReader, ThoughtReader, reasoning_reader
+
+pytestmark = pytest.mark.fast
+
+MARKS = [THINK, ReasoningMarks("[[", "]]"), ReasoningMarks("aab", "aaab"), ReasoningMarks("so I think:", "so I say:")]
+
+
+def read(reader: ReasoningReader, *deltas: str) -> tuple[str, str]:
+    """The reasoning and the content of all deltas."""
+    pieces = [reader.push(delta) for delta in deltas] + [reader.finish()]
+    return "".join(piece for piece, _ in pieces), "".join(piece for _, piece in pieces)
+
+
+def read_whole(text: str, marks: ReasoningMarks, is_open: bool) -> tuple[str, str]:
+    """What a ThoughtReader must make of a text, written for a whole text."""
+    start = re.match(r"\s*" + re.escape(marks.start), text)
+    if not start and not is_open:
+        return "", text
+    thought, end, content = text[start.end() if start else 0 :].partition(marks.end)
+    return (thought.strip(), content.lstrip()) if end else (thought.lstrip(), "")
+
+
+@pytest.mark.parametrize(
+    ("is_open", "text", "expected"),
+    [
+        (False, "<think>\nSo.\n</think>\n\nYes.", ("So.", "Yes.")),
+        (False, "<think>\n\n</think>\n\nYes.", ("", "Yes.")),
+        (False, "\n<think>So.</think>Yes. ", ("So.", "Yes. ")),
+        (False, " Yes.\n", ("", " Yes.\n")),
+        (False, "So.</think>Yes.", ("", "So.</think>Yes.")),
+        (False, "It is <think>So.</think>.", ("", "It is <think>So.</think>.")),
+        (False, "<think>So.</think>Say <think> and </think>", ("So.", "Say <think> and </think>")),
+        (False, "<think>So.\n</thi", ("So.\n</thi", "")),
+        (False, "<thi", ("", "<thi")),
+        (True, "\nSo.\n</think>\n\nYes.", ("So.", "Yes.")),
+        (True, "<think>\nSo.\n</think>Yes.", ("So.", "Yes.")),
+        (True, "So.\n\nSo. ", ("So.\n\nSo. ", "")),
+        (True, "</think>Yes.", ("", "Yes.")),
+        (True, "", ("", "")),
+    ],
+)
+def test_reader_tells_thought_from_answer(is_open: bool, text: str, expected: tuple[str, str]) -> None:
+    assert read(ThoughtReader(THINK, is_open=is_open), text) == expected
+    assert read(ThoughtReader(THINK, is_open=is_open), *text) == expected
+
+
+@given(st.data(), st.sampled_from(MARKS), st.booleans())
+def test_reader_holds_under_every_split(data: st.DataObject, marks: ReasoningMarks, is_open: bool) -> None:
+    mark = st.sampled_from([marks.start, marks.end])
+    cut = st.builds(lambda mark, size: mark[:size], mark, st.integers(0, 10))
+    deltas = data.draw(st.lists(mark | cut | st.text("ab so\n<[]/", max_size=4), max_size=12))
+    reader = ThoughtReader(marks, is_open=is_open)
+    pieces = []
+    for delta in deltas:
+        pieces.append(reader.push(delta))
+        reader.check()
+    pieces.append(reader.finish())
+    joined = "".join(piece for piece, _ in pieces), "".join(piece for _, piece in pieces)
+    assert joined == read_whole("".join(deltas), marks, is_open)
+
+
+def test_reader_sends_what_cannot_be_part_of_a_mark() -> None:
+    reader = ThoughtReader(THINK, is_open=False)
+    assert reader.push("<think>So. </th") == ("So.", "")
+    assert reader.push("e end. </think") == (" </the end.", "")
+    assert reader.push(">\n") == ("", "")
+    assert reader.push("Yes. <") == ("", "Yes. <")
+
+
+def test_reader_says_whether_it_is_thinking() -> None:
+    reader = ThoughtReader(THINK, is_open=False)
+    states = [reader.is_thinking]
+    for delta in ("<think>", "So.", "</think>", "Yes."):
+        reader.push(delta)
+        states.append(reader.is_thinking)
+    assert states == [False, True, True, False, False]
+    assert ThoughtReader(THINK, is_open=True).is_thinking
+
+
+def test_marks_of_harmony_get_its_own_reader() -> None:
+    assert isinstance(reasoning_reader(HARMONY, is_open=False), HarmonyReader)
+    assert isinstance(reasoning_reader(THINK, is_open=False), ThoughtReader)
