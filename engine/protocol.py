@@ -108,6 +108,14 @@ def _check_range(
     raise InvalidRequest(f"{name} is {value}; it must be {bounds}", param=param or name)
 
 
+class ThinkingBudget(msgspec.Struct, frozen=True):
+    """How long a model may think: when the budget is spent, the next token is the mark that ends the thought."""
+
+    max_tokens: int  # between the marks
+    start_id: int | None  # the mark that begins the thought; None where the prompt ends with it
+    end_id: int
+
+
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One sequence to generate. A request with n choices becomes n of these, which share their prompt's blocks."""
 
@@ -119,6 +127,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = ""  # requests share cached prefixes only within one salt
     service_class: ServiceClass = ServiceClass.INTERACTIVE
     grammar: str | None = None  # that the output must match, in llguidance's form
+    thinking: ThinkingBudget | None = None
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
 
 

@@ -36,6 +36,8 @@ _LATENCY_BUCKETS = (
 _ITERATION_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
+_COMPILE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
 _MAX_EXPERT_LABELS = 256
 
 PREFIX = "headrace_"
@@ -157,6 +159,34 @@ METRICS: tuple[MetricSpec, ...] = (
         lambda s: s.is_speculation_off,
     ),
     MetricSpec(
+        "grammar_compilations_total",
+        MetricType.COUNTER,
+        "Grammars and JSON schemas by how compiling them ended: compiled, invalid, timeout.",
+        labels=("model_name", "outcome"),
+    ),
+    _histogram("grammar_compile_time_seconds", "Length of one compilation, however it ended.", _COMPILE_BUCKETS),
+    _counter(
+        "grammar_cache_queries_total",
+        "Requests with a grammar, looked up among the compiled ones.",
+        lambda s: s.grammar_cache_queries,
+    ),
+    _counter("grammar_cache_hits_total", "Of them, those found compiled.", lambda s: s.grammar_cache_hits),
+    _gauge("grammar_cache_bytes", "Estimated size of the compiled grammars.", lambda s: s.grammar_cache_bytes),
+    _counter("grammar_masks_total", "Tokens chosen under a grammar's mask, drafted ones too.", lambda s: s.num_masks),
+    _counter("grammar_mask_seconds_total", "Time that steps spent on these masks.", lambda s: s.mask_s),
+    _counter(
+        "grammar_forced_tokens_total",
+        "Tokens that a grammar left no choice about, and that no step was spent on.",
+        lambda s: s.forced_tokens,
+    ),
+    MetricSpec(
+        "tool_calls_total",
+        MetricType.COUNTER,
+        "Tool calls in answers, by the format that they were read with and what became of them: complete, incomplete "
+        "(the answer ended within the call).",
+        labels=("model_name", "parser", "outcome"),
+    ),
+    MetricSpec(
         "expert_rows_total",
         MetricType.COUNTER,
         "Rows that each expert computed, over all layers with experts; beyond 256 experts, neighbors together.",
@@ -241,6 +271,10 @@ class Metrics:
         for position, count in enumerate(stats.accepted_by_position):
             self._accepted_at(position).inc(count)
         self._count_experts(stats.expert_rows)
+        for outcome, seconds in stats.grammar_compile_s.items():
+            self._counters["grammar_compilations_total"].labels(self._model_name, outcome).inc(len(seconds))
+            for compile_s in seconds:
+                self.observe("grammar_compile_time_seconds", compile_s)
 
     def _accepted_at(self, position: int) -> Counter:
         return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self._model_name, str(position))
@@ -276,6 +310,10 @@ class Metrics:
 
     def count_ended(self, reason: FinishReason) -> None:
         self._ended[reason].inc()
+
+    def count_tool_call(self, parser: str, *, is_complete: bool) -> None:
+        outcome = "complete" if is_complete else "incomplete"
+        self._counters["tool_calls_total"].labels(self._model_name, parser, outcome).inc()
 
     def count_http(self, method: str, route: str, status: int) -> None:
         """Count an answered request; the caller keeps the number of different label values bounded."""

@@ -6,20 +6,23 @@ from engine.protocol import SamplingParams
 from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
 from engine.sampling.rows import LogitsRow
+from engine.sampling.thinking import ThinkingBudgets
 from engine.scheduling.sequence import Sequence
 
 
 class LogitEditor:
-    """Grammars, logit bias, penalties, minimum length. Holds the counts of sequences with penalties until they are
-    released."""
+    """Grammars, logit bias, penalties, minimum length, thinking budgets. Holds what it counts of sequences until they
+    are released."""
 
     def __init__(self, eos_token_ids: list[int]) -> None:
         self.masks = GrammarMasks()
         self._eos_token_ids = eos_token_ids
         self._counts: dict[str, TokenCounts] = {}
+        self._thinking = ThinkingBudgets()
 
     def release(self, sequence: Sequence) -> None:
         self._counts.pop(sequence.id, None)
+        self._thinking.release(sequence)
 
     def edit(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
         """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed."""
@@ -33,7 +36,8 @@ class LogitEditor:
             sampling = row.sequence.request.sampling
             has_penalties = _has_penalties(sampling)
             banned = self._banned_ids(row) if sampling.min_tokens else []
-            if not (sampling.logit_bias or has_penalties or banned):
+            end_of_thought = self._thinking.due_end(row)
+            if not (sampling.logit_bias or has_penalties or banned) and end_of_thought is None:
                 continue
             edited.append(index)
             if sampling.logit_bias:
@@ -45,6 +49,9 @@ class LogitEditor:
                     apply_penalties(logits[index], sampling, counts)
             if banned:
                 logits[index, banned] = -torch.inf
+            if end_of_thought is not None:
+                logits[index] = -torch.inf
+                logits[index, end_of_thought] = 0.0
         return edited
 
     def _banned_ids(self, row: LogitsRow) -> list[int]:

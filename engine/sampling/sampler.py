@@ -1,9 +1,9 @@
 """Sampler: the next tokens of each sequence, by a fixed pipeline whose steps are skipped when no row uses them.
 
-grammar mask -> logit bias -> penalties -> minimum length -> temperature -> top-k, top-p, min-p -> draw. Log
-probabilities come from the raw logits. A sequence with a draft has a row for each drafted token and one more. Every row
-goes through the same pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how many of
-them are.
+grammar mask -> logit bias -> penalties -> minimum length -> thinking budget -> temperature -> top-k, top-p, min-p ->
+draw. Log probabilities come from the raw logits. A sequence with a draft has a row for each drafted token and one more.
+Every row goes through the same pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how
+many of them are.
 """
 
 import math

@@ -7,7 +7,15 @@ from typing import Any
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, StepStats
+from engine.protocol import (
+    AbortReason,
+    EngineRequest,
+    FinishReason,
+    RequestOutput,
+    SamplingParams,
+    StepStats,
+    ThinkingBudget,
+)
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import StepResult
@@ -28,6 +36,7 @@ def make_request(
     arrival_s: float = 0.0,
     cache_salt: str = "",
     grammar: str | None = None,
+    thinking: ThinkingBudget | None = None,
     **sampling: Any,
 ) -> EngineRequest:
     return EngineRequest(
@@ -38,6 +47,7 @@ def make_request(
         priority=priority,
         cache_salt=cache_salt,
         grammar=grammar,
+        thinking=thinking,
     )
 
 

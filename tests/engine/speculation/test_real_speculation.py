@@ -20,7 +20,7 @@ from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
 from engine.local import LocalClient
-from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats
+from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats, ThinkingBudget
 from engine.runner.runner import TorchRunner
 from engine.scheduling import scheduler
 from engine.speculation.audit import compare
@@ -132,6 +132,7 @@ def _requests(kind: str, predictions: dict[str, list[int]] | None = None) -> lis
         {"temperature": 0.8, "top_p": 0.9},
         {"temperature": 1.0, "top_k": 5, "presence_penalty": 0.5},
         {"temperature": 0.7, "min_p": 0.1, "logprobs": 1},
+        {"temperature": 0.7, "thinking": ThinkingBudget(11, None, 3)},
     ]
     requests = []
     for n, sampling in enumerate(parameters):

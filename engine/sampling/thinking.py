@@ -1,0 +1,52 @@
+"""ThinkingBudgets: which rows must end a thought because its budget is spent."""
+
+from collections import abc
+from dataclasses import dataclass
+
+from engine.protocol import ThinkingBudget
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.sequence import Sequence
+
+
+@dataclass(slots=True)
+class _Thought:
+    """A sequence's thought after `num_seen` of its output tokens."""
+
+    num_seen: int = 0
+    num_tokens: int | None = None  # of the thought; None before it begins
+    has_ended: bool = False
+
+    def push(self, token_ids: abc.Iterable[int], budget: ThinkingBudget) -> None:
+        for token_id in token_ids:
+            self.num_seen += 1
+            if self.num_tokens is not None:
+                self.has_ended |= token_id == budget.end_id
+                self.num_tokens += 1
+            elif token_id == budget.start_id:
+                self.num_tokens = 0
+
+
+class ThinkingBudgets:
+    """Follows the thoughts of sequences that have a budget, until they are released."""
+
+    def __init__(self) -> None:
+        self._thoughts: dict[str, _Thought] = {}
+
+    def release(self, sequence: Sequence) -> None:
+        self._thoughts.pop(sequence.id, None)
+
+    def due_end(self, row: LogitsRow) -> int | None:
+        """The only token that this row may have, the mark that ends the thought; None while there is no need of it."""
+        sequence = row.sequence
+        budget = sequence.request.thinking
+        if budget is None:
+            return None
+        thought = self._thoughts.get(sequence.id)
+        if thought is None:
+            thought = _Thought(num_tokens=0 if budget.start_id is None else None)
+            self._thoughts[sequence.id] = thought
+        thought.push(sequence.tokens[sequence.num_prompt + thought.num_seen :], budget)
+        ahead = _Thought(thought.num_seen, thought.num_tokens, thought.has_ended)
+        ahead.push(row.drafted, budget)
+        is_spent = ahead.num_tokens is not None and not ahead.has_ended and ahead.num_tokens >= budget.max_tokens
+        return budget.end_id if is_spent else None

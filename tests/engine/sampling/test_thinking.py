@@ -1,0 +1,55 @@
+"""Thinking budgets: the mark that ends a thought is forced when it is due, drafts or not, and at no other place."""
+
+import pytest
+import torch
+
+from engine.protocol import ThinkingBudget
+from engine.sampling.logit_edits import LogitEditor
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.sequence import Sequence
+from tests.helpers.engines import make_request
+
+START, END = 8, 9
+
+
+def _due(output: list[int], draft: list[int], budget: ThinkingBudget) -> list[bool]:
+    """Whether each row of a sequence can have the end mark alone."""
+    request = make_request("r", [START, END], thinking=budget)
+    sequence = Sequence(request, seed=0, tokens=[START, END, *output], num_prompt=2, draft=draft)
+    editor = LogitEditor([0])
+    logits = torch.zeros((len(draft) + 1, 10))
+    edited = editor.edit(logits, [LogitsRow(sequence, index) for index in range(len(draft) + 1)])
+    only_end = [torch.isfinite(row).nonzero().flatten().tolist() == [END] for row in logits]
+    assert edited == [index for index, is_due in enumerate(only_end) if is_due]
+    return only_end
+
+
+@pytest.mark.parametrize(
+    ("output", "draft", "due"),
+    [
+        ([], [1, 1, 1], [False, False, False, True]),
+        ([1, 1], [1, 1, 1], [False, True, True, True]),
+        ([1, END, 1, 1, 1, 1], [1], [False, False]),  # it has ended by itself
+        ([1, 1], [END, 1, 1], [False, False, False, False]),
+        ([1, 1, 1], [END, 1], [True, False, False]),
+    ],
+)
+def test_a_thought_that_the_prompt_opens(output: list[int], draft: list[int], due: list[bool]) -> None:
+    assert _due(output, draft, ThinkingBudget(3, None, END)) == due
+
+
+@pytest.mark.parametrize(
+    ("output", "draft", "due"),
+    [
+        ([1, 1, 1, 1], [1], [False, False]),  # no thought has begun
+        ([1, START, 1, 1, 1], [], [True]),
+        ([1], [START, 1, 1, 1], [False, False, False, False, True]),
+        ([START, 1, END, 1, 1, START, 1, 1, 1], [], [False]),  # one thought an answer
+    ],
+)
+def test_a_thought_that_the_model_opens(output: list[int], draft: list[int], due: list[bool]) -> None:
+    assert _due(output, draft, ThinkingBudget(3, START, END)) == due
+
+
+def test_a_budget_of_nothing_ends_the_thought_at_once() -> None:
+    assert _due([], [], ThinkingBudget(0, None, END)) == [True]
