@@ -133,7 +133,7 @@ class EngineConfig:
     )
     weight_cache: bool = option(
         True,
-        "On a CPU whose system maps files in large pages: cache packed weights on disk, for later starts to map.",
+        "On a CPU whose system maps files in huge pages: cache packed weights on disk, for later starts to map.",
         group="Model",
     )
     threads: int | None = option(

@@ -2,7 +2,7 @@
 
 Every technique that a family can choose is a field here; layers are composed from it when they are built. What is only
 stored differently (rotary pairs side by side, norm weights minus 1, fused or stacked matrices) is not here: it is a
-transform in the family's map of names (families/name_map.py).
+transform in the family's map of names (families/transforms.py).
 """
 
 import dataclasses

@@ -51,5 +51,5 @@ class StoredTensor:
 class Checkpoint(Protocol):
     """Files that were checked against their sizes. Names are unique over all of them."""
 
-    tensors: dict[str, StoredTensor]  # in file order, so that loading reads each file once, forwards
+    tensors: dict[str, StoredTensor]  # in file order, so that loading reads each file once, forward
     dtype: torch.dtype  # of the unquantized tensors

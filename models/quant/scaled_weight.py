@@ -1,7 +1,7 @@
 """ScaledWeight: a matrix of codes with scales, packed for the native kernels (C++).
 
-Layouts are in cpu/scaled_codes.h, the arithmetic in cpu/scaled_linear.cpp. Codes, scales and zeros stay those of the
-checkpoint, so that a row looked up is the format's value exactly.
+Layouts are in kernels/cpu/src/scaled_codes.h, the arithmetic in kernels/cpu/src/scaled_linear.cpp. Codes, scales and
+zeros stay those of the checkpoint, so that a row looked up is the format's value exactly.
 """
 
 from dataclasses import dataclass

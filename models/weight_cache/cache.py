@@ -16,7 +16,7 @@ import torch
 from models.progress import ProgressReport
 from models.system.cache_folder import cache_folder
 from models.weight_cache.weight_file import (
-    LARGE_PAGE_BYTES,
+    HUGE_PAGE_BYTES,
     WeightFile,
     WeightFileError,
     can_be_written,
@@ -30,21 +30,21 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".weights"
 _DISK_FRACTION = 4  # the cache may take this fraction, a quarter, of the disk's free space and its own files together
 _RECENT_S = 3600.0
-_MIN_LARGE_PAGE_SHARE = 0.75
+_MIN_HUGE_PAGE_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class WeightCache:
-    """min_bytes: smaller models are as fast to load. requires_large_pages: without them nothing is saved or mapped,
+    """min_bytes: smaller models are as fast to load. requires_huge_pages: without them nothing is saved or mapped,
     since steps would read mapped weights more slowly than memory of the process's own.
     """
 
     folder: Path = field(default_factory=lambda: cache_folder() / "weights")
     min_bytes: int = 16 << 20
-    requires_large_pages: bool = True
+    requires_huge_pages: bool = True
 
     def find(self, key: str, progress: ProgressReport) -> WeightFile | None:
-        """The file saved under `key`, mapped; None if there is none, it is damaged, or not in large pages."""
+        """The file saved under `key`, mapped; None if there is none, it is damaged, or not in huge pages."""
         path = self.path(key)
         try:
             file = map_weight_file(path, lambda done, total: progress("map weights", done, total, "B"))
@@ -53,9 +53,9 @@ class WeightCache:
         except (OSError, WeightFileError) as error:
             logger.warning("%s is not used: %s", path, error)
             return None
-        if self.requires_large_pages and file.large_page_share < _MIN_LARGE_PAGE_SHARE:
-            share = f"{file.large_page_share:.0%}"
-            logger.info("%s is not used: the system maps %s of it in large pages", path, share)
+        if self.requires_huge_pages and file.huge_page_share < _MIN_HUGE_PAGE_SHARE:
+            share = f"{file.huge_page_share:.0%}"
+            logger.info("%s is not used: the system maps %s of it in huge pages", path, share)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the least recently used is removed first
@@ -68,8 +68,8 @@ class WeightCache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.requires_large_pages and not self._gives_large_pages():
-                logger.info("packed weights are not cached: files of %s are not mapped in large pages", self.folder)
+            if self.requires_huge_pages and not self._gives_huge_pages():
+                logger.info("packed weights are not cached: files of %s are not mapped in huge pages", self.folder)
             elif self._make_room(needed_bytes):
                 with self._unnamed_file() as file:
                     write_weight_file(
@@ -89,13 +89,13 @@ class WeightCache:
         with open(os.open(self.folder, os.O_TMPFILE | os.O_RDWR, 0o666), "r+b", buffering=0) as file:
             yield cast(BinaryIO, file)
 
-    def _gives_large_pages(self) -> bool:
+    def _gives_huge_pages(self) -> bool:
         """Tried with a small file."""
         try:
             with self._unnamed_file() as file:
-                tensors = {"": torch.ones(2 * LARGE_PAGE_BYTES, dtype=torch.uint8)}
+                tensors = {"": torch.ones(2 * HUGE_PAGE_BYTES, dtype=torch.uint8)}
                 write_weight_file(file, tensors, None, lambda *_: None)
-                return map_weight_file(_path_of(file), lambda *_: None).large_page_share >= _MIN_LARGE_PAGE_SHARE
+                return map_weight_file(_path_of(file), lambda *_: None).huge_page_share >= _MIN_HUGE_PAGE_SHARE
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # no files without a name, on an old system
                 return False

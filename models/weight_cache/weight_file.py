@@ -5,8 +5,8 @@
     index                     JSON: the tensors' names, types, shapes and offsets, what the caller adds, checksums
     tail                      32 bytes: length and hash of the index, and the magic number
 
-The data comes first and is written in pieces of whole large pages: then Linux (seen with 6.18 on ext4) caches the file
-in large pages and maps it in them, and kernels read it as fast as memory of their own. Each piece has a checksum, which
+The data comes first and is written in pieces of whole huge pages: then Linux (seen with 6.18 on ext4) caches the file
+in huge pages and maps it in them, and kernels read it as fast as memory of their own. Each piece has a checksum, which
 is compared when the file is mapped. This finds a file that was cut, one that was not yet on the disk when the power
 failed, and bits that changed there. (A checksum is blind to order; a hash takes longer than loading the model anew.)
 """
@@ -27,8 +27,8 @@ import torch
 
 from models.kernels.read import sum_words
 
-LARGE_PAGE_BYTES = 2 << 20
-_PIECE_BYTES = 4 * LARGE_PAGE_BYTES  # written and summed at once
+HUGE_PAGE_BYTES = 2 << 20
+_PIECE_BYTES = 4 * HUGE_PAGE_BYTES  # written and summed at once
 _ALIGNMENT_BYTES = 64
 _TAIL = struct.Struct("<Q16s8s")
 _MAGIC = b"hrimage1"  # changes with the format
@@ -46,13 +46,13 @@ class WeightFileError(Exception):
 class WeightFile:
     """tensors: views of the mapping, which lives as long as any of them; what is written to one stays in this process.
 
-    extra: the caller's. num_bytes: of the mapping. large_page_share: the share of it that is mapped in large pages.
+    extra: the caller's. num_bytes: of the mapping. huge_page_share: the share of it that is mapped in huge pages.
     """
 
     tensors: dict[str, torch.Tensor]
     extra: Any
     num_bytes: int
-    large_page_share: float
+    huge_page_share: float
 
 
 def can_be_written(tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -113,9 +113,9 @@ class _PieceWriter:
         return offset
 
     def end(self) -> None:
-        """Write what is left, up to a whole large page."""
+        """Write what is left, up to a whole huge page."""
         if self._used:
-            self._flush(self._used + -self._used % LARGE_PAGE_BYTES)
+            self._flush(self._used + -self._used % HUGE_PAGE_BYTES)
 
     def _flush(self, size: int) -> None:
         piece = self._piece[:size]
@@ -136,7 +136,7 @@ def map_weight_file(path: Path, on_bytes: OnBytes) -> WeightFile:
         mapped = _map(file, index["bytes"])
     _verify(mapped, index["sums"], on_bytes)
     tensors = {name: _view(mapped, *place) for name, place in index["tensors"].items()}
-    return WeightFile(tensors, index["extra"], len(mapped), _large_page_share(mapped))
+    return WeightFile(tensors, index["extra"], len(mapped), _huge_page_share(mapped))
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -173,7 +173,7 @@ def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
     pages = mmap.mmap(file.fileno(), num_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a system without them
-            pages.madvise(mmap.MADV_HUGEPAGE)  # what is not in the system's cache is read into large pages
+            pages.madvise(mmap.MADV_HUGEPAGE)  # what is not in the system's cache is read into huge pages
     return torch.frombuffer(pages, dtype=torch.uint8)  # keeps `pages` alive
 
 
@@ -199,16 +199,16 @@ def _view(mapped: torch.Tensor, dtype_name: str, shape: list[int], offset: int) 
     return mapped[offset : offset + size].view(dtype).view(shape)
 
 
-def _large_page_share(mapped: torch.Tensor) -> float:
+def _huge_page_share(mapped: torch.Tensor) -> float:
     """Of a mapping that has been read; 0 where the system does not tell."""
     if not len(mapped) or not _SMAPS.exists():
         return 0.0
-    prefix, in_large_pages = f"{mapped.data_ptr():x}-", 0
+    prefix, in_huge_pages = f"{mapped.data_ptr():x}-", 0
     is_ours = False
     for line in _SMAPS.read_text(errors="surrogateescape").splitlines():
         first, _, rest = line.partition(" ")
         if not first.endswith(":"):  # "7f00-7f80 rw-p ...": another mapping begins
             is_ours = first.startswith(prefix)
         elif is_ours and first == "FilePmdMapped:":
-            in_large_pages = int(rest.split()[0]) * 1024
-    return in_large_pages / len(mapped)
+            in_huge_pages = int(rest.split()[0]) * 1024
+    return in_huge_pages / len(mapped)

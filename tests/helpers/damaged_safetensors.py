@@ -28,7 +28,7 @@ DAMAGED = {
     "tensors that overlap": raw_file({"a": f32(0, 8, [2]), "b": f32(4, 12, [2])}, b"\0" * 12),
     "hole between tensors": raw_file({"a": f32(0, 8, [2]), "b": f32(12, 20, [2])}, b"\0" * 20),
     "offsets beyond the file": raw_file({"a": f32(0, 800, [200])}, b"\0" * 8),
-    "offsets that run backwards": raw_file({"a": f32(8, 0, [2])}, b"\0" * 8),
+    "offsets that run backward": raw_file({"a": f32(8, 0, [2])}, b"\0" * 8),
     "repeated name": raw_file(
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
         b"\0" * 8,

@@ -27,7 +27,7 @@ class QuantizedCheckpoint:
                 gathered[name] = reader.gather(Parts(module, rest, tensor))
         self.dtype = plain_dtype(rest.values())
         self.tensors: dict[str, StoredTensor] = {}
-        for name in files.tensors:  # each matrix in the place of its codes, so that files are read forwards
+        for name in files.tensors:  # each matrix in the place of its codes, so that files are read forward
             offered = gathered.get(name) or rest.get(name)
             if offered is None:
                 continue

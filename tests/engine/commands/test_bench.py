@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,14 @@ from tests.helpers.engines import make_engine, make_prompt, make_request
 
 CPU = torch.device("cpu")
 MACHINE = Machine("test", "cpu", 1, 64, read_bytes_per_s=100.0, gemm_flops_per_s={"bfloat16": 1000.0, "int8": 2000.0})
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], int]:
+    """The process's main, without what would change how the process of these tests ends."""
+    monkeypatch.setattr(bench_process, "exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(bench_process, "end_with_parent", lambda: None)
+    return bench_process.main
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +296,11 @@ def test_the_better_of_two_measurements_is_the_limit() -> None:
 
 
 def test_the_command_hands_a_job_to_a_process_of_its_own(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    main: Callable[[list[str]], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     jobs: list[tuple[str, ...]] = []
 
@@ -304,7 +317,7 @@ def test_the_command_hands_a_job_to_a_process_of_its_own(
     ((module, name, job),) = jobs
     assert (module, name) == ("engine.commands.bench", "latency")
 
-    assert bench_process.main([name, job]) == 0
+    assert main([name, job]) == 0
     assert "8 tokens in, 3 out" in capsys.readouterr().out
     result = json.loads(file.read_text())
     assert [each["batch_size"] for each in result["results"]] == [2, 1]
@@ -312,20 +325,22 @@ def test_the_command_hands_a_job_to_a_process_of_its_own(
     assert result["notes"]
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_process_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_cannot_be_loaded_ends_the_process_with_a_line(
+    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
     job = json.dumps([{"model": "/nowhere/model"}, {}])
-    assert bench_process.main(["throughput", job]) == 1
+    assert main(["throughput", job]) == 1
     error = capsys.readouterr().err
     assert error.startswith("headrace: ")
     assert "/nowhere/model" in error
 
 
 def test_a_results_file_that_cannot_be_written_is_told_before_the_measurement(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     absent = tmp_path / "absent" / "out.json"
     job = json.dumps([{"model": "/nowhere/model"}, {"json": str(absent)}])
-    assert bench_process.main(["throughput", job]) == 2
+    assert main(["throughput", job]) == 2
     assert f"--json is {absent}; its folder does not exist; create it" in capsys.readouterr().err
 
 

@@ -68,7 +68,7 @@ def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.Monke
 def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The system counts a file's pages as free, since it could read them again."""
     model = str(write_model_folder(tmp_path / "model"))
-    cache = functools.partial(WeightCache, tmp_path / "cache", min_bytes=0, requires_large_pages=False)
+    cache = functools.partial(WeightCache, tmp_path / "cache", min_bytes=0, requires_huge_pages=False)
     free: list[int] = []
     plan = build.plan_kv_budget
 

@@ -7,20 +7,21 @@ import typing
 from collections.abc import Iterator
 
 from models.spec import DecoderSpec, DynamicScaling, FrequencyFactors, GatedDeltaSpec, LayerSpec, RopeSpec, YarnScaling
+from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described
 from tests.models.families.all_variants import ALL_VARIANTS
 
 Choice = tuple[type, str, object]  # of a spec's field: a value, a class, or ANOTHER
 
 ANOTHER = "another number than the default"
-# What no configuration of transformers says, or none that fits a tiny model, and the test in this folder for it.
+# What no configuration of transformers says, or none that fits a tiny model, and the test under tests/models for it.
 COMPARED_ELSEWHERE: dict[Choice, str] = {
-    (GatedDeltaSpec, "tiles_key_heads", True): "test_gguf.py",
-    (LayerSpec, "skip_scale", ANOTHER): "test_deepnorm.py",
-    (RopeSpec, "scaling", DynamicScaling): "test_rope.py",
-    (RopeSpec, "scaling", FrequencyFactors): "test_gguf.py",
-    (YarnScaling, "beta_fast", ANOTHER): "test_rope.py",
-    (YarnScaling, "beta_slow", ANOTHER): "test_rope.py",
+    (GatedDeltaSpec, "tiles_key_heads", True): "families/test_gguf_parity.py",
+    (LayerSpec, "skip_scale", ANOTHER): "layers/test_deepnorm.py",
+    (RopeSpec, "scaling", DynamicScaling): "layers/test_rotary_frequencies.py",
+    (RopeSpec, "scaling", FrequencyFactors): "families/test_gguf_parity.py",
+    (YarnScaling, "beta_fast", ANOTHER): "layers/test_rotary_frequencies.py",
+    (YarnScaling, "beta_slow", ANOTHER): "layers/test_rotary_frequencies.py",
 }
 
 
@@ -29,6 +30,10 @@ def test_every_choice_of_a_spec_is_made_by_a_variant() -> None:
     made = {choice for spec in specs for choice in choices_made(spec)}
 
     assert set(choices_offered(DecoderSpec)) - made - COMPARED_ELSEWHERE.keys() == set()
+
+
+def test_choices_that_no_variant_makes_have_a_test_elsewhere() -> None:
+    assert [path for path in COMPARED_ELSEWHERE.values() if not (ROOT / "tests" / "models" / path).is_file()] == []
 
 
 def choices_offered(spec: type) -> Iterator[Choice]:

@@ -1,4 +1,4 @@
-"""resolve_model: paths, split files and hub ids. Wheels are in test_sources_wheels.py."""
+"""resolve_model: paths, split files and hub ids. Wheels are in test_wheels.py."""
 
 from pathlib import Path
 from typing import Any

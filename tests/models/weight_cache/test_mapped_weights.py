@@ -32,7 +32,7 @@ WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, 
 
 
 def built(files: ModelFiles, folder: Path, weights: WeightOptions | None = None) -> tuple[Decoder, LoadedWeights]:
-    cache, state = WeightCache(folder, min_bytes=0, requires_large_pages=False), files_state(files)
+    cache, state = WeightCache(folder, min_bytes=0, requires_huge_pages=False), files_state(files)
     assert state is not None
     cached = cached_weights(cache, files, state, weights or WeightOptions(), {})
     compute = ComputeConfig(BACKEND, torch.bfloat16, torch.device("cpu"))

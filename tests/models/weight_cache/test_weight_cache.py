@@ -27,19 +27,19 @@ from models.weight_cache import entry as entry_module
 from models.weight_cache import weight_file as file_module
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import cached_weights, files_state
-from models.weight_cache.weight_file import LARGE_PAGE_BYTES, WeightFileError, map_weight_file, write_weight_file
+from models.weight_cache.weight_file import HUGE_PAGE_BYTES, WeightFileError, map_weight_file, write_weight_file
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
 
 TENSORS = {
-    "codes": torch.arange(3 * LARGE_PAGE_BYTES + 17, dtype=torch.int64).to(torch.uint8),
+    "codes": torch.arange(3 * HUGE_PAGE_BYTES + 17, dtype=torch.int64).to(torch.uint8),
     "norm": torch.linspace(-1, 1, 77),
     "table": torch.randn(129, 33).to(torch.bfloat16),
     "order": torch.arange(5, dtype=torch.int32)[None],
     "none": torch.empty(0, 4),
-    "long": torch.arange(5 * LARGE_PAGE_BYTES, dtype=torch.int64).to(torch.uint8),  # over the end of a piece
+    "long": torch.arange(5 * HUGE_PAGE_BYTES, dtype=torch.int64).to(torch.uint8),  # over the end of a piece
 }
 
 
@@ -63,8 +63,8 @@ def test_tensors_come_back_as_they_were_and_where_kernels_can_read_them(tmp_path
         assert torch.equal(found.tensors[name], tensor), name
         assert found.tensors[name].dtype == tensor.dtype
         assert not tensor.numel() or found.tensors[name].data_ptr() % 64 == 0
-    assert found.num_bytes % LARGE_PAGE_BYTES == 0
-    assert 0 <= found.large_page_share <= 1
+    assert found.num_bytes % HUGE_PAGE_BYTES == 0
+    assert 0 <= found.huge_page_share <= 1
     assert done[-1] == (found.num_bytes, found.num_bytes)
 
 
@@ -75,7 +75,7 @@ def test_the_file_cannot_be_changed_through_its_tensors(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("length", [0, 15, 16, 1000, LARGE_PAGE_BYTES, 9 * LARGE_PAGE_BYTES, -1, -17, -200])
+@pytest.mark.parametrize("length", [0, 15, 16, 1000, HUGE_PAGE_BYTES, 9 * HUGE_PAGE_BYTES, -1, -17, -200])
 def test_a_file_that_was_cut_is_refused(length: int, tmp_path: Path) -> None:
     path = written(tmp_path / "w")
     path.write_bytes(path.read_bytes()[:length])
@@ -84,7 +84,7 @@ def test_a_file_that_was_cut_is_refused(length: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [0, 3 * LARGE_PAGE_BYTES + 5, 8 * LARGE_PAGE_BYTES, 9 * LARGE_PAGE_BYTES - 1, -1, -12, -25, -32, -40, -200]
+    "place", [0, 3 * HUGE_PAGE_BYTES + 5, 8 * HUGE_PAGE_BYTES, 9 * HUGE_PAGE_BYTES - 1, -1, -12, -25, -32, -40, -200]
 )
 def test_a_file_with_a_changed_byte_is_refused(place: int, tmp_path: Path) -> None:
     path = written(tmp_path / "w")
@@ -104,7 +104,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> WeightCache:
-    return WeightCache(tmp_path / "cache", min_bytes=0, requires_large_pages=False)
+    return WeightCache(tmp_path / "cache", min_bytes=0, requires_huge_pages=False)
 
 
 def test_what_is_saved_is_found(cache: WeightCache) -> None:
@@ -153,7 +153,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(cache: WeightCache, cap
 
 
 def test_small_weights_are_not_cached(tmp_path: Path) -> None:
-    cache = WeightCache(tmp_path, requires_large_pages=False)
+    cache = WeightCache(tmp_path, requires_huge_pages=False)
     cache.save("a", {"w": torch.zeros(100)}, None, ignore)
     assert not list(tmp_path.iterdir())
 
@@ -165,7 +165,7 @@ def test_types_that_a_file_cannot_hold_are_not_cached(cache: WeightCache) -> Non
 
 def test_a_folder_that_cannot_be_made_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    cache = WeightCache(tmp_path / "file" / "weights", min_bytes=0, requires_large_pages=False)
+    cache = WeightCache(tmp_path / "file" / "weights", min_bytes=0, requires_huge_pages=False)
     cache.save("a", TENSORS, None, ignore)
     assert cache.find("a", ignore) is None
     assert "packed weights are not cached" in caplog.text
@@ -206,7 +206,7 @@ def test_the_least_recently_used_make_room(
         os.utime(cache.folder / f"{key}.weights", (100 + age, 100 + age))
     assert cache.find("a", ignore) is not None  # used now
 
-    free[0] = 4 * 3 * (size + 2 * LARGE_PAGE_BYTES) - 3 * size  # room for three
+    free[0] = 4 * 3 * (size + 2 * HUGE_PAGE_BYTES) - 3 * size  # room for three
     cache.save("d", TENSORS, None, ignore)
     assert sorted(path.name[0] for path in cache.folder.iterdir()) == ["a", "c", "d"]
 
@@ -215,7 +215,7 @@ def test_the_least_recently_used_make_room(
     assert sorted(path.name[0] for path in cache.folder.iterdir()) == ["a", "c", "d"]
     assert "a quarter of its disk's free space" in caplog.text
 
-    free[0] = 4 * 3 * (size + 2 * LARGE_PAGE_BYTES) - 3 * size  # room for three, all of which have just been used
+    free[0] = 4 * 3 * (size + 2 * HUGE_PAGE_BYTES) - 3 * size  # room for three, all of which have just been used
     for key in "acd":
         os.utime(cache.folder / f"{key}.weights")
     cache.save("f", TENSORS, None, ignore)
@@ -226,7 +226,7 @@ def test_a_process_that_is_killed_while_it_saves_leaves_nothing(tmp_path: Path) 
     script = (
         "import os, pathlib, signal, sys, torch\n"
         "from models.weight_cache.cache import WeightCache\n"
-        "cache = WeightCache(pathlib.Path(sys.argv[1]), min_bytes=0, requires_large_pages=False)\n"
+        "cache = WeightCache(pathlib.Path(sys.argv[1]), min_bytes=0, requires_huge_pages=False)\n"
         "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "cache.save('a', {'w': torch.zeros(40 << 20, dtype=torch.uint8)}, None, die)\n"
     )
@@ -235,28 +235,28 @@ def test_a_process_that_is_killed_while_it_saves_leaves_nothing(tmp_path: Path) 
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_without_large_pages_nothing_is_saved_or_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_huge_pages_nothing_is_saved_or_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = WeightCache(tmp_path, min_bytes=0)
-    monkeypatch.setattr(file_module, "_large_page_share", lambda _: 1.0)
+    monkeypatch.setattr(file_module, "_huge_page_share", lambda _: 1.0)
     cache.save("a", TENSORS, None, ignore)
     assert cache.find("a", ignore) is not None
 
-    monkeypatch.setattr(file_module, "_large_page_share", lambda _: 0.5)
+    monkeypatch.setattr(file_module, "_huge_page_share", lambda _: 0.5)
     assert cache.find("a", ignore) is None
     cache.save("b", TENSORS, None, ignore)
     assert [path.name for path in tmp_path.iterdir()] == ["a.weights"]
 
 
-def test_share_of_large_pages_is_read_of_the_own_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mapped = torch.empty(4 * LARGE_PAGE_BYTES, dtype=torch.uint8)
+def test_share_of_huge_pages_is_read_of_the_own_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = torch.empty(4 * HUGE_PAGE_BYTES, dtype=torch.uint8)
     smaps = tmp_path / "smaps"
     other = "7f000000-7f400000 rw-p 00000000 fe:00 1 /other\nSize: 8192 kB\nFilePmdMapped:    8192 kB\n"
     own = f"{mapped.data_ptr():x}-ffff rw-p 00000000 fe:00 1 /own file\nRss: 8192 kB\nFilePmdMapped:    2048 kB\n"
     monkeypatch.setattr(file_module, "_SMAPS", smaps)
-    assert file_module._large_page_share(mapped) == 0
+    assert file_module._huge_page_share(mapped) == 0
     for text in (other + own, own + other):
         smaps.write_text(text)
-        assert file_module._large_page_share(mapped) == 0.25
+        assert file_module._huge_page_share(mapped) == 0.25
 
 
 def one_file(folder: Path) -> ModelFiles:
