@@ -1,0 +1,60 @@
+"""The grammar of a whole answer with calls, from the grammar of one call's body."""
+
+from collections.abc import Sequence
+
+from server.structured_outputs.grammar import GrammarBuilder
+from server.tools.format import Tool
+from server.tools.layout import CallLayout, Slot
+
+
+def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
+    """As ToolFormat.grammar. body: what follows the layout's open in each call."""
+    is_parallel = is_parallel and layout.takes_several
+    rest = builder.literal(layout.end) if layout.end else ""
+    if is_parallel:
+        rest = " ".join([builder.rule(f"{builder.literal(layout.separator + layout.open)} {body}") + "*", rest])
+
+    def calls(opening: str) -> str:
+        return " ".join(filter(None, [builder.literal(opening) if opening else "", body, rest]))
+
+    if min_calls:
+        return calls(layout.lead + layout.opening)
+    trigger = layout.trigger
+    if trigger is None:
+        return builder.rule(calls(layout.opening), builder.regex(_text_without_beginning(layout.opening)))
+    section = f"{builder.text_until(trigger)} {calls(layout.opening.lstrip().removeprefix(trigger))}"
+    if is_parallel:
+        return f"{builder.rule(section)}* {builder.text()}"
+    return builder.rule(section, builder.text())
+
+
+def body_grammar(builder: GrammarBuilder, layout: CallLayout, tools: Sequence[Tool]) -> str:
+    """The body of a call of one of the tools, its arguments in JSON."""
+    return builder.rule(*(_body_of(builder, layout, tool) for tool in tools))
+
+
+def _body_of(builder: GrammarBuilder, layout: CallLayout, tool: Tool) -> str:
+    pieces: list[str] = []
+    literal = ""
+    for part in layout.body:
+        if isinstance(part, str) or part is Slot.NAME:
+            literal += tool.name if part is Slot.NAME else part
+            continue
+        if literal:
+            pieces.append(builder.literal(literal))
+            literal = ""
+        if part is Slot.ARGUMENTS:
+            pieces.append(builder.json(tool.parameters))
+        else:
+            pieces.append(builder.regex("[0-9]+" if part is Slot.INDEX else layout.id_pattern))
+    return " ".join([*pieces, builder.literal(literal)] if literal else pieces)
+
+
+def _text_without_beginning(beginning: str) -> str:
+    """A regular expression for every text that does not begin with `beginning`."""
+    pattern = ""
+    for char in reversed(beginning):
+        escaped = f"\\x{{{ord(char):x}}}"
+        others = f"[^{escaped}](.|\\n)*"
+        pattern = f"({others}|{escaped}{pattern})?" if pattern else f"({others})?"
+    return pattern

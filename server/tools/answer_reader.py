@@ -1,0 +1,110 @@
+"""AnswerReader: reads a whole answer, text and calls, with a CallReader for each call."""
+
+from collections.abc import Collection
+
+from server.tools.call_reader import CallReader, Outcome
+from server.tools.event_log import EventLog
+from server.tools.layout import words
+from server.tools.reader import Marks, Reader, Steps
+
+
+class AnswerReader:
+    """Immutable, and shared by all answers of a format.
+
+    A call that breaks off is text, up to where it did; from there on it is looked for the next one.
+    """
+
+    def __init__(
+        self, calls: CallReader, *, begin: str, separator: str, end: str, other_triggers: tuple[str, ...] = ()
+    ) -> None:
+        """begin and end surround all calls. other_triggers: marks that also begin calls, instead of `begin`."""
+        self._calls = calls
+        self._open = calls.opening
+        self._separator = words(separator) or (";", ",")
+        self._end = words(end)
+        opening = (*words(begin), *self._open)
+        # What has to follow a mark, by the mark.
+        self._after = {mark: opening[(opening.index(mark) if mark in opening else 0) + 1 :] for mark in other_triggers}
+        for trigger, rest in ((self._open[:1], self._open[1:]), (opening[:1], opening[1:])):
+            if trigger and len(trigger[0]) > 1:
+                self._after[trigger[0]] = rest
+        self._is_markless = not opening or len(opening[0]) == 1
+        self._opening = opening
+        self._marks = Marks(tuple(self._after)) if self._after else None
+
+    def read(self, reader: Reader, log: EventLog, names: Collection[str]) -> Steps[None]:
+        index = 0
+        if self._is_markless:
+            reader.record()
+            yield from reader.skip_space()
+            index = yield from self._read_calls(reader, log, names, self._opening, index)
+        while (mark := (yield from reader.read_until(self._marks, log.text))) is not None:
+            reader.record()
+            reader.take(len(mark))
+            index = yield from self._read_calls(reader, log, names, self._after[mark], index)
+
+    def _read_calls(
+        self, reader: Reader, log: EventLog, names: Collection[str], opening: tuple[str, ...], index: int
+    ) -> Steps[int]:
+        """Reads calls from behind their mark, and returns the next index. What is recorded and no call becomes text."""
+        may_read = yield from self._skip_words(reader, opening)
+        while may_read:
+            outcome = yield from self._calls.read(reader, log, names, index)
+            if outcome is Outcome.BROKEN_CALL:
+                self._drop_cut_off_word(reader)
+                return index + 1
+            if outcome is Outcome.BROKEN:
+                break
+            index += outcome is Outcome.CALL
+            if outcome is Outcome.CALL:
+                reader.record()
+            may_read = yield from self._skip_to_next_call(reader, is_text=outcome is Outcome.TEXT)
+            if outcome is Outcome.TEXT:
+                log.text(reader.recorded())
+                reader.record()
+            else:
+                self._drop_cut_off_word(reader)
+        log.text(reader.recorded())
+        return index
+
+    def _drop_cut_off_word(self, reader: Reader) -> None:
+        """An answer that ends within the tag behind a call has no text there."""
+        if reader.has_ended and any(word.startswith(reader.unread) for word in (*self._calls.closing, *self._end)):
+            reader.take_all()
+
+    def _skip_to_next_call(self, reader: Reader, *, is_text: bool) -> Steps[bool]:
+        """Consumes what surrounds calls, as far as it is there; what is not of it stays recorded.
+
+        is_text: the call was text, and so is what follows it.
+        """
+        yield from self._skip_present(reader, self._calls.closing)
+        yield from reader.skip_space()
+        if not is_text:
+            reader.record()
+        has_separator = yield from self._skip_present(reader, self._separator)
+        yield from reader.skip_space()
+        if self._open:
+            if (yield from reader.sees(self._open[0])):
+                return (yield from self._skip_words(reader, self._open))
+        elif has_separator:
+            return True
+        if (yield from self._skip_present(reader, self._end)) and not is_text:
+            reader.record()
+        return False
+
+    def _skip_words(self, reader: Reader, required: tuple[str, ...]) -> Steps[bool]:
+        for word in required:
+            yield from reader.skip_space()
+            # Models leave out the bracket of a list of one; where there is no mark before it, it is the mark.
+            if not (yield from reader.skip(word)) and (word != "[" or self._is_markless):
+                return False
+        yield from reader.skip_space()
+        return True
+
+    def _skip_present(self, reader: Reader, optional: tuple[str, ...]) -> Steps[bool]:
+        """Consumes those of the words that follow; returns whether there were any."""
+        found = False
+        for word in optional:
+            yield from reader.skip_space()
+            found |= yield from reader.skip(word)
+        return found

@@ -1,0 +1,16 @@
+"""DeepSeek V3 and R1: the arguments in a Markdown block of JSON."""
+
+from server.tools.layout import CallLayout, Slot
+from server.tools.layout_format import LayoutFormat
+
+FORMAT = LayoutFormat(
+    "deepseek_v3",
+    CallLayout(
+        begin="<｜tool▁calls▁begin｜>",
+        open="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        body=(Slot.NAME, "\n```json\n", Slot.ARGUMENTS, "\n```<｜tool▁call▁end｜>"),
+        separator="\n",
+        end="<｜tool▁calls▁end｜>",
+    ),
+    takes_object_arguments=False,
+)

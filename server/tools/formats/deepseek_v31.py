@@ -1,0 +1,15 @@
+"""DeepSeek V3.1: the name, a separator, and the arguments."""
+
+from server.tools.layout import CallLayout, Slot
+from server.tools.layout_format import LayoutFormat
+
+FORMAT = LayoutFormat(
+    "deepseek_v31",
+    CallLayout(
+        begin="<｜tool▁calls▁begin｜>",
+        open="<｜tool▁call▁begin｜>",
+        body=(Slot.NAME, "<｜tool▁sep｜>", Slot.ARGUMENTS, "<｜tool▁call▁end｜>"),
+        end="<｜tool▁calls▁end｜>",
+    ),
+    takes_object_arguments=False,
+)

@@ -1,0 +1,14 @@
+"""The format for chat templates that show no tools: a system message lists them and says how to call them.
+
+    <tool_call>
+    {"name": ..., "arguments": {...}}
+    </tool_call>
+
+server/tools/history.py writes that message, and earlier calls and results as plain text.
+"""
+
+import dataclasses
+
+from server.tools.formats import hermes
+
+FORMAT = dataclasses.replace(hermes.FORMAT, name="generic", renders_calls=False)

@@ -1,0 +1,22 @@
+"""GLM 4.5 and 4.6: the name, then <arg_key> and <arg_value> in turn."""
+
+from server.tools.layout import CallLayout, Slot
+from server.tools.tagged_format import TaggedFormat
+from server.tools.tagged_layout import TaggedLayout
+
+FORMAT = TaggedFormat(
+    "glm45",
+    TaggedLayout(
+        CallLayout(
+            begin="",
+            open="<tool_call>",
+            body=(Slot.NAME, "\n", Slot.ARGUMENTS, "</tool_call>"),
+            separator="\n",
+            lead="\n",
+            after_text="\n",
+        ),
+        open_key="<arg_key>",
+        open_value="</arg_key>\n<arg_value>",
+        close_value="</arg_value>\n",
+    ),
+)

@@ -1,0 +1,17 @@
+"""Llama 3.1 and later: the whole answer is one JSON object, sometimes behind <|python_tag|>."""
+
+from server.tools.layout import CallLayout, Slot
+from server.tools.layout_format import LayoutFormat
+
+FORMAT = LayoutFormat(
+    "llama3_json",
+    CallLayout(
+        begin="",
+        open='{"name": "',
+        body=(Slot.NAME, '", "parameters": ', Slot.ARGUMENTS, "}"),
+        separator="; ",
+        after_text=None,
+        takes_several=False,
+    ),
+    other_triggers=("<|python_tag|>",),
+)

@@ -1,0 +1,22 @@
+"""MiniMax M2: <invoke name="NAME"> with a <parameter name="KEY"> for each argument."""
+
+from server.tools.layout import CallLayout, Slot
+from server.tools.tagged_format import TaggedFormat
+from server.tools.tagged_layout import TaggedLayout
+
+FORMAT = TaggedFormat(
+    "minimax_m2",
+    TaggedLayout(
+        CallLayout(
+            begin="<minimax:tool_call>\n",
+            open='<invoke name="',
+            body=(Slot.NAME, '">\n', Slot.ARGUMENTS, "</invoke>"),
+            separator="\n",
+            end="\n</minimax:tool_call>",
+            after_text="\n",
+        ),
+        open_key='<parameter name="',
+        open_value='">',
+        close_value="</parameter>\n",
+    ),
+)

@@ -1,0 +1,120 @@
+"""Harmony of gpt-oss: each message has a header that names its channel, and a call's names the tool.
+
+    <|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}<|call|>     as the model writes it
+     to=functions.NAME<|channel|>commentary json<|message|>{...}<|call|>                  as its template does
+    <|channel|>final<|message|>the answer<|return|>
+
+The answer begins behind <|start|>assistant; thoughts (channel analysis) are no part of it. <|call|> and <|return|> end
+the generation.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from server.structured_outputs.grammar import GrammarBuilder
+from server.tools.event_log import EventLog
+from server.tools.format import Tool
+from server.tools.json_scanner import read_arguments
+from server.tools.layout import CallLayout, Slot, WrittenCall
+from server.tools.reader import Marks, Reader, Steps
+from server.tools.step_parser import StepParser
+
+_RECIPIENT = re.compile(r"\bto=(\S+?)(?=<|\s|$)")
+_HEADERS = ("<|start|>", "<|channel|>")
+_ENDS = ("<|end|>", "<|return|>", "<|call|>")
+_TEXT_END = Marks((*_HEADERS, *_ENDS))
+_HEADER_END = Marks(("<|message|>", *_ENDS))
+_WRITTEN_BY_TEMPLATE = CallLayout(
+    begin="",
+    open=" to=functions.",
+    body=(Slot.NAME, "<|channel|>commentary json<|message|>", Slot.ARGUMENTS),
+    after_text="",
+    takes_several=False,
+)
+_WRITTEN_BY_MODEL = ("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>")
+
+
+@dataclass(frozen=True, slots=True)
+class HarmonyFormat:
+    """One call an answer: the model stops behind it."""
+
+    name: str = "openai"
+    takes_object_arguments: bool = True
+    call_id_length: int | None = None
+    renders_calls: bool = True
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
+
+    def parser(self, names: Collection[str]) -> StepParser:
+        return StepParser(lambda reader, log: _read_answer(reader, log, names), after_text="")
+
+    def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:  # noqa: ARG002
+        def calls(before: str, after: str) -> str:
+            return builder.rule(
+                *(f"{builder.literal(before + tool.name + after)} {builder.json(tool.parameters)}" for tool in tools)
+            )
+
+        layout = _WRITTEN_BY_TEMPLATE
+        by_template = calls(layout.open, "<|channel|>commentary json<|message|>")
+        if min_calls:
+            return by_template
+        final = f"{builder.literal('<|channel|>final<|message|>')} {builder.text()}"
+        preamble = builder.literal("<|channel|>commentary<|message|>")
+        next_message = builder.literal("<|end|><|start|>assistant")
+        message = builder.rule(final, by_template, calls(*_WRITTEN_BY_MODEL))
+        return builder.rule(message, f"{preamble} {builder.text()} {next_message} {message}")
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        return _WRITTEN_BY_TEMPLATE.write(calls[:1])
+
+
+def _read_answer(reader: Reader, log: EventLog, names: Collection[str]) -> Steps[None]:
+    # The header may be missing its first mark, which the prompt ends before.
+    reader.record()
+    yield from reader.skip_space()
+    if (yield from reader.sees("to=")):
+        yield from _read_message(reader, log, names)
+    else:
+        log.text(reader.recorded())
+    while True:
+        mark = yield from reader.read_until(_TEXT_END, log.text)
+        if mark is None:
+            return
+        reader.record()
+        if mark in _HEADERS:
+            yield from _read_message(reader, log, names)
+        else:
+            reader.take(len(mark))
+            reader.forget()
+
+
+def _read_message(reader: Reader, log: EventLog, names: Collection[str]) -> Steps[None]:
+    """Reads a header, and the arguments if it is a call's. A header without a recipient is no part of the text."""
+    pieces: list[str] = []
+    mark = yield from reader.read_until(_HEADER_END, pieces.append)
+    if mark != "<|message|>":
+        log.text(reader.recorded())
+        return
+    reader.take(len(mark))
+    recipient = _RECIPIENT.search("".join(pieces))
+    name = recipient.group(1).removeprefix("functions.") if recipient else None
+    if name is None:
+        reader.forget()
+        return
+    if name not in names:
+        log.text(reader.recorded())
+        return
+    reader.forget()
+    log.start(name)
+    yield from reader.skip_space()
+    if not (yield from reader.peek()) or (yield from reader.sees("<|call|>")):
+        log.arguments("{}")
+    else:
+        yield from read_arguments(reader, log.arguments)
+    log.end()
+
+
+FORMAT = HarmonyFormat()

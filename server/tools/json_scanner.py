@@ -1,0 +1,178 @@
+"""Reads JSON as it arrives and passes it on as valid JSON, whatever models make of it.
+
+Models also write Python's literals ('x', True, None, tuples, trailing commas), raw line breaks in strings, and escapes
+that JSON does not know. Each has one meaning, and comes out as JSON. There is no recursion, and each character is
+looked at once.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from enum import Enum, auto
+
+from server.tools.reader import Reader, Steps
+
+Emit = Callable[[str], object]
+
+_SPACE = re.compile(r"[ \t\r\n]+")
+_SCALAR = re.compile(r"[-+.\w]+")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+# Characters that are the same in a string of the text and in JSON.
+_PLAIN = {
+    '"': re.compile(r'[^"\\\x00-\x1f]+'),
+    "'": re.compile(r"[^'\\\x00-\x1f]+"),
+}
+_HEX = re.compile(r"[0-9a-fA-F]")
+_CLOSING = {"{": "}", "[": "]", "(": ")"}
+_JSON_BRACKETS = {"(": "[", ")": "]"}
+
+
+class _Next(Enum):
+    """What may follow."""
+
+    VALUE = auto()
+    ITEM_OR_END = auto()  # after "[", and after "," in it
+    KEY_OR_END = auto()  # after "{", and after "," in it
+    COLON = auto()
+    COMMA_OR_END = auto()
+
+
+def read_value(reader: Reader, emit: Emit) -> Steps[bool]:
+    """Consumes one value and emits it as JSON, piece by piece. False: it broke off, or what follows cannot go on with
+    it and is unread; then what was emitted is the beginning of a value."""
+    closing: list[str] = []  # brackets that are due, the next one last
+    state = _Next.VALUE
+    comma = ""  # with the space after it; dropped if nothing follows
+    while closing or state is not _Next.COMMA_OR_END:
+        char = yield from reader.peek()
+        if space := reader.take_run(_SPACE):
+            if comma:
+                comma += space
+            elif closing:
+                emit(space)
+            continue
+        if closing and char == closing[-1] and state not in (_Next.VALUE, _Next.COLON):
+            emit(_JSON_BRACKETS.get(reader.take(), char))
+            closing.pop()
+            comma = ""
+            state = _Next.COMMA_OR_END
+        elif state is _Next.COMMA_OR_END and char == ",":
+            comma = reader.take()
+            state = _inside(closing[-1])
+        elif state is _Next.COLON and char == ":":
+            emit(reader.take())
+            state = _Next.VALUE
+        elif char in _CLOSING and state in (_Next.VALUE, _Next.ITEM_OR_END):
+            emit(comma + _JSON_BRACKETS.get(reader.take(), char))
+            comma = ""
+            closing.append(_CLOSING[char])
+            state = _inside(closing[-1])
+        elif state in (_Next.VALUE, _Next.ITEM_OR_END, _Next.KEY_OR_END):
+            if not (yield from _read_atom(reader, emit, comma, is_key=state is _Next.KEY_OR_END)):
+                return False
+            comma = ""
+            state = _Next.COLON if state is _Next.KEY_OR_END else _Next.COMMA_OR_END
+        else:
+            return False
+    return True
+
+
+def read_string(reader: Reader) -> Steps[str | None]:
+    """Consumes a string and returns what it says; None: there is no string here, or it broke off."""
+    pieces: list[str] = []
+    if (yield from reader.peek()) not in _PLAIN or not (yield from _read_quoted(reader, pieces.append)):
+        return None
+    text: str = json.loads("".join(pieces))
+    return text
+
+
+def read_arguments(reader: Reader, emit: Emit) -> Steps[bool]:
+    """Like read_value, for a call's arguments: a string that says an object stands for the object, null for {}."""
+    yield from reader.skip_space()
+    if (char := (yield from reader.peek())) in _CLOSING:
+        return (yield from read_value(reader, emit))
+    pieces: list[str] = []
+    is_whole = yield from read_value(reader, pieces.append)
+    value = "".join(pieces)
+    if not is_whole:
+        return False
+    if value == "null":
+        value = "{}"
+    elif char in _PLAIN:
+        said = json.loads(value).strip() or "{}"
+        value = (json_of(said) or value) if said.startswith("{") else value
+    emit(value)
+    return True
+
+
+def json_of(text: str) -> str | None:
+    """`text` as JSON if it is one value, with space around it at most; else None."""
+    reader = Reader()
+    reader.feed(text.strip())
+    reader.end()
+    pieces: list[str] = []
+    steps = read_value(reader, pieces.append)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as stop:
+        return "".join(pieces) if stop.value and reader.is_exhausted else None
+
+
+def _inside(closing: str) -> _Next:
+    return _Next.KEY_OR_END if closing == "}" else _Next.ITEM_OR_END
+
+
+def _read_atom(reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
+    """A string, a number or a word, after `comma`."""
+    if (yield from reader.peek()) in _PLAIN:
+        emit(comma)
+        return (yield from _read_quoted(reader, emit))
+    if is_key:
+        return False
+    scalar = yield from reader.read_run(_SCALAR)
+    if not _NUMBER.fullmatch(scalar):
+        scalar = _WORDS.get(scalar, "")
+    if scalar:
+        emit(comma + scalar)
+    return bool(scalar)
+
+
+def _read_quoted(reader: Reader, emit: Emit) -> Steps[bool]:
+    quote = reader.take()
+    emit('"')
+    while char := (yield from reader.peek()):
+        if plain := reader.take_run(_PLAIN[quote]):
+            # A double quote in single quotes.
+            emit(plain if quote == '"' else plain.replace('"', '\\"'))
+            continue
+        reader.take()
+        if char == quote:
+            emit('"')
+            return True
+        if char == "\\":
+            yield from _read_escape(reader, emit)
+        else:
+            emit(json.dumps(char)[1:-1])
+    return False
+
+
+def _read_escape(reader: Reader, emit: Emit) -> Steps[None]:
+    """What follows a backslash; one that JSON does not know stands for itself."""
+    char = yield from reader.peek()
+    if not char:
+        return
+    if char in "xu":
+        digits = 2 if char == "x" else 4
+        letters = reader.take()
+        while len(letters) <= digits and _HEX.match((yield from reader.peek())):
+            letters += reader.take()
+        is_whole = len(letters) == digits + 1
+        emit(f"\\u{letters[1:]:0>4}" if is_whole else "\\\\" + letters)
+    elif char in '"\\/bfnrt':
+        emit("\\" + reader.take())
+    elif char == "'":
+        emit(reader.take())
+    else:
+        emit("\\\\")

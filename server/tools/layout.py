@@ -1,0 +1,109 @@
+"""CallLayout: the text around the names and arguments of calls, as a template writes it."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+# A tag, a bracketed word, a bracket or separator, or anything else between spaces.
+_WORD = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]|[\[\]{}(),;]|<?[^\s<>\[\]{}(),;]+>?|[<>]")
+_MARK = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]")
+
+
+class Slot(Enum):
+    """What a call puts in between."""
+
+    NAME = auto()
+    ARGUMENTS = auto()
+    ID = auto()
+    INDEX = auto()  # the call's number, from 0
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCall:
+    """A call to be written; arguments: JSON text."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallLayout:
+    """An answer is text, after_text, begin, open, body, separator, open, body, ..., end."""
+
+    begin: str
+    open: str
+    body: tuple[str | Slot, ...]
+    separator: str = ""
+    end: str = ""
+    lead: str = ""  # before begin, where no text precedes
+    after_text: str | None = ""  # None: the template drops the text of an answer with calls
+    takes_several: bool = True
+    id_pattern: str = "[a-zA-Z0-9]{9}"
+    id_format: str | None = None  # the id that the template puts together from {name} and {index}
+
+    @property
+    def opening(self) -> str:
+        """What precedes the first call's own body."""
+        return self.begin + self.open
+
+    @property
+    def trigger(self) -> str | None:
+        """The mark by which a call is recognized; None: calls can only be the whole answer."""
+        first = next(iter(words(self.opening)), "")
+        return first if len(first) > 1 else None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What looks like a special token."""
+        body = (part for part in self.body if isinstance(part, str))
+        texts = (self.begin, self.open, *body, self.separator, self.end)
+        return tuple(dict.fromkeys(mark for text in texts for mark in _MARK.findall(text)))
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        """The calls as the template writes them, where no text precedes."""
+        written = [self.open + self.write_body(call, index) for index, call in enumerate(calls)]
+        return self.lead + self.begin + self.separator.join(written) + self.end
+
+    def write_body(self, call: WrittenCall, index: int) -> str:
+        values = {Slot.NAME: call.name, Slot.ARGUMENTS: call.arguments, Slot.ID: call.id, Slot.INDEX: str(index)}
+        return "".join(part if isinstance(part, str) else values[part] for part in self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKeys:
+    """The keys of a call that is a JSON object, and what surrounds the object."""
+
+    before: str  # of the layout's open
+    after: str  # of the layout's body
+    name: str
+    arguments: str
+    id: str | None
+    parent: str | None  # of the object within that holds name and arguments
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The pieces of a layout's text between which models write more or less space than they should."""
+    return tuple(_WORD.findall(text))
+
+
+def object_keys(layout: CallLayout) -> ObjectKeys | None:
+    """The layout's keys, or None if its calls are no JSON objects with the name as a value."""
+    text = layout.open + layout.write_body(WrittenCall("NAME", '{"ARGUMENTS": 0}', "ID"), 0)
+    start = layout.open.find("{")
+    if start < 0:
+        return None
+    try:
+        call, end = json.JSONDecoder().raw_decode(text, start)
+    except ValueError:
+        return None
+    parent = next((key for key, value in call.items() if isinstance(value, dict) and "NAME" in value.values()), None)
+    inner = call if parent is None else call[parent]
+    keys = {str(value): key for key, value in inner.items()}
+    if "NAME" not in keys or "{'ARGUMENTS': 0}" not in keys:
+        return None
+    ids = {str(value): key for key, value in call.items()}
+    call_id = ids.get("0" if Slot.INDEX in layout.body else "ID")
+    return ObjectKeys(text[:start], text[end:], keys["NAME"], keys["{'ARGUMENTS': 0}"], call_id, parent)

@@ -1,0 +1,51 @@
+"""LayoutFormat: the ToolFormat of a CallLayout, whose arguments are JSON."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from server.structured_outputs.grammar import GrammarBuilder
+from server.tools.answer_grammar import answer_grammar, body_grammar
+from server.tools.answer_reader import AnswerReader
+from server.tools.call_reader import CallReader, NamedCallReader, ObjectCallReader
+from server.tools.format import Tool
+from server.tools.layout import CallLayout, WrittenCall, object_keys
+from server.tools.step_parser import StepParser
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutFormat:
+    """Calls that are JSON objects, or names followed by JSON."""
+
+    name: str
+    layout: CallLayout
+    other_triggers: tuple[str, ...] = ()  # marks that models also begin calls with
+    takes_object_arguments: bool = True
+    call_id_length: int | None = None
+    renders_calls: bool = True
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return (*self.layout.marks, *self.other_triggers)
+
+    def parser(self, names: Collection[str]) -> StepParser:
+        reader = self._answer_reader()
+        return StepParser(lambda text, log: reader.read(text, log, names), after_text=self.layout.after_text)
+
+    def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
+        body = body_grammar(builder, self.layout, tools)
+        return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        return self.layout.write(calls)
+
+    def _answer_reader(self) -> AnswerReader:
+        layout = self.layout
+        keys = object_keys(layout)
+        calls: CallReader = NamedCallReader(layout) if keys is None else ObjectCallReader(keys)
+        return AnswerReader(
+            calls,
+            begin=layout.begin,
+            separator=layout.separator,
+            end=layout.end,
+            other_triggers=self.other_triggers,
+        )

@@ -1,0 +1,145 @@
+"""PythonicFormat: calls as a list of Python calls, [name(key="value"), ...]."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.structured_outputs.grammar import GrammarBuilder
+from server.tools.answer_grammar import answer_grammar
+from server.tools.answer_reader import AnswerReader
+from server.tools.call_reader import Outcome
+from server.tools.event_log import EventLog
+from server.tools.format import Tool
+from server.tools.json_scanner import read_value
+from server.tools.layout import CallLayout, Slot, WrittenCall
+from server.tools.reader import Reader, Steps
+from server.tools.step_parser import StepParser
+from server.tools.tagged_values import Schema, property_schema, types_of
+
+_NAME = re.compile(r"[\w.-]+")
+_KEY = re.compile(r"\w+")
+
+
+class PythonicCallReader:
+    """Reads name(key=value, ...). Values are literals; they come out as JSON as they arrive."""
+
+    opening: tuple[str, ...] = ()
+    closing: tuple[str, ...] = ()
+
+    def read(self, reader: Reader, log: EventLog, names: Collection[str], _index: int) -> Steps[Outcome]:
+        name = yield from reader.read_run(_NAME)
+        if name not in names or not (yield from reader.skip("(")):
+            return Outcome.BROKEN
+        reader.forget()
+        log.start(name)
+        is_whole = yield from self._read_arguments(reader, log)
+        log.end()
+        return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
+
+    def _read_arguments(self, reader: Reader, log: EventLog) -> Steps[bool]:
+        log.arguments("{")
+        is_first = True
+        while True:
+            yield from reader.skip_space()
+            if not is_first and (yield from reader.skip(",")):
+                yield from reader.skip_space()
+            elif not is_first and not (yield from reader.sees(")")):
+                return False
+            if (yield from reader.skip(")")):
+                log.arguments("}")
+                return True
+            key = yield from reader.read_run(_KEY)
+            yield from reader.skip_space()
+            if not key or not (yield from reader.skip("=")):
+                return False
+            log.arguments(f"{'' if is_first else ', '}{json.dumps(key, ensure_ascii=False)}: ")
+            if not (yield from read_value(reader, log.arguments)):
+                return False
+            is_first = False
+
+
+@dataclass(frozen=True, slots=True)
+class PythonicFormat:
+    """The list stands alone, or between marks."""
+
+    name: str
+    begin: str  # up to and including the bracket
+    end: str
+    takes_object_arguments: bool = True
+    call_id_length: int | None = None
+    renders_calls: bool = True
+
+    @property
+    def layout(self) -> CallLayout:
+        body = (Slot.NAME, "(", Slot.ARGUMENTS, ")")
+        # Where there is no mark, text cannot precede the calls.
+        after_text = None if self.begin == "[" else ""
+        return CallLayout(begin=self.begin, open="", body=body, separator=", ", end=self.end, after_text=after_text)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return self.layout.marks
+
+    def parser(self, names: Collection[str]) -> StepParser:
+        layout = self.layout
+        answer = AnswerReader(PythonicCallReader(), begin=layout.begin, separator=layout.separator, end=layout.end)
+        return StepParser(lambda reader, log: answer.read(reader, log, names), after_text=layout.after_text)
+
+    def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
+        body = builder.rule(*(_call_grammar(builder, tool) for tool in tools))
+        return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        return self.layout.write([WrittenCall(call.name, _keywords(json.loads(call.arguments))) for call in calls])
+
+
+def _keywords(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_literal(value)}" for key, value in arguments.items())
+
+
+def _literal(value: object) -> str:
+    """Python's literal, with JSON's quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)
+
+
+def _call_grammar(builder: GrammarBuilder, tool: Tool) -> str:
+    schema = tool.parameters
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
+        keyword = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} "=" {builder.json(True)}'
+        more = builder.rule(f'", " {keyword}')
+        arguments = builder.rule('""', f"{keyword} {more}*")
+    else:
+        arguments = _keywords_grammar(builder, schema, list(properties))
+    return f"{builder.literal(tool.name + '(')} {arguments} {builder.literal(')')}"
+
+
+def _keywords_grammar(builder: GrammarBuilder, schema: Mapping[str, Any], keys: list[str]) -> str:
+    """The properties in order, with a comma before each that is not the first written."""
+    required = schema.get("required", ())
+    after_some = '""'  # what may follow an argument
+    after_none = '""'
+    for key in reversed(keys):
+        keyword = f"{builder.literal(key + '=')} {_value_grammar(builder, property_schema(schema, key))}"
+        first = f"{keyword} {after_some}"
+        following = f'", " {keyword} {after_some}'
+        is_required = key in required
+        after_none = builder.rule(first) if is_required else builder.rule(first, after_none)
+        after_some = builder.rule(following) if is_required else builder.rule(following, after_some)
+    return after_none
+
+
+def _value_grammar(builder: GrammarBuilder, schema: Schema) -> str:
+    types = types_of(schema)
+    if types and types <= {"boolean", "null"}:
+        words = {"boolean": ('"True"', '"False"'), "null": ('"None"',)}
+        return builder.rule(*(word for kind in sorted(types) for word in words[kind]))
+    return builder.json(schema)

@@ -1,0 +1,96 @@
+"""TaggedFormat: the ToolFormat of a TaggedLayout."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from server.structured_outputs.grammar import GrammarBuilder, one_of
+from server.tools.answer_grammar import answer_grammar
+from server.tools.answer_reader import AnswerReader
+from server.tools.format import Tool
+from server.tools.layout import WrittenCall, words
+from server.tools.step_parser import StepParser
+from server.tools.tagged_layout import TaggedLayout
+from server.tools.tagged_reader import TaggedCallReader
+from server.tools.tagged_values import Schema, property_schema, types_of
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedFormat:
+    """Calls whose arguments stand between tags. Strings have no quotes, so a string cannot hold its own closing tag."""
+
+    name: str
+    layout: TaggedLayout
+    other_triggers: tuple[str, ...] = ()  # marks that models also begin calls with
+    takes_object_arguments: bool = True
+    call_id_length: int | None = None
+    renders_calls: bool = True
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return (*self.layout.marks, *self.other_triggers)
+
+    def parser(self, names: Collection[str]) -> StepParser:
+        layout = self.layout.call
+        answer = AnswerReader(
+            TaggedCallReader(self.layout),
+            begin=layout.begin,
+            separator=layout.separator,
+            end=layout.end,
+            other_triggers=(*self.other_triggers, *self._last_tag()),
+        )
+        return StepParser(lambda reader, log: answer.read(reader, log, names), after_text=layout.after_text)
+
+    def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
+        body = builder.rule(*(self._body(builder, tool) for tool in tools))
+        return answer_grammar(builder, self.layout.call, body, min_calls=min_calls, is_parallel=is_parallel)
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        return self.layout.write(calls)
+
+    def _last_tag(self) -> tuple[str, ...]:
+        """The tag before the name: models sometimes leave out the one around it."""
+        tags = [word for word in words(self.layout.call.opening) if len(word) > 1 and word[0] == "<"]
+        return tuple(tags[-1:])
+
+    def _body(self, builder: GrammarBuilder, tool: Tool) -> str:
+        head = builder.literal(tool.name + self.layout.after_name)
+        return f"{head} {self._arguments(builder, tool.parameters)} {builder.literal(self.layout.close)}"
+
+    def _arguments(self, builder: GrammarBuilder, schema: Schema) -> str:
+        """The schema's properties in its order, which is the order that tools are shown in."""
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
+            return builder.rule(self._argument(builder, builder.regex('[^<>"\\n]+'), True)) + "*"
+        required = schema.get("required", ())
+        rules = [
+            builder.rule(self._argument(builder, builder.literal(key), property_schema(schema, key)))
+            + ("" if key in required else "?")
+            for key in properties
+        ]
+        return " ".join(rules)
+
+    def _argument(self, builder: GrammarBuilder, key: str, schema: Schema) -> str:
+        values = builder.rule(*self._values(builder, schema))
+        return f"{builder.literal(self.layout.open_key)} {key} {values}"
+
+    def _values(self, builder: GrammarBuilder, schema: Schema) -> list[str]:
+        """What may follow the key, up to the tag that closes the value."""
+        types = types_of(schema)
+        constants = _constants(schema)
+        values = []
+        if not types or "string" in types:
+            opening = builder.literal(self.layout.open_value_of(is_string=True))
+            if constants and types == {"string"}:
+                values.append(f"{opening} {one_of(builder, constants)} {builder.literal(self.layout.close_value)}")
+            else:
+                values.append(f"{opening} {builder.text_until(self.layout.close_value)}")
+        if types != {"string"} and (not values or self.layout.open_string is not None):
+            opening = builder.literal(self.layout.open_value)
+            values.append(f"{opening} {builder.json(schema)} {builder.literal(self.layout.close_value)}")
+        return values
+
+
+def _constants(schema: Schema) -> list[str]:
+    if not isinstance(schema, Mapping):
+        return []
+    return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))

@@ -1,0 +1,54 @@
+"""TaggedLayout: calls whose arguments stand between tags, one pair or two for each."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.tools.layout import CallLayout, Slot, WrittenCall
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedLayout:
+    """A call's body is its name, after_name, arguments, each open_key KEY open_value VALUE close_value, and close."""
+
+    call: CallLayout  # its body is NAME, after_name, ARGUMENTS, close
+    open_key: str
+    open_value: str
+    close_value: str
+    open_string: str | None = None  # instead of open_value, where the value is a string
+
+    @property
+    def after_name(self) -> str:
+        return _text_between(self.call, Slot.NAME, Slot.ARGUMENTS)
+
+    @property
+    def close(self) -> str:
+        return _text_between(self.call, Slot.ARGUMENTS, None)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        texts = (self.open_key, self.open_value, self.close_value, self.open_string or "")
+        return (*self.call.marks, *CallLayout(begin="", open=" ".join(texts), body=()).marks)
+
+    def open_value_of(self, *, is_string: bool) -> str:
+        return self.open_string if is_string and self.open_string is not None else self.open_value
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        """The calls as the template writes them, where no text precedes."""
+        return self.call.write([WrittenCall(call.name, self._write_arguments(call.arguments)) for call in calls])
+
+    def _write_arguments(self, arguments: str) -> str:
+        return "".join(
+            self.open_key
+            + key
+            + self.open_value_of(is_string=isinstance(value, str))
+            + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            + self.close_value
+            for key, value in json.loads(arguments).items()
+        )
+
+
+def _text_between(layout: CallLayout, first: Slot, last: Slot | None) -> str:
+    start = layout.body.index(first) + 1
+    stop = len(layout.body) if last is None else layout.body.index(last)
+    return "".join(part for part in layout.body[start:stop] if isinstance(part, str))

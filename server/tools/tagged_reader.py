@@ -1,0 +1,92 @@
+"""TaggedCallReader: reads a call whose arguments stand between tags, and writes them as JSON."""
+
+import json
+import re
+from collections.abc import Collection
+
+from server.tools.call_reader import Outcome
+from server.tools.event_log import EventLog
+from server.tools.layout import words
+from server.tools.reader import Marks, Reader, Steps
+from server.tools.tagged_layout import TaggedLayout
+from server.tools.tagged_values import json_value, property_schema, schema_of
+
+_NAME = re.compile(r"[\w.-]+")
+_KEY = re.compile(r"[^<>\"\n]+")
+
+
+class TaggedCallReader:
+    """Immutable. A value ends at the first tag that closes it."""
+
+    def __init__(self, layout: TaggedLayout) -> None:
+        self.opening = words(layout.call.open)
+        close = words(layout.close)
+        # A call ends with the first of these, which `read` consumes.
+        self._close, self.closing = close[0], close
+        self._after_name = words(layout.after_name)
+        self._layout = layout
+        self._open_key = words(layout.open_key)
+        self._open_value = words(layout.open_value)
+        self._value_end = Marks(tuple(words(layout.close_value)[:1]))
+
+    def read(self, reader: Reader, log: EventLog, names: Collection[str], _index: int) -> Steps[Outcome]:
+        yield from reader.skip_space()
+        name = yield from reader.read_run(_NAME)
+        # Behind the name everything is up to the model, but something must be there: it could still go on.
+        if name not in names or not (yield from reader.peek()):
+            return Outcome.BROKEN
+        yield from self._skip(reader, self._after_name)
+        yield from reader.skip_space()
+        if not (yield from reader.sees(self._close)) and not (yield from reader.sees(self._open_key[0])):
+            return Outcome.BROKEN
+        reader.forget()
+        log.start(name)
+        is_whole = yield from self._read_arguments(reader, log, names, name)
+        log.end()
+        return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
+
+    def _read_arguments(self, reader: Reader, log: EventLog, names: Collection[str], name: str) -> Steps[bool]:
+        log.arguments("{")
+        comma = ""
+        while True:
+            yield from reader.skip_space()
+            if (yield from reader.skip(self._close)):
+                log.arguments("}")
+                return True
+            if not (yield from self._skip(reader, self._open_key)):
+                return False
+            key = (yield from reader.read_run(_KEY)).strip()
+            open_string = self._layout.open_string
+            is_string = open_string is not None and (yield from reader.skip(open_string))
+            if not key or (not is_string and not (yield from self._skip(reader, self._open_value))):
+                return False
+            value = yield from self._read_value(reader)
+            if value is None:
+                return False
+            # Where the tag tells strings from other values, the schema need not.
+            schema = property_schema(schema_of(names, name), key) if open_string is None else True
+            written = json_value(value, {"type": "string"} if is_string else schema)
+            log.arguments(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")
+            comma = ", "
+
+    def _read_value(self, reader: Reader) -> Steps[str | None]:
+        """The text between the tags, without the line breaks that the template puts there; None: it broke off."""
+        pieces: list[str] = []
+        mark = yield from reader.read_until(self._value_end, pieces.append)
+        if mark is None or not (yield from self._skip(reader, words(self._layout.close_value))):
+            return None
+        value = "".join(pieces)
+        layout = self._layout
+        if layout.open_value.endswith("\n"):
+            value = value.removeprefix("\n")
+        if layout.close_value.startswith("\n"):
+            value = value.removesuffix("\n")
+        return value
+
+    def _skip(self, reader: Reader, expected: tuple[str, ...]) -> Steps[bool]:
+        """Consumes words and the space before them, up to the first that does not follow."""
+        for word in expected:
+            yield from reader.skip_space()
+            if not (yield from reader.skip(word)):
+                return False
+        return True

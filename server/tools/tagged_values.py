@@ -1,0 +1,82 @@
+"""Values of arguments that stand between tags, without JSON's quotes: what they are follows from the schema."""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from server.tools.json_scanner import json_of
+
+Schema = Mapping[str, Any] | bool
+_MAX_REFERENCES = 8  # that one schema may follow, since they could go in circles
+
+
+def schema_of(names: Collection[str], name: str) -> Schema:
+    """A tool's schema, where a parser was given schemas with the names."""
+    schema = names[name] if isinstance(names, Mapping) else True
+    return schema if isinstance(schema, Mapping | bool) else True
+
+
+def property_schema(schema: Schema, key: str) -> Schema:
+    """The schema of one argument, in which references to definitions can be resolved."""
+    if isinstance(schema, bool):
+        return True
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping) or key not in properties:
+        extra = schema.get("additionalProperties", True)
+        found = extra if isinstance(extra, Mapping | bool) else True
+    else:
+        found = properties[key]
+    if isinstance(found, bool):
+        return True
+    return {**{name: schema[name] for name in ("$defs", "definitions") if name in schema}, **found}
+
+
+def types_of(schema: Schema) -> frozenset[str]:
+    """The JSON types that the schema allows, as far as it says so; none: all."""
+    return _types_of(schema, schema, _MAX_REFERENCES)
+
+
+def is_string(schema: Schema) -> bool:
+    """Whether the schema allows strings and nothing else."""
+    return types_of(schema) == {"string"}
+
+
+def json_value(text: str, schema: Schema) -> str:
+    """`text` as JSON: as it is where the schema has a string, else the JSON that it is, else a string."""
+    types = types_of(schema)
+    if types != {"string"} and (value := json_of(text)) is not None:
+        kind = _kind_of(value)
+        is_allowed = not types or kind in types or (kind == "integer" and "number" in types)
+        if is_allowed or "string" not in types:
+            return value
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _types_of(schema: Schema, root: Schema, num_left: int) -> frozenset[str]:
+    if isinstance(schema, bool) or num_left == 0:
+        return frozenset()
+    stated = schema.get("type")
+    if isinstance(stated, str):
+        return frozenset((stated,))
+    if isinstance(stated, list):
+        return frozenset(stated)
+    constants = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(constants, list):
+        return frozenset(_kind_of(json.dumps(value)) for value in constants)
+    if isinstance(reference := schema.get("$ref"), str) and isinstance(root, Mapping):
+        _, _, name = reference.rpartition("/")
+        for definitions in ("$defs", "definitions"):
+            if name in root.get(definitions, ()):
+                return _types_of(root[definitions][name], root, num_left - 1)
+    for alternatives in ("anyOf", "oneOf"):
+        if isinstance(choices := schema.get(alternatives), list):
+            found = [_types_of(choice, root, num_left - 1) for choice in choices]
+            return frozenset().union(*found) if all(found) else frozenset()
+    return frozenset()
+
+
+def _kind_of(value: str) -> str:
+    """The JSON type of a JSON text."""
+    if value[0] in '"{[tfn':
+        return {'"': "string", "{": "object", "[": "array", "t": "boolean", "f": "boolean", "n": "null"}[value[0]]
+    return "number" if set(value) & set(".eE") else "integer"
