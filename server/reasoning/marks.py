@@ -14,6 +14,14 @@ class ReasoningMarks:
     start: str
     end: str
 
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """The pieces that may be special tokens, and must not be dropped by the detokenizer."""
+        tags = re.findall(_TAG, self.start + self.end)
+        return tuple(dict.fromkeys([*tags, *_MORE_OF_HARMONY] if self == HARMONY else tags))
+
+
+_TAG = r"<[^<>\s]*>|\[[^\[\]\s]*\]"
 
 THINK = ReasoningMarks("<think>", "</think>")
 BRACKETS = ReasoningMarks("[THINK]", "[/THINK]")
@@ -26,9 +34,9 @@ APRIEL = ReasoningMarks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"
 KIMI_K3 = ReasoningMarks("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>")
 # Harmony has more channels than these two; HarmonyReader reads them all.
 HARMONY = ReasoningMarks("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>")
+_MORE_OF_HARMONY = ("<|constrain|>", "<|call|>", "<|return|>")
 
 _KNOWN = (THINK, BRACKETS, GEMMA, SEED, COHERE, GRANITE, APERTUS, APRIEL, KIMI_K3, HARMONY)
-_TAG = r"<[^<>\s]*>|\[[^\[\]\s]*\]"
 _LAST_TAG = re.compile(f"(?:{_TAG})$")
 _FIRST_TAG = re.compile(f"^(?:{_TAG})")
 _ABOUT_THOUGHTS = re.compile("think|thought|reason", re.IGNORECASE)

@@ -116,3 +116,20 @@ def test_template_that_refuses_the_trial_chats_has_no_marks() -> None:
 def test_prompt_opens_a_thought_only_at_its_end(opening: str, is_open: bool) -> None:
     prompt = chat_template(opens_answer(opening)).render([{"role": "user", "content": "What is <think>?"}]).text
     assert opens_thought(prompt, THINK) == is_open
+
+
+@pytest.mark.parametrize(
+    ("marks", "texts"),
+    [
+        (THINK, {"<think>", "</think>"}),
+        (BRACKETS, {"[THINK]", "[/THINK]"}),
+        (GEMMA, {"<|channel>", "<channel|>"}),
+        (GRANITE, set()),
+        (
+            HARMONY,
+            {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"},
+        ),
+    ],
+)
+def test_special_texts_are_the_tags_of_the_marks(marks: ReasoningMarks, texts: set[str]) -> None:
+    assert set(marks.special_texts) == texts
