@@ -1,7 +1,13 @@
-"""prepare_schema: a client's JSON schema as llguidance can enforce it, with what is not enforced named."""
+"""prepare_schema: a client's JSON schema as the grammar can enforce it, with what is not enforced named."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from engine.errors import InvalidRequest
+from server.structured_outputs.checking import MAX_DEPTH, check_limits, check_schema
+from server.structured_outputs.finite import ending_schema
+from server.structured_outputs.references import References
+from server.structured_outputs.translation import Translation
 
 ANY_WHITESPACE = r"[ \t\r\n]{1,32}"  # bounded: a model may otherwise write blanks until its last token
 
@@ -15,10 +21,32 @@ class PreparedSchema:
 
 
 def prepare_schema(schema: Any, *, param: str, is_strict: bool, whitespace: str | None = None) -> PreparedSchema:
-    """The schema as llguidance can enforce it.
+    """The schema in the keywords that llguidance enforces.
 
     param: the path of the schema in the body, for errors. is_strict: refuse what cannot be enforced instead of listing
     it. whitespace: a regular expression of what may stand between the tokens of the JSON text; None is nothing.
     Raises InvalidRequest and UnsupportedParameter.
     """
-    raise NotImplementedError
+    location = (param,)
+    check_limits(schema, location)
+    references = References(schema, location)
+    translation = Translation(references, is_strict=is_strict)
+    try:
+        check_schema(schema, location, references)
+        root, definitions = ending_schema(*translation.run(schema, location), param)
+    except RecursionError:
+        raise InvalidRequest(
+            f"{param} is nested too deeply, counting what its references lead to; the limit is about {MAX_DEPTH} "
+            "levels: make it simpler",
+            param=param,
+        ) from None
+    written = {"x-guidance": _options(whitespace), **(root if isinstance(root, dict) else {})}
+    if definitions:
+        written["$defs"] = definitions
+    return PreparedSchema(written, list(translation.ignored))
+
+
+def _options(whitespace: str | None) -> dict[str, Any]:
+    """llguidance's, that say how the JSON text is spelled."""
+    compact = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+    return compact if whitespace is None else {**compact, "whitespace_pattern": whitespace}

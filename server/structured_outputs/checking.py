@@ -1,0 +1,94 @@
+"""check_schema: refuses what is no JSON schema, or too large to be one that we take."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from engine.errors import InvalidRequest
+from server.schemas.base import Location, path_text, quote
+from server.structured_outputs.keywords import CONCERNS, check_shape
+from server.structured_outputs.kinds import kinds_of_node
+from server.structured_outputs.references import References
+
+MAX_DEPTH = 64  # objects and lists within each other
+MAX_BYTES = 1 << 20  # of the schema's text
+
+_ONE = (
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+_LISTED = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
+_NAMED = ("dependencies", "dependentSchemas", "patternProperties", "properties")
+
+
+def check_limits(schema: Any, location: Location) -> None:
+    """Raise InvalidRequest for a schema that is nested too deeply or too large."""
+    depth, level = 0, [schema]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            path = path_text(location)
+            raise InvalidRequest(
+                f"{path} is nested more than {MAX_DEPTH} levels deep; the limit is {MAX_DEPTH}: "
+                "put inner schemas into $defs and refer to them",
+                param=path,
+            )
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    size = len(json.dumps(schema, separators=(",", ":"), ensure_ascii=False).encode())
+    if size > MAX_BYTES:
+        path = path_text(location)
+        raise InvalidRequest(f"{path} has {size:,} bytes; the limit is {MAX_BYTES:,}: shorten it", param=path)
+
+
+def check_schema(root: Any, location: Location, references: References) -> None:
+    """Raise InvalidRequest unless every schema that the root leads to has keywords of the right shape.
+
+    Keywords that concern no instance of the schema's type may have any.
+    """
+    seen: set[int] = set()
+    stack: list[tuple[Location, Any]] = [(location, root)]
+    while stack:
+        place, node = stack.pop()
+        if isinstance(node, bool) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if not isinstance(node, dict):
+            path = path_text(place)
+            raise InvalidRequest(f"{path} is {quote(node)}; a schema is an object, true or false", param=path)
+        for keyword in ("type", "enum"):
+            if keyword in node:
+                check_shape(node, keyword, place)
+        kinds = kinds_of_node(node)
+        for keyword in node:
+            if CONCERNS.get(keyword, kinds) & kinds:
+                check_shape(node, keyword, place)
+        stack += _subschemas(node, place)
+        if "$ref" in node:
+            stack.append(references.resolve(node["$ref"], (*place, "$ref")))
+
+
+def _subschemas(node: dict[str, Any], place: Location) -> Iterator[tuple[Location, Any]]:
+    kinds = kinds_of_node(node)
+    for keyword, value in node.items():
+        if not CONCERNS.get(keyword, kinds) & kinds:
+            continue
+        if keyword in _LISTED and isinstance(value, list):
+            yield from (((*place, keyword, index), item) for index, item in enumerate(value))
+        elif keyword in _ONE:
+            yield (*place, keyword), value
+        elif keyword in _NAMED:
+            # Of `dependencies`, some are lists of names.
+            yield from (((*place, keyword, name), item) for name, item in value.items() if not _are_names(item))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

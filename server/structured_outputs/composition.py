@@ -1,0 +1,34 @@
+"""all_of, any_of: schemas put together, without what is plainly needless."""
+
+from collections.abc import Iterable
+from typing import Any
+
+Schema = dict[str, Any] | bool
+
+ABSENT = False  # the schema of a property that must not be there
+
+
+def all_of(schemas: Iterable[Schema]) -> Schema:
+    """What matches all of them."""
+    listed: list[Schema] = []
+    for schema in schemas:
+        if schema is False:
+            return False
+        if schema is not True and schema != {}:
+            listed.append(schema)
+    if not listed:
+        return True
+    return listed[0] if len(listed) == 1 else {"allOf": listed}
+
+
+def any_of(schemas: Iterable[Schema]) -> Schema:
+    """What matches one of them at least."""
+    listed: list[Schema] = []
+    for schema in schemas:
+        if schema is True or schema == {}:
+            return True
+        if schema is not False:
+            listed.append(schema)
+    if not listed:
+        return False
+    return listed[0] if len(listed) == 1 else {"anyOf": listed}

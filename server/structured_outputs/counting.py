@@ -1,0 +1,88 @@
+"""Counts that the grammar cannot keep, spelled out: numbers of properties, and items that are unique."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from server.structured_outputs.composition import ABSENT, Schema, any_of
+from server.structured_outputs.kinds import ALL, ARRAY, identity, types_of_kinds
+
+_MAX_COMBINATIONS = 128  # of optional properties
+_MAX_UNIQUE = 4  # values: they have 65 arrangements
+
+Node = dict[str, Any]
+
+
+class PropertyCounts:
+    """What `minProperties` and `maxProperties` say of an object whose other keywords are written.
+
+    The grammar counts properties only where every declared one is required, or absent. limits: to be added to the
+    object; beside: a schema that must match too; None where neither says it.
+    """
+
+    def __init__(self, written: Node, least: float | None, most: float | None) -> None:
+        self.keyword = "minProperties" if most is None else "maxProperties"
+        self._required = list(written.get("required", ()))
+        declared = written.get("properties", {})
+        self._optional = [name for name in declared if name not in self._required and declared[name] is not False]
+        is_closed = written.get("additionalProperties") is False and not written.get("patternProperties")
+        self._least = 0 if least is None else int(least)
+        self._most = None if most is None else int(most)
+        if self._least <= len(self._required):
+            self._least = 0  # those that are required are enough
+        if self._most is not None and is_closed and self._most >= len(self._optional) + len(self._required):
+            self._most = None  # there cannot be more
+        self.limits: Node = {}
+        self.beside: Schema | None = True
+        if self._least or self._most is not None:
+            if self._optional:
+                self.beside = self._spelled_out(is_closed)
+            else:
+                self.limits = self._limits()
+
+    def _limits(self) -> Node:
+        limits = {"minProperties": self._least} if self._least else {}
+        return limits if self._most is None else limits | {"maxProperties": self._most}
+
+    def _spelled_out(self, is_closed: bool) -> Schema | None:
+        missing = self._least - len(self._required)
+        if self._most is None and missing == 1:
+            present = [{"required": [name]} for name in self._optional]
+            none = {"properties": dict.fromkeys(self._optional, ABSENT), **self._limits()}
+            return any_of(present if is_closed else [*present, none])
+        room = len(self._optional) if self._most is None else max(0, self._most - len(self._required))
+        sizes = range(max(0, missing) if is_closed else 0, min(room, len(self._optional)) + 1)
+        if sum(math.comb(len(self._optional), size) for size in sizes) > _MAX_COMBINATIONS:
+            return None
+        if self._most is not None and self._most < len(self._required):
+            return {"required": self._required, **self._limits()}  # of which no object is
+        return any_of(self._combination(set(names)) for size in sizes for names in self._choices(size))
+
+    def _choices(self, size: int) -> Iterator[tuple[str, ...]]:
+        return itertools.combinations(self._optional, size)
+
+    def _combination(self, present: set[str]) -> Schema:
+        return {
+            "properties": {name: name in present or ABSENT for name in self._optional},
+            "required": [name for name in self._optional if name in present],
+            **self._limits(),
+        }
+
+
+def arrangements(node: Node) -> Schema | None:
+    """What `uniqueItems` says of an array whose items are few known values; None for other arrays."""
+    values = _known_values(node.get("items"))
+    if values is None or len(values) > _MAX_UNIQUE or "prefixItems" in node:
+        return None
+    arrays = [list(order) for size in range(len(values) + 1) for order in itertools.permutations(values, size)]
+    return any_of([{"enum": arrays}, {"type": types_of_kinds(ALL - {ARRAY})}])
+
+
+def _known_values(node: Any) -> list[Any] | None:
+    if not isinstance(node, dict):
+        return None
+    if node.get("type") == "boolean":
+        return [False, True]
+    values = [node["const"]] if "const" in node else node.get("enum")
+    return None if values is None else list({identity(value): value for value in values}.values())

@@ -1,0 +1,169 @@
+"""Disjointness: proves that no instance matches two schemas."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from server.structured_outputs.kinds import (
+    ALL,
+    ARRAY,
+    BOOLEAN,
+    NUMBERS,
+    OBJECT,
+    STRING,
+    Kinds,
+    identity,
+    kind_of,
+    kinds_of_node,
+)
+from server.structured_outputs.patterns import texts_of
+
+_MAX_DEPTH = 6  # properties and alternatives within each other that a proof looks into
+_MAX_PARTS = 32  # conjuncts of one schema
+_MAX_WORK = 20_000  # schemas looked at for one document
+
+Node = dict[str, Any]
+
+
+class Disjointness:
+    """What it does not prove may still be so."""
+
+    def __init__(self, resolve: Callable[[str], Any]) -> None:
+        """resolve: the schema that a `$ref` means."""
+        self._resolve = resolve
+        self._work_left = _MAX_WORK
+
+    def holds(self, first: Any, second: Any, kinds: Kinds = ALL) -> bool:
+        """Whether no instance of these kinds matches both, for all we can prove."""
+        return self._holds(first, second, kinds, _MAX_DEPTH)
+
+    def _holds(self, first: Any, second: Any, kinds: Kinds, depth: int) -> bool:
+        self._work_left -= 1
+        if depth == 0 or self._work_left < 0:
+            return False
+        left, right = self._parts(first), self._parts(second)
+        if left is None or right is None:
+            return True
+        shared = kinds
+        for part in (*left, *right):
+            shared &= kinds_of_node(part)
+        if all(self._differ(kind, left, right, depth) for kind in shared):
+            return True
+        return self._excludes(left, second, shared, depth) or self._excludes(right, first, shared, depth)
+
+    def _parts(self, node: Any) -> list[Node] | None:
+        """The schemas that an instance must match to match `node`; None if nothing matches."""
+        parts: list[Node] = []
+        stack = [node]
+        while stack and len(parts) < _MAX_PARTS:
+            node = stack.pop()
+            if node is False:
+                return None
+            if isinstance(node, dict) and all(node is not part for part in parts):
+                parts.append(node)
+                stack += node.get("allOf", ())
+                if isinstance(node.get("$ref"), str):
+                    stack.append(self._resolve(node["$ref"]))
+        return parts
+
+    def _excludes(self, parts: list[Node], other: Any, kinds: Kinds, depth: int) -> bool:
+        """Whether all alternatives of a part are disjoint from `other`."""
+        return any(
+            all(self._holds({"allOf": [branch]}, other, kinds, depth - 1) for branch in part[keyword])
+            for part in parts
+            for keyword in ("anyOf", "oneOf")
+            if isinstance(part.get(keyword), list) and part[keyword]
+        )
+
+    def _differ(self, kind: str, left: list[Node], right: list[Node], depth: int) -> bool:
+        """Whether no instance of this kind matches both."""
+        if kind == OBJECT and self._properties_differ(left, right, depth):
+            return True
+        here, there = _literals(left, kind), _literals(right, kind)
+        if here is not None and there is not None:
+            return not here.keys() & there.keys()
+        if here is not None:
+            return all(_breaks_limit(value, kind, right) for value in here.values())
+        if there is not None:
+            return all(_breaks_limit(value, kind, left) for value in there.values())
+        if kind == BOOLEAN:
+            return False
+        low, high = _limits(left, kind), _limits(right, kind)
+        return _is_below(low, high) or _is_below(high, low)
+
+    def _properties_differ(self, left: list[Node], right: list[Node], depth: int) -> bool:
+        """Whether a property that one of them requires can have no value."""
+        names = {name: None for part in (*left, *right) for name in part.get("required", ()) if isinstance(name, str)}
+        return any(
+            self._holds(
+                {"allOf": list(_of_property(left, name))}, {"allOf": list(_of_property(right, name))}, ALL, depth - 1
+            )
+            for name in names
+        )
+
+
+def _of_property(parts: list[Node], name: str) -> Iterator[Any]:
+    """The schemas that a property's value must match."""
+    for part in parts:
+        properties = part.get("properties", {})
+        if name in properties:
+            yield properties[name]
+        matched = {pattern: texts_of(pattern) for pattern in part.get("patternProperties", {})}
+        yield from (part["patternProperties"][pattern] for pattern, texts in matched.items() if name in (texts or ()))
+        if name not in properties and all(texts is not None and name not in texts for texts in matched.values()):
+            yield part.get("additionalProperties", True)
+
+
+def _literals(parts: list[Node], kind: str) -> dict[Any, Any] | None:
+    """The values of this kind that `enum` and `const` leave, by identity; None for any."""
+    left: dict[Any, Any] | None = None
+    for part in parts:
+        for values in ([part["const"]] if "const" in part else None, part.get("enum")):
+            if values is not None:
+                listed = {identity(value): value for value in values if kind_of(value) == kind}
+                left = listed if left is None else {key: left[key] for key in left.keys() & listed.keys()}
+    return left
+
+
+def _breaks_limit(value: Any, kind: str, parts: list[Node]) -> bool:
+    """Whether a literal is outside the limits of size."""
+    size = value if kind in NUMBERS else len(value) if kind in (STRING, ARRAY, OBJECT) else None
+    if size is None:
+        return False
+    interval = ((size, False), (size, False))
+    limits = _limits(parts, kind)
+    return _is_below(interval, limits) or _is_below(limits, interval)
+
+
+Bound = tuple[float, bool]  # a limit, and whether it is itself left out
+
+_SIZE_KEYWORDS = {
+    STRING: ("minLength", "maxLength"),
+    ARRAY: ("minItems", "maxItems"),
+    OBJECT: ("minProperties", "maxProperties"),
+}
+
+
+def _limits(parts: list[Node], kind: str) -> tuple[Bound, Bound]:
+    """The least and the greatest number, length or count that they leave."""
+    low: Bound = (float("-inf"), False)
+    high: Bound = (float("inf"), False)
+    for part in parts:
+        if kind in NUMBERS:
+            lows = [(part.get("minimum"), False), (part.get("exclusiveMinimum"), True)]
+            highs = [(part.get("maximum"), False), (part.get("exclusiveMaximum"), True)]
+        else:
+            least, most = _SIZE_KEYWORDS.get(kind, ("", ""))
+            lows, highs = [(part.get(least), False)], [(part.get(most), False)]
+        for value, is_open in lows:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                low = max(low, (value, is_open))
+        for value, is_open in highs:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                high = min(high, (value, is_open), key=lambda bound: (bound[0], not bound[1]))
+    return low, high
+
+
+def _is_below(first: tuple[Bound, Bound], second: tuple[Bound, Bound]) -> bool:
+    """Whether all of the first interval is below the second one."""
+    (top, top_is_open), (bottom, bottom_is_open) = first[1], second[0]
+    return top < bottom or (top == bottom and (top_is_open or bottom_is_open))

@@ -1,0 +1,70 @@
+"""The fields of a request that ask for structured output, as OpenAI, vLLM and SGLang name them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from server.schemas.base import StrictModel
+
+Texts = Annotated[list[str], Field(fail_fast=True)]
+
+
+class JsonSchemaFormat(StrictModel):
+    name: str | None = None
+    description: str | None = None
+    schema_: Any = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(StrictModel):
+    """`structures` and `triggers`, or `format`, are those of a structural tag."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchemaFormat | None = None
+    structures: Any = None
+    triggers: Any = None
+    format: Any = None
+
+
+class StructuredOutputs(StrictModel):
+    json_: Any = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: Texts | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
+    whitespace_pattern: str | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
+
+
+class StructuredFields(StrictModel):
+    """The guided ones are vLLM's before `structured_outputs`, the last four are SGLang's."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: Texts | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    json_schema: Any = None
+    structural_tag: Any = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The unknown fields within the known ones, by their path."""
+        nested = {
+            "response_format": self.response_format,
+            "response_format.json_schema": self.response_format and self.response_format.json_schema,
+            "structured_outputs": self.structured_outputs,
+        }
+        return {
+            f"{path}.{name}": value
+            for path, model in nested.items()
+            if model is not None
+            for name, value in (model.model_extra or {}).items()
+            if value is not None
+        }

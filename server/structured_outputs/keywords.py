@@ -1,0 +1,153 @@
+"""The keywords of JSON Schema: what their values must look like, and what kinds of instances they concern."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.errors import InvalidRequest
+from server.schemas.base import Location, path_text, quote
+from server.structured_outputs.kinds import ARRAY, NUMBERS, OBJECT, STRING, TYPES, Kinds
+
+# Say something about a value and restrict nothing.
+ANNOTATIONS = frozenset(
+    {
+        "$anchor",
+        "$comment",
+        "$defs",
+        "$id",
+        "$schema",
+        "$vocabulary",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "default",
+        "definitions",
+        "deprecated",
+        "description",
+        "example",
+        "examples",
+        "id",
+        "readOnly",
+        "title",
+        "writeOnly",
+    }
+)
+
+NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+STRING_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
+ARRAY_KEYWORDS = (
+    "prefixItems",
+    "items",
+    "additionalItems",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "contains",
+    "minContains",
+    "maxContains",
+    "unevaluatedItems",
+)
+OBJECT_KEYWORDS = (
+    "properties",
+    "patternProperties",
+    "additionalProperties",
+    "required",
+    "minProperties",
+    "maxProperties",
+    "propertyNames",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "unevaluatedProperties",
+)
+
+CONCERNS: Mapping[str, Kinds] = {
+    **dict.fromkeys(NUMBER_KEYWORDS, NUMBERS),
+    **dict.fromkeys(STRING_KEYWORDS, frozenset({STRING})),
+    **dict.fromkeys(ARRAY_KEYWORDS, frozenset({ARRAY})),
+    **dict.fromkeys(OBJECT_KEYWORDS, frozenset({OBJECT})),
+}
+
+# Apply schemas to the instance itself, as opposed to its items and properties.
+IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "dependencies", "dependentSchemas")
+
+
+def _is_type(value: Any) -> bool:
+    listed = value if isinstance(value, list) else [value]
+    return bool(listed) and all(isinstance(each, str) and each in TYPES for each in listed)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_limit(value: Any) -> bool:
+    return _is_number(value) or isinstance(value, bool)  # draft 4 has flags here
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 0 and value == int(value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_filled_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_COUNT = (_is_count, "an integer of at least 0")
+_SCHEMAS = (_is_filled_list, "a list of at least one schema")
+_BY_NAME = (_is_object, "an object of schemas")
+_TEXT = (_is_text, "a string")
+
+_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "$ref": _TEXT,
+    "allOf": _SCHEMAS,
+    "anyOf": _SCHEMAS,
+    "oneOf": _SCHEMAS,
+    "type": (_is_type, f"one of {', '.join(TYPES)}, or a list of these"),
+    "enum": (_is_filled_list, "a list of at least one value"),
+    "minimum": (_is_number, "a number"),
+    "maximum": (_is_number, "a number"),
+    "exclusiveMinimum": (_is_limit, "a number"),
+    "exclusiveMaximum": (_is_limit, "a number"),
+    "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "minLength": _COUNT,
+    "maxLength": _COUNT,
+    "pattern": _TEXT,
+    "format": _TEXT,
+    "prefixItems": _SCHEMAS,
+    "minItems": _COUNT,
+    "maxItems": _COUNT,
+    "minContains": _COUNT,
+    "maxContains": _COUNT,
+    "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
+    "properties": _BY_NAME,
+    "patternProperties": _BY_NAME,
+    "required": (_is_names, "a list of property names"),
+    "minProperties": _COUNT,
+    "maxProperties": _COUNT,
+    "dependencies": (_is_object, "an object of schemas and lists of property names"),
+    "dependentSchemas": _BY_NAME,
+    "dependentRequired": (
+        lambda value: isinstance(value, dict) and all(map(_is_names, value.values())),
+        "an object of lists of property names",
+    ),
+}
+
+
+def check_shape(node: Mapping[str, Any], keyword: str, location: Location) -> None:
+    """Raise InvalidRequest if the keyword's value is not what JSON Schema takes. location: of the node."""
+    is_right, expected = _SHAPES.get(keyword, (None, ""))
+    if is_right is not None and not is_right(node[keyword]):
+        path = path_text((*location, keyword))
+        raise InvalidRequest(f"{path} is {quote(node[keyword])}; it must be {expected}", param=path)

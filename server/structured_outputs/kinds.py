@@ -1,0 +1,77 @@
+"""Kinds of JSON values: the types of JSON Schema, made disjoint."""
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+NULL, BOOLEAN, INTEGER, FRACTION, STRING, ARRAY, OBJECT = (
+    "null",
+    "boolean",
+    "integer",
+    "fraction",  # a number that is no integer
+    "string",
+    "array",
+    "object",
+)
+
+Kinds = frozenset[str]
+
+ALL: Kinds = frozenset({NULL, BOOLEAN, INTEGER, FRACTION, STRING, ARRAY, OBJECT})
+NUMBERS: Kinds = frozenset({INTEGER, FRACTION})
+TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+
+
+def kinds_of_node(node: Mapping[str, Any]) -> Kinds:
+    """The kinds that the node's own `type`, `enum` and `const` leave."""
+    kinds = ALL
+    if "type" in node:
+        kinds = kinds_of_types(node["type"])
+    if "enum" in node:
+        kinds &= frozenset(map(kind_of, node["enum"]))
+    if "const" in node:
+        kinds &= {kind_of(node["const"])}
+    return kinds
+
+
+def kinds_of_types(types: str | Iterable[str]) -> Kinds:
+    listed = [types] if isinstance(types, str) else types
+    kinds: set[str] = set()
+    for each in listed:
+        kinds |= NUMBERS if each == "number" else {each}
+    return frozenset(kinds)
+
+
+def types_of_kinds(kinds: Iterable[str]) -> list[str] | None:
+    """The types that these kinds make up; None where they leave the integers out of the numbers."""
+    left = set(kinds)
+    if left >= NUMBERS:
+        left = left - NUMBERS | {"number"}
+    return None if FRACTION in left else [each for each in TYPES if each in left]
+
+
+def kind_of(value: Any) -> str:
+    match value:
+        case None:
+            return NULL
+        case bool():
+            return BOOLEAN
+        case int():
+            return INTEGER
+        case float():
+            return INTEGER if value.is_integer() else FRACTION
+        case str():
+            return STRING
+        case list():
+            return ARRAY
+    return OBJECT
+
+
+def identity(value: Any) -> Hashable:
+    """Equal for equal JSON values only: 1 and 1.0 are equal, 1 and true are not."""
+    match value:
+        case list():
+            return ("array", tuple(map(identity, value)))
+        case dict():
+            return ("object", frozenset((name, identity(item)) for name, item in value.items()))
+        case bool():
+            return ("boolean", value)
+    return value if isinstance(value, str) else ("scalar", value)
