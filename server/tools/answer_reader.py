@@ -51,7 +51,6 @@ class AnswerReader:
         while may_read:
             outcome = yield from self._calls.read(reader, log, names, index)
             if outcome is Outcome.BROKEN_CALL:
-                self._drop_cut_off_word(reader)
                 return index + 1
             if outcome is Outcome.BROKEN:
                 break
@@ -62,9 +61,9 @@ class AnswerReader:
             if outcome is Outcome.TEXT:
                 log.text(reader.recorded())
                 reader.record()
-            else:
-                self._drop_cut_off_word(reader)
         log.text(reader.recorded())
+        if index:
+            self._drop_cut_off_word(reader)
         return index
 
     def _drop_cut_off_word(self, reader: Reader) -> None:
@@ -78,9 +77,9 @@ class AnswerReader:
         is_text: the call was text, and so is what follows it.
         """
         yield from self._skip_present(reader, self._calls.closing)
-        yield from reader.skip_space()
         if not is_text:
             reader.record()
+        yield from reader.skip_space()
         has_separator = yield from self._skip_present(reader, self._separator)
         yield from reader.skip_space()
         if self._open:

@@ -130,8 +130,9 @@ class _ObjectCall:
                 return (yield from read_value(reader, _ignore))
             return (yield from read_arguments(reader, self._log.arguments if self.is_started else self._early.append))
         if key == self._keys.id and (yield from reader.sees('"')):
-            self._id = yield from read_string(reader)
-            return self._id is not None
+            call_id = yield from read_string(reader)
+            self._id = call_id if call_id and _ID.fullmatch(call_id) else None
+            return call_id is not None
         return (yield from read_value(reader, _ignore))
 
 
@@ -186,6 +187,8 @@ class NamedCallReader:
     def _ends(self, reader: Reader) -> Steps[bool]:
         """Whether there are no arguments."""
         following = (*self.closing[:1], *self._end[:1])
+        if following and reader.has_ended:
+            return False
         for word in following:
             if (yield from reader.sees(word)):
                 return True

@@ -46,6 +46,15 @@ class CallEnd:
 ToolEvent = AnswerText | CallStart | CallArguments | CallEnd
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenCall:
+    """A call to be written; arguments: JSON text of an object."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
 class ToolParser(Protocol):
     """Reads one answer. Its events are the same however the text is cut into pieces, pieces themselves apart."""
 
@@ -79,6 +88,15 @@ class ToolFormat(Protocol):
     @property
     def call_id_length(self) -> int | None:
         """The number of letters and digits that the template demands of a call's id; None: ids may be anything."""
+        ...
+
+    @property
+    def renders_calls(self) -> bool:
+        """Whether the template shows earlier calls; else server/tools/history.py writes them into the content."""
+        ...
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        """The calls as the model should write them, where no text precedes."""
         ...
 
     def parser(self, names: Collection[str]) -> ToolParser:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from server.tools.format import WrittenCall
+
 # A tag, a bracketed word, a bracket or separator, or anything else between spaces.
 _WORD = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]|[\[\]{}(),;]|<?[^\s<>\[\]{}(),;]+>?|[<>]")
 _MARK = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]")
@@ -18,15 +20,6 @@ class Slot(Enum):
     ARGUMENTS = auto()
     ID = auto()
     INDEX = auto()  # the call's number, from 0
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenCall:
-    """A call to be written; arguments: JSON text."""
-
-    name: str
-    arguments: str
-    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

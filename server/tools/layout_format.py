@@ -7,8 +7,8 @@ from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.answer_grammar import answer_grammar, body_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.call_reader import CallReader, NamedCallReader, ObjectCallReader
-from server.tools.format import Tool
-from server.tools.layout import CallLayout, WrittenCall, object_keys
+from server.tools.format import Tool, WrittenCall
+from server.tools.layout import CallLayout, object_keys
 from server.tools.step_parser import StepParser
 
 

@@ -11,9 +11,9 @@ from server.tools.answer_grammar import answer_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.call_reader import Outcome
 from server.tools.event_log import EventLog
-from server.tools.format import Tool
+from server.tools.format import Tool, WrittenCall
 from server.tools.json_scanner import read_value
-from server.tools.layout import CallLayout, Slot, WrittenCall
+from server.tools.layout import CallLayout, Slot
 from server.tools.reader import Reader, Steps
 from server.tools.step_parser import StepParser
 from server.tools.tagged_values import Schema, property_schema, types_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.answer_grammar import answer_grammar
 from server.tools.answer_reader import AnswerReader
-from server.tools.format import Tool
-from server.tools.layout import WrittenCall, words
+from server.tools.format import Tool, WrittenCall
+from server.tools.layout import words
 from server.tools.step_parser import StepParser
 from server.tools.tagged_layout import TaggedLayout
 from server.tools.tagged_reader import TaggedCallReader
@@ -83,7 +83,10 @@ class TaggedFormat:
             if constants and types == {"string"}:
                 values.append(f"{opening} {one_of(builder, constants)} {builder.literal(self.layout.close_value)}")
             else:
-                values.append(f"{opening} {builder.text_until(self.layout.close_value)}")
+                # Up to the tag, where the parser ends the value too; the line break before it is left to the model.
+                tag, rest = self.layout.closing_tag
+                following = f" {builder.literal(rest)}" if rest else ""
+                values.append(f"{opening} {builder.text_until(tag)}{following}")
         if types != {"string"} and (not values or self.layout.open_string is not None):
             opening = builder.literal(self.layout.open_value)
             values.append(f"{opening} {builder.json(schema)} {builder.literal(self.layout.close_value)}")

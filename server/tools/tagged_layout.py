@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.tools.layout import CallLayout, Slot, WrittenCall
+from server.tools.format import WrittenCall
+from server.tools.layout import CallLayout, Slot, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,12 @@ class TaggedLayout:
     def marks(self) -> tuple[str, ...]:
         texts = (self.open_key, self.open_value, self.close_value, self.open_string or "")
         return (*self.call.marks, *CallLayout(begin="", open=" ".join(texts), body=()).marks)
+
+    @property
+    def closing_tag(self) -> tuple[str, str]:
+        """The tag that ends a value, and what follows it of close_value."""
+        tag = words(self.close_value)[0]
+        return tag, self.close_value.partition(tag)[2]
 
     def open_value_of(self, *, is_string: bool) -> str:
         return self.open_string if is_string and self.open_string is not None else self.open_value

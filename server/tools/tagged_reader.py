@@ -21,13 +21,13 @@ class TaggedCallReader:
     def __init__(self, layout: TaggedLayout) -> None:
         self.opening = words(layout.call.open)
         close = words(layout.close)
-        # A call ends with the first of these, which `read` consumes.
-        self._close, self.closing = close[0], close
+        # A call ends with the first of these; the others follow it as far as the model writes them.
+        self._close, self.closing = close[0], close[1:]
         self._after_name = words(layout.after_name)
         self._layout = layout
         self._open_key = words(layout.open_key)
         self._open_value = words(layout.open_value)
-        self._value_end = Marks(tuple(words(layout.close_value)[:1]))
+        self._value_end = Marks((layout.closing_tag[0],))
 
     def read(self, reader: Reader, log: EventLog, names: Collection[str], _index: int) -> Steps[Outcome]:
         yield from reader.skip_space()
@@ -43,6 +43,9 @@ class TaggedCallReader:
         log.start(name)
         is_whole = yield from self._read_arguments(reader, log, names, name)
         log.end()
+        if not is_whole and reader.has_ended:
+            # It waited for the rest of a tag.
+            reader.take_all()
         return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
 
     def _read_arguments(self, reader: Reader, log: EventLog, names: Collection[str], name: str) -> Steps[bool]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.event_log import EventLog
-from server.tools.format import Tool
+from server.tools.format import Tool, WrittenCall
 from server.tools.json_scanner import read_arguments
-from server.tools.layout import CallLayout, Slot, WrittenCall
+from server.tools.layout import CallLayout, Slot
 from server.tools.reader import Marks, Reader, Steps
 from server.tools.step_parser import StepParser
 

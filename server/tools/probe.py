@@ -1,0 +1,123 @@
+"""find_tool_format: the way of writing calls that a chat template shows when it renders some.
+
+What surrounds names and arguments in the rendered text is both what to look for in an answer and what to force:
+
+    <tool_call>\\n{"name": "N", "arguments": {...}}\\n</tool_call>\\n<tool_call>\\n{"name": "M", ...
+    [ open                ][ body                           ][separator][ open          ...
+"""
+
+import dataclasses
+
+from server.text.chat_template import ChatTemplate
+from server.tools.format import CallEnd, CallStart, ToolFormat, WrittenCall
+from server.tools.formats.mistral import MistralFormat
+from server.tools.layout import CallLayout
+from server.tools.layout_format import LayoutFormat
+from server.tools.probe_layout import find_layout
+from server.tools.probe_renderings import ARGUMENTS, ARGUMENTS_OBJECT, ARGUMENTS_TEXT, CALLS, KEYS, Renderings
+from server.tools.registry import named_format
+from server.tools.tagged_format import TaggedFormat
+from server.tools.tagged_layout import TaggedLayout
+
+# Formats of which a rendered call tells too little, by what it holds.
+_RECOGNIZED = (("<|tool_call_argument_begin|>", "kimi_k2"), ("<|channel|>commentary", "openai"))
+# What the prompt says of tools where the template leaves earlier calls out; the first that occurs counts.
+_HINTS = (
+    ("<|tool_call|>", "granite"),
+    ("<|tool_list_start|>", "lfm2"),
+    ("<|im_middle|>", "kimi_k2"),
+    ("List of tools: [", "lfm2"),
+    ("<|/tool|>", "phi4_mini_json"),
+    ("<tool_call>", "hermes"),
+)
+
+
+def find_tool_format(template: ChatTemplate) -> ToolFormat | None:
+    """The format of the template's calls; None: it shows no tools, or calls in a way that is not understood.
+
+    Renders some ten short chats.
+    """
+    renderings = Renderings(template)
+    if not renderings.shows_tools:
+        return None
+    takes_object = _takes_object(renderings)
+    if takes_object is None:
+        prompt = renderings.prompt or ""
+        name = next((name for hint, name in _HINTS if hint in prompt), None)
+        return None if name is None else _with(named_format(name), takes_object=True, renders_calls=False)
+    found = _find_format(renderings, takes_object=takes_object)
+    return None if found is None else _with(found, takes_object=takes_object, renders_calls=True)
+
+
+def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat | None:
+    """The format that --tool-call-parser names, else the one found, else None, for which "generic" stands in.
+
+    A named format is told what the template wants of earlier calls. Raises StartupError for an unknown name.
+    """
+    found = None if name == "generic" else find_tool_format(template)
+    if name is None or (found is not None and found.name == name):
+        return found
+    named = named_format(name)
+    if name == "generic":
+        return named
+    takes_object = _takes_object(Renderings(template))
+    return _with(named, takes_object=takes_object is not False, renders_calls=takes_object is not None)
+
+
+def _takes_object(renderings: Renderings) -> bool | None:
+    """Whether the template wants arguments as an object; None: it does not show calls.
+
+    Where it takes both, their text is better: what the model wrote stays in the prompt as it is, and cached.
+    """
+    as_object = renderings.answer(1, takes_object=True) or ""
+    # A template that writes the arguments out as they are makes Python's text of an object.
+    is_python = str(ARGUMENTS_OBJECT) in as_object
+    if all(key in as_object for key in KEYS) and not ARGUMENTS.search(as_object) and not is_python:
+        # Arguments that are no JSON: their text would not be what the model writes.
+        return True
+    as_text = renderings.answer(1, takes_object=False) or ""
+    if ARGUMENTS_TEXT in as_text:
+        return False
+    return True if ARGUMENTS.search(as_object) else None
+
+
+def _find_format(renderings: Renderings, *, takes_object: bool) -> ToolFormat | None:
+    answer = renderings.answer(1, takes_object=takes_object) or ""
+    for mark, name in _RECOGNIZED:
+        if mark in answer:
+            return named_format(name)
+    layout = find_layout(renderings, takes_object=takes_object)
+    if layout is None:
+        return None
+    found = _format_of(layout)
+    call = layout.call if isinstance(layout, TaggedLayout) else layout
+    return found if _is_right(found, answer, 1 + call.takes_several) else None
+
+
+def _format_of(layout: CallLayout | TaggedLayout) -> ToolFormat:
+    if isinstance(layout, TaggedLayout):
+        return TaggedFormat("template", layout)
+    if layout.trigger == "[TOOL_CALLS]":
+        return MistralFormat("mistral", layout, call_id_length=9)
+    # Llama's models put the mark before calls that its template writes without.
+    return LayoutFormat("template", layout, other_triggers=() if layout.trigger else ("<|python_tag|>",))
+
+
+def _is_right(found: ToolFormat, answer: str, num_calls: int) -> bool:
+    """Whether it writes a call as the template does, and reads what it writes."""
+    match = ARGUMENTS.search(answer)
+    arguments = match.group() if match else ARGUMENTS_TEXT
+    calls = [WrittenCall(call.name, arguments, call.id) for call in CALLS[:num_calls]]
+    if found.write(calls[:1]).strip() not in answer:
+        return False
+    parser = found.parser({call.name for call in CALLS})
+    events = [*parser.push(found.write(calls)), *parser.finish()]
+    starts = [event.name for event in events if isinstance(event, CallStart)]
+    num_ends = sum(isinstance(event, CallEnd) for event in events)
+    return starts == [call.name for call in calls] and num_ends == len(starts)
+
+
+def _with(found: ToolFormat, *, takes_object: bool, renders_calls: bool) -> ToolFormat:
+    assert dataclasses.is_dataclass(found)
+    assert not isinstance(found, type)
+    return dataclasses.replace(found, takes_object_arguments=takes_object, renders_calls=renders_calls)

@@ -1,0 +1,171 @@
+"""What models write that is not quite their format."""
+
+from typing import Any
+
+import pytest
+
+from server.tools.format import CallArguments, CallStart
+from server.tools.registry import FORMATS, named_format
+from tests.server.tools.parsing import calls_of, parse, text_of
+
+pytestmark = pytest.mark.fast
+
+_SCHEMAS: dict[str, Any] = {
+    "f": {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string"},
+            "number": {"type": "integer"},
+            "flag": {"type": "boolean"},
+            "items": {"type": "array"},
+            "either": {"type": ["string", "integer"]},
+            "place": {"$ref": "#/$defs/place"},
+        },
+        "$defs": {"place": {"type": "object"}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arguments"),
+    [
+        ("hermes", '<tool_call>{"name":"f","arguments":{"text":"x"}}</tool_call>', {"text": "x"}),
+        ("hermes", '<tool_call>\n\n{ "name" : "f" ,\n"arguments" : { } }\n', {}),
+        ("hermes", '<tool_call>\n{"name": "f"}\n</tool_call>', {}),
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": null}\n</tool_call>', {}),
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": ""}\n</tool_call>', {}),
+        ("hermes", '<tool_call>\n{"arguments": {"text": "x"}, "name": "f"}\n</tool_call>', {"text": "x"}),
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": "{\\"text\\": \\"x\\"}"}\n</tool_call>', {"text": "x"}),
+        ("hermes", '<tool_call>\n{"name": "f", "parameters": {"text": "x"}}\n</tool_call>', {"text": "x"}),
+        ("hermes", "<tool_call>\n{'name': 'f', 'arguments': {'flag': True}}\n</tool_call>", {"flag": True}),
+        ("hermes", '<tool_call>\n{"type": "function", "name": "f", "arguments": {}, "x": [1]}\n</tool_call>', {}),
+        ("llama3_json", '<|python_tag|>{"name": "f", "parameters": {"text": "x"}}', {"text": "x"}),
+        ("llama3_json", '\n {"name": "f", "arguments": {"text": "x"}}', {"text": "x"}),
+        ("mistral", '[TOOL_CALLS] [ {"name": "f", "arguments": {"text": "x"}} ]', {"text": "x"}),
+        ("mistral", '[TOOL_CALLS]{"name": "f", "arguments": {"text": "x"}}', {"text": "x"}),
+        ("mistral", '[TOOL_CALLS]f[ARGS]{"text": "x"}', {"text": "x"}),
+        ("mistral", '[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{"text": "x"}', {"text": "x"}),
+        ("mistral", '[TOOL_CALLS]f{"text": "x"}', {"text": "x"}),
+        ("deepseek_v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```<｜tool▁call▁end｜>", {}),
+        ("deepseek_v31", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜><｜tool▁call▁end｜>", {}),
+        ("kimi_k2", "<|tool_call_begin|>functions.f:3<|tool_call_argument_begin|> {} <|tool_call_end|>", {}),
+        ("granite", '<tool_call>[{"name": "f", "arguments": {"text": "x"}}]', {"text": "x"}),
+        ("pythonic", "[f(text='it\\'s', items=[1, (2,)],)]", {"text": "it's", "items": [1, [2]]}),
+        ("pythonic", "[f(flag=True, either=None)]", {"flag": True, "either": None}),
+        ("lfm2", "<|tool_call_start|>[f( text = \"x\" )]<|tool_call_end|>", {"text": "x"}),
+        ("openai", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"flag": true}', {"flag": True}),
+        ("openai", '<|start|>assistant<|channel|>commentary to=functions.f<|message|>{"text": "x"}', {"text": "x"}),
+        ("openai", " to=functions.f<|channel|>commentary json<|message|>", {}),
+        ("qwen3_coder", "<function=f>\n<parameter=text>\nx\n</parameter>\n</function>", {"text": "x"}),
+        ("qwen3_coder", "<tool_call><function=f><parameter=text>x</parameter></function></tool_call>", {"text": "x"}),
+        ("glm45", "<tool_call>f<arg_key>text</arg_key><arg_value>x</arg_value></tool_call>", {"text": "x"}),
+        ("minimax_m2", '<invoke name="f">\n<parameter name="text">x</parameter>\n</invoke>', {"text": "x"}),
+    ],
+)  # fmt: skip
+def test_what_models_write_is_read(name: str, text: str, arguments: Any) -> None:
+    found = named_format(name)
+
+    events = parse(found, text, _SCHEMAS)
+
+    assert calls_of(events) == [("f", arguments)]
+    assert text_of(events) == ""
+    assert parse(found, text, _SCHEMAS, range(1, len(text))) == events
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("text", "5", "5"),
+        ("text", '"quoted"', '"quoted"'),
+        ("text", "  two\n\nlines  ", "  two\n\nlines  "),
+        ("number", "5", 5),
+        ("number", "five", "five"),
+        ("flag", "true", True),
+        ("flag", "True", True),
+        ("items", '[1, {"a": null}]', [1, {"a": None}]),
+        ("either", "5", 5),
+        ("either", "five", "five"),
+        ("place", '{"x": 1}', {"x": 1}),
+        ("unknown", "1.5", 1.5),
+        ("unknown", "word", "word"),
+    ],
+)
+def test_values_between_tags_follow_the_schema(key: str, value: str, expected: Any) -> None:
+    text = f"<tool_call>\n<function=f>\n<parameter={key}>\n{value}\n</parameter>\n</function>\n</tool_call>"
+
+    assert calls_of(parse(named_format("qwen3_coder"), text, _SCHEMAS)) == [("f", {key: expected})]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "call_id"),
+    [
+        ("kimi_k2", "<|tool_call_begin|>functions.f:3<|tool_call_argument_begin|>{}<|tool_call_end|>", "functions.f:3"),
+        ("mistral", "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{}", "abcdefghi"),
+        ("mistral", '[TOOL_CALLS][{"id": "abcdefghi", "name": "f", "arguments": {}}]', "abcdefghi"),
+        ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": {}, "id": "abcdefghi"}]', None),
+        ("hermes", '<tool_call>{"name": "f"}</tool_call>', None),
+    ],
+)
+def test_an_id_before_the_arguments_is_told(name: str, text: str, call_id: str | None) -> None:
+    events = parse(named_format(name), text, {"f"})
+
+    assert events[0] == CallStart("f", call_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", "<tool_call>\nget the weather"),
+        ("hermes", '<tool_call>\n{"name": f}'),
+        ("hermes", "a <tool_cal> b </tool_call>"),
+        ("llama3_json", '{"answer": {"name": "f"}}'),
+        ("llama3_json", 'Use {"name": "f", "parameters": {}}'),
+        ("pythonic", "[1, 2, 3]"),
+        ("pythonic", "[f, g]"),
+        ("mistral", "[TOOL_CALLS] f is a function"),
+        ("qwen3_coder", "<function=f is how it begins"),
+    ],
+)
+def test_what_is_no_call_stays_text(name: str, text: str) -> None:
+    assert text_of(parse(named_format(name), text, {"f"})) == text
+
+
+def test_a_call_behind_a_broken_one_is_read() -> None:
+    text = '<tool_call>\n{"name": oops\n</tool_call>\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+
+    events = parse(named_format("hermes"), text, {"f"})
+
+    assert calls_of(events) == [("f", {"a": 1})]
+
+
+def test_a_known_call_behind_an_unknown_one_in_a_list_is_read() -> None:
+    text = '<|tool_call|>[{"name": "g", "arguments": {"a": [1]}}, {"name": "f", "arguments": {}}]'
+
+    events = parse(named_format("granite"), text, {"f"})
+
+    assert calls_of(events) == [("f", {})]
+    assert '"g"' in text_of(events)
+
+
+def test_headers_of_harmony_are_no_text() -> None:
+    text = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>final<|message|>Done."
+
+    assert text_of(parse(named_format("openai"), text, {"f"})) == "I look.Done."
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_a_format_has_the_name_it_is_registered_by(name: str) -> None:
+    assert named_format(name).name == name
+
+
+def test_raw_line_breaks_in_arguments_become_valid_json() -> None:
+    text = '<tool_call>\n{"name": "f", "arguments": {"text": "a\nb\tc"}}\n</tool_call>'
+
+    assert calls_of(parse(named_format("hermes"), text, {"f"})) == [("f", {"text": "a\nb\tc"})]
+
+
+def test_arguments_come_out_as_the_model_wrote_them() -> None:
+    arguments = '{"a" :1.50,"b":"\\u00e9",  "c":[ ]}'
+    text = '<tool_call>\n{"name": "f", "arguments": ' + arguments + "}\n</tool_call>"
+
+    assert CallArguments(arguments) in parse(named_format("hermes"), text, {"f"})

@@ -1,0 +1,133 @@
+"""The grammars of all formats: what the format writes is allowed, and what is allowed is read."""
+
+import functools
+import json
+import random
+from typing import Any
+
+import pytest
+
+from server.tools.format import Tool, WrittenCall
+from server.tools.registry import FORMATS, named_format
+from tests.server.tools.matching import ALPHABET, Matching
+from tests.server.tools.parsing import calls_of, parse, text_of
+
+pytestmark = pytest.mark.fast
+
+_WEATHER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "unit": {"type": "string", "enum": ["C", "F"]},
+        "is_hourly": {"type": "boolean"},
+        "near": {"type": "array", "items": {"$ref": "#/$defs/place"}, "maxItems": 2},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+    "$defs": {"place": {"type": "object", "properties": {"x": {"type": "number"}}, "additionalProperties": False}},
+}
+_TOOLS = [
+    Tool("get_weather", _WEATHER, {}),
+    Tool("now", {"type": "object", "properties": {}, "additionalProperties": False}, {}),
+]
+_ONE = [WrittenCall("get_weather", '{"city": "Par\\"is", "days": 5, "near": [{"x": 1}]}', "callcall1")]
+_TWO = [*_ONE, WrittenCall("now", "{}", "callcall2")]
+_ONE_CALL = {"openai", "llama3_json"}
+_MARKLESS = {"openai", "llama3_json", "pythonic"}
+
+_formats = pytest.mark.parametrize("name", list(FORMATS))
+_with_specials = pytest.mark.parametrize("has_specials", [False, True], ids=["text", "special tokens"])
+
+
+@functools.cache
+def _matching(name: str, has_specials: bool) -> Matching:
+    return Matching(named_format(name).marks if has_specials else ())
+
+
+@_formats
+@_with_specials
+@pytest.mark.parametrize("min_calls", [0, 1])
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_one_call_is_allowed(name: str, has_specials: bool, min_calls: int, is_parallel: bool) -> None:
+    found = named_format(name)
+    matching = _matching(name, has_specials)
+
+    assert matching.accepts(found, _TOOLS, found.write(_ONE), min_calls=min_calls, is_parallel=is_parallel)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in _ONE_CALL])
+@_with_specials
+@pytest.mark.parametrize("min_calls", [0, 1])
+def test_two_calls_are_allowed_in_parallel_alone(name: str, has_specials: bool, min_calls: int) -> None:
+    found = named_format(name)
+    matching = _matching(name, has_specials)
+    text = found.write(_TWO)
+
+    assert matching.accepts(found, _TOOLS, text, min_calls=min_calls, is_parallel=True)
+    assert not matching.accepts(found, _TOOLS, text, min_calls=min_calls, is_parallel=False)
+
+
+@_formats
+@_with_specials
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_text_alone_is_allowed_unless_a_call_is_required(name: str, has_specials: bool, is_parallel: bool) -> None:
+    found = named_format(name)
+    matching = _matching(name, has_specials)
+    text = ("<|channel|>final<|message|>" if name == "openai" else "") + "Hello, [world] <b>"
+
+    assert matching.accepts(found, _TOOLS, text, min_calls=0, is_parallel=is_parallel)
+    assert not matching.accepts(found, _TOOLS, text, min_calls=1, is_parallel=is_parallel)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in _MARKLESS])
+@_with_specials
+def test_text_may_precede_a_call_unless_one_is_required(name: str, has_specials: bool) -> None:
+    found = named_format(name)
+    matching = _matching(name, has_specials)
+    text = "I will look.\n" + found.write(_ONE)
+
+    assert matching.accepts(found, _TOOLS, text, min_calls=0)
+    assert matching.accepts(found, _TOOLS, text, min_calls=0, is_parallel=False)
+    assert not matching.accepts(found, _TOOLS, text, min_calls=1)
+
+
+@_formats
+@_with_specials
+@pytest.mark.parametrize("min_calls", [0, 1])
+def test_a_call_is_constrained_once_it_begins(name: str, has_specials: bool, min_calls: int) -> None:
+    found = named_format(name)
+    matching = _matching(name, has_specials)
+
+    for given, wrong in (("get_weather", "get_weathes"), ("days", "dayz"), ("5", "x"), ("city", "cites")):
+        text = found.write(_ONE).replace(given, wrong)
+        assert not matching.accepts(found, _TOOLS, text, min_calls=min_calls), text
+
+
+def _choose_shortly(seed: int) -> Any:
+    """Chooses at random, and often what ends strings, values and calls."""
+    chance = random.Random(seed)
+    ends = [index for index, char in enumerate(ALPHABET) if char in '"}])<>,\\']
+
+    def choose(allowed: list[int]) -> int:
+        likely = [token_id for token_id in allowed if token_id in ends or token_id >= 256]
+        return chance.choice(likely if likely and chance.random() < 0.6 else allowed)
+
+    return choose
+
+
+@_formats
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_grammar_forces_is_read_as_calls(name: str, seed: int) -> None:
+    found = named_format(name)
+    text = _matching(name, True).sample(found, _TOOLS, _choose_shortly(seed), min_calls=1)
+
+    events = parse(found, text, {tool.name: tool.parameters for tool in _TOOLS})
+
+    calls = calls_of(events)
+    assert calls, text
+    assert text_of(events) == "", text
+    for called, arguments in calls:
+        assert called in ("get_weather", "now")
+        assert arguments.keys() <= _WEATHER["properties"].keys(), json.dumps(arguments)
+        assert called == "now" or isinstance(arguments["city"], str)

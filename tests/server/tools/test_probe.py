@@ -1,0 +1,157 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import StartupError
+from server.tools.format import Tool, WrittenCall
+from server.tools.history import template_chat
+from server.tools.probe import choose_tool_format, find_tool_format
+from tests.server.tools.matching import Matching
+from tests.server.tools.parsing import calls_of, parse, text_of
+from tests.server.tools.templates import template
+
+pytestmark = pytest.mark.fast
+
+_FOUND = {
+    "tags": ("template", True),
+    "tags, text": ("template", False),
+    "thought": ("template", True),
+    "list with ids": ("mistral", True),
+    "numbered": ("template", True),
+    "section": ("template", False),
+    "one object": ("template", True),
+    "parameters": ("template", True),
+    "keys and values": ("template", True),
+    "strings told apart": ("template", True),
+    "harmony": ("openai", True),
+    "ids alone": ("kimi_k2", False),
+}
+_ONE_CALL = {"one object", "harmony"}
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+_TOOL = Tool("get_weather", _SCHEMA, {"type": "function", "function": {"name": "get_weather", "parameters": _SCHEMA}})
+_NOW = Tool("now", {"type": "object", "properties": {}, "additionalProperties": False}, {})
+_USER = {"role": "user", "content": "How is the weather?"}
+
+
+def _answer(name: str, calls: list[tuple[str, dict[str, Any]]], content: str = "") -> str:
+    """What the template makes of the calls, behind the prompt."""
+    chat_template = template(name)
+    message = {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [
+            {"type": "function", "id": f"functions.{called}:{index}" if name == "ids alone" else f"callcall{index}",
+             "function": {"name": called, "arguments": json.dumps(arguments, ensure_ascii=False)}}
+            for index, (called, arguments) in enumerate(calls)
+        ],
+    }  # fmt: skip
+    chat = template_chat(find_tool_format(chat_template), [_USER, message], [_TOOL.definition])
+    prompt = chat_template.render(chat.messages[:1], tools=chat.tools).text
+    whole = chat_template.render(chat.messages, tools=chat.tools, add_generation_prompt=False).text
+    assert whole.startswith(prompt)
+    answer = whole[len(prompt) :]
+    for end in ("<|im_end|>\n", "</s>", "<|eom_id|>", "<|end|>", "<|call|>"):
+        answer = answer.removesuffix(end)
+    return answer.removeprefix("<think>\n\n</think>\n\n")
+
+
+@pytest.mark.parametrize("name", list(_FOUND))
+def test_the_format_is_found_from_the_template(name: str) -> None:
+    found = find_tool_format(template(name))
+
+    assert found is not None
+    assert (found.name, found.takes_object_arguments) == _FOUND[name]
+    assert found.renders_calls
+
+
+@pytest.mark.parametrize("name", list(_FOUND))
+@settings(max_examples=20, deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.just("get_weather"),
+            st.fixed_dictionaries({"city": st.text("aé😀\"'{}\\: ", max_size=8)}, optional={"days": st.integers()}),
+        )
+        | st.just(("now", {})),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_what_the_template_renders_is_read(name: str, calls: list[Any]) -> None:
+    found = find_tool_format(template(name))
+    calls = calls[:1] if name in _ONE_CALL else calls
+    assert found is not None
+
+    events = parse(found, _answer(name, calls), {"get_weather": _SCHEMA, "now": True})
+
+    assert calls_of(events) == calls
+    assert text_of(events) == ""
+
+
+@pytest.mark.parametrize("name", list(_FOUND))
+@pytest.mark.parametrize("num_calls", [1, 2])
+def test_what_the_template_renders_is_what_the_grammar_forces(name: str, num_calls: int) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = [("get_weather", {"city": "Paris", "days": 3}), ("now", {})]
+    found = find_tool_format(template(name))
+    calls = calls[: 1 if name in _ONE_CALL else num_calls]
+    assert found is not None
+
+    matching = Matching(found.marks)
+
+    assert matching.accepts(found, [_TOOL, _NOW], _answer(name, calls), min_calls=1)
+    assert matching.accepts(found, [_TOOL, _NOW], _answer(name, calls), min_calls=0)
+
+
+@pytest.mark.parametrize("name", ["tags", "tags, text", "thought", "section", "parameters", "keys and values"])
+def test_text_before_a_call_comes_back_without_the_templates_space(name: str) -> None:
+    found = find_tool_format(template(name))
+    assert found is not None
+
+    events = parse(found, _answer(name, [("now", {})], content="Let me see."), {"now"})
+
+    assert text_of(events) == "Let me see."
+    assert calls_of(events) == [("now", {})]
+
+
+@pytest.mark.parametrize("name", ["no tools", "no calls", "not understood"])
+def test_nothing_is_found_where_nothing_is_shown(name: str) -> None:
+    assert find_tool_format(template(name)) is None
+
+
+def test_a_hint_names_the_format_where_calls_are_left_out() -> None:
+    found = find_tool_format(template("no calls, hinted"))
+
+    assert found is not None
+    assert (found.name, found.renders_calls) == ("granite", False)
+
+
+def test_a_named_format_is_told_what_the_template_takes() -> None:
+    chosen = choose_tool_format(template("section"), "hermes")
+
+    assert chosen is not None
+    assert (chosen.name, chosen.takes_object_arguments, chosen.renders_calls) == ("hermes", False, True)
+
+
+def test_a_named_format_that_is_the_one_found_is_as_the_template_writes_it() -> None:
+    chosen = choose_tool_format(template("list with ids"), "mistral")
+
+    assert chosen is not None
+    assert chosen.call_id_length == 9
+    assert chosen.write([WrittenCall("now", "{}", "123456789")]).endswith('"id": "123456789"}]')
+
+
+def test_without_a_name_and_a_format_there_is_none() -> None:
+    assert choose_tool_format(template("no tools"), None) is None
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(StartupError, match="hermes"):
+        choose_tool_format(template("tags"), "hermez")
