@@ -56,6 +56,20 @@ class ServerConfig:
         group="Requests",
         metavar="FILE",
     )
+    tool_call_parser: str | None = option(
+        None,
+        "How the model writes tool calls, as 'hermes', 'llama3_json' or 'mistral' (default: found from its chat "
+        "template; 'generic' is a prompt of our own).",
+        group="Requests",
+        metavar="NAME",
+    )
+    reasoning_parser: str | None = option(
+        None,
+        "How the model marks its thoughts, as 'deepseek_r1', 'qwen3' or 'mistral' (default: found from its chat "
+        "template).",
+        group="Requests",
+        metavar="NAME",
+    )
     max_num_waiting: int = option(
         1024, "Most requests that wait for their turn; more get 429.", group="Requests", minimum=1
     )

@@ -11,16 +11,7 @@ from server.config import ServerConfig
 from server.errors import ModelNotFound
 from server.metrics import Metrics
 from server.schemas.base import quote
-from server.text.chat_template import ChatTemplate, load_chat_template
-from server.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class TextModel:
-    """The model's way with text."""
-
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate | None  # None: a model without one, and no --chat-template
+from server.text_model import TextModel, build_text_model
 
 
 @dataclass(slots=True)
@@ -67,12 +58,6 @@ class ServerContext:
         """Start on what `text_model` returns, unless that was begun; so much can be done while weights are loaded."""
         if self._text_model is None:
             self._text_model = asyncio.create_task(
-                asyncio.to_thread(_build_text_model, info, self.config.chat_template), name="text-model"
+                asyncio.to_thread(build_text_model, info, self.config), name="text-model"
             )
         return self._text_model
-
-
-def _build_text_model(info: TokenizerInfo, chat_template: str | None) -> TextModel:
-    tokenizer = Tokenizer(info)
-    template = load_chat_template(chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts)
-    return TextModel(tokenizer, template)

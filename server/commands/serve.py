@@ -23,7 +23,8 @@ from server.metrics import Metrics
 from server.text.chat_template import load_chat_template
 
 if TYPE_CHECKING:
-    from server.context import ServerContext, TextModel
+    from server.context import ServerContext
+    from server.text_model import TextModel
 
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -192,7 +193,7 @@ def _announce(info: EngineInfo, text_model: "TextModel", url: str, config: Serve
     """Say what was chosen, where to call, and how."""
     for note in info.notes:
         logger.info("%s", note)
-    path, body = _CHAT if text_model.chat_template is not None else _COMPLETION
+    path, body = _CHAT if text_model.chat is not None else _COMPLETION
     key = '-H "authorization: Bearer YOUR_KEY" ' if config.api_key else ""  # never the key: logs are read by many
     sys.stderr.write(
         f"\nheadrace is ready at {url}\nTry:\n\n"

@@ -2,12 +2,13 @@
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
-from server.schemas.parameters import ignored_header, ignored_parameters
+from server.schemas.parameters import ignored_parameters
 from server.schemas.sampling import GenerationRequest
+from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 
 
-def check_request(body: GenerationRequest, context: ServerContext) -> dict[str, str]:
-    """The response headers that list what is ignored.
+def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
+    """The names of the fields that are ignored.
 
     Raises EngineUnavailable, ModelNotFound or InvalidRequest.
     """
@@ -15,10 +16,11 @@ def check_request(body: GenerationRequest, context: ServerContext) -> dict[str, 
     context.check_model(body.model)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
-    ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
+    extra = {name: value for name, value in body.extra.items() if name not in CONSTRAINT_FIELDS}
+    ignored = ignored_parameters(extra, strict=context.config.strict_parameters)
     if body.priority and not context.honors_priority:
         ignored.append("priority")
-    return ignored_header(ignored)
+    return ignored
 
 
 def check_num_choices(body: GenerationRequest, num_prompts: int, context: ServerContext) -> None:

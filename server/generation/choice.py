@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from engine.errors import EngineUnavailable, RequestFailed
+from engine.errors import EngineUnavailable, InvalidRequest, RequestFailed
 from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
+from server.generation.choice_reader import ChoicePiece, ChoiceReader, merged
 from server.generation.metering import ChoiceMeter
 from server.text.detokenizer import Detokenizer
 from server.text.stop_strings import ChoiceText, StopStringMatcher
@@ -26,6 +27,7 @@ class TextOptions:
     min_tokens: int = 0  # stop strings count from the token that makes it so many
     echo: bool = False
     logprobs: bool = False
+    kept_ids: frozenset[int] = frozenset()  # special tokens that the reader needs to see
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Delta:
     """What one engine output added to one choice. Its text may be empty while a stop string could be beginning."""
 
     index: int
-    text: str = ""
+    text: str = ""  # of a choice without a reader
+    pieces: list[ChoicePiece] = field(default_factory=list)  # of one with a reader
     tokens: list[ScoredToken] = field(default_factory=list)  # where logprobs were asked for
     finish: Finish | None = None  # in the last delta
 
@@ -66,20 +69,26 @@ class Choice:
         meter: ChoiceMeter,
         *,
         eos_ids: frozenset[int],
+        reader: ChoiceReader | None = None,
+        grammar_param: str | None = None,
     ) -> None:
-        """`eos_ids`: the ids that end a text by themselves, without being a stop token of the client's."""
+        """`eos_ids`: the ids that end a text by themselves, without being a stop token of the client's.
+        `grammar_param`: the field to blame for a grammar that the engine refuses."""
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
         self.num_drafted = 0
         self.num_draft_accepted = 0
         self.num_predicted = 0
+        self.num_reasoning = 0
         self.meter = meter
+        self._reader = reader
+        self._grammar_param = grammar_param
         self._prompt = prompt
         self._options = options
         self._eos_ids = eos_ids
         skip = options.skip_special_tokens
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip)
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip, kept_ids=options.kept_ids)
         self._text = ChoiceText(
             self._detokenizer, StopStringMatcher(options.stop, include_in_output=options.include_stop)
         )
@@ -98,8 +107,11 @@ class Choice:
         if self._echo_due:
             self._echo_due = False
             self._push_prompt(output, delta)
-        text, num_counted, stop = self._push_ids(output)
-        delta.text += text
+        if self._reader is None:
+            text, num_counted, stop = self._push_ids(output.new_ids, output)
+            delta.text += text
+        else:
+            num_counted, stop = self._read(self._reader, output, delta)
         if self._offsets is not None and output.logprobs is not None:
             delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_counted]]
         self.num_tokens += num_counted
@@ -119,13 +131,34 @@ class Choice:
         for token_id, score in zip(self._prompt.ids, scores, strict=True):
             delta.tokens.append(self._scored(score or TokenLogprobs(token_id, 0.0, []), is_first=score is None))
 
-    def _push_ids(self, output: RequestOutput) -> tuple[str, int, str | None]:
-        """The text that the output releases, how many of its ids count as the choice's, and the stop string found."""
+    def _read(self, reader: ChoiceReader, output: RequestOutput, delta: Delta) -> tuple[int, str | None]:
+        """Add what the reader finds, id by id: so the thought's can be counted. As `_push_ids` beside that."""
+        num_counted, stop = 0, None
         ids = output.new_ids
-        ended = output.finish_reason is not None
-        hidden = 1 if output.stop_token_id is not None and not self._options.include_stop else 0
+        for position in range(max(1, len(ids))):
+            is_last = position + 1 >= len(ids)
+            text, num, stop = self._push_ids(ids[position : position + 1], output if is_last else None, num_counted)
+            has_ended = stop is not None or (is_last and output.finish_reason is not None)
+            delta.pieces += reader.push(text, is_last=has_ended)
+            num_counted += num
+            self.num_reasoning += num if reader.is_thinking else 0
+            if has_ended:
+                break
+        delta.pieces = merged(delta.pieces)
+        return num_counted, stop
+
+    def _push_ids(
+        self, ids: list[int], output: RequestOutput | None, num_before: int = 0
+    ) -> tuple[str, int, str | None]:
+        """The text that `ids` release, how many of them count as the choice's, and the stop string found.
+
+        output: that ends with `ids`; None if it goes on. num_before: ids of the output that count, and come before.
+        """
+        ended = output is not None and output.finish_reason is not None
+        is_hidden = output is not None and output.stop_token_id is not None and not self._options.include_stop
+        hidden = 1 if is_hidden else 0
         visible = ids[: len(ids) - hidden]
-        num_free = min(len(visible), max(0, self._options.min_tokens - 1 - self.num_tokens))
+        num_free = min(len(visible), max(0, self._options.min_tokens - 1 - self.num_tokens - num_before))
         free_text = self._detokenizer.push(visible[:num_free])
         delta = self._text.push(visible[num_free:], is_last=ended)
         num_counted = num_free + delta.num_ids + (hidden if delta.stop is None else 0)
@@ -145,6 +178,10 @@ class Choice:
         match output.finish_reason:
             case None:
                 return None
+            case FinishReason.ERROR if output.is_refused:
+                self.meter.end(FinishReason.ERROR)
+                param = self._grammar_param
+                raise InvalidRequest(f"{param} cannot be followed: {output.error}", param=param)
             case FinishReason.ERROR:
                 self.meter.end(FinishReason.ERROR)
                 raise RequestFailed(output.error or "the engine gave up on this request")

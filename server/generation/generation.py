@@ -39,7 +39,17 @@ class Generation:
         prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
         meter = ChoiceMeter(self._context.metrics, params.arrival_s, prompt_tokens)
         eos_ids = frozenset(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
-        return Choice(index, prompt, params.options, params.tokenizer, meter, eos_ids=eos_ids)
+        plan = params.plan
+        return Choice(
+            index,
+            prompt,
+            params.options,
+            params.tokenizer,
+            meter,
+            eos_ids=eos_ids,
+            reader=plan.reader(self._context.metrics),
+            grammar_param=plan.grammar_param,
+        )
 
     @property
     def num_choices(self) -> int:
@@ -69,6 +79,8 @@ class Generation:
             priority=params.priority,
             cache_salt=params.cache_salt,
             prediction_ids=params.prediction_ids,
+            grammar=params.plan.grammar,
+            thinking=params.plan.thinking,
         )
 
     async def __aexit__(
@@ -113,7 +125,8 @@ class Generation:
 
     def _completion_details(self) -> CompletionTokensDetails | UnsetType:
         """Each choice has its own share of the prediction."""
-        if not (self._params.prediction_ids or any(choice.num_drafted for choice in self._choices)):
+        has_thought = self._params.plan.thought is not None
+        if not (has_thought or self._params.prediction_ids or any(choice.num_drafted for choice in self._choices)):
             return UNSET
         predicted = sum(choice.num_predicted for choice in self._choices)
         return CompletionTokensDetails(
@@ -121,6 +134,7 @@ class Generation:
             rejected_prediction_tokens=len(self._params.prediction_ids) * len(self._choices) - predicted,
             drafted_tokens=sum(choice.num_drafted for choice in self._choices),
             accepted_draft_tokens=sum(choice.num_draft_accepted for choice in self._choices),
+            reasoning_tokens=sum(choice.num_reasoning for choice in self._choices),
         )
 
 

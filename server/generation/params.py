@@ -1,17 +1,24 @@
 """GenerationParams: what a request's body asks of the engine, prompts encoded and limits checked."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
 
 from engine.errors import InvalidRequest
 from engine.protocol import SamplingParams
 from server.context import ServerContext
-from server.generation.checks import check_num_choices
+from server.generation.answer_plan import AnswerPlan, plan_text
+from server.generation.checks import check_num_choices, check_request
 from server.generation.choice import Prompt, TextOptions
 from server.generation.prompts import chat_prompt, room_for_output, text_prompts
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.schemas.parameters import ignored_header
 from server.schemas.sampling import GenerationRequest
+from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.text.tokenizer import Tokenizer
+
+_GENERIC_HEADER = "x-tool-call-format"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +34,28 @@ class GenerationParams:
     priority: int
     cache_salt: str
     prediction_ids: list[int]
+    plan: AnswerPlan
+    headers: dict[str, str]  # of the response
 
 
 async def chat_params(body: ChatCompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
-    """Of a chat. Raises InvalidRequest; whatever costs little is checked before the template is rendered."""
+    """Of a chat. Raises as check_request, and InvalidRequest; whatever costs little is checked before the template is
+    rendered."""
+    ignored = check_request(body, context)
     requested_max_tokens = body.requested_max_tokens
     check_num_choices(body, 1, context)
     num_logprobs = body.num_logprobs(context.config.max_logprobs)
     text_model = await context.text_model()
     info = context.client.info
-    prompt = await chat_prompt(body, text_model, info, add_special_tokens=bool(body.add_special_tokens))
+    prepared = await chat_prompt(
+        body,
+        text_model,
+        info,
+        constraint_fields=_constraint_fields(body),
+        thinking_budget=body.thinking_token_budget,
+    )
     max_tokens = room_for_output(
-        [prompt],
+        [prepared.prompt],
         info.max_model_len,
         requested=requested_max_tokens,
         param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
@@ -47,11 +64,17 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     )
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
     prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len)
-    return _params(body, text_model.tokenizer, [prompt], sampling, arrival_s, prediction_ids=prediction_ids)
+    params = _params(
+        body, text_model.tokenizer, [prepared.prompt], sampling, arrival_s, plan=prepared.plan, ignored=ignored
+    )
+    if prepared.is_generic:
+        params.headers[_GENERIC_HEADER] = "generic"
+    return replace(params, prediction_ids=prediction_ids)
 
 
 async def completion_params(body: CompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
-    """Of a text completion. Raises InvalidRequest."""
+    """Of a text completion. Raises as check_request, and InvalidRequest."""
+    ignored = check_request(body, context)
     body.check(context.config.max_logprobs)
     echo = bool(body.echo)
     text_model = await context.text_model()
@@ -69,7 +92,8 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
     )
     prompt_logprobs = body.logprobs if echo else None
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
-    return _params(body, text_model.tokenizer, prompts, sampling, arrival_s, echo=echo)
+    plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
+    return _params(body, text_model.tokenizer, prompts, sampling, arrival_s, plan=plan, ignored=ignored, echo=echo)
 
 
 def _params(
@@ -79,8 +103,9 @@ def _params(
     sampling: SamplingParams,
     arrival_s: float,
     *,
+    plan: AnswerPlan,
+    ignored: list[str],
     echo: bool = False,
-    prediction_ids: list[int] | None = None,
 ) -> GenerationParams:
     options = TextOptions(
         stop=tuple(body.stop or ()),
@@ -89,6 +114,7 @@ def _params(
         min_tokens=sampling.min_tokens,
         echo=echo,
         logprobs=sampling.logprobs is not None,
+        kept_ids=plan.kept_ids,
     )
     return GenerationParams(
         tokenizer=tokenizer,
@@ -99,8 +125,14 @@ def _params(
         arrival_s=arrival_s,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
-        prediction_ids=prediction_ids or [],
+        prediction_ids=[],
+        plan=plan,
+        headers=ignored_header([*ignored, *plan.ignored]),
     )
+
+
+def _constraint_fields(body: GenerationRequest) -> dict[str, Any]:
+    return {name: value for name, value in (body.model_extra or {}).items() if name in CONSTRAINT_FIELDS}
 
 
 async def _prediction_ids(body: ChatCompletionRequest, tokenizer: Tokenizer, max_model_len: int) -> list[int]:

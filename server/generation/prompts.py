@@ -1,14 +1,23 @@
 """What a client sends as its prompt -> token ids, checked against the model."""
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo
-from server.context import TextModel
+from server.generation.answer_plan import AnswerPlan, plan_answer
+from server.generation.chat_messages import plain_messages
+from server.generation.chat_tools import chat_tools
 from server.generation.choice import Prompt
+from server.reasoning.effort import ReasoningEffort
 from server.schemas.base import quote
 from server.schemas.chat import ChatTemplateFields
+from server.structured_outputs.request import constraint_of
 from server.text.detokenizer import decode
+from server.text_model import ChatModel, TextModel
+from server.tools.history import GENERIC, template_chat
 
 _INLINE_SIZE = 4096  # characters or ids; more is encoded in a thread, or the event loop would notice
 
@@ -40,32 +49,74 @@ async def text_prompts(
     return await asyncio.to_thread(lambda: [encode(prompt) for prompt in prompts])
 
 
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A chat's prompt, and what there is to its answer beside text."""
+
+    prompt: Prompt
+    plan: AnswerPlan
+    is_generic: bool  # the template shows no tools, so the prompt says in our words what the model can call
+
+
 async def chat_prompt(
-    fields: ChatTemplateFields, text_model: TextModel, info: EngineInfo, *, add_special_tokens: bool
-) -> Prompt:
-    """The prompt that the chat template makes of messages. Raises InvalidRequest."""
-    template = text_model.chat_template
-    if template is None:
+    fields: ChatTemplateFields,
+    text_model: TextModel,
+    info: EngineInfo,
+    *,
+    constraint_fields: Mapping[str, Any] | None = None,
+    thinking_budget: int | None = None,
+) -> ChatPrompt:
+    """The prompt that the chat template makes of messages, with its answer's plan.
+
+    constraint_fields: that `constraint_of` reads. Raises InvalidRequest.
+    """
+    chat = text_model.chat
+    if chat is None:
         raise InvalidRequest(
             "this model has no chat template; use /v1/completions, or start the server with --chat-template",
             param="messages",
         )
     opens_answer = fields.opens_answer
 
-    def render() -> Prompt:
-        rendered = template.render(
-            [message.for_template() for message in fields.messages],
+    def prepare() -> ChatPrompt:
+        constraint = constraint_of(constraint_fields or {})
+        tools = chat_tools(fields)
+        messages = plain_messages(fields.messages, chat)
+        written = template_chat(chat.tool_format, messages, [] if tools is None else tools.definitions)
+        effort, ignored = _effort(fields, chat)
+        rendered = chat.template.render(
+            written.messages,
+            tools=written.tools,
             add_generation_prompt=opens_answer,
             continue_final_message=bool(fields.continue_final_message),
-            kwargs=fields.chat_template_kwargs,
+            kwargs={**effort, **(fields.chat_template_kwargs or {})},
         )
         ids = text_model.tokenizer.encode_chat(rendered.prompt, rendered.hidden)
-        return Prompt(_with_bos(ids, info) if add_special_tokens else ids, "")
+        plan = plan_answer(
+            rendered.prompt,
+            chat,
+            text_model.tokenizer,
+            constraint=constraint,
+            tools=tools,
+            tool_format=chat.tool_format or GENERIC,
+            thinking_budget=thinking_budget,
+        )
+        plan.ignored.extend(ignored)
+        is_generic = tools is not None and chat.tool_format is None
+        return ChatPrompt(Prompt(_with_bos(ids, info) if fields.add_special_tokens else ids, ""), plan, is_generic)
 
-    prompt = await asyncio.to_thread(render)  # a template may use its whole budget of time
-    if not prompt.ids:
+    prepared = await asyncio.to_thread(prepare)  # a template may use its whole budget of time
+    if not prepared.prompt.ids:
         raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
-    return prompt
+    return prepared
+
+
+def _effort(fields: ChatTemplateFields, chat: ChatModel) -> tuple[Mapping[str, Any], list[str]]:
+    """What the template is given for reasoning_effort, and the field's name if it cannot be honored."""
+    if fields.reasoning_effort is None:
+        return {}, []
+    effort = chat.effort.kwargs(ReasoningEffort(fields.reasoning_effort))
+    return effort.kwargs, [] if effort.is_honored else ["reasoning_effort"]
 
 
 def _with_bos(ids: list[int], info: EngineInfo) -> list[int]:

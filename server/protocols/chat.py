@@ -2,16 +2,20 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field
 
 from msgspec import UNSET
 
-from server.generation.choice import Finish, ScoredToken
+from engine.protocol import FinishReason
+from server.generation.choice import Delta, Finish, ScoredToken
+from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
 from server.protocols.frame import frame
 from server.protocols.logprobs import chat_logprobs
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.responses import (
+    CalledFunction,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -19,9 +23,37 @@ from server.schemas.responses import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    ChatToolCall,
     Usage,
 )
 from server.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One choice, as far as it has come."""
+
+    content: list[str] = field(default_factory=list)
+    thought: list[str] = field(default_factory=list)
+    calls: list[ChatToolCall] = field(default_factory=list)
+    tokens: list[ScoredToken] = field(default_factory=list)
+    finish: Finish | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.content.append(delta.text)
+        self.tokens += delta.tokens
+        self.finish = delta.finish or self.finish
+        for piece in delta.pieces:
+            match piece:
+                case Thought(text=text):
+                    self.thought.append(text)
+                case Content(text=text):
+                    self.content.append(text)
+                case CallPiece(index=index, name=None, arguments=arguments):
+                    self.calls[index].function.arguments += arguments
+                case CallPiece(name=name, arguments=arguments, id=call_id):
+                    function = CalledFunction(name or "", arguments)
+                    self.calls.append(ChatToolCall(function, id=call_id or "", type="function"))
 
 
 class ChatFormatter:
@@ -34,45 +66,82 @@ class ChatFormatter:
         self._tokenizer = tokenizer
         self._has_logprobs = bool(body.logprobs)
         self._include_usage = body.include_usage
+        self._include_reasoning = body.include_reasoning is not False
+        self._is_legacy = bool(body.functions)  # and expects a function_call instead of tool_calls
 
     async def collect(self, generation: Generation) -> ChatCompletion:
-        texts: list[list[str]] = [[] for _ in range(generation.num_choices)]
-        tokens: list[list[ScoredToken]] = [[] for _ in range(generation.num_choices)]
-        finishes: dict[int, Finish] = {}
+        answers = [_Answer() for _ in range(generation.num_choices)]
         async for delta in generation:
-            texts[delta.index].append(delta.text)
-            tokens[delta.index] += delta.tokens
-            if delta.finish is not None:
-                finishes[delta.index] = delta.finish
-        choices = [
-            ChatChoice(
-                index,
-                ChatMessage(content="".join(texts[index])),
-                self._logprobs(tokens[index]),
-                finishes[index].reason,
-                finishes[index].stop_reason,
-            )
-            for index in range(generation.num_choices)
-        ]
+            answers[delta.index].add(delta)
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
         return ChatCompletion(
             id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
         )
 
+    def _choice(self, index: int, answer: _Answer) -> ChatChoice:
+        assert answer.finish is not None
+        content, thought = "".join(answer.content), "".join(answer.thought)
+        message = ChatMessage(content=None if answer.calls and not content else content)
+        if thought and self._include_reasoning:
+            message.reasoning_content = message.reasoning = thought
+        if answer.calls and self._is_legacy:
+            message.function_call = answer.calls[0].function
+        elif answer.calls:
+            message.tool_calls = answer.calls
+        reason = self._finish_reason(answer.finish, has_calls=bool(answer.calls))
+        return ChatChoice(index, message, self._logprobs(answer.tokens), reason, answer.finish.stop_reason)
+
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         is_first = True
+        calling: set[int] = set()  # choices that have called
         async for delta in generation:
             index = delta.index
             if is_first:
                 is_first = False
                 for each in range(generation.num_choices):
                     yield self._chunk([ChatChunkChoice(each, ChatDelta("assistant", "", None))])
-            if delta.text or delta.tokens:
-                logprobs = self._logprobs(delta.tokens)
-                yield self._chunk([ChatChunkChoice(index, ChatDelta(content=delta.text), logprobs)])
+            logprobs = self._logprobs(delta.tokens)
+            for chat_delta in self._deltas(delta):
+                if chat_delta.tool_calls is not UNSET or chat_delta.function_call is not UNSET:
+                    calling.add(index)
+                yield self._chunk([ChatChunkChoice(index, chat_delta, logprobs)])
+                logprobs = self._logprobs([])  # each token's once
             if (finish := delta.finish) is not None:
-                yield self._chunk([ChatChunkChoice(index, ChatDelta(), None, finish.reason, finish.stop_reason)])
+                reason = self._finish_reason(finish, has_calls=index in calling)
+                yield self._chunk([ChatChunkChoice(index, ChatDelta(), None, reason, finish.stop_reason)])
         if self._include_usage:
             yield self._chunk([], generation.usage())
+
+    def _deltas(self, delta: Delta) -> Iterable[ChatDelta]:
+        """What a delta adds, in order. One with tokens and nothing to show still carries their log probabilities."""
+        if delta.text:
+            yield ChatDelta(content=delta.text)
+        for piece in delta.pieces:
+            chat_delta = self._of_piece(piece)
+            if chat_delta is not None:
+                yield chat_delta
+        if delta.tokens and not delta.text and not delta.pieces:
+            yield ChatDelta(content="")
+
+    def _of_piece(self, piece: ChoicePiece) -> ChatDelta | None:
+        match piece:
+            case Thought(text=text):
+                return ChatDelta(reasoning_content=text, reasoning=text) if self._include_reasoning else None
+            case Content(text=text):
+                return ChatDelta(content=text)
+            case CallPiece() if self._is_legacy:
+                function = CalledFunction(UNSET if piece.name is None else piece.name, piece.arguments)
+                return ChatDelta(function_call=function) if piece.index == 0 else None
+            case CallPiece(index=index, name=None, arguments=arguments):
+                return ChatDelta(tool_calls=[ChatToolCall(CalledFunction(UNSET, arguments), index)])
+            case CallPiece(index=index, name=name, arguments=arguments, id=call_id):
+                function = CalledFunction(name or "", arguments)
+                return ChatDelta(tool_calls=[ChatToolCall(function, index, call_id or "", "function")])
+
+    def _finish_reason(self, finish: Finish, *, has_calls: bool) -> str:
+        if has_calls and finish.reason is FinishReason.STOP:
+            return "function_call" if self._is_legacy else "tool_calls"
+        return finish.reason.value
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> bytes:
         return frame(

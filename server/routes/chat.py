@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from server.generation.checks import check_request
 from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.http.answer import answer
@@ -23,7 +22,7 @@ async def create_chat_completion(
     body: Annotated[ChatCompletionRequest, Depends(json_body(ChatCompletionRequest))],
 ) -> Response:
     """Answer a conversation, as a whole or as a stream."""
-    headers = check_request(body, context)
     params = await chat_params(body, context, request.state.arrival_s)
     formatter = ChatFormatter(body, context.model_name, params.tokenizer)
-    return await answer(request, Generation(context, params), formatter, stream=bool(body.stream), headers=headers)
+    generation = Generation(context, params)
+    return await answer(request, generation, formatter, stream=bool(body.stream), headers=params.headers)

@@ -27,8 +27,7 @@ async def tokenize(request: Request, context: Context) -> JSONResponse:
     text_model = await context.text_model()
     info = context.client.info
     if isinstance(body, TokenizeChatRequest):
-        prompt = await chat_prompt(body, text_model, info, add_special_tokens=bool(body.add_special_tokens))
-        ids = prompt.ids
+        ids = (await chat_prompt(body, text_model, info)).prompt.ids
     else:
         ids = await text_model.tokenizer.encode_async(
             body.prompt, add_special_tokens=body.add_special_tokens is not False

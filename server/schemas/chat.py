@@ -8,6 +8,15 @@ from pydantic_core import PydanticCustomError
 from engine.errors import InvalidRequest
 from server.schemas.base import UNSUPPORTED, StrictModel
 from server.schemas.sampling import GenerationRequest, check_logprobs
+from server.schemas.tools import (
+    MAX_TOOLS,
+    FunctionCall,
+    FunctionDefinition,
+    FunctionName,
+    ToolCall,
+    ToolChoice,
+    ToolDefinition,
+)
 
 _OTHER_PARTS = ("image_url", "input_audio", "file", "video_url", "audio_url")
 
@@ -43,24 +52,39 @@ def _refusal_as_text(part: Any) -> Any:
 
 
 class Message(StrictModel):
-    """One message. Fields beside role and content (name, tool_calls, ...) go to the chat template as they are."""
+    """One message. Fields that are not declared go to the chat template as they are."""
 
-    role: Literal["developer", "system", "user", "assistant", "tool"]
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Annotated[Annotated[list[TextPart], Field(fail_fast=True)] | None, BeforeValidator(_parts)] = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None  # the old name of a single call
 
-    def for_template(self) -> dict[str, Any]:
-        """The message as chat templates expect it: content a string, "" where there is none."""
-        extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
-        return {**extra, "role": self.role, "content": "\n".join(part.text for part in self.content or [])}
+    @property
+    def text(self) -> str:
+        """The content as chat templates expect it: a string, "" where there is none."""
+        return "\n".join(part.text for part in self.content or [])
+
+
+def _function_call(value: Any) -> Any:
+    if not isinstance(value, dict | None) and value not in ("none", "auto"):
+        raise PydanticCustomError("function_call", "it must be none, auto or an object with a name")
+    return value
 
 
 class ChatTemplateFields(StrictModel):
     """How messages become a prompt."""
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
+    tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[FunctionDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    function_call: Annotated[Literal["none", "auto"] | FunctionName | None, BeforeValidator(_function_call)] = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool | None = None
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -101,6 +125,8 @@ class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     prediction: Prediction | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    include_reasoning: bool | None = None
 
     @property
     def extra(self) -> dict[str, Any]:

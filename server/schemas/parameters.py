@@ -25,12 +25,8 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "chat_template": _never,  # a request's own template is code that we do not run
     "documents": _never,
     "echo": _is(False),  # on chat
-    "function_call": _is("none", "auto"),
-    "functions": _never,
-    "guided_choice": _never,
-    "guided_grammar": _never,
-    "guided_json": _never,
-    "guided_regex": _never,
+    "function_call": _is("none", "auto"),  # on completions, which have no tools
+    "functions": _never,  # on completions
     "length_penalty": _is(1.0, 1),
     "logits_processors": _never,
     "max_completion_tokens": _never,  # on completions, whose limit is max_tokens
@@ -40,17 +36,15 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "prediction": _never,  # on completions
     "prompt_embeds": _never,
     "prompt_logprobs": _never,
-    "reasoning_effort": _never,
+    "reasoning_effort": _never,  # on completions
     "repetition_detection": _never,
-    "response_format": _is({"type": "text"}),
     "return_token_ids": _is(False),
     "return_tokens_as_token_ids": _is(False),
     "stream_options.continuous_usage_stats": _is(False),
-    "structured_outputs": _never,
     "suffix": _is(""),
-    "thinking_token_budget": _never,
-    "tool_choice": _is("none", "auto"),
-    "tools": _never,
+    "thinking_token_budget": _never,  # on completions
+    "tool_choice": _is("none", "auto"),  # on completions
+    "tools": _never,  # on completions
     "top_logprobs": _is(0),  # on completions, which count them in logprobs
     "truncate_prompt_tokens": _never,
     "typical_p": _is(1.0, 1),
@@ -61,7 +55,7 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
 # Fields that cannot change the text, with the values for which there is nothing to honor.
 _IGNORED: Mapping[str, Callable[[Any], bool]] = {
     "metadata": _is({}),
-    "parallel_tool_calls": _is(True, False),  # there are no tool calls to be parallel
+    "parallel_tool_calls": _is(True, False),  # on completions
     "prompt_cache_key": _never,
     "prompt_cache_options": _never,
     "prompt_cache_retention": _never,

@@ -15,6 +15,7 @@ class CompletionTokensDetails(msgspec.Struct, kw_only=True):
     rejected_prediction_tokens: int  # and those that it has not; no part of completion_tokens
     drafted_tokens: int  # an extension: tokens that speculation proposed for this answer
     accepted_draft_tokens: int  # and those of them that were accepted
+    reasoning_tokens: int = 0  # of completion_tokens, those of the thought
 
 
 class Usage(msgspec.Struct):
@@ -46,17 +47,37 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None = None
 
 
+class CalledFunction(msgspec.Struct):
+    """In a stream a piece of one: the name comes once, with the first."""
+
+    name: str | UnsetType
+    arguments: str
+
+
+class ChatToolCall(msgspec.Struct, omit_defaults=True):
+    """In a stream a piece of one, with its index; id and type come once, with the first."""
+
+    function: CalledFunction
+    index: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
 class ChatMessage(msgspec.Struct, kw_only=True):
     role: str = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET  # the same, by its other name
+    tool_calls: list[ChatToolCall] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET  # for requests with functions
 
 
 class ChatChoice(msgspec.Struct):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: str
     stop_reason: int | str | None
 
 
@@ -74,13 +95,17 @@ class ChatDelta(msgspec.Struct):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[ChatToolCall] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: str | None = None
     stop_reason: int | str | UnsetType | None = UNSET  # with finish_reason
 
 

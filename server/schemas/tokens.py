@@ -17,7 +17,6 @@ class TokenizeTextRequest(StrictModel):
 
 class TokenizeChatRequest(ChatTemplateFields):
     model: str | None = None
-    add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
 

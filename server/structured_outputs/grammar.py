@@ -15,7 +15,8 @@ class GrammarBuilder:
     """
 
     def __init__(self, special_ids: Mapping[str, int]) -> None:
-        """special_ids: the tokenizer's special tokens, by their texts."""
+        """special_ids: the tokens that the engine's grammars take for special, by their texts: the tokenizer's special
+        ones, and all that were added to it with a text like <this>."""
         self._special_ids = special_ids
         longest_first = sorted(special_ids, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if special_ids else None

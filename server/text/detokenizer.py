@@ -12,10 +12,18 @@ class Detokenizer:
     Bytes that may be the start of a character are held back until it is complete or cannot become one.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, continues: bool = True) -> None:
-        """`continues`: the ids go on after a prompt, so a space that they begin with is part of the text."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special_tokens: bool = True,
+        kept_ids: frozenset[int] = frozenset(),
+        continues: bool = True,
+    ) -> None:
+        """`kept_ids`: special tokens that are not skipped. `continues`: the ids go on after a prompt, so a space that
+        they begin with is part of the text."""
         self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
+        self._skipped_ids = tokenizer.special_ids - kept_ids if skip_special_tokens else frozenset[int]()
         self._strips_space = tokenizer.strips_space and not continues
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -24,7 +32,7 @@ class Detokenizer:
         return "".join(map(self.push_one, ids))
 
     def push_one(self, token_id: int) -> str:
-        if self._skip_special_tokens and token_id in self._tokenizer.special_ids:
+        if token_id in self._skipped_ids:
             return ""
         return self._strip(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
 

@@ -38,6 +38,10 @@ class Tokenizer:
         added = self._parsing.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.special_texts = frozenset(token.content for token in added.values() if token.special)
+        # What a grammar takes for special, as llguidance does: <tool_call> is, whatever the tokenizer says.
+        self.ids_of_marks = {
+            token.content: token_id for token_id, token in added.items() if token.special or _is_tag(token.content)
+        }
         self.strips_space = self._bytes.strips_space
         self.vocab_size: int = self._parsing.get_vocab_size()
         self._bytes_of: dict[int, bytes] = {}  # filled as ids are met
@@ -111,12 +115,21 @@ class Tokenizer:
             self._bytes_of[token_id] = found
         return found
 
+    def token_to_id(self, text: str) -> int | None:
+        """The id of the vocabulary's entry that is spelled `text`, control tokens included."""
+        token_id: int | None = self._parsing.token_to_id(text)
+        return token_id
+
     def id_to_token(self, token_id: int) -> str | None:
         """The vocabulary's own spelling ("Ġthe", "<0x0A>"), or None if it has no such id."""
         if not 0 <= token_id < 2**32:
             return None
         token: str | None = self._parsing.id_to_token(token_id)
         return token
+
+
+def _is_tag(text: str) -> bool:
+    return text.startswith("<") and text.endswith(">")
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> list[int]:

@@ -43,6 +43,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "errors metrics config schemas text loadtest",
         "structured_outputs reasoning",
         "tools",
+        "text_model",
         "context",
         "generation",
         "protocols",

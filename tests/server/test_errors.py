@@ -55,10 +55,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("ignore_eos", "yes", "it must be true or false"),
     ("model", 5, "it must be a string"),
     ("priority", 2**31, "less than or equal to"),
-    ("tools", [{"type": "function"}], "not supported"),
-    ("response_format", {"type": "json_object"}, "not supported"),
     ("suffix", "end", "not supported"),
-    ("reasoning_effort", "low", "not supported"),
 ]
 
 CHAT_FIELDS: list[tuple[str, Any, str]] = [
@@ -76,7 +73,15 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     ("top_logprobs", 2, "needs logprobs: true"),
     ("logprobs", 2, "it must be true or false"),
     ("max_completion_tokens", 0, "greater than or equal to 1"),
-    ("tool_choice", "required", "not supported"),
+    ("tools", 5, "it must be a list"),
+    ("response_format.type", {"type": "yaml"}, "it must be"),
+    ("tools[0].type", [{"type": "web_search"}], "function only"),
+    ("tools[0].function.name", [{"type": "function", "function": {"name": "a b"}}], "letters, digits"),
+    ("tool_choice", "required", "there are no tools; give tools"),
+    ("tool_choice", "always", "it must be none, auto, required"),
+    ("reasoning_effort", "low-ish", "it must be"),
+    ("thinking_token_budget", 5, "nothing in this model's chat template shows that it thinks"),
+    ("function_call", 3, "it must be none, auto"),
     ("modalities", ["text", "audio"], "not supported"),
 ]
 

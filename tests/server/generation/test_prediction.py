@@ -54,6 +54,7 @@ async def test_usage_tells_accepted_and_rejected_prediction_tokens() -> None:
         "rejected_prediction_tokens": 2 * 3,
         "drafted_tokens": 2 * 9,
         "accepted_draft_tokens": 2 * 3,
+        "reasoning_tokens": 0,
     }
 
 

@@ -27,8 +27,8 @@ async def _prompt(client: FakeClient, **body: Any) -> list[int]:
     [
         ([{"role": "user", "content": "hi"}], "<user\nhi>\n"),
         (
-            [{"role": "system", "content": "s"}, {"role": "assistant", "content": None}, {"role": "tool"}],
-            "<system\ns>\n<assistant\n>\n<tool\n>\n",
+            [{"role": "system", "content": "s"}, {"role": "assistant", "content": None}],
+            "<system\ns>\n<assistant\n>\n",
         ),
         ([{"role": "developer", "content": "d"}], "<system\nd>\n"),
         (

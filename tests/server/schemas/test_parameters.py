@@ -135,10 +135,10 @@ async def test_strict_parameters_refuses_unknown_fields(fields: dict[str, Any]) 
 
 
 async def test_an_unsupported_field_has_its_own_code() -> None:
-    response = await _chat(FakeClient(says("x")), tools=[{"type": "function", "function": {"name": "f"}}])
+    response = await _chat(FakeClient(says("x")), audio={"voice": "alloy"})
     assert response.status_code == 400
     error = response.json()["error"]
-    assert (error["code"], error["param"]) == ("unsupported_parameter", "tools")
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "audio")
 
 
 CHAT_URL, TEXT_URL = "/v1/chat/completions", "/v1/completions"

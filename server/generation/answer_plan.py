@@ -1,0 +1,167 @@
+"""AnswerPlan: how one chat's answer is constrained, and how its text is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import InvalidRequest
+from engine.protocol import ThinkingBudget
+from server.generation.chat_tools import ChatTools
+from server.generation.choice_reader import ChoiceReader
+from server.metrics import Metrics
+from server.reasoning.marks import HARMONY, ReasoningMarks, opens_thought
+from server.reasoning.reader import reasoning_reader
+from server.structured_outputs.grammar import GrammarBuilder
+from server.structured_outputs.request import Constraint, constraint_of
+from server.text.tokenizer import Tokenizer
+from server.text_model import ChatModel
+from server.tools.format import ToolFormat
+
+_BLANKS = r"[ \t\r\n]{0,4}"  # between a thought and the answer
+_HARMONY_ANSWER = "<|channel|>final<|message|>"
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtPlan:
+    """What the prompt's end says about the answer's thought."""
+
+    marks: ReasoningMarks
+    is_open: bool  # the prompt ends inside it
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """The default is an answer of any text, which is content alone."""
+
+    grammar: str | None = None
+    grammar_param: str | None = None  # the field to blame if the engine refuses the grammar
+    thinking: ThinkingBudget | None = None
+    thought: ThoughtPlan | None = None
+    tools: ChatTools | None = None
+    tool_format: ToolFormat | None = None
+    kept_ids: frozenset[int] = frozenset()  # special tokens whose texts the reader needs
+    ignored: list[str] = field(default_factory=list)
+
+    def reader(self, metrics: Metrics) -> ChoiceReader | None:
+        """A reader for one choice; None where there is nothing to find in its text."""
+        if self.thought is None and self.tools is None:
+            return None
+        thought, tools, tool_format = self.thought, self.tools, self.tool_format
+        reasoning = None if thought is None else reasoning_reader(thought.marks, is_open=thought.is_open)
+        if tools is None or tool_format is None:
+            return ChoiceReader(reasoning, None, metrics=metrics)
+        return ChoiceReader(
+            reasoning,
+            tool_format.parser({tool.name: tool.parameters for tool in tools.callable}),
+            metrics=metrics,
+            format_name=tool_format.name,
+            call_id_length=tool_format.call_id_length,
+        )
+
+
+def plan_text(constraint_fields: Mapping[str, Any], tokenizer: Tokenizer) -> AnswerPlan:
+    """Of a text completion, which has neither thought nor calls. Raises InvalidRequest."""
+    constraint = constraint_of(constraint_fields)
+    if constraint is None:
+        return AnswerPlan()
+    builder = GrammarBuilder(tokenizer.ids_of_marks)
+    grammar = builder.build(constraint.expression(builder))
+    return AnswerPlan(grammar=grammar, grammar_param=constraint.param, ignored=list(constraint.ignored))
+
+
+def plan_answer(
+    prompt: str,
+    chat: ChatModel,
+    tokenizer: Tokenizer,
+    *,
+    constraint: Constraint | None,
+    tools: ChatTools | None,
+    tool_format: ToolFormat,
+    thinking_budget: int | None,
+) -> AnswerPlan:
+    """prompt: as rendered. tool_format: that is used if there are tools. Raises InvalidRequest."""
+    thought = _thought_of(prompt, chat)
+    special_ids = tokenizer.ids_of_marks
+    grammar = _grammar(GrammarBuilder(special_ids), thought, constraint, tools, tool_format)
+    marks = [] if tools is None else [*tool_format.marks]
+    marks += [] if thought is None else [*thought.marks.special_texts]
+    ignored = [*([] if constraint is None else constraint.ignored), *([] if tools is None else tools.ignored)]
+    if thinking_budget is not None and thought is None and chat.reasoning is not None:
+        ignored.append("thinking_token_budget")  # the prompt tells the model not to think
+    return AnswerPlan(
+        grammar=grammar,
+        grammar_param=constraint.param if constraint is not None else "tools",
+        thinking=_budget(thinking_budget, thought, chat, tokenizer),
+        thought=thought,
+        tools=tools,
+        tool_format=None if tools is None else tool_format,
+        kept_ids=_kept_ids(marks, special_ids),
+        ignored=ignored,
+    )
+
+
+def _thought_of(prompt: str, chat: ChatModel) -> ThoughtPlan | None:
+    marks = chat.reasoning
+    if marks is None or prompt.rstrip().endswith(marks.end):  # with a thought that is over before it began
+        return None
+    return ThoughtPlan(marks, opens_thought(prompt, marks))
+
+
+def _grammar(
+    builder: GrammarBuilder,
+    thought: ThoughtPlan | None,
+    constraint: Constraint | None,
+    tools: ChatTools | None,
+    tool_format: ToolFormat,
+) -> str | None:
+    is_harmony = thought is not None and thought.marks == HARMONY
+    wanted = None if constraint is None else constraint.expression(builder)
+    if wanted is not None and is_harmony:
+        wanted = f"{builder.literal(_HARMONY_ANSWER)} {wanted}"
+    if tools is not None:
+        # With a constraint an answer is either calls or what the constraint says; without one, text may stand by calls.
+        min_calls = 1 if tools.must_call or constraint is not None else 0
+        body = tool_format.grammar(builder, tools.callable, min_calls=min_calls, is_parallel=tools.is_parallel)
+        if wanted is not None and not tools.must_call:
+            body = builder.rule(body, wanted)
+    elif wanted is not None:
+        body = wanted
+    else:
+        return None
+    return builder.build(body if thought is None else _after_thought(builder, thought, body))
+
+
+def _after_thought(builder: GrammarBuilder, thought: ThoughtPlan, body: str) -> str:
+    marks = thought.marks
+    if marks == HARMONY:
+        end = f"{builder.text_until('<|end|>')} {builder.literal('<|start|>assistant')}"
+    else:
+        end = f"{builder.text_until(marks.end)} {builder.regex(_BLANKS)}"
+    if thought.is_open:
+        return f"{end} {body}"
+    return builder.rule(f"{builder.literal(marks.start)} {end} {body}", body)
+
+
+def _budget(
+    max_tokens: int | None, thought: ThoughtPlan | None, chat: ChatModel, tokenizer: Tokenizer
+) -> ThinkingBudget | None:
+    if max_tokens is None or (thought is None and chat.reasoning is not None):
+        return None
+    if thought is None:
+        raise InvalidRequest(
+            "thinking_token_budget is given, and nothing in this model's chat template shows that it thinks; leave it "
+            "out, or start the server with --reasoning-parser",
+            param="thinking_token_budget",
+        )
+    start, end = (tokenizer.token_to_id(mark) for mark in (thought.marks.start, thought.marks.end))
+    if end is None or (start is None and not thought.is_open):
+        raise InvalidRequest(
+            "thinking_token_budget needs marks around the thought that are one token each; this model's are not: leave "
+            "it out",
+            param="thinking_token_budget",
+        )
+    return ThinkingBudget(max_tokens, None if thought.is_open else start, end)
+
+
+def _kept_ids(marks: list[str], special_ids: Mapping[str, int]) -> frozenset[int]:
+    return frozenset(token_id for text, token_id in special_ids.items() if any(text in mark for mark in marks))

@@ -1,0 +1,113 @@
+"""ChatTools: what a chat may call and what it must, from the request's fields."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import InvalidRequest
+from server.schemas.base import quote
+from server.schemas.chat import ChatTemplateFields
+from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, NamedTool
+from server.structured_outputs.json_schema import prepare_schema
+from server.tools.format import Tool
+
+# How chat templates write JSON, and so what models were trained on; and a later prompt then has the same tokens.
+_SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTools:
+    """definitions: all tools, as the template shows them. callable: those that this answer may call."""
+
+    definitions: list[dict[str, Any]]
+    callable: list[Tool]
+    must_call: bool
+    is_parallel: bool
+    is_legacy: bool  # the request has functions, and expects a function_call
+    ignored: list[str]  # paths of what is given and not enforced
+
+
+def chat_tools(body: ChatTemplateFields) -> ChatTools | None:
+    """None where there are no tools, or none may be called. Raises InvalidRequest."""
+    given, path = _given(body)
+    choice = _choice(body)
+    if not given:
+        if choice not in (None, "none", "auto"):
+            raise InvalidRequest("tool_choice asks for a call, and there are no tools; give tools", param="tool_choice")
+        return None
+    names = [function.name for function in given]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"two tools are called {quote(twice)}; give each a name of its own", param=path)
+    if choice == "none":
+        return None
+    allowed, must_call = _allowed(choice, names)
+    ignored: list[str] = []
+    tools = [
+        _tool(function, f"{path}[{index}]{'.function' if path == 'tools' else ''}", ignored)
+        for index, function in enumerate(given)
+    ]
+    return ChatTools(
+        [dict(tool.definition) for tool in tools],
+        [tool for tool in tools if tool.name in allowed],
+        must_call,
+        body.parallel_tool_calls is not False and path == "tools" and not isinstance(choice, NamedTool),
+        path == "functions",
+        ignored,
+    )
+
+
+def _given(body: ChatTemplateFields) -> tuple[Sequence[FunctionDefinition], str]:
+    """The functions, and the field that they come in."""
+    if body.tools and body.functions:
+        raise InvalidRequest("functions is the old name of tools, and both are given; give one", param="functions")
+    if body.functions:
+        return body.functions, "functions"
+    return [tool.function for tool in body.tools or []], "tools"
+
+
+def _choice(body: ChatTemplateFields) -> str | NamedTool | AllowedToolsChoice | None:
+    if isinstance(body.function_call, FunctionName):
+        return NamedTool(type="function", function=body.function_call)
+    return body.tool_choice if body.function_call is None else body.function_call
+
+
+def _allowed(choice: str | NamedTool | AllowedToolsChoice | None, names: list[str]) -> tuple[set[str], bool]:
+    """The tools that may be called, and whether one must be."""
+    if isinstance(choice, NamedTool):
+        return {_known(choice.function.name, names)}, True
+    if isinstance(choice, AllowedToolsChoice):
+        allowed = choice.allowed_tools
+        return {_known(tool.function.name, names) for tool in allowed.tools}, allowed.mode == "required"
+    return set(names), choice == "required"
+
+
+def _known(name: str, names: list[str]) -> str:
+    if name not in names:
+        known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise InvalidRequest(f"tool_choice names {quote(name)}; the request's tools are {known}", param="tool_choice")
+    return name
+
+
+def _tool(function: FunctionDefinition, path: str, ignored: list[str]) -> Tool:
+    schema = _NO_ARGUMENTS if function.parameters is None else _closed(function.parameters)
+    prepared = prepare_schema(schema, param=f"{path}.parameters", is_strict=function.strict is True)
+    ignored += prepared.ignored
+    fields = {"name": function.name, "description": function.description, "parameters": function.parameters}
+    shown = {name: value for name, value in fields.items() if value is not None}
+    spelled = {**_object(prepared.schema), "x-guidance": _SPELLING}
+    return Tool(function.name, spelled, {"type": "function", "function": {**shown, **function.extra}})
+
+
+def _object(schema: dict[str, Any] | bool) -> dict[str, Any]:
+    return schema if isinstance(schema, dict) else {} if schema else {"enum": []}
+
+
+def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Arguments are an object, with the properties that are declared and no others, unless the schema says more: a
+    function that is called with an argument that it does not have fails."""
+    has_more = any(name in parameters for name in ("additionalProperties", "patternProperties", "$ref", "allOf"))
+    is_closed = "properties" in parameters and not has_more and not {"anyOf", "oneOf"} & parameters.keys()
+    defaults: dict[str, Any] = {"type": "object"} if not {"$ref", "anyOf", "oneOf", "allOf"} & parameters.keys() else {}
+    return {**defaults, **parameters, **({"additionalProperties": False} if is_closed else {})}

@@ -1,0 +1,135 @@
+"""ChoiceReader: a choice's text, delta by delta, as thought, content and tool calls."""
+
+import json
+import secrets
+import string
+from dataclasses import dataclass
+
+from server.metrics import Metrics
+from server.reasoning.reader import ReasoningReader
+from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent, ToolParser
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
+_ID_LENGTH = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A part of the answer's call number `index`. name and id come once, with its first piece."""
+
+    index: int
+    arguments: str
+    name: str | None = None
+    id: str | None = None
+
+
+ChoicePiece = Thought | Content | CallPiece
+
+
+def merged(pieces: list[ChoicePiece]) -> list[ChoicePiece]:
+    """The pieces, neighbors of one kind as one: what came together is sent together."""
+    result: list[ChoicePiece] = []
+    for piece in pieces:
+        match result[-1] if result else None, piece:
+            case (Thought(text=first), Thought(text=second)):
+                result[-1] = Thought(first + second)
+            case (Content(text=first), Content(text=second)):
+                result[-1] = Content(first + second)
+            case (CallPiece(index=index, name=None, arguments=first), CallPiece(arguments=second, name=None)):
+                result[-1] = CallPiece(index, first + second)
+            case _:
+                result.append(piece)
+    return result
+
+
+class ChoiceReader:
+    """Reads one choice. Blanks between content and a call belong to neither."""
+
+    def __init__(
+        self,
+        reasoning: ReasoningReader | None,
+        tools: ToolParser | None,
+        *,
+        metrics: Metrics,
+        format_name: str = "",
+        call_id_length: int | None = None,
+    ) -> None:
+        """format_name: of the calls, for the metrics. call_id_length: that the chat template demands of ids."""
+        self._reasoning = reasoning
+        self._tools = tools
+        self._metrics = metrics
+        self._format_name = format_name
+        self._call_id_length = call_id_length
+        self._pending_space = ""
+        self._num_calls = 0
+        self._arguments: list[str] = []  # of the last call
+
+    @property
+    def is_thinking(self) -> bool:
+        return self._reasoning is not None and self._reasoning.is_thinking
+
+    def push(self, text: str, *, is_last: bool = False) -> list[ChoicePiece]:
+        """What `text` adds. is_last: no text will follow, so nothing stays pending."""
+        thought, content = ("", text) if self._reasoning is None else self._reasoning.push(text)
+        if is_last and self._reasoning is not None:
+            rest = self._reasoning.finish()
+            thought, content = thought + rest[0], content + rest[1]
+        pieces: list[ChoicePiece] = [Thought(thought)] if thought else []
+        if self._tools is None:
+            return [*pieces, Content(content)] if content else pieces
+        events = self._tools.push(content) if content else []
+        if is_last:
+            events += self._tools.finish()
+        for event in events:
+            pieces += self._of_event(event)
+        if is_last and self._pending_space and not self._num_calls:
+            pieces.append(Content(self._pending_space))
+        return pieces
+
+    def _of_event(self, event: ToolEvent) -> list[ChoicePiece]:
+        match event:
+            case AnswerText(text=text):
+                return self._content(text)
+            case CallStart(name=name, id=call_id):
+                self._pending_space = ""
+                self._arguments = []
+                self._num_calls += 1
+                return [CallPiece(self._num_calls - 1, "", name, call_id or self._new_id())]
+            case CallArguments(text=text):
+                self._arguments.append(text)
+                return [CallPiece(self._num_calls - 1, text)] if text else []
+            case CallEnd():
+                self._metrics.count_tool_call(self._format_name, is_complete=_is_json("".join(self._arguments)))
+        return []
+
+    def _content(self, text: str) -> list[ChoicePiece]:
+        text = self._pending_space + text
+        shown = text.rstrip()
+        self._pending_space = text[len(shown) :]
+        if not self._num_calls or shown:
+            return [Content(shown)] if shown else []
+        return []
+
+    def _new_id(self) -> str:
+        length = self._call_id_length
+        prefix = "call_" if length is None else ""
+        return prefix + "".join(secrets.choice(_ID_CHARACTERS) for _ in range(length or _ID_LENGTH))
+
+
+def _is_json(text: str) -> bool:
+    """Whether a call's arguments are whole; an answer that ends within them leaves a part."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""The fields of a chat that say which tools the model may call."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from server.schemas.base import UNSUPPORTED, StrictModel
+
+MAX_TOOLS = 128  # OpenAI's limit
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise PydanticCustomError("name", "it must be 1 to 128 letters, digits and _ . : / - characters")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+
+
+def _only_functions(kind: Any) -> Any:
+    if isinstance(kind, str) and kind != "function":
+        raise PydanticCustomError(UNSUPPORTED, "this server takes tools of type function only")
+    return kind
+
+
+class FunctionDefinition(StrictModel):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(StrictModel):
+    type: Annotated[Literal["function"], BeforeValidator(_only_functions)]
+    function: FunctionDefinition
+
+
+class FunctionName(StrictModel):
+    name: str
+
+
+class NamedTool(StrictModel):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(StrictModel):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedToolsChoice(StrictModel):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _choice_kind(value: Any) -> Any:
+    if not isinstance(value, str | dict | None) or (
+        isinstance(value, str) and value not in ("none", "auto", "required")
+    ):
+        raise PydanticCustomError("tool_choice", "it must be none, auto, required, a tool's name or allowed_tools")
+    if isinstance(value, dict) and value.get("type") not in ("function", "allowed_tools"):
+        raise PydanticCustomError("tool_choice", "its type must be function or allowed_tools")
+    return value
+
+
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedToolsChoice, Field(discriminator="type")] | None,
+    BeforeValidator(_choice_kind),
+]
+
+
+class FunctionCall(StrictModel):
+    name: str
+    arguments: str
+
+
+class ToolCall(StrictModel):
+    """One call in an earlier answer."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
