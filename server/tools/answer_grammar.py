@@ -1,10 +1,11 @@
 """The grammar of a whole answer with calls, from the grammar of one call's body."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.format import Tool
 from server.tools.layout import CallLayout, Slot
+from server.tools.tagged_values import Schema
 
 
 def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
@@ -28,6 +29,17 @@ def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, mi
     return builder.rule(section, builder.text())
 
 
+def json_grammar(
+    builder: GrammarBuilder, schema: Schema, *, item_separator: str = ", ", key_separator: str = ": "
+) -> str:
+    """A JSON value as templates write it: with spaces, mostly, whatever the schema says of them."""
+    if schema is False:
+        return builder.json(False)
+    given = schema if isinstance(schema, Mapping) else {}
+    spelling = {"whitespace_flexible": False, "item_separator": item_separator, "key_separator": key_separator}
+    return builder.json({**given, "x-guidance": {**given.get("x-guidance", {}), **spelling}})
+
+
 def body_grammar(builder: GrammarBuilder, layout: CallLayout, tools: Sequence[Tool]) -> str:
     """The body of a call of one of the tools, its arguments in JSON."""
     return builder.rule(*(_body_of(builder, layout, tool) for tool in tools))
@@ -44,7 +56,8 @@ def _body_of(builder: GrammarBuilder, layout: CallLayout, tool: Tool) -> str:
             pieces.append(builder.literal(literal))
             literal = ""
         if part is Slot.ARGUMENTS:
-            pieces.append(builder.json(tool.parameters))
+            separators = {"item_separator": layout.item_separator, "key_separator": layout.key_separator}
+            pieces.append(json_grammar(builder, tool.parameters, **separators))
         else:
             pieces.append(builder.regex("[0-9]+" if part is Slot.INDEX else layout.id_pattern))
     return " ".join([*pieces, builder.literal(literal)] if literal else pieces)

@@ -36,6 +36,8 @@ class CallLayout:
     takes_several: bool = True
     id_pattern: str = "[a-zA-Z0-9]{9}"
     id_format: str | None = None  # the id that the template puts together from {name} and {index}
+    item_separator: str = ", "  # within the arguments' JSON
+    key_separator: str = ": "
 
     @property
     def opening(self) -> str:

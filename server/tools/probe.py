@@ -89,6 +89,11 @@ def _find_format(renderings: Renderings, *, takes_object: bool) -> ToolFormat | 
     layout = find_layout(renderings, takes_object=takes_object)
     if layout is None:
         return None
+    spelled = ARGUMENTS.search(renderings.answer(1, takes_object=True) or "")
+    if isinstance(layout, CallLayout) and spelled is not None and "\n" not in spelled.group():
+        layout = dataclasses.replace(
+            layout, item_separator=spelled["item_separator"], key_separator=spelled["key_separator"]
+        )
     found = _format_of(layout)
     call = layout.call if isinstance(layout, TaggedLayout) else layout
     return found if _is_right(found, answer, 1 + call.takes_several) else None

@@ -16,7 +16,9 @@ VALUES = ("zqxparis", 54321)
 ARGUMENTS_OBJECT = dict(zip(KEYS, VALUES, strict=True))
 # Space as no template writes it shows whether the text of arguments is passed through.
 ARGUMENTS_TEXT = '{"zqx_city":  "zqxparis",  "zqx_count":  54321}'
-ARGUMENTS = re.compile(r'\{\s*"zqx_city"\s*:\s*"zqxparis"\s*,\s*"zqx_count"\s*:\s*54321\s*\}')
+ARGUMENTS = re.compile(
+    r'\{\s*"zqx_city"(?P<key_separator>\s*:\s*)"zqxparis"(?P<item_separator>\s*,\s*)"zqx_count"\s*:\s*54321\s*\}'
+)
 
 # Tags and bracketed words, which may be special tokens.
 _MARK = re.compile(r"<[^<>\s]*>|\[[A-Z_/]+\]")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.structured_outputs.grammar import GrammarBuilder
-from server.tools.answer_grammar import answer_grammar
+from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.call_reader import Outcome
 from server.tools.event_log import EventLog
@@ -114,7 +114,7 @@ def _call_grammar(builder: GrammarBuilder, tool: Tool) -> str:
     schema = tool.parameters
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
-        keyword = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} "=" {builder.json(True)}'
+        keyword = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} "=" {json_grammar(builder, True)}'
         more = builder.rule(f'", " {keyword}')
         arguments = builder.rule('""', f"{keyword} {more}*")
     else:
@@ -142,4 +142,4 @@ def _value_grammar(builder: GrammarBuilder, schema: Schema) -> str:
     if types and types <= {"boolean", "null"}:
         words = {"boolean": ('"True"', '"False"'), "null": ('"None"',)}
         return builder.rule(*(word for kind in sorted(types) for word in words[kind]))
-    return builder.json(schema)
+    return json_grammar(builder, schema)

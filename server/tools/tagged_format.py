@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.structured_outputs.grammar import GrammarBuilder, one_of
-from server.tools.answer_grammar import answer_grammar
+from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.format import Tool, WrittenCall
 from server.tools.layout import words
@@ -89,7 +89,7 @@ class TaggedFormat:
                 values.append(f"{opening} {builder.text_until(tag)}{following}")
         if types != {"string"} and (not values or self.layout.open_string is not None):
             opening = builder.literal(self.layout.open_value)
-            values.append(f"{opening} {builder.json(schema)} {builder.literal(self.layout.close_value)}")
+            values.append(f"{opening} {json_grammar(builder, schema)} {builder.literal(self.layout.close_value)}")
         return values
 
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from server.structured_outputs.grammar import GrammarBuilder
+from server.tools.answer_grammar import json_grammar
 from server.tools.event_log import EventLog
 from server.tools.format import Tool, WrittenCall
 from server.tools.json_scanner import read_arguments
@@ -54,7 +55,10 @@ class HarmonyFormat:
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:  # noqa: ARG002
         def calls(before: str, after: str) -> str:
             return builder.rule(
-                *(f"{builder.literal(before + tool.name + after)} {builder.json(tool.parameters)}" for tool in tools)
+                *(
+                    f"{builder.literal(before + tool.name + after)} {json_grammar(builder, tool.parameters)}"
+                    for tool in tools
+                )
             )
 
         layout = _WRITTEN_BY_TEMPLATE

@@ -31,6 +31,11 @@ TEMPLATES = {
         + '<call>{"name": "{{ f.name }}", "arguments": {% if f.arguments is string %}{{ f.arguments }}'
         + ("{% else %}" + _JSON + "{% endif %}}</call>{% endfor %}")
     ),
+    "compact": _turns(
+        _ALL
+        + '<call>{"name":"{{ f.name }}","arguments":{{ f.arguments | tojson(separators=(",", ":")) }}}</call>'
+        + "{% endfor %}"
+    ),
     "thought": _turns(
         _TAGS,
         turn="<|im_start|>{{ m.role }}\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.structured_outputs.json_schema import prepare_schema
 from server.tools.format import Tool, WrittenCall
 from server.tools.registry import FORMATS, named_format
 from tests.server.tools.matching import ALPHABET, Matching
@@ -131,3 +132,16 @@ def test_what_the_grammar_forces_is_read_as_calls(name: str, seed: int) -> None:
         assert called in ("get_weather", "now")
         assert arguments.keys() <= _WEATHER["properties"].keys(), json.dumps(arguments)
         assert called == "now" or isinstance(arguments["city"], str)
+
+
+@_formats
+def test_a_prepared_schema_is_spelled_as_templates_spell_it(name: str) -> None:
+    """The schemas of requests ask for JSON without spaces."""
+    found = named_format(name)
+    prepared = prepare_schema(_WEATHER, param="tools[0].function.parameters", is_strict=True).schema
+    text = found.write(_ONE)
+
+    assert _matching(name, True).accepts(found, [Tool("get_weather", prepared, {})], text, min_calls=1)
+    assert not _matching(name, True).accepts(
+        found, [Tool("get_weather", prepared, {})], text.replace("5", "x"), min_calls=1
+    )

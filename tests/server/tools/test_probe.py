@@ -18,6 +18,7 @@ pytestmark = pytest.mark.fast
 _FOUND = {
     "tags": ("template", True),
     "tags, text": ("template", False),
+    "compact": ("template", True),
     "thought": ("template", True),
     "list with ids": ("mistral", True),
     "numbered": ("template", True),
