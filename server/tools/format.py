@@ -95,6 +95,11 @@ class ToolFormat(Protocol):
         """Whether the template shows earlier calls; else server/tools/history.py writes them into the content."""
         ...
 
+    @property
+    def takes_several_calls(self) -> bool:
+        """Whether the template shows several calls of one answer; some refuse them, or show the first alone."""
+        ...
+
     def write(self, calls: Sequence[WrittenCall]) -> str:
         """The calls as the model should write them, where no text precedes."""
         ...

@@ -22,6 +22,7 @@ class LayoutFormat:
     takes_object_arguments: bool = True
     call_id_length: int | None = None
     renders_calls: bool = True
+    takes_several_calls: bool = True
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -8,13 +8,23 @@ What surrounds names and arguments in the rendered text is both what to look for
 
 import dataclasses
 
+from engine.errors import InvalidRequest
 from server.text.chat_template import ChatTemplate
 from server.tools.format import CallEnd, CallStart, ToolFormat, WrittenCall
 from server.tools.formats.mistral import MistralFormat
 from server.tools.layout import CallLayout
 from server.tools.layout_format import LayoutFormat
 from server.tools.probe_layout import find_layout
-from server.tools.probe_renderings import ARGUMENTS, ARGUMENTS_OBJECT, ARGUMENTS_TEXT, CALLS, KEYS, Renderings
+from server.tools.probe_renderings import (
+    ARGUMENTS,
+    ARGUMENTS_OBJECT,
+    ARGUMENTS_TEXT,
+    CALLS,
+    KEYS,
+    TEXT,
+    USER,
+    Renderings,
+)
 from server.tools.registry import named_format
 from server.tools.tagged_format import TaggedFormat
 from server.tools.tagged_layout import TaggedLayout
@@ -44,9 +54,9 @@ def find_tool_format(template: ChatTemplate) -> ToolFormat | None:
     if takes_object is None:
         prompt = renderings.prompt or ""
         name = next((name for hint, name in _HINTS if hint in prompt), None)
-        return None if name is None else _with(named_format(name), takes_object=True, renders_calls=False)
+        return None if name is None else _fitted(named_format(name), renderings, takes_object)
     found = _find_format(renderings, takes_object=takes_object)
-    return None if found is None else _with(found, takes_object=takes_object, renders_calls=True)
+    return None if found is None else _fitted(found, renderings, takes_object)
 
 
 def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat | None:
@@ -60,8 +70,17 @@ def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat |
     named = named_format(name)
     if name == "generic":
         return named
-    takes_object = _takes_object(Renderings(template))
-    return _with(named, takes_object=takes_object is not False, renders_calls=takes_object is not None)
+    renderings = Renderings(template)
+    return _fitted(named, renderings, _takes_object(renderings))
+
+
+def takes_system_message(template: ChatTemplate) -> bool:
+    """Whether the template shows a message of the system's; where not, instructions go to the user's first one."""
+    messages = [{"role": "system", "content": TEXT}, {"role": "user", "content": USER}]
+    try:
+        return TEXT in template.render(messages).text
+    except InvalidRequest:
+        return False
 
 
 def _takes_object(renderings: Renderings) -> bool | None:
@@ -122,7 +141,16 @@ def _is_right(found: ToolFormat, answer: str, num_calls: int) -> bool:
     return starts == [call.name for call in calls] and num_ends == len(starts)
 
 
-def _with(found: ToolFormat, *, takes_object: bool, renders_calls: bool) -> ToolFormat:
+def _fitted(found: ToolFormat, renderings: Renderings, takes_object: bool | None) -> ToolFormat:
+    """The format with what the template wants of earlier calls; takes_object None: it leaves them out."""
     assert dataclasses.is_dataclass(found)
     assert not isinstance(found, type)
-    return dataclasses.replace(found, takes_object_arguments=takes_object, renders_calls=renders_calls)
+    renders_calls = takes_object is not None
+    two = renderings.answer(2, takes_object=takes_object is not False) or ""
+    shows_both = CALLS[1].name in two or CALLS[1].id in two
+    return dataclasses.replace(
+        found,
+        takes_object_arguments=takes_object is not False,
+        renders_calls=renders_calls,
+        takes_several_calls=shows_both or not renders_calls,
+    )

@@ -70,6 +70,7 @@ class PythonicFormat:
     takes_object_arguments: bool = True
     call_id_length: int | None = None
     renders_calls: bool = True
+    takes_several_calls: bool = True
 
     @property
     def layout(self) -> CallLayout:

@@ -4,7 +4,7 @@
     {"name": ..., "arguments": {...}}
     </tool_call>
 
-server/tools/history.py writes that message, and earlier calls and results as plain text.
+server/tools/generic_history.py writes that message, and earlier calls and results as plain text.
 """
 
 import dataclasses

@@ -14,4 +14,5 @@ FORMAT = LayoutFormat(
         takes_several=False,
     ),
     other_triggers=("<|python_tag|>",),
+    takes_several_calls=False,
 )

@@ -44,6 +44,7 @@ class HarmonyFormat:
     takes_object_arguments: bool = True
     call_id_length: int | None = None
     renders_calls: bool = True
+    takes_several_calls: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:

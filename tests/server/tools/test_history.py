@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
-from server.tools.history import GENERIC, template_chat
+from server.tools.history import template_chat
 from server.tools.registry import named_format
 from tests.server.tools.parsing import calls_of, parse
 
@@ -85,6 +85,37 @@ def test_calls_that_the_template_leaves_out_become_content() -> None:
     assert chat.messages[2]["role"] == "tool"
 
 
+def test_calls_come_one_by_one_where_the_template_takes_one() -> None:
+    message = _called(call_id="a")
+    message["content"] = "Two calls."
+    message["tool_calls"] += _called(call_id="b")["tool_calls"]
+
+    chat = template_chat(named_format("llama3_json"), [_USER, message, _result("b"), _result("a"), _USER], _TOOLS)
+
+    shown = [
+        (each["role"], [call["id"] for call in each.get("tool_calls", ())], each.get("tool_call_id"))
+        for each in chat.messages[1:-1]
+    ]
+    assert shown == [
+        ("assistant", ["a"], None), ("tool", [], "a"), ("assistant", ["b"], None), ("tool", [], "b")
+    ]  # fmt: skip
+    assert [each["content"] for each in chat.messages[1::2]] == ["Two calls.", "", "What time is it?"]
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", '"x"', '{"a": ' + "[" * 200 + "]" * 200 + "}"])
+@pytest.mark.parametrize("name", ["lfm2", "granite", "generic"])
+def test_arguments_that_cannot_be_written_are_refused(name: str, arguments: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"messages\[1\].tool_calls\[0\].function.arguments"):
+        template_chat(named_format(name), [_USER, _called(arguments)], _TOOLS)
+
+
+def test_without_a_system_role_the_instruction_goes_to_the_user() -> None:
+    chat = template_chat(None, [_USER], _TOOLS, has_system_role=False)
+
+    assert [message["role"] for message in chat.messages] == ["user"]
+    assert chat.messages[0]["content"].endswith("\n\nWhat time is it?")
+
+
 def test_the_generic_format_shows_tools_in_a_system_message() -> None:
     chat = template_chat(None, [_USER], _TOOLS)
 
@@ -107,7 +138,7 @@ def test_the_generic_format_writes_calls_and_results_as_text_in_turns() -> None:
     chat = template_chat(None, messages, _TOOLS)
 
     assert [message["role"] for message in chat.messages] == ["system", "user", "assistant", "user"]
-    assert calls_of(parse(GENERIC, chat.messages[2]["content"], {"now"})) == [("now", {"zone": "UTC"})]
+    assert calls_of(parse(named_format("generic"), chat.messages[2]["content"], {"now"})) == [("now", {"zone": "UTC"})]
     assert chat.messages[3]["content"].count("<tool_response>\nnoon\n</tool_response>") == 2
     assert chat.messages[3]["content"].endswith("And now?")
 

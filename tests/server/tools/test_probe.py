@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import StartupError
+from server.text.chat_template import ChatTemplate
 from server.tools.format import Tool, WrittenCall
 from server.tools.history import template_chat
-from server.tools.probe import choose_tool_format, find_tool_format
+from server.tools.probe import choose_tool_format, find_tool_format, takes_system_message
 from tests.server.tools.matching import Matching
 from tests.server.tools.parsing import calls_of, parse, text_of
 from tests.server.tools.templates import template
@@ -147,6 +148,23 @@ def test_a_named_format_that_is_the_one_found_is_as_the_template_writes_it() -> 
     assert chosen is not None
     assert chosen.call_id_length == 9
     assert chosen.write([WrittenCall("now", "{}", "123456789")]).endswith('"id": "123456789"}]')
+
+
+@pytest.mark.parametrize(("name", "takes_several"), [("tags", True), ("one object", False), ("ids alone", True)])
+def test_it_is_found_whether_the_template_shows_several_calls(name: str, takes_several: bool) -> None:
+    found = find_tool_format(template(name))
+
+    assert found is not None
+    assert found.takes_several_calls == takes_several
+
+
+def test_a_template_may_refuse_system_messages() -> None:
+    refusing = ChatTemplate(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}", {}, frozenset()
+    )
+
+    assert not takes_system_message(refusing)
+    assert takes_system_message(template("tags"))
 
 
 def test_without_a_name_and_a_format_there_is_none() -> None:

@@ -1,0 +1,140 @@
+"""The generic format's side of a chat: tools in an instruction, and calls and results as text of messages that every
+template can show."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.errors import InvalidRequest
+from server.tools.format import ToolFormat, WrittenCall
+from server.tools.formats import generic
+
+Message = dict[str, Any]
+
+GENERIC: ToolFormat = generic.FORMAT
+_MAX_DEPTH = 100  # of arguments: what writes them calls itself for each level
+_INSTRUCTION = """\
+You can call functions. These are their signatures, one in each line, with JSON schemas of their arguments:
+<tools>
+{tools}
+</tools>
+
+To call a function, answer with its name and its arguments in JSON, between tags as here, once for each call:
+<tool_call>
+{{"name": "the function's name", "arguments": {{"an argument's name": "its value"}}}}
+</tool_call>
+
+The result follows between <tool_response> and </tool_response>. Call a function only if it helps to answer."""
+
+
+def plain_messages(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, has_system_role: bool
+) -> list[Message]:
+    """Messages of the roles that every template knows, with an instruction how to call the tools."""
+    plain: list[Message] = []
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            _add_user_text(plain, f"<tool_response>\n{_text_of(message.get('content'))}\n</tool_response>")
+        elif message.get("tool_calls"):
+            plain.append(with_written_calls(GENERIC, message, index))
+        elif message["role"] == "user" and plain and plain[-1].get("role") == "user" and _follows_result(plain[-1]):
+            _add_user_text(plain, _text_of(message.get("content")))
+        else:
+            plain.append({key: value for key, value in message.items() if key != "tool_calls"})
+    return _with_instruction(plain, tools, has_system_role=has_system_role) if tools else plain
+
+
+def _add_user_text(plain: list[Message], text: str) -> None:
+    """Appends to the user's last message: many templates want users and assistants to take turns."""
+    if plain and plain[-1]["role"] == "user":
+        plain[-1] = {**plain[-1], "content": f"{_text_of(plain[-1].get('content'))}\n{text}"}
+    else:
+        plain.append({"role": "user", "content": text})
+
+
+def _follows_result(message: Mapping[str, Any]) -> bool:
+    return str(message.get("content")).endswith("</tool_response>")
+
+
+def _text_of(content: object) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return "" if content is None else str(content)
+
+
+def _with_instruction(
+    messages: list[Message], tools: Sequence[Mapping[str, Any]], *, has_system_role: bool
+) -> list[Message]:
+    shown = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+    instruction = _INSTRUCTION.format(tools=shown)
+    if messages and messages[0]["role"] in ("system", "developer"):
+        first = messages[0]
+        return [{**first, "content": f"{_text_of(first.get('content'))}\n\n{instruction}"}, *messages[1:]]
+    if has_system_role:
+        return [{"role": "system", "content": instruction}, *messages]
+    if messages and messages[0]["role"] == "user":
+        return [{**messages[0], "content": f"{instruction}\n\n{_text_of(messages[0].get('content'))}"}, *messages[1:]]
+    return [{"role": "user", "content": instruction}, *messages]
+
+
+def with_written_calls(tool_format: ToolFormat, message: Mapping[str, Any], index: int) -> Message:
+    """The message, which is number `index` of the chat, with its calls as text behind its content.
+
+    Raises InvalidRequest if arguments are no JSON object.
+    """
+    changed = dict(message)
+    calls = []
+    for position, call in enumerate(changed.pop("tool_calls")):
+        function = call["function"]
+        arguments = function.get("arguments") or "{}"
+        value = arguments_object(arguments, call_path(index, position))
+        text = arguments if isinstance(arguments, str) else json.dumps(value, ensure_ascii=False)
+        calls.append(WrittenCall(function["name"], text, str(call.get("id", ""))))
+    written = tool_format.write(calls)
+    content = changed.get("content")
+    if isinstance(content, list):
+        changed["content"] = [*content, {"type": "text", "text": written}]
+    else:
+        changed["content"] = f"{content}\n{written}" if content else written
+    return changed
+
+
+def call_path(index: int, position: int) -> str:
+    """Where a call's arguments stand in the request."""
+    return f"messages[{index}].tool_calls[{position}].function.arguments"
+
+
+def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
+    """Arguments of an earlier call, given as JSON text or as an object. Raises InvalidRequest."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+            depth = _depth(arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+        else:
+            if depth > _MAX_DEPTH:
+                raise InvalidRequest(
+                    f"{path} is nested more than {_MAX_DEPTH} levels deep; send less", param="messages"
+                )
+    if not isinstance(arguments, Mapping):
+        raise InvalidRequest(
+            f"{path} is no JSON object, which the model's chat template needs; send what the call was given, or {{}}",
+            param="messages",
+        )
+    return arguments
+
+
+def _depth(value: object) -> int:
+    """Levels of objects and lists."""
+    depth = 0
+    level = [value]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for item in level
+            if isinstance(item, list | dict)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
