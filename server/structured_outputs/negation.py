@@ -23,7 +23,7 @@ from server.structured_outputs.kinds import (
     kinds_of_types,
     types_of_kinds,
 )
-from server.structured_outputs.patterns import MAX_EXCLUDED, all_texts_but
+from server.structured_outputs.patterns import MAX_EXCLUDED, MAX_EXCLUDED_LENGTH, all_texts_but
 from server.structured_outputs.references import References
 
 if TYPE_CHECKING:
@@ -258,8 +258,9 @@ def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
             case "number" if kinds & NUMBERS:
                 yield from _between(sorted(listed.values()))
             case "string" if STRING in kinds:
-                if sum(map(len, listed.values())) > MAX_EXCLUDED:
-                    raise InexpressibleError("an enum of so many texts")
+                lengths = [len(value) for value in listed.values()]
+                if sum(lengths) > MAX_EXCLUDED or max(lengths) > MAX_EXCLUDED_LENGTH:
+                    raise InexpressibleError("so long texts")
                 yield {"type": "string", "pattern": all_texts_but(listed.values())}
             case "array" | "object" if kind in kinds:
                 size = "minItems" if kind == ARRAY else "minProperties"

@@ -13,7 +13,9 @@ _ESCAPES = {r"\b": "word boundary", r"\B": "word boundary", r"\k": "backreferenc
 _CHOICE = re.compile(r"\^(?:([\w-]+)|\((?:\?:)?([\w|-]+)\))\$", re.ASCII)
 _REPEAT = re.compile(r"\{([0-9]+)(?:,([0-9]*))?\}")
 
-MAX_EXCLUDED = 2_000  # characters, of all texts that `all_texts_but` leaves out
+# Of the texts that `all_texts_but` leaves out: characters of all, and of one, each of which nests a group.
+MAX_EXCLUDED = 2_000
+MAX_EXCLUDED_LENGTH = 100
 
 
 def unsupported_construct(pattern: str) -> str | None:
@@ -40,30 +42,23 @@ def texts_of(pattern: str) -> frozenset[str] | None:
 
 
 def all_texts_but(texts: Iterable[str]) -> str:
-    """A pattern of JSON Schema for every text that is none of `texts`, which have MAX_EXCLUDED characters at most."""
-    root: dict[str, Any] = {}
+    """A pattern of JSON Schema for every text that is none of `texts`, which are within the limits."""
+    tree: dict[str, Any] = {}
     for text in texts:
-        node = root
+        node = tree
         for character in text:
             node = node.setdefault(character, {})
         node[""] = {}  # a text ends here
-    # From the leaves up, without recursion: texts may be long.
-    stack: list[tuple[dict[str, Any], str, list[str]]] = [(root, "", [])]
-    order = []
-    while stack:
-        node, lead, siblings = stack.pop()
-        own: list[str] = []
-        order.append((node, lead, siblings, own))
-        stack += [(child, character, own) for character, child in node.items() if character]
-    for node, lead, siblings, own in reversed(order):
-        characters = "".join(_escaped(character) for character in node if character)
-        other = f"[^{characters}]" if characters else r"[\s\S]"
-        ends = [] if "" in node else [""]
-        follows = "|".join([*ends, rf"{other}[\s\S]*", *own])
-        siblings.append(f"{_escaped(lead)}(?:{follows})")
-    top: list[str] = order[0][2]
-    return f"^{top[0]}$"
+    return f"^{_all_but(tree)}$"
+
+
+def _all_but(tree: dict[str, Any]) -> str:
+    """What can follow so that no text of the tree is complete: the end, another character, or one of its own."""
+    own = {_escaped(character): follows for character, follows in tree.items() if character}
+    other = f"[^{''.join(own)}]" if own else r"[\s\S]"
+    ends = [] if "" in tree else [""]
+    return "(?:" + "|".join([*ends, rf"{other}[\s\S]*", *(each + _all_but(own[each]) for each in own)]) + ")"
 
 
 def _escaped(character: str) -> str:
-    return character if character.isalnum() or not character else f"\\x{{{ord(character):x}}}"
+    return character if character.isalnum() else f"\\x{{{ord(character):x}}}"
