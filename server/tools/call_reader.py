@@ -110,8 +110,8 @@ class _ObjectCall:
             if key is None or not (yield from reader.skip(":")):
                 return False
             yield from reader.skip_space()
-            # The members of an object within, such as "function", are read like those of the call itself.
-            is_first = key == self._keys.parent and (yield from reader.sees("{"))
+            # The members of the object within are read like those of the call itself.
+            is_first = key in (self._keys.parent, "function") and (yield from reader.sees("{"))
             if not is_first and not (yield from self._read_member(key)):
                 return False
 

@@ -39,6 +39,7 @@ _SCHEMAS: dict[str, Any] = {
         ("hermes", '<tool_call>\n{"name": "f", "parameters": {"text": "x"}}\n</tool_call>', {"text": "x"}),
         ("hermes", "<tool_call>\n{'name': 'f', 'arguments': {'flag': True}}\n</tool_call>", {"flag": True}),
         ("hermes", '<tool_call>\n{"type": "function", "name": "f", "arguments": {}, "x": [1]}\n</tool_call>', {}),
+        ("hermes", '<tool_call>{"type": "function", "function": {"name": "f", "arguments": {}}}</tool_call>', {}),
         ("llama3_json", '<|python_tag|>{"name": "f", "parameters": {"text": "x"}}', {"text": "x"}),
         ("llama3_json", '\n {"name": "f", "arguments": {"text": "x"}}', {"text": "x"}),
         ("mistral", '[TOOL_CALLS] [ {"name": "f", "arguments": {"text": "x"}} ]', {"text": "x"}),
