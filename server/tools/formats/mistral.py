@@ -46,6 +46,10 @@ class _EitherCallReader:
 class MistralFormat(LayoutFormat):
     """Writes calls in the one way that its layout says, and reads both."""
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.layout.marks, *_LIST.marks, *_NAMED.marks)))
+
     def _answer_reader(self) -> AnswerReader:
         return AnswerReader(_EitherCallReader(), begin=_LIST.begin, separator=_LIST.separator, end=_LIST.end)
 

@@ -159,6 +159,10 @@ def test_a_format_has_the_name_it_is_registered_by(name: str) -> None:
     assert named_format(name).name == name
 
 
+def test_the_marks_of_both_of_mistrals_ways_are_kept() -> None:
+    assert {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"} <= set(named_format("mistral").marks)
+
+
 def test_raw_line_breaks_in_arguments_become_valid_json() -> None:
     text = '<tool_call>\n{"name": "f", "arguments": {"text": "a\nb\tc"}}\n</tool_call>'
 
