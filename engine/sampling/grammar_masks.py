@@ -16,7 +16,8 @@ class GrammarMasks:
     """Has one buffer, which grows with the largest step."""
 
     def __init__(self) -> None:
-        self._executor = llguidance.LLExecutor(num_threads=1)  # the processors are the kernels'
+        # The kernels' threads have nothing to do until the logits are masked.
+        self._executor = llguidance.LLExecutor(num_threads=torch.get_num_threads())
         self._buffer = torch.empty((0, 0), dtype=torch.int32)
         self._num_rows = 0
         self._seconds = 0.0

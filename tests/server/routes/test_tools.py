@@ -1,0 +1,182 @@
+"""Tools in chats: which grammar and prompt they make, and calls in answers as OpenAI's API has them."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from engine.protocol import FinishReason
+from tests.helpers.fake_client import FakeClient, http, make_app, says
+from tests.helpers.sse import events
+
+pytestmark = pytest.mark.fast
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+ADD = {
+    "type": "function",
+    "function": {"name": "plus", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+}
+NOW = {"type": "function", "function": {"name": "now"}}
+CALLS = '<tool_call>\n{"name": "plus", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "now"}\n</tool_call>'
+TEMPLATE = (
+    "{% if tools %}{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
+    "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+async def _chat(client: FakeClient, template: str | None = TEMPLATE, **fields: Any) -> httpx.Response:
+    async with http(make_app(client, chat_template=template)) as api:
+        return await api.post("/v1/chat/completions", json={"messages": MESSAGES, "tools": [ADD, NOW], **fields})
+
+
+def _prompt(client: FakeClient) -> str:
+    return bytes(token for token in client.requests[0].prompt_ids if token < 256).decode()
+
+
+async def test_calls_are_told_from_content() -> None:
+    response = await _chat(FakeClient(says(f"Let me see.\n{CALLS}")))
+    (choice,) = response.json()["choices"]
+    assert choice["finish_reason"] == "length"  # as the engine says
+    assert choice["message"]["content"] == "Let me see."
+    first, second = choice["message"]["tool_calls"]
+    assert first["type"] == "function"
+    assert first["function"] == {"name": "plus", "arguments": '{"a": 1}'}
+    assert second["function"] == {"name": "now", "arguments": "{}"}
+    assert first["id"].startswith("call_")
+    assert first["id"] != second["id"]
+
+
+async def test_an_answer_of_calls_alone_has_no_content() -> None:
+    response = await _chat(FakeClient(says(CALLS, finish=FinishReason.STOP)))
+    (choice,) = response.json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+
+
+@pytest.mark.parametrize("per_step", [1, 7, 500])
+async def test_a_stream_has_name_and_id_once_and_the_same_calls(per_step: int) -> None:
+    response = await _chat(FakeClient(says(CALLS, per_step=per_step)), stream=True)
+    pieces = [
+        piece
+        for event in events(response.text)[:-1]
+        for choice in event["choices"]
+        for piece in choice["delta"].get("tool_calls", [])
+    ]
+    calls: dict[int, dict[str, str]] = {}
+    for piece in pieces:
+        if "id" in piece:
+            assert piece["index"] not in calls
+            assert piece["type"] == "function"
+            calls[piece["index"]] = {"name": piece["function"]["name"], "arguments": ""}
+        else:
+            assert set(piece) == {"index", "function"}
+            assert set(piece["function"]) == {"arguments"}
+        calls[piece["index"]]["arguments"] += piece["function"]["arguments"]
+    assert calls == {0: {"name": "plus", "arguments": '{"a": 1}'}, 1: {"name": "now", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts", "missing"),
+    [
+        ({}, ["plus", "now", "TEXT"], []),
+        ({"tool_choice": "required"}, ["plus", "now"], []),
+        ({"tool_choice": {"type": "function", "function": {"name": "now"}}}, ["now"], ["plus"]),
+        (
+            {
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {
+                        "mode": "required",
+                        "tools": [{"type": "function", "function": {"name": "plus"}}],
+                    },
+                }
+            },
+            ["plus"],
+            ["now"],
+        ),
+    ],
+)
+async def test_the_grammar_has_the_tools_that_may_be_called(
+    fields: dict[str, Any], parts: list[str], missing: list[str]
+) -> None:
+    client = FakeClient(says("x"))
+    assert (await _chat(client, **fields)).status_code == 200
+    grammar = client.requests[0].grammar or ""
+    assert all(part in grammar for part in parts)
+    assert not any(part in grammar for part in missing)
+    assert '"name": "plus"' in _prompt(client)  # the model is shown all
+    assert '"name": "now"' in _prompt(client)
+
+
+async def test_no_tool_is_shown_where_none_may_be_called() -> None:
+    client = FakeClient(says(CALLS))
+    response = await _chat(client, tool_choice="none")
+    assert response.json()["choices"][0]["message"]["content"] == CALLS
+    assert client.requests[0].grammar is None
+    assert "plus" not in _prompt(client)
+
+
+async def test_earlier_calls_and_results_reach_the_template() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "plus", "arguments": '{"a":1}', "parsed": 1}}
+    messages = [
+        *MESSAGES,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "one"},
+    ]
+    client = FakeClient(says("x"))
+    assert (await _chat(client, messages=messages, tools=[])).status_code == 200
+    call_text = '<tool_call>\n{"name": "plus", "arguments": {"a": 1}}\n</tool_call>'
+    assert _prompt(client) == f"<user>hi<assistant>{call_text}<tool>one<assistant>"
+
+
+async def test_a_template_without_tools_gets_a_prompt_of_our_own_and_a_header_says_so() -> None:
+    client = FakeClient(says(CALLS))
+    plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    response = await _chat(client, plain, max_tokens=20)
+    assert response.status_code == 400  # the context of the fake engine is too short for the instruction
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_functions_are_the_old_name_of_tools() -> None:
+    client = FakeClient(says(CALLS))
+    async with http(make_app(client, chat_template=TEMPLATE)) as api:
+        body = {
+            "messages": MESSAGES,
+            "functions": [ADD["function"], NOW["function"]],
+            "function_call": {"name": "plus"},
+        }
+        message = (await api.post("/v1/chat/completions", json=body)).json()["choices"][0]["message"]
+    assert message["function_call"] == {"name": "plus", "arguments": '{"a": 1}'}
+    assert "tool_calls" not in message
+    assert "now" not in (client.requests[0].grammar or "now")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "part"),
+    [
+        ({"tool_choice": {"type": "function", "function": {"name": "sub"}}}, "tool_choice", "tools are plus, now"),
+        ({"tools": [ADD, ADD]}, "tools", "two tools are called 'plus'"),
+        ({"tools": [ADD], "functions": [NOW["function"]]}, "functions", "give one"),
+        ({"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(500)]}, "tools", "at most 128"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(fields: dict[str, Any], param: str, part: str) -> None:
+    response = await _chat(FakeClient(says("x")), **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert part in response.json()["error"]["message"]
+
+
+async def test_the_official_client_reads_a_streamed_call() -> None:
+    app = make_app(FakeClient(says(CALLS, per_step=3)), chat_template=TEMPLATE)
+    async with http(app) as api:
+        client = AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=api)
+        async with client.chat.completions.stream(model="org/tiny", messages=MESSAGES, tools=[ADD, NOW]) as stream:  # type: ignore[arg-type]
+            received = [event async for event in stream]
+    done = [event for event in received if event.type == "tool_calls.function.arguments.done"]
+    assert [(event.name, json.loads(event.arguments)) for event in done] == [("plus", {"a": 1}), ("now", {})]
