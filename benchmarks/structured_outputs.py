@@ -1,0 +1,431 @@
+"""JSON schemas in headrace (by llguidance) beside xgrammar: how many are taken, how exactly, and what they cost.
+
+    python -m benchmarks.structured_outputs CASES tokenizer.json --vocab-size 151936 --eos-token-id 151645
+
+CASES is a folder of JSON files as MaskBench has them, each with a `schema` and `tests`, a list of {"valid", "data"}. It
+runs where headrace, xgrammar, jsonschema and transformers are installed.
+"""
+
+import argparse
+import itertools
+import json
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import llguidance
+import numpy as np
+
+from engine.commands.bench.processor import processor_name
+from engine.errors import HeadraceError
+from server.structured_outputs.json_schema import prepare_schema
+
+_ENGINES = ("headrace", "xgrammar")
+_PAGE_BYTES = 4096
+
+
+@dataclass
+class CaseResult:
+    """What became of one schema. Lists are of milliseconds."""
+
+    error: str = ""  # why it was refused; "timeout" if it took too long
+    compile_ms: float = 0.0
+    mask_ms: list[float] = field(default_factory=list)
+    num_valid: int = 0
+    num_valid_accepted: int = 0
+    num_invalid: int = 0
+    num_invalid_accepted: int = 0
+    num_tokens: int = 0  # of the valid instances that are accepted
+    num_forced: int = 0
+    resident_bytes: int = 0
+
+
+class Matcher(Protocol):
+    """One instance's place in a compiled schema."""
+
+    def fill_mask(self) -> None: ...
+
+    def accept(self, token_id: int) -> bool: ...
+
+    def can_end(self) -> bool: ...
+
+    def num_forced(self, token_ids: list[int]) -> int:
+        """How many of the tokens that come next are the only ones that can."""
+        ...
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.structured_outputs", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("cases", type=Path, help="folder of JSON files")
+    parser.add_argument("tokenizer", type=Path, help="a tokenizer.json")
+    parser.add_argument("--vocab-size", type=int, required=True, help="width of the model's output layer")
+    parser.add_argument("--eos-token-id", type=int, required=True)
+    parser.add_argument("--timeout", type=float, default=10, metavar="S", help="for one schema with its instances")
+    parser.add_argument("--verbose", action="store_true", help="name every schema that is refused or wrong")
+    parser.add_argument("--worker", choices=_ENGINES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        _work(options)
+        return 0
+    files = sorted(options.cases.glob("*.json"))
+    if not files:
+        sys.stderr.write(f"structured_outputs: {options.cases} has no JSON files\n")
+        return 1
+    columns = [_column(_results(engine, files, options)) for engine in _ENGINES]
+    sys.stdout.write(f"On {processor_name()}; {len(files)} schemas, {options.vocab_size:,} tokens.\n\n")
+    sys.stdout.write(f"| | {' | '.join(_ENGINES)} |\n| --- | ---: | ---: |\n")
+    for name in columns[0]:
+        sys.stdout.write(f"| {name} | {' | '.join(column[name] for column in columns)} |\n")
+    return 0
+
+
+# --- The table -------------------------------------------------------------------------------------------------------
+
+
+def _column(results: list[CaseResult]) -> dict[str, str]:
+    taken = [result for result in results if not result.error]
+    compile_ms = np.array([result.compile_ms for result in taken])
+    mask_ms = np.array([each for result in taken for each in result.mask_ms])
+    num_timeouts = sum(result.error == "timeout" for result in results)
+
+    def total(name: str) -> int:
+        return sum(getattr(result, name) for result in taken)
+
+    return {
+        "schemas taken": f"{len(taken)} ({len(taken) / len(results):.1%})",
+        "timeouts": str(num_timeouts),
+        "valid instances accepted": _share(total("num_valid_accepted"), total("num_valid")),
+        "invalid instances accepted": _share(total("num_invalid_accepted"), total("num_invalid")),
+        "schemas that accept an invalid instance": str(sum(result.num_invalid_accepted > 0 for result in taken)),
+        "compile, ms: median, p99, max": _spread(compile_ms, 50, 99, 100),
+        "mask, ms a token: mean, p99, max": f"{mask_ms.mean():.3f}, {_spread(mask_ms, 99, 100)}",
+        "forced tokens": _share(total("num_forced"), total("num_tokens")),
+        "memory a schema, KB": f"{_growth(results) / 1000:,.0f}",
+    }
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({part / max(1, whole):.1%})"
+
+
+def _spread(values: np.ndarray, *percentiles: int) -> str:
+    return ", ".join(f"{np.percentile(values, each):,.3g}" for each in percentiles)
+
+
+def _growth(results: list[CaseResult]) -> float:
+    """Resident bytes that a schema adds, all of them being kept; a process that was killed starts again."""
+    growths = [
+        after.resident_bytes - before.resident_bytes
+        for before, after in itertools.pairwise(results)
+        if before.resident_bytes and after.resident_bytes >= before.resident_bytes and not after.error
+    ]
+    return sum(growths) / max(1, len(growths))
+
+
+# --- Processes -------------------------------------------------------------------------------------------------------
+
+
+def _results(engine: str, files: list[Path], options: argparse.Namespace) -> list[CaseResult]:
+    """Each case in a process that is killed when it takes too long."""
+    results = []
+    process = _start(engine, options)
+    for file in files:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{file.resolve()}\n".encode())
+        process.stdin.flush()
+        readable, _, _ = select.select([process.stdout], [], [], options.timeout)
+        line = process.stdout.readline() if readable else b""
+        if line:
+            results.append(CaseResult(**json.loads(line)))
+        else:
+            results.append(CaseResult(error="timeout" if not readable else "the process died"))
+            _stop(process)
+            process = _start(engine, options)
+        if options.verbose:
+            _report(engine, file, results[-1])
+    _stop(process)
+    return results
+
+
+def _start(engine: str, options: argparse.Namespace) -> "subprocess.Popen[bytes]":
+    """Ready for its first case."""
+    command = [sys.executable, "-m", "benchmarks.structured_outputs", str(options.cases), str(options.tokenizer)]
+    command += ["--vocab-size", str(options.vocab_size), "--eos-token-id", str(options.eos_token_id)]
+    process = subprocess.Popen([*command, "--worker", engine], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.communicate()
+
+
+def _report(engine: str, file: Path, result: CaseResult) -> None:
+    wrong = result.num_valid - result.num_valid_accepted + result.num_invalid_accepted
+    if result.error or wrong:
+        sys.stderr.write(f"{engine}: {file.name}: {result.error or f'{wrong} instances wrong'}\n")
+
+
+def _work(options: argparse.Namespace) -> None:
+    engine = (_Headrace if options.worker == "headrace" else _XGrammar)(options)
+    tokenizer = engine.tokenizer
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        case = json.loads(Path(line.strip()).read_text(encoding="utf-8"))
+        result = _measure(engine, tokenizer, case)
+        result.resident_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+        sys.stdout.write(json.dumps(asdict(result)) + "\n")
+        sys.stdout.flush()
+
+
+# --- One case --------------------------------------------------------------------------------------------------------
+
+
+def _measure(engine: "_Headrace | _XGrammar", tokenizer: llguidance.LLTokenizer, case: dict[str, Any]) -> CaseResult:
+    result = CaseResult()
+    start_s = time.perf_counter()
+    try:
+        compiled = engine.compile(case["schema"])
+    except Exception as error:  # noqa: BLE001 - whatever each library raises
+        result.error = str(error).replace("\n", " ")[:200] or type(error).__name__
+        return result
+    result.compile_ms = (time.perf_counter() - start_s) * 1000
+    for test in case["tests"]:
+        is_accepted = False
+        for instance in _spellings(test["data"], case["schema"]):
+            text = json.dumps(instance, separators=(",", ":"), ensure_ascii=False)
+            token_ids = tokenizer.tokenize_str(text)
+            is_accepted = _follow(engine.matcher(compiled), token_ids, result.mask_ms)
+            if is_accepted and test["valid"]:
+                result.num_tokens += len(token_ids)
+                result.num_forced += _forced(engine.matcher(compiled), token_ids)
+            if is_accepted:
+                break
+        if test["valid"]:
+            result.num_valid += 1
+            result.num_valid_accepted += is_accepted
+        else:
+            result.num_invalid += 1
+            result.num_invalid_accepted += is_accepted
+    return result
+
+
+def _follow(matcher: Matcher, token_ids: list[int], mask_ms: list[float]) -> bool:
+    """Whether the instance is accepted. Appends the time of each mask."""
+    for token_id in token_ids:
+        start_s = time.perf_counter()
+        matcher.fill_mask()
+        mask_ms.append((time.perf_counter() - start_s) * 1000)
+        if not matcher.accept(token_id):
+            return False
+    return matcher.can_end()
+
+
+def _forced(matcher: Matcher, token_ids: list[int]) -> int:
+    """How many tokens need no mask, stretch by stretch."""
+    num_forced = index = 0
+    while index < len(token_ids):
+        stretch = matcher.num_forced(token_ids[index:])
+        num_forced += stretch
+        for token_id in token_ids[index : index + max(1, stretch)]:
+            matcher.accept(token_id)
+        index += max(1, stretch)
+    return num_forced
+
+
+def _spellings(instance: Any, schema: Any) -> Iterator[Any]:
+    """The instance as it is, and with its properties in the order of the schema, which both libraries enforce."""
+    yield instance
+    try:
+        prepared: Any = prepare_schema(schema, param="schema", is_strict=False).schema
+    except HeadraceError:
+        return
+    if isinstance(prepared, dict):
+        ordered = _Order(prepared).of(instance, [prepared])
+        if json.dumps(ordered) != json.dumps(instance):
+            yield ordered
+
+
+class _Order:
+    """Orders properties as a prepared schema lists them; of alternatives, as that which the value matches does."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._definitions = root.get("$defs", {})
+
+    def of(self, value: Any, schemas: list[Any]) -> Any:
+        parts = [part for schema in schemas for part in self._parts(schema, value)]
+        if isinstance(value, list):
+            return [self.of(item, [_of_item(part, index) for part in parts]) for index, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        listed = [name for part in parts for name in _names(part)]
+        listed += [name for part in parts for name in part.get("required", ())]
+        names = dict.fromkeys([*(name for name in listed if name in value), *value])
+        return {
+            name: self.of(value[name], [each for part in parts for each in _of_property(part, name)]) for name in names
+        }
+
+    def _parts(self, schema: Any, value: Any) -> Iterator[dict[str, Any]]:
+        """The schemas that say something of the value."""
+        if not isinstance(schema, dict):
+            return
+        yield schema
+        if "$ref" in schema:
+            yield from self._parts(self._definitions[schema["$ref"].rpartition("/")[2]], value)
+        for part in schema.get("allOf", ()):
+            yield from self._parts(part, value)
+        for part in schema.get("anyOf", ()):
+            if self._is_valid(part, value):
+                yield from self._parts(part, value)
+                break
+        for literal in [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else [])]:
+            if literal == value:
+                yield from _parts_of_literal(literal)
+
+    def _is_valid(self, schema: Any, value: Any) -> bool:
+        from jsonschema import Draft202012Validator  # no dependency of headrace
+
+        rooted = {"allOf": [schema], "$defs": self._definitions}
+        return bool(Draft202012Validator(rooted).is_valid(value))
+
+
+def _parts_of_literal(literal: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(literal, dict):
+        yield {"properties": {name: {"const": item} for name, item in literal.items()}}
+    elif isinstance(literal, list):
+        yield {"prefixItems": [{"const": item} for item in literal]}
+
+
+def _names(part: dict[str, Any]) -> list[str]:
+    return list(part.get("properties", {}))
+
+
+def _of_item(part: dict[str, Any], index: int) -> Any:
+    first = part.get("prefixItems", [])
+    return first[index] if index < len(first) else part.get("items", True)
+
+
+def _of_property(part: dict[str, Any], name: str) -> Iterator[Any]:
+    if name in part.get("properties", {}):
+        yield part["properties"][name]
+    else:
+        yield from part.get("patternProperties", {}).values()
+        yield part.get("additionalProperties", True)
+
+
+# --- The two libraries -----------------------------------------------------------------------------------------------
+
+
+class _Headrace:
+    """llguidance behind `prepare_schema`, as a request with `strict` has it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.tokenizer = _tokenizer(options)
+        self._kept: list[llguidance.LLMatcher] = []  # for the measurement of memory
+
+    def compile(self, schema: Any) -> llguidance.LLMatcher:
+        prepared = prepare_schema(schema, param="schema", is_strict=True)
+        grammar = json.dumps({"grammars": [{"lark_grammar": f"start: %json {json.dumps(prepared.schema)}"}]})
+        limits = llguidance.LLParserLimits(verbose_errors=False)
+        matcher = llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        self._kept.append(matcher)
+        return matcher
+
+    def matcher(self, compiled: llguidance.LLMatcher) -> Matcher:
+        return _LLMatcher(compiled.deep_copy())
+
+
+class _LLMatcher:
+    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+        self._matcher = matcher
+
+    def fill_mask(self) -> None:
+        self._matcher.compute_bitmask()
+
+    def accept(self, token_id: int) -> bool:
+        return self._matcher.validate_tokens([token_id]) == 1 and self._matcher.consume_token(token_id)
+
+    def can_end(self) -> bool:
+        return self._matcher.is_accepting()
+
+    def num_forced(self, token_ids: list[int]) -> int:
+        forced = self._matcher.compute_ff_tokens()
+        pairs = zip(forced, token_ids, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+class _XGrammar:
+    """With compact JSON too, and schemas as JSON Schema has them, not closed by default."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import transformers  # neither is a dependency of this command's other half
+        import xgrammar
+
+        self._xgrammar = xgrammar
+        self.tokenizer = _tokenizer(options)
+        fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(options.tokenizer))
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            fast, vocab_size=options.vocab_size, stop_token_ids=[options.eos_token_id]
+        )
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+        self._mask = xgrammar.allocate_token_bitmask(1, options.vocab_size)
+        self._eos_token_id = options.eos_token_id
+        self._kept: list[Any] = []
+
+    def compile(self, schema: Any) -> Any:
+        compiled = self._compiler.compile_json_schema(
+            json.dumps(schema), any_whitespace=False, separators=(",", ":"), strict_mode=False
+        )
+        self._kept.append(compiled)
+        return compiled
+
+    def matcher(self, compiled: Any) -> Matcher:
+        return _XGMatcher(self._xgrammar.GrammarMatcher(compiled), self._mask, self.tokenizer, self._eos_token_id)
+
+
+class _XGMatcher:
+    def __init__(self, matcher: Any, mask: Any, tokenizer: llguidance.LLTokenizer, eos_token_id: int) -> None:
+        self._matcher = matcher
+        self._mask = mask
+        self._tokenizer = tokenizer
+        self._eos_token_id = eos_token_id
+
+    def fill_mask(self) -> None:
+        self._matcher.fill_next_token_bitmask(self._mask)
+
+    def accept(self, token_id: int) -> bool:
+        return bool(self._matcher.accept_token(token_id))
+
+    def can_end(self) -> bool:
+        return bool(self._matcher.accept_token(self._eos_token_id))
+
+    def num_forced(self, token_ids: list[int]) -> int:
+        forced = self._matcher.find_jump_forward_string().encode()
+        for index, token_id in enumerate(token_ids):
+            text = self._tokenizer.decode_bytes([token_id])
+            if not forced.startswith(text):
+                return index
+            forced = forced[len(text) :]
+        return len(token_ids)
+
+
+def _tokenizer(options: argparse.Namespace) -> llguidance.LLTokenizer:
+    text = options.tokenizer.read_text(encoding="utf-8")
+    return llguidance.LLTokenizer(text, n_vocab=options.vocab_size, eos_token=[options.eos_token_id])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
