@@ -51,6 +51,9 @@ class AnswerReader:
         while may_read:
             outcome = yield from self._calls.read(reader, log, names, index)
             if outcome is Outcome.BROKEN_CALL:
+                if reader.has_ended:
+                    # It waited for the rest of a tag.
+                    reader.take_all()
                 return index + 1
             if outcome is Outcome.BROKEN:
                 break

@@ -1,12 +1,12 @@
 """CallReader: reads one call of a format, from behind what opens it; the two whose arguments are JSON."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Protocol
 
 from server.tools.event_log import EventLog
-from server.tools.json_scanner import read_arguments, read_string, read_value
+from server.tools.json_scanner import Emit, read_arguments, read_string, read_value
 from server.tools.layout import CallLayout, ObjectKeys, Slot, words
 from server.tools.reader import Reader, Steps
 
@@ -139,7 +139,11 @@ class _ObjectCall:
 class NamedCallReader:
     """Reads a call whose name stands outside of JSON: name<mark>{...}."""
 
-    def __init__(self, layout: CallLayout) -> None:
+    def __init__(
+        self, layout: CallLayout, read_arguments: Callable[[Reader, Emit], Steps[bool]] = read_arguments
+    ) -> None:
+        """read_arguments: consumes them, which begin with a brace, and emits JSON."""
+        self._read_arguments = read_arguments
         slot = layout.body.index(Slot.ARGUMENTS)
         self.opening = words(layout.open)
         self.closing = words("".join(part for part in layout.body[slot + 1 :] if isinstance(part, str)))
@@ -158,7 +162,7 @@ class NamedCallReader:
         log.start(*found)
         if ends:
             log.arguments("{}")
-        is_whole = ends or (yield from read_arguments(reader, log.arguments))
+        is_whole = ends or (yield from self._read_arguments(reader, log.arguments))
         log.end()
         return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import Protocol
 
 from server.tools.reader import Reader, Steps
 
@@ -38,9 +39,19 @@ class _Next(Enum):
     COMMA_OR_END = auto()
 
 
-def read_value(reader: Reader, emit: Emit) -> Steps[bool]:
+class ReadAtom(Protocol):
+    """Reads a string, a number or a word, and emits `comma` and the JSON that it is; False if it is none."""
+
+    def __call__(self, reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]: ...
+
+
+def read_value(reader: Reader, emit: Emit, read_atom: ReadAtom | None = None) -> Steps[bool]:
     """Consumes one value and emits it as JSON, piece by piece. False: it broke off, or what follows cannot go on with
-    it and is unread; then what was emitted is the beginning of a value."""
+    it and is unread; then what was emitted is the beginning of a value.
+
+    read_atom: instead of read_json_atom, for what is no JSON within its brackets.
+    """
+    read_atom = read_atom or read_json_atom
     closing: list[str] = []  # brackets that are due, the next one last
     state = _Next.VALUE
     comma = ""  # with the space after it; dropped if nothing follows
@@ -69,7 +80,7 @@ def read_value(reader: Reader, emit: Emit) -> Steps[bool]:
             closing.append(_CLOSING[char])
             state = _inside(closing[-1])
         elif state in (_Next.VALUE, _Next.ITEM_OR_END, _Next.KEY_OR_END):
-            if not (yield from _read_atom(reader, emit, comma, is_key=state is _Next.KEY_OR_END)):
+            if not (yield from read_atom(reader, emit, comma, is_key=state is _Next.KEY_OR_END)):
                 return False
             comma = ""
             state = _Next.COLON if state is _Next.KEY_OR_END else _Next.COMMA_OR_END
@@ -124,8 +135,8 @@ def _inside(closing: str) -> _Next:
     return _Next.KEY_OR_END if closing == "}" else _Next.ITEM_OR_END
 
 
-def _read_atom(reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
-    """A string, a number or a word, after `comma`."""
+def read_json_atom(reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
+    """See ReadAtom."""
     if (yield from reader.peek()) in _PLAIN:
         emit(comma)
         return (yield from _read_quoted(reader, emit))

@@ -30,7 +30,11 @@ from server.tools.tagged_format import TaggedFormat
 from server.tools.tagged_layout import TaggedLayout
 
 # Formats of which a rendered call tells too little, by what it holds.
-_RECOGNIZED = (("<|tool_call_argument_begin|>", "kimi_k2"), ("<|channel|>commentary", "openai"))
+_RECOGNIZED = (
+    ("<|tool_call_argument_begin|>", "kimi_k2"),
+    ("<|channel|>commentary", "openai"),
+    ("<|tool_call>call:", "gemma4"),
+)
 # What the prompt says of tools where the template leaves earlier calls out; the first that occurs counts.
 _HINTS = (
     ("<|tool_call|>", "granite"),

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from server.structured_outputs.grammar import GrammarBuilder
@@ -14,9 +15,10 @@ from server.tools.event_log import EventLog
 from server.tools.format import Tool, WrittenCall
 from server.tools.json_scanner import read_value
 from server.tools.layout import CallLayout, Slot
+from server.tools.members_grammar import members_grammar
 from server.tools.reader import Reader, Steps
 from server.tools.step_parser import StepParser
-from server.tools.tagged_values import Schema, property_schema, types_of
+from server.tools.tagged_values import Schema, types_of
 
 _NAME = re.compile(r"[\w.-]+")
 _KEY = re.compile(r"\w+")
@@ -119,23 +121,8 @@ def _call_grammar(builder: GrammarBuilder, tool: Tool) -> str:
         more = builder.rule(f'", " {keyword}')
         arguments = builder.rule('""', f"{keyword} {more}*")
     else:
-        arguments = _keywords_grammar(builder, schema, list(properties))
+        arguments = members_grammar(builder, schema, list(properties), "=", ", ", partial(_value_grammar, builder))
     return f"{builder.literal(tool.name + '(')} {arguments} {builder.literal(')')}"
-
-
-def _keywords_grammar(builder: GrammarBuilder, schema: Mapping[str, Any], keys: list[str]) -> str:
-    """The properties in order, with a comma before each that is not the first written."""
-    required = schema.get("required", ())
-    after_some = '""'  # what may follow an argument
-    after_none = '""'
-    for key in reversed(keys):
-        keyword = f"{builder.literal(key + '=')} {_value_grammar(builder, property_schema(schema, key))}"
-        first = f"{keyword} {after_some}"
-        following = f'", " {keyword} {after_some}'
-        is_required = key in required
-        after_none = builder.rule(first) if is_required else builder.rule(first, after_none)
-        after_some = builder.rule(following) if is_required else builder.rule(following, after_some)
-    return after_none
 
 
 def _value_grammar(builder: GrammarBuilder, schema: Schema) -> str:

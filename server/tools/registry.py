@@ -9,6 +9,7 @@ from server.tools.format import ToolFormat
 FORMATS = {
     "deepseek_v3": "server.tools.formats.deepseek_v3",
     "deepseek_v31": "server.tools.formats.deepseek_v31",
+    "gemma4": "server.tools.formats.gemma4",
     "generic": "server.tools.formats.generic",
     "glm45": "server.tools.formats.glm45",
     "granite": "server.tools.formats.granite",

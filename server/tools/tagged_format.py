@@ -11,7 +11,7 @@ from server.tools.layout import words
 from server.tools.step_parser import StepParser
 from server.tools.tagged_layout import TaggedLayout
 from server.tools.tagged_reader import TaggedCallReader
-from server.tools.tagged_values import Schema, property_schema, types_of
+from server.tools.tagged_values import Schema, constants_of, property_schema, types_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class TaggedFormat:
     def _values(self, builder: GrammarBuilder, schema: Schema) -> list[str]:
         """What may follow the key, up to the tag that closes the value."""
         types = types_of(schema)
-        constants = _constants(schema)
+        constants = constants_of(schema)
         values = []
         if not types or "string" in types:
             opening = builder.literal(self.layout.open_value_of(is_string=True))
@@ -92,9 +92,3 @@ class TaggedFormat:
             opening = builder.literal(self.layout.open_value)
             values.append(f"{opening} {json_grammar(builder, schema)} {builder.literal(self.layout.close_value)}")
         return values
-
-
-def _constants(schema: Schema) -> list[str]:
-    if not isinstance(schema, Mapping):
-        return []
-    return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))

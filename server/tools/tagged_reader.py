@@ -43,9 +43,6 @@ class TaggedCallReader:
         log.start(name)
         is_whole = yield from self._read_arguments(reader, log, names, name)
         log.end()
-        if not is_whole and reader.has_ended:
-            # It waited for the rest of a tag.
-            reader.take_all()
         return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
 
     def _read_arguments(self, reader: Reader, log: EventLog, names: Collection[str], name: str) -> Steps[bool]:

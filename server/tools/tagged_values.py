@@ -26,19 +26,32 @@ def property_schema(schema: Schema, key: str) -> Schema:
         found = extra if isinstance(extra, Mapping | bool) else True
     else:
         found = properties[key]
-    if isinstance(found, bool):
-        return True
-    return {**{name: schema[name] for name in ("$defs", "definitions") if name in schema}, **found}
+    return True if isinstance(found, bool) else schema_with_definitions(schema, found)
+
+
+def schema_with_definitions(root: Schema, schema: Schema) -> Schema:
+    """`schema`, which is a part of `root`, so that its references can be resolved, and the first one is."""
+    for _ in range(_MAX_REFERENCES):
+        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+        found = None if reference is None else _definition(root, str(reference))
+        if found is None:
+            break
+        schema = found
+    if isinstance(schema, bool) or isinstance(root, bool):
+        return schema
+    return {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **schema}
+
+
+def constants_of(schema: Schema) -> list[Any]:
+    """The values that the schema lists."""
+    if not isinstance(schema, Mapping):
+        return []
+    return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
 
 
 def types_of(schema: Schema) -> frozenset[str]:
     """The JSON types that the schema allows, as far as it says so; none: all."""
     return _types_of(schema, schema, _MAX_REFERENCES)
-
-
-def is_string(schema: Schema) -> bool:
-    """Whether the schema allows strings and nothing else."""
-    return types_of(schema) == {"string"}
 
 
 def json_value(text: str, schema: Schema) -> str:
@@ -60,19 +73,26 @@ def _types_of(schema: Schema, root: Schema, num_left: int) -> frozenset[str]:
         return frozenset((stated,))
     if isinstance(stated, list):
         return frozenset(stated)
-    constants = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(constants, list):
+    if constants := constants_of(schema):
         return frozenset(_kind_of(json.dumps(value)) for value in constants)
-    if isinstance(reference := schema.get("$ref"), str) and isinstance(root, Mapping):
-        _, _, name = reference.rpartition("/")
-        for definitions in ("$defs", "definitions"):
-            if name in root.get(definitions, ()):
-                return _types_of(root[definitions][name], root, num_left - 1)
+    if (found := _definition(root, str(schema.get("$ref")))) is not None:
+        return _types_of(found, root, num_left - 1)
     for alternatives in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(alternatives), list):
-            found = [_types_of(choice, root, num_left - 1) for choice in choices]
-            return frozenset().union(*found) if all(found) else frozenset()
+            kinds = [_types_of(choice, root, num_left - 1) for choice in choices]
+            return frozenset().union(*kinds) if all(kinds) else frozenset()
     return frozenset()
+
+
+def _definition(root: Schema, reference: str) -> Schema | None:
+    """What "#/$defs/NAME" refers to."""
+    _, _, name = reference.rpartition("/")
+    for place in ("$defs", "definitions"):
+        definitions = root.get(place) if isinstance(root, Mapping) else None
+        if isinstance(definitions, Mapping) and name in definitions:
+            found = definitions[name]
+            return found if isinstance(found, Mapping | bool) else None
+    return None
 
 
 def _kind_of(value: str) -> str:

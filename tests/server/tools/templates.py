@@ -80,6 +80,11 @@ TEMPLATES = {
         + """<parameter name="{{ k }}" string="{{ 'true' if v is string else 'false' }}">"""
         + (_VALUE + '</parameter>{{ "\n" }}{% endfor %}</invoke>{{ "\n" }}{% endfor %}</calls>')
     ),
+    "bare keys": _turns(
+        (_ALL + "<|tool_call>call:{{ f.name }}{{ '{' }}{% for k, v in f.arguments | dictsort %}{{ k }}:")
+        + """{{ '<|"|>' ~ v ~ '<|"|>' if v is string else v }}{% if not loop.last %},{% endif %}{% endfor %}"""
+        + "{{ '}' }}<tool_call|>{% endfor %}"
+    ),
     "no tools": _turns("<tool_call>{{ m.tool_calls }}</tool_call>", tools=""),
     "no calls": _turns(""),
     "no calls, hinted": _turns("", tools="{% if tools %}Use <|tool_call|> of {{ tools | tojson }}{% endif %}"),

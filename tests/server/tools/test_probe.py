@@ -28,6 +28,7 @@ _FOUND = {
     "parameters": ("template", True),
     "keys and values": ("template", True),
     "strings told apart": ("template", True),
+    "bare keys": ("gemma4", True),
     "harmony": ("openai", True),
     "ids alone": ("kimi_k2", False),
 }

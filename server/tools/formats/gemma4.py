@@ -1,0 +1,140 @@
+"""Gemma 4: <|tool_call>call:NAME{key:value,...}<tool_call|>, strings between <|"|>, keys in the order of the alphabet.
+
+The template shows text of an answer behind its calls; models write it before them.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from server.structured_outputs.grammar import GrammarBuilder, one_of
+from server.tools.answer_grammar import answer_grammar, json_grammar
+from server.tools.answer_reader import AnswerReader
+from server.tools.call_reader import NamedCallReader
+from server.tools.format import Tool, WrittenCall
+from server.tools.json_scanner import Emit, read_json_atom, read_value
+from server.tools.layout import CallLayout, Slot
+from server.tools.members_grammar import members_grammar
+from server.tools.reader import Marks, Reader, Steps
+from server.tools.step_parser import StepParser
+from server.tools.tagged_values import Schema, constants_of, schema_with_definitions, types_of
+
+_QUOTE = '<|"|>'
+_QUOTE_MARKS = Marks((_QUOTE,))
+_BARE_KEY = re.compile(r"[^\s:,{}\[\]<]+")
+_LAYOUT = CallLayout(
+    begin="", open="<|tool_call>call:", body=(Slot.NAME, Slot.ARGUMENTS, "<tool_call|>"), after_text=None
+)
+_MAX_DEPTH = 4  # of arguments; a grammar has a rule for each place of a value
+_PLAIN_TYPES = frozenset(("integer", "number", "boolean"))  # which are written as in JSON
+_ANY_TYPES = frozenset(("string", "array", "object", "number", "boolean"))
+
+
+@dataclass(frozen=True, slots=True)
+class Gemma4Format:
+    """A string cannot hold the mark that ends it."""
+
+    name: str = "gemma4"
+    takes_object_arguments: bool = True
+    call_id_length: int | None = None
+    renders_calls: bool = True
+    takes_several_calls: bool = True
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return ("<|tool_call>", "<tool_call|>", _QUOTE)
+
+    def parser(self, names: Collection[str]) -> StepParser:
+        answer = AnswerReader(NamedCallReader(_LAYOUT, _read_arguments), begin="", separator="", end="")
+        return StepParser(lambda reader, log: answer.read(reader, log, names), after_text=None)
+
+    def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
+        end = builder.literal("<tool_call|>")
+        bodies = (
+            f"{builder.literal(tool.name)} {_object_grammar(builder, tool.parameters, _MAX_DEPTH)} {end}"
+            for tool in tools
+        )
+        return answer_grammar(builder, _LAYOUT, builder.rule(*bodies), min_calls=min_calls, is_parallel=is_parallel)
+
+    def write(self, calls: Sequence[WrittenCall]) -> str:
+        return _LAYOUT.write([WrittenCall(call.name, _written(json.loads(call.arguments))) for call in calls])
+
+
+def _read_arguments(reader: Reader, emit: Emit) -> Steps[bool]:
+    return read_value(reader, emit, _read_atom)
+
+
+def _read_atom(reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
+    if (yield from reader.skip(_QUOTE)):
+        emit(comma + '"')
+        end = yield from reader.read_until(_QUOTE_MARKS, lambda text: emit(json.dumps(text, ensure_ascii=False)[1:-1]))
+        if end is None:
+            return False
+        reader.take(len(end))
+        emit('"')
+        return True
+    if is_key and (key := (yield from reader.read_run(_BARE_KEY))):
+        emit(comma + json.dumps(key.strip("\"'"), ensure_ascii=False))
+        return True
+    return (yield from read_json_atom(reader, emit, comma, is_key=is_key))
+
+
+def _written(value: object) -> str:
+    if isinstance(value, str):
+        return f"{_QUOTE}{value}{_QUOTE}"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(value[key])}" for key in _sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _sorted(keys: Collection[str]) -> list[str]:
+    return sorted(keys, key=str.lower)
+
+
+def _object_grammar(builder: GrammarBuilder, schema: Schema, depth: int) -> str:
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    value = partial(_value_grammar, builder, depth=depth - 1)
+    if isinstance(schema, Mapping) and isinstance(properties, Mapping):
+        members = members_grammar(builder, schema, _sorted(properties), ":", ",", value)
+    else:
+        member = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} ":" {value(True)}'
+        more = builder.rule(f'"," {member}')
+        members = builder.rule('""', f"{member} {more}*")
+    return f'"{{" {members} "}}"'
+
+
+def _value_grammar(builder: GrammarBuilder, schema: Schema, *, depth: int) -> str:
+    types = types_of(schema) or _ANY_TYPES
+    plain = sorted(types & _PLAIN_TYPES)
+    values = []
+    if "string" in types:
+        values.append(_string_grammar(builder, constants_of(schema) if types == {"string"} else []))
+    if "array" in types and depth > 0:
+        items = schema.get("items", True) if isinstance(schema, Mapping) else True
+        item = _value_grammar(builder, schema_with_definitions(schema, items), depth=depth - 1)
+        more = builder.rule(f'"," {item}')
+        members = builder.rule('""', f"{item} {more}*")
+        values.append(f'"[" {members} "]"')
+    if "object" in types and depth > 0:
+        values.append(_object_grammar(builder, schema, depth))
+    if "null" in types:
+        values.append('"None"')
+    if plain:
+        given = schema if isinstance(schema, Mapping) and types <= _PLAIN_TYPES else {"type": plain}
+        values.append(json_grammar(builder, given))
+    # A value deeper than that: what it is is left to the model, as text.
+    return builder.rule(*values) if values else _string_grammar(builder, [])
+
+
+def _string_grammar(builder: GrammarBuilder, constants: list[str]) -> str:
+    quote = builder.literal(_QUOTE)
+    if constants:
+        return f"{quote} {one_of(builder, constants)} {quote}"
+    return f"{quote} {builder.text_until(_QUOTE)}"
+
+
+FORMAT = Gemma4Format()
