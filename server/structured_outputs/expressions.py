@@ -18,7 +18,7 @@ Expression = Callable[[GrammarBuilder], str]
 MAX_CHOICES = 10_000
 MAX_REPEATS = 10_000  # of one part of a regular expression
 MAX_TEXT = 1 << 18  # characters of a regular expression, a grammar, or all choices
-MAX_RULES = 1_000  # of an EBNF grammar: converting it takes time that grows with their square
+MAX_RULES = 300  # of an EBNF grammar: converting it takes time that grows with their square
 
 _EBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 _CONTINUED = re.compile(r'[ \t]*(?:#[^\n"]*)?(?:\n[ \t]*)+\|')
