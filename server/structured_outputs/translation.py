@@ -1,5 +1,6 @@
 """Translation: writes a JSON schema with those keywords alone that the grammar enforces."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -168,12 +169,7 @@ class Translation:
         branches: list[Any] = node["oneOf"]
         beside = {keyword: value for keyword, value in node.items() if keyword not in ("oneOf", "anyOf")}
         written = [self.schema(branch, (*place, index), kinds) for index, branch in enumerate(branches)]
-        overlaps: dict[int, list[int]] = {}
-        for index, branch in enumerate(branches):
-            for later in range(index + 1, len(branches)):
-                if not self.are_disjoint({"allOf": [branch, beside]}, branches[later], kinds):
-                    overlaps.setdefault(index, []).append(later)
-                    overlaps.setdefault(later, []).append(index)
+        overlaps = self._overlaps([{"allOf": [branch, beside]} for branch in branches], kinds)
         try:
             if sum(map(len, overlaps.values())) > 2 * _MAX_OVERLAPS:
                 raise InexpressibleError("so many branches that may match at once")
@@ -188,6 +184,16 @@ class Translation:
             all_of([schema, *(opposites[other] for other in overlaps.get(index, ()))])
             for index, schema in enumerate(written)
         )
+
+    def _overlaps(self, branches: list[Any], kinds: Kinds) -> dict[int, list[int]]:
+        """The branches that an instance may match together with others, each with these."""
+        overlaps: dict[int, list[int]] = {}
+        if not self._disjointness.all_hold(branches, kinds):
+            for first, second in itertools.combinations(range(len(branches)), 2):
+                if not self.are_disjoint(branches[first], branches[second], kinds):
+                    overlaps.setdefault(first, []).append(second)
+                    overlaps.setdefault(second, []).append(first)
+        return overlaps
 
     def _condition(self, node: Node, location: Location, kinds: Kinds) -> Schema:
         if "then" not in node and "else" not in node:
@@ -253,6 +259,8 @@ class Translation:
     def _object(self, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:
         written: Node = {}
         for keyword in node:
+            if keyword == "patternProperties":
+                _check_patterns(node[keyword], (*location, keyword))
             if keyword in ("properties", "patternProperties"):
                 written[keyword] = {
                     name: self.schema(schema, (*location, keyword, name), ALL) for name, schema in node[keyword].items()
@@ -298,6 +306,16 @@ class Translation:
             self._drop(place, "it can be enforced as an enum, a pattern or a length only")
             return True
         return names
+
+
+def _check_patterns(patterns: Node, place: Location) -> None:
+    """Raise UnsupportedParameter. Without the pattern, what is said of other properties would change too."""
+    for pattern in patterns:
+        if (construct := unsupported_construct(pattern)) is not None:
+            path = path_text((*place, pattern))
+            raise UnsupportedParameter(
+                f"{path} has {construct}; no grammar can follow it: write the pattern without", param=path
+            )
 
 
 def _numbers(node: Node) -> Node:

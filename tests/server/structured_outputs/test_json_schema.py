@@ -173,6 +173,7 @@ def test_keyword_that_restricts_nothing_is_taken(schema: Any) -> None:
         ({"$ref": "#a"}, "schema.$ref"),
         ({"$ref": "https://example.com/schema.json"}, "schema.$ref"),
         ({"properties": {"a": {"$ref": "other.json#/a"}}}, "schema.properties.a.$ref"),
+        ({"patternProperties": {"^(?!x)": True}}, "schema.patternProperties.^(?!x)"),
     ],
 )
 def test_invalid_schema_is_refused_with_its_path(schema: Any, path: str) -> None:
