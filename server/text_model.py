@@ -11,7 +11,8 @@ from server.reasoning.registry import marks_of_parser
 from server.text.chat_template import ChatTemplate, load_chat_template
 from server.text.tokenizer import Tokenizer
 from server.tools.format import ToolFormat
-from server.tools.probe import choose_tool_format
+from server.tools.history import GENERIC
+from server.tools.probe import choose_tool_format, takes_system_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class ChatModel:
     """How the model holds a conversation."""
 
     template: ChatTemplate
-    tool_format: ToolFormat | None  # None: the template shows no tools, and the generic format stands in
+    tool_format: ToolFormat  # the generic one where the template shows no tools
+    has_system_role: bool
     reasoning: ReasoningMarks | None  # None: it does not think
     thought_field: str | None  # of a message, that the template reads an earlier thought from
     effort: EffortVariables
@@ -45,7 +47,8 @@ def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:
     reasoning_parser = config.reasoning_parser
     return ChatModel(
         template,
-        choose_tool_format(template, config.tool_call_parser),
+        choose_tool_format(template, config.tool_call_parser) or GENERIC,
+        takes_system_message(template),
         find_reasoning_marks(template) if reasoning_parser is None else marks_of_parser(reasoning_parser),
         find_thought_field(template),
         EffortVariables(template),

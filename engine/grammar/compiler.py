@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, abc
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import llguidance
@@ -149,12 +149,13 @@ class _Worker:
     def __init__(self, source: TokenizerSource, timeout_s: float) -> None:
         self._source = source
         self._timeout_s = timeout_s
-        self._vocabulary: GrammarVocabulary | None = None
+        self._vocabulary: Future[GrammarVocabulary] | None = None
         self._vocabulary_lock = threading.Lock()
         self._of_thread = threading.local()
         self._all_trials: list[TrialProcess] = []
 
     def compile(self, text: str) -> Compilation:
+        self._read_vocabulary()
         start_s = time.perf_counter()
         try:
             trial = self._trials().run(text, self._timeout_s)
@@ -185,12 +186,18 @@ class _Worker:
         trials: TrialProcess = self._of_thread.trials
         return trials
 
-    def _matcher(self, text: str) -> llguidance.LLMatcher:
-        """Compiled, and with what its first mask needs."""
+    def _read_vocabulary(self) -> "Future[GrammarVocabulary]":
+        """Begun with the first grammar, beside the process that tries it and reads the vocabulary too."""
         with self._vocabulary_lock:
             if self._vocabulary is None:
-                self._vocabulary = GrammarVocabulary.of(self._source)
-        matcher = self._vocabulary.matcher(text)
+                reader = ThreadPoolExecutor(1, "grammar-vocabulary")
+                self._vocabulary = reader.submit(GrammarVocabulary.of, self._source)
+                reader.shutdown(wait=False)
+            return self._vocabulary
+
+    def _matcher(self, text: str) -> llguidance.LLMatcher:
+        """Compiled, and with what its first mask needs."""
+        matcher = self._read_vocabulary().result().matcher(text)
         matcher.compute_ff_tokens()
         matcher.compute_bitmask()
         return matcher

@@ -76,10 +76,10 @@ def plan_answer(
     *,
     constraint: Constraint | None,
     tools: ChatTools | None,
-    tool_format: ToolFormat,
     thinking_budget: int | None,
 ) -> AnswerPlan:
-    """prompt: as rendered. tool_format: that is used if there are tools. Raises InvalidRequest."""
+    """prompt: as rendered. Raises InvalidRequest."""
+    tool_format = chat.tool_format
     thought = _thought_of(prompt, chat)
     special_ids = tokenizer.ids_of_marks
     grammar = _grammar(GrammarBuilder(special_ids), thought, constraint, tools, tool_format)

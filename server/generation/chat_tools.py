@@ -11,8 +11,6 @@ from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, Functio
 from server.structured_outputs.json_schema import prepare_schema
 from server.tools.format import Tool
 
-# How chat templates write JSON, and so what models were trained on; and a later prompt then has the same tokens.
-_SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -96,12 +94,7 @@ def _tool(function: FunctionDefinition, path: str, ignored: list[str]) -> Tool:
     ignored += prepared.ignored
     fields = {"name": function.name, "description": function.description, "parameters": function.parameters}
     shown = {name: value for name, value in fields.items() if value is not None}
-    spelled = {**_object(prepared.schema), "x-guidance": _SPELLING}
-    return Tool(function.name, spelled, {"type": "function", "function": {**shown, **function.extra}})
-
-
-def _object(schema: dict[str, Any] | bool) -> dict[str, Any]:
-    return schema if isinstance(schema, dict) else {} if schema else {"enum": []}
+    return Tool(function.name, prepared.schema, {"type": "function", "function": {**shown, **function.extra}})
 
 
 def _closed(parameters: dict[str, Any]) -> dict[str, Any]:

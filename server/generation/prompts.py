@@ -82,7 +82,8 @@ async def chat_prompt(
         constraint = constraint_of(constraint_fields or {})
         tools = chat_tools(fields)
         messages = plain_messages(fields.messages, chat)
-        written = template_chat(chat.tool_format, messages, [] if tools is None else tools.definitions)
+        definitions = [] if tools is None else tools.definitions
+        written = template_chat(chat.tool_format, messages, definitions, has_system_role=chat.has_system_role)
         effort, ignored = _effort(fields, chat)
         rendered = chat.template.render(
             written.messages,
@@ -98,11 +99,10 @@ async def chat_prompt(
             text_model.tokenizer,
             constraint=constraint,
             tools=tools,
-            tool_format=chat.tool_format or GENERIC,
             thinking_budget=thinking_budget,
         )
         plan.ignored.extend(ignored)
-        is_generic = tools is not None and chat.tool_format is None
+        is_generic = tools is not None and chat.tool_format.name == GENERIC.name
         return ChatPrompt(Prompt(_with_bos(ids, info) if fields.add_special_tokens else ids, ""), plan, is_generic)
 
     prepared = await asyncio.to_thread(prepare)  # a template may use its whole budget of time
