@@ -120,7 +120,7 @@ class Translation:
                 written.update(self._object(node, location, kinds, extra))
                 return set(OBJECT_KEYWORDS)
             case _ if keyword in _DYNAMIC:
-                self._drop(place, "it cannot be enforced: use $ref")
+                self._drop(place, "no grammar can follow it, but $ref")
             case _ if keyword not in _WITHOUT_EFFECT and not keyword.startswith("x-"):
                 self.ignored[path_text(place)] = None  # JSON Schema gives it no meaning
         return set()
@@ -141,7 +141,8 @@ class Translation:
         path = path_text(place)
         if self._is_strict:
             raise UnsupportedParameter(
-                f"{path} is not supported under strict: {reason}; or leave strict out to have it ignored", param=path
+                f"{path} is not supported under strict: {reason}; change it, or leave strict out to have it ignored",
+                param=path,
             )
         self.ignored[path] = None
 
@@ -161,7 +162,7 @@ class Translation:
             with self._attempt():
                 return self._negation.schema(node, place, kinds)
         except InexpressibleError as error:
-            self._drop(place, f"the opposite of {error} cannot be enforced")
+            self._drop(place, f"no grammar can follow the opposite of {error}")
             return True
 
     def _one_of(self, node: Node, place: Location, kinds: Kinds) -> Schema:
@@ -178,7 +179,7 @@ class Translation:
                     index: self._negation.schema(branches[index], (*place, index), kinds) for index in overlaps
                 }
         except InexpressibleError as error:
-            self._drop(place, f"branches of it may match at once, and the opposite of {error} cannot be enforced")
+            self._drop(place, f"branches of it may match at once, and no grammar can follow the opposite of {error}")
             return any_of(written)
         return any_of(
             all_of([schema, *(opposites[other] for other in overlaps.get(index, ()))])
@@ -206,7 +207,7 @@ class Translation:
             with self._attempt():
                 fails = self._negation.schema(node["if"], place, kinds)
         except InexpressibleError as error:
-            self._drop(place, f"the opposite of {error} cannot be enforced")
+            self._drop(place, f"no grammar can follow the opposite of {error}")
             fails = True
         return any_of([all_of([holds, then]), all_of([fails, otherwise])])
 
@@ -239,12 +240,12 @@ class Translation:
             written["items"] = self.schema(schema, (*location, name), ALL)
         if node.get("uniqueItems") and written.get("maxItems", 2) > 1:
             if (arranged := arrangements(node)) is None:
-                self._drop((*location, "uniqueItems"), "it cannot be enforced for more than four known values")
+                self._drop((*location, "uniqueItems"), "a grammar can see to it for at most four known values")
             else:
                 extra.append(arranged)
         self._contains(node, location, extra)
         if node.get("unevaluatedItems", True) not in (True, {}) and items is None:
-            self._drop((*location, "unevaluatedItems"), "it cannot be enforced: use items")
+            self._drop((*location, "unevaluatedItems"), "no grammar can follow it, but items")
         return written
 
     def _contains(self, node: Node, location: Location, extra: list[Schema]) -> None:
@@ -254,7 +255,7 @@ class Translation:
             limits = {"minItems": int(node.get("minContains", 1))}
             extra.append(limits | ({"maxItems": int(node["maxContains"])} if "maxContains" in node else {}))
         else:
-            self._drop((*location, "contains"), "it cannot be enforced: use items or prefixItems")
+            self._drop((*location, "contains"), "no grammar can follow it, but items and prefixItems")
 
     def _object(self, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:
         written: Node = {}
@@ -273,7 +274,7 @@ class Translation:
         counts = PropertyCounts(written, node.get("minProperties"), node.get("maxProperties"))
         written.update(counts.limits)
         if counts.beside is None:
-            self._drop((*location, counts.keyword), "it cannot be enforced for so many optional properties")
+            self._drop((*location, counts.keyword), "a grammar cannot count so many optional properties")
         else:
             extra.append(counts.beside)
         extra += self._dependencies(node, location, kinds)
@@ -286,7 +287,7 @@ class Translation:
         if keyword not in node or "additionalProperties" in node or node[keyword] in (True, {}):
             return
         if node.keys() & set(IN_PLACE):
-            self._drop((*location, keyword), "it cannot be enforced beside schemas that are combined")
+            self._drop((*location, keyword), "no grammar can follow it beside schemas that are combined")
         else:  # nothing else evaluates a property
             written["additionalProperties"] = self.schema(node[keyword], (*location, keyword), ALL)
 
@@ -303,7 +304,7 @@ class Translation:
     def _property_names(self, node: Any, place: Location) -> Schema:
         names = name_pattern(node)
         if names is None:
-            self._drop(place, "it can be enforced as an enum, a pattern or a length only")
+            self._drop(place, "a grammar can follow an enum, a pattern or a length only")
             return True
         return names
 
