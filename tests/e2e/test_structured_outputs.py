@@ -19,7 +19,7 @@ QUESTION: list[Any] = [{"role": "user", "content": "Tell me about a city."}]
 
 class City(BaseModel):
     name: str = Field(max_length=30)
-    inhabitants: int
+    inhabitants: int = Field(ge=0, le=40_000_000)
     continent: Literal["Africa", "America", "Asia", "Europe", "Oceania"]
     sights: list[str] = Field(max_length=2)
 
@@ -138,7 +138,7 @@ async def test_many_schemas_at_once_leave_free_text_as_it_is(async_client: Async
         {"type": "array", "items": {"type": "number"}, "maxItems": 3},
     ]
     schemas = []
-    for index in range(40):
+    for index in range(24):
         properties = {f"key_{index}_{name}": generator.choice(kinds) for name in "abcd"[: generator.randint(1, 4)]}
         schemas.append(
             {
@@ -150,7 +150,7 @@ async def test_many_schemas_at_once_leave_free_text_as_it_is(async_client: Async
         )
     texts, *_ = await asyncio.gather(
         asyncio.gather(*(free_text() for _ in range(8))),
-        *(constrained(schema, generator.choice([8, 60, 200])) for schema in schemas),
+        *(constrained(schema, generator.choice([8, 40, 100])) for schema in schemas),
     )
     assert set(texts) == {alone}
 
@@ -165,13 +165,13 @@ BAD: dict[str, dict[str, Any]] = {
     "a name of strange characters": {"tools": [{"type": "function", "function": {"name": 'a"b\n'}}]},
     "an unknown tool": {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "nobody"}}},
     "no grammar": {"guided_grammar": "start: ("},
-    "a schema of a mebibyte": {"guided_json": {"enum": ["x" * 1000 + str(index) for index in range(1000)]}},
+    "a schema of two mebibytes": {"guided_json": {"enum": ["x" * 1000 + str(index) for index in range(2000)]}},
 }
 
 
 async def test_bad_input_is_refused_while_another_client_gets_its_tokens(async_client: AsyncOpenAI) -> None:
     stream = await async_client.chat.completions.create(
-        model="demo", messages=QUESTION, max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+        model="demo", messages=QUESTION, max_tokens=250, stream=True, extra_body={"ignore_eos": True}
     )
     arrivals: list[float] = []
 
@@ -188,7 +188,7 @@ async def test_bad_input_is_refused_while_another_client_gets_its_tokens(async_c
             await async_client.chat.completions.create(model="demo", messages=QUESTION, max_tokens=5, extra_body=fields)
         spans[name] = begin, time.monotonic()
     await reading
-    assert len(arrivals) > 300
+    assert len(arrivals) > 200
     # However long a refusal took: the other client's tokens went on coming meanwhile.
     for name, (begin, end) in spans.items():
         gaps = [after - before for before, after in itertools.pairwise(arrivals) if begin < before < end]
