@@ -7,6 +7,10 @@ from server.tools.event_log import EventLog
 from server.tools.layout import words
 from server.tools.reader import Marks, Reader, Steps
 
+_MOST_SPACED = 100  # characters in which a call begins, spaces included
+# What models put around calls instead of their own marks, Qwen2.5-Coder above all; and what ends it.
+_STRAY_MARKS = {"```json": "```", "<tools>": "</tools>", "<function_call>": "</function_call>"}
+
 
 class AnswerReader:
     """Immutable, and shared by all answers of a format.
@@ -15,10 +19,21 @@ class AnswerReader:
     """
 
     def __init__(
-        self, calls: CallReader, *, begin: str, separator: str, end: str, other_triggers: tuple[str, ...] = ()
+        self,
+        calls: CallReader,
+        *,
+        begin: str,
+        separator: str,
+        end: str,
+        other_triggers: tuple[str, ...] = (),
+        stray: str | None = None,
     ) -> None:
-        """begin and end surround all calls. other_triggers: marks that also begin calls, instead of `begin`."""
+        """begin and end surround all calls. other_triggers: marks that also begin calls, instead of `begin`.
+
+        stray: the first characters of a call, by which one without its marks is known; None: there are no such calls.
+        """
         self._calls = calls
+        self._stray = stray
         self._open = calls.opening
         self._separator = words(separator) or (";", ",")
         self._end = words(end)
@@ -30,7 +45,8 @@ class AnswerReader:
                 self._after[trigger[0]] = rest
         self._is_markless = not opening or len(opening[0]) == 1
         self._opening = opening
-        self._marks = Marks(tuple(self._after)) if self._after else None
+        marks = (*self._after, *(_STRAY_MARKS if stray is not None else ()))
+        self._marks = Marks(marks) if marks else None
 
     def read(self, reader: Reader, log: EventLog, names: Collection[str]) -> Steps[None]:
         index = 0
@@ -38,10 +54,51 @@ class AnswerReader:
             reader.record()
             yield from reader.skip_space()
             index = yield from self._read_calls(reader, log, names, self._opening, index)
+        elif self._stray is not None:
+            reader.record()
+            yield from reader.skip_space()
+            index = yield from self._read_stray_calls(reader, log, names, "", index)
         while (mark := (yield from reader.read_until(self._marks, log.text))) is not None:
             reader.record()
             reader.take(len(mark))
-            index = yield from self._read_calls(reader, log, names, self._after[mark], index)
+            if mark in self._after:
+                index = yield from self._read_calls(reader, log, names, self._after[mark], index)
+            else:
+                index = yield from self._read_stray_calls(reader, log, names, _STRAY_MARKS[mark], index)
+
+    def _read_stray_calls(
+        self, reader: Reader, log: EventLog, names: Collection[str], end: str, index: int
+    ) -> Steps[int]:
+        """As `_read_calls`, for calls without marks of their own, which `end` may follow."""
+        has_calls = False
+        while (yield from self._sees_stray(reader)):
+            outcome = yield from self._calls.read(reader, log, names, index)
+            if outcome is Outcome.BROKEN_CALL:
+                return index + 1
+            if outcome is not Outcome.CALL:
+                break
+            has_calls = True
+            index += 1
+            reader.record()
+            yield from reader.skip_space()
+            yield from reader.skip(",")
+            yield from reader.skip_space()
+        if has_calls and end and (yield from reader.skip(end)):
+            reader.record()
+        log.text(reader.recorded())
+        return index
+
+    def _sees_stray(self, reader: Reader) -> Steps[bool]:
+        """Whether a call's first characters follow, with any space between them; nothing is consumed."""
+        assert self._stray is not None
+        while True:
+            yield from reader.skip_space()
+            seen = "".join(reader.unread[:_MOST_SPACED].split())
+            if seen.startswith(self._stray):
+                return True
+            if reader.has_ended or not self._stray.startswith(seen):
+                return False
+            yield
 
     def _read_calls(
         self, reader: Reader, log: EventLog, names: Collection[str], opening: tuple[str, ...], index: int

@@ -49,4 +49,5 @@ class LayoutFormat:
             separator=layout.separator,
             end=layout.end,
             other_triggers=self.other_triggers,
+            stray=None if keys is None or keys.parent or layout.trigger is None else f'{{"{keys.name}"',
         )

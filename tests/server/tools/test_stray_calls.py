@@ -1,0 +1,76 @@
+"""Calls that a model writes without its format's marks, alone, in a fence or between other tags."""
+
+import pytest
+
+from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent
+from server.tools.formats.hermes import FORMAT
+from server.tools.formats.mistral import FORMAT as MISTRAL
+
+pytestmark = pytest.mark.fast
+
+CALL = '{"name": "add", "arguments": {"a": 1}}'
+READ = ["call add", '{"a": 1}', "end"]
+
+
+def _read(text: str, size: int) -> list[str]:
+    parser = FORMAT.parser({"add": True})
+    events: list[ToolEvent] = []
+    for start in range(0, len(text), size):
+        events += parser.push(text[start : start + size])
+    read: list[str] = []
+    last: type[ToolEvent] | None = None
+    for event in [*events, *parser.finish()]:
+        match event:
+            case CallStart(name=name):
+                read.append(f"call {name}")
+            case CallEnd():
+                read.append("end")
+            case AnswerText(text=text) | CallArguments(text=text):
+                if last is type(event):
+                    read[-1] += text
+                else:
+                    read.append(text)
+        last = type(event)
+    return read
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (CALL, READ),
+        (f" \n{CALL}\n", READ),
+        (f"{CALL}\n{CALL}", READ * 2),
+        (CALL.replace('"name"', '\n  "name"'), READ),
+        (f"```json\n{CALL}\n```", READ),
+        (f"```json\n{CALL},\n{CALL}\n```\nThat is it.", [*READ, *READ, "\nThat is it."]),
+        (f"Let me add.\n```json\n{CALL}\n```", ["Let me add.", *READ]),
+        (f"<tools>\n{CALL}\n</tools>", READ),
+        (f"<function_call>{CALL}</function_call>", READ),
+        (f"<tool_call>\n{CALL}\n</tool_call>", READ),
+    ],
+)
+def test_they_are_read_at_the_beginning_and_behind_other_marks(text: str, expected: list[str], size: int) -> None:
+    assert _read(text, size) == expected
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Bob", "age": 3}',
+        '{"a": {"name": "add"}}',
+        '```json\n{"name": "Bob"}\n```\n',
+        "```json\n[1, 2]\n```",
+        f"As in {CALL}, for example.",
+        "```json",
+        '{"na',
+    ],
+)
+def test_other_json_stays_text(text: str, size: int) -> None:
+    assert _read(text, size) == [text]
+
+
+def test_a_format_of_another_shape_has_none() -> None:
+    parser = MISTRAL.parser({"add": True})
+    assert [*parser.push(CALL), *parser.finish()] == [AnswerText(CALL)]
