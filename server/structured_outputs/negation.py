@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from server.schemas.base import Location
 from server.structured_outputs.composition import ABSENT, Schema, all_of, any_of
@@ -26,9 +26,6 @@ from server.structured_outputs.kinds import (
 from server.structured_outputs.patterns import MAX_EXCLUDED, MAX_EXCLUDED_LENGTH, all_texts_but
 from server.structured_outputs.references import References
 
-if TYPE_CHECKING:
-    from server.structured_outputs.translation import Translation
-
 _MAX_REFERENCES = 24  # that lead from one to the next
 _MAX_BRANCHES = 6  # of a oneOf whose opposite is written
 
@@ -39,10 +36,22 @@ class InexpressibleError(Exception):
     """The grammar has no means for the opposite of something, which the error names."""
 
 
+class Translator(Protocol):
+    """What writes schemas as they are: Translation, which in turn asks for opposites."""
+
+    def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema: ...
+
+    def define(self, name: str, schema: Schema) -> None: ...
+
+    def count(self, location: Location) -> None: ...
+
+    def are_disjoint(self, first: Any, second: Any, kinds: Kinds) -> bool: ...
+
+
 class Negation:
     """Each keyword's opposite is exact, or InexpressibleError is raised: less would accept what must not be."""
 
-    def __init__(self, translation: "Translation", references: References) -> None:
+    def __init__(self, translation: Translator, references: References) -> None:
         self._translation = translation
         self._references = references
         self._names: dict[tuple[int, Kinds], str] = {}
