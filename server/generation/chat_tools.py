@@ -89,7 +89,7 @@ def _known(name: str, names: list[str]) -> str:
 
 
 def _tool(function: FunctionDefinition, path: str, ignored: list[str]) -> Tool:
-    schema = _NO_ARGUMENTS if function.parameters is None else _closed(function.parameters)
+    schema = _NO_ARGUMENTS if function.parameters is None else _closed(function.parameters, f"{path}.parameters")
     prepared = prepare_schema(schema, param=f"{path}.parameters", is_strict=function.strict is True)
     ignored += prepared.ignored
     fields = {"name": function.name, "description": function.description, "parameters": function.parameters}
@@ -97,10 +97,12 @@ def _tool(function: FunctionDefinition, path: str, ignored: list[str]) -> Tool:
     return Tool(function.name, prepared.schema, {"type": "function", "function": {**shown, **function.extra}})
 
 
-def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Arguments are an object, with the properties that are declared and no others, unless the schema says more: a
+def _closed(parameters: dict[str, Any], path: str) -> dict[str, Any]:
+    """Arguments are an object, whatever else the schema takes, with the properties that are declared and no others, unless the schema says more: a
     function that is called with an argument that it does not have fails."""
     has_more = any(name in parameters for name in ("additionalProperties", "patternProperties", "$ref", "allOf"))
     is_closed = "properties" in parameters and not has_more and not {"anyOf", "oneOf"} & parameters.keys()
-    defaults: dict[str, Any] = {"type": "object"} if not {"$ref", "anyOf", "oneOf", "allOf"} & parameters.keys() else {}
-    return {**defaults, **parameters, **({"additionalProperties": False} if is_closed else {})}
+    given = parameters.get("type", "object")
+    if given != "object" and not (isinstance(given, list) and "object" in given):
+        raise InvalidRequest(f"{path}.type is {quote(given)}; arguments are an object", param=f"{path}.type")
+    return {**parameters, "type": "object", **({"additionalProperties": False} if is_closed else {})}

@@ -25,7 +25,7 @@ from server.structured_outputs.negation import InexpressibleError, Negation
 from server.structured_outputs.patterns import unsupported_construct
 from server.structured_outputs.references import References
 
-MAX_NODES = 50_000  # schemas that are written for one, the most that llguidance takes
+MAX_NODES = 10_000  # schemas that are written for one; real ones need some hundreds
 
 _MAX_OVERLAPS = 64  # pairs of branches of one oneOf that may both match
 _DYNAMIC = frozenset({"$dynamicRef", "$recursiveRef"})

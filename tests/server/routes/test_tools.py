@@ -142,6 +142,14 @@ async def test_a_template_without_tools_gets_a_prompt_of_our_own_and_a_header_sa
     assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
+async def test_arguments_are_an_object_whatever_else_the_schema_takes() -> None:
+    client = FakeClient(says("x"))
+    parameters = {"type": ["object", "null"], "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    assert (await _chat(client, tools=[tool], tool_choice="required")).status_code == 200
+    assert "null" not in (client.requests[0].grammar or "null")
+
+
 async def test_functions_are_the_old_name_of_tools() -> None:
     client = FakeClient(says(CALLS))
     async with http(make_app(client, chat_template=TEMPLATE)) as api:
@@ -160,6 +168,11 @@ async def test_functions_are_the_old_name_of_tools() -> None:
     ("fields", "param", "part"),
     [
         ({"tool_choice": {"type": "function", "function": {"name": "sub"}}}, "tool_choice", "tools are plus, now"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tools[0].function.parameters.type",
+            "arguments are an object",
+        ),
         ({"tools": [ADD, ADD]}, "tools", "two tools are called 'plus'"),
         ({"tools": [ADD], "functions": [NOW["function"]]}, "functions", "give one"),
         ({"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(500)]}, "tools", "at most 128"),

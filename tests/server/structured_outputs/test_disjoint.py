@@ -1,6 +1,5 @@
 """Disjointness: what it proves, and what it must not."""
 
-import time
 from typing import Any
 
 import pytest
@@ -69,10 +68,7 @@ def test_kinds_that_cannot_come_do_not_matter(disjointness: Disjointness) -> Non
 
 
 def test_many_marked_objects_are_told_apart_at_once(disjointness: Disjointness) -> None:
-    start = time.perf_counter()
-
     assert disjointness.all_hold([_marked(str(index)) for index in range(2_000)])
-    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize(

