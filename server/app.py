@@ -56,7 +56,13 @@ def _middleware(context: ServerContext) -> list[Middleware]:
             allow_origins=list(config.allowed_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "openai-processing-ms", "x-ignored-parameters", "retry-after"],
+            expose_headers=[
+                "x-request-id",
+                "openai-processing-ms",
+                "x-ignored-parameters",
+                "x-tool-call-format",
+                "retry-after",
+            ],
         )
         layers.insert(0, cors)
     return layers
