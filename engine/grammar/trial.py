@@ -13,6 +13,7 @@ import sys
 import time
 from typing import IO
 
+import llguidance
 import msgspec
 
 from engine.client.lifetime import end_with_parent
@@ -21,6 +22,7 @@ from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
 MAX_BYTES = 2 << 30  # of memory, beside what the vocabulary takes
 
 _LENGTH = struct.Struct("<I")
+_NO_WAY_BACK = "it has max_tokens=... or stop=..., which cannot be followed; use suffix=..., or a limit in the pattern"
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -69,7 +71,16 @@ def _try(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
         mask_s = time.perf_counter() - start_s
         if matcher.is_error():
             return Trial(matcher.get_error(), compile_s, mask_s)
-    return Trial("", compile_s, mask_s)
+    return Trial("" if _can_go_back(matcher, vocabulary) else _NO_WAY_BACK, compile_s, mask_s)
+
+
+def _can_go_back(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> bool:
+    """Whether what a draft's tokens did can be undone; the library cannot where a grammar counts tokens."""
+    mask = matcher.compute_bitmask()
+    first = next(
+        (i for i in range(len(mask) * 8) if mask[i // 8] >> i % 8 & 1 and i not in vocabulary.eos_token_ids), None
+    )
+    return first is None or not matcher.consume_token(first) or matcher.rollback(1)
 
 
 def _limit_memory() -> None:

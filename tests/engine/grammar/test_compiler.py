@@ -70,6 +70,12 @@ def test_a_grammar_that_makes_no_sense_is_refused_with_the_reason(run: CompilerR
     assert run.compile(GRAMMARS[1]) == []
 
 
+def test_a_grammar_that_drafts_cannot_follow_is_refused(run: CompilerRun) -> None:
+    text = json.dumps({"grammars": [{"lark_grammar": "start: a\na[max_tokens=3]: /[abc]+/"}]})
+    ((_, refused),) = run.compile(text)
+    assert "use suffix=..." in refused.error
+
+
 @pytest.mark.parametrize("run", [{"timeout_s": 0.4}], indirect=True)
 def test_a_grammar_that_takes_too_long_is_refused(run: CompilerRun) -> None:
     ((_, refused),) = run.compile(SLOW)
