@@ -7,6 +7,8 @@ from server.tools.format import Tool
 from server.tools.layout import CallLayout, Slot
 from server.tools.tagged_values import Schema
 
+_BLANKS = r"[ \n]{0,2}"
+
 
 def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
     """As ToolFormat.grammar. body: what follows the layout's open in each call."""
@@ -19,7 +21,9 @@ def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, mi
         return " ".join(filter(None, [builder.literal(opening) if opening else "", body, rest]))
 
     if min_calls:
-        return calls(layout.lead + layout.opening)
+        only_calls = calls(layout.lead + layout.opening)
+        # A model that writes the separator from habit must be free to end there: else a call leads to the next forever.
+        return f"{only_calls} {builder.regex(_BLANKS)}" if is_parallel and not layout.end else only_calls
     trigger = layout.trigger
     if trigger is None:
         return builder.rule(calls(layout.opening), builder.regex(_text_without_beginning(layout.opening)))
