@@ -332,6 +332,7 @@ class _Headrace:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.tokenizer = _tokenizer(options)
+        self._mask = np.zeros((options.vocab_size + 31) // 32, dtype=np.int32)
         self._kept: list[llguidance.LLMatcher] = []  # for the measurement of memory
 
     def compile(self, schema: Any) -> llguidance.LLMatcher:
@@ -345,15 +346,16 @@ class _Headrace:
         return matcher
 
     def matcher(self, compiled: llguidance.LLMatcher) -> Matcher:
-        return _LLMatcher(compiled.deep_copy())
+        return _LLMatcher(compiled.deep_copy(), self._mask)
 
 
 class _LLMatcher:
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, mask: np.ndarray) -> None:
         self._matcher = matcher
+        self._mask = mask
 
     def fill_mask(self) -> None:
-        self._matcher.compute_bitmask()
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
 
     def accept(self, token_id: int) -> bool:
         return self._matcher.validate_tokens([token_id]) == 1 and self._matcher.consume_token(token_id)
