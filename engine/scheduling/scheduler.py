@@ -206,6 +206,7 @@ class Scheduler:
             return
         if grammar is not None:
             self._lifecycle.tally.forced_tokens += grammar.num_forced - num_forced
+            self._kv.extend_hashes(sequence)  # forced tokens are there before they are computed
         self._kv.commit(sequence, num_computed)
         if output is None:
             return

@@ -182,8 +182,8 @@ class KVManager:
         """Register the blocks that became full when num_computed rose from `num_computed_before`, and free those that
         no later token sees, or that have rejected tokens only."""
         first, end = num_computed_before // self._block_size, sequence.num_computed // self._block_size
-        self.extend_hashes(sequence)  # tokens that a grammar forces are there before they are computed
         if first < end and self._enable_prefix_caching:
+            self.extend_hashes(sequence)
             for index, table in enumerate(sequence.tables):
                 for position in range(first, end):
                     if table[position] != NO_BLOCK:
