@@ -297,7 +297,7 @@ def _line(label: str, scored: Sequence[Scored], seconds: float) -> list[str]:
     ]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--folder", type=Path, required=True, help="with BFCL's files")
@@ -305,8 +305,14 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=4, help="requests at once")
     parser.add_argument("--limit", type=int, help="cases of each category (default: all)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write every answer and what is wrong with it")
-    asyncio.run(measure(parser.parse_args()))
+    options = parser.parse_args()
+    try:
+        asyncio.run(measure(options))
+    except (httpx.HTTPError, FileNotFoundError) as error:
+        sys.stderr.write(f"function_calling: {options.url} or {options.folder}: {error}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
