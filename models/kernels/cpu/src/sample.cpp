@@ -176,6 +176,15 @@ int64_t draw_within(const Draw& draw, const float* x, int64_t count, float scale
   return 0;  // not reached: the last reach is the whole row
 }
 
+// A whole word has a loop of constant length, which compilers turn into a few vector instructions.
+inline void mask_word(float* x, int64_t width, uint32_t bits) {
+  if (width == 32) {
+    for (uint32_t j = 0; j < 32; ++j) x[j] = bits & 1u << j ? x[j] : -kInfinity;
+  } else {
+    for (int64_t j = 0; j < width; ++j) x[j] = bits >> j & 1 ? x[j] : -kInfinity;
+  }
+}
+
 }  // namespace
 
 // ids [L] = the first place of each row's largest logit; values [L] = that logit, or NaN where any of the row is NaN.
@@ -215,9 +224,7 @@ HR_API void hr_mask_rows(float* logits, int64_t stride, int64_t count, const int
     const uint32_t* mask = masks + row * num_words;
     for (int64_t word = begin; word < std::min(num_words, begin + kMaskBlock); ++word) {
       const uint32_t bits = mask[word];
-      if (bits == ~0u) continue;
-      const int64_t first = word * 32, width = std::min<int64_t>(32, count - first);
-      for (int64_t j = 0; j < width; ++j) x[first + j] = bits >> j & 1 ? x[first + j] : -kInfinity;
+      if (bits != ~0u) mask_word(x + word * 32, std::min<int64_t>(32, count - word * 32), bits);
     }
   });
 }
