@@ -1,0 +1,122 @@
+"""AnswerPlan: the grammar of a whole answer accepts what a model of each kind writes, and nothing that it must not."""
+
+from collections.abc import Sequence
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import AddedToken, Tokenizer
+
+from engine.protocol import TokenizerInfo
+from server.config import ServerConfig
+from server.generation.answer_plan import plan_answer
+from server.generation.chat_tools import chat_tools
+from server.schemas.base import validate
+from server.schemas.chat import ChatCompletionRequest
+from server.structured_outputs.request import constraint_of
+from server.text_model import ChatModel, TextModel, build_text_model
+from tests.helpers.fake_client import byte_tokenizer
+
+pytestmark = pytest.mark.fast
+
+HARMONY = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>")
+THINK = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+END = "<|im_end|>"
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        },
+    }
+]
+
+
+def _model(marks: Sequence[str], *, tools: str, reasoning: str) -> tuple[TextModel, ChatModel]:
+    tokenizer = Tokenizer.from_str(byte_tokenizer().decode())
+    tokenizer.add_special_tokens([AddedToken(mark) for mark in marks])
+    info = TokenizerInfo(
+        tokenizer_json=tokenizer.to_str().encode(),
+        chat_template=TEMPLATE,
+        special_tokens={},
+        bos_token_id=None,
+        eos_token_ids=[258],
+        add_bos_token=False,
+    )
+    model = build_text_model(info, ServerConfig(tool_call_parser=tools, reasoning_parser=reasoning))
+    assert model.chat is not None
+    return model, model.chat
+
+
+def _accepts(model: TextModel, chat: ChatModel, prompt: str, text: str, **fields: object) -> bool:
+    """Whether the answer's grammar takes `text` as a whole."""
+    body = validate(ChatCompletionRequest, {"messages": [{"role": "user", "content": "hi"}], **fields})
+    plan = plan_answer(
+        prompt,
+        chat,
+        model.tokenizer,
+        constraint=constraint_of(body.model_extra or {}),
+        tools=chat_tools(body),
+        thinking_budget=None,
+    )
+    assert plan.grammar is not None
+    tokenizer = LLTokenizer(_json(model), eos_token=[258])
+    matcher = LLMatcher(tokenizer, plan.grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    ids = model.tokenizer.encode(text, add_special_tokens=False)
+    return all(matcher.consume_token(token_id) for token_id in ids) and matcher.is_accepting()
+
+
+def _json(model: TextModel) -> str:
+    return str(model.tokenizer._parsing.to_str())
+
+
+THOUGHT = "<|channel|>analysis<|message|>Hm, {x}.<|end|><|start|>assistant"
+CALL = '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1}'
+FINAL = "<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "is_right"),
+    [
+        (f"{THOUGHT}{FINAL}yes", {"guided_choice": ["yes", "no"]}, True),
+        (f"{FINAL}no", {"guided_choice": ["yes", "no"]}, True),
+        (f"{THOUGHT}{FINAL}maybe", {"guided_choice": ["yes", "no"]}, False),
+        (f"{THOUGHT}yes", {"guided_choice": ["yes", "no"]}, False),
+        (f"{THOUGHT}{CALL}", {"tools": TOOLS}, True),
+        (f"{THOUGHT}{FINAL}Just text.", {"tools": TOOLS}, True),
+        (f"{THOUGHT}{CALL.replace('1', 'true')}", {"tools": TOOLS}, False),
+        (f"{THOUGHT}{FINAL}Just text.", {"tools": TOOLS, "tool_choice": "required"}, False),
+    ],
+)
+def test_harmony(text: str, fields: dict[str, object], is_right: bool) -> None:
+    model, chat = _model(HARMONY, tools="openai", reasoning="openai_gptoss")
+    assert _accepts(model, chat, "<|start|>assistant", text, **fields) is is_right
+
+
+TAGGED = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "fields", "is_right"),
+    [
+        ("", "<think>\nhm\n</think>\n\nyes", {"guided_choice": ["yes"]}, True),
+        ("", "yes", {"guided_choice": ["yes"]}, True),
+        ("", "<think>\nhm\n</think>\n\nno", {"guided_choice": ["yes"]}, False),
+        ("<think>\n", "hm\n</think>\n\nyes", {"guided_choice": ["yes"]}, True),
+        ("<think>\n", "yes", {"guided_choice": ["yes"]}, False),
+        ("<think>\n\n</think>\n\n", "yes", {"guided_choice": ["yes"]}, True),
+        ("<think>\n\n</think>\n\n", "hm</think>yes", {"guided_choice": ["yes"]}, False),
+        ("<think>\n", f"hm</think>{TAGGED}", {"tools": TOOLS, "tool_choice": "required"}, True),
+        ("<think>\n", f"hm</think>So: {TAGGED}", {"tools": TOOLS}, True),
+        ("<think>\n", f"hm</think>{TAGGED.replace('1', 'null')}", {"tools": TOOLS}, False),
+        ("", TAGGED, {"tools": TOOLS, "guided_choice": ["yes"]}, True),
+        ("", "yes", {"tools": TOOLS, "guided_choice": ["yes"]}, True),
+        ("", "no", {"tools": TOOLS, "guided_choice": ["yes"]}, False),
+        ("", "yes", {"tools": TOOLS, "guided_choice": ["yes"], "tool_choice": "required"}, False),
+    ],
+)
+def test_tags(prompt: str, text: str, fields: dict[str, object], is_right: bool) -> None:
+    model, chat = _model(THINK, tools="hermes", reasoning="qwen3")
+    assert _accepts(model, chat, prompt, text, **fields) is is_right
