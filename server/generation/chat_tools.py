@@ -11,6 +11,7 @@ from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, Functio
 from server.structured_outputs.json_schema import prepare_schema
 from server.tools.format import Tool
 
+_SAYS_MORE = frozenset({"additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf"})
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -98,10 +99,9 @@ def _tool(function: FunctionDefinition, path: str, ignored: list[str]) -> Tool:
 
 
 def _closed(parameters: dict[str, Any], path: str) -> dict[str, Any]:
-    """Arguments are an object, whatever else the schema takes, with the properties that are declared and no others, unless the schema says more: a
-    function that is called with an argument that it does not have fails."""
-    has_more = any(name in parameters for name in ("additionalProperties", "patternProperties", "$ref", "allOf"))
-    is_closed = "properties" in parameters and not has_more and not {"anyOf", "oneOf"} & parameters.keys()
+    """The schema of an object, whatever else it takes, with the properties that are declared and no others, unless it
+    says more: a function that is called with an argument that it does not have fails."""
+    is_closed = "properties" in parameters and not _SAYS_MORE & parameters.keys()
     given = parameters.get("type", "object")
     if given != "object" and not (isinstance(given, list) and "object" in given):
         raise InvalidRequest(f"{path}.type is {quote(given)}; arguments are an object", param=f"{path}.type")
