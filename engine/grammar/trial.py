@@ -19,7 +19,7 @@ import msgspec
 from engine.client.lifetime import end_with_parent
 from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
 
-MAX_BYTES = 2 << 30  # of memory, beside what the vocabulary takes
+MAX_BYTES = 1 << 30  # of memory, beside what the vocabulary takes
 
 _LENGTH = struct.Struct("<I")
 _NO_WAY_BACK = "it has max_tokens=... or stop=..., which cannot be followed; use suffix=..., or a limit in the pattern"
