@@ -4,9 +4,11 @@ from collections.abc import Collection
 
 from server.tools.call_reader import CallReader, Outcome
 from server.tools.event_log import EventLog
+from server.tools.json_scanner import json_of
 from server.tools.layout import words
 from server.tools.reader import Marks, Reader, Steps
 
+_MOST_STRAY = 16_384  # characters of a call without marks
 _MOST_SPACED = 100  # characters in which a call begins, spaces included
 # What models put around calls instead of their own marks, Qwen2.5-Coder above all; and what ends it.
 _STRAY_MARKS = {"```json": "```", "<tools>": "</tools>", "<function_call>": "</function_call>"}
@@ -69,9 +71,12 @@ class AnswerReader:
     def _read_stray_calls(
         self, reader: Reader, log: EventLog, names: Collection[str], end: str, index: int
     ) -> Steps[int]:
-        """As `_read_calls`, for calls without marks of their own, which `end` may follow."""
+        """As `_read_calls`, for calls without marks of their own, which `end` may follow.
+
+        Nothing but their JSON says that they are calls, so it has to be whole and right.
+        """
         has_calls = False
-        while (yield from self._sees_stray(reader)):
+        while (yield from self._sees_stray(reader)) and (yield from _sees_whole_object(reader)):
             outcome = yield from self._calls.read(reader, log, names, index)
             if outcome is Outcome.BROKEN_CALL:
                 return index + 1
@@ -167,3 +172,26 @@ class AnswerReader:
             yield from reader.skip_space()
             found |= yield from reader.skip(word)
         return found
+
+
+def _sees_whole_object(reader: Reader) -> Steps[bool]:
+    """Whether the object that begins here is valid JSON; nothing is consumed."""
+    scanned, depth, is_string, is_escaped = 0, 0, False, False
+    while scanned < _MOST_STRAY:
+        text = reader.unread[:_MOST_STRAY]
+        for index in range(scanned, len(text)):
+            char = text[index]
+            if is_string:
+                is_string = is_escaped or char != '"'
+                is_escaped = char == "\\" and not is_escaped
+            elif char == '"':
+                is_string = True
+            elif char in "{}":
+                depth += 1 if char == "{" else -1
+                if depth == 0:
+                    return json_of(text[: index + 1]) is not None
+        scanned = len(text)
+        if reader.has_ended:
+            break
+        yield
+    return False

@@ -65,6 +65,9 @@ def test_they_are_read_at_the_beginning_and_behind_other_marks(text: str, expect
         f"As in {CALL}, for example.",
         "```json",
         '{"na',
+        CALL[:-5],
+        CALL.replace("1", "4 * 3"),
+        f"```json\n{CALL.replace('1', '1 // one')}\n```",
     ],
 )
 def test_other_json_stays_text(text: str, size: int) -> None:
