@@ -1,5 +1,6 @@
 """GrammarVocabulary: a model's tokens, as llguidance reads them."""
 
+import secrets
 from dataclasses import dataclass
 
 import llguidance
@@ -25,13 +26,36 @@ class GrammarVocabulary:
     @classmethod
     def of(cls, source: TokenizerSource) -> "GrammarVocabulary":
         tokenizer = llguidance.LLTokenizer(
-            source.tokenizer_json.decode(), n_vocab=source.vocab_size, eos_token=source.eos_token_ids
+            _unspelled(source.tokenizer_json), n_vocab=source.vocab_size, eos_token=source.eos_token_ids
         )
         return cls(tokenizer, source.vocab_size, frozenset(source.eos_token_ids))
 
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
         """A new matcher; its `get_error` says whether the grammar could be compiled. Releases Python's lock."""
         return llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
+
+
+def _unspelled(tokenizer_json: bytes) -> str:
+    """The tokenizer with its special tokens renamed, so that no text of a grammar spells one.
+
+    A key or a value that reads <|im_end|> is text: it must be forced in ordinary tokens. Grammars name special tokens
+    by their ids. What llguidance takes for special: tokens that are, and those that were added with a text like <this>.
+    """
+    tokenizer = msgspec.json.decode(tokenizer_json)
+    secret = secrets.token_hex(8)
+    names = {
+        token["content"]: f"<{secret}-{token['id']}>"
+        for token in tokenizer["added_tokens"]
+        if token["special"] or (token["content"].startswith("<") and token["content"].endswith(">"))
+    }
+    for token in tokenizer["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    vocabulary = tokenizer["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        tokenizer["model"]["vocab"] = {names.get(text, text): token_id for text, token_id in vocabulary.items()}
+    elif vocabulary is not None:
+        tokenizer["model"]["vocab"] = [[names.get(text, text), score] for text, score in vocabulary]
+    return msgspec.json.encode(tokenizer).decode()
 
 
 # Half of the defaults where these let a single mask take longer than a step: a mask that needs more ends its request.
