@@ -161,7 +161,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "grammar_compilations_total",
         MetricType.COUNTER,
-        "Grammars and JSON schemas by how compiling them ended: compiled, invalid, timeout.",
+        "Grammars and JSON schemas by how compiling them ended: compiled, invalid, timeout, cancelled (requests gone).",
         labels=("model_name", "outcome"),
     ),
     _histogram("grammar_compile_time_seconds", "Length of one compilation, however it ended.", _COMPILE_BUCKETS),

@@ -14,6 +14,7 @@ import llguidance
 
 from engine.grammar.errors import TrialTimeoutError
 from engine.grammar.sequence_grammar import SequenceGrammar
+from engine.grammar.trial import Trial
 from engine.grammar.trial_process import TrialProcess
 from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
 
@@ -34,6 +35,7 @@ class Outcome(enum.StrEnum):
     COMPILED = "compiled"
     INVALID = "invalid"
     TIMEOUT = "timeout"
+    CANCELLED = "cancelled"  # nobody waited for it any longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,9 @@ class GrammarCompiler:
         return grammar
 
     def forget(self, sequence_id: str, text: str) -> None:
-        """The sequence has ended. What it waits for is compiled all the same, for the cache."""
-        self._waiting.get(text, {}).pop(sequence_id, None)
+        """The sequence has ended. What nobody waits for any longer is given up."""
+        if self._waiting.get(text, {}).pop(sequence_id, None) is not None and not self._waiting[text]:
+            self._worker.cancel(text)
 
     def collect(self) -> list[tuple[str, Compilation]]:
         """Make grammars ready that are compiled by now; returns those that are refused, with the sequences' ids."""
@@ -120,6 +123,10 @@ class GrammarCompiler:
             done = self._done.get()
             self._tally.compile_s.setdefault(done.outcome, []).append(done.seconds)
             waiting = self._waiting.pop(done.text)
+            if done.outcome is Outcome.CANCELLED and waiting:  # somebody came for it meanwhile
+                self._waiting[done.text] = waiting
+                self._threads.submit(self._compile, done.text)
+                continue
             if done.matcher is None:
                 refused += [(sequence_id, done) for sequence_id in waiting]
                 continue
@@ -153,12 +160,17 @@ class _Worker:
         self._vocabulary_lock = threading.Lock()
         self._of_thread = threading.local()
         self._all_trials: list[TrialProcess] = []
+        self._lock = threading.Lock()
+        self._running: dict[str, TrialProcess] = {}  # by the text that is on trial
+        self._cancelled: set[str] = set()
 
     def compile(self, text: str) -> Compilation:
         self._read_vocabulary()
         start_s = time.perf_counter()
         try:
-            trial = self._trials().run(text, self._timeout_s)
+            trial = self._try(text)
+            if trial is None:
+                return Compilation(text, Outcome.CANCELLED, time.perf_counter() - start_s)
             error = trial.error
             if not error and trial.mask_s > _MAX_MASK_S:
                 error = f"it takes {trial.mask_s:.1f} s a token to follow; make it smaller"
@@ -174,9 +186,33 @@ class _Worker:
             reason = f"it could not be compiled: {type(error).__name__}"
             return Compilation(text, Outcome.INVALID, time.perf_counter() - start_s, error=reason)
 
+    def cancel(self, text: str) -> None:
+        """End the text's trial, or let it not begin. For any thread."""
+        with self._lock:
+            self._cancelled.add(text)
+            if text in self._running:
+                self._running[text].kill()
+
     def close(self) -> None:
         for trials in self._all_trials:
             trials.close()
+
+    def _try(self, text: str) -> Trial | None:
+        """None if it was cancelled. Raises TrialTimeoutError."""
+        trials = self._trials()
+        with self._lock:
+            if text in self._cancelled:
+                self._cancelled.discard(text)
+                return None
+            self._running[text] = trials
+        try:
+            trial = trials.run(text, self._timeout_s)
+        finally:
+            with self._lock:
+                del self._running[text]
+                was_cancelled = text in self._cancelled
+                self._cancelled.discard(text)
+        return None if was_cancelled else trial
 
     def _trials(self) -> TrialProcess:
         """This thread's."""

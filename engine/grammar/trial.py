@@ -6,6 +6,7 @@ stdout: four bytes of length, then the payload. The first request is a Tokenizer
 when it is read; every other one is a grammar's text, with a Trial in reply.
 """
 
+import re
 import resource
 import signal
 import struct
@@ -22,6 +23,7 @@ from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
 MAX_BYTES = 1 << 30  # of memory, beside what the vocabulary takes
 
 _LENGTH = struct.Struct("<I")
+_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")  # in the grammar that the server wrote
 _NO_WAY_BACK = "it has max_tokens=... or stop=..., which cannot be followed; use suffix=..., or a limit in the pattern"
 
 
@@ -63,15 +65,25 @@ def _try(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
     matcher = vocabulary.matcher(grammar)
     compile_s = time.perf_counter() - start_s
     if matcher.is_error():
-        return Trial(matcher.get_error(), compile_s)
+        return Trial(_plain(matcher.get_error()), compile_s)
     mask_s = 0.0
     for _ in range(2):  # the first one makes states that the second one finds
         start_s = time.perf_counter()
         matcher.compute_bitmask()
         mask_s = time.perf_counter() - start_s
         if matcher.is_error():
-            return Trial(matcher.get_error(), compile_s, mask_s)
+            return Trial(_plain(matcher.get_error()), compile_s, mask_s)
     return Trial("" if _can_go_back(matcher, vocabulary) else _NO_WAY_BACK, compile_s, mask_s)
+
+
+def _plain(error: str) -> str:
+    """The library's message for a client: without the grammar that we made, and without its insides."""
+    line = error.partition("\n")[0].replace("<non-verbose/>", "").strip()
+    if line.startswith("panic"):
+        return "the grammar library failed on it; write it another way"
+    if line == "NoExtensionBias":
+        return "no text matches it"
+    return _PLACE.sub("", line) or "it could not be compiled"
 
 
 def _can_go_back(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> bool:

@@ -65,10 +65,14 @@ class TrialProcess:
         read_frame(process.stdout)
         return process
 
-    def close(self) -> None:
-        """End the process; for any thread. A trial that runs fails."""
+    def kill(self) -> None:
+        """End the trial that runs; for any thread."""
         if (running := self._running) is not None:
             running.kill()
+
+    def close(self) -> None:
+        """End the process; for any thread. A trial that runs fails."""
+        self.kill()
         if self._process is not None:
             _end(self._process)
             self._process = None

@@ -12,6 +12,7 @@ from server.structured_outputs.json_schema import prepare_schema
 from server.tools.format import Tool
 
 _SAYS_MORE = frozenset({"additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf"})
+_Choice = str | NamedTool | AllowedToolsChoice | None
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -30,10 +31,12 @@ class ChatTools:
 def chat_tools(body: ChatTemplateFields) -> ChatTools | None:
     """None where there are no tools, or none may be called. Raises InvalidRequest."""
     given, path = _given(body)
-    choice = _choice(body)
+    choice, choice_path = _choice(body)
     if not given:
         if choice not in (None, "none", "auto"):
-            raise InvalidRequest("tool_choice asks for a call, and there are no tools; give tools", param="tool_choice")
+            raise InvalidRequest(
+                f"{choice_path} asks for a call, and there are no tools; give tools", param=choice_path
+            )
         return None
     names = [function.name for function in given]
     if len(set(names)) < len(names):
@@ -41,7 +44,7 @@ def chat_tools(body: ChatTemplateFields) -> ChatTools | None:
         raise InvalidRequest(f"two tools are called {quote(twice)}; give each a name of its own", param=path)
     if choice == "none":
         return None
-    allowed, must_call = _allowed(choice, names)
+    allowed, must_call = _allowed(choice, choice_path, names)
     ignored: list[str] = []
     tools = [
         _tool(function, f"{path}[{index}]{'.function' if path == 'tools' else ''}", ignored)
@@ -66,26 +69,33 @@ def _given(body: ChatTemplateFields) -> tuple[Sequence[FunctionDefinition], str]
     return [tool.function for tool in body.tools or []], "tools"
 
 
-def _choice(body: ChatTemplateFields) -> str | NamedTool | AllowedToolsChoice | None:
+def _choice(body: ChatTemplateFields) -> tuple[_Choice, str]:
+    """What may be called, and the field that says so."""
+    if body.function_call is None:
+        return body.tool_choice, "tool_choice"
+    if body.tool_choice is not None:
+        raise InvalidRequest(
+            "function_call is the old name of tool_choice, and both are given; give one", param="function_call"
+        )
     if isinstance(body.function_call, FunctionName):
-        return NamedTool(type="function", function=body.function_call)
-    return body.tool_choice if body.function_call is None else body.function_call
+        return NamedTool(type="function", function=body.function_call), "function_call"
+    return body.function_call, "function_call"
 
 
-def _allowed(choice: str | NamedTool | AllowedToolsChoice | None, names: list[str]) -> tuple[set[str], bool]:
+def _allowed(choice: _Choice, path: str, names: list[str]) -> tuple[set[str], bool]:
     """The tools that may be called, and whether one must be."""
     if isinstance(choice, NamedTool):
-        return {_known(choice.function.name, names)}, True
+        return {_known(choice.function.name, path, names)}, True
     if isinstance(choice, AllowedToolsChoice):
         allowed = choice.allowed_tools
-        return {_known(tool.function.name, names) for tool in allowed.tools}, allowed.mode == "required"
+        return {_known(tool.function.name, path, names) for tool in allowed.tools}, allowed.mode == "required"
     return set(names), choice == "required"
 
 
-def _known(name: str, names: list[str]) -> str:
+def _known(name: str, path: str, names: list[str]) -> str:
     if name not in names:
         known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise InvalidRequest(f"tool_choice names {quote(name)}; the request's tools are {known}", param="tool_choice")
+        raise InvalidRequest(f"{path} names {quote(name)}; the request's tools are {known}", param=path)
     return name
 
 

@@ -1,6 +1,6 @@
 """One choice of a generation: an engine request's outputs become deltas of text."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.errors import EngineUnavailable, InvalidRequest, RequestFailed
 from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
@@ -44,6 +44,7 @@ class ScoredToken:
 class Finish:
     reason: FinishReason  # STOP or LENGTH; the others are exceptions
     stop_reason: int | str | None  # the stop string or stop token id that the client gave; None for EOS
+    is_within_call: bool = False  # the last call's arguments are cut off
 
 
 @dataclass(slots=True)
@@ -121,6 +122,8 @@ class Choice:
         delta.finish = self._finish(output, stop)
         if delta.finish is not None:
             self.meter.end(delta.finish.reason)
+            if self._reader is not None and self._reader.is_within_call:
+                delta.finish = replace(delta.finish, is_within_call=True)
         return delta
 
     def _push_prompt(self, output: RequestOutput, delta: Delta) -> None:

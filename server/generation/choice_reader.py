@@ -73,6 +73,7 @@ class ChoiceReader:
         self._pending_space = ""
         self._num_calls = 0
         self._arguments: list[str] = []  # of the last call
+        self.is_within_call = False  # the answer has ended, and the last call's arguments are cut off
 
     @property
     def is_thinking(self) -> bool:
@@ -109,7 +110,8 @@ class ChoiceReader:
                 self._arguments.append(text)
                 return [CallPiece(self._num_calls - 1, text)] if text else []
             case CallEnd():
-                self._metrics.count_tool_call(self._format_name, is_complete=_is_json("".join(self._arguments)))
+                self.is_within_call = not _is_json("".join(self._arguments))
+                self._metrics.count_tool_call(self._format_name, is_complete=not self.is_within_call)
         return []
 
     def _content(self, text: str) -> list[ChoicePiece]:

@@ -139,7 +139,7 @@ class ChatFormatter:
                 return ChatDelta(tool_calls=[ChatToolCall(function, index, call_id or "", "function")])
 
     def _finish_reason(self, finish: Finish, *, has_calls: bool) -> str:
-        if has_calls and finish.reason is FinishReason.STOP:
+        if has_calls and finish.reason is FinishReason.STOP and not finish.is_within_call:
             return "function_call" if self._is_legacy else "tool_calls"
         return finish.reason.value
 

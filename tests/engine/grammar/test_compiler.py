@@ -95,10 +95,25 @@ def test_a_trial_process_that_dies_takes_nothing_with_it(run: CompilerRun) -> No
     assert run.compile(GRAMMARS[2]) == []
 
 
-def test_who_has_gone_is_not_refused(run: CompilerRun) -> None:
-    run.compiler.start("gone", INVALID, appends_forced=True)
-    run.compiler.forget("gone", INVALID)
-    assert run.collect() == []
+def test_what_nobody_waits_for_is_given_up(run: CompilerRun) -> None:
+    assert run.compile(GRAMMARS[1]) == []
+    run.compiler.start("stays", SLOW, appends_forced=True)
+    run.compiler.start("goes", SLOW, appends_forced=True)
+    run.compiler.forget("goes", SLOW)
+    assert run.compiler.is_compiling
+    run.compiler.forget("stays", SLOW)
+    assert run.collect() == []  # long before it would have been compiled
+    assert Outcome.CANCELLED in run.compiler.take_tally().compile_s
+    assert run.compile(GRAMMARS[2]) == []
+
+
+def test_who_comes_for_what_was_given_up_gets_it(run: CompilerRun) -> None:
+    run.compiler.start("goes", GRAMMARS[0], appends_forced=True)
+    run.compiler.forget("goes", GRAMMARS[0])
+    grammar = run.compiler.start("comes", GRAMMARS[0], appends_forced=True)
+    while run.compiler.is_compiling:
+        run.collect()
+    assert grammar.is_ready
 
 
 @pytest.mark.parametrize("run", [{"cache_bytes": 700_000}], indirect=True)  # two grammars of about 310,000

@@ -150,6 +150,16 @@ async def test_arguments_are_an_object_whatever_else_the_schema_takes() -> None:
     assert "null" not in (client.requests[0].grammar or "null")
 
 
+async def test_a_stop_string_within_a_call_is_no_finished_call() -> None:
+    response = await _chat(FakeClient(says(CALLS)), stop=['arguments": {"a'])
+    (choice,) = response.json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    response = await _chat(FakeClient(says(CALLS)), stop=['": 1'])
+    (choice,) = response.json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"a'
+
+
 async def test_functions_are_the_old_name_of_tools() -> None:
     client = FakeClient(says(CALLS))
     async with http(make_app(client, chat_template=TEMPLATE)) as api:
@@ -176,10 +186,45 @@ async def test_functions_are_the_old_name_of_tools() -> None:
         ({"tools": [ADD, ADD]}, "tools", "two tools are called 'plus'"),
         ({"tools": [ADD], "functions": [NOW["function"]]}, "functions", "give one"),
         ({"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(500)]}, "tools", "at most 128"),
+        ({"tools": [{"type": "function", "function": {"name": "a/b"}}]}, "tools[0].function.name", "_ . - characters"),
+        ({"function_call": {"name": "zz"}}, "function_call", "function_call names 'zz'"),
+        ({"function_call": "auto", "tool_choice": "auto"}, "function_call", "give one"),
+        ({"tools": [], "function_call": {"name": "plus"}}, "function_call", "function_call asks for a call"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(fields: dict[str, Any], param: str, part: str) -> None:
     response = await _chat(FakeClient(says("x")), **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert part in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "param", "part"),
+    [
+        ("always", "tool_choice", "it must be none, auto, required"),
+        (["auto"], "tool_choice", "it must be none, auto, required"),
+        ({"type": "custom"}, "tool_choice", "its type must be function or allowed_tools"),
+        ({"type": ["function"]}, "tool_choice", "its type must be function or allowed_tools"),
+        ({"type": "function"}, "tool_choice.function", "is missing"),
+        ({"type": "function", "name": "plus"}, "tool_choice.function", "is missing"),
+        ({"type": "function", "function": {}}, "tool_choice.function.name", "is missing"),
+        ({"type": "function", "function": {"name": 1}}, "tool_choice.function.name", "is 1; it must be a string"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools", "is missing"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+            "tool_choice.allowed_tools.tools",
+            "at least 1",
+        ),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "all", "tools": [NOW]}},
+            "tool_choice.allowed_tools.mode",
+            "must be 'auto' or 'required'",
+        ),
+    ],
+)
+async def test_a_malformed_choice_is_refused_with_its_place(choice: Any, param: str, part: str) -> None:
+    response = await _chat(FakeClient(says("x")), tool_choice=choice)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert part in response.json()["error"]["message"]
