@@ -66,7 +66,7 @@ def find_tool_format(template: ChatTemplate) -> ToolFormat | None:
 def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat | None:
     """The format that --tool-call-parser names, else the one found, else None, for which "generic" stands in.
 
-    A named format is told what the template wants of earlier calls. Raises StartupError for an unknown name.
+    A named format is told what the template wants of earlier calls. Raises OptionError for an unknown name.
     """
     found = None if name == "generic" else find_tool_format(template)
     if name is None or (found is not None and found.name == name):

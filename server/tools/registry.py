@@ -2,7 +2,7 @@
 
 import importlib
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 from server.tools.format import ToolFormat
 
 # Names as in vLLM, where it has them.
@@ -28,9 +28,9 @@ FORMATS = {
 
 
 def named_format(name: str) -> ToolFormat:
-    """Raises StartupError for a name that is not in FORMATS."""
+    """Raises OptionError for a name that is not in FORMATS."""
     if name not in FORMATS:
-        raise StartupError(
+        raise OptionError(
             f"--tool-call-parser {name!r} is not known; give one of {', '.join(FORMATS)}, or leave it out, and the "
             "format is found from the chat template"
         )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import OptionError
 from server.tools.format import CallArguments, CallStart
 from server.tools.registry import FORMATS, named_format
 from tests.server.tools.parsing import calls_of, parse, text_of
@@ -160,6 +161,11 @@ def test_headers_of_harmony_are_no_text() -> None:
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_a_format_has_the_name_it_is_registered_by(name: str) -> None:
     assert named_format(name).name == name
+
+
+def test_an_unknown_format_is_a_fault_of_the_option() -> None:
+    with pytest.raises(OptionError, match="--tool-call-parser 'foo' is not known; give one of deepseek_v3, "):
+        named_format("foo")
 
 
 def test_the_marks_of_both_of_mistrals_ways_are_kept() -> None:
