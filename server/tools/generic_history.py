@@ -114,13 +114,11 @@ def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
             arguments = None
         else:
             if depth > _MAX_DEPTH:
-                raise InvalidRequest(
-                    f"{path} is nested more than {_MAX_DEPTH} levels deep; send less", param="messages"
-                )
+                raise InvalidRequest(f"{path} is nested more than {_MAX_DEPTH} levels deep; send less", param=path)
     if not isinstance(arguments, Mapping):
         raise InvalidRequest(
             f"{path} is no JSON object, which the model's chat template needs; send what the call was given, or {{}}",
-            param="messages",
+            param=path,
         )
     return arguments
 

@@ -56,8 +56,10 @@ def test_no_arguments_are_an_empty_object(arguments: Any) -> None:
 
 @pytest.mark.parametrize("arguments", ["{", "[1]", "[" * 100_000])
 def test_arguments_that_are_no_object_are_refused_with_their_place(arguments: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"messages\[1\].tool_calls\[0\].function.arguments"):
+    with pytest.raises(InvalidRequest, match=r"messages\[1\].tool_calls\[0\].function.arguments") as error:
         template_chat(named_format("hermes"), [_USER, _called(arguments)], _TOOLS)
+
+    assert error.value.param == "messages[1].tool_calls[0].function.arguments"
 
 
 def test_ids_get_the_length_that_the_template_demands_and_still_match() -> None:
