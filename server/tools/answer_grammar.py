@@ -8,6 +8,7 @@ from server.tools.layout import CallLayout, Slot
 from server.tools.tagged_values import Schema
 
 _BLANKS = r"[ \n]{0,2}"
+_INDEX = "[0-9]{1,3}"  # bounded: a model may otherwise write digits until its last token
 
 
 def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
@@ -63,7 +64,7 @@ def _body_of(builder: GrammarBuilder, layout: CallLayout, tool: Tool) -> str:
             separators = {"item_separator": layout.item_separator, "key_separator": layout.key_separator}
             pieces.append(json_grammar(builder, tool.parameters, **separators))
         else:
-            pieces.append(builder.regex("[0-9]+" if part is Slot.INDEX else layout.id_pattern))
+            pieces.append(builder.regex(_INDEX if part is Slot.INDEX else layout.id_pattern))
     return " ".join([*pieces, builder.literal(literal)] if literal else pieces)
 
 

@@ -135,6 +135,26 @@ def test_what_the_grammar_forces_is_read_as_calls(name: str, seed: int) -> None:
 
 
 @_formats
+@pytest.mark.parametrize("tool", ["a.b", "a-b", "-", "1.", "_" * 128])
+def test_a_tool_of_any_name_is_called(name: str, tool: str) -> None:
+    found = named_format(name)
+    tools = [Tool(each, _WEATHER, {}) for each in (tool, "a", "-.")]
+    text = found.write([WrittenCall(tool, '{"city": "Paris"}', "callcall1")])
+
+    for min_calls in (0, 1):
+        assert _matching(name, True).accepts(found, tools, text, min_calls=min_calls)
+    assert calls_of(parse(found, text, {each.name: each.parameters for each in tools})) == [(tool, {"city": "Paris"})]
+
+
+def test_the_number_of_a_call_has_three_digits_at_most() -> None:
+    found = named_format("kimi_k2")
+    text = found.write(_ONE)
+
+    assert _matching("kimi_k2", True).accepts(found, _TOOLS, text.replace(":0<", ":127<"), min_calls=1)
+    assert not _matching("kimi_k2", True).accepts(found, _TOOLS, text.replace(":0<", ":1000<"), min_calls=1)
+
+
+@_formats
 def test_a_prepared_schema_is_spelled_as_templates_spell_it(name: str) -> None:
     """The schemas of requests ask for JSON without spaces."""
     found = named_format(name)
