@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 from server.schemas.base import UNSUPPORTED, StrictModel
 
 MAX_TOOLS = 128  # OpenAI's limit
-_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise PydanticCustomError("name", "it must be 1 to 128 letters, digits and _ . : / - characters")
+        raise PydanticCustomError("name", "it must be 1 to 128 letters, digits and _ . - characters")
     return name
 
 
@@ -58,19 +58,24 @@ class AllowedToolsChoice(StrictModel):
     allowed_tools: AllowedTools
 
 
-def _choice_kind(value: Any) -> Any:
-    if not isinstance(value, str | dict | None) or (
-        isinstance(value, str) and value not in ("none", "auto", "required")
-    ):
+_CHOICES: dict[Any, type[NamedTool | AllowedToolsChoice]] = {"function": NamedTool, "allowed_tools": AllowedToolsChoice}
+
+
+def _choice(value: Any) -> Any:
+    """An object as its type says: pydantic would otherwise complain that it is none of the words."""
+    if isinstance(value, dict):
+        kind = value.get("type")
+        model = _CHOICES.get(kind) if isinstance(kind, str) else None
+        if model is None:
+            raise PydanticCustomError("tool_choice", "its type must be function or allowed_tools")
+        return model.model_validate(value)
+    if value not in (None, "none", "auto", "required"):
         raise PydanticCustomError("tool_choice", "it must be none, auto, required, a tool's name or allowed_tools")
-    if isinstance(value, dict) and value.get("type") not in ("function", "allowed_tools"):
-        raise PydanticCustomError("tool_choice", "its type must be function or allowed_tools")
     return value
 
 
 ToolChoice = Annotated[
-    Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedToolsChoice, Field(discriminator="type")] | None,
-    BeforeValidator(_choice_kind),
+    Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None, BeforeValidator(_choice)
 ]
 
 
