@@ -1,15 +1,15 @@
 """ChatTools: what a chat may call and what it must, from the request's fields."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.errors import InvalidRequest
-from server.schemas.base import quote
+from engine.errors import InvalidRequest, UnsupportedParameter
+from server.schemas.base import Location, path_text, quote
 from server.schemas.chat import ChatTemplateFields
 from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, NamedTool
 from server.structured_outputs.json_schema import prepare_schema
-from server.tools.format import Tool
+from server.tools.format import Tool, ToolFormat
 
 _SAYS_MORE = frozenset({"additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf"})
 _Choice = str | NamedTool | AllowedToolsChoice | None
@@ -60,6 +60,39 @@ def chat_tools(body: ChatTemplateFields) -> ChatTools | None:
     )
 
 
+def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
+    """The tools, with what this way of writing calls does not enforce among `ignored`. Raises InvalidRequest for a
+    tool that it cannot write a call of, and UnsupportedParameter for a strict one that it does not enforce."""
+    ignored = dict.fromkeys(tools.ignored)
+    for tool in tools.callable:
+        if (fault := tool_format.unwritable(tool)) is not None:
+            raise InvalidRequest(
+                f"{tool.path} has {fault}, which calls in the format of this model ({tool_format.name}) cannot hold; "
+                "change it",
+                param=tool.path,
+            )
+        for place in tool_format.unenforced(tool):
+            path = path_text((tool.path, *_as_given(tool, place)))
+            if tool.is_strict:
+                raise UnsupportedParameter(
+                    f"{path} is not supported under strict: calls in the format of this model ({tool_format.name}) "
+                    "are not held to it; change it, or leave strict out to have it ignored",
+                    param=path,
+                )
+            ignored[path] = None
+    return replace(tools, ignored=list(ignored))
+
+
+def _as_given(tool: Tool, place: Location) -> Location:
+    """The place in the client's schema, as far as it leads there; references lead elsewhere."""
+    node: Any = tool.definition["function"].get("parameters")
+    for size, part in enumerate(place):
+        if not isinstance(node, dict) or part not in node:
+            return place[:size]
+        node = node[part]
+    return place
+
+
 def _given(body: ChatTemplateFields) -> tuple[Sequence[FunctionDefinition], str]:
     """The functions, and the field that they come in."""
     if body.tools and body.functions:
@@ -105,7 +138,8 @@ def _tool(function: FunctionDefinition, path: str, ignored: list[str]) -> Tool:
     ignored += prepared.ignored
     fields = {"name": function.name, "description": function.description, "parameters": function.parameters}
     shown = {name: value for name, value in fields.items() if value is not None}
-    return Tool(function.name, prepared.schema, {"type": "function", "function": {**shown, **function.extra}})
+    definition = {"type": "function", "function": {**shown, **function.extra}}
+    return Tool(function.name, prepared.schema, definition, f"{path}.parameters", function.strict is True)
 
 
 def _closed(parameters: dict[str, Any], path: str) -> dict[str, Any]:

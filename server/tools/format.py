@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from server.schemas.base import Location
 from server.structured_outputs.grammar import GrammarBuilder
 
 
@@ -14,6 +15,8 @@ class Tool:
     name: str
     parameters: Mapping[str, Any] | bool  # JSON schema of the arguments, ready for GrammarBuilder.json
     definition: Mapping[str, Any]  # as the client sent it, for the template
+    path: str = ""  # of its parameters in the request
+    is_strict: bool = False  # a schema that is not enforced as a whole is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,14 @@ class ToolFormat(Protocol):
     @property
     def takes_several_calls(self) -> bool:
         """Whether the template shows several calls of one answer; some refuse them, or show the first alone."""
+        ...
+
+    def unwritable(self, tool: Tool) -> str | None:
+        """The property or value of the tool's schema that a call of this format cannot hold, in words; None: none."""
+        ...
+
+    def unenforced(self, tool: Tool) -> list[Location]:
+        """Where the tool's schema says what the format's grammar does not enforce; the paths begin in the schema."""
         ...
 
     def write(self, calls: Sequence[WrittenCall]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from server.schemas.base import Location
 from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.answer_grammar import answer_grammar, body_grammar
 from server.tools.answer_reader import AnswerReader
@@ -35,6 +36,12 @@ class LayoutFormat:
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
         body = body_grammar(builder, self.layout, tools)
         return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
+
+    def unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
+        return None  # JSON holds every name and value
+
+    def unenforced(self, tool: Tool) -> list[Location]:  # noqa: ARG002
+        return []
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return self.layout.write(calls)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from server.structured_outputs.grammar import GrammarBuilder
+from server.schemas.base import Location, quote
+from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.call_reader import Outcome
@@ -18,7 +19,8 @@ from server.tools.layout import CallLayout, Slot
 from server.tools.members_grammar import members_grammar
 from server.tools.reader import Reader, Steps
 from server.tools.step_parser import StepParser
-from server.tools.tagged_values import Schema, types_of
+from server.tools.tagged_values import Schema, constants_of, object_schema, property_schema, types_of
+from server.tools.unenforced import unenforced_members
 
 _NAME = re.compile(r"[\w.-]+")
 _KEY = re.compile(r"\w+")
@@ -94,6 +96,14 @@ class PythonicFormat:
         body = builder.rule(*(_call_grammar(builder, tool) for tool in tools))
         return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
 
+    def unwritable(self, tool: Tool) -> str | None:
+        schema = object_schema(tool.parameters)
+        keys = schema.get("properties", ()) if isinstance(schema, Mapping) else ()
+        return next((f"the property {quote(key)}" for key in keys if not _KEY.fullmatch(key)), None)
+
+    def unenforced(self, tool: Tool) -> list[Location]:
+        return unenforced_members(tool.parameters, lambda _: [])  # a value is JSON
+
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return self.layout.write([WrittenCall(call.name, _keywords(json.loads(call.arguments))) for call in calls])
 
@@ -114,10 +124,11 @@ def _literal(value: object) -> str:
 
 
 def _call_grammar(builder: GrammarBuilder, tool: Tool) -> str:
-    schema = tool.parameters
+    schema = object_schema(tool.parameters)
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
-        keyword = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} "=" {json_grammar(builder, True)}'
+        value = _value_grammar(builder, property_schema(schema, ""))
+        keyword = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} "=" {value}'
         more = builder.rule(f'", " {keyword}')
         arguments = builder.rule('""', f"{keyword} {more}*")
     else:
@@ -128,6 +139,7 @@ def _call_grammar(builder: GrammarBuilder, tool: Tool) -> str:
 def _value_grammar(builder: GrammarBuilder, schema: Schema) -> str:
     types = types_of(schema)
     if types and types <= {"boolean", "null"}:
-        words = {"boolean": ('"True"', '"False"'), "null": ('"None"',)}
-        return builder.rule(*(word for kind in sorted(types) for word in words[kind]))
+        values = {"boolean": (True, False), "null": (None,)}
+        allowed = constants_of(schema) or [value for kind in sorted(types) for value in values[kind]]
+        return one_of(builder, map(repr, allowed))
     return json_grammar(builder, schema)

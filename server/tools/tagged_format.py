@@ -2,16 +2,22 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.format import Tool, WrittenCall
 from server.tools.layout import words
+from server.tools.schema_texts import constant_texts, property_names
 from server.tools.step_parser import StepParser
 from server.tools.tagged_layout import TaggedLayout
-from server.tools.tagged_reader import TaggedCallReader
-from server.tools.tagged_values import Schema, constants_of, property_schema, types_of
+from server.tools.tagged_reader import KEY, TaggedCallReader
+from server.tools.tagged_values import Schema, constants_of, object_schema, property_schema, types_of, value_text
+from server.tools.unenforced import unenforced_members, unenforced_string, unenforced_text
+
+_ANY_KEY = '[^<>"\\s]+'
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,19 @@ class TaggedFormat:
         body = builder.rule(*(self._body(builder, tool) for tool in tools))
         return answer_grammar(builder, self.layout.call, body, min_calls=min_calls, is_parallel=is_parallel)
 
+    def unwritable(self, tool: Tool) -> str | None:
+        schema = object_schema(tool.parameters)
+        for key in schema.get("properties", ()) if isinstance(schema, Mapping) else ():
+            if not KEY.fullmatch(key) or key != key.strip():
+                return f"the property {quote(key)}"
+        tag = self.layout.closing_tag[0]
+        texts = chain(constant_texts(schema), property_names(schema))
+        return next((f"the text {quote(text)}" for text in texts if tag in text), None)
+
+    def unenforced(self, tool: Tool) -> list[Location]:
+        tells_strings = self.layout.open_string is not None
+        return unenforced_members(tool.parameters, unenforced_string if tells_strings else unenforced_text)
+
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return self.layout.write(calls)
 
@@ -59,9 +78,10 @@ class TaggedFormat:
 
     def _arguments(self, builder: GrammarBuilder, schema: Schema) -> str:
         """The schema's properties in its order, which is the order that tools are shown in."""
+        schema = object_schema(schema)
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
-            return builder.rule(self._argument(builder, builder.regex('[^<>"\\n]+'), True)) + "*"
+            return builder.rule(self._argument(builder, builder.regex(_ANY_KEY), property_schema(schema, ""))) + "*"
         required = schema.get("required", ())
         rules = [
             builder.rule(self._argument(builder, builder.literal(key), property_schema(schema, key)))
@@ -79,16 +99,19 @@ class TaggedFormat:
         types = types_of(schema)
         constants = constants_of(schema)
         values = []
-        if not types or "string" in types:
+        has_string = not types or "string" in types
+        tells_strings = self.layout.open_string is not None
+        if has_string:
             opening = builder.literal(self.layout.open_value_of(is_string=True))
-            if constants and types == {"string"}:
-                values.append(f"{opening} {one_of(builder, constants)} {builder.literal(self.layout.close_value)}")
+            if constants:
+                texts = [value_text(value) for value in constants if isinstance(value, str) or not tells_strings]
+                values.append(f"{opening} {one_of(builder, texts)} {builder.literal(self.layout.close_value)}")
             else:
                 # Up to the tag, where the parser ends the value too; the line break before it is left to the model.
                 tag, rest = self.layout.closing_tag
                 following = f" {builder.literal(rest)}" if rest else ""
                 values.append(f"{opening} {builder.text_until(tag)}{following}")
-        if types != {"string"} and (not values or self.layout.open_string is not None):
+        if types != {"string"} and (tells_strings or not has_string):
             opening = builder.literal(self.layout.open_value)
             values.append(f"{opening} {json_grammar(builder, schema)} {builder.literal(self.layout.close_value)}")
         return values

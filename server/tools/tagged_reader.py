@@ -12,7 +12,7 @@ from server.tools.tagged_layout import TaggedLayout
 from server.tools.tagged_values import json_value, property_schema, schema_of
 
 _NAME = re.compile(r"[\w.-]+")
-_KEY = re.compile(r"[^<>\"\n]+")
+KEY = re.compile(r"[^<>\"\n]+")
 
 
 class TaggedCallReader:
@@ -55,7 +55,7 @@ class TaggedCallReader:
                 return True
             if not (yield from self._skip(reader, self._open_key)):
                 return False
-            key = (yield from reader.read_run(_KEY)).strip()
+            key = (yield from reader.read_run(KEY)).strip()
             open_string = self._layout.open_string
             is_string = open_string is not None and (yield from reader.skip(open_string))
             if not key or (not is_string and not (yield from self._skip(reader, self._open_value))):

@@ -8,12 +8,13 @@ from server.tools.json_scanner import json_of
 
 Schema = Mapping[str, Any] | bool
 _MAX_REFERENCES = 8  # that one schema may follow, since they could go in circles
+OUTSIDE = frozenset({"$defs", "definitions", "x-guidance"})  # keywords that say nothing of the value itself
 
 
 def schema_of(names: Collection[str], name: str) -> Schema:
     """A tool's schema, where a parser was given schemas with the names."""
     schema = names[name] if isinstance(names, Mapping) else True
-    return schema if isinstance(schema, Mapping | bool) else True
+    return object_schema(schema) if isinstance(schema, Mapping | bool) else True
 
 
 def property_schema(schema: Schema, key: str) -> Schema:
@@ -30,10 +31,9 @@ def property_schema(schema: Schema, key: str) -> Schema:
 
 
 def schema_with_definitions(root: Schema, schema: Schema) -> Schema:
-    """`schema`, which is a part of `root`, so that its references can be resolved, and the first one is."""
+    """`schema`, which is a part of `root`, so that its references can be resolved; one that stands alone is."""
     for _ in range(_MAX_REFERENCES):
-        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
-        found = None if reference is None else _definition(root, str(reference))
+        found = _meant(root, schema)
         if found is None:
             break
         schema = found
@@ -42,11 +42,28 @@ def schema_with_definitions(root: Schema, schema: Schema) -> Schema:
     return {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **schema}
 
 
+def object_schema(schema: Schema) -> Schema:
+    """The schema of an object, with `properties` where it says which there are: those that are only required, too."""
+    schema = schema_with_definitions(schema, schema)
+    if isinstance(schema, bool):
+        return schema
+    given, required, extra = (schema.get(key) for key in ("properties", "required", "additionalProperties"))
+    is_empty = extra is False and "patternProperties" not in schema
+    if not isinstance(given, Mapping) and not required and not is_empty:
+        return schema
+    properties = {key: value for key, value in (given or {}).items() if value is not False}
+    properties |= {key: True if extra is None else extra for key in required or () if key not in properties}
+    return {**schema, "properties": properties}
+
+
 def constants_of(schema: Schema) -> list[Any]:
-    """The values that the schema lists."""
-    if not isinstance(schema, Mapping):
-        return []
-    return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
+    """The values that the schema allows, where these are few; none: all that its types have."""
+    return _constants_of(schema, schema, _MAX_REFERENCES)
+
+
+def value_text(value: object) -> str:
+    """The value as it stands between tags."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def types_of(schema: Schema) -> frozenset[str]:
@@ -59,10 +76,49 @@ def json_value(text: str, schema: Schema) -> str:
     types = types_of(schema)
     if types != {"string"} and (value := json_of(text)) is not None:
         kind = _kind_of(value)
-        is_allowed = not types or kind in types or (kind == "integer" and "number" in types)
-        if is_allowed or "string" not in types:
+        if not types or _fits(kind, types) or "string" not in types:
             return value
     return json.dumps(text, ensure_ascii=False)
+
+
+def _constants_of(schema: Schema, root: Schema, num_left: int) -> list[Any]:
+    if isinstance(schema, bool) or num_left == 0:
+        return []
+    if "const" in schema or "enum" in schema:
+        types = schema.get("type", ())
+        allowed = {types} if isinstance(types, str) else set(types)
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        return [value for value in values if not allowed or _fits(_kind_of(json.dumps(value)), allowed)]
+    if (found := _meant(root, schema)) is not None:
+        return _constants_of(found, root, num_left - 1)
+    if isinstance(choices := schema.get("anyOf"), list):
+        lists = [
+            [None]
+            if isinstance(choice, Mapping) and choice.get("type") == "null"
+            else _constants_of(choice, root, num_left - 1)
+            for choice in choices
+        ]
+        return [value for values in lists for value in values] if all(lists) else []
+    return []
+
+
+def _fits(kind: str, types: Collection[str]) -> bool:
+    return kind in types or (kind == "integer" and "number" in types)
+
+
+def _meant(root: Schema, schema: Schema) -> Schema | None:
+    """What a schema stands for that is a reference, or an allOf of one, and says no more than that."""
+    if isinstance(schema, bool):
+        return None
+    keywords = schema.keys() - OUTSIDE - {"type"}
+    if keywords == {"$ref"}:
+        found = _definition(root, str(schema["$ref"]))
+    elif keywords == {"allOf"} and len(schema["allOf"]) == 1:
+        found = schema["allOf"][0]
+    else:
+        return None
+    # A reference to an object may say once more that it is one.
+    return {"type": schema["type"], **found} if isinstance(found, Mapping) and "type" in schema else found
 
 
 def _types_of(schema: Schema, root: Schema, num_left: int) -> frozenset[str]:
@@ -75,7 +131,7 @@ def _types_of(schema: Schema, root: Schema, num_left: int) -> frozenset[str]:
         return frozenset(stated)
     if constants := constants_of(schema):
         return frozenset(_kind_of(json.dumps(value)) for value in constants)
-    if (found := _definition(root, str(schema.get("$ref")))) is not None:
+    if (found := _meant(root, schema) or _definition(root, str(schema.get("$ref")))) is not None:
         return _types_of(found, root, num_left - 1)
     for alternatives in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(alternatives), list):

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
@@ -17,9 +18,19 @@ from server.tools.format import Tool, WrittenCall
 from server.tools.json_scanner import Emit, read_json_atom, read_value
 from server.tools.layout import CallLayout, Slot
 from server.tools.members_grammar import members_grammar
+from server.tools.nested_values import (
+    PLAIN_TYPES,
+    choices_of,
+    item_counts,
+    items_of,
+    scalar_constants,
+    unenforced_value,
+)
 from server.tools.reader import Marks, Reader, Steps
+from server.tools.schema_texts import constant_texts, property_names
 from server.tools.step_parser import StepParser
-from server.tools.tagged_values import Schema, constants_of, schema_with_definitions, types_of
+from server.tools.tagged_values import Schema, object_schema, property_schema, types_of
+from server.tools.unenforced import unenforced_members
 
 _QUOTE = '<|"|>'
 _QUOTE_MARKS = Marks((_QUOTE,))
@@ -28,7 +39,6 @@ _LAYOUT = CallLayout(
     begin="", open="<|tool_call>call:", body=(Slot.NAME, Slot.ARGUMENTS, "<tool_call|>"), after_text=None
 )
 _MAX_DEPTH = 4  # of arguments; a grammar has a rule for each place of a value
-_PLAIN_TYPES = frozenset(("integer", "number", "boolean"))  # which are written as in JSON
 _ANY_TYPES = frozenset(("string", "array", "object", "number", "boolean"))
 
 
@@ -57,6 +67,15 @@ class Gemma4Format:
             for tool in tools
         )
         return answer_grammar(builder, _LAYOUT, builder.rule(*bodies), min_calls=min_calls, is_parallel=is_parallel)
+
+    def unwritable(self, tool: Tool) -> str | None:
+        for key in property_names(tool.parameters):
+            if not _BARE_KEY.fullmatch(key) or key != key.strip("\"'"):
+                return f"the property {quote(key)}"
+        return next((f"the text {quote(text)}" for text in constant_texts(tool.parameters) if _QUOTE in text), None)
+
+    def unenforced(self, tool: Tool) -> list[Location]:
+        return unenforced_members(tool.parameters, partial(unenforced_value, depth=_MAX_DEPTH - 1))
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return _LAYOUT.write([WrittenCall(call.name, _written(json.loads(call.arguments))) for call in calls])
@@ -96,45 +115,55 @@ def _sorted(keys: Collection[str]) -> list[str]:
 
 
 def _object_grammar(builder: GrammarBuilder, schema: Schema, depth: int) -> str:
+    schema = object_schema(schema)
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     value = partial(_value_grammar, builder, depth=depth - 1)
     if isinstance(schema, Mapping) and isinstance(properties, Mapping):
         members = members_grammar(builder, schema, _sorted(properties), ":", ",", value)
     else:
-        member = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} ":" {value(True)}'
+        member = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} ":" {value(property_schema(schema, ""))}'
         more = builder.rule(f'"," {member}')
         members = builder.rule('""', f"{member} {more}*")
     return f'"{{" {members} "}}"'
 
 
 def _value_grammar(builder: GrammarBuilder, schema: Schema, *, depth: int) -> str:
+    if constants := scalar_constants(schema):
+        return one_of(builder, map(_written, constants))
+    if choices := choices_of(schema):
+        return builder.rule(*(_value_grammar(builder, choice, depth=depth) for choice in choices))
     types = types_of(schema) or _ANY_TYPES
-    plain = sorted(types & _PLAIN_TYPES)
+    plain = sorted(types & PLAIN_TYPES)
     values = []
     if "string" in types:
-        values.append(_string_grammar(builder, constants_of(schema) if types == {"string"} else []))
+        values.append(_string_grammar(builder))
     if "array" in types and depth > 0:
-        items = schema.get("items", True) if isinstance(schema, Mapping) else True
-        item = _value_grammar(builder, schema_with_definitions(schema, items), depth=depth - 1)
-        more = builder.rule(f'"," {item}')
-        members = builder.rule('""', f"{item} {more}*")
-        values.append(f'"[" {members} "]"')
+        values.append(_array_grammar(builder, schema, depth))
     if "object" in types and depth > 0:
         values.append(_object_grammar(builder, schema, depth))
     if "null" in types:
         values.append('"None"')
     if plain:
-        given = schema if isinstance(schema, Mapping) and types <= _PLAIN_TYPES else {"type": plain}
+        given = schema if isinstance(schema, Mapping) and types <= PLAIN_TYPES else {"type": plain}
         values.append(json_grammar(builder, given))
     # A value deeper than that: what it is is left to the model, as text.
-    return builder.rule(*values) if values else _string_grammar(builder, [])
+    return builder.rule(*values) if values else _string_grammar(builder)
 
 
-def _string_grammar(builder: GrammarBuilder, constants: list[str]) -> str:
-    quote = builder.literal(_QUOTE)
-    if constants:
-        return f"{quote} {one_of(builder, constants)} {quote}"
-    return f"{quote} {builder.text_until(_QUOTE)}"
+def _array_grammar(builder: GrammarBuilder, schema: Schema, depth: int) -> str:
+    item = _value_grammar(builder, items_of(schema), depth=depth - 1)
+    least, most = item_counts(schema)
+    if most == 0:
+        return '"[]"'
+    more = builder.rule(f'"," {item}')
+    members = f"{item} {more}{{{max(least - 1, 0)},{'' if most is None else most - 1}}}"
+    if not least:
+        members = builder.rule('""', members)
+    return f'"[" {members} "]"'
+
+
+def _string_grammar(builder: GrammarBuilder) -> str:
+    return f"{builder.literal(_QUOTE)} {builder.text_until(_QUOTE)}"
 
 
 FORMAT = Gemma4Format()

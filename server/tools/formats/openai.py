@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from server.schemas.base import Location
 from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.answer_grammar import json_grammar
 from server.tools.event_log import EventLog
@@ -71,6 +72,12 @@ class HarmonyFormat:
         next_message = builder.literal("<|end|><|start|>assistant")
         message = builder.rule(final, by_template, calls(*_WRITTEN_BY_MODEL))
         return builder.rule(message, f"{preamble} {builder.text()} {next_message} {message}")
+
+    def unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
+        return None  # JSON holds every name and value
+
+    def unenforced(self, tool: Tool) -> list[Location]:  # noqa: ARG002
+        return []
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return _WRITTEN_BY_TEMPLATE.write(calls[:1])

@@ -1,0 +1,44 @@
+"""The names and texts that a schema of arguments demands, which a format may be unable to write."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})  # their values hold schemas by name
+
+
+def property_names(schema: object) -> Iterator[str]:
+    """Of all objects in the schema, however deep."""
+    for node in _schemas_within(schema):
+        yield from node.get("properties", ())
+        yield from node.get("required", ())
+
+
+def constant_texts(schema: object) -> Iterator[str]:
+    """The strings in all values that the schema lists, however deep."""
+    stack: list[Any] = []
+    for node in _schemas_within(schema):
+        stack += [node["const"]] if "const" in node else node.get("enum", ())
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            stack += [*value, *value.values()]
+        elif isinstance(value, list):
+            stack += value
+
+
+def _schemas_within(schema: object) -> Iterator[Mapping[str, Any]]:
+    stack = [schema]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack += node
+        if not isinstance(node, Mapping):
+            continue
+        yield node
+        for keyword, value in node.items():
+            if keyword in _NAMED:
+                stack += value.values()
+            elif keyword not in ("const", "enum"):
+                stack.append(value)
