@@ -7,6 +7,7 @@ from typing import Any
 
 from server.structured_outputs.composition import ABSENT, Schema, any_of
 from server.structured_outputs.kinds import ALL, ARRAY, identity, types_of_kinds
+from server.structured_outputs.numbers import inexact_number, without_minus_zero
 
 _MAX_COMBINATIONS = 128  # of optional properties
 _MAX_UNIQUE = 4  # values: they have 65 arrangements
@@ -73,8 +74,9 @@ class PropertyCounts:
 def arrangements(node: Node) -> Schema | None:
     """What `uniqueItems` says of an array whose items are few known values; None for other arrays."""
     values = _known_values(node.get("items"))
-    if values is None or len(values) > _MAX_UNIQUE or "prefixItems" in node:
+    if values is None or len(values) > _MAX_UNIQUE or "prefixItems" in node or inexact_number(values) is not None:
         return None
+    values = without_minus_zero(values)
     arrays = [list(order) for size in range(len(values) + 1) for order in itertools.permutations(values, size)]
     return any_of([{"enum": arrays}, {"type": types_of_kinds(ALL - {ARRAY})}])
 

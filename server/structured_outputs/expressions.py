@@ -11,7 +11,7 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.structured_outputs.json_schema import PreparedSchema, prepare_schema
-from server.structured_outputs.patterns import largest_repeat, unsupported_construct
+from server.structured_outputs.patterns import checked_construct, largest_repeat
 
 Expression = Callable[[GrammarBuilder], str]
 
@@ -37,16 +37,14 @@ def of_schema(schema: Any, param: str, *, is_strict: bool, whitespace: str | Non
 
 def of_regex(pattern: str, param: str) -> Expression:
     _check_length(pattern, param)
-    if (construct := unsupported_construct(pattern)) is not None:
-        raise UnsupportedParameter(
-            f"{param} has {construct}; no grammar can follow it: write the pattern without", param=param
-        )
     if (repeats := largest_repeat(pattern)) > MAX_REPEATS:
         raise InvalidRequest(
             f"{param} repeats a part {repeats:,} times; the limit is {MAX_REPEATS:,}: use * or +", param=param
         )
-    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
-        raise InvalidRequest(f"{param} ends with a backslash that escapes nothing; remove it", param=param)
+    if (construct := checked_construct(pattern, param)) is not None:
+        raise UnsupportedParameter(
+            f"{param} has {construct}; no grammar can follow it: write the pattern without", param=param
+        )
     return lambda builder: builder.regex(pattern)
 
 

@@ -16,20 +16,20 @@ _PREFIX = "#/$defs/"
 Definitions = Mapping[str, Schema]
 
 
+class NoValueError(Exception):
+    """No finite value matches a schema."""
+
+
 def ending_schema(root: Schema, definitions: Definitions, param: str) -> tuple[Schema, dict[str, Schema]]:
     """The root and the definitions that it needs, with false for each reference to what no finite value matches.
 
-    Raises InvalidRequest if nothing is left, or it is too large, or a reference leads back to itself.
+    Raises NoValueError if nothing is left, InvalidRequest if it is too large or a reference leads back to itself.
     """
     _check_size([root, *definitions.values()], param)
     _check_circles(definitions, param)
     alive = _alive(definitions)
     if not _has_value(root, ALL, alive):
-        raise InvalidRequest(
-            f"{param} matches no finite JSON value: what is required in it has no end, or contradicts itself; "
-            "make the inner reference optional",
-            param=param,
-        )
+        raise NoValueError
     needed: dict[str, Schema] = {}
     ending = _pruned(root, alive)
     pending = list(_names_in(ending))

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.structured_outputs.checking import MAX_DEPTH, check_limits, check_schema
-from server.structured_outputs.finite import ending_schema
+from server.structured_outputs.finite import NoValueError, ending_schema
 from server.structured_outputs.references import References
 from server.structured_outputs.translation import Translation
 
@@ -40,10 +40,22 @@ def prepare_schema(schema: Any, *, param: str, is_strict: bool, whitespace: str 
             "levels: make it simpler",
             param=param,
         ) from None
+    except NoValueError:
+        raise _no_value(translation, param) from None
     written = {"x-guidance": _options(whitespace), **(root if isinstance(root, dict) else {})}
     if definitions:
         written["$defs"] = definitions
     return PreparedSchema(written, list(translation.ignored))
+
+
+def _no_value(translation: Translation, param: str) -> InvalidRequest:
+    for path, reason in translation.contradictions.items():
+        return InvalidRequest(f"{path} leaves {param} no value that matches: {reason}; change one of them", param=path)
+    remedy = "make the inner $ref optional" if translation.has_references else "change one of its parts"
+    return InvalidRequest(
+        f"{param} matches no finite JSON value: what is required in it has no end, or contradicts itself; {remedy}",
+        param=param,
+    )
 
 
 def _options(whitespace: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from engine.errors import InvalidRequest
 from server.schemas.base import Location, path_text, quote
 from server.structured_outputs.kinds import ARRAY, NUMBERS, OBJECT, STRING, TYPES, Kinds
+from server.structured_outputs.numbers import MAX_SIZE
 
 # Say something about a value and restrict nothing.
 ANNOTATIONS = frozenset(
@@ -85,7 +86,11 @@ def _is_limit(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return _is_number(value) and value >= 0 and value == int(value)
+    return _is_number(value) and value >= 0 and (isinstance(value, int) or value.is_integer())
+
+
+def _is_least(value: Any) -> bool:
+    return _is_count(value) and value <= MAX_SIZE
 
 
 def _is_names(value: Any) -> bool:
@@ -105,6 +110,7 @@ def _is_text(value: Any) -> bool:
 
 
 _COUNT = (_is_count, "an integer of at least 0")
+_LEAST = (_is_least, f"an integer from 0 to {MAX_SIZE:,}, or no answer can match")
 _SCHEMAS = (_is_filled_list, "a list of at least one schema")
 _BY_NAME = (_is_object, "an object of schemas")
 _TEXT = (_is_text, "a string")
@@ -121,20 +127,20 @@ _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "exclusiveMinimum": (_is_limit, "a number"),
     "exclusiveMaximum": (_is_limit, "a number"),
     "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "minLength": _COUNT,
+    "minLength": _LEAST,
     "maxLength": _COUNT,
     "pattern": _TEXT,
     "format": _TEXT,
     "prefixItems": _SCHEMAS,
-    "minItems": _COUNT,
+    "minItems": _LEAST,
     "maxItems": _COUNT,
-    "minContains": _COUNT,
+    "minContains": _LEAST,
     "maxContains": _COUNT,
     "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
     "properties": _BY_NAME,
     "patternProperties": _BY_NAME,
     "required": (_is_names, "a list of property names"),
-    "minProperties": _COUNT,
+    "minProperties": _LEAST,
     "maxProperties": _COUNT,
     "dependencies": (_is_object, "an object of schemas and lists of property names"),
     "dependentSchemas": _BY_NAME,

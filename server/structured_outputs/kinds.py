@@ -26,7 +26,7 @@ def kinds_of_node(node: Mapping[str, Any]) -> Kinds:
     if "type" in node:
         kinds = kinds_of_types(node["type"])
     if "enum" in node:
-        kinds &= frozenset(map(kind_of, node["enum"]))
+        kinds &= kinds_of_values(node["enum"])
     if "const" in node:
         kinds &= {kind_of(node["const"])}
     return kinds
@@ -38,6 +38,10 @@ def kinds_of_types(types: str | Iterable[str]) -> Kinds:
     for each in listed:
         kinds |= NUMBERS if each == "number" else {each}
     return frozenset(kinds)
+
+
+def kinds_of_values(values: Iterable[Any]) -> Kinds:
+    return frozenset(map(kind_of, values))
 
 
 def types_of_kinds(kinds: Iterable[str]) -> list[str] | None:

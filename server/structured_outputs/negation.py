@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from server.schemas.base import Location
+from server.schemas.base import Location, quote
 from server.structured_outputs.composition import ABSENT, Schema, all_of, any_of
 from server.structured_outputs.formats import FORMAT_PATTERNS, FORMATS
 from server.structured_outputs.keywords import ANNOTATIONS, CONCERNS
@@ -23,6 +23,7 @@ from server.structured_outputs.kinds import (
     kinds_of_types,
     types_of_kinds,
 )
+from server.structured_outputs.numbers import MAX_SIZE, inexact_limit
 from server.structured_outputs.patterns import MAX_EXCLUDED, MAX_EXCLUDED_LENGTH, all_texts_but
 from server.structured_outputs.references import References
 
@@ -112,7 +113,8 @@ class Negation:
                 if value > 0:
                     yield _sized(keyword, f"max{keyword[3:]}", int(value) - 1)
             case "maxLength" | "maxItems" | "maxProperties":
-                yield _sized(keyword, f"min{keyword[3:]}", int(value) + 1)
+                if value < MAX_SIZE:  # no answer is larger
+                    yield _sized(keyword, f"min{keyword[3:]}", int(value) + 1)
             case "required":
                 for name in value:
                     yield {"type": "object", "properties": {name: ABSENT}}
@@ -232,6 +234,7 @@ def _sized(keyword: str, opposite: str, size: int) -> Schema:
 
 def _number_keyword(keyword: str, node: Node) -> Iterator[Schema]:
     value = node[keyword]
+    _check_exact(value)
     match keyword:
         case "minimum" if node.get("exclusiveMinimum") is not True:
             yield {"type": "number", "exclusiveMaximum": value}
@@ -265,6 +268,8 @@ def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
                 if left := [value for value in (False, True) if identity(value) not in listed]:
                     yield {"enum": left}
             case "number" if kinds & NUMBERS:
+                for value in listed.values():
+                    _check_exact(value)
                 yield from _between(sorted(listed.values()))
             case "string" if STRING in kinds:
                 lengths = [len(value) for value in listed.values()]
@@ -276,6 +281,12 @@ def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
                 if any(listed.values()):
                     raise InexpressibleError(f"a value that is an {kind}")
                 yield {"type": kind, size: 1}
+
+
+def _check_exact(value: float) -> None:
+    """Raise InexpressibleError for a number that cannot be a limit."""
+    if inexact_limit("minimum", value, is_integer=False) is not None:
+        raise InexpressibleError(f"a number with as many digits as {quote(value)}")
 
 
 def _between(values: list[float]) -> Iterator[Schema]:

@@ -4,6 +4,16 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from llguidance import LLMatcher
+
+from engine.errors import InvalidRequest
+from server.schemas.base import quote
+
+MAX_CHECKED = 20_000  # characters; the engine alone checks longer ones, since that takes long
+
+# What the parser says of a pattern that other matchers may well read.
+_OTHER_DIALECT = ("unrecognized escape", "Unicode property not found", "look-around")
+
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:<?[=!]|P[=>]|>|\()|[^\\\[(]+|.", re.DOTALL)
 
 _LOOKAROUNDS = {"(?=": "lookahead", "(?!": "lookahead", "(?<=": "lookbehind", "(?<!": "lookbehind"}
@@ -16,6 +26,28 @@ _REPEAT = re.compile(r"\{([0-9]+)(?:,([0-9]*))?\}")
 # Of the texts that `all_texts_but` leaves out: characters of all, and of one, each of which nests a group.
 MAX_EXCLUDED = 2_000
 MAX_EXCLUDED_LENGTH = 100
+
+
+def checked_construct(pattern: str, path: str) -> str | None:
+    """unsupported_construct, also of what the dialect of the grammar lacks beyond that.
+
+    Raises InvalidRequest with the path for what is no regular expression, or matches no text.
+    """
+    if (construct := unsupported_construct(pattern)) is not None or len(pattern) > MAX_CHECKED:
+        return construct
+    error = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern}))
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        error = "error: a backslash at its end escapes nothing"
+    if "lookarounds not supported" in error:
+        return "^ or $ within a pattern"
+    if "Regex is empty" in error:
+        raise InvalidRequest(f"{path} is {quote(pattern)}; no text matches it", param=path)
+    _, found, fault = error.partition("error: ")
+    if not found:
+        return None  # the engine says what else there may be
+    if fault.startswith(_OTHER_DIALECT):
+        return f"what other dialects have and this one lacks ({fault})"
+    raise InvalidRequest(f"{path} is {quote(pattern)}, which is no regular expression: {fault}", param=path)
 
 
 def unsupported_construct(pattern: str) -> str | None:

@@ -24,6 +24,7 @@ __all__ = ["FIELDS", "Constraint", "ResponseFormat", "StructuredOutputs", "const
 
 FIELDS = frozenset(StructuredFields.model_fields)  # those of a body that constraint_of reads
 
+_ASKING = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")  # of structured_outputs
 _JSON_OBJECT = {"type": "object"}
 
 
@@ -51,6 +52,7 @@ def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
     body = validate(StructuredFields, {name: fields[name] for name in FIELDS & fields.keys()})
     asked = list(_asked(body))
     if not asked:
+        _check_known(body)
         return None
     if len(asked) > 1:
         raise InvalidRequest(
@@ -91,6 +93,14 @@ def _asked(body: StructuredFields) -> Iterator[str]:
     ):
         if getattr(body, name) is not None:
             yield name
+
+
+def _check_known(body: StructuredFields) -> None:
+    """Raise InvalidRequest for an unknown field where nothing is asked for: a typo would give free text."""
+    for path in body.extra:
+        owner = path.split(".")[0]
+        takes = "a type other than text" if owner == "response_format" else ", ".join(_ASKING)
+        raise InvalidRequest(f"{path} is unknown, and {owner} asks for nothing; it takes {takes}", param=path)
 
 
 def _constraint(path: str, body: StructuredFields) -> Constraint:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.schemas.base import Location, path_text
+from server.schemas.base import Location, path_text, quote
 from server.structured_outputs.composition import ABSENT, Schema, all_of, any_of
 from server.structured_outputs.counting import PropertyCounts, arrangements
 from server.structured_outputs.disjoint import Disjointness
@@ -20,15 +20,42 @@ from server.structured_outputs.keywords import (
     OBJECT_KEYWORDS,
     STRING_KEYWORDS,
 )
-from server.structured_outputs.kinds import ALL, Kinds, kinds_of_node
+from server.structured_outputs.kinds import (
+    ALL,
+    ARRAY,
+    FRACTION,
+    NUMBERS,
+    OBJECT,
+    STRING,
+    Kinds,
+    identity,
+    kinds_of_node,
+    kinds_of_values,
+    types_of_kinds,
+)
 from server.structured_outputs.negation import InexpressibleError, Negation
-from server.structured_outputs.patterns import unsupported_construct
+from server.structured_outputs.numbers import (
+    MAX_SIZE,
+    empty_range,
+    given_keyword,
+    inexact_limit,
+    inexact_multiple,
+    inexact_number,
+    limits_of,
+    without_minus_zero,
+)
+from server.structured_outputs.patterns import checked_construct
 from server.structured_outputs.references import References
 
 MAX_NODES = 10_000  # schemas that are written for one; real ones need some hundreds
 
 _MAX_OVERLAPS = 64  # pairs of branches of one oneOf that may both match
 _DYNAMIC = frozenset({"$dynamicRef", "$recursiveRef"})
+_SIZES = (
+    (STRING, "minLength", "maxLength"),
+    (ARRAY, "minItems", "maxItems"),
+    (OBJECT, "minProperties", "maxProperties"),
+)
 _WITHOUT_EFFECT = ANNOTATIONS | {"$dynamicAnchor", "$recursiveAnchor", "then", "else"}
 
 Node = dict[str, Any]
@@ -42,8 +69,10 @@ class Translation:
 
     def __init__(self, references: References, *, is_strict: bool) -> None:
         self.ignored: dict[str, None] = {}  # paths, in order
+        self.contradictions: dict[str, str] = {}  # paths of what no value matches, each with the reason
         self._references = references
         self._is_strict = is_strict
+        self._constructs: dict[str, str | None] = {}  # that patterns have and no grammar can follow
         self._names: dict[int, str] = {}  # of what is referred to, by the identity of the node
         self._written: dict[str, Schema] = {}
         self._pending: list[tuple[str, Location, Any]] = []
@@ -58,6 +87,10 @@ class Translation:
             name, place, node = self._pending.pop()
             self._written[name] = self.schema(node, place, ALL)
         return schema, self._written
+
+    @property
+    def has_references(self) -> bool:
+        return bool(self._names)
 
     def define(self, name: str, schema: Schema) -> None:
         self._written[name] = schema
@@ -79,10 +112,14 @@ class Translation:
         if isinstance(node, bool):
             return node
         kinds &= kinds_of_node(node)
+        impossible = self._impossible(node, location, kinds)
+        kinds -= impossible
         if not kinds:
             return False
         written: Node = {}
         extra: list[Schema] = []  # after the rest, so that they do not change the order of properties
+        if impossible:
+            extra.append(_of_types(kinds))
         done: set[str] = set()
         for keyword in node:
             if keyword not in done and CONCERNS.get(keyword, kinds) & kinds:
@@ -95,8 +132,10 @@ class Translation:
         """Write what one keyword says, and those that belong together with it. Returns these."""
         value, place = node[keyword], (*location, keyword)
         match keyword:
-            case "type" | "enum" | "const":
+            case "type":
                 written[keyword] = value
+            case "enum" | "const":
+                self._values(keyword, value, place, written, extra)
             case "$ref":
                 written[keyword] = self.reference(value, place)
             case "allOf" | "anyOf":
@@ -108,7 +147,7 @@ class Translation:
             case "if":
                 extra.append(self._condition(node, location, kinds))
             case _ if keyword in NUMBER_KEYWORDS:
-                written.update(_numbers(node))
+                written.update(self._numbers(node, location, is_integer=FRACTION not in kinds))
                 return set(NUMBER_KEYWORDS)
             case _ if keyword in STRING_KEYWORDS:
                 written.update(self._string(node, location, extra))
@@ -124,6 +163,48 @@ class Translation:
             case _ if keyword not in _WITHOUT_EFFECT and not keyword.startswith("x-"):
                 self.ignored[path_text(place)] = None  # JSON Schema gives it no meaning
         return set()
+
+    def _impossible(self, node: Node, location: Location, kinds: Kinds) -> Kinds:
+        """The kinds of which the node's own keywords leave no value."""
+        impossible: set[str] = set()
+        if "const" in node and "enum" in node and identity(node["const"]) not in map(identity, node["enum"]):
+            self._contradiction((*location, "const"), "its value is not in the enum beside it")
+            impossible |= ALL
+        elif not kinds_of_node(node) and node.get("type"):
+            keyword = "const" if "const" in node else "enum"
+            self._contradiction((*location, keyword), "it has no value of the type beside it")
+        if kinds & NUMBERS and (limits := empty_range(node, is_integer=FRACTION not in kinds)) is not None:
+            self._contradiction((*location, limits[1]), f"no number is between {limits[0]} and {limits[1]}")
+            impossible |= NUMBERS
+        for kind, least, most in _SIZES:
+            if kind in kinds and least in node and most in node and node[least] > node[most]:
+                self._contradiction((*location, most), f"{least} is greater than {most}")
+                impossible.add(kind)
+        return kinds & impossible
+
+    def _contradiction(self, place: Location, reason: str) -> None:
+        self.contradictions.setdefault(path_text(place), reason)
+
+    def _values(self, keyword: str, value: Any, place: Location, written: Node, extra: list[Schema]) -> None:
+        if (number := inexact_number(value)) is None:
+            written[keyword] = without_minus_zero(value)
+        else:
+            self._drop(place, f"a grammar holds integers up to 2^53 exactly, and {quote(number)} is beyond")
+            extra.append(_of_types(kinds_of_values(value if keyword == "enum" else [value])))
+
+    def _numbers(self, node: Node, location: Location, *, is_integer: bool) -> Node:
+        written: Node = {}
+        if "multipleOf" in node:
+            if (reason := inexact_multiple(node["multipleOf"])) is None:
+                written["multipleOf"] = node["multipleOf"]
+            else:
+                self._drop((*location, "multipleOf"), reason)
+        for keyword, value in limits_of(node).items():
+            if (reason := inexact_limit(keyword, value, is_integer=is_integer)) is None:
+                written[keyword] = value
+            else:
+                self._drop((*location, given_keyword(node, keyword)), reason)
+        return written
 
     def reference(self, reference: str, location: Location) -> str:
         """What is written for `reference`: a `$ref` to what it means, which will be defined."""
@@ -212,12 +293,13 @@ class Translation:
         return any_of([all_of([holds, then]), all_of([fails, otherwise])])
 
     def _string(self, node: Node, location: Location, extra: list[Schema]) -> Node:
-        written: Node = {name: int(node[name]) for name in ("minLength", "maxLength") if name in node}
+        written = _sizes(node, "minLength", "maxLength")
         if "pattern" in node:
-            if (construct := unsupported_construct(node["pattern"])) is None:
+            place = (*location, "pattern")
+            if (construct := self._unsupported_construct(node["pattern"], place)) is None:
                 written["pattern"] = node["pattern"]
             else:
-                self._drop((*location, "pattern"), f"no grammar can follow {construct}: write the pattern without")
+                self._drop(place, f"no grammar can follow {construct}: write the pattern without")
         if "format" in node:
             if node["format"] in FORMATS:
                 written["format"] = node["format"]
@@ -228,7 +310,7 @@ class Translation:
         return written
 
     def _array(self, node: Node, location: Location, extra: list[Schema]) -> Node:
-        written: Node = {name: int(node[name]) for name in ("minItems", "maxItems") if name in node}
+        written = _sizes(node, "minItems", "maxItems")
         prefix, items = array_parts(node)
         if prefix is not None:
             name, schemas = prefix
@@ -252,8 +334,9 @@ class Translation:
         if "contains" not in node or (node.get("minContains") == 0 and "maxContains" not in node):
             return
         if node["contains"] in (True, {}):
-            limits = {"minItems": int(node.get("minContains", 1))}
-            extra.append(limits | ({"maxItems": int(node["maxContains"])} if "maxContains" in node else {}))
+            limits = {"minItems": node.get("minContains", 1)}
+            limits |= {"maxItems": node["maxContains"]} if "maxContains" in node else {}
+            extra.append(_sizes(limits, "minItems", "maxItems"))
         else:
             self._drop((*location, "contains"), "no grammar can follow it, but items and prefixItems")
 
@@ -261,7 +344,7 @@ class Translation:
         written: Node = {}
         for keyword in node:
             if keyword == "patternProperties":
-                _check_patterns(node[keyword], (*location, keyword))
+                self._check_patterns(node[keyword], (*location, keyword))
             if keyword in ("properties", "patternProperties"):
                 written[keyword] = {
                     name: self.schema(schema, (*location, keyword, name), ALL) for name, schema in node[keyword].items()
@@ -271,16 +354,35 @@ class Translation:
             elif keyword == "required":
                 written[keyword] = list(dict.fromkeys(node[keyword]))
         self._unevaluated_properties(node, location, written)
-        counts = PropertyCounts(written, node.get("minProperties"), node.get("maxProperties"))
+        sizes = _sizes(node, "minProperties", "maxProperties")
+        names = self._property_names(node.get("propertyNames", True), (*location, "propertyNames"))
+        if sizes and isinstance(names, dict) and "properties" in names and "patternProperties" not in written:
+            _close(written, names["properties"])  # so that they can be counted
+            names = True
+        counts = PropertyCounts(written, sizes.get("minProperties"), sizes.get("maxProperties"))
         written.update(counts.limits)
         if counts.beside is None:
             self._drop((*location, counts.keyword), "a grammar cannot count so many optional properties")
         else:
             extra.append(counts.beside)
         extra += self._dependencies(node, location, kinds)
-        if "propertyNames" in node:
-            extra.append(self._property_names(node["propertyNames"], (*location, "propertyNames")))
+        extra.append(names)
         return written
+
+    def _unsupported_construct(self, pattern: str, place: Location) -> str | None:
+        """What no grammar can follow. Raises InvalidRequest for what is no pattern."""
+        if pattern not in self._constructs:
+            self._constructs[pattern] = checked_construct(pattern, path_text(place))
+        return self._constructs[pattern]
+
+    def _check_patterns(self, patterns: Node, place: Location) -> None:
+        """Raise UnsupportedParameter. Without the pattern, what is said of other properties would change too."""
+        for pattern in patterns:
+            if (construct := self._unsupported_construct(pattern, (*place, pattern))) is not None:
+                path = path_text((*place, pattern))
+                raise UnsupportedParameter(
+                    f"{path} has {construct}; no grammar can follow it: write the pattern without", param=path
+                )
 
     def _unevaluated_properties(self, node: Node, location: Location, written: Node) -> None:
         keyword = "unevaluatedProperties"
@@ -303,31 +405,36 @@ class Translation:
 
     def _property_names(self, node: Any, place: Location) -> Schema:
         names = name_pattern(node)
-        if names is None:
+        if names is None or any(
+            self._unsupported_construct(pattern, (*place, "pattern")) for pattern in _patterns_in(names)
+        ):
             self._drop(place, "a grammar can follow an enum, a pattern or a length only")
             return True
         return names
 
 
-def _check_patterns(patterns: Node, place: Location) -> None:
-    """Raise UnsupportedParameter. Without the pattern, what is said of other properties would change too."""
-    for pattern in patterns:
-        if (construct := unsupported_construct(pattern)) is not None:
-            path = path_text((*place, pattern))
-            raise UnsupportedParameter(
-                f"{path} has {construct}; no grammar can follow it: write the pattern without", param=path
-            )
+def _sizes(node: Node, least: str, most: str) -> Node:
+    """Both as integers, without a limit that no answer reaches."""
+    sizes = {name: int(node[name]) for name in (least, most) if name in node}
+    return {name: size for name, size in sizes.items() if size <= MAX_SIZE}
 
 
-def _numbers(node: Node) -> Node:
-    """The limits with draft 4's flags as numbers."""
-    written: Node = {"multipleOf": node["multipleOf"]} if "multipleOf" in node else {}
-    for plain, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if node.get(exclusive) is True:
-            written.update({exclusive: node[plain]} if plain in node else {})
-        else:
-            written.update({name: node[name] for name in (plain, exclusive) if node.get(name, False) is not False})
-    return written
+def _close(written: Node, names: Node) -> None:
+    """Leave the properties of these names alone in an object that has no patternProperties."""
+    declared, others = written.get("properties", {}), written.get("additionalProperties", True)
+    written["properties"] = {name: schema if name in names else ABSENT for name, schema in declared.items()}
+    written["properties"] |= {name: others for name in names if name not in declared}
+    written["additionalProperties"] = False
+
+
+def _of_types(kinds: Kinds) -> Schema:
+    return {"type": types_of_kinds(kinds | NUMBERS if FRACTION in kinds else kinds)}
+
+
+def _patterns_in(names: Schema) -> Iterator[str]:
+    """The patterns of a schema that name_pattern wrote."""
+    for schema in [names, *names.get("allOf", ())] if isinstance(names, dict) else ():
+        yield from schema.get("patternProperties", ())
 
 
 def array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, Any] | None]:
@@ -353,9 +460,7 @@ def name_pattern(node: Any) -> Schema | None:
             schemas.append({"properties": names, "additionalProperties": False})
     patterns = [node["pattern"]] if "pattern" in node else []
     if "minLength" in node or "maxLength" in node:
-        most = int(node["maxLength"]) if "maxLength" in node else ""
-        patterns.append(rf"^[\s\S]{{{int(node.get('minLength', 0))},{most}}}$")
-    if any(unsupported_construct(pattern) for pattern in patterns):
-        return None
+        sizes = _sizes(node, "minLength", "maxLength")
+        patterns.append(rf"^[\s\S]{{{sizes.get('minLength', 0)},{sizes.get('maxLength', '')}}}$")
     schemas += [{"patternProperties": {pattern: True}, "additionalProperties": False} for pattern in patterns]
     return all_of(schemas)

@@ -92,3 +92,13 @@ def test_conditions_leave_the_order_of_properties_alone(accepts: Accepts) -> Non
 
     assert accepts(schema, {"a": 1, "b": 2})
     assert not accepts(schema, {"b": 2, "a": 1})
+
+
+def test_names_of_an_enum_can_be_counted(accepts: Accepts) -> None:
+    schema = {"type": "object", "propertyNames": {"enum": ["a", "b", "c"]}, "minProperties": 1, "maxProperties": 2}
+
+    assert accepts(schema, {"a": 1})
+    assert accepts(schema, {"a": 1, "c": 1})
+    assert not accepts(schema, {})
+    assert not accepts(schema, {"a": 1, "b": 1, "c": 1})
+    assert not accepts(schema, {"d": 1})
