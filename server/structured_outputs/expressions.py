@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import quote
+from server.structured_outputs.ebnf import lark_of_ebnf, num_ebnf_rules
 from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.structured_outputs.json_schema import PreparedSchema, prepare_schema
 from server.structured_outputs.patterns import checked_construct, largest_repeat
@@ -18,11 +18,7 @@ Expression = Callable[[GrammarBuilder], str]
 MAX_CHOICES = 10_000
 MAX_REPEATS = 10_000  # of one part of a regular expression
 MAX_TEXT = 1 << 18  # characters of a regular expression, a grammar, or all choices
-MAX_RULES = 300  # of an EBNF grammar: converting it takes time that grows with their square
 
-_EBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
-_CONTINUED = re.compile(r'[ \t]*(?:#[^\n"]*)?(?:\n[ \t]*)+\|')
-_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 # What whitespace may be written as: characters, escapes, groups, classes, and how often.
 _WHITESPACE = re.compile(r"(?:\\[snrt]|\\x(?:20|0[9ADad])|\(\?:|\{[0-9]+(?:,[0-9]*)?\}|[ \t\r\n()\[\]|?*+])*")
 
@@ -62,7 +58,7 @@ def of_choices(choices: list[str], param: str) -> Expression:
 def of_grammar(grammar: str, param: str) -> Expression:
     """grammar: Lark's syntax as llguidance reads it, or EBNF with `::=` as GBNF and xgrammar have it."""
     _check_length(grammar, param)
-    lark = _lark_of_ebnf(grammar, param) if _EBNF_RULE.search(grammar) else grammar
+    lark = lark_of_ebnf(grammar, param) if num_ebnf_rules(grammar) else grammar
     return lambda builder: builder.lark(lark)
 
 
@@ -92,27 +88,3 @@ def _check_length(text: str, param: str) -> None:
         raise InvalidRequest(
             f"{param} has {len(text):,} characters; the limit is {MAX_TEXT:,}: shorten it", param=param
         )
-
-
-def _lark_of_ebnf(grammar: str, param: str) -> str:
-    num_rules = len(_EBNF_RULE.findall(grammar))
-    if num_rules > MAX_RULES:
-        raise InvalidRequest(
-            f"{param} has {num_rules:,} rules; the limit for EBNF is {MAX_RULES:,}: use Lark's syntax", param=param
-        )
-    try:
-        return str(gbnf_to_lark(_ESCAPE.sub(_plain, _CONTINUED.sub(" |", grammar))))
-    except RecursionError:
-        raise InvalidRequest(f"{param} has parentheses nested too deeply; name inner parts", param=param) from None
-    except Exception as error:  # noqa: BLE001 - it raises Exception itself
-        raise InvalidRequest(f"{param} is no EBNF grammar that we can read: {error}", param=param) from None
-
-
-def _plain(escape: re.Match[str]) -> str:
-    """The character that a Unicode escape means, where it means itself in strings and classes of Lark."""
-    if escape[1] is None and escape[2] is None:
-        return escape[0]
-    code = int(escape[1] or escape[2], 16)
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return chr(code) if code <= 0x10FFFF and not 0xD800 <= code <= 0xDFFF else escape[0]
