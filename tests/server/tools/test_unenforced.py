@@ -10,8 +10,11 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from server.generation.chat_tools import ChatTools, chat_tools, tools_in_format
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
-from server.tools.format import Tool, WrittenCall
+from server.tools.format import Tool, ToolFormat, WrittenCall
+from server.tools.layout import CallLayout, Slot
 from server.tools.registry import FORMATS, named_format
+from server.tools.tagged_format import TaggedFormat
+from server.tools.tagged_layout import TaggedLayout
 from tests.server.tools.matching import ALPHABET, Matching
 from tests.server.tools.parsing import calls_of, parse
 
@@ -20,6 +23,19 @@ pytestmark = pytest.mark.fast
 _PATH = "tools[0].function.parameters"
 _WITHOUT_JSON = ["gemma4", "glm45", "lfm2", "minimax_m2", "pythonic", "qwen3_coder", "seed_oss"]
 _TAGGED = ["glm45", "minimax_m2", "qwen3_coder", "seed_oss"]
+# Tags that tell strings from other values, as in DeepSeek V3.2's template.
+_TELLING = TaggedFormat(
+    "template",
+    TaggedLayout(
+        CallLayout(
+            begin="", open='<invoke name="', body=(Slot.NAME, '">\n', Slot.ARGUMENTS, "</invoke>"), separator="\n"
+        ),
+        open_key='<parameter name="',
+        open_value='" string="false">',
+        close_value="</parameter>\n",
+        open_string='" string="true">',
+    ),
+)
 _TEXT = {"type": "string"}
 _FOLLOWED: dict[str, dict[str, Any]] = {
     "nothing": {"additionalProperties": False},
@@ -43,13 +59,17 @@ _FOLLOWED: dict[str, dict[str, Any]] = {
 }
 
 
+def _format(name: str) -> ToolFormat:
+    return _TELLING if name == "told by tags" else named_format(name)
+
+
 def _tools(name: str, parameters: dict[str, Any], *, is_strict: bool = False) -> ChatTools:
     function = {"name": "f", "parameters": parameters, "strict": is_strict}
     tools = [{"type": "function", "function": function}]
     body = validate(ChatCompletionRequest, {"messages": [{"role": "user", "content": "hi"}], "tools": tools})
     found = chat_tools(body)
     assert found is not None
-    return tools_in_format(found, named_format(name))
+    return tools_in_format(found, _format(name))
 
 
 def _fits(arguments: Any, schema: dict[str, Any]) -> bool:
@@ -68,13 +88,13 @@ def _sample(name: str, tools: list[Tool], seed: int) -> Any:
         some = [token_id for token_id in allowed if token_id in likely or token_id >= 256]
         return chance.choice(some if some and chance.random() < 0.6 else allowed)
 
-    found = named_format(name)
+    found = _format(name)
     text = Matching(found.marks).sample(found, tools, choose, min_calls=1)
     (_, arguments), *_ = calls_of(parse(found, text, {tool.name: tool.parameters for tool in tools}))
     return arguments
 
 
-@pytest.mark.parametrize("name", _WITHOUT_JSON)
+@pytest.mark.parametrize("name", [*_WITHOUT_JSON, "told by tags"])
 @pytest.mark.parametrize("case", list(_FOLLOWED))
 def test_arguments_fit_what_is_said_to_be_followed(name: str, case: str) -> None:
     schema = _FOLLOWED[case]
