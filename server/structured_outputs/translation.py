@@ -180,6 +180,9 @@ class Translation:
             if kind in kinds and least in node and most in node and node[least] > node[most]:
                 self._contradiction((*location, most), f"{least} is greater than {most}")
                 impossible.add(kind)
+        if ARRAY in kinds and "contains" in node and node.get("minContains", 1) > node.get("maxContains", MAX_SIZE):
+            self._contradiction((*location, "maxContains"), "it is less than minContains, which is 1 if not given")
+            impossible.add(ARRAY)
         return kinds & impossible
 
     def _contradiction(self, place: Location, reason: str) -> None:
@@ -356,8 +359,11 @@ class Translation:
         self._unevaluated_properties(node, location, written)
         sizes = _sizes(node, "minProperties", "maxProperties")
         names = self._property_names(node.get("propertyNames", True), (*location, "propertyNames"))
-        if sizes and isinstance(names, dict) and "properties" in names and "patternProperties" not in written:
-            _close(written, names["properties"])  # so that they can be counted
+        if sizes and isinstance(names, dict) and "properties" in names:
+            if "patternProperties" in written:
+                self._drop((*location, "propertyNames"), "a grammar cannot count properties beside patternProperties")
+            else:
+                _close(written, names["properties"])  # so that they can be counted
             names = True
         counts = PropertyCounts(written, sizes.get("minProperties"), sizes.get("maxProperties"))
         written.update(counts.limits)

@@ -117,6 +117,10 @@ def test_keyword_without_meaning_is_listed() -> None:
         ({"propertyNames": {"pattern": "a^b"}}, "schema.propertyNames"),
         ({"propertyNames": {"format": "date"}}, "schema.propertyNames"),
         ({"allOf": [{"properties": {"a": True}}], "unevaluatedProperties": False}, "schema.unevaluatedProperties"),
+        (
+            {"propertyNames": {"const": "a"}, "patternProperties": {"b": True}, "minProperties": 1},
+            "schema.propertyNames",
+        ),
         ({"$dynamicRef": "#a"}, "schema.$dynamicRef"),
         ({"properties": {"a": {"items": {"uniqueItems": True}}}}, "schema.properties.a.items.uniqueItems"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"uniqueItems": True}}}, "schema.$defs.a.uniqueItems"),

@@ -104,6 +104,8 @@ def test_least_size_that_no_answer_has_is_refused() -> None:
         ({"type": "array", "minItems": 3, "maxItems": 2}, "maxItems"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength"),
         ({"type": "object", "minProperties": 3, "maxProperties": 2}, "maxProperties"),
+        ({"type": "array", "contains": {}, "minContains": 3, "maxContains": 2}, "maxContains"),
+        ({"type": "array", "contains": {}, "maxContains": 0}, "maxContains"),
         (_integer(const=1.5), "const"),
         ({"type": "string", "enum": [1, 2]}, "enum"),
         ({"const": 1, "enum": [2, 3]}, "const"),
