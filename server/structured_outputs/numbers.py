@@ -85,6 +85,12 @@ def limits_of(node: Mapping[str, Any]) -> dict[str, float]:
     return limits
 
 
+def sizes_of(node: Mapping[str, Any], least: str, most: str) -> dict[str, int]:
+    """Both as integers, without a limit that no answer reaches."""
+    sizes = {name: int(node[name]) for name in (least, most) if name in node}
+    return {name: size for name, size in sizes.items() if size <= MAX_SIZE}
+
+
 def empty_range(node: Mapping[str, Any], *, is_integer: bool) -> tuple[str, str] | None:
     """A lower and an upper limit of the node that leave no number between them."""
     limits = limits_of(node)

@@ -8,6 +8,7 @@ from typing import Any
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import Location, path_text, quote
 from server.structured_outputs.composition import ABSENT, Schema, all_of, any_of
+from server.structured_outputs.contradictions import contradictions
 from server.structured_outputs.counting import PropertyCounts, arrangements
 from server.structured_outputs.disjoint import Disjointness
 from server.structured_outputs.formats import FORMAT_PATTERNS, FORMATS
@@ -22,26 +23,22 @@ from server.structured_outputs.keywords import (
 )
 from server.structured_outputs.kinds import (
     ALL,
-    ARRAY,
     FRACTION,
     NUMBERS,
-    OBJECT,
-    STRING,
     Kinds,
-    identity,
     kinds_of_node,
     kinds_of_values,
     types_of_kinds,
 )
+from server.structured_outputs.names import close_to_names, name_pattern, patterns_in
 from server.structured_outputs.negation import InexpressibleError, Negation
 from server.structured_outputs.numbers import (
-    MAX_SIZE,
-    empty_range,
     given_keyword,
     inexact_limit,
     inexact_multiple,
     inexact_number,
     limits_of,
+    sizes_of,
     without_minus_zero,
 )
 from server.structured_outputs.patterns import checked_construct
@@ -51,11 +48,6 @@ MAX_NODES = 10_000  # schemas that are written for one; real ones need some hund
 
 _MAX_OVERLAPS = 64  # pairs of branches of one oneOf that may both match
 _DYNAMIC = frozenset({"$dynamicRef", "$recursiveRef"})
-_SIZES = (
-    (STRING, "minLength", "maxLength"),
-    (ARRAY, "minItems", "maxItems"),
-    (OBJECT, "minProperties", "maxProperties"),
-)
 _WITHOUT_EFFECT = ANNOTATIONS | {"$dynamicAnchor", "$recursiveAnchor", "then", "else"}
 
 Node = dict[str, Any]
@@ -166,27 +158,11 @@ class Translation:
 
     def _impossible(self, node: Node, location: Location, kinds: Kinds) -> Kinds:
         """The kinds of which the node's own keywords leave no value."""
-        impossible: set[str] = set()
-        if "const" in node and "enum" in node and identity(node["const"]) not in map(identity, node["enum"]):
-            self._contradiction((*location, "const"), "its value is not in the enum beside it")
-            impossible |= ALL
-        elif not kinds_of_node(node) and node.get("type"):
-            keyword = "const" if "const" in node else "enum"
-            self._contradiction((*location, keyword), "it has no value of the type beside it")
-        if kinds & NUMBERS and (limits := empty_range(node, is_integer=FRACTION not in kinds)) is not None:
-            self._contradiction((*location, limits[1]), f"no number is between {limits[0]} and {limits[1]}")
-            impossible |= NUMBERS
-        for kind, least, most in _SIZES:
-            if kind in kinds and least in node and most in node and node[least] > node[most]:
-                self._contradiction((*location, most), f"{least} is greater than {most}")
-                impossible.add(kind)
-        if ARRAY in kinds and "contains" in node and node.get("minContains", 1) > node.get("maxContains", MAX_SIZE):
-            self._contradiction((*location, "maxContains"), "it is less than minContains, which is 1 if not given")
-            impossible.add(ARRAY)
+        impossible: Kinds = frozenset()
+        for found in contradictions(node, kinds):
+            self.contradictions.setdefault(path_text((*location, found.keyword)), found.reason)
+            impossible |= found.kinds
         return kinds & impossible
-
-    def _contradiction(self, place: Location, reason: str) -> None:
-        self.contradictions.setdefault(path_text(place), reason)
 
     def _values(self, keyword: str, value: Any, place: Location, written: Node, extra: list[Schema]) -> None:
         if (number := inexact_number(value)) is None:
@@ -296,7 +272,7 @@ class Translation:
         return any_of([all_of([holds, then]), all_of([fails, otherwise])])
 
     def _string(self, node: Node, location: Location, extra: list[Schema]) -> Node:
-        written = _sizes(node, "minLength", "maxLength")
+        written: Node = {**sizes_of(node, "minLength", "maxLength")}
         if "pattern" in node:
             place = (*location, "pattern")
             if (construct := self._unsupported_construct(node["pattern"], place)) is None:
@@ -313,7 +289,7 @@ class Translation:
         return written
 
     def _array(self, node: Node, location: Location, extra: list[Schema]) -> Node:
-        written = _sizes(node, "minItems", "maxItems")
+        written: Node = {**sizes_of(node, "minItems", "maxItems")}
         prefix, items = array_parts(node)
         if prefix is not None:
             name, schemas = prefix
@@ -339,7 +315,7 @@ class Translation:
         if node["contains"] in (True, {}):
             limits = {"minItems": node.get("minContains", 1)}
             limits |= {"maxItems": node["maxContains"]} if "maxContains" in node else {}
-            extra.append(_sizes(limits, "minItems", "maxItems"))
+            extra.append(sizes_of(limits, "minItems", "maxItems"))
         else:
             self._drop((*location, "contains"), "no grammar can follow it, but items and prefixItems")
 
@@ -357,13 +333,13 @@ class Translation:
             elif keyword == "required":
                 written[keyword] = list(dict.fromkeys(node[keyword]))
         self._unevaluated_properties(node, location, written)
-        sizes = _sizes(node, "minProperties", "maxProperties")
+        sizes = sizes_of(node, "minProperties", "maxProperties")
         names = self._property_names(node.get("propertyNames", True), (*location, "propertyNames"))
         if sizes and isinstance(names, dict) and "properties" in names:
             if "patternProperties" in written:
                 self._drop((*location, "propertyNames"), "a grammar cannot count properties beside patternProperties")
             else:
-                _close(written, names["properties"])  # so that they can be counted
+                close_to_names(written, names["properties"])  # so that they can be counted
             names = True
         counts = PropertyCounts(written, sizes.get("minProperties"), sizes.get("maxProperties"))
         written.update(counts.limits)
@@ -412,35 +388,15 @@ class Translation:
     def _property_names(self, node: Any, place: Location) -> Schema:
         names = name_pattern(node)
         if names is None or any(
-            self._unsupported_construct(pattern, (*place, "pattern")) for pattern in _patterns_in(names)
+            self._unsupported_construct(pattern, (*place, "pattern")) for pattern in patterns_in(names)
         ):
             self._drop(place, "a grammar can follow an enum, a pattern or a length only")
             return True
         return names
 
 
-def _sizes(node: Node, least: str, most: str) -> Node:
-    """Both as integers, without a limit that no answer reaches."""
-    sizes = {name: int(node[name]) for name in (least, most) if name in node}
-    return {name: size for name, size in sizes.items() if size <= MAX_SIZE}
-
-
-def _close(written: Node, names: Node) -> None:
-    """Leave the properties of these names alone in an object that has no patternProperties."""
-    declared, others = written.get("properties", {}), written.get("additionalProperties", True)
-    written["properties"] = {name: schema if name in names else ABSENT for name, schema in declared.items()}
-    written["properties"] |= {name: others for name in names if name not in declared}
-    written["additionalProperties"] = False
-
-
 def _of_types(kinds: Kinds) -> Schema:
     return {"type": types_of_kinds(kinds | NUMBERS if FRACTION in kinds else kinds)}
-
-
-def _patterns_in(names: Schema) -> Iterator[str]:
-    """The patterns of a schema that name_pattern wrote."""
-    for schema in [names, *names.get("allOf", ())] if isinstance(names, dict) else ():
-        yield from schema.get("patternProperties", ())
 
 
 def array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, Any] | None]:
@@ -450,23 +406,3 @@ def array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, An
         return ("items", node["items"]), rest
     prefix = ("prefixItems", node["prefixItems"]) if "prefixItems" in node else None
     return prefix, ("items", node["items"]) if "items" in node else None
-
-
-def name_pattern(node: Any) -> Schema | None:
-    """The schema of objects all of whose property names match `node`; None where we cannot write it."""
-    if isinstance(node, bool):
-        return True if node else {"maxProperties": 0}
-    known = {"type", "enum", "const", "pattern", "minLength", "maxLength", *ANNOTATIONS}
-    if node.keys() - known or "string" not in kinds_of_node(node):
-        return None
-    schemas: list[Schema] = []
-    for values in ([node["const"]] if "const" in node else None, node.get("enum")):
-        if values is not None:
-            names = {name: True for name in values if isinstance(name, str)}
-            schemas.append({"properties": names, "additionalProperties": False})
-    patterns = [node["pattern"]] if "pattern" in node else []
-    if "minLength" in node or "maxLength" in node:
-        sizes = _sizes(node, "minLength", "maxLength")
-        patterns.append(rf"^[\s\S]{{{sizes.get('minLength', 0)},{sizes.get('maxLength', '')}}}$")
-    schemas += [{"patternProperties": {pattern: True}, "additionalProperties": False} for pattern in patterns]
-    return all_of(schemas)
