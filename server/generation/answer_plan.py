@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from engine.protocol import ThinkingBudget
-from server.generation.chat_tools import ChatTools
+from server.generation.chat_tools import ChatTools, tools_in_format
 from server.generation.choice_reader import ChoiceReader
 from server.metrics import Metrics
 from server.reasoning.marks import HARMONY, ReasoningMarks, opens_thought
@@ -80,6 +80,7 @@ def plan_answer(
 ) -> AnswerPlan:
     """prompt: as rendered. Raises InvalidRequest."""
     tool_format = chat.tool_format
+    tools = None if tools is None else tools_in_format(tools, tool_format)
     thought = _thought_of(prompt, chat)
     special_ids = tokenizer.ids_of_marks
     grammar = _grammar(GrammarBuilder(special_ids), thought, constraint, tools, tool_format)

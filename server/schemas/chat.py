@@ -66,7 +66,9 @@ class Message(StrictModel):
 
 
 def _function_call(value: Any) -> Any:
-    if not isinstance(value, dict | None) and value not in ("none", "auto"):
+    if isinstance(value, dict):
+        return FunctionName.model_validate(value)  # else pydantic complains that it is none of the words
+    if value not in (None, "none", "auto"):
         raise PydanticCustomError("function_call", "it must be none, auto or an object with a name")
     return value
 

@@ -27,6 +27,13 @@ TEMPLATE = (
     '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
     "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+TAGGED = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}\n<tool_call>\n<function={{ c.function.name }}>\n"
+    "{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>\n{{ v if v is string else v | tojson }}\n"
+    "</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}"
+    "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 async def _chat(client: FakeClient, template: str | None = TEMPLATE, **fields: Any) -> httpx.Response:
@@ -187,6 +194,7 @@ async def test_functions_are_the_old_name_of_tools() -> None:
         ({"tools": [ADD], "functions": [NOW["function"]]}, "functions", "give one"),
         ({"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(500)]}, "tools", "at most 128"),
         ({"tools": [{"type": "function", "function": {"name": "a/b"}}]}, "tools[0].function.name", "_ . - characters"),
+        ({"function_call": {}}, "function_call.name", "is missing"),
         ({"function_call": {"name": "zz"}}, "function_call", "function_call names 'zz'"),
         ({"function_call": "auto", "tool_choice": "auto"}, "function_call", "give one"),
         ({"tools": [], "function_call": {"name": "plus"}}, "function_call", "function_call asks for a call"),
@@ -197,6 +205,28 @@ async def test_what_makes_no_sense_is_refused(fields: dict[str, Any], param: str
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert part in response.json()["error"]["message"]
+
+
+async def test_what_the_format_does_not_enforce_is_listed() -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^x"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    response = await _chat(FakeClient(says("x")), TAGGED, tools=[tool])
+    assert response.status_code == 200
+    assert response.headers["x-ignored-parameters"] == "tools[0].function.parameters.properties.a.pattern"
+    tool["function"]["strict"] = True
+    response = await _chat(FakeClient(says("x")), TAGGED, tools=[tool])
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tools[0].function.parameters.properties.a.pattern"
+
+
+async def test_a_tool_that_the_format_cannot_write_is_refused() -> None:
+    parameters = {"type": "object", "properties": {"a<b": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    response = await _chat(FakeClient(says("x")), TAGGED, tools=[tool])
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tools[0].function.parameters"
+    assert "the property 'a<b'" in response.json()["error"]["message"]
+    assert (await _chat(FakeClient(says("x")), tools=[tool])).status_code == 200  # in JSON it can
 
 
 @pytest.mark.parametrize(
