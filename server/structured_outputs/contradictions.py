@@ -1,5 +1,6 @@
 """Contradictions: keywords of one schema that leave no value of a kind."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ from server.structured_outputs.kinds import (
     identity,
     kinds_of_node,
 )
-from server.structured_outputs.numbers import MAX_SIZE, empty_range
+from server.structured_outputs.numbers import LOWER, MAX_SIZE, UPPER, empty_range, limits_of
 
+_MAX_PARTS = 16  # of an allOf that are compared
 _SIZES = (
     (STRING, "minLength", "maxLength"),
     (ARRAY, "minItems", "maxItems"),
@@ -48,3 +50,31 @@ def contradictions(node: Mapping[str, Any], kinds: Kinds) -> Iterator[Contradict
     if ARRAY in kinds and "contains" in node and node.get("minContains", 1) > node.get("maxContains", MAX_SIZE):
         reason = "it is less than minContains, which is 1 if not given"
         yield Contradiction("maxContains", reason, frozenset({ARRAY}))
+    if "allOf" in node:
+        yield from _of_parts(_parts(node), kinds)
+
+
+def _of_parts(parts: list[Mapping[str, Any]], kinds: Kinds) -> Iterator[Contradiction]:
+    """What one part asks for at least, and another one at most."""
+    for low, high in itertools.permutations(parts, 2):
+        shared = kinds & kinds_of_node(low) & kinds_of_node(high)  # keywords of other kinds may have any value
+        if shared & NUMBERS:
+            limits = {keyword: value for keyword, value in limits_of(low).items() if keyword in LOWER}
+            limits |= {keyword: value for keyword, value in limits_of(high).items() if keyword in UPPER}
+            if (found := empty_range(limits, is_integer=FRACTION not in kinds)) is not None:
+                yield Contradiction("allOf", f"no number is between {found[0]} and {found[1]} in it", NUMBERS)
+        for kind, least, most in _SIZES:
+            if kind in shared and low.get(least, 0) > high.get(most, MAX_SIZE):
+                yield Contradiction("allOf", f"{least} is greater than {most} in it", frozenset({kind}))
+
+
+def _parts(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The node and the parts of its allOf, but for references."""
+    parts: list[Mapping[str, Any]] = []
+    stack: list[Any] = [node]
+    while stack and len(parts) < _MAX_PARTS:
+        part = stack.pop()
+        if isinstance(part, dict):
+            parts.append(part)
+            stack += part.get("allOf", ())
+    return parts

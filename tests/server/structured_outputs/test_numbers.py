@@ -106,6 +106,8 @@ def test_least_size_that_no_answer_has_is_refused() -> None:
         ({"type": "object", "minProperties": 3, "maxProperties": 2}, "maxProperties"),
         ({"type": "array", "contains": {}, "minContains": 3, "maxContains": 2}, "maxContains"),
         ({"type": "array", "contains": {}, "maxContains": 0}, "maxContains"),
+        (_number(allOf=[{"minimum": 5}, {"allOf": [{"maximum": 3}]}]), "allOf"),
+        ({"type": "array", "minItems": 2, "allOf": [{"maxItems": 1}]}, "allOf"),
         (_integer(const=1.5), "const"),
         ({"type": "string", "enum": [1, 2]}, "enum"),
         ({"const": 1, "enum": [2, 3]}, "const"),
@@ -121,6 +123,7 @@ def test_contradiction_is_refused_by_its_path(schema: Any, keyword: str) -> None
 
 
 def test_contradiction_leaves_other_values(accepts: Accepts) -> None:
+    assert accepts({"allOf": [{"type": "string", "minimum": "any"}, {"maximum": 1}]}, "a")
     assert accepts({"minimum": 5, "maximum": 3}, "a")
     assert not accepts({"minimum": 5, "maximum": 3}, 4)
     assert accepts({"anyOf": [_number(minimum=5, maximum=3), {"type": "null"}]}, None)
