@@ -7,23 +7,21 @@ from tokenizers import AddedToken, Tokenizer
 
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
-from tests.helpers.tokenizers import byte_level_json
+from tests.helpers.fake_client import IM_END, byte_tokenizer
 
 pytestmark = pytest.mark.fast
-
-END = 3  # <|im_end|>
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer.from_str(byte_level_json())
+    tokenizer = Tokenizer.from_str(byte_tokenizer().decode())
     tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
     return tokenizer
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tokenizer: Tokenizer) -> GrammarVocabulary:
-    return GrammarVocabulary.of(TokenizerSource(tokenizer.to_str().encode(), tokenizer.get_vocab_size(), [1]))
+    return GrammarVocabulary.of(TokenizerSource(tokenizer.to_str().encode(), tokenizer.get_vocab_size(), [256]))
 
 
 def _forced(vocabulary: GrammarVocabulary, grammar: dict[str, object]) -> list[int]:
@@ -35,7 +33,7 @@ def _forced(vocabulary: GrammarVocabulary, grammar: dict[str, object]) -> list[i
     return output
 
 
-@pytest.mark.parametrize("text", ["a<|im_end|>b", "<tool_call>", "<s>", "plain"])
+@pytest.mark.parametrize("text", ["a<|im_end|>b", "<tool_call>", "<|bos|>", "plain"])
 def test_a_text_is_forced_in_ordinary_tokens(vocabulary: GrammarVocabulary, tokenizer: Tokenizer, text: str) -> None:
     output = _forced(vocabulary, {"lark_grammar": f"start: {json.dumps(text)}"})
     special = set(tokenizer.get_added_tokens_decoder())
@@ -57,4 +55,4 @@ def test_a_key_may_spell_a_special_token(vocabulary: GrammarVocabulary, tokenize
 
 def test_a_special_token_goes_by_its_id(vocabulary: GrammarVocabulary, tokenizer: Tokenizer) -> None:
     added = tokenizer.token_to_id("<tool_call>")
-    assert _forced(vocabulary, {"lark_grammar": f'start: "a" <[{END}]> <[{added}]> "b"'})[1:3] == [END, added]
+    assert _forced(vocabulary, {"lark_grammar": f'start: "a" <[{IM_END}]> <[{added}]> "b"'})[1:3] == [IM_END, added]
