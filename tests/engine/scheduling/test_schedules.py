@@ -98,7 +98,7 @@ def test_tokens_do_not_depend_on_drafts(
     assert transcript.ids == {r.id: expected_ids(r) for r in requests}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     requests=workloads((None, None, *GRAMMARS)),
     schedule=schedules,
