@@ -22,7 +22,7 @@ serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the opti
 test: lint ## Lint, check types and run every test (the end-to-end tests take the demo model)
 	$(BIN)/python -m pytest -m "not long"
 
-test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute
+test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute or two
 	$(BIN)/python -m pytest -m fast
 
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each: a context of 131,072 tokens
