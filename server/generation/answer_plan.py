@@ -9,7 +9,7 @@ from engine.protocol import ThinkingBudget
 from server.generation.chat_tools import ChatTools, tools_in_format
 from server.generation.choice_reader import ChoiceReader
 from server.metrics import Metrics
-from server.reasoning.marks import HARMONY, ReasoningMarks, opens_thought
+from server.reasoning.marks import ReasoningMarks, opens_thought
 from server.reasoning.reader import reasoning_reader
 from server.structured_outputs.grammar import GrammarBuilder
 from server.structured_outputs.request import Constraint, constraint_of
@@ -18,7 +18,6 @@ from server.text_model import ChatModel
 from server.tools.format import ToolFormat
 
 _BLANKS = r"[ \t\r\n]{0,4}"  # between a thought and the answer
-_HARMONY_ANSWER = "<|channel|>final<|message|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +114,9 @@ def _grammar(
     tools: ChatTools | None,
     tool_format: ToolFormat,
 ) -> str | None:
-    is_harmony = thought is not None and thought.marks == HARMONY
     wanted = None if constraint is None else constraint.expression(builder)
-    if wanted is not None and is_harmony:
-        wanted = f"{builder.literal(_HARMONY_ANSWER)} {wanted}"
+    if wanted is not None and thought is not None and thought.marks.answer_header:
+        wanted = f"{builder.literal(thought.marks.answer_header)} {wanted}"
     if tools is not None:
         # With a constraint an answer is either calls or what the constraint says; without one, text may stand by calls.
         min_calls = 1 if tools.must_call or constraint is not None else 0
@@ -133,14 +131,12 @@ def _grammar(
 
 
 def _after_thought(builder: GrammarBuilder, thought: ThoughtPlan, body: str) -> str:
-    marks = thought.marks
-    if marks == HARMONY:
-        end = f"{builder.text_until('<|end|>')} {builder.literal('<|start|>assistant')}"
-    else:
-        end = f"{builder.text_until(marks.end)} {builder.regex(_BLANKS)}"
+    end = builder.text_until(thought.marks.thought_end)
+    if not thought.marks.answer_header:
+        end = f"{end} {builder.regex(_BLANKS)}"
     if thought.is_open:
         return f"{end} {body}"
-    return builder.rule(f"{builder.literal(marks.start)} {end} {body}", body)
+    return builder.rule(f"{builder.literal(thought.marks.start)} {end} {body}", body)
 
 
 def _budget(

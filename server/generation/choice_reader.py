@@ -1,6 +1,5 @@
 """ChoiceReader: a choice's text, delta by delta, as thought, content and tool calls."""
 
-import json
 import secrets
 import string
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from server.metrics import Metrics
 from server.reasoning.reader import ReasoningReader
 from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent, ToolParser
+from server.tools.json_scanner import json_of
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 24
@@ -110,7 +110,7 @@ class ChoiceReader:
                 self._arguments.append(text)
                 return [CallPiece(self._num_calls - 1, text)] if text else []
             case CallEnd():
-                self.is_within_call = not _is_json("".join(self._arguments))
+                self.is_within_call = json_of("".join(self._arguments)) is None
                 self._metrics.count_tool_call(self._format_name, is_complete=not self.is_within_call)
         return []
 
@@ -126,12 +126,3 @@ class ChoiceReader:
         length = self._call_id_length
         prefix = "call_" if length is None else ""
         return prefix + "".join(secrets.choice(_ID_CHARACTERS) for _ in range(length or _ID_LENGTH))
-
-
-def _is_json(text: str) -> bool:
-    """Whether a call's arguments are whole; an answer that ends within them leaves a part."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

@@ -13,6 +13,12 @@ class ReasoningMarks:
 
     start: str
     end: str
+    answer_header: str = ""  # the last part of `end`, where it belongs to the answer: a tool call has another there
+
+    @property
+    def thought_end(self) -> str:
+        """What follows a thought, whatever comes then."""
+        return self.end.removesuffix(self.answer_header)
 
     @property
     def special_texts(self) -> tuple[str, ...]:
@@ -33,7 +39,8 @@ APERTUS = ReasoningMarks("<|inner_prefix|>", "<|inner_suffix|>")
 APRIEL = ReasoningMarks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")
 KIMI_K3 = ReasoningMarks("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>")
 # Harmony has more channels than these two; HarmonyReader reads them all.
-HARMONY = ReasoningMarks("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>")
+_FINAL = "<|channel|>final<|message|>"
+HARMONY = ReasoningMarks("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL)
 _MORE_OF_HARMONY = ("<|constrain|>", "<|call|>", "<|return|>")
 
 _KNOWN = (THINK, BRACKETS, GEMMA, SEED, COHERE, GRANITE, APERTUS, APRIEL, KIMI_K3, HARMONY)

@@ -188,6 +188,8 @@ async def test_bad_input_is_refused_while_another_client_gets_its_tokens(async_c
         spans[name] = begin, time.monotonic()
     await reading
     assert len(arrivals) > 200
-    # However long a refusal took, the other client's tokens went on coming: far more often than every two seconds.
-    for name, (begin, end) in spans.items():
-        assert sum(begin < arrival < end for arrival in arrivals) >= int((end - begin) / 2), name
+    # The other client got its tokens meanwhile about as it did afterwards, whatever the machine's speed.
+    begin, end = min(begin for begin, _ in spans.values()), max(end for _, end in spans.values())
+    meanwhile = sum(begin < arrival < end for arrival in arrivals) / (end - begin)
+    afterwards = sum(arrival > end for arrival in arrivals) / (arrivals[-1] - end)
+    assert meanwhile > afterwards / 5

@@ -1,7 +1,5 @@
 """AnswerPlan: the grammar of a whole answer accepts what a model of each kind writes, and nothing that it must not."""
 
-from collections.abc import Sequence
-
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
@@ -33,11 +31,15 @@ TOOLS = [
 ]
 
 
-def _model(marks: Sequence[str], *, tools: str, reasoning: str) -> tuple[TextModel, ChatModel]:
+def _tokenizer_json() -> str:
     tokenizer = Tokenizer.from_str(byte_tokenizer().decode())
-    tokenizer.add_special_tokens([AddedToken(mark) for mark in marks])
+    tokenizer.add_special_tokens([AddedToken(mark) for mark in (*HARMONY, *THINK)])
+    return str(tokenizer.to_str())
+
+
+def _model(*, tools: str, reasoning: str) -> tuple[TextModel, ChatModel]:
     info = TokenizerInfo(
-        tokenizer_json=tokenizer.to_str().encode(),
+        tokenizer_json=_tokenizer_json().encode(),
         chat_template=TEMPLATE,
         special_tokens={},
         bos_token_id=None,
@@ -61,15 +63,11 @@ def _accepts(model: TextModel, chat: ChatModel, prompt: str, text: str, **fields
         thinking_budget=None,
     )
     assert plan.grammar is not None
-    tokenizer = LLTokenizer(_json(model), eos_token=[258])
+    tokenizer = LLTokenizer(_tokenizer_json(), eos_token=[258])
     matcher = LLMatcher(tokenizer, plan.grammar, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     ids = model.tokenizer.encode(text, add_special_tokens=False)
     return all(matcher.consume_token(token_id) for token_id in ids) and matcher.is_accepting()
-
-
-def _json(model: TextModel) -> str:
-    return str(model.tokenizer._parsing.to_str())
 
 
 THOUGHT = "<|channel|>analysis<|message|>Hm, {x}.<|end|><|start|>assistant"
@@ -91,7 +89,7 @@ FINAL = "<|channel|>final<|message|>"
     ],
 )
 def test_harmony(text: str, fields: dict[str, object], is_right: bool) -> None:
-    model, chat = _model(HARMONY, tools="openai", reasoning="openai_gptoss")
+    model, chat = _model(tools="openai", reasoning="openai_gptoss")
     assert _accepts(model, chat, "<|start|>assistant", text, **fields) is is_right
 
 
@@ -118,5 +116,5 @@ TAGGED = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     ],
 )
 def test_tags(prompt: str, text: str, fields: dict[str, object], is_right: bool) -> None:
-    model, chat = _model(THINK, tools="hermes", reasoning="qwen3")
+    model, chat = _model(tools="hermes", reasoning="qwen3")
     assert _accepts(model, chat, prompt, text, **fields) is is_right

@@ -59,6 +59,13 @@ def test_a_call_that_is_cut_off_is_counted_as_incomplete() -> None:
     assert 'tool_calls_total{model_name="m",outcome="incomplete",parser="hermes"} 1.0' in metrics
 
 
+def test_arguments_of_thousands_of_brackets_are_read() -> None:
+    arguments = f'{{"a": {"[" * 5000}{"]" * 5000}}}'
+    pieces, metrics = _read(CALL.replace('{"a": 1}', arguments), size=1000)
+    assert pieces[1] == CallPiece(0, arguments)
+    assert 'outcome="complete",parser="hermes"} 1.0' in metrics
+
+
 def test_without_tools_a_call_is_content() -> None:
     assert _read(CALL, size=5, has_tools=False)[0] == [Content(CALL)]
 

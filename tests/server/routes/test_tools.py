@@ -8,7 +8,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from engine.protocol import FinishReason
-from tests.helpers.fake_client import FakeClient, http, make_app, says
+from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, says
 from tests.helpers.sse import events
 
 pytestmark = pytest.mark.fast
@@ -142,11 +142,16 @@ async def test_earlier_calls_and_results_reach_the_template() -> None:
 
 
 async def test_a_template_without_tools_gets_a_prompt_of_our_own_and_a_header_says_so() -> None:
-    client = FakeClient(says(CALLS))
+    client = FakeClient(says(CALLS), engine_info(max_model_len=4000))
     plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
-    response = await _chat(client, plain, max_tokens=20)
-    assert response.status_code == 400  # the context of the fake engine is too short for the instruction
-    assert response.json()["error"]["code"] == "context_length_exceeded"
+    response = await _chat(client, plain)
+    assert response.status_code == 200
+    assert response.headers["x-tool-call-format"] == "generic"
+    assert "Call a function only if it helps" in _prompt(client)
+    names = [call["function"]["name"] for call in response.json()["choices"][0]["message"]["tool_calls"]]
+    assert names == ["plus", "now"]
+    without = await _chat(client, plain, tools=[])
+    assert "x-tool-call-format" not in without.headers
 
 
 async def test_arguments_are_an_object_whatever_else_the_schema_takes() -> None:
