@@ -12,6 +12,7 @@ from engine.errors import HeadraceError
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.errors import describe
+from server.http.error_forms import error_response
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
 from server.routes import chat, completions, health, models, operations, tokens
@@ -69,4 +70,5 @@ def _middleware(context: ServerContext) -> list[Middleware]:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    return describe(error, request.state.request_id).response()
+    request_id = request.state.request_id
+    return error_response(describe(error, request_id), request_id, request.scope)

@@ -24,7 +24,9 @@ class ServerConfig:
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.", group="HTTP")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = option(
-        (), "Key that clients must send as a bearer token; repeatable (default: none is asked for).", group="HTTP"
+        (),
+        "Key that clients must send, as a bearer token or in x-api-key; repeatable (default: none is asked for).",
+        group="HTTP",
     )
     allowed_origins: tuple[str, ...] = option(
         (), "Web origin whose pages may call the API, or *; repeatable (default: none).", group="HTTP", metavar="ORIGIN"

@@ -17,7 +17,7 @@ from server.context import ServerContext
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
-from server.schemas.responses import CompletionTokensDetails, PromptTokensDetails, Usage
+from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
 
 class Generation:

@@ -1,8 +1,5 @@
 """answer: a generation's response, as a whole or as a stream."""
 
-from collections.abc import AsyncGenerator
-from typing import Any, Protocol
-
 import msgspec
 from fastapi import Request
 from starlette.responses import Response
@@ -10,16 +7,7 @@ from starlette.responses import Response
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
 from server.http.sse import EventStream
-
-
-class AnswerFormatter(Protocol):
-    """How one endpoint writes a generation."""
-
-    async def collect(self, generation: Generation) -> Any:
-        """The whole answer, once all choices have ended."""
-
-    def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        """The stream's events, the first not before the generation's first delta."""
+from server.protocols.formatter import AnswerFormatter
 
 
 async def answer(
@@ -29,7 +17,7 @@ async def answer(
     if stream:
         return EventStream(
             generation,
-            formatter.events,
+            formatter,
             ping_interval_s=request.app.state.context.config.sse_ping_interval,
             request_id=request.state.request_id,
             headers=headers,

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, describe
+from server.http.error_forms import error_response, route_path
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
 OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
@@ -20,15 +21,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_HEADERS = 200
 _MAX_HEADER_BYTES = 64 * 1024
 _CLIENT_GONE = 499  # nginx's status for it; nobody receives it
-
-
-def route_path(scope: Scope) -> str:
-    """The path that the router sees: without the prefix of --root-path, by Starlette's rule."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and (path == root or path.startswith(root + "/")):
-        return path[len(root) :]
-    return path
 
 
 class RequestMiddleware:
@@ -55,7 +47,7 @@ class RequestMiddleware:
             reply = describe(error, exchange.request_id)
             if exchange.status is not None:
                 raise  # too late for an answer: the server closes the connection
-            await reply.response()(scope, receive, exchange.send)
+            await error_response(reply, exchange.request_id, scope)(scope, receive, exchange.send)
         finally:
             exchange.count()
 
@@ -115,13 +107,18 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and route_path(scope) not in OPEN_PATHS:
-            self._check(Headers(scope=scope).get("authorization", ""))
+            self._check(Headers(scope=scope))
         await self._app(scope, receive, send)
 
-    def _check(self, authorization: str) -> None:
-        scheme, _, given = authorization.partition(" ")
+    def _check(self, headers: Headers) -> None:
+        """A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = headers.get("x-api-key", "")
         token = given.strip().encode("latin-1")
         # Each key is compared in full, so the time tells neither which one nor how much of it was right.
         matches = [hmac.compare_digest(token, key) for key in self._keys]
-        if scheme.lower() != "bearer" or not any(matches):
-            raise InvalidApiKey("the request has no valid API key; send one as 'Authorization: Bearer KEY'")
+        if not any(matches):
+            raise InvalidApiKey(
+                "the request has no valid API key; send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            )

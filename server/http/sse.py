@@ -1,9 +1,9 @@
-"""Streams of server-sent events: the end mark, keep-alive comments, errors, and clients that go away."""
+"""Streams of events: the end mark, keep-alive comments, errors, and clients that go away."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -11,9 +11,7 @@ from starlette.types import Receive, Scope, Send
 from server.errors import describe
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
-
-DONE = b"data: [DONE]\n\n"
-PING = b": ping\n\n"
+from server.protocols.formatter import AnswerFormatter
 
 
 class EventStream(Response):
@@ -23,29 +21,28 @@ class EventStream(Response):
     longer than a ping interval: a request far back in the queue must not look dead to the proxies on its way.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
         self,
         generation: Generation,
-        events: Callable[[Generation], AsyncGenerator[bytes, None]],
+        formatter: AnswerFormatter,
         *,
         ping_interval_s: float,
         request_id: str,
         headers: dict[str, str],
     ) -> None:
-        """`events` must not yield before the generation's first delta has come."""
         self.status_code = 200
+        self.media_type = formatter.stream_form.media_type
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         self._generation = generation
-        self._events = events
+        self._formatter = formatter
+        self._form = formatter.stream_form
         self._ping_interval_s = ping_interval_s
         self._request_id = request_id
         self._last_sent_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        async with self._generation, contextlib.aclosing(self._events(self._generation)) as events:
+        async with self._generation, contextlib.aclosing(self._formatter.events(self._generation)) as events:
             first = asyncio.ensure_future(anext(events))
             try:
                 waiting = asyncio.wait({first}, timeout=self._ping_interval_s)
@@ -53,8 +50,8 @@ class EventStream(Response):
                 if first.done():
                     first.result()  # raises what the client should get as a plain error
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                if not first.done():
-                    await self._send(PING, send)
+                if not first.done() and self._form.ping:
+                    await self._send(self._form.ping, send)
                 await until_disconnect(self._send_all(first, events, send), receive)
             finally:
                 first.cancel()  # the generator cannot be closed while somebody waits for its first event
@@ -77,8 +74,9 @@ class EventStream(Response):
             async for event in events:
                 yield event
         except Exception as error:  # noqa: BLE001 - the route boundary, inside a stream
-            yield b"data: " + describe(error, self._request_id).body() + b"\n\n"
-        yield DONE
+            yield self._formatter.broken(describe(error, self._request_id))
+        if self._form.end:
+            yield self._form.end
 
     async def _send(self, body: bytes, send: Send) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -86,10 +84,10 @@ class EventStream(Response):
 
     async def _ping(self, send: Send) -> None:
         """Send a comment in each silence, so that nobody between here and the client takes it for dead."""
-        while True:
+        while self._form.ping:
             silent_s = time.monotonic() - self._last_sent_s
             if silent_s >= self._ping_interval_s:
-                await self._send(PING, send)
+                await self._send(self._form.ping, send)
                 silent_s = 0.0
             await asyncio.sleep(self._ping_interval_s - silent_s)
 

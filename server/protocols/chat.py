@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from msgspec import UNSET
 
 from engine.protocol import FinishReason
+from server.errors import ErrorReply
 from server.generation.choice import Delta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
-from server.protocols.frame import frame
+from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import chat_logprobs
-from server.schemas.chat import ChatCompletionRequest
-from server.schemas.responses import (
+from server.schemas.answers import (
     CalledFunction,
     ChatChoice,
     ChatChunk,
@@ -26,6 +26,7 @@ from server.schemas.responses import (
     ChatToolCall,
     Usage,
 )
+from server.schemas.chat import ChatCompletionRequest
 from server.text.tokenizer import Tokenizer
 
 
@@ -58,6 +59,8 @@ class _Answer:
 
 class ChatFormatter:
     """Writes one chat completion; all its chunks share one id and time."""
+
+    stream_form = OPENAI_STREAM
 
     def __init__(self, body: ChatCompletionRequest, model: str, tokenizer: Tokenizer) -> None:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -142,6 +145,9 @@ class ChatFormatter:
         if has_calls and finish.reason is FinishReason.STOP and not finish.is_within_call:
             return "function_call" if self._is_legacy else "tool_calls"
         return finish.reason.value
+
+    def broken(self, reply: ErrorReply) -> bytes:
+        return openai_error(reply)
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> bytes:
         return frame(

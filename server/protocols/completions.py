@@ -6,17 +6,20 @@ from collections.abc import AsyncGenerator
 
 from msgspec import UNSET
 
+from server.errors import ErrorReply
 from server.generation.choice import ScoredToken
 from server.generation.generation import Generation
-from server.protocols.frame import frame
+from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import text_logprobs
+from server.schemas.answers import TextChoice, TextCompletion, TextLogprobs, Usage
 from server.schemas.completions import CompletionRequest
-from server.schemas.responses import TextChoice, TextCompletion, TextLogprobs, Usage
 from server.text.tokenizer import Tokenizer
 
 
 class CompletionFormatter:
     """Writes one text completion; its chunks are completions of one choice, with one id and time."""
+
+    stream_form = OPENAI_STREAM
 
     def __init__(self, body: CompletionRequest, model: str, tokenizer: Tokenizer) -> None:
         self._id = f"cmpl-{uuid.uuid4().hex}"
@@ -51,6 +54,9 @@ class CompletionFormatter:
                 yield self._chunk([TextChoice(delta.index, "", None, finish.reason, finish.stop_reason)])
         if self._include_usage:
             yield self._chunk([], generation.usage())
+
+    def broken(self, reply: ErrorReply) -> bytes:
+        return openai_error(reply)
 
     def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> bytes:
         return frame(

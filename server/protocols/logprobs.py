@@ -1,7 +1,7 @@
 """Scored tokens in the two formats in which OpenAI's APIs report log probabilities."""
 
 from server.generation.choice import ScoredToken
-from server.schemas.responses import ChatLogprob, ChatLogprobs, TextLogprobs, TopLogprob
+from server.schemas.answers import ChatLogprob, ChatLogprobs, TextLogprobs, TopLogprob
 from server.text.tokenizer import Tokenizer
 
 

@@ -58,6 +58,14 @@ async def test_a_malformed_authorization_is_refused(value: str) -> None:
     assert response.status_code == 401
 
 
+async def test_a_key_may_come_as_anthropics_clients_send_it() -> None:
+    async with http(make_app(FakeClient(says("x")), api_key=("one",))) as api:
+        right = await api.get("/v1/models", headers={"x-api-key": "one"})
+        wrong = await api.get("/v1/models", headers={"x-api-key": "two"})
+        overruled = await api.get("/v1/models", headers={"x-api-key": "one", "authorization": "Bearer two"})
+    assert (right.status_code, wrong.status_code, overruled.status_code) == (200, 401, 401)
+
+
 async def test_a_key_need_not_be_ascii() -> None:
     async with http(make_app(FakeClient(says("x")), api_key=("schlüssel",))) as api:
         response = await api.get("/v1/models", headers={"authorization": "Bearer schlüssel".encode()})  # type: ignore[dict-item]

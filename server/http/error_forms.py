@@ -1,0 +1,30 @@
+"""error_response: an error in the form of the protocol whose route it befell."""
+
+from collections.abc import Callable
+
+from starlette.responses import Response
+from starlette.types import Scope
+
+from server.errors import ErrorReply
+
+ErrorForm = Callable[[ErrorReply, str], Response]  # of a reply and the request's id
+
+# By the path's beginning; all other paths, unknown ones too, are OpenAI's.
+_FORMS: tuple[tuple[str, ErrorForm], ...] = ()
+
+
+def route_path(scope: Scope) -> str:
+    """The path that the router sees: without the prefix of --root-path, by Starlette's rule."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and (path == root or path.startswith(root + "/")):
+        return path[len(root) :]
+    return path
+
+
+def error_response(reply: ErrorReply, request_id: str, scope: Scope) -> Response:
+    path = route_path(scope)
+    for prefix, form in _FORMS:
+        if path.startswith(prefix):
+            return form(reply, request_id)
+    return reply.response()
