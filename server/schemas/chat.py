@@ -18,11 +18,15 @@ from server.schemas.tools import (
     ToolDefinition,
 )
 
-_OTHER_PARTS = ("image_url", "input_audio", "file", "video_url", "audio_url")
+# Parts that other servers take, by any of their names; one of no known type is a mistake rather than a want.
+_MEDIA = ("image", "audio", "video", "file")
+_FORMS = ("{}", "{}_url", "{}_embeds", "input_{}")
+_OTHER_PARTS = frozenset(form.format(medium) for medium in _MEDIA for form in _FORMS)
+_NEED_CONTENT = frozenset({"developer", "system", "user", "tool", "function"})  # an assistant may have called instead
 
 
 def _known_type(value: Any) -> Any:
-    if value in _OTHER_PARTS:
+    if isinstance(value, str) and value in _OTHER_PARTS:
         raise PydanticCustomError(UNSUPPORTED, "this server takes text parts only")
     return value
 
@@ -36,6 +40,10 @@ def _parts(content: Any, info: ValidationInfo) -> Any:
     """Content that is one string as a list of one part."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
+    if content is None and (role := info.data.get("role")) in _NEED_CONTENT:
+        raise PydanticCustomError(
+            "content", 'a message of role {role} needs a string or a list of parts, "" if it is empty', {"role": role}
+        )
     if content is not None and not isinstance(content, list):
         raise PydanticCustomError("content", "it must be a string, a list of parts, or null")
     if content and info.data.get("role") == "assistant":
@@ -55,7 +63,11 @@ class Message(StrictModel):
     """One message. Fields that are not declared go to the chat template as they are."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: Annotated[Annotated[list[TextPart], Field(fail_fast=True)] | None, BeforeValidator(_parts)] = None
+    content: Annotated[
+        Annotated[list[TextPart], Field(fail_fast=True)] | None,
+        BeforeValidator(_parts),
+        Field(validate_default=True),  # a field that is missing is null
+    ] = None
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None  # the old name of a single call
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
@@ -11,6 +11,8 @@ from server.schemas.base import StrictModel, quote
 
 MAX_CHOICES = 128  # OpenAI's limit of n
 _MAX_STOPS = 64
+_MAX_STOP_TOKENS = 256  # every token is compared with all of them
+_MAX_TEMPERATURE = 100  # OpenAI's 2 is no limit of the mathematics; far above, every token is all but equally likely
 _MAX_STOP_LENGTH = 1024  # characters; every token is compared with every stop string
 _INT32 = 2**31 - 1
 
@@ -26,6 +28,16 @@ def _listed(value: Any) -> Any:
     return value
 
 
+def _checked_temperature(value: float) -> float:
+    if not 0 <= value <= _MAX_TEMPERATURE:
+        raise PydanticCustomError(
+            "temperature",
+            "it must be at least 0 and at most {limit}, where all tokens are almost equally likely",
+            {"limit": _MAX_TEMPERATURE},
+        )
+    return value
+
+
 class StreamOptions(StrictModel):
     include_usage: bool | None = None
 
@@ -36,7 +48,7 @@ class GenerationRequest(StrictModel):
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=0, le=_INT32)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=_INT32)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    temperature: Annotated[float, AfterValidator(_checked_temperature)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=_INT32)] | None = None  # 0 and -1 are off
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -46,7 +58,7 @@ class GenerationRequest(StrictModel):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Annotated[Annotated[list[str], Field(max_length=_MAX_STOPS)] | None, BeforeValidator(_listed)] = None
-    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[int], Field(fail_fast=True, max_length=_MAX_STOP_TOKENS)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None

@@ -24,7 +24,8 @@ from engine.errors import InvalidRequest, StartupError
 from server.text.control_text import ControlTexts, HiddenTexts
 from server.text.template_environment import BUDGET, Budget, TemplateEnvironment
 
-_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", BUDGET})
+_FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})  # of the request
+_NOT_TAKEN = frozenset({"chat_template", "tokenize", BUDGET})  # arguments of transformers' function, and our own
 # What a template's own expressions can raise when the messages are not as it expects.
 _TEMPLATE_ERRORS = (
     jinja2.TemplateError,
@@ -70,13 +71,15 @@ class ChatTemplate:
         Raises StartupError if `source` is no Jinja template.
         """
         try:
-            self._template = TemplateEnvironment(now).from_string(source)
+            environment = TemplateEnvironment(now)
+            self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise StartupError(
                 f"the chat template cannot be read, line {error.lineno}: {error.message}; give another: --chat-template"
             ) from error
         self._source = source
         self._special_tokens = dict(special_tokens)
+        self._own_names = _NOT_TAKEN | environment.globals.keys() | special_tokens.keys()
         self._control_texts = ControlTexts(control_texts)
         self._knows_developer = "developer" in source
         self._clock = clock
@@ -100,7 +103,8 @@ class ChatTemplate:
         continue_final_message: the prompt ends with the last message's text, for the model to go on with it. kwargs: a
         client's chat_template_kwargs. Raises InvalidRequest, also with what the template itself objects to.
         """
-        _check_options(messages, kwargs or {}, add_generation_prompt, continue_final_message)
+        self._check_kwargs(kwargs or {})
+        _check_options(messages, add_generation_prompt, continue_final_message)
         hidden = HiddenTexts(self._control_texts)
         chat = [hidden.hide_message(self._plain_message(message, index)) for index, message in enumerate(messages)]
         end_mark = hidden.new_placeholder() + " "
@@ -120,6 +124,18 @@ class ChatTemplate:
         if continue_final_message:
             prompt = _cut_after_final_message(prompt, end_mark)
         return RenderedChat(prompt, hidden.texts)
+
+    def _check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raise InvalidRequest where a client's variables would take the place of the template's own."""
+        for name in kwargs:
+            if name in _FIELDS:
+                reason = "use the request's field of that name"
+            elif name in self._own_names:
+                reason = "the server sets it, or it is no variable of a template; leave it out"
+            else:
+                continue
+            param = f"chat_template_kwargs.{name}"
+            raise InvalidRequest(f"{param} cannot be set; {reason}", param=param)
 
     def _plain_message(self, message: Mapping[str, Any], index: int) -> dict[str, Any]:
         plain = {**message, "content": _plain_content(message.get("content"), index)}
@@ -169,17 +185,11 @@ def _template_source(option: str) -> str:
 
 def _check_options(
     messages: Sequence[Mapping[str, Any]],
-    kwargs: Mapping[str, Any],
     add_generation_prompt: bool,
     continue_final_message: bool,
 ) -> None:
     if not messages:
         raise InvalidRequest("messages is empty; give at least one", param="messages")
-    if taken := _RESERVED & kwargs.keys():
-        names = ", ".join(sorted(taken))
-        raise InvalidRequest(
-            f"chat_template_kwargs sets {names}; use the request's field of that name", param="chat_template_kwargs"
-        )
     if add_generation_prompt and continue_final_message:
         raise InvalidRequest(
             "continue_final_message goes on with the last message and add_generation_prompt begins a new one; "

@@ -62,7 +62,8 @@ async def test_the_final_message_can_be_continued() -> None:
 
 
 async def test_opening_and_continuing_at_once_is_refused() -> None:
-    body = {"messages": [{"role": "user"}], "continue_final_message": True, "add_generation_prompt": True}
+    messages = [{"role": "user", "content": ""}]
+    body = {"messages": messages, "continue_final_message": True, "add_generation_prompt": True}
     async with http(make_app(FakeClient(says("x")))) as api:
         response = await api.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
@@ -70,7 +71,7 @@ async def test_opening_and_continuing_at_once_is_refused() -> None:
 
 
 async def test_a_bos_is_put_in_front_only_where_asked_for() -> None:
-    ids = await _prompt(FakeClient(says("x")), messages=[{"role": "user"}], add_special_tokens=True)
+    ids = await _prompt(FakeClient(says("x")), messages=[{"role": "user", "content": ""}], add_special_tokens=True)
     assert ids == [BOS, *_ids("<user\n>\n<assistant\n")]
 
 

@@ -27,11 +27,12 @@ async def test_models_lists_every_served_name_with_its_limits() -> None:
 
 
 async def test_an_unknown_model_is_404() -> None:
+    chat = [{"role": "user", "content": "hi"}]
     async with http(make_app(FakeClient(says("x")))) as api:
         responses = [
             await api.get("/v1/models/nobody"),
             await api.post("/v1/completions", json={"model": "nobody", "prompt": "a"}),
-            await api.post("/v1/chat/completions", json={"model": "nobody", "messages": [{"role": "user"}]}),
+            await api.post("/v1/chat/completions", json={"model": "nobody", "messages": chat}),
             await api.post("/tokenize", json={"model": "nobody", "prompt": "a"}),
         ]
     for response in responses:

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.fast
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 CHAT_TOKENS = 21
+_TYPE_OF_PART = "messages[0].content[0].type"
 
 
 async def _chat(client: FakeClient, options: dict[str, Any] | None = None, **body: Any) -> Any:
@@ -197,7 +198,46 @@ async def test_unknown_fields_of_messages_go_to_the_template() -> None:
     assert "x-ignored-parameters" not in response.headers
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "system", "content": None}]}, "messages[0].content"),
+        ({"messages": [*CHAT["messages"], {"role": "tool", "tool_call_id": "a"}]}, "messages[1].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}]}, _TYPE_OF_PART),
+        ({"messages": [{"role": "user", "content": [{"type": ["text"], "text": "a"}]}]}, _TYPE_OF_PART),
+        ({"response_format": []}, "response_format"),
+        ({"response_format": [{"type": "text"}]}, "response_format"),
+        ({"stop_token_ids": [3, 264]}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stop_token_ids": [1] * 257}, "stop_token_ids"),
+        ({"temperature": 100.5}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        *(
+            ({"chat_template_kwargs": {name: []}}, f"chat_template_kwargs.{name}")
+            for name in ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template")
+        ),
+    ],
+)
+async def test_what_cannot_be_honored_is_refused_with_its_path(fields: dict[str, Any], param: str) -> None:
+    response = await _chat(FakeClient(says("x")), **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+async def test_a_temperature_above_2_is_taken() -> None:
+    assert (await _sampling({"temperature": 2.5})).temperature == 2.5
+
+
+async def test_an_assistant_may_have_no_content() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [*CHAT["messages"], {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert (await _chat(FakeClient(says("x")), messages=messages)).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "image", "video_url", "input_image", "audio"])
 async def test_parts_that_are_not_text_are_unsupported(kind: str) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": kind, kind: {}}]
     response = await _chat(FakeClient(says("x")), messages=[{"role": "user", "content": parts}])
