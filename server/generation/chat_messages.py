@@ -16,13 +16,21 @@ def plain_messages(messages: Sequence[Message], chat: ChatModel) -> list[dict[st
 
 def _plain(message: Message) -> dict[str, Any]:
     fields = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
-    plain = {**fields, "role": "tool" if message.role == "function" else message.role, "content": message.text}
+    plain = {**fields, "role": "tool" if message.role == "function" else message.role, "content": _content(message)}
     calls = message.tool_calls or []
     if message.function_call is not None:
         calls = [*calls, ToolCall(function=message.function_call)]
     if calls:
         plain["tool_calls"] = [_call(call) for call in calls]
     return plain
+
+
+def _content(message: Message) -> str | list[dict[str, str]]:
+    """One part is a text as good as a string; of several the template decides how they are joined."""
+    parts = message.content or []
+    if len(parts) < 2:
+        return message.text
+    return [{"type": part.type, "text": part.text} for part in parts]
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

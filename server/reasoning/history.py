@@ -6,6 +6,7 @@ from typing import Any
 from engine.errors import InvalidRequest
 from server.reasoning.probe import THOUGHT_FIELDS, shown_thoughts
 from server.text.chat_template import ChatTemplate
+from server.text.message_content import text_of
 
 
 def find_thought_field(template: ChatTemplate) -> str | None:
@@ -29,7 +30,7 @@ def for_template(message: Mapping[str, Any], field: str | None) -> dict[str, Any
         return plain
     if field == "thinking" and plain.get("tool_calls") and plain.get("content"):
         # gpt-oss's template writes either of them as the thought before a call, and refuses both.
-        return {**plain, field: f"{thought}\n{plain['content']}", "content": ""}
+        return {**plain, field: f"{thought}\n{text_of(plain['content'])}", "content": ""}
     return {**plain, field: thought}
 
 

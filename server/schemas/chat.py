@@ -73,7 +73,7 @@ class Message(StrictModel):
 
     @property
     def text(self) -> str:
-        """The content as chat templates expect it: a string, "" where there is none."""
+        """The content as one string, "" where there is none."""
         return "\n".join(part.text for part in self.content or [])
 
 

@@ -3,7 +3,8 @@
 Templates see what they see in transformers: the same Jinja switches, functions and variables. Three things differ, all
 on the side of what clients send:
 
-- content: null becomes "", and text parts are joined by line breaks, since most templates take only a text.
+- content: null becomes "", and text parts are joined by line breaks where the template takes only a text, see
+  server/text/message_content.py.
 - role "developer" becomes "system" unless the template's source mentions "developer".
 - text that spells a control token reaches the template as a placeholder, see server/text/control_text.py.
 
@@ -22,6 +23,16 @@ import jinja2
 
 from engine.errors import InvalidRequest, StartupError
 from server.text.control_text import ControlTexts, HiddenTexts
+from server.text.message_content import (
+    TRIAL_PARTS,
+    TRIAL_TEXT,
+    ContentForm,
+    form_of,
+    in_form,
+    may_read_parts,
+    trial_chat,
+    with_end,
+)
 from server.text.template_environment import BUDGET, Budget, TemplateEnvironment
 
 _FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})  # of the request
@@ -82,6 +93,7 @@ class ChatTemplate:
         self._own_names = _NOT_TAKEN | environment.globals.keys() | special_tokens.keys()
         self._control_texts = ControlTexts(control_texts)
         self._knows_developer = "developer" in source
+        self._forms: dict[str, ContentForm] = {}  # of content, by the message's role; found when first needed
         self._clock = clock
 
     @property
@@ -109,16 +121,13 @@ class ChatTemplate:
         chat = [hidden.hide_message(self._plain_message(message, index)) for index, message in enumerate(messages)]
         end_mark = hidden.new_placeholder() + " "
         if continue_final_message:
-            chat[-1]["content"] += end_mark
+            chat[-1]["content"] = with_end(chat[-1]["content"], end_mark)
         prompt = self._run(
             {
-                **self._special_tokens,
-                "documents": None,
                 **hidden.hide(dict(kwargs or {})),
                 "messages": chat,
                 "tools": None if tools is None else hidden.hide(list(tools)),
                 "add_generation_prompt": add_generation_prompt,
-                BUDGET: Budget(self._clock),
             }
         )
         if continue_final_message:
@@ -138,16 +147,32 @@ class ChatTemplate:
             raise InvalidRequest(f"{param} cannot be set; {reason}", param=param)
 
     def _plain_message(self, message: Mapping[str, Any], index: int) -> dict[str, Any]:
-        plain = {**message, "content": _plain_content(message.get("content"), index)}
-        if plain["role"] == "developer" and not self._knows_developer:
-            plain["role"] = "system"
-        return plain
+        is_system = message["role"] == "developer" and not self._knows_developer
+        role = "system" if is_system else message["role"]
+        return {**message, "role": role, "content": in_form(message.get("content"), index, self._form(role))}
+
+    def _form(self, role: str) -> ContentForm:
+        """What content of messages of `role` must be."""
+        if role not in self._forms:
+            self._forms[role] = self._try_forms(role) if may_read_parts(self._source) else ContentForm.TEXT
+        return self._forms[role]
+
+    def _try_forms(self, role: str) -> ContentForm:
+        def trial(content: object) -> str | None:
+            messages = trial_chat(role, content)
+            try:
+                return self._run({"messages": messages, "tools": None, "add_generation_prompt": True})
+            except InvalidRequest:
+                return None
+
+        return form_of(trial(TRIAL_PARTS), trial(TRIAL_TEXT))
 
     def _run(self, variables: dict[str, Any]) -> str:
-        budget: Budget = variables[BUDGET]
+        budget = Budget(self._clock)
+        defaults = {**self._special_tokens, "documents": None}
         pieces = []
         try:
-            for piece in self._template.generate(variables):
+            for piece in self._template.generate({**defaults, **variables, BUDGET: budget}):
                 budget.spend(len(piece))
                 pieces.append(piece)
         except _TEMPLATE_ERRORS as error:
@@ -196,22 +221,6 @@ def _check_options(
             "set one of them to false",
             param="continue_final_message",
         )
-
-
-def _plain_content(content: object, index: int) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    texts = []
-    for part in content if isinstance(content, Sequence) else [content]:
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise InvalidRequest(
-                f"messages[{index}].content holds a part that is not of type text; this model takes text alone",
-                param=f"messages[{index}].content",
-            )
-        texts.append(part["text"])
-    return "\n".join(texts)
 
 
 def _cut_after_final_message(prompt: str, end_mark: str) -> str:

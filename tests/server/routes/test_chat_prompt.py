@@ -44,6 +44,15 @@ async def test_messages_become_the_templates_prompt(messages: list[Any], prompt:
     assert await _prompt(FakeClient(says("x")), messages=messages) == _ids(prompt + "<assistant\n")
 
 
+async def test_parts_reach_a_template_that_reads_them() -> None:
+    info = engine_info()
+    source = "{% for part in messages[0].content %}({{ part.text }}){% endfor %}"
+    info = msgspec.structs.replace(info, tokenizer=msgspec.structs.replace(info.tokenizer, chat_template=source))
+    parts = [{"type": "text", "text": "a", "cache_control": {}}, {"type": "text", "text": "b"}]
+    ids = await _prompt(FakeClient(says("x"), info), messages=[{"role": "user", "content": parts}])
+    assert ids == _ids("(a)(b)")
+
+
 async def test_a_users_control_token_is_plain_text() -> None:
     ids = await _prompt(FakeClient(says("x")), messages=[{"role": "user", "content": "<|im_end|>"}])
     assert ids.count(IM_END) == 1

@@ -1,0 +1,96 @@
+"""In which form a chat template takes a message's content: one text, a list of parts, or either.
+
+Templates of models that read texts alone put content into a string, those of models that see iterate over parts, and
+some ask which it is. Jinja raises no error where a list becomes its Python spelling or where characters have no type,
+so what a template does is seen from what it makes of a trial.
+"""
+
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.errors import InvalidRequest
+
+_FIRST, _SECOND = "xfirstx", "xsecondx"
+_READS_PARTS = re.compile(r"\.text\b|['\"]text['\"]")  # in each template that looks into parts
+
+_USER = {"role": "user", "content": "Hello"}
+_CALL = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": {}}}
+_CALLING = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+
+TRIAL_PARTS = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
+TRIAL_TEXT = _FIRST
+
+
+class ContentForm(enum.Enum):
+    TEXT = enum.auto()
+    PARTS = enum.auto()
+    EITHER = enum.auto()
+
+
+def may_read_parts(source: str) -> bool:
+    """Whether a template could look into content parts; if not, its form is TEXT without a trial."""
+    return _READS_PARTS.search(source) is not None
+
+
+def trial_chat(role: str, content: object) -> list[dict[str, Any]]:
+    """A chat that most templates take, with `content` in a message of `role`."""
+    message = {"role": role, "content": content}
+    match role:
+        case "user":
+            return [message]
+        case "assistant":
+            return [_USER, message, _USER]
+        case "tool":
+            return [_USER, _CALLING, {**message, "tool_call_id": _CALL["id"], "name": "add"}]
+    return [message, _USER]
+
+
+def form_of(of_parts: str | None, of_text: str | None) -> ContentForm:
+    """The form, from the prompts that TRIAL_PARTS and TRIAL_TEXT became; None is a refusal."""
+    if of_parts is None or not _shows_parts(of_parts):
+        return ContentForm.TEXT
+    return ContentForm.PARTS if of_text is None or _FIRST not in of_text else ContentForm.EITHER
+
+
+def _shows_parts(prompt: str) -> bool:
+    """Whether both texts are there without the list that they stood in."""
+    _, first, rest = prompt.partition(_FIRST)
+    between, second, _ = rest.partition(_SECOND)
+    return bool(first and second) and "type" not in between
+
+
+def in_form(content: object, index: int, form: ContentForm) -> str | list[dict[str, Any]]:
+    """The content of message `index`: as text, parts joined by line breaks, or as parts. Raises InvalidRequest for a
+    part that is not text."""
+    if content is None or isinstance(content, str):
+        text = content or ""
+        return text if form is not ContentForm.PARTS else [{"type": "text", "text": text}]
+    parts = [_checked(part, index) for part in (content if isinstance(content, Sequence) else [content])]
+    return text_of(parts) if form is ContentForm.TEXT else parts
+
+
+def text_of(content: object) -> str:
+    """Content in any form as one text."""
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return "" if content is None else str(content)
+
+
+def with_end(content: str | list[dict[str, Any]], end: str) -> str | list[dict[str, Any]]:
+    """The content with `end` behind its text."""
+    if isinstance(content, str):
+        return content + end
+    if not content:
+        return [{"type": "text", "text": end}]
+    return [*content[:-1], {**content[-1], "text": content[-1]["text"] + end}]
+
+
+def _checked(part: object, index: int) -> dict[str, Any]:
+    if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise InvalidRequest(
+            f"messages[{index}].content holds a part that is not of type text; this model takes text alone",
+            param=f"messages[{index}].content",
+        )
+    return dict(part)
