@@ -69,7 +69,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()  # beside the checkpoint's own EOS ids
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; n: the sampled token's and the n best
-    prompt_logprobs: int | None = None  # the same for each prompt token
+    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: these tokens' instead of the n best
+    prompt_logprobs: int | None = None  # for each prompt token: its own and the n best
 
     def __post_init__(self) -> None:
         _check_range("temperature", self.temperature, 0.0, 100.0)
@@ -95,6 +96,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         """Raise InvalidRequest if a token id lies outside [0, vocab_size): the width of the output layer."""
         for token_id in self.stop_token_ids:
             _check_range("stop_token_ids", token_id, 0, vocab_size - 1)
+        for token_id in self.logprob_token_ids:
+            _check_range("logprob_token_ids", token_id, 0, vocab_size - 1)
         for token_id in self.logit_bias:
             _check_range("logit_bias token id", token_id, 0, vocab_size - 1, param="logit_bias")
 
@@ -136,7 +139,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
     token_id: int
     logprob: float
-    top: list[tuple[int, float]]  # best first
+    top: list[tuple[int, float]]  # best first; of logprob_token_ids in their order
+    rank: int | None = None  # of a prompt's token among all, from 1
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -103,5 +103,5 @@ class TorchRunner:
         for start in range(0, len(targets), _PROMPT_LOGIT_ROWS):
             chunk = targets[start : start + _PROMPT_LOGIT_ROWS]
             logits = self._model.decoder.logits(hidden[start : start + len(chunk)])
-            result += token_logprobs(logits, chunk, [num_top] * len(chunk))
+            result += token_logprobs(logits, chunk, [num_top] * len(chunk), with_ranks=True)
         return result

@@ -1,5 +1,6 @@
 """Log probabilities as responses report them: from raw logits, always finite."""
 
+import msgspec
 import torch
 
 from engine.protocol import TokenLogprobs
@@ -8,22 +9,52 @@ from engine.protocol import TokenLogprobs
 _FLOOR = -9999.0
 
 
-def token_logprobs(logits: torch.Tensor, token_ids: list[int], num_top: list[int]) -> list[TokenLogprobs]:
-    """The chosen tokens' log probabilities and the best `num_top` of each row.
+def token_logprobs(
+    logits: torch.Tensor, token_ids: list[int], num_top: list[int], *, with_ranks: bool = False
+) -> list[TokenLogprobs]:
+    """The chosen tokens' log probabilities and the best `num_top` of each row, with ranks if asked.
 
     logits: [L, V] fp32, before any sampling parameter; token_ids, num_top: one a row.
     """
     device = logits.device
     log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
-    chosen = (logits.gather(-1, torch.tensor(token_ids, device=device).unsqueeze(-1)) - log_total).squeeze(-1)
-    chosen_list = chosen.clamp(min=_FLOOR).tolist()
+    chosen_logits = logits.gather(-1, torch.tensor(token_ids, device=device).unsqueeze(-1))
+    chosen_list = (chosen_logits - log_total).squeeze(-1).clamp(min=_FLOOR).tolist()
+    ranks: list[int | None] = [None] * len(token_ids)
+    if with_ranks:
+        ranks = ((logits > chosen_logits).sum(dim=-1) + 1).tolist()
     widest = max(num_top)
     if widest == 0:
-        return [TokenLogprobs(token_id, lp, []) for token_id, lp in zip(token_ids, chosen_list, strict=True)]
+        return [
+            TokenLogprobs(token_id, lp, [], rank)
+            for token_id, lp, rank in zip(token_ids, chosen_list, ranks, strict=True)
+        ]
     top_values, top_ids = torch.topk(logits, widest, dim=-1)
     values_list = (top_values - log_total).clamp(min=_FLOOR).tolist()
     ids_list = top_ids.tolist()
     return [
-        TokenLogprobs(token_ids[row], chosen_list[row], list(zip(ids_list[row][:n], values_list[row][:n], strict=True)))
+        TokenLogprobs(
+            token_ids[row],
+            chosen_list[row],
+            list(zip(ids_list[row][:n], values_list[row][:n], strict=True)),
+            ranks[row],
+        )
         for row, n in enumerate(num_top)
+    ]
+
+
+def with_wanted(
+    entries: list[TokenLogprobs], logits: torch.Tensor, wanted: list[tuple[int, ...]]
+) -> list[TokenLogprobs]:
+    """The entries, whose `top` is of the row's own list of tokens, in its order, where that list is not empty.
+
+    logits: [L, V], as above; wanted: one a row.
+    """
+    log_total = torch.logsumexp(logits, dim=-1)
+    rows = torch.tensor([row for row, ids in enumerate(wanted) for _ in ids], device=logits.device)
+    columns = torch.tensor([token_id for ids in wanted for token_id in ids], device=logits.device)
+    values = iter((logits[rows, columns] - log_total[rows]).clamp(min=_FLOOR).tolist())
+    return [
+        msgspec.structs.replace(entry, top=[(token_id, next(values)) for token_id in ids]) if ids else entry
+        for entry, ids in zip(entries, wanted, strict=True)
     ]

@@ -15,7 +15,7 @@ import torch
 from engine.sampling.distribution import best_ids, draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
-from engine.sampling.logprobs import token_logprobs
+from engine.sampling.logprobs import token_logprobs, with_wanted
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.plan import RowResult
@@ -152,15 +152,20 @@ def _with_logprobs(results: list[RowResult], sequences: list[Sequence], raw: tor
     chosen_rows: list[int] = []
     token_ids: list[int] = []
     num_top: list[int] = []
+    wanted: list[tuple[int, ...]] = []
     start = 0
     for sequence, result in zip(sequences, results, strict=True):
-        if sequence.request.sampling.logprobs is None:
+        sampling = sequence.request.sampling
+        if sampling.logprobs is None:
             continue
         chosen_rows += range(start, start + len(result.token_ids))
         token_ids += result.token_ids
-        num_top += [sequence.request.sampling.logprobs] * len(result.token_ids)
+        num_top += [0 if sampling.logprob_token_ids else sampling.logprobs] * len(result.token_ids)
+        wanted += [sampling.logprob_token_ids] * len(result.token_ids)
         start += len(sequence.draft) + 1
-    entries = iter(token_logprobs(raw[chosen_rows], token_ids, num_top))
+    chosen = raw[chosen_rows]
+    scored = token_logprobs(chosen, token_ids, num_top)
+    entries = iter(with_wanted(scored, chosen, wanted) if any(wanted) else scored)
     return [
         result
         if sequence.request.sampling.logprobs is None

@@ -48,7 +48,11 @@ class Auditor:
         self._speculated = sequence.tokens[sequence.num_prompt :]
         self._replayed = RequestOutput(id=self._replay_id)
         sampling = msgspec.structs.replace(
-            sequence.request.sampling, max_tokens=sequence.num_output, logprobs=_NUM_TOP, prompt_logprobs=None
+            sequence.request.sampling,
+            max_tokens=sequence.num_output,
+            logprobs=_NUM_TOP,
+            logprob_token_ids=(),
+            prompt_logprobs=None,
         )
         return msgspec.structs.replace(
             sequence.request,

@@ -27,6 +27,7 @@ class TextOptions:
     min_tokens: int = 0  # stop strings count from the token that makes it so many
     echo: bool = False
     logprobs: bool = False
+    echo_top: int = 0  # how many of the best tokens the echoed prompt's log probabilities have
     kept_ids: frozenset[int] = frozenset()  # special tokens that the reader needs to see
 
 
@@ -54,7 +55,9 @@ class Delta:
     index: int
     text: str = ""  # of a choice without a reader
     pieces: list[ChoicePiece] = field(default_factory=list)  # of one with a reader
+    token_ids: list[int] = field(default_factory=list)  # that count as the choice's, EOS included
     tokens: list[ScoredToken] = field(default_factory=list)  # where logprobs were asked for
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, where they were asked for
     finish: Finish | None = None  # in the last delta
 
 
@@ -115,6 +118,8 @@ class Choice:
             num_counted, stop = self._read(self._reader, output, delta)
         if self._offsets is not None and output.logprobs is not None:
             delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_counted]]
+        delta.token_ids = output.new_ids[:num_counted]
+        delta.prompt_logprobs = output.prompt_logprobs
         self.num_tokens += num_counted
         if num_counted and output.num_predicted:
             self.num_predicted = output.num_predicted[num_counted - 1]
@@ -131,8 +136,11 @@ class Choice:
         if self._offsets is None:
             return
         scores = output.prompt_logprobs or [None] * len(self._prompt.ids)
+        num_top = self._options.echo_top
         for token_id, score in zip(self._prompt.ids, scores, strict=True):
-            delta.tokens.append(self._scored(score or TokenLogprobs(token_id, 0.0, []), is_first=score is None))
+            top = [] if score is None else score.top[:num_top]
+            logprob = 0.0 if score is None else score.logprob
+            delta.tokens.append(self._scored(TokenLogprobs(token_id, logprob, top), is_first=score is None))
 
     def _read(self, reader: ChoiceReader, output: RequestOutput, delta: Delta) -> tuple[int, str | None]:
         """Add what the reader finds, id by id: so the thought's can be counted. As `_push_ids` beside that."""

@@ -55,6 +55,15 @@ class Generation:
     def num_choices(self) -> int:
         return len(self._choices)
 
+    def siblings(self, index: int) -> range:
+        """The numbers of all choices that have their prompt in common with number `index`."""
+        first = index - index % self._params.n
+        return range(first, first + self._params.n)
+
+    def prompt_ids(self, index: int) -> list[int]:
+        """Of the prompt of choice number `index`."""
+        return self._params.prompts[index // self._params.n].ids
+
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises QueueFull or EngineUnavailable, and then none has started."""
         self._context.check_admission()
@@ -71,6 +80,8 @@ class Generation:
         if sampling.seed is not None and params.n > 1:
             seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does
             sampling = msgspec.structs.replace(sampling, seed=seed)
+        if params.n > 1 and index % params.n and not params.options.echo:
+            sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)  # the prompt's first choice has them
         return EngineRequest(
             id=request_id,
             prompt_ids=params.prompts[index // params.n].ids,

@@ -14,7 +14,7 @@ from server.generation.prompts import chat_prompt, room_for_output, text_prompts
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.parameters import ignored_header
-from server.schemas.sampling import GenerationRequest
+from server.schemas.sampling import GenerationRequest, check_scores
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.text.tokenizer import Tokenizer
 
@@ -45,6 +45,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     requested_max_tokens = body.requested_max_tokens
     check_num_choices(body, 1, context)
     num_logprobs = body.num_logprobs(context.config.max_logprobs)
+    ignored += check_scores(body, num_logprobs, context.config.max_logprobs)
     text_model = await context.text_model()
     info = context.client.info
     prepared = await chat_prompt(
@@ -62,7 +63,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
         default=None,
         prompt_param="messages",
     )
-    sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=None)
+    sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs)
     prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len)
     params = _params(
         body, text_model.tokenizer, [prepared.prompt], sampling, arrival_s, plan=prepared.plan, ignored=ignored
@@ -76,6 +77,7 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
     """Of a text completion. Raises as check_request, and InvalidRequest."""
     ignored = check_request(body, context)
     body.check(context.config.max_logprobs)
+    ignored += check_scores(body, body.logprobs, context.config.max_logprobs)
     echo = bool(body.echo)
     text_model = await context.text_model()
     info = context.client.info
@@ -90,7 +92,8 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
         default=DEFAULT_MAX_TOKENS,
         prompt_param="prompt",
     )
-    prompt_logprobs = body.logprobs if echo else None
+    scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]
+    prompt_logprobs = max(scored, default=None)
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
     plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
     return _params(body, text_model.tokenizer, prompts, sampling, arrival_s, plan=plan, ignored=ignored, echo=echo)
@@ -114,6 +117,7 @@ def _params(
         min_tokens=sampling.min_tokens,
         echo=echo,
         logprobs=sampling.logprobs is not None,
+        echo_top=sampling.logprobs or 0,
         kept_ids=plan.kept_ids,
     )
     return GenerationParams(

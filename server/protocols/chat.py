@@ -5,15 +5,15 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from engine.protocol import FinishReason
+from engine.protocol import FinishReason, TokenLogprobs
 from server.errors import ErrorReply
 from server.generation.choice import Delta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
-from server.protocols.logprobs import chat_logprobs
+from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.schemas.answers import (
     CalledFunction,
     ChatChoice,
@@ -38,11 +38,15 @@ class _Answer:
     thought: list[str] = field(default_factory=list)
     calls: list[ChatToolCall] = field(default_factory=list)
     tokens: list[ScoredToken] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
     finish: Finish | None = None
 
     def add(self, delta: Delta) -> None:
         self.content.append(delta.text)
         self.tokens += delta.tokens
+        self.token_ids += delta.token_ids
+        self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs
         self.finish = delta.finish or self.finish
         for piece in delta.pieces:
             match piece:
@@ -67,7 +71,10 @@ class ChatFormatter:
         self._created = int(time.time())
         self._model = model
         self._tokenizer = tokenizer
+        self._format = LogprobsFormat(tokenizer, as_token_ids=bool(body.return_tokens_as_token_ids))
         self._has_logprobs = bool(body.logprobs)
+        self._num_prompt_logprobs = body.prompt_logprobs
+        self._has_ids = bool(body.return_token_ids)
         self._include_usage = body.include_usage
         self._include_reasoning = body.include_reasoning is not False
         self._is_legacy = bool(body.functions)  # and expects a function_call instead of tool_calls
@@ -77,9 +84,15 @@ class ChatFormatter:
         async for delta in generation:
             answers[delta.index].add(delta)
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
-        return ChatCompletion(
+        completion = ChatCompletion(
             id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
         )
+        if self._num_prompt_logprobs is not None:
+            scores = answers[0].prompt_logprobs or []
+            completion.prompt_logprobs = prompt_logprobs(scores, self._num_prompt_logprobs, self._tokenizer)
+        if self._has_ids:
+            completion.prompt_token_ids = generation.prompt_ids(0)
+        return completion
 
     def _choice(self, index: int, answer: _Answer) -> ChatChoice:
         assert answer.finish is not None
@@ -92,26 +105,37 @@ class ChatFormatter:
         elif answer.calls:
             message.tool_calls = answer.calls
         reason = self._finish_reason(answer.finish, has_calls=bool(answer.calls))
-        return ChatChoice(index, message, self._logprobs(answer.tokens), reason, answer.finish.stop_reason)
+        choice = ChatChoice(index, message, self._logprobs(answer.tokens), reason, answer.finish.stop_reason)
+        if self._has_ids:
+            choice.token_ids = answer.token_ids
+        return choice
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         is_first = True
         calling: set[int] = set()  # choices that have called
+        unsent_ids: dict[int, list[int]] = {}  # token ids of each choice, where they are asked for
         async for delta in generation:
             index = delta.index
             if is_first:
                 is_first = False
+                prompt_ids = generation.prompt_ids(0) if self._has_ids else UNSET
                 for each in range(generation.num_choices):
-                    yield self._chunk([ChatChunkChoice(each, ChatDelta("assistant", "", None))])
+                    yield self._chunk([ChatChunkChoice(each, ChatDelta("assistant", "", None))], prompt_ids=prompt_ids)
+                    prompt_ids = UNSET
+            if self._has_ids:
+                unsent_ids.setdefault(index, []).extend(delta.token_ids)
             logprobs = self._logprobs(delta.tokens)
             for chat_delta in self._deltas(delta):
                 if chat_delta.tool_calls is not UNSET or chat_delta.function_call is not UNSET:
                     calling.add(index)
-                yield self._chunk([ChatChunkChoice(index, chat_delta, logprobs)])
+                choice = ChatChunkChoice(index, chat_delta, logprobs, token_ids=unsent_ids.pop(index, UNSET))
+                yield self._chunk([choice])
                 logprobs = self._logprobs([])  # each token's once
             if (finish := delta.finish) is not None:
                 reason = self._finish_reason(finish, has_calls=index in calling)
-                yield self._chunk([ChatChunkChoice(index, ChatDelta(), None, reason, finish.stop_reason)])
+                choice = ChatChunkChoice(index, ChatDelta(), None, reason, finish.stop_reason)
+                choice.token_ids = unsent_ids.pop(index, UNSET)
+                yield self._chunk([choice])
         if self._include_usage:
             yield self._chunk([], generation.usage())
 
@@ -123,7 +147,8 @@ class ChatFormatter:
             chat_delta = self._of_piece(piece)
             if chat_delta is not None:
                 yield chat_delta
-        if delta.tokens and not delta.text and not delta.pieces:
+        has_news = delta.tokens or (self._has_ids and delta.token_ids)
+        if has_news and not delta.text and not delta.pieces:
             yield ChatDelta(content="")
 
     def _of_piece(self, piece: ChoicePiece) -> ChatDelta | None:
@@ -149,7 +174,13 @@ class ChatFormatter:
     def broken(self, reply: ErrorReply) -> bytes:
         return openai_error(reply)
 
-    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> bytes:
+    def _chunk(
+        self,
+        choices: list[ChatChunkChoice],
+        usage: Usage | None = None,
+        *,
+        prompt_ids: list[int] | UnsetType = UNSET,
+    ) -> bytes:
         return frame(
             ChatChunk(
                 id=self._id,
@@ -157,8 +188,9 @@ class ChatFormatter:
                 model=self._model,
                 choices=choices,
                 usage=usage if self._include_usage else UNSET,
+                prompt_token_ids=prompt_ids,
             )
         )
 
     def _logprobs(self, tokens: list[ScoredToken]) -> ChatLogprobs | None:
-        return chat_logprobs(tokens, self._tokenizer) if self._has_logprobs else None
+        return self._format.of_chat(tokens) if self._has_logprobs else None

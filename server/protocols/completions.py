@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 from msgspec import UNSET
 
 from server.errors import ErrorReply
-from server.generation.choice import ScoredToken
+from server.generation.choice import Delta, ScoredToken
 from server.generation.generation import Generation
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
-from server.protocols.logprobs import text_logprobs
+from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.schemas.answers import TextChoice, TextCompletion, TextLogprobs, Usage
 from server.schemas.completions import CompletionRequest
 from server.text.tokenizer import Tokenizer
@@ -26,30 +26,54 @@ class CompletionFormatter:
         self._created = int(time.time())
         self._model = model
         self._tokenizer = tokenizer
+        self._format = LogprobsFormat(tokenizer, as_token_ids=bool(body.return_tokens_as_token_ids))
         self._has_logprobs = body.logprobs is not None
+        self._num_prompt_logprobs = body.prompt_logprobs
+        self._has_ids = bool(body.return_token_ids)
         self._include_usage = body.include_usage
 
     async def collect(self, generation: Generation) -> TextCompletion:
         choices = [TextChoice(index, "") for index in range(generation.num_choices)]
         texts: list[list[str]] = [[] for _ in choices]
         tokens: list[list[ScoredToken]] = [[] for _ in choices]
+        ids: list[list[int]] = [[] for _ in choices]
         async for delta in generation:
             texts[delta.index].append(delta.text)
             tokens[delta.index] += delta.tokens
+            ids[delta.index] += delta.token_ids
+            self._add_prompt_logprobs(choices, delta, generation)
             if delta.finish is not None:
                 choices[delta.index].finish_reason = delta.finish.reason
                 choices[delta.index].stop_reason = delta.finish.stop_reason
         for choice in choices:
             choice.text = "".join(texts[choice.index])
             choice.logprobs = self._logprobs(tokens[choice.index])
+            if self._has_ids:
+                choice.token_ids = ids[choice.index]
+                choice.prompt_token_ids = generation.prompt_ids(choice.index)
         return TextCompletion(
             id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
         )
 
+    def _add_prompt_logprobs(self, choices: list[TextChoice], delta: Delta, generation: Generation) -> None:
+        """To all choices of the prompt, of which the first brings them."""
+        if self._num_prompt_logprobs is None or delta.prompt_logprobs is None:
+            return
+        scores = prompt_logprobs(delta.prompt_logprobs, self._num_prompt_logprobs, self._tokenizer)
+        for index in generation.siblings(delta.index):
+            choices[index].prompt_logprobs = scores
+
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        begun: set[int] = set()  # choices whose first chunk is sent
         async for delta in generation:
-            if delta.text or delta.tokens:
-                yield self._chunk([TextChoice(delta.index, delta.text, self._logprobs(delta.tokens))])
+            if delta.text or delta.tokens or (self._has_ids and delta.token_ids):
+                choice = TextChoice(delta.index, delta.text, self._logprobs(delta.tokens))
+                if self._has_ids:
+                    choice.token_ids = delta.token_ids
+                    if delta.index not in begun:
+                        begun.add(delta.index)
+                        choice.prompt_token_ids = generation.prompt_ids(delta.index)
+                yield self._chunk([choice])
             if (finish := delta.finish) is not None:
                 yield self._chunk([TextChoice(delta.index, "", None, finish.reason, finish.stop_reason)])
         if self._include_usage:
@@ -70,4 +94,4 @@ class CompletionFormatter:
         )
 
     def _logprobs(self, tokens: list[ScoredToken]) -> TextLogprobs | None:
-        return text_logprobs(tokens, self._tokenizer) if self._has_logprobs else None
+        return self._format.of_text(tokens) if self._has_logprobs else None

@@ -1,41 +1,73 @@
-"""Scored tokens in the two formats in which OpenAI's APIs report log probabilities."""
+"""Scored tokens in the formats in which OpenAI's APIs, and vLLM's extensions of them, report log probabilities."""
 
+from engine.protocol import TokenLogprobs
 from server.generation.choice import ScoredToken
-from server.schemas.answers import ChatLogprob, ChatLogprobs, TextLogprobs, TopLogprob
+from server.schemas.answers import (
+    ChatLogprob,
+    ChatLogprobs,
+    PromptLogprob,
+    PromptLogprobs,
+    TextLogprobs,
+    TopLogprob,
+)
 from server.text.tokenizer import Tokenizer
 
 
-def chat_logprobs(tokens: list[ScoredToken], tokenizer: Tokenizer) -> ChatLogprobs:
-    """Chat's format: one object a token, with the best tokens as a list."""
-    content = []
-    for token in tokens:
-        assert token.logprob is not None  # that is a prompt's first token, which chat never shows
-        top = [TopLogprob(*_named(token_id, tokenizer, logprob)) for token_id, logprob in token.top or []]
-        content.append(ChatLogprob(*_named(token.token_id, tokenizer, token.logprob), top))
-    return ChatLogprobs(content)
+class LogprobsFormat:
+    """How one answer names its tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, *, as_token_ids: bool = False) -> None:
+        """as_token_ids: names are of the form token_id:5, and so no two tokens have one name."""
+        self._tokenizer = tokenizer
+        self._as_token_ids = as_token_ids
+
+    def name(self, token_id: int) -> str:
+        return f"token_id:{token_id}" if self._as_token_ids else token_name(token_id, self._tokenizer)
+
+    def of_chat(self, tokens: list[ScoredToken]) -> ChatLogprobs:
+        """Chat's format: one object a token, with the best tokens as a list."""
+        content = []
+        for token in tokens:
+            assert token.logprob is not None  # that is a prompt's first token, which chat never shows
+            top = [TopLogprob(*self._named(token_id, logprob)) for token_id, logprob in token.top or []]
+            content.append(ChatLogprob(*self._named(token.token_id, token.logprob), top))
+        return ChatLogprobs(content)
+
+    def _named(self, token_id: int, logprob: float) -> tuple[str, float, list[int]]:
+        return self.name(token_id), logprob, list(self._tokenizer.token_bytes(token_id))
+
+    def of_text(self, tokens: list[ScoredToken]) -> TextLogprobs:
+        """The text completions' format: parallel lists, with the best tokens and the token itself as a map."""
+        return TextLogprobs(
+            tokens=[self.name(token.token_id) for token in tokens],
+            token_logprobs=[token.logprob for token in tokens],
+            top_logprobs=[self._top_by_name(token) for token in tokens],
+            text_offset=[token.text_offset for token in tokens],
+        )
+
+    def _top_by_name(self, token: ScoredToken) -> dict[str, float] | None:
+        if token.logprob is None or token.top is None:
+            return None
+        by_name: dict[str, float] = {}
+        for token_id, logprob in [*token.top, (token.token_id, token.logprob)]:
+            name = self.name(token_id)
+            by_name[name] = max(logprob, by_name.get(name, logprob))  # of two tokens with one text the likelier stays
+        return by_name
 
 
-def _named(token_id: int, tokenizer: Tokenizer, logprob: float) -> tuple[str, float, list[int]]:
-    return token_name(token_id, tokenizer), logprob, list(tokenizer.token_bytes(token_id))
+def prompt_logprobs(scores: list[TokenLogprobs | None], num_top: int, tokenizer: Tokenizer) -> PromptLogprobs:
+    """A prompt's tokens in vLLM's format: for each a map of itself and the best `num_top`."""
+    return [None if score is None else _candidates(score, num_top, tokenizer) for score in scores]
 
 
-def text_logprobs(tokens: list[ScoredToken], tokenizer: Tokenizer) -> TextLogprobs:
-    """The text completions' format: parallel lists, with the best tokens and the token itself as a map."""
-    return TextLogprobs(
-        tokens=[token_name(token.token_id, tokenizer) for token in tokens],
-        token_logprobs=[token.logprob for token in tokens],
-        top_logprobs=[_top_by_name(token, tokenizer) for token in tokens],
-        text_offset=[token.text_offset for token in tokens],
-    )
-
-
-def _top_by_name(token: ScoredToken, tokenizer: Tokenizer) -> dict[str, float] | None:
-    if token.logprob is None or token.top is None:
-        return None
-    by_name: dict[str, float] = {}
-    for token_id, logprob in [*token.top, (token.token_id, token.logprob)]:
-        by_name.setdefault(token_name(token_id, tokenizer), logprob)  # of two tokens with one text the likelier stays
-    return by_name
+def _candidates(score: TokenLogprobs, num_top: int, tokenizer: Tokenizer) -> dict[int, PromptLogprob]:
+    assert score.rank is not None
+    best = {
+        token_id: PromptLogprob(logprob, rank, token_name(token_id, tokenizer))
+        for rank, (token_id, logprob) in enumerate(score.top[:num_top], start=1)
+    }
+    own = PromptLogprob(score.logprob, score.rank, token_name(score.token_id, tokenizer))
+    return {score.token_id: own, **best}
 
 
 def token_name(token_id: int, tokenizer: Tokenizer) -> str:

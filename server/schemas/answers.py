@@ -26,6 +26,17 @@ class Usage(msgspec.Struct):
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # where there was a prediction or a draft
 
 
+class PromptLogprob(msgspec.Struct):
+    """Of one candidate for a place in the prompt. An extension, in vLLM's shape."""
+
+    logprob: float
+    rank: int  # among all tokens, from 1
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]  # by token id; None for the first token, which nothing predicts
+
+
 # --- chat ------------------------------------------------------------------------------------------------------------
 
 
@@ -79,6 +90,7 @@ class ChatChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None
     finish_reason: str
     stop_reason: int | str | None
+    token_ids: list[int] | UnsetType = UNSET  # where return_token_ids asks for them
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -89,6 +101,8 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: None = None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct):
@@ -107,6 +121,7 @@ class ChatChunkChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | UnsetType | None = UNSET  # with finish_reason
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatChunk(msgspec.Struct, kw_only=True):
@@ -117,6 +132,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
     system_fingerprint: None = None
+    prompt_token_ids: list[int] | UnsetType = UNSET  # in the first chunk
 
 
 # --- text completions ------------------------------------------------------------------------------------------------
@@ -137,6 +153,9 @@ class TextChoice(msgspec.Struct):
     logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | UnsetType | None = UNSET  # with finish_reason
+    token_ids: list[int] | UnsetType = UNSET  # where return_token_ids asks for them
+    prompt_token_ids: list[int] | UnsetType = UNSET  # in a stream with the choice's first chunk
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class TextCompletion(msgspec.Struct, kw_only=True):

@@ -44,7 +44,14 @@ class CompletionRequest(GenerationRequest):
                 param="best_of",
                 code="unsupported_parameter",
             )
-        if self.max_tokens == 0 and not self.echo:
-            raise InvalidRequest("max_tokens is 0; it must be at least 1, unless echo is true", param="max_tokens")
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise InvalidRequest(
+                "max_tokens is 0; it must be at least 1, unless echo is true or prompt_logprobs is given",
+                param="max_tokens",
+            )
+        if self.max_tokens == 0 and self.logprob_token_ids:
+            raise InvalidRequest(
+                "logprob_token_ids is about generated tokens, and max_tokens is 0", param="logprob_token_ids"
+            )
         if self.logprobs is not None:
             check_logprobs(self.logprobs, max_logprobs, "logprobs")

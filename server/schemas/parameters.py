@@ -35,11 +35,8 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "moderation": _never,
     "prediction": _never,  # on completions
     "prompt_embeds": _never,
-    "prompt_logprobs": _never,
     "reasoning_effort": _never,  # on completions
     "repetition_detection": _never,
-    "return_token_ids": _is(False),
-    "return_tokens_as_token_ids": _is(False),
     "stream_options.continuous_usage_stats": _is(False),
     "suffix": _is(""),
     "thinking_token_budget": _never,  # on completions

@@ -14,6 +14,7 @@ _MAX_STOPS = 64
 _MAX_STOP_TOKENS = 256  # every token is compared with all of them
 _MAX_TEMPERATURE = 100  # OpenAI's 2 is no limit of the mathematics; far above, every token is all but equally likely
 _MAX_STOP_LENGTH = 1024  # characters; every token is compared with every stop string
+_MAX_LOGPROB_TOKEN_IDS = 128  # vLLM's limit
 _INT32 = 2**31 - 1
 
 
@@ -63,6 +64,10 @@ class GenerationRequest(StrictModel):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    prompt_logprobs: int | None = None
+    logprob_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
@@ -104,10 +109,35 @@ class GenerationRequest(StrictModel):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
+            logprob_token_ids=tuple(self.logprob_token_ids or ()),
             prompt_logprobs=prompt_logprobs,
         )
         params.check_vocabulary(info.vocab_size)
         return params
+
+
+def check_scores(body: GenerationRequest, num_logprobs: int | None, max_logprobs: int) -> list[str]:
+    """The names of the fields about log probabilities that have nothing to apply to. Raises InvalidRequest.
+
+    num_logprobs: of each generated token; None for no log probabilities.
+    """
+    if body.prompt_logprobs is not None:
+        check_logprobs(body.prompt_logprobs, max_logprobs, "prompt_logprobs")
+        if body.stream:
+            raise InvalidRequest(
+                "prompt_logprobs are given with whole answers only; leave out stream", param="prompt_logprobs"
+            )
+    if body.logprob_token_ids is not None:
+        given = len(body.logprob_token_ids)
+        if not 0 < given <= _MAX_LOGPROB_TOKEN_IDS:
+            raise InvalidRequest(
+                f"logprob_token_ids has {given} token ids; it must have at least 1 and at most "
+                f"{_MAX_LOGPROB_TOKEN_IDS}",
+                param="logprob_token_ids",
+            )
+        if num_logprobs is None:
+            raise InvalidRequest("logprob_token_ids needs logprobs", param="logprob_token_ids")
+    return ["return_tokens_as_token_ids"] if body.return_tokens_as_token_ids and num_logprobs is None else []
 
 
 def _first(*values: float | None) -> float:

@@ -17,6 +17,7 @@ from engine.protocol import (
     EngineRequest,
     FinishReason,
     RequestOutput,
+    SamplingParams,
     TokenizerInfo,
     TokenLogprobs,
 )
@@ -190,7 +191,7 @@ def says_ids(ids: list[int], *, per_step: int = 1, finish: FinishReason = Finish
                 RequestOutput(
                     id=request.id,
                     new_ids=new_ids,
-                    logprobs=_scores(new_ids, request.sampling.logprobs),
+                    logprobs=_scores(new_ids, request.sampling),
                     prompt_logprobs=_prompt_scores(request) if start == 0 else None,
                     finish_reason=finish if is_last else None,
                     stop_token_id=ids[-1] if is_last and finish is FinishReason.STOP else None,
@@ -203,16 +204,25 @@ def says_ids(ids: list[int], *, per_step: int = 1, finish: FinishReason = Finish
     return script
 
 
-def _scores(ids: list[int], num_top: int | None) -> list[TokenLogprobs] | None:
-    """Each id with logprob -id/100, and the ids below it as runners-up."""
-    if num_top is None:
+def _scores(ids: list[int], sampling: SamplingParams) -> list[TokenLogprobs] | None:
+    """Each id with logprob -id/100, and the ids below it as runners-up; requested ids have -requested/10."""
+    if sampling.logprobs is None:
         return None
-    return [TokenLogprobs(i, -i / 100, [(i - k, -i / 100 - k) for k in range(num_top)]) for i in ids]
+    if sampling.logprob_token_ids:
+        return [TokenLogprobs(i, -i / 100, [(k, -k / 10) for k in sampling.logprob_token_ids]) for i in ids]
+    return [TokenLogprobs(i, -i / 100, _top(i, sampling.logprobs)) for i in ids]
+
+
+def _top(token_id: int, num_top: int) -> list[tuple[int, float]]:
+    return [(token_id - k, -token_id / 100 - k) for k in range(num_top)]
 
 
 def _prompt_scores(request: EngineRequest) -> list[TokenLogprobs | None] | None:
-    scores = _scores(request.prompt_ids, request.sampling.prompt_logprobs)
-    return None if scores is None else [None, *scores[1:]]
+    """As generated ids'; each token is the likeliest."""
+    num_top = request.sampling.prompt_logprobs
+    if num_top is None:
+        return None
+    return [None, *(TokenLogprobs(i, -i / 100, _top(i, num_top), 1) for i in request.prompt_ids[1:])]
 
 
 def make_app(client: FakeClient, *, priority: bool = False, **options: object) -> FastAPI:

@@ -193,6 +193,19 @@ def test_logprobs_come_with_each_emitted_token_of_a_draft() -> None:
     assert [entry.logprob for entry in (*first.logprobs, *second.logprobs)] == pytest.approx(expected)
 
 
+def test_requested_tokens_are_scored_at_each_emitted_token_of_a_draft() -> None:
+    logits = _logits({3: 2.0}, {4: 2.0}, {5: 2.0}, {6: 2.0})
+    raw = torch.log_softmax(logits, dim=-1)
+    asking = _sequence([1], logprobs=1, logprob_token_ids=(6, 4))
+    first, second = Sampler([EOS]).sample(logits, [_drafted(asking, 3, 7), _sequence([1], name="b", logprobs=1)])
+    assert first.logprobs is not None
+    assert second.logprobs is not None
+    assert [entry.top for entry in first.logprobs] == [
+        [(6, pytest.approx(float(raw[row, 6]))), (4, pytest.approx(float(raw[row, 4])))] for row in (0, 1)
+    ]
+    assert [token_id for token_id, _ in second.logprobs[0].top] == [6]
+
+
 def test_a_broken_row_of_a_draft_fails_its_sequence_alone() -> None:
     logits = _logits({3: 2.0}, {4: 2.0}, {5: math.nan}, {6: 2.0})
     rows = Sampler([EOS]).sample(logits, [_drafted(_sequence([1]), 3, 4), _sequence([1], name="b")])

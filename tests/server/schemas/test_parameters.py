@@ -37,6 +37,7 @@ async def test_every_sampling_field_reaches_the_engine() -> None:
         "repetition_penalty": 1.1,
         "seed": 7,
         "ignore_eos": True,
+        "prompt_logprobs": 2,
     }
     sampling = await _sampling({**fields, "max_tokens": 9, "logit_bias": {"5": -100, "6": 1.5}, "stop_token_ids": [3]})
     assert {name: getattr(sampling, name) for name in fields} == fields
@@ -47,7 +48,6 @@ async def test_every_sampling_field_reaches_the_engine() -> None:
 
 async def test_null_means_absent() -> None:
     names = [*SamplingParams.__struct_fields__, "stop", "n", "stream", "stream_options", "tools", "user", "model"]
-    names = [name for name in names if name != "prompt_logprobs"]
     assert await _sampling(dict.fromkeys(names)) == await _sampling({})
 
 
@@ -152,8 +152,6 @@ CHAT_URL, TEXT_URL = "/v1/chat/completions", "/v1/completions"
         (TEXT_URL, {"top_logprobs": 3}, "top_logprobs"),
         (CHAT_URL, {"echo": True}, "echo"),
         (CHAT_URL, {"best_of": 2}, "best_of"),
-        (CHAT_URL, {"return_tokens_as_token_ids": True}, "return_tokens_as_token_ids"),
-        (TEXT_URL, {"return_token_ids": True}, "return_token_ids"),
         (
             CHAT_URL,
             {"stream": True, "stream_options": {"continuous_usage_stats": True}},
