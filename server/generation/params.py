@@ -11,6 +11,7 @@ from server.generation.answer_plan import AnswerPlan, plan_text
 from server.generation.checks import check_num_choices, check_request
 from server.generation.choice import Prompt, TextOptions
 from server.generation.prompts import chat_prompt, room_for_output, text_prompts
+from server.generation.truncation import chat_truncation, truncation_of
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.parameters import ignored_header
@@ -48,6 +49,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     ignored += check_scores(body, num_logprobs, context.config.max_logprobs)
     text_model = await context.text_model()
     info = context.client.info
+    truncation = chat_truncation(body, info.max_model_len, num_reserved=requested_max_tokens or 1)
     prepared = await chat_prompt(
         body,
         text_model,
@@ -55,8 +57,11 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
         constraint_fields=_constraint_fields(body),
         thinking_budget=body.thinking_token_budget,
     )
+    prompt = prepared.prompt
+    if truncation is not None:
+        prompt = truncation.apply(prompt, text_model.tokenizer)
     max_tokens = room_for_output(
-        [prepared.prompt],
+        [prompt],
         info.max_model_len,
         requested=requested_max_tokens,
         param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
@@ -65,9 +70,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     )
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs)
     prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len)
-    params = _params(
-        body, text_model.tokenizer, [prepared.prompt], sampling, arrival_s, plan=prepared.plan, ignored=ignored
-    )
+    params = _params(body, text_model.tokenizer, [prompt], sampling, arrival_s, plan=prepared.plan, ignored=ignored)
     if prepared.is_generic:
         params.headers[_GENERIC_HEADER] = "generic"
     return replace(params, prediction_ids=prediction_ids)
@@ -83,7 +86,15 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
     info = context.client.info
     check_num_choices(body, len(body.prompt), context)
     add_special_tokens = body.add_special_tokens is not False
-    prompts = await text_prompts(body.prompt, text_model, info, add_special_tokens=add_special_tokens, echo=echo)
+    num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    prompts = await text_prompts(
+        body.prompt,
+        text_model,
+        info,
+        add_special_tokens=add_special_tokens,
+        echo=echo,
+        truncation=truncation_of(body, info.max_model_len, num_reserved=num_reserved),
+    )
     max_tokens = room_for_output(
         prompts,
         info.max_model_len,

@@ -11,6 +11,7 @@ from server.generation.answer_plan import AnswerPlan, plan_answer
 from server.generation.chat_messages import plain_messages
 from server.generation.chat_tools import chat_tools
 from server.generation.choice import Prompt
+from server.generation.truncation import Truncation
 from server.reasoning.effort import ReasoningEffort
 from server.schemas.base import quote
 from server.schemas.chat import ChatTemplateFields
@@ -29,6 +30,7 @@ async def text_prompts(
     *,
     add_special_tokens: bool,
     echo: bool,
+    truncation: Truncation | None = None,
 ) -> list[Prompt]:
     """The prompts of a text completion. Raises InvalidRequest."""
 
@@ -42,7 +44,7 @@ async def text_prompts(
             encoded = Prompt(prompt, decode(text_model.tokenizer, prompt) if has_text else "")
         if not encoded.ids:
             raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
-        return encoded
+        return encoded if truncation is None else truncation.apply(encoded, text_model.tokenizer, echo=echo)
 
     if sum(map(len, prompts)) <= _INLINE_SIZE:
         return [encode(prompt) for prompt in prompts]

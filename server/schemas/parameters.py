@@ -43,7 +43,7 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "tool_choice": _is("none", "auto"),  # on completions
     "tools": _never,  # on completions
     "top_logprobs": _is(0),  # on completions, which count them in logprobs
-    "truncate_prompt_tokens": _never,
+    "truncate_prompt_tokens": _never,  # of /tokenize, which shows what a text is
     "typical_p": _is(1.0, 1),
     "use_beam_search": _is(False),
     "web_search_options": _never,

@@ -1,6 +1,6 @@
 """The fields that chat and text completions share, and how they become SamplingParams."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -64,6 +64,8 @@ class GenerationRequest(StrictModel):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
     prompt_logprobs: int | None = None
     logprob_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
     return_token_ids: bool | None = None

@@ -30,7 +30,7 @@ class Tokenizer:
         self._plain = _load(info.tokenizer_json)
         self._plain.encode_special_tokens = True
         self._bytes = TokenBytes(self._parsing.decoder)
-        self._bos_token_id = info.bos_token_id
+        self.bos_token_id = info.bos_token_id
         self._add_bos_token = info.add_bos_token
         self.eos_token_ids = info.eos_token_ids
         self.chat_template = info.chat_template
@@ -44,6 +44,7 @@ class Tokenizer:
         }
         self.strips_space = self._bytes.strips_space
         self.vocab_size: int = self._parsing.get_vocab_size()
+        self.adds_bos = self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]
         self._bytes_of: dict[int, bytes] = {}  # filled as ids are met
         # Stands in for a control token in text that is encoded as plain. No text of a user's can contain it.
         self._marker = f"\ue000{secrets.token_hex(16)}\ue000"
@@ -97,7 +98,7 @@ class Tokenizer:
         )
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
-        bos = self._bos_token_id
+        bos = self.bos_token_id
         if self._add_bos_token and bos is not None and ids[:1] != [bos]:
             return [bos, *ids]
         if bos is not None and ids[:2] == [bos, bos]:  # the post-processor's, before one that the text spells

@@ -1,0 +1,68 @@
+"""Prompts cut to the number of tokens that a client wants them to have at most."""
+
+from dataclasses import dataclass
+
+from engine.errors import InvalidRequest
+from server.generation.choice import Prompt
+from server.schemas.sampling import GenerationRequest
+from server.text.detokenizer import decode
+from server.text.tokenizer import Tokenizer
+
+_ALL_THAT_FITS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """How long a prompt may be, and which end of a longer one stays."""
+
+    max_tokens: int
+    keeps_end: bool
+
+    def apply(self, prompt: Prompt, tokenizer: Tokenizer, *, echo: bool = False) -> Prompt:
+        """The prompt with at most `max_tokens` tokens; with `echo`, its text is that of the tokens that stay.
+
+        A BOS that the tokenizer puts first stays first, and counts: models are trained with it there, and some produce
+        nonsense without it.
+        """
+        ids = prompt.ids
+        if len(ids) <= self.max_tokens:
+            return prompt
+        if not self.keeps_end:
+            ids = ids[: self.max_tokens]
+        elif tokenizer.adds_bos and ids[0] == tokenizer.bos_token_id:
+            num_others = self.max_tokens - 1
+            ids = [ids[0], *(ids[-num_others:] if num_others else [])]
+        else:
+            ids = ids[-self.max_tokens :]
+        return Prompt(ids, decode(tokenizer, ids) if echo else "")
+
+
+def truncation_of(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
+    """What the request wants; None for a prompt that is taken whole or refused.
+
+    num_reserved: tokens of the context that -1 leaves to the answer. Raises InvalidRequest.
+    """
+    if body.truncate_prompt_tokens is None:
+        if body.truncation_side is not None:
+            raise InvalidRequest("truncation_side needs truncate_prompt_tokens", param="truncation_side")
+        return None
+    max_tokens = body.truncate_prompt_tokens
+    if max_tokens == 0:
+        raise InvalidRequest(
+            "truncate_prompt_tokens is 0; it must be at least 1, or -1 for all that fit", param="truncate_prompt_tokens"
+        )
+    if max_tokens == _ALL_THAT_FITS:
+        max_tokens = max(1, max_model_len - num_reserved)
+    return Truncation(max_tokens, body.truncation_side != "right")
+
+
+def chat_truncation(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
+    """As `truncation_of`, of a chat. Raises InvalidRequest."""
+    truncation = truncation_of(body, max_model_len, num_reserved=num_reserved)
+    if truncation is not None and not truncation.keeps_end:
+        raise InvalidRequest(
+            "truncation_side is 'right', which would cut off the end of the chat, where the answer begins; leave it "
+            "out, or make it 'left'",
+            param="truncation_side",
+        )
+    return truncation
