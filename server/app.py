@@ -15,9 +15,18 @@ from server.errors import describe
 from server.http.error_forms import error_response
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
-from server.routes import chat, completions, health, models, operations, tokens
+from server.routes import chat, completions, health, models, operations, streams, tokens
+from server.runs.registry import Runs
 
-ROUTERS = (chat.router, completions.router, tokens.router, models.router, operations.router, health.router)
+ROUTERS = (
+    chat.router,
+    completions.router,
+    streams.router,
+    tokens.router,
+    models.router,
+    operations.router,
+    health.router,
+)
 
 
 def create_app(client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics) -> FastAPI:
@@ -29,6 +38,7 @@ def create_app(client: EngineClient, config: ServerConfig, engine_config: Engine
         model_names=config.model_names(engine_config.model),
         model_root=engine_config.model,
         honors_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
+        runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
     )
     app = FastAPI(
         title="headrace",
@@ -55,13 +65,14 @@ def _middleware(context: ServerContext) -> list[Middleware]:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(config.allowed_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=[
                 "x-request-id",
                 "openai-processing-ms",
                 "x-ignored-parameters",
                 "x-tool-call-format",
+                "x-stream-id",
                 "retry-after",
             ],
         )

@@ -38,6 +38,22 @@ class ServerConfig:
     sse_ping_interval: float = option(
         15.0, "Seconds of silence in a stream before a keep-alive comment.", group="HTTP", metavar="S", minimum=0.1
     )
+    stream_resume_grace: float = option(
+        60.0,
+        "Seconds that a stream with 'resumable' goes on without a client, and is held after its end; 0 refuses such "
+        "streams.",
+        group="HTTP",
+        metavar="S",
+        minimum=0,
+    )
+    stream_log_bytes: int = option(
+        64 * 2**20,
+        "Memory for the events of all streams that go on without their connection.",
+        group="HTTP",
+        type="bytes",
+        metavar="SIZE",
+        minimum=1,
+    )
     timeout_keep_alive: int = option(
         5, "Seconds that an idle connection is kept open.", group="HTTP", metavar="S", minimum=1
     )

@@ -10,6 +10,7 @@ from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
 from server.errors import ModelNotFound
 from server.metrics import Metrics
+from server.runs.registry import Runs
 from server.schemas.base import quote
 from server.text_model import TextModel, build_text_model
 
@@ -24,6 +25,7 @@ class ServerContext:
     model_names: tuple[str, ...]  # the first is canonical
     model_root: str  # MODEL as typed
     honors_priority: bool  # whether the scheduler looks at a request's priority
+    runs: Runs
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
     created_s: int = field(default_factory=lambda: int(time.time()))
     _text_model: asyncio.Task[TextModel] | None = None

@@ -42,6 +42,18 @@ class HeadersTooLarge(HeadraceError):
     """The header lines are too many or too long."""
 
 
+class StreamNotFound(HeadraceError):
+    """There is no such resumable stream, or it is another key's."""
+
+
+class EventsDropped(HeadraceError):
+    """The stream's events that a client asks for are no longer held."""
+
+
+class StreamStopped(HeadraceError):
+    """Somebody deleted a stream while others read it."""
+
+
 class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
@@ -64,7 +76,10 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     InvalidRequest: _Kind(400, _INVALID),  # its subclasses bring their own code
     InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
+    StreamNotFound: _Kind(404, _INVALID, "stream_not_found"),
     RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
+    StreamStopped: _Kind(409, _INVALID, "stream_deleted"),
+    EventsDropped: _Kind(410, _INVALID, "events_dropped"),
     RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),
     QueueFull: _Kind(429, "requests", "rate_limit_exceeded"),
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),

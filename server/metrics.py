@@ -65,7 +65,7 @@ def _counter(name: str, help: str, step: Callable[[StepStats], float | None] | N
     return MetricSpec(name, MetricType.COUNTER, help, step)
 
 
-def _gauge(name: str, help: str, step: Callable[[StepStats], float | None]) -> MetricSpec:
+def _gauge(name: str, help: str, step: Callable[[StepStats], float | None] | None = None) -> MetricSpec:
     return MetricSpec(name, MetricType.GAUGE, help, step)
 
 
@@ -197,6 +197,9 @@ METRICS: tuple[MetricSpec, ...] = (
         "Recent rows of a layer's busiest expert over its mean one's, averaged over layers; 1 is even.",
         lambda s: s.expert_imbalance,
     ),
+    _gauge("stream_runs", "Streams and background responses that go on without their connection, until they end."),
+    _gauge("stream_log_bytes", "Memory of the events that are held for clients that come back."),
+    _counter("streams_resumed_total", "Times that a client came back to a stream."),
     _counter("engine_restarts_total", "Times that the engine process was started again."),
     MetricSpec(
         "startup_seconds",
@@ -303,6 +306,10 @@ class Metrics:
     def add(self, name: str, amount: float) -> None:
         """Add to the counter `name` of the table."""
         self._counters[name].inc(amount)
+
+    def set(self, name: str, value: float) -> None:
+        """Set the gauge `name` of the table."""
+        self._gauges[name].set(value)
 
     def observe(self, name: str, value: float) -> None:
         """Record one observation in the histogram `name` of the table."""

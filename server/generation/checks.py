@@ -1,6 +1,6 @@
 """What is checked of every generation request before its prompt is looked at."""
 
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, UnsupportedParameter
 from server.context import ServerContext
 from server.schemas.parameters import ignored_parameters
 from server.schemas.sampling import GenerationRequest
@@ -16,11 +16,23 @@ def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
     context.check_model(body.model)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    if body.resumable:
+        _check_resumable(body, context)
     extra = {name: value for name, value in body.extra.items() if name not in CONSTRAINT_FIELDS}
     ignored = ignored_parameters(extra, strict=context.config.strict_parameters)
     if body.priority and not context.honors_priority:
         ignored.append("priority")
     return ignored
+
+
+def _check_resumable(body: GenerationRequest, context: ServerContext) -> None:
+    if not body.stream:
+        raise InvalidRequest("resumable needs stream: true", param="resumable")
+    if context.config.stream_resume_grace == 0:
+        raise UnsupportedParameter(
+            "resumable is true, and this server keeps no streams (--stream-resume-grace 0); leave it out",
+            param="resumable",
+        )
 
 
 def check_num_choices(body: GenerationRequest, num_prompts: int, context: ServerContext) -> None:

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
-from server.http.sse import EventStream
+from server.http.sse import EventStream, framing_of, generated
 from server.protocols.formatter import AnswerFormatter
 
 
@@ -16,10 +16,9 @@ async def answer(
     """Run the generation and answer with all of it, or return a response that streams it."""
     if stream:
         return EventStream(
-            generation,
-            formatter,
+            generated(generation, formatter),
+            framing_of(formatter, request.state.request_id),
             ping_interval_s=request.app.state.context.config.sse_ping_interval,
-            request_id=request.state.request_id,
             headers=headers,
         )
     async with generation:

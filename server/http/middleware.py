@@ -1,5 +1,6 @@
 """The layers around the routes, in pure ASGI: Starlette's BaseHTTPMiddleware would hide disconnects from handlers."""
 
+import hashlib
 import hmac
 import re
 import time
@@ -15,6 +16,8 @@ from server.http.error_forms import error_response, route_path
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
 OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
+
+NOBODY = ""  # the owner of what is made without a key
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -63,7 +66,7 @@ class _Exchange:
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
-        scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s)
+        scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s, owner=NOBODY)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -107,11 +110,14 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and route_path(scope) not in OPEN_PATHS:
-            self._check(Headers(scope=scope))
+            scope["state"]["owner"] = self._owner(Headers(scope=scope))
         await self._app(scope, receive, send)
 
-    def _check(self, headers: Headers) -> None:
-        """A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's."""
+    def _owner(self, headers: Headers) -> str:
+        """Who the key makes the client. Raises InvalidApiKey.
+
+        A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's.
+        """
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             given = headers.get("x-api-key", "")
@@ -122,3 +128,9 @@ class AuthMiddleware:
             raise InvalidApiKey(
                 "the request has no valid API key; send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
+        return key_owner(token)
+
+
+def key_owner(key: bytes) -> str:
+    """The owner of what a client with this key makes: the same after a restart, and no way back to the key."""
+    return hashlib.blake2b(key, digest_size=16, person=b"headrace owner").hexdigest()

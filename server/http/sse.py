@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,35 +15,52 @@ from server.http.disconnect import until_disconnect
 from server.protocols.formatter import AnswerFormatter
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What a stream has around its events."""
+
+    media_type: str
+    ping: bytes  # sent in silences; empty for none
+    end: bytes  # after the last event, an error's too; empty for none
+    broken: Callable[[Exception], bytes]  # the event that ends it when an error breaks it off
+
+
+def framing_of(formatter: AnswerFormatter, request_id: str) -> Framing:
+    form = formatter.stream_form
+    return Framing(
+        form.media_type, form.ping, form.end, broken=lambda error: formatter.broken(describe(error, request_id))
+    )
+
+
+Source = contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]
+
+
+@contextlib.asynccontextmanager
+async def generated(generation: Generation, formatter: AnswerFormatter) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The events of a generation, which ends with the context."""
+    async with generation, contextlib.aclosing(formatter.events(generation)) as events:
+        yield events
+
+
 class EventStream(Response):
-    """Streams a generation as events and ends it when the client goes away.
+    """Streams events from a source, which is closed when they end or the client goes away.
 
     The status waits for the first event, so that what goes wrong until then is an ordinary HTTP error. But not for
     longer than a ping interval: a request far back in the queue must not look dead to the proxies on its way.
     """
 
-    def __init__(
-        self,
-        generation: Generation,
-        formatter: AnswerFormatter,
-        *,
-        ping_interval_s: float,
-        request_id: str,
-        headers: dict[str, str],
-    ) -> None:
+    def __init__(self, source: Source, framing: Framing, *, ping_interval_s: float, headers: dict[str, str]) -> None:
         self.status_code = 200
-        self.media_type = formatter.stream_form.media_type
+        self.media_type = framing.media_type
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
-        self._generation = generation
-        self._formatter = formatter
-        self._form = formatter.stream_form
+        self._source = source
+        self._framing = framing
         self._ping_interval_s = ping_interval_s
-        self._request_id = request_id
         self._last_sent_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        async with self._generation, contextlib.aclosing(self._formatter.events(self._generation)) as events:
+        async with self._source as events:
             first = asyncio.ensure_future(anext(events))
             try:
                 waiting = asyncio.wait({first}, timeout=self._ping_interval_s)
@@ -50,8 +68,8 @@ class EventStream(Response):
                 if first.done():
                     first.result()  # raises what the client should get as a plain error
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                if not first.done() and self._form.ping:
-                    await self._send(self._form.ping, send)
+                if not first.done() and self._framing.ping:
+                    await self._send(self._framing.ping, send)
                 await until_disconnect(self._send_all(first, events, send), receive)
             finally:
                 first.cancel()  # the generator cannot be closed while somebody waits for its first event
@@ -74,9 +92,9 @@ class EventStream(Response):
             async for event in events:
                 yield event
         except Exception as error:  # noqa: BLE001 - the route boundary, inside a stream
-            yield self._formatter.broken(describe(error, self._request_id))
-        if self._form.end:
-            yield self._form.end
+            yield self._framing.broken(error)
+        if self._framing.end:
+            yield self._framing.end
 
     async def _send(self, body: bytes, send: Send) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -84,10 +102,10 @@ class EventStream(Response):
 
     async def _ping(self, send: Send) -> None:
         """Send a comment in each silence, so that nobody between here and the client takes it for dead."""
-        while self._form.ping:
+        while self._framing.ping:
             silent_s = time.monotonic() - self._last_sent_s
             if silent_s >= self._ping_interval_s:
-                await self._send(self._form.ping, send)
+                await self._send(self._framing.ping, send)
                 silent_s = 0.0
             await asyncio.sleep(self._ping_interval_s - silent_s)
 

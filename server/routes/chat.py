@@ -9,6 +9,7 @@ from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.resume import resumable, resumed_by_header
 from server.protocols.chat import ChatFormatter
 from server.schemas.chat import ChatCompletionRequest
 
@@ -22,7 +23,11 @@ async def create_chat_completion(
     body: Annotated[ChatCompletionRequest, Depends(json_body(ChatCompletionRequest))],
 ) -> Response:
     """Answer a conversation, as a whole or as a stream."""
+    if body.resumable and (stream := resumed_by_header(request)) is not None:
+        return stream
     params = await chat_params(body, context, request.state.arrival_s)
     formatter = ChatFormatter(body, context.model_name, params.tokenizer)
     generation = Generation(context, params)
+    if body.resumable:
+        return await resumable(request, generation, formatter, params.headers)
     return await answer(request, generation, formatter, stream=bool(body.stream), headers=params.headers)

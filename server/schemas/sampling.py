@@ -72,6 +72,7 @@ class GenerationRequest(StrictModel):
     return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    resumable: bool | None = None
     priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
     cache_salt: str | None = None
     add_special_tokens: bool | None = None

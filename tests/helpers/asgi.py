@@ -26,6 +26,7 @@ class RawRequest:
         headers: Headers = DEFAULT_HEADERS,
         method: str = "POST",
         root_path: str = "",
+        query: str = "",
     ) -> None:
         self.sent: list[Message] = []
         self.task: asyncio.Task[None] | None = None
@@ -40,7 +41,7 @@ class RawRequest:
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": root_path,
             "headers": list(headers),
             "client": ("127.0.0.1", 50000),

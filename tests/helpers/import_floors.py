@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "server": (
         "errors metrics config schemas text loadtest",
-        "structured_outputs reasoning",
+        "structured_outputs reasoning runs",
         "tools",
         "text_model",
         "context",

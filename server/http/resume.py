@@ -1,0 +1,108 @@
+"""Streams that clients can come back to: how they begin, and how they are read again."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+
+from fastapi import Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from server.generation.generation import Generation
+from server.http.sse import EventStream, Framing, framing_of, generated
+from server.protocols.formatter import AnswerFormatter
+from server.runs.registry import Runs, new_stream_id
+from server.runs.run import Run, RunOptions
+from server.schemas.base import quote
+
+_EVENT_ID = re.compile(r"(stream_[0-9a-f]{1,64}):([0-9]{1,12})")
+
+
+async def resumable(
+    request: Request, generation: Generation, formatter: AnswerFormatter, headers: dict[str, str]
+) -> Response:
+    """Run the generation apart from the request, and return a response that streams it.
+
+    Raises what the engine refuses it with, before anything has begun.
+    """
+    runs = _runs(request)
+    source = contextlib.AsyncExitStack()
+    framing = framing_of(formatter, request.state.request_id)
+    stream_id = new_stream_id()
+    options = RunOptions(
+        id=stream_id,
+        owner=request.state.owner,
+        form=formatter.stream_form,
+        broken=framing.broken,
+        waits_for_readers=True,
+        headers={**headers, "x-stream-id": stream_id},
+    )
+    events = await source.enter_async_context(generated(generation, formatter))
+    return stream_run(request, runs.start(options, events, source), after=0)
+
+
+def resumed_by_header(request: Request) -> Response | None:
+    """For a request that is sent again as it was: the rest of its stream, if Last-Event-ID says where it broke off.
+
+    Raises InvalidRequest, StreamNotFound or EventsDropped.
+    """
+    last_event_id = request.headers.get("last-event-id")
+    if not last_event_id:
+        return None
+    run_id, number = _parse(last_event_id)
+    return resumed(request, run_id, after=number)
+
+
+def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
+    """The events of a stream behind number `after`, which Last-Event-ID overrides, and then what is still to come.
+
+    Raises InvalidRequest, StreamNotFound or EventsDropped.
+    """
+    run = _runs(request).get(run_id, request.state.owner)
+    if last_event_id := request.headers.get("last-event-id"):
+        given_id, after = _parse(last_event_id)
+        if given_id != run_id:
+            raise InvalidRequest(f"last-event-id is {quote(last_event_id)}, which is another stream's")
+    if after is not None and after > run.log.num_events:
+        raise InvalidRequest(f"event {after} is yet to come; the stream has {run.log.num_events} so far")
+    _runs(request).count_resumed()
+    if run.log.has_ended and after and after == run.log.num_events:
+        return Response(status_code=204)  # browsers' EventSource comes back until it gets this
+    run.log.after(after or 0, 0)  # raises EventsDropped while that can still be a status
+    return stream_run(request, run, after=after or 0)
+
+
+def stream_run(request: Request, run: Run, *, after: int) -> EventStream:
+    """A response that streams the run's events behind number `after`."""
+    form = run.options.form
+    return EventStream(
+        _read(run, after),
+        Framing(form.media_type, form.ping, b"", run.options.broken),  # its end mark is in the log
+        ping_interval_s=request.app.state.context.config.sse_ping_interval,
+        headers=run.options.headers,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _read(run: Run, after: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    with run.reader(after) as reader:
+        yield _with_ids(run.id, reader.read, aiter(reader))
+
+
+async def _with_ids(run_id: str, number: int, batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    """Each batch as one piece, its events with their ids. number: that of the event before."""
+    async for events in batches:
+        yield b"".join(b"id: %s:%d\n%s" % (run_id.encode(), i, event) for i, event in enumerate(events, number + 1))
+        number += len(events)
+
+
+def _parse(event_id: str) -> tuple[str, int]:
+    match = _EVENT_ID.fullmatch(event_id.strip())
+    if match is None:
+        raise InvalidRequest(f"last-event-id is {quote(event_id)}; it must be the id of an event of a stream")
+    return match[1], int(match[2])
+
+
+def _runs(request: Request) -> Runs:
+    runs: Runs = request.app.state.context.runs
+    return runs

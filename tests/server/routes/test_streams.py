@@ -1,0 +1,216 @@
+"""Resumable streams over HTTP: what comes back, to whom, and when the engine is left alone."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from engine.errors import EngineDied
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
+from server.http.middleware import key_owner
+from tests.helpers.asgi import RawRequest
+from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
+from tests.helpers.sse import contents, events
+
+pytestmark = pytest.mark.fast
+
+CHAT_PATH = "/v1/chat/completions"
+CHAT = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "resumable": True}
+TEXT = {"prompt": "hi", "stream": True, "resumable": True}
+_ID = re.compile(rb"^id: (stream_[0-9a-f]{48}):(\d+)$", re.MULTILINE)
+
+
+def _without_ids(body: bytes) -> str:
+    return re.sub(rb"^id: .*\n", b"", body, flags=re.MULTILINE).decode()
+
+
+def _hangs(request: EngineRequest) -> list[Step]:
+    return [RequestOutput(id=request.id, new_ids=[72]), None]
+
+
+def _numbers(body: bytes) -> list[int]:
+    return [int(number) for _, number in _ID.findall(body)]
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT_PATH, CHAT), ("/v1/completions", TEXT)])
+async def test_a_resumable_stream_is_the_ordinary_one_with_ids(path: str, body: dict[str, Any]) -> None:
+    client = FakeClient(says("Hello!", finish=FinishReason.STOP))
+    async with http(make_app(client)) as api:
+        plain = await api.post(path, json={**body, "resumable": False})
+        response = await api.post(path, json=body)
+    assert b"id: " not in plain.content
+    assert "x-stream-id" not in plain.headers
+    assert response.headers["content-type"] == plain.headers["content-type"]
+    ids = _ID.findall(response.content)
+    assert {stream_id.decode() for stream_id, _ in ids} == {response.headers["x-stream-id"]}
+    assert _numbers(response.content) == list(range(1, len(ids) + 1))
+    hide = re.compile(r'"(id|created)":("[^"]*"|\d+)')
+    assert hide.sub("", _without_ids(response.content)) == hide.sub("", plain.text)
+
+
+async def test_every_cut_can_be_mended_in_each_of_three_ways() -> None:
+    client = FakeClient(says("Hello, world!", per_step=2, finish=FinishReason.STOP))
+    app = make_app(client)
+    async with http(app) as api:
+        whole = await api.post(CHAT_PATH, json=CHAT)
+        path = f"/v1/streams/{whole.headers['x-stream-id']}"
+        blocks = whole.content.split(b"\n\n")[:-1]
+        for cut in range(1, len(blocks)):
+            match = _ID.search(blocks[cut - 1])
+            assert match is not None
+            rest = b"".join(block + b"\n\n" for block in blocks[cut:])
+            last = {"last-event-id": f"{match[1].decode()}:{match[2].decode()}"}
+            assert (await api.get(path, headers=last)).content == rest
+            assert (await api.get(path, params={"starting_after": match[2].decode()})).content == rest
+            assert (await api.post(CHAT_PATH, json=CHAT, headers=last)).content == rest
+        assert (await api.get(path)).content == whole.content
+        metrics = (await api.get("/metrics")).text
+    assert len(client.requests) == 1
+    assert f'headrace_streams_resumed_total{{model_name="org/tiny"}} {3 * (len(blocks) - 1) + 1}.0' in metrics
+
+
+async def test_a_client_that_has_it_all_gets_204() -> None:
+    async with http(make_app(FakeClient(says("Hi")))) as api:
+        whole = await api.post(CHAT_PATH, json=CHAT)
+        stream_id, number = _ID.findall(whole.content)[-1]
+        last = {"last-event-id": f"{stream_id.decode()}:{number.decode()}"}
+        assert (await api.get(f"/v1/streams/{stream_id.decode()}", headers=last)).status_code == 204
+
+
+async def test_the_engine_goes_on_without_the_client_until_the_grace_is_over() -> None:
+    client = FakeClient(_hangs)
+    app = make_app(client, stream_resume_grace=0.05)
+    async with RawRequest(app, CHAT_PATH, CHAT) as request:
+        await request.until(lambda: b'"content":"H"' in request.body)
+        request.disconnect()
+        await request.ended()
+    assert client.num_open == 1
+    stream_id = _ID.findall(request.body)[0][0].decode()
+    async with RawRequest(app, f"/v1/streams/{stream_id}", {}, method="GET", query="starting_after=1") as again:
+        await again.until(lambda: b'"content":"H"' in again.body)
+        await asyncio.sleep(0.1)  # longer than the grace, which does not run while somebody reads
+        assert client.num_open == 1
+        again.disconnect()
+        await again.ended()
+    assert _numbers(again.body) == [2]
+    assert client.num_open == 1
+    async with asyncio.timeout(5):
+        while client.num_open:
+            await asyncio.sleep(0.01)
+    assert client.streams[0].abort_reason is AbortReason.CLIENT_GONE
+    async with http(app) as api:
+        gone = await api.get(f"/v1/streams/{stream_id}")
+        metrics = (await api.get("/metrics")).text
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "stream_not_found")
+    assert 'headrace_stream_log_bytes{model_name="org/tiny"} 0.0' in metrics
+    assert 'headrace_stream_runs{model_name="org/tiny"} 0.0' in metrics
+    assert 'finished_reason="abort",model_name="org/tiny"} 1.0' in metrics
+
+
+async def test_deleting_a_stream_frees_the_engine_at_once() -> None:
+    client = FakeClient(_hangs)
+    app = make_app(client)
+    async with RawRequest(app, CHAT_PATH, CHAT) as request, http(app) as api:
+        await request.until(lambda: b'"content":"H"' in request.body)
+        stream_id = _ID.findall(request.body)[0][0].decode()
+        deleted = await api.delete(f"/v1/streams/{stream_id}")
+        assert client.num_open == 0
+        await request.ended()
+    assert deleted.json() == {"id": stream_id, "object": "stream", "deleted": True}
+    assert b'"code":"stream_deleted"' in request.body
+
+
+async def test_the_end_of_the_engine_is_an_error_event_for_who_comes_back_too() -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        return [RequestOutput(id=request.id, new_ids=[72]), EngineDied("the engine ended; send it again")]
+
+    async with http(make_app(FakeClient(script))) as api:
+        whole = await api.post(CHAT_PATH, json=CHAT)
+        again = await api.get(f"/v1/streams/{whole.headers['x-stream-id']}")
+    assert whole.content == again.content
+    *_, error, end = events(_without_ids(whole.content))
+    assert (error["error"]["code"], end) == ("engine_died", "[DONE]")
+
+
+async def test_what_the_engine_refuses_is_an_ordinary_error_and_begins_nothing() -> None:
+    client = FakeClient(says("Hi"))
+    client.capacity = 0
+    app = make_app(client)
+    async with http(app) as api:
+        full = await api.post(CHAT_PATH, json=CHAT)
+        assert (full.status_code, full.headers["retry-after"]) == (429, "2")
+    assert app.state.context.runs.used_bytes == 0
+
+
+async def test_an_error_before_the_first_token_is_an_ordinary_error() -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        return [RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error="its logits are not finite")]
+
+    async with http(make_app(FakeClient(script))) as api:
+        response = await api.post(CHAT_PATH, json=CHAT)
+    assert (response.status_code, response.json()["error"]["message"]) == (500, "its logits are not finite")
+
+
+async def test_silence_is_filled_with_comments() -> None:
+    app = make_app(FakeClient(_hangs), sse_ping_interval=0.01)
+    async with RawRequest(app, CHAT_PATH, CHAT) as request:
+        await request.until(lambda: request.body.count(b": ping\n\n") >= 3)
+
+
+async def test_a_stream_belongs_to_its_key() -> None:
+    app = make_app(FakeClient(says("Hi")), api_key=("ann", "ben"))
+    async with http(app, authorization="Bearer ann") as ann, http(app, **{"x-api-key": "ben"}) as ben:
+        whole = await ann.post(CHAT_PATH, json=CHAT)
+        path = f"/v1/streams/{whole.headers['x-stream-id']}"
+        assert (await ben.get(path)).status_code == 404
+        assert (await ben.delete(path)).status_code == 404
+        assert (await ann.get(path, headers={"authorization": "", "x-api-key": "ann"})).content == whole.content
+    assert key_owner(b"ann") != key_owner(b"ben")
+    assert "ann" not in key_owner(b"ann")
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "message"),
+    [
+        ({"last-event-id": "7"}, {}, "it must be the id of an event"),
+        ({"last-event-id": f"stream_{'0' * 48}:1"}, {}, "another stream's"),
+        ({}, {"starting_after": "-1"}, "must be the number of an event"),
+        ({}, {"starting_after": "1000"}, "event 1000 is yet to come; the stream has 5 so far"),
+    ],
+)
+async def test_places_that_are_none_are_refused(headers: dict[str, str], query: dict[str, str], message: str) -> None:
+    async with http(make_app(FakeClient(says("Hi")))) as api:
+        whole = await api.post(CHAT_PATH, json=CHAT)
+        refused = await api.get(f"/v1/streams/{whole.headers['x-stream-id']}", headers=headers, params=query)
+    assert refused.status_code == 400
+    assert message in refused.json()["error"]["message"]
+
+
+async def test_a_request_whose_stream_is_gone_does_not_begin_again() -> None:
+    client = FakeClient(says("Hi"))
+    async with http(make_app(client)) as api:
+        last = {"last-event-id": f"stream_{'0' * 48}:1"}
+        gone = await api.post(CHAT_PATH, json=CHAT, headers=last)
+        assert (gone.status_code, client.requests) == (404, [])
+        assert (await api.post(CHAT_PATH, json={**CHAT, "resumable": False}, headers=last)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "code"),
+    [({"stream_resume_grace": 0.0}, CHAT, "unsupported_parameter"), ({}, {**CHAT, "stream": False}, None)],
+)
+async def test_what_cannot_be_resumed_is_refused(options: dict[str, Any], body: dict[str, Any], code: str) -> None:
+    async with http(make_app(FakeClient(says("Hi")), **options)) as api:
+        error = (await api.post(CHAT_PATH, json=body)).json()["error"]
+    assert (error["param"], error["code"]) == ("resumable", code)
+
+
+async def test_dropped_events_are_told_of() -> None:
+    client = FakeClient(says("Hello, world! " * 8))
+    app = make_app(client, stream_log_bytes=6000)
+    async with http(app) as api:
+        whole = await api.post(CHAT_PATH, json=CHAT)
+        assert contents(events(_without_ids(whole.content))) == "Hello, world! " * 8
+        gone = await api.get(f"/v1/streams/{whole.headers['x-stream-id']}")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (410, "events_dropped")
