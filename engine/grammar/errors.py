@@ -3,7 +3,3 @@
 
 class GrammarError(Exception):
     """A grammar failed while it was followed; the sequence cannot go on."""
-
-
-class TrialTimeoutError(Exception):
-    """A grammar was not compiled in time."""

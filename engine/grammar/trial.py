@@ -1,28 +1,17 @@
-"""`python -m engine.grammar.trial`: compiles grammars on trial, in a process that can be killed.
+"""try_grammar: compiles a grammar on trial, and says how that went.
 
 A grammar comes from a client, and compiling one can take minutes, all memory, or the whole process down with it. So
-each is compiled here first, and in the engine only when that went well. Requests and replies are frames on stdin and
-stdout: four bytes of length, then the payload. The first request is a TokenizerSource in msgpack, with an empty reply
-when it is read; every other one is a grammar's text, with a Trial in reply.
+each is compiled in a process that can be killed first, and in the engine only when that went well.
 """
 
 import re
-import resource
-import signal
-import struct
-import sys
 import time
-from typing import IO
 
 import llguidance
 import msgspec
 
-from engine.client.lifetime import end_with_parent
-from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
+from engine.grammar.vocabulary import GrammarVocabulary
 
-MAX_BYTES = 1 << 30  # of memory, beside what the vocabulary takes
-
-_LENGTH = struct.Struct("<I")
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")  # in the grammar that the server wrote
 _NO_WAY_BACK = "it has max_tokens=... or stop=..., which cannot be followed; use suffix=..., or a limit in the pattern"
 
@@ -32,42 +21,17 @@ class Trial(msgspec.Struct, frozen=True):
 
     error: str
     compile_s: float
-    mask_s: float = 0.0  # the longer of the first two masks
+    mask_s: float = 0.0  # of the second mask
 
 
-def write_frame(stream: IO[bytes], payload: bytes) -> None:
-    stream.write(_LENGTH.pack(len(payload)) + payload)
-    stream.flush()
-
-
-def read_frame(stream: IO[bytes]) -> bytes | None:
-    """The next payload; None at the end of the stream."""
-    head = stream.read(_LENGTH.size)
-    return stream.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else None
-
-
-def main() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the engine process, which starts this one, ignores it
-    end_with_parent()
-    requests, replies = sys.stdin.buffer, sys.stdout.buffer
-    source = read_frame(requests)
-    if source is None:
-        return
-    vocabulary = GrammarVocabulary.of(msgspec.msgpack.decode(source, type=TokenizerSource))
-    _limit_memory()
-    write_frame(replies, b"")
-    while (grammar := read_frame(requests)) is not None:
-        write_frame(replies, msgspec.msgpack.encode(_try(vocabulary, grammar.decode())))
-
-
-def _try(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
+def try_grammar(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
     start_s = time.perf_counter()
     matcher = vocabulary.matcher(grammar)
     compile_s = time.perf_counter() - start_s
     if matcher.is_error():
         return Trial(_plain(matcher.get_error()), compile_s)
     mask_s = 0.0
-    for _ in range(2):  # the first one makes states that the second one finds
+    for _ in range(2):  # the first one makes states that the second one finds, which is like those that follow
         start_s = time.perf_counter()
         matcher.compute_bitmask()
         mask_s = time.perf_counter() - start_s
@@ -93,13 +57,3 @@ def _can_go_back(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -
         (i for i in range(len(mask) * 8) if mask[i // 8] >> i % 8 & 1 and i not in vocabulary.eos_token_ids), None
     )
     return first is None or not matcher.consume_token(first) or matcher.rollback(1)
-
-
-def _limit_memory() -> None:
-    with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MAX_BYTES, used + MAX_BYTES))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,95 +1,172 @@
-"""TrialProcess: a process that compiles one grammar at a time on trial, and is killed when it takes too long."""
+"""TrialProcesses: processes that compile one grammar at a time on trial, and can be killed."""
 
 import contextlib
 import os
 import select
+import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections import abc
 
 import msgspec
 
 from engine.client.lifetime import PARENT_VARIABLE
-from engine.grammar.errors import TrialTimeoutError
-from engine.grammar.trial import Trial, read_frame, write_frame
+from engine.grammar.frames import receive_frame, send_frame
+from engine.grammar.trial import Trial
+from engine.grammar.trial_parent import PROCESS_ID
 from engine.grammar.vocabulary import TokenizerSource
 
-_COMMAND = (sys.executable, "-P", "-m", "engine.grammar.trial")  # -P: not from the current folder
-_PATIENCE_S = 0.1  # a grammar that takes longer gives way to the engine's threads
+_COMMAND = (sys.executable, "-P", "-m", "engine.grammar.trial_parent")  # -P: not from the current folder
 _LOW_PRIORITY = 19
 
 
 class TrialProcess:
-    """`run` is for one thread. Started at the first trial, and again after one that was slow or died."""
+    """One that compiles. Its methods are for one thread, but for `kill`."""
+
+    def __init__(self, process_id: int, channel: socket.socket, on_ended: abc.Callable[[int], None]) -> None:
+        """on_ended: gets the process id, which may be another process's from then on."""
+        self._process_id = process_id
+        self._channel = channel
+        self._on_ended = on_ended
+        self._lock = threading.Lock()
+        self._has_ended = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Of a process that tries nothing: it has nothing to say then but its end."""
+        return not _is_readable(self._channel, 0)
+
+    def begin(self, grammar: str) -> None:
+        with contextlib.suppress(ConnectionError):  # `reply` finds that it has died
+            send_frame(self._channel, grammar.encode())
+
+    def reply(self, timeout_s: float) -> Trial | None:
+        """What came of the grammar; None if that is not known in time. Raises EOFError if the process has died."""
+        if not _is_readable(self._channel, timeout_s):
+            return None
+        try:
+            reply = receive_frame(self._channel)
+        except ConnectionError:
+            reply = None
+        if reply is None:
+            raise EOFError
+        return msgspec.msgpack.decode(reply, type=Trial)
+
+    def give_way(self) -> None:
+        """From now on the engine's threads go first. There is no way back."""
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, self._process_id, _LOW_PRIORITY)
+
+    def kill(self) -> None:
+        """End the trial that runs, whose `reply` fails then; for any thread."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if not self._has_ended:
+                os.kill(self._process_id, signal.SIGKILL)
+
+    def end(self) -> None:
+        self.kill()
+        with self._lock:
+            if self._has_ended:
+                return
+            self._has_ended = True
+        self._channel.close()
+        self._on_ended(self._process_id)
+
+
+class TrialProcesses:
+    """For any threads. The first one starts their parent, and so does the next one after that has died."""
 
     def __init__(self, source: TokenizerSource) -> None:
         self._source = msgspec.msgpack.encode(source)
-        self._process: subprocess.Popen[bytes] | None = None  # that waits for a grammar
-        self._running: subprocess.Popen[bytes] | None = None
+        self._parent: _Parent | None = None
+        self._idle: list[TrialProcess] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
 
-    def run(self, grammar: str, timeout_s: float) -> Trial:
-        """Raises TrialTimeoutError."""
-        process = self._running = self._process or self._start()
-        self._process = None  # until it has answered as it should
-        try:
-            return self._ask(process, grammar, timeout_s)
-        except (BrokenPipeError, EOFError):
-            return Trial(f"compiling it needs more memory or depth than is allowed ({_ending(process)})", 0.0)
-        finally:
-            self._running = None
-            if self._process is None:
-                _end(process)
-
-    def _ask(self, process: subprocess.Popen[bytes], grammar: str, timeout_s: float) -> Trial:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        write_frame(process.stdin, grammar.encode())
-        is_slow = not _is_readable(process, min(_PATIENCE_S, timeout_s))
-        if is_slow:
-            os.setpriority(os.PRIO_PROCESS, process.pid, _LOW_PRIORITY)
-            if not _is_readable(process, timeout_s - _PATIENCE_S):
-                raise TrialTimeoutError
-        reply = read_frame(process.stdout)
-        if reply is None:
-            raise EOFError
-        if not is_slow:  # its priority cannot be raised again
-            self._process = process
-        return msgspec.msgpack.decode(reply, type=Trial)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        """A process that has read the vocabulary; that is not a grammar's time."""
-        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
-        process = subprocess.Popen(_COMMAND, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        write_frame(process.stdin, self._source)
-        read_frame(process.stdout)
+    def begin(self, grammar: str) -> TrialProcess:
+        """A process that tries the grammar. The caller ends it, or puts it back."""
+        with self._lock:
+            process = self._idle_one() or self._new()
+        process.begin(grammar)
         return process
 
-    def kill(self) -> None:
-        """End the trial that runs; for any thread."""
-        if (running := self._running) is not None:
-            running.kill()
+    def put_back(self, process: TrialProcess) -> None:
+        """process: has replied, and is as it was when it began."""
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append(process)
+                return
+        process.end()
 
     def close(self) -> None:
-        """End the process; for any thread. A trial that runs fails."""
-        self.kill()
-        if self._process is not None:
-            _end(self._process)
-            self._process = None
+        """End all of them. Trials that run fail."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            if self._parent is not None:
+                self._parent.kill()
+        for process in idle:
+            process.end()
+
+    def _idle_one(self) -> TrialProcess | None:
+        while self._idle:
+            process = self._idle.pop()
+            if process.is_alive:
+                return process
+            process.end()
+        return None
+
+    def _new(self) -> TrialProcess:
+        if self._is_closed:
+            raise RuntimeError("the engine ends")
+        if self._parent is None or self._parent.has_died:
+            self._parent = _Parent(self._source)
+        return self._parent.fork()
 
 
-def _is_readable(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+class _Parent:
+    """Has read the vocabulary, and forks. See `engine.grammar.trial_parent`."""
+
+    def __init__(self, source: bytes) -> None:
+        self._control, theirs = socket.socketpair()
+        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+        with theirs:
+            self._process = subprocess.Popen(
+                _COMMAND, env=environment, stdin=theirs.fileno(), stdout=subprocess.DEVNULL
+            )
+        self._lock = threading.Lock()
+        send_frame(self._control, source)
+        if receive_frame(self._control) is None:
+            raise EOFError("the process that tries grammars did not start")
+
+    @property
+    def has_died(self) -> bool:
+        return self._process.poll() is not None
+
+    def fork(self) -> TrialProcess:
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs:
+            socket.send_fds(self._control, [PROCESS_ID.pack(0)], [theirs.fileno()])
+            reply = self._control.recv(PROCESS_ID.size, socket.MSG_WAITALL)
+        if len(reply) < PROCESS_ID.size:
+            raise EOFError("the process that starts others has died")
+        (process_id,) = PROCESS_ID.unpack(reply)
+        return TrialProcess(process_id, ours, self._forget)
+
+    def kill(self) -> None:
+        """With the processes that it has forked."""
+        self._process.kill()
+        self._process.wait()
+
+    def _forget(self, process_id: int) -> None:
+        with self._lock, contextlib.suppress(ConnectionError):  # its parent has died before it
+            self._control.send(PROCESS_ID.pack(process_id))
+
+
+def _is_readable(channel: socket.socket, timeout_s: float) -> bool:
     """Whether a reply, or the end of the process, comes in time."""
-    assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], max(0.0, timeout_s))
-    return bool(readable)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    with contextlib.suppress(BrokenPipeError):
-        process.communicate()
-
-
-def _ending(process: subprocess.Popen[bytes]) -> str:
-    return f"status {process.wait()}"
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout_s) * 1000))

@@ -1,6 +1,8 @@
 """GrammarVocabulary: a model's tokens, as llguidance reads them."""
 
 import secrets
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import llguidance
@@ -33,6 +35,24 @@ class GrammarVocabulary:
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
         """A new matcher; its `get_error` says whether the grammar could be compiled. Releases Python's lock."""
         return llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
+
+
+class LazyVocabulary:
+    """A vocabulary that is read once, on a thread of its own, when somebody needs it. For any threads."""
+
+    def __init__(self, source: TokenizerSource) -> None:
+        self._source = source
+        self._future: Future[GrammarVocabulary] | None = None
+        self._lock = threading.Lock()
+
+    def begin(self) -> Future[GrammarVocabulary]:
+        """Begin to read it, if nobody has."""
+        with self._lock:
+            if self._future is None:
+                reader = ThreadPoolExecutor(1, "grammar-vocabulary")
+                self._future = reader.submit(GrammarVocabulary.of, self._source)
+                reader.shutdown(wait=False)
+            return self._future
 
 
 def _unspelled(tokenizer_json: bytes) -> str:

@@ -4,18 +4,26 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.grammar.compiler import Compilation, GrammarCompiler, Outcome
+from engine.grammar.compilation import Compilation, Outcome
+from engine.grammar.compiler import GrammarCompiler
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, FinishReason
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS, expected_output, ledger_source
 
-SLOW = json.dumps({"grammars": [{"json_schema": {"type": "integer", "multipleOf": 1_000_003}}]})  # many seconds
+
+def slow_grammar(multiple: int = 1_000_003) -> str:
+    """One that takes many seconds."""
+    return json.dumps({"grammars": [{"json_schema": {"type": "integer", "multipleOf": multiple}}]})
+
+
+SLOW = slow_grammar()
 INVALID = json.dumps({"grammars": [{"json_schema": {"type": "integer", "minimum": 3, "maximum": 2}}]})
 
 
@@ -95,6 +103,29 @@ def test_a_trial_process_that_dies_takes_nothing_with_it(run: CompilerRun) -> No
     assert run.compile(GRAMMARS[2]) == []
 
 
+def test_slow_grammars_do_not_hold_up_others(run: CompilerRun) -> None:
+    slow = [
+        run.compiler.start(f"slow{index}", slow_grammar(1_000_003 + 2 * index), appends_forced=True)
+        for index in range(9)
+    ]
+    quick = run.compiler.start("quick", GRAMMARS[0], appends_forced=True)
+    assert run.collect() == []
+    assert quick.is_ready
+    assert not any(grammar.is_ready for grammar in slow)
+
+
+def test_no_process_outlives_the_compiler() -> None:
+    run = CompilerRun()
+    assert run.compile(GRAMMARS[1]) == []
+    run.compiler.start("slow", SLOW, appends_forced=True)
+    family = [child for parent in _children(os.getpid()) for child in (parent, *_children(parent))]
+    run.compiler.close()
+    assert len(family) >= 2
+    deadline_s = time.monotonic() + 30
+    while any(_runs(process_id) for process_id in family):
+        assert time.monotonic() < deadline_s
+
+
 def test_what_nobody_waits_for_is_given_up(run: CompilerRun) -> None:
     assert run.compile(GRAMMARS[1]) == []
     run.compiler.start("stays", SLOW, appends_forced=True)
@@ -172,6 +203,13 @@ def test_logprobs_keep_forced_tokens_out_of_the_output_but_not_out_of_the_text(r
     outputs = LocalClient(engine).generate([request("plain", None), request("scored", 0)])
     assert outputs["plain"].new_ids == outputs["scored"].new_ids
     assert [entry.token_id for entry in outputs["scored"].logprobs or []] == outputs["scored"].new_ids
+
+
+def _runs(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _children(process_id: int) -> list[int]:

@@ -1,0 +1,80 @@
+"""`python -m engine.grammar.trial_parent`: reads a model's vocabulary once, and forks processes that try grammars.
+
+A fork takes milliseconds and shares the vocabulary, where a new process would read it for a second. stdin is a socket.
+The first message is a frame with a TokenizerSource in msgpack; an empty frame in reply says that it is read. Every
+other one is a process id of four bytes: 0, with a socket beside it, asks for a process at that socket's other end, and
+its id is the reply; another one says that the process has ended and is not needed any longer: until then its id is not
+given to another one. At its socket a process gets frames with a grammar's text, each with a Trial in reply.
+"""
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+
+import msgspec
+
+from engine.client.lifetime import end_with_parent
+from engine.grammar.frames import receive_frame, send_frame
+from engine.grammar.trial import try_grammar
+from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
+
+MAX_BYTES = 1 << 30  # of a process's memory, beside what the vocabulary takes
+PROCESS_ID = struct.Struct("<I")
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the engine process, which starts this one, ignores it
+    end_with_parent()
+    control = socket.socket(fileno=sys.stdin.fileno())
+    source = receive_frame(control)
+    if source is None:
+        return
+    vocabulary = GrammarVocabulary.of(msgspec.msgpack.decode(source, type=TokenizerSource))
+    del source
+    _limit_memory()
+    gc.collect()
+    gc.freeze()  # what a collector touches is shared no longer
+    send_frame(control, b"")
+    while True:
+        message, files, _, _ = socket.recv_fds(control, PROCESS_ID.size, 1)
+        if not message:
+            return
+        (process_id,) = PROCESS_ID.unpack(message)
+        if process_id:
+            os.waitpid(process_id, 0)
+        else:
+            control.sendall(PROCESS_ID.pack(_fork(vocabulary, control, socket.socket(fileno=files[0]))))
+
+
+def _fork(vocabulary: GrammarVocabulary, control: socket.socket, channel: socket.socket) -> int:
+    parent_id = os.getpid()
+    process_id = os.fork()
+    if process_id:
+        channel.close()
+        return process_id
+    end_with_parent()
+    control.close()
+    if os.getppid() == parent_id:
+        _work(vocabulary, channel)
+    os._exit(0)
+
+
+def _work(vocabulary: GrammarVocabulary, channel: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):  # nobody waits for the reply
+        while (grammar := receive_frame(channel)) is not None:
+            send_frame(channel, msgspec.msgpack.encode(try_grammar(vocabulary, grammar.decode())))
+
+
+def _limit_memory() -> None:
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MAX_BYTES, used + MAX_BYTES))
+
+
+if __name__ == "__main__":
+    main()
