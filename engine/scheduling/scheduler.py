@@ -223,6 +223,7 @@ class Scheduler:
 
     def _finish(self, sequence: Sequence, output: RequestOutput) -> None:
         """Emit the terminal output and forget the sequence."""
+        self._aborts.pop(sequence.id, None)  # it came first, and there is nothing left to abort
         self._lifecycle.finish(sequence, is_failed=output.finish_reason is FinishReason.ERROR)
         self._finished.append(sequence)
         self._outputs.append(output)

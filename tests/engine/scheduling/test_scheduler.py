@@ -4,8 +4,11 @@ import pytest
 
 from engine.config import SchedulingPolicy
 from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, FinishReason
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
+from tests.helpers.grammars import GRAMMARS
+from tests.helpers.ledger import EOS_ID
 
 pytestmark = pytest.mark.fast
 
@@ -268,3 +271,13 @@ def test_unseeded_requests_draw_different_seeds_and_seeded_ones_keep_theirs() ->
     seeds = {item.sequence.id: item.sequence.seed for item in run.scheduler.schedule().items}
     assert seeds["a"] != seeds["b"]
     assert (seeds["c"], seeds["d"]) == (0, -5)
+
+
+def test_a_grammar_refused_after_an_abort_ends_the_sequence_once() -> None:
+    run = SchedulerRun(make_config())
+    request = make_request("a", make_prompt(5), grammar=GRAMMARS[0])
+    run.scheduler.add(request, SequenceGrammar(frozenset([EOS_ID]), appends_forced=True))
+    run.scheduler.abort("a", AbortReason.CLIENT_GONE)
+    run.scheduler.refuse("a", "told to be refused")
+    run.step()
+    assert run.transcript.finish_reasons == {"a": FinishReason.ERROR}
