@@ -71,6 +71,11 @@ class Engine:
         return self._scheduler.has_work or bool(self._refused) or has_grammar
 
     @property
+    def seconds_to_deadline(self) -> float | None:
+        """Until `has_work` is true because a request's time is over; None if none has a deadline."""
+        return self._scheduler.seconds_to_deadline
+
+    @property
     def is_compiling(self) -> bool:
         """Whether a grammar is being compiled: `has_work` will be true again by itself."""
         return self._grammars is not None and self._grammars.is_compiling

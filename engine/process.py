@@ -79,13 +79,23 @@ def main() -> None:
 def _serve(engine: Engine, inbox: Inbox, sock: socket.socket) -> None:
     """Step while there is work, sleep on the inbox while there is none."""
     while True:
-        if not engine.has_work and not _handle(engine, inbox.get()):
+        if not engine.has_work and not _handle_next(engine, inbox):
             return
         while not inbox.empty():
             if not _handle(engine, inbox.get()):
                 return
         if engine.has_work:
             _send(sock, engine.step())
+
+
+def _handle_next(engine: Engine, inbox: Inbox) -> bool:
+    """Wait for a message and handle it, unless a request that waits for its grammar runs out of time first. False
+    means stop."""
+    try:
+        message = inbox.get(timeout=engine.seconds_to_deadline)
+    except queue.Empty:
+        return True
+    return _handle(engine, message)
 
 
 def _handle(engine: Engine, message: ToEngine | None) -> bool:

@@ -17,16 +17,19 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TIMEOUT = "timeout"
     ABORT = "abort"
     ERROR = "error"
 
 
 class AbortReason(enum.StrEnum):
-    """Why the API process ends a sequence early. STOP_STRING ends it as FinishReason.STOP, the rest as ABORT."""
+    """Why a sequence is ended early; all but DEADLINE are the API process's reasons. STOP_STRING ends it as
+    FinishReason.STOP, DEADLINE as TIMEOUT, the rest as ABORT."""
 
     CLIENT_GONE = "client_gone"
     STOP_STRING = "stop_string"
     SHUTDOWN = "shutdown"
+    DEADLINE = "deadline"
 
 
 class ServiceClass(enum.StrEnum):
@@ -126,6 +129,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_ids: list[int]
     sampling: SamplingParams
     arrival_s: float  # time.monotonic() when the HTTP request came
+    deadline_s: float | None = None  # in the same clock: then it ends with what it has, waiting or running
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
     service_class: ServiceClass = ServiceClass.INTERACTIVE

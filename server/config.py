@@ -91,6 +91,14 @@ class ServerConfig:
     max_num_waiting: int = option(
         1024, "Most requests that wait for their turn; more get 429.", group="Requests", minimum=1
     )
+    request_timeout: float | None = option(
+        None,
+        "Seconds from its arrival after which a request ends with what it has, unless it says `timeout` itself.",
+        group="Requests",
+        metavar="S",
+        minimum=0.1,
+        maximum=604800,
+    )
     max_logprobs: int = option(20, "Most logprobs that a request may ask for per token.", group="Requests", minimum=0)
     strict_parameters: bool = option(
         False, "Refuse unknown request fields with 400 instead of listing them in a header.", group="Requests"

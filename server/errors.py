@@ -38,6 +38,10 @@ class RequestTimeout(HeadraceError):
     """The client took too long to send its request."""
 
 
+class AnswerTimeout(HeadraceError):
+    """The request's own time was over before its answer began."""
+
+
 class HeadersTooLarge(HeadraceError):
     """The header lines are too many or too long."""
 
@@ -87,6 +91,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
     EngineDied: _Kind(503, "server_error", "engine_died"),
     EngineStopped: _Kind(503, "server_error", "server_stopping"),
+    AnswerTimeout: _Kind(504, "server_error", "timeout"),
     Exception: _Kind(500, "server_error"),
 }
 
@@ -132,6 +137,8 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
         case EngineUnavailable():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
+        case AnswerTimeout():
+            return {"x-should-retry": "false"}  # OpenAI's clients would: what nobody waits for would be queued again
         case InvalidApiKey():
             return {"www-authenticate": "Bearer"}
         case RequestTooLarge() | RequestTimeout() | HeadersTooLarge():

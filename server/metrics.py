@@ -105,7 +105,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "request_success_total",
         MetricType.COUNTER,
-        "Ended requests by reason (stop, length, abort, error); each choice counts once.",
+        "Ended requests by reason (stop, length, timeout, abort, error); each choice counts once.",
         labels=("model_name", "finished_reason"),
     ),
     _histogram("time_to_first_token_seconds", "From a request's arrival to its first token.", _TTFT_BUCKETS),

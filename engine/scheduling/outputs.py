@@ -56,7 +56,12 @@ def terminal_output(
 
 
 def finish_reason_of_abort(reason: AbortReason) -> FinishReason:
-    return FinishReason.STOP if reason is AbortReason.STOP_STRING else FinishReason.ABORT
+    match reason:
+        case AbortReason.STOP_STRING:
+            return FinishReason.STOP
+        case AbortReason.DEADLINE:
+            return FinishReason.TIMEOUT
+    return FinishReason.ABORT
 
 
 def _accept(

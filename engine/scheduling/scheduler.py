@@ -16,6 +16,7 @@ from engine.grammar.errors import GrammarError
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.draft_grants import DraftGrants
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
@@ -58,6 +59,8 @@ class Scheduler:
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
         self._grants = DraftGrants(self._kv, self._lifecycle)
+        self._deadlines = Deadlines()
+        self._clock = clock
         self._aborts: dict[str, AbortReason] = {}
         self._finished: list[Sequence] = []
         self._outputs: list[RequestOutput] = []
@@ -68,7 +71,16 @@ class Scheduler:
         """Whether a step would compute something or has something to report. Sequences whose grammars are still being
         compiled are no work."""
         lifecycle = self._lifecycle
-        return bool(lifecycle.running or self._outputs or self._aborts) or any(s.is_ready for s in lifecycle.waiting)
+        if lifecycle.running or self._outputs or self._aborts or any(s.is_ready for s in lifecycle.waiting):
+            return True
+        next_s = self._deadlines.next_s
+        return next_s is not None and next_s <= self._clock()
+
+    @property
+    def seconds_to_deadline(self) -> float | None:
+        """Until the first unfinished sequence's deadline, after which there is work; None if there is no deadline."""
+        next_s = self._deadlines.next_s
+        return None if next_s is None else max(0.0, next_s - self._clock())
 
     @property
     def running(self) -> list[Sequence]:
@@ -107,6 +119,7 @@ class Scheduler:
         self._num_added += 1
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step
         self._lifecycle.add(sequence)
+        self._deadlines.add(sequence)
 
     def _check_length(self, request: EngineRequest) -> None:
         num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
@@ -151,6 +164,7 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """What the next step computes."""
         self._finish_aborted()
+        self._finish_due()
         return self._planner.plan()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
@@ -160,6 +174,7 @@ class Scheduler:
             if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
                 self._apply(item, row)
         self._finish_aborted()
+        self._finish_due()  # here too, or it would be known only after the next step
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -221,8 +236,18 @@ class Scheduler:
             sequence = self._lifecycle.sequences[request_id]
             self._finish(sequence, terminal_output(sequence, finish_reason_of_abort(reason)))
 
+    def _finish_due(self) -> None:
+        for sequence in self._deadlines.take_due(self._clock()):
+            reason = finish_reason_of_abort(AbortReason.DEADLINE)
+            self._end(sequence, terminal_output(sequence, reason))
+
     def _finish(self, sequence: Sequence, output: RequestOutput) -> None:
         """Emit the terminal output and forget the sequence."""
+        self._end(sequence, output)
+        self._deadlines.forget(sequence)
+
+    def _end(self, sequence: Sequence, output: RequestOutput) -> None:
+        """As `_finish`, of a sequence that Deadlines has forgotten."""
         self._aborts.pop(sequence.id, None)  # it came first, and there is nothing left to abort
         self._lifecycle.finish(sequence, is_failed=output.finish_reason is FinishReason.ERROR)
         self._finished.append(sequence)
@@ -231,3 +256,4 @@ class Scheduler:
     def check(self) -> None:
         """Assert the invariants of all sequences and blocks; cheap enough to run after every step of a test."""
         self._lifecycle.check()
+        self._deadlines.check(list(self._lifecycle.sequences.values()))

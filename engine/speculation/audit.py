@@ -59,6 +59,7 @@ class Auditor:
             id=self._replay_id,
             sampling=sampling,
             prediction_ids=[],
+            deadline_s=None,
             cache_salt=self._replay_id,  # reuse nothing that was computed with drafts
             service_class=ServiceClass.AUDIT,
         )

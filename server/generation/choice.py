@@ -10,6 +10,8 @@ from server.text.detokenizer import Detokenizer
 from server.text.stop_strings import ChoiceText, StopStringMatcher
 from server.text.tokenizer import Tokenizer
 
+TIMEOUT_STOP_REASON = "timeout"
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -44,7 +46,8 @@ class ScoredToken:
 @dataclass(frozen=True, slots=True)
 class Finish:
     reason: FinishReason  # STOP or LENGTH; the others are exceptions
-    stop_reason: int | str | None  # the stop string or stop token id that the client gave; None for EOS
+    stop_reason: int | str | None  # the stop string or token id that the client gave, or what else there is to say
+    is_timeout: bool = False  # LENGTH because the request's time was over
     is_within_call: bool = False  # the last call's arguments are cut off
 
 
@@ -126,7 +129,7 @@ class Choice:
         self.meter.count(output, num_counted)
         delta.finish = self._finish(output, stop)
         if delta.finish is not None:
-            self.meter.end(delta.finish.reason)
+            self.meter.end(FinishReason.TIMEOUT if delta.finish.is_timeout else delta.finish.reason)
             if self._reader is not None and self._reader.is_within_call:
                 delta.finish = replace(delta.finish, is_within_call=True)
         return delta
@@ -199,6 +202,8 @@ class Choice:
             case FinishReason.ABORT:
                 self.meter.end(FinishReason.ABORT)
                 raise EngineUnavailable("the server ended this request because it is shutting down")
+            case FinishReason.TIMEOUT:
+                return Finish(FinishReason.LENGTH, TIMEOUT_STOP_REASON, is_timeout=True)
             case FinishReason.STOP if output.stop_token_id not in self._eos_ids:
                 return Finish(FinishReason.STOP, output.stop_token_id)
         return Finish(output.finish_reason, None)

@@ -14,6 +14,7 @@ from engine.client.interface import RequestStream
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.context import ServerContext
+from server.errors import AnswerTimeout
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
@@ -37,7 +38,7 @@ class Generation:
         params = self._params
         prompt = params.prompts[index // params.n]
         prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
-        meter = ChoiceMeter(self._context.metrics, params.arrival_s, prompt_tokens)
+        meter = ChoiceMeter(self._context.metrics, params.terms.arrival_s, prompt_tokens)
         eos_ids = frozenset(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
         plan = params.plan
         return Choice(
@@ -86,8 +87,9 @@ class Generation:
             id=request_id,
             prompt_ids=params.prompts[index // params.n].ids,
             sampling=sampling,
-            arrival_s=params.arrival_s,
-            priority=params.priority,
+            arrival_s=params.terms.arrival_s,
+            deadline_s=params.terms.deadline_s,
+            priority=params.terms.priority,
             cache_salt=params.cache_salt,
             prediction_ids=params.prediction_ids,
             grammar=params.plan.grammar,
@@ -102,8 +104,10 @@ class Generation:
             choice.meter.end(FinishReason.ABORT)
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        """The deltas of all choices as they come. Raises EngineDied, RequestFailed or EngineUnavailable."""
+        """The deltas of all choices as they come. Raises EngineDied, RequestFailed or EngineUnavailable, and
+        AnswerTimeout if the request's time is over before any choice has a token."""
         num_open = len(self._choices)
+        withheld: list[Delta] = []  # ends of choices without a token, which may be an error
         try:
             async with contextlib.aclosing(_interleave(self._streams)) as outputs:
                 async for index, output in outputs:
@@ -111,14 +115,29 @@ class Generation:
                     if delta.finish is not None:
                         num_open -= 1
                         self._streams[index].abort(AbortReason.STOP_STRING)  # does nothing if the engine ended it
-                    yield delta
+                    withheld.append(delta)
+                    if not self._is_late(delta):
+                        for each in withheld:
+                            yield each
+                        withheld = []
                     if num_open == 0:
-                        return
+                        break
+            if withheld:
+                raise AnswerTimeout(
+                    f"the request's timeout of {self._params.terms.timeout_s:g} s was over before its answer began; "
+                    "give it more, or send it when the server has less to do"
+                )
         except EngineDied as error:
             reason = FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR
             for choice in self._choices:
                 choice.meter.end(reason)
             raise
+
+    def _is_late(self, delta: Delta) -> bool:
+        """Whether a choice ended for want of time while no choice has a token."""
+        return (
+            delta.finish is not None and delta.finish.is_timeout and not any(each.num_tokens for each in self._choices)
+        )
 
     def usage(self) -> Usage:
         """Tokens so far: each prompt counts once, each choice's output counts up to the end of its text."""

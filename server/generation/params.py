@@ -11,6 +11,7 @@ from server.generation.answer_plan import AnswerPlan, plan_text
 from server.generation.checks import check_num_choices, check_request
 from server.generation.choice import Prompt, TextOptions
 from server.generation.prompts import chat_prompt, room_for_output, text_prompts
+from server.generation.terms import RequestTerms, request_terms
 from server.generation.truncation import chat_truncation, truncation_of
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
@@ -31,8 +32,7 @@ class GenerationParams:
     sampling: SamplingParams
     options: TextOptions
     n: int
-    arrival_s: float
-    priority: int
+    terms: RequestTerms
     cache_salt: str
     prediction_ids: list[int]
     plan: AnswerPlan
@@ -42,7 +42,7 @@ class GenerationParams:
 async def chat_params(body: ChatCompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
     """Of a chat. Raises as check_request, and InvalidRequest; whatever costs little is checked before the template is
     rendered."""
-    ignored = check_request(body, context)
+    ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
     requested_max_tokens = body.requested_max_tokens
     check_num_choices(body, 1, context)
     num_logprobs = body.num_logprobs(context.config.max_logprobs)
@@ -70,7 +70,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     )
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs)
     prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len)
-    params = _params(body, text_model.tokenizer, [prompt], sampling, arrival_s, plan=prepared.plan, ignored=ignored)
+    params = _params(body, text_model.tokenizer, [prompt], sampling, terms, plan=prepared.plan, ignored=ignored)
     if prepared.is_generic:
         params.headers[_GENERIC_HEADER] = "generic"
     return replace(params, prediction_ids=prediction_ids)
@@ -78,7 +78,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
 
 async def completion_params(body: CompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
     """Of a text completion. Raises as check_request, and InvalidRequest."""
-    ignored = check_request(body, context)
+    ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
     body.check(context.config.max_logprobs)
     ignored += check_scores(body, body.logprobs, context.config.max_logprobs)
     echo = bool(body.echo)
@@ -107,7 +107,7 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
     prompt_logprobs = max(scored, default=None)
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
     plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
-    return _params(body, text_model.tokenizer, prompts, sampling, arrival_s, plan=plan, ignored=ignored, echo=echo)
+    return _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)
 
 
 def _params(
@@ -115,7 +115,7 @@ def _params(
     tokenizer: Tokenizer,
     prompts: list[Prompt],
     sampling: SamplingParams,
-    arrival_s: float,
+    terms: RequestTerms,
     *,
     plan: AnswerPlan,
     ignored: list[str],
@@ -137,8 +137,7 @@ def _params(
         sampling=sampling,
         options=options,
         n=body.num_choices,
-        arrival_s=arrival_s,
-        priority=body.priority or 0,
+        terms=terms,
         cache_salt=body.cache_salt or "",
         prediction_ids=[],
         plan=plan,

@@ -10,6 +10,7 @@ from engine.protocol import EngineInfo, SamplingParams
 from server.schemas.base import StrictModel, quote
 
 MAX_CHOICES = 128  # OpenAI's limit of n
+MAX_TIMEOUT_S = 7 * 86400.0
 _MAX_STOPS = 64
 _MAX_STOP_TOKENS = 256  # every token is compared with all of them
 _MAX_TEMPERATURE = 100  # OpenAI's 2 is no limit of the mathematics; far above, every token is all but equally likely
@@ -73,6 +74,7 @@ class GenerationRequest(StrictModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     resumable: bool | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
     priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
     cache_salt: str | None = None
     add_special_tokens: bool | None = None

@@ -34,6 +34,7 @@ def make_request(
     seed: int | None = 0,
     priority: int = 0,
     arrival_s: float = 0.0,
+    deadline_s: float | None = None,
     cache_salt: str = "",
     grammar: str | None = None,
     thinking: ThinkingBudget | None = None,
@@ -44,6 +45,7 @@ def make_request(
         prompt_ids=prompt,
         sampling=SamplingParams(max_tokens=max_tokens, seed=seed, **sampling),
         arrival_s=arrival_s,
+        deadline_s=deadline_s,
         priority=priority,
         cache_salt=cache_salt,
         grammar=grammar,
@@ -143,7 +145,8 @@ class SchedulerRun:
     """
 
     def __init__(self, config: SchedulerConfig, propose: Callable[[Sequence], list[int]] | None = None) -> None:
-        self.scheduler = Scheduler(config, clock=lambda: 100.0)
+        self.now_s = 100.0  # tests set it
+        self.scheduler = Scheduler(config, clock=lambda: self.now_s)
         self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
         self.transcript = Transcript()
         self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)

@@ -80,6 +80,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt=st.sampled_from(["", "", "", "other"]),
         prompt_logprobs=st.sampled_from([None, None, None, 0]),
         ignore_eos=st.booleans(),
+        seconds=st.sampled_from([None, None, None, 0, 1, 3, 9]),
     )
     def add_some(
         self,
@@ -90,6 +91,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt: str,
         prompt_logprobs: int | None,
         ignore_eos: bool,
+        seconds: int | None,
     ) -> None:
         for tail in tails:
             prompt = (PREFIX[:shared] + tail)[: self.max_len]
@@ -101,6 +103,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 cache_salt=salt,
                 prompt_logprobs=prompt_logprobs,
                 ignore_eos=ignore_eos,
+                deadline_s=None if seconds is None else self.run.now_s + seconds,
             )
             self.requests[request.id] = request
             self.run.scheduler.add(request)
@@ -142,6 +145,18 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, count: int) -> None:
         for _ in range(count):
             self.run.step()
+            self.check_deadlines()
+
+    @precondition(lambda self: self.requests)
+    @rule(seconds=st.integers(1, 4))
+    def pass_time(self, seconds: int) -> None:
+        self.run.now_s += seconds
+
+    def check_deadlines(self) -> None:
+        """After a step nothing goes on whose time is over."""
+        ended = self.run.transcript.finish_reasons
+        for request in self.requests.values():
+            assert request.id in ended or request.deadline_s is None or request.deadline_s > self.run.now_s
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -180,8 +195,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_output(self, request: EngineRequest) -> None:
         ids, reason = self.run.transcript.ids[request.id], self.run.transcript.finish_reasons[request.id]
         expected = expected_ids(request)
-        if reason in (FinishReason.ABORT, FinishReason.ERROR):
-            assert request.id in self.disturbed
+        if reason in (FinishReason.ABORT, FinishReason.ERROR, FinishReason.TIMEOUT):
+            is_late = request.deadline_s is not None and request.deadline_s <= self.run.now_s
+            assert is_late if reason is FinishReason.TIMEOUT else request.id in self.disturbed
             assert ids == expected[: len(ids)]
             return
         if request.grammar is not None:
