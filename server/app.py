@@ -15,13 +15,14 @@ from server.errors import describe
 from server.http.error_forms import error_response
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
-from server.routes import chat, completions, health, models, operations, streams, tokens
+from server.routes import chat, completions, health, models, operations, responses, streams, tokens
 from server.runs.registry import Runs
 
 ROUTERS = (
     chat.router,
     completions.router,
     streams.router,
+    responses.router,
     tokens.router,
     models.router,
     operations.router,

@@ -36,7 +36,8 @@ class GenerationParams:
     cache_salt: str
     prediction_ids: list[int]
     plan: AnswerPlan
-    headers: dict[str, str]  # of the response
+    ignored: list[str]  # fields that are not honored
+    headers: dict[str, str]  # of the response, which list them too
 
 
 async def chat_params(body: ChatCompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
@@ -141,6 +142,7 @@ def _params(
         cache_salt=body.cache_salt or "",
         prediction_ids=[],
         plan=plan,
+        ignored=[*ignored, *plan.ignored],
         headers=ignored_header([*ignored, *plan.ignored]),
     )
 

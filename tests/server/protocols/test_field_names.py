@@ -3,11 +3,16 @@
 import pytest
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
-from server.protocols.field_names import client_names
+from server.protocols.field_names import client_names, client_path
 
 pytestmark = pytest.mark.fast
 
-NAMES = {"max_tokens": "max_output_tokens", "response_format": "text.format"}
+NAMES = {
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "messages": "input",
+    "messages[1]": "input[0]",
+}
 
 
 @pytest.mark.parametrize(
@@ -16,6 +21,8 @@ NAMES = {"max_tokens": "max_output_tokens", "response_format": "text.format"}
         ("max_tokens", "max_output_tokens"),
         ("response_format.json_schema", "text.format.json_schema"),
         ("max_tokens_in_all", "max_tokens_in_all"),
+        ("messages[1].content[0]", "input[0].content[0]"),
+        ("messages[11].content[0]", "input[11].content[0]"),
         (None, None),
     ],
 )
@@ -31,3 +38,10 @@ def test_the_kind_of_error_stays() -> None:
         raise ContextLengthExceeded("the prompt has 9 tokens and max_tokens is 9", param="max_tokens")
     assert str(caught.value) == "the prompt has 9 tokens and max_output_tokens is 9"
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_path_is_renamed_by_its_longest_known_beginning() -> None:
+    assert client_path(NAMES, "messages[1].role") == "input[0].role"
+    assert client_path(NAMES, "messages[2].role") == "input[2].role"
+    assert client_path(NAMES, "messages") == "input"
+    assert client_path(NAMES, "top_p") == "top_p"

@@ -1,0 +1,219 @@
+"""ResponseFormatter: a generation as OpenAI's response."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from engine.protocol import FinishReason
+from server.errors import ErrorReply
+from server.generation.choice import Delta as ChoiceDelta
+from server.generation.choice import Finish, ScoredToken
+from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
+from server.generation.generation import Generation
+from server.generation.params import GenerationParams
+from server.protocols.field_names import client_names
+from server.protocols.frame import StreamForm
+from server.protocols.logprobs import LogprobsFormat
+from server.protocols.responses.events import Event, ResponseEvent
+from server.protocols.responses.ids import new_id
+from server.protocols.responses.objects import (
+    IncompleteDetails,
+    InputTokensDetails,
+    OutputTokensDetails,
+    Response,
+    ResponseError,
+    ResponseUsage,
+)
+from server.protocols.responses.open_items import (
+    OpenCustomCall,
+    OpenFunctionCall,
+    OpenItem,
+    OpenMessage,
+    OpenReasoning,
+)
+from server.protocols.responses.request import ChatRequest
+from server.protocols.responses.tools import called_tool
+from server.schemas.answers import ChatLogprob, Usage
+from server.schemas.responses import ResponsesRequest
+
+RESPONSES_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def event_frame(event: Event) -> bytes:
+    """An event with its type on a line of its own, as OpenAI sends it."""
+    return b"event: " + event.type.encode() + b"\ndata: " + _encode(event) + b"\n\n"
+
+
+class ResponseFormatter:
+    """Writes one response. `response` is at every moment what has become of it; its items are in it when they end."""
+
+    stream_form = RESPONSES_STREAM
+
+    def __init__(self, body: ResponsesRequest, request: ChatRequest, params: GenerationParams, model: str) -> None:
+        self.response = _new_response(body, params, model)
+        self._request = request
+        as_token_ids = bool(request.chat.return_tokens_as_token_ids)
+        self._format = LogprobsFormat(params.tokenizer, as_token_ids=as_token_ids)
+        self._has_logprobs = bool(request.chat.logprobs)
+        self._shows_thoughts = request.chat.include_reasoning is not False
+        self._encodes_thoughts = body.includes("reasoning.encrypted_content")
+        self._open: OpenItem | None = None
+        self._tokens: list[ScoredToken] = []  # that came without text, which follows
+        self._numbers = count()
+
+    async def collect(self, generation: Generation) -> Response:
+        async for _ in self._events(generation):
+            pass
+        return self.response
+
+    async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        async for event in self._events(generation):
+            yield event_frame(event)
+
+    def broken(self, reply: ErrorReply) -> bytes:
+        self.response.status = "failed"
+        self.response.error = ResponseError(_error_code(reply), reply.message)
+        return event_frame(self._numbered(ResponseEvent(type="response.failed", response=self.response)))
+
+    async def _events(self, generation: Generation) -> AsyncIterator[Event]:
+        is_first = True
+        with client_names(self._request.names):
+            async for delta in generation:
+                if is_first:
+                    is_first = False
+                    for kind in ("response.created", "response.in_progress"):
+                        yield self._numbered(ResponseEvent(type=kind, response=self.response))
+                for event in self._of_delta(delta):
+                    yield self._numbered(event)
+                if delta.finish is not None:
+                    for event in self._end(delta.finish, generation.usage()):
+                        yield self._numbered(event)
+
+    def _numbered(self, event: Event) -> Event:
+        event.sequence_number = next(self._numbers)
+        return event
+
+    def _of_delta(self, delta: ChoiceDelta) -> Iterator[Event]:
+        self._tokens += delta.tokens
+        if delta.text:
+            yield from self._of_piece(Content(delta.text))
+        for piece in delta.pieces:
+            yield from self._of_piece(piece)
+
+    def _of_piece(self, piece: ChoicePiece) -> Iterator[Event]:
+        match piece:
+            case Thought(text=text):
+                self._tokens.clear()  # log probabilities are told of the message alone
+                if not self._shows_thoughts:
+                    return
+                if not isinstance(self._open, OpenReasoning):
+                    yield from self._begin(OpenReasoning(self._next_index, is_encoded=self._encodes_thoughts))
+                assert isinstance(self._open, OpenReasoning)
+                yield from self._open.add(text)
+            case Content(text=text):
+                if not isinstance(self._open, OpenMessage):
+                    yield from self._begin(OpenMessage(self._next_index))
+                assert isinstance(self._open, OpenMessage)
+                yield from self._open.add(text, self._logprobs())
+            case CallPiece(name=None, arguments=arguments):
+                self._tokens.clear()
+                assert isinstance(self._open, OpenFunctionCall | OpenCustomCall)
+                yield from self._open.add(arguments)
+            case CallPiece(name=name, arguments=arguments, id=call_id):
+                self._tokens.clear()
+                tool = called_tool(self._request.called, name or "")
+                kind = OpenCustomCall if tool.is_custom else OpenFunctionCall
+                call = kind(self._next_index, call_id or new_id("call"), tool.name, tool.namespace)
+                yield from self._begin(call)
+                yield from call.add(arguments)
+
+    @property
+    def _next_index(self) -> int:
+        """The index of the item that begins now, which ends the open one."""
+        return len(self.response.output) + (self._open is not None)
+
+    def _begin(self, item: OpenItem) -> Iterator[Event]:
+        yield from self._close("completed")
+        self._open = item
+        yield from item.begin()
+
+    def _close(self, status: str) -> Iterator[Event]:
+        if self._open is not None:
+            item, self._open = self._open, None
+            yield from item.end(status)
+            self.response.output.append(item.item(status))
+
+    def _end(self, finish: Finish, usage: Usage) -> Iterator[Event]:
+        is_cut = finish.reason is FinishReason.LENGTH
+        in_call = isinstance(self._open, OpenFunctionCall | OpenCustomCall)
+        yield from self._close("incomplete" if finish.is_within_call or (is_cut and not in_call) else "completed")
+        if not is_cut and not any(item.type != "reasoning" for item in self.response.output):
+            # An answer of nothing is still an answer: agents take a response without one for a turn that goes on.
+            yield from self._begin(OpenMessage(self._next_index))
+            yield from self._close("completed")
+        self.response.status = "incomplete" if is_cut else "completed"
+        if is_cut:
+            self.response.incomplete_details = IncompleteDetails("max_output_tokens")
+        else:
+            self.response.completed_at = int(time.time())
+        self.response.usage = _usage(usage)
+        yield ResponseEvent(type=f"response.{self.response.status}", response=self.response)
+
+    def _logprobs(self) -> list[ChatLogprob]:
+        tokens, self._tokens = self._tokens, []
+        return self._format.of_chat(tokens).content if self._has_logprobs else []
+
+
+def _error_code(reply: ErrorReply) -> str:
+    """One of the codes that OpenAI's clients know."""
+    if reply.status >= 500:
+        return "server_error"
+    return "rate_limit_exceeded" if reply.status == 429 else "invalid_prompt"
+
+
+def _usage(usage: Usage) -> ResponseUsage:
+    details = usage.completion_tokens_details
+    return ResponseUsage(
+        input_tokens=usage.prompt_tokens,
+        input_tokens_details=InputTokensDetails(usage.prompt_tokens_details.cached_tokens),
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=OutputTokensDetails(0 if details is msgspec.UNSET else details.reasoning_tokens),
+        total_tokens=usage.total_tokens,
+    )
+
+
+def _new_response(body: ResponsesRequest, params: GenerationParams, model: str) -> Response:
+    given = body.model_dump(exclude_unset=True)
+    extra = body.model_extra or {}
+    return Response(
+        id=new_id("resp"),
+        created_at=int(time.time()),
+        model=model,
+        output=[],
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        max_tool_calls=body.max_tool_calls,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        prompt_cache_key=_text(extra, "prompt_cache_key"),
+        reasoning={"effort": None, "summary": None, **(given.get("reasoning") or {})},
+        safety_identifier=_text(extra, "safety_identifier"),
+        temperature=params.sampling.temperature,
+        text={"format": {"type": "text"}, **(given.get("text") or {})},
+        tool_choice=given.get("tool_choice") or "auto",
+        tools=given.get("tools") or [],
+        top_logprobs=body.top_logprobs or 0,
+        top_p=params.sampling.top_p,
+        truncation=body.truncation or "disabled",
+        user=_text(extra, "user"),
+        metadata=body.metadata or {},
+    )
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) else None

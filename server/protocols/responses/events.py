@@ -1,0 +1,70 @@
+"""The events of a streamed response, as the objects that are sent. The stream's writer numbers them."""
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from server.protocols.responses.objects import OutputItem, OutputText, ReasoningText, Response
+from server.schemas.answers import ChatLogprob
+
+
+class Event(msgspec.Struct, kw_only=True):
+    type: str
+    sequence_number: int = 0
+
+
+class ResponseEvent(Event, kw_only=True):
+    """The beginning (response.created, response.in_progress) or the end (response.completed and others)."""
+
+    response: Response
+
+
+class ItemEvent(Event, kw_only=True):
+    """response.output_item.added, response.output_item.done."""
+
+    output_index: int
+    item: OutputItem
+
+
+class PartEvent(Event, kw_only=True):
+    """response.content_part.added, response.content_part.done."""
+
+    item_id: str
+    output_index: int
+    content_index: int = 0
+    part: OutputText | ReasoningText
+
+
+class Delta(Event, kw_only=True):
+    """A piece of a text: of a call's arguments or input, and with content_index of a part of an item."""
+
+    item_id: str
+    output_index: int
+    content_index: int | UnsetType = UNSET
+    delta: str
+    logprobs: list[ChatLogprob] | UnsetType = UNSET  # of response.output_text.delta
+    obfuscation: str | UnsetType = UNSET
+
+
+class TextDone(Event, kw_only=True):
+    """response.output_text.done, response.reasoning_text.done."""
+
+    item_id: str
+    output_index: int
+    content_index: int = 0
+    text: str
+    logprobs: list[ChatLogprob] | UnsetType = UNSET  # of response.output_text.done
+
+
+class ArgumentsDone(Event, kw_only=True):
+    type: str = "response.function_call_arguments.done"
+    item_id: str
+    output_index: int
+    name: str
+    arguments: str
+
+
+class InputDone(Event, kw_only=True):
+    type: str = "response.custom_tool_call_input.done"
+    item_id: str
+    output_index: int
+    input: str

@@ -1,0 +1,113 @@
+"""chat_request: a response's body as the chat that answers it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+from server.protocols.field_names import client_names
+from server.protocols.responses.items import chat_messages
+from server.protocols.responses.tools import CalledTool, chat_choice, tool_table
+from server.schemas.base import validate
+from server.schemas.chat import ChatCompletionRequest
+from server.schemas.response_items import InputItem
+from server.schemas.responses import Includable, JsonSchemaFormat, PromptFields, ResponsesRequest, TextConfig
+
+_LOGPROBS: Includable = "message.output_text.logprobs"
+_HONORED_INCLUDES = (_LOGPROBS, "reasoning.encrypted_content")
+
+_NAMES = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """chat: what answers the response. names: for client_names and client_path. called: for the answer's calls.
+
+    ignored: paths of what is given and not honored, in the client's names.
+    """
+
+    chat: ChatCompletionRequest
+    names: Mapping[str, str]
+    called: Mapping[str, CalledTool]
+    ignored: list[str]
+
+
+def chat_request(body: PromptFields, items: Sequence[InputItem], *, num_stored: int = 0) -> ChatRequest:
+    """items: all that the model is shown, of which the first `num_stored` come from earlier responses.
+
+    Raises InvalidRequest and UnsupportedParameter in the client's names.
+    """
+    written = chat_messages(items, num_stored=num_stored, instructions=body.instructions)
+    table = tool_table(body)
+    fields = {
+        **body.chat_fields,
+        "messages": written.messages,
+        "tools": table.definitions or None,
+        "tool_choice": chat_choice(body),
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "response_format": _response_format(body.text),
+        "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
+        "model": body.model,
+    }
+    if isinstance(body, ResponsesRequest):
+        fields |= _answer_fields(body)
+    names = {**_NAMES, **written.names, **table.names}
+    if not written.messages:
+        raise InvalidRequest("input is missing; a response needs input or instructions", param="input")
+    with client_names(names):
+        chat = validate(ChatCompletionRequest, {name: value for name, value in fields.items() if value is not None})
+    return ChatRequest(chat, names, table.called, [*written.ignored, *table.ignored, *_ignored(body)])
+
+
+def _answer_fields(body: ResponsesRequest) -> dict[str, Any]:
+    has_logprobs = body.includes(_LOGPROBS)
+    if body.top_logprobs and not has_logprobs:
+        raise InvalidRequest(f'top_logprobs needs include: ["{_LOGPROBS}"]', param="top_logprobs")
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    return {
+        "max_completion_tokens": body.max_output_tokens,
+        "logprobs": has_logprobs or None,
+        "top_logprobs": body.top_logprobs if has_logprobs else None,
+        "stream": body.stream,
+    }
+
+
+def _response_format(text: TextConfig | None) -> dict[str, Any] | None:
+    if text is None or text.format is None:
+        return None
+    if not isinstance(text.format, JsonSchemaFormat):
+        return {"type": text.format.type}
+    wanted = {"name": text.format.name, "schema": text.format.schema_, "strict": text.format.strict}
+    return {"type": "json_schema", "json_schema": wanted}
+
+
+def _ignored(body: PromptFields) -> list[str]:
+    """What is given and changes nothing here."""
+    ignored = []
+    if body.text is not None:
+        ignored += [f"text.{name}" for name in body.text.extra]
+        ignored += ["text.verbosity"] if body.text.verbosity is not None else []
+    if body.reasoning is not None:
+        given = {**body.reasoning.extra, "summary": body.reasoning.summary}
+        given["generate_summary"] = body.reasoning.generate_summary
+        ignored += [f"reasoning.{name}" for name, value in given.items() if value is not None]
+    if isinstance(body, ResponsesRequest):
+        ignored += [f"include[{i}]" for i, name in enumerate(body.include or []) if name not in _HONORED_INCLUDES]
+        if body.stream_options is not None:
+            ignored += [f"stream_options.{name}" for name in body.stream_options.extra]
+    return ignored
+
+
+def check_stateless(body: PromptFields) -> None:
+    """Raise UnsupportedParameter for what needs a store of responses."""
+    for name in ("previous_response_id", "conversation", "background"):
+        if getattr(body, name, None):
+            raise UnsupportedParameter(f"{name} is not supported; give all items in input", param=name)

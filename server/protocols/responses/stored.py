@@ -1,0 +1,45 @@
+"""Items as they are stored and listed: as JSON objects, each with an id."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from server.protocols.responses.ids import new_id
+from server.protocols.responses.objects import OutputItem
+from server.schemas.base import validate
+from server.schemas.response_items import InputItem, ItemList, MessageItem
+
+_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+}
+
+
+def input_objects(items: Sequence[InputItem]) -> list[dict[str, Any]]:
+    """The items of a request; one that has no id gets one, and content is a list of parts."""
+    return [_object(item) for item in items]
+
+
+def _object(item: InputItem) -> dict[str, Any]:
+    given = item.model_dump(exclude_unset=True)
+    kind = str(item.type)
+    defaults: dict[str, Any] = {"id": new_id(_PREFIXES.get(kind, "item")), "type": kind, "status": "completed"}
+    if isinstance(item, MessageItem) and item.role == "assistant":
+        parts = [{**part, "type": part["type"].replace("input_", "output_")} for part in given["content"]]
+        given["content"] = [{"annotations": [], **part} if "text" in part else part for part in parts]
+    return {**defaults, **{name: value for name, value in given.items() if value is not None}}
+
+
+def output_objects(items: Sequence[OutputItem]) -> list[dict[str, Any]]:
+    """The items of an answer."""
+    return [msgspec.to_builtins(item) for item in items]
+
+
+def items_of(objects: Sequence[dict[str, Any]]) -> list[InputItem]:
+    """Stored objects, of a request or an answer, as items for `chat_request`."""
+    return validate(ItemList, {"items": list(objects)}).items

@@ -1,0 +1,133 @@
+"""ToolTable: a response's tools as the functions of a chat, and back from a call to the tool that it is of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+from server.protocols.responses.custom_input import FIELD, parameters_of
+from server.schemas.base import quote
+from server.schemas.response_tools import (
+    AllowedChoice,
+    CustomTool,
+    FunctionTool,
+    GrammarFormat,
+    HostedTool,
+    NamedChoice,
+    NamespaceTool,
+)
+from server.schemas.responses import PromptFields
+
+_SEPARATOR = "__"
+
+
+def chat_name(name: str, namespace: str | None) -> str:
+    """The name by which the model knows a tool: of one in a namespace the two together."""
+    if not namespace:
+        return name
+    return namespace + ("" if namespace.endswith(_SEPARATOR) else _SEPARATOR) + name
+
+
+@dataclass(frozen=True, slots=True)
+class CalledTool:
+    """What a call of one of the chat's functions is to the client."""
+
+    name: str
+    namespace: str | None
+    is_custom: bool
+
+
+@dataclass(slots=True)
+class ToolTable:
+    """called: by the names of the chat's functions. names: paths in the chat and what they are in the request.
+
+    ignored: paths of tools that are not offered to the model, and of what is not enforced.
+    """
+
+    definitions: list[dict[str, Any]] = field(default_factory=list)
+    called: dict[str, CalledTool] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+    def add(self, tool: FunctionTool | CustomTool, path: str, namespace: NamespaceTool | None) -> None:
+        space = None if namespace is None else namespace.name
+        name = chat_name(tool.name, space)
+        if name in self.called:
+            raise InvalidRequest(
+                f"{path} is the second tool called {quote(name)}; give each a name of its own", param=path
+            )
+        self.called[name] = CalledTool(tool.name, space, isinstance(tool, CustomTool))
+        self.ignored += [f"{path}.{extra}" for extra in tool.extra]
+        function = self._custom(tool, path) if isinstance(tool, CustomTool) else _function(tool)
+        self.names[f"tools[{len(self.definitions)}].function"] = path
+        shown = {key: value for key, value in {**function, "name": name}.items() if value is not None}
+        self.definitions.append({"type": "function", "function": shown})
+
+    def _custom(self, tool: CustomTool, path: str) -> dict[str, Any]:
+        described = [tool.description] if tool.description else []
+        described.append(f"Its only argument, {FIELD}, is the text that the tool is given, as it is.")
+        pattern = None
+        if isinstance(tool.format, GrammarFormat):
+            kind = "regular expression" if tool.format.syntax == "regex" else "Lark grammar"
+            described.append(f"That text matches this {kind}:\n{tool.format.definition}")
+            if tool.format.syntax == "regex":
+                pattern = tool.format.definition
+            else:
+                self.ignored.append(f"{path}.format")  # inside JSON's escapes a grammar of texts cannot be followed
+        inside = f"tools[{len(self.definitions)}].function.parameters.properties.{FIELD}.pattern"
+        self.names[inside] = f"{path}.format.definition"
+        return {"description": "\n".join(described), "parameters": parameters_of(pattern)}
+
+
+def _function(tool: FunctionTool) -> dict[str, Any]:
+    return {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+
+
+def tool_table(body: PromptFields) -> ToolTable:
+    """Raises InvalidRequest for two tools of one name."""
+    table = ToolTable()
+    for index, tool in enumerate(body.tools or []):
+        path = f"tools[{index}]"
+        match tool:
+            case HostedTool():
+                table.ignored.append(path)
+            case NamespaceTool(tools=members):
+                table.ignored += [f"{path}.{name}" for name in tool.extra]
+                for position, member in enumerate(members):
+                    table.add(member, f"{path}.tools[{position}]", tool)
+            case _:
+                table.add(tool, path, None)
+    return table
+
+
+def chat_choice(body: PromptFields) -> Any:
+    """tool_choice, as chats have it. Raises InvalidRequest and UnsupportedParameter."""
+    match body.tool_choice:
+        case NamedChoice(name=name, namespace=namespace):
+            return _named(chat_name(name, namespace))
+        case AllowedChoice(mode=mode, tools=tools):
+            return _allowed(mode, tools)
+    return body.tool_choice
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def _allowed(mode: str, tools: list[dict[str, Any]]) -> dict[str, Any]:
+    path = "tool_choice.tools"
+    named = []
+    for index, tool in enumerate(tools):
+        if tool.get("type") not in ("function", "custom"):
+            continue  # a tool that is not run here is not called either
+        name, namespace = tool.get("name"), tool.get("namespace")
+        if not isinstance(name, str) or not isinstance(namespace, str | None):
+            raise InvalidRequest(f"{path}[{index}] has no name; it is required", param=f"{path}[{index}].name")
+        named.append(_named(chat_name(name, namespace)))
+    if not named:
+        raise UnsupportedParameter(f"{path} has no function and no custom tool; this server runs no others", param=path)
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+
+
+def called_tool(called: Mapping[str, CalledTool], name: str) -> CalledTool:
+    return called.get(name) or CalledTool(name, None, is_custom=False)

@@ -1,0 +1,242 @@
+"""The items of a Responses request: messages, calls and their outputs, thoughts."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from server.schemas.base import StrictModel
+from server.schemas.tagged import by_type
+
+_TEXT_ONLY = "this server takes text alone"
+_OTHER_PARTS = ("input_image", "input_file", "input_audio", "computer_screenshot", "image_url", "file", "audio")
+
+# Calls that a server makes by itself, and what comes of them. They are listed as ignored: nothing here made them.
+HOSTED_ITEMS = (
+    "web_search_call",
+    "file_search_call",
+    "code_interpreter_call",
+    "image_generation_call",
+    "mcp_list_tools",
+    "mcp_call",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "tool_search_call",
+    "tool_search_output",
+    "program",
+    "program_output",
+    "configuration_update",
+)
+
+_AS_FUNCTION = "give the call as function_call and what came of it as function_call_output"
+_REFUSED_ITEMS = {
+    **dict.fromkeys(
+        (
+            "local_shell_call",
+            "local_shell_call_output",
+            "shell_call",
+            "shell_call_output",
+            "apply_patch_call",
+            "apply_patch_call_output",
+            "computer_call",
+            "computer_call_output",
+        ),
+        f"models here call functions and custom tools; {_AS_FUNCTION}",
+    ),
+    "additional_tools": "give all tools in tools",
+    "compaction": "this server does not compact; give the items themselves",
+    "compaction_trigger": "this server does not compact; leave it out",
+}
+
+
+class TextPart(StrictModel):
+    """annotations and logprobs: of an earlier answer, as it was given."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class RefusalPart(StrictModel):
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+class SummaryPart(StrictModel):
+    type: Literal["summary_text"]
+    text: str
+
+
+class ThoughtPart(StrictModel):
+    type: Literal["reasoning_text", "text"]
+    text: str
+
+
+_read_part = by_type(
+    {"input_text": TextPart, "output_text": TextPart, "text": TextPart, "refusal": RefusalPart},
+    refused=dict.fromkeys(_OTHER_PARTS, _TEXT_ONLY),
+)
+Part = Annotated[TextPart | RefusalPart, BeforeValidator(_read_part)]
+
+
+def _parts(content: Any) -> Any:
+    """Content that is one string as a list of one part."""
+    if isinstance(content, str):
+        return [{"type": "input_text", "text": content}]
+    if not isinstance(content, list):
+        raise PydanticCustomError("content", "it must be a string or a list of parts")
+    return content
+
+
+Parts = Annotated[Annotated[list[Part], Field(fail_fast=True)], BeforeValidator(_parts)]
+_Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class Item(StrictModel):
+    """Of every item: its id and status, which a client sends back as it got them."""
+
+    id: str | None = None
+    status: _Status | None = None
+
+    @property
+    def parts(self) -> list[TextPart | RefusalPart]:
+        """The parts of its content or output."""
+        return []
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        below = {
+            f"content[{index}].{name}": value
+            for index, part in enumerate(self.parts)
+            for name, value in part.extra.items()
+        }
+        return {**super().extra, **below}
+
+
+class MessageItem(Item):
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Parts
+
+    @property
+    def parts(self) -> list[TextPart | RefusalPart]:
+        return self.content
+
+
+class FunctionCallItem(Item):
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    namespace: str | None = None
+
+
+class FunctionCallOutputItem(Item):
+    type: Literal["function_call_output"]
+    call_id: str
+    output: Parts
+
+    @property
+    def parts(self) -> list[TextPart | RefusalPart]:
+        return self.output
+
+
+class CustomToolCallItem(Item):
+    type: Literal["custom_tool_call"]
+    call_id: str
+    name: str
+    input: str
+    namespace: str | None = None
+
+
+class CustomToolCallOutputItem(Item):
+    type: Literal["custom_tool_call_output"]
+    call_id: str
+    output: Parts
+
+    @property
+    def parts(self) -> list[TextPart | RefusalPart]:
+        return self.output
+
+
+class ReasoningItem(Item):
+    type: Literal["reasoning"]
+    summary: list[SummaryPart] | None = None
+    content: list[ThoughtPart] | None = None
+    encrypted_content: str | None = None
+
+
+class ItemReference(Item):
+    type: Literal["item_reference"] = "item_reference"
+    id: str
+
+
+class HostedItem(Item):
+    """What a tool that ran at another server left behind."""
+
+    type: Literal[HOSTED_ITEMS]  # type: ignore[valid-type]
+    status: str | None = None  # type: ignore[assignment]  # each kind has its own
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return {}  # the item is listed as a whole
+
+
+InputItem = (
+    MessageItem
+    | FunctionCallItem
+    | FunctionCallOutputItem
+    | CustomToolCallItem
+    | CustomToolCallOutputItem
+    | ReasoningItem
+    | ItemReference
+    | HostedItem
+)
+
+_MODELS: Mapping[str, type[StrictModel]] = {
+    "message": MessageItem,
+    "function_call": FunctionCallItem,
+    "function_call_output": FunctionCallOutputItem,
+    "custom_tool_call": CustomToolCallItem,
+    "custom_tool_call_output": CustomToolCallOutputItem,
+    "reasoning": ReasoningItem,
+    "item_reference": ItemReference,
+    **dict.fromkeys(HOSTED_ITEMS, HostedItem),
+}
+_read_item = by_type(_MODELS, refused=_REFUSED_ITEMS, default="message")
+
+
+def _typed(value: Any) -> Any:
+    """An item without a type is a message, or, where it has an id alone, a reference."""
+    if isinstance(value, dict) and value.get("type") is None:
+        kind = "item_reference" if value.keys() <= {"id", "type"} else "message"
+        return _read_item({**value, "type": kind})
+    return _read_item(value)
+
+
+def _listed(value: Any) -> Any:
+    """A string as a message of the user's."""
+    if isinstance(value, str):
+        return [{"type": "message", "role": "user", "content": value}]
+    if value is not None and not isinstance(value, list):
+        raise PydanticCustomError("input", "it must be a string or a list of items")
+    return value
+
+
+Items = Annotated[
+    list[Annotated[InputItem, BeforeValidator(_typed)]],
+    Field(fail_fast=True),
+]
+Input = Annotated[Items | None, BeforeValidator(_listed)]
+
+
+class ItemList(StrictModel):
+    """Items that were stored, to be read again: `validate(ItemList, {"items": ...}).items`."""
+
+    items: Items
