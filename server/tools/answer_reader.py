@@ -1,12 +1,15 @@
 """AnswerReader: reads a whole answer, text and calls, with a CallReader for each call."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from server.tools.call_reader import CallReader, Outcome
 from server.tools.event_log import EventLog
+from server.tools.fitting import json_fits
+from server.tools.format import CallArguments, CallEnd, CallStart
 from server.tools.json_scanner import json_of
 from server.tools.layout import words
 from server.tools.reader import Marks, Reader, Steps
+from server.tools.step_parser import StepParser
 
 _MOST_STRAY = 16_384  # characters of a call without marks
 _MOST_SPACED = 100  # characters in which a call begins, spaces included
@@ -73,10 +76,14 @@ class AnswerReader:
     ) -> Steps[int]:
         """As `_read_calls`, for calls without marks of their own, which `end` may follow.
 
-        Nothing but their JSON says that they are calls, so it has to be whole and right.
+        Nothing but their JSON says that they are calls, and no grammar held them to their schema; so they have to be
+        whole, and fit it.
         """
         has_calls = False
-        while (yield from self._sees_stray(reader)) and (yield from _sees_whole_object(reader)):
+        while (yield from self._sees_stray(reader)) and (whole := (yield from _seen_object(reader))):
+            if not self._is_fitting_call(whole, names):
+                reader.take(len(whole))
+                break
             outcome = yield from self._calls.read(reader, log, names, index)
             if outcome is Outcome.BROKEN_CALL:
                 return index + 1
@@ -92,6 +99,20 @@ class AnswerReader:
             reader.record()
         log.text(reader.recorded())
         return index
+
+    def _is_fitting_call(self, text: str, names: Collection[str]) -> bool:
+        """Whether the text is one call of a tool, with arguments as its schema wants them."""
+
+        def read(reader: Reader, log: EventLog) -> Steps[None]:
+            yield from self._calls.read(reader, log, names, 0)
+
+        parser = StepParser(read, after_text=None)
+        events = [*parser.push(text), *parser.finish()]
+        match events:
+            case [CallStart(name=name), CallArguments(text=arguments), CallEnd()]:
+                schema = names[name] if isinstance(names, Mapping) else True
+                return json_fits(arguments, schema)
+        return False
 
     def _sees_stray(self, reader: Reader) -> Steps[bool]:
         """Whether a call's first characters follow, with any space between them; nothing is consumed."""
@@ -174,8 +195,8 @@ class AnswerReader:
         return found
 
 
-def _sees_whole_object(reader: Reader) -> Steps[bool]:
-    """Whether the object that begins here is valid JSON; nothing is consumed."""
+def _seen_object(reader: Reader) -> Steps[str]:
+    """The object that begins here, if it is whole and can be read as JSON, else ""; nothing is consumed."""
     scanned, depth, is_string, is_escaped = 0, 0, False, False
     while scanned < _MOST_STRAY:
         text = reader.unread[:_MOST_STRAY]
@@ -189,9 +210,9 @@ def _sees_whole_object(reader: Reader) -> Steps[bool]:
             elif char in "{}":
                 depth += 1 if char == "{" else -1
                 if depth == 0:
-                    return json_of(text[: index + 1]) is not None
+                    return text[: index + 1] if json_of(text[: index + 1]) is not None else ""
         scanned = len(text)
         if reader.has_ended:
             break
         yield
-    return False
+    return ""

@@ -1,5 +1,8 @@
 """Calls that a model writes without its format's marks, alone, in a fence or between other tags."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent
@@ -12,8 +15,8 @@ CALL = '{"name": "add", "arguments": {"a": 1}}'
 READ = ["call add", '{"a": 1}', "end"]
 
 
-def _read(text: str, size: int) -> list[str]:
-    parser = FORMAT.parser({"add": True})
+def _read(text: str, size: int, schemas: Mapping[str, Any] = {"add": True}) -> list[str]:
+    parser = FORMAT.parser(schemas)
     events: list[ToolEvent] = []
     for start in range(0, len(text), size):
         events += parser.push(text[start : start + size])
@@ -72,6 +75,48 @@ def test_they_are_read_at_the_beginning_and_behind_other_marks(text: str, expect
 )
 def test_other_json_stays_text(text: str, size: int) -> None:
     assert _read(text, size) == [text]
+
+
+_ADD = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "unit": {"enum": ["cm", "m"]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("arguments", "is_call"),
+    [
+        ('{"a": 1}', True),
+        ('{"a": 1, "unit": "m"}', True),
+        ('"{\\"a\\": 1}"', True),  # the object as a text, which is read as the object
+        ('{"a": "1"}', False),
+        ('{"a": 1, "unit": "km"}', False),
+        ('{"a": 1, "b": 2}', False),
+        ('{"unit": "m"}', False),
+        ("[1]", False),
+    ],
+)
+def test_they_are_calls_if_they_fit_the_tools_schema(arguments: str, is_call: bool, size: int) -> None:
+    text = f'```json\n{{"name": "add", "arguments": {arguments}}}\n```'
+    read = _read(text, size, {"add": _ADD})
+    assert read[0] == "call add" if is_call else read == [text]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_text_follows_those_that_fit(size: int) -> None:
+    bad = '{"name": "add", "arguments": {"a": "one"}}'
+    read = _read(f"```json\n{CALL}\n{bad}\n```", size, {"add": _ADD})
+    assert read == [*READ, f"\n{bad}\n```"]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_arguments_that_are_left_out_are_none(size: int) -> None:
+    text = '{"name": "add"}'
+    assert _read(text, size, {"add": {"type": "object"}}) == ["call add", "{}", "end"]
+    assert _read(text, size, {"add": _ADD}) == [text]
 
 
 def test_a_format_of_another_shape_has_none() -> None:

@@ -1,0 +1,78 @@
+"""json_fits: whether a value matches a schema, for arguments that no grammar held to it.
+
+What it knows are types, names, constants, limits and combinations, as `prepare_schema` writes them. Patterns, formats
+and multiples exclude nothing here: what a grammar's regular expressions mean is not what Python's would.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from server.structured_outputs.kinds import NUMBERS, identity, kind_of, kinds_of_types
+from server.tools.tagged_values import Schema
+
+_LIMITS: Mapping[str, Callable[[float, float], bool]] = {
+    "minimum": lambda value, limit: value >= limit,
+    "maximum": lambda value, limit: value <= limit,
+    "exclusiveMinimum": lambda value, limit: value > limit,
+    "exclusiveMaximum": lambda value, limit: value < limit,
+}
+_SIZES = (
+    (str, "minLength", "maxLength"),
+    (list, "minItems", "maxItems"),
+    (dict, "minProperties", "maxProperties"),
+)
+
+
+def json_fits(text: str, schema: Schema) -> bool:
+    """Whether no keyword that is known here excludes the value of a JSON text."""
+    definitions = {} if isinstance(schema, bool) else schema.get("$defs", {})
+    try:
+        return _fits(json.loads(text), schema, definitions)
+    except RecursionError:
+        return False  # nested deeper than any schema that is taken
+
+
+def _fits(value: Any, schema: Schema, definitions: Mapping[str, Schema]) -> bool:
+    if isinstance(schema, bool):
+        return schema
+    if "type" in schema and kind_of(value) not in kinds_of_types(schema["type"]):
+        return False
+    constants = [schema["const"]] if "const" in schema else schema.get("enum")
+    if constants is not None and identity(value) not in map(identity, constants):
+        return False
+    if (reference := schema.get("$ref")) is not None:
+        name = reference.rpartition("/")[2]
+        if not _fits(value, definitions.get(name, True), definitions):
+            return False
+    if not all(_fits(value, part, definitions) for part in schema.get("allOf", ())):
+        return False
+    if "anyOf" in schema and not any(_fits(value, part, definitions) for part in schema["anyOf"]):
+        return False
+    return _is_within(value, schema) and _has_fitting_parts(value, schema, definitions)
+
+
+def _is_within(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether the value's size is within the schema's limits."""
+    if kind_of(value) in NUMBERS:
+        return all(holds(value, schema[keyword]) for keyword, holds in _LIMITS.items() if keyword in schema)
+    return all(
+        schema.get(least, 0) <= len(value) <= schema.get(most, len(value))
+        for kind, least, most in _SIZES
+        if isinstance(value, kind)
+    )
+
+
+def _has_fitting_parts(value: Any, schema: Mapping[str, Any], definitions: Mapping[str, Schema]) -> bool:
+    if isinstance(value, list):
+        first: Sequence[Schema] = schema.get("prefixItems", ())
+        schemas = [*first[: len(value)], *[schema.get("items", True)] * (len(value) - len(first))]
+        return all(_fits(*pair, definitions) for pair in zip(value, schemas, strict=True))
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        # A name that a pattern may match has a schema that is not known here.
+        other = True if "patternProperties" in schema else schema.get("additionalProperties", True)
+        return all(name in value for name in schema.get("required", ())) and all(
+            _fits(item, properties.get(name, other), definitions) for name, item in value.items()
+        )
+    return True
