@@ -2,9 +2,10 @@
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.context import ServerContext
-from server.schemas.parameters import ignored_parameters
+from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
+from server.structured_outputs.request import unknown_fields
 
 
 def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
@@ -19,7 +20,10 @@ def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
     if body.resumable:
         _check_resumable(body, context)
     extra = {name: value for name, value in body.extra.items() if name not in CONSTRAINT_FIELDS}
-    ignored = ignored_parameters(extra, strict=context.config.strict_parameters)
+    is_strict = context.config.strict_parameters
+    ignored = ignored_parameters(extra, strict=is_strict)
+    if is_strict:
+        refuse_unknown([*unknown_fields(body.extra), *body.passed_on])
     if body.priority and not context.honors_priority:
         ignored.append("priority")
     return ignored

@@ -10,7 +10,7 @@ from server.context import ServerContext
 from server.generation.prompts import chat_prompt, check_token_ids
 from server.http.body import Context, json_body, json_object
 from server.schemas.base import validate
-from server.schemas.parameters import ignored_header, ignored_parameters
+from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
 from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.text.detokenizer import decode
 
@@ -54,5 +54,8 @@ def _check(
 ) -> dict[str, str]:
     context.check_admission()
     context.check_model(body.model)
-    ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
+    is_strict = context.config.strict_parameters
+    ignored = ignored_parameters(body.extra, strict=is_strict)
+    if is_strict:
+        refuse_unknown(body.passed_on)
     return ignored_header(ignored)

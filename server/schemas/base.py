@@ -35,6 +35,11 @@ class StrictModel(BaseModel):
         """The fields that are not declared, by their path."""
         return dict(self.model_extra or {})
 
+    @property
+    def passed_on(self) -> dict[str, Any]:
+        """The fields that are not declared and yet not ignored, since the chat template gets them, by their path."""
+        return {}
+
 
 M = TypeVar("M", bound=StrictModel)
 

@@ -108,7 +108,16 @@ class ChatTemplateFields(StrictModel):
             for j, part in enumerate(message.content or [])
             for name, value in part.extra.items()
         }
-        return {**super().extra, **parts}
+        tools = {
+            f"tools[{i}].{name}": value for i, tool in enumerate(self.tools or []) for name, value in tool.extra.items()
+        }
+        return {**super().extra, **parts, **tools}
+
+    @property
+    def passed_on(self) -> dict[str, Any]:
+        functions = {f"tools[{i}].function": tool.function for i, tool in enumerate(self.tools or [])}
+        functions |= {f"functions[{i}]": function for i, function in enumerate(self.functions or [])}
+        return {f"{path}.{name}": value for path, each in functions.items() for name, value in each.extra.items()}
 
     @property
     def opens_answer(self) -> bool:

@@ -1,7 +1,7 @@
 """What becomes of request fields that this server does not honor. Nothing is ignored in silence."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
@@ -98,15 +98,21 @@ def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
             _check_type(name, value)
             if not (value is None or _IGNORED[name](value)):
                 ignored.append(name)
-        elif strict:
-            raise InvalidRequest(
-                f"{name} is not a parameter of this endpoint, and the server was started with --strict-parameters",
-                param=name,
-                code="unknown_parameter",
-            )
         else:
+            if strict:
+                refuse_unknown([name])
             ignored.append(name)
     return ignored
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise InvalidRequest for the first field, if there is one: under --strict-parameters none may be unknown."""
+    for name in names:
+        raise InvalidRequest(
+            f"{name} is not a parameter of this endpoint, and the server was started with --strict-parameters",
+            param=name,
+            code="unknown_parameter",
+        )
 
 
 def _check_type(name: str, value: Any) -> None:

@@ -20,7 +20,7 @@ from server.structured_outputs.grammar import GrammarBuilder
 from server.structured_outputs.json_schema import ANY_WHITESPACE
 from server.structured_outputs.structural_tags import of_structural_tag
 
-__all__ = ["FIELDS", "Constraint", "ResponseFormat", "StructuredOutputs", "constraint_of"]
+__all__ = ["FIELDS", "Constraint", "ResponseFormat", "StructuredOutputs", "constraint_of", "unknown_fields"]
 
 FIELDS = frozenset(StructuredFields.model_fields)  # those of a body that constraint_of reads
 
@@ -44,12 +44,17 @@ class Constraint:
         return self.write(builder)
 
 
+def unknown_fields(fields: Mapping[str, Any]) -> list[str]:
+    """The paths of what is unknown within the fields that `constraint_of` reads. Raises InvalidRequest."""
+    return list(_validated(fields).extra)
+
+
 def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
     """fields: those of the body that are in FIELDS, as they came. None where they ask for nothing.
 
     Raises InvalidRequest and UnsupportedParameter with the path of the field.
     """
-    body = validate(StructuredFields, {name: fields[name] for name in FIELDS & fields.keys()})
+    body = _validated(fields)
     asked = list(_asked(body))
     if not asked:
         _check_known(body)
@@ -59,6 +64,10 @@ def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
             f"{asked[0]} and {asked[1]} both say what the answer must match; give one of them", param=asked[1]
         )
     return _constraint(asked[0], body)
+
+
+def _validated(fields: Mapping[str, Any]) -> StructuredFields:
+    return validate(StructuredFields, {name: fields[name] for name in FIELDS & fields.keys()})
 
 
 def _asked(body: StructuredFields) -> Iterator[str]:

@@ -121,18 +121,61 @@ async def test_the_list_is_bounded() -> None:
     assert response.headers["x-ignored-parameters"].endswith("unknown_31, ...")
 
 
+def _tool(of_tool: dict[str, Any], of_function: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "add", **of_function}, **of_tool}
+
+
+_SCHEMA = {"name": "a", "schema": {"type": "object"}}
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "param"),
     [
-        {"frobnicate": 1},
-        {"stream": True, "stream_options": {"frobnicate": True}},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "zzz": 1}]}]},
+        ({"frobnicate": 1}, "frobnicate"),
+        ({"stream": True, "stream_options": {"frobnicate": True}}, "stream_options.frobnicate"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "zzz": 1}]}]},
+            "messages[0].content[0].zzz",
+        ),
+        ({"response_format": {"type": "json_object", "zzz": 1}}, "response_format.zzz"),
+        ({"response_format": {"type": "text", "zzz": 1}}, "response_format.zzz"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {**_SCHEMA, "zzz": 1}}},
+            "response_format.json_schema.zzz",
+        ),
+        ({"structured_outputs": {"regex": "a", "zzz": 1}}, "structured_outputs.zzz"),
+        ({"tools": [_tool({}, {}), _tool({"zzz": 1}, {"name": "b"})]}, "tools[1].zzz"),
+        ({"tools": [_tool({}, {"paramters": {}})]}, "tools[0].function.paramters"),
+        ({"functions": [{"name": "add", "zzz": 1}]}, "functions[0].zzz"),
     ],
 )
-async def test_strict_parameters_refuses_unknown_fields(fields: dict[str, Any]) -> None:
+async def test_strict_parameters_refuses_unknown_fields(fields: dict[str, Any], param: str) -> None:
     response = await _chat(FakeClient(says("x")), {"strict_parameters": True}, **fields)
     assert response.status_code == 400
-    assert response.json()["error"]["code"] == "unknown_parameter"
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_parameter", param)
+
+
+async def test_a_completions_strict_parameters_are_those_within_its_format_too() -> None:
+    async with http(make_app(FakeClient(says("x")), strict_parameters=True)) as api:
+        body = {"prompt": "hi", "response_format": {"type": "json_object", "zzz": 1}}
+        response = await api.post("/v1/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format.zzz")
+
+
+async def test_strict_parameters_take_every_field_of_a_format_and_a_tool() -> None:
+    tool = _tool({}, {"description": "adds", "parameters": {"type": "object", "title": "x"}, "strict": True})
+    schema = {"type": "json_schema", "json_schema": {**_SCHEMA, "description": "d", "strict": True}}
+    client = FakeClient(says("x"), engine_info(max_model_len=2_000))
+    response = await _chat(client, {"strict_parameters": True}, tools=[tool], response_format=schema)
+    assert response.status_code == 200, response.text
+    assert "x-ignored-parameters" not in response.headers
+
+
+async def test_unknown_fields_of_tools_are_listed() -> None:
+    client = FakeClient(says("x"), engine_info(max_model_len=2_000))
+    response = await _chat(client, tools=[_tool({"zzz": 1}, {"shown": 1})])
+    assert response.headers["x-ignored-parameters"] == "tools[0].zzz"
 
 
 async def test_an_unsupported_field_has_its_own_code() -> None:
