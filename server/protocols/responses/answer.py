@@ -1,5 +1,6 @@
 """ResponseFormatter: a generation as OpenAI's response."""
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from itertools import count
@@ -10,14 +11,14 @@ import msgspec
 from engine.protocol import FinishReason
 from server.errors import ErrorReply
 from server.generation.choice import Delta as ChoiceDelta
-from server.generation.choice import Finish, ScoredToken
+from server.generation.choice import Finish
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
 from server.generation.params import GenerationParams
 from server.protocols.field_names import client_names
 from server.protocols.frame import StreamForm
 from server.protocols.logprobs import LogprobsFormat
-from server.protocols.responses.events import Event, ResponseEvent
+from server.protocols.responses.events import Delta, Event, ResponseEvent
 from server.protocols.responses.ids import new_id
 from server.protocols.responses.objects import (
     IncompleteDetails,
@@ -34,12 +35,15 @@ from server.protocols.responses.open_items import (
     OpenMessage,
     OpenReasoning,
 )
-from server.protocols.responses.request import ChatRequest
+from server.protocols.responses.params import ResponseParams
+from server.protocols.responses.text_tokens import TextTokens
 from server.protocols.responses.tools import called_tool
 from server.schemas.answers import ChatLogprob, Usage
 from server.schemas.responses import ResponsesRequest
 
 RESPONSES_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"")
+
+_PADDED = 16  # characters
 
 _encode = msgspec.json.Encoder().encode
 
@@ -54,17 +58,21 @@ class ResponseFormatter:
 
     stream_form = RESPONSES_STREAM
 
-    def __init__(self, body: ResponsesRequest, request: ChatRequest, params: GenerationParams, model: str) -> None:
-        self.response = _new_response(body, params, model)
+    def __init__(self, body: ResponsesRequest, params: ResponseParams, model: str) -> None:
+        request = params.request
+        self.response = _new_response(body, params.generation, model)
         self._request = request
         as_token_ids = bool(request.chat.return_tokens_as_token_ids)
-        self._format = LogprobsFormat(params.tokenizer, as_token_ids=as_token_ids)
+        self._format = LogprobsFormat(params.generation.tokenizer, as_token_ids=as_token_ids)
         self._has_logprobs = bool(request.chat.logprobs)
         self._shows_thoughts = request.chat.include_reasoning is not False
         self._encodes_thoughts = body.includes("reasoning.encrypted_content")
         self._open: OpenItem | None = None
-        self._tokens: list[ScoredToken] = []  # that came without text, which follows
+        self._tokens = TextTokens(params.generation.tokenizer)
         self._numbers = count()
+        self._generation: Generation | None = None
+        options = body.stream_options
+        self._is_obfuscated = options is not None and options.include_obfuscation is True
 
     async def collect(self, generation: Generation) -> Response:
         async for _ in self._events(generation):
@@ -76,11 +84,17 @@ class ResponseFormatter:
             yield event_frame(event)
 
     def broken(self, reply: ErrorReply) -> bytes:
+        if self._open is not None:
+            self.response.output.append(self._open.item("incomplete"))
+            self._open = None
+        if self._generation is not None:
+            self.response.usage = _usage(self._generation.usage())
         self.response.status = "failed"
         self.response.error = ResponseError(_error_code(reply), reply.message)
         return event_frame(self._numbered(ResponseEvent(type="response.failed", response=self.response)))
 
     async def _events(self, generation: Generation) -> AsyncIterator[Event]:
+        self._generation = generation
         is_first = True
         with client_names(self._request.names):
             async for delta in generation:
@@ -96,19 +110,23 @@ class ResponseFormatter:
 
     def _numbered(self, event: Event) -> Event:
         event.sequence_number = next(self._numbers)
+        if self._is_obfuscated and isinstance(event, Delta):
+            event.obfuscation = _padding(event.delta)
         return event
 
     def _of_delta(self, delta: ChoiceDelta) -> Iterator[Event]:
-        self._tokens += delta.tokens
-        if delta.text:
-            yield from self._of_piece(Content(delta.text))
-        for piece in delta.pieces:
-            yield from self._of_piece(piece)
+        self._tokens.add(delta.tokens)
+        pieces = [Content(delta.text), *delta.pieces] if delta.text else delta.pieces
+        has_other = False  # than content
+        for piece in pieces:
+            yield from self._of_piece(piece, has_other=has_other)
+            has_other = has_other or not isinstance(piece, Content)
+        if pieces and not isinstance(pieces[-1], Content):
+            self._tokens.clear()
 
-    def _of_piece(self, piece: ChoicePiece) -> Iterator[Event]:
+    def _of_piece(self, piece: ChoicePiece, *, has_other: bool) -> Iterator[Event]:
         match piece:
             case Thought(text=text):
-                self._tokens.clear()  # log probabilities are told of the message alone
                 if not self._shows_thoughts:
                     return
                 if not isinstance(self._open, OpenReasoning):
@@ -119,13 +137,11 @@ class ResponseFormatter:
                 if not isinstance(self._open, OpenMessage):
                     yield from self._begin(OpenMessage(self._next_index))
                 assert isinstance(self._open, OpenMessage)
-                yield from self._open.add(text, self._logprobs())
+                yield from self._open.add(text, self._logprobs(text, is_last=has_other))
             case CallPiece(name=None, arguments=arguments):
-                self._tokens.clear()
                 assert isinstance(self._open, OpenFunctionCall | OpenCustomCall)
                 yield from self._open.add(arguments)
             case CallPiece(name=name, arguments=arguments, id=call_id):
-                self._tokens.clear()
                 tool = called_tool(self._request.called, name or "")
                 kind = OpenCustomCall if tool.is_custom else OpenFunctionCall
                 call = kind(self._next_index, call_id or new_id("call"), tool.name, tool.namespace)
@@ -158,15 +174,23 @@ class ResponseFormatter:
             yield from self._close("completed")
         self.response.status = "incomplete" if is_cut else "completed"
         if is_cut:
-            self.response.incomplete_details = IncompleteDetails("max_output_tokens")
+            self.response.incomplete_details = IncompleteDetails(
+                "timeout" if finish.is_timeout else "max_output_tokens"
+            )
         else:
             self.response.completed_at = int(time.time())
         self.response.usage = _usage(usage)
         yield ResponseEvent(type=f"response.{self.response.status}", response=self.response)
 
-    def _logprobs(self) -> list[ChatLogprob]:
-        tokens, self._tokens = self._tokens, []
-        return self._format.of_chat(tokens).content if self._has_logprobs else []
+    def _logprobs(self, text: str, *, is_last: bool) -> list[ChatLogprob]:
+        if not self._has_logprobs:
+            return []
+        return self._format.of_chat(self._tokens.take(text, is_last=is_last)).content
+
+
+def _padding(text: str) -> str:
+    """Random characters that hide how long the text is, up to a multiple of _PADDED."""
+    return secrets.token_urlsafe(_PADDED)[: _PADDED - len(text) % _PADDED]
 
 
 def _error_code(reply: ErrorReply) -> str:

@@ -55,8 +55,15 @@ class _Turn:
         return "content" not in self.message or "tool_calls" in self.message
 
 
-def chat_messages(items: Sequence[InputItem], *, num_stored: int, instructions: str | None) -> ChatMessages:
-    """num_stored: of the items, those that come from an earlier response and not from the request.
+def chat_messages(
+    items: Sequence[InputItem],
+    *,
+    num_stored: int = 0,
+    left_out: frozenset[int] = frozenset(),
+    instructions: str | None = None,
+) -> ChatMessages:
+    """num_stored: of the items, those that come from an earlier response and not from the request. left_out: positions
+    of items that are passed over.
 
     Raises InvalidRequest for a reference, and for an output of a call that is not among the items before it.
     """
@@ -66,6 +73,8 @@ def chat_messages(items: Sequence[InputItem], *, num_stored: int, instructions: 
     called: set[str] = set()
     turn: _Turn | None = None
     for index, item in enumerate(items):
+        if index in left_out:
+            continue
         path = "input" if index < num_stored else f"input[{index - num_stored}]"
         result.ignored += [f"{path}.{name}" for name in item.extra]
         match item:

@@ -39,12 +39,15 @@ class ChatRequest:
     ignored: list[str]
 
 
-def chat_request(body: PromptFields, items: Sequence[InputItem], *, num_stored: int = 0) -> ChatRequest:
-    """items: all that the model is shown, of which the first `num_stored` come from earlier responses.
+def chat_request(
+    body: PromptFields, items: Sequence[InputItem], *, num_stored: int = 0, left_out: frozenset[int] = frozenset()
+) -> ChatRequest:
+    """items: what the model is shown but for those at the positions `left_out`. The first `num_stored` come from
+    earlier responses.
 
     Raises InvalidRequest and UnsupportedParameter in the client's names.
     """
-    written = chat_messages(items, num_stored=num_stored, instructions=body.instructions)
+    written = chat_messages(items, num_stored=num_stored, left_out=left_out, instructions=body.instructions)
     table = tool_table(body)
     fields = {
         **body.chat_fields,

@@ -1,0 +1,65 @@
+"""response_params: a response's body as the chat that answers it, and what that asks of the engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.context import ServerContext
+from server.generation.checks import check_request
+from server.generation.params import GenerationParams, chat_params
+from server.generation.prompts import chat_prompt
+from server.protocols.field_names import client_names, client_path
+from server.protocols.responses.request import ChatRequest, chat_request
+from server.protocols.responses.truncation import Attempt, T, within_context
+from server.schemas.parameters import ignored_header
+from server.schemas.response_items import InputItem
+from server.schemas.responses import InputTokensRequest, PromptFields, ResponsesRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseParams:
+    """headers: of the HTTP response."""
+
+    request: ChatRequest
+    generation: GenerationParams
+    headers: dict[str, str]
+
+
+async def response_params(
+    body: ResponsesRequest, items: Sequence[InputItem], context: ServerContext, arrival_s: float, *, num_stored: int = 0
+) -> ResponseParams:
+    """items: all that the model is shown, of which the first `num_stored` come from earlier responses.
+
+    Raises as chat_params, in the client's names.
+    """
+
+    async def attempt(left_out: frozenset[int]) -> ResponseParams:
+        request = chat_request(body, items, num_stored=num_stored, left_out=left_out)
+        with client_names(request.names):
+            params = await chat_params(request.chat, context, arrival_s)
+        headers = {**params.headers, **_ignored(request, params.ignored)}
+        return ResponseParams(request, params, headers)
+
+    return await _fitted(body, items, attempt)
+
+
+async def num_input_tokens(
+    body: InputTokensRequest, items: Sequence[InputItem], context: ServerContext, *, num_stored: int = 0
+) -> tuple[int, dict[str, str]]:
+    """The length of the prompt, and headers. Raises as response_params, but for a prompt that is too long."""
+    request = chat_request(body, items, num_stored=num_stored)
+    with client_names(request.names):
+        ignored = check_request(request.chat, context)
+        text_model = await context.text_model()
+        prepared = await chat_prompt(request.chat, text_model, context.client.info)
+    return len(prepared.prompt.ids), _ignored(request, [*ignored, *prepared.plan.ignored])
+
+
+async def _fitted(body: PromptFields, items: Sequence[InputItem], attempt: Attempt[T]) -> T:
+    if body.truncation == "auto":
+        return await within_context(items, attempt)
+    return await attempt(frozenset())
+
+
+def _ignored(request: ChatRequest, of_chat: Sequence[str]) -> dict[str, str]:
+    """The header that lists what is not honored, in the client's names."""
+    return ignored_header([*request.ignored, *(client_path(request.names, path) for path in of_chat)])
