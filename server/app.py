@@ -17,6 +17,9 @@ from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
 from server.routes import chat, completions, health, models, operations, responses, streams, tokens
 from server.runs.registry import Runs
+from server.store.database import memory_database
+from server.store.entries import Entries
+from server.store.opening import entries_in
 
 ROUTERS = (
     chat.router,
@@ -30,8 +33,17 @@ ROUTERS = (
 )
 
 
-def create_app(client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics) -> FastAPI:
-    """The application; its state is one ServerContext, at `app.state.context`. The caller starts and stops `client`."""
+def create_app(
+    client: EngineClient,
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    metrics: Metrics,
+    store: Entries | None = None,
+) -> FastAPI:
+    """The application; its state is one ServerContext, at `app.state.context`.
+
+    The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory.
+    """
     context = ServerContext(
         client=client,
         config=config,
@@ -40,6 +52,7 @@ def create_app(client: EngineClient, config: ServerConfig, engine_config: Engine
         model_root=engine_config.model,
         honors_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
+        store=store or entries_in(memory_database(), config),
     )
     app = FastAPI(
         title="headrace",

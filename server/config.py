@@ -54,6 +54,28 @@ class ServerConfig:
         metavar="SIZE",
         minimum=1,
     )
+    data_dir: str | None = option(
+        None,
+        "Folder for what is kept over restarts: responses and conversations (default: memory, which ends with the "
+        "server).",
+        group="Storage",
+        metavar="DIR",
+    )
+    store_max_bytes: int = option(
+        256 * 2**20,
+        "Size of all stored responses and conversations; beyond it those unused for longest are dropped.",
+        group="Storage",
+        type="bytes",
+        metavar="SIZE",
+        minimum=0,
+    )
+    store_max_age: float = option(
+        30 * 86400.0,
+        "Seconds that a stored response or conversation is kept after its last use.",
+        group="Storage",
+        metavar="S",
+        minimum=0,
+    )
     timeout_keep_alive: int = option(
         5, "Seconds that an idle connection is kept open.", group="HTTP", metavar="S", minimum=1
     )

@@ -12,6 +12,7 @@ from server.errors import ModelNotFound
 from server.metrics import Metrics
 from server.runs.registry import Runs
 from server.schemas.base import quote
+from server.store.entries import Entries
 from server.text_model import TextModel, build_text_model
 
 
@@ -26,6 +27,7 @@ class ServerContext:
     model_root: str  # MODEL as typed
     honors_priority: bool  # whether the scheduler looks at a request's priority
     runs: Runs
+    store: Entries
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
     created_s: int = field(default_factory=lambda: int(time.time()))
     _text_model: asyncio.Task[TextModel] | None = None

@@ -58,6 +58,10 @@ class StreamStopped(HeadraceError):
     """Somebody deleted a stream while others read it."""
 
 
+class StorageFailed(HeadraceError):
+    """The disk, or whatever is under --data-dir, does not take or give what is stored."""
+
+
 class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
@@ -88,6 +92,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     QueueFull: _Kind(429, "requests", "rate_limit_exceeded"),
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
+    StorageFailed: _Kind(500, "server_error", "storage_failed"),
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
     EngineDied: _Kind(503, "server_error", "engine_died"),
     EngineStopped: _Kind(503, "server_error", "server_stopping"),

@@ -11,6 +11,7 @@ from server.app import create_app
 from server.config import LogLevel, ServerConfig
 from server.context import ServerContext
 from server.metrics import Metrics
+from server.store.entries import Entries
 
 _FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
 
@@ -24,10 +25,10 @@ class HttpServer(uvicorn.Server):
 
 
 def create_server(
-    client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics
+    client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics, store: Entries
 ) -> tuple[HttpServer, ServerContext]:
     """A server that is yet to serve, and the state of its application."""
-    app = create_app(client, config, engine_config, metrics)
+    app = create_app(client, config, engine_config, metrics, store)
     uvicorn_config = uvicorn.Config(
         app,
         log_config=None,

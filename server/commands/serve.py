@@ -20,6 +20,8 @@ from server.commands.loading_display import loading_display
 from server.commands.startup_times import LAST_PHASE, StartupTimes
 from server.config import LogLevel, ServerConfig
 from server.metrics import Metrics
+from server.store.entries import Entries
+from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
 
 if TYPE_CHECKING:
@@ -42,8 +44,8 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     began_s = time.monotonic()
     _configure_logging(server_config.log_level)
     load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
-    with listen(server_config.host, server_config.port) as sock:
-        return asyncio.run(_serve(sock, server_config, engine_config, began_s))
+    with listen(server_config.host, server_config.port) as sock, open_store(server_config) as store:
+        return asyncio.run(_serve(sock, store, server_config, engine_config, began_s))
 
 
 def _configure_logging(level: LogLevel) -> None:
@@ -53,7 +55,9 @@ def _configure_logging(level: LogLevel) -> None:
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config: EngineConfig, began_s: float) -> int:
+async def _serve(
+    sock: socket.socket, store: Entries, server_config: ServerConfig, engine_config: EngineConfig, began_s: float
+) -> int:
     """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again.
 
     began_s: time.monotonic() when the program began.
@@ -66,7 +70,7 @@ async def _serve(sock: socket.socket, server_config: ServerConfig, engine_config
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
     from server.commands.http_server import create_server
 
-    http, context = create_server(client, server_config, engine_config, metrics)
+    http, context = create_server(client, server_config, engine_config, metrics, store)
     start.context = context
     serving = asyncio.create_task(http.serve([sock]), name="http")
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)

@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "server": (
         "errors metrics config schemas text loadtest",
-        "structured_outputs reasoning runs",
+        "structured_outputs reasoning runs store",
         "tools",
         "text_model",
         "context",

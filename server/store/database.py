@@ -1,0 +1,148 @@
+"""Database: SQLite on a thread of its own, so that the event loop never waits for a disk."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from engine.errors import OptionError, StartupError
+from server.errors import StorageFailed
+from server.store.folder import open_folder
+
+T = TypeVar("T")
+
+_MEMORY = ":memory:"
+
+# Statements by schema version: a database of version n has had the first n. Append; never change one that was released.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE entries (
+            id TEXT PRIMARY KEY,
+            kind TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            created_s INTEGER NOT NULL,
+            used_s REAL NOT NULL,
+            state TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            body BLOB NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX entries_by_use ON entries (used_s)",
+        "CREATE INDEX entries_by_state ON entries (kind, state)",
+        "CREATE TABLE totals (bytes INTEGER NOT NULL)",
+        "INSERT INTO totals VALUES (0)",
+        """CREATE TRIGGER count_inserted AFTER INSERT ON entries BEGIN
+            UPDATE totals SET bytes = bytes + new.size;
+        END""",
+        """CREATE TRIGGER count_updated AFTER UPDATE OF size ON entries BEGIN
+            UPDATE totals SET bytes = bytes + new.size - old.size;
+        END""",
+        """CREATE TRIGGER count_deleted AFTER DELETE ON entries BEGIN
+            UPDATE totals SET bytes = bytes - old.size;
+        END""",
+        """CREATE TABLE items (
+            entry TEXT NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+            position INTEGER NOT NULL,
+            part TEXT NOT NULL,
+            id TEXT NOT NULL,
+            body BLOB NOT NULL,
+            PRIMARY KEY (entry, position)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX items_by_id ON items (id)",
+    ),
+)
+
+
+@contextlib.contextmanager
+def open_database(folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIONS) -> Iterator["Database"]:
+    """The database in `folder`, closed with the context. Raises StartupError or OptionError."""
+    with open_folder(folder) as path:
+        database = Database(str(path), migrations)
+        try:
+            database.open()
+            yield database
+        except sqlite3.Error as error:
+            raise OptionError(
+                f"--data-dir {folder} cannot be used: {error}; give another folder, or move {path} away"
+            ) from error
+        finally:
+            database.close()
+
+
+def memory_database() -> "Database":
+    """One that ends with the process, and that costs nothing before it is used."""
+    return Database(_MEMORY, MIGRATIONS)
+
+
+class Database:
+    """One connection, used by one thread, in the order of the calls.
+
+    A call's work is one transaction: when `run` returns it is in the file, and survives the process, if not a loss of
+    power. Deleted content is overwritten.
+    """
+
+    def __init__(self, path: str, migrations: Sequence[tuple[str, ...]]) -> None:
+        self._path = path
+        self._migrations = migrations
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Connect, where the first call would, and bring the schema up to date.
+
+        Raises sqlite3.Error, and StartupError for a newer schema.
+        """
+        self._thread.submit(self._open).result()
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns. Raises StorageFailed, and what `work` raises; then nothing has changed."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            connection = self._connection or self._open()
+            with connection:  # commits, or rolls back
+                connection.execute("BEGIN IMMEDIATE")
+                return work(connection)
+        except sqlite3.Error as error:
+            raise StorageFailed(f"what should be stored or read could not be: {error}") from error
+
+    async def truncate(self) -> None:
+        """Leave nothing that was deleted in the write-ahead log."""
+
+        def checkpoint() -> None:
+            assert self._connection is not None
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, checkpoint)
+
+    def close(self) -> None:
+        """Finish what was asked for and close the file."""
+        self._thread.submit(self._close)
+        self._thread.shutdown(wait=True)
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        self._connection = connection
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(self._migrations):
+            raise StartupError(
+                f"{self._path} was written by a newer headrace (its schema is {version}, and this one knows "
+                f"{len(self._migrations)}); start that one, or give another --data-dir"
+            )
+        for number, statements in enumerate(self._migrations[version:], version + 1):
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version={number}")
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()

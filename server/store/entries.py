@@ -1,0 +1,254 @@
+"""Entries: stored objects, each with a list of items, within limits of size and age."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import Any, TypeVar
+
+import msgspec
+
+from server.store.database import Database
+
+T = TypeVar("T")
+
+_OVERHEAD_BYTES = 512  # of an entry or item beside its body, with its share of the indexes
+
+Item = dict[str, Any]  # an object with an id
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored object."""
+
+    id: str
+    kind: str
+    owner: str
+    created_s: int
+    state: str  # what the feature wants to find it by; "" for nothing
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    items: list[Item]
+    has_more: bool
+
+
+class Entries:
+    """The entries of all features in one database.
+
+    Beyond `max_bytes` the ones unused for longest are dropped, whatever their kind, and at `max_age_s` after its last
+    use each is. An entry is there for its owner alone. All methods raise StorageFailed.
+    """
+
+    def __init__(
+        self, database: Database, *, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        """clock: seconds since 1970."""
+        self._database = database
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._clock = clock
+
+    async def put(self, entry: Entry, items: Iterable[tuple[str, Item]] = ()) -> bool:
+        """Store or replace an entry, with items and the part that each belongs to. False if it is larger than all that
+        may be stored, and is not."""
+        body = msgspec.json.encode(entry.body)
+        rows = [(part, item["id"], msgspec.json.encode(item)) for part, item in items]
+        size = len(body) + _OVERHEAD_BYTES + sum(len(row[2]) + _OVERHEAD_BYTES for row in rows)
+        now = self._clock()
+
+        def work(connection: Connection) -> bool:
+            connection.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
+            if size > self._max_bytes:
+                return False
+            connection.execute(
+                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (entry.id, entry.kind, entry.owner, entry.created_s, now, entry.state, size, body),
+            )
+            _insert_items(connection, entry.id, 0, rows)
+            self._evict(connection, now)
+            return True
+
+        return await self._database.run(work)
+
+    async def get(self, kind: str, entry_id: str, owner: str) -> Entry | None:
+        return await self._database.run(lambda connection: self._get(connection, kind, entry_id, owner))
+
+    def _get(self, connection: Connection, kind: str, entry_id: str, owner: str) -> Entry | None:
+        row = connection.execute(
+            "SELECT id, kind, owner, created_s, state, body FROM entries "
+            "WHERE id = ? AND kind = ? AND owner = ? AND used_s >= ?",
+            (entry_id, kind, owner, self._clock() - self._max_age_s),
+        ).fetchone()
+        return None if row is None else _entry(row)
+
+    async def update(self, kind: str, entry_id: str, owner: str, change: Callable[[Entry], Entry]) -> Entry | None:
+        """Replace an entry's body and state by what `change` makes of it; None if it is not there."""
+
+        def work(connection: Connection) -> Entry | None:
+            entry = self._get(connection, kind, entry_id, owner)
+            if entry is None:
+                return None
+            changed = change(entry)
+            body = msgspec.json.encode(changed.body)
+            grown = len(body) - len(msgspec.json.encode(entry.body))
+            connection.execute(
+                "UPDATE entries SET body = ?, state = ?, used_s = ?, size = size + ? WHERE id = ?",
+                (body, changed.state, self._clock(), grown, entry_id),
+            )
+            return changed
+
+        return await self._database.run(work)
+
+    async def delete(self, kind: str, entry_id: str, owner: str) -> bool:
+        """Whether it was there. Nothing of it is left in any file."""
+
+        def work(connection: Connection) -> bool:
+            if self._get(connection, kind, entry_id, owner) is None:
+                return False
+            connection.execute("DELETE FROM entries WHERE id = ?", (entry_id,))
+            return True
+
+        if was_there := await self._database.run(work):
+            await self._database.truncate()
+        return was_there
+
+    async def chain(self, kind: str, entry_id: str, owner: str, link: str) -> tuple[list[Entry], str | None]:
+        """An entry and those before it, the first one first, following the ids in their bodies' field `link`; and the
+        id of the one that is missing, if one is. All count as used."""
+
+        def work(connection: Connection) -> tuple[list[Entry], str | None]:
+            entries: list[Entry] = []
+            seen: set[str] = set()
+            wanted: str | None = entry_id
+            while wanted is not None and wanted not in seen:
+                entry = self._get(connection, kind, wanted, owner)
+                if entry is None:
+                    return entries[::-1], wanted
+                seen.add(wanted)
+                entries.append(entry)
+                wanted = entry.body.get(link)
+            now = self._clock()
+            connection.executemany("UPDATE entries SET used_s = ? WHERE id = ?", [(now, each.id) for each in entries])
+            return entries[::-1], None
+
+        return await self._database.run(work)
+
+    async def with_states(self, kind: str, states: Sequence[str]) -> list[Entry]:
+        """Those in one of the states, whoever owns them."""
+        marks = ", ".join("?" * len(states))
+        query = f"SELECT id, kind, owner, created_s, state, body FROM entries WHERE kind = ? AND state IN ({marks})"
+        rows = await self._database.run(lambda connection: connection.execute(query, (kind, *states)).fetchall())
+        return [_entry(row) for row in rows]
+
+    # --- items --------------------------------------------------------------------------------------------------------
+
+    async def items(self, entry_id: str, *parts: str) -> list[Item]:
+        """All items of an entry in their order, or those of the given parts."""
+        rows = await self._database.run(
+            lambda connection: connection.execute(
+                "SELECT part, body FROM items WHERE entry = ? ORDER BY position", (entry_id,)
+            ).fetchall()
+        )
+        return [msgspec.json.decode(body) for part, body in rows if not parts or part in parts]
+
+    async def find_item(self, item_id: str, owner: str) -> Item | None:
+        """The newest item of this id in any of the owner's entries."""
+
+        def work(connection: Connection) -> Item | None:
+            row = connection.execute(
+                "SELECT items.body FROM items JOIN entries ON entries.id = items.entry "
+                "WHERE items.id = ? AND entries.owner = ? ORDER BY entries.used_s DESC LIMIT 1",
+                (item_id, owner),
+            ).fetchone()
+            return None if row is None else msgspec.json.decode(row[0])
+
+        return await self._database.run(work)
+
+    async def append_items(self, entry_id: str, part: str, items: Sequence[Item]) -> bool:
+        """Add items at an entry's end; False if the entry is not there any more."""
+        rows = [(part, item["id"], msgspec.json.encode(item)) for item in items]
+        now = self._clock()
+
+        def work(connection: Connection) -> bool:
+            (last,) = connection.execute("SELECT max(position) FROM items WHERE entry = ?", (entry_id,)).fetchone()
+            size = sum(len(row[2]) + _OVERHEAD_BYTES for row in rows)
+            changed = connection.execute(
+                "UPDATE entries SET used_s = ?, size = size + ? WHERE id = ?", (now, size, entry_id)
+            ).rowcount
+            if not changed:
+                return False
+            _insert_items(connection, entry_id, 0 if last is None else last + 1, rows)
+            self._evict(connection, now)
+            return True
+
+        return await self._database.run(work)
+
+    async def delete_item(self, entry_id: str, item_id: str) -> bool:
+        """Whether it was there."""
+
+        def work(connection: Connection) -> bool:
+            freed = connection.execute(
+                "SELECT sum(length(body) + ?) FROM items WHERE entry = ? AND id = ?",
+                (_OVERHEAD_BYTES, entry_id, item_id),
+            ).fetchone()[0]
+            if freed is None:
+                return False
+            connection.execute("DELETE FROM items WHERE entry = ? AND id = ?", (entry_id, item_id))
+            connection.execute("UPDATE entries SET size = size - ? WHERE id = ?", (freed, entry_id))
+            return True
+
+        if was_there := await self._database.run(work):
+            await self._database.truncate()
+        return was_there
+
+    # --- limits -------------------------------------------------------------------------------------------------------
+
+    def _evict(self, connection: Connection, now: float) -> None:
+        connection.execute("DELETE FROM entries WHERE used_s < ?", (now - self._max_age_s,))
+        while connection.execute("SELECT bytes FROM totals").fetchone()[0] > self._max_bytes:
+            connection.execute("DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY used_s LIMIT 1)")
+
+    async def check(self) -> None:
+        """Assert that the sizes are right and within the limit."""
+
+        def work(connection: Connection) -> None:
+            entries = connection.execute("SELECT id, size, length(body) FROM entries").fetchall()
+            for entry_id, size, body in entries:
+                (items,) = connection.execute(
+                    "SELECT coalesce(sum(length(body) + ?), 0) FROM items WHERE entry = ?", (_OVERHEAD_BYTES, entry_id)
+                ).fetchone()
+                assert size == body + _OVERHEAD_BYTES + items, entry_id
+            total = sum(size for _, size, _ in entries)
+            assert connection.execute("SELECT bytes FROM totals").fetchone() == (total,)
+            assert total <= self._max_bytes
+            orphans = connection.execute("SELECT count(*) FROM items WHERE entry NOT IN (SELECT id FROM entries)")
+            assert orphans.fetchone() == (0,)
+
+        await self._database.run(work)
+
+
+def _entry(row: Any) -> Entry:
+    entry_id, kind, owner, created_s, state, body = row
+    return Entry(entry_id, kind, owner, created_s, state, msgspec.json.decode(body))
+
+
+def _insert_items(connection: Connection, entry_id: str, first: int, rows: list[tuple[str, str, bytes]]) -> None:
+    connection.executemany(
+        "INSERT INTO items VALUES (?, ?, ?, ?, ?)",
+        [(entry_id, position, *row) for position, row in enumerate(rows, first)],
+    )
+
+
+def page_of(items: Sequence[Item], *, after: str | None, limit: int, is_ascending: bool) -> Page | None:
+    """`limit` items behind the one with the id `after`, in order; None if there is no such item."""
+    ordered = list(items) if is_ascending else list(reversed(items))
+    start = 0
+    if after is not None:
+        places = [place for place, item in enumerate(ordered) if item["id"] == after]
+        if not places:
+            return None
+        start = places[0] + 1
+    return Page(ordered[start : start + limit], has_more=start + limit < len(ordered))
