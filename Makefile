@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-long lint format docs clean
+.PHONY: help serve test test-fast test-integrations test-long lint format docs clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -20,10 +20,13 @@ serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the opti
 	@$(BIN)/headrace serve $(if $(MODEL),'$(MODEL)') $(ARGS)
 
 test: lint ## Lint, check types and run every test (the end-to-end tests take the demo model)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not integrations"
 
 test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute or two
 	$(BIN)/python -m pytest -m fast
+
+test-integrations: $(VENV)/.installed-test ## Run agents and front ends against the server; installs them (npm, pip)
+	$(BIN)/python -m pytest -m integrations tests/integrations
 
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each: a context of 131,072 tokens
 	$(BIN)/python -m pytest -m long

@@ -1,0 +1,96 @@
+"""The programs that these tests run: installed once from their registries, and run with a home folder of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from models.system.cache_folder import cache_folder
+
+_INSTALL_TIMEOUT_S = 1200.0
+RUN_TIMEOUT_S = 120.0
+
+
+def _folder(name: str) -> Path:
+    """Where a program is installed, for this run and the next ones; delete it to have the newest version."""
+    return cache_folder() / "integrations" / name
+
+
+def npm_program(package: str, *path: str) -> Path:
+    """An executable of an npm package, below its node_modules. Skips the test where there is no npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    folder = _folder(package.replace("/", "+").replace("@", ""))
+    program = folder.joinpath("node_modules", *path)
+    if not program.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _install([npm, "install", "--prefix", str(folder), "--no-fund", "--no-audit", package])
+    assert program.exists(), f"{package} has no {program}; look into the package and mend the path"
+    return program
+
+
+def python_program(package: str, program: str) -> Path:
+    """A command of a Python package, in a virtual environment of its own."""
+    folder = _folder(package)
+    path = folder / "bin" / program
+    if not path.exists():
+        _install([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _install([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", package])
+    return path
+
+
+def _install(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}{result.stderr}"
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """A git repository with one small Python file in it, and a home folder with nothing in it."""
+
+    home: Path
+    project: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> "Workplace":
+        home, project = folder / "home", folder / "project"
+        home.mkdir()
+        project.mkdir()
+        (project / "hello.py").write_text('def greet(name):\n    return "Helo " + name\n')
+        place = cls(home, project)
+        place.run(["git", "init", "--quiet"])
+        place.run(["git", "add", "."])
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
+        place.run(["git", *identity, "commit", "--quiet", "--message", "Begin"])
+        return place
+
+    @property
+    def source(self) -> str:
+        return (self.project / "hello.py").read_text()
+
+    def run(self, command: list[str | Path], **environment: str) -> str:
+        """What the command printed. Fails the test unless it exits with 0 in time."""
+        result = subprocess.run(
+            [str(part) for part in command],
+            cwd=self.project,
+            env=self._environment(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=RUN_TIMEOUT_S,
+            check=False,
+        )
+        assert result.returncode == 0, f"{command[0]} exited with {result.returncode}:\n{result.stdout[-8000:]}"
+        return result.stdout
+
+    def _environment(self, changes: Mapping[str, str]) -> dict[str, str]:
+        """The search path and nothing else of this process's: no key, proxy or configuration of the user's."""
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        return {**kept, "HOME": str(self.home), "TERM": "dumb", "NO_COLOR": "1", **changes}
