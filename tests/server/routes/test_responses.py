@@ -1,6 +1,5 @@
 """POST /v1/responses over ASGI: items in, items out, and the events between."""
 
-import json
 from typing import Any
 
 import httpx
@@ -9,6 +8,7 @@ from openai import AsyncOpenAI
 
 from engine.protocol import FinishReason
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, says
+from tests.helpers.response_events import events_of
 
 pytestmark = pytest.mark.fast
 
@@ -41,18 +41,6 @@ def _prompt(client: FakeClient) -> str:
     return bytes(token for token in client.requests[0].prompt_ids if token < 256).decode()
 
 
-def _events(body: str) -> list[dict[str, Any]]:
-    """The events, whose type is said twice and whose numbers have no gap."""
-    decoded = []
-    for number, block in enumerate(body.removesuffix("\n\n").split("\n\n")):
-        name, data = block.split("\n")
-        event = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
-        assert event["sequence_number"] == number
-        decoded.append(event)
-    return decoded
-
-
 async def test_a_text_is_answered_with_a_message() -> None:
     client = _client("Hello.")
     response = (await _respond(client, instructions="Be kind.", metadata={"a": "b"})).json()
@@ -75,7 +63,7 @@ async def test_calls_are_items_of_their_own() -> None:
 
 
 async def test_a_stream_goes_from_created_to_completed() -> None:
-    events = _events((await _respond(_client(f"Let me see.\n{CALLS}"), tools=[ADD, NOW], stream=True)).text)
+    events = events_of((await _respond(_client(f"Let me see.\n{CALLS}"), tools=[ADD, NOW], stream=True)).text)
     types = [event["type"] for event in events]
     assert list(dict.fromkeys(types)) == [
         "response.created",
