@@ -15,7 +15,7 @@ from server.errors import describe
 from server.http.error_forms import error_response
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
-from server.routes import chat, completions, health, models, operations, responses, streams, tokens
+from server.routes import chat, completions, health, infill, models, operations, responses, streams, tokens
 from server.runs.registry import Runs
 from server.store.database import memory_database
 from server.store.entries import Entries
@@ -26,6 +26,7 @@ ROUTERS = (
     completions.router,
     streams.router,
     responses.router,
+    infill.router,
     tokens.router,
     models.router,
     operations.router,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from engine.errors import InvalidRequest
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
 from server.reasoning.effort import EffortVariables
@@ -9,6 +10,7 @@ from server.reasoning.history import find_thought_field
 from server.reasoning.marks import ReasoningMarks, find_reasoning_marks
 from server.reasoning.registry import marks_of_parser
 from server.text.chat_template import ChatTemplate, load_chat_template
+from server.text.fill_in_middle import FillInMiddle, find_fill_in_middle
 from server.text.tokenizer import Tokenizer
 from server.tools.format import ToolFormat
 from server.tools.history import GENERIC
@@ -31,6 +33,18 @@ class ChatModel:
 class TextModel:
     tokenizer: Tokenizer
     chat: ChatModel | None  # None: a model without a chat template, and no --chat-template
+    fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
+
+
+def fill_in_middle_of(text_model: TextModel, param: str) -> FillInMiddle:
+    """The model's, for a request whose field `param` needs it. Raises InvalidRequest."""
+    if text_model.fill_in_middle is None:
+        raise InvalidRequest(
+            f"{param} needs a model that fills in the middle, and this one's vocabulary has no tokens for it (such as "
+            "<|fim_prefix|>); use a code model that has them, or leave the field out",
+            param=param,
+        )
+    return text_model.fill_in_middle
 
 
 def build_text_model(info: TokenizerInfo, config: ServerConfig) -> TextModel:
@@ -40,7 +54,8 @@ def build_text_model(info: TokenizerInfo, config: ServerConfig) -> TextModel:
     template = load_chat_template(
         config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts
     )
-    return TextModel(tokenizer, None if template is None else _chat_model(template, config))
+    chat = None if template is None else _chat_model(template, config)
+    return TextModel(tokenizer, chat, find_fill_in_middle(tokenizer))
 
 
 def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from engine.errors import EngineUnavailable, InvalidRequest, RequestFailed
 from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
 from server.generation.choice_reader import ChoicePiece, ChoiceReader, merged
+from server.generation.line_limits import LineOptions
 from server.generation.metering import ChoiceMeter
 from server.text.detokenizer import Detokenizer
 from server.text.stop_strings import ChoiceText, StopStringMatcher
@@ -31,6 +32,7 @@ class TextOptions:
     logprobs: bool = False
     echo_top: int = 0  # how many of the best tokens the echoed prompt's log probabilities have
     kept_ids: frozenset[int] = frozenset()  # special tokens that the reader needs to see
+    lines: LineOptions = field(default_factory=LineOptions)  # of a text without a reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Choice:
             self._detokenizer, StopStringMatcher(options.stop, include_in_output=options.include_stop)
         )
         self._echo_due = options.echo
+        self._lines = options.lines.limits()
         self._offsets: Detokenizer | None = None  # measures the text before each token, for logprobs
         self._offset = 0
         if options.logprobs:
@@ -116,7 +119,7 @@ class Choice:
             self._push_prompt(output, delta)
         if self._reader is None:
             text, num_counted, stop = self._push_ids(output.new_ids, output)
-            delta.text += text
+            delta.text += text if self._lines is None else self._lines.push(text)
         else:
             num_counted, stop = self._read(self._reader, output, delta)
         if self._offsets is not None and output.logprobs is not None:
@@ -127,7 +130,10 @@ class Choice:
         if num_counted and output.num_predicted:
             self.num_predicted = output.num_predicted[num_counted - 1]
         self.meter.count(output, num_counted)
-        delta.finish = self._finish(output, stop)
+        if self._lines is not None and self._lines.is_reached:
+            delta.finish = Finish(FinishReason.LENGTH, None)
+        else:
+            delta.finish = self._finish(output, stop)
         if delta.finish is not None:
             self.meter.end(FinishReason.TIMEOUT if delta.finish.is_timeout else delta.finish.reason)
             if self._reader is not None and self._reader.is_within_call:

@@ -39,7 +39,7 @@ class Generation:
         prompt = params.prompts[index // params.n]
         prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
         meter = ChoiceMeter(self._context.metrics, params.terms.arrival_s, prompt_tokens)
-        eos_ids = frozenset(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
+        eos_ids = params.end_ids.union(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
         plan = params.plan
         return Choice(
             index,
@@ -55,6 +55,15 @@ class Generation:
     @property
     def num_choices(self) -> int:
         return len(self._choices)
+
+    @property
+    def params(self) -> GenerationParams:
+        return self._params
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of the prompts that the prefix cache had."""
+        return sum(choice.num_cached_tokens for choice in self._choices[:: self._params.n])
 
     def siblings(self, index: int) -> range:
         """The numbers of all choices that have their prompt in common with number `index`."""
@@ -141,10 +150,9 @@ class Generation:
 
     def usage(self) -> Usage:
         """Tokens so far: each prompt counts once, each choice's output counts up to the end of its text."""
-        n = self._params.n
         prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
         completion_tokens = sum(choice.num_tokens for choice in self._choices)
-        cached_tokens = sum(choice.num_cached_tokens for choice in self._choices[::n])
+        cached_tokens = self.num_cached_tokens
         return Usage(
             prompt_tokens,
             completion_tokens,

@@ -4,12 +4,15 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from engine.errors import InvalidRequest
 from engine.protocol import SamplingParams
 from server.context import ServerContext
 from server.generation.answer_plan import AnswerPlan, plan_text
 from server.generation.checks import check_num_choices, check_request
 from server.generation.choice import Prompt, TextOptions
+from server.generation.infill_prompt import suffix_prompts
 from server.generation.prompts import chat_prompt, room_for_output, text_prompts
 from server.generation.terms import RequestTerms, request_terms
 from server.generation.truncation import chat_truncation, truncation_of
@@ -19,6 +22,7 @@ from server.schemas.parameters import ignored_header
 from server.schemas.sampling import GenerationRequest, check_scores
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.text.tokenizer import Tokenizer
+from server.text_model import fill_in_middle_of
 
 _GENERIC_HEADER = "x-tool-call-format"
 
@@ -38,6 +42,18 @@ class GenerationParams:
     plan: AnswerPlan
     ignored: list[str]  # fields that are not honored
     headers: dict[str, str]  # of the response, which list them too
+    end_ids: frozenset[int] = frozenset()  # that end an answer beside the model's EOS
+    is_prompt_cut: bool = False  # of /infill: not all that was sent had a place in the context
+
+
+def with_ends(params: GenerationParams, end_ids: frozenset[int]) -> GenerationParams:
+    """The params, with tokens that end an answer as EOS does, unless EOS is ignored."""
+    sampling = params.sampling
+    if sampling.ignore_eos:
+        return params
+    stop_token_ids = tuple(sorted(end_ids.union(sampling.stop_token_ids)))
+    sampling = msgspec.structs.replace(sampling, stop_token_ids=stop_token_ids)
+    return replace(params, sampling=sampling, end_ids=end_ids)
 
 
 async def chat_params(body: ChatCompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
@@ -88,14 +104,16 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
     check_num_choices(body, len(body.prompt), context)
     add_special_tokens = body.add_special_tokens is not False
     num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    prompts = await text_prompts(
-        body.prompt,
-        text_model,
-        info,
-        add_special_tokens=add_special_tokens,
-        echo=echo,
-        truncation=truncation_of(body, info.max_model_len, num_reserved=num_reserved),
-    )
+    truncation = truncation_of(body, info.max_model_len, num_reserved=num_reserved)
+    fim = fill_in_middle_of(text_model, "suffix") if body.suffix else None
+    if fim is not None and body.suffix:
+        prompts = await suffix_prompts(
+            body.prompt, body.suffix, fim, text_model.tokenizer, add_special_tokens=add_special_tokens
+        )
+    else:
+        prompts = await text_prompts(
+            body.prompt, text_model, info, add_special_tokens=add_special_tokens, echo=echo, truncation=truncation
+        )
     max_tokens = room_for_output(
         prompts,
         info.max_model_len,
@@ -108,7 +126,8 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
     prompt_logprobs = max(scored, default=None)
     sampling = body.sampling(info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
     plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
-    return _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)
+    params = _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)
+    return params if fim is None else with_ends(params, fim.end_ids)
 
 
 def _params(

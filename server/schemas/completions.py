@@ -33,6 +33,7 @@ class CompletionRequest(GenerationRequest):
     prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts)]
     echo: bool | None = None
     logprobs: int | None = None
+    suffix: str | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
 
     def check(self, max_logprobs: int) -> None:
@@ -53,5 +54,12 @@ class CompletionRequest(GenerationRequest):
             raise InvalidRequest(
                 "logprob_token_ids is about generated tokens, and max_tokens is 0", param="logprob_token_ids"
             )
+        for name in ("echo", "truncate_prompt_tokens"):
+            if self.suffix and getattr(self, name):
+                raise InvalidRequest(
+                    f"suffix and {name} are both given, and the prompt of a suffix is not the text before it alone; "
+                    f"leave out {name}",
+                    param=name,
+                )
         if self.logprobs is not None:
             check_logprobs(self.logprobs, max_logprobs, "logprobs")

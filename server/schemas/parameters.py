@@ -38,7 +38,7 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "reasoning_effort": _never,  # on completions
     "repetition_detection": _never,
     "stream_options.continuous_usage_stats": _is(False),
-    "suffix": _is(""),
+    "suffix": _is(""),  # on chat
     "thinking_token_budget": _never,  # on completions
     "tool_choice": _is("none", "auto"),  # on completions
     "tools": _never,  # on completions

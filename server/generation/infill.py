@@ -1,0 +1,61 @@
+"""GenerationParams of /infill: a gap in a file, with what editors' plugins ask for."""
+
+import asyncio
+
+from server.context import ServerContext
+from server.generation.answer_plan import AnswerPlan
+from server.generation.checks import check_request
+from server.generation.choice import TextOptions
+from server.generation.infill_prompt import infill_prompt
+from server.generation.line_limits import LineOptions
+from server.generation.params import GenerationParams, with_ends
+from server.generation.prompts import room_for_output
+from server.generation.terms import request_terms
+from server.schemas.infill import InfillRequest
+from server.schemas.parameters import ignored_header
+from server.text_model import fill_in_middle_of
+
+_ANSWER_SHARE = 4  # one in so many tokens of the context is for an answer of any length
+
+
+async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
+    """Of a gap in a file. Raises as check_request, and InvalidRequest."""
+    ignored, terms = check_request(body, context) + body.check(), request_terms(body, context, arrival_s)
+    text_model = await context.text_model()
+    info = context.client.info
+    fim = fill_in_middle_of(text_model, "input_suffix")
+    requested = body.requested_max_tokens
+    num_reserved = info.max_model_len // _ANSWER_SHARE if requested is None else requested
+    max_prompt = info.max_model_len - num_reserved
+    prompt, is_cut = await asyncio.to_thread(infill_prompt, body, fim, text_model.tokenizer, max_prompt)
+    max_tokens = room_for_output(
+        [prompt],
+        info.max_model_len,
+        requested=requested,
+        param="n_predict",
+        default=None,
+        prompt_param="input_prefix",
+    )
+    sampling = body.sampling(info, max_tokens=max_tokens)
+    options = TextOptions(
+        stop=tuple(body.stop or ()),
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        min_tokens=sampling.min_tokens,
+        lines=LineOptions(body.n_indent or 0, (body.t_max_predict_ms or 0) / 1000),
+    )
+    params = GenerationParams(
+        tokenizer=text_model.tokenizer,
+        prompts=[prompt],
+        sampling=sampling,
+        options=options,
+        n=1,
+        terms=terms,
+        cache_salt=body.cache_salt or "",
+        prediction_ids=[],
+        plan=AnswerPlan(),
+        ignored=ignored,
+        headers=ignored_header(ignored),
+        is_prompt_cut=is_cut,
+    )
+    return with_ends(params, fim.end_ids)

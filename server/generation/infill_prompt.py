@@ -1,0 +1,98 @@
+"""Prompts for filling in the middle: of completions with a suffix, and of /infill with pieces of other files."""
+
+import asyncio
+from collections.abc import Sequence
+
+from engine.errors import ContextLengthExceeded, InvalidRequest
+from server.generation.choice import Prompt
+from server.schemas.infill import ExtraFile, InfillRequest
+from server.text.fill_in_middle import FillInMiddle
+from server.text.tokenizer import Tokenizer
+
+# Names that the format asks for and that an editor does not send.
+_REPOSITORY = "project"
+_CURRENT_FILE = "current"
+_UNNAMED_FILE = "other"
+
+_SUFFIX_SHARE = 4  # one in so many tokens is the suffix's, where the code around the gap does not fit
+
+
+def infill_prompt(body: InfillRequest, fim: FillInMiddle, tokenizer: Tokenizer, max_tokens: int) -> tuple[Prompt, bool]:
+    """The prompt, and whether something of what was sent had no place in `max_tokens`: what is far from the gap, and
+    first of all the files that were sent first. Raises ContextLengthExceeded."""
+    bos = _bos(body.add_special_tokens, tokenizer)
+    room = max_tokens - fim.num_marks - len(bos)
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"n_predict is {body.requested_max_tokens}, which leaves {max_tokens} tokens to the prompt; ask for fewer",
+            param="n_predict",
+        )
+    prefix_ids = fim.encode(body.input_prefix + (body.prompt or ""), tokenizer)
+    suffix_ids = fim.encode(body.input_suffix, tokenizer, continues=True)
+    num_suffix = min(len(suffix_ids), max(room // _SUFFIX_SHARE, room - len(prefix_ids)))
+    num_prefix = min(len(prefix_ids), room - num_suffix)
+    is_cut = num_prefix < len(prefix_ids) or num_suffix < len(suffix_ids)
+    files = _files(body.input_extra or [], fim, tokenizer)
+    room -= num_prefix + num_suffix
+    extra_ids, num_files = _that_fit(files, _head(fim, tokenizer), _foot(fim, tokenizer), room)
+    around = fim.prompt(prefix_ids[len(prefix_ids) - num_prefix :], suffix_ids[:num_suffix])
+    return Prompt([*bos, *extra_ids, *around], ""), is_cut or num_files < len(files)
+
+
+def _files(extra: Sequence[ExtraFile], fim: FillInMiddle, tokenizer: Tokenizer) -> list[list[int]]:
+    mark = [] if fim.file_id is None else [fim.file_id]
+    return [
+        [*mark, *fim.encode(f"{file.filename or _UNNAMED_FILE}\n{file.text}\n", tokenizer, continues=True)]
+        for file in extra
+    ]
+
+
+def _head(fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
+    if fim.repository_id is None:
+        return []
+    return [fim.repository_id, *fim.encode(f"{_REPOSITORY}\n", tokenizer, continues=True)]
+
+
+def _foot(fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
+    if fim.file_id is None:
+        return []
+    return [fim.file_id, *fim.encode(f"{_CURRENT_FILE}\n", tokenizer, continues=True)]
+
+
+def _that_fit(files: list[list[int]], head: list[int], foot: list[int], room: int) -> tuple[list[int], int]:
+    """The ids of the last files that fit together, between head and foot, and how many those files are."""
+    room -= len(head) + len(foot)
+    num_files = 0
+    for file in reversed(files):
+        room -= len(file)
+        if room < 0:
+            break
+        num_files += 1
+    if not num_files:
+        return [], 0
+    chosen = files[len(files) - num_files :]
+    return [*head, *(token_id for file in chosen for token_id in file), *foot], num_files
+
+
+def _bos(add_special_tokens: bool | None, tokenizer: Tokenizer) -> list[int]:
+    bos = tokenizer.bos_token_id
+    return [] if bos is None or not tokenizer.adds_bos or add_special_tokens is False else [bos]
+
+
+async def suffix_prompts(
+    prompts: list[str] | list[list[int]],
+    suffix: str,
+    fim: FillInMiddle,
+    tokenizer: Tokenizer,
+    *,
+    add_special_tokens: bool,
+) -> list[Prompt]:
+    """Of a text completion with a suffix. Raises InvalidRequest."""
+
+    def encode(prompt: str | list[int]) -> Prompt:
+        if not isinstance(prompt, str):
+            raise InvalidRequest("suffix needs a prompt that is text, and this one is token ids", param="prompt")
+        ids = fim.prompt(fim.encode(prompt, tokenizer), fim.encode(suffix, tokenizer, continues=True))
+        return Prompt([*_bos(add_special_tokens, tokenizer), *ids], "")
+
+    return await asyncio.to_thread(lambda: [encode(prompt) for prompt in prompts])

@@ -1,0 +1,122 @@
+"""The body of POST /infill, llama-server's: code before and after a gap, and what plugins of editors send with it."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+from engine.protocol import EngineInfo, SamplingParams
+from server.schemas.base import StrictModel
+from server.schemas.sampling import GenerationRequest
+
+_MAX_EXTRA = 1024  # files; an editor sends some sixteen
+_INT32 = 2**31 - 1
+_RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's names of a seed that is drawn
+
+# Fields of other endpoints, and of llama-server, that would change the answer.
+_REFUSED = (
+    "grammar",
+    "logprob_token_ids",
+    "lora",
+    "n_probs",
+    "prompt_logprobs",
+    "resumable",
+    "return_token_ids",
+    "return_tokens_as_token_ids",
+    "stream_options",
+    "truncate_prompt_tokens",
+    "truncation_side",
+)
+
+
+class ExtraFile(StrictModel):
+    """A piece of another file."""
+
+    text: str
+    filename: str | None = None
+    time: Any = None  # when the editor saw it: no part of the prompt
+
+
+class InfillRequest(GenerationRequest):
+    """Beside the fields of all generation, under llama-server's names where they differ."""
+
+    input_prefix: str
+    input_suffix: str
+    input_extra: Annotated[list[ExtraFile], Field(fail_fast=True, max_length=_MAX_EXTRA)] | None = None
+    prompt: str | None = None  # the beginning of the cursor's line: continues the prefix
+    n_predict: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
+    n_indent: Annotated[int, Field(ge=0, le=_INT32)] | None = None
+    t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    return_tokens: bool | None = None
+    response_fields: list[str] | None = None
+    # Of no effect here, and so listed as ignored:
+    cache_prompt: bool | None = None  # prefixes are always cached
+    id_slot: int | None = None
+    n_keep: int | None = None
+    repeat_last_n: int | None = None
+    samplers: Any = None
+    t_max_prompt_ms: float | None = None
+    timings_per_token: bool | None = None
+    grammar: Any = None
+    lora: Any = None
+    n_probs: int | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        files = {
+            f"input_extra[{i}].{name}": value
+            for i, file in enumerate(self.input_extra or [])
+            for name, value in file.extra.items()
+        }
+        return {**super().extra, **files}
+
+    @property
+    def requested_max_tokens(self) -> int | None:
+        """None asks for the rest of the context."""
+        requested = self.max_tokens if self.n_predict is None else self.n_predict
+        return None if requested == -1 else requested
+
+    def check(self) -> list[str]:
+        """The names of the fields that are ignored. Raises InvalidRequest for those that cannot be honored."""
+        for name in _REFUSED:
+            value = getattr(self, name)
+            if not (value is None or value is False or value in ("", []) or (name, value) == ("n_probs", 0)):
+                raise UnsupportedParameter(f"{name} is not supported by this endpoint; leave it out", param=name)
+        if self.num_choices > 1:
+            raise InvalidRequest(f"n is {self.num_choices}; /infill gives one answer", param="n")
+        if self.max_tokens is not None and self.n_predict is not None and self.max_tokens != self.n_predict:
+            raise InvalidRequest(
+                f"max_tokens is {self.max_tokens} and n_predict is {self.n_predict}; give one of them",
+                param="n_predict",
+            )
+        if self.repeat_penalty is not None and self.repetition_penalty is not None:
+            raise InvalidRequest(
+                "repeat_penalty and repetition_penalty are two names of one field; give one of them",
+                param="repeat_penalty",
+            )
+        is_effective = {
+            "cache_prompt": self.cache_prompt is not False,
+            "id_slot": self.id_slot in (None, -1),
+            "n_keep": self.n_keep in (None, 0),
+            "repeat_last_n": self.repeat_last_n is None or self.repeat_penalty in (None, 1),
+            "samplers": not self.samplers,
+            "t_max_prompt_ms": not self.t_max_prompt_ms,
+            "timings_per_token": not self.timings_per_token,
+        }
+        return [name for name, honored in is_effective.items() if not honored]
+
+    def sampling(
+        self, info: EngineInfo, *, max_tokens: int, logprobs: int | None = None, prompt_logprobs: int | None = None
+    ) -> SamplingParams:
+        """As of every request, with llama-server's ways to spell two of the fields."""
+        own = self.model_copy(
+            update={
+                "repeat_penalty": None,
+                "repetition_penalty": self.repeat_penalty or self.repetition_penalty,
+                "seed": None if self.seed in _RANDOM_SEEDS else self.seed,
+            }
+        )
+        return GenerationRequest.sampling(
+            own, info, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs
+        )
