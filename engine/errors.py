@@ -21,10 +21,17 @@ class InvalidRequest(HeadraceError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and requested output do not fit the model's context or the KV cache."""
+    """Prompt and requested output do not fit the model's context or the KV cache.
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    `num_tokens` are the prompt's and `limit` what prompt and output may have together, where they are known.
+    """
+
+    def __init__(
+        self, message: str, *, param: str | None = None, num_tokens: int | None = None, limit: int | None = None
+    ) -> None:
         super().__init__(message, param=param, code="context_length_exceeded")
+        self.num_tokens = num_tokens
+        self.limit = limit
 
 
 class UnsupportedParameter(InvalidRequest):

@@ -15,7 +15,7 @@ from server.errors import describe
 from server.http.error_forms import error_response
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
-from server.routes import chat, completions, health, infill, models, operations, responses, streams, tokens
+from server.routes import chat, completions, health, infill, messages, models, operations, responses, streams, tokens
 from server.runs.registry import Runs
 from server.store.database import memory_database
 from server.store.entries import Entries
@@ -24,6 +24,7 @@ from server.store.opening import entries_in
 ROUTERS = (
     chat.router,
     completions.router,
+    messages.router,
     streams.router,
     responses.router,
     infill.router,
@@ -84,6 +85,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
             allow_headers=["*"],
             expose_headers=[
                 "x-request-id",
+                "request-id",
                 "openai-processing-ms",
                 "x-ignored-parameters",
                 "x-tool-call-format",

@@ -14,7 +14,7 @@ from server.text.fill_in_middle import FillInMiddle, find_fill_in_middle
 from server.text.tokenizer import Tokenizer
 from server.tools.format import ToolFormat
 from server.tools.history import GENERIC
-from server.tools.probe import choose_tool_format, takes_system_message
+from server.tools.probe import choose_tool_format, takes_late_system_message, takes_system_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class ChatModel:
     template: ChatTemplate
     tool_format: ToolFormat  # the generic one where the template shows no tools
     has_system_role: bool
+    takes_late_system: bool  # also after a message of the user's
     reasoning: ReasoningMarks | None  # None: it does not think
     thought_field: str | None  # of a message, that the template reads an earlier thought from
     effort: EffortVariables
@@ -64,6 +65,7 @@ def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:
         template,
         choose_tool_format(template, config.tool_call_parser) or GENERIC,
         takes_system_message(template),
+        takes_late_system_message(template),
         find_reasoning_marks(template) if reasoning_parser is None else marks_of_parser(reasoning_parser),
         find_thought_field(template),
         EffortVariables(template),

@@ -155,6 +155,8 @@ def room_for_output(
             f"the prompt has {longest} tokens; this server takes {max_model_len} tokens of prompt and output "
             "together, at least one of them output; shorten the prompt",
             param=prompt_param,
+            num_tokens=longest,
+            limit=max_model_len,
         )
     if requested is not None and requested > room:
         raise ContextLengthExceeded(

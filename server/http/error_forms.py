@@ -6,11 +6,12 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from server.errors import ErrorReply
+from server.protocols.messages.errors import messages_error
 
 ErrorForm = Callable[[ErrorReply, str], Response]  # of a reply and the request's id
 
 # By the path's beginning; all other paths, unknown ones too, are OpenAI's.
-_FORMS: tuple[tuple[str, ErrorForm], ...] = ()
+_FORMS: tuple[tuple[str, ErrorForm], ...] = (("/v1/messages", messages_error),)
 
 
 def route_path(scope: Scope) -> str:

@@ -73,6 +73,7 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
+            headers["request-id"] = self.request_id  # Anthropic's name of it
             headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
             if self._context.draining:
                 headers["connection"] = "close"  # the client's next request should find another server

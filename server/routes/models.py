@@ -1,5 +1,6 @@
 """GET /v1/models: the ids that this server answers to."""
 
+import datetime
 from typing import Any
 
 import msgspec
@@ -17,7 +18,9 @@ router = APIRouter()
 @router.api_route("/v1/models", methods=["GET", "HEAD"])
 async def list_models(context: Context) -> JSONResponse:
     """List the names that the model is served under."""
-    return JSONResponse({"object": "list", "data": [_card(name, context) for name in context.model_names]})
+    cards = [_card(name, context) for name in context.model_names]
+    page = {"has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]}  # as Anthropic's clients read it
+    return JSONResponse({"object": "list", "data": cards, **page})
 
 
 @router.api_route("/v1/models/{name:path}", methods=["GET", "HEAD"])  # names of models may hold '/'
@@ -40,7 +43,22 @@ def _card(name: str, context: ServerContext) -> dict[str, Any]:
         "root": context.model_root,
         "parent": None,
         "max_model_len": None if info is None else info.max_model_len,
+        **_anthropic_fields(name, context, info),
         "headrace": None if info is None else _own_fields(info),
+    }
+
+
+def _anthropic_fields(name: str, context: ServerContext, info: EngineInfo | None) -> dict[str, Any]:
+    """What a card of Anthropic's has beside the id; clients of either kind skip the other's fields."""
+    created = datetime.datetime.fromtimestamp(context.created_s, datetime.UTC)
+    max_tokens = None if info is None else info.max_model_len
+    return {
+        "type": "model",
+        "display_name": name,
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": "active",
+        "max_input_tokens": max_tokens,
+        "max_tokens": max_tokens,
     }
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
@@ -77,11 +78,48 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 # Fields of chats that text completions have under another name.
 _TEXT_NAMES: Mapping[str, str] = {"max_completion_tokens": "max_tokens", "top_logprobs": "logprobs"}
 
+
+@dataclass(frozen=True, slots=True)
+class ParameterTable:
+    """What becomes of a protocol's fields that are not honored.
+
+    unsupported: those that would change the answer. ignored: those that cannot. Both with a test for values that ask
+    for nothing.
+    """
+
+    unsupported: Mapping[str, Callable[[Any], bool]]
+    ignored: Mapping[str, Callable[[Any], bool]]
+    types: Mapping[str, tuple[type, str]]
+    other_names: Mapping[str, str] = field(default_factory=dict)  # by which text completions take a field
+
+
+OPENAI_PARAMETERS = ParameterTable(_UNSUPPORTED, _IGNORED, _TYPES, _TEXT_NAMES)
+MESSAGES_PARAMETERS = ParameterTable(  # Anthropic's
+    unsupported={"container": _never, "mcp_servers": _never},
+    ignored={
+        "betas": _is([]),
+        "billing_policy": _never,
+        "compaction": _never,
+        "context_management": _never,
+        "diagnostics": _never,
+        "fallback_credit_token": _never,
+        "fallbacks": _never,
+        "inference_geo": _never,
+        "metadata": _is({}),
+        "speed": _is("standard"),
+        "user_profile_id": _never,
+        "workspace_id": _never,
+    },
+    types={"context_management": (dict, "an object"), "metadata": (dict, "an object")},
+)
+
 _MAX_LISTED = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
-def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
+def ignored_parameters(
+    extra: Mapping[str, Any], *, strict: bool, table: ParameterTable = OPENAI_PARAMETERS
+) -> list[str]:
     """The names of the fields in `extra` that are not honored and cannot change the text.
 
     Raises UnsupportedParameter for a field that would change it, and InvalidRequest for one of a wrong type and, if
@@ -89,14 +127,14 @@ def ignored_parameters(extra: Mapping[str, Any], *, strict: bool) -> list[str]:
     """
     ignored = []
     for name, value in extra.items():
-        if name in _UNSUPPORTED:
-            if not (value is None or value == [] or _UNSUPPORTED[name](value)):
-                text_name = _TEXT_NAMES.get(name)
+        if name in table.unsupported:
+            if not (value is None or value == [] or table.unsupported[name](value)):
+                text_name = table.other_names.get(name)
                 remedy = "leave it out" if text_name is None else f"text completions call it {text_name}"
                 raise UnsupportedParameter(f"{name} is not supported by this endpoint; {remedy}", param=name)
-        elif name in _IGNORED:
-            _check_type(name, value)
-            if not (value is None or _IGNORED[name](value)):
+        elif name in table.ignored:
+            _check_type(name, value, table)
+            if not (value is None or table.ignored[name](value)):
                 ignored.append(name)
         else:
             if strict:
@@ -115,8 +153,8 @@ def refuse_unknown(names: Iterable[str]) -> None:
         )
 
 
-def _check_type(name: str, value: Any) -> None:
-    kind, words = _TYPES.get(name, (object, ""))
+def _check_type(name: str, value: Any, table: ParameterTable) -> None:
+    kind, words = table.types.get(name, (object, ""))
     if value is not None and not isinstance(value, kind):
         raise InvalidRequest(f"{name} is {quote(value)}; it must be {words}", param=name)
 

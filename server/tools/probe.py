@@ -87,6 +87,15 @@ def takes_system_message(template: ChatTemplate) -> bool:
         return False
 
 
+def takes_late_system_message(template: ChatTemplate) -> bool:
+    """Whether the template shows a message of the system's after one of the user's."""
+    messages = [{"role": "user", "content": USER}, {"role": "system", "content": TEXT}]
+    try:
+        return TEXT in template.render(messages).text
+    except InvalidRequest:
+        return False
+
+
 def _takes_object(renderings: Renderings) -> bool | None:
     """Whether the template wants arguments as an object; None: it does not show calls.
 

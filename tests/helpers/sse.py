@@ -27,3 +27,15 @@ def contents(chunks: list[Any], index: int = 0) -> str:
         for choice in chunk["choices"]
         if choice["index"] == index
     )
+
+
+def named_events(body: str) -> list[Any]:
+    """The data of each event of a stream whose events have names, decoded; pings too. Asserts that a name is the
+    type in its data."""
+    assert body.endswith("\n\n")
+    decoded: list[Any] = []
+    for block in body.removesuffix("\n\n").split("\n\n"):
+        name, data = block.split("\n")
+        decoded.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {decoded[-1]['type']}", block
+    return decoded

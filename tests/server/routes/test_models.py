@@ -1,5 +1,6 @@
 """/v1/models, served names, /version, and the tokenizer's endpoints."""
 
+import datetime
 from typing import Any
 
 import pytest
@@ -24,6 +25,16 @@ async def test_models_lists_every_served_name_with_its_limits() -> None:
         "max_model_len": 200,
     }
     assert isinstance(one["created"], int)
+
+
+async def test_models_have_the_fields_of_anthropics_cards_too() -> None:
+    async with http(make_app(FakeClient(says("x")), served_model_name=("main", "org/alias"))) as api:
+        listed = (await api.get("/v1/models")).json()
+    assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "main", "org/alias")
+    card = listed["data"][0]
+    assert (card["type"], card["display_name"], card["lifecycle"]) == ("model", "main", "active")
+    assert datetime.datetime.fromisoformat(card["created_at"]).timestamp() == card["created"]
+    assert card["max_input_tokens"] == card["max_tokens"] == 200
 
 
 async def test_an_unknown_model_is_404() -> None:

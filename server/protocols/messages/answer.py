@@ -1,0 +1,205 @@
+"""MessagesFormatter: a generation as Anthropic's message."""
+
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pydantic_core
+
+from engine.protocol import FinishReason
+from server.errors import ErrorReply
+from server.generation.choice import Delta, Finish
+from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
+from server.generation.generation import Generation
+from server.protocols.frame import StreamForm
+from server.protocols.messages.errors import error_body
+from server.schemas.messages_answers import (
+    BlockContent,
+    BlockDelta,
+    BlockStart,
+    BlockStop,
+    ContentText,
+    ContentThinking,
+    ContentToolUse,
+    DeltaContent,
+    Event,
+    InputJsonDelta,
+    MessageAnswer,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    MessageUsage,
+    OutputTokensDetails,
+    SignatureDelta,
+    Stop,
+    TextDelta,
+    ThinkingDelta,
+)
+
+# Anthropic signs thoughts to know its own again, and clients want a text there. Ours are not signed, which this says.
+SIGNATURE = "unsigned"
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Block:
+    """One content block of a whole answer, as far as it has come."""
+
+    first: ChoicePiece
+    texts: list[str] = field(default_factory=list)
+
+
+class MessagesFormatter:
+    """Writes one message."""
+
+    stream_form = StreamForm("text/event-stream", b'event: ping\ndata: {"type":"ping"}\n\n', b"")
+
+    def __init__(self, model: str, request_id: str, *, is_cut_to_context: bool, omits_thoughts: bool) -> None:
+        """is_cut_to_context: what ends the longest answer is the context, which takes fewer tokens than max_tokens."""
+        self._id = f"msg_{uuid.uuid4().hex}"
+        self._model = model
+        self._request_id = request_id
+        self._length_reason = "model_context_window_exceeded" if is_cut_to_context else "max_tokens"
+        self._omits_thoughts = omits_thoughts
+
+    async def collect(self, generation: Generation) -> MessageAnswer:
+        blocks: list[_Block] = []
+        finish: Finish | None = None
+        async for delta in generation:
+            finish = delta.finish
+            for piece in _pieces(delta):
+                if not blocks or not _continues(blocks[-1].first, piece):
+                    blocks.append(_Block(piece))
+                blocks[-1].texts.append(_text_of(piece))
+        assert finish is not None
+        stop = self._stop(finish, has_calls=any(isinstance(block.first, CallPiece) for block in blocks))
+        message = self._message(generation, [self._content(block) for block in blocks])
+        message.stop_reason, message.stop_sequence = stop.stop_reason, stop.stop_sequence
+        return message
+
+    def _content(self, block: _Block) -> BlockContent:
+        text = "".join(block.texts)
+        match _opening(block.first):
+            case ContentText():
+                return ContentText(text)
+            case ContentThinking():
+                return ContentThinking("" if self._omits_thoughts else text, SIGNATURE)
+            case ContentToolUse() as call:
+                return ContentToolUse(call.id, call.name, _input_of(text))
+
+    async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        index = -1
+        opened: ChoicePiece | None = None  # the piece that the open block began with
+        has_started = has_calls = False
+        async for delta in generation:
+            if not has_started:
+                has_started = True
+                yield _frame(MessageStart(self._message(generation, [])))
+            for piece in _pieces(delta):
+                if opened is None or not _continues(opened, piece):
+                    for event in _closing(opened, index):
+                        yield _frame(event)
+                    index, opened = index + 1, piece
+                    has_calls = has_calls or isinstance(piece, CallPiece)
+                    yield _frame(BlockStart(index, _opening(piece)))
+                if (content := self._delta(piece)) is not None:
+                    yield _frame(BlockDelta(index, content))
+            if (finish := delta.finish) is not None:
+                for event in _closing(opened, index):
+                    yield _frame(event)
+                yield _frame(MessageDelta(self._stop(finish, has_calls=has_calls), _usage(generation)))
+                yield _frame(MessageStop())
+
+    def _delta(self, piece: ChoicePiece) -> DeltaContent | None:
+        match piece:
+            case Content(text=text):
+                return TextDelta(text)
+            case Thought(text=text):
+                return None if self._omits_thoughts else ThinkingDelta(text)
+            case CallPiece(arguments=arguments):
+                return InputJsonDelta(arguments) if arguments else None
+
+    def broken(self, reply: ErrorReply) -> bytes:
+        return b"event: error\ndata: " + error_body(reply, self._request_id) + b"\n\n"
+
+    def _message(self, generation: Generation, content: list[BlockContent]) -> MessageAnswer:
+        return MessageAnswer(id=self._id, model=self._model, content=content, usage=_usage(generation))
+
+    def _stop(self, finish: Finish, *, has_calls: bool) -> Stop:
+        if finish.reason is FinishReason.LENGTH:
+            return Stop(self._length_reason, None)
+        if isinstance(finish.stop_reason, str):
+            return Stop("stop_sequence", finish.stop_reason)
+        return Stop("tool_use" if has_calls and not finish.is_within_call else "end_turn", None)
+
+
+def _pieces(delta: Delta) -> Iterator[ChoicePiece]:
+    if delta.text:  # of an answer without a reader
+        yield Content(delta.text)
+    yield from delta.pieces
+
+
+def _continues(first: ChoicePiece, piece: ChoicePiece) -> bool:
+    """Whether `piece` belongs to the block that began with `first`."""
+    match first, piece:
+        case (Content(), Content()) | (Thought(), Thought()):
+            return True
+        case (CallPiece(index=index), CallPiece(index=other, name=None)):
+            return index == other
+    return False
+
+
+def _text_of(piece: ChoicePiece) -> str:
+    return piece.arguments if isinstance(piece, CallPiece) else piece.text
+
+
+def _opening(piece: ChoicePiece) -> BlockContent:
+    """The block that begins with `piece`, still empty."""
+    match piece:
+        case Content():
+            return ContentText()
+        case Thought():
+            return ContentThinking()
+        case CallPiece(id=call_id, name=name):
+            return ContentToolUse(_tool_use_id(call_id or ""), name or "")
+
+
+def _tool_use_id(call_id: str) -> str:
+    """An id of the server's with Anthropic's prefix; one that the model wrote stays, since it will read it again."""
+    return f"toolu_{call_id.removeprefix('call_')}" if call_id.startswith("call_") else call_id
+
+
+def _closing(opened: ChoicePiece | None, index: int) -> Iterator[Event]:
+    if isinstance(opened, Thought):
+        yield BlockDelta(index, SignatureDelta(SIGNATURE))
+    if opened is not None:
+        yield BlockStop(index)
+
+
+def _input_of(arguments: str) -> dict[str, Any]:
+    """The arguments as far as they go: what is cut off within a value loses that value, as in Anthropic's clients."""
+    try:
+        value = pydantic_core.from_json(arguments or "{}", allow_partial=True)
+    except ValueError:  # a call that the model wrote as text, outside of the grammar
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _usage(generation: Generation) -> MessageUsage:
+    usage = generation.usage()
+    cached = usage.prompt_tokens_details.cached_tokens
+    answer = MessageUsage(
+        input_tokens=usage.prompt_tokens - cached,
+        cache_read_input_tokens=cached,
+        output_tokens=usage.completion_tokens,
+    )
+    if (details := usage.completion_tokens_details) is not msgspec.UNSET:
+        answer.output_tokens_details = OutputTokensDetails(details.reasoning_tokens)
+    return answer
+
+
+def _frame(event: Event) -> bytes:
+    return f"event: {event.__struct_config__.tag}\ndata: ".encode() + _encode(event) + b"\n\n"

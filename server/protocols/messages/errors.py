@@ -1,0 +1,46 @@
+"""Anthropic's errors: the object in responses and in events of streams."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from starlette.responses import Response
+
+from engine.errors import ContextLengthExceeded
+from server.errors import ErrorReply
+
+# A model that loads is overloaded for the client: it comes back, and 503 with retry-after says when.
+_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def error_body(reply: ErrorReply, request_id: str) -> bytes:
+    """The field is named in the message, and the code stands where Anthropic's own codes do."""
+    kind = _TYPES.get(reply.status, "invalid_request_error" if reply.status < 500 else "api_error")
+    error: dict[str, object] = {"type": kind, "message": reply.message}
+    if reply.code is not None:
+        error["details"] = {"error_code": reply.code}
+    return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
+
+
+def messages_error(reply: ErrorReply, request_id: str) -> Response:
+    return Response(error_body(reply, request_id), reply.status, reply.headers, media_type="application/json")
+
+
+@contextlib.contextmanager
+def anthropic_words() -> Iterator[None]:
+    """Within it, a prompt that is too long is told as Anthropic tells it: agents read the numbers, and shorten it."""
+    try:
+        yield
+    except ContextLengthExceeded as error:
+        if error.num_tokens is not None:
+            shorter = f"prompt is too long: {error.num_tokens} tokens > {error.limit} maximum; shorten it"
+            error.args = (shorter, *error.args[1:])
+        raise

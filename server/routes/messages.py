@@ -1,0 +1,65 @@
+"""POST /v1/messages and /v1/messages/count_tokens, for Anthropic's clients."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, Response
+
+from server.context import ServerContext
+from server.generation.generation import Generation
+from server.generation.params import chat_params
+from server.generation.prompts import chat_prompt
+from server.http.answer import answer
+from server.http.body import Context, json_body
+from server.protocols.field_names import client_names
+from server.protocols.messages.answer import MessagesFormatter
+from server.protocols.messages.errors import anthropic_words
+from server.protocols.messages.request import Translated, translate
+from server.schemas.messages import MessagesPrompt, MessagesRequest
+from server.schemas.parameters import ignored_header
+
+router = APIRouter()
+
+
+@router.post("/v1/messages")
+async def create_message(
+    request: Request, context: Context, body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))]
+) -> Response:
+    """Answer a conversation as Anthropic's API does, as a whole or as a stream."""
+    translated = await _translated(body, context)
+    with client_names(translated.names), anthropic_words():
+        params = await chat_params(translated.chat(), context, request.state.arrival_s)
+    room = params.sampling.max_tokens  # all that fits: the chat has no limit of its own
+    sampling = msgspec.structs.replace(params.sampling, max_tokens=min(room, body.max_tokens))
+    params = replace(params, sampling=sampling)
+    formatter = MessagesFormatter(
+        context.model_name,
+        request.state.request_id,
+        is_cut_to_context=room < body.max_tokens,
+        omits_thoughts=body.thinking is not None and body.thinking.display == "omitted",
+    )
+    headers = {**params.headers, **ignored_header(translated.ignored_with(params.ignored))}
+    return await answer(request, Generation(context, params), formatter, stream=bool(body.stream), headers=headers)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(
+    context: Context, body: Annotated[MessagesPrompt, Depends(json_body(MessagesPrompt))]
+) -> JSONResponse:
+    """Count the tokens that a message's prompt would have."""
+    translated = await _translated(body, context)
+    chat = translated.chat()
+    with client_names(translated.names):
+        prepared = await chat_prompt(chat, await context.text_model(), context.client.info)
+    headers = ignored_header(translated.ignored_with(prepared.plan.ignored))
+    return JSONResponse({"input_tokens": len(prepared.prompt.ids)}, headers=headers)
+
+
+async def _translated(body: MessagesPrompt, context: ServerContext) -> Translated:
+    """Raises EngineUnavailable, ModelNotFound or InvalidRequest."""
+    context.check_admission()
+    context.check_model(body.model)
+    text_model = await context.text_model()
+    return translate(body, text_model.chat, strict=context.config.strict_parameters)

@@ -1,0 +1,208 @@
+"""The bodies of POST /v1/messages and /v1/messages/count_tokens, in Anthropic's shapes."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from server.schemas.base import UNSUPPORTED, StrictModel
+
+_INT32 = 2**31 - 1
+# Tools that Anthropic defines, by a name and the date of their version; what they take is known to its own models.
+_DEFINED_TOOL = re.compile(r"\w+_20\d{6}")
+
+
+class _Block(StrictModel):
+    """One content block; where a cache ends is the server's business, so cache_control asks for nothing."""
+
+    cache_control: Any = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return {name: value for name, value in super().extra.items() if value is not None}
+
+
+class TextBlock(_Block):
+    type: Literal["text"]
+    text: str
+
+
+def _text_block(value: Any) -> Any:
+    if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
+        raise PydanticCustomError(
+            UNSUPPORTED, "blocks of type {kind} are not supported here, only text", {"kind": kind}
+        )
+    return value
+
+
+TextBlocks = list[Annotated[TextBlock, BeforeValidator(_text_block)]]
+
+
+def _listed(value: Any) -> Any:
+    """Content that is one string as a list of one block."""
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not isinstance(value, list):
+        raise PydanticCustomError("content", "it must be a string or a list of content blocks")
+    return value
+
+
+def _listed_or_none(value: Any) -> Any:
+    return None if value is None else _listed(value)
+
+
+class ToolUseBlock(_Block):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResultBlock(_Block):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: Annotated[TextBlocks | None, BeforeValidator(_listed_or_none)] = None
+    is_error: bool | None = None
+
+
+class ThinkingBlock(_Block):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThinkingBlock(_Block):
+    """A thought that only Anthropic's servers can read."""
+
+    type: Literal["redacted_thinking"]
+    data: str | None = None
+
+
+ContentBlock = TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock
+_BLOCKS: dict[str, type[ContentBlock]] = {
+    "text": TextBlock,
+    "tool_use": ToolUseBlock,
+    "tool_result": ToolResultBlock,
+    "thinking": ThinkingBlock,
+    "redacted_thinking": RedactedThinkingBlock,
+}
+
+
+def _block(value: Any) -> ContentBlock:
+    """A block as its type says: pydantic would otherwise complain that it is none of them all."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if not isinstance(kind, str):
+        raise PydanticCustomError("block", "it must be an object with a type")
+    if kind not in _BLOCKS:
+        raise PydanticCustomError(
+            UNSUPPORTED,
+            "blocks of type {kind} are not supported; this server takes {known}",
+            {"kind": kind[:60], "known": ", ".join(_BLOCKS)},
+        )
+    return _BLOCKS[kind].model_validate(value)
+
+
+class Message(StrictModel):
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[
+        Annotated[list[Annotated[ContentBlock, BeforeValidator(_block)]], Field(fail_fast=True)],
+        BeforeValidator(_listed),
+    ]
+
+
+class CustomTool(_Block):
+    """A tool that the client runs, of which the model knows what the request says."""
+
+    type: Literal["custom"] | None = None
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+
+
+class DefinedTool(StrictModel):
+    """A tool of Anthropic's own, such as web_search_20250305."""
+
+    type: str
+    name: str | None = None
+
+
+def _tool(value: Any) -> CustomTool | DefinedTool:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and _DEFINED_TOOL.fullmatch(kind):
+        return DefinedTool.model_validate(value)
+    if isinstance(kind, str) and kind != "custom":
+        raise PydanticCustomError(
+            UNSUPPORTED, "tools of type {kind} are not supported; this server takes custom ones", {"kind": kind[:60]}
+        )
+    return CustomTool.model_validate(value)
+
+
+class ToolChoice(StrictModel):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(StrictModel):
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    budget_tokens: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
+
+
+class OutputFormat(StrictModel):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(StrictModel):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+
+
+class MessagesPrompt(StrictModel):
+    """What the prompt is made of: the whole body of count_tokens."""
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
+    system: Annotated[TextBlocks | None, BeforeValidator(_listed_or_none)] = None
+    tools: (
+        Annotated[list[Annotated[CustomTool | DefinedTool, BeforeValidator(_tool)]], Field(fail_fast=True)] | None
+    ) = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # the name of output_config.format in earlier betas
+    cache_control: Any = None
+    thread: Any = None  # a conversation that the server holds, in a beta
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        nested: dict[str, StrictModel | None] = {
+            "tool_choice": self.tool_choice,
+            "thinking": self.thinking,
+            "output_config": self.output_config,
+        }
+        nested |= {f"system[{i}]": block for i, block in enumerate(self.system or [])}
+        nested |= {f"tools[{i}]": tool for i, tool in enumerate(self.tools or []) if isinstance(tool, CustomTool)}
+        for i, message in enumerate(self.messages):
+            nested[f"messages[{i}]"] = message
+            nested |= {f"messages[{i}].content[{j}]": block for j, block in enumerate(message.content)}
+        fields = {
+            f"{path}.{name}": value
+            for path, model in nested.items()
+            if model is not None
+            for name, value in model.extra.items()
+        }
+        return {**super().extra, **fields}
+
+
+class MessagesRequest(MessagesPrompt):
+    max_tokens: Annotated[int, Field(ge=0, le=_INT32)]
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stream: bool | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None  # there is one tier, and answers say "standard"
