@@ -102,8 +102,10 @@ class Engine:
             return None
         if self._grammars is None:
             raise InvalidRequest("this engine compiles no grammars")
-        has_logprobs = request.sampling.logprobs is not None  # which every token has, and so its own row
-        return self._grammars.start(request.id, request.grammar, appends_forced=not has_logprobs)
+        sampling = request.sampling
+        # Every token has log probabilities, and none may be banned: then each needs a row of its own.
+        needs_rows = sampling.logprobs is not None or bool(sampling.bad_words) or sampling.allowed_token_ids is not None
+        return self._grammars.start(request.id, request.grammar, appends_forced=not needs_rows)
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request in the next step; ignored if it has ended already."""

@@ -5,11 +5,12 @@ frozen msgspec struct, so a frame is plain msgpack and nothing that came from a 
 """
 
 import enum
-import math
+from itertools import chain
 
 import msgspec
 
 from engine.errors import InvalidRequest
+from engine.sampler_params import DryParams, MirostatParams, XtcParams, check_range
 
 
 class FinishReason(enum.StrEnum):
@@ -64,10 +65,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0  # 1 is off
     top_k: int = 0  # 0 is off
     min_p: float = 0.0  # 0 is off
+    typical_p: float = 1.0  # 1 is off
+    top_n_sigma: float = 0.0  # 0 is off
+    xtc: XtcParams | None = None
+    mirostat: MirostatParams | None = None  # instead of all the limits above
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0  # 1 is off
+    dry: DryParams | None = None
     logit_bias: dict[int, float] = {}
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output must not contain
+    allowed_token_ids: tuple[int, ...] | None = None  # None allows all
     seed: int | None = None  # None draws one when the sequence is admitted
     stop_token_ids: tuple[int, ...] = ()  # beside the checkpoint's own EOS ids
     ignore_eos: bool = False
@@ -76,19 +84,27 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: int | None = None  # for each prompt token: its own and the n best
 
     def __post_init__(self) -> None:
-        _check_range("temperature", self.temperature, 0.0, 100.0)
-        _check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
-        _check_range("min_p", self.min_p, 0.0, 1.0)
-        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
-        _check_range("top_k", self.top_k, 0, 2**31 - 1)
-        _check_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
-        _check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+        check_range("temperature", self.temperature, 0.0, 100.0)
+        check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        check_range("min_p", self.min_p, 0.0, 1.0)
+        check_range("typical_p", self.typical_p, 0.0, 1.0, low_open=True)
+        check_range("top_n_sigma", self.top_n_sigma, 0.0, 100.0)
+        check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
+        check_range("top_k", self.top_k, 0, 2**31 - 1)
+        check_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
         if self.seed is not None:
-            _check_range("seed", self.seed, -(2**63), 2**63 - 1)
+            check_range("seed", self.seed, -(2**63), 2**63 - 1)
         for token_id, bias in self.logit_bias.items():
-            _check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0, param="logit_bias")
+            check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0, param="logit_bias")
+        if self.allowed_token_ids == ():
+            raise InvalidRequest(
+                "allowed_token_ids is empty, which allows no token; leave it out to allow all",
+                param="allowed_token_ids",
+            )
+        assert all(self.bad_words), "a sequence of no tokens"
 
     @property
     def is_greedy(self) -> bool:
@@ -98,20 +114,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequest if a token id lies outside [0, vocab_size): the width of the output layer."""
         for token_id in self.stop_token_ids:
-            _check_range("stop_token_ids", token_id, 0, vocab_size - 1)
+            check_range("stop_token_ids", token_id, 0, vocab_size - 1)
         for token_id in self.logprob_token_ids:
-            _check_range("logprob_token_ids", token_id, 0, vocab_size - 1)
+            check_range("logprob_token_ids", token_id, 0, vocab_size - 1)
         for token_id in self.logit_bias:
-            _check_range("logit_bias token id", token_id, 0, vocab_size - 1, param="logit_bias")
-
-
-def _check_range(
-    name: str, value: float, low: float, high: float, *, low_open: bool = False, param: str | None = None
-) -> None:
-    if math.isfinite(value) and low <= value <= high and not (low_open and value == low):
-        return
-    bounds = f"{'above' if low_open else 'at least'} {low} and at most {high}"
-    raise InvalidRequest(f"{name} is {value}; it must be {bounds}", param=param or name)
+            check_range("logit_bias token id", token_id, 0, vocab_size - 1, param="logit_bias")
+        if self.allowed_token_ids is not None:  # it may hold most of the vocabulary
+            for token_id in (min(self.allowed_token_ids), max(self.allowed_token_ids)):
+                check_range("allowed_token_ids", token_id, 0, vocab_size - 1)
+        for token_id in chain.from_iterable(self.bad_words):
+            check_range("bad_words token id", token_id, 0, vocab_size - 1, param="bad_words")
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True):
@@ -160,6 +172,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     queue_s: float | None = None  # arrival to first scheduled, with the first output
     error: str | None = None  # with FinishReason.ERROR
     is_refused: bool = False  # with an error: the request's own fault, such as a grammar that cannot be compiled
+    refused_param: str | None = None  # of a refusal: the parameter at fault; None for the grammar
     num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
     num_draft_accepted: int = 0  # of these
     num_predicted: list[int] = []  # with a prediction: how many of its tokens were generated, after each new id

@@ -79,9 +79,11 @@ class TorchDraftRunner:
 
     def _is_sampled(self, row: LogitsRow) -> bool:
         """Whether the token is drawn at random. Not for a request with a seed: its output would depend on how long
-        drafts are, and so on what they cost at the time."""
+        drafts are, and so on what they cost at the time. Nor with mirostat, whose limit follows what the target
+        drew."""
         sampling = row.sequence.request.sampling
-        return self._sampling is DraftSampling.SAMPLED and sampling.seed is None and not sampling.is_greedy
+        is_random = not sampling.is_greedy and sampling.seed is None and sampling.mirostat is None
+        return self._sampling is DraftSampling.SAMPLED and is_random
 
     def has_embeddings(self, token_ids: list[int]) -> bool:
         return max(token_ids) < self._model.vocab_size

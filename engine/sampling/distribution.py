@@ -1,11 +1,19 @@
-"""Temperature and truncation: the distribution of a row of edited logits, and draws from it."""
+"""Temperature and truncation: the distribution of a row of edited logits, and draws from it.
+
+The order: temperature, top-n-sigma, top-k, typical, top-p, min-p, XTC. Temperature comes first as in vLLM and
+transformers, and the limits in llama-server's order. Mirostat replaces all of them and is elsewhere, since it depends
+on what was drawn.
+"""
 
 import torch
 
 from engine.protocol import SamplingParams
 from engine.sampling.draw import draw
 from engine.sampling.rows import LogitsRow
+from engine.sampling.top_n_sigma import apply_top_n_sigma
 from engine.sampling.truncation import TruncationParams, truncate
+from engine.sampling.typical import apply_typical
+from engine.sampling.xtc import excludes_top_choices, without_top_choices
 from models.kernels import sampling as native
 
 
@@ -27,15 +35,33 @@ def top1_probs(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:
-    """One token id a row, drawn at its temperature and limits. logits: [L, V] fp32, edited; uniforms: [L]."""
+    """One token id a row, drawn at its temperature and limits. logits: [L, V] fp32, edited, and in place here, too;
+    uniforms: [L]."""
+    _narrow(logits, rows)
     library = native.sampling_library(logits)
     if library is None:
         return _draw_ids_by_torch(logits, rows, uniforms)
     draws = []
-    for row, uniform in zip(rows, uniforms, strict=True):
+    excluding = []
+    for index, (row, uniform) in enumerate(zip(rows, uniforms, strict=True)):
         p = row.sequence.request.sampling
-        draws.append(native.Draw(p.temperature, p.top_k, p.top_p, p.min_p, uniform))
-    return native.draw_ids(logits, draws, library)
+        draws.append(native.Draw(p.temperature, _top_k_left(p), p.top_p, p.min_p, uniform))
+        if p.xtc is not None and excludes_top_choices(row):
+            excluding.append(index)
+    ids = native.draw_ids(logits, draws, library)
+    if excluding:
+        numbers = [uniforms[index] for index in excluding]
+        for index, token_id in zip(
+            excluding, _draw_ids_by_torch(logits[excluding], [rows[i] for i in excluding], numbers), strict=True
+        ):
+            ids[index] = token_id
+    return ids
+
+
+def _narrow(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
+    """The limits up to the last whose survivors need not be the likeliest tokens, in place."""
+    apply_top_n_sigma(logits, rows)
+    apply_typical(logits, rows)
 
 
 def _draw_ids_by_torch(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:
@@ -51,7 +77,8 @@ def _draw_ids_by_torch(logits: torch.Tensor, rows: list[LogitsRow], uniforms: li
 
 
 def probabilities(logits: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
-    """The distributions that `draw_ids` draws from, over the whole vocabulary: [L, V] fp32."""
+    """The distributions that `draw_ids` draws from, over the whole vocabulary: [L, V] fp32. logits: as there."""
+    _narrow(logits, rows)
     result = torch.zeros_like(logits)
     for indices, ids, weights in _weights(logits, rows):
         probs = (weights / weights.sum(dim=-1, keepdim=True)).to(result.dtype)
@@ -72,12 +99,31 @@ def _weights(logits: torch.Tensor, rows: list[LogitsRow]) -> list[tuple[list[int
         groups.append((untruncated, None, (scaled[untruncated] - scaled[untruncated].amax(dim=-1, keepdim=True)).exp()))
     if truncated:
         limits = TruncationParams(
-            top_k=torch.tensor([params[index].top_k for index in truncated], device=device),
+            top_k=torch.tensor([_top_k_left(params[index]) for index in truncated], device=device),
             top_p=torch.tensor([params[index].top_p for index in truncated], dtype=torch.float64, device=device),
             min_p=torch.tensor([params[index].min_p for index in truncated], dtype=torch.float64, device=device),
         )
         groups.append((truncated, *truncate(scaled[truncated], limits)))
-    return groups
+    return [(indices, ids, _after_xtc(weights, [rows[index] for index in indices])) for indices, ids, weights in groups]
+
+
+def _after_xtc(weights: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
+    """The weights ([l, C]) without the top choices of those rows that lose them."""
+    excluding, thresholds = [], []
+    for index, row in enumerate(rows):
+        xtc = row.sequence.request.sampling.xtc
+        if xtc is not None and excludes_top_choices(row):
+            excluding.append(index)
+            thresholds.append(xtc.threshold)
+    if excluding:
+        numbers = torch.tensor(thresholds, dtype=torch.float64, device=weights.device)
+        weights[excluding] = without_top_choices(weights[excluding], numbers)
+    return weights
+
+
+def _top_k_left(sampling: SamplingParams) -> int:
+    """Top-k that is not applied yet."""
+    return 0 if sampling.typical_p < 1.0 else sampling.top_k
 
 
 def _is_truncated(sampling: SamplingParams) -> bool:

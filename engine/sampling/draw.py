@@ -19,6 +19,7 @@ class Purpose(enum.Enum):
     SAMPLE = b""
     PROPOSE = b"propose"  # a draft model's token
     ACCEPT = b"accept"  # whether it is accepted
+    XTC = b"xtc"  # whether top choices are excluded
 
 
 def uniform(seed: int, position: int, purpose: Purpose = Purpose.SAMPLE) -> float:

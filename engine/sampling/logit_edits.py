@@ -3,6 +3,9 @@
 import torch
 
 from engine.protocol import SamplingParams
+from engine.sampling.allowed_tokens import AllowedTokens
+from engine.sampling.bad_words import BadWords
+from engine.sampling.dry import DryPenalties
 from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
 from engine.sampling.rows import LogitsRow
@@ -11,18 +14,22 @@ from engine.scheduling.sequence import Sequence
 
 
 class LogitEditor:
-    """Grammars, logit bias, penalties, minimum length, thinking budgets. Holds what it counts of sequences until they
-    are released."""
+    """Grammars, logit bias, penalties, DRY, allowed tokens, bad words, minimum length, thinking budgets. Holds what it
+    knows of sequences until they are released."""
 
     def __init__(self, eos_token_ids: list[int]) -> None:
         self.masks = GrammarMasks()
         self._eos_token_ids = eos_token_ids
         self._counts: dict[str, TokenCounts] = {}
+        self._dry = DryPenalties()
+        self._allowed = AllowedTokens()
+        self._bad_words = BadWords()
         self._thinking = ThinkingBudgets()
 
     def release(self, sequence: Sequence) -> None:
         self._counts.pop(sequence.id, None)
-        self._thinking.release(sequence)
+        for step in (self._dry, self._allowed, self._bad_words, self._thinking):
+            step.release(sequence)
 
     def edit(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
         """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed."""
@@ -35,9 +42,16 @@ class LogitEditor:
         for index, row in enumerate(rows):
             sampling = row.sequence.request.sampling
             has_penalties = _has_penalties(sampling)
-            banned = self._banned_ids(row) if sampling.min_tokens else []
+            banned = self._banned_ids(row) if sampling.min_tokens or sampling.bad_words else []
             end_of_thought = self._thinking.due_end(row)
-            if not (sampling.logit_bias or has_penalties or banned) and end_of_thought is None:
+            if not (
+                sampling.logit_bias
+                or has_penalties
+                or banned
+                or sampling.dry is not None
+                or sampling.allowed_token_ids is not None
+                or end_of_thought is not None
+            ):
                 continue
             edited.append(index)
             if sampling.logit_bias:
@@ -47,6 +61,10 @@ class LogitEditor:
                 counts.update(row.sequence)
                 with counts.extended_by(row.drafted):
                     apply_penalties(logits[index], sampling, counts)
+            if sampling.dry is not None:
+                self._dry.apply(logits[index], row)
+            if sampling.allowed_token_ids is not None:
+                self._allowed.apply(logits[index], row)
             if banned:
                 logits[index, banned] = -torch.inf
             if end_of_thought is not None:
@@ -55,11 +73,12 @@ class LogitEditor:
         return edited
 
     def _banned_ids(self, row: LogitsRow) -> list[int]:
-        """Ids that would end the sequence before min_tokens."""
+        """Ids that would end the sequence before min_tokens, or complete a bad word."""
         sampling = row.sequence.request.sampling
-        if row.num_output >= sampling.min_tokens:
-            return []
-        return [*sampling.stop_token_ids, *([] if sampling.ignore_eos else self._eos_token_ids)]
+        banned = self._bad_words.banned_ids(row) if sampling.bad_words else []
+        if row.num_output < sampling.min_tokens:
+            banned += [*sampling.stop_token_ids, *([] if sampling.ignore_eos else self._eos_token_ids)]
+        return banned
 
 
 def _has_penalties(sampling: SamplingParams) -> bool:

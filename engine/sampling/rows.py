@@ -1,5 +1,6 @@
 """LogitsRow: which token a line of logits predicts."""
 
+from itertools import accumulate
 from typing import NamedTuple
 
 from engine.scheduling.sequence import Sequence
@@ -28,3 +29,8 @@ class LogitsRow(NamedTuple):
     def num_output(self) -> int:
         """Output tokens before the predicted one."""
         return self.sequence.num_output + self.num_drafted
+
+
+def first_rows(sequences: list[Sequence]) -> list[int]:
+    """The index of each sequence's first row of logits: it has one for each token of its draft and one more."""
+    return [0, *accumulate(len(sequence.draft) + 1 for sequence in sequences)][:-1]

@@ -1,14 +1,14 @@
 """Sampler: the next tokens of each sequence, by a fixed pipeline whose steps are skipped when no row uses them.
 
-grammar mask -> logit bias -> penalties -> minimum length -> thinking budget -> temperature -> top-k, top-p, min-p ->
-draw. Log probabilities come from the raw logits. A sequence with a draft has a row for each drafted token and one more.
-Every row goes through the same pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how
-many of them are.
+grammar mask -> logit bias -> penalties -> DRY -> allowed tokens -> bad words, minimum length -> thinking budget ->
+temperature -> top-n-sigma -> top-k -> typical -> top-p, min-p -> XTC -> draw; or mirostat after the temperature. Log
+probabilities come from the raw logits. A sequence with a draft has a row for each drafted token and one more. Every row
+goes through the same pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how many of
+them are.
 """
 
 import math
 from collections.abc import Mapping
-from itertools import accumulate
 
 import torch
 
@@ -16,8 +16,10 @@ from engine.sampling.distribution import best_ids, draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs, with_wanted
+from engine.sampling.mirostat import Mirostat
+from engine.sampling.no_token_left import refusals
 from engine.sampling.rejection import agreeing_prefix, verify
-from engine.sampling.rows import LogitsRow
+from engine.sampling.rows import LogitsRow, first_rows
 from engine.scheduling.plan import RowResult
 from engine.scheduling.sequence import Sequence
 
@@ -25,13 +27,15 @@ _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this requ
 
 
 class Sampler:
-    """Chooses tokens; holds the token counts of sequences with penalties until they are released."""
+    """Chooses tokens; holds what steps know of sequences until they are released."""
 
     def __init__(self, eos_token_ids: list[int]) -> None:
         self._editor = LogitEditor(eos_token_ids)
+        self._mirostat = Mirostat()
 
     def release(self, sequence: Sequence) -> None:
         self._editor.release(sequence)
+        self._mirostat.release(sequence)
 
     def take_mask_tally(self) -> tuple[int, float]:
         """How many rows grammars have masked since the last call, and the seconds that took."""
@@ -44,7 +48,8 @@ class Sampler:
 
         logits: [L, V] fp32, edited in place: for each sequence a row for each token of its draft and one more.
         draft_probs: for sequences (by id) with a sampled draft, the distributions that it was sampled from: [k, V].
-        A sequence whose tokens need logits that are not finite gets an error, and others are not affected.
+        A sequence whose tokens need logits that are not finite gets an error, and so does one whose own parameters rule
+        out every token; others are not affected.
         """
         rows = [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
         best_values, chosen = best_ids(logits)  # the values also tell which rows are finite
@@ -53,13 +58,21 @@ class Sampler:
         logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
         edited = self._editor.edit(logits, rows)
-        if len(edited) == len(rows):
-            chosen = best_ids(logits)[1]
-        elif edited:
-            chosen[edited] = best_ids(logits[edited])[1]
-        token_ids = _choose(logits, rows, chosen.tolist(), sequences, draft_probs or {})
+        impossible: list[int] = []  # rows in which no token is left
+        if edited:
+            is_all = len(edited) == len(rows)
+            best_values, best = best_ids(logits if is_all else logits[edited])
+            chosen[edited] = best
+            impossible = [
+                index for index, value in zip(edited, best_values.tolist(), strict=True) if value == -math.inf
+            ]
+        if impossible:
+            logits[impossible] = 0.0
+        token_ids = self._choose(logits, rows, chosen.tolist(), sequences, draft_probs or {})
         results = [RowResult(ids) for ids in token_ids]
-        return results if raw is None else _with_logprobs(results, sequences, raw)
+        if raw is not None:
+            results = _with_logprobs(results, sequences, raw)
+        return refusals(results, sequences, set(impossible)) if impossible else results
 
     def _sample_nonfinite(
         self,
@@ -76,41 +89,48 @@ class Sampler:
         can_sample = is_finite.tolist()
         return [
             result if all(can_sample[start : start + len(result.token_ids)]) else RowResult([], error=_NOT_FINITE)
-            for result, start in zip(self.sample(logits, sequences, draft_probs), _first_rows(sequences), strict=True)
+            for result, start in zip(self.sample(logits, sequences, draft_probs), first_rows(sequences), strict=True)
         ]
 
-
-def _choose(
-    logits: torch.Tensor,
-    rows: list[LogitsRow],
-    chosen: list[int],
-    sequences: list[Sequence],
-    draft_probs: Mapping[str, torch.Tensor],
-) -> list[list[int]]:
-    """The tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
-    stochastic_ids = {s.id for s in sequences if s.draft and s.id in draft_probs}  # verified against draft_probs
-    sampled_rows = [
-        index
-        for index, row in enumerate(rows)
-        if not row.sequence.request.sampling.is_greedy and row.sequence.id not in stochastic_ids
-    ]
-    if sampled_rows:
-        sampled_logits = logits if len(sampled_rows) == len(rows) else logits[sampled_rows]
-        sampling = [rows[index] for index in sampled_rows]
-        for index, token_id in zip(sampled_rows, draw_ids(sampled_logits, sampling, _uniforms(sampling)), strict=True):
-            chosen[index] = token_id
-    stochastic = [s for s in sequences if s.id in stochastic_ids]
-    verified = iter(_verify_stochastic(logits, rows, stochastic, draft_probs))
-    result = []
-    for sequence, start in zip(sequences, _first_rows(sequences), strict=True):
-        if not sequence.draft:
-            result.append([chosen[start]])
-        elif sequence.id in stochastic_ids:
-            result.append(next(verified))
-        else:
-            own = chosen[start : start + len(sequence.draft) + 1]
-            result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
-    return result
+    def _choose(
+        self,
+        logits: torch.Tensor,
+        rows: list[LogitsRow],
+        chosen: list[int],
+        sequences: list[Sequence],
+        draft_probs: Mapping[str, torch.Tensor],
+    ) -> list[list[int]]:
+        """The tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
+        stochastic_ids = {s.id for s in sequences if s.draft and s.id in draft_probs}  # verified against draft_probs
+        steered_ids = {s.id for s in sequences if s.request.sampling.mirostat and not s.request.sampling.is_greedy}
+        assert stochastic_ids.isdisjoint(steered_ids), "a draft drawn at random for a sequence with mirostat"
+        not_drawn = stochastic_ids | steered_ids
+        sampled_rows = [
+            index
+            for index, row in enumerate(rows)
+            if not row.sequence.request.sampling.is_greedy and row.sequence.id not in not_drawn
+        ]
+        if sampled_rows:
+            sampled_logits = logits if len(sampled_rows) == len(rows) else logits[sampled_rows]
+            sampling = [rows[index] for index in sampled_rows]
+            for index, token_id in zip(
+                sampled_rows, draw_ids(sampled_logits, sampling, _uniforms(sampling)), strict=True
+            ):
+                chosen[index] = token_id
+        stochastic = [s for s in sequences if s.id in stochastic_ids]
+        verified = iter(_verify_stochastic(logits, rows, stochastic, draft_probs))
+        result = []
+        for sequence, start in zip(sequences, first_rows(sequences), strict=True):
+            if sequence.id in steered_ids:
+                result.append(self._mirostat.sample(logits[start : start + len(sequence.draft) + 1], sequence))
+            elif not sequence.draft:
+                result.append([chosen[start]])
+            elif sequence.id in stochastic_ids:
+                result.append(next(verified))
+            else:
+                own = chosen[start : start + len(sequence.draft) + 1]
+                result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
+        return result
 
 
 def _verify_stochastic(
@@ -140,11 +160,6 @@ def _verify_stochastic(
 
 def _uniforms(rows: list[LogitsRow], purpose: Purpose = Purpose.SAMPLE) -> list[float]:
     return [uniform(row.sequence.seed, row.position, purpose) for row in rows]
-
-
-def _first_rows(sequences: list[Sequence]) -> list[int]:
-    """The index of each sequence's first row of logits."""
-    return [0, *accumulate(len(sequence.draft) + 1 for sequence in sequences)][:-1]
 
 
 def _with_logprobs(results: list[RowResult], sequences: list[Sequence], raw: torch.Tensor) -> list[RowResult]:

@@ -42,7 +42,12 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
 
 
 def terminal_output(
-    sequence: Sequence, finish_reason: FinishReason, *, error: str | None = None, is_refused: bool = False
+    sequence: Sequence,
+    finish_reason: FinishReason,
+    *,
+    error: str | None = None,
+    is_refused: bool = False,
+    refused_param: str | None = None,
 ) -> RequestOutput:
     """The output that ends a sequence from outside: no new tokens."""
     return RequestOutput(
@@ -52,6 +57,7 @@ def terminal_output(
         queue_s=None if sequence.has_output else _queue_s(sequence),
         error=error,
         is_refused=is_refused,
+        refused_param=refused_param,
     )
 
 

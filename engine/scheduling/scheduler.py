@@ -209,7 +209,13 @@ class Scheduler:
     def _apply(self, item: PlanItem, row: RowResult) -> None:
         sequence = item.sequence
         if row.error is not None:
-            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=row.error))
+            is_refused, param = row.refused_param is not None, row.refused_param
+            self._finish(
+                sequence,
+                terminal_output(
+                    sequence, FinishReason.ERROR, error=row.error, is_refused=is_refused, refused_param=param
+                ),
+            )
             return
         num_computed, grammar = sequence.num_computed, sequence.grammar
         num_forced = 0 if grammar is None else grammar.num_forced

@@ -91,7 +91,9 @@ def _is_eligible(sequence: Sequence) -> bool:
         and sequence.grammar is None
         and sequence.num_drafted > 0  # rejected ones too: they are rolled back
         and sequence.num_output > 0
-        and not sampling.logit_bias
+        and not (sampling.logit_bias or sampling.bad_words)
+        and sampling.allowed_token_ids is None
+        and sampling.dry is None
         and sampling.min_tokens == 0
         and (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.0, 0.0, 0.0)
     )

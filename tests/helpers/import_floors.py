@@ -29,6 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "engine": (
         "errors",
+        "sampler_params",
         "protocol config",
         "client jobs",
         "grammar",
@@ -57,7 +58,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 # What a package may import of another one; None is all of it.
 ACROSS: dict[str, dict[str, set[str] | None]] = {
-    "server": {"engine": {"errors", "protocol", "config", "client", "jobs"}},
+    "server": {"engine": {"errors", "sampler_params", "protocol", "config", "client", "jobs"}},
     "engine": {"models": None},
     "models": {},
 }
@@ -65,6 +66,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
 # Rooms that load neither torch nor numpy: they import each other, the standard library and these libraries.
 WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.errors": set(),
+    "engine.sampler_params": {"msgspec"},
     "engine.protocol": {"msgspec"},
     "engine.config": set(),
     "engine.client": {"msgspec"},

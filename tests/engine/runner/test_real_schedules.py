@@ -13,6 +13,7 @@ from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
+from engine.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.scheduling.kv.groups import peak_blocks
 from models.attention.reference import ReferenceAttention
 from models.loaded_model import LoadedModel
@@ -69,18 +70,29 @@ def _run(
 
 
 def _requests() -> list[EngineRequest]:
-    """Greedy and sampled, with penalties and log probabilities, some sharing a prefix."""
+    """Greedy and sampled, with every step of the sampler and log probabilities, some sharing a prefix."""
     shared = make_prompt(13)
-    prompts = [[token % VOCAB_SIZE for token in (*shared[: 3 * n], *make_prompt(2 + n, seed=n))] for n in range(8)]
+    prompts = [[token % VOCAB_SIZE for token in (*shared[: 3 * n], *make_prompt(2 + n, seed=n))] for n in range(10)]
     parameters: list[dict[str, object]] = [
         {"temperature": 0.0},
         {"temperature": 1.0},
         {"temperature": 0.8, "top_p": 0.9},
-        {"temperature": 1.2, "top_k": 20, "repetition_penalty": 1.3},
+        {
+            "temperature": 1.2,
+            "top_k": 20,
+            "repetition_penalty": 1.3,
+            "allowed_token_ids": tuple(range(0, VOCAB_SIZE, 2)),
+        },
         {"temperature": 0.0, "frequency_penalty": 0.5, "presence_penalty": 0.2},
-        {"temperature": 0.0, "min_tokens": 10},
+        {"temperature": 0.0, "min_tokens": 10, "dry": DryParams(multiplier=2.0, allowed_length=1, window=12)},
         {"temperature": 1.0, "min_p": 0.1, "logit_bias": {5: 3.0}},
         {"temperature": 0.0, "prompt_logprobs": 2},
+        {"temperature": 1.1, "top_n_sigma": 1.5, "typical_p": 0.9, "xtc": XtcParams(probability=0.5, threshold=0.05)},
+        {
+            "temperature": 1.0,
+            "mirostat": MirostatParams(version=2, tau=3.0),
+            "bad_words": tuple((n,) for n in range(9)),
+        },
     ]
     return [
         make_request(f"r{n}", prompt, max_tokens=20, seed=n, logprobs=3, **parameters[n])

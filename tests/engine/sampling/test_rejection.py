@@ -12,12 +12,20 @@ import pytest
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
+from engine.sampler_params import DryParams, XtcParams
 from engine.sampling.distribution import probabilities
-from engine.sampling.draw import draw
+from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
+from tests.helpers.sampling_references import (
+    dry_penalties,
+    sigma_survivors,
+    softmax,
+    typical_survivors,
+    xtc_survivors,
+)
 from tests.helpers.statistics import goodness_p, significant
 
 V = 5
@@ -32,7 +40,13 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "penalties": {"repetition_penalty": 1.4, "presence_penalty": 0.4, "frequency_penalty": 0.3},
     "bias": {"logit_bias": {1: 1.5, 4: -2.0}, "top_p": 0.9},
     "mask": {"temperature": 0.9, "top_k": 4},  # of the target; the draft does not know it
+    "top_n_sigma": {"top_n_sigma": 1.1},
+    "typical": {"typical_p": 0.7},
+    "xtc": {"xtc": XtcParams(probability=0.6, threshold=0.15), "min_p": 0.05},
+    "dry": {"dry": DryParams(multiplier=0.5, base=1.5, allowed_length=1)},
+    "bans": {"bad_words": ((4,), (0, 1), (2, 2, 3)), "allowed_token_ids": (0, 1, 2, 3)},
 }
+SEED = 3  # XTC excludes at some of the positions, and not at others
 
 
 @functools.cache
@@ -49,8 +63,8 @@ class Case:
         draft = target + rng.normal(size=(V, V)) * 0.5
         if name == "mask":
             target[:, 2] = -np.inf
-        # Prefixes with the same last token (and, for penalties, the same tokens) have one distribution.
-        key_of = [(*(sorted(ids) if name == "penalties" else ()), *ids[-1:]) for ids in self.prefixes]
+        # Prefixes with the same last token (and for some steps more in common) have one distribution.
+        key_of = [(*_more_of(name, ids), *ids[-1:]) for ids in self.prefixes]
         examples = list(dict(zip(key_of, self.prefixes, strict=True)).values())
         number = {key: index for index, key in enumerate(dict.fromkeys(key_of))}
         rows = torch.tensor([number[key] for key in key_of])
@@ -61,7 +75,7 @@ class Case:
     def _distributions(self, logits_after: np.ndarray, prefixes: list[list[int]]) -> torch.Tensor:
         logits = torch.tensor(np.stack([logits_after[[*PROMPT, *ids][-1]] for ids in prefixes]), dtype=torch.float)
         request = EngineRequest(id="a", prompt_ids=PROMPT, sampling=self.params, arrival_s=0.0)
-        rows = [LogitsRow(Sequence(request, 0, list(PROMPT), len(PROMPT), draft=ids), len(ids)) for ids in prefixes]
+        rows = [LogitsRow(Sequence(request, SEED, list(PROMPT), len(PROMPT), draft=ids), len(ids)) for ids in prefixes]
         LogitEditor([]).edit(logits, rows)
         return probabilities(logits, rows)
 
@@ -75,15 +89,31 @@ class Case:
             row[token_id] *= s.repetition_penalty if row[token_id] < 0 else 1 / s.repetition_penalty
         for token_id in set(prefix):
             row[token_id] -= s.presence_penalty + s.frequency_penalty * prefix.count(token_id)
-        p = np.exp(row / s.temperature - (row / s.temperature).max())
-        p /= p.sum()
+        if s.dry is not None:
+            names = ("multiplier", "base", "allowed_length", "window")
+            values = {name: getattr(s.dry, name) for name in names}
+            for token_id, penalty in dry_penalties([*PROMPT, *prefix], **values).items():
+                row[token_id] -= penalty
+        allowed = range(V) if s.allowed_token_ids is None else s.allowed_token_ids
+        for token_id in range(V):
+            endings = [word for word in s.bad_words if tuple([*prefix, token_id][-len(word) :]) == word]
+            if token_id not in allowed or endings:
+                row[token_id] = -np.inf
+        if s.top_n_sigma:
+            row = _only(row, sigma_survivors(row, s.top_n_sigma), -np.inf)
+        p = softmax(row / s.temperature)
+        if s.typical_p < 1:
+            p = _only(p, typical_survivors(p, s.typical_p))
+            p /= p.sum()
         order = np.argsort(-p)[: s.top_k or V]
         survivors = p[order] / p[order].sum()
         survivors[(np.cumsum(survivors) - survivors >= s.top_p) & (s.top_p < 1)] = 0
         survivors[survivors < s.min_p * survivors[0]] = 0
         result = np.zeros(V)
         result[order] = survivors / survivors.sum()
-        return result
+        if s.xtc is not None and uniform(SEED, len(PROMPT) + len(prefix), Purpose.XTC) < s.xtc.probability:
+            result = _only(result, xtc_survivors(result, s.xtc.threshold))
+        return result / result.sum()
 
     def rows_along(self, drafts: np.ndarray) -> np.ndarray:
         """[n, k + 1]: the index of each prefix of each draft ([n, k])."""
@@ -129,6 +159,24 @@ class Case:
             if enough.any():
                 found[f"k = {self.k}, place {place}"] = goodness_p(counts[enough], expected[enough])
         return found
+
+
+def _more_of(name: str, ids: list[int]) -> list[int]:
+    """What the distribution after a prefix depends on, beside its last token."""
+    match name:
+        case "penalties":
+            return sorted(ids)
+        case "dry":
+            return ids
+        case "bans":
+            return ids[-2:]
+        case "xtc":
+            return [len(ids)]
+    return []
+
+
+def _only(row: np.ndarray, survivors: set[int], other: float = 0.0) -> np.ndarray:
+    return np.where(np.isin(np.arange(V), list(survivors)), row, other)
 
 
 PValues = dict[str, float]

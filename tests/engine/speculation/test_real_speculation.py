@@ -22,6 +22,7 @@ from engine.grammar.vocabulary import TokenizerSource
 from engine.local import LocalClient
 from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats, ThinkingBudget
 from engine.runner.runner import TorchRunner
+from engine.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.scheduling import scheduler
 from engine.speculation.audit import compare
 from engine.speculation.ngram import NgramProposer
@@ -123,7 +124,7 @@ def _client(
 
 
 def _requests(kind: str, predictions: dict[str, list[int]] | None = None) -> list[EngineRequest]:
-    """Greedy and, with drafts without chance, sampled: with penalties, bias, limits and log probabilities."""
+    """Greedy and, with drafts without chance, sampled: with every step of the sampler and log probabilities."""
     parameters: list[dict[str, object]] = [
         {"temperature": 0.0},
         {"temperature": 0.0, "logprobs": 2},
@@ -133,6 +134,11 @@ def _requests(kind: str, predictions: dict[str, list[int]] | None = None) -> lis
         {"temperature": 1.0, "top_k": 5, "presence_penalty": 0.5},
         {"temperature": 0.7, "min_p": 0.1, "logprobs": 1},
         {"temperature": 0.7, "thinking": ThinkingBudget(11, None, 3)},
+        {"temperature": 0.0, "dry": DryParams(multiplier=1.0, allowed_length=3), "bad_words": ((5,), (7, 8), (9, 9))},
+        {"temperature": 0.7, "top_n_sigma": 2.0, "typical_p": 0.9},
+        {"temperature": 0.7, "xtc": XtcParams(probability=0.3, threshold=0.1), "logprobs": 1},
+        {"temperature": 0.7, "mirostat": MirostatParams(version=1, tau=2.0), "allowed_token_ids": tuple(range(2, 90))},
+        {"temperature": 0.7, "mirostat": MirostatParams(version=2, tau=2.0, eta=0.5)},
     ]
     requests = []
     for n, sampling in enumerate(parameters):

@@ -1,0 +1,61 @@
+"""The sampler's steps that have several parameters, and the check of ranges."""
+
+import math
+
+import msgspec
+
+from engine.errors import InvalidRequest
+
+MAX_DRY_WINDOW = 8192  # tokens; a row's cost grows with its window
+
+
+class DryParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Penalizes the token that would continue a repetition: engine/sampling/dry.py. Breakers are found by the server,
+    since they are text."""
+
+    multiplier: float
+    base: float = 1.75
+    allowed_length: int = 2
+    window: int = 64  # tokens that are searched for repetitions
+    breaker_mask: bytes = b""  # a bit a token, the lowest first: no repetition reaches over these tokens
+    breaker_sequences: tuple[tuple[int, ...], ...] = ()  # nor over these, of two tokens or more
+
+    def __post_init__(self) -> None:
+        check_range("dry_multiplier", self.multiplier, 0.0, 100.0, low_open=True)
+        check_range("dry_base", self.base, 1.0, 100.0)
+        check_range("dry_allowed_length", self.allowed_length, 0, MAX_DRY_WINDOW)
+        check_range("dry_penalty_last_n", self.window, 1, MAX_DRY_WINDOW)
+
+
+class XtcParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Excludes top choices: engine/sampling/xtc.py."""
+
+    probability: float
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range("xtc_probability", self.probability, 0.0, 1.0, low_open=True)
+        check_range("xtc_threshold", self.threshold, 0.0, 1.0)
+
+
+class MirostatParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Steers the surprise of the text: engine/sampling/mirostat.py."""
+
+    version: int
+    tau: float = 5.0  # the target, in bits
+    eta: float = 0.1  # how fast the limit follows what is observed
+
+    def __post_init__(self) -> None:
+        check_range("mirostat", self.version, 1, 2)
+        check_range("mirostat_tau", self.tau, 0.0, 100.0, low_open=True)
+        check_range("mirostat_eta", self.eta, 0.0, 1.0)
+
+
+def check_range(
+    name: str, value: float, low: float, high: float, *, low_open: bool = False, param: str | None = None
+) -> None:
+    """Raise InvalidRequest if `value` lies outside the range."""
+    if math.isfinite(value) and low <= value <= high and not (low_open and value == low):
+        return
+    bounds = f"{'above' if low_open else 'at least'} {low} and at most {high}"
+    raise InvalidRequest(f"{name} is {value}; it must be {bounds}", param=param or name)

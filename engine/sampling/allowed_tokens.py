@@ -1,0 +1,26 @@
+"""AllowedTokens: rows in which all tokens but those of `allowed_token_ids` are ruled out."""
+
+import torch
+
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.sequence import Sequence
+
+
+class AllowedTokens:
+    """Holds the ids of sequences as tensors, until they are released: they may be most of the vocabulary."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, torch.Tensor] = {}
+
+    def release(self, sequence: Sequence) -> None:
+        self._ids.pop(sequence.id, None)
+
+    def apply(self, logits: torch.Tensor, row: LogitsRow) -> None:
+        """Set all other logits of the row ([V] fp32) to -inf. Its request has `allowed_token_ids`."""
+        ids = self._ids.get(row.sequence.id)
+        if ids is None:
+            ids = torch.tensor(row.sequence.request.sampling.allowed_token_ids, device=logits.device)
+            self._ids[row.sequence.id] = ids
+        allowed = logits[ids]
+        logits.fill_(-torch.inf)
+        logits[ids] = allowed

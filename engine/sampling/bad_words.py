@@ -1,0 +1,52 @@
+"""BadWords: the tokens that would complete a sequence that the output must not contain.
+
+A word is a sequence of tokens. Its last token is banned wherever the output ends with the tokens before it; a word of
+one token is banned everywhere. What the prompt ends with does not count: a word is made of generated tokens.
+"""
+
+from collections import abc
+
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.sequence import Sequence
+
+Words = tuple[tuple[int, ...], ...]
+
+
+class _WordIndex:
+    """Words by the token before their last one, so that a row looks only at those which it could complete."""
+
+    def __init__(self, words: Words) -> None:
+        self._always = sorted({word[0] for word in words if len(word) == 1})
+        self._after: dict[int, list[tuple[int, ...]]] = {}
+        for word in words:
+            if len(word) > 1:
+                self._after.setdefault(word[-2], []).append(word)
+        self.longest = max(map(len, words))
+
+    def completions(self, output: abc.Sequence[int]) -> list[int]:
+        """The tokens that complete a word after this output, of which the last `longest` - 1 tokens are enough."""
+        candidates = self._after.get(output[-1], []) if output else []
+        return self._always + [
+            word[-1]
+            for word in candidates
+            if len(word) - 1 <= len(output) and tuple(output[1 - len(word) :]) == word[:-1]
+        ]
+
+
+class BadWords:
+    """Holds an index of each sequence's words until it is released."""
+
+    def __init__(self) -> None:
+        self._indices: dict[str, _WordIndex] = {}
+
+    def release(self, sequence: Sequence) -> None:
+        self._indices.pop(sequence.id, None)
+
+    def banned_ids(self, row: LogitsRow) -> list[int]:
+        """Ids that the row must not have. Its request has `bad_words`."""
+        sequence = row.sequence
+        index = self._indices.get(sequence.id)
+        if index is None:
+            index = self._indices[sequence.id] = _WordIndex(sequence.request.sampling.bad_words)
+        first = max(sequence.num_prompt, len(sequence.tokens) - index.longest)
+        return index.completions([*sequence.tokens[first:], *row.drafted])

@@ -1,0 +1,158 @@
+"""DryPenalties: penalizes the tokens that would continue a repetition (DRY, "don't repeat yourself", by p-e-w, 2024).
+
+If the last n tokens occurred before, the token that followed them there would make the repetition n + 1 long. From
+n = allowed_length on, its logit gets less: by multiplier * base ** (n - allowed_length), for the longest n of each
+token. Repetitions are looked for in the last `window` tokens, prompt included, and do not reach back over a breaker: a
+token that contains one of the breakers' texts, or a sequence of tokens that spells one. As in llama.cpp, a token that
+contains a breaker is never penalized.
+
+Numpy and not torch: the arrays are short, and torch's operators would take longer to call than to run.
+"""
+
+import math
+from collections import abc
+
+import numpy as np
+import torch
+
+from engine.sampler_params import DryParams
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.sequence import Sequence
+
+# A penalty above this rules a token out just as well, and stays finite: it never leaves a row without a token.
+_MAX_PENALTY = 1e30
+
+
+class Repetitions:
+    """How long the repetition is that ends at each place of the last `window` tokens of a growing sequence.
+
+    Invariant: `_lengths[i]` is the number of tokens that the text up to `tokens[i]` and the text up to the last token
+    have in common at their ends, as far as the window reaches; at the last token itself it means nothing.
+    """
+
+    __slots__ = ("_lengths", "_window", "num_seen", "tokens")
+
+    def __init__(self, tokens: abc.Sequence[int], window: int) -> None:
+        """tokens: all so far; only the last `window` are looked at."""
+        self._window = window
+        self.num_seen = len(tokens)
+        self.tokens = np.array(tokens[-window:], dtype=np.int64)
+        self._lengths = np.array(_common_suffixes(self.tokens.tolist()), dtype=np.int64)
+
+    def push(self, token_ids: abc.Iterable[int]) -> None:
+        """Append tokens, each at a cost of the window's length."""
+        for token_id in token_ids:
+            self.num_seen += 1
+            longer = np.append(np.where(self.tokens == token_id, np.append(0, self._lengths[:-1]) + 1, 0), 0)
+            self.tokens = np.append(self.tokens, token_id)[-self._window :]
+            self._lengths = longer[-self._window :]
+
+    def extended_by(self, token_ids: list[int]) -> "Repetitions":
+        """These, after more tokens; they themselves do not change."""
+        if not token_ids:
+            return self
+        longer = object.__new__(Repetitions)
+        longer._window, longer.num_seen, longer.tokens, longer._lengths = (
+            self._window,
+            self.num_seen,
+            self.tokens,
+            self._lengths,
+        )
+        longer.push(token_ids)  # makes new arrays
+        return longer
+
+    def lengths(self) -> np.ndarray:
+        """Of the repetition that ends at each token but the last, and that the next token could continue: [n - 1]."""
+        inside = np.arange(1, len(self.tokens))  # tokens of the window up to each place
+        return np.minimum(self._lengths[:-1], inside)
+
+
+def _common_suffixes(tokens: list[int]) -> list[int]:
+    """For each place, how many tokens the text up to it and the whole have in common at their ends; 0 at the last.
+
+    The Z function of the reversed text, in linear time (Gusfield 1997, section 1.4).
+    """
+    text, n = tokens[::-1], len(tokens)
+    z = [0] * n
+    start = end = 0  # the match that reaches furthest: text[start:end] == text[: end - start]
+    for i in range(1, n):
+        length = min(z[i - start], end - i) if i < end else 0
+        while i + length < n and text[length] == text[i + length]:
+            length += 1
+        z[i] = length
+        if i + length > end:
+            start, end = i, i + length
+    return z[::-1]
+
+
+class _Breakers:
+    """Where repetitions begin anew."""
+
+    def __init__(self, params: DryParams, vocab_size: int) -> None:
+        bits = np.unpackbits(np.frombuffer(params.breaker_mask, dtype=np.uint8), bitorder="little").astype(bool)
+        self.is_single = np.zeros(max(vocab_size, len(bits)), dtype=bool)
+        self.is_single[: len(bits)] = bits
+        self._tails: dict[int, list[tuple[int, ...]]] = {}  # of sequences, by their first token
+        for head, *tail in params.breaker_sequences:
+            self._tails.setdefault(head, []).append(tuple(tail))
+        self._begins = self.is_single.copy()
+        self._begins[list(self._tails)] = True
+
+    def num_after_last(self, tokens: np.ndarray) -> int:
+        """How many tokens follow the last breaker; all of them if there is none."""
+        for place in np.flatnonzero(self._begins[tokens])[::-1].tolist():
+            head, end = int(tokens[place]), place + 1
+            lengths = [
+                len(tail) for tail in self._tails.get(head, []) if tuple(tokens[end : end + len(tail)].tolist()) == tail
+            ]
+            if lengths or self.is_single[head]:
+                return len(tokens) - end - max(lengths, default=0)
+        return len(tokens)
+
+
+class DryPenalties:
+    """Follows the repetitions of sequences until they are released."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, tuple[Repetitions, _Breakers]] = {}
+
+    def release(self, sequence: Sequence) -> None:
+        self._states.pop(sequence.id, None)
+
+    def apply(self, logits: torch.Tensor, row: LogitsRow) -> None:
+        """Subtract from the logits ([V] fp32) of tokens that would continue a repetition. Its request has `dry`."""
+        sequence = row.sequence
+        params = sequence.request.sampling.dry
+        assert params is not None
+        state = self._states.get(sequence.id)
+        if state is None:
+            state = Repetitions(sequence.tokens, params.window), _Breakers(params, len(logits))
+            self._states[sequence.id] = state
+        repetitions, breakers = state
+        repetitions.push(sequence.tokens[repetitions.num_seen :])
+        ids, penalties = _penalties(repetitions.extended_by(row.drafted), breakers, params)
+        if len(ids):
+            device_ids = torch.from_numpy(ids).to(logits.device)
+            logits[device_ids] -= torch.from_numpy(penalties).to(logits)
+
+
+def _penalties(repetitions: Repetitions, breakers: _Breakers, params: DryParams) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and what to subtract from their logits."""
+    tokens, allowed = repetitions.tokens, params.allowed_length
+    longest = breakers.num_after_last(tokens)
+    none = np.zeros(0, dtype=np.int64), np.zeros(0)
+    if len(tokens) <= allowed or longest < allowed:
+        return none
+    lengths = np.minimum(repetitions.lengths(), longest)
+    continuing = lengths >= allowed
+    next_ids, lengths = tokens[1:][continuing], lengths[continuing]
+    is_penalized = ~breakers.is_single[next_ids]
+    next_ids, lengths = next_ids[is_penalized], lengths[is_penalized]
+    if not len(next_ids):
+        return none
+    ids, place_of = np.unique(next_ids, return_inverse=True)
+    most = np.zeros(len(ids), dtype=np.int64)
+    np.maximum.at(most, place_of, lengths)
+    largest_exponent = math.log(_MAX_PENALTY) / math.log(params.base) if params.base > 1 else math.inf
+    penalties = params.multiplier * params.base ** np.minimum(most - allowed, largest_exponent)
+    return ids, np.minimum(penalties, _MAX_PENALTY)

@@ -1,0 +1,110 @@
+"""Mirostat: truncation that steers the surprise of the text to a target (Basu et al. 2020).
+
+A limit mu, in bits, follows what was sampled: mu' = mu - eta * (surprise - tau), and it begins at 2 tau.
+
+1: the k likeliest tokens survive, where k is such that a Zipf distribution with the row's exponent has surprise mu; the
+   exponent is estimated from the 100 likeliest tokens. The surprise is that of the model's distribution, as in the
+   paper.
+2: the tokens survive whose surprise is at most mu. The surprise is that among the survivors, as in llama.cpp.
+
+mu at a token depends on the tokens before it and their logits, so a row of a draft needs the rows before: each
+sequence's rows are drawn one after the other, up to the first drafted token that is not the one drawn. A token that a
+grammar forced without a row had no surprise.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+
+from engine.sampler_params import MirostatParams
+from engine.sampling.draw import draw, uniform
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.sequence import Sequence
+
+_NUM_ESTIMATING = 100  # tokens that the exponent is estimated from
+
+
+class Mirostat:
+    """Holds mu of sequences until they are released.
+
+    Invariant: entry i of a sequence's list is mu at its output token i; the last is that of the next token.
+    """
+
+    def __init__(self) -> None:
+        self._mus: dict[str, list[float]] = {}
+
+    def release(self, sequence: Sequence) -> None:
+        self._mus.pop(sequence.id, None)
+
+    def sample(self, logits: torch.Tensor, sequence: Sequence) -> list[int]:
+        """The tokens of a sequence that has `mirostat`: the accepted ones of its draft and one more.
+
+        logits: [len(draft) + 1, V] fp32, edited.
+        """
+        sampling = sequence.request.sampling
+        params = sampling.mirostat
+        assert params is not None
+        mus = self._mus.setdefault(sequence.id, [2.0 * params.tau])
+        del mus[sequence.num_output + 1 :]
+        while len(mus) <= sequence.num_output:
+            mus.append(_next_mu(mus[-1], 0.0, params))
+        chosen: list[int] = []
+        for num_drafted, row_logits in enumerate(logits):
+            row = LogitsRow(sequence, num_drafted)
+            number = uniform(sequence.seed, row.position)
+            token_id, surprise = _draw(row_logits / sampling.temperature, mus[-1], number, params)
+            chosen.append(token_id)
+            mus.append(_next_mu(mus[-1], surprise, params))
+            if num_drafted < len(sequence.draft) and token_id != sequence.draft[num_drafted]:
+                break
+        return chosen
+
+
+def _next_mu(mu: float, surprise: float, params: MirostatParams) -> float:
+    return mu - params.eta * (surprise - params.tau)
+
+
+def _draw(scaled: torch.Tensor, mu: float, number: float, params: MirostatParams) -> tuple[int, float]:
+    """(token id, its surprise in bits). scaled: [V], over the temperature; number: in [0, 1)."""
+    surprises = scaled.double().log_softmax(dim=-1) / -math.log(2.0)
+    limit = max(float(surprises.min()), mu if params.version == 2 else _largest_surprise(surprises, mu))
+    ids = (surprises <= limit).nonzero().squeeze(-1)
+    weights = torch.exp2(-surprises[ids])
+    place = draw(weights.unsqueeze(0), torch.tensor([number], dtype=torch.float64, device=scaled.device))
+    surprise = float(surprises[ids[place]])
+    if params.version == 2:
+        surprise += math.log2(float(weights.sum()))
+    return int(ids[place]), surprise
+
+
+def _largest_surprise(surprises: torch.Tensor, mu: float) -> float:
+    """That of the k likeliest tokens, for the k of version 1. surprises: [V]."""
+    finite = surprises[torch.isfinite(surprises)]
+    best = finite.topk(min(_NUM_ESTIMATING, len(finite)), largest=False).values  # ascending
+    k = _num_tokens(best.tolist(), mu, len(surprises))
+    if k <= len(best):
+        return float(best[k - 1])
+    return math.inf if k >= len(finite) else float(finite.kthvalue(k).values)
+
+
+def _num_tokens(best_surprises: list[float], mu: float, vocab_size: int) -> int:
+    """k as the paper's algorithm 1 has it, at least 1, with the exponent estimated by least squares."""
+    numerator = denominator = 0.0
+    for rank, (surprise, next_surprise) in enumerate(pairwise(best_surprises), 1):
+        t = math.log((rank + 1) / rank)
+        numerator += t * (next_surprise - surprise) * math.log(2.0)
+        denominator += t * t
+    exponent = numerator / denominator if denominator else 0.0
+    if exponent == 0.0:  # all are equally likely
+        return vocab_size if mu >= math.log2(vocab_size) else 1
+    epsilon = exponent - 1.0
+    # log of epsilon / (1 - N ** -epsilon), which tends to -log(log N) as epsilon goes to 0
+    if abs(epsilon) < 1e-9:
+        log_scale = -math.log(math.log(vocab_size))
+    elif epsilon > 0:
+        log_scale = math.log(epsilon) - math.log(-math.expm1(-epsilon * math.log(vocab_size)))
+    else:
+        log_scale = math.log(-epsilon) - math.log(math.expm1(-epsilon * math.log(vocab_size)))
+    log_k = (log_scale + mu * math.log(2.0)) / exponent
+    return vocab_size if log_k >= math.log(vocab_size) else max(1, int(math.exp(log_k)))

@@ -1,0 +1,25 @@
+"""Top-n-sigma: only tokens whose logits are within n standard deviations of the largest (Tang et al. 2024).
+
+The deviation is that of the row's finite logits, and so of those that bans and grammars leave. Temperature scales the
+logits and their deviation alike, and changes nothing about which tokens survive.
+"""
+
+import torch
+
+from engine.sampling.rows import LogitsRow
+
+
+def apply_top_n_sigma(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
+    """Set the logits ([L, V] fp32) of the other tokens to -inf, in rows that have a top_n_sigma."""
+    chosen = [index for index, row in enumerate(rows) if row.sequence.request.sampling.top_n_sigma > 0.0]
+    if not chosen:
+        return
+    n = [rows[index].sequence.request.sampling.top_n_sigma for index in chosen]
+    values = logits[chosen].double()  # fp64, so that the outcome does not depend on how sums over rows are split
+    is_finite = values > -torch.inf
+    count = is_finite.sum(dim=-1, keepdim=True)
+    mean = torch.where(is_finite, values, 0.0).sum(dim=-1, keepdim=True) / count
+    variance = torch.where(is_finite, (values - mean).square(), 0.0).sum(dim=-1, keepdim=True) / count
+    reach = torch.tensor(n, dtype=torch.float64, device=logits.device).unsqueeze(-1) * variance.sqrt()
+    threshold = values.amax(dim=-1, keepdim=True) - reach
+    logits[chosen] = logits[chosen].masked_fill(values < threshold, -torch.inf)

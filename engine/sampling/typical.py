@@ -1,0 +1,49 @@
+"""Locally typical sampling: the tokens whose surprise is closest to the expected one (Meister et al. 2022).
+
+The expected surprise is the entropy of the row's distribution. Of the tokens in order of |surprise - entropy| the first
+few survive whose probabilities add up to typical_p; ties survive or go together. The likeliest token may be among those
+that go.
+"""
+
+import torch
+
+from engine.sampling.rows import LogitsRow
+
+_WINDOW = 256  # tokens looked at first, as in truncation.py
+
+
+def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
+    """Set the logits ([L, V] fp32, before temperature) of the other tokens to -inf, in rows that have a typical_p.
+
+    Top-k comes before: in these rows the logits below the k largest are -inf, too.
+    """
+    chosen = [index for index, row in enumerate(rows) if row.sequence.request.sampling.typical_p < 1.0]
+    if not chosen:
+        return
+    params = [rows[index].sequence.request.sampling for index in chosen]
+    temperature = torch.tensor([p.temperature for p in params], dtype=torch.float64, device=logits.device)
+    scaled = logits[chosen].double() / temperature.unsqueeze(-1)
+    for values, p in zip(scaled, params, strict=True):
+        if 0 < p.top_k < len(values):
+            values.masked_fill_(values < values.topk(p.top_k).values[-1], -torch.inf)
+    log_probs = scaled.log_softmax(dim=-1)
+    probs = log_probs.exp()
+    entropy = -torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=-1, keepdim=True)
+    distance = (-log_probs - entropy).abs()  # inf where a token is ruled out
+    mass = torch.tensor([p.typical_p for p in params], dtype=torch.float64, device=logits.device).unsqueeze(-1)
+    is_out = (distance > _largest_distance(distance, probs, mass)) | (scaled == -torch.inf)
+    logits[chosen] = logits[chosen].masked_fill(is_out, -torch.inf)
+
+
+def _largest_distance(distance: torch.Tensor, probs: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """Of the tokens that survive: [l, 1]. distance, probs: [l, V]; mass: [l, 1]."""
+    vocab_size = distance.shape[-1]
+    width = min(vocab_size, _WINDOW)
+    while True:
+        nearest, ids = torch.topk(distance, width, dim=-1, largest=False)  # ascending
+        total = probs.gather(-1, ids).cumsum(dim=-1)
+        if width == vocab_size or bool((total[:, -1:] >= mass).all()):
+            # The first whose total reaches the mass; rounding may keep that of all tokens below it.
+            last = (total < mass).sum(dim=-1, keepdim=True).clamp(max=width - 1)
+            return nearest.gather(-1, last)
+        width = min(vocab_size, width * 16)
