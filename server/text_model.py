@@ -11,6 +11,7 @@ from server.reasoning.marks import ReasoningMarks, find_reasoning_marks
 from server.reasoning.registry import marks_of_parser
 from server.text.chat_template import ChatTemplate, load_chat_template
 from server.text.fill_in_middle import FillInMiddle, find_fill_in_middle
+from server.text.token_words import TokenWords
 from server.text.tokenizer import Tokenizer
 from server.tools.format import ToolFormat
 from server.tools.history import GENERIC
@@ -33,6 +34,7 @@ class ChatModel:
 @dataclass(frozen=True, slots=True)
 class TextModel:
     tokenizer: Tokenizer
+    words: TokenWords
     chat: ChatModel | None  # None: a model without a chat template, and no --chat-template
     fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
 
@@ -56,7 +58,7 @@ def build_text_model(info: TokenizerInfo, config: ServerConfig) -> TextModel:
         config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts
     )
     chat = None if template is None else _chat_model(template, config)
-    return TextModel(tokenizer, chat, find_fill_in_middle(tokenizer))
+    return TextModel(tokenizer, TokenWords(tokenizer), chat, find_fill_in_middle(tokenizer))
 
 
 def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:

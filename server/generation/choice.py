@@ -200,7 +200,7 @@ class Choice:
                 return None
             case FinishReason.ERROR if output.is_refused:
                 self.meter.end(FinishReason.ERROR)
-                param = self._grammar_param
+                param = output.refused_param or self._grammar_param
                 raise InvalidRequest(f"{param} cannot be followed: {output.error}", param=param)
             case FinishReason.ERROR:
                 self.meter.end(FinishReason.ERROR)

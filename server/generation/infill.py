@@ -10,6 +10,7 @@ from server.generation.infill_prompt import infill_prompt
 from server.generation.line_limits import LineOptions
 from server.generation.params import GenerationParams, with_ends
 from server.generation.prompts import room_for_output
+from server.generation.step_tokens import step_tokens
 from server.generation.terms import request_terms
 from server.schemas.infill import InfillRequest
 from server.schemas.parameters import ignored_header
@@ -36,7 +37,8 @@ async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: 
         default=None,
         prompt_param="input_prefix",
     )
-    sampling = body.sampling(info, max_tokens=max_tokens)
+    tokens = await step_tokens(body, text_model.words, info.vocab_size)
+    sampling = body.sampling(info, max_tokens=max_tokens, tokens=tokens)
     options = TextOptions(
         stop=tuple(body.stop or ()),
         include_stop=bool(body.include_stop_str_in_output),

@@ -14,6 +14,7 @@ from server.generation.checks import check_num_choices, check_request
 from server.generation.choice import Prompt, TextOptions
 from server.generation.infill_prompt import suffix_prompts
 from server.generation.prompts import chat_prompt, room_for_output, text_prompts
+from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
 from server.generation.truncation import chat_truncation, truncation_of
 from server.schemas.chat import ChatCompletionRequest
@@ -85,7 +86,10 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
         default=None,
         prompt_param="messages",
     )
-    sampling = body.sampling(info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs)
+    tokens = await step_tokens(body, text_model.words, info.vocab_size)
+    sampling = body.sampling(
+        info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs, tokens=tokens
+    )
     prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len)
     params = _params(body, text_model.tokenizer, [prompt], sampling, terms, plan=prepared.plan, ignored=ignored)
     if prepared.is_generic:
@@ -124,7 +128,10 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
     )
     scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]
     prompt_logprobs = max(scored, default=None)
-    sampling = body.sampling(info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
+    tokens = await step_tokens(body, text_model.words, info.vocab_size)
+    sampling = body.sampling(
+        info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
+    )
     plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
     params = _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)
     return params if fim is None else with_ends(params, fim.end_ids)

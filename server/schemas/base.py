@@ -75,6 +75,10 @@ def _limit(fault: ErrorDetails) -> str:
             return f"it must have at least {fault['ctx']['min_length']}"
         case "too_long":
             return f"it must have at most {fault['ctx']['max_length']}"
+        case "string_too_short":
+            return f"it must have at least {fault['ctx']['min_length']} character"
+        case "string_too_long":
+            return f"it must have at most {fault['ctx']['max_length']} characters"
     return fault["msg"].replace("Input should be", "it must be")
 
 

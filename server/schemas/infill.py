@@ -7,6 +7,7 @@ from pydantic import Field
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.protocol import EngineInfo, SamplingParams
 from server.schemas.base import StrictModel
+from server.schemas.sampler_steps import StepTokens
 from server.schemas.sampling import GenerationRequest
 
 _MAX_EXTRA = 1024  # files; an editor sends some sixteen
@@ -107,7 +108,13 @@ class InfillRequest(GenerationRequest):
         return [name for name, honored in is_effective.items() if not honored]
 
     def sampling(
-        self, info: EngineInfo, *, max_tokens: int, logprobs: int | None = None, prompt_logprobs: int | None = None
+        self,
+        info: EngineInfo,
+        *,
+        max_tokens: int,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        tokens: StepTokens,
     ) -> SamplingParams:
         """As of every request, with llama-server's ways to spell two of the fields."""
         own = self.model_copy(
@@ -118,5 +125,5 @@ class InfillRequest(GenerationRequest):
             }
         )
         return GenerationRequest.sampling(
-            own, info, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs
+            own, info, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
         )

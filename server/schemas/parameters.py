@@ -19,9 +19,7 @@ def _never(_value: Any) -> bool:
 
 # Fields that would change the answer, with the values (beside null and []) that ask for nothing.
 _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
-    "allowed_token_ids": _never,
     "audio": _never,
-    "bad_words": _never,
     "best_of": _is(1),  # on chat; completions check their own
     "chat_template": _never,  # a request's own template is code that we do not run
     "documents": _never,
@@ -45,7 +43,6 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "tools": _never,  # on completions
     "top_logprobs": _is(0),  # on completions, which count them in logprobs
     "truncate_prompt_tokens": _never,  # of /tokenize, which shows what a text is
-    "typical_p": _is(1.0, 1),
     "use_beam_search": _is(False),
     "web_search_options": _never,
 }

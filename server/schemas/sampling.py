@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from engine.errors import InvalidRequest
 from engine.protocol import EngineInfo, SamplingParams
 from server.schemas.base import StrictModel, quote
+from server.schemas.sampler_steps import LIMITS, SamplerStepFields, StepTokens
 
 MAX_CHOICES = 128  # OpenAI's limit of n
 MAX_TIMEOUT_S = 7 * 86400.0
@@ -44,7 +45,7 @@ class StreamOptions(StrictModel):
     include_usage: bool | None = None
 
 
-class GenerationRequest(StrictModel):
+class GenerationRequest(SamplerStepFields):
     """Every field may be null, which means the same as leaving it out."""
 
     model: str | None = None
@@ -94,10 +95,22 @@ class GenerationRequest(StrictModel):
         return {**super().extra, **{f"stream_options.{name}": value for name, value in options.items()}}
 
     def sampling(
-        self, info: EngineInfo, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None
+        self,
+        info: EngineInfo,
+        *,
+        max_tokens: int,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+        tokens: StepTokens,
     ) -> SamplingParams:
-        """What the engine needs; an absent value is the checkpoint's default, else neutral. Raises InvalidRequest."""
+        """What the engine needs; an absent value is the checkpoint's default, else neutral. Raises InvalidRequest.
+
+        tokens: of this body's own bad words and breakers.
+        """
+        mirostat = self.mirostat_params()
         default = info.generation_defaults
+        if mirostat is not None:  # instead of the checkpoint's limits
+            default = {name: value for name, value in default.items() if name not in LIMITS}
         top_k = self.top_k if self.top_k is not None else int(default.get("top_k", 0))
         params = SamplingParams(
             max_tokens=max_tokens,
@@ -106,10 +119,17 @@ class GenerationRequest(StrictModel):
             top_p=_first(self.top_p, default.get("top_p"), 1.0),
             top_k=max(0, top_k),
             min_p=_first(self.min_p, default.get("min_p"), 0.0),
+            typical_p=_first(self.typical_p, 1.0),
+            top_n_sigma=max(0.0, self.top_n_sigma or 0.0),
+            xtc=self.xtc(),
+            mirostat=mirostat,
             presence_penalty=_first(self.presence_penalty, default.get("presence_penalty"), 0.0),
             frequency_penalty=_first(self.frequency_penalty, default.get("frequency_penalty"), 0.0),
             repetition_penalty=_first(self.repetition_penalty, default.get("repetition_penalty"), 1.0),
+            dry=self.dry(tokens),
             logit_bias=_token_biases(self.logit_bias or {}),
+            bad_words=tokens.bad_words,
+            allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             seed=self.seed,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),

@@ -1,0 +1,27 @@
+"""The tokens of those sampling fields that are texts: bad words, and the breakers of repetitions."""
+
+import asyncio
+from itertools import chain
+
+from server.schemas.sampler_steps import SamplerStepFields, StepTokens
+from server.text.token_words import TokenWords
+
+
+async def step_tokens(body: SamplerStepFields, words: TokenWords, vocab_size: int) -> StepTokens:
+    """In a thread where there is anything to look up; the event loop goes on meanwhile. Raises InvalidRequest.
+
+    vocab_size: of the output layer. Words with a token beyond it cannot be generated and are left out.
+    """
+    if not (body.bad_words or body.breakers):
+        return StepTokens()
+    return await asyncio.to_thread(_look_up, body, words, vocab_size)
+
+
+def _look_up(body: SamplerStepFields, words: TokenWords, vocab_size: int) -> StepTokens:
+    spellings = dict.fromkeys(chain.from_iterable(words.spellings(word) for word in body.bad_words or []))
+    found = words.breakers(body.breakers)
+    return StepTokens(
+        bad_words=tuple(ids for ids in spellings if max(ids) < vocab_size),
+        breaker_mask=found.mask,
+        breaker_sequences=found.sequences,
+    )
