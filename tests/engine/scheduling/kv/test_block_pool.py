@@ -112,3 +112,18 @@ def test_check_finds_a_lost_block() -> None:
     pool._references[0] = 1
     with pytest.raises(AssertionError):
         pool.check()
+
+
+def test_whole_conversations_go_before_the_head_that_they_share() -> None:
+    """Three conversations with a system prompt of two blocks, one after the other; the least recent goes first."""
+    pool = BlockPool(11)
+    head = pool.allocate(2)
+    tails = [pool.allocate(3) for _ in range(3)]
+    for block in [*head, *(block for tail in tails for block in tail)]:
+        pool.register(block, bytes([block]))
+    pool.free([*head, *tails[0]])
+    for tail in tails[1:]:
+        pool.share(head)
+        pool.free([*head, *tail])
+    order = pool.allocate(11)
+    assert order == [*reversed(tails[0]), *reversed(tails[1]), *reversed(tails[2]), *reversed(head)]

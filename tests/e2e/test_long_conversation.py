@@ -1,0 +1,39 @@
+"""A conversation of twenty turns with tools: each turn costs the prefill of what is new in it, and no more."""
+
+from typing import Any
+
+from tests.helpers.server_process import ServerProcess
+
+_BLOCK = 16  # --block-size, by default
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def test_twenty_turns_with_tools_are_each_computed_once(server: ServerProcess) -> None:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "Answer in few words."}]
+    num_known = 0  # tokens that the server has computed, at least
+    with server.client() as client:
+        for turn in range(20):
+            messages.append({"role": "user", "content": f"What is the weather in city {turn}?"})
+            body = {
+                "messages": messages,
+                "tools": [_TOOL],
+                "tool_choice": "required" if turn % 2 else "auto",
+                "max_tokens": 40,
+                "seed": turn,
+            }
+            answer = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+            usage, message = answer["usage"], answer["choices"][0]["message"]
+            cached = usage["prompt_tokens_details"]["cached_tokens"]
+            assert cached >= num_known // _BLOCK * _BLOCK, f"turn {turn}: {cached} of {num_known} tokens"
+            # The last token was not computed, nor were those before it that a grammar forced: a bracket or two.
+            num_known = usage["prompt_tokens"] + usage["completion_tokens"] - 1 - _BLOCK
+            messages.append({name: message[name] for name in ("role", "content", "tool_calls") if name in message})
+            for call in message.get("tool_calls", []):
+                messages.append({"role": "tool", "tool_call_id": call["id"], "content": f"{turn} degrees"})
+    assert any(message["role"] == "tool" for message in messages)
