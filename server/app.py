@@ -15,7 +15,19 @@ from server.errors import describe
 from server.http.error_forms import error_response
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.metrics import Metrics
-from server.routes import chat, completions, health, infill, messages, models, operations, responses, streams, tokens
+from server.routes import (
+    chat,
+    completions,
+    health,
+    infill,
+    messages,
+    models,
+    ollama,
+    operations,
+    responses,
+    streams,
+    tokens,
+)
 from server.runs.registry import Runs
 from server.store.database import memory_database
 from server.store.entries import Entries
@@ -28,6 +40,7 @@ ROUTERS = (
     streams.router,
     responses.router,
     infill.router,
+    ollama.router,
     tokens.router,
     models.router,
     operations.router,

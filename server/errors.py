@@ -30,6 +30,10 @@ class ModelNotFound(HeadraceError):
     """The request names a model that is not served here."""
 
 
+class NotServed(HeadraceError):
+    """A path of a protocol that this server speaks, for something that it does not do."""
+
+
 class RequestTooLarge(HeadraceError):
     """The body is longer than --max-request-bytes."""
 
@@ -84,6 +88,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     InvalidRequest: _Kind(400, _INVALID),  # its subclasses bring their own code
     InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
+    NotServed: _Kind(404, _INVALID, "not_served"),
     StreamNotFound: _Kind(404, _INVALID, "stream_not_found"),
     RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
     StreamStopped: _Kind(409, _INVALID, "stream_deleted"),

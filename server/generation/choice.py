@@ -86,6 +86,7 @@ class Choice:
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.queue_s = 0.0  # from the request's arrival to its first step
         self.num_drafted = 0
         self.num_draft_accepted = 0
         self.num_predicted = 0
@@ -113,6 +114,7 @@ class Choice:
         self.num_cached_tokens = output.num_cached_tokens
         self.num_drafted = max(self.num_drafted, output.num_drafted)
         self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
+        self.queue_s = self.queue_s if output.queue_s is None else output.queue_s
         delta = Delta(self.index)
         if self._echo_due:
             self._echo_due = False

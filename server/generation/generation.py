@@ -74,6 +74,11 @@ class Generation:
         """Of the prompt of choice number `index`."""
         return self._params.prompts[index // self._params.n].ids
 
+    @property
+    def queue_s(self) -> float:
+        """From the request's arrival to the first step of its first choice; 0 until then."""
+        return self._choices[0].queue_s
+
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises QueueFull or EngineUnavailable, and then none has started."""
         self._context.check_admission()

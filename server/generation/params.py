@@ -97,8 +97,15 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     return replace(params, prediction_ids=prediction_ids)
 
 
-async def completion_params(body: CompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
-    """Of a text completion. Raises as check_request, and InvalidRequest."""
+async def completion_params(
+    body: CompletionRequest,
+    context: ServerContext,
+    arrival_s: float,
+    *,
+    default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
+) -> GenerationParams:
+    """Of a text completion. default_max_tokens: None is the rest of the context. Raises as check_request, and
+    InvalidRequest."""
     ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
     body.check(context.config.max_logprobs)
     ignored += check_scores(body, body.logprobs, context.config.max_logprobs)
@@ -123,7 +130,7 @@ async def completion_params(body: CompletionRequest, context: ServerContext, arr
         info.max_model_len,
         requested=body.max_tokens,
         param="max_tokens",
-        default=DEFAULT_MAX_TOKENS,
+        default=default_max_tokens,
         prompt_param="prompt",
     )
     scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]

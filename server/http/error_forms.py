@@ -7,11 +7,12 @@ from starlette.types import Scope
 
 from server.errors import ErrorReply
 from server.protocols.messages.errors import messages_error
+from server.protocols.ollama.lines import ollama_error
 
 ErrorForm = Callable[[ErrorReply, str], Response]  # of a reply and the request's id
 
 # By the path's beginning; all other paths, unknown ones too, are OpenAI's.
-_FORMS: tuple[tuple[str, ErrorForm], ...] = (("/v1/messages", messages_error),)
+_FORMS: tuple[tuple[str, ErrorForm], ...] = (("/v1/messages", messages_error), ("/api/", ollama_error))
 
 
 def route_path(scope: Scope) -> str:

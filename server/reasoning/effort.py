@@ -58,6 +58,11 @@ class EffortVariables:
         self._levels = texts | _HARMONY_LEVELS if HARMONY.start in template.source else texts
 
     @property
+    def switches(self) -> tuple[str, ...]:
+        """Of the variables, those that turn thinking on and off."""
+        return self._switches
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The variables that the template reads."""
         return self._switches if self._level_variable is None else (*self._switches, self._level_variable)

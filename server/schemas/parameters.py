@@ -108,6 +108,40 @@ MESSAGES_PARAMETERS = ParameterTable(  # Anthropic's
         "workspace_id": _never,
     },
     types={"context_management": (dict, "an object"), "metadata": (dict, "an object")},
+)  # Of how a model is loaded and computed, which the server's own options decide.
+_OLLAMA_LOADING = (
+    "draft_num_predict",
+    "embedding_only",
+    "f16_kv",
+    "logits_all",
+    "low_vram",
+    "main_gpu",
+    "num_batch",
+    "num_ctx",
+    "num_gpu",
+    "num_keep",
+    "num_thread",
+    "numa",
+    "use_mlock",
+    "use_mmap",
+    "vocab_only",
+)
+OLLAMA_PARAMETERS = ParameterTable(
+    unsupported={
+        "context": _never,  # an earlier conversation, as token ids
+        "options.mirostat": _is(0),
+        "options.repeat_last_n": _is(-1),
+        "options.tfs_z": _is(1.0, 1),
+        "options.typical_p": _is(1.0, 1),
+        "template": _is(""),  # a request's own template is code that we do not run
+    },
+    ignored={
+        **{f"options.{name}": _never for name in _OLLAMA_LOADING},
+        "keep_alive": _never,  # the model stays loaded
+        "shift": _is(False),  # what does not fit the context is refused
+        "truncate": _is(False),
+    },
+    types={},
 )
 
 _MAX_LISTED = 32

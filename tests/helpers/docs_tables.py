@@ -54,6 +54,8 @@ def endpoint_table() -> Table:
     rows: Table = [("endpoint", "what it does")]
     for route in (route for router in ROUTERS for route in router.routes):
         assert isinstance(route, APIRoute)
+        if not route.include_in_schema:
+            continue
         path = route.path.replace(":path", "")
         what = route.summary or route.description.partition("\n")[0]
         rows += [(f"`{method} {path}`", what) for method in sorted(route.methods - {"HEAD"})]

@@ -21,8 +21,11 @@ ROUTES = [
 ]
 
 
-def _code(error: dict[str, Any]) -> str:
-    """OpenAI's place for it, or Anthropic's."""
+def _code(error: dict[str, Any] | str) -> str:
+    """OpenAI's place for it, or Anthropic's; Ollama's errors are messages alone."""
+    if isinstance(error, str):
+        assert "no valid API key" in error
+        return "invalid_api_key"
     code: str = error["code"] if "code" in error else error["details"]["error_code"]
     return code
 

@@ -1,0 +1,99 @@
+"""The served model as Ollama's clients see it: what is known of it from the engine and the chat template."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from engine.protocol import EngineInfo
+from server.protocols.ollama.formatter import timestamp
+from server.protocols.ollama.names import tagged
+from server.schemas.ollama_answers import OllamaDetails, OllamaModel, OllamaRunningModel, OllamaShown
+from server.text_model import TextModel
+
+_NEVER = "9999-12-31T23:59:59Z"
+
+
+def model_card(name: str, info: EngineInfo | None, created_s: int) -> OllamaModel:
+    """info: None while the model loads."""
+    card = OllamaModel(name=tagged(name), model=tagged(name), modified_at=timestamp(created_s))
+    if info is not None:
+        card.size = info.weight_bytes
+        card.digest = _digest(info)
+        card.details = _details(info)
+    return card
+
+
+def running_model(name: str, info: EngineInfo) -> OllamaRunningModel:
+    return OllamaRunningModel(
+        name=tagged(name),
+        model=tagged(name),
+        size=info.weight_bytes,
+        size_vram=0 if info.device == "cpu" else info.weight_bytes,
+        digest=_digest(info),
+        details=_details(info),
+        expires_at=_NEVER,
+        context_length=info.max_model_len,
+    )
+
+
+def shown_model(info: EngineInfo, text_model: TextModel, created_s: int) -> OllamaShown:
+    template = info.tokenizer.chat_template if text_model.chat is None else text_model.chat.template.source
+    return OllamaShown(
+        parameters="\n".join(f"{name:<30} {value:g}" for name, value in sorted(info.generation_defaults.items())),
+        template=UNSET if template is None else template,
+        details=_details(info),
+        model_info=_model_info(info),
+        capabilities=capabilities(text_model),
+        modified_at=timestamp(created_s),
+    )
+
+
+def capabilities(text_model: TextModel) -> list[str]:
+    """What clients may ask of the model, in Ollama's words."""
+    found = ["completion"]
+    if text_model.fill_in_middle is not None:
+        found.append("insert")
+    if text_model.chat is not None:
+        found.append("tools")
+        if text_model.chat.reasoning is not None:
+            found.append("thinking")
+    return found
+
+
+def _details(info: EngineInfo) -> OllamaDetails:
+    family = info.architecture
+    # The format of most of the weights; norms and the like are stored otherwise.
+    level = max(info.weight_formats, key=info.weight_formats.__getitem__, default=None)
+    return OllamaDetails(family=family, families=[family], quantization_level=UNSET if level is None else level.upper())
+
+
+def _model_info(info: EngineInfo) -> dict[str, Any]:
+    """Under the names of GGUF's metadata, where there are such."""
+    tokenizer = info.tokenizer
+    found: dict[str, Any] = {
+        "general.architecture": info.architecture,
+        f"{info.architecture}.context_length": info.max_model_len,
+        f"{info.architecture}.vocab_size": info.vocab_size,
+        "tokenizer.ggml.add_bos_token": tokenizer.add_bos_token,
+    }
+    if tokenizer.bos_token_id is not None:
+        found["tokenizer.ggml.bos_token_id"] = tokenizer.bos_token_id
+    if tokenizer.eos_token_ids:
+        found["tokenizer.ggml.eos_token_id"] = tokenizer.eos_token_ids[0]
+    return found
+
+
+def _digest(info: EngineInfo) -> str:
+    """Tells models and their formats apart; the same at every start with the same options."""
+    known = (
+        info.architecture,
+        info.dtype,
+        info.vocab_size,
+        info.weight_bytes,
+        info.weight_formats,
+        hashlib.sha256(info.tokenizer.tokenizer_json).hexdigest(),
+        info.tokenizer.chat_template,
+    )
+    return hashlib.sha256(msgspec.json.encode(known)).hexdigest()

@@ -1,0 +1,191 @@
+"""/api/*: Ollama's API over the same generation as OpenAI's."""
+
+import importlib.metadata
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import PlainTextResponse, Response
+
+from engine.errors import EngineUnavailable, InvalidRequest
+from server.context import ServerContext
+from server.errors import NotServed
+from server.generation.generation import Generation
+from server.generation.params import GenerationParams, chat_params, completion_params
+from server.http.answer import answer
+from server.http.body import Context, json_body
+from server.protocols.field_names import client_names, client_path
+from server.protocols.ollama.formatter import (
+    AnswerWriter,
+    OllamaFormatter,
+    Part,
+    chat_answer,
+    generate_answer,
+)
+from server.protocols.ollama.models import model_card, running_model, shown_model
+from server.protocols.ollama.names import served_name
+from server.protocols.ollama.options import output_limit
+from server.protocols.ollama.requests import (
+    FIELD_NAMES,
+    GENERATE_NAMES,
+    chat_of,
+    generation_of,
+    is_load,
+    unhonored_fields,
+)
+from server.schemas.completions import CompletionRequest
+from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, OllamaShowRequest
+from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
+from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+
+router = APIRouter()
+
+# Clients compare it to know what they may use. Log probabilities came with this one; nothing here is newer.
+_OLLAMA_VERSION = "0.12.11"
+
+# What Ollama does and this server does not, by method and path.
+_NOT_SERVED = {
+    ("POST", "/api/embed"): "does not compute embeddings",
+    ("POST", "/api/embeddings"): "does not compute embeddings",
+    ("POST", "/api/pull"): "does not fetch models; it serves the one that it was started with",
+    ("POST", "/api/push"): "does not publish models",
+    ("POST", "/api/create"): "does not make models; headrace quantize does",
+    ("POST", "/api/copy"): "does not copy models; --served-model-name gives the model more names",
+    ("DELETE", "/api/delete"): "does not delete models",
+    ("POST", "/api/blobs/{digest}"): "takes no files",
+}
+
+
+@router.post("/api/chat")
+async def ollama_chat(
+    request: Request, context: Context, body: Annotated[OllamaChatRequest, Depends(json_body(OllamaChatRequest))]
+) -> Response:
+    """Answer a conversation in Ollama's protocol, as a stream unless `stream` is false."""
+    name, ignored = _checked(body, context)
+    if is_load(body):
+        return _loaded(body, chat_answer, ignored)
+    text_model = await context.text_model()
+    with client_names(FIELD_NAMES):
+        params = await chat_params(chat_of(body, name, text_model.chat), context, request.state.arrival_s)
+    return await _answer(request, context, body, params, chat_answer, ignored)
+
+
+@router.post("/api/generate")
+async def ollama_generate(
+    request: Request,
+    context: Context,
+    body: Annotated[OllamaGenerateRequest, Depends(json_body(OllamaGenerateRequest))],
+) -> Response:
+    """Answer a prompt in Ollama's protocol, or with `raw` continue it, as a stream unless `stream` is false."""
+    name, ignored = _checked(body, context)
+    if is_load(body):
+        return _loaded(body, generate_answer, ignored)
+    text_model = await context.text_model()
+    with client_names(GENERATE_NAMES):
+        asked = generation_of(body, name, text_model.chat)
+        if isinstance(asked, CompletionRequest):
+            params = await completion_params(asked, context, request.state.arrival_s, default_max_tokens=None)
+        else:
+            params = await chat_params(asked, context, request.state.arrival_s)
+    return await _answer(request, context, body, params, generate_answer, ignored)
+
+
+@router.api_route("/api/tags", methods=["GET", "HEAD"])
+async def ollama_tags(context: Context) -> Response:
+    """List the names that the model is served under, as Ollama does."""
+    try:
+        info = context.client.info
+    except EngineUnavailable:
+        info = None
+    return _json(OllamaModels([model_card(name, info, context.created_s) for name in context.model_names]))
+
+
+@router.get("/api/ps")
+async def ollama_ps(context: Context) -> Response:
+    """List what is loaded, as Ollama does: nothing until the model is."""
+    try:
+        info = context.client.info
+    except EngineUnavailable:
+        return _json(OllamaRunningModels([]))
+    return _json(OllamaRunningModels([running_model(context.model_name, info)]))
+
+
+@router.post("/api/show")
+async def ollama_show(
+    context: Context, body: Annotated[OllamaShowRequest, Depends(json_body(OllamaShowRequest))]
+) -> Response:
+    """Describe the model as Ollama does: its template, defaults, context and capabilities."""
+    name = body.model or body.name
+    if not name:
+        raise InvalidRequest("model is missing; it is required", param="model")
+    _admitted(name, context)
+    return _json(shown_model(context.client.info, await context.text_model(), context.created_s))
+
+
+@router.api_route("/api/version", methods=["GET", "HEAD"])
+async def ollama_version() -> Response:
+    """Tell the version of Ollama that its clients may take this server for."""
+    return _json(OllamaVersion(_OLLAMA_VERSION, importlib.metadata.version("headrace")))
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def root() -> PlainTextResponse:
+    """Tell that the server runs, for clients that look for Ollama here."""
+    return PlainTextResponse("headrace is running")
+
+
+async def _not_served(request: Request) -> Response:
+    """Refuse what Ollama does with its models, and embeddings."""
+    path = request.scope["route"].path
+    raise NotServed(f"{path} is not served here: this server {_NOT_SERVED[request.method, path]}")
+
+
+for _method, _path in _NOT_SERVED:
+    router.add_api_route(_path, _not_served, methods=[_method], include_in_schema=False)
+
+
+def _admitted(name: str, context: ServerContext) -> str:
+    """The served name. Raises EngineUnavailable, or ModelNotFound."""
+    context.check_admission()
+    return served_name(name, context.model_names)
+
+
+def _checked(body: OllamaRequest, context: ServerContext) -> tuple[str, list[str]]:
+    """The served name, and the fields that are ignored. Raises InvalidRequest and what `_admitted` does."""
+    name = _admitted(body.model, context)
+    output_limit(body.options or {})
+    unhonored = unhonored_fields(body, context.client.info)
+    return name, ignored_parameters(unhonored, strict=context.config.strict_parameters, table=OLLAMA_PARAMETERS)
+
+
+def _loaded(body: OllamaRequest, write: AnswerWriter, ignored: list[str]) -> Response:
+    """The answer to a request that asks for nothing but the model, which is loaded, and stays so."""
+    loaded = write(Part(), body.model, True)
+    loaded.done_reason = "load"
+    return _json(loaded, ignored_header(ignored))
+
+
+async def _answer(
+    request: Request,
+    context: ServerContext,
+    body: OllamaRequest,
+    params: GenerationParams,
+    write: AnswerWriter,
+    ignored: list[str],
+) -> Response:
+    limit = output_limit(body.options or {})
+    if limit is not None:
+        sampling = params.sampling  # which has all that fits the context
+        sampling = msgspec.structs.replace(sampling, max_tokens=min(limit, sampling.max_tokens))
+        params = replace(params, sampling=sampling)
+    formatter = OllamaFormatter(
+        write, body.model, params.tokenizer, request.state.arrival_s, has_logprobs=bool(body.logprobs)
+    )
+    ignored = [*ignored, *(client_path(FIELD_NAMES, path) for path in params.ignored)]
+    headers = {**params.headers, **ignored_header(ignored)}
+    return await answer(request, Generation(context, params), formatter, stream=body.is_streamed, headers=headers)
+
+
+def _json(message: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(message), headers=headers, media_type="application/json")

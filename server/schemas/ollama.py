@@ -1,0 +1,106 @@
+"""The bodies of Ollama's endpoints. What becomes a chat's field as it is, the chat's own schema checks."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from server.schemas.base import UNSUPPORTED, StrictModel
+
+_KEPT_SECONDS = (int, float, str)
+
+
+def _no_images(images: Any) -> Any:
+    if images is None or images == []:
+        return None
+    raise PydanticCustomError(UNSUPPORTED, "this server takes text only")
+
+
+def _format(value: Any) -> Any:
+    if value is None or isinstance(value, dict) or value in ("", "json"):
+        return value
+    raise PydanticCustomError("format", 'it must be "json" or a JSON schema')
+
+
+def _think(value: Any) -> Any:
+    if value is None or isinstance(value, bool) or value in ("low", "medium", "high", "max"):
+        return value
+    raise PydanticCustomError("think", "it must be true, false, low, medium, high or max")
+
+
+def _keep_alive(value: Any) -> Any:
+    if value is None or (isinstance(value, _KEPT_SECONDS) and not isinstance(value, bool)):
+        return value
+    raise PydanticCustomError("keep_alive", 'it must be a number of seconds or a duration such as "5m"')
+
+
+NoImages = Annotated[list[str] | None, BeforeValidator(_no_images)]
+Format = Annotated[Literal["", "json"] | dict[str, Any] | None, BeforeValidator(_format)]
+Think = Annotated[bool | Literal["low", "medium", "high", "max"] | None, BeforeValidator(_think)]
+KeepAlive = Annotated[int | float | str | None, BeforeValidator(_keep_alive)]
+
+
+class OllamaCalledFunction(StrictModel):
+    name: str
+    arguments: dict[str, Any] | None = None
+
+
+class OllamaToolCall(StrictModel):
+    id: str | None = None
+    function: OllamaCalledFunction
+
+
+class OllamaMessage(StrictModel):
+    """One message; absent content is empty."""
+
+    role: str
+    content: str | None = None
+    thinking: str | None = None
+    images: NoImages = None
+    tool_calls: list[OllamaToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class OllamaRequest(StrictModel):
+    """What a chat and a generation have in common. `options` are looked at one by one (protocols/ollama/options.py)."""
+
+    model: Annotated[str, Field(min_length=1)]
+    stream: bool | None = None  # true unless it is false
+    format: Format = None
+    options: dict[str, Any] | None = None
+    think: Think = None
+    keep_alive: KeepAlive = None
+    truncate: bool | None = None
+    shift: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def is_streamed(self) -> bool:
+        return self.stream is not False
+
+
+class OllamaChatRequest(OllamaRequest):
+    """The body of POST /api/chat. Without messages it only asks for the model to be loaded."""
+
+    messages: Annotated[list[OllamaMessage], Field(fail_fast=True)] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class OllamaGenerateRequest(OllamaRequest):
+    """The body of POST /api/generate. Without a prompt it only asks for the model to be loaded."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    raw: bool | None = None
+    images: NoImages = None
+
+
+class OllamaShowRequest(StrictModel):
+    """The body of POST /api/show; `name` is the old name of `model`."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None

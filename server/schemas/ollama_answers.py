@@ -1,0 +1,107 @@
+"""What Ollama's endpoints answer, as msgspec structs. Times are RFC 3339, durations are in nanoseconds."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from server.schemas.answers import ChatLogprob
+
+# As the model wrote it: its order of names and its numbers of any size.
+Arguments = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
+DoneReason = Literal["stop", "length", "load"]
+
+
+class OllamaFunction(msgspec.Struct):
+    index: int
+    name: str
+    arguments: Arguments
+
+
+class OllamaAnswerCall(msgspec.Struct):
+    id: str
+    function: OllamaFunction
+
+
+class OllamaAnswerMessage(msgspec.Struct):
+    role: Literal["assistant"] = "assistant"
+    content: str = ""
+    thinking: str | UnsetType = UNSET
+    tool_calls: list[OllamaAnswerCall] | UnsetType = UNSET
+
+
+class OllamaAnswer(msgspec.Struct, kw_only=True):
+    """A line of a stream or a whole answer; the counts and durations are in the last line."""
+
+    model: str
+    created_at: str
+    done: bool
+    done_reason: DoneReason | UnsetType = UNSET
+    logprobs: list[ChatLogprob] | UnsetType = UNSET
+    total_duration: int | UnsetType = UNSET  # since the request came
+    load_duration: int | UnsetType = UNSET  # 0: the model was loaded when the server started
+    prompt_eval_count: int | UnsetType = UNSET
+    prompt_eval_duration: int | UnsetType = UNSET
+    eval_count: int | UnsetType = UNSET
+    eval_duration: int | UnsetType = UNSET
+
+
+class OllamaChatAnswer(OllamaAnswer, kw_only=True):
+    message: OllamaAnswerMessage
+
+
+class OllamaGenerateAnswer(OllamaAnswer, kw_only=True):
+    response: str
+    thinking: str | UnsetType = UNSET
+
+
+class OllamaDetails(msgspec.Struct, kw_only=True):
+    parent_model: str = ""
+    format: str | UnsetType = UNSET
+    family: str
+    families: list[str]
+    quantization_level: str | UnsetType = UNSET
+
+
+class OllamaModel(msgspec.Struct, kw_only=True):
+    """One served name. While the model loads there is nothing to say of its weights."""
+
+    name: str
+    model: str
+    modified_at: str  # when the server started
+    size: int | UnsetType = UNSET  # bytes of the weights, as they are stored in memory
+    digest: str | UnsetType = UNSET  # SHA-256 of what is known of the model, not of its weights
+    details: OllamaDetails | UnsetType = UNSET
+
+
+class OllamaModels(msgspec.Struct):
+    models: list[OllamaModel]
+
+
+class OllamaRunningModel(msgspec.Struct, kw_only=True):
+    name: str
+    model: str
+    size: int
+    size_vram: int  # of it on a GPU
+    digest: str
+    details: OllamaDetails
+    expires_at: str
+    context_length: int
+
+
+class OllamaRunningModels(msgspec.Struct):
+    models: list[OllamaRunningModel]
+
+
+class OllamaShown(msgspec.Struct, kw_only=True):
+    parameters: str  # a line for each default of the checkpoint
+    template: str | UnsetType = UNSET  # in Jinja, where Ollama's own are in Go's language
+    details: OllamaDetails
+    model_info: dict[str, Any]
+    capabilities: list[str]
+    modified_at: str
+
+
+class OllamaVersion(msgspec.Struct):
+    version: str  # of Ollama, whose API this is
+    headrace: str

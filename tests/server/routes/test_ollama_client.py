@@ -1,0 +1,113 @@
+"""Ollama's own Python client against the application behind a real HTTP server on the loopback interface."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import ollama
+import pytest
+import uvicorn
+from pydantic import BaseModel
+
+from engine.protocol import FinishReason
+from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Script, make_app, says
+from tests.server.routes.test_ollama import TOOL_TEMPLATE
+
+pytestmark = pytest.mark.fast
+
+HELLO = says("Grüße 🙂", finish=FinishReason.STOP)
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@contextlib.asynccontextmanager
+async def _served(script: Script, template: str | None = None) -> AsyncIterator[ollama.AsyncClient]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app = make_app(FakeClient(script), api_key=("key",), chat_template=template)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        serving = asyncio.create_task(server.serve([sock]))
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        yield ollama.AsyncClient(host=url, headers={"authorization": "Bearer key"}, timeout=10)
+        server.should_exit = True
+        await serving
+
+
+async def test_chat_whole_and_streamed() -> None:
+    async with _served(HELLO) as client:
+        whole = await client.chat(MODEL, messages=MESSAGES, options={"temperature": 0}, logprobs=True)
+        text, last = "", None
+        async for last in await client.chat(MODEL, messages=MESSAGES, stream=True):
+            text += last.message.content or ""
+    assert whole.message.content == text == "Grüße 🙂"
+    assert whole.logprobs is not None
+    assert last is not None
+    assert (last.done, last.done_reason, last.eval_count) == (True, "stop", whole.eval_count)
+
+
+async def test_generate_whole_and_streamed() -> None:
+    async with _served(HELLO) as client:
+        whole = await client.generate(MODEL, "hi", system="be brief", keep_alive=60)
+        text = "".join(
+            [part.response or "" async for part in await client.generate(MODEL, "hi", raw=True, stream=True)]
+        )
+        loaded = await client.generate(MODEL)
+    assert whole.response == text == "Grüße 🙂"
+    assert loaded.done_reason == "load"
+
+
+async def test_a_python_function_is_called() -> None:
+    def plus(a: int, b: int) -> int:
+        """Add two numbers.
+
+        Args:
+            a: one
+            b: the other
+        """
+        return a + b
+
+    text = '<tool_call>\n{"name": "plus", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    async with _served(says(text, finish=FinishReason.STOP), TOOL_TEMPLATE) as client:
+        answer = await client.chat(MODEL, messages=MESSAGES, tools=[plus])
+        (call,) = answer.message.tool_calls or []
+        result = str(plus(**call.function.arguments))
+        followed = await client.chat(
+            MODEL, messages=[*MESSAGES, answer.message, {"role": "tool", "tool_name": "plus", "content": result}]
+        )
+    assert (call.function.name, result) == ("plus", "3")
+    assert followed.done
+
+
+async def test_a_pydantic_schema_is_a_format() -> None:
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    async with _served(says('{"name": "Ann", "age": 31}', finish=FinishReason.STOP)) as client:
+        answer = await client.chat(MODEL, messages=MESSAGES, format=Person.model_json_schema())
+    assert Person.model_validate_json(answer.message.content or "") == Person(name="Ann", age=31)
+
+
+async def test_lists_and_descriptions() -> None:
+    async with _served(HELLO) as client:
+        (listed,) = (await client.list()).models
+        (running,) = (await client.ps()).models
+        shown = await client.show(MODEL)
+    assert listed.model == running.model == f"{MODEL}:latest"
+    assert running.context_length == MAX_MODEL_LEN
+    assert shown.capabilities == ["completion", "tools"]
+    assert shown.modelinfo is not None
+    assert shown.details is not None
+
+
+async def test_errors_are_the_clients_own() -> None:
+    async with _served(HELLO) as client:
+        with pytest.raises(ollama.ResponseError, match="is not served here") as missing:
+            await client.chat("other", messages=MESSAGES)
+        with pytest.raises(ollama.ResponseError, match=r"options\.temperature is -1"):
+            await client.chat(MODEL, messages=MESSAGES, options={"temperature": -1})
+        with pytest.raises(ollama.ResponseError, match=r"options\.temperature is -1"):
+            async for _ in await client.chat(MODEL, messages=MESSAGES, options={"temperature": -1}, stream=True):
+                pass
+        with pytest.raises(ollama.ResponseError, match="does not compute embeddings"):
+            await client.embed(MODEL, "hi")
+    assert missing.value.status_code == 404
