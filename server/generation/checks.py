@@ -41,15 +41,16 @@ def _check_resumable(body: GenerationRequest, context: ServerContext) -> None:
 
 def check_num_choices(body: GenerationRequest, num_prompts: int, context: ServerContext) -> None:
     """Raise InvalidRequest for more choices than an idle engine and an empty queue could take together."""
-    n = body.num_choices
+    n = body.num_candidates
+    name = "n" if n == body.num_choices else "best_of"
     limit = context.client.info.max_num_seqs + context.config.max_num_waiting
     if num_prompts * n <= limit:
         return
-    given = f"n is {n}" if num_prompts == 1 else f"prompt has {num_prompts} prompts"
+    given = f"{name} is {n}" if num_prompts == 1 else f"prompt has {num_prompts} prompts"
     if num_prompts > 1 and n > 1:
-        given += f" with {n} choices each (n), {num_prompts * n} choices in all"
+        given += f" with {n} choices each ({name}), {num_prompts * n} choices in all"
     raise InvalidRequest(
         f"{given}; one request may have {limit} {'choice' if limit == 1 else 'choices'} "
         "(--max-num-seqs and --max-num-waiting together)",
-        param="n" if num_prompts == 1 else "prompt",
+        param=name if num_prompts == 1 else "prompt",
     )

@@ -91,6 +91,7 @@ class Choice:
         self.num_draft_accepted = 0
         self.num_predicted = 0
         self.num_reasoning = 0
+        self.total_logprob = 0.0  # of the tokens that count, where log probabilities were asked for
         self.meter = meter
         self._reader = reader
         self._grammar_param = grammar_param
@@ -127,6 +128,7 @@ class Choice:
         if self._offsets is not None and output.logprobs is not None:
             delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_counted]]
         delta.token_ids = output.new_ids[:num_counted]
+        self.total_logprob += sum(scores.logprob for scores in (output.logprobs or [])[:num_counted])
         delta.prompt_logprobs = output.prompt_logprobs
         self.num_tokens += num_counted
         if num_counted and output.num_predicted:

@@ -56,6 +56,16 @@ class Generation:
     def num_choices(self) -> int:
         return len(self._choices)
 
+    def best(self, num: int) -> list[int]:
+        """The numbers of the `num` best choices of each prompt, best first: those with the highest log probability a
+        token. All must have ended."""
+        n = self._params.n
+        return [
+            choice.index
+            for first in range(0, len(self._choices), n)
+            for choice in sorted(self._choices[first : first + n], key=_logprob_per_token, reverse=True)[:num]
+        ]
+
     @property
     def params(self) -> GenerationParams:
         return self._params
@@ -179,6 +189,10 @@ class Generation:
             accepted_draft_tokens=sum(choice.num_draft_accepted for choice in self._choices),
             reasoning_tokens=sum(choice.num_reasoning for choice in self._choices),
         )
+
+
+def _logprob_per_token(choice: Choice) -> float:
+    return choice.total_logprob / max(1, choice.num_tokens)
 
 
 async def _interleave(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:

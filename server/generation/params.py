@@ -136,8 +136,10 @@ async def completion_params(
     scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]
     prompt_logprobs = max(scored, default=None)
     tokens = await step_tokens(body, text_model.words, info.vocab_size)
+    # The best of several candidates are those whose tokens are likeliest, whether the client wants to see that or not.
+    num_logprobs = 0 if body.logprobs is None and body.num_candidates > body.num_choices else body.logprobs
     sampling = body.sampling(
-        info, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
+        info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
     )
     plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
     params = _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)
@@ -170,7 +172,7 @@ def _params(
         prompts=prompts,
         sampling=sampling,
         options=options,
-        n=body.num_choices,
+        n=body.num_candidates,
         terms=terms,
         cache_salt=body.cache_salt or "",
         prediction_ids=[],

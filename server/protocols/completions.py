@@ -31,6 +31,7 @@ class CompletionFormatter:
         self._num_prompt_logprobs = body.prompt_logprobs
         self._has_ids = bool(body.return_token_ids)
         self._include_usage = body.include_usage
+        self._num_best = body.num_choices if body.num_candidates > body.num_choices else None
 
     async def collect(self, generation: Generation) -> TextCompletion:
         choices = [TextChoice(index, "") for index in range(generation.num_choices)]
@@ -51,6 +52,10 @@ class CompletionFormatter:
             if self._has_ids:
                 choice.token_ids = ids[choice.index]
                 choice.prompt_token_ids = generation.prompt_ids(choice.index)
+        if self._num_best is not None:
+            choices = [choices[index] for index in generation.best(self._num_best)]
+            for index, choice in enumerate(choices):
+                choice.index = index
         return TextCompletion(
             id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
         )

@@ -6,8 +6,7 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import quote
-from server.schemas.sampling import GenerationRequest, check_logprobs
+from server.schemas.sampling import MAX_CHOICES, GenerationRequest, check_logprobs
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -34,16 +33,23 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = None
     logprobs: int | None = None
     suffix: str | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    @property
+    def num_candidates(self) -> int:
+        return self.num_choices if self.best_of is None else self.best_of
 
     def check(self, max_logprobs: int) -> None:
         """Raise InvalidRequest where fields do not go together."""
-        if self.best_of is not None and self.best_of != self.num_choices:
+        if self.num_candidates < self.num_choices:
             raise InvalidRequest(
-                f"best_of is {quote(self.best_of)} and n is {self.num_choices}; choosing the best of more than n is "
-                "not supported",
+                f"best_of is {self.best_of} and n is {self.num_choices}; best_of must be at least n", param="best_of"
+            )
+        if self.num_candidates > self.num_choices and self.stream:
+            raise InvalidRequest(
+                f"best_of is {self.best_of} and n is {self.num_choices}; which answers are the best is known when all "
+                "have ended, so they cannot be streamed: leave out stream, or best_of",
                 param="best_of",
-                code="unsupported_parameter",
             )
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
             raise InvalidRequest(

@@ -85,6 +85,11 @@ class GenerationRequest(SamplerStepFields):
         return self.n or 1
 
     @property
+    def num_candidates(self) -> int:
+        """How many answers are generated for each prompt; the best `num_choices` of them are given."""
+        return self.num_choices
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
         return self.stream_options is not None and self.stream_options.include_usage is True
