@@ -9,7 +9,7 @@ _TOOL = {
     "type": "function",
     "function": {
         "name": "get_weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "parameters": {"type": "object", "properties": {"city": {"enum": ["Bern", "Oslo"]}}, "required": ["city"]},
     },
 }
 
@@ -27,7 +27,9 @@ def test_twenty_turns_with_tools_are_each_computed_once(server: ServerProcess) -
                 "max_tokens": 40,
                 "seed": turn,
             }
-            answer = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+            response = client.post("/v1/chat/completions", json=body)
+            assert response.status_code == 200, response.text
+            answer = response.json()
             usage, message = answer["usage"], answer["choices"][0]["message"]
             cached = usage["prompt_tokens_details"]["cached_tokens"]
             assert cached >= num_known // _BLOCK * _BLOCK, f"turn {turn}: {cached} of {num_known} tokens"
