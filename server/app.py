@@ -18,6 +18,7 @@ from server.metrics import Metrics
 from server.routes import (
     chat,
     completions,
+    conversations,
     health,
     infill,
     messages,
@@ -25,6 +26,7 @@ from server.routes import (
     ollama,
     operations,
     responses,
+    stored_responses,
     streams,
     tokens,
 )
@@ -39,6 +41,8 @@ ROUTERS = (
     messages.router,
     streams.router,
     responses.router,
+    stored_responses.router,
+    conversations.router,
     infill.router,
     ollama.router,
     tokens.router,

@@ -54,6 +54,10 @@ class StreamNotFound(HeadraceError):
     """There is no such resumable stream, or it is another key's."""
 
 
+class NotStored(HeadraceError):
+    """There is no such stored object, or it is another key's."""
+
+
 class EventsDropped(HeadraceError):
     """The stream's events that a client asks for are no longer held."""
 
@@ -89,6 +93,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
     NotServed: _Kind(404, _INVALID, "not_served"),
+    NotStored: _Kind(404, _INVALID),
     StreamNotFound: _Kind(404, _INVALID, "stream_not_found"),
     RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
     StreamStopped: _Kind(409, _INVALID, "stream_deleted"),

@@ -33,6 +33,7 @@ _Result = TypeVar("_Result")
 
 _MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers notice before connections are refused
 _DRAIN_POLL_S = 0.05
+_STORE_TIMEOUT_S = 3.0  # for background responses that were ended to be stored
 
 _STORY = "Tell me a story about a river."
 _CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
@@ -69,9 +70,12 @@ async def _serve(
     await client.start()
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
     from server.commands.http_server import create_server
+    from server.state.records import fail_interrupted
 
     http, context = create_server(client, server_config, engine_config, metrics, store)
     start.context = context
+    if server_config.data_dir is not None and (num_interrupted := await fail_interrupted(store)):
+        logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
     serving = asyncio.create_task(http.serve([sock]), name="http")
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:
@@ -86,6 +90,7 @@ async def _serve(
     finally:
         context.draining = True
         await client.stop()  # what still runs ends with an error event
+        await context.runs.finish(_STORE_TIMEOUT_S)
         http.should_exit = True
         await serving
 

@@ -72,11 +72,11 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
     return stream_run(request, run, after=after or 0)
 
 
-def stream_run(request: Request, run: Run, *, after: int) -> EventStream:
+def stream_run(request: Request, run: Run, *, after: int, with_ids: bool = True) -> EventStream:
     """A response that streams the run's events behind number `after`."""
     form = run.options.form
     return EventStream(
-        _read(run, after),
+        _read(run, after, with_ids),
         Framing(form.media_type, form.ping, b"", run.options.broken),  # its end mark is in the log
         ping_interval_s=request.app.state.context.config.sse_ping_interval,
         headers=run.options.headers,
@@ -84,9 +84,10 @@ def stream_run(request: Request, run: Run, *, after: int) -> EventStream:
 
 
 @contextlib.asynccontextmanager
-async def _read(run: Run, after: int) -> AsyncIterator[AsyncIterator[bytes]]:
+async def _read(run: Run, after: int, with_ids: bool) -> AsyncIterator[AsyncIterator[bytes]]:
     with run.reader(after) as reader:
-        yield _with_ids(run.id, reader.read, aiter(reader))
+        batches = aiter(reader)
+        yield _with_ids(run.id, reader.read, batches) if with_ids else (b"".join(events) async for events in batches)
 
 
 async def _with_ids(run_id: str, number: int, batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

@@ -61,7 +61,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._source as events:
-            first = asyncio.ensure_future(anext(events))
+            first = asyncio.ensure_future(anext(events, b""))  # a client that has all but the end gets just that
             try:
                 waiting = asyncio.wait({first}, timeout=self._ping_interval_s)
                 await until_disconnect(waiting, receive)
@@ -111,6 +111,7 @@ class EventStream(Response):
 
 
 async def _chain(first: asyncio.Future[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield await first
+    if event := await first:
+        yield event
     async for event in rest:
         yield event

@@ -2,16 +2,21 @@
 
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
+from engine.errors import InvalidRequest
 from server.generation.generation import Generation
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.resume import stream_run
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.params import num_input_tokens, response_params
-from server.protocols.responses.request import check_stateless
 from server.schemas.responses import InputTokensRequest, ResponsesRequest
+from server.state.background import start_background
+from server.state.history import prompt_items
+from server.state.keeping import KeptResponse
 
 router = APIRouter()
 
@@ -22,19 +27,42 @@ async def create_response(
     context: Context,
     body: Annotated[ResponsesRequest, Depends(json_body(ResponsesRequest))],
 ) -> Response:
-    """Answer items with items, as a whole or as a stream."""
-    check_stateless(body)
-    params = await response_params(body, body.input or [], context, request.state.arrival_s)
+    """Answer items with items, as a whole, as a stream, or in the background."""
+    is_stored = body.store is not False
+    if body.background and not is_stored:
+        raise InvalidRequest("background is true and store is false; a background response is stored", param="store")
+    owner = request.state.owner
+    prompt = await prompt_items(body, context.store, owner)
+    params = await response_params(body, prompt.items, context, request.state.arrival_s, num_stored=prompt.num_stored)
     formatter = ResponseFormatter(body, params, context.model_name)
+    formatter.response.previous_response_id = body.previous_response_id
+    if prompt.conversation_id is not None:
+        formatter.response.conversation = {"id": prompt.conversation_id}
+    kept = KeptResponse(
+        formatter,
+        context,
+        owner=owner,
+        given=prompt.given,
+        conversation_id=prompt.conversation_id,
+        is_stored=is_stored,
+        request_id=request.state.request_id,
+    )
     generation = Generation(context, params.generation)
-    return await answer(request, generation, formatter, stream=bool(body.stream), headers=params.headers)
+    if not body.background:
+        return await answer(request, generation, kept, stream=bool(body.stream), headers=params.headers)
+    run = await start_background(request, context, generation, kept, params.headers)
+    if body.stream:
+        return stream_run(request, run, after=0, with_ids=False)
+    return Response(msgspec.json.encode(kept.response), headers=params.headers, media_type="application/json")
 
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(
-    context: Context, body: Annotated[InputTokensRequest, Depends(json_body(InputTokensRequest))]
+    request: Request,
+    context: Context,
+    body: Annotated[InputTokensRequest, Depends(json_body(InputTokensRequest))],
 ) -> JSONResponse:
     """Count the tokens of the prompt that a response with these fields would have."""
-    check_stateless(body)
-    num_tokens, headers = await num_input_tokens(body, body.input or [], context)
+    prompt = await prompt_items(body, context.store, request.state.owner)
+    num_tokens, headers = await num_input_tokens(body, prompt.items, context, num_stored=prompt.num_stored)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens}, headers=headers)

@@ -55,22 +55,29 @@ class Runs:
 
     def get(self, run_id: str, owner: str) -> Run:
         """Raises StreamNotFound, the same for an unknown run and for another owner's."""
-        run = self._runs.get(run_id)
-        if run is None or run.options.owner != owner:
+        run = self.find(run_id, owner)
+        if run is None:
             raise StreamNotFound(
                 f"there is no stream {quote(run_id)} here: it never was, was deleted, or its client stayed away for "
                 "longer than --stream-resume-grace"
             )
         return run
 
-    def find(self, run_id: str) -> Run | None:
-        """The run of a known id, whoever owns it."""
-        return self._runs.get(run_id)
+    def find(self, run_id: str, owner: str) -> Run | None:
+        """The owner's run of this id, if there is one."""
+        run = self._runs.get(run_id)
+        return run if run is not None and run.options.owner == owner else None
 
     async def delete(self, run: Run) -> None:
         """Stop the run and forget it. Returns when its place in the engine is free."""
         self._forget(run)
         await run.ended()
+
+    async def finish(self, timeout_s: float) -> None:
+        """Wait until every run has ended, for at most so long."""
+        ending = {asyncio.ensure_future(run.ended()) for run in self._runs.values()}
+        if ending:
+            await asyncio.wait(ending, timeout=timeout_s)
 
     def count_resumed(self) -> None:
         self._metrics.add("streams_resumed_total", 1)

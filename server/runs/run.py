@@ -44,6 +44,7 @@ class RunOptions:
     broken: Callable[[Exception], bytes]  # the event that ends the stream when an error breaks it off
     waits_for_readers: bool  # with a full log and no reader, rather than dropping what nobody has read
     headers: dict[str, str]  # of every response that streams it
+    subject: object = None  # what its feature finds it again for
 
 
 class Reader:

@@ -49,6 +49,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "generation",
         "protocols",
         "http",
+        "state",
         "routes",
         "app",
         "commands",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import InvalidRequest, UnsupportedParameter
+from engine.errors import InvalidRequest
 from server.protocols.field_names import client_names
 from server.protocols.responses.items import chat_messages
 from server.protocols.responses.tools import CalledTool, chat_choice, tool_table
@@ -107,10 +107,3 @@ def _ignored(body: PromptFields) -> list[str]:
         if body.stream_options is not None:
             ignored += [f"stream_options.{name}" for name in body.stream_options.extra]
     return ignored
-
-
-def check_stateless(body: PromptFields) -> None:
-    """Raise UnsupportedParameter for what needs a store of responses."""
-    for name in ("previous_response_id", "conversation", "background"):
-        if getattr(body, name, None):
-            raise UnsupportedParameter(f"{name} is not supported; give all items in input", param=name)

@@ -175,7 +175,7 @@ async def test_a_stream_belongs_to_its_key() -> None:
     [
         ({"last-event-id": "7"}, {}, "it must be the id of an event"),
         ({"last-event-id": f"stream_{'0' * 48}:1"}, {}, "another stream's"),
-        ({}, {"starting_after": "-1"}, "must be the number of an event"),
+        ({}, {"starting_after": "-1"}, "it must be a whole number"),
         ({}, {"starting_after": "1000"}, "event 1000 is yet to come; the stream has 5 so far"),
     ],
 )

@@ -1,0 +1,42 @@
+"""What stands behind the question mark of a URL, checked as strictly as a body."""
+
+from collections.abc import Collection
+
+from fastapi import Request
+
+from engine.errors import InvalidRequest
+from server.schemas.base import quote, validate
+from server.schemas.conversations import ListQuery
+
+_BOOLEANS = {"true": True, "false": False}
+_MAX_DIGITS = 12
+
+
+def query_int(request: Request, name: str) -> int | None:
+    """Raises InvalidRequest for what is no whole number from 0 on."""
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) <= _MAX_DIGITS):
+        raise InvalidRequest(f"{name} is {quote(given)}; it must be a whole number, at least 0", param=name)
+    return int(given)
+
+
+def query_bool(request: Request, name: str) -> bool | None:
+    """Raises InvalidRequest."""
+    given = request.query_params.get(name)
+    if given is not None and given.lower() not in _BOOLEANS:
+        raise InvalidRequest(f"{name} is {quote(given)}; it must be true or false", param=name)
+    return None if given is None else _BOOLEANS[given.lower()]
+
+
+def list_query(request: Request) -> ListQuery:
+    """Raises InvalidRequest."""
+    given = {name: request.query_params[name] for name in ("after", "order") if name in request.query_params}
+    limit = query_int(request, "limit")
+    return validate(ListQuery, given if limit is None else {**given, "limit": limit})
+
+
+def unhonored(request: Request, honored: Collection[str]) -> list[str]:
+    """The names of the parameters that are given and not among the honored ones, each once."""
+    return [name for name in dict.fromkeys(request.query_params) if name not in honored]

@@ -1,0 +1,135 @@
+"""/v1/conversations: lists of items that responses continue and are added to."""
+
+import time
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.http.body import Context, json_body
+from server.http.query import list_query, unhonored
+from server.protocols.responses.ids import new_id
+from server.protocols.responses.stored import input_objects
+from server.schemas.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
+from server.schemas.parameters import ignored_header, ignored_parameters
+from server.schemas.response_items import InputItem
+from server.state.history import resolved
+from server.state.pages import item_list, whole_list
+from server.state.records import (
+    CONVERSATION,
+    ITEM,
+    find_conversation,
+    no_conversation,
+    no_item,
+    shown_conversation,
+)
+from server.store.entries import Entry, Item
+
+router = APIRouter()
+
+
+@router.post("/v1/conversations")
+async def create_conversation(
+    request: Request,
+    context: Context,
+    body: Annotated[ConversationRequest, Depends(json_body(ConversationRequest))],
+) -> JSONResponse:
+    """Begin a conversation, with items or without."""
+    headers = _ignored(body.extra, context)
+    items = await _objects(body.items or [], request, context)
+    entry = Entry(
+        new_id("conv"), CONVERSATION, request.state.owner, int(time.time()), "", {"metadata": body.metadata or {}}
+    )
+    if not await context.store.put(entry, [(ITEM, item) for item in items]):
+        raise InvalidRequest("the conversation is larger than all that may be stored (--store-max-bytes)")
+    return JSONResponse(shown_conversation(entry), headers=headers)
+
+
+@router.get("/v1/conversations/{conversation_id}")
+async def get_conversation(request: Request, context: Context, conversation_id: str) -> JSONResponse:
+    """Retrieve a conversation, without its items."""
+    return JSONResponse(
+        shown_conversation(await find_conversation(context.store, request.state.owner, conversation_id))
+    )
+
+
+@router.post("/v1/conversations/{conversation_id}")
+async def update_conversation(
+    request: Request,
+    context: Context,
+    conversation_id: str,
+    body: Annotated[ConversationUpdate, Depends(json_body(ConversationUpdate))],
+) -> JSONResponse:
+    """Replace a conversation's metadata."""
+    headers = _ignored(body.extra, context)
+
+    def change(entry: Entry) -> Entry:
+        return replace(entry, body={**entry.body, "metadata": body.metadata or {}})
+
+    entry = await context.store.update(CONVERSATION, conversation_id, request.state.owner, change)
+    if entry is None:
+        raise no_conversation(conversation_id)
+    return JSONResponse(shown_conversation(entry), headers=headers)
+
+
+@router.delete("/v1/conversations/{conversation_id}")
+async def delete_conversation(request: Request, context: Context, conversation_id: str) -> JSONResponse:
+    """Delete a conversation and its items; responses that were made in it stay."""
+    if not await context.store.delete(CONVERSATION, conversation_id, request.state.owner):
+        raise no_conversation(conversation_id)
+    return JSONResponse({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+
+
+@router.post("/v1/conversations/{conversation_id}/items")
+async def create_items(
+    request: Request,
+    context: Context,
+    conversation_id: str,
+    body: Annotated[ItemsRequest, Depends(json_body(ItemsRequest))],
+) -> JSONResponse:
+    """Add items at a conversation's end."""
+    headers = _ignored(body.extra, context)
+    entry = await find_conversation(context.store, request.state.owner, conversation_id)
+    items = await _objects(body.items, request, context)
+    if not await context.store.append_items(entry.id, ITEM, items):
+        raise no_conversation(conversation_id)
+    return JSONResponse(whole_list(items), headers=headers)
+
+
+@router.get("/v1/conversations/{conversation_id}/items")
+async def list_items(request: Request, context: Context, conversation_id: str) -> JSONResponse:
+    """List a conversation's items, the newest first."""
+    query = list_query(request)
+    entry = await find_conversation(context.store, request.state.owner, conversation_id)
+    headers = ignored_header(unhonored(request, ("after", "limit", "order")))
+    return JSONResponse(item_list(await context.store.items(entry.id), query), headers=headers)
+
+
+@router.get("/v1/conversations/{conversation_id}/items/{item_id}")
+async def get_item(request: Request, context: Context, conversation_id: str, item_id: str) -> JSONResponse:
+    """Retrieve an item of a conversation."""
+    entry = await find_conversation(context.store, request.state.owner, conversation_id)
+    for item in await context.store.items(entry.id):
+        if item["id"] == item_id:
+            return JSONResponse(item, headers=ignored_header(unhonored(request, ())))
+    raise no_item(item_id)
+
+
+@router.delete("/v1/conversations/{conversation_id}/items/{item_id}")
+async def delete_item(request: Request, context: Context, conversation_id: str, item_id: str) -> JSONResponse:
+    """Delete an item of a conversation."""
+    entry = await find_conversation(context.store, request.state.owner, conversation_id)
+    if not await context.store.delete_item(entry.id, item_id):
+        raise no_item(item_id)
+    return JSONResponse(shown_conversation(entry))
+
+
+async def _objects(items: list[InputItem], request: Request, context: ServerContext) -> list[Item]:
+    return input_objects(await resolved(items, context.store, request.state.owner))
+
+
+def _ignored(extra: dict[str, object], context: ServerContext) -> dict[str, str]:
+    return ignored_header(ignored_parameters(extra, strict=context.config.strict_parameters))

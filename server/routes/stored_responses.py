@@ -1,0 +1,108 @@
+"""/v1/responses/{response_id}: responses that were stored, or that run in the background."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+from server.http.body import Context
+from server.http.query import list_query, query_bool, query_int, unhonored
+from server.http.resume import stream_run
+from server.schemas.base import quote
+from server.schemas.parameters import ignored_header
+from server.state.background import running, stop
+from server.state.history import used_items
+from server.state.pages import item_list
+from server.state.records import RESPONSE, find_response, no_response, shown_response
+
+router = APIRouter()
+
+
+@router.post("/v1/responses/compact")
+async def compact_responses() -> None:
+    """Refused: this server does not compact."""
+    raise UnsupportedParameter(
+        "this server does not compact; with truncation: auto a response leaves out the oldest items",
+        param="input",
+    )
+
+
+@router.get("/v1/responses/{response_id}")
+async def get_response(request: Request, context: Context, response_id: str) -> Response:
+    """Retrieve a stored response, or with `stream=true` the events of a background one."""
+    after = query_int(request, "starting_after")
+    if query_bool(request, "stream"):
+        return await _stream(request, context, response_id, after)
+    if after is not None:
+        raise InvalidRequest("starting_after needs stream=true", param="starting_after")
+    return _json(await _current(request, context, response_id), _ignored(request))
+
+
+async def _current(request: Request, context: Context, response_id: str) -> dict[str, Any]:
+    """The response as it is now. Raises NotStored."""
+    if (found := running(context, request.state.owner, response_id)) is not None:
+        shown: dict[str, Any] = msgspec.to_builtins(found[1].response)
+        return shown
+    return await shown_response(context.store, await find_response(context.store, request.state.owner, response_id))
+
+
+async def _stream(request: Request, context: Context, response_id: str, after: int | None) -> Response:
+    run = context.runs.find(response_id, request.state.owner)
+    if run is None:
+        await find_response(context.store, request.state.owner, response_id)
+        raise InvalidRequest(
+            f"the events of {quote(response_id)} are not held: only a background response's are, until "
+            "--stream-resume-grace seconds after its end; retrieve it without stream",
+            param="stream",
+        )
+    number = 0 if after is None else after + 1  # of the event, which counts from 1
+    if number > run.log.num_events:
+        raise InvalidRequest(
+            f"starting_after is {after}; the last event so far is {run.log.num_events - 1}", param="starting_after"
+        )
+    run.log.after(number, 0)  # raises EventsDropped while that can still be a status
+    context.runs.count_resumed()
+    return stream_run(request, run, after=number, with_ids=False)
+
+
+@router.delete("/v1/responses/{response_id}")
+async def delete_response(request: Request, context: Context, response_id: str) -> JSONResponse:
+    """Delete a stored response, and end it if it still runs."""
+    owner = request.state.owner
+    if (found := running(context, owner, response_id)) is not None:
+        await stop(context, *found)
+    elif (run := context.runs.find(response_id, owner)) is not None:
+        await context.runs.delete(run)
+    if not await context.store.delete(RESPONSE, response_id, owner):
+        raise no_response(response_id)
+    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+
+@router.post("/v1/responses/{response_id}/cancel")
+async def cancel_response(request: Request, context: Context, response_id: str) -> Response:
+    """End a background response."""
+    if (found := running(context, request.state.owner, response_id)) is not None:
+        await stop(context, *found)
+    response = await _current(request, context, response_id)
+    if not response["background"]:
+        raise InvalidRequest("Cannot cancel a synchronous response.", param="response_id")
+    return _json(response, {})
+
+
+@router.get("/v1/responses/{response_id}/input_items")
+async def list_input_items(request: Request, context: Context, response_id: str) -> Response:
+    """List the items that a response was made from, those of earlier turns too, the newest first."""
+    query = list_query(request)
+    entry = await find_response(context.store, request.state.owner, response_id)
+    return _json(item_list(await used_items(entry, context.store), query), _ignored(request))
+
+
+def _ignored(request: Request) -> dict[str, str]:
+    """What `include` asks for is in an answer if it was asked for when it was made, and nothing is added later."""
+    return ignored_header(unhonored(request, ("stream", "starting_after", "after", "limit", "order")))
+
+
+def _json(body: dict[str, Any], headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")

@@ -1,0 +1,32 @@
+"""The bodies of /v1/conversations, and what its lists and those of responses' items ask for."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from server.schemas.base import StrictModel
+from server.schemas.response_items import Items
+from server.schemas.responses import Metadata
+
+MAX_ITEMS = 20  # OpenAI's limit for one request
+
+
+class ConversationRequest(StrictModel):
+    items: Annotated[Items, Field(max_length=MAX_ITEMS)] | None = None
+    metadata: Metadata = None
+
+
+class ConversationUpdate(StrictModel):
+    metadata: Metadata = None
+
+
+class ItemsRequest(StrictModel):
+    items: Annotated[Items, Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class ListQuery(StrictModel):
+    """Of a list that is read in pages."""
+
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"

@@ -1,0 +1,50 @@
+"""Background responses: runs that go on whether or not somebody reads them."""
+
+import contextlib
+
+from fastapi import Request
+
+from server.context import ServerContext
+from server.generation.generation import Generation
+from server.http.sse import framing_of, generated
+from server.runs.run import Run, RunOptions
+from server.state.keeping import KeptResponse
+
+
+async def start_background(
+    request: Request, context: ServerContext, generation: Generation, kept: KeptResponse, headers: dict[str, str]
+) -> Run:
+    """Begin the generation and store its response as queued.
+
+    Raises what the engine refuses it with, and StorageFailed; then nothing goes on.
+    """
+    kept.response.background = True
+    kept.response.status = "queued"
+    async with contextlib.AsyncExitStack() as source:
+        events = await source.enter_async_context(generated(generation, kept))
+        await kept.save()
+        options = RunOptions(
+            id=kept.response.id,
+            owner=request.state.owner,
+            form=kept.stream_form,
+            broken=framing_of(kept, request.state.request_id).broken,
+            waits_for_readers=False,
+            headers=headers,
+            subject=kept,
+        )
+        return context.runs.start(options, events, source.pop_all(), is_pinned=True)
+
+
+def running(context: ServerContext, owner: str, response_id: str) -> tuple[Run, KeptResponse] | None:
+    """The run of a response that has not ended."""
+    run = context.runs.find(response_id, owner)
+    if run is None or not isinstance(run.options.subject, KeptResponse) or run.log.has_ended:
+        return None
+    return run, run.options.subject
+
+
+async def stop(context: ServerContext, run: Run, kept: KeptResponse) -> None:
+    """End the response as canceled, in the engine too, and store that; if it ends by itself meanwhile, then as that."""
+    kept.cancel()
+    await context.runs.delete(run)
+    await kept.save()

@@ -1,0 +1,102 @@
+"""KeptResponse: a response's formatter that stores what it writes before its last event is sent."""
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+
+from server.context import ServerContext
+from server.errors import ErrorReply, describe
+from server.generation.generation import Generation
+from server.protocols.frame import StreamForm
+from server.protocols.responses.answer import ResponseFormatter
+from server.protocols.responses.objects import Response
+from server.protocols.responses.stored import output_objects
+from server.state.records import ITEM, RUNNING, save_response
+from server.store.entries import Item
+
+logger = logging.getLogger(__name__)
+
+
+class KeptResponse:
+    """An AnswerFormatter. Whoever has been sent the response's end can retrieve it."""
+
+    def __init__(
+        self,
+        formatter: ResponseFormatter,
+        context: ServerContext,
+        *,
+        owner: str,
+        given: Sequence[Item],
+        conversation_id: str | None,
+        is_stored: bool,
+        request_id: str,
+    ) -> None:
+        """given: the items of the request."""
+        self._formatter = formatter
+        self._context = context
+        self._owner = owner
+        self._given = given
+        self._conversation_id = conversation_id
+        self._is_stored = is_stored
+        self._request_id = request_id
+        formatter.response.store = is_stored
+
+    @property
+    def response(self) -> Response:
+        return self._formatter.response
+
+    @property
+    def stream_form(self) -> StreamForm:
+        return self._formatter.stream_form
+
+    @property
+    def has_ended(self) -> bool:
+        return self.response.status not in RUNNING
+
+    async def collect(self, generation: Generation) -> Response:
+        response = await self._formatter.collect(generation)
+        await self._finish()
+        return response
+
+    async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        """The formatter's. An error is its last event, but for one of a response that somebody waits for, before its
+        first event."""
+        is_first, is_over = True, False
+        try:
+            async for event in self._formatter.events(generation):
+                is_first = False
+                if self.has_ended:
+                    is_over = True
+                    await self._finish()
+                yield event
+                if self.response.status == "queued":
+                    self.response.status = "in_progress"
+        except Exception as error:
+            if is_over or (is_first and not self.response.background):
+                raise
+            event = self.broken(describe(error, self._request_id))
+            await self.save()
+            yield event
+
+    def broken(self, reply: ErrorReply) -> bytes:
+        """Empty for a response that was canceled, whose stream just ends."""
+        return b"" if self.response.status == "cancelled" else self._formatter.broken(reply)
+
+    def cancel(self) -> None:
+        """Mark the response, unless it has ended; whoever runs it stops it then."""
+        if not self.has_ended:
+            self.response.status = "cancelled"
+
+    async def save(self) -> None:
+        """Store the response as it is, where it is to be stored. Raises StorageFailed."""
+        if not self._is_stored:
+            return
+        if not await save_response(self._context.store, self._owner, self.response, self._given):
+            self.response.store = False
+            logger.warning("response %s is larger than --store-max-bytes and is not stored", self.response.id)
+
+    async def _finish(self) -> None:
+        await self.save()
+        if self._conversation_id is not None:
+            items = [*self._given, *output_objects(self.response.output)]
+            if not await self._context.store.append_items(self._conversation_id, ITEM, items):
+                logger.warning("a conversation was deleted while response %s was written to it", self.response.id)

@@ -1,0 +1,79 @@
+"""What is stored of a response and of a conversation, and what clients see of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from server.errors import NotStored
+from server.protocols.responses.objects import Response
+from server.protocols.responses.stored import output_objects
+from server.store.entries import Entries, Entry, Item
+
+RESPONSE, CONVERSATION = "response", "conversation"
+PREVIOUS = "previous_response_id"  # the field by which responses are chained
+INPUT, OUTPUT = "input", "output"  # parts of a response's items
+ITEM = "item"  # the part of a conversation's
+
+RUNNING = ("queued", "in_progress")
+
+
+def no_response(response_id: str) -> NotStored:
+    return NotStored(f"Response with id '{response_id[:80]}' not found.")
+
+
+def no_conversation(conversation_id: str) -> NotStored:
+    return NotStored(f"Conversation with id '{conversation_id[:80]}' not found.")
+
+
+def no_item(item_id: str) -> NotStored:
+    return NotStored(f"Item with id '{item_id[:80]}' not found. Items are not persisted when `store` is set to false.")
+
+
+async def save_response(store: Entries, owner: str, response: Response, given: Sequence[Item]) -> bool:
+    """Store or replace a response with the items that its request gave; False if it is too large. Raises
+    StorageFailed."""
+    body = msgspec.to_builtins(response)
+    del body["output"]
+    items = [(INPUT, item) for item in given] + [(OUTPUT, item) for item in output_objects(response.output)]
+    entry = Entry(response.id, RESPONSE, owner, response.created_at, response.status, body)
+    return await store.put(entry, items)
+
+
+async def find_response(store: Entries, owner: str, response_id: str) -> Entry:
+    """Raises NotStored."""
+    entry = await store.get(RESPONSE, response_id, owner)
+    if entry is None:
+        raise no_response(response_id)
+    return entry
+
+
+async def shown_response(store: Entries, entry: Entry) -> dict[str, Any]:
+    """The response object as it was answered."""
+    return {**entry.body, "output": await store.items(entry.id, OUTPUT)}
+
+
+async def find_conversation(store: Entries, owner: str, conversation_id: str) -> Entry:
+    """Raises NotStored."""
+    entry = await store.get(CONVERSATION, conversation_id, owner)
+    if entry is None:
+        raise no_conversation(conversation_id)
+    return entry
+
+
+def shown_conversation(entry: Entry) -> dict[str, Any]:
+    return {"id": entry.id, "object": "conversation", "created_at": entry.created_s, **entry.body}
+
+
+async def fail_interrupted(store: Entries) -> int:
+    """Mark as failed the background responses that ran when an earlier server ended; how many there were."""
+
+    def failed(entry: Entry) -> Entry:
+        error = {"code": "server_error", "message": "the server ended before the response did; send the request again"}
+        body = {**entry.body, "status": "failed", "error": error}
+        return Entry(entry.id, entry.kind, entry.owner, entry.created_s, "failed", body)
+
+    interrupted = await store.with_states(RESPONSE, RUNNING)
+    for entry in interrupted:
+        await store.update(RESPONSE, entry.id, entry.owner, failed)
+    return len(interrupted)
