@@ -36,7 +36,9 @@ class AbortReason(enum.StrEnum):
 class ServiceClass(enum.StrEnum):
     """Whom a sequence is for. What follows from it is in one table: engine/scheduling/service.py."""
 
+    URGENT = "urgent"  # a client waits for it, and others may wait longer
     INTERACTIVE = "interactive"  # a client waits for it
+    BACKGROUND = "background"  # a client that can wait as long as others have work
     AUDIT = "audit"  # the engine's own: a finished sequence generated again, to audit speculation
 
 

@@ -108,6 +108,12 @@ METRICS: tuple[MetricSpec, ...] = (
         "Ended requests by reason (stop, length, timeout, abort, error); each choice counts once.",
         labels=("model_name", "finished_reason"),
     ),
+    MetricSpec(
+        "service_tier_requests_total",
+        MetricType.COUNTER,
+        "Accepted requests by service_tier (default, flex, priority); each choice counts once.",
+        labels=("model_name", "service_tier"),
+    ),
     _histogram("time_to_first_token_seconds", "From a request's arrival to its first token.", _TTFT_BUCKETS),
     _histogram("inter_token_latency_seconds", "From one token of a request to the next.", _ITL_BUCKETS),
     _histogram("e2e_request_latency_seconds", "From a request's arrival to its end.", _LATENCY_BUCKETS),
@@ -317,6 +323,9 @@ class Metrics:
 
     def count_ended(self, reason: FinishReason) -> None:
         self._ended[reason].inc()
+
+    def count_tier(self, tier: str) -> None:
+        self._counters["service_tier_requests_total"].labels(self._model_name, tier).inc()
 
     def count_tool_call(self, parser: str, *, is_complete: bool) -> None:
         outcome = "complete" if is_complete else "incomplete"

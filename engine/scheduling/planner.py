@@ -5,14 +5,15 @@ first in the order is never preempted, and alone it always fits the pool (Schedu
 step with work to do makes progress and no two sequences can preempt each other forever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.plan import PlanItem, StepPlan
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Sequence, SequenceStatus
+from engine.scheduling.service import Yielding
 from engine.scheduling.step_budget import StepBudget
 
 
@@ -40,31 +41,60 @@ class StepPlanner:
         return self._budget.tokens(sum(1 for sequence in self._lifecycle.running if sequence.num_output > 0))
 
     def plan(self) -> StepPlan:
-        """The next step. If running sequences lack blocks nothing is admitted: what preemption frees is for them."""
+        """The next step: running sequences, then waiting ones, and those that yield behind both.
+
+        If running sequences lack blocks nothing is admitted: what preemption frees is for them.
+        """
         self._preempt_yielding()
+        running = self._lifecycle.running
         items: list[PlanItem] = []
-        num_running = len(self._lifecycle.running)
-        budget = self._continue_running(items)
-        if len(self._lifecycle.running) == num_running:
+        yielding = [each for each in running if each.service.yields] if running and running[-1].service.yields else []
+        num_running = len(running)
+        budget = self._continue_running(items, running, self.token_budget)
+        if yielding:
+            if len(running) == num_running:
+                num_continued = len(items)
+                budget = self._admit_waiting(items, budget, max_rank=yielding[0].service.rank - 1)
+                num_running += len(items) - num_continued
+            budget = self._continue_running(items, yielding, budget, is_yielding=True)
+        if len(running) == num_running:
             self._admit_waiting(items, budget)
         return StepPlan(items)
 
     def _preempt_yielding(self) -> None:
-        """Preempt sequences whose class yields, from the end of the order, while one of a lower rank waits."""
+        """Preempt sequences whose class yields, from the end of the order, while one of a lower rank waits for what
+        they have."""
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
         while running and running[-1].service.yields:
+            rules = running[-1].service
             first = next((sequence for sequence in waiting if sequence.is_ready), None)
-            if first is None or first.service.rank >= running[-1].service.rank:
+            if first is None or first.service.rank >= rules.rank:
+                return
+            if rules.yielding is Yielding.FOR_ROOM and self._has_room(first):
                 return
             self._lifecycle.preempt(running[-1])
 
+    def _has_room(self, sequence: Sequence) -> bool:
+        return self._lifecycle.has_free_place and self._kv.can_admit(
+            sequence, self._kv.match(sequence), self._num_reserved
+        )
+
+    @property
+    def _num_reserved(self) -> int:
+        """Blocks that running sequences still need for their prompts."""
+        return sum(self._kv.num_blocks_needed(sequence) for sequence in self._lifecycle.running)
+
     # --- running sequences --------------------------------------------------------------------------------------------
 
-    def _continue_running(self, items: list[PlanItem]) -> int:
-        """Plan the next tokens of running sequences, in order; returns what is left of the token budget."""
-        budget = self.token_budget
-        for sequence in self._lifecycle.running:  # the last is preempted first, so the iteration skips none
-            if budget == 0:
+    def _continue_running(
+        self, items: list[PlanItem], sequences: Iterable[Sequence], budget: int, *, is_yielding: bool = False
+    ) -> int:
+        """Plan the next tokens of running sequences, in order, up to the first that yields unless `is_yielding`;
+        returns what is left of the token budget."""
+        for sequence in sequences:  # the last is preempted first, so the iteration skips none
+            if budget == 0 or sequence.service.yields is not is_yielding:
+                break
+            if sequence.status is not SequenceStatus.RUNNING:  # nor does one after it
                 break
             num_new = self._allocate_or_preempt(sequence, self._chunk_size(sequence, budget))
             if num_new == 0:  # it was the last in the order, and was preempted itself
@@ -108,17 +138,19 @@ class StepPlanner:
 
     # --- waiting sequences --------------------------------------------------------------------------------------------
 
-    def _admit_waiting(self, items: list[PlanItem], budget: int) -> None:
-        """Admit waiting sequences in order while budget, places and blocks allow. Those that are not ready yet are
-        passed over."""
+    def _admit_waiting(self, items: list[PlanItem], budget: int, *, max_rank: int | None = None) -> int:
+        """Admit waiting sequences in order, of ranks up to `max_rank`, while budget, places and blocks allow; returns
+        what is left of the budget. Those that are not ready yet are passed over."""
         lifecycle = self._lifecycle
         if not lifecycle.waiting or budget == 0 or not lifecycle.has_free_place:
-            return
+            return budget
         computing = [item.sequence for item in items]
-        num_reserved = sum(self._kv.num_blocks_needed(sequence) for sequence in lifecycle.running)
+        num_reserved = self._num_reserved
         for sequence in list(lifecycle.waiting):
             if budget == 0 or not lifecycle.has_free_place:
-                return
+                break
+            if max_rank is not None and sequence.service.rank > max_rank:
+                break
             if not sequence.is_ready:
                 continue
             match = self._kv.match(sequence)
@@ -127,13 +159,14 @@ class StepPlanner:
             # The whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
             # preempted for lack of blocks was computed for nothing.
             if not self._kv.can_admit(sequence, match, num_reserved):
-                return
+                break
             self._admit(sequence, match)
             num_new = self._allocate_or_preempt(sequence, self._chunk_size(sequence, budget))
             items.append(self._plan_item(sequence, num_new))
             budget -= num_new
             num_reserved += self._kv.num_blocks_needed(sequence)
             computing.append(sequence)
+        return budget
 
     def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch, computing: list[Sequence]) -> bool:
         """Whether one of `computing` computes the next full block of a waiting sequence in this step. Then it will also

@@ -97,6 +97,7 @@ class Generation:
         group = uuid.uuid4().hex
         for choice in self._choices:  # no await in this loop: the room just checked is still there
             self._streams.append(client.submit(self._request(f"{group}-{choice.index}", choice.index)))
+            self._context.metrics.count_tier(self._params.terms.service_tier)
         return self
 
     def _request(self, request_id: str, index: int) -> EngineRequest:
@@ -114,6 +115,7 @@ class Generation:
             arrival_s=params.terms.arrival_s,
             deadline_s=params.terms.deadline_s,
             priority=params.terms.priority,
+            service_class=params.terms.service_class,
             cache_salt=params.cache_salt,
             prediction_ids=params.prediction_ids,
             grammar=params.plan.grammar,

@@ -12,6 +12,7 @@ from server.errors import ErrorReply
 from server.generation.choice import Delta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
+from server.generation.terms import served_tier
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.schemas.answers import (
@@ -76,6 +77,7 @@ class ChatFormatter:
         self._num_prompt_logprobs = body.prompt_logprobs
         self._has_ids = bool(body.return_token_ids)
         self._include_usage = body.include_usage
+        self._service_tier = served_tier(body) or UNSET
         self._include_reasoning = body.include_reasoning is not False
         self._is_legacy = bool(body.functions)  # and expects a function_call instead of tool_calls
 
@@ -85,7 +87,12 @@ class ChatFormatter:
             answers[delta.index].add(delta)
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
         completion = ChatCompletion(
-            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=generation.usage(),
+            service_tier=self._service_tier,
         )
         if self._num_prompt_logprobs is not None:
             scores = answers[0].prompt_logprobs or []
@@ -188,6 +195,7 @@ class ChatFormatter:
                 model=self._model,
                 choices=choices,
                 usage=usage if self._include_usage else UNSET,
+                service_tier=self._service_tier,
                 prompt_token_ids=prompt_ids,
             )
         )

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from server.errors import ErrorReply
 from server.generation.choice import Delta, ScoredToken
 from server.generation.generation import Generation
+from server.generation.terms import served_tier
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.schemas.answers import TextChoice, TextCompletion, TextLogprobs, Usage
@@ -32,6 +33,7 @@ class CompletionFormatter:
         self._has_ids = bool(body.return_token_ids)
         self._include_usage = body.include_usage
         self._num_best = body.num_choices if body.num_candidates > body.num_choices else None
+        self._service_tier = served_tier(body) or UNSET
 
     async def collect(self, generation: Generation) -> TextCompletion:
         choices = [TextChoice(index, "") for index in range(generation.num_choices)]
@@ -57,7 +59,12 @@ class CompletionFormatter:
             for index, choice in enumerate(choices):
                 choice.index = index
         return TextCompletion(
-            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage()
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=generation.usage(),
+            service_tier=self._service_tier,
         )
 
     def _add_prompt_logprobs(self, choices: list[TextChoice], delta: Delta, generation: Generation) -> None:
@@ -95,6 +102,7 @@ class CompletionFormatter:
                 model=self._model,
                 choices=choices,
                 usage=usage if self._include_usage else UNSET,
+                service_tier=self._service_tier,
             )
         )
 

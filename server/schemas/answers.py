@@ -101,6 +101,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: None = None
+    service_tier: str | UnsetType = UNSET  # where the request gives one
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
@@ -132,6 +133,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
     system_fingerprint: None = None
+    service_tier: str | UnsetType = UNSET  # where the request gives one
     prompt_token_ids: list[int] | UnsetType = UNSET  # in the first chunk
 
 
@@ -168,3 +170,4 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     choices: list[TextChoice]
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
     system_fingerprint: None = None
+    service_tier: str | UnsetType = UNSET  # where the request gives one

@@ -55,7 +55,6 @@ _IGNORED: Mapping[str, Callable[[Any], bool]] = {
     "prompt_cache_options": _never,
     "prompt_cache_retention": _never,
     "safety_identifier": _never,
-    "service_tier": _is("auto", "default"),
     "store": _is(False),
     "stream_options.include_obfuscation": _is(False),
     "user": _never,

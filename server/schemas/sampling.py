@@ -76,6 +76,7 @@ class GenerationRequest(SamplerStepFields):
     stream_options: StreamOptions | None = None
     resumable: bool | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
     cache_salt: str | None = None
     add_special_tokens: bool | None = None

@@ -13,6 +13,7 @@ from engine.protocol import (
     FinishReason,
     RequestOutput,
     SamplingParams,
+    ServiceClass,
     StepStats,
     ThinkingBudget,
 )
@@ -35,6 +36,7 @@ def make_request(
     priority: int = 0,
     arrival_s: float = 0.0,
     deadline_s: float | None = None,
+    service_class: ServiceClass = ServiceClass.INTERACTIVE,
     cache_salt: str = "",
     grammar: str | None = None,
     thinking: ThinkingBudget | None = None,
@@ -46,6 +48,7 @@ def make_request(
         sampling=SamplingParams(max_tokens=max_tokens, seed=seed, **sampling),
         arrival_s=arrival_s,
         deadline_s=deadline_s,
+        service_class=service_class,
         priority=priority,
         cache_salt=cache_salt,
         grammar=grammar,
@@ -168,7 +171,8 @@ class SchedulerRun:
         self.transcript.add(outputs)
         self.stats.append(stats)
         assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "no progress"
-        assert stats.prefill_tokens + stats.decode_tokens == plan.num_tokens
+        counted = sum(item.num_new for item in plan.items if item.sequence.service.is_counted)
+        assert stats.prefill_tokens + stats.decode_tokens == counted
         if self._propose is not None:
             self._draft(self._propose)
         self.scheduler.check()

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from engine.config import SchedulingPolicy
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import AbortReason, EngineRequest, FinishReason
+from engine.protocol import AbortReason, EngineRequest, FinishReason, ServiceClass
 from tests.helpers.engines import (
     SchedulerRun,
     expected_ids,
@@ -81,6 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_logprobs=st.sampled_from([None, None, None, 0]),
         ignore_eos=st.booleans(),
         seconds=st.sampled_from([None, None, None, 0, 1, 3, 9]),
+        service_class=st.sampled_from([ServiceClass.INTERACTIVE, *ServiceClass]),
     )
     def add_some(
         self,
@@ -92,6 +93,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_logprobs: int | None,
         ignore_eos: bool,
         seconds: int | None,
+        service_class: ServiceClass,
     ) -> None:
         for tail in tails:
             prompt = (PREFIX[:shared] + tail)[: self.max_len]
@@ -104,6 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 prompt_logprobs=prompt_logprobs,
                 ignore_eos=ignore_eos,
                 deadline_s=None if seconds is None else self.run.now_s + seconds,
+                service_class=service_class,
             )
             self.requests[request.id] = request
             self.run.scheduler.add(request)

@@ -1,5 +1,7 @@
 """Service classes: every class has its rules, and the scheduler follows them."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -13,6 +15,25 @@ from tests.helpers.engines import SchedulerRun, make_config, make_prompt, make_r
 
 def audit(request: EngineRequest) -> EngineRequest:
     return msgspec.structs.replace(request, service_class=ServiceClass.AUDIT)
+
+
+def background(name: str, length: int = 5, **fields: Any) -> EngineRequest:
+    return _request(name, length, ServiceClass.BACKGROUND, **fields)
+
+
+def interactive(name: str, length: int = 5, **fields: Any) -> EngineRequest:
+    return _request(name, length, ServiceClass.INTERACTIVE, **fields)
+
+
+def _request(name: str, length: int, service_class: ServiceClass, **fields: Any) -> EngineRequest:
+    prompt = make_prompt(length, seed=sum(name.encode()))
+    return make_request(name, prompt, ignore_eos=True, service_class=service_class, **fields)
+
+
+def planned(run: SchedulerRun) -> dict[str, int]:
+    """The tokens of each sequence in the next step, which is made."""
+    run.step()
+    return {name: num_new for name, num_new, _ in run.plans[-1]}
 
 
 def sequence_of(request: EngineRequest) -> Sequence:
@@ -32,6 +53,68 @@ def test_a_lower_rank_is_served_first_whatever_the_priority(policy: SchedulingPo
         sequence.order = service_order(policy, sequence, number)
         queue.add(sequence)
     assert [sequence.id for sequence in queue] == ["b", "a"]
+
+
+@pytest.mark.parametrize("policy", SchedulingPolicy)
+def test_clients_are_served_by_class_and_then_by_policy(policy: SchedulingPolicy) -> None:
+    run = SchedulerRun(make_config(max_num_seqs=1, scheduling_policy=policy))
+    classes = [ServiceClass.BACKGROUND, ServiceClass.INTERACTIVE, ServiceClass.URGENT]
+    transcript = run.run(
+        make_request(f"{each.value} {priority}", [1], max_tokens=2, priority=priority, service_class=each)
+        for each in classes
+        for priority in (1, 0)
+    )
+    within = (0, 1) if policy is SchedulingPolicy.PRIORITY else (1, 0)
+    expected = [f"{each.value} {priority}" for each in reversed(classes) for priority in within]
+    assert list(transcript.finish_reasons) == expected
+
+
+def test_background_runs_beside_others_where_there_is_room() -> None:
+    run = SchedulerRun(make_config(max_num_seqs=2))
+    run.add(background("a"))
+    run.step()
+    run.add(interactive("b"))
+    assert planned(run) == {"b": 5, "a": 1}
+    assert planned(run) == {"b": 1, "a": 1}
+    assert sum(stats.preemptions for stats in run.stats) == 0
+
+
+def test_background_gives_up_its_place_for_one_that_waits() -> None:
+    run = SchedulerRun(make_config(max_num_seqs=1))
+    run.add(background("a"))
+    run.step()
+    run.add(interactive("b"))
+    assert planned(run) == {"b": 5}
+    assert list(run.finish().finish_reasons) == ["b", "a"]
+
+
+def test_background_gives_up_as_many_blocks_as_are_wanted() -> None:
+    run = SchedulerRun(make_config(num_blocks=16))
+    for name in "abc":
+        run.add(background(name, 13, max_tokens=3))  # 4 blocks each
+    run.step()
+    run.add(interactive("d", 29, max_tokens=3))  # 8 blocks
+    assert planned(run) == {"d": 29, "a": 1, "b": 1}
+
+
+def test_a_long_prompt_in_the_background_does_not_delay_another_one() -> None:
+    run = SchedulerRun(make_config(max_num_batched_tokens=8))
+    run.add(background("a", 40))
+    assert planned(run) == {"a": 8}
+    run.add(interactive("b", 12))
+    assert planned(run) == {"b": 8}
+    assert planned(run) == {"b": 4, "a": 4}
+
+
+def test_background_waits_while_one_before_it_waits_for_room() -> None:
+    run = SchedulerRun(make_config(num_blocks=8))
+    run.add(interactive("a", 17, max_tokens=4))  # 5 blocks and more
+    run.step()
+    run.add(interactive("b", 20, max_tokens=4))
+    run.add(background("c", 2, max_tokens=1))
+    for _ in range(3):
+        assert planned(run) == {"a": 1}
+    assert planned(run) == {"b": 20, "c": 2}
 
 
 def test_a_queue_counts_the_classes_that_count() -> None:

@@ -103,10 +103,10 @@ async def test_values_that_ask_for_nothing_are_accepted(fields: dict[str, Any]) 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_fields_that_cannot_change_the_text_are_listed(stream: bool) -> None:
-    fields = {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "verbosity": "low"}
+    fields = {"user": "u", "metadata": {"a": "b"}, "store": True, "verbosity": "low"}
     response = await _chat(FakeClient(says("x")), {"strict_parameters": True}, stream=stream, **fields)
     assert response.status_code == 200
-    assert response.headers["x-ignored-parameters"] == "user, metadata, store, service_tier, verbosity"
+    assert response.headers["x-ignored-parameters"] == "user, metadata, store, verbosity"
 
 
 async def test_unknown_fields_are_listed_in_a_safe_spelling() -> None:
