@@ -226,6 +226,7 @@ def _new_response(body: ResponsesRequest, params: GenerationParams, model: str) 
         prompt_cache_key=_text(extra, "prompt_cache_key"),
         reasoning={"effort": None, "summary": None, **(given.get("reasoning") or {})},
         safety_identifier=_text(extra, "safety_identifier"),
+        service_tier=params.terms.service_tier,
         temperature=params.sampling.temperature,
         text={"format": {"type": "text"}, **(given.get("text") or {})},
         tool_choice=given.get("tool_choice") or "auto",

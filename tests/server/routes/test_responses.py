@@ -3,11 +3,15 @@
 from typing import Any
 
 import httpx
+import pydantic
 import pytest
 from openai import AsyncOpenAI
+from openai.types.responses import Response as OpenAIResponse
+from openai.types.responses import ResponseStreamEvent
 
-from engine.protocol import FinishReason
-from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, says
+from engine.errors import EngineDied
+from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.fake_client import MODEL, FakeClient, Step, engine_info, http, make_app, says
 from tests.helpers.response_events import events_of
 
 pytestmark = pytest.mark.fast
@@ -120,3 +124,91 @@ async def test_the_official_client_reads_a_stream() -> None:
     assert received[0].type == "response.created"
     calls = [item for item in response.output if item.type == "function_call"]
     assert [(call.name, call.arguments) for call in calls] == [("plus", '{"a": 1}'), ("now", "{}")]
+
+
+def _breaks(error: Exception, *before: int) -> FakeClient:
+    def script(request: EngineRequest) -> list[Step]:
+        return [*(RequestOutput(id=request.id, new_ids=[token]) for token in before), error]
+
+    return FakeClient(script, engine_info(max_model_len=4000))
+
+
+async def test_an_error_before_the_first_token_is_an_ordinary_one() -> None:
+    response = await _respond(_breaks(EngineDied("the engine ended")), stream=True)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_died")
+
+
+async def test_a_stream_that_breaks_ends_with_a_failed_response() -> None:
+    events = events_of((await _respond(_breaks(EngineDied("the engine ended"), 72, 105), stream=True)).text)
+    last = events[-1]
+    assert last["type"] == "response.failed"
+    response = last["response"]
+    assert (response["status"], response["error"]["code"]) == ("failed", "server_error")
+    assert "the engine ended" in response["error"]["message"]
+    (item,) = response["output"]
+    assert (item["status"], item["content"][0]["text"]) == ("incomplete", "Hi")
+    assert response["usage"]["output_tokens"] == 2
+
+
+async def test_a_grammar_that_the_engine_refuses_is_blamed_on_the_clients_field() -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        finish = FinishReason.ERROR
+        return [RequestOutput(id=request.id, new_ids=[], finish_reason=finish, error="too large", is_refused=True)]
+
+    client = FakeClient(script, engine_info(max_model_len=4000))
+    for stream in (False, True):
+        response = await _respond(client, text={"format": {"type": "json_object"}}, stream=stream)
+        assert response.json()["error"]["param"] == "text.format"
+        assert response.json()["error"]["message"].startswith("text.format cannot be followed: too large")
+
+
+async def test_the_oldest_items_are_left_out_where_the_request_asks_for_it() -> None:
+    long = [{"role": "user", "content": f"question {number} {'x' * 100}"} for number in range(50)]
+    client = _client("x")
+    assert (await _respond(client, input=long)).json()["error"]["code"] == "context_length_exceeded"
+    response = await _respond(client, input=long, instructions="Be kind.", truncation="auto", max_output_tokens=100)
+    assert (response.json()["truncation"], response.json()["status"]) == ("auto", "completed")
+    prompt = _prompt(client)
+    assert prompt.startswith("<system>Be kind.<user>question ")
+    assert "question 49" in prompt
+    assert 4000 - 100 - 200 < len(client.requests[0].prompt_ids) <= 4000 - 100
+
+
+async def test_a_reply_to_calls_is_shown_to_the_model() -> None:
+    client = _client(CALLS)
+    output = (await _respond(client, tools=[ADD, NOW])).json()["output"]
+    results = [{"type": "function_call_output", "call_id": item["call_id"], "output": "five"} for item in output]
+    history = [{"role": "user", "content": "hi"}, *output, *results]
+    client.streams.clear()
+    assert (await _respond(client, input=history, tools=[ADD, NOW])).status_code == 200
+    assert "<user>hi<assistant>" in _prompt(client)
+    assert '{"name": "plus", "arguments": {"a": 1}}' in _prompt(client)
+    assert _prompt(client).endswith("<tool>five<tool>five<assistant>")
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+
+
+async def test_the_official_client_parses_an_answer() -> None:
+    client = _client('{"name": "Ann", "age": 7}')
+    async with http(make_app(client, chat_template=TEMPLATE)) as api:
+        openai = AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=api)
+        response = await openai.responses.parse(model=MODEL, input="hi", text_format=Person)
+        assert response.output_parsed == Person(name="Ann", age=7)
+        async with openai.responses.stream(model=MODEL, input="hi", text_format=Person) as stream:
+            assert (await stream.get_final_response()).output_parsed == Person(name="Ann", age=7)
+    assert client.requests[0].grammar is not None
+
+
+async def test_the_official_clients_types_take_everything_that_is_sent() -> None:
+    client = _client(f"Let me see.\n{CALLS}")
+    tools = [ADD, NOW, {"type": "custom", "name": "patch"}]
+    whole = await _respond(client, tools=tools, include=["message.output_text.logprobs"], reasoning={"effort": "low"})
+    response = OpenAIResponse.model_validate(whole.json(), strict=True)
+    assert response.output_text == "Let me see."
+    streamed = await _respond(client, tools=tools, include=["message.output_text.logprobs"], stream=True)
+    reader: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
+    for event in events_of(streamed.text):
+        assert reader.validate_python(event).type == event["type"]

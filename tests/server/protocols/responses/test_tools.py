@@ -1,0 +1,163 @@
+"""A response's tools as the functions of a chat: custom ones, those in namespaces, those that other servers run."""
+
+from typing import Any
+
+import pytest
+
+from engine.errors import InvalidRequest
+from server.protocols.responses.request import ChatRequest, chat_request
+from server.protocols.responses.tools import CalledTool, chat_name
+from server.schemas.base import validate
+from server.schemas.responses import ResponsesRequest
+
+pytestmark = pytest.mark.fast
+
+NOW = {"type": "function", "name": "now"}
+PATCH = {"type": "custom", "name": "patch", "description": "Changes a file."}
+FILES = {"type": "namespace", "name": "files", "description": "", "tools": [{"type": "function", "name": "now"}, PATCH]}
+
+
+def _request(**fields: Any) -> ChatRequest:
+    body = validate(ResponsesRequest, {"input": "hi", **fields})
+    return chat_request(body, body.input or [])
+
+
+def _functions(request: ChatRequest) -> list[dict[str, Any]]:
+    return [tool.function.model_dump(exclude_unset=True) for tool in request.chat.tools or []]
+
+
+def test_a_function_is_a_function() -> None:
+    tool = {**NOW, "description": "The time.", "parameters": {"type": "object", "properties": {}}, "strict": True}
+    (function,) = _functions(_request(tools=[tool]))
+    assert function == {name: value for name, value in tool.items() if name != "type"}
+
+
+def test_a_custom_tool_is_a_function_of_one_text() -> None:
+    request = _request(tools=[PATCH])
+    (function,) = _functions(request)
+    assert function["description"].startswith("Changes a file.\n")
+    assert function["parameters"]["properties"] == {"input": {"type": "string"}}
+    assert function["parameters"]["required"] == ["input"]
+    assert request.called == {"patch": CalledTool("patch", None, is_custom=True)}
+
+
+def test_a_regular_expression_is_enforced_and_a_lark_grammar_listed() -> None:
+    regex = {"type": "grammar", "syntax": "regex", "definition": "a|b"}
+    lark = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+    request = _request(tools=[{**PATCH, "format": regex}, {**PATCH, "name": "move", "format": lark}])
+    first, second = _functions(request)
+    assert first["parameters"]["properties"]["input"] == {"type": "string", "pattern": "^(?:a|b)$"}
+    assert "pattern" not in second["parameters"]["properties"]["input"]
+    assert 'start: "a"' in second["description"]
+    assert request.ignored == ["tools[1].format"]
+
+
+def test_tools_in_a_namespace_have_its_name_before_theirs() -> None:
+    request = _request(tools=[NOW, FILES])
+    assert [function["name"] for function in _functions(request)] == ["now", "files__now", "files__patch"]
+    assert request.called["files__patch"] == CalledTool("patch", "files", is_custom=True)
+    assert request.names["tools[2].function"] == "tools[1].tools[1]"
+    assert chat_name("f", "mcp__") == "mcp__f"
+
+
+def test_tools_that_other_servers_run_are_listed() -> None:
+    request = _request(tools=[{"type": "web_search"}, NOW, {"type": "mcp", "server_label": "x"}])
+    assert [function["name"] for function in _functions(request)] == ["now"]
+    assert request.ignored == ["tools[0]", "tools[2]"]
+    assert _request(tools=[{"type": "web_search"}]).chat.tools is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("required", "required"),
+        ({"type": "function", "name": "now"}, ["now"]),
+        ({"type": "custom", "name": "patch"}, ["patch"]),
+        ({"type": "function", "name": "now", "namespace": "files"}, ["files__now"]),
+        (
+            {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [
+                    {"type": "web_search"},
+                    {"type": "custom", "name": "patch"},
+                    {"type": "function", "name": "now"},
+                ],
+            },
+            ["patch", "now"],
+        ),
+    ],
+)
+def test_a_choice_names_the_chats_functions(choice: Any, expected: Any) -> None:
+    chosen: Any = _request(tools=[NOW, PATCH, FILES], tool_choice=choice).chat.tool_choice
+    if isinstance(chosen, str):
+        assert chosen == expected
+        return
+    named = chosen.allowed_tools.tools if chosen.type == "allowed_tools" else [chosen]
+    assert [tool.function.name for tool in named] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "part"),
+    [
+        ({"tools": [NOW, NOW]}, "tools[1]", "second tool called 'now'"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].name", "is missing"),
+        ({"tools": [{"type": "shovel"}]}, "tools[0]", "must be one of function, custom, namespace"),
+        (
+            {"tools": [{**PATCH, "format": {"type": "grammar", "syntax": "ebnf", "definition": ""}}]},
+            "tools[0].format.syntax",
+            "'lark' or 'regex'",
+        ),
+        ({"tools": [NOW], "tool_choice": {"type": "web_search_preview"}}, "tool_choice", "does not run that tool"),
+        ({"tools": [NOW], "tool_choice": "always"}, "tool_choice", "none, auto, required"),
+        (
+            {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}},
+            "tool_choice.tools",
+            "no function and no custom tool",
+        ),
+        ({"messages": []}, "messages", "calls it input"),
+        ({"max_tokens": 5}, "max_tokens", "calls it max_output_tokens"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "calls it text.format"),
+        ({"n": 2}, "n", "a response is one answer"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt", "not supported"),
+        ({"top_logprobs": 3}, "top_logprobs", "needs include"),
+        ({"stream_options": {}}, "stream_options", "needs stream: true"),
+        ({"include": ["everything"]}, "include[0]", "must be"),
+        ({"metadata": {"k": "v" * 513}}, "metadata", "512"),
+        ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "at most 16 pairs"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema", "is missing"),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort", "must be"),
+        ({"temperature": -1}, "temperature", "at least 0"),
+        ({"input": None}, "input", "input is missing"),
+        ({"input": []}, "input", "input is missing"),
+    ],
+)
+def test_what_cannot_be_honored_is_refused_by_the_clients_name(fields: dict[str, Any], param: str, part: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _request(**fields)
+    assert caught.value.param == param
+    assert part in str(caught.value)
+
+
+def test_what_changes_nothing_is_listed() -> None:
+    request = _request(
+        text={"verbosity": "low", "x": 1},
+        reasoning={"summary": "auto", "effort": "low"},
+        include=["reasoning.encrypted_content", "file_search_call.results"],
+        tools=[{**NOW, "defer_loading": True}],
+        input=[{"role": "user", "content": [{"type": "input_text", "text": "x", "prompt_cache_breakpoint": {}}]}],
+    )
+    assert request.ignored == [
+        "input[0].content[0].prompt_cache_breakpoint",
+        "tools[0].defer_loading",
+        "text.x",
+        "text.verbosity",
+        "reasoning.summary",
+        "include[1]",
+    ]
+
+
+def test_the_sampling_extensions_of_chats_are_taken() -> None:
+    chat = _request(top_k=5, seed=3, temperature=0.5, max_output_tokens=7, stop="x").chat
+    assert (chat.top_k, chat.seed, chat.temperature, chat.stop) == (5, 3, 0.5, ["x"])
+    assert chat.requested_max_tokens == 7
