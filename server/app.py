@@ -19,6 +19,7 @@ from server.routes import (
     chat,
     completions,
     conversations,
+    docs,
     health,
     infill,
     messages,
@@ -49,6 +50,7 @@ ROUTERS = (
     models.router,
     operations.router,
     health.router,
+    docs.router,
 )
 
 

@@ -35,6 +35,7 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     async def read(request: Request) -> M:
         return validate(model, await json_object(request))
 
+    read.body_model = model  # type: ignore[attr-defined] # for the API's description
     return read
 
 

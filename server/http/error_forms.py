@@ -13,6 +13,7 @@ ErrorForm = Callable[[ErrorReply, str], Response]  # of a reply and the request'
 
 # By the path's beginning; all other paths, unknown ones too, are OpenAI's.
 _FORMS: tuple[tuple[str, ErrorForm], ...] = (("/v1/messages", messages_error), ("/api/", ollama_error))
+FORM_PREFIXES = tuple(prefix for prefix, _ in _FORMS)
 
 
 def route_path(scope: Scope) -> str:

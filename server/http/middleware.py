@@ -15,7 +15,12 @@ from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, describe
 from server.http.error_forms import error_response, route_path
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
-OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
+PROBES = frozenset({"/live", "/ready", "/health"})
+# The description of the API is the same for every server of a version, and a page cannot send a key for its parts.
+_DESCRIPTION = frozenset(
+    {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}
+)
+OPEN_PATHS = PROBES | _DESCRIPTION
 
 NOBODY = ""  # the owner of what is made without a key
 

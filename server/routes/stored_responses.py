@@ -20,7 +20,7 @@ from server.state.records import RESPONSE, find_response, no_response, shown_res
 router = APIRouter()
 
 
-@router.post("/v1/responses/compact")
+@router.post("/v1/responses/compact", include_in_schema=False)
 async def compact_responses() -> None:
     """Refused: this server does not compact."""
     raise UnsupportedParameter(

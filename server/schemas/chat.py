@@ -65,7 +65,7 @@ class Message(StrictModel):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Annotated[
         Annotated[list[TextPart], Field(fail_fast=True)] | None,
-        BeforeValidator(_parts),
+        BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None),
         Field(validate_default=True),  # a field that is missing is null
     ] = None
     tool_calls: list[ToolCall] | None = None
@@ -132,11 +132,16 @@ class ChatTemplateFields(StrictModel):
         return False
 
 
+_Content = str | list[TextPart]
+
+
 class Prediction(StrictModel):
     """What the client expects the answer to be, for the most part: a file before an edit."""
 
     type: Literal["content"]
-    content: Annotated[Annotated[list[TextPart], Field(fail_fast=True)], BeforeValidator(_parts)]
+    content: Annotated[
+        Annotated[list[TextPart], Field(fail_fast=True)], BeforeValidator(_parts, json_schema_input_type=_Content)
+    ]
 
     @property
     def text(self) -> str:

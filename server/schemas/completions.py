@@ -28,8 +28,11 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
     )
 
 
+_PromptForms = str | list[str] | list[int] | list[list[int]]
+
+
 class CompletionRequest(GenerationRequest):
-    prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts)]
+    prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts, json_schema_input_type=_PromptForms)]
     echo: bool | None = None
     logprobs: int | None = None
     suffix: str | None = None

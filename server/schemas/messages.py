@@ -62,7 +62,9 @@ class ToolUseBlock(_Block):
 class ToolResultBlock(_Block):
     type: Literal["tool_result"]
     tool_use_id: str
-    content: Annotated[TextBlocks | None, BeforeValidator(_listed_or_none)] = None
+    content: Annotated[
+        TextBlocks | None, BeforeValidator(_listed_or_none, json_schema_input_type=str | TextBlocks | None)
+    ] = None
     is_error: bool | None = None
 
 
@@ -107,7 +109,7 @@ class Message(StrictModel):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
         Annotated[list[Annotated[ContentBlock, BeforeValidator(_block)]], Field(fail_fast=True)],
-        BeforeValidator(_listed),
+        BeforeValidator(_listed, json_schema_input_type=str | list[ContentBlock]),
     ]
 
 
@@ -166,7 +168,9 @@ class MessagesPrompt(StrictModel):
 
     model: str | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
-    system: Annotated[TextBlocks | None, BeforeValidator(_listed_or_none)] = None
+    system: Annotated[
+        TextBlocks | None, BeforeValidator(_listed_or_none, json_schema_input_type=str | TextBlocks | None)
+    ] = None
     tools: (
         Annotated[list[Annotated[CustomTool | DefinedTool, BeforeValidator(_tool)]], Field(fail_fast=True)] | None
     ) = None

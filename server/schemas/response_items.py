@@ -94,7 +94,9 @@ def _parts(content: Any) -> Any:
     return content
 
 
-Parts = Annotated[Annotated[list[Part], Field(fail_fast=True)], BeforeValidator(_parts)]
+Parts = Annotated[
+    Annotated[list[Part], Field(fail_fast=True)], BeforeValidator(_parts, json_schema_input_type=str | list[Part])
+]
 _Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -233,7 +235,7 @@ Items = Annotated[
     list[Annotated[InputItem, BeforeValidator(_typed)]],
     Field(fail_fast=True),
 ]
-Input = Annotated[Items | None, BeforeValidator(_listed)]
+Input = Annotated[Items | None, BeforeValidator(_listed, json_schema_input_type=str | Items | None)]
 
 
 class ItemList(StrictModel):

@@ -60,7 +60,10 @@ class GenerationRequest(SamplerStepFields):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Annotated[Annotated[list[str], Field(max_length=_MAX_STOPS)] | None, BeforeValidator(_listed)] = None
+    stop: Annotated[
+        Annotated[list[str], Field(max_length=_MAX_STOPS)] | None,
+        BeforeValidator(_listed, json_schema_input_type=str | list[str] | None),
+    ] = None
     stop_token_ids: Annotated[list[int], Field(fail_fast=True, max_length=_MAX_STOP_TOKENS)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None

@@ -10,6 +10,7 @@ from server.app import ROUTERS
 from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics import METRICS, PREFIX
+from tests.helpers.api_docs import api_text
 from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, techniques_of
@@ -118,6 +119,7 @@ def parts() -> list[tuple[str, Path, str]]:
         *((name, document, markdown(table)) for name, document, table in tables),
         ("floors", ROOT / "docs/architecture.md", floors),
         ("floors", ROOT / "CONTRIBUTING.md", floors),
+        ("api", ROOT / "docs/api.md", api_text()),
     ]
 
 

@@ -48,7 +48,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "context",
         "generation",
         "protocols",
-        "http",
+        "http openapi",
         "state",
         "routes",
         "app",

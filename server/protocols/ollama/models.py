@@ -63,7 +63,7 @@ def capabilities(text_model: TextModel) -> list[str]:
 
 
 def _details(info: EngineInfo) -> OllamaDetails:
-    family = info.architecture
+    family = _family(info)
     # The format of most of the weights; norms and the like are stored otherwise.
     level = max(info.weight_formats, key=info.weight_formats.__getitem__, default=None)
     return OllamaDetails(family=family, families=[family], quantization_level=UNSET if level is None else level.upper())
@@ -72,10 +72,11 @@ def _details(info: EngineInfo) -> OllamaDetails:
 def _model_info(info: EngineInfo) -> dict[str, Any]:
     """Under the names of GGUF's metadata, where there are such."""
     tokenizer = info.tokenizer
+    family = _family(info)
     found: dict[str, Any] = {
-        "general.architecture": info.architecture,
-        f"{info.architecture}.context_length": info.max_model_len,
-        f"{info.architecture}.vocab_size": info.vocab_size,
+        "general.architecture": family,
+        f"{family}.context_length": info.max_model_len,
+        f"{family}.vocab_size": info.vocab_size,
         "tokenizer.ggml.add_bos_token": tokenizer.add_bos_token,
     }
     if tokenizer.bos_token_id is not None:
@@ -83,6 +84,11 @@ def _model_info(info: EngineInfo) -> dict[str, Any]:
     if tokenizer.eos_token_ids:
         found["tokenizer.ggml.eos_token_id"] = tokenizer.eos_token_ids[0]
     return found
+
+
+def _family(info: EngineInfo) -> str:
+    """The architecture in GGUF's way: qwen2 for Qwen2ForCausalLM."""
+    return info.architecture.removesuffix("ForCausalLM").lower()
 
 
 def _digest(info: EngineInfo) -> str:

@@ -1,0 +1,135 @@
+"""openapi_document: OpenAPI's description of the routes, as version 3.1 has it."""
+
+import importlib.metadata
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from server.openapi.errors import error_answers
+from server.openapi.operations import EVENTS, JSON, LINES, OPERATIONS, Operation
+from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
+from server.structured_outputs.fields import StructuredFields
+
+_EVERY = (400, 431, 500)
+_OF_BODIES = (408, 413)
+_EACH = {EVENTS: "each event's data, but the mark of the end", LINES: "each line"}
+
+
+def operations(routes: Iterable[Any]) -> Iterator[tuple[str, str, APIRoute]]:
+    """Method and path of each route that is described, HEAD left out beside GET."""
+    for route in routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            path = route.path.replace(":path", "")
+            yield from ((method, path, route) for method in sorted((route.methods or set()) - {"HEAD"}))
+
+
+def body_models(route: APIRoute) -> list[type[BaseModel]]:
+    """What the route's dependencies read its body as."""
+    found = (getattr(dependency.call, "body_model", None) for dependency in route.dependant.dependencies)
+    return [model for model in found if model is not None]
+
+
+def openapi_document(routes: Iterable[Any], *, open_paths: Iterable[str] = (), root_path: str = "") -> dict[str, Any]:
+    """open_paths: that need no key. root_path: what a proxy strips.
+
+    Raises KeyError for a route that `OPERATIONS` lacks.
+    """
+    described = [(method, path, route, OPERATIONS[f"{method} {path}"]) for method, path, route in operations(routes)]
+    bodies, components = body_schemas(
+        [
+            *(model for _, _, route, operation in described for model in _models(route, operation)),
+            StructuredFields,
+        ]
+    )
+    answers = AnswerSchemas(components)
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, route, operation in described:
+        paths.setdefault(path, {})[method.lower()] = _operation(
+            path, route, operation, bodies, answers, is_open=path in open_paths
+        )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "headrace",
+            "version": importlib.metadata.version("headrace"),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": root_path or "/"}],
+        "security": [{"bearer": []}, {"x-api-key": []}, {}],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted({**components, **answers.components}.items())),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _models(route: APIRoute, operation: Operation) -> list[type[BaseModel]]:
+    return [*body_models(route), *operation.bodies]
+
+
+def _operation(
+    path: str,
+    route: APIRoute,
+    operation: Operation,
+    bodies: Mapping[type[BaseModel], Schema],
+    answers: AnswerSchemas,
+    *,
+    is_open: bool,
+) -> dict[str, Any]:
+    models = _models(route, operation)
+    statuses = {*_EVERY, *operation.errors, *(_OF_BODIES if models else ()), *(() if is_open else (401,))}
+    content = {
+        media: {"schema": {"type": "string"} if kind is None else answers.of(kind)}
+        for media, kind in operation.answers.items()
+    }
+    streamed = [f"As {media}, the schema is that of {_EACH[media]}." for media in operation.answers if media in _EACH]
+    responses: dict[str, Any] = {
+        "200": {"description": " ".join(["The answer.", *streamed]), "content": content},
+        **error_answers(statuses, path, answers),
+    }
+    if operation.unready is not None:
+        unready = {JSON: {"schema": answers.of(operation.unready)}}
+        responses["503"] = {"description": "Not now: why, and how far it is.", "content": unready}
+    described: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": (route.description or route.name).partition("\n")[0],
+        "responses": responses,
+    }
+    if parameters := [*_path_parameters(path), *_query_parameters(operation)]:
+        described["parameters"] = parameters
+    if models:
+        schema = _body_schema([bodies[model] for model in models])
+        if operation.has_constraints:
+            schema = {"allOf": [schema, bodies[StructuredFields]]}
+        described["requestBody"] = {
+            "required": True,
+            "content": {JSON: {"schema": schema, "example": operation.example}},
+        }
+    if is_open:
+        described["security"] = []
+    return described
+
+
+def _body_schema(references: list[Schema]) -> Schema:
+    return references[0] if len(references) == 1 else {"anyOf": references}
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+
+
+def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
+    return [
+        {"name": query.name, "in": "query", "description": query.description, "schema": dict(query.schema)}
+        for query in operation.query
+    ]

@@ -1,0 +1,170 @@
+"""What each route's signature does not say: its answers, an example, and where errors may come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEvent, PartEvent, ResponseEvent, TextDone
+from server.protocols.responses.events import Delta as ResponseDelta
+from server.protocols.responses.objects import Response as ResponseObject
+from server.schemas import plain_answers as plain
+from server.schemas.answers import ChatChunk, ChatCompletion, TextCompletion
+from server.schemas.messages_answers import Event as MessageEvent
+from server.schemas.messages_answers import MessageAnswer
+from server.schemas.ollama_answers import (
+    OllamaChatAnswer,
+    OllamaGenerateAnswer,
+    OllamaModels,
+    OllamaRunningModels,
+    OllamaShown,
+    OllamaVersion,
+)
+from server.schemas.tokens import TokenizeChatRequest, TokenizeTextRequest
+
+JSON, EVENTS, LINES, TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
+
+_ResponseEvents = ResponseEvent | ItemEvent | PartEvent | ResponseDelta | TextDone | ArgumentsDone | InputDone
+_MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A parameter of the query."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """answers: of status 200, by media type; a stream's is what each of its events or lines is. None is plain text.
+
+    example: of the body. bodies: where the route reads its body by hand. errors: statuses of errors beside those that
+    every route, and every route with a body, may answer. unready: what 503 is, where it is no error.
+    """
+
+    answers: Mapping[str, Any]
+    example: Mapping[str, Any] | None = None
+    bodies: Sequence[type[BaseModel]] = ()
+    errors: Sequence[int] = ()
+    unready: Any = None
+    query: Sequence[Query] = ()
+    has_constraints: bool = False  # the body takes the fields of structured outputs too
+
+
+_PAGE = (
+    Query("after", {"type": "string"}, "The id of the item to begin behind."),
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": 100}, "How many at most; 20 if it is left out."),
+    Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
+)
+_ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
+_GENERATING = (404, 429, 503, 504)
+
+OPERATIONS: Mapping[str, Operation] = {
+    "POST /v1/chat/completions": Operation(
+        answers={JSON: ChatCompletion, EVENTS: ChatChunk},
+        example={"messages": _MESSAGES, "max_completion_tokens": 64, "temperature": 0.7},
+        errors=(*_GENERATING, 410),
+        has_constraints=True,
+    ),
+    "POST /v1/completions": Operation(
+        answers={JSON: TextCompletion, EVENTS: TextCompletion},
+        example={"prompt": "Once upon a time", "max_tokens": 32},
+        errors=(*_GENERATING, 410),
+        has_constraints=True,
+    ),
+    "POST /v1/messages": Operation(
+        answers={JSON: MessageAnswer, EVENTS: MessageEvent},
+        example={"model": "MODEL", "max_tokens": 64, "messages": _MESSAGES},
+        errors=_GENERATING,
+    ),
+    "POST /v1/messages/count_tokens": Operation(
+        answers={JSON: plain.InputTokens},
+        example={"model": "MODEL", "messages": _MESSAGES},
+        errors=(404, 503),
+    ),
+    "GET /v1/streams/{stream_id}": Operation(
+        answers={EVENTS: None},
+        errors=(404, 409, 410),
+        query=[Query("starting_after", {"type": "integer", "minimum": 0}, "The number of the last event that came.")],
+    ),
+    "DELETE /v1/streams/{stream_id}": Operation(answers={JSON: plain.Deleted}, errors=(404,)),
+    "POST /v1/responses": Operation(
+        answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
+        example={"input": "Why is the sky blue?", "max_output_tokens": 64, "store": False},
+        errors=_GENERATING,
+    ),
+    "GET /v1/responses/{response_id}": Operation(
+        answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
+        errors=(404, 410),
+        query=[
+            Query("stream", {"type": "boolean"}, "Whether to read the events of a background response."),
+            Query("starting_after", {"type": "integer", "minimum": 0}, "The number of the last event that came."),
+        ],
+    ),
+    "DELETE /v1/responses/{response_id}": Operation(answers={JSON: plain.Deleted}, errors=(404,)),
+    "POST /v1/responses/{response_id}/cancel": Operation(answers={JSON: ResponseObject}, errors=(404,)),
+    "GET /v1/responses/{response_id}/input_items": Operation(
+        answers={JSON: plain.ItemList}, errors=(404,), query=_PAGE
+    ),
+    "POST /v1/conversations": Operation(
+        answers={JSON: plain.Conversation}, example={"items": _ITEMS, "metadata": {"topic": "greetings"}}, errors=(404,)
+    ),
+    "GET /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Conversation}, errors=(404,)),
+    "POST /v1/conversations/{conversation_id}": Operation(
+        answers={JSON: plain.Conversation}, example={"metadata": {"topic": "farewells"}}, errors=(404,)
+    ),
+    "DELETE /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Deleted}, errors=(404,)),
+    "POST /v1/conversations/{conversation_id}/items": Operation(
+        answers={JSON: plain.ItemList}, example={"items": _ITEMS}, errors=(404,)
+    ),
+    "GET /v1/conversations/{conversation_id}/items": Operation(
+        answers={JSON: plain.ItemList}, errors=(404,), query=_PAGE
+    ),
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": Operation(answers={JSON: dict[str, Any]}, errors=(404,)),
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": Operation(
+        answers={JSON: plain.Conversation}, errors=(404,)
+    ),
+    "POST /v1/responses/input_tokens": Operation(
+        answers={JSON: plain.ResponseInputTokens},
+        example={"input": "Why is the sky blue?"},
+        errors=(404, 503),
+    ),
+    "POST /infill": Operation(
+        answers={JSON: plain.InfillAnswer, EVENTS: plain.InfillPiece | plain.InfillAnswer},
+        example={"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 16},
+        errors=_GENERATING,
+    ),
+    "POST /api/chat": Operation(
+        answers={LINES: OllamaChatAnswer, JSON: OllamaChatAnswer},
+        example={"model": "MODEL", "messages": _MESSAGES, "stream": False, "options": {"num_predict": 64}},
+        errors=_GENERATING,
+    ),
+    "POST /api/generate": Operation(
+        answers={LINES: OllamaGenerateAnswer, JSON: OllamaGenerateAnswer},
+        example={"model": "MODEL", "prompt": "Why is the sky blue?", "stream": False, "options": {"num_predict": 64}},
+        errors=_GENERATING,
+    ),
+    "GET /api/tags": Operation(answers={JSON: OllamaModels}),
+    "GET /api/ps": Operation(answers={JSON: OllamaRunningModels}),
+    "POST /api/show": Operation(answers={JSON: OllamaShown}, example={"model": "MODEL"}, errors=(404, 503)),
+    "GET /api/version": Operation(answers={JSON: OllamaVersion}),
+    "GET /": Operation(answers={TEXT: None}),
+    "POST /tokenize": Operation(
+        answers={JSON: plain.Tokenized},
+        example={"prompt": "Hello, world"},
+        bodies=(TokenizeTextRequest, TokenizeChatRequest),
+        errors=(404, 503),
+    ),
+    "POST /detokenize": Operation(answers={JSON: plain.Detokenized}, example={"tokens": [72, 105]}, errors=(404, 503)),
+    "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
+    "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(404,)),
+    "GET /metrics": Operation(answers={TEXT: None}),
+    "GET /version": Operation(answers={JSON: plain.ServerVersion}),
+    "GET /live": Operation(answers={JSON: plain.Health}),
+    "GET /ready": Operation(answers={JSON: plain.Health}, unready=plain.Health),
+    "GET /health": Operation(answers={JSON: plain.Health}, unready=plain.Health),
+}

@@ -1,0 +1,69 @@
+"""GET /openapi.json and /docs: the API's description, and a page to read and try it."""
+
+import functools
+import gzip
+from importlib import resources
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from server.http.middleware import OPEN_PATHS
+from server.openapi.document import openapi_document
+
+router = APIRouter()
+
+_TYPES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "start.js": "text/javascript",
+}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+
+# Relative addresses: a proxy may have put the server under a prefix.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>headrace: API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<body><div id="api"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
+</html>
+"""
+_START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null});\n'
+
+
+@router.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    """Describe the API in OpenAPI's form."""
+    return Response(_document(request.app, request.app.state.context.config.root_path), media_type="application/json")
+
+
+@functools.lru_cache(maxsize=1)
+def _document(app: object, root_path: str) -> bytes:
+    document = openapi_document(app.routes, open_paths=OPEN_PATHS, root_path=root_path)  # type: ignore[attr-defined]
+    return msgspec.json.encode(document)
+
+
+@router.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+async def page() -> Response:
+    """Show the API's description as a page that can send requests."""
+    return Response(_PAGE, media_type="text/html", headers=_HEADERS)
+
+
+@router.api_route("/docs/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+async def asset(request: Request, name: str) -> Response:
+    """Give the page what it is made of."""
+    if name not in _TYPES:
+        raise HTTPException(404)
+    headers = {**_HEADERS, "cache-control": "max-age=3600", "vary": "accept-encoding"}
+    if name == "start.js":
+        return Response(_START, media_type=_TYPES[name], headers=headers)
+    data = resources.files("server.openapi").joinpath("assets", f"{name}.gz").read_bytes()
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+    else:
+        data = gzip.decompress(data)
+    return Response(data, media_type=_TYPES[name], headers=headers)

@@ -1,0 +1,136 @@
+"""What the routes beside generation answer."""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class Tokenized(msgspec.Struct):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Detokenized(msgspec.Struct):
+    prompt: str
+
+
+class ModelQuality(msgspec.Struct):
+    kl_divergence: float
+    top1_agreement: float
+    perplexity: float
+    reference_perplexity: float
+    num_tokens: int
+    reference: str
+    perplexity_increase: float
+
+
+class ModelExtras(msgspec.Struct):
+    """What OpenAI's and vLLM's cards have no place for."""
+
+    dtype: str
+    device: str
+    weight_bytes: int
+    weight_formats: dict[str, int]
+    quality: ModelQuality | None
+
+
+class ModelCard(msgspec.Struct):
+    """Much is null while the model loads."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    parent: None
+    max_model_len: int | None
+    headrace: ModelExtras | None
+
+
+class ModelList(msgspec.Struct):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class ServerVersion(msgspec.Struct):
+    version: str
+
+
+class Health(msgspec.Struct):
+    """The last three are given where the status is not ok."""
+
+    status: str
+    reason: str | UnsetType = UNSET
+    stage: str | UnsetType | None = UNSET
+    progress: float | UnsetType | None = UNSET
+
+
+class InputTokens(msgspec.Struct):
+    """Of Anthropic's protocol."""
+
+    input_tokens: int
+
+
+class ResponseInputTokens(msgspec.Struct):
+    """Of the Responses API."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
+class InfillAnswer(msgspec.Struct, kw_only=True):
+    """llama-server's, as a whole and as a stream's last event; `response_fields` may choose some of the fields."""
+
+    index: int | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    tokens: list[int] | UnsetType = UNSET
+    id_slot: int | UnsetType = UNSET
+    stop: bool | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    tokens_predicted: int | UnsetType = UNSET
+    tokens_evaluated: int | UnsetType = UNSET
+    tokens_cached: int | UnsetType = UNSET
+    generation_settings: dict[str, Any] | UnsetType = UNSET
+    has_new_line: bool | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
+    stop_type: Literal["eos", "limit", "word"] | UnsetType = UNSET
+    stopping_word: str | UnsetType = UNSET
+    timings: dict[str, float] | UnsetType = UNSET
+
+
+class InfillPiece(msgspec.Struct):
+    """A stream's event before the last one."""
+
+    index: int
+    content: str
+    tokens: list[int]
+    stop: bool
+    id_slot: int
+    tokens_predicted: int
+    tokens_evaluated: int
+
+
+class Conversation(msgspec.Struct):
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, str]
+
+
+class ItemList(msgspec.Struct):
+    """A page of items, as they were given or answered."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Deleted(msgspec.Struct):
+    id: str
+    object: Literal["conversation.deleted", "response", "stream"]
+    deleted: bool

@@ -1,0 +1,88 @@
+"""The API's description: every route with its body, answers and example, and examples that are answered."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from server.app import ROUTERS
+from server.errors import ERRORS
+from server.http.error_forms import FORM_PREFIXES
+from server.openapi.document import body_models, openapi_document, operations
+from server.openapi.errors import ERROR_FORMS
+from server.openapi.operations import OPERATIONS
+from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
+from tests.helpers.openapi import fim_info
+
+pytestmark = pytest.mark.fast
+
+ROUTES = {f"{method} {path}": route for method, path, route in operations(r for each in ROUTERS for r in each.routes)}
+BODILESS = {"POST /v1/responses/{response_id}/cancel"}
+EXAMPLES = {name: operation.example for name, operation in OPERATIONS.items() if operation.example is not None}
+
+
+def _document() -> dict[str, Any]:
+    return openapi_document([route for router in ROUTERS for route in router.routes])
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    assert set(OPERATIONS) == set(ROUTES), "describe the route in server/openapi/operations.py"
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_a_route_has_answers_and_a_body_its_example(name: str) -> None:
+    operation = OPERATIONS[name]
+    has_body = bool(body_models(ROUTES[name]) or operation.bodies)
+    assert operation.answers
+    assert has_body == (operation.example is not None)
+    assert has_body == (name.startswith("POST ") and name not in BODILESS)
+
+
+def test_references_lead_somewhere_and_every_schema_is_used() -> None:
+    document = _document()
+    references = {value for key, value in _pairs(document) if key == "$ref"}
+    assert references == {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key, item
+            yield from _pairs(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _pairs(item)
+
+
+def test_no_route_answers_422_and_all_have_the_errors_of_any() -> None:
+    for path, methods in _document()["paths"].items():
+        for method, operation in methods.items():
+            statuses = set(operation["responses"])
+            assert "422" not in statuses
+            assert {"200", "400", "401", "431", "500"} <= statuses, f"{method} {path}"
+            assert "requestBody" not in operation or {"408", "413"} <= statuses
+
+
+def test_every_error_is_described_somewhere() -> None:
+    document = _document()
+    texts = " ".join(
+        json.dumps(operation["responses"]) for path in document["paths"].values() for operation in path.values()
+    )
+    for error, kind in ERRORS.items():
+        assert error is Exception or kind.code is None or kind.code == "not_served" or f"`{kind.code}`" in texts
+
+
+def test_errors_have_the_forms_that_are_sent() -> None:
+    assert {prefix for prefix in ERROR_FORMS if prefix != "/"} == set(FORM_PREFIXES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_an_example_is_answered(name: str) -> None:
+    body = json.loads(json.dumps(EXAMPLES[name]).replace('"MODEL"', json.dumps(MODEL)))
+    method, path = name.split()
+    async with http(make_app(FakeClient(says("Because."), fim_info(max_model_len=400)))) as api:
+        conversation = (await api.post("/v1/conversations", json={})).json()
+        path = path.replace("{conversation_id}", conversation["id"])
+        response = await api.request(method, path, json=body)
+    assert response.status_code == 200, response.text
