@@ -45,7 +45,8 @@ def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float])
     excluding = []
     for index, (row, uniform) in enumerate(zip(rows, uniforms, strict=True)):
         p = row.sequence.request.sampling
-        draws.append(native.Draw(p.temperature, _top_k_left(p), p.top_p, p.min_p, uniform))
+        top_k = p.top_k if p.typical_p == 1.0 else 0  # applied already
+        draws.append(native.Draw(p.temperature, top_k, p.top_p, p.min_p, uniform))
         if p.xtc is not None and excludes_top_choices(row):
             excluding.append(index)
     ids = native.draw_ids(logits, draws, library)
@@ -98,10 +99,11 @@ def _weights(logits: torch.Tensor, rows: list[LogitsRow]) -> list[tuple[list[int
     if untruncated:
         groups.append((untruncated, None, (scaled[untruncated] - scaled[untruncated].amax(dim=-1, keepdim=True)).exp()))
     if truncated:
+        limited = [params[index] for index in truncated]
         limits = TruncationParams(
-            top_k=torch.tensor([_top_k_left(params[index]) for index in truncated], device=device),
-            top_p=torch.tensor([params[index].top_p for index in truncated], dtype=torch.float64, device=device),
-            min_p=torch.tensor([params[index].min_p for index in truncated], dtype=torch.float64, device=device),
+            top_k=torch.tensor([p.top_k if p.typical_p == 1.0 else 0 for p in limited], device=device),
+            top_p=torch.tensor([p.top_p for p in limited], dtype=torch.float64, device=device),
+            min_p=torch.tensor([p.min_p for p in limited], dtype=torch.float64, device=device),
         )
         groups.append((truncated, *truncate(scaled[truncated], limits)))
     return [(indices, ids, _after_xtc(weights, [rows[index] for index in indices])) for indices, ids, weights in groups]
@@ -119,11 +121,6 @@ def _after_xtc(weights: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
         numbers = torch.tensor(thresholds, dtype=torch.float64, device=weights.device)
         weights[excluding] = without_top_choices(weights[excluding], numbers)
     return weights
-
-
-def _top_k_left(sampling: SamplingParams) -> int:
-    """Top-k that is not applied yet."""
-    return 0 if sampling.typical_p < 1.0 else sampling.top_k
 
 
 def _is_truncated(sampling: SamplingParams) -> bool:

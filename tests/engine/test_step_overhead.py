@@ -1,9 +1,5 @@
 """How much Python a decode step runs for each sequence: counted in calls, which unlike time are the same everywhere."""
 
-import sys
-from collections.abc import Callable
-from types import FrameType
-
 import pytest
 
 from engine.config import EngineConfig
@@ -11,6 +7,7 @@ from engine.engine import Engine
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
+from tests.helpers.calls import num_calls
 from tests.helpers.engines import make_prompt, make_request
 
 pytestmark = pytest.mark.fast
@@ -30,21 +27,6 @@ class ConstantRunner:
         pass
 
 
-def _num_calls(function: Callable[[], object]) -> int:
-    count = 0
-
-    def hook(frame: FrameType, event: str, arg: object) -> None:  # noqa: ARG001
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(hook)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return count
-
-
 def _num_calls_of_decode_step(num_sequences: int) -> int:
     config = EngineConfig(max_model_len=BLOCK_SIZE, max_num_seqs=64, max_num_batched_tokens=1024, block_size=BLOCK_SIZE)
     engine = Engine(config, ConstantRunner(), num_blocks=64, eos_token_ids=[])
@@ -52,7 +34,7 @@ def _num_calls_of_decode_step(num_sequences: int) -> int:
         engine.add(make_request(str(number), make_prompt(8, number), max_tokens=20))
     for _ in range(3):
         engine.step()
-    return _num_calls(engine.step)
+    return num_calls(engine.step)
 
 
 def test_a_decode_step_makes_few_calls_for_each_sequence() -> None:
