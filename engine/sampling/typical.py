@@ -9,7 +9,7 @@ import torch
 
 from engine.sampling.rows import LogitsRow
 
-_WINDOW = 256  # tokens looked at first, as in truncation.py
+_WINDOW = 256  # likeliest tokens, which most often have the mass
 
 
 def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
@@ -30,20 +30,20 @@ def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
     probs = log_probs.exp()
     entropy = -torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=-1, keepdim=True)
     distance = (-log_probs - entropy).abs()  # inf where a token is ruled out
-    mass = torch.tensor([p.typical_p for p in params], dtype=torch.float64, device=logits.device).unsqueeze(-1)
-    is_out = (distance > _largest_distance(distance, probs, mass)) | (scaled == -torch.inf)
+    limits = [_largest_distance(d, p, each.typical_p) for d, p, each in zip(distance, probs, params, strict=True)]
+    is_out = (distance > torch.stack(limits).unsqueeze(-1)) | (scaled == -torch.inf)
     logits[chosen] = logits[chosen].masked_fill(is_out, -torch.inf)
 
 
-def _largest_distance(distance: torch.Tensor, probs: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """Of the tokens that survive: [l, 1]. distance, probs: [l, V]; mass: [l, 1]."""
-    vocab_size = distance.shape[-1]
-    width = min(vocab_size, _WINDOW)
-    while True:
-        nearest, ids = torch.topk(distance, width, dim=-1, largest=False)  # ascending
-        total = probs.gather(-1, ids).cumsum(dim=-1)
-        if width == vocab_size or bool((total[:, -1:] >= mass).all()):
-            # The first whose total reaches the mass; rounding may keep that of all tokens below it.
-            last = (total < mass).sum(dim=-1, keepdim=True).clamp(max=width - 1)
-            return nearest.gather(-1, last)
-        width = min(vocab_size, width * 16)
+def _largest_distance(distance: torch.Tensor, probs: torch.Tensor, mass: float) -> torch.Tensor:
+    """Of the tokens that survive. distance, probs: [V]."""
+    # The likeliest tokens of that mass bound it; to sort those within the bound is far cheaper than to sort all.
+    likeliest, ids = probs.topk(min(len(probs), _WINDOW))
+    num_enough = int((likeliest.cumsum(dim=-1) < mass).sum()) + 1
+    if num_enough <= len(ids):
+        inside = distance <= distance[ids[:num_enough]].max()
+        distance, probs = distance[inside], probs[inside]
+    nearest, order = distance.sort()
+    # The first whose total reaches the mass; rounding may keep that of all tokens below it.
+    last = int((probs[order].cumsum(dim=-1) < mass).sum())
+    return nearest[min(last, len(nearest) - 1)]
