@@ -121,6 +121,7 @@ class CustomTool(_Block):
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
+    eager_input_streaming: bool | None = None  # a call's input is streamed as it comes, in any case
 
 
 class DefinedTool(StrictModel):

@@ -79,8 +79,8 @@ _TEXT_NAMES: Mapping[str, str] = {"max_completion_tokens": "max_tokens", "top_lo
 class ParameterTable:
     """What becomes of a protocol's fields that are not honored.
 
-    unsupported: those that would change the answer. ignored: those that cannot. Both with a test for values that ask
-    for nothing.
+    unsupported: those that would change the answer. ignored: those that cannot. Both by their paths without indices,
+    with a test for values that ask for nothing.
     """
 
     unsupported: Mapping[str, Callable[[Any], bool]]
@@ -101,13 +101,23 @@ MESSAGES_PARAMETERS = ParameterTable(  # Anthropic's
         "fallback_credit_token": _never,
         "fallbacks": _never,
         "inference_geo": _never,
+        "messages.content.caller": _is({"type": "direct"}),
+        "messages.content.citations": _is([]),
+        "messages.content.toolset_name": _never,
         "metadata": _is({}),
+        "output_config.task_budget": _never,
         "speed": _is("standard"),
+        "system.citations": _is([]),
+        "thinking.block_binding": _never,
+        "tools.allowed_callers": _is(["direct"]),
+        "tools.defer_loading": _is(False),  # true would hide the tool until a tool of Anthropic's finds it
+        "tools.input_examples": _is([]),
         "user_profile_id": _never,
         "workspace_id": _never,
     },
     types={"context_management": (dict, "an object"), "metadata": (dict, "an object")},
-)  # Of how a model is loaded and computed, which the server's own options decide.
+)
+# Of how a model is loaded and computed, which the server's own options decide.
 _OLLAMA_LOADING = (
     "draft_num_predict",
     "embedding_only",
@@ -145,6 +155,7 @@ OLLAMA_PARAMETERS = ParameterTable(
 
 _MAX_LISTED = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+_INDEX = re.compile(r"\[\d+\]")
 
 
 def ignored_parameters(
@@ -157,14 +168,15 @@ def ignored_parameters(
     """
     ignored = []
     for name, value in extra.items():
-        if name in table.unsupported:
-            if not (value is None or value == [] or table.unsupported[name](value)):
-                text_name = table.other_names.get(name)
+        key = _INDEX.sub("", name)
+        if key in table.unsupported:
+            if not (value is None or value == [] or table.unsupported[key](value)):
+                text_name = table.other_names.get(key)
                 remedy = "leave it out" if text_name is None else f"text completions call it {text_name}"
                 raise UnsupportedParameter(f"{name} is not supported by this endpoint; {remedy}", param=name)
-        elif name in table.ignored:
+        elif key in table.ignored:
             _check_type(name, value, table)
-            if not (value is None or table.ignored[name](value)):
+            if not (value is None or table.ignored[key](value)):
                 ignored.append(name)
         else:
             if strict:

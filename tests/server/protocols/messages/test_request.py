@@ -193,6 +193,19 @@ def test_what_cannot_be_honored_is_listed_and_what_asks_for_nothing_is_not() -> 
     assert nothing.ignored == []
 
 
+def test_what_tools_ask_for_is_listed_even_under_strict_parameters() -> None:
+    quiet = {"eager_input_streaming": True, "defer_loading": False, "allowed_callers": ["direct"]}
+    body = validate(
+        MessagesRequest,
+        {
+            "max_tokens": 5,
+            "messages": [USER],
+            "tools": [{**TOOL, **quiet}, {**TOOL, "name": "b", "defer_loading": True}],
+        },
+    )
+    assert translate(body, None, strict=True).ignored == ["tools[1].defer_loading"]
+
+
 def test_strict_parameters_refuse_unknown_ones() -> None:
     body = validate(MessagesRequest, {"max_tokens": 5, "messages": [USER], "surprise": 1})
     with pytest.raises(InvalidRequest, match="--strict-parameters"):
