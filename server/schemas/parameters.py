@@ -138,15 +138,13 @@ _OLLAMA_LOADING = (
 OLLAMA_PARAMETERS = ParameterTable(
     unsupported={
         "context": _never,  # an earlier conversation, as token ids
-        "options.mirostat": _is(0),
-        "options.repeat_last_n": _is(-1),
         "options.tfs_z": _is(1.0, 1),
-        "options.typical_p": _is(1.0, 1),
         "template": _is(""),  # a request's own template is code that we do not run
     },
     ignored={
         **{f"options.{name}": _never for name in _OLLAMA_LOADING},
         "keep_alive": _never,  # the model stays loaded
+        "options.repeat_last_n": _is(-1),  # penalties look at the whole text
         "shift": _is(False),  # what does not fit the context is refused
         "truncate": _is(False),
     },

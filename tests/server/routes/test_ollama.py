@@ -125,6 +125,7 @@ async def test_options_are_the_samplers() -> None:
         "top_k": 7,
         "top_p": 0.9,
         "min_p": 0.1,
+        "typical_p": 0.8,
         "repeat_penalty": 1.2,
         "presence_penalty": 0.3,
         "frequency_penalty": 0.4,
@@ -138,7 +139,15 @@ async def test_options_are_the_samplers() -> None:
     sampling = client.requests[0].sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.5, 7, 0.9, 0.1)
     assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.2, 0.3, 0.4)
-    assert (sampling.seed, sampling.max_tokens) == (11, 5)
+    assert (sampling.seed, sampling.max_tokens, sampling.typical_p) == (11, 5, 0.8)
+
+
+async def test_mirostat_is_the_samplers() -> None:
+    client = FakeClient(says("x"))
+    await _chat(client, options={"mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2})
+    mirostat = client.requests[0].sampling.mirostat
+    assert mirostat is not None
+    assert (mirostat.tau, mirostat.eta) == (4.0, 0.2)
 
 
 @pytest.mark.parametrize("num_predict", [-1, -2, None, 10_000])
@@ -155,7 +164,8 @@ async def test_without_a_limit_the_context_is_it(num_predict: int | None) -> Non
     [
         ({"options": {"num_ctx": 64, "num_gpu": 1}}, "options.num_ctx, options.num_gpu"),
         ({"options": {"num_ctx": MAX_MODEL_LEN}}, ""),
-        ({"options": {"mirostat": 0, "typical_p": 1.0, "repeat_last_n": -1}}, ""),
+        ({"options": {"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1, "tfs_z": 1, "repeat_last_n": -1}}, ""),
+        ({"options": {"repeat_last_n": 64}}, "options.repeat_last_n"),
         ({"options": {"novelty": 3}, "keep_alive": "5m"}, "keep_alive, options.novelty"),
         ({"truncate": True, "shift": True}, "truncate, shift"),
         ({"truncate": False, "shift": False}, ""),
@@ -180,7 +190,8 @@ async def test_what_is_not_honored_is_listed_by_the_clients_name(fields: dict[st
         ({"options": {"num_predict": 0}}, "options.num_predict is 0; it must be an integer of at least 1, or -1"),
         ({"options": {"num_predict": -3}}, "options.num_predict is -3"),
         ({"options": {"num_predict": True}}, "options.num_predict is true"),
-        ({"options": {"mirostat": 2}}, "options.mirostat is not supported"),
+        ({"options": {"tfs_z": 0.5}}, "options.tfs_z is not supported"),
+        ({"options": {"mirostat": 3}}, "options.mirostat is 3"),
         ({"options": {"stop": 3}}, "options.stop is 3"),
         ({"options": []}, "options is a list"),
         ({"template": "{{ .Prompt }}"}, "template is not supported"),
