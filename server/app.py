@@ -85,6 +85,7 @@ def create_app(
         exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
     )
     app.state.context = context
+    app.state.routes = tuple(route for router in ROUTERS for route in router.routes)  # for the API's description
     for router in ROUTERS:
         app.include_router(router)
     return app

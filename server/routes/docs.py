@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from server.http.middleware import OPEN_PATHS
 from server.openapi.document import openapi_document
@@ -38,12 +39,13 @@ _START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#api", deepLinking: tru
 @router.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
 async def openapi(request: Request) -> Response:
     """Describe the API in OpenAPI's form."""
-    return Response(_document(request.app, request.app.state.context.config.root_path), media_type="application/json")
+    state = request.app.state
+    return Response(_document(state.routes, state.context.config.root_path), media_type="application/json")
 
 
 @functools.lru_cache(maxsize=1)
-def _document(app: object, root_path: str) -> bytes:
-    document = openapi_document(app.routes, open_paths=OPEN_PATHS, root_path=root_path)  # type: ignore[attr-defined]
+def _document(routes: tuple[BaseRoute, ...], root_path: str) -> bytes:
+    document = openapi_document(routes, open_paths=OPEN_PATHS, root_path=root_path)
     return msgspec.json.encode(document)
 
 

@@ -15,6 +15,8 @@ async def test_the_document_says_where_a_proxy_put_the_server() -> None:
         async with http(make_app(FakeClient(says("x")), root_path=prefix)) as api:
             document = (await api.get("/openapi.json")).json()
         assert document["openapi"] == "3.1.0"
+        assert {"/v1/chat/completions", "/v1/models/{name}", "/live"} <= document["paths"].keys()
+        assert document["paths"]["/live"]["get"]["security"] == []
         assert document["servers"] == [{"url": url}]
 
 
