@@ -34,6 +34,7 @@ async def resumable(
         owner=request.state.owner,
         form=formatter.stream_form,
         broken=framing.broken,
+        cut=framing.broken,
         waits_for_readers=True,
         headers={**headers, "x-stream-id": stream_id},
     )
@@ -77,7 +78,7 @@ def stream_run(request: Request, run: Run, *, after: int, with_ids: bool = True)
     form = run.options.form
     return EventStream(
         _read(run, after, with_ids),
-        Framing(form.media_type, form.ping, b"", run.options.broken),  # its end mark is in the log
+        Framing(form.media_type, form.ping, b"", run.options.cut),  # its end mark is in the log
         ping_interval_s=request.app.state.context.config.sse_ping_interval,
         headers=run.options.headers,
     )

@@ -42,7 +42,8 @@ class RunOptions:
     owner: str  # who may read it
     form: Form
     broken: Callable[[Exception], bytes]  # the event that ends the stream when an error breaks it off
-    waits_for_readers: bool  # with a full log and no reader, rather than dropping what nobody has read
+    cut: Callable[[Exception], bytes]  # the last event of a reader whose next ones are no longer held
+    waits_for_readers: bool  # with a full memory, rather than dropping what they have not got
     headers: dict[str, str]  # of every response that streams it
     subject: object = None  # what its feature finds it again for
 
@@ -75,8 +76,9 @@ class Reader:
 class Run:
     """A task that writes a stream's events to a log, within a memory that all runs share.
 
-    With a full memory it drops what each of its readers has, and waits for readers that are behind. One event is always
-    held, whatever the memory says, so that no run stands still for good.
+    With a full memory it drops what each of its readers has, and waits for readers that are behind or away, unless it
+    is one that waits for nobody. One event is always held, whatever the memory says, so that no run stands still for
+    good.
     """
 
     def __init__(self, options: RunOptions, memory: Memory, on_change: Callable[["Run"], None]) -> None:
@@ -169,9 +171,9 @@ class Run:
         self.log.append(event)
 
     def _can_drop(self) -> bool:
-        """Whether the oldest event that is held is one that nobody waits for."""
+        """Whether the oldest event that is held may go."""
         if self.log.num_dropped == self.log.num_events:
             return False
-        if not self._readers:
-            return not self.options.waits_for_readers
-        return min(reader.read for reader in self._readers) > self.log.num_dropped
+        if not self.options.waits_for_readers:
+            return True
+        return bool(self._readers) and min(reader.read for reader in self._readers) > self.log.num_dropped

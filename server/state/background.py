@@ -5,8 +5,10 @@ import contextlib
 from fastapi import Request
 
 from server.context import ServerContext
+from server.errors import ErrorReply, describe
 from server.generation.generation import Generation
 from server.http.sse import framing_of, generated
+from server.protocols.frame import frame
 from server.runs.run import Run, RunOptions
 from server.state.keeping import KeptResponse
 
@@ -18,6 +20,7 @@ async def start_background(
 
     Raises what the engine refuses it with, and StorageFailed; then nothing goes on.
     """
+    request_id = request.state.request_id
     kept.response.background = True
     kept.response.status = "queued"
     async with contextlib.AsyncExitStack() as source:
@@ -27,7 +30,8 @@ async def start_background(
             id=kept.response.id,
             owner=request.state.owner,
             form=kept.stream_form,
-            broken=framing_of(kept, request.state.request_id).broken,
+            broken=framing_of(kept, request_id).broken,
+            cut=lambda error: _error_event(describe(error, request_id)),
             waits_for_readers=False,
             headers=headers,
             subject=kept,
@@ -44,7 +48,16 @@ def running(context: ServerContext, owner: str, response_id: str) -> tuple[Run, 
 
 
 async def stop(context: ServerContext, run: Run, kept: KeptResponse) -> None:
-    """End the response as canceled, in the engine too, and store that; if it ends by itself meanwhile, then as that."""
+    """End the response as canceled, in the engine too, and store that."""
+    if kept.has_ended:  # and is being stored
+        await run.ended()
+        return
     kept.cancel()
     await context.runs.delete(run)
     await kept.save()
+
+
+def _error_event(reply: ErrorReply) -> bytes:
+    """An event that ends one client's stream and says nothing of the response."""
+    error = {"type": "error", "code": reply.code, "message": reply.message, "param": reply.param}
+    return b"event: error\n" + frame(error)

@@ -29,6 +29,9 @@ class RawRequest:
         query: str = "",
     ) -> None:
         self.sent: list[Message] = []
+        self.is_paused = False  # the client reads nothing, and the application waits to send more
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self.task: asyncio.Task[None] | None = None
         self._app = app
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
@@ -65,6 +68,14 @@ class RawRequest:
         half = message["body"][: len(message["body"]) // 2]
         self._messages.put_nowait({**message, "body": half, "more_body": True})
 
+    def pause(self) -> None:
+        """Read no more of the answer than its next piece."""
+        self._may_read.clear()
+
+    def resume(self) -> None:
+        self.is_paused = False
+        self._may_read.set()
+
     def disconnect(self) -> None:
         self._messages.put_nowait({"type": "http.disconnect"})
 
@@ -93,3 +104,6 @@ class RawRequest:
 
     async def _send(self, message: Message) -> None:
         self.sent.append(message)
+        if message["type"] == "http.response.body":
+            self.is_paused = not self._may_read.is_set()
+            await self._may_read.wait()

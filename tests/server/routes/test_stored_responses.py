@@ -282,6 +282,21 @@ async def test_events_that_are_not_held_are_told_of() -> None:
             await client.responses.retrieve("resp_0", stream=True)
 
 
+async def test_a_slow_client_is_cut_off_and_its_response_is_not() -> None:
+    app = _app(_engine("Hello, world! " * 20), stream_log_bytes=8000)
+    body = {"input": "hi", "background": True, "stream": True}
+    async with RawRequest(app, PATH, body) as request:
+        request.pause()
+        await request.until(lambda: request.is_paused)
+        response_id = json.loads(request.body.split(b"data: ")[1].split(b"\n")[0])["response"]["id"]
+        async with _official(app) as client:
+            assert (await _ended(client, response_id)).status == "completed"
+            request.resume()
+            await request.ended()
+            assert b'event: error\ndata: {"type":"error","code":"events_dropped"' in request.body
+            assert (await client.responses.retrieve(response_id)).status == "completed"
+
+
 @pytest.mark.parametrize("num_tokens", [0, 2])
 async def test_a_background_response_that_breaks_is_failed(num_tokens: int) -> None:
     def script(request: EngineRequest) -> list[Step]:

@@ -50,8 +50,12 @@ class Source:
             await asyncio.Event().wait()
 
 
+def _broken(error: Exception) -> bytes:
+    return repr(error).encode()
+
+
 def _start(runs: Runs, source: Source, *, waits: bool = True, is_pinned: bool = False, owner: str = "") -> Run:
-    options = RunOptions(new_stream_id(), owner, OPENAI_STREAM, lambda error: repr(error).encode(), waits, {})
+    options = RunOptions(new_stream_id(), owner, OPENAI_STREAM, _broken, _broken, waits, {})
     return runs.start(options, source.stream(), source.stack, is_pinned=is_pinned)
 
 
@@ -164,6 +168,19 @@ async def test_a_pinned_run_with_a_full_log_drops_its_beginning() -> None:
     with pytest.raises(EventsDropped, match="1 to 4"):
         await _read(run)
     assert await _read(run, 50) == [END]
+
+
+async def test_a_pinned_run_with_a_full_log_does_not_wait_for_a_reader_either() -> None:
+    runs = _runs(_RUN_BYTES + 3 * event_size(END))
+    source = Source(_events(50))
+    run = _start(runs, source, waits=False, is_pinned=True)
+    with run.reader(0) as slow:
+        batches = aiter(slow)
+        await anext(batches)
+        await asyncio.wait_for(run.ended(), 5)
+        with pytest.raises(EventsDropped):
+            await anext(batches)
+    assert source.given == 50
 
 
 async def test_a_run_with_a_full_log_waits_for_its_reader() -> None:

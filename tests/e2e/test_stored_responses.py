@@ -1,0 +1,74 @@
+"""What outlives a connection, and what outlives the server: with a real model, a real socket and a real kill."""
+
+import re
+from pathlib import Path
+
+from tests.e2e.conftest import FAST_START
+from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.sse import contents, events
+
+CHAT = {
+    "messages": [{"role": "user", "content": "Name five rivers."}],
+    "max_tokens": 48,
+    "temperature": 0,
+    "stream": True,
+}
+ENDLESS = {"input": "Tell me a story.", "background": True, "ignore_eos": True}
+
+
+def _chunks(body: str) -> list[object]:
+    return events(re.sub(r"^id: .*\n", "", body, flags=re.MULTILINE))
+
+
+def test_a_cut_connection_is_taken_up_again(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", *FAST_START) as server:
+        server.wait_ready()
+        with server.client() as client:
+            whole = client.post("/v1/chat/completions", json=CHAT).text
+            got = ""
+            with client.stream("POST", "/v1/chat/completions", json={**CHAT, "resumable": True}) as response:
+                for line in response.iter_lines():
+                    got += line + "\n"
+                    if got.count("\n\n") == 10:
+                        break
+            last = re.findall(r"^id: (\S+)$", got, re.MULTILINE)[-1]
+            path = f"/v1/streams/{last.partition(':')[0]}"
+            got += client.get(path, headers={"last-event-id": last}).text
+            assert contents(_chunks(got)) == contents(_chunks(whole))
+
+            cut = {**CHAT, "resumable": True, "max_tokens": 2000, "ignore_eos": True}
+            with client.stream("POST", "/v1/chat/completions", json=cut) as response:
+                next(response.iter_lines())
+                stream_id = response.headers["x-stream-id"]
+            assert server.metric("headrace_stream_runs") == 1
+            client.delete(f"/v1/streams/{stream_id}").raise_for_status()
+            wait_until(lambda: server.metric("headrace_num_requests_running") == 0, 5, "the engine is idle")
+
+
+def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    with ServerProcess(tmp_path / "first", *FAST_START, *data) as server:
+        server.wait_ready()
+        with server.client() as client:
+            body = {"input": "Name five rivers.", "max_output_tokens": 32, "temperature": 0}
+            first = client.post("/v1/responses", json=body).json()
+            body = {**body, "input": "And five cities.", "previous_response_id": first["id"]}
+            second = client.post("/v1/responses", json=body).json()
+            reused = second["usage"]["input_tokens_details"]["cached_tokens"]
+            assert reused >= first["usage"]["total_tokens"] - 32  # all but the last blocks of the turn before
+            running = client.post("/v1/responses", json={**ENDLESS, "max_output_tokens": 2000}).json()
+            assert running["status"] == "queued"
+        server.process.kill()
+        server.process.wait()
+    with ServerProcess(tmp_path / "second", *FAST_START, *data) as server:
+        server.wait_ready()
+        with server.client() as client:
+            assert client.get(f"/v1/responses/{second['id']}").json() == second
+            assert client.get(f"/v1/responses/{running['id']}").json()["status"] == "failed"
+            assert "1 background responses were cut off" in server.log
+            drained = client.post("/v1/responses", json={**ENDLESS, "max_output_tokens": 100}).json()
+        assert server.terminate(60) == 0
+        assert "Traceback" not in server.log
+    with ServerProcess(tmp_path / "third", *FAST_START, *data) as server, server.client() as client:
+        answer = client.get(f"/v1/responses/{drained['id']}").json()  # which needs no model
+        assert (answer["status"], answer["usage"]["output_tokens"]) == ("incomplete", 100)
