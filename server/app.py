@@ -85,7 +85,8 @@ def create_app(
         exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
     )
     app.state.context = context
-    app.state.routes = tuple(route for router in ROUTERS for route in router.routes)  # for the API's description
+    # The application's own list of routes has the routers alone.
+    app.state.description = docs.description_of([r for router in ROUTERS for r in router.routes], config.root_path)
     for router in ROUTERS:
         app.include_router(router)
     return app
