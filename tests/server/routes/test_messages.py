@@ -4,12 +4,26 @@ import json
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
 from engine.errors import EngineDied
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ThinkingBudget
 from tests.helpers.asgi import RawRequest
-from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Step, engine_info, http, make_app, says
+from tests.helpers.fake_client import (
+    MAX_MODEL_LEN,
+    MODEL,
+    TOKENIZER_SIZE,
+    FakeClient,
+    Step,
+    byte_tokenizer,
+    engine_info,
+    http,
+    make_app,
+    says,
+    says_ids,
+)
 from tests.helpers.sse import named_events
 
 pytestmark = pytest.mark.fast
@@ -147,6 +161,26 @@ async def test_thinking_is_turned_on_and_off(thinking: dict[str, Any], end: str)
         return
     assert _prompt(client).endswith(end)
     assert "x-ignored-parameters" not in response.headers
+
+
+async def test_a_budget_reaches_the_engine_and_a_thought_can_be_left_out() -> None:
+    tokenizer = Tokenizer.from_str(byte_tokenizer().decode())
+    tokenizer.add_special_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    changed = msgspec.structs.replace(engine_info().tokenizer, tokenizer_json=tokenizer.to_str().encode())
+    end = TOKENIZER_SIZE + 1
+    client = FakeClient(says_ids([104, end, 105]), engine_info(tokenizer=changed))
+    thinking = {"type": "enabled", "budget_tokens": 7, "display": "omitted"}
+    answer = await _answer(client, TEMPLATE, thinking=thinking)
+    assert client.requests[0].thinking == ThinkingBudget(7, None, end)
+    thought, text = answer["content"]
+    assert (thought["type"], thought["thinking"], text["text"]) == ("thinking", "", "i")
+
+
+async def test_thinking_that_is_turned_off_goes_before_an_effort() -> None:
+    client = _big(says("y"))
+    response = await _ask(client, TEMPLATE, **NO_THOUGHTS, output_config={"effort": "high"})
+    assert _prompt(client).endswith("<think></think>")
+    assert response.headers["x-ignored-parameters"] == "output_config.effort"
 
 
 async def test_a_model_that_does_not_think_lists_thinking_and_effort() -> None:
