@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -89,6 +90,18 @@ class Workplace:
         )
         assert result.returncode == 0, f"{command[0]} exited with {result.returncode}:\n{result.stdout[-8000:]}"
         return result.stdout
+
+    def start(self, command: list[str | Path], log: IO[str], **environment: str) -> "subprocess.Popen[str]":
+        """A program that runs until it is told to stop."""
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=self.project,
+            env=self._environment(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def _environment(self, changes: Mapping[str, str]) -> dict[str, str]:
         """The search path and nothing else of this process's: no key, proxy or configuration of the user's."""
