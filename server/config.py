@@ -121,6 +121,9 @@ class ServerConfig:
         minimum=0.1,
         maximum=604800,
     )
+    enable_per_request_metrics: bool = option(
+        False, "Tell in answers with one choice where their time went, as vLLM's `metrics`.", group="Requests"
+    )
     max_logprobs: int = option(20, "Most logprobs that a request may ask for per token.", group="Requests", minimum=0)
     strict_parameters: bool = option(
         False, "Refuse unknown request fields with 400 instead of listing them in a header.", group="Requests"

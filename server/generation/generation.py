@@ -18,6 +18,7 @@ from server.errors import AnswerTimeout
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
+from server.generation.timing import RequestTimes, request_times
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
 
@@ -88,6 +89,23 @@ class Generation:
     def queue_s(self) -> float:
         """From the request's arrival to the first step of its first choice; 0 until then."""
         return self._choices[0].queue_s
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether answers tell where their time went without being asked."""
+        return self._context.config.enable_per_request_metrics
+
+    @property
+    def num_drafted(self) -> int:
+        return sum(choice.num_drafted for choice in self._choices)
+
+    @property
+    def num_draft_accepted(self) -> int:
+        return sum(choice.num_draft_accepted for choice in self._choices)
+
+    def times(self) -> RequestTimes:
+        """Where the time went, up to the last token that has come."""
+        return request_times(self._params.terms.arrival_s, [choice.meter for choice in self._choices])
 
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises QueueFull or EngineUnavailable, and then none has started."""
@@ -187,8 +205,8 @@ class Generation:
         return CompletionTokensDetails(
             accepted_prediction_tokens=predicted,
             rejected_prediction_tokens=len(self._params.prediction_ids) * len(self._choices) - predicted,
-            drafted_tokens=sum(choice.num_drafted for choice in self._choices),
-            accepted_draft_tokens=sum(choice.num_draft_accepted for choice in self._choices),
+            drafted_tokens=self.num_drafted,
+            accepted_draft_tokens=self.num_draft_accepted,
             reasoning_tokens=sum(choice.num_reasoning for choice in self._choices),
         )
 

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec import UNSET, UnsetType
 
@@ -12,9 +13,9 @@ from server.errors import ErrorReply
 from server.generation.choice import Delta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
-from server.generation.terms import served_tier
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
+from server.protocols.reports import Reports
 from server.schemas.answers import (
     CalledFunction,
     ChatChoice,
@@ -25,7 +26,6 @@ from server.schemas.answers import (
     ChatLogprobs,
     ChatMessage,
     ChatToolCall,
-    Usage,
 )
 from server.schemas.chat import ChatCompletionRequest
 from server.text.tokenizer import Tokenizer
@@ -76,8 +76,7 @@ class ChatFormatter:
         self._has_logprobs = bool(body.logprobs)
         self._num_prompt_logprobs = body.prompt_logprobs
         self._has_ids = bool(body.return_token_ids)
-        self._include_usage = body.include_usage
-        self._service_tier = served_tier(body) or UNSET
+        self._reports = Reports(body)
         self._include_reasoning = body.include_reasoning is not False
         self._is_legacy = bool(body.functions)  # and expects a function_call instead of tool_calls
 
@@ -91,8 +90,7 @@ class ChatFormatter:
             created=self._created,
             model=self._model,
             choices=choices,
-            usage=generation.usage(),
-            service_tier=self._service_tier,
+            **self._reports.of_answer(generation),
         )
         if self._num_prompt_logprobs is not None:
             scores = answers[0].prompt_logprobs or []
@@ -127,7 +125,8 @@ class ChatFormatter:
                 is_first = False
                 prompt_ids = generation.prompt_ids(0) if self._has_ids else UNSET
                 for each in range(generation.num_choices):
-                    yield self._chunk([ChatChunkChoice(each, ChatDelta("assistant", "", None))], prompt_ids=prompt_ids)
+                    choice = ChatChunkChoice(each, ChatDelta("assistant", "", None))
+                    yield self._chunk([choice], self._reports.of_chunk(generation), prompt_ids=prompt_ids)
                     prompt_ids = UNSET
             if self._has_ids:
                 unsent_ids.setdefault(index, []).extend(delta.token_ids)
@@ -136,15 +135,15 @@ class ChatFormatter:
                 if chat_delta.tool_calls is not UNSET or chat_delta.function_call is not UNSET:
                     calling.add(index)
                 choice = ChatChunkChoice(index, chat_delta, logprobs, token_ids=unsent_ids.pop(index, UNSET))
-                yield self._chunk([choice])
+                yield self._chunk([choice], self._reports.of_chunk(generation))
                 logprobs = self._logprobs([])  # each token's once
             if (finish := delta.finish) is not None:
                 reason = self._finish_reason(finish, has_calls=index in calling)
                 choice = ChatChunkChoice(index, ChatDelta(), None, reason, finish.stop_reason)
                 choice.token_ids = unsent_ids.pop(index, UNSET)
-                yield self._chunk([choice])
-        if self._include_usage:
-            yield self._chunk([], generation.usage())
+                yield self._chunk([choice], self._reports.of_chunk(generation))
+        if self._reports.has_usage_chunk:
+            yield self._chunk([], self._reports.of_answer(generation))
 
     def _deltas(self, delta: Delta) -> Iterable[ChatDelta]:
         """What a delta adds, in order. One with tokens and nothing to show still carries their log probabilities."""
@@ -184,7 +183,7 @@ class ChatFormatter:
     def _chunk(
         self,
         choices: list[ChatChunkChoice],
-        usage: Usage | None = None,
+        reports: dict[str, Any],
         *,
         prompt_ids: list[int] | UnsetType = UNSET,
     ) -> bytes:
@@ -194,8 +193,7 @@ class ChatFormatter:
                 created=self._created,
                 model=self._model,
                 choices=choices,
-                usage=usage if self._include_usage else UNSET,
-                service_tier=self._service_tier,
+                **reports,
                 prompt_token_ids=prompt_ids,
             )
         )

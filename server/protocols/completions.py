@@ -3,16 +3,15 @@
 import time
 import uuid
 from collections.abc import AsyncGenerator
-
-from msgspec import UNSET
+from typing import Any
 
 from server.errors import ErrorReply
 from server.generation.choice import Delta, ScoredToken
 from server.generation.generation import Generation
-from server.generation.terms import served_tier
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
-from server.schemas.answers import TextChoice, TextCompletion, TextLogprobs, Usage
+from server.protocols.reports import Reports
+from server.schemas.answers import TextChoice, TextCompletion, TextLogprobs
 from server.schemas.completions import CompletionRequest
 from server.text.tokenizer import Tokenizer
 
@@ -31,9 +30,8 @@ class CompletionFormatter:
         self._has_logprobs = body.logprobs is not None
         self._num_prompt_logprobs = body.prompt_logprobs
         self._has_ids = bool(body.return_token_ids)
-        self._include_usage = body.include_usage
         self._num_best = body.num_choices if body.num_candidates > body.num_choices else None
-        self._service_tier = served_tier(body) or UNSET
+        self._reports = Reports(body)
 
     async def collect(self, generation: Generation) -> TextCompletion:
         choices = [TextChoice(index, "") for index in range(generation.num_choices)]
@@ -63,8 +61,7 @@ class CompletionFormatter:
             created=self._created,
             model=self._model,
             choices=choices,
-            usage=generation.usage(),
-            service_tier=self._service_tier,
+            **self._reports.of_answer(generation),
         )
 
     def _add_prompt_logprobs(self, choices: list[TextChoice], delta: Delta, generation: Generation) -> None:
@@ -85,24 +82,24 @@ class CompletionFormatter:
                     if delta.index not in begun:
                         begun.add(delta.index)
                         choice.prompt_token_ids = generation.prompt_ids(delta.index)
-                yield self._chunk([choice])
+                yield self._chunk([choice], self._reports.of_chunk(generation))
             if (finish := delta.finish) is not None:
-                yield self._chunk([TextChoice(delta.index, "", None, finish.reason, finish.stop_reason)])
-        if self._include_usage:
-            yield self._chunk([], generation.usage())
+                choice = TextChoice(delta.index, "", None, finish.reason, finish.stop_reason)
+                yield self._chunk([choice], self._reports.of_chunk(generation))
+        if self._reports.has_usage_chunk:
+            yield self._chunk([], self._reports.of_answer(generation))
 
     def broken(self, reply: ErrorReply) -> bytes:
         return openai_error(reply)
 
-    def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> bytes:
+    def _chunk(self, choices: list[TextChoice], reports: dict[str, Any]) -> bytes:
         return frame(
             TextCompletion(
                 id=self._id,
                 created=self._created,
                 model=self._model,
                 choices=choices,
-                usage=usage if self._include_usage else UNSET,
-                service_tier=self._service_tier,
+                **reports,
             )
         )
 

@@ -26,6 +26,33 @@ class Usage(msgspec.Struct):
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # where there was a prediction or a draft
 
 
+class Timings(msgspec.Struct, kw_only=True):
+    """An extension, in llama-server's shape. What there is nothing to divide by is 0."""
+
+    cache_n: int  # prompt tokens from the prefix cache
+    prompt_n: int  # prompt tokens that were computed
+    prompt_ms: float  # from the first step to the first token
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float  # from the first token to the last
+    predicted_per_token_ms: float
+    predicted_per_second: float
+    draft_n: int | UnsetType = UNSET  # where there was a draft
+    draft_n_accepted: int | UnsetType = UNSET
+    queue_ms: float  # not llama-server's: from the arrival to the first step
+
+
+class RequestMetrics(msgspec.Struct, kw_only=True):
+    """An extension, in vLLM's shape, with --enable-per-request-metrics."""
+
+    time_to_first_token_ms: float  # from the first step, without queue_time_ms
+    generation_time_ms: float  # from the first token to the last
+    queue_time_ms: float  # from the arrival to the first step
+    mean_itl_ms: float | None  # with two tokens and more
+    tokens_per_second: float | None  # since the first step
+
+
 class PromptLogprob(msgspec.Struct):
     """Of one candidate for a place in the prompt. An extension, in vLLM's shape."""
 
@@ -102,6 +129,8 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     usage: Usage
     system_fingerprint: None = None
     service_tier: str | UnsetType = UNSET  # where the request gives one
+    timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
+    metrics: RequestMetrics | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
@@ -134,6 +163,8 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
     system_fingerprint: None = None
     service_tier: str | UnsetType = UNSET  # where the request gives one
+    timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
+    metrics: RequestMetrics | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET  # in the first chunk
 
 
@@ -171,3 +202,5 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
     system_fingerprint: None = None
     service_tier: str | UnsetType = UNSET  # where the request gives one
+    timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
+    metrics: RequestMetrics | UnsetType = UNSET

@@ -36,7 +36,6 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "prompt_embeds": _never,
     "reasoning_effort": _never,  # on completions
     "repetition_detection": _never,
-    "stream_options.continuous_usage_stats": _is(False),
     "suffix": _is(""),  # on chat
     "thinking_token_budget": _never,  # on completions
     "tool_choice": _is("none", "auto"),  # on completions

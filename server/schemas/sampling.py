@@ -43,6 +43,7 @@ def _checked_temperature(value: float) -> float:
 
 class StreamOptions(StrictModel):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class GenerationRequest(SamplerStepFields):
@@ -79,6 +80,7 @@ class GenerationRequest(SamplerStepFields):
     stream_options: StreamOptions | None = None
     resumable: bool | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
+    timings_per_token: bool | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
     cache_salt: str | None = None
@@ -97,6 +99,11 @@ class GenerationRequest(SamplerStepFields):
     def include_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
         return self.stream_options is not None and self.stream_options.include_usage is True
+
+    @property
+    def has_continuous_usage(self) -> bool:
+        """Whether all chunks of a stream tell the usage so far."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats is True
 
     @property
     def extra(self) -> dict[str, Any]:

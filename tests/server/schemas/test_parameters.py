@@ -195,11 +195,6 @@ CHAT_URL, TEXT_URL = "/v1/chat/completions", "/v1/completions"
         (TEXT_URL, {"top_logprobs": 3}, "top_logprobs"),
         (CHAT_URL, {"echo": True}, "echo"),
         (CHAT_URL, {"best_of": 2}, "best_of"),
-        (
-            CHAT_URL,
-            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
-            "stream_options.continuous_usage_stats",
-        ),
     ],
 )
 async def test_a_field_that_would_change_the_answer_is_refused(path: str, fields: dict[str, Any], param: str) -> None:

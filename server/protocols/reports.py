@@ -1,0 +1,83 @@
+"""What OpenAI's answers say beside the text: usage, the tier, and where the time went, if that is asked for."""
+
+from typing import Any
+
+from msgspec import UNSET
+
+from server.generation.generation import Generation
+from server.generation.terms import served_tier
+from server.schemas.answers import RequestMetrics, Timings
+from server.schemas.sampling import GenerationRequest
+
+
+class Reports:
+    """Fields of one request's answer or chunks, to be set by their names; what is not asked for is absent."""
+
+    def __init__(self, body: GenerationRequest) -> None:
+        self.has_usage_chunk = body.include_usage
+        self._has_timings = bool(body.timings_per_token)
+        self._has_chunk_usage = body.include_usage and body.has_continuous_usage
+        self._tier = served_tier(body) or UNSET
+        self._of_chunk = {"usage": None if body.include_usage else UNSET, "service_tier": self._tier}
+
+    def of_chunk(self, generation: Generation) -> dict[str, Any]:
+        """Of a chunk with choices."""
+        if not (self._has_timings or self._has_chunk_usage):  # each token's cost
+            return self._of_chunk
+        fields: dict[str, Any] = dict(self._of_chunk)
+        if self._has_chunk_usage:
+            fields["usage"] = generation.usage()
+        if self._has_timings:
+            fields["timings"] = timings_of(generation)
+        return fields
+
+    def of_answer(self, generation: Generation) -> dict[str, Any]:
+        """Of a whole answer, or of the chunk with usage that ends a stream."""
+        fields: dict[str, Any] = {"usage": generation.usage(), "service_tier": self._tier}
+        if self._has_timings:
+            fields["timings"] = timings_of(generation)
+        if generation.has_metrics and generation.num_choices == 1:
+            fields["metrics"] = metrics_of(generation)
+        return fields
+
+
+def timings_of(generation: Generation) -> Timings:
+    """As far as the answer has come, of all choices together."""
+    usage, times = generation.usage(), generation.times()
+    cache_n = usage.prompt_tokens_details.cached_tokens
+    prompt_n, predicted_n = usage.prompt_tokens - cache_n, usage.completion_tokens
+    prompt_ms, predicted_ms = times.prompt_s * 1000, times.output_s * 1000
+    timings = Timings(
+        cache_n=cache_n,
+        prompt_n=prompt_n,
+        prompt_ms=prompt_ms,
+        prompt_per_token_ms=_ratio(prompt_ms, prompt_n),
+        prompt_per_second=_ratio(prompt_n, times.prompt_s),
+        predicted_n=predicted_n,
+        predicted_ms=predicted_ms,
+        predicted_per_token_ms=_ratio(predicted_ms, predicted_n),
+        predicted_per_second=_ratio(predicted_n, times.output_s),
+        queue_ms=times.queue_s * 1000,
+    )
+    if (num_drafted := generation.num_drafted) > 0:
+        timings.draft_n, timings.draft_n_accepted = num_drafted, generation.num_draft_accepted
+    return timings
+
+
+def metrics_of(generation: Generation) -> RequestMetrics:
+    """Of an answer with one choice, once it has ended."""
+    times, num_tokens = generation.times(), generation.usage().completion_tokens
+    output_ms = times.output_s * 1000
+    computed_s = times.prompt_s + times.output_s
+    return RequestMetrics(
+        time_to_first_token_ms=times.prompt_s * 1000,
+        generation_time_ms=output_ms,
+        queue_time_ms=times.queue_s * 1000,
+        mean_itl_ms=output_ms / (num_tokens - 1) if num_tokens > 1 else None,
+        tokens_per_second=num_tokens / computed_s if computed_s > 0 else None,
+    )
+
+
+def _ratio(dividend: float, divisor: float) -> float:
+    """0 where there is nothing to divide by."""
+    return dividend / divisor if divisor > 0 else 0.0
