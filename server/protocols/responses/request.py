@@ -56,7 +56,7 @@ def chat_request(
         "tool_choice": chat_choice(body),
         "parallel_tool_calls": body.parallel_tool_calls,
         "response_format": _response_format(body.text),
-        "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
+        "reasoning_effort": _effort(body),
         "model": body.model,
     }
     if isinstance(body, ResponsesRequest):
@@ -90,6 +90,11 @@ def _response_format(text: TextConfig | None) -> dict[str, Any] | None:
         return {"type": text.format.type}
     wanted = {"name": text.format.name, "schema": text.format.schema_, "strict": text.format.strict}
     return {"type": "json_schema", "json_schema": wanted}
+
+
+def _effort(body: PromptFields) -> str | None:
+    effort = None if body.reasoning is None else body.reasoning.effort
+    return "xhigh" if effort == "max" else effort  # templates that know one of them by either name take it
 
 
 def _ignored(body: PromptFields) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import CompletionRequest
+from server.schemas.responses import InputTokensRequest, ResponsesRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -49,6 +50,8 @@ async def test_odd_values_are_answered_or_refused() -> None:
     endpoints = {
         "/v1/chat/completions": ({"messages": [{"role": "user", "content": "hi"}]}, ChatCompletionRequest.model_fields),
         "/v1/completions": ({"prompt": "hi"}, CompletionRequest.model_fields),
+        "/v1/responses": ({"input": "hi"}, ResponsesRequest.model_fields),
+        "/v1/responses/input_tokens": ({"input": "hi"}, InputTokensRequest.model_fields),
         "/tokenize": ({"prompt": "hi"}, {"prompt": None, "messages": None, "chat_template_kwargs": None}),
         "/detokenize": ({"tokens": [1]}, {"tokens": None, "model": None}),
     }

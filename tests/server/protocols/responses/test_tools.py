@@ -157,6 +157,11 @@ def test_what_changes_nothing_is_listed() -> None:
     ]
 
 
+def test_the_greatest_effort_has_two_names() -> None:
+    assert _request(reasoning={"effort": "max"}).chat.reasoning_effort == "xhigh"
+    assert _request(reasoning={"effort": "low"}).chat.reasoning_effort == "low"
+
+
 def test_the_sampling_extensions_of_chats_are_taken() -> None:
     chat = _request(top_k=5, seed=3, temperature=0.5, max_output_tokens=7, stop="x").chat
     assert (chat.top_k, chat.seed, chat.temperature, chat.stop) == (5, 3, 0.5, ["x"])
