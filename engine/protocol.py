@@ -149,6 +149,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     service_class: ServiceClass = ServiceClass.INTERACTIVE
     grammar: str | None = None  # that the output must match, in llguidance's form
     thinking: ThinkingBudget | None = None
+    reports_progress: bool = False  # outputs while the prompt is computed
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
 
 
@@ -168,6 +169,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     new_ids: list[int] = []
     logprobs: list[TokenLogprobs] | None = None  # one a new id, if requested
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; the first entry is None
+    num_prompt_computed: int | None = None  # with reports_progress, until the first token and with it
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the id that ended the sequence; it is the last of new_ids
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output

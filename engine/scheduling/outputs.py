@@ -25,19 +25,33 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
     if not new_ids and finish_reason is None and sequence.num_computed == len(sequence.tokens):
         finish_reason = FinishReason.LENGTH  # max_tokens is 0: the prompt is computed and nothing follows
     if not new_ids and finish_reason is None:
-        return None
+        return _progress_output(sequence)
     is_first, sequence.has_output = not sequence.has_output, True
     return RequestOutput(
         id=sequence.id,
         new_ids=new_ids,
         logprobs=None if row.logprobs is None else row.logprobs[: len(new_ids)],
         prompt_logprobs=_all_prompt_logprobs(sequence) if is_first else None,
+        num_prompt_computed=sequence.num_prompt if is_first and sequence.request.reports_progress else None,
         finish_reason=finish_reason,
         stop_token_id=stop_token_id,
         num_cached_tokens=sequence.num_cached or 0,
         queue_s=_queue_s(sequence) if is_first else None,
         num_drafted=sequence.num_drafted,
         num_draft_accepted=sequence.num_draft_accepted,
+    )
+
+
+def _progress_output(sequence: Sequence) -> RequestOutput | None:
+    """How far the prompt is computed, if that is asked for. What preemption lost is not taken back."""
+    if sequence.has_output or not sequence.request.reports_progress:
+        return None
+    num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption)
+    return RequestOutput(
+        id=sequence.id,
+        num_prompt_computed=min(num_computed, sequence.num_prompt),
+        num_cached_tokens=sequence.num_cached or 0,
+        queue_s=_queue_s(sequence),
     )
 
 

@@ -60,6 +60,7 @@ class Auditor:
             sampling=sampling,
             prediction_ids=[],
             deadline_s=None,
+            reports_progress=False,
             cache_salt=self._replay_id,  # reuse nothing that was computed with drafts
             service_class=ServiceClass.AUDIT,
         )

@@ -17,6 +17,8 @@ def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
     context.check_model(body.model)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    if body.return_progress and not body.stream:
+        raise InvalidRequest("return_progress needs stream: true", param="return_progress")
     if body.has_continuous_usage and not body.include_usage:
         param = "stream_options.continuous_usage_stats"
         raise InvalidRequest(f"{param} needs stream_options.include_usage: true", param=param)

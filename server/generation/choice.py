@@ -63,6 +63,7 @@ class Delta:
     token_ids: list[int] = field(default_factory=list)  # that count as the choice's, EOS included
     tokens: list[ScoredToken] = field(default_factory=list)  # where logprobs were asked for
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, where they were asked for
+    num_prompt_computed: int | None = None  # where that is asked for, until the first token and with it
     finish: Finish | None = None  # in the last delta
 
 
@@ -116,7 +117,10 @@ class Choice:
         self.num_drafted = max(self.num_drafted, output.num_drafted)
         self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
         self.queue_s = self.queue_s if output.queue_s is None else output.queue_s
-        delta = Delta(self.index)
+        delta = Delta(self.index, num_prompt_computed=output.num_prompt_computed)
+        if output.num_prompt_computed is not None and not output.new_ids and output.finish_reason is None:
+            self.meter.count(output, 0)
+            return delta
         if self._echo_due:
             self._echo_due = False
             self._push_prompt(output, delta)

@@ -90,6 +90,10 @@ class Generation:
         """From the request's arrival to the first step of its first choice; 0 until then."""
         return self._choices[0].queue_s
 
+    def num_cached(self, index: int) -> int:
+        """Tokens of the prompt of choice number `index` that the prefix cache had."""
+        return self._choices[index].num_cached_tokens
+
     @property
     def has_metrics(self) -> bool:
         """Whether answers tell where their time went without being asked."""
@@ -135,6 +139,7 @@ class Generation:
             priority=params.terms.priority,
             service_class=params.terms.service_class,
             cache_salt=params.cache_salt,
+            reports_progress=params.reports_progress,
             prediction_ids=params.prediction_ids,
             grammar=params.plan.grammar,
             thinking=params.plan.thinking,

@@ -43,6 +43,7 @@ class GenerationParams:
     plan: AnswerPlan
     ignored: list[str]  # fields that are not honored
     headers: dict[str, str]  # of the response, which list them too
+    reports_progress: bool = False  # deltas while the prompt is computed
     end_ids: frozenset[int] = frozenset()  # that end an answer beside the model's EOS
     is_prompt_cut: bool = False  # of /infill: not all that was sent had a place in the context
 
@@ -174,6 +175,7 @@ def _params(
         options=options,
         n=body.num_candidates,
         terms=terms,
+        reports_progress=bool(body.return_progress),
         cache_salt=body.cache_salt or "",
         prediction_ids=[],
         plan=plan,

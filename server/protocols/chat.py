@@ -128,6 +128,8 @@ class ChatFormatter:
                     choice = ChatChunkChoice(each, ChatDelta("assistant", "", None))
                     yield self._chunk([choice], self._reports.of_chunk(generation), prompt_ids=prompt_ids)
                     prompt_ids = UNSET
+            if delta.num_prompt_computed is not None:
+                yield self._chunk([ChatChunkChoice(index, ChatDelta())], self._reports.of_progress(generation, delta))
             if self._has_ids:
                 unsent_ids.setdefault(index, []).extend(delta.token_ids)
             logprobs = self._logprobs(delta.tokens)

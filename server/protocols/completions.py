@@ -75,6 +75,8 @@ class CompletionFormatter:
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         begun: set[int] = set()  # choices whose first chunk is sent
         async for delta in generation:
+            if delta.num_prompt_computed is not None:
+                yield self._chunk([TextChoice(delta.index, "")], self._reports.of_progress(generation, delta))
             if delta.text or delta.tokens or (self._has_ids and delta.token_ids):
                 choice = TextChoice(delta.index, delta.text, self._logprobs(delta.tokens))
                 if self._has_ids:

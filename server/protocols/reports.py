@@ -4,9 +4,10 @@ from typing import Any
 
 from msgspec import UNSET
 
+from server.generation.choice import Delta
 from server.generation.generation import Generation
 from server.generation.terms import served_tier
-from server.schemas.answers import RequestMetrics, Timings
+from server.schemas.answers import PromptProgress, RequestMetrics, Timings
 from server.schemas.sampling import GenerationRequest
 
 
@@ -30,6 +31,17 @@ class Reports:
         if self._has_timings:
             fields["timings"] = timings_of(generation)
         return fields
+
+    def of_progress(self, generation: Generation, delta: Delta) -> dict[str, Any]:
+        """Of a chunk without news of the answer, while the prompt is computed."""
+        assert delta.num_prompt_computed is not None
+        progress = PromptProgress(
+            total=len(generation.prompt_ids(delta.index)),
+            cache=generation.num_cached(delta.index),
+            processed=delta.num_prompt_computed,
+            time_ms=generation.times().prompt_s * 1000,
+        )
+        return {**self.of_chunk(generation), "prompt_progress": progress}
 
     def of_answer(self, generation: Generation) -> dict[str, Any]:
         """Of a whole answer, or of the chunk with usage that ends a stream."""

@@ -43,6 +43,15 @@ class Timings(msgspec.Struct, kw_only=True):
     queue_ms: float  # not llama-server's: from the arrival to the first step
 
 
+class PromptProgress(msgspec.Struct):
+    """An extension, in llama-server's shape."""
+
+    total: int  # tokens of the prompt
+    cache: int  # of them, from the prefix cache
+    processed: int  # of them, computed by now or from the cache
+    time_ms: float  # since the first step
+
+
 class RequestMetrics(msgspec.Struct, kw_only=True):
     """An extension, in vLLM's shape, with --enable-per-request-metrics."""
 
@@ -165,6 +174,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     service_tier: str | UnsetType = UNSET  # where the request gives one
     timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
     metrics: RequestMetrics | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET  # where return_progress asks for it
     prompt_token_ids: list[int] | UnsetType = UNSET  # in the first chunk
 
 
@@ -204,3 +214,4 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     service_tier: str | UnsetType = UNSET  # where the request gives one
     timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
     metrics: RequestMetrics | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET  # where return_progress asks for it, in streams

@@ -81,6 +81,7 @@ class GenerationRequest(SamplerStepFields):
     resumable: bool | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
     timings_per_token: bool | None = None
+    return_progress: bool | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
     cache_salt: str | None = None

@@ -37,6 +37,7 @@ def make_request(
     arrival_s: float = 0.0,
     deadline_s: float | None = None,
     service_class: ServiceClass = ServiceClass.INTERACTIVE,
+    reports_progress: bool = False,
     cache_salt: str = "",
     grammar: str | None = None,
     thinking: ThinkingBudget | None = None,
@@ -49,6 +50,7 @@ def make_request(
         arrival_s=arrival_s,
         deadline_s=deadline_s,
         service_class=service_class,
+        reports_progress=reports_progress,
         priority=priority,
         cache_salt=cache_salt,
         grammar=grammar,
@@ -129,16 +131,27 @@ class Transcript:
         self.finish_reasons: dict[str, FinishReason] = {}
         self.first: dict[str, RequestOutput] = {}
         self.last: dict[str, RequestOutput] = {}
+        self.progress: dict[str, list[int]] = {}  # num_prompt_computed in each output that tells it
 
     def add(self, outputs: list[RequestOutput]) -> None:
         for output in outputs:
             assert output.id not in self.finish_reasons, f"{output.id} has an output after its terminal one"
+            if output.num_prompt_computed is not None:
+                self._add_progress(output.id, output.num_prompt_computed)
+                if not output.new_ids and output.finish_reason is None:
+                    continue
             assert output.new_ids or output.finish_reason is not None, f"an output without news: {output}"
             self.ids.setdefault(output.id, []).extend(output.new_ids)
             self.first.setdefault(output.id, output)
             self.last[output.id] = output
             if output.finish_reason is not None:
                 self.finish_reasons[output.id] = output.finish_reason
+
+    def _add_progress(self, request_id: str, num_computed: int) -> None:
+        steps = self.progress.setdefault(request_id, [])
+        assert not self.ids.get(request_id), f"progress of {request_id} after its first token"
+        assert not steps or num_computed >= steps[-1], f"progress of {request_id} goes back"
+        steps.append(num_computed)
 
 
 class SchedulerRun:

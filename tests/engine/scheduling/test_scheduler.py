@@ -5,7 +5,7 @@ import pytest
 from engine.config import SchedulingPolicy
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import AbortReason, FinishReason
+from engine.protocol import AbortReason, FinishReason, ServiceClass
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS
 from tests.helpers.ledger import EOS_ID
@@ -281,3 +281,35 @@ def test_a_grammar_refused_after_an_abort_ends_the_sequence_once() -> None:
     run.scheduler.refuse("a", "told to be refused")
     run.step()
     assert run.transcript.finish_reasons == {"a": FinishReason.ERROR}
+
+
+def test_progress_is_reported_to_whom_asks_after_each_chunk_of_the_prompt() -> None:
+    run = SchedulerRun(make_config(max_num_batched_tokens=8))
+    run.run(
+        [
+            make_request("asks", make_prompt(20), max_tokens=3, reports_progress=True, ignore_eos=True),
+            make_request("does not", make_prompt(20, seed=1), max_tokens=3),
+        ]
+    )
+    assert run.transcript.progress == {"asks": [8, 16, 20]}
+
+
+def test_progress_counts_what_the_prefix_cache_had() -> None:
+    run = SchedulerRun(make_config(max_num_batched_tokens=8))
+    prompt = make_prompt(40)
+    run.run([make_request("a", prompt[:20])])
+    run.run([make_request("b", prompt, reports_progress=True, max_tokens=1, ignore_eos=True)])
+    assert run.transcript.progress == {"b": [28, 36, 40]}
+    assert run.transcript.last["b"].num_cached_tokens == 20
+
+
+def test_progress_does_not_go_back_by_preemption() -> None:
+    run = SchedulerRun(make_config(max_num_batched_tokens=8, max_num_seqs=1, enable_prefix_caching=False))
+    run.add(
+        make_request("a", make_prompt(20), max_tokens=1, reports_progress=True, service_class=ServiceClass.BACKGROUND)
+    )
+    run.step()
+    run.step()
+    run.add(make_request("b", make_prompt(5, seed=1), max_tokens=1))
+    run.finish()
+    assert run.transcript.progress == {"a": [8, 16, 16, 16, 20]}

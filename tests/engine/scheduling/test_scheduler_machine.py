@@ -82,6 +82,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ignore_eos=st.booleans(),
         seconds=st.sampled_from([None, None, None, 0, 1, 3, 9]),
         service_class=st.sampled_from([ServiceClass.INTERACTIVE, *ServiceClass]),
+        reports_progress=st.booleans(),
     )
     def add_some(
         self,
@@ -94,6 +95,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ignore_eos: bool,
         seconds: int | None,
         service_class: ServiceClass,
+        reports_progress: bool,
     ) -> None:
         for tail in tails:
             prompt = (PREFIX[:shared] + tail)[: self.max_len]
@@ -107,6 +109,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 ignore_eos=ignore_eos,
                 deadline_s=None if seconds is None else self.run.now_s + seconds,
                 service_class=service_class,
+                reports_progress=reports_progress,
             )
             self.requests[request.id] = request
             self.run.scheduler.add(request)
@@ -209,6 +212,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         ends_with_eos = bool(expected) and expected[-1] == EOS_ID and not request.sampling.ignore_eos
         assert ids == expected
         assert reason is (FinishReason.STOP if ends_with_eos else FinishReason.LENGTH)
+        if request.reports_progress and ids:
+            assert self.run.transcript.progress[request.id][-1] == len(request.prompt_ids)
+        else:
+            assert request.reports_progress or request.id not in self.run.transcript.progress
         prompt_logprobs = self.run.transcript.first[request.id].prompt_logprobs
         if request.sampling.prompt_logprobs is not None:
             assert prompt_logprobs is not None
