@@ -113,6 +113,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a token is the largest logit, and no random number is needed."""
         return self.temperature < _GREEDY_TEMPERATURE
 
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether logits are edited for the sequence before its tokens are chosen, a grammar and a budget aside."""
+        return bool(
+            self.logit_bias
+            or self.has_penalties
+            or self.min_tokens
+            or self.bad_words
+            or self.dry is not None
+            or self.allowed_token_ids is not None
+        )
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequest if a token id lies outside [0, vocab_size): the width of the output layer."""
         for token_id in self.stop_token_ids:
@@ -212,7 +228,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     audit: AuditVerdict | None = None  # if a replay ended in this step
     is_speculation_off: bool = False  # for good, because of a fault
     forced_tokens: int = 0  # that grammars determined, appended without sampling
-    num_masks: int = 0  # rows that a grammar constrained
+    num_masks: int = 0  # rows that a grammar's mask constrained
     mask_s: float = 0.0  # time that their masks took, where the step waited for it
     grammar_compile_s: dict[str, list[float]] = {}  # of grammars that were compiled, invalid or given up, by outcome
     grammar_cache_queries: int = 0

@@ -178,8 +178,16 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     _counter("grammar_cache_hits_total", "Of them, those found compiled.", lambda s: s.grammar_cache_hits),
     _gauge("grammar_cache_bytes", "Estimated size of the compiled grammars.", lambda s: s.grammar_cache_bytes),
-    _counter("grammar_masks_total", "Tokens chosen under a grammar's mask, drafted ones too.", lambda s: s.num_masks),
-    _counter("grammar_mask_seconds_total", "Time that steps spent on these masks.", lambda s: s.mask_s),
+    _counter(
+        "grammar_masks_total",
+        "Tokens that needed a grammar's mask, drafted ones too.",
+        lambda s: s.num_masks,
+    ),
+    _counter(
+        "grammar_mask_seconds_total",
+        "Time that steps spent on these masks.",
+        lambda s: s.mask_s,
+    ),
     _counter(
         "grammar_forced_tokens_total",
         "Tokens that a grammar left no choice about, and that no step was spent on.",

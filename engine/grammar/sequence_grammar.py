@@ -79,6 +79,11 @@ class SequenceGrammar:
                 return index
         return self.matcher.validate_tokens(list(draft))
 
+    def can_follow(self, token_id: int) -> bool:
+        """Whether the token could follow, and is no end of the text. Takes microseconds, where a mask takes up to some
+        milliseconds."""
+        return token_id not in self._eos_token_ids and self.num_matching([token_id]) == 1
+
     @property
     def forced_next(self) -> int | None:
         """The only token that can follow, or None where there are several."""

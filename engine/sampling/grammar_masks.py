@@ -1,6 +1,10 @@
-"""GrammarMasks: the tokens that grammars allow at each row of a step, and logits without the others."""
+"""GrammarMasks: the tokens that grammars allow at each row of a step, and logits without the others.
+
+A greedy row whose best token matches needs no mask: without the tokens that do not match, it is the best one still.
+"""
 
 import time
+from collections import abc
 
 import llguidance
 import torch
@@ -22,12 +26,23 @@ class GrammarMasks:
         self._num_rows = 0
         self._seconds = 0.0
 
-    def apply(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
-        """Set the logits ([L, V] fp32) of tokens that do not match to -inf; returns the indices of the masked rows."""
+    def apply(
+        self, logits: torch.Tensor, rows: list[LogitsRow], best_ids: abc.Sequence[int] | None = None
+    ) -> list[int]:
+        """Set the logits ([L, V] fp32) of tokens that do not match to -inf; returns the indices of the masked rows.
+
+        best_ids: [L], the token of each row's largest logit; rows that need nothing but it, and whose own matches, are
+        left alone.
+        """
         masked = [index for index, row in enumerate(rows) if row.sequence.grammar is not None]
         if not masked:
             return []
         start_s = time.perf_counter()
+        if best_ids is not None:
+            masked = [index for index in masked if not _is_best_matching(rows[index], best_ids[index])]
+        if not masked:
+            self._seconds += time.perf_counter() - start_s
+            return []
         masks = self._masks([rows[index] for index in masked], logits.shape[1])
         self._num_rows += len(masked)
         self._seconds += time.perf_counter() - start_s
@@ -78,6 +93,18 @@ class GrammarMasks:
         self._executor.unsafe_compute_mask_ptr(
             matchers, masks.data_ptr(), masks.shape[1] * masks.element_size(), masks.shape[0]
         )
+
+
+def _is_best_matching(row: LogitsRow, best_id: int) -> bool:
+    """Whether the row's token will be `best_id` with a mask and without."""
+    if not row.takes_best:
+        return False
+    grammar = row.sequence.grammar
+    assert grammar is not None
+    if not row.num_drafted:
+        return grammar.can_follow(best_id)
+    with grammar.following(row.drafted) as matches:
+        return matches and grammar.can_follow(best_id)
 
 
 def _allow_one(mask: torch.Tensor, token_id: int) -> None:

@@ -1,8 +1,9 @@
 """LogitEditor: the steps that change logits before a token is chosen, each skipped if no row uses it."""
 
+from collections import abc
+
 import torch
 
-from engine.protocol import SamplingParams
 from engine.sampling.allowed_tokens import AllowedTokens
 from engine.sampling.bad_words import BadWords
 from engine.sampling.dry import DryPenalties
@@ -31,9 +32,10 @@ class LogitEditor:
         for step in (self._dry, self._allowed, self._bad_words, self._thinking):
             step.release(sequence)
 
-    def edit(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
-        """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed."""
-        masked = self.masks.apply(logits, rows)
+    def edit(self, logits: torch.Tensor, rows: list[LogitsRow], best_ids: abc.Sequence[int] | None = None) -> list[int]:
+        """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed. best_ids: see
+        GrammarMasks; without, every row with a grammar is masked."""
+        masked = self.masks.apply(logits, rows, best_ids)
         edited = self._edit_single(logits, rows)
         return sorted({*masked, *edited}) if masked else edited
 
@@ -41,7 +43,7 @@ class LogitEditor:
         edited = []
         for index, row in enumerate(rows):
             sampling = row.sequence.request.sampling
-            has_penalties = _has_penalties(sampling)
+            has_penalties = sampling.has_penalties
             banned = self._banned_ids(row) if sampling.min_tokens or sampling.bad_words else []
             end_of_thought = self._thinking.due_end(row)
             if not (
@@ -79,7 +81,3 @@ class LogitEditor:
         if row.num_output < sampling.min_tokens:
             banned += [*sampling.stop_token_ids, *([] if sampling.ignore_eos else self._eos_token_ids)]
         return banned
-
-
-def _has_penalties(sampling: SamplingParams) -> bool:
-    return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0

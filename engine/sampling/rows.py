@@ -30,6 +30,12 @@ class LogitsRow(NamedTuple):
         """Output tokens before the predicted one."""
         return self.sequence.num_output + self.num_drafted
 
+    @property
+    def takes_best(self) -> bool:
+        """Whether the token is that of the largest logit, which nothing but a grammar edits."""
+        request = self.sequence.request
+        return request.sampling.is_greedy and not request.sampling.edits_logits and request.thinking is None
+
 
 def first_rows(sequences: list[Sequence]) -> list[int]:
     """The index of each sequence's first row of logits: it has one for each token of its draft and one more."""

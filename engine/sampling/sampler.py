@@ -57,7 +57,7 @@ class Sampler:
             return self._sample_nonfinite(logits, sequences, draft_probs, torch.isfinite(best_values))
         logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
-        edited = self._editor.edit(logits, rows)
+        edited = self._editor.edit(logits, rows, chosen.tolist())
         impossible: list[int] = []  # rows in which no token is left
         if edited:
             is_all = len(edited) == len(rows)

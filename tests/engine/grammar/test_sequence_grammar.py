@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from engine.grammar.errors import GrammarError
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, decode, encode, expected_output, sequence_grammar
-from tests.helpers.ledger import EOS_ID, allowed_ids
+from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, allowed_ids
 
 pytestmark = pytest.mark.fast
 
@@ -108,6 +108,20 @@ def test_appended_tokens_and_drafts_change_nothing(text: str, seed: int, cut: li
         output += grammar.advance(rest[:size], max_tokens=24 - len(output))
         assert output == expected[: len(output)]
     assert output == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.sampled_from(GRAMMARS), choices=st.lists(st.integers(0, 1000), max_size=12))
+def test_a_token_can_follow_if_a_mask_allows_it_and_it_is_no_end(text: str, choices: list[int]) -> None:
+    grammar = sequence_grammar(text, appends_forced=False)
+    for choice in choices:
+        allowed = allowed_ids(grammar)
+        assert [token_id for token_id in range(VOCAB_SIZE) if grammar.can_follow(token_id)] == [
+            token_id for token_id in allowed if token_id != EOS_ID
+        ]
+        grammar.advance([allowed[choice % len(allowed)]], max_tokens=1)
+        if grammar.is_complete:
+            break
 
 
 def test_the_given_grammars_force_and_choose() -> None:
