@@ -95,8 +95,11 @@ def test_a_grammar_that_takes_too_long_is_refused(run: CompilerRun) -> None:
 def test_a_trial_process_that_dies_takes_nothing_with_it(run: CompilerRun) -> None:
     assert run.compile(GRAMMARS[1]) == []
     run.compiler.start("r", SLOW, appends_forced=True)
-    for process_id in _children(os.getpid()):
-        os.kill(process_id, signal.SIGKILL)
+    (parent,) = _children(os.getpid())
+    deadline_s = time.monotonic() + 30
+    while not any(_state(child) == "R" for child in _children(parent)):  # until one compiles
+        assert time.monotonic() < deadline_s
+    os.kill(parent, signal.SIGKILL)
     ((_, refused),) = run.collect()
     assert refused.outcome is Outcome.INVALID
     assert "more memory or depth than is allowed" in refused.error
@@ -206,10 +209,15 @@ def test_logprobs_keep_forced_tokens_out_of_the_output_but_not_out_of_the_text(r
 
 
 def _runs(process_id: int) -> bool:
+    return _state(process_id) not in ("Z", "X")
+
+
+def _state(process_id: int) -> str:
+    """As /proc has it; X where there is no such process."""
     try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def _children(process_id: int) -> list[int]:
