@@ -86,11 +86,12 @@ def all_texts_but(texts: Iterable[str]) -> str:
 
 def _all_but(tree: dict[str, Any]) -> str:
     """What can follow so that no text of the tree is complete: the end, another character, or one of its own."""
-    own = {_escaped(character): follows for character, follows in tree.items() if character}
+    own = {escaped(character): follows for character, follows in tree.items() if character}
     other = f"[^{''.join(own)}]" if own else r"[\s\S]"
     ends = [] if "" in tree else [""]
     return "(?:" + "|".join([*ends, rf"{other}[\s\S]*", *(each + _all_but(own[each]) for each in own)]) + ")"
 
 
-def _escaped(character: str) -> str:
+def escaped(character: str) -> str:
+    """A pattern for this character alone."""
     return character if character.isalnum() else f"\\x{{{ord(character):x}}}"

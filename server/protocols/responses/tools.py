@@ -17,6 +17,7 @@ from server.schemas.response_tools import (
     NamespaceTool,
 )
 from server.schemas.responses import PromptFields
+from server.structured_outputs.lark_patterns import pattern_of_lark
 
 _SEPARATOR = "__"
 
@@ -70,10 +71,11 @@ class ToolTable:
         if isinstance(tool.format, GrammarFormat):
             kind = "regular expression" if tool.format.syntax == "regex" else "Lark grammar"
             described.append(f"That text matches this {kind}:\n{tool.format.definition}")
-            if tool.format.syntax == "regex":
-                pattern = tool.format.definition
-            else:
-                self.ignored.append(f"{path}.format")  # inside JSON's escapes a grammar of texts cannot be followed
+            # Inside JSON's escapes a pattern can be followed, and a grammar cannot.
+            is_regex = tool.format.syntax == "regex"
+            pattern = tool.format.definition if is_regex else pattern_of_lark(tool.format.definition)
+            if pattern is None:
+                self.ignored.append(f"{path}.format")
         inside = f"tools[{len(self.definitions)}].function.parameters.properties.{FIELD}.pattern"
         self.names[inside] = f"{path}.format.definition"
         return {"description": "\n".join(described), "parameters": parameters_of(pattern)}

@@ -41,15 +41,17 @@ def test_a_custom_tool_is_a_function_of_one_text() -> None:
     assert request.called == {"patch": CalledTool("patch", None, is_custom=True)}
 
 
-def test_a_regular_expression_is_enforced_and_a_lark_grammar_listed() -> None:
-    regex = {"type": "grammar", "syntax": "regex", "definition": "a|b"}
-    lark = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
-    request = _request(tools=[{**PATCH, "format": regex}, {**PATCH, "name": "move", "format": lark}])
-    first, second = _functions(request)
-    assert first["parameters"]["properties"]["input"] == {"type": "string", "pattern": "^(?:a|b)$"}
-    assert "pattern" not in second["parameters"]["properties"]["input"]
-    assert 'start: "a"' in second["description"]
-    assert request.ignored == ["tools[1].format"]
+def test_grammars_that_have_a_pattern_are_enforced_and_others_listed() -> None:
+    formats = [("regex", "a|b"), ("lark", 'start: "a"+'), ("lark", 'start: "(" start? ")"')]
+    tools = [
+        {**PATCH, "name": f"t{i}", "format": {"type": "grammar", "syntax": syntax, "definition": definition}}
+        for i, (syntax, definition) in enumerate(formats)
+    ]
+    request = _request(tools=tools)
+    inputs = [function["parameters"]["properties"]["input"] for function in _functions(request)]
+    assert [each.get("pattern") for each in inputs] == ["^(?:a|b)$", "^(?:(?:(?:a)+))$", None]
+    assert 'start: "(" start? ")"' in _functions(request)[2]["description"]
+    assert request.ignored == ["tools[2].format"]
 
 
 def test_tools_in_a_namespace_have_its_name_before_theirs() -> None:
