@@ -1,0 +1,39 @@
+"""The engine's loop: what it waits for while there is nothing to compute."""
+
+import queue
+import threading
+from typing import Any
+
+import pytest
+
+from engine import process
+from engine.grammar.sequence_grammar import SequenceGrammar
+from engine.protocol import FinishReason, Shutdown
+from tests.helpers.engines import make_engine, make_request
+from tests.helpers.grammars import GRAMMARS
+from tests.helpers.ledger import EOS_ID
+
+JOIN_S = 20.0
+
+
+def test_a_request_that_waits_for_its_grammar_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, _ = make_engine()
+    times = [99.99, 99.99]  # when the loop looks for work, and how long it may sleep
+    monkeypatch.setattr(engine._scheduler, "_clock", lambda: times.pop() if times else 100.0)
+    compiling = SequenceGrammar(frozenset([EOS_ID]), appends_forced=True)
+    monkeypatch.setattr(engine, "_start_grammar", lambda _: compiling)
+    engine.add(make_request("a", [1, 2], grammar=GRAMMARS[0], deadline_s=100.0))
+    sent: list[Any] = []
+    inbox: process.Inbox = queue.SimpleQueue()
+
+    def send(_: object, message: object) -> None:
+        sent.append(message)
+        inbox.put(Shutdown())
+
+    monkeypatch.setattr(process, "_send", send)
+    loop = threading.Thread(target=process._serve, args=(engine, inbox, None), daemon=True)
+    loop.start()
+    loop.join(JOIN_S)
+    assert not loop.is_alive()
+    (step,) = sent
+    assert [(each.id, each.finish_reason) for each in step.outputs] == [("a", FinishReason.TIMEOUT)]
