@@ -1,14 +1,16 @@
 """InfillFormatter: a generation as llama-server answers /infill."""
 
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import msgspec
+
 from engine.protocol import FinishReason, SamplingParams
 from server.errors import ErrorReply
-from server.generation.choice import Delta, Finish
+from server.generation.choice import Finish
 from server.generation.generation import Generation
 from server.protocols.frame import StreamForm, frame, openai_error
+from server.protocols.reports import timings_of
 from server.schemas.infill import InfillRequest
 
 _STREAM = StreamForm("text/event-stream", b": ping\n\n", b"")  # it ends with the event that has stop: true
@@ -19,18 +21,15 @@ class InfillFormatter:
 
     stream_form = _STREAM
 
-    def __init__(self, body: InfillRequest, model: str, arrival_s: float) -> None:
+    def __init__(self, body: InfillRequest, model: str) -> None:
         self._model = model
         self._fields = body.response_fields
         self._returns_tokens = bool(body.return_tokens)
-        self._arrival_s = arrival_s
-        self._first_s: float | None = None  # when the first token came
 
     async def collect(self, generation: Generation) -> dict[str, Any]:
         text: list[str] = []
         ids: list[int] = []
         async for delta in generation:
-            self._observe(delta)
             text.append(delta.text)
             ids += delta.token_ids
             finish = delta.finish
@@ -43,7 +42,6 @@ class InfillFormatter:
         has_new_line = False
         prompt_tokens = len(generation.prompt_ids(0))
         async for delta in generation:
-            self._observe(delta)
             has_new_line = has_new_line or "\n" in delta.text
             if delta.text:
                 piece = {"index": 0, "content": delta.text, "tokens": delta.token_ids, "stop": False, "id_slot": -1}
@@ -54,10 +52,6 @@ class InfillFormatter:
 
     def broken(self, reply: ErrorReply) -> bytes:
         return openai_error(reply)
-
-    def _observe(self, delta: Delta) -> None:
-        if self._first_s is None and delta.token_ids:
-            self._first_s = time.monotonic()
 
     def _end(
         self, generation: Generation, finish: Finish, content: str, tokens: list[int], *, has_new_line: bool
@@ -81,24 +75,7 @@ class InfillFormatter:
             "truncated": params.is_prompt_cut,
             "stop_type": stop_type,
             "stopping_word": finish.stop_reason if is_word else "",
-            "timings": self._timings(usage.prompt_tokens - cached, cached, usage.completion_tokens),
-        }
-
-    def _timings(self, prompt_n: int, cache_n: int, predicted_n: int) -> dict[str, float]:
-        """Of prompt and answer; the prompt's is the time until the first token, in the queue too."""
-        now = time.monotonic()
-        first_s = now if self._first_s is None else self._first_s
-        prompt_ms, predicted_ms = (first_s - self._arrival_s) * 1000, (now - first_s) * 1000
-        return {
-            "cache_n": cache_n,
-            "prompt_n": prompt_n,
-            "prompt_ms": prompt_ms,
-            "prompt_per_token_ms": prompt_ms / max(1, prompt_n),
-            "prompt_per_second": _per_second(prompt_n, prompt_ms),
-            "predicted_n": predicted_n,
-            "predicted_ms": predicted_ms,
-            "predicted_per_token_ms": predicted_ms / max(1, predicted_n),
-            "predicted_per_second": _per_second(predicted_n, predicted_ms),
+            "timings": msgspec.to_builtins(timings_of(generation)),
         }
 
     def _chosen(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -113,10 +90,6 @@ class InfillFormatter:
             if value is not None:
                 chosen[path] = value
         return chosen
-
-
-def _per_second(count: int, ms: float) -> float:
-    return 1000 * count / ms if ms > 0 else 0.0
 
 
 def _settings(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, Any]:

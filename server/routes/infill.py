@@ -21,6 +21,6 @@ async def create_infill(
 ) -> Response:
     """Write what belongs between two pieces of code, as a whole or as a stream."""
     params = await infill_params(body, context, request.state.arrival_s)
-    formatter = InfillFormatter(body, context.model_name, request.state.arrival_s)
+    formatter = InfillFormatter(body, context.model_name)
     generation = Generation(context, params)
     return await answer(request, generation, formatter, stream=bool(body.stream), headers=params.headers)
