@@ -15,6 +15,7 @@ from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.context import ServerContext
 from server.errors import AnswerTimeout
+from server.generation.beam_requests import BeamRequests
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
@@ -34,6 +35,9 @@ class Generation:
         self._params = params
         self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
+        self._beams: BeamRequests | None = None
+        if params.beams is not None:
+            self._beams = BeamRequests(context.client, context.metrics, params, params.beams)
 
     def _choice(self, index: int) -> Choice:
         params = self._params
@@ -114,6 +118,11 @@ class Generation:
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises QueueFull or EngineUnavailable, and then none has started."""
         self._context.check_admission()
+        if self._beams is not None:
+            self._beams.check_capacity()
+            for _ in self._choices:
+                self._context.metrics.count_tier(self._params.terms.service_tier)
+            return self
         client = self._context.client
         client.check_capacity(len(self._choices))
         group = uuid.uuid4().hex
@@ -148,8 +157,9 @@ class Generation:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for choice, stream in zip(self._choices, self._streams, strict=False):
+        for stream in self._streams:
             stream.abort(AbortReason.CLIENT_GONE)  # does nothing to a stream that has ended
+        for choice in self._choices:
             choice.meter.end(FinishReason.ABORT)
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
@@ -158,12 +168,13 @@ class Generation:
         num_open = len(self._choices)
         withheld: list[Delta] = []  # ends of choices without a token, which may be an error
         try:
-            async with contextlib.aclosing(_interleave(self._streams)) as outputs:
+            async with contextlib.aclosing(self._outputs()) as outputs:
                 async for index, output in outputs:
                     delta = self._choices[index].push(output)
                     if delta.finish is not None:
                         num_open -= 1
-                        self._streams[index].abort(AbortReason.STOP_STRING)  # does nothing if the engine ended it
+                        if self._beams is None:
+                            self._streams[index].abort(AbortReason.STOP_STRING)  # nothing if the engine ended it
                     withheld.append(delta)
                     if not self._is_late(delta):
                         for each in withheld:
@@ -181,6 +192,9 @@ class Generation:
             for choice in self._choices:
                 choice.meter.end(reason)
             raise
+
+    def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
+        return _interleave(self._streams) if self._beams is None else self._beams.outputs()
 
     def _is_late(self, delta: Delta) -> bool:
         """Whether a choice ended for want of time while no choice has a token."""

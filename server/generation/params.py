@@ -10,6 +10,8 @@ from engine.errors import InvalidRequest
 from engine.protocol import SamplingParams
 from server.context import ServerContext
 from server.generation.answer_plan import AnswerPlan, plan_text
+from server.generation.beam_fields import beam_options, check_beam_plan
+from server.generation.beam_search import BeamOptions
 from server.generation.checks import check_num_choices, check_request
 from server.generation.choice import Prompt, TextOptions
 from server.generation.infill_prompt import suffix_prompts
@@ -44,6 +46,7 @@ class GenerationParams:
     ignored: list[str]  # fields that are not honored
     headers: dict[str, str]  # of the response, which list them too
     reports_progress: bool = False  # deltas while the prompt is computed
+    beams: BeamOptions | None = None  # a search for the likeliest answers, and not a draw
     end_ids: frozenset[int] = frozenset()  # that end an answer beside the model's EOS
     is_prompt_cut: bool = False  # of /infill: not all that was sent had a place in the context
 
@@ -63,6 +66,8 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     rendered."""
     ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
     requested_max_tokens = body.requested_max_tokens
+    beams, ignored_by_beams = beam_options(body)
+    ignored += ignored_by_beams
     check_num_choices(body, 1, context)
     num_logprobs = body.num_logprobs(context.config.max_logprobs)
     ignored += check_scores(body, num_logprobs, context.config.max_logprobs)
@@ -76,6 +81,8 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
         constraint_fields=_constraint_fields(body),
         thinking_budget=body.thinking_token_budget,
     )
+    if beams is not None:
+        check_beam_plan(prepared.plan)
     prompt = prepared.prompt
     if truncation is not None:
         prompt = truncation.apply(prompt, text_model.tokenizer)
@@ -91,11 +98,11 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     sampling = body.sampling(
         info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs, tokens=tokens
     )
-    prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len)
+    prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len) if beams is None else []
     params = _params(body, text_model.tokenizer, [prompt], sampling, terms, plan=prepared.plan, ignored=ignored)
     if prepared.is_generic:
         params.headers[_GENERIC_HEADER] = "generic"
-    return replace(params, prediction_ids=prediction_ids)
+    return replace(_with_beams(params, body, beams), prediction_ids=prediction_ids)
 
 
 async def completion_params(
@@ -113,6 +120,8 @@ async def completion_params(
     echo = bool(body.echo)
     text_model = await context.text_model()
     info = context.client.info
+    beams, ignored_by_beams = beam_options(body)
+    ignored += ignored_by_beams
     check_num_choices(body, len(body.prompt), context)
     add_special_tokens = body.add_special_tokens is not False
     num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -138,12 +147,16 @@ async def completion_params(
     prompt_logprobs = max(scored, default=None)
     tokens = await step_tokens(body, text_model.words, info.vocab_size)
     # The best of several candidates are those whose tokens are likeliest, whether the client wants to see that or not.
-    num_logprobs = 0 if body.logprobs is None and body.num_candidates > body.num_choices else body.logprobs
+    needs_logprobs = beams is None and body.num_candidates > body.num_choices
+    num_logprobs = 0 if body.logprobs is None and needs_logprobs else body.logprobs
     sampling = body.sampling(
         info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
     )
     plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
+    if beams is not None:
+        check_beam_plan(plan)
     params = _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)
+    params = _with_beams(params, body, beams)
     return params if fim is None else with_ends(params, fim.end_ids)
 
 
@@ -182,6 +195,10 @@ def _params(
         ignored=[*ignored, *plan.ignored],
         headers=ignored_header([*ignored, *plan.ignored]),
     )
+
+
+def _with_beams(params: GenerationParams, body: GenerationRequest, beams: BeamOptions | None) -> GenerationParams:
+    return params if beams is None else replace(params, beams=beams, n=body.num_choices)
 
 
 def _constraint_fields(body: GenerationRequest) -> dict[str, Any]:

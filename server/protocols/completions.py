@@ -31,6 +31,8 @@ class CompletionFormatter:
         self._num_prompt_logprobs = body.prompt_logprobs
         self._has_ids = bool(body.return_token_ids)
         self._num_best = body.num_choices if body.num_candidates > body.num_choices else None
+        if body.use_beam_search:
+            self._num_best = None  # they come chosen
         self._reports = Reports(body)
 
     async def collect(self, generation: Generation) -> TextCompletion:

@@ -27,6 +27,7 @@ _REFUSED = (
     "stream_options",
     "truncate_prompt_tokens",
     "truncation_side",
+    "use_beam_search",
 )
 
 

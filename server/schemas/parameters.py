@@ -26,7 +26,6 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "echo": _is(False),  # on chat
     "function_call": _is("none", "auto"),  # on completions, which have no tools
     "functions": _never,  # on completions
-    "length_penalty": _is(1.0, 1),
     "logits_processors": _never,
     "max_completion_tokens": _never,  # on completions, whose limit is max_tokens
     "mm_processor_kwargs": _never,
@@ -42,7 +41,6 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "tools": _never,  # on completions
     "top_logprobs": _is(0),  # on completions, which count them in logprobs
     "truncate_prompt_tokens": _never,  # of /tokenize, which shows what a text is
-    "use_beam_search": _is(False),
     "web_search_options": _never,
 }
 

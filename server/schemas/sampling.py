@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
@@ -41,6 +41,12 @@ def _checked_temperature(value: float) -> float:
     return value
 
 
+def _early_stopping(value: Any) -> Any:
+    if value is not None and not isinstance(value, bool) and value != "never":
+        raise PydanticCustomError("early_stopping", "it must be true, false or 'never'")
+    return value
+
+
 class StreamOptions(StrictModel):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -70,6 +76,11 @@ class GenerationRequest(SamplerStepFields):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    use_beam_search: bool | None = None
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = None
+    early_stopping: Annotated[
+        bool | str | None, PlainValidator(_early_stopping, json_schema_input_type=bool | Literal["never"] | None)
+    ] = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     prompt_logprobs: int | None = None

@@ -1,0 +1,157 @@
+"""BeamRequests: beam searches over an engine that knows nothing of them, as requests of one token each.
+
+Each step of a search asks for the likeliest next tokens of its beams. What the beams have in common, and what was
+computed for each in the step before, is in the prefix cache; so a step computes a block at most for each beam, and the
+engine batches it with all else that it does.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from engine.client.interface import EngineClient, RequestStream
+from engine.errors import QueueFull
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+from server.generation.beam_search import Beam, BeamOptions, BeamSearch, FinishedBeam
+from server.generation.params import GenerationParams
+from server.metrics import Metrics
+
+_RETRY_S = 0.02  # while the queue is full between two steps
+
+
+class _Ended(Exception):
+    """The engine ended a request of a search."""
+
+    def __init__(self, output: RequestOutput) -> None:
+        self.output = output
+
+
+class BeamRequests:
+    """The searches of one HTTP request, one for each prompt."""
+
+    def __init__(self, client: EngineClient, metrics: Metrics, params: GenerationParams, options: BeamOptions) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._params = params
+        self._options = options
+        self._group = uuid.uuid4().hex
+        sampling = params.sampling
+        eos_ids = () if sampling.ignore_eos else params.tokenizer.eos_token_ids
+        self._end_ids = frozenset(eos_ids).union(sampling.stop_token_ids)
+
+    def check_capacity(self) -> None:
+        """Raise QueueFull or EngineUnavailable unless the engine could take a step of all searches now."""
+        self._client.check_capacity(self._options.width * len(self._params.prompts))
+
+    async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
+        """One terminal output for each choice: the best beams of each prompt, best first. Raises as the streams of
+        requests do; whatever runs is aborted when the generator is closed."""
+        tasks = [asyncio.create_task(self._search(index)) for index in range(len(self._params.prompts))]
+        try:
+            for index, task in enumerate(tasks):
+                for number, output in enumerate(await task):
+                    yield index * self._params.n + number, output
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _search(self, index: int) -> list[RequestOutput]:
+        """The outputs of the choices of prompt number `index`."""
+        sampling = self._params.sampling
+        search = BeamSearch(
+            self._options,
+            max_tokens=sampling.max_tokens,
+            min_tokens=sampling.min_tokens,
+            end_ids=self._end_ids,
+        )
+        first: RequestOutput | None = None
+        num_sampled = 0
+        timeout: RequestOutput | None = None
+        while not search.is_over:
+            requests = [self._request(index, search, beam, is_first=first is None) for beam in search.running]
+            try:
+                outputs = await self._step(requests)
+            except _Ended as ended:
+                if ended.output.finish_reason is not FinishReason.TIMEOUT or first is None:
+                    return [ended.output] * self._params.n
+                timeout = ended.output
+                search.give_up()
+                break
+            first = first or outputs[0]
+            num_sampled += len(outputs)
+            search.advance([_continuations(output) for output in outputs])
+        assert first is not None
+        chosen = search.finished[: self._params.n]
+        self._metrics.on_discarded(max(0, num_sampled - sum(each.beam.length for each in chosen)))
+        return [self._output(each, first, is_timeout=timeout is not None) for each in chosen]
+
+    async def _step(self, requests: list[EngineRequest]) -> list[RequestOutput]:
+        """The outputs of the requests, all of which end with a token. Raises _Ended for one that does not."""
+        async with contextlib.AsyncExitStack() as stack:
+            streams = []
+            for request in requests:
+                stream = await self._submit(request)
+                stack.callback(stream.abort, AbortReason.CLIENT_GONE)  # does nothing to one that has ended
+                streams.append(stream)
+            return [await _token(stream) for stream in streams]
+
+    async def _submit(self, request: EngineRequest) -> RequestStream:
+        """Hand over a request; while the queue is full a search that has begun waits, as a running sequence does."""
+        while True:
+            try:
+                return self._client.submit(request)
+            except QueueFull:
+                await asyncio.sleep(_RETRY_S)
+
+    def _request(self, index: int, search: BeamSearch, beam: Beam, *, is_first: bool) -> EngineRequest:
+        params = self._params
+        return EngineRequest(
+            id=f"{self._group}-{index}-{beam.length}-{search.running.index(beam)}",
+            prompt_ids=params.prompts[index].ids + [token.token_id for token in beam.tokens],
+            sampling=SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                ignore_eos=True,
+                logprobs=search.num_continuations,
+                prompt_logprobs=params.sampling.prompt_logprobs if is_first else None,
+            ),
+            arrival_s=params.terms.arrival_s,
+            deadline_s=params.terms.deadline_s,
+            priority=params.terms.priority,
+            service_class=params.terms.service_class,
+            cache_salt=params.cache_salt,
+        )
+
+    def _output(self, finished: FinishedBeam, first: RequestOutput, *, is_timeout: bool) -> RequestOutput:
+        """What the engine would send for a sequence of this beam's tokens. first: of the prompt."""
+        tokens, num_top = finished.beam.tokens, self._params.sampling.logprobs
+        reason = FinishReason.LENGTH if finished.end_id is None else FinishReason.STOP
+        return msgspec.structs.replace(
+            first,
+            new_ids=[token.token_id for token in tokens],
+            logprobs=None
+            if num_top is None
+            else [msgspec.structs.replace(token, top=token.top[:num_top]) for token in tokens],
+            finish_reason=FinishReason.TIMEOUT if is_timeout and finished.end_id is None else reason,
+            stop_token_id=finished.end_id,
+        )
+
+
+async def _token(stream: RequestStream) -> RequestOutput:
+    """The output of a request of one token."""
+    async for output in stream:
+        if output.finish_reason is not None:
+            if output.finish_reason is not FinishReason.LENGTH or not output.logprobs:
+                raise _Ended(output)
+            return output
+    raise AssertionError("a stream ended without a terminal output")
+
+
+def _continuations(output: RequestOutput) -> list[TokenLogprobs]:
+    assert output.logprobs is not None
+    top = output.logprobs[0].top
+    return [TokenLogprobs(token_id, logprob, top) for token_id, logprob in top]
