@@ -1,0 +1,53 @@
+"""write_array: what a schema says of arrays."""
+
+from typing import Any
+
+from server.schemas.base import Location
+from server.structured_outputs.composition import Schema
+from server.structured_outputs.counting import arrangements
+from server.structured_outputs.kinds import ALL
+from server.structured_outputs.numbers import sizes_of
+from server.structured_outputs.writer import Node, Writer
+
+
+def write_array(writer: Writer, node: Node, location: Location, extra: list[Schema]) -> Node:
+    """What the keywords of arrays say. Appends to `extra` what stands beside them."""
+    written: Node = {**sizes_of(node, "minItems", "maxItems")}
+    prefix, items = _array_parts(node)
+    if prefix is not None:
+        name, schemas = prefix
+        written["prefixItems"] = [
+            writer.schema(item, (*location, name, index), ALL) for index, item in enumerate(schemas)
+        ]
+    if items is not None:
+        name, schema = items
+        written["items"] = writer.schema(schema, (*location, name), ALL)
+    if node.get("uniqueItems") and written.get("maxItems", 2) > 1:
+        if (arranged := arrangements(node)) is None:
+            writer.drop((*location, "uniqueItems"), "a grammar can see to it for at most four known values")
+        else:
+            extra.append(arranged)
+    _contains(writer, node, location, extra)
+    if node.get("unevaluatedItems", True) not in (True, {}) and items is None:
+        writer.drop((*location, "unevaluatedItems"), "no grammar can follow it, but items")
+    return written
+
+
+def _contains(writer: Writer, node: Node, location: Location, extra: list[Schema]) -> None:
+    if "contains" not in node or (node.get("minContains") == 0 and "maxContains" not in node):
+        return
+    if node["contains"] in (True, {}):
+        limits = {"minItems": node.get("minContains", 1)}
+        limits |= {"maxItems": node["maxContains"]} if "maxContains" in node else {}
+        extra.append(sizes_of(limits, "minItems", "maxItems"))
+    else:
+        writer.drop((*location, "contains"), "no grammar can follow it, but items and prefixItems")
+
+
+def _array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, Any] | None]:
+    """The schemas of the first items and of the others, each with its keyword, whatever draft spelled them."""
+    if isinstance(node.get("items"), list):
+        rest = ("additionalItems", node["additionalItems"]) if "additionalItems" in node else None
+        return ("items", node["items"]), rest
+    prefix = ("prefixItems", node["prefixItems"]) if "prefixItems" in node else None
+    return prefix, ("items", node["items"]) if "items" in node else None

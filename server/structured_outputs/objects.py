@@ -1,0 +1,89 @@
+"""write_object: what a schema says of objects."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.errors import UnsupportedParameter
+from server.schemas.base import Location, path_text
+from server.structured_outputs.composition import ABSENT, Schema, all_of, any_of
+from server.structured_outputs.counting import PropertyCounts
+from server.structured_outputs.keywords import IN_PLACE
+from server.structured_outputs.kinds import ALL, Kinds
+from server.structured_outputs.names import close_to_names, name_pattern, patterns_in
+from server.structured_outputs.numbers import sizes_of
+from server.structured_outputs.writer import Node, Writer
+
+
+def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:
+    """What the keywords of objects say. Appends to `extra` what stands beside them."""
+    written: Node = {}
+    for keyword in node:
+        if keyword == "patternProperties":
+            _check_patterns(writer, node[keyword], (*location, keyword))
+        if keyword in ("properties", "patternProperties"):
+            written[keyword] = {
+                name: writer.schema(schema, (*location, keyword, name), ALL) for name, schema in node[keyword].items()
+            }
+        elif keyword == "additionalProperties":
+            written[keyword] = writer.schema(node[keyword], (*location, keyword), ALL)
+        elif keyword == "required":
+            written[keyword] = list(dict.fromkeys(node[keyword]))
+    _unevaluated_properties(writer, node, location, written)
+    sizes = sizes_of(node, "minProperties", "maxProperties")
+    names = _property_names(writer, node.get("propertyNames", True), (*location, "propertyNames"))
+    if sizes and isinstance(names, dict) and "properties" in names:
+        if "patternProperties" in written:
+            writer.drop((*location, "propertyNames"), "a grammar cannot count properties beside patternProperties")
+        else:
+            close_to_names(written, names["properties"])  # so that they can be counted
+        names = True
+    counts = PropertyCounts(written, sizes.get("minProperties"), sizes.get("maxProperties"))
+    written.update(counts.limits)
+    if counts.beside is None:
+        writer.drop((*location, counts.keyword), "a grammar cannot count so many optional properties")
+    else:
+        extra.append(counts.beside)
+    extra += _dependencies(writer, node, location, kinds)
+    extra.append(names)
+    return written
+
+
+def _check_patterns(writer: Writer, patterns: Node, place: Location) -> None:
+    """Raise UnsupportedParameter. Without the pattern, what is said of other properties would change too."""
+    for pattern in patterns:
+        if (construct := writer.unsupported_construct(pattern, (*place, pattern))) is not None:
+            path = path_text((*place, pattern))
+            raise UnsupportedParameter(
+                f"{path} has {construct}; no grammar can follow it: write the pattern without", param=path
+            )
+
+
+def _unevaluated_properties(writer: Writer, node: Node, location: Location, written: Node) -> None:
+    keyword = "unevaluatedProperties"
+    if keyword not in node or "additionalProperties" in node or node[keyword] in (True, {}):
+        return
+    if node.keys() & set(IN_PLACE):
+        writer.drop((*location, keyword), "no grammar can follow it beside schemas that are combined")
+    else:  # nothing else evaluates a property
+        written["additionalProperties"] = writer.schema(node[keyword], (*location, keyword), ALL)
+
+
+def _dependencies(writer: Writer, node: Node, location: Location, kinds: Kinds) -> Iterator[Schema]:
+    for keyword in ("dependencies", "dependentRequired", "dependentSchemas"):
+        for name, value in node.get(keyword, {}).items():
+            if isinstance(value, list):
+                needed: Schema = {"required": list(dict.fromkeys([name, *value]))}
+            else:
+                schema = writer.schema(value, (*location, keyword, name), kinds)
+                needed = all_of([{"required": [name]}, schema])
+            yield any_of([{"properties": {name: ABSENT}}, needed])
+
+
+def _property_names(writer: Writer, node: Any, place: Location) -> Schema:
+    names = name_pattern(node)
+    if names is None or any(
+        writer.unsupported_construct(pattern, (*place, "pattern")) for pattern in patterns_in(names)
+    ):
+        writer.drop(place, "a grammar can follow an enum, a pattern or a length only")
+        return True
+    return names

@@ -1,0 +1,26 @@
+"""Writer: what the parts of a translation ask of the whole."""
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from server.schemas.base import Location
+from server.structured_outputs.composition import Schema
+from server.structured_outputs.kinds import Kinds
+
+Node = dict[str, Any]
+
+
+class Writer(Protocol):
+    """See Translation."""
+
+    def schema(self, node: Any, location: Location, kinds: Kinds, /) -> Schema: ...
+
+    def drop(self, place: Location, reason: str, /) -> None: ...
+
+    def attempt(self) -> AbstractContextManager[None]: ...
+
+    def unsupported_construct(self, pattern: str, place: Location, /) -> str | None: ...
+
+    def are_disjoint(self, first: Any, second: Any, kinds: Kinds, /) -> bool: ...
+
+    def all_disjoint(self, schemas: list[Any], kinds: Kinds, /) -> bool: ...
