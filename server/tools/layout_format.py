@@ -9,21 +9,17 @@ from server.tools.answer_grammar import answer_grammar, body_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.call_reader import CallReader, NamedCallReader, ObjectCallReader
 from server.tools.format import Tool, WrittenCall
+from server.tools.format_base import FormatBase
 from server.tools.layout import CallLayout, object_keys
 from server.tools.step_parser import StepParser
 
 
 @dataclass(frozen=True, slots=True)
-class LayoutFormat:
+class LayoutFormat(FormatBase):
     """Calls that are JSON objects, or names followed by JSON."""
 
-    name: str
     layout: CallLayout
     other_triggers: tuple[str, ...] = ()  # marks that models also begin calls with
-    takes_object_arguments: bool = True
-    call_id_length: int | None = None
-    renders_calls: bool = True
-    takes_several_calls: bool = True
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from server.tools.answer_reader import AnswerReader
 from server.tools.call_reader import Outcome
 from server.tools.event_log import EventLog
 from server.tools.format import Tool, WrittenCall
+from server.tools.format_base import FormatBase
 from server.tools.json_scanner import read_value
 from server.tools.layout import CallLayout, Slot
 from server.tools.members_grammar import members_grammar
@@ -65,16 +66,11 @@ class PythonicCallReader:
 
 
 @dataclass(frozen=True, slots=True)
-class PythonicFormat:
+class PythonicFormat(FormatBase):
     """The list stands alone, or between marks."""
 
-    name: str
     begin: str  # up to and including the bracket
     end: str
-    takes_object_arguments: bool = True
-    call_id_length: int | None = None
-    renders_calls: bool = True
-    takes_several_calls: bool = True
 
     @property
     def layout(self) -> CallLayout:

@@ -9,6 +9,7 @@ from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.format import Tool, WrittenCall
+from server.tools.format_base import FormatBase
 from server.tools.layout import words
 from server.tools.schema_texts import constant_texts, property_names
 from server.tools.step_parser import StepParser
@@ -21,16 +22,11 @@ _ANY_KEY = '[^<>"\\s]+'
 
 
 @dataclass(frozen=True, slots=True)
-class TaggedFormat:
+class TaggedFormat(FormatBase):
     """Calls whose arguments stand between tags. Strings have no quotes, so a string cannot hold its own closing tag."""
 
-    name: str
     layout: TaggedLayout
     other_triggers: tuple[str, ...] = ()  # marks that models also begin calls with
-    takes_object_arguments: bool = True
-    call_id_length: int | None = None
-    renders_calls: bool = True
-    takes_several_calls: bool = True
 
     @property
     def marks(self) -> tuple[str, ...]:

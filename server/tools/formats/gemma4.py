@@ -15,6 +15,7 @@ from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.call_reader import NamedCallReader
 from server.tools.format import Tool, WrittenCall
+from server.tools.format_base import FormatBase
 from server.tools.json_scanner import Emit, read_json_atom, read_value
 from server.tools.layout import CallLayout, Slot
 from server.tools.members_grammar import members_grammar
@@ -43,14 +44,8 @@ _ANY_TYPES = frozenset(("string", "array", "object", "number", "boolean"))
 
 
 @dataclass(frozen=True, slots=True)
-class Gemma4Format:
+class Gemma4Format(FormatBase):
     """A string cannot hold the mark that ends it."""
-
-    name: str = "gemma4"
-    takes_object_arguments: bool = True
-    call_id_length: int | None = None
-    renders_calls: bool = True
-    takes_several_calls: bool = True
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -166,4 +161,4 @@ def _string_grammar(builder: GrammarBuilder) -> str:
     return f"{builder.literal(_QUOTE)} {builder.text_until(_QUOTE)}"
 
 
-FORMAT = Gemma4Format()
+FORMAT = Gemma4Format("gemma4")

@@ -17,6 +17,7 @@ from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.answer_grammar import json_grammar
 from server.tools.event_log import EventLog
 from server.tools.format import Tool, WrittenCall
+from server.tools.format_base import FormatBase
 from server.tools.json_scanner import read_arguments
 from server.tools.layout import CallLayout, Slot
 from server.tools.reader import Marks, Reader, Steps
@@ -38,14 +39,8 @@ _WRITTEN_BY_MODEL = ("<|channel|>commentary to=functions.", " <|constrain|>json<
 
 
 @dataclass(frozen=True, slots=True)
-class HarmonyFormat:
+class HarmonyFormat(FormatBase):
     """One call an answer: the model stops behind it."""
-
-    name: str = "openai"
-    takes_object_arguments: bool = True
-    call_id_length: int | None = None
-    renders_calls: bool = True
-    takes_several_calls: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -129,4 +124,4 @@ def _read_message(reader: Reader, log: EventLog, names: Collection[str]) -> Step
     log.end()
 
 
-FORMAT = HarmonyFormat()
+FORMAT = HarmonyFormat("openai", takes_several_calls=False)

@@ -1,0 +1,14 @@
+"""FormatBase: what formats say of themselves, with what is so for most."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class FormatBase:
+    """See ToolFormat."""
+
+    name: str
+    takes_object_arguments: bool = field(default=True, kw_only=True)
+    call_id_length: int | None = field(default=None, kw_only=True)
+    renders_calls: bool = field(default=True, kw_only=True)
+    takes_several_calls: bool = field(default=True, kw_only=True)
