@@ -74,8 +74,10 @@ async def _serve(
 
     http, context = create_server(client, server_config, engine_config, metrics, store)
     start.context = context
-    if server_config.data_dir is not None and (num_interrupted := await fail_interrupted(store)):
-        logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
+    if server_config.data_dir is not None:
+        await store.expire()
+        if num_interrupted := await fail_interrupted(store):
+            logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
     serving = asyncio.create_task(http.serve([sock]), name="http")
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:

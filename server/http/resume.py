@@ -2,18 +2,20 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from fastapi import Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.generation.generation import Generation
+from server.http.query import unhonored
 from server.http.sse import EventStream, Framing, framing_of, generated
 from server.protocols.formatter import AnswerFormatter
 from server.runs.registry import Runs, new_stream_id
 from server.runs.run import Run, RunOptions
 from server.schemas.base import quote
+from server.schemas.parameters import ignored_header
 
 _EVENT_ID = re.compile(r"(stream_[0-9a-f]{1,64}):([0-9]{1,12})")
 
@@ -70,17 +72,20 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
     if run.log.has_ended and after and after == run.log.num_events:
         return Response(status_code=204)  # browsers' EventSource comes back until it gets this
     run.log.after(after or 0, 0)  # raises EventsDropped while that can still be a status
-    return stream_run(request, run, after=after or 0)
+    ignored = ignored_header(unhonored(request, ("starting_after",)))
+    return stream_run(request, run, after=after or 0, headers=ignored)
 
 
-def stream_run(request: Request, run: Run, *, after: int, with_ids: bool = True) -> EventStream:
-    """A response that streams the run's events behind number `after`."""
+def stream_run(
+    request: Request, run: Run, *, after: int, with_ids: bool = True, headers: Mapping[str, str] | None = None
+) -> EventStream:
+    """A response that streams the run's events behind number `after`. headers: beside the run's own."""
     form = run.options.form
     return EventStream(
         _read(run, after, with_ids),
         Framing(form.media_type, form.ping, b"", run.options.cut),  # its end mark is in the log
         ping_interval_s=request.app.state.context.config.sse_ping_interval,
-        headers=run.options.headers,
+        headers={**run.options.headers, **(headers or {})},
     )
 
 

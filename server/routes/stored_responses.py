@@ -64,7 +64,7 @@ async def _stream(request: Request, context: Context, response_id: str, after: i
         )
     run.log.after(number, 0)  # raises EventsDropped while that can still be a status
     context.runs.count_resumed()
-    return stream_run(request, run, after=number, with_ids=False)
+    return stream_run(request, run, after=number, with_ids=False, headers=_ignored(request))
 
 
 @router.delete("/v1/responses/{response_id}")

@@ -211,6 +211,10 @@ class Entries:
         while connection.execute("SELECT bytes FROM totals").fetchone()[0] > self._max_bytes:
             connection.execute("DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY used_s LIMIT 1)")
 
+    async def expire(self) -> None:
+        """Drop what is too old. So does every write; this is for a server that begins."""
+        await self._database.run(lambda connection: self._evict(connection, self._clock()))
+
     async def check(self) -> None:
         """Assert that the sizes are right and within the limit."""
 

@@ -92,6 +92,10 @@ class RawRequest:
             await self.task
 
     @property
+    def has_ended(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    @property
     def status(self) -> int | None:
         return next((m["status"] for m in self.sent if m["type"] == "http.response.start"), None)
 

@@ -5,11 +5,13 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.http.middleware import key_owner
-from tests.helpers.asgi import RawRequest
+from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
 from tests.helpers.sse import contents, events
 
@@ -68,6 +70,38 @@ async def test_every_cut_can_be_mended_in_each_of_three_ways() -> None:
         metrics = (await api.get("/metrics")).text
     assert len(client.requests) == 1
     assert f'headrace_streams_resumed_total{{model_name="org/tiny"}} {3 * (len(blocks) - 1) + 1}.0' in metrics
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), max_size=6), num_choices=st.integers(1, 2))
+def test_any_cuts_of_a_live_stream_leave_nothing_out_and_nothing_twice(
+    cuts: list[tuple[int, int]], num_choices: int
+) -> None:
+    """cuts: events that a connection sees at least, and rounds of the loop until the next one."""
+
+    async def scenario() -> None:
+        app = make_app(FakeClient(says("Hello, world!", per_step=2, finish=FinishReason.STOP)))
+        body, path, method = {**CHAT, "n": num_choices}, CHAT_PATH, "POST"
+        headers: tuple[tuple[bytes, bytes], ...] = DEFAULT_HEADERS
+        got = b""
+        for num_events, away in [*cuts, (1000, 0)]:
+            async with RawRequest(app, path, body, headers=headers, method=method) as request:
+                wanted = max(1, num_events) if not got else num_events
+                await request.until(lambda: request.has_ended or len(_ID.findall(request.body)) >= wanted)  # noqa: B023
+                request.disconnect()
+                await request.ended()
+            got += request.body
+            for _ in range(away):
+                await asyncio.sleep(0)
+            stream_id, number = _ID.findall(got)[-1]
+            headers = (*DEFAULT_HEADERS, (b"last-event-id", stream_id + b":" + number))
+            path, method = f"/v1/streams/{stream_id.decode()}", "GET"
+        async with http(app) as api:
+            assert (await api.get(path)).content == got
+        assert got.endswith(b"data: [DONE]\n\n")
+        app.state.context.runs.check()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 async def test_a_client_that_has_it_all_gets_204() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from sqlite3 import Connection
 from typing import Any
 
 import pytest
@@ -156,6 +157,22 @@ async def test_states_find_entries_of_all_owners() -> None:
         await entries.put(Entry(f"{owner} {state}", "t", owner, 1, state, {}))
     found = await entries.with_states("t", ["queued", "running"])
     assert {entry.id for entry in found} == {"ann queued", "ben running"}
+
+
+async def test_what_is_too_old_is_not_shown_and_goes_with_the_next_start() -> None:
+    now = [0.0]
+    database = memory_database()
+    entries = Entries(database, max_bytes=2**20, max_age_s=10, clock=lambda: now[0])
+    await entries.put(Entry("a", "t", "", 1, "", {}))
+    now[0] = 11
+    assert await entries.get("t", "a", "") is None
+
+    def count(connection: Connection) -> int:
+        return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+    assert await database.run(count) == 1
+    await entries.expire()
+    assert await database.run(count) == 0
 
 
 @pytest.mark.parametrize("is_ascending", [True, False])
