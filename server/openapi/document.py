@@ -15,7 +15,7 @@ from server.structured_outputs.fields import StructuredFields
 
 _EVERY = (400, 431, 500)
 _OF_BODIES = (408, 413)
-_EACH = {EVENTS: "each event's data, but the mark of the end", LINES: "each line"}
+_EACH = {EVENTS: "each event", LINES: "each line"}
 
 
 def operations(routes: Iterable[Any]) -> Iterator[tuple[str, str, APIRoute]]:
@@ -86,10 +86,13 @@ def _operation(
     models = _models(route, operation)
     statuses = {*_EVERY, *operation.errors, *(_OF_BODIES if models else ()), *(() if is_open else (401,))}
     content = {
-        media: {"schema": {"type": "string"} if kind is None else answers.of(kind)}
-        for media, kind in operation.answers.items()
+        media: {"schema": _answer_schema(media, kind, operation, answers)} for media, kind in operation.answers.items()
     }
-    streamed = [f"As {media}, the schema is that of {_EACH[media]}." for media in operation.answers if media in _EACH]
+    streamed = [
+        f"As {media}, the schema is that of {_EACH[media]}; an error that breaks it off is one too, as of a 500."
+        for media in operation.answers
+        if media in _EACH
+    ]
     responses: dict[str, Any] = {
         "200": {"description": " ".join(["The answer.", *streamed]), "content": content},
         **error_answers(statuses, path, answers),
@@ -115,6 +118,18 @@ def _operation(
     if is_open:
         described["security"] = []
     return described
+
+
+def _answer_schema(media: str, kind: Any, operation: Operation, answers: AnswerSchemas) -> Schema:
+    """An event is an object with the data, which is JSON, in it, as OpenAPI 3.2 says of streams' items."""
+    text: Schema = {"type": "string"}
+    if media != EVENTS:
+        return text if kind is None else answers.of(kind)
+    if kind is not None:
+        text |= {"contentMediaType": JSON, "contentSchema": answers.of(kind)}
+    if operation.has_end_mark:
+        text = {"anyOf": [text, {"const": "[DONE]"}]}
+    return {"type": "object", "properties": {"data": text}, "required": ["data"]}
 
 
 def _body_schema(references: list[Schema]) -> Schema:

@@ -52,6 +52,7 @@ class Operation:
     errors: Sequence[int] = ()
     unready: Any = None
     query: Sequence[Query] = ()
+    has_end_mark: bool = False  # the stream's last data is [DONE]
     has_constraints: bool = False  # the body takes the fields of structured outputs too
 
 
@@ -68,12 +69,14 @@ OPERATIONS: Mapping[str, Operation] = {
         answers={JSON: ChatCompletion, EVENTS: ChatChunk},
         example={"messages": _MESSAGES, "max_completion_tokens": 64, "temperature": 0.7},
         errors=(*_GENERATING, 410),
+        has_end_mark=True,
         has_constraints=True,
     ),
     "POST /v1/completions": Operation(
         answers={JSON: TextCompletion, EVENTS: TextCompletion},
         example={"prompt": "Once upon a time", "max_tokens": 32},
         errors=(*_GENERATING, 410),
+        has_end_mark=True,
         has_constraints=True,
     ),
     "POST /v1/messages": Operation(

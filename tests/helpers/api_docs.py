@@ -46,7 +46,7 @@ def _operation(name: str, operation: dict[str, Any]) -> Iterator[str]:
         yield from (f"Body: {', with the fields of '.join(map(_type, parts))}. For example", "")
         yield from ("```json", json.dumps(content["example"], indent=2, ensure_ascii=False), "```", "")
     answer = operation["responses"]["200"]
-    kinds = [f"`{media}` ({_type(content['schema'])})" for media, content in answer["content"].items()]
+    kinds = [f"`{media}` ({_type(_data(content['schema']))})" for media, content in answer["content"].items()]
     yield from (f"Answers {', or '.join(kinds)}.", "")
     rows = [
         (status, next(iter(_types(response))), response["description"])
@@ -56,6 +56,14 @@ def _operation(name: str, operation: dict[str, Any]) -> Iterator[str]:
     yield from ("| status | object | when |", "| --- | --- | --- |")
     yield from (f"| {status} | {kind} | {_cell(when)} |" for status, kind, when in rows)
     yield ""
+
+
+def _data(schema: dict[str, Any]) -> dict[str, Any]:
+    """What the data of an event is, and of other answers the schema as it is."""
+    data = schema.get("properties", {}).get("data", {})
+    data = data.get("anyOf", [data])[0]
+    found: dict[str, Any] = data.get("contentSchema", schema)
+    return found
 
 
 def _types(response: dict[str, Any]) -> Iterator[str]:

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
-import ollama
 import pytest
 import uvicorn
 from pydantic import BaseModel
@@ -14,6 +14,8 @@ from engine.protocol import FinishReason
 from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Script, make_app, says
 from tests.server.routes.test_ollama import TOOL_TEMPLATE
 
+ollama = pytest.importorskip("ollama")
+
 pytestmark = pytest.mark.fast
 
 HELLO = says("Grüße 🙂", finish=FinishReason.STOP)
@@ -21,7 +23,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @contextlib.asynccontextmanager
-async def _served(script: Script, template: str | None = None) -> AsyncIterator[ollama.AsyncClient]:
+async def _served(script: Script, template: str | None = None) -> AsyncIterator[Any]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         app = make_app(FakeClient(script), api_key=("key",), chat_template=template)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
