@@ -140,9 +140,13 @@ class FunctionCallItem(Item):
 
 
 class FunctionCallOutputItem(Item):
+    """name and namespace: of the tool, which the call says too."""
+
     type: Literal["function_call_output"]
     call_id: str
     output: Parts
+    name: str | None = None
+    namespace: str | None = None
 
     @property
     def parts(self) -> list[TextPart | RefusalPart]:

@@ -70,6 +70,7 @@ class ResponseFormatter:
         self._open: OpenItem | None = None
         self._tokens = TextTokens(params.generation.tokenizer)
         self._numbers = count()
+        self._has_begun = False
         self._generation: Generation | None = None
         options = body.stream_options
         self._is_obfuscated = options is not None and options.include_obfuscation is True
@@ -84,6 +85,8 @@ class ResponseFormatter:
             yield event_frame(event)
 
     def broken(self, reply: ErrorReply) -> bytes:
+        """With the stream's beginning, if nothing has come: clients take no other event for the first one."""
+        beginning = [event_frame(self._numbered(event)) for event in self._begin_stream()]
         if self._open is not None:
             self.response.output.append(self._open.item("incomplete"))
             self._open = None
@@ -91,22 +94,27 @@ class ResponseFormatter:
             self.response.usage = _usage(self._generation.usage())
         self.response.status = "failed"
         self.response.error = ResponseError(_error_code(reply), reply.message)
-        return event_frame(self._numbered(ResponseEvent(type="response.failed", response=self.response)))
+        failed = ResponseEvent(type="response.failed", response=self.response)
+        return b"".join([*beginning, event_frame(self._numbered(failed))])
 
     async def _events(self, generation: Generation) -> AsyncIterator[Event]:
         self._generation = generation
-        is_first = True
         with client_names(self._request.names):
             async for delta in generation:
-                if is_first:
-                    is_first = False
-                    for kind in ("response.created", "response.in_progress"):
-                        yield self._numbered(ResponseEvent(type=kind, response=self.response))
+                for event in self._begin_stream():
+                    yield self._numbered(event)
                 for event in self._of_delta(delta):
                     yield self._numbered(event)
                 if delta.finish is not None:
                     for event in self._end(delta.finish, generation.usage()):
                         yield self._numbered(event)
+
+    def _begin_stream(self) -> Iterator[Event]:
+        """Its first events; none the second time."""
+        if not self._has_begun:
+            self._has_begun = True
+            for kind in ("response.created", "response.in_progress"):
+                yield ResponseEvent(type=kind, response=self.response)
 
     def _numbered(self, event: Event) -> Event:
         event.sequence_number = next(self._numbers)
@@ -121,8 +129,11 @@ class ResponseFormatter:
         for piece in pieces:
             yield from self._of_piece(piece, has_other=has_other)
             has_other = has_other or not isinstance(piece, Content)
-        if pieces and not isinstance(pieces[-1], Content):
-            self._tokens.clear()
+        match pieces[-1] if pieces else None:
+            case Thought(text=text):
+                self._tokens.pass_over(text)
+            case CallPiece(name=name, arguments=arguments):
+                self._tokens.pass_over(arguments or name or "")
 
     def _of_piece(self, piece: ChoicePiece, *, has_other: bool) -> Iterator[Event]:
         match piece:

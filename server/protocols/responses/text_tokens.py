@@ -14,17 +14,21 @@ class TextTokens:
     def add(self, tokens: list[ScoredToken]) -> None:
         self._pending += tokens
 
-    def clear(self) -> None:
-        """What is pending belongs to a thought or a call."""
-        self._pending.clear()
+    def pass_over(self, text: str) -> None:
+        """Forget the tokens up to the end of `text`, of a thought or a call; all if they do not spell it."""
+        pieces, spelled = self._spelled()
+        wanted = text.encode()
+        start = spelled.rfind(wanted) if wanted else -1
+        last = len(pieces) if start < 0 else _overlapping(pieces, start, start + len(wanted))[1]
+        self._pending = self._pending[last:]
 
     def take(self, text: str, *, is_last: bool) -> list[ScoredToken]:
         """The tokens that `text` was made of, all of them if they do not spell it. Those before it are forgotten.
 
         is_last: the text is the last part of the pending tokens' that spells so, else the first.
         """
-        pieces = [self._tokenizer.token_bytes(token.token_id) for token in self._pending]
-        spelled, wanted = b"".join(pieces), text.encode()
+        pieces, spelled = self._spelled()
+        wanted = text.encode()
         start = spelled.rfind(wanted) if is_last else spelled.find(wanted)
         if start < 0:
             taken, self._pending = self._pending, []
@@ -32,6 +36,10 @@ class TextTokens:
         first, last = _overlapping(pieces, start, start + len(wanted))
         taken, self._pending = self._pending[first:last], self._pending[last:]
         return taken
+
+    def _spelled(self) -> tuple[list[bytes], bytes]:
+        pieces = [self._tokenizer.token_bytes(token.token_id) for token in self._pending]
+        return pieces, b"".join(pieces)
 
 
 def _overlapping(pieces: list[bytes], start: int, end: int) -> tuple[int, int]:

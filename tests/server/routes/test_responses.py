@@ -1,5 +1,7 @@
 """POST /v1/responses over ASGI: items in, items out, and the events between."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,7 +13,7 @@ from openai.types.responses import ResponseStreamEvent
 
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from tests.helpers.fake_client import MODEL, FakeClient, Step, engine_info, http, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, FakeStream, Step, engine_info, http, make_app, says
 from tests.helpers.response_events import events_of
 
 pytestmark = pytest.mark.fast
@@ -148,6 +150,22 @@ async def test_a_stream_that_breaks_ends_with_a_failed_response() -> None:
     (item,) = response["output"]
     assert (item["status"], item["content"][0]["text"]) == ("incomplete", "Hi")
     assert response["usage"]["output_tokens"] == 2
+
+
+async def test_a_stream_that_breaks_in_its_first_silence_still_has_a_beginning() -> None:
+    class Late(FakeStream):
+        async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+            await asyncio.sleep(0.05)
+            raise EngineDied("the engine ended")
+            yield  # which makes it a generator
+
+    client = _client("x")
+    client.submit = lambda request: Late(client, request, [])  # type: ignore[method-assign]
+    async with http(make_app(client, chat_template=TEMPLATE, sse_ping_interval=0.01)) as api:
+        text = (await api.post("/v1/responses", json={"input": "hi", "stream": True})).text
+    events = events_of(text.replace(": ping\n\n", ""))
+    assert [event["type"] for event in events] == ["response.created", "response.in_progress", "response.failed"]
+    assert [event["response"]["status"] for event in events] == ["in_progress", "in_progress", "failed"]
 
 
 async def test_a_grammar_that_the_engine_refuses_is_blamed_on_the_clients_field() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import EngineRequest, FinishReason
@@ -79,6 +79,8 @@ ANSWERS = st.builds(
 )
 
 
+@settings(deadline=None, max_examples=80)
+@example(PARTS["namespaced"] * 3, 51, 161, True)
 @given(ANSWERS, st.integers(1, 60), st.integers(0, 400), st.booleans())
 def test_a_stream_folds_to_the_whole_answer(
     server: _Server, answer: str, per_step: int, cut: int, has_logprobs: bool
