@@ -1,5 +1,6 @@
 """KeptResponse: a response's formatter that stores what it writes before its last event is sent."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 
@@ -38,6 +39,7 @@ class KeptResponse:
         self._conversation_id = conversation_id
         self._is_stored = is_stored
         self._request_id = request_id
+        self._finishing: asyncio.Future[None] | None = None
         formatter.response.store = is_stored
 
     @property
@@ -95,6 +97,11 @@ class KeptResponse:
             logger.warning("response %s is larger than --store-max-bytes and is not stored", self.response.id)
 
     async def _finish(self) -> None:
+        """Store all that the response leaves behind, even if whoever waits for it is canceled meanwhile."""
+        self._finishing = asyncio.ensure_future(self._store_all())
+        await asyncio.shield(self._finishing)
+
+    async def _store_all(self) -> None:
         await self.save()
         if self._conversation_id is not None:
             items = [*self._given, *output_objects(self.response.output)]

@@ -371,6 +371,34 @@ async def test_a_conversation_grows_with_its_responses() -> None:
         assert len((await client.conversations.items.list(conversation.id)).data) == 7
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_at_the_end_leaves_response_and_conversation_in_step(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = _app(_engine())
+    store = app.state.context.store
+    is_storing, may_go_on = asyncio.Event(), asyncio.Event()
+    put = store.put
+
+    async def slow_put(*arguments: Any) -> bool:
+        is_storing.set()
+        await may_go_on.wait()
+        return bool(await put(*arguments))
+
+    async with _official(app) as client:
+        conversation = await client.conversations.create()
+        monkeypatch.setattr(store, "put", slow_put)
+        body = {"input": "hi", "conversation": conversation.id, "stream": stream}
+        async with RawRequest(app, PATH, body) as request:
+            await asyncio.wait_for(is_storing.wait(), 5)
+            request.disconnect()
+            await request.ended()
+        may_go_on.set()
+        async with asyncio.timeout(5):
+            while len((await client.conversations.items.list(conversation.id)).data) != 2:
+                await asyncio.sleep(0.001)
+
+
 async def test_conversations_are_created_retrieved_updated_and_deleted() -> None:
     async with _official(_app(_engine())) as client:
         conversation = await client.conversations.create(metadata={"topic": "x"})
