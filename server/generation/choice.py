@@ -87,6 +87,7 @@ class Choice:
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.num_prompt_computed = len(prompt.ids)  # less while progress is told
         self.queue_s = 0.0  # from the request's arrival to its first step
         self.num_drafted = 0
         self.num_draft_accepted = 0
@@ -118,6 +119,8 @@ class Choice:
         self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
         self.queue_s = self.queue_s if output.queue_s is None else output.queue_s
         delta = Delta(self.index, num_prompt_computed=output.num_prompt_computed)
+        if output.num_prompt_computed is not None:
+            self.num_prompt_computed = output.num_prompt_computed
         if output.num_prompt_computed is not None and not output.new_ids and output.finish_reason is None:
             self.meter.count(output, 0)
             return delta

@@ -94,6 +94,11 @@ class Generation:
         """From the request's arrival to the first step of its first choice; 0 until then."""
         return self._choices[0].queue_s
 
+    @property
+    def num_prompt_computed(self) -> int:
+        """Tokens of the prompts that are computed or were in the prefix cache: all, but while progress is told."""
+        return sum(choice.num_prompt_computed for choice in self._choices[:: self._params.n])
+
     def num_cached(self, index: int) -> int:
         """Tokens of the prompt of choice number `index` that the prefix cache had."""
         return self._choices[index].num_cached_tokens

@@ -57,7 +57,7 @@ def timings_of(generation: Generation) -> Timings:
     """As far as the answer has come, of all choices together."""
     usage, times = generation.usage(), generation.times()
     cache_n = usage.prompt_tokens_details.cached_tokens
-    prompt_n, predicted_n = usage.prompt_tokens - cache_n, usage.completion_tokens
+    prompt_n, predicted_n = generation.num_prompt_computed - cache_n, usage.completion_tokens
     prompt_ms, predicted_ms = times.prompt_s * 1000, times.output_s * 1000
     timings = Timings(
         cache_n=cache_n,

@@ -46,6 +46,14 @@ async def test_chunks_tell_how_far_the_prompt_is(path: str, body: dict[str, Any]
     assert client.requests[0].reports_progress
 
 
+async def test_timings_count_what_is_computed_of_the_prompt() -> None:
+    body = {**CHAT, "stream": True, "return_progress": True, "timings_per_token": True}
+    async with http(make_app(FakeClient(in_steps))) as api:
+        *chunks, _ = events((await api.post(CHAT_URL, json=body)).text)
+    told = [chunk["timings"]["prompt_n"] for chunk in chunks if "prompt_progress" in chunk]
+    assert told == [8 - 4, 16 - 4, 21 - 4]
+
+
 @pytest.mark.parametrize(("path", "body", "total"), BODIES)
 async def test_progress_comes_to_whom_asks_alone(path: str, body: dict[str, Any], total: int) -> None:  # noqa: ARG001
     client = FakeClient(says("x"))
