@@ -13,6 +13,8 @@ import msgspec
 from engine.grammar.vocabulary import GrammarVocabulary
 
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")  # in the grammar that the server wrote
+_UNSATISFIABLE = re.compile(r"(?:failed to compile JSON schema: )?Unsatisfiable schema: (.*)")
+_NO_PROPERTY = re.compile(r"required property '(.*)' is unsatisfiable")
 _NO_WAY_BACK = "it has max_tokens=... or stop=..., which cannot be followed; use suffix=..., or a limit in the pattern"
 
 
@@ -47,7 +49,21 @@ def _plain(error: str) -> str:
         return "the grammar library failed on it; write it another way"
     if line == "NoExtensionBias":
         return "no text matches it"
-    return _PLACE.sub("", line) or "it could not be compiled"
+    line = _PLACE.sub("", line)
+    if (found := _UNSATISFIABLE.fullmatch(line)) is not None:
+        return f"no value matches it: {_plain_contradiction(found[1])}; change what contradicts"
+    return line or "it could not be compiled"
+
+
+def _plain_contradiction(reason: str) -> str:
+    """What the library says of a schema that contradicts itself; one that names numbers is plain enough."""
+    if reason.startswith("Regex is empty"):
+        return "no text has the pattern, format, length and constants that are asked for together"
+    if reason == "incompatible types":
+        return "types that are asked for together exclude each other"
+    if (found := _NO_PROPERTY.fullmatch(reason)) is not None:
+        return f"the required property {found[1]} can have no value"
+    return reason
 
 
 def _can_go_back(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> bool:
