@@ -22,7 +22,7 @@ def refusals(results: list[RowResult], sequences: list[Sequence], impossible_row
 def _refusal(sequence: Sequence, num_output: int) -> RowResult:
     """num_output: tokens before the one that cannot be chosen."""
     names = _banning_parameters(sequence)
-    after = f"after {num_output:,} tokens of output" if num_output else "at the first token"
+    after = f"at token {num_output + 1:,} of the output"
     error = f"{after} no token is left: {' and '.join(names)} rule out all of them together; allow more"
     return RowResult([], error=error, refused_param=names[0])
 

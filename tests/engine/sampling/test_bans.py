@@ -108,7 +108,7 @@ def test_a_sequence_without_a_token_left_is_refused_and_no_other(
     )
     assert [result.token_ids for result in results] == [[3], [], [6]]
     assert results[1].error is not None
-    assert f"at the first token no token is left: {names} rule out" in results[1].error
+    assert f"at token 1 of the output no token is left: {names} rule out" in results[1].error
     assert results[1].refused_param == param
 
 
@@ -122,7 +122,7 @@ def test_a_row_without_a_token_left_behind_a_rejected_draft_is_not_needed() -> N
     banned = _sequence([1], [4], draft=[5, 6], bad_words=((4, 5, 6), (4, 5, 5)), allowed_token_ids=(5, 6))
     (result,) = _sample(_logits(5, 5, 3), banned)
     assert result.error is not None
-    assert "after 2 tokens of output no token is left" in result.error
+    assert "at token 3 of the output no token is left" in result.error
 
 
 def test_a_grammar_and_a_ban_can_leave_nothing() -> None:

@@ -328,3 +328,17 @@ def test_sampled_outputs_have_one_distribution_under_a_grammar(
     biased = Counter({text: round(0.97 * count) for text, count in plain.items()})
     biased[commonest] += SAMPLES - biased.total()
     assert significant(_p_values(drafted, biased)) != []
+
+
+@pytest.mark.parametrize("kind", ["none", "model"])
+def test_a_ban_holds_for_tokens_that_a_grammar_forces(pair: Pair, grammars: GrammarCompiler, kind: str) -> None:
+    plain = make_request("a", [9, 8, 7], max_tokens=9, temperature=0.0, grammar=GRAMMAR)
+    client = _client(pair, kind, grammars=grammars)
+    forced = client.generate([plain])["a"].new_ids[2]
+    assert sum(step.forced_tokens for step in client.steps) > 0 or kind == "model"  # which drafted it
+    banned = make_request("b", [9, 8, 7], max_tokens=9, temperature=0.0, grammar=GRAMMAR, bad_words=((forced,),))
+    output = _client(pair, kind, grammars=grammars).generate([banned])["b"]
+    assert output.is_refused
+    assert output.refused_param == "bad_words"
+    assert output.error is not None
+    assert "no token is left: bad_words and the grammar rule out" in output.error
