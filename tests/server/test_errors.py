@@ -75,7 +75,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("ignore_eos", "yes", "it must be true or false"),
     ("model", 5, "it must be a string"),
     ("priority", 2**31, "less than or equal to"),
-    ("suffix", "end", "not supported"),
+    ("suffix", "end", "needs a model that fills in the middle"),
 ]
 
 CHAT_FIELDS: list[tuple[str, Any, str]] = [
@@ -123,7 +123,7 @@ TEXT_FIELDS: list[tuple[str, Any, str]] = [
     ("logprobs", 21, "at most 20"),
     ("logprobs", -1, "at least 0"),
     ("logprobs", True, "it must be an integer"),
-    ("best_of", 3, "best of more than n"),
+    ("best_of", 0, "greater than or equal to 1"),
     ("prediction", {"type": "content", "content": "x"}, "not supported"),
 ]
 
