@@ -23,7 +23,6 @@ class MessageUsage(msgspec.Struct, kw_only=True):
 
 class ContentText(msgspec.Struct, tag_field="type", tag="text"):
     text: str = ""
-    citations: None = None
 
 
 class ContentThinking(msgspec.Struct, tag_field="type", tag="thinking"):

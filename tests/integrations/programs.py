@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,8 +22,8 @@ def _folder(name: str) -> Path:
     return cache_folder() / "integrations" / name
 
 
-def npm_program(package: str, *path: str) -> Path:
-    """An executable of an npm package, below its node_modules. Skips the test where there is no npm."""
+def npm_program(package: str, *path: str, others: Sequence[str] = ()) -> Path:
+    """A file of an npm package, below its node_modules. Skips the test where there is no npm."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
@@ -31,18 +31,30 @@ def npm_program(package: str, *path: str) -> Path:
     program = folder.joinpath("node_modules", *path)
     if not program.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _install([npm, "install", "--prefix", str(folder), "--no-fund", "--no-audit", package])
+        _install([npm, "install", "--prefix", str(folder), "--no-fund", "--no-audit", package, *others])
     assert program.exists(), f"{package} has no {program}; look into the package and mend the path"
     return program
 
 
-def python_program(package: str, program: str) -> Path:
-    """A command of a Python package, in a virtual environment of its own."""
+def node_scripts(folder: Path, *packages: str) -> Path:
+    """A copy of the scripts in `folder` beside the npm packages that they import."""
+    target = npm_program(packages[0], packages[0], "package.json", others=packages[1:]).parents[
+        2 + packages[0].count("/")
+    ]
+    for script in folder.glob("*.mjs"):
+        shutil.copy(script, target)
+    return target
+
+
+def python_program(package: str, program: str, *, others: Sequence[str] = ()) -> Path:
+    """A command of a Python package, in a virtual environment that it shares with `others` alone."""
     folder = _folder(package)
     path = folder / "bin" / program
-    if not path.exists():
+    complete = folder / "complete"  # an installation that was interrupted is done again
+    if not complete.exists():
         _install([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _install([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", package])
+        _install([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", package, *others])
+        complete.touch()
     return path
 
 

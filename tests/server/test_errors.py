@@ -208,11 +208,20 @@ async def test_deep_nesting_is_refused_before_anything_walks_it(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("browser", [{"origin": "https://page.example"}, {"sec-fetch-site": "cross-site"}])
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
-async def test_another_content_type_is_refused(content_type: str) -> None:
+async def test_another_content_type_is_refused_from_a_page(content_type: str, browser: dict[str, str]) -> None:
+    headers = {"content-type": content_type, **browser}
     async with http(make_app(FakeClient(says("x")))) as api:
-        response = await api.post(TEXT_URL, content=b'{"prompt": "a"}', headers={"content-type": content_type})
+        response = await api.post(TEXT_URL, content=b'{"prompt": "a"}', headers=headers)
     _check(response, 400, None, "must be application/json")
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "application/x-www-form-urlencoded"}])
+async def test_programs_need_not_name_the_content_type(headers: dict[str, str]) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(TEXT_URL, content=b'{"prompt": "a"}', headers=headers)
+    assert response.status_code == 200
 
 
 async def test_an_encoded_body_is_refused_and_one_that_says_it_is_not_is_read() -> None:

@@ -137,7 +137,7 @@ def test_blocks_come_in_order_with_ids_of_anthropics_form() -> None:
     )
     assert message["content"] == [
         {"type": "thinking", "thinking": "hmm", "signature": SIGNATURE},
-        {"type": "text", "text": "Let me see.", "citations": None},
+        {"type": "text", "text": "Let me see."},
         {"type": "tool_use", "id": "toolu_abc", "name": "plus", "input": {"a": 1}},
         {"type": "tool_use", "id": "functions.now:1", "name": "now", "input": {}},  # as the model wrote it
     ]

@@ -1,0 +1,51 @@
+"""The official clients and the libraries around them, against a real server on the demo model.
+
+Each program in clients/ makes its own assertions and prints its steps; what it prints is shown where it fails.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.server_process import API_KEY, ServerProcess
+from tests.integrations.programs import node_scripts, python_program
+
+pytestmark = pytest.mark.integrations
+
+_SCRIPTS = Path(__file__).with_name("clients")
+_MODEL = "demo"
+_TIMEOUT_S = 600.0
+_PYTHON_PACKAGES = ("anthropic", "ollama", "litellm", "langchain-openai", "langchain-anthropic", "langchain-ollama")
+_NODE_PACKAGES = (
+    *("openai", "@anthropic-ai/sdk", "ollama", "zod"),
+    *("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@ai-sdk/anthropic"),
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with ServerProcess(log, "--served-model-name", _MODEL, "--kv-cache-memory-bytes", "512MiB") as running:
+        running.wait_ready()
+        yield running
+
+
+def _run(*command: str | Path) -> None:
+    result = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr[-8000:]}"
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in _SCRIPTS.glob("*.py")))
+def test_python(server: ServerProcess, script: str) -> None:
+    python = python_program("openai", "python", others=_PYTHON_PACKAGES)
+    _run(python, _SCRIPTS / script, server.url, API_KEY, _MODEL)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in _SCRIPTS.glob("*.mjs")))
+def test_node(server: ServerProcess, script: str) -> None:
+    folder = node_scripts(_SCRIPTS, *_NODE_PACKAGES)
+    _run("node", folder / script, server.url, API_KEY, _MODEL)
