@@ -13,17 +13,16 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import llguidance
 import numpy as np
 
+from benchmarks.grammar_libraries import Headrace, Matcher, XGrammar
+from benchmarks.instance_order import spellings
 from engine.commands.bench.processor import processor_name
-from engine.errors import HeadraceError
-from server.structured_outputs.json_schema import prepare_schema
 
 _ENGINES = ("headrace", "xgrammar")
 _PAGE_BYTES = 4096
@@ -43,20 +42,6 @@ class CaseResult:
     num_tokens: int = 0  # of the valid instances that are accepted
     num_forced: int = 0
     resident_bytes: int = 0
-
-
-class Matcher(Protocol):
-    """One instance's place in a compiled schema."""
-
-    def fill_mask(self) -> None: ...
-
-    def accept(self, token_id: int) -> bool: ...
-
-    def can_end(self) -> bool: ...
-
-    def num_forced(self, token_ids: list[int]) -> int:
-        """How many of the tokens that come next are the only ones that can."""
-        ...
 
 
 def main() -> int:
@@ -177,7 +162,7 @@ def _report(engine: str, file: Path, result: CaseResult) -> None:
 
 
 def _work(options: argparse.Namespace) -> None:
-    engine = (_Headrace if options.worker == "headrace" else _XGrammar)(options)
+    engine = (Headrace if options.worker == "headrace" else XGrammar)(options)
     tokenizer = engine.tokenizer
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -192,7 +177,7 @@ def _work(options: argparse.Namespace) -> None:
 # --- One case --------------------------------------------------------------------------------------------------------
 
 
-def _measure(engine: "_Headrace | _XGrammar", tokenizer: llguidance.LLTokenizer, case: dict[str, Any]) -> CaseResult:
+def _measure(engine: "Headrace | XGrammar", tokenizer: llguidance.LLTokenizer, case: dict[str, Any]) -> CaseResult:
     result = CaseResult()
     start_s = time.perf_counter()
     try:
@@ -203,7 +188,7 @@ def _measure(engine: "_Headrace | _XGrammar", tokenizer: llguidance.LLTokenizer,
     result.compile_ms = (time.perf_counter() - start_s) * 1000
     for test in case["tests"]:
         is_accepted = False
-        for instance in _spellings(test["data"], case["schema"]):
+        for instance in spellings(test["data"], case["schema"]):
             text = json.dumps(instance, separators=(",", ":"), ensure_ascii=False)
             token_ids = tokenizer.tokenize_str(text)
             is_accepted = _follow(engine.matcher(compiled), token_ids, result.mask_ms)
@@ -242,191 +227,6 @@ def _forced(matcher: Matcher, token_ids: list[int]) -> int:
             matcher.accept(token_id)
         index += max(1, stretch)
     return num_forced
-
-
-def _spellings(instance: Any, schema: Any) -> Iterator[Any]:
-    """The instance as it is, and with its properties in the order of the schema, which both libraries enforce."""
-    yield instance
-    try:
-        prepared: Any = prepare_schema(schema, param="schema", is_strict=False).schema
-    except HeadraceError:
-        return
-    if isinstance(prepared, dict):
-        ordered = _Order(prepared).of(instance, [prepared])
-        if json.dumps(ordered) != json.dumps(instance):
-            yield ordered
-
-
-class _Order:
-    """Orders properties as a prepared schema lists them; of alternatives, as that which the value matches does."""
-
-    def __init__(self, root: dict[str, Any]) -> None:
-        self._definitions = root.get("$defs", {})
-
-    def of(self, value: Any, schemas: list[Any]) -> Any:
-        parts = [part for schema in schemas for part in self._parts(schema, value)]
-        if isinstance(value, list):
-            return [self.of(item, [_of_item(part, index) for part in parts]) for index, item in enumerate(value)]
-        if not isinstance(value, dict):
-            return value
-        listed = [name for part in parts for name in _names(part)]
-        listed += [name for part in parts for name in part.get("required", ())]
-        names = dict.fromkeys([*(name for name in listed if name in value), *value])
-        return {
-            name: self.of(value[name], [each for part in parts for each in _of_property(part, name)]) for name in names
-        }
-
-    def _parts(self, schema: Any, value: Any) -> Iterator[dict[str, Any]]:
-        """The schemas that say something of the value."""
-        if not isinstance(schema, dict):
-            return
-        yield schema
-        if "$ref" in schema:
-            yield from self._parts(self._definitions[schema["$ref"].rpartition("/")[2]], value)
-        for part in schema.get("allOf", ()):
-            yield from self._parts(part, value)
-        for part in schema.get("anyOf", ()):
-            if self._is_valid(part, value):
-                yield from self._parts(part, value)
-                break
-        for literal in [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else [])]:
-            if literal == value:
-                yield from _parts_of_literal(literal)
-
-    def _is_valid(self, schema: Any, value: Any) -> bool:
-        from jsonschema import Draft202012Validator  # no dependency of headrace
-
-        rooted = {"allOf": [schema], "$defs": self._definitions}
-        return bool(Draft202012Validator(rooted).is_valid(value))
-
-
-def _parts_of_literal(literal: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(literal, dict):
-        yield {"properties": {name: {"const": item} for name, item in literal.items()}}
-    elif isinstance(literal, list):
-        yield {"prefixItems": [{"const": item} for item in literal]}
-
-
-def _names(part: dict[str, Any]) -> list[str]:
-    return list(part.get("properties", {}))
-
-
-def _of_item(part: dict[str, Any], index: int) -> Any:
-    first = part.get("prefixItems", [])
-    return first[index] if index < len(first) else part.get("items", True)
-
-
-def _of_property(part: dict[str, Any], name: str) -> Iterator[Any]:
-    if name in part.get("properties", {}):
-        yield part["properties"][name]
-    else:
-        yield from part.get("patternProperties", {}).values()
-        yield part.get("additionalProperties", True)
-
-
-# --- The two libraries -----------------------------------------------------------------------------------------------
-
-
-class _Headrace:
-    """llguidance behind `prepare_schema`, as a request with `strict` has it."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.tokenizer = _tokenizer(options)
-        self._mask = np.zeros((options.vocab_size + 31) // 32, dtype=np.int32)
-        self._kept: list[llguidance.LLMatcher] = []  # for the measurement of memory
-
-    def compile(self, schema: Any) -> llguidance.LLMatcher:
-        prepared = prepare_schema(schema, param="schema", is_strict=True)
-        grammar = json.dumps({"grammars": [{"lark_grammar": f"start: %json {json.dumps(prepared.schema)}"}]})
-        limits = llguidance.LLParserLimits(verbose_errors=False)
-        matcher = llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
-        if matcher.is_error():
-            raise ValueError(matcher.get_error())
-        self._kept.append(matcher)
-        return matcher
-
-    def matcher(self, compiled: llguidance.LLMatcher) -> Matcher:
-        return _LLMatcher(compiled.deep_copy(), self._mask)
-
-
-class _LLMatcher:
-    def __init__(self, matcher: llguidance.LLMatcher, mask: np.ndarray) -> None:
-        self._matcher = matcher
-        self._mask = mask
-
-    def fill_mask(self) -> None:
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
-
-    def accept(self, token_id: int) -> bool:
-        return self._matcher.validate_tokens([token_id]) == 1 and self._matcher.consume_token(token_id)
-
-    def can_end(self) -> bool:
-        return self._matcher.is_accepting()
-
-    def num_forced(self, token_ids: list[int]) -> int:
-        forced = self._matcher.compute_ff_tokens()
-        pairs = zip(forced, token_ids, strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-class _XGrammar:
-    """With compact JSON too, and schemas as JSON Schema has them, not closed by default."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        import transformers  # neither is a dependency of this command's other half
-        import xgrammar
-
-        self._xgrammar = xgrammar
-        self.tokenizer = _tokenizer(options)
-        fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(options.tokenizer))
-        info = xgrammar.TokenizerInfo.from_huggingface(
-            fast, vocab_size=options.vocab_size, stop_token_ids=[options.eos_token_id]
-        )
-        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-        self._mask = xgrammar.allocate_token_bitmask(1, options.vocab_size)
-        self._eos_token_id = options.eos_token_id
-        self._kept: list[Any] = []
-
-    def compile(self, schema: Any) -> Any:
-        compiled = self._compiler.compile_json_schema(
-            json.dumps(schema), any_whitespace=False, separators=(",", ":"), strict_mode=False
-        )
-        self._kept.append(compiled)
-        return compiled
-
-    def matcher(self, compiled: Any) -> Matcher:
-        return _XGMatcher(self._xgrammar.GrammarMatcher(compiled), self._mask, self.tokenizer, self._eos_token_id)
-
-
-class _XGMatcher:
-    def __init__(self, matcher: Any, mask: Any, tokenizer: llguidance.LLTokenizer, eos_token_id: int) -> None:
-        self._matcher = matcher
-        self._mask = mask
-        self._tokenizer = tokenizer
-        self._eos_token_id = eos_token_id
-
-    def fill_mask(self) -> None:
-        self._matcher.fill_next_token_bitmask(self._mask)
-
-    def accept(self, token_id: int) -> bool:
-        return bool(self._matcher.accept_token(token_id))
-
-    def can_end(self) -> bool:
-        return bool(self._matcher.accept_token(self._eos_token_id))
-
-    def num_forced(self, token_ids: list[int]) -> int:
-        forced = self._matcher.find_jump_forward_string().encode()
-        for index, token_id in enumerate(token_ids):
-            text = self._tokenizer.decode_bytes([token_id])
-            if not forced.startswith(text):
-                return index
-            forced = forced[len(text) :]
-        return len(token_ids)
-
-
-def _tokenizer(options: argparse.Namespace) -> llguidance.LLTokenizer:
-    text = options.tokenizer.read_text(encoding="utf-8")
-    return llguidance.LLTokenizer(text, n_vocab=options.vocab_size, eos_token=[options.eos_token_id])
 
 
 if __name__ == "__main__":
