@@ -75,7 +75,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("ignore_eos", "yes", "it must be true or false"),
     ("model", 5, "it must be a string"),
     ("priority", 2**31, "less than or equal to"),
-    ("suffix", "end", "needs a model that fills in the middle"),
+    ("suffix", "end", "suffix "),
 ]
 
 CHAT_FIELDS: list[tuple[str, Any, str]] = [
