@@ -1,3 +1,4 @@
+import functools
 import json
 from typing import Any
 
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.errors import StartupError
 from server.text.chat_template import ChatTemplate
-from server.tools.format import Tool, WrittenCall
+from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.history import template_chat
 from server.tools.probe import choose_tool_format, find_tool_format, takes_system_message
 from tests.server.tools.matching import Matching
@@ -15,6 +16,13 @@ from tests.server.tools.parsing import calls_of, parse, text_of
 from tests.server.tools.templates import template
 
 pytestmark = pytest.mark.fast
+
+
+@functools.cache
+def _found(name: str) -> ToolFormat | None:
+    """What a template is found to write; finding it renders the template many times."""
+    return find_tool_format(template(name))
+
 
 _FOUND = {
     "tags": ("template", True),
@@ -68,7 +76,7 @@ def _answer(name: str, calls: list[tuple[str, dict[str, Any]]], content: str = "
 
 @pytest.mark.parametrize("name", list(_FOUND))
 def test_the_format_is_found_from_the_template(name: str) -> None:
-    found = find_tool_format(template(name))
+    found = _found(name)
 
     assert found is not None
     assert (found.name, found.takes_object_arguments) == _FOUND[name]
@@ -89,7 +97,7 @@ def test_the_format_is_found_from_the_template(name: str) -> None:
     )
 )
 def test_what_the_template_renders_is_read(name: str, calls: list[Any]) -> None:
-    found = find_tool_format(template(name))
+    found = _found(name)
     calls = calls[:1] if name in _ONE_CALL else calls
     assert found is not None
 
@@ -103,7 +111,7 @@ def test_what_the_template_renders_is_read(name: str, calls: list[Any]) -> None:
 @pytest.mark.parametrize("num_calls", [1, 2])
 def test_what_the_template_renders_is_what_the_grammar_forces(name: str, num_calls: int) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [("get_weather", {"city": "Paris", "days": 3}), ("now", {})]
-    found = find_tool_format(template(name))
+    found = _found(name)
     calls = calls[: 1 if name in _ONE_CALL else num_calls]
     assert found is not None
 
@@ -115,7 +123,7 @@ def test_what_the_template_renders_is_what_the_grammar_forces(name: str, num_cal
 
 @pytest.mark.parametrize("name", ["tags", "tags, text", "thought", "section", "parameters", "keys and values"])
 def test_text_before_a_call_comes_back_without_the_templates_space(name: str) -> None:
-    found = find_tool_format(template(name))
+    found = _found(name)
     assert found is not None
 
     events = parse(found, _answer(name, [("now", {})], content="Let me see."), {"now"})
@@ -126,7 +134,7 @@ def test_text_before_a_call_comes_back_without_the_templates_space(name: str) ->
 
 @pytest.mark.parametrize("name", ["no tools", "no calls", "not understood"])
 def test_nothing_is_found_where_nothing_is_shown(name: str) -> None:
-    assert find_tool_format(template(name)) is None
+    assert _found(name) is None
 
 
 def test_a_hint_names_the_format_where_calls_are_left_out() -> None:
@@ -153,7 +161,7 @@ def test_a_named_format_that_is_the_one_found_is_as_the_template_writes_it() -> 
 
 @pytest.mark.parametrize(("name", "takes_several"), [("tags", True), ("one object", False), ("ids alone", True)])
 def test_it_is_found_whether_the_template_shows_several_calls(name: str, takes_several: bool) -> None:
-    found = find_tool_format(template(name))
+    found = _found(name)
 
     assert found is not None
     assert found.takes_several_calls == takes_several
