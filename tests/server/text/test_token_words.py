@@ -7,8 +7,6 @@ from server.text.token_words import TokenWords
 from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import byte_level_info, sentencepiece_info
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture(params=[byte_level_info, sentencepiece_info], ids=["byte level", "sentencepiece"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
