@@ -102,6 +102,7 @@ def _operation(
         responses["503"] = {"description": "Not now: why, and how far it is.", "content": unready}
     described: dict[str, Any] = {
         "operationId": route.name,
+        "tags": list(route.tags),
         "summary": (route.description or route.name).partition("\n")[0],
         "responses": responses,
     }

@@ -13,7 +13,7 @@ from server.http.resume import resumable, resumed_by_header
 from server.protocols.chat import ChatFormatter
 from server.schemas.chat import ChatCompletionRequest
 
-router = APIRouter()
+router = APIRouter(tags=["Chats and completions"])
 
 
 @router.post("/v1/chat/completions")

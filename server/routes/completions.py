@@ -13,7 +13,7 @@ from server.http.resume import resumable, resumed_by_header
 from server.protocols.completions import CompletionFormatter
 from server.schemas.completions import CompletionRequest
 
-router = APIRouter()
+router = APIRouter(tags=["Chats and completions"])
 
 
 @router.post("/v1/completions")

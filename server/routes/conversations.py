@@ -28,7 +28,7 @@ from server.state.records import (
 )
 from server.store.entries import Entry, Item
 
-router = APIRouter()
+router = APIRouter(tags=["Conversations"])
 
 
 @router.post("/v1/conversations")

@@ -30,7 +30,8 @@ _HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosni
 # Relative addresses: a proxy may have put the server under a prefix.
 _PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>headrace: API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<head><meta charset="utf-8"><title>headrace: API</title>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="docs/swagger-ui.css"></head>
 <body><div id="api"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
 </html>
 """

@@ -9,7 +9,7 @@ from server.context import ServerContext
 from server.errors import UNAVAILABLE_RETRY_S
 from server.http.body import Context
 
-router = APIRouter()
+router = APIRouter(tags=["Operations"])
 
 _HUNG_AFTER_S = 60.0  # without a finished step while there is work
 

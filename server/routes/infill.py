@@ -12,7 +12,7 @@ from server.http.body import Context, json_body
 from server.protocols.infill import InfillFormatter
 from server.schemas.infill import InfillRequest
 
-router = APIRouter()
+router = APIRouter(tags=["llama-server's"])
 
 
 @router.post("/infill")

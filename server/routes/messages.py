@@ -20,7 +20,7 @@ from server.protocols.messages.request import Translated, translate
 from server.schemas.messages import MessagesPrompt, MessagesRequest
 from server.schemas.parameters import ignored_header
 
-router = APIRouter()
+router = APIRouter(tags=["Anthropic's Messages"])
 
 
 @router.post("/v1/messages")

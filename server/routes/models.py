@@ -12,7 +12,7 @@ from engine.protocol import EngineInfo
 from server.context import ServerContext
 from server.http.body import Context
 
-router = APIRouter()
+router = APIRouter(tags=["Models"])
 
 
 @router.api_route("/v1/models", methods=["GET", "HEAD"])

@@ -39,7 +39,7 @@ from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, Olla
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
 from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
 
-router = APIRouter()
+router = APIRouter(tags=["Ollama's"])
 
 # Clients compare it to know what they may use. Log probabilities came with this one; nothing here is newer.
 _OLLAMA_VERSION = "0.12.11"

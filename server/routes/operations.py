@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.http.body import Context
 
-router = APIRouter()
+router = APIRouter(tags=["Operations"])
 
 
 @router.get("/metrics")

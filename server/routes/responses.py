@@ -18,7 +18,7 @@ from server.state.background import start_background
 from server.state.history import prompt_items
 from server.state.keeping import KeptResponse
 
-router = APIRouter()
+router = APIRouter(tags=["Responses"])
 
 
 @router.post("/v1/responses")

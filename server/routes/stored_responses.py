@@ -17,7 +17,7 @@ from server.state.history import used_items
 from server.state.pages import item_list
 from server.state.records import RESPONSE, find_response, no_response, shown_response
 
-router = APIRouter()
+router = APIRouter(tags=["Responses"])
 
 
 @router.post("/v1/responses/compact", include_in_schema=False)

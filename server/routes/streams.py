@@ -7,7 +7,7 @@ from server.http.body import Context
 from server.http.query import query_int
 from server.http.resume import resumed
 
-router = APIRouter()
+router = APIRouter(tags=["Resumable streams"])
 
 
 @router.get("/v1/streams/{stream_id}")

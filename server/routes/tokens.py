@@ -14,7 +14,7 @@ from server.schemas.parameters import ignored_header, ignored_parameters, refuse
 from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.text.detokenizer import decode
 
-router = APIRouter()
+router = APIRouter(tags=["Tokens"])
 
 
 @router.post("/tokenize")

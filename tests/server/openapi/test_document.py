@@ -39,6 +39,12 @@ def test_a_route_has_answers_and_a_body_its_example(name: str) -> None:
     assert has_body == (name.startswith("POST ") and name not in BODILESS)
 
 
+def test_every_route_stands_in_a_group() -> None:
+    operations = [operation for path in _document()["paths"].values() for operation in path.values()]
+    assert operations
+    assert all(len(operation["tags"]) == 1 for operation in operations)
+
+
 def test_references_lead_somewhere_and_every_schema_is_used() -> None:
     document = _document()
     references = {value for key, value in _pairs(document) if key == "$ref"}
