@@ -103,15 +103,17 @@ class Workplace:
         assert result.returncode == 0, f"{command[0]} exited with {result.returncode}:\n{result.stdout[-8000:]}"
         return result.stdout
 
-    def start(self, command: list[str | Path], log: IO[str], **environment: str) -> "subprocess.Popen[str]":
-        """A program that runs until it is told to stop."""
+    def start(
+        self, command: list[str | Path], log: IO[str], *, piped: bool = False, **environment: str
+    ) -> "subprocess.Popen[str]":
+        """A program that runs until it is told to stop. piped: its input and output are pipes; errors go to the log."""
         return subprocess.Popen(
             [str(part) for part in command],
             cwd=self.project,
             env=self._environment(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if piped else log,
+            stderr=log if piped else subprocess.STDOUT,
             text=True,
         )
 

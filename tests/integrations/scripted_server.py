@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import threading
@@ -93,6 +94,13 @@ class ScriptedServer:
         """The requests to the API that were refused or failed."""
         return [answer for answer in self.answered if answer.status >= 400]
 
+    def rewritten(self) -> list[str]:
+        """What stood, in the conversation with tools, where the next prompt was no longer what the last one had been. A
+        program whose prompts only grow pays for each token once: the rest is in the prefix cache."""
+        turns = [prompt for prompt in self.prompts if "<tools>" in prompt]
+        pairs = [(before, after) for before, after in itertools.pairwise(turns) if not after.startswith(before)]
+        return [before[_first_difference(before, after) :][:80] for before, after in pairs]
+
     def reply(self, request: EngineRequest) -> list[Step]:
         prompt = b"".join(_spelled(token_id) for token_id in request.prompt_ids)
         self.prompts.append(prompt.decode(errors="replace"))
@@ -104,6 +112,11 @@ class ScriptedServer:
         ids = [*text.encode(), IM_END][: request.sampling.max_tokens]
         finish = FinishReason.STOP if ids[-1] == IM_END else FinishReason.LENGTH
         return says_ids(ids, per_step=7, finish=finish)(request)
+
+
+def _first_difference(one: str, other: str) -> int:
+    differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def _spelled(token_id: int) -> bytes:

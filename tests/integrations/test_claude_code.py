@@ -7,7 +7,7 @@ from tests.integrations.scripted_server import MODEL, Calls, ScriptedServer, scr
 
 pytestmark = pytest.mark.integrations
 
-_TOOLS = ["--allowedTools", "Read", "Edit", "Bash(python3:*)"]
+_OPTIONS = ["--allowedTools", "Read", "Edit", "Bash(python3:*)", "--exclude-dynamic-system-prompt-sections"]
 
 
 def _environment(server: ScriptedServer) -> dict[str, str]:
@@ -32,22 +32,25 @@ def test_a_session_of_several_turns(workplace: Workplace) -> None:
         "You are welcome.",
     ]
     with scripted_server(turns) as server:
-        first = workplace.run([claude, "-p", "Fix the typo in hello.py", *_TOOLS], **_environment(server))
-        second = workplace.run([claude, "-p", "Thank you", "--continue", *_TOOLS], **_environment(server))
+        first = workplace.run([claude, "-p", "Fix the typo in hello.py", *_OPTIONS], **_environment(server))
+        second = workplace.run([claude, "-p", "Thank you", "--continue", *_OPTIONS], **_environment(server))
     assert '"Hello "' in workplace.source
     assert "The greeting says Hello now." in first
     assert "You are welcome." in second
     assert server.faults() == []
-    assert server.prompts[-1].count("<tool_response>") == 4, "each call's result came back, the two of one turn as well"
-    assert "Hello 7" in server.prompts[-1]
-    assert "x-anthropic-billing-header" not in server.prompts[-1]
+    last = server.prompts[-1]
+    assert [place.partition("\n")[0] for place in server.rewritten()] == ["(clean)"], "git's state, when it continues"
+    assert last.index("</tools>") < last.index("Recent commits:"), "so that the tools stay in the prefix cache"
+    assert last.count("<tool_response>") == 4, "each call's result came back, the two of one turn as well"
+    assert "Hello 7" in last
+    assert "x-anthropic-billing-header" not in last
 
 
 def test_a_tool_that_fails_is_told_to_the_model(workplace: Workplace) -> None:
     claude = npm_program("@anthropic-ai/claude-code", "@anthropic-ai", "claude-code-linux-x64", "claude")
     turns = [Calls([("Read", {"file_path": str(workplace.project / "nothing.py")})]), "There is no such file."]
     with scripted_server(turns) as server:
-        printed = workplace.run([claude, "-p", "Read nothing.py", *_TOOLS], **_environment(server))
+        printed = workplace.run([claude, "-p", "Read nothing.py", *_OPTIONS], **_environment(server))
     assert "There is no such file." in printed
     assert "<tool_response>\nError:\n" in server.prompts[-1]
 
@@ -57,4 +60,4 @@ def test_a_model_that_is_not_served_is_named(workplace: Workplace) -> None:
     with scripted_server([]) as server:
         environment = {**_environment(server), "ANTHROPIC_MODEL": "another"}
         with pytest.raises(AssertionError, match="another"):
-            workplace.run([claude, "-p", "Hello", *_TOOLS], **environment)
+            workplace.run([claude, "-p", "Hello", *_OPTIONS], **environment)

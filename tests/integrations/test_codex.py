@@ -80,6 +80,7 @@ def test_a_session_of_several_turns(workplace: Workplace) -> None:
     assert "The greeting says Hello now." in first
     assert "You are welcome." in second
     assert server.faults() == []
+    assert server.rewritten() == []
     results = server.prompts[-1].count("<tool_response>")
     assert results == 3, "each call's result came back, the two of one turn as well"
     assert "two in one turn" in server.prompts[-1]
