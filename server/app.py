@@ -11,10 +11,9 @@ from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
 from server.config import ServerConfig
 from server.context import ServerContext
-from server.errors import describe
-from server.http.error_forms import error_response
+from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.routes import (
     chat,
     completions,
@@ -120,4 +119,4 @@ def _middleware(context: ServerContext) -> list[Middleware]:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     request_id = request.state.request_id
-    return error_response(describe(error, request_id), request_id, request.scope)
+    return error_response(told(error, request_id), request_id, request.scope)

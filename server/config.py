@@ -17,6 +17,11 @@ class LogLevel(enum.StrEnum):
     ERROR = "error"
 
 
+class MetricsAlias(enum.StrEnum):
+    NONE = "none"
+    VLLM = "vllm"
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Options of the HTTP side: where it listens, who may call, and what a request may ask for."""
@@ -85,6 +90,11 @@ class ServerConfig:
         group="HTTP",
         metavar="S",
         minimum=0,
+    )
+    metrics_alias: MetricsAlias = option(
+        MetricsAlias.NONE,
+        "Names under which /metrics has its values beside our own, for dashboards and autoscalers made for them.",
+        group="HTTP",
     )
     log_level: LogLevel = option(LogLevel.INFO, "Least severe log lines to print.", group="HTTP")
     served_model_name: tuple[str, ...] = option(

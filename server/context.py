@@ -9,7 +9,7 @@ from engine.errors import EngineUnavailable
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
 from server.errors import ModelNotFound
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.runs.registry import Runs
 from server.schemas.base import quote
 from server.store.entries import Entries

@@ -35,6 +35,10 @@ class EngineProcess:
             )
         self._writer: asyncio.StreamWriter | None = None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def run(self, on_message: Callable[[FromEngine], None]) -> int:
         """Pass on its messages until it closes its end of the socket; returns its exit status."""
         reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)

@@ -46,13 +46,16 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EngineCallbacks:
-    """What to call when there is news from the engine. on_discarded: see OutputStream."""
+    """What to call when there is news from the engine. on_discarded: see OutputStream. on_process: with the id of the
+    process that runs from now on, and with None when it has ended."""
 
     on_step: Callable[[StepStats], None] = _ignore
     on_loading: Callable[[Loading], None] = _ignore
     on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
     on_discarded: Callable[[int], None] = _ignore
     on_restart: Callable[[], None] = _ignore
+    on_process: Callable[[int | None], None] = _ignore
+    on_ready: Callable[[EngineInfo], None] = _ignore
 
 
 class ProcessClient:
@@ -218,7 +221,9 @@ class ProcessClient:
         """Start one engine process and handle its messages until it is gone."""
         self._enter_loading(self._reason if self._num_restarts else "the model is being loaded")
         self._engine = EngineProcess(self._command, self._config)
+        self._callbacks.on_process(self._engine.pid)
         returncode = await self._engine.run(self._handle)
+        self._callbacks.on_process(None)
         if not self._is_stopping and self._failure is None:  # else its end was expected
             self._reason = f"the engine process ended with {describe_exit(returncode)}"
             logger.error("%s", self._reason)
@@ -241,6 +246,7 @@ class ProcessClient:
                 self._state = EngineState.READY
                 self._reason = ""
                 self._progress_s = time.monotonic()
+                self._callbacks.on_ready(info)
                 self._settled.set()
             case Failed(message=reason, is_option=is_option):
                 self._failure, self._is_option_wrong = reason, is_option

@@ -10,7 +10,7 @@ from engine.config import EngineConfig
 from server.app import create_app
 from server.config import LogLevel, ServerConfig
 from server.context import ServerContext
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.store.entries import Entries
 
 _FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.client.log_format import LOG_FORMAT
@@ -18,8 +19,9 @@ from engine.protocol import EngineInfo, Loading, TokenizerInfo
 from server.commands.listener import listen, url_of
 from server.commands.loading_display import loading_display
 from server.commands.startup_times import LAST_PHASE, StartupTimes
-from server.config import LogLevel, ServerConfig
-from server.metrics import Metrics
+from server.config import LogLevel, MetricsAlias, ServerConfig
+from server.metrics.loop_lag import watch_loop
+from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
@@ -64,7 +66,8 @@ async def _serve(
     began_s: time.monotonic() when the program began.
     """
     stop_signal = _catch_signals()
-    metrics = Metrics(server_config.model_names(engine_config.model)[0])
+    has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
+    metrics = Metrics(server_config.model_names(engine_config.model)[0], has_vllm_names=has_vllm_names)
     start = _Start(metrics, began_s)
     client = _engine_client(server_config, engine_config, metrics, start)
     await client.start()
@@ -79,6 +82,7 @@ async def _serve(
         if num_interrupted := await fail_interrupted(store):
             logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
     serving = asyncio.create_task(http.serve([sock]), name="http")
+    lag = asyncio.create_task(watch_loop(partial(metrics.observe, "event_loop_lag_seconds")), name="loop-lag")
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:
         try:
@@ -95,6 +99,7 @@ async def _serve(
         await context.runs.finish(_STORE_TIMEOUT_S)
         http.should_exit = True
         await serving
+        lag.cancel()
 
 
 def _engine_client(
@@ -109,6 +114,8 @@ def _engine_client(
             on_tokenizer=start.on_tokenizer,
             on_discarded=metrics.on_discarded,
             on_restart=start.on_restart,
+            on_process=metrics.on_process,
+            on_ready=partial(metrics.on_ready, has_prefix_cache=engine_config.enable_prefix_caching),
         ),
     )
 

@@ -8,7 +8,7 @@ from engine.errors import InvalidRequest
 from engine.protocol import ThinkingBudget
 from server.generation.chat_tools import ChatTools, tools_in_format
 from server.generation.choice_reader import ChoiceReader
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.reasoning.marks import ReasoningMarks, opens_thought
 from server.reasoning.reader import reasoning_reader
 from server.structured_outputs.grammar import GrammarBuilder

@@ -17,7 +17,7 @@ from engine.errors import QueueFull
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from server.generation.beam_search import Beam, BeamOptions, BeamSearch, FinishedBeam
 from server.generation.params import GenerationParams
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 
 _RETRY_S = 0.02  # while the queue is full between two steps
 

@@ -4,7 +4,7 @@ import secrets
 import string
 from dataclasses import dataclass
 
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.reasoning.reader import ReasoningReader
 from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent, ToolParser
 from server.tools.json_scanner import json_of

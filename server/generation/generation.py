@@ -15,11 +15,13 @@ from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.context import ServerContext
 from server.errors import AnswerTimeout
+from server.generation.accounting import count_asked, count_longest, note_end
 from server.generation.beam_requests import BeamRequests
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
 from server.generation.timing import RequestTimes, request_times
+from server.metrics.request_record import current_record
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
 
@@ -35,6 +37,7 @@ class Generation:
         self._params = params
         self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
+        self._record = current_record()
         self._beams: BeamRequests | None = None
         if params.beams is not None:
             self._beams = BeamRequests(context.client, context.metrics, params, params.beams)
@@ -123,18 +126,24 @@ class Generation:
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises QueueFull or EngineUnavailable, and then none has started."""
         self._context.check_admission()
-        if self._beams is not None:
+        count_asked(self._context.metrics, self._params, self._record)
+        if self._beams is None:
+            self._submit_choices()
+        else:
             self._beams.check_capacity()
-            for _ in self._choices:
-                self._context.metrics.count_tier(self._params.terms.service_tier)
-            return self
+        for _ in self._choices:
+            self._context.metrics.count_tier(self._params.terms.service_tier)
+        if self._record is not None:
+            self._record.hold()
+            self._record.has_begun = True
+        return self
+
+    def _submit_choices(self) -> None:
         client = self._context.client
         client.check_capacity(len(self._choices))
         group = uuid.uuid4().hex
         for choice in self._choices:  # no await in this loop: the room just checked is still there
             self._streams.append(client.submit(self._request(f"{group}-{choice.index}", choice.index)))
-            self._context.metrics.count_tier(self._params.terms.service_tier)
-        return self
 
     def _request(self, request_id: str, index: int) -> EngineRequest:
         params = self._params
@@ -164,8 +173,13 @@ class Generation:
     ) -> None:
         for stream in self._streams:
             stream.abort(AbortReason.CLIENT_GONE)  # does nothing to a stream that has ended
-        for choice in self._choices:
-            choice.meter.end(FinishReason.ABORT)
+        meters = [choice.meter for choice in self._choices]
+        for meter in meters:
+            meter.end(FinishReason.ABORT)
+        count_longest(self._context.metrics, meters, self._params.n)
+        if self._record is not None:
+            note_end(self._record, meters, self.num_cached_tokens)
+            self._record.release()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """The deltas of all choices as they come. Raises EngineDied, RequestFailed or EngineUnavailable, and

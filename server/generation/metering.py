@@ -3,7 +3,9 @@
 import time
 
 from engine.protocol import FinishReason, RequestOutput
-from server.metrics import Metrics
+from server.metrics.values import Metrics
+
+_SCHEDULED = "scheduled"
 
 
 class ChoiceMeter:
@@ -11,13 +13,14 @@ class ChoiceMeter:
 
     __slots__ = (
         "_arrival_s",
-        "_ended",
         "_metrics",
         "_prompt_tokens",
         "_seen_output",
         "first_token_s",
         "last_token_s",
+        "num_tokens",
         "queue_s",
+        "reason",
     )
 
     def __init__(self, metrics: Metrics, arrival_s: float, prompt_tokens: int) -> None:
@@ -25,28 +28,38 @@ class ChoiceMeter:
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._prompt_tokens = prompt_tokens
+        self.num_tokens = 0
         self.first_token_s: float | None = None  # time.monotonic()
         self.last_token_s: float | None = None
         self.queue_s: float | None = None  # from the arrival to the first step
+        self.reason: FinishReason | None = None  # why it ended
         self._seen_output = False
-        self._ended = False
 
     def count(self, output: RequestOutput, num_tokens: int) -> None:
         """Record an output of which `num_tokens` belong to the text; the others are discarded."""
         if not self._seen_output:
             self._seen_output = True
-            self._metrics.add("prompt_tokens_total", self._prompt_tokens)
-            self.queue_s = output.queue_s
-            if output.queue_s is not None:
-                self._metrics.observe("request_queue_time_seconds", output.queue_s)
+            self._count_start(output)
         if len(output.new_ids) > num_tokens:
             self._metrics.on_discarded(len(output.new_ids) - num_tokens)
         if num_tokens:
             self._observe_tokens(num_tokens)
 
+    def _count_start(self, output: RequestOutput) -> None:
+        """Take note of the first output, which a sequence that never ran has too, at its end."""
+        if self._prompt_tokens:
+            self._metrics.add("prompt_tokens_total", self._prompt_tokens)
+        if output.queue_s is None:
+            return
+        self.queue_s = output.queue_s
+        self._metrics.count_queue_time(_SCHEDULED, output.queue_s)
+        if self._prompt_tokens:
+            self._metrics.count_prompt_sources(self._prompt_tokens, output.num_cached_tokens)
+
     def _observe_tokens(self, num_tokens: int) -> None:
         """Time the tokens; those that came merged into one output share the time since the last one."""
         self._metrics.add("generation_tokens_total", num_tokens)
+        self.num_tokens += num_tokens
         now = time.monotonic()
         if self.last_token_s is None:
             self._metrics.observe("time_to_first_token_seconds", now - self._arrival_s)
@@ -57,8 +70,27 @@ class ChoiceMeter:
         self.last_token_s = now
 
     def end(self, reason: FinishReason) -> None:
-        if self._ended:
+        if self.reason is not None:
             return
-        self._ended = True
-        self._metrics.count_ended(reason)
-        self._metrics.observe("e2e_request_latency_seconds", time.monotonic() - self._arrival_s)
+        self.reason = reason
+        now = time.monotonic()
+        self._metrics.count_ended(reason, self.num_tokens)
+        self._metrics.observe("e2e_request_latency_seconds", now - self._arrival_s)
+        if self.queue_s is not None:
+            self._observe_stretches(self._arrival_s + self.queue_s, now)
+        else:
+            self._metrics.count_queue_time(reason.value, now - self._arrival_s)
+
+    def _observe_stretches(self, began_s: float, ended_s: float) -> None:
+        """Where the time since its first step went, as far as it came."""
+        first_s, last_s = self.first_token_s, self.last_token_s
+        if first_s is None or last_s is None:
+            self._metrics.observe("request_prefill_time_seconds", max(0.0, ended_s - began_s))
+            self._metrics.observe("request_inference_time_seconds", max(0.0, ended_s - began_s))
+            return
+        self._metrics.observe("request_prefill_time_seconds", max(0.0, first_s - began_s))
+        self._metrics.observe("request_decode_time_seconds", last_s - first_s)
+        self._metrics.observe("request_inference_time_seconds", max(0.0, last_s - began_s))
+        if self.num_tokens > 1:
+            per_token_s = (last_s - first_s) / (self.num_tokens - 1)
+            self._metrics.observe("request_time_per_output_token_seconds", per_token_s)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import Scope
 
-from server.errors import ErrorReply
+from server.errors import ErrorReply, describe
+from server.metrics.request_record import current_record
 from server.protocols.messages.errors import messages_error
 from server.protocols.ollama.lines import ollama_error
 
@@ -14,6 +15,14 @@ ErrorForm = Callable[[ErrorReply, str], Response]  # of a reply and the request'
 # By the path's beginning; all other paths, unknown ones too, are OpenAI's.
 _FORMS: tuple[tuple[str, ErrorForm], ...] = (("/v1/messages", messages_error), ("/api/", ollama_error))
 FORM_PREFIXES = tuple(prefix for prefix, _ in _FORMS)
+
+
+def told(error: Exception, request_id: str) -> ErrorReply:
+    """The reply to an exception, as `describe` has it, noted in the request's record."""
+    reply = describe(error, request_id)
+    if (record := current_record()) is not None:
+        record.note_error(reply.status, reply.code or reply.type)
+    return reply
 
 
 def route_path(scope: Scope) -> str:

@@ -11,8 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
-from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, describe
-from server.http.error_forms import error_response, route_path
+from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey
+from server.http.error_forms import error_response, route_path, told
+from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
 PROBES = frozenset({"/live", "/ready", "/health"})
@@ -28,7 +29,6 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_HEADERS = 200
 _MAX_HEADER_BYTES = 64 * 1024
-_CLIENT_GONE = 499  # nginx's status for it; nobody receives it
 
 
 class RequestMiddleware:
@@ -45,36 +45,48 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, self._context)
+        exchange = _Exchange(scope, receive, send, self._context)
         try:
             _check_head(scope)
-            await self._app(scope, receive, exchange.send)
+            await self._app(scope, exchange.receive, exchange.send)
         except ClientGone:
-            exchange.status = _CLIENT_GONE
+            exchange.status = CLIENT_GONE
         except Exception as error:  # the route boundary
-            reply = describe(error, exchange.request_id)
+            reply = told(error, exchange.request_id)
             if exchange.status is not None:
                 raise  # too late for an answer: the server closes the connection
             await error_response(reply, exchange.request_id, scope)(scope, receive, exchange.send)
         finally:
-            exchange.count()
+            exchange.end()
 
 
 class _Exchange:
     """One request and what was sent in answer."""
 
-    def __init__(self, scope: Scope, send: Send, context: ServerContext) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, context: ServerContext) -> None:
         self._scope = scope
+        self._receive = receive
         self._send = send
         self._context = context
-        self._arrival_s = time.monotonic()
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._record = RequestRecord(self.request_id, method, context.metrics.count_request)
+        self._arrival_s = self._record.arrival_s
+        set_current_record(self._record)
         scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s, owner=NOBODY)
 
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._record.request_bytes += len(message.get("body", b""))
+        return message
+
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.body":
+            self._record.response_bytes += len(message.get("body", b""))
+        elif message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
@@ -84,11 +96,13 @@ class _Exchange:
                 headers["connection"] = "close"  # the client's next request should find another server
         await self._send(message)
 
-    def count(self) -> None:
-        method = self._scope["method"]
-        route = getattr(self._scope.get("route"), "path", "unmatched")
-        status = self.status if self.status is not None else _CLIENT_GONE
-        self._context.metrics.count_http(method if method in _METHODS else "other", route, status)
+    def end(self) -> None:
+        record = self._record
+        record.route = getattr(self._scope.get("route"), "path", record.route)
+        record.status = self.status if self.status is not None else CLIENT_GONE
+        record.http_s = time.monotonic() - record.arrival_s
+        self._context.metrics.count_http(record)
+        record.release()
 
 
 def _check_head(scope: Scope) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.errors import describe
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
+from server.http.error_forms import told
 from server.protocols.formatter import AnswerFormatter
 
 
@@ -27,9 +27,7 @@ class Framing:
 
 def framing_of(formatter: AnswerFormatter, request_id: str) -> Framing:
     form = formatter.stream_form
-    return Framing(
-        form.media_type, form.ping, form.end, broken=lambda error: formatter.broken(describe(error, request_id))
-    )
+    return Framing(form.media_type, form.ping, form.end, broken=lambda error: formatter.broken(told(error, request_id)))
 
 
 Source = contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]

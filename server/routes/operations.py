@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
+from engine.client.interface import EngineState
 from server.http.body import Context
 
 router = APIRouter(tags=["Operations"])
@@ -14,6 +15,7 @@ router = APIRouter(tags=["Operations"])
 @router.get("/metrics")
 async def metrics(context: Context) -> Response:
     """Show all metrics in Prometheus's text format."""
+    context.metrics.set("engine_ready", context.client.status().state is EngineState.READY)
     return Response(context.metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 

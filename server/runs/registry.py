@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 
 from server.errors import StreamNotFound
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.runs.run import Run, RunOptions
 from server.schemas.base import quote
 

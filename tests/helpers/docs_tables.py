@@ -9,7 +9,7 @@ from models.families.registry import FAMILIES, Entry
 from server.app import ROUTERS
 from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
-from server.metrics import METRICS, PREFIX
+from server.metrics.table import METRICS
 from tests.helpers.api_docs import api_text
 from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
@@ -46,8 +46,8 @@ def variable_table() -> Table:
 def metric_table() -> Table:
     rows: Table = [("metric", "type", "labels", "what it counts")]
     for metric in METRICS:
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        rows.append((f"`{PREFIX}{metric.name}`", metric.type.value, labels, metric.help))
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
+        rows.append((f"`{metric.exported}`", metric.type.value, labels, metric.help))
     return rows
 
 

@@ -23,7 +23,7 @@ from engine.protocol import (
 )
 from server.app import create_app
 from server.config import ServerConfig
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 
 MODEL = "org/tiny"
 BOS, IM_START, IM_END = 256, 257, 258  # ids below are bytes
@@ -195,7 +195,7 @@ def says_ids(ids: list[int], *, per_step: int = 1, finish: FinishReason = Finish
                     prompt_logprobs=_prompt_scores(request) if start == 0 else None,
                     finish_reason=finish if is_last else None,
                     stop_token_id=ids[-1] if is_last and finish is FinishReason.STOP else None,
-                    num_cached_tokens=2,
+                    num_cached_tokens=min(2, len(request.prompt_ids)),
                     queue_s=0.25 if start == 0 else None,
                 )
             )

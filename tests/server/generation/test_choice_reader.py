@@ -3,7 +3,7 @@
 import pytest
 
 from server.generation.choice_reader import CallPiece, ChoicePiece, ChoiceReader, Content, Thought, merged
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.reasoning.marks import THINK
 from server.reasoning.reader import reasoning_reader
 from server.tools.formats.hermes import FORMAT

@@ -11,7 +11,7 @@ from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from server.generation import metering
 from server.generation.metering import ChoiceMeter
 from server.generation.timing import request_times
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from tests.helpers.fake_client import FakeClient, Script, Step, http, make_app, says
 from tests.helpers.sse import events
 

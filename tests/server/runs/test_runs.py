@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import EventsDropped, StreamNotFound, StreamStopped
-from server.metrics import Metrics
+from server.metrics.values import Metrics
 from server.protocols.frame import OPENAI_STREAM
 from server.runs.event_log import event_size
 from server.runs.registry import _RUN_BYTES, Runs, new_stream_id

@@ -8,7 +8,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepStats
-from server.metrics import METRICS, PREFIX, Metrics
+from server.metrics.request_record import RequestRecord
+from server.metrics.spec import PREFIX, MetricSpec, MetricType
+from server.metrics.table import METRICS
+from server.metrics.values import Metrics
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -184,8 +187,10 @@ def test_gauges_are_values_and_counters_increments() -> None:
         "num_preemptions_total": 2,
         "prefix_cache_queries_total": 80,
         "prefix_cache_hits_total": 32,
-        "iteration_tokens_count": 2,
-        "iteration_tokens_sum": 64,
+        "iteration_tokens_total_count": 2,
+        "iteration_tokens_total_sum": 64,
+        "iteration_prefill_tokens_sum": 60,
+        "iteration_decode_tokens_sum": 4,
         "step_duration_seconds_sum": 1.0,
     }
     assert {name: _value(metrics, f"headrace_{name}") for name in values} == values
@@ -222,10 +227,10 @@ def test_very_many_experts_share_series() -> None:
 
 def test_the_table_is_what_is_exported() -> None:
     metrics = Metrics(MODEL)
-    metrics.count_http("GET", "/live", 200)
+    metrics.count_http(RequestRecord("id", "GET", metrics.count_request))
     families = list(text_string_to_metric_families(metrics.render().decode()))
     exported = {family.name: family.type for family in families if family.name.startswith(PREFIX)}
-    assert exported == {(PREFIX + spec.name).removesuffix("_total"): spec.type.value for spec in METRICS}
+    assert exported == {_family_name(spec): spec.type.value for spec in METRICS}
     assert any(family.name == "process_resident_memory_bytes" for family in families)
 
 
@@ -233,3 +238,8 @@ def test_two_servers_in_one_process_have_metrics_of_their_own() -> None:
     one, two = Metrics(MODEL), Metrics(MODEL)
     one.on_restart()
     assert _value(two, "headrace_engine_restarts_total") == 0
+
+
+def _family_name(spec: MetricSpec) -> str:
+    """The parser drops the suffix of counters."""
+    return spec.exported.removesuffix("_total") if spec.type is MetricType.COUNTER else spec.exported

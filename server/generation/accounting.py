@@ -1,0 +1,36 @@
+"""What is counted of a generation as a whole: its prompts, and its part in the request's record."""
+
+from collections.abc import Sequence
+
+from engine.protocol import FinishReason
+from server.generation.metering import ChoiceMeter
+from server.generation.params import GenerationParams
+from server.metrics.request_record import RequestRecord
+from server.metrics.values import Metrics
+
+
+def count_asked(metrics: Metrics, params: GenerationParams, record: RequestRecord | None) -> None:
+    """Count what is asked for, before it is known whether there is room for it."""
+    for prompt in params.prompts:
+        metrics.observe("request_prompt_tokens", len(prompt.ids))
+        metrics.observe("request_params_n", params.n)
+        metrics.observe("request_params_max_tokens", params.sampling.max_tokens)
+    if record is not None:
+        record.num_choices = len(params.prompts) * params.n
+        record.prompt_tokens = sum(len(prompt.ids) for prompt in params.prompts)
+
+
+def count_longest(metrics: Metrics, meters: Sequence[ChoiceMeter], n: int) -> None:
+    """Count each prompt's longest choice. meters: of all choices, n for each prompt."""
+    for first in range(0, len(meters), n):
+        longest = max(meter.num_tokens for meter in meters[first : first + n])
+        metrics.observe("request_max_num_generation_tokens", longest)
+
+
+def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_tokens: int) -> None:
+    """Tell the record what came of the choices, all of which have ended."""
+    record.cached_tokens = num_cached_tokens
+    record.output_tokens = sum(meter.num_tokens for meter in meters)
+    firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
+    record.first_token_s = min(firsts) - record.arrival_s if firsts else None
+    record.note_ends([meter.reason or FinishReason.ABORT for meter in meters])

@@ -1,0 +1,152 @@
+"""Rows of the table that the engine knows: how each is read from StepStats."""
+
+from server.metrics import buckets
+from server.metrics.spec import MetricSpec, counter, gauge, histogram
+
+_SCHEDULER: tuple[MetricSpec, ...] = (
+    gauge("num_requests_running", "Requests in the running batch.", lambda s: s.running, is_vllm=True),
+    gauge("num_requests_waiting", "Requests that wait for their turn.", lambda s: s.waiting, is_vllm=True),
+    counter(
+        "num_preemptions_total",
+        "Requests put back in the queue for want of blocks or recurrent states.",
+        lambda s: s.preemptions,
+        is_vllm=True,
+    ),
+    histogram(
+        "iteration_tokens_total",
+        "Tokens computed in one step.",
+        buckets.ITERATION_TOKENS,
+        lambda s: (s.prefill_tokens + s.decode_tokens) or None,
+        is_vllm=True,
+    ),
+    histogram(
+        "iteration_prefill_tokens",
+        "Of them, those of prompts, and of sequences computed again; steps without one do not count.",
+        buckets.ITERATION_TOKENS,
+        lambda s: s.prefill_tokens or None,
+    ),
+    histogram(
+        "iteration_decode_tokens",
+        "Of them, sampled or drafted ones; steps without one do not count.",
+        buckets.ITERATION_TOKENS,
+        lambda s: s.decode_tokens or None,
+    ),
+    histogram("step_duration_seconds", "Length of one step.", buckets.STEP_S, lambda s: s.step_s or None),
+)
+
+_KV_CACHE: tuple[MetricSpec, ...] = (
+    gauge(
+        "kv_cache_usage_perc",
+        "Share of KV cache blocks that live requests hold; 1 is all.",
+        lambda s: s.blocks_used / s.blocks_total if s.blocks_total else 0.0,
+        is_vllm=True,
+    ),
+    gauge(
+        "kv_cache_blocks",
+        "KV cache blocks by state: used (by live requests), cached (free, with a reusable prefix), blank.",
+        by="state",
+        step_by={
+            "used": lambda s: s.blocks_used,
+            "cached": lambda s: s.blocks_cached,
+            "blank": lambda s: s.blocks_total - s.blocks_used - s.blocks_cached,
+        },
+    ),
+    gauge("kv_cache_cached_blocks", "Free blocks that still hold a reusable prefix.", lambda s: s.blocks_cached),
+    gauge(
+        "recurrent_states_usage_perc",
+        "Share of the states of recurrent layers that live requests hold; 0 for models without such layers.",
+        lambda s: s.states_used / s.states_total if s.states_total else 0.0,
+    ),
+    gauge(
+        "recurrent_states_cached", "Free states that are checkpoints of a reusable prefix.", lambda s: s.states_cached
+    ),
+    counter(
+        "prefix_cache_queries_total",
+        "Prompt tokens looked up in the prefix cache.",
+        lambda s: s.prefix_queries,
+        is_vllm=True,
+    ),
+    counter(
+        "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", lambda s: s.prefix_hits, is_vllm=True
+    ),
+)
+
+_SPECULATION: tuple[MetricSpec, ...] = (
+    counter("spec_decode_num_drafts_total", "Drafts verified.", lambda s: s.num_drafts, is_vllm=True),
+    counter("spec_decode_num_draft_tokens_total", "Draft tokens verified.", lambda s: s.draft_tokens, is_vllm=True),
+    counter(
+        "spec_decode_num_accepted_tokens_total",
+        "Draft tokens that were accepted; each saved a step.",
+        lambda s: s.accepted_tokens,
+        is_vllm=True,
+    ),
+    counter(
+        "spec_decode_num_accepted_tokens_per_pos_total",
+        "The same by position in the draft, from 0.",
+        by="position",
+        is_vllm=True,
+    ),
+    gauge(
+        "spec_decode_draft_length",
+        "Draft tokens chosen for a decoding sequence, on average in the last step.",
+        lambda s: s.draft_length,
+    ),
+    gauge(
+        "spec_decode_estimated_speedup",
+        "Of the last step by its drafts, as foreseen when they were chosen.",
+        lambda s: s.estimated_speedup,
+    ),
+    gauge(
+        "spec_decode_realised_speedup",
+        "Of the last steps, against decoding one token a step.",
+        lambda s: s.realized_speedup,
+    ),
+    counter(
+        "spec_decode_audits_total",
+        "Replays without drafts (--spec-audit-rate) by what they showed: equal, near_tie, disagreement.",
+        by="verdict",
+    ),
+    gauge(
+        "spec_decode_disabled",
+        "1 after a fault or an audit's disagreement has switched speculation off.",
+        lambda s: s.is_speculation_off,
+    ),
+)
+
+_GRAMMARS: tuple[MetricSpec, ...] = (
+    counter(
+        "grammar_compilations_total",
+        "Grammars and JSON schemas by how compiling them ended: compiled, invalid, timeout, cancelled (requests gone).",
+        by="outcome",
+    ),
+    histogram("grammar_compile_time_seconds", "Length of one compilation, however it ended.", buckets.STEP_S),
+    counter(
+        "grammar_cache_queries_total",
+        "Requests with a grammar, looked up among the compiled ones.",
+        lambda s: s.grammar_cache_queries,
+    ),
+    counter("grammar_cache_hits_total", "Of them, those found compiled.", lambda s: s.grammar_cache_hits),
+    gauge("grammar_cache_bytes", "Estimated size of the compiled grammars.", lambda s: s.grammar_cache_bytes),
+    counter("grammar_masks_total", "Tokens that needed a grammar's mask, drafted ones too.", lambda s: s.num_masks),
+    counter("grammar_mask_seconds_total", "Time that steps spent on these masks.", lambda s: s.mask_s),
+    counter(
+        "grammar_forced_tokens_total",
+        "Tokens that a grammar left no choice about, and that no step was spent on.",
+        lambda s: s.forced_tokens,
+    ),
+)
+
+_EXPERTS: tuple[MetricSpec, ...] = (
+    counter(
+        "expert_rows_total",
+        "Rows that each expert computed, over all layers with experts; beyond 256 experts, neighbors together.",
+        by="expert",
+    ),
+    gauge(
+        "expert_imbalance",
+        "Recent rows of a layer's busiest expert over its mean one's, averaged over layers; 1 is even.",
+        lambda s: s.expert_imbalance,
+    ),
+)
+
+ENGINE_ROWS: tuple[MetricSpec, ...] = (*_SCHEDULER, *_KV_CACHE, *_SPECULATION, *_GRAMMARS, *_EXPERTS)

@@ -1,0 +1,92 @@
+"""RequestRecord: what is told of one request when it is over, in the log and in metrics."""
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+
+from engine.protocol import FinishReason
+
+CLIENT_GONE = 499  # nginx's status for it; nobody receives it
+
+_UNAVAILABLE = 503
+
+
+class Outcome(enum.StrEnum):
+    """What became of a request."""
+
+    COMPLETED = "completed"
+    TIMEOUT = "timeout"  # its time was over; it may have got a part of its answer
+    REFUSED = "refused"  # nothing was begun
+    FAILED = "failed"  # begun, and ended by the server's fault
+    ABORTED = "aborted"  # its client went away
+
+
+class RequestRecord:
+    """Filled in on a request's way. It is over when the HTTP exchange and every generation that `hold` it have let go:
+    a background response outlives the exchange that began it."""
+
+    def __init__(self, request_id: str, method: str, on_over: Callable[["RequestRecord"], None]) -> None:
+        """method: as its label. Whoever makes the record holds it."""
+        self.request_id = request_id
+        self.method = method
+        self.arrival_s = time.monotonic()
+        self.route = "unmatched"
+        self.status = CLIENT_GONE
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.http_s = 0.0  # from its head to the end of its answer
+        self.error_code: str | None = None
+        self.error_status = 0
+        # Of its generation, if there was one:
+        self.has_begun = False
+        self.num_choices = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self.first_token_s: float | None = None  # from the arrival
+        self.finish_reasons: list[str] = []  # of its choices, each once
+        self._num_holders = 1
+        self._on_over = on_over
+
+    def hold(self) -> None:
+        self._num_holders += 1
+
+    def release(self) -> None:
+        self._num_holders -= 1
+        if self._num_holders == 0:
+            self._on_over(self)
+
+    def note_error(self, status: int, code: str) -> None:
+        """An error that was told to the client, in whatever form."""
+        self.error_status, self.error_code = status, code
+
+    def note_ends(self, reasons: Sequence[FinishReason]) -> None:
+        """How its choices ended."""
+        self.finish_reasons = sorted({reason.value for reason in reasons})
+
+    @property
+    def outcome(self) -> Outcome:
+        if FinishReason.TIMEOUT in self.finish_reasons or self.error_code == "timeout":
+            return Outcome.TIMEOUT
+        status = self.error_status or self.status
+        if status == CLIENT_GONE:
+            has_ended = self.has_begun and FinishReason.ABORT not in self.finish_reasons
+            return Outcome.COMPLETED if has_ended else Outcome.ABORTED
+        if status < 400:
+            return Outcome.ABORTED if FinishReason.ABORT in self.finish_reasons else Outcome.COMPLETED
+        is_refusal = status < 500 or (status == _UNAVAILABLE and not self.has_begun)
+        return Outcome.REFUSED if is_refusal else Outcome.FAILED
+
+
+_current: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
+
+
+def current_record() -> RequestRecord | None:
+    """Of the request that this task, or the one that began it, works for; None outside of requests."""
+    return _current.get()
+
+
+def set_current_record(record: RequestRecord) -> None:
+    """For this task and those that it begins."""
+    _current.set(record)

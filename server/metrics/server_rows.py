@@ -1,0 +1,187 @@
+"""Rows of the table that the API process knows by its own clock and counts."""
+
+from server.metrics import buckets
+from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, gauge, histogram
+
+_TOKENS: tuple[MetricSpec, ...] = (
+    counter("prompt_tokens_total", "Prompt tokens, as the responses' usage counts them.", is_vllm=True),
+    counter(
+        "prompt_tokens_cached_total",
+        "Of them, those that the prefix cache had when the prompt's first choice ran.",
+        is_vllm=True,
+    ),
+    counter(
+        "prompt_tokens_by_source_total",
+        "Prompt tokens that ran, by where their keys and values came from: local_compute, local_cache_hit.",
+        by="source",
+        is_vllm=True,
+    ),
+    counter("generation_tokens_total", "Generated tokens, as the responses' usage counts them.", is_vllm=True),
+    counter("discarded_tokens_total", "Tokens generated beyond a request's end and thrown away."),
+    counter(
+        "wasted_tokens_total",
+        "Tokens computed for nothing: generated for choices that ended in abort or error, or computed again after a "
+        "preemption.",
+        by="cause",
+        step_by={"preemption": lambda s: s.recomputed_tokens},
+    ),
+)
+
+_CHOICES: tuple[MetricSpec, ...] = (
+    counter(
+        "request_success_total",
+        "Ended requests by reason (stop, length, timeout, abort, error); each choice counts once.",
+        by="finished_reason",
+        is_vllm=True,
+    ),
+    counter(
+        "service_tier_requests_total",
+        "Accepted requests by service_tier (default, flex, priority); each choice counts once.",
+        by="service_tier",
+    ),
+    histogram(
+        "time_to_first_token_seconds", "From a request's arrival to its first token.", buckets.TTFT_S, is_vllm=True
+    ),
+    histogram(
+        "inter_token_latency_seconds",
+        "From one token of a request to the next.",
+        buckets.TOKEN_LATENCY_S,
+        is_vllm=True,
+    ),
+    histogram(
+        "request_time_per_output_token_seconds",
+        "The mean of that over a choice of two tokens or more.",
+        buckets.TOKEN_LATENCY_S,
+        is_vllm=True,
+    ),
+    histogram(
+        "e2e_request_latency_seconds",
+        "From a request's arrival to its end, whatever that was.",
+        buckets.LATENCY_S,
+        is_vllm=True,
+    ),
+    histogram(
+        "request_queue_time_seconds",
+        "From a request's arrival to its first step, or to its end if it had no output before.",
+        buckets.LATENCY_S,
+        is_vllm=True,
+    ),
+    histogram(
+        "queue_time_seconds",
+        "The same by how the wait ended: scheduled, or what ended the request before any output (abort, error, ...).",
+        buckets.LATENCY_S,
+        by="outcome",
+    ),
+    histogram(
+        "request_prefill_time_seconds",
+        "From a choice's first step to its first token, or to its end if that came first.",
+        buckets.LATENCY_S,
+        is_vllm=True,
+    ),
+    histogram(
+        "request_decode_time_seconds", "From a choice's first token to its last.", buckets.LATENCY_S, is_vllm=True
+    ),
+    histogram(
+        "request_inference_time_seconds",
+        "From a choice's first step to its last token, or to its end if there was none.",
+        buckets.LATENCY_S,
+        is_vllm=True,
+    ),
+    histogram("request_generation_tokens", "Generated tokens of a choice.", buckets.REQUEST_TOKENS, is_vllm=True),
+)
+
+_PROMPTS: tuple[MetricSpec, ...] = (
+    histogram(
+        "request_prompt_tokens",
+        "Length of a prompt, also of one that a full queue refused.",
+        buckets.REQUEST_TOKENS,
+        is_vllm=True,
+    ),
+    histogram(
+        "request_prefill_kv_computed_tokens",
+        "Tokens of a prompt that the prefix cache did not have.",
+        buckets.REQUEST_TOKENS,
+        is_vllm=True,
+    ),
+    histogram(
+        "request_max_num_generation_tokens",
+        "Tokens of a prompt's longest choice.",
+        buckets.REQUEST_TOKENS,
+        is_vllm=True,
+    ),
+    histogram("request_params_n", "Choices asked for of a prompt.", buckets.NUM_CHOICES, is_vllm=True),
+    histogram(
+        "request_params_max_tokens",
+        "Most tokens that a choice of a prompt may have.",
+        buckets.REQUEST_TOKENS,
+        is_vllm=True,
+    ),
+)
+
+_HTTP_LABELS = ("method", "route", "status")
+
+_SERVER: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        "tool_calls_total",
+        MetricType.COUNTER,
+        "Tool calls in answers, by the format that they were read with and what became of them: complete, incomplete "
+        "(the answer ended within the call).",
+        labels=(MODEL, "parser", "outcome"),
+    ),
+    gauge("stream_runs", "Streams and background responses that go on without their connection, until they end."),
+    gauge("stream_log_bytes", "Memory of the events that are held for clients that come back."),
+    counter("streams_resumed_total", "Times that a client came back to a stream."),
+    gauge("engine_ready", "1 while the engine takes requests; 0 while it loads, and when it is dead."),
+    counter("engine_restarts_total", "Times that the engine process was started again."),
+    gauge("startup_seconds", "Time that each phase of the server's start took; they follow one another.", by="phase"),
+    MetricSpec(
+        "cache_config_info",
+        MetricType.GAUGE,
+        "Always 1 once the engine is ready; the KV cache's shape is in the labels.",
+        labels=(MODEL, "block_size", "num_blocks", "kv_bytes", "cache_dtype", "enable_prefix_caching"),
+    ),
+    MetricSpec(
+        "http_requests_total",
+        MetricType.COUNTER,
+        "Answered HTTP requests; 499 is a client that went away, an unknown path is 'unmatched'.",
+        labels=_HTTP_LABELS,
+    ),
+    MetricSpec(
+        "http_request_duration_seconds",
+        MetricType.HISTOGRAM,
+        "From a request's head to the end of its answer, streams too.",
+        labels=_HTTP_LABELS,
+        buckets=buckets.HTTP_S,
+    ),
+    MetricSpec(
+        "http_request_size_bytes",
+        MetricType.HISTOGRAM,
+        "Bytes of the bodies that came.",
+        labels=_HTTP_LABELS,
+        buckets=buckets.HTTP_BYTES,
+    ),
+    MetricSpec(
+        "http_response_size_bytes",
+        MetricType.HISTOGRAM,
+        "Bytes of the answers' bodies that were sent.",
+        labels=_HTTP_LABELS,
+        buckets=buckets.HTTP_BYTES,
+    ),
+    MetricSpec(
+        "requests_total",
+        MetricType.COUNTER,
+        "Requests by what became of them (completed, timeout, refused, failed, aborted: its client went away) and by "
+        "error code, 'none' without an error. A stream that breaks off after its status counts here as failed.",
+        labels=("route", "outcome", "code"),
+    ),
+    MetricSpec(
+        "event_loop_lag_seconds",
+        MetricType.HISTOGRAM,
+        "How late the API process's event loop came to a timer, twice a second: all streams wait so long.",
+        labels=(),
+        buckets=buckets.LAG_S,
+    ),
+    MetricSpec("build_info", MetricType.GAUGE, "Always 1; the version is in the label.", labels=("version",)),
+)
+
+SERVER_ROWS: tuple[MetricSpec, ...] = (*_TOKENS, *_CHOICES, *_PROMPTS, *_SERVER)

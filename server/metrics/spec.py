@@ -1,0 +1,77 @@
+"""MetricSpec: one row of the table of metrics."""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from engine.protocol import StepStats
+
+PREFIX = "headrace_"
+
+MODEL = "model_name"
+
+Read = Callable[[StepStats], float | None]
+
+
+class MetricType(enum.StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One row. `step` reads a gauge's value, a counter's increment or an observation; None there means: nothing.
+    `step_by` reads one for each value of the last label. Rows with neither come from the API process's own clock and
+    counts. `is_vllm`: vLLM has it under the same name, with these labels and `engine`."""
+
+    name: str
+    type: MetricType
+    help: str
+    step: Read | None = None
+    labels: tuple[str, ...] = (MODEL,)
+    buckets: tuple[float, ...] = ()
+    is_vllm: bool = False
+    step_by: Mapping[str, Read] = field(default_factory=dict)
+
+    @property
+    def exported(self) -> str:
+        """Its name in /metrics."""
+        return PREFIX + self.name
+
+
+def counter(
+    name: str,
+    help: str,
+    step: Read | None = None,
+    *,
+    is_vllm: bool = False,
+    by: str = "",
+    step_by: Mapping[str, Read] = {},
+) -> MetricSpec:
+    """by: a label beside the model's name."""
+    return MetricSpec(name, MetricType.COUNTER, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
+
+
+def gauge(
+    name: str,
+    help: str,
+    step: Read | None = None,
+    *,
+    is_vllm: bool = False,
+    by: str = "",
+    step_by: Mapping[str, Read] = {},
+) -> MetricSpec:
+    """by: a label beside the model's name."""
+    return MetricSpec(name, MetricType.GAUGE, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
+
+
+def histogram(
+    name: str, help: str, buckets: tuple[float, ...], step: Read | None = None, *, is_vllm: bool = False, by: str = ""
+) -> MetricSpec:
+    """by: a label beside the model's name."""
+    return MetricSpec(name, MetricType.HISTOGRAM, help, step, _labels(by), buckets, is_vllm)
+
+
+def _labels(by: str) -> tuple[str, ...]:
+    return (MODEL, by) if by else (MODEL,)

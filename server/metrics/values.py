@@ -1,0 +1,193 @@
+"""Metrics: the values of the table's rows, and how they are counted."""
+
+import importlib.metadata
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from engine.protocol import EngineInfo, FinishReason, StepStats
+from server.metrics.request_record import RequestRecord
+from server.metrics.spec import MODEL, PREFIX, MetricSpec, MetricType, Read
+from server.metrics.table import METRICS
+from server.metrics.vllm_names import VllmNames
+
+_MAX_EXPERT_LABELS = 256
+
+Metric = Counter | Gauge | Histogram
+
+
+class Metrics:
+    """The table's values in a registry of their own. Counters live here, so they survive an engine's restart."""
+
+    def __init__(self, model_name: str, *, has_vllm_names: bool = False) -> None:
+        """has_vllm_names: export what vLLM has under its names, too."""
+        disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
+        self.engine_pid: int | None = None  # of the engine process, while there is one
+        self._model_name = model_name
+        self._registry = CollectorRegistry()
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._step_readers: list[tuple[Read, Callable[[float], None]]] = []
+        for spec in METRICS:
+            self._register(spec)
+        ended = self._counters["request_success_total"]
+        self._ended = {reason: ended.labels(model_name, reason.value) for reason in FinishReason}
+        wasted = self._counters["wasted_tokens_total"]
+        self._wasted = {
+            each: wasted.labels(model_name, each.value) for each in (FinishReason.ABORT, FinishReason.ERROR)
+        }
+        self._gauges["build_info"].labels(importlib.metadata.version("headrace")).set(1)
+        ProcessCollector(registry=self._registry)
+        # Without an engine process there is no such folder in /proc, and the collector has nothing to tell.
+        ProcessCollector(PREFIX + "engine", lambda: self.engine_pid or "none", registry=self._registry)
+        self._vllm_names = VllmNames(self._registry) if has_vllm_names else None
+
+    def _register(self, spec: MetricSpec) -> None:
+        """Create a metric, already bound to the model's name where that is its only label."""
+        name, labels, registry = spec.exported, spec.labels, self._registry
+        bound = (self._model_name,) if labels == (MODEL,) else ()
+        match spec.type:
+            case MetricType.COUNTER:
+                counter = Counter(name, spec.help, labels, registry=registry)
+                self._counters[spec.name] = counter.labels(*bound) if bound else counter
+            case MetricType.GAUGE:
+                gauge = Gauge(name, spec.help, labels, registry=registry)
+                self._gauges[spec.name] = gauge.labels(*bound) if bound else gauge
+            case MetricType.HISTOGRAM:
+                histogram = Histogram(name, spec.help, labels, registry=registry, buckets=spec.buckets)
+                self._histograms[spec.name] = histogram.labels(*bound) if bound else histogram
+        if spec.step is not None:
+            self._step_readers.append((spec.step, _writer(self._metric(spec.name))))
+        for value, read in spec.step_by.items():
+            self._step_readers.append((read, _writer(self._metric(spec.name).labels(self._model_name, value))))
+
+    def _metric(self, name: str) -> Metric:
+        return self._counters.get(name) or self._gauges.get(name) or self._histograms[name]
+
+    def render(self) -> bytes:
+        """All values in Prometheus's text format."""
+        text = generate_latest(self._registry)
+        return text if self._vllm_names is None else text + self._vllm_names.render()
+
+    # --- from the engine's client -------------------------------------------------------------------------------------
+
+    def on_step(self, stats: StepStats) -> None:
+        """Take over one step's account."""
+        for read, write in self._step_readers:
+            if (value := read(stats)) is not None:
+                write(value)
+        if stats.audit is not None:
+            self._counters["spec_decode_audits_total"].labels(self._model_name, stats.audit.value).inc()
+        for position, count in enumerate(stats.accepted_by_position):
+            self._accepted_at(position).inc(count)
+        self._count_experts(stats.expert_rows)
+        for outcome, seconds in stats.grammar_compile_s.items():
+            self._counters["grammar_compilations_total"].labels(self._model_name, outcome).inc(len(seconds))
+            for compile_s in seconds:
+                self.observe("grammar_compile_time_seconds", compile_s)
+
+    def _accepted_at(self, position: int) -> Counter:
+        return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self._model_name, str(position))
+
+    def _count_experts(self, rows: list[int]) -> None:
+        """Series are made when they first count; a label is an expert, or a range of them where there are very many."""
+        width = max(1, -(-len(rows) // _MAX_EXPERT_LABELS))
+        counter = self._counters["expert_rows_total"]
+        for first in range(0, len(rows), width):
+            if count := sum(rows[first : first + width]):
+                last = min(first + width, len(rows)) - 1
+                label = str(first) if width == 1 else f"{first}-{last}"
+                counter.labels(self._model_name, label).inc(count)
+
+    def on_discarded(self, num_tokens: int) -> None:
+        self.add("discarded_tokens_total", num_tokens)
+
+    def on_restart(self) -> None:
+        self.add("engine_restarts_total", 1)
+
+    def on_process(self, pid: int | None) -> None:
+        """Take note of the engine process that runs from now on; None if it has ended."""
+        self.engine_pid = pid
+
+    def on_ready(self, info: EngineInfo, *, has_prefix_cache: bool) -> None:
+        """Tell the KV cache's shape; after a restart it may be another one."""
+        gauge = self._gauges["cache_config_info"]
+        gauge.clear()
+        shape = (info.block_size, info.num_blocks, info.kv_bytes, info.dtype, has_prefix_cache)
+        gauge.labels(self._model_name, *shape).set(1)
+
+    def on_startup_phase(self, phase: str, seconds: float) -> None:
+        self._gauges["startup_seconds"].labels(self._model_name, phase).set(seconds)
+
+    # --- from the API process -----------------------------------------------------------------------------------------
+
+    def add(self, name: str, amount: float) -> None:
+        """Add to the counter `name` of the table."""
+        self._counters[name].inc(amount)
+
+    def set(self, name: str, value: float) -> None:
+        """Set the gauge `name` of the table."""
+        self._gauges[name].set(value)
+
+    def observe(self, name: str, value: float) -> None:
+        """Record one observation in the histogram `name` of the table."""
+        self._histograms[name].observe(value)
+
+    def count_prompt_sources(self, num_tokens: int, num_cached: int) -> None:
+        """Count where the keys and values of a prompt came from that has begun to run."""
+        self.add("prompt_tokens_cached_total", num_cached)
+        by_source = self._counters["prompt_tokens_by_source_total"]
+        by_source.labels(self._model_name, "local_compute").inc(num_tokens - num_cached)
+        by_source.labels(self._model_name, "local_cache_hit").inc(num_cached)
+        self.observe("request_prefill_kv_computed_tokens", num_tokens - num_cached)
+
+    def count_queue_time(self, outcome: str, queue_s: float) -> None:
+        """outcome: "scheduled", or what ended the request before."""
+        self.observe("request_queue_time_seconds", queue_s)
+        self._histograms["queue_time_seconds"].labels(self._model_name, outcome).observe(queue_s)
+
+    def count_ended(self, reason: FinishReason, num_tokens: int) -> None:
+        """Count a choice that ended with so many tokens."""
+        self._ended[reason].inc()
+        self.observe("request_generation_tokens", num_tokens)
+        if reason in self._wasted:
+            self._wasted[reason].inc(num_tokens)
+
+    def count_tier(self, tier: str) -> None:
+        self._counters["service_tier_requests_total"].labels(self._model_name, tier).inc()
+
+    def count_tool_call(self, parser: str, *, is_complete: bool) -> None:
+        outcome = "complete" if is_complete else "incomplete"
+        self._counters["tool_calls_total"].labels(self._model_name, parser, outcome).inc()
+
+    def count_http(self, record: RequestRecord) -> None:
+        """Count an answered request; its labels have a bounded number of values."""
+        labels = (record.method, record.route, str(record.status))
+        self._counters["http_requests_total"].labels(*labels).inc()
+        self._histograms["http_request_duration_seconds"].labels(*labels).observe(record.http_s)
+        self._histograms["http_request_size_bytes"].labels(*labels).observe(record.request_bytes)
+        self._histograms["http_response_size_bytes"].labels(*labels).observe(record.response_bytes)
+
+    def count_request(self, record: RequestRecord) -> None:
+        """Count a request that is over, its generation too."""
+        labels = (record.route, record.outcome.value, record.error_code or "none")
+        self._counters["requests_total"].labels(*labels).inc()
+
+
+def _writer(metric: Metric) -> Callable[[float], None]:
+    """What a step's value is given to."""
+    match metric:
+        case Counter():
+            return metric.inc
+        case Gauge():
+            return metric.set
+    return metric.observe

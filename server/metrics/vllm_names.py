@@ -1,0 +1,99 @@
+"""VllmNames: the metrics that vLLM has, under its names and labels, made from ours when they are asked for."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.metrics.spec import PREFIX, MetricSpec, MetricType
+from server.metrics.table import METRICS
+
+Labels = dict[str, str]
+
+_ENGINE = {"engine": "0"}  # vLLM numbers its engines; here is one
+_UNCOUNTED_ROUTES = frozenset({"/metrics", "/health", "/live", "/ready", "/version"})  # vLLM's HTTP metrics lack them
+
+
+class VllmNames:
+    """Copies of a registry's families. What vLLM adds to every sample is added here; labels of ours that it lacks are
+    summed over."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._copies = CollectorRegistry(auto_describe=False)
+        self._copies.register(_Copies(registry))
+
+    def render(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self._copies)
+
+
+class _Copies(Collector):
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        families = {family.name: family for family in self._registry.collect()}
+        for spec in METRICS:
+            if spec.is_vllm:
+                yield _copy(
+                    families[_family_name(spec)], "vllm:" + _family_name(spec).removeprefix(PREFIX), _with_engine
+                )
+        yield _copy(families[PREFIX + "cache_config_info"], "vllm:cache_config_info", _cache_config)
+        yield _copy(families[PREFIX + "http_requests"], "http_requests", _handler_with_status)
+        yield _copy(families[PREFIX + "http_request_duration_seconds"], "http_request_duration_seconds", _handler)
+        yield from _awake(families[PREFIX + "engine_ready"])
+
+
+def _family_name(spec: MetricSpec) -> str:
+    """prometheus_client drops the suffix of counters, which stays with their samples."""
+    return spec.exported.removesuffix("_total") if spec.type is MetricType.COUNTER else spec.exported
+
+
+def _copy(family: Metric, name: str, relabel: Callable[[Labels], Labels | None]) -> Metric:
+    """The family under another name. relabel: a sample's labels, or None to leave it out; equal ones are added up."""
+    sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for sample in family.samples:
+        labels = relabel(sample.labels)
+        if labels is not None:
+            key = (name + sample.name.removeprefix(family.name), tuple(labels.items()))
+            sums[key] = sums.get(key, 0.0) + sample.value
+    copy = Metric(name, family.documentation, family.type)
+    for (sample_name, items), value in sums.items():
+        copy.add_sample(sample_name, dict(items), value)
+    return copy
+
+
+def _with_engine(labels: Labels) -> Labels:
+    return {**labels, **_ENGINE}
+
+
+def _cache_config(labels: Labels) -> Labels:
+    """What routers read of it: `block_size` and `num_gpu_blocks`."""
+    return {**labels, **_ENGINE, "num_gpu_blocks": labels["num_blocks"]}
+
+
+def _handler(labels: Labels) -> Labels | None:
+    if labels["route"] in _UNCOUNTED_ROUTES:
+        return None
+    rest = {"le": labels["le"]} if "le" in labels else {}
+    return {"handler": labels["route"], "method": labels["method"], **rest}
+
+
+def _handler_with_status(labels: Labels) -> Labels | None:
+    handler = _handler(labels)
+    return None if handler is None else {**handler, "status": labels["status"][0] + "xx"}
+
+
+def _awake(ready: Metric) -> Iterable[Metric]:
+    """What vLLM says of engines that can sleep: this one is awake whenever it is ready, and else there is none."""
+    if not ready.samples or not ready.samples[0].value:
+        return
+    family = GaugeMetricFamily(
+        "vllm:engine_sleep_state",
+        "Whether the engine is awake.",
+        labels=[*ready.samples[0].labels, "engine", "sleep_state"],
+    )
+    for state, value in (("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)):
+        family.add_metric([*ready.samples[0].labels.values(), "0", state], value)
+    yield family
