@@ -14,6 +14,7 @@ import pytest
 from models.system.cache_folder import cache_folder
 
 _INSTALL_TIMEOUT_S = 1200.0
+_NOTE = "installed"  # the file that lists what was installed in its folder
 RUN_TIMEOUT_S = 120.0
 
 
@@ -28,10 +29,12 @@ def npm_program(package: str, *path: str, others: Sequence[str] = ()) -> Path:
     if npm is None:
         pytest.skip("npm is not installed")
     folder = _folder(package.replace("/", "+").replace("@", ""))
-    program = folder.joinpath("node_modules", *path)
-    if not program.exists():
+    packages = [package, *others]
+    if not _is_installed(folder, packages):
         folder.mkdir(parents=True, exist_ok=True)
-        _install([npm, "install", "--prefix", str(folder), "--no-fund", "--no-audit", package, *others])
+        _install([npm, "install", "--prefix", str(folder), "--no-fund", "--no-audit", *packages])
+        _note_installed(folder, packages)
+    program = folder.joinpath("node_modules", *path)
     assert program.exists(), f"{package} has no {program}; look into the package and mend the path"
     return program
 
@@ -49,13 +52,22 @@ def node_scripts(folder: Path, *packages: str) -> Path:
 def python_program(package: str, program: str, *, others: Sequence[str] = ()) -> Path:
     """A command of a Python package, in a virtual environment that it shares with `others` alone."""
     folder = _folder(package)
-    path = folder / "bin" / program
-    complete = folder / "complete"  # an installation that was interrupted is done again
-    if not complete.exists():
+    packages = [package, *others]
+    if not _is_installed(folder, packages):
         _install([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _install([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", package, *others])
-        complete.touch()
-    return path
+        _install([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages])
+        _note_installed(folder, packages)
+    return folder / "bin" / program
+
+
+def _is_installed(folder: Path, packages: list[str]) -> bool:
+    """Whether these were, and to the end: another list, or an installation that was interrupted, is done again."""
+    noted = folder / _NOTE
+    return noted.exists() and noted.read_text().split() == packages
+
+
+def _note_installed(folder: Path, packages: list[str]) -> None:
+    (folder / _NOTE).write_text("\n".join(packages))
 
 
 def _install(command: list[str]) -> None:

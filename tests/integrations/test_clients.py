@@ -17,9 +17,17 @@ pytestmark = pytest.mark.integrations
 _SCRIPTS = Path(__file__).with_name("clients")
 _MODEL = "demo"
 _TIMEOUT_S = 600.0
-_PYTHON_PACKAGES = ("anthropic", "ollama", "litellm", "langchain-openai", "langchain-anthropic", "langchain-ollama")
+_PYTHON_PACKAGES = (
+    "anthropic",
+    "ollama",
+    "litellm",
+    "langchain-openai",
+    "langchain-anthropic",
+    "langchain-ollama",
+    "openai-agents",
+)
 _NODE_PACKAGES = (
-    *("openai", "@anthropic-ai/sdk", "ollama", "zod"),
+    *("openai", "@anthropic-ai/sdk", "ollama", "zod", "eventsource"),
     *("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@ai-sdk/anthropic"),
 )
 
@@ -49,3 +57,8 @@ def test_python(server: ServerProcess, script: str) -> None:
 def test_node(server: ServerProcess, script: str) -> None:
     folder = node_scripts(_SCRIPTS, *_NODE_PACKAGES)
     _run("node", folder / script, server.url, API_KEY, _MODEL)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in _SCRIPTS.glob("*.sh")))
+def test_shell(server: ServerProcess, script: str) -> None:
+    _run("sh", _SCRIPTS / script, server.url, API_KEY, _MODEL)
