@@ -55,7 +55,14 @@ class StreamNotFound(HeadraceError):
 
 
 class NotStored(HeadraceError):
-    """There is no such stored object, or it is another key's."""
+    """There is no such stored object, or it is another key's.
+
+    `param` is the field of the body that names the object; None where the URL does.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class EventsDropped(HeadraceError):
@@ -143,6 +150,8 @@ def describe(error: Exception, request_id: str) -> ErrorReply:
     param, code = kind.param, kind.code
     if isinstance(error, InvalidRequest):
         param, code = error.param, error.code
+    elif isinstance(error, NotStored):
+        param = error.param
     return ErrorReply(kind.status, message, kind.type, param, code, _headers(error))
 
 

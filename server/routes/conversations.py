@@ -128,7 +128,7 @@ async def delete_item(request: Request, context: Context, conversation_id: str, 
 
 
 async def _objects(items: list[InputItem], request: Request, context: ServerContext) -> list[Item]:
-    return input_objects(await resolved(items, context.store, request.state.owner))
+    return input_objects(await resolved(items, context.store, request.state.owner, "items"))
 
 
 def _ignored(extra: dict[str, object], context: ServerContext) -> dict[str, str]:

@@ -46,21 +46,21 @@ async def prompt_items(body: PromptFields, store: Entries, owner: str) -> Prompt
             )
         stored = await _items_before(body.previous_response_id, store, owner)
     elif conversation_id is not None:
-        entry = await find_conversation(store, owner, conversation_id)
+        entry = await find_conversation(store, owner, conversation_id, param="conversation")
         stored = await store.items(entry.id, ITEM)
-    given = await resolved(body.input or [], store, owner)
+    given = await resolved(body.input or [], store, owner, "input")
     items = [*items_of(stored), *given] if stored else list(given)
     return PromptItems(items, len(stored), input_objects(given), conversation_id)
 
 
-async def resolved(items: Sequence[InputItem], store: Entries, owner: str) -> list[InputItem]:
-    """The items, with those that references mean in their place. Raises NotStored."""
+async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path: str) -> list[InputItem]:
+    """The items, with those that references mean in their place. path: of the list in the request. Raises NotStored."""
     found: list[InputItem] = []
-    for item in items:
+    for index, item in enumerate(items):
         if isinstance(item, ItemReference):
             stored = await store.find_item(item.id, owner)
             if stored is None:
-                raise no_item(item.id)
+                raise no_item(item.id, param=f"{path}[{index}]")
             found += items_of([stored])
         else:
             found.append(item)

@@ -22,12 +22,14 @@ def no_response(response_id: str) -> NotStored:
     return NotStored(f"Response with id '{response_id[:80]}' not found.")
 
 
-def no_conversation(conversation_id: str) -> NotStored:
-    return NotStored(f"Conversation with id '{conversation_id[:80]}' not found.")
+def no_conversation(conversation_id: str, *, param: str | None = None) -> NotStored:
+    return NotStored(f"Conversation with id '{conversation_id[:80]}' not found.", param=param)
 
 
-def no_item(item_id: str) -> NotStored:
-    return NotStored(f"Item with id '{item_id[:80]}' not found. Items are not persisted when `store` is set to false.")
+def no_item(item_id: str, *, param: str | None = None) -> NotStored:
+    return NotStored(
+        f"Item with id '{item_id[:80]}' not found. Items are not persisted when `store` is set to false.", param=param
+    )
 
 
 async def save_response(store: Entries, owner: str, response: Response, given: Sequence[Item]) -> bool:
@@ -53,11 +55,11 @@ async def shown_response(store: Entries, entry: Entry) -> dict[str, Any]:
     return {**entry.body, "output": await store.items(entry.id, OUTPUT)}
 
 
-async def find_conversation(store: Entries, owner: str, conversation_id: str) -> Entry:
-    """Raises NotStored."""
+async def find_conversation(store: Entries, owner: str, conversation_id: str, *, param: str | None = None) -> Entry:
+    """param: the field of the body that names it. Raises NotStored."""
     entry = await store.get(CONVERSATION, conversation_id, owner)
     if entry is None:
-        raise no_conversation(conversation_id)
+        raise no_conversation(conversation_id, param=param)
     return entry
 
 

@@ -97,21 +97,32 @@ def chat_messages(
                 _add_content(turn.message, item.content)
             case FunctionCallItem() | CustomToolCallItem():
                 turn = _continued(turn, result, path, turn is not None)
-                turn.message.setdefault("tool_calls", []).append(_call(item))
+                calls = turn.message.setdefault("tool_calls", [])
+                result.names[f"messages[{len(result.messages) - 1}].tool_calls[{len(calls)}].function"] = path
+                calls.append(_call(item))
                 called.add(item.call_id)
             case FunctionCallOutputItem() | CustomToolCallOutputItem():
                 if item.call_id not in called:
-                    raise InvalidRequest(
-                        f"{path}.call_id is {quote(item.call_id)}, and no item before it is a call of that id; give "
-                        "the call too",
-                        param=f"{path}.call_id",
-                    )
+                    raise _without_call(item, path, is_stored=index < num_stored)
                 turn = None
                 result.add({"role": "tool", "tool_call_id": item.call_id, "content": _texts(item.output)}, path)
             case MessageItem():
                 turn = None
                 result.add({"role": item.role, "content": _texts(item.content)}, path)
     return result
+
+
+def _without_call(
+    item: FunctionCallOutputItem | CustomToolCallOutputItem, path: str, *, is_stored: bool
+) -> InvalidRequest:
+    """Only a conversation can have a stored output without its call: any item may be added to it or deleted."""
+    missing = f"{quote(item.call_id)}, and no item before it is a call of that id"
+    if is_stored:
+        return InvalidRequest(
+            f"the conversation's item {quote(item.id)} has the call_id {missing}; delete it from the conversation",
+            param="conversation",
+        )
+    return InvalidRequest(f"{path}.call_id is {missing}; give the call too", param=f"{path}.call_id")
 
 
 def _continued(turn: _Turn | None, result: ChatMessages, path: str, fits: bool) -> _Turn:

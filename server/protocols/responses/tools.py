@@ -18,6 +18,7 @@ from server.schemas.response_tools import (
 )
 from server.schemas.responses import PromptFields
 from server.structured_outputs.lark_patterns import pattern_of_lark
+from server.structured_outputs.patterns import checked_construct
 
 _SEPARATOR = "__"
 
@@ -72,8 +73,11 @@ class ToolTable:
             kind = "regular expression" if tool.format.syntax == "regex" else "Lark grammar"
             described.append(f"That text matches this {kind}:\n{tool.format.definition}")
             # Inside JSON's escapes a pattern can be followed, and a grammar cannot.
-            is_regex = tool.format.syntax == "regex"
-            pattern = tool.format.definition if is_regex else pattern_of_lark(tool.format.definition)
+            if tool.format.syntax == "regex":
+                pattern = tool.format.definition
+                checked_construct(pattern, f"{path}.format.definition")  # alone: inside others it may mean more
+            else:
+                pattern = pattern_of_lark(tool.format.definition)
             if pattern is None:
                 self.ignored.append(f"{path}.format")
         inside = f"tools[{len(self.definitions)}].function.parameters.properties.{FIELD}.pattern"
@@ -86,7 +90,7 @@ def _function(tool: FunctionTool) -> dict[str, Any]:
 
 
 def tool_table(body: PromptFields) -> ToolTable:
-    """Raises InvalidRequest for two tools of one name."""
+    """Raises InvalidRequest for two tools of one name, and for a format that is no regular expression."""
     table = ToolTable()
     for index, tool in enumerate(body.tools or []):
         path = f"tools[{index}]"

@@ -26,6 +26,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 PATH = "/v1/responses"
+REFERENCE = {"type": "item_reference", "id": "msg_0"}
 
 
 def _engine(text: str = "Hello.", *, per_step: int = 3, finish: FinishReason = FinishReason.STOP) -> FakeClient:
@@ -501,3 +502,18 @@ async def test_faults_are_told(method: str, path: str, body: Any, message: str) 
         answer: httpx.Response = await api.request(method, path, json=body)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (PATH, {"input": [{"role": "user", "content": "x"}, REFERENCE]}, "input[1]"),
+        (PATH, {"input": "x", "conversation": "conv_0"}, "conversation"),
+        ("/v1/conversations", {"items": [REFERENCE]}, "items[0]"),
+        ("/v1/conversations/conv_0/items", {"items": [{"role": "user", "content": "x"}]}, None),
+    ],
+)
+async def test_what_is_not_stored_is_told_with_the_field_that_names_it(path: str, body: Any, param: str | None) -> None:
+    async with http(_app(_engine())) as api:
+        answer = await api.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, param)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
+from server.protocols.field_names import client_path
 from server.protocols.responses.items import ChatMessages, chat_messages
 from server.protocols.responses.stored import items_of
 from server.protocols.responses.thoughts import decode_thought, encode_thought
@@ -88,6 +89,18 @@ def test_instructions_come_first_and_paths_lead_to_what_the_client_sent() -> Non
     chat = _chat(USER, ANSWER, num_stored=1, instructions="Be kind.")
     assert chat.messages[0] == {"role": "system", "content": "Be kind."}
     assert chat.names == {"messages[0]": "instructions", "messages[1]": "input", "messages[2]": "input[0]"}
+
+
+def test_the_path_of_a_calls_arguments_leads_to_its_item() -> None:
+    chat = _chat(USER, _call("a"), ANSWER, _call("b"), _output("a"), _output("b"))
+    path = "messages[1].tool_calls[1].function.arguments"
+    assert client_path(chat.names, path) == "input[3].arguments"
+
+
+def test_a_stored_output_without_its_call_is_told_by_the_conversations_item() -> None:
+    with pytest.raises(InvalidRequest, match=r"item 'fco_1' .* 'z', .* delete it from the conversation") as caught:
+        _chat({**_output("z"), "id": "fco_1"}, USER, num_stored=1)
+    assert caught.value.param == "conversation"
 
 
 def test_a_refusal_is_what_the_assistant_said() -> None:
