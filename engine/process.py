@@ -16,7 +16,7 @@ import time
 import msgspec
 
 from engine.client.framing import encode_frame, receive_to_engine
-from engine.client.log_format import LOG_FORMAT
+from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
@@ -44,7 +44,8 @@ Inbox = queue.SimpleQueue[ToEngine | None]  # None wakes the engine: a grammar h
 
 def main() -> None:
     """Load, report READY or FAILED, and step until the API process says stop."""
-    logging.basicConfig(level=os.environ.get("HEADRACE_LOG_LEVEL", "INFO").upper(), format=LOG_FORMAT)
+    form = LogFormat(os.environ.get(FORM_VARIABLE, LogFormat.TEXT))
+    configure_logging(os.environ.get(LEVEL_VARIABLE, "info"), form)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager may signal the whole group
         signal.signal(number, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
     sock = socket.socket(fileno=int(sys.argv[1]))

@@ -4,6 +4,7 @@ import enum
 import re
 from dataclasses import dataclass
 
+from engine.client.log_format import LogFormat
 from engine.config import option
 from engine.errors import OptionError
 
@@ -97,6 +98,10 @@ class ServerConfig:
         group="HTTP",
     )
     log_level: LogLevel = option(LogLevel.INFO, "Least severe log lines to print.", group="HTTP")
+    log_format: LogFormat = option(LogFormat.TEXT, "Log lines as text, or each as a JSON object.", group="HTTP")
+    log_requests: bool = option(
+        True, "Log a line for each request: id, route, status, tokens, times, why it ended.", group="HTTP"
+    )
     served_model_name: tuple[str, ...] = option(
         (), "Id that clients call the model by; repeatable, the first is canonical (default: MODEL).", group="Requests"
     )

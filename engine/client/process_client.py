@@ -206,6 +206,12 @@ class ProcessClient:
                 return
             self._num_restarts += 1
             self._callbacks.on_restart()
+            logger.warning(
+                "starting the engine again: restart %d; after %d within %d minutes the server gives up",
+                self._num_restarts,
+                _MAX_RESTARTS,
+                _RESTART_WINDOW_S // 60,
+            )
             self._enter_loading("the engine ended unexpectedly and is being started again")
 
     def _supervision_ended(self, supervisor: "asyncio.Task[None]") -> None:
@@ -247,6 +253,8 @@ class ProcessClient:
                 self._reason = ""
                 self._progress_s = time.monotonic()
                 self._callbacks.on_ready(info)
+                if self._num_restarts:
+                    logger.info("the engine is ready again")
                 self._settled.set()
             case Failed(message=reason, is_option=is_option):
                 self._failure, self._is_option_wrong = reason, is_option

@@ -8,7 +8,7 @@ import uvicorn
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
 from server.app import create_app
-from server.config import LogLevel, ServerConfig
+from server.config import ServerConfig
 from server.context import ServerContext
 from server.metrics.values import Metrics
 from server.store.entries import Entries
@@ -32,7 +32,7 @@ def create_server(
     uvicorn_config = uvicorn.Config(
         app,
         log_config=None,
-        access_log=config.log_level is LogLevel.DEBUG,
+        access_log=False,  # server/http/request_log.py tells more
         server_header=False,
         root_path=config.root_path,
         timeout_keep_alive=config.timeout_keep_alive,

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from engine.client.log_format import LogFormat
 from engine.protocol import Loading
 
 logger = logging.getLogger(__name__)
@@ -76,10 +77,11 @@ class LoadingBars:
             self._progress.update(self._bars[last.stage], completed=1, total=1)
 
 
-def loading_display() -> LoadingBars | LoadingLog:
-    """Bars where stderr is a terminal that can draw them."""
+def loading_display(log_format: LogFormat) -> LoadingBars | LoadingLog:
+    """Bars where stderr is a terminal that can draw them, and nobody asked for lines that programs read."""
     console = Console(file=sys.stderr)
-    return LoadingBars(console) if console.is_terminal and not console.is_dumb_terminal else LoadingLog()
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    return LoadingBars(console) if can_draw and log_format is LogFormat.TEXT else LoadingLog()
 
 
 def _describe(loading: Loading) -> str:

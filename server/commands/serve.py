@@ -11,11 +11,12 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.client.log_format import LOG_FORMAT
+from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging
 from engine.client.process_client import EngineCallbacks, ProcessClient
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Loading, TokenizerInfo
+from server.commands.activity_log import ActivityLog
 from server.commands.listener import listen, url_of
 from server.commands.loading_display import loading_display
 from server.commands.startup_times import LAST_PHASE, StartupTimes
@@ -45,16 +46,17 @@ _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64,
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
     began_s = time.monotonic()
-    _configure_logging(server_config.log_level)
+    _configure_logging(server_config)
     load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
     with listen(server_config.host, server_config.port) as sock, open_store(server_config) as store:
         return asyncio.run(_serve(sock, store, server_config, engine_config, began_s))
 
 
-def _configure_logging(level: LogLevel) -> None:
-    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=LOG_FORMAT)
-    os.environ["HEADRACE_LOG_LEVEL"] = level  # the engine process inherits it
-    if level is not LogLevel.DEBUG:  # uvicorn tells its own start and stop, which ours say better
+def _configure_logging(config: ServerConfig) -> None:
+    configure_logging(config.log_level, config.log_format)
+    os.environ[LEVEL_VARIABLE] = config.log_level  # the engine process inherits them
+    os.environ[FORM_VARIABLE] = config.log_format
+    if config.log_level is not LogLevel.DEBUG:  # uvicorn tells its own start and stop, which ours say better
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
@@ -68,7 +70,7 @@ async def _serve(
     stop_signal = _catch_signals()
     has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
     metrics = Metrics(server_config.model_names(engine_config.model)[0], has_vllm_names=has_vllm_names)
-    start = _Start(metrics, began_s)
+    start = _Start(metrics, began_s, server_config.log_format)
     client = _engine_client(server_config, engine_config, metrics, start)
     await client.start()
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
@@ -82,6 +84,7 @@ async def _serve(
         if num_interrupted := await fail_interrupted(store):
             logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
     serving = asyncio.create_task(http.serve([sock]), name="http")
+    activity = asyncio.create_task(ActivityLog(metrics).run(), name="activity-log")
     lag = asyncio.create_task(watch_loop(partial(metrics.observe, "event_loop_lag_seconds")), name="loop-lag")
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:
@@ -100,6 +103,7 @@ async def _serve(
         http.should_exit = True
         await serving
         lag.cancel()
+        activity.cancel()
 
 
 def _engine_client(
@@ -123,8 +127,8 @@ def _engine_client(
 class _Start:
     """The server's start: shown on the terminal, timed, and at its end a model that takes text."""
 
-    def __init__(self, metrics: Metrics, began_s: float) -> None:
-        self.display = loading_display()
+    def __init__(self, metrics: Metrics, began_s: float, log_format: LogFormat) -> None:
+        self.display = loading_display(log_format)
         self.context: ServerContext | None = None  # set before the engine's first message is read
         self._metrics = metrics
         self._times = StartupTimes(began_s, metrics.on_startup_phase)
@@ -212,6 +216,9 @@ def _announce(info: EngineInfo, text_model: "TextModel", url: str, config: Serve
     for note in info.notes:
         logger.info("%s", note)
     path, body = _CHAT if text_model.chat is not None else _COMPLETION
+    if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
+        logger.info("ready at %s", url)
+        return
     key = '-H "authorization: Bearer YOUR_KEY" ' if config.api_key else ""  # never the key: logs are read by many
     sys.stderr.write(
         f"\nheadrace is ready at {url}\nTry:\n\n"

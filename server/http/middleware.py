@@ -13,6 +13,7 @@ from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey
 from server.http.error_forms import error_response, route_path, told
+from server.http.request_log import log_request
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
@@ -72,10 +73,15 @@ class _Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._record = RequestRecord(self.request_id, method, context.metrics.count_request)
+        self._record = RequestRecord(self.request_id, method, self._on_over)
         self._arrival_s = self._record.arrival_s
         set_current_record(self._record)
         scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s, owner=NOBODY)
+
+    def _on_over(self, record: RequestRecord) -> None:
+        self._context.metrics.count_request(record)
+        if self._context.config.log_requests:
+            log_request(record, self._context.model_name)
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -142,6 +142,12 @@ class Metrics:
         """Record one observation in the histogram `name` of the table."""
         self._histograms[name].observe(value)
 
+    def value(self, name: str) -> float:
+        """Of the counter or gauge `name`, which has no label but the model's name."""
+        metric = self._counters.get(name) or self._gauges[name]
+        (family,) = metric.collect()
+        return float(family.samples[0].value)
+
     def count_prompt_sources(self, num_tokens: int, num_cached: int) -> None:
         """Count where the keys and values of a prompt came from that has begun to run."""
         self.add("prompt_tokens_cached_total", num_cached)

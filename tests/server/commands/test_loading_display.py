@@ -2,11 +2,14 @@
 
 import io
 import logging
+import sys
 
 import pytest
 from rich.console import Console
 
+from engine.client.log_format import LogFormat, StderrHandler
 from engine.protocol import Loading
+from server.commands import loading_display
 from server.commands.loading_display import LoadingBars, LoadingLog
 
 pytestmark = pytest.mark.fast
@@ -56,3 +59,21 @@ def test_messages_after_the_bars_go_to_the_log(caplog: pytest.LogCaptureFixture)
     bars.close()
     bars.show(STAGES[0])
     assert caplog.messages == ["download model ..."]
+
+
+def test_bars_are_for_terminals_whose_lines_no_program_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading_display, "Console", lambda file: Console(file=file, force_terminal=True))
+    monkeypatch.setenv("TERM", "xterm")
+    assert isinstance(loading_display.loading_display(LogFormat.TEXT), LoadingBars)
+    assert isinstance(loading_display.loading_display(LogFormat.JSON), LoadingLog)
+
+
+def test_log_lines_stand_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    bars = LoadingBars(Console(file=screen, force_terminal=True, width=100, color_system=None))
+    handler = StderrHandler()
+    bars.show(STAGES[0])
+    handler.emit(logging.LogRecord("name", logging.INFO, "", 0, "a request was refused", (), None))
+    bars.close()
+    assert "\na request was refused\n" in screen.getvalue().replace("\r", "\n").replace("\x1b[2K", "")

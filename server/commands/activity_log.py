@@ -1,0 +1,61 @@
+"""ActivityLog: a line every ten seconds that says what the server does, and none while it does nothing."""
+
+import asyncio
+import logging
+import time
+
+from engine.client.log_format import with_fields
+from server.metrics.values import Metrics
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_S = 10.0
+
+
+class ActivityLog:
+    """Compares the counters with those of its last look."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._looked_s = time.monotonic()
+        self._totals = self._read_totals()
+
+    async def run(self) -> None:
+        """Log what there is to tell, until canceled."""
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            self.look(time.monotonic())
+
+    def look(self, now_s: float) -> None:
+        """Log a line if a request runs or waits, or did since the last look. now_s: by time.monotonic()."""
+        totals = self._read_totals()
+        since = {name: total - self._totals[name] for name, total in totals.items()}
+        seconds = max(1e-9, now_s - self._looked_s)
+        self._totals, self._looked_s = totals, now_s
+        running, waiting = (int(self._metrics.value(f"num_requests_{state}")) for state in ("running", "waiting"))
+        if not (running or waiting or any(since.values())):
+            return
+        queries = since["prefix_cache_queries_total"]
+        fields: dict[str, float | None] = {
+            "running": running,
+            "waiting": waiting,
+            "prompt_tokens_per_s": round(since["prompt_tokens_total"] / seconds, 1),
+            "output_tokens_per_s": round(since["generation_tokens_total"] / seconds, 1),
+            "kv_cache_usage": round(self._metrics.value("kv_cache_usage_perc"), 4),
+            "prefix_hit_rate": round(since["prefix_cache_hits_total"] / queries, 4) if queries else None,
+        }
+        hits = "none looked up" if fields["prefix_hit_rate"] is None else f"{fields['prefix_hit_rate']:.1%}"
+        logger.info(
+            "running %d, waiting %d, prompts %.1f tokens/s, output %.1f tokens/s, KV cache %.1f%%, prefix hits %s",
+            running,
+            waiting,
+            fields["prompt_tokens_per_s"],
+            fields["output_tokens_per_s"],
+            100 * self._metrics.value("kv_cache_usage_perc"),
+            hits,
+            extra=with_fields(**fields),
+        )
+
+    def _read_totals(self) -> dict[str, float]:
+        names = ("prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits")
+        return {f"{name}_total": self._metrics.value(f"{name}_total") for name in names}

@@ -1,0 +1,132 @@
+"""One line for each request, with what an operator asks of it and nothing that a client wrote."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.asgi import RawRequest
+from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
+
+pytestmark = pytest.mark.fast
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "sesame"}]}
+LOGGER = "server.http.request_log"
+
+
+def _lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The fields of all lines, their durations left out after a look."""
+    lines = [dict(vars(record)["fields"]) for record in caplog.records if record.name == LOGGER]
+    for line in lines:
+        assert line.pop("duration_s") >= 0
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def _at_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_generation_is_told_with_its_tokens_and_its_end(caplog: pytest.LogCaptureFixture, stream: bool) -> None:
+    async with http(make_app(FakeClient(says("open", finish=FinishReason.STOP)))) as api:
+        answer = await api.post(
+            "/v1/chat/completions", json={**CHAT, "stream": stream, "n": 2}, headers={"x-request-id": "abc-1"}
+        )
+    (line,) = _lines(caplog)
+    assert line.pop("ttft_s") >= 0
+    assert line == {
+        "method": "POST",
+        "route": "/v1/chat/completions",
+        "status": 200,
+        "outcome": "completed",
+        "request_id": "abc-1",
+        "model": MODEL,
+        "prompt_tokens": 25,
+        "cached_tokens": 2,
+        "output_tokens": 10,
+        "choices": 2,
+        "finish": "stop",
+    }
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert "POST /v1/chat/completions 200 outcome=completed request_id=abc-1" in caplog.text
+
+
+async def test_a_refusal_is_told_with_its_code(caplog: pytest.LogCaptureFixture) -> None:
+    client = FakeClient(says("x"))
+    client.capacity = 0
+    async with http(make_app(client)) as api:
+        await api.post("/v1/chat/completions", json=CHAT)
+        await api.post("/v1/chat/completions", json={**CHAT, "max_tokens": 10**6})
+        await api.get("/nothing/here")
+    told = [(line["route"], line["status"], line["outcome"], line["error"]) for line in _lines(caplog)]
+    assert told == [
+        ("/v1/chat/completions", 429, "refused", "rate_limit_exceeded"),
+        ("/v1/chat/completions", 400, "refused", "context_length_exceeded"),
+        ("unmatched", 404, "refused", "not_found"),
+    ]
+
+
+async def test_a_client_that_goes_away_is_told_with_what_it_got(caplog: pytest.LogCaptureFixture) -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        return [RequestOutput(id=request.id, new_ids=[72], queue_s=0.1), None]
+
+    async with RawRequest(make_app(FakeClient(script)), "/v1/chat/completions", {**CHAT, "stream": True}) as request:
+        await request.until(lambda: b"content" in request.body)
+        request.disconnect()
+        await request.ended()
+    (line,) = _lines(caplog)
+    assert (line["status"], line["outcome"], line["output_tokens"], line["finish"]) == (499, "aborted", 1, "abort")
+
+
+async def test_a_stream_that_breaks_off_has_failed_whatever_its_status(caplog: pytest.LogCaptureFixture) -> None:
+    def script(request: EngineRequest) -> list[Step]:
+        end = RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error="not finite")
+        return [RequestOutput(id=request.id, new_ids=[72]), end]
+
+    async with http(make_app(FakeClient(script))) as api:
+        await api.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    (line,) = _lines(caplog)
+    assert (line["status"], line["outcome"], line["error"]) == (200, "failed", "generation_failed")
+
+
+async def test_a_background_response_is_told_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(FakeClient(says("done")))
+    async with http(app) as api:
+        await api.post("/v1/responses", json={"input": "sesame", "background": True})
+        assert _lines(caplog) == []
+        await app.state.context.runs.finish(5.0)
+    (line,) = _lines(caplog)
+    assert (line["status"], line["outcome"], line["output_tokens"]) == (200, "completed", 4)
+
+
+async def test_nothing_that_a_client_wrote_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    app = make_app(FakeClient(says("treasure")), api_key=("sk-cave",))
+    async with http(app, authorization="Bearer sk-cave") as api:
+        await api.post("/v1/chat/completions", json={**CHAT, "user": "ali"})
+        await api.post("/v1/chat/completions", json={**CHAT, "model": "sesame"})
+        await api.get("/v1/models/sesame")
+        await api.get("/sesame?sesame=1")
+    async with http(app, authorization="Bearer sk-thief", **{"x-request-id": "sesame sesame"}) as api:
+        await api.post("/v1/chat/completions", json=CHAT)
+    told = "\n".join(record.getMessage() + str(vars(record)) for record in caplog.records if record.name == LOGGER)
+    assert len(_lines(caplog)) == 5
+    assert not [word for word in ("sesame", "treasure", "sk-cave", "sk-thief", "ali ") if word in told]
+
+
+async def test_probes_are_told_at_debug_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        await api.get("/health")
+        await api.get("/metrics")
+        assert _lines(caplog) == []
+        caplog.set_level(logging.DEBUG)
+        await api.get("/health")
+    assert [line["route"] for line in _lines(caplog)] == ["/health"]
+
+
+async def test_the_lines_can_be_switched_off(caplog: pytest.LogCaptureFixture) -> None:
+    async with http(make_app(FakeClient(says("x")), log_requests=False)) as api:
+        await api.post("/v1/chat/completions", json=CHAT)
+    assert _lines(caplog) == []
