@@ -39,12 +39,15 @@ class TextModel:
     fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
 
 
-def fill_in_middle_of(text_model: TextModel, param: str) -> FillInMiddle:
-    """The model's, for a request whose field `param` needs it. Raises InvalidRequest."""
+def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> FillInMiddle:
+    """The model's, for a request whose field `param` needs it. instead: what a client can do without such a model.
+
+    Raises InvalidRequest.
+    """
     if text_model.fill_in_middle is None:
         raise InvalidRequest(
             f"{param} needs a model that fills in the middle, and this one's vocabulary has no tokens for it (such as "
-            "<|fim_prefix|>); use a code model that has them, or leave the field out",
+            f"<|fim_prefix|>); use a code model that has them, or {instead}",
             param=param,
         )
     return text_model.fill_in_middle

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from engine.errors import ContextLengthExceeded
 from server.context import ServerContext
 from server.generation.answer_plan import AnswerPlan
 from server.generation.checks import check_request
@@ -24,8 +25,14 @@ async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: 
     ignored, terms = check_request(body, context) + body.check(), request_terms(body, context, arrival_s)
     text_model = await context.text_model()
     info = context.client.info
-    fim = fill_in_middle_of(text_model, "input_suffix")
+    fim = fill_in_middle_of(text_model, "input_suffix", instead="send the prefix to /v1/completions")
     requested = body.requested_max_tokens
+    if requested is not None and requested >= info.max_model_len:
+        raise ContextLengthExceeded(
+            f"n_predict is {requested}, and this server takes {info.max_model_len} tokens of prompt and output "
+            "together; ask for fewer",
+            param="n_predict",
+        )
     num_reserved = info.max_model_len // _ANSWER_SHARE if requested is None else requested
     max_prompt = info.max_model_len - num_reserved
     prompt, is_cut = await asyncio.to_thread(infill_prompt, body, fim, text_model.tokenizer, max_prompt)

@@ -126,7 +126,7 @@ async def completion_params(
     add_special_tokens = body.add_special_tokens is not False
     num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     truncation = truncation_of(body, info.max_model_len, num_reserved=num_reserved)
-    fim = fill_in_middle_of(text_model, "suffix") if body.suffix else None
+    fim = fill_in_middle_of(text_model, "suffix", instead="leave the field out") if body.suffix else None
     if fim is not None and body.suffix:
         prompts = await suffix_prompts(
             body.prompt, body.suffix, fim, text_model.tokenizer, add_special_tokens=add_special_tokens

@@ -67,7 +67,10 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
         if given_id != run_id:
             raise InvalidRequest(f"last-event-id is {quote(last_event_id)}, which is another stream's")
     if after is not None and after > run.log.num_events:
-        raise InvalidRequest(f"event {after} is yet to come; the stream has {run.log.num_events} so far")
+        raise InvalidRequest(
+            f"event {after} is yet to come; the stream has {run.log.num_events} so far",
+            param=None if last_event_id else "starting_after",
+        )
     _runs(request).count_resumed()
     if run.log.has_ended and after and after == run.log.num_events:
         return Response(status_code=204)  # browsers' EventSource comes back until it gets this

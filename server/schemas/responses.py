@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.schemas.base import StrictModel
+from server.schemas.base import StrictModel, quote
 from server.schemas.response_items import Input
 from server.schemas.response_tools import ResponseToolChoice, ResponseTools
 from server.schemas.tagged import by_type
@@ -40,7 +40,7 @@ _CHAT_NAMES = {
 
 
 # Without a place in a response, or what this server does not do.
-_UNSUPPORTED = ("prompt", "context_management", "prompt_logprobs", "return_token_ids", "resumable")
+_UNSUPPORTED = ("prompt", "context_management", "prompt_logprobs", "return_token_ids")
 
 
 class JsonSchemaFormat(StrictModel):
@@ -84,12 +84,17 @@ def _checked_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     if metadata is None:
         return None
     if len(metadata) > _MAX_PAIRS:
-        raise PydanticCustomError("metadata", "it must have at most {limit} pairs", {"limit": _MAX_PAIRS})
-    if any(len(key) > _MAX_KEY or len(value) > _MAX_VALUE for key, value in metadata.items()):
         raise PydanticCustomError(
             "metadata",
-            "its keys must have at most {key} characters and its values {value}",
-            {"key": _MAX_KEY, "value": _MAX_VALUE},
+            "it must have at most {limit} pairs, and has {count}",
+            {"limit": _MAX_PAIRS, "count": len(metadata)},
+        )
+    long = next((key for key, value in metadata.items() if len(key) > _MAX_KEY or len(value) > _MAX_VALUE), None)
+    if long is not None:
+        raise PydanticCustomError(
+            "metadata",
+            "its keys must have at most {key} characters and its values {value}; of {long} one has more",
+            {"key": _MAX_KEY, "value": _MAX_VALUE, "long": quote(long)},
         )
     return metadata
 
@@ -127,6 +132,11 @@ class PromptFields(StrictModel):
         for name in _UNSUPPORTED:
             if extra.pop(name, None) not in (None, False, []):
                 raise UnsupportedParameter(f"{name} is not supported; leave it out", param=name)
+        if extra.pop("resumable", False):
+            raise UnsupportedParameter(
+                "resumable is not supported by this endpoint; streams with background: true can be taken up again",
+                param="resumable",
+            )
         return extra
 
 

@@ -32,7 +32,8 @@ def chat_messages(body: MessagesPrompt, *, takes_late_system: bool) -> tuple[lis
     """The chat's messages, neighbors of one role as one, and the paths of what is not in them.
 
     takes_late_system: whether the template shows a system's message after the first; else it is given as the user's.
-    Raises InvalidRequest for a block in a message of the wrong role, and for calls at the end.
+    Raises InvalidRequest for a block in a message of the wrong role, a user's message without blocks, and calls at the
+    end.
     """
     ignored = [f"system[{i}]" for i, block in enumerate(body.system or []) if is_billing(block)]
     system = [_part(block) for block in body.system or [] if not is_billing(block)]
@@ -45,6 +46,11 @@ def chat_messages(body: MessagesPrompt, *, takes_late_system: bool) -> tuple[lis
                 called |= {block.id: block.name for block in message.content if isinstance(block, ToolUseBlock)}
                 _add(chat, _assistant(message))
             case "user":
+                if not message.content:
+                    path = f"messages[{index}].content"
+                    raise InvalidRequest(
+                        f"{path} has no blocks; give at least one, or leave out the message", param=path
+                    )
                 chat += [_result(block, called) for block in message.content if isinstance(block, ToolResultBlock)]
                 if texts := _texts(message.content):
                     _add(chat, {"role": "user", "content": texts})

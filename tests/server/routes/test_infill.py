@@ -268,6 +268,20 @@ async def test_what_cannot_be_honored_is_refused(fields: dict[str, Any], param: 
     assert response.json()["error"]["param"] == param
 
 
+async def test_an_answer_longer_than_the_context_is_refused_with_the_limit() -> None:
+    client = FakeClient(says("x"), fim_info())
+    response = await _post(client, INFILL_URL, {**GAP, "n_predict": 10**9})
+    limit = client.info.max_model_len
+    assert f"n_predict is 1000000000, and this server takes {limit} tokens" in response.json()["error"]["message"]
+
+
+async def test_a_model_that_fills_no_gaps_is_told_with_what_can_be_asked_instead() -> None:
+    response = await _post(FakeClient(says("x")), INFILL_URL, GAP)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "input_suffix")
+    assert "/v1/completions" in error["message"]
+
+
 @pytest.mark.parametrize(
     "fields", [{"n_probs": 0, "grammar": "", "lora": []}, {"return_token_ids": False, "id_slot": -1}]
 )

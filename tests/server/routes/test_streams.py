@@ -205,20 +205,23 @@ async def test_a_stream_belongs_to_its_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "query", "message"),
+    ("headers", "query", "message", "param"),
     [
-        ({"last-event-id": "7"}, {}, "it must be the id of an event"),
-        ({"last-event-id": f"stream_{'0' * 48}:1"}, {}, "another stream's"),
-        ({}, {"starting_after": "-1"}, "it must be a whole number"),
-        ({}, {"starting_after": "1000"}, "event 1000 is yet to come; the stream has 5 so far"),
+        ({"last-event-id": "7"}, {}, "it must be the id of an event", None),
+        ({"last-event-id": f"stream_{'0' * 48}:1"}, {}, "another stream's", None),
+        ({}, {"starting_after": "-1"}, "it must be a whole number", "starting_after"),
+        ({}, {"starting_after": "1000"}, "event 1000 is yet to come; the stream has 5 so far", "starting_after"),
     ],
 )
-async def test_places_that_are_none_are_refused(headers: dict[str, str], query: dict[str, str], message: str) -> None:
+async def test_places_that_are_none_are_refused(
+    headers: dict[str, str], query: dict[str, str], message: str, param: str | None
+) -> None:
     async with http(make_app(FakeClient(says("Hi")))) as api:
         whole = await api.post(CHAT_PATH, json=CHAT)
         refused = await api.get(f"/v1/streams/{whole.headers['x-stream-id']}", headers=headers, params=query)
     assert refused.status_code == 400
     assert message in refused.json()["error"]["message"]
+    assert refused.json()["error"]["param"] == param
 
 
 async def test_a_request_whose_stream_is_gone_does_not_begin_again() -> None:

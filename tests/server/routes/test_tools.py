@@ -195,7 +195,7 @@ async def test_functions_are_the_old_name_of_tools() -> None:
             "tools[0].function.parameters.type",
             "arguments are an object",
         ),
-        ({"tools": [ADD, ADD]}, "tools", "two tools are called 'plus'"),
+        ({"tools": [ADD, ADD]}, "tools", "tools has two tools called 'plus'"),
         ({"tools": [ADD], "functions": [NOW["function"]]}, "functions", "give one"),
         ({"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(500)]}, "tools", "at most 128"),
         ({"tools": [{"type": "function", "function": {"name": "a/b"}}]}, "tools[0].function.name", "_ . - characters"),

@@ -61,6 +61,13 @@ def test_calls_and_results_become_those_of_a_chat() -> None:
     assert user == {"role": "user", "content": ["and?"]}
 
 
+def test_a_users_message_of_no_blocks_is_refused_and_not_passed_over() -> None:
+    """Passed over, the answer would go on with the assistant's message before it."""
+    with pytest.raises(InvalidRequest, match="has no blocks") as refused:
+        _translated(USER, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": []})
+    assert refused.value.param == "messages[2].content"
+
+
 def test_an_assistants_message_at_the_end_is_gone_on_with() -> None:
     translated = _translated(USER, {"role": "assistant", "content": "The answer is"})
     assert translated.chat().continue_final_message
