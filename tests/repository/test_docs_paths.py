@@ -47,6 +47,11 @@ def test_files_that_are_named_exist(document: Path) -> None:
     assert {name for name in named if not any((folder / name).is_file() for folder in folders)} == set()
 
 
+def test_the_readme_ends_with_a_way_to_every_document() -> None:
+    _, more = (ROOT / "README.md").read_text().split("\n## More\n")
+    assert set(re.findall(r"\(docs/([\w-]+\.md)\)", more)) == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
 def test_sources_that_documents_name_anywhere_exist() -> None:
     texts = {path: path.read_text() for path in DOCUMENTS if path != HISTORY}
     assert [(str(path.relative_to(ROOT)), name) for path, text in texts.items() for name in _missing(text)] == []
