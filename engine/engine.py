@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from engine.config import EngineConfig
@@ -39,12 +39,14 @@ class Engine:
         budget: StepBudget | None = None,
         speculator: Speculator | None = None,
         grammars: GrammarCompiler | None = None,
+        on_started: Callable[[list[str]], None] | None = None,
     ) -> None:
         """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks
         and, if its model has recurrent layers, `num_states` states.
 
         budget: tokens of a step, by default always max_num_batched_tokens. speculator: by default one that uses
-        requests' own predictions. grammars: without it requests with a grammar are refused.
+        requests' own predictions. grammars: without it requests with a grammar are refused. on_started: called before
+        the first step that computes requests, with their ids.
         """
         self._runner = runner
         self._budget = budget or StepBudget(config.max_num_batched_tokens)
@@ -60,6 +62,7 @@ class Engine:
         )
         self._speculator = speculator or Speculator(AUTO_TOKENS)
         self._grammars = grammars
+        self._on_started = on_started
         self._auditor = Auditor(config.spec_audit_rate)
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
@@ -119,6 +122,7 @@ class Engine:
         self._draft()
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
+        self._tell_started(plan)
         result = self._execute(plan) if plan.items else StepResult([])
         step_s = time.perf_counter() - drafted_s
         outputs = self._scheduler.update(plan, result)
@@ -204,6 +208,12 @@ class Engine:
         self._speculator.record_fault()
         if self._speculator.is_off:
             logger.error("speculation is off from now on: it keeps failing")
+
+    def _tell_started(self, plan: StepPlan) -> None:
+        if self._on_started is not None:
+            started = [item.sequence.id for item in plan.items if item.sequence.is_at_start]
+            if started:
+                self._on_started(started)
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -28,8 +29,10 @@ from engine.protocol import (
     Loading,
     Ready,
     Shutdown,
+    Started,
     ToEngine,
     TokenizerReady,
+    Working,
 )
 from models.errors import is_out_of_memory
 
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
 _MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or choose a smaller model"
 _REPORT_INTERVAL_S = 0.05
+_PULSE_INTERVAL_S = 1.0
 
 Inbox = queue.SimpleQueue[ToEngine | None]  # None wakes the engine: a grammar has been compiled
 
@@ -53,6 +57,7 @@ def main() -> None:
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sock, inbox), name="intake", daemon=True).start()
     report = LoadingReporter(sock)
+    pulse = Pulse(sock)
     report("import libraries", 0, 0, "")
     try:
         from engine.startup.build import build_engine  # and with it torch, which takes most of a second
@@ -62,6 +67,8 @@ def main() -> None:
             report,
             on_tokenizer=lambda tokenizer: _send(sock, TokenizerReady(tokenizer)),
             on_grammar=lambda: inbox.put(None),
+            on_started=lambda ids: _send(sock, Started(ids)),
+            on_progress=pulse,
         )
     except HeadraceError as error:
         _send(sock, Failed(str(error), is_option=isinstance(error, OptionError)))
@@ -74,14 +81,17 @@ def main() -> None:
         _send(sock, Failed(f"the engine could not start: {type(error).__name__}: {error}"))
         return
     _send(sock, Ready(info))
-    _serve(engine, inbox, sock)
+    _serve(engine, inbox, sock, pulse)
 
 
-def _serve(engine: Engine, inbox: Inbox, sock: socket.socket) -> None:
-    """Step while there is work, sleep on the inbox while there is none."""
+def _serve(engine: Engine, inbox: Inbox, sock: socket.socket, pulse: Callable[[], None]) -> None:
+    """Step while there is work, sleep on the inbox while there is none. `pulse` is called while a grammar compiles."""
     while True:
-        if not engine.has_work and not _handle_next(engine, inbox):
-            return
+        if not engine.has_work:
+            if engine.is_compiling:
+                pulse()
+            if not _handle_next(engine, inbox):
+                return
         while not inbox.empty():
             if not _handle(engine, inbox.get()):
                 return
@@ -90,10 +100,13 @@ def _serve(engine: Engine, inbox: Inbox, sock: socket.socket) -> None:
 
 
 def _handle_next(engine: Engine, inbox: Inbox) -> bool:
-    """Wait for a message and handle it, unless a request that waits for its grammar runs out of time first. False
-    means stop."""
+    """Wait for a message and handle it, unless a request that waits for its grammar runs out of time first, or it is
+    time for a pulse. False means stop."""
+    wait_s = engine.seconds_to_deadline
+    if engine.is_compiling:
+        wait_s = _PULSE_INTERVAL_S if wait_s is None else min(wait_s, _PULSE_INTERVAL_S)
     try:
-        message = inbox.get(timeout=engine.seconds_to_deadline)
+        message = inbox.get(timeout=wait_s)
     except queue.Empty:
         return True
     return _handle(engine, message)
@@ -123,6 +136,23 @@ def _send(sock: socket.socket, message: FromEngine) -> None:
         sock.sendall(encode_frame(message))
     except ConnectionError:
         os._exit(0)
+
+
+class Pulse:
+    """Tells the API process that the engine gets on with what takes long, at most once a second.
+
+    The engine's own thread calls it, from within its work: so it says more than that the process lives.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sent_s = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._sent_s >= _PULSE_INTERVAL_S:
+            self._sent_s = now
+            _send(self._sock, Working())
 
 
 class LoadingReporter:

@@ -341,4 +341,14 @@ class StepOutputs(msgspec.Struct, frozen=True, tag=True):
     stats: StepStats
 
 
-FromEngine = Loading | TokenizerReady | Ready | Failed | StepOutputs
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """The next step is the first one that computes these requests: if the engine ends now, they may be the cause."""
+
+    ids: list[str]
+
+
+class Working(msgspec.Struct, frozen=True, tag=True):
+    """A step that takes long gets on, or a grammar is still being compiled: the engine does not hang."""
+
+
+FromEngine = Loading | TokenizerReady | Ready | Failed | Started | Working | StepOutputs

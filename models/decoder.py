@@ -19,6 +19,7 @@ from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 from models.linear.prologue import IDENTITY
+from models.progress import StepProgress, ignore_progress
 from models.recurrence.state import LayerCache, LayerState
 from models.spec import DecoderSpec, NormSpec
 
@@ -66,6 +67,7 @@ class Decoder(nn.Module):
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
         self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
+        self.on_progress: StepProgress = ignore_progress  # called before each layer
 
     def allocate(self, device: torch.device) -> None:
         """Memory on `device` for all parameters, uninitialized. Raises torch.OutOfMemoryError."""
@@ -139,6 +141,7 @@ class Decoder(nn.Module):
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One layer of `run_layers`, with its own `kv`."""
+        self.on_progress()
         rotary = self.rotary.of_layer(index, rotary_embeddings)
         group = batch.groups[self._group_of_layer[index]]
         rows: torch.Tensor = self.layers[index](x, rotary, batch, group, kv, output_rows)

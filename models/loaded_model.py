@@ -34,7 +34,8 @@ class LoadedWeights:
 class LoadedModel:
     """A model ready to run. `decoder` is the torch module; the rest is what the engine plans with."""
 
-    # forward(batch, kv) -> hidden [T, hidden]; logits(hidden [L, hidden]) -> [L, V] fp32; serve_context(length) before
+    # forward(batch, kv) -> hidden [T, hidden]; logits(hidden [L, hidden]) -> [L, V] fp32; serve_context(length) before;
+    # on_progress, called before each layer
     decoder: "torch.nn.Module"
     architecture: str
     dtype: torch.dtype

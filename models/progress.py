@@ -1,6 +1,13 @@
-"""ProgressReport: a callback by which work that takes seconds reports its progress."""
+"""Callbacks by which work that takes long reports its progress."""
 
 from collections.abc import Callable
 
 # (stage, done, total, unit): total 0 where unknown; unit "B" for bytes.
 ProgressReport = Callable[[str, int, int, str], None]
+
+# Called often while a step is computed: a step that does not call it for long hangs.
+StepProgress = Callable[[], object]
+
+
+def ignore_progress() -> None:
+    """The StepProgress of a caller that does not listen."""

@@ -128,6 +128,14 @@ class ServerConfig:
     max_num_waiting: int = option(
         1024, "Most requests that wait for their turn; more get 429.", group="Requests", minimum=1
     )
+    engine_hang_timeout: float = option(
+        60.0,
+        "Seconds without a sign of progress, such as a computed layer, after which an engine with work is killed and "
+        "started again; 0 is never.",
+        group="Requests",
+        metavar="S",
+        minimum=0,
+    )
     request_timeout: float | None = option(
         None,
         "Seconds from its arrival after which a request ends with what it has, unless it says `timeout` itself.",

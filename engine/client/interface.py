@@ -14,6 +14,13 @@ class EngineState(enum.StrEnum):
     DEAD = "dead"  # it will not come back
 
 
+class RestartReason(enum.StrEnum):
+    """Why an engine process was started again."""
+
+    CRASH = "crash"  # it ended by itself, or somebody killed it
+    HANG = "hang"  # it was killed, since it did not get on with its work
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
     """A snapshot for /health, /ready and admission."""
@@ -25,16 +32,17 @@ class EngineStatus:
     num_open: int  # requests submitted and not ended
     num_running: int
     num_waiting: int
-    seconds_since_progress: float  # since the last finished step, or since an idle engine got work; 0 when idle
+    seconds_since_progress: float  # since the engine's last sign of it, or since an idle engine got work; 0 when idle
     num_restarts: int
 
 
 class RequestStream(Protocol):
     """The outputs of one request, merged while the reader is slow.
 
-    Iteration yields RequestOutputs, the last one with a finish_reason, and then stops. If the engine process ends, it
-    raises EngineDied, or EngineStopped where the server is stopping; if the engine gives up on this request alone, the
-    terminal output has FinishReason.ERROR.
+    Iteration yields RequestOutputs, the last one with a finish_reason, and then stops. If the engine process ends after
+    the first token, or a second time while it computes this request, it raises EngineDied, or EngineStopped where the
+    server is stopping; else the request is run again. If the engine gives up on this request alone, the terminal output
+    has FinishReason.ERROR.
     """
 
     def __aiter__(self) -> AsyncIterator[RequestOutput]: ...

@@ -1,42 +1,116 @@
-"""OpenStreams: outputs on their way from the engine to the streams of their requests."""
+"""OpenStreams: requests that have not ended and their streams, over the lives of several engine processes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
-from engine.protocol import AbortReason, RequestOutput
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
+
+MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second, since it may be the cause
+
+_SUSPECT = "the engine ended twice while it worked on this request, which may be the cause; it is not run again"
+
+
+@dataclass(slots=True)
+class _Open:
+    """One request. `is_sent`: to the engine that lives now, which computes it once it `is_started`."""
+
+    request: EngineRequest
+    stream: OutputStream
+    is_sent: bool = False
+    is_started: bool = False
+    has_output: bool = False  # something that a second run could contradict
+    num_deaths: int = 0  # of engines that were computing it
 
 
 class OpenStreams:
-    """Streams by request id. Invariant: none has had its terminal output."""
+    """Streams by request id, in the order in which they came.
+
+    Invariants: none has had its terminal output or an error; one that is not sent has had no output of tokens.
+    """
 
     def __init__(self, *, on_discarded: Callable[[int], None]) -> None:
         """on_discarded: see OutputStream."""
-        self._streams: dict[str, OutputStream] = {}
+        self._open: dict[str, _Open] = {}
         self._on_discarded = on_discarded
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return len(self._open)
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._streams
+        return request_id in self._open
 
-    def open(self, request_id: str, *, on_abort: Callable[[AbortReason], None]) -> OutputStream:
+    def open(self, request: EngineRequest, *, on_abort: Callable[[AbortReason], None]) -> OutputStream:
+        """A stream for a request that is yet to be sent."""
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
-        self._streams[request_id] = stream
+        self._open[request.id] = _Open(request, stream)
         return stream
+
+    def take_unsent(self) -> list[EngineRequest]:
+        """All requests that are yet to be sent, in order; they count as sent from now on."""
+        unsent = [each for each in self._open.values() if not each.is_sent]
+        for each in unsent:
+            each.is_sent = True
+        return [each.request for each in unsent]
+
+    def start(self, request_ids: list[str]) -> None:
+        """The engine begins to compute these, of which some may have ended, or be its own."""
+        for request_id in request_ids:
+            if (each := self._open.get(request_id)) is not None:
+                each.is_started = True
 
     def deliver(self, output: RequestOutput) -> None:
         """Put an output into its request's stream, which its terminal output closes."""
-        stream = self._streams.get(output.id)
-        if stream is None:
+        each = self._open.get(output.id)
+        if each is None:
             raise AssertionError(f"output for {output.id}, which is not open")
+        each.has_output |= bool(output.new_ids) or output.prompt_logprobs is not None
         if output.finish_reason is not None:
-            del self._streams[output.id]
-        stream.put(output)
+            del self._open[output.id]
+        each.stream.put(output)
+
+    def drop_unsent(self, request_id: str) -> bool:
+        """Forget a request whose stream was aborted; False if an engine has it, or it has ended."""
+        each = self._open.get(request_id)
+        if each is None or each.is_sent:
+            return False
+        del self._open[request_id]
+        return True
+
+    def expire_unsent(self, now: float) -> None:
+        """End requests whose deadline (in time.monotonic()) has come while no engine had them."""
+        for each in list(self._open.values()):
+            deadline_s = each.request.deadline_s
+            if not each.is_sent and deadline_s is not None and deadline_s <= now:
+                self.deliver(RequestOutput(id=each.request.id, finish_reason=FinishReason.TIMEOUT))
+
+    def engine_ended(self, reason: str) -> list[EngineRequest]:
+        """Make ready for another engine. Returns the requests that are to be sent to it: those without output.
+
+        Streams that have begun raise EngineDied with `reason`, and so do those whose request was being computed when
+        MAX_DEATHS engines ended. If the engine had begun none, any that it was sent may be the cause.
+        """
+        were_sent = [each for each in self._open.values() if each.is_sent]
+        suspects = [each for each in were_sent if each.is_started] or were_sent
+        for each in suspects:
+            each.num_deaths += 1
+        for each in were_sent:
+            each.is_sent = each.is_started = False
+            if each.stream.is_aborted:
+                del self._open[each.request.id]
+            elif each.has_output:
+                self._fail(each, reason)
+            elif each.num_deaths >= MAX_DEATHS:
+                self._fail(each, _SUSPECT)
+        return [each.request for each in self._open.values()]
+
+    def _fail(self, each: _Open, reason: str) -> None:
+        del self._open[each.request.id]
+        each.stream.fail(EngineDied(reason))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
         """Raise an error to the reader of each open stream."""
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.fail(make_error())
+        failed, self._open = self._open, {}
+        for each in failed.values():
+            each.stream.fail(make_error())

@@ -24,6 +24,10 @@ class OutputStream:
         self._is_aborted = False
         self._wakeup = asyncio.Event()
 
+    @property
+    def is_aborted(self) -> bool:
+        return self._is_aborted
+
     async def __aiter__(self) -> AsyncIterator[RequestOutput]:
         while True:
             await self._wakeup.wait()
@@ -58,9 +62,10 @@ class OutputStream:
         self._wakeup.set()
 
     def fail(self, error: EngineDied) -> None:
-        """Raise `error` to the reader, after the buffered output."""
-        self._error = error
-        self._wakeup.set()
+        """Raise `error` to the reader, after the buffered output; one that has aborted is told nothing."""
+        if not self._is_aborted:
+            self._error = error
+            self._wakeup.set()
 
 
 def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:

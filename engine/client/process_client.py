@@ -5,14 +5,15 @@ import contextlib
 import logging
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
-from engine.client.interface import EngineState, EngineStatus
+from engine.client.interface import EngineState, EngineStatus, RestartReason
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
+from engine.client.progress_clock import ProgressClock
+from engine.client.restart_limit import MAX_RESTARTS, RESTART_WINDOW_S, RestartLimit
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.protocol import (
@@ -26,17 +27,20 @@ from engine.protocol import (
     Loading,
     Ready,
     Shutdown,
+    Started,
     StepOutputs,
     StepStats,
     ToEngine,
     TokenizerInfo,
     TokenizerReady,
+    Working,
 )
 
 logger = logging.getLogger(__name__)
 
-_MAX_RESTARTS = 3  # within the window below; more means that it will not get better by itself
-_RESTART_WINDOW_S = 600.0
+_WATCH_INTERVAL_S = 1.0
+_TIMER_SLACK_S = 0.01  # event loops count in milliseconds
+_ENDED = "the engine ended while it worked on this request; send it again"
 _COMMAND = (sys.executable, "-P", "-m", "engine.process")  # -P: not from the current folder
 
 
@@ -53,7 +57,7 @@ class EngineCallbacks:
     on_loading: Callable[[Loading], None] = _ignore
     on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
     on_discarded: Callable[[int], None] = _ignore
-    on_restart: Callable[[], None] = _ignore
+    on_restart: Callable[[RestartReason], None] = _ignore
     on_process: Callable[[int | None], None] = _ignore
     on_ready: Callable[[EngineInfo], None] = _ignore
 
@@ -61,8 +65,8 @@ class EngineCallbacks:
 class ProcessClient:
     """Owns the engine process. All methods run on the event loop that called `start`.
 
-    Invariant: when the process ends, all open streams raise EngineDied, so that no caller waits for an engine that is
-    gone.
+    Invariant: when the process ends, every open stream raises EngineDied or is sent to the next process, so that no
+    caller waits for an engine that is gone.
     """
 
     def __init__(
@@ -70,12 +74,15 @@ class ProcessClient:
         config: EngineConfig,
         *,
         max_num_waiting: int,
+        hang_timeout_s: float = 0.0,
         callbacks: EngineCallbacks | None = None,
         command: tuple[str, ...] = _COMMAND,
     ) -> None:
-        """command: see EngineProcess."""
+        """hang_timeout_s: without a sign of progress, while there is work, until the process is killed; 0 is never.
+        command: see EngineProcess."""
         self._config = config
         self._max_num_waiting = max_num_waiting
+        self._hang_timeout_s = hang_timeout_s
         self._callbacks = callbacks or EngineCallbacks()
         self._command = command
         self._engine: EngineProcess | None = None
@@ -88,8 +95,9 @@ class ProcessClient:
         self._failure: str | None = None
         self._is_option_wrong = False
         self._stats = StepStats()
-        self._progress_s = time.monotonic()
-        self._restart_times: deque[float] = deque()
+        self._clock = ProgressClock(time.monotonic(), max_gap_s=2 * _WATCH_INTERVAL_S)
+        self._has_hung = False
+        self._restarts = RestartLimit()
         self._num_restarts = 0
         self._is_stopping = False
         self._settled = asyncio.Event()  # first READY, or DEAD
@@ -150,7 +158,7 @@ class ProcessClient:
             num_open=num_open,
             num_running=self._stats.running,
             num_waiting=max(self._stats.waiting, num_open - self._stats.running),
-            seconds_since_progress=time.monotonic() - self._progress_s if num_open else 0.0,
+            seconds_since_progress=self._clock.silent_s(time.monotonic()) if num_open else 0.0,
             num_restarts=self._num_restarts,
         )
 
@@ -177,13 +185,17 @@ class ProcessClient:
     def submit(self, request: EngineRequest) -> OutputStream:
         self.check_capacity(1)
         if not self._streams:
-            self._progress_s = time.monotonic()  # it was idle: the clock of a hang starts with this request
-        stream = self._streams.open(request.id, on_abort=lambda reason: self._abort(request.id, reason))
-        self._send(AddRequest(request))
+            self._clock.restart(time.monotonic())  # it was idle
+        stream = self._streams.open(request, on_abort=lambda reason: self._abort(request.id, reason))
+        self._send_requests()
         return stream
 
+    def _send_requests(self) -> None:
+        for request in self._streams.take_unsent():
+            self._send(AddRequest(request))
+
     def _abort(self, request_id: str, reason: AbortReason) -> None:
-        if request_id in self._streams:
+        if not self._streams.drop_unsent(request_id) and request_id in self._streams:
             self._send(AbortRequest(request_id, reason))
 
     def _send(self, message: ToEngine) -> None:
@@ -196,23 +208,38 @@ class ProcessClient:
         """Run the engine process again and again until it may not be restarted any more."""
         while True:
             await self._run_once()
-            self._fail_streams()
             self._stats = StepStats()
-            self._callbacks.on_step(self._stats)  # gauges of a dead engine are 0
-            if self._is_stopping:
-                return
-            if self._failure is not None or not self._may_restart():
-                self._die()
+            if self._is_stopping or self._failure is not None or not self._may_restart():
+                self._fail_streams()
+                self._callbacks.on_step(self._stats)  # gauges of a dead engine are 0
+                if not self._is_stopping:
+                    self._die()
                 return
             self._num_restarts += 1
-            self._callbacks.on_restart()
+            self._keep_requests()
+            self._callbacks.on_step(StepStats(waiting=len(self._streams)))
+            self._callbacks.on_restart(RestartReason.HANG if self._has_hung else RestartReason.CRASH)
             logger.warning(
                 "starting the engine again: restart %d; after %d within %d minutes the server gives up",
                 self._num_restarts,
-                _MAX_RESTARTS,
-                _RESTART_WINDOW_S // 60,
+                MAX_RESTARTS,
+                RESTART_WINDOW_S // 60,
             )
-            self._enter_loading("the engine ended unexpectedly and is being started again")
+            what = "hung" if self._has_hung else "ended unexpectedly"
+            self._enter_loading(f"the engine {what} and is being started again")
+
+    def _keep_requests(self) -> None:
+        """End the streams that have begun; the next engine gets the other requests."""
+        requests = self._streams.engine_ended(_ENDED)
+        if requests:
+            logger.info("%d requests without output will be run again", len(requests))
+        loop = asyncio.get_running_loop()
+        for request in requests:
+            if request.deadline_s is not None:
+                loop.call_later(request.deadline_s - time.monotonic() + _TIMER_SLACK_S, self._expire)
+
+    def _expire(self) -> None:
+        self._streams.expire_unsent(time.monotonic())
 
     def _supervision_ended(self, supervisor: "asyncio.Task[None]") -> None:
         """A fault of our own must end in DEAD, too: nobody would notice that the supervisor is gone."""
@@ -226,19 +253,41 @@ class ProcessClient:
     async def _run_once(self) -> None:
         """Start one engine process and handle its messages until it is gone."""
         self._enter_loading(self._reason if self._num_restarts else "the model is being loaded")
+        self._has_hung = False
         self._engine = EngineProcess(self._command, self._config)
         self._callbacks.on_process(self._engine.pid)
-        returncode = await self._engine.run(self._handle)
+        watchdog = asyncio.create_task(self._watch(self._engine), name="engine-watchdog")
+        try:
+            returncode = await self._engine.run(self._handle)
+        finally:
+            watchdog.cancel()
         self._callbacks.on_process(None)
-        if not self._is_stopping and self._failure is None:  # else its end was expected
+        if not self._is_stopping and self._failure is None and not self._has_hung:  # else its end was expected
             self._reason = f"the engine process ended with {describe_exit(returncode)}"
             logger.error("%s", self._reason)
+
+    async def _watch(self, engine: EngineProcess) -> None:
+        """Kill the process if it hangs: then its end is handled as any other."""
+        while self._hang_timeout_s:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            silent_s = self.status().seconds_since_progress
+            if self._state is EngineState.READY and silent_s > self._hang_timeout_s and not self._is_stopping:
+                self._has_hung = True
+                self._enter_loading(
+                    f"the engine made no progress for {silent_s:.0f} s, with work to do, and was killed"
+                )
+                logger.error("%s (--engine-hang-timeout)", self._reason)
+                engine.kill()
+                return
 
     def _handle(self, message: FromEngine) -> None:
         match message:
             case StepOutputs(outputs=outputs, stats=stats):
                 self._stats = stats
-                self._progress_s = time.monotonic()
+                if (
+                    outputs or stats.prefill_tokens or stats.decode_tokens
+                ):  # a step that computes nothing is no progress
+                    self._clock.restart(time.monotonic())
                 self._callbacks.on_step(stats)
                 for output in outputs:
                     self._streams.deliver(output)
@@ -251,11 +300,16 @@ class ProcessClient:
                 self._info = info
                 self._state = EngineState.READY
                 self._reason = ""
-                self._progress_s = time.monotonic()
+                self._clock.restart(time.monotonic())
                 self._callbacks.on_ready(info)
                 if self._num_restarts:
                     logger.info("the engine is ready again")
+                self._send_requests()
                 self._settled.set()
+            case Started(ids=ids):
+                self._streams.start(ids)
+            case Working():
+                self._clock.restart(time.monotonic())
             case Failed(message=reason, is_option=is_option):
                 self._failure, self._is_option_wrong = reason, is_option
 
@@ -266,13 +320,7 @@ class ProcessClient:
 
     def _may_restart(self) -> bool:
         """Whether one more start is within bounds; a process that was never ready has nothing to come back to."""
-        now = time.monotonic()
-        while self._restart_times and now - self._restart_times[0] > _RESTART_WINDOW_S:
-            self._restart_times.popleft()
-        if self._info is None or len(self._restart_times) >= _MAX_RESTARTS:
-            return False
-        self._restart_times.append(now)
-        return True
+        return self._info is not None and self._restarts.take(time.monotonic())
 
     def _die(self) -> None:
         self._state = EngineState.DEAD
@@ -288,8 +336,7 @@ class ProcessClient:
             stopped = "the server stopped while it worked on this request; send it again"
             self._streams.fail_all(lambda: EngineStopped(stopped))
         else:
-            ended = "the engine ended while it worked on this request; send it again"
-            self._streams.fail_all(lambda: EngineDied(ended))
+            self._streams.fail_all(lambda: EngineDied(_ENDED))
 
 
 def _percent(progress: float | None) -> str:

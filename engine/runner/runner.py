@@ -102,6 +102,7 @@ class TorchRunner:
         result: list[TokenLogprobs] = []
         for start in range(0, len(targets), _PROMPT_LOGIT_ROWS):
             chunk = targets[start : start + _PROMPT_LOGIT_ROWS]
+            self._model.decoder.on_progress()
             logits = self._model.decoder.logits(hidden[start : start + len(chunk)])
             result += token_logprobs(logits, chunk, [num_top] * len(chunk), with_ranks=True)
         return result

@@ -63,6 +63,11 @@ class Sequence:
         return len(self.tokens) + len(self.draft) - self.num_computed
 
     @property
+    def is_at_start(self) -> bool:
+        """Whether nothing has been computed for it yet."""
+        return self.num_admitted <= 1 and self.num_computed == (self.num_cached or 0)
+
+    @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 

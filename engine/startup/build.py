@@ -59,12 +59,15 @@ def build_engine(
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
     on_grammar: Callable[[], None] = _ignore,
+    on_started: Callable[[list[str]], None] = _ignore,
+    on_progress: Callable[[], None] = _ignore,
 ) -> tuple[Engine, EngineInfo]:
     """Load the model and return an engine that is ready for requests.
 
     on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_grammar whenever a
-    grammar has been compiled, by another thread. Raises StartupError with a message for the user if the model, an
-    option or the memory is not usable.
+    grammar has been compiled, by another thread; on_started before the first step of requests, with their ids;
+    on_progress often within a step, at least once a layer. Raises StartupError with a message for the user if the
+    model, an option or the memory is not usable.
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
@@ -74,6 +77,7 @@ def build_engine(
     groups = kv_groups(models.target.layer_groups, config.block_size)
     budget = _plan_memory(config, models, groups)
     models.serve_context(budget.max_model_len)
+    models.on_progress(on_progress)
     drafter = _drafter(config, spec, models, budget)
     runner, seconds_per_token = _warm_runner(config, models.target, budget, drafter, report)
     step_budget = StepBudget(config.max_num_batched_tokens, seconds_per_token)
@@ -90,6 +94,7 @@ def build_engine(
         budget=step_budget,
         speculator=_speculator(spec, drafter),
         grammars=_grammar_compiler(config, models.target, on_grammar),
+        on_started=on_started,
     )
     info = describe(config, models.target, groups, budget, steps, models.quality)
     info.notes.extend(describe_speculation(spec, models.draft))

@@ -40,6 +40,12 @@ class EngineModels:
         """Bytes of weights in mapped files."""
         return self.target.mapped_bytes + (0 if self.draft is None else self.draft.mapped_bytes)
 
+    def on_progress(self, callback: Callable[[], None]) -> None:
+        """Have it called before each layer of a step, and between parts of other work that takes long."""
+        for model in (self.target, self.draft):
+            if model is not None:
+                model.decoder.on_progress = callback
+
     def serve_context(self, max_model_len: int) -> None:
         """Prepare the models for contexts of up to `max_model_len` tokens."""
         for model in (self.target, self.draft):

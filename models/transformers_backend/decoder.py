@@ -11,6 +11,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import group_layers
 from models.batch import ForwardBatch
+from models.progress import StepProgress, ignore_progress
 from models.spec import AttentionSpec
 from models.transformers_backend.interface import PagedLayer, Step
 
@@ -37,6 +38,7 @@ class TransformersDecoder(nn.Module):
         for index, (name, spec) in enumerate(layers):
             paged = PagedLayer(spec, index, group_of_layer[index], backend, self._step)
             model.get_submodule(name).paged = paged
+        self.on_progress: StepProgress = ignore_progress  # called before each layer's attention
         self.body = model.base_model
         setattr(model, model.base_model_prefix, _BodyStandIn(self.body))
         self.head = model
@@ -48,7 +50,7 @@ class TransformersDecoder(nn.Module):
 
         output_rows: [L] rows to return, by default all.
         """
-        self._step.batch, self._step.kv = batch, kv
+        self._step.batch, self._step.kv, self._step.on_progress = batch, kv, self.on_progress
         try:
             output = self.body(
                 input_ids=batch.token_ids[None], position_ids=batch.positions[None], use_cache=False, return_dict=True

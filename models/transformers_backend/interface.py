@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.progress import StepProgress, ignore_progress
 from models.spec import AttentionSpec
 
 PAGED = "headrace"  # transformers makes no masks for a name without a registered one: back ends know what a row sees
@@ -21,6 +22,7 @@ class Step:
 
     batch: ForwardBatch | None = None
     kv: Sequence[torch.Tensor] = ()
+    on_progress: StepProgress = ignore_progress
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,7 @@ class PagedLayer:
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
         """q: [T, H, D], k: [T, K, D], v: [T, K, value size] -> [T, H, value size]. Stores k and v."""
+        self.step.on_progress()
         batch, kv = self.step.batch, self.step.kv[self.layer]
         assert batch is not None
         group, value_dim = batch.groups[self.group], v.shape[-1]

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.client.interface import RestartReason
 from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging
 from engine.client.process_client import EngineCallbacks, ProcessClient
 from engine.config import EngineConfig
@@ -112,6 +113,7 @@ def _engine_client(
     return ProcessClient(
         engine_config,
         max_num_waiting=server_config.max_num_waiting,
+        hang_timeout_s=server_config.engine_hang_timeout,
         callbacks=EngineCallbacks(
             on_step=metrics.on_step,
             on_loading=start.on_loading,
@@ -143,9 +145,9 @@ class _Start:
         assert self.context is not None
         self.context.begin_text_model(info)
 
-    def on_restart(self) -> None:
+    def on_restart(self, reason: RestartReason) -> None:
         self._is_first = False
-        self._metrics.on_restart()
+        self._metrics.on_restart(reason)
 
     async def finish(self, client: ProcessClient) -> "TextModel":
         """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""

@@ -132,7 +132,11 @@ _SERVER: tuple[MetricSpec, ...] = (
     gauge("stream_log_bytes", "Memory of the events that are held for clients that come back."),
     counter("streams_resumed_total", "Times that a client came back to a stream."),
     gauge("engine_ready", "1 while the engine takes requests; 0 while it loads, and when it is dead."),
-    counter("engine_restarts_total", "Times that the engine process was started again."),
+    counter(
+        "engine_restarts_total",
+        "Times that the engine process was started again, by reason: crash, hang (--engine-hang-timeout).",
+        by="reason",
+    ),
     gauge("startup_seconds", "Time that each phase of the server's start took; they follow one another.", by="phase"),
     MetricSpec(
         "cache_config_info",

@@ -13,6 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from engine.client.interface import RestartReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
 from server.metrics.request_record import RequestRecord
 from server.metrics.spec import MODEL, PREFIX, MetricSpec, MetricType, Read
@@ -45,6 +46,8 @@ class Metrics:
         self._wasted = {
             each: wasted.labels(model_name, each.value) for each in (FinishReason.ABORT, FinishReason.ERROR)
         }
+        restarts = self._counters["engine_restarts_total"]
+        self._restarts = {reason: restarts.labels(model_name, reason.value) for reason in RestartReason}
         self._gauges["build_info"].labels(importlib.metadata.version("headrace")).set(1)
         ProcessCollector(registry=self._registry)
         # Without an engine process there is no such folder in /proc, and the collector has nothing to tell.
@@ -111,8 +114,8 @@ class Metrics:
     def on_discarded(self, num_tokens: int) -> None:
         self.add("discarded_tokens_total", num_tokens)
 
-    def on_restart(self) -> None:
-        self.add("engine_restarts_total", 1)
+    def on_restart(self, reason: RestartReason) -> None:
+        self._restarts[reason].inc()
 
     def on_process(self, pid: int | None) -> None:
         """Take note of the engine process that runs from now on; None if it has ended."""

@@ -11,7 +11,7 @@ from server.http.body import Context
 
 router = APIRouter(tags=["Operations"])
 
-_HUNG_AFTER_S = 60.0  # without a finished step while there is work
+_HUNG_AFTER_S = 60.0  # without progress while there is work, where --engine-hang-timeout does not say it
 
 
 @router.api_route("/live", methods=["GET", "HEAD"])
@@ -46,8 +46,8 @@ def _problem(context: ServerContext) -> JSONResponse | None:
     if status.state is not EngineState.READY:
         is_loading = status.state is EngineState.LOADING
         return _unavailable(status.state.value, status.reason, status.stage, status.progress, may_retry=is_loading)
-    if (silent_s := status.seconds_since_progress) > _HUNG_AFTER_S:
-        return _unavailable("hung", f"no step has finished for {silent_s:.0f} s, with work to do")
+    if (silent_s := status.seconds_since_progress) > (context.config.engine_hang_timeout or _HUNG_AFTER_S):
+        return _unavailable("hung", f"the engine has made no progress for {silent_s:.0f} s, with work to do")
     return None
 
 

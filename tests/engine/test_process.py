@@ -8,7 +8,7 @@ import pytest
 
 from engine import process
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import FinishReason, Shutdown
+from engine.protocol import FinishReason, Shutdown, Working
 from tests.helpers.engines import make_engine, make_request
 from tests.helpers.grammars import GRAMMARS
 from tests.helpers.ledger import EOS_ID
@@ -31,9 +31,39 @@ def test_a_request_that_waits_for_its_grammar_ends_at_its_deadline(monkeypatch: 
         inbox.put(Shutdown())
 
     monkeypatch.setattr(process, "_send", send)
-    loop = threading.Thread(target=process._serve, args=(engine, inbox, None), daemon=True)
+    loop = threading.Thread(target=process._serve, args=(engine, inbox, None, lambda: None), daemon=True)
     loop.start()
     loop.join(JOIN_S)
     assert not loop.is_alive()
     (step,) = sent
     assert [(each.id, each.finish_reason) for each in step.outputs] == [("a", FinishReason.TIMEOUT)]
+
+
+def test_compiling_a_grammar_is_told_as_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, _ = make_engine()
+    monkeypatch.setattr(process, "_PULSE_INTERVAL_S", 0.001)
+    monkeypatch.setattr(type(engine), "is_compiling", True)
+    inbox: process.Inbox = queue.SimpleQueue()
+    pulses: list[bool] = []
+
+    def pulse() -> None:
+        pulses.append(True)
+        if len(pulses) == 3:
+            inbox.put(Shutdown())
+
+    loop = threading.Thread(target=process._serve, args=(engine, inbox, None, pulse), daemon=True)
+    loop.start()
+    loop.join(JOIN_S)
+    assert not loop.is_alive()
+    assert len(pulses) == 3
+
+
+def test_pulses_are_sent_at_most_once_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    times = [10.0, 10.2, 10.9, 11.0, 11.5, 12.1]
+    monkeypatch.setattr(process, "_send", lambda _, message: sent.append(message))
+    monkeypatch.setattr(process.time, "monotonic", lambda: times.pop(0))
+    pulse = process.Pulse(None)  # type: ignore[arg-type]
+    for _ in range(6):
+        pulse()
+    assert sent == [Working()] * 3

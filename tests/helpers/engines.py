@@ -81,6 +81,7 @@ def make_engine(
     speculator: Speculator | None = None,
     spec_audit_rate: float = 0.0,
     grammars: GrammarCompiler | None = None,
+    on_started: Callable[[list[str]], None] | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states)
@@ -104,6 +105,7 @@ def make_engine(
         eos_token_ids=[EOS_ID],
         speculator=speculator,
         grammars=grammars,
+        on_started=on_started,
     )
     return engine, runner
 

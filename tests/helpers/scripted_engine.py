@@ -1,12 +1,15 @@
 """A stand-in for `python -m engine.process`: speaks the protocol, and does what the prompt of each request says.
 
-Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens and waits for an abort.
+Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens and waits for an abort. [-3]: starts
+and exits. [-4]: starts, and hangs. [-5, n]: starts, says n times in a second that it is working, and ends.
 """
 
 import os
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 from engine.client.framing import encode_frame, receive_to_engine
 from engine.protocol import (
@@ -20,9 +23,11 @@ from engine.protocol import (
     Loading,
     Ready,
     RequestOutput,
+    Started,
     StepOutputs,
     StepStats,
     TokenizerInfo,
+    Working,
 )
 
 INFO = EngineInfo(
@@ -66,6 +71,12 @@ def main() -> None:
     if mode in ("loading", "compiling"):
         receive_to_engine(sock)
         return
+    if mode.startswith("once:"):  # a path: the first process serves, and others load for ever
+        try:
+            Path(mode.removeprefix("once:")).touch(exist_ok=False)
+        except FileExistsError:
+            receive_to_engine(sock)
+            return
     send(Ready(INFO))
     waiting: dict[str, EngineRequest] = {}
     while (message := receive_to_engine(sock)) is not None:
@@ -75,6 +86,17 @@ def main() -> None:
             case AddRequest(request=request) if request.prompt_ids[0] == -2:
                 waiting[request.id] = request
                 send(StepOutputs([RequestOutput(id=request.id, new_ids=[1, 2])], StepStats(running=1)))
+            case AddRequest(request=request) if request.prompt_ids[0] in (-3, -4):
+                send(Started([request.id]))
+                if request.prompt_ids[0] == -3:
+                    os._exit(3)
+                time.sleep(600)
+            case AddRequest(request=request) if request.prompt_ids[0] == -5:
+                for _ in range(request.prompt_ids[1]):
+                    send(Working())
+                    time.sleep(1 / request.prompt_ids[1])
+                end = RequestOutput(id=request.id, finish_reason=FinishReason.LENGTH)
+                send(StepOutputs([end], StepStats()))
             case AddRequest(request=request):
                 for token_id in range(request.prompt_ids[0]):
                     send(StepOutputs([RequestOutput(id=request.id, new_ids=[token_id])], StepStats(running=1)))

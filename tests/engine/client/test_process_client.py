@@ -1,14 +1,19 @@
 """ProcessClient against a scripted engine process: delivery, aborts, death and restart."""
 
 import asyncio
+import os
+import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from engine.client.interface import EngineState, RequestStream
+from engine.client import process_client
+from engine.client.interface import EngineState, RequestStream, RestartReason
 from engine.client.process_client import EngineCallbacks, ProcessClient
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
@@ -30,6 +35,12 @@ async def _client(mode: str = "serving", **options: object) -> AsyncIterator[Pro
 
 def _request(name: str, *prompt: int) -> EngineRequest:
     return EngineRequest(id=name, prompt_ids=list(prompt), sampling=SamplingParams(max_tokens=9), arrival_s=0.0)
+
+
+def _engine_pid() -> int:
+    """The process id of the scripted engine, this process's only child."""
+    (pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return int(pid)
 
 
 async def _read_all(stream: RequestStream) -> list[RequestOutput]:
@@ -77,16 +88,86 @@ async def test_abort_drops_and_counts_what_was_not_read() -> None:
 
 
 async def test_a_dead_engine_breaks_every_stream_and_is_started_again() -> None:
-    restarts: list[bool] = []
-    async with _client(callbacks=EngineCallbacks(on_restart=lambda: restarts.append(True))) as client:
+    restarts: list[RestartReason] = []
+    async with _client(callbacks=EngineCallbacks(on_restart=restarts.append)) as client:
         await client.wait_ready()
-        waiting = client.submit(_request("a", -2))
-        client.submit(_request("b", -1))
+        begun = client.submit(_request("a", -2))
+        await anext(aiter(begun))
+        os.kill(_engine_pid(), signal.SIGKILL)
         with pytest.raises(EngineDied):
-            await _read_all(waiting)
+            await _read_all(begun)
         await _until(lambda: client.status().state is EngineState.READY)
         assert (await _read_all(client.submit(_request("c", 1))))[0].new_ids == [0]
-        assert len(restarts) == client.status().num_restarts == 1
+        assert restarts == [RestartReason.CRASH]
+        assert client.status().num_restarts == 1
+
+
+async def test_requests_without_output_are_run_again_but_not_the_cause() -> None:
+    """The engine ends each time that it starts "cause"; those behind it never had their turn."""
+    async with _client() as client:
+        await client.wait_ready()
+        cause = client.submit(_request("cause", -3))
+        behind = [client.submit(_request("b", 2)), client.submit(_request("c", 1))]
+        with pytest.raises(EngineDied, match="ended twice"):
+            await _read_all(cause)
+        ids = [[token_id for output in await _read_all(stream) for token_id in output.new_ids] for stream in behind]
+        assert ids == [[0, 1], [0]]
+        assert client.status().num_restarts == 2
+        assert client.status().num_open == 0
+
+
+async def test_a_request_that_waits_for_the_next_engine_can_be_aborted_and_runs_out_of_time(tmp_path: Path) -> None:
+    async with _client(f"once:{tmp_path / 'served'}") as client:
+        await client.wait_ready()
+        gone = client.submit(_request("gone", -3))
+        late = client.submit(msgspec.structs.replace(_request("late", 1), deadline_s=time.monotonic() + 1.0))
+        waiting = client.submit(_request("waiting", 1))
+        await _until(lambda: client.status().state is EngineState.LOADING)
+        assert client.status().num_waiting == 3
+        gone.abort(AbortReason.CLIENT_GONE)
+        assert client.status().num_open == 2
+        assert [output.finish_reason for output in await _read_all(late)] == [FinishReason.TIMEOUT]
+        assert client.status().num_open == 1
+    with pytest.raises(EngineStopped):
+        await _read_all(waiting)
+
+
+async def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
+    restarts: list[RestartReason] = []
+    async with _client(hang_timeout_s=0.4, callbacks=EngineCallbacks(on_restart=restarts.append)) as client:
+        await client.wait_ready()
+        begun, stuck = client.submit(_request("a", -2)), client.submit(_request("b", -4))
+        assert (await anext(aiter(begun))).new_ids == [1, 2]
+        with pytest.raises(EngineDied):
+            await _read_all(begun)
+        assert client.status().state is EngineState.LOADING
+        with pytest.raises(EngineDied, match="ended twice"):  # it hangs the next engine too
+            await _read_all(stuck)
+        await _until(lambda: client.status().state is EngineState.READY)
+        assert restarts == [RestartReason.HANG, RestartReason.HANG]
+
+
+async def test_a_stopped_engine_is_killed_and_may_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
+    async with _client(hang_timeout_s=0.4) as client:
+        await client.wait_ready()
+        stopped = _engine_pid()
+        os.kill(stopped, signal.SIGSTOP)
+        outputs = await _read_all(client.submit(_request("a", 3)))
+        assert [token_id for output in outputs for token_id in output.new_ids] == [0, 1, 2]
+        assert client.status().num_restarts == 1
+        with pytest.raises(ProcessLookupError):
+            os.kill(stopped, signal.SIGCONT)
+
+
+async def test_a_long_step_that_gets_on_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
+    async with _client(hang_timeout_s=0.4) as client:
+        await client.wait_ready()
+        (output,) = await _read_all(client.submit(_request("a", -5, 20)))  # a second
+        assert output.finish_reason is FinishReason.LENGTH
+        assert client.status().num_restarts == 0
 
 
 async def test_a_stop_tells_open_streams_that_it_was_one() -> None:
@@ -116,10 +197,11 @@ async def test_a_stop_while_loading_ends_the_compiler_too() -> None:
 async def test_restarts_are_bounded() -> None:
     async with _client() as client:
         await client.wait_ready()
-        for attempt in range(4):
-            await _until(lambda: client.status().state is EngineState.READY)
-            client.submit(_request(str(attempt), -1))
-            await _until(lambda: client.status().state is not EngineState.READY)
+        for attempt in range(2):  # each ends the engine twice
+            with pytest.raises(EngineDied):
+                await _read_all(client.submit(_request(str(attempt), -1)))
+            if attempt == 0:
+                await _until(lambda: client.status().state is EngineState.READY)
         async with asyncio.timeout(DEADLINE_S):
             reason = await client.wait_dead()
         assert "exit status 3" in reason

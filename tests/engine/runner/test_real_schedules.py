@@ -126,6 +126,14 @@ def test_tokens_are_the_same_under_every_schedule(model: LoadedModel, schedule: 
             assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
 
 
+def test_a_step_tells_its_progress_at_each_layer(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And between parts of long work after them: the watchdog takes silence for a hang."""
+    calls: list[bool] = []
+    monkeypatch.setattr(model.decoder, "on_progress", lambda: calls.append(True))
+    _run(model, [make_request("a", [1] * 20, max_tokens=0, prompt_logprobs=0)])
+    assert len(calls) == len(model.mixers) + 1
+
+
 def test_prompt_logprobs_agree_with_those_of_the_same_tokens_generated(model: LoadedModel) -> None:
     prompt = [token % VOCAB_SIZE for token in make_prompt(9)]
     generated = _run(model, [make_request("a", prompt, max_tokens=12, temperature=0.0, logprobs=0)])[0]["a"]

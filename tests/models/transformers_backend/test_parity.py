@@ -120,11 +120,15 @@ def test_engine_serves_what_transformers_generates(tmp_path: Path) -> None:
     prompts = [make_prompt(length, seed=length) for length in (30, 5, 17)]
     prompts = [[token % 200 for token in prompt] for prompt in prompts]
 
-    engine, info = build_engine(options, lambda *_: None)
-    outputs = LocalClient(engine).generate(
+    progress: list[bool] = []
+    engine, info = build_engine(options, lambda *_: None, on_progress=lambda: progress.append(True))
+    progress.clear()
+    client = LocalClient(engine)
+    outputs = client.generate(
         [make_request(str(n), prompt, max_tokens=12, temperature=0.0) for n, prompt in enumerate(prompts)]
     )
 
+    assert len(progress) == config.num_hidden_layers * sum(step.step_s > 0 for step in client.steps)
     assert [note for note in info.notes if "transformers' CwmForCausalLM, slower" in note]
     for n, prompt in enumerate(prompts):
         made = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0)

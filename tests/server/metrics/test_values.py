@@ -6,6 +6,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.client.interface import RestartReason
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepStats
 from server.metrics.request_record import RequestRecord
@@ -200,12 +201,15 @@ def test_an_engine_that_is_gone_leaves_gauges_at_0_and_counters_alone() -> None:
     metrics = Metrics(MODEL)
     metrics.on_step(StepStats(running=3, blocks_total=8, blocks_used=8, preemptions=4, step_s=0.1, decode_tokens=3))
     metrics.on_step(StepStats())
-    metrics.on_restart()
+    metrics.on_restart(RestartReason.CRASH)
     assert _value(metrics, "headrace_num_requests_running") == 0
     assert _value(metrics, "headrace_kv_cache_usage_perc") == 0
     assert _value(metrics, "headrace_num_preemptions_total") == 4
     assert _value(metrics, "headrace_step_duration_seconds_count") == 1
-    assert _value(metrics, "headrace_engine_restarts_total") == 1
+    restarts = {
+        each.value: _value(metrics, "headrace_engine_restarts_total", reason=each.value) for each in RestartReason
+    }
+    assert restarts == {"crash": 1, "hang": 0}
 
 
 def test_rows_of_experts_are_counted_by_expert() -> None:
@@ -236,8 +240,8 @@ def test_the_table_is_what_is_exported() -> None:
 
 def test_two_servers_in_one_process_have_metrics_of_their_own() -> None:
     one, two = Metrics(MODEL), Metrics(MODEL)
-    one.on_restart()
-    assert _value(two, "headrace_engine_restarts_total") == 0
+    one.on_restart(RestartReason.HANG)
+    assert _value(two, "headrace_engine_restarts_total", reason="hang") == 0
 
 
 def _family_name(spec: MetricSpec) -> str:

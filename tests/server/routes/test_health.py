@@ -70,6 +70,15 @@ async def test_an_engine_without_progress_is_unhealthy_after_a_minute(silent_s: 
     assert probes["ready"] == probes["health"]
 
 
+@pytest.mark.parametrize(("timeout_s", "status"), [(5.0, 503), (90.0, 200), (0.0, 503)])
+async def test_the_option_says_when_silence_is_a_hang(timeout_s: float, status: int) -> None:
+    """0 is never for the watchdog; probes say what they see all the same."""
+    client = FakeClient(says("x"))
+    client.seconds_since_progress = 61.0
+    async with http(make_app(client, engine_hang_timeout=timeout_s)) as api:
+        assert (await api.get("/health")).status_code == status
+
+
 @pytest.mark.parametrize("path", ["/live", "/ready", "/health", "/v1/models", "/v1/models/org/tiny"])
 async def test_probes_and_models_answer_head(path: str) -> None:
     async with http(make_app(FakeClient(says("x")))) as api:

@@ -1,0 +1,107 @@
+"""The engine dies or hangs with a full queue: streams that have begun end with an error, the others complete."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import FAST_START
+from tests.helpers.server_process import ServerProcess, wait_until
+
+NUM_STREAMING, NUM_WAITING = 2, 8
+HANG_TIMEOUT_S = 4.0
+
+
+@pytest.fixture(scope="module")
+def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Two requests run, and others wait."""
+    log = tmp_path_factory.mktemp("narrow") / "log"
+    options = ("--max-num-seqs", str(NUM_STREAMING), "--engine-hang-timeout", str(HANG_TIMEOUT_S))
+    with ServerProcess(log, "--dtype", "float32", *FAST_START, *options) as server:
+        server.wait_ready()
+        yield server
+        print(server.log)  # noqa: T201 - shown by pytest where a test failed
+
+
+def _stream(server: ServerProcess, began: threading.Semaphore) -> list[dict[str, Any]]:
+    """The events of a stream that has no end of its own."""
+    body = {"prompt": "The engine", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    events = []
+    with server.client() as client, client.stream("POST", "/v1/completions", json=body) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                events.append(json.loads(line.removeprefix("data: ")))
+                if len(events) == 2:
+                    began.release()
+    return events
+
+
+def _complete(server: ServerProcess, number: int, *, stream: bool) -> tuple[int, str]:
+    """Status and text of a short request."""
+    body = {"prompt": f"Number {number} is", "max_tokens": 8, "ignore_eos": True, "temperature": 0, "stream": stream}
+    with server.client() as client:
+        response = client.post("/v1/completions", json=body, timeout=180)
+    if not stream or response.status_code != 200:
+        return response.status_code, response.json()["choices"][0]["text"] if response.status_code == 200 else ""
+    events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    return (200, "".join(each["choices"][0]["text"] for each in events)) if "error" not in events[-1] else (503, "")
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_only_streams_that_have_begun_are_lost(narrow_server: ServerProcess, fault: signal.Signals) -> None:
+    server = narrow_server
+    server.wait_ready()
+    alone = [_complete(server, number, stream=False) for number in range(NUM_WAITING)]
+    assert {status for status, _ in alone} == {200}
+    reason = "crash" if fault is signal.SIGKILL else "hang"
+    restarts = server.metric("headrace_engine_restarts_total", reason=reason)
+    prompt_tokens = server.metric("headrace_prompt_tokens_total")
+    ended = {
+        name: server.metric("headrace_request_success_total", finished_reason=name) for name in ("length", "error")
+    }
+    engine = server.engine_pid()
+    began = threading.Semaphore(0)
+    with ThreadPoolExecutor(NUM_STREAMING + NUM_WAITING) as threads:
+        streaming = [threads.submit(_stream, server, began) for _ in range(NUM_STREAMING)]
+        for _ in range(NUM_STREAMING):
+            assert began.acquire(timeout=30)
+        waiting = [threads.submit(_complete, server, n, stream=bool(n % 2)) for n in range(NUM_WAITING)]
+        wait_until(lambda: server.metric("headrace_num_requests_waiting") == NUM_WAITING, 30, "eight wait")
+
+        os.kill(engine, fault)
+        faulted_s = time.monotonic()
+        with server.client() as client:
+            wait_until(lambda: client.get("/health").status_code == 503, HANG_TIMEOUT_S + 5, "the server is unwell")
+        events = [each.result(60) for each in streaming]
+        assert time.monotonic() - faulted_s < HANG_TIMEOUT_S + 10
+        assert [each[-1]["error"]["code"] for each in events] == ["engine_died"] * NUM_STREAMING
+
+        assert [each.result(180) for each in waiting] == alone
+    assert server.metric("headrace_engine_restarts_total", reason=reason) == restarts + 1
+    assert server.engine_pid() != engine
+    # Each request counts once, and so does its prompt.
+    assert server.metric("headrace_request_success_total", finished_reason="length") == ended["length"] + NUM_WAITING
+    assert server.metric("headrace_request_success_total", finished_reason="error") == ended["error"] + NUM_STREAMING
+    counted = server.metric("headrace_prompt_tokens_total") - prompt_tokens
+    assert counted == NUM_STREAMING * _num_tokens(server, "The engine") + sum(
+        _num_tokens(server, f"Number {number} is") for number in range(NUM_WAITING)
+    )
+    assert server.metric("headrace_num_requests_waiting") == 0
+    if fault is signal.SIGSTOP:
+        assert "made no progress" in server.log
+        with pytest.raises(ProcessLookupError):
+            os.kill(engine, signal.SIGCONT)
+
+
+def _num_tokens(server: ServerProcess, text: str) -> int:
+    with server.client() as client:
+        answer = client.post("/tokenize", json={"prompt": text})
+    count = answer.json()["count"]
+    assert isinstance(count, int)
+    return count

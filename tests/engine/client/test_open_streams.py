@@ -1,0 +1,225 @@
+"""OpenStreams over engines that come and go: every request ends once, and with the outputs of one run."""
+
+import asyncio
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.client.open_streams import MAX_DEATHS, OpenStreams
+from engine.client.output_stream import OutputStream
+from engine.errors import EngineDied
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
+
+pytestmark = pytest.mark.fast
+
+_INDEX = st.integers(0, 10**6)
+
+
+async def _drain(stream: OutputStream) -> tuple[list[int], FinishReason | None]:
+    """All that a stream has, whose end must be there already."""
+    ids: list[int] = []
+    async with asyncio.timeout(5):
+        async for output in stream:
+            ids += output.new_ids
+            if output.finish_reason is not None:
+                return ids, output.finish_reason
+    return ids, None
+
+
+class Engines(RuleBasedStateMachine):
+    """A model of the client and of one engine at a time. Each token is the number of the engine that made it."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.streams = OpenStreams(on_discarded=self._discard)
+        self.made: dict[str, OutputStream] = {}
+        self.deadlines: dict[str, float | None] = {}
+        self.engine: dict[str, str] | None = {}  # what it was sent: "waiting" or "running"; None is no engine
+        self.epoch = 0
+        self.tokens: dict[str, list[int]] = {}  # delivered in the run that counts
+        self.started_in: dict[str, int] = {}  # the last engine
+        self.deaths: dict[str, int] = {}
+        self.ended: dict[str, str] = {}  # how
+        self.aborted: set[str] = set()  # perhaps after their end
+        self.now = 0.0
+        self.discarded = 0
+
+    def _discard(self, num_tokens: int) -> None:
+        self.discarded += num_tokens
+
+    def _send(self) -> None:
+        if self.engine is not None:
+            sent = [request.id for request in self.streams.take_unsent()]
+            assert sent == sorted(sent, key=int), "not in the order in which they came"
+            assert not self.engine.keys() & sent, "sent twice"
+            self.engine.update(dict.fromkeys(sent, "waiting"))
+
+    @rule(deadline=st.none() | st.floats(0.0, 20.0))
+    def submit(self, deadline: float | None) -> None:
+        name = str(len(self.made))
+        deadline_s = None if deadline is None else self.now + deadline
+        request = EngineRequest(
+            id=name, prompt_ids=[1], sampling=SamplingParams(max_tokens=9), arrival_s=0.0, deadline_s=deadline_s
+        )
+        self.made[name] = self.streams.open(request, on_abort=lambda _: self._on_abort(name))
+        self.deadlines[name] = deadline_s
+        self.tokens[name], self.deaths[name] = [], 0
+        self._send()
+
+    def _on_abort(self, name: str) -> None:
+        if self.streams.drop_unsent(name):
+            assert self.engine is None
+        elif name in self.streams and self.engine is not None:
+            self.engine[name] = "aborted"
+
+    @precondition(lambda self: self.made)
+    @rule(index=_INDEX)
+    def abort(self, index: int) -> None:
+        name = str(index % len(self.made))
+        self.made[name].abort(AbortReason.CLIENT_GONE)
+        self.ended.setdefault(name, "aborted")
+        self.aborted.add(name)
+
+    @precondition(lambda self: self.engine)
+    @rule(index=_INDEX)
+    def start(self, index: int) -> None:
+        assert self.engine
+        name = sorted(self.engine)[index % len(self.engine)]
+        if self.engine[name] == "waiting":
+            self.engine[name] = "running"
+            self.started_in[name] = self.epoch
+            self.streams.start([name, "a replay"])
+
+    @precondition(lambda self: self.engine)
+    @rule(index=_INDEX, is_last=st.booleans(), has_token=st.booleans())
+    def output(self, index: int, is_last: bool, has_token: bool) -> None:
+        assert self.engine
+        name = sorted(self.engine)[index % len(self.engine)]
+        if self.engine[name] == "waiting":
+            return
+        if self.engine[name] == "aborted":
+            is_last, reason = True, FinishReason.ABORT
+        else:
+            reason = FinishReason.LENGTH
+        new_ids = [self.epoch] if has_token else []
+        self.streams.deliver(RequestOutput(id=name, new_ids=new_ids, finish_reason=reason if is_last else None))
+        self.tokens[name] += new_ids
+        if is_last:
+            del self.engine[name]
+            self.ended.setdefault(name, "finished")
+
+    @precondition(lambda self: self.engine is not None)
+    @rule()
+    def crash(self) -> None:
+        assert self.engine is not None
+        sent, self.engine = self.engine, None
+        started = [name for name in sent if self.started_in.get(name) == self.epoch]
+        for name in started or sent:
+            self.deaths[name] += 1
+        kept = [request.id for request in self.streams.engine_ended("the engine ended")]
+        for name in sent:
+            is_kept = name not in self.ended and not self.tokens[name] and self.deaths[name] < MAX_DEATHS
+            assert is_kept == (name in kept)
+            if not is_kept:
+                self.ended.setdefault(name, "failed")
+
+    @precondition(lambda self: self.engine is None)
+    @rule()
+    def restart(self) -> None:
+        self.engine, self.epoch = {}, self.epoch + 1
+        self._send()
+
+    @rule(seconds=st.floats(0.0, 10.0))
+    def wait(self, seconds: float) -> None:
+        """The engine heeds the deadlines of what it was sent; here that is left out."""
+        self.now += seconds
+        before = set(self.made) - self.ended.keys()
+        self.streams.expire_unsent(self.now)
+        for name in before:
+            if name not in self.streams:
+                assert self.engine is None
+                deadline_s = self.deadlines[name]
+                assert deadline_s is not None
+                assert deadline_s <= self.now
+                self.ended[name] = "timeout"
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """Every request is open, or has ended; what no engine has will be sent."""
+        for name in self.made:
+            is_open = name in self.streams
+            assert is_open or name in self.ended
+            assert not (is_open and self.ended.get(name) in ("finished", "failed", "timeout"))
+        assert len(self.streams) == sum(name in self.streams for name in self.made)
+
+    def teardown(self) -> None:
+        """Whoever reads now gets the outputs of one engine alone, and the end that the request had."""
+        asyncio.run(self._read_ends())
+
+    async def _read_ends(self) -> None:
+        self.streams.fail_all(lambda: EngineDied("for good"))
+        for name, stream in self.made.items():
+            if name in self.aborted and self.ended[name] != "failed":
+                assert await _drain(stream) == ([], None)
+                continue
+            how = self.ended.get(name, "failed")
+            try:
+                ids, reason = await _drain(stream)
+            except EngineDied:
+                assert how == "failed"
+                continue
+            assert len(set(ids)) <= 1, "the outputs of two runs in one stream"
+            assert ids == self.tokens[name]
+            assert reason is {"finished": FinishReason.LENGTH, "timeout": FinishReason.TIMEOUT}[how]
+
+
+Engines.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestEngines = Engines.TestCase
+
+
+def _request(name: str) -> EngineRequest:
+    return EngineRequest(id=name, prompt_ids=[1], sampling=SamplingParams(max_tokens=9), arrival_s=0.0)
+
+
+def _streams(*names: str) -> OpenStreams:
+    """Requests that were sent to an engine."""
+    streams = OpenStreams(on_discarded=lambda _: None)
+    for name in names:
+        streams.open(_request(name), on_abort=lambda _: None)
+    streams.take_unsent()
+    return streams
+
+
+def test_what_two_engines_died_of_is_not_run_a_third_time() -> None:
+    streams = _streams("cause", "waiting")
+    for _ in range(MAX_DEATHS - 1):
+        streams.start(["cause"])
+        assert [request.id for request in streams.engine_ended("it ended")] == ["cause", "waiting"]
+        streams.take_unsent()
+    streams.start(["cause"])
+    assert [request.id for request in streams.engine_ended("it ended")] == ["waiting"]
+
+
+def test_an_engine_that_dies_before_it_starts_any_may_have_died_of_each() -> None:
+    streams = _streams("a", "b")
+    for _ in range(MAX_DEATHS - 1):
+        streams.engine_ended("it ended")
+        streams.take_unsent()
+    assert streams.engine_ended("it ended") == []
+
+
+def test_requests_that_the_dead_engine_never_got_are_no_suspects() -> None:
+    streams = _streams("cause")
+    streams.start(["cause"])
+    streams.engine_ended("it ended")
+    for _ in range(MAX_DEATHS):  # the next ones die while they load
+        assert [request.id for request in streams.engine_ended("it ended")] == ["cause"]
+
+
+def test_progress_of_a_prompt_may_be_told_twice() -> None:
+    streams = _streams("a")
+    streams.start(["a"])
+    streams.deliver(RequestOutput(id="a", num_prompt_computed=5))
+    assert [request.id for request in streams.engine_ended("it ended")] == ["a"]
