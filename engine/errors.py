@@ -23,15 +23,23 @@ class InvalidRequest(HeadraceError):
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and requested output do not fit the model's context or the KV cache.
 
-    `num_tokens` are the prompt's and `limit` what prompt and output may have together, where they are known.
+    `num_tokens` are the prompt's and `limit` what prompt and output may have together, where they are known. A prompt
+    that is far too long is not counted: then `is_at_least`, and it has so many tokens or more.
     """
 
     def __init__(
-        self, message: str, *, param: str | None = None, num_tokens: int | None = None, limit: int | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        num_tokens: int | None = None,
+        limit: int | None = None,
+        is_at_least: bool = False,
     ) -> None:
         super().__init__(message, param=param, code="context_length_exceeded")
         self.num_tokens = num_tokens
         self.limit = limit
+        self.is_at_least = is_at_least
 
 
 class UnsupportedParameter(InvalidRequest):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from server.generation.choice import Prompt
+from server.generation.prompts import refusing_long_prompts
 from server.schemas.infill import ExtraFile, InfillRequest
 from server.text.fill_in_middle import FillInMiddle
 from server.text.tokenizer import Tokenizer
@@ -86,13 +87,19 @@ async def suffix_prompts(
     tokenizer: Tokenizer,
     *,
     add_special_tokens: bool,
+    max_model_len: int,
 ) -> list[Prompt]:
-    """Of a text completion with a suffix. Raises InvalidRequest."""
+    """Of a text completion with a suffix. Raises InvalidRequest, and ContextLengthExceeded for one that is far too
+    long."""
 
     def encode(prompt: str | list[int]) -> Prompt:
         if not isinstance(prompt, str):
             raise InvalidRequest("suffix needs a prompt that is text, and this one is token ids", param="prompt")
-        ids = fim.prompt(fim.encode(prompt, tokenizer), fim.encode(suffix, tokenizer, continues=True))
+        with refusing_long_prompts(max_model_len, "prompt"):
+            prefix_ids = fim.encode(prompt, tokenizer, at_most=max_model_len)
+        with refusing_long_prompts(max_model_len, "suffix"):
+            suffix_ids = fim.encode(suffix, tokenizer, continues=True, at_most=max_model_len)
+        ids = fim.prompt(prefix_ids, suffix_ids)
         return Prompt([*_bos(add_special_tokens, tokenizer), *ids], "")
 
     return await asyncio.to_thread(lambda: [encode(prompt) for prompt in prompts])

@@ -24,6 +24,7 @@ from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.parameters import ignored_header
 from server.schemas.sampling import GenerationRequest, check_scores
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
+from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
 from server.text_model import fill_in_middle_of
 
@@ -80,6 +81,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
         info,
         constraint_fields=_constraint_fields(body),
         thinking_budget=body.thinking_token_budget,
+        truncation=truncation,
     )
     if beams is not None:
         check_beam_plan(prepared.plan)
@@ -129,7 +131,12 @@ async def completion_params(
     fim = fill_in_middle_of(text_model, "suffix", instead="leave the field out") if body.suffix else None
     if fim is not None and body.suffix:
         prompts = await suffix_prompts(
-            body.prompt, body.suffix, fim, text_model.tokenizer, add_special_tokens=add_special_tokens
+            body.prompt,
+            body.suffix,
+            fim,
+            text_model.tokenizer,
+            add_special_tokens=add_special_tokens,
+            max_model_len=info.max_model_len,
         )
     else:
         prompts = await text_prompts(
@@ -209,10 +216,19 @@ async def _prediction_ids(body: ChatCompletionRequest, tokenizer: Tokenizer, max
     """What the client expects as the answer. Raises InvalidRequest if no answer can be that long."""
     if body.prediction is None:
         return []
-    ids = await tokenizer.encode_async(body.prediction.text, add_special_tokens=False, parse_special=False)
-    if len(ids) > max_model_len:
-        raise InvalidRequest(
-            f"the prediction has {len(ids):,} tokens; prompt and answer can have {max_model_len:,}; shorten it",
-            param="prediction",
+    try:
+        ids = await tokenizer.encode_async(
+            body.prediction.text, add_special_tokens=False, parse_special=False, at_most=max_model_len
         )
+    except TooManyTokens as error:
+        raise _long_prediction(f"at least {error.num_tokens:,}", max_model_len) from None
+    if len(ids) > max_model_len:
+        raise _long_prediction(f"{len(ids):,}", max_model_len)
     return ids
+
+
+def _long_prediction(num_tokens: str, max_model_len: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"the prediction has {num_tokens} tokens; prompt and answer can have {max_model_len:,}; shorten it",
+        param="prediction",
+    )

@@ -1,7 +1,8 @@
 """What a client sends as its prompt -> token ids, checked against the model."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from server.reasoning.effort import ReasoningEffort
 from server.schemas.base import quote
 from server.schemas.chat import ChatTemplateFields
 from server.structured_outputs.request import constraint_of
+from server.text.chat_template import RenderedChat
 from server.text.detokenizer import decode
+from server.text.token_bound import TooManyTokens
 from server.text_model import ChatModel, TextModel
 from server.tools.history import GENERIC, template_chat
 
@@ -32,19 +35,27 @@ async def text_prompts(
     echo: bool,
     truncation: Truncation | None = None,
 ) -> list[Prompt]:
-    """The prompts of a text completion. Raises InvalidRequest."""
+    """The prompts of a text completion. Raises InvalidRequest, and ContextLengthExceeded for one far too long."""
+    tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):
-            encoded = Prompt(text_model.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt)
+            if truncation is not None and truncation.keeps_end:
+                ids = tokenizer.encode_end(prompt, truncation.max_tokens + 1, add_special_tokens=add_special_tokens)
+            elif truncation is not None:
+                ids = tokenizer.encode_start(prompt, truncation.max_tokens + 1, add_special_tokens=add_special_tokens)
+            else:
+                with refusing_long_prompts(info.max_model_len, "prompt"):
+                    ids = tokenizer.encode(prompt, add_special_tokens=add_special_tokens, at_most=info.max_model_len)
+            encoded = Prompt(ids, prompt)
         else:
             check_token_ids(prompt, info.vocab_size, "prompt")
             # One that is too long will be refused; it is not worth decoding.
             has_text = echo and len(prompt) <= info.max_model_len
-            encoded = Prompt(prompt, decode(text_model.tokenizer, prompt) if has_text else "")
+            encoded = Prompt(prompt, decode(tokenizer, prompt) if has_text else "")
         if not encoded.ids:
             raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
-        return encoded if truncation is None else truncation.apply(encoded, text_model.tokenizer, echo=echo)
+        return encoded if truncation is None else truncation.apply(encoded, tokenizer, echo=echo)
 
     if sum(map(len, prompts)) <= _INLINE_SIZE:
         return [encode(prompt) for prompt in prompts]
@@ -67,10 +78,13 @@ async def chat_prompt(
     *,
     constraint_fields: Mapping[str, Any] | None = None,
     thinking_budget: int | None = None,
+    truncation: Truncation | None = None,
+    is_counted: bool = False,
 ) -> ChatPrompt:
     """The prompt that the chat template makes of messages, with its answer's plan.
 
-    constraint_fields: that `constraint_of` reads. Raises InvalidRequest.
+    constraint_fields: that `constraint_of` reads. is_counted: the prompt may be longer than the context. Raises
+    InvalidRequest, and ContextLengthExceeded for a prompt that is far too long.
     """
     chat = text_model.chat
     if chat is None:
@@ -79,6 +93,14 @@ async def chat_prompt(
             param="messages",
         )
     opens_answer = fields.opens_answer
+    tokenizer = text_model.tokenizer
+
+    def encode(rendered: RenderedChat) -> list[int]:
+        if truncation is not None and truncation.keeps_end and not rendered.hidden:
+            return tokenizer.encode_end(rendered.prompt, truncation.max_tokens + 1, add_special_tokens=False)
+        at_most = None if is_counted or truncation is not None else info.max_model_len
+        with refusing_long_prompts(info.max_model_len, "messages"):
+            return tokenizer.encode_chat(rendered.prompt, rendered.hidden, at_most=at_most)
 
     def prepare() -> ChatPrompt:
         constraint = constraint_of(constraint_fields or {})
@@ -94,11 +116,11 @@ async def chat_prompt(
             continue_final_message=bool(fields.continue_final_message),
             kwargs={**effort, **(fields.chat_template_kwargs or {})},
         )
-        ids = text_model.tokenizer.encode_chat(rendered.prompt, rendered.hidden)
+        ids = encode(rendered)
         plan = plan_answer(
             rendered.prompt,
             chat,
-            text_model.tokenizer,
+            tokenizer,
             constraint=constraint,
             tools=tools,
             thinking_budget=thinking_budget,
@@ -135,6 +157,26 @@ def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def refusing_long_prompts(max_model_len: int, param: str) -> Iterator[None]:
+    """Within it, a prompt that need not be tokenized to be too long raises ContextLengthExceeded of `param`."""
+    try:
+        yield
+    except TooManyTokens as error:
+        raise _too_long(error.num_tokens, max_model_len, param, is_at_least=True) from None
+
+
+def _too_long(num_tokens: int, limit: int, param: str, *, is_at_least: bool = False) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"the prompt has {'at least ' if is_at_least else ''}{num_tokens} tokens; this server takes {limit} tokens of "
+        "prompt and output together, at least one of them output; shorten the prompt",
+        param=param,
+        num_tokens=num_tokens,
+        limit=limit,
+        is_at_least=is_at_least,
+    )
+
+
 def room_for_output(
     prompts: list[Prompt],
     max_model_len: int,
@@ -151,13 +193,7 @@ def room_for_output(
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
     if room < (1 if requested is None else min(requested, 1)):
-        raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens; this server takes {max_model_len} tokens of prompt and output "
-            "together, at least one of them output; shorten the prompt",
-            param=prompt_param,
-            num_tokens=longest,
-            limit=max_model_len,
-        )
+        raise _too_long(longest, max_model_len, prompt_param)
     if requested is not None and requested > room:
         raise ContextLengthExceeded(
             f"the prompt has {longest} tokens and {param} is {quote(requested)}, more than the {room} that are left: "

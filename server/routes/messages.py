@@ -52,7 +52,7 @@ async def count_tokens(
     translated = await _translated(body, context)
     chat = translated.chat()
     with client_names(translated.names):
-        prepared = await chat_prompt(chat, await context.text_model(), context.client.info)
+        prepared = await chat_prompt(chat, await context.text_model(), context.client.info, is_counted=True)
     headers = ignored_header(translated.ignored_with(prepared.plan.ignored))
     return JSONResponse({"input_tokens": len(prepared.prompt.ids)}, headers=headers)
 

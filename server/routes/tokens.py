@@ -27,7 +27,7 @@ async def tokenize(request: Request, context: Context) -> JSONResponse:
     text_model = await context.text_model()
     info = context.client.info
     if isinstance(body, TokenizeChatRequest):
-        ids = (await chat_prompt(body, text_model, info)).prompt.ids
+        ids = (await chat_prompt(body, text_model, info, is_counted=True)).prompt.ids
     else:
         ids = await text_model.tokenizer.encode_async(
             body.prompt, add_special_tokens=body.add_special_tokens is not False

@@ -79,11 +79,15 @@ class FillInMiddle:
         """How many tokens `prompt` adds."""
         return len(self.prompt([], []))
 
-    def encode(self, text: str, tokenizer: Tokenizer, *, continues: bool = False) -> list[int]:
+    def encode(
+        self, text: str, tokenizer: Tokenizer, *, continues: bool = False, at_most: int | None = None
+    ) -> list[int]:
         """The ids of a client's text, which cannot spell any of these tokens, nor another control token.
 
-        continues: the text does not begin one, so the tokenizer puts no space before it.
+        continues: the text does not begin one, so the tokenizer puts no space before it. Raises TooManyTokens for a
+        long text with more than `at_most`, before all of it is tokenized where the tokenizer allows that.
         """
+        tokenizer.check_bound(text, at_most)
         ids: list[int] = []
         start = 0
         for match in self.texts.finditer(text):  # a vocabulary may hold them as ordinary tokens, so they are cut in two

@@ -20,7 +20,8 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class TokenBytes:
     """A tokenizer's decoder, token by token.
 
-    `strips_space`: a text's first space is not part of it, since encoding put it there.
+    `strips_space`: a text's first space is not part of it, since encoding put it there. `is_byte_level`: tokens are
+    written in the byte alphabet.
     """
 
     def __init__(self, decoder: Decoder | None) -> None:
@@ -28,10 +29,10 @@ class TokenBytes:
         self.strips_space = False
         self._replacements: list[tuple[str, str]] = []
         self._has_byte_pieces = False
-        self._is_byte_level = False
+        self.is_byte_level = False
         for step in _steps(None if decoder is None else json.loads(decoder.__getstate__())):
             self._read(step)
-        self._convert: Callable[[str], bytes] = _from_byte_level if self._is_byte_level else self._from_pieces
+        self._convert: Callable[[str], bytes] = _from_byte_level if self.is_byte_level else self._from_pieces
 
     def of(self, token: str) -> bytes:
         """The bytes that the vocabulary entry `token` adds to a text."""
@@ -40,7 +41,7 @@ class TokenBytes:
     def _read(self, step: dict[str, Any]) -> None:
         kind = step["type"]
         if kind == "ByteLevel":
-            self._is_byte_level = True
+            self.is_byte_level = True
         elif kind == "ByteFallback":
             self._has_byte_pieces = True
         elif kind == "Replace" and "String" in step["pattern"]:

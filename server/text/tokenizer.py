@@ -1,13 +1,17 @@
 """Tokenizer: text <-> token ids in the API process, with control over which text may become a control token."""
 
 import asyncio
+import functools
+import itertools
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import tokenizers
 
 from engine.protocol import TokenizerInfo
+from server.text.pieces import PIECE_SIZE, Cuts, find_cuts
+from server.text.token_bound import TokenBound, TooManyTokens, find_token_bound
 from server.text.token_bytes import TokenBytes
 
 # Prompts come one by one, so the library's own threads gain nothing, and once started they warn at every fork.
@@ -15,6 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Encoding runs at a few megabytes a second: above this length the event loop would notice.
 _INLINE_CHARACTERS = 4096
+_MAX_VOCAB_SIZE = 1 << 21  # ids need not be dense
 
 
 class Tokenizer:
@@ -27,7 +32,7 @@ class Tokenizer:
     def __init__(self, info: TokenizerInfo) -> None:
         """Raises StartupError if ids of this tokenizer cannot be turned into text."""
         self._parsing = _load(info.tokenizer_json)
-        self._plain = _load(info.tokenizer_json)
+        self._plain = _twin(self._parsing, info.tokenizer_json)
         self._plain.encode_special_tokens = True
         self._bytes = TokenBytes(self._parsing.decoder)
         self.bos_token_id = info.bos_token_id
@@ -53,49 +58,144 @@ class Tokenizer:
 
     # --- text -> ids -------------------------------------------------------------------------------------------------
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        parse_special: bool = True,
+        at_most: int | None = None,
+    ) -> list[int]:
         """The ids of `text`.
 
         add_special_tokens: begin with BOS where the model wants one, and never with two. parse_special: text that
-        spells a control token becomes that token; else it becomes ordinary tokens.
+        spells a control token becomes that token; else it becomes ordinary tokens. Raises TooManyTokens for a long text
+        with more than `at_most`, before all of it is tokenized where the tokenizer allows that.
         """
         tokenizer = self._parsing if parse_special else self._plain
-        ids = _ids(tokenizer, text, add_special_tokens)
+        pieces = self._ids_of_pieces(tokenizer, text, add_special_tokens)
+        ids = _joined(pieces) if at_most is None else self._limited(pieces, text, at_most)
         return self._with_one_bos(ids) if add_special_tokens else ids
 
-    def encode_chat(self, prompt: str, hidden: Mapping[str, str]) -> list[int]:
+    def encode_start(self, text: str, num_tokens: int, *, add_special_tokens: bool = True) -> list[int]:
+        """The first ids of `text`, at least `num_tokens` where it has so many, and maybe all."""
+        ids: list[int] = []
+        for _, more in self._ids_of_pieces(self._parsing, text, add_special_tokens):
+            ids += more
+            if len(ids) > num_tokens:  # a BOS may still be dropped
+                break
+        return self._with_one_bos(ids) if add_special_tokens else ids
+
+    def encode_end(
+        self, text: str, num_tokens: int, *, add_special_tokens: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """The last ids of `text`, at least `num_tokens` where it has so many, and maybe all. A BOS that `encode` puts
+        first comes first."""
+        tokenizer = self._parsing if parse_special else self._plain
+        cuts = None if len(text) <= PIECE_SIZE else self._cuts
+        if cuts is None or (add_special_tokens and not self._adds_in_front):
+            return self.encode(text, add_special_tokens=add_special_tokens, parse_special=parse_special)
+        tail: list[int] = []
+        for start, end in reversed(list(cuts.pieces(text))):
+            if len(tail) >= num_tokens:
+                return [*self.encode(""), *tail] if add_special_tokens else tail
+            tail = _ids(tokenizer, text[start:end], add_special_tokens and start == 0) + tail
+        return self._with_one_bos(tail) if add_special_tokens else tail
+
+    def encode_chat(self, prompt: str, hidden: Mapping[str, str], *, at_most: int | None = None) -> list[int]:
         """The ids of a rendered chat template, in which `hidden` texts stand behind the placeholders that are its keys.
 
         Control tokens are parsed in the template's own text and never in the hidden ones; apart from that the ids are
-        those of the whole text, with no seam where a placeholder was.
+        those of the whole text, with no seam where a placeholder was. Raises TooManyTokens as `encode`.
         """
         if not hidden:
-            return self.encode(prompt, add_special_tokens=False)
-        (encoding,) = self._parsing.encode_batch([prompt], add_special_tokens=False)
+            return self.encode(prompt, add_special_tokens=False, at_most=at_most)
+        whole = prompt
+        for placeholder, original in hidden.items():
+            whole = whole.replace(placeholder, original)
+        self.check_bound(whole, at_most)
         control_ids = []
         pieces = []
         end = 0
-        for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token_id in self.special_ids:
-                control_ids.append(token_id)
-                pieces.append(prompt[end:start])
-                end = stop
+        for token_id, start, stop in self._control_tokens(prompt):
+            control_ids.append(token_id)
+            pieces.append(prompt[end:start])
+            end = stop
         pieces.append(prompt[end:])
         for placeholder, original in hidden.items():
             pieces = [piece.replace(placeholder, original) for piece in pieces]
         parsed = iter(control_ids)
-        ids = _ids(self._plain, self._marker.join(pieces), add_special_tokens=False)
+        text = self._marker.join(pieces)
+        ids = _joined(self._ids_of_pieces(self._plain, text, add_special_tokens=False))
         return [next(parsed) if token_id == self._marker_id else token_id for token_id in ids]
 
+    def _control_tokens(self, prompt: str) -> Iterator[tuple[int, int, int]]:
+        """(id, start, end) of each control token that the prompt spells, in order."""
+        for first, last in self._pieces(prompt):
+            (encoding,) = self._parsing.encode_batch([prompt[first:last]], add_special_tokens=False)
+            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+                if token_id in self.special_ids:
+                    yield token_id, first + start, first + stop
+
+    def _pieces(self, text: str) -> Iterator[tuple[int, int]]:
+        """Start and end of pieces whose ids joined are those of the text."""
+        cuts = None if len(text) <= PIECE_SIZE else self._cuts
+        return iter([(0, len(text))]) if cuts is None else cuts.pieces(text)
+
+    def _ids_of_pieces(
+        self, tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool
+    ) -> Iterator[tuple[int, list[int]]]:
+        """(end, ids) of each of its pieces."""
+        if len(text) > PIECE_SIZE and add_special_tokens and not self._adds_in_front:
+            yield len(text), _ids(tokenizer, text, add_special_tokens)
+            return
+        for start, end in self._pieces(text):
+            yield end, _ids(tokenizer, text[start:end], add_special_tokens and start == 0)
+
+    def _limited(self, pieces: Iterator[tuple[int, list[int]]], text: str, at_most: int) -> list[int]:
+        self.check_bound(text, at_most)
+        ids: list[int] = []
+        for end, more in pieces:
+            ids += more
+            if len(ids) > at_most and end < len(text):
+                bound = self._bound
+                rest = 0 if bound is None else bound.at_least(text[end:], enough=0)
+                raise TooManyTokens(len(ids) + rest)
+        return ids
+
+    def check_bound(self, text: str, at_most: int | None) -> None:
+        """Raise TooManyTokens if a long text surely has more than `at_most`."""
+        if at_most is None or len(text) <= PIECE_SIZE or (bound := self._bound) is None:
+            return
+        if (num_tokens := bound.at_least(text, enough=at_most)) > at_most:
+            raise TooManyTokens(num_tokens)
+
+    @functools.cached_property
+    def _bound(self) -> TokenBound | None:
+        """Found with the first long text, tenths of a second for a large vocabulary."""
+        ids = (token_id for token_id in range(_MAX_VOCAB_SIZE) if self.id_to_token(token_id) is not None)
+        entries = [self.token_bytes(token_id) for token_id in itertools.islice(ids, self.vocab_size)]
+        if len(entries) < self.vocab_size:
+            return None
+        return find_token_bound(self._parsing, entries, is_byte_level=self._bytes.is_byte_level)
+
+    @functools.cached_property
+    def _cuts(self) -> Cuts | None:
+        return find_cuts(self._parsing, self._bound)
+
+    @functools.cached_property
+    def _adds_in_front(self) -> bool:
+        """Whether the post-processor adds tokens at the beginning alone."""
+        return _ids(self._parsing, "a", True)[-1:] == _ids(self._parsing, "a", False)[-1:]
+
     async def encode_async(
-        self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True
+        self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True, at_most: int | None = None
     ) -> list[int]:
         """`encode`, in a thread where the text is long; the event loop goes on meanwhile."""
-        if len(text) <= _INLINE_CHARACTERS:
-            return self.encode(text, add_special_tokens=add_special_tokens, parse_special=parse_special)
-        return await asyncio.to_thread(
-            self.encode, text, add_special_tokens=add_special_tokens, parse_special=parse_special
+        encode = functools.partial(
+            self.encode, text, add_special_tokens=add_special_tokens, parse_special=parse_special, at_most=at_most
         )
+        return encode() if len(text) <= _INLINE_CHARACTERS else await asyncio.to_thread(encode)
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
         bos = self.bos_token_id
@@ -140,9 +240,27 @@ def _ids(tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -
     return ids
 
 
+def _joined(pieces: Iterable[tuple[int, list[int]]]) -> list[int]:
+    return [token_id for _, ids in pieces for token_id in ids]
+
+
 def _load(tokenizer_json: bytes) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
     # A tokenizer.json may carry the settings of its training runs; a prompt is never cut or padded.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _twin(tokenizer: tokenizers.Tokenizer, tokenizer_json: bytes) -> tokenizers.Tokenizer:
+    """A second one with switches of its own, on the same vocabulary: to read that again takes tenths of a second, with
+    Python's lock held, and as much memory."""
+    twin = tokenizers.Tokenizer(tokenizer.model)
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if (component := getattr(tokenizer, name)) is not None:
+            setattr(twin, name, component)
+    added = tokenizer.get_added_tokens_decoder()
+    twin.add_tokens([added[token_id] for token_id in sorted(added)])
+    if twin.get_added_tokens_decoder() == added:
+        return twin
+    return _load(tokenizer_json)  # ids with a gap, which adding the tokens one by one does not leave

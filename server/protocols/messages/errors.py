@@ -42,5 +42,7 @@ def anthropic_words() -> Iterator[None]:
     except ContextLengthExceeded as error:
         if error.num_tokens is not None:
             shorter = f"prompt is too long: {error.num_tokens} tokens > {error.limit} maximum; shorten it"
+            if error.is_at_least:
+                shorter += f" (it has at least {error.num_tokens} tokens, and was not counted to its end)"
             error.args = (shorter, *error.args[1:])
         raise

@@ -50,7 +50,7 @@ async def num_input_tokens(
     with client_names(request.names):
         ignored = check_request(request.chat, context)
         text_model = await context.text_model()
-        prepared = await chat_prompt(request.chat, text_model, context.client.info)
+        prepared = await chat_prompt(request.chat, text_model, context.client.info, is_counted=True)
     return len(prepared.prompt.ids), _ignored(request, [*ignored, *prepared.plan.ignored])
 
 
