@@ -66,6 +66,7 @@ class Engine:
         self._auditor = Auditor(config.spec_audit_rate)
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
+        self.send_s = 0.0  # how long its caller took to send the outputs of the last step
 
     @property
     def has_work(self) -> bool:
@@ -123,8 +124,10 @@ class Engine:
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
         self._tell_started(plan)
+        scheduled_s = time.perf_counter()
         result = self._execute(plan) if plan.items else StepResult([])
-        step_s = time.perf_counter() - drafted_s
+        executed_s = time.perf_counter()
+        step_s = executed_s - drafted_s
         outputs = self._scheduler.update(plan, result)
         outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.collect(outputs)
@@ -142,7 +145,7 @@ class Engine:
             self._scheduler.check()
         refused, self._refused = self._refused, []
         stats = self._scheduler.take_stats(
-            step_s=time.perf_counter() - start_s if _is_counted(plan) else 0.0,
+            **self._phases(plan, start_s, drafted_s, scheduled_s, executed_s, result.sample_s),
             expert_rows=result.expert_rows,
             expert_imbalance=result.expert_imbalance,
             audit=verdict,
@@ -153,6 +156,23 @@ class Engine:
             **self._speculator.step_stats(),
         )
         return StepOutputs(refused + outputs, stats)
+
+    def _phases(
+        self, plan: StepPlan, start_s: float, drafted_s: float, scheduled_s: float, executed_s: float, sample_s: float
+    ) -> dict[str, float]:
+        """Fields of StepStats: how long the step took that ends now. The times are by time.perf_counter(), in order."""
+        if not _is_counted(plan):
+            return {}
+        now_s = time.perf_counter()
+        return {
+            "step_s": now_s - start_s,
+            "draft_s": drafted_s - start_s,
+            "schedule_s": scheduled_s - drafted_s,
+            "forward_s": executed_s - scheduled_s - sample_s,
+            "sample_s": sample_s,
+            "update_s": now_s - executed_s,
+            "send_s": self.send_s,
+        }
 
     @property
     def draft_sources(self) -> frozenset[DraftSource]:
@@ -176,6 +196,7 @@ class Engine:
         tally = self._grammars.take_tally()
         return {
             "grammar_compile_s": {outcome.value: seconds for outcome, seconds in tally.compile_s.items()},
+            "waiting_for_grammar": self._grammars.num_waiting,
             "grammar_cache_queries": tally.queries,
             "grammar_cache_hits": tally.hits,
             "grammar_cache_bytes": self._grammars.cache_bytes,

@@ -96,7 +96,10 @@ def _serve(engine: Engine, inbox: Inbox, sock: socket.socket, pulse: Callable[[]
             if not _handle(engine, inbox.get()):
                 return
         if engine.has_work:
-            _send(sock, engine.step())
+            outputs = engine.step()
+            began_s = time.perf_counter()
+            _send(sock, outputs)
+            engine.send_s = time.perf_counter() - began_s
 
 
 def _handle_next(engine: Engine, inbox: Inbox) -> bool:

@@ -203,6 +203,9 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     running: int = 0
     waiting: int = 0
+    waiting_urgent: int = 0  # of waiting, by service class; the rest are interactive
+    waiting_background: int = 0
+    waiting_for_grammar: int = 0  # of waiting, those that could not run if there were room
     blocks_total: int = 0
     blocks_used: int = 0  # by running requests
     blocks_cached: int = 0  # free, but their prefix can still be reused
@@ -215,7 +218,15 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefix_hits: int = 0  # of these, cached
     preemptions: int = 0
     recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
+    evicted_blocks: list[tuple[float, int]] = []  # cached ones that were reused: seconds since they were free, how many
+    evicted_states: int = 0
     step_s: float = 0.0
+    draft_s: float = 0.0  # of step_s, by phase
+    schedule_s: float = 0.0
+    forward_s: float = 0.0
+    sample_s: float = 0.0  # on a GPU it has the wait for the forward pass
+    update_s: float = 0.0
+    send_s: float = 0.0  # after the step before: its outputs to the API process
     num_drafts: int = 0  # sequences whose draft was verified
     draft_tokens: int = 0  # drafted tokens verified
     accepted_tokens: int = 0  # of these

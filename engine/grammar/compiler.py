@@ -55,6 +55,11 @@ class GrammarCompiler:
         """Whether `collect` will have something to do, now or later."""
         return bool(self._waiting)
 
+    @property
+    def num_waiting(self) -> int:
+        """Sequences whose grammars are being compiled."""
+        return sum(len(sequences) for sequences in self._waiting.values())
+
     def wait(self) -> None:
         """Return when `collect` has something to do. For who has nothing else to do meanwhile, and is compiling."""
         assert self.is_compiling

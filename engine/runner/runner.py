@@ -1,5 +1,6 @@
 """TorchRunner: executes step plans with a loaded model, on a CPU or a CUDA device."""
 
+import time
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -59,15 +60,19 @@ class TorchRunner:
         hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)
         sequences = [item.sequence for item in plan.items if item.needs_logits]
         sampled: Iterator[RowResult] = iter(())
+        sample_s = 0.0
         if sequences:
             logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden)  # [L, V] fp32
+            began_s = time.perf_counter()
             sampled = iter(self._sampler.sample(logits, sequences, self._draft_probs))
+            sample_s = time.perf_counter() - began_s
         rows = [next(sampled) if item.needs_logits else RowResult([]) for item in plan.items]
         if needs_all_rows:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)
         self._commit_accepted_states(plan, rows)
         is_representative = self._recorded is None or not self._recorded.has_just_recorded
-        return StepResult(rows, is_representative, *self._expert_load.take(), *self._sampler.take_mask_tally())
+        counts = (*self._expert_load.take(), *self._sampler.take_mask_tally())
+        return StepResult(rows, is_representative, *counts, sample_s=sample_s)
 
     def _commit_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
         """Write the recurrent states of sequences with a draft, now that it is known how much of it is accepted."""

@@ -5,6 +5,9 @@ add ──> WAITING ──admit──> RUNNING ──finish──> FINISHED
            └──────preempt─────┘        also WAITING ──finish──> FINISHED, for aborts
 """
 
+from collections import Counter
+
+from engine.protocol import ServiceClass
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.queue import ServiceQueue
@@ -82,6 +85,8 @@ class Lifecycle:
         assert len(running) <= self._max_num_seqs
         for queue in (self.running, self.waiting):
             assert queue.num_counted == sum(sequence.service.is_counted for sequence in queue)
+            classes = Counter(sequence.request.service_class for sequence in queue)
+            assert all(queue.num_of(each) == classes[each] for each in ServiceClass)
         for sequence in running:
             assert sequence.status is SequenceStatus.RUNNING
             assert 0 <= sequence.num_computed < sequence.num_with_draft, sequence.id

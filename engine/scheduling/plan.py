@@ -61,6 +61,7 @@ class StepResult:
     expert_imbalance: float | None = None
     num_masks: int = 0
     mask_s: float = 0.0
+    sample_s: float = 0.0
 
 
 class Runner(Protocol):

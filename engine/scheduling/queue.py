@@ -4,6 +4,7 @@ from bisect import bisect_left, insort
 from collections import abc
 
 from engine.config import SchedulingPolicy
+from engine.protocol import ServiceClass
 from engine.scheduling.sequence import Order, Sequence
 
 
@@ -25,6 +26,7 @@ class ServiceQueue:
     def __init__(self) -> None:
         self._entries: list[Sequence] = []
         self._num_counted = 0
+        self._num_by_class = dict.fromkeys(ServiceClass, 0)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -40,15 +42,20 @@ class ServiceQueue:
         """Sequences of service classes that count in metrics."""
         return self._num_counted
 
+    def num_of(self, service_class: ServiceClass) -> int:
+        return self._num_by_class[service_class]
+
     def add(self, sequence: Sequence) -> None:
         insort(self._entries, sequence, key=_order)
         self._num_counted += sequence.service.is_counted
+        self._num_by_class[sequence.request.service_class] += 1
 
     def remove(self, sequence: Sequence) -> None:
         index = bisect_left(self._entries, sequence.order, key=_order)
         assert self._entries[index] is sequence
         del self._entries[index]
         self._num_counted -= sequence.service.is_counted
+        self._num_by_class[sequence.request.service_class] -= 1
 
 
 def _order(sequence: Sequence) -> Order:

@@ -14,7 +14,7 @@ from typing import Any
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.grammar.errors import GrammarError
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ServiceClass, StepStats
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.draft_grants import DraftGrants
@@ -181,16 +181,20 @@ class Scheduler:
     def take_stats(self, **known: Any) -> StepStats:
         """The account of the step that was updated last. known: fields of it that others fill in."""
         tally = self._lifecycle.take_tally()
-        pool, states = self._kv.pool, self._kv.states
+        pool, states, waiting = self._kv.pool, self._kv.states, self._lifecycle.waiting
         return StepStats(
             running=self._lifecycle.running.num_counted,
-            waiting=self._lifecycle.waiting.num_counted,
+            waiting=waiting.num_counted,
+            waiting_urgent=waiting.num_of(ServiceClass.URGENT),
+            waiting_background=waiting.num_of(ServiceClass.BACKGROUND),
             blocks_total=pool.num_blocks,
             blocks_used=pool.num_used,
             blocks_cached=pool.num_free_cached,
             states_total=states.num_blocks,
             states_used=states.num_used,
             states_cached=states.num_free_cached,
+            evicted_blocks=pool.take_evicted(),
+            evicted_states=sum(count for _, count in states.take_evicted()),
             prefill_tokens=tally.prefill_tokens,
             decode_tokens=tally.decode_tokens,
             prefix_queries=tally.prefix_queries,

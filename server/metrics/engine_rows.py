@@ -6,6 +6,26 @@ from server.metrics.spec import MetricSpec, counter, gauge, histogram
 _SCHEDULER: tuple[MetricSpec, ...] = (
     gauge("num_requests_running", "Requests in the running batch.", lambda s: s.running, is_vllm=True),
     gauge("num_requests_waiting", "Requests that wait for their turn.", lambda s: s.waiting, is_vllm=True),
+    gauge(
+        "num_requests_waiting_by_reason",
+        "The same by what they wait for: capacity (a place and blocks), deferred (their grammar is being compiled).",
+        by="reason",
+        step_by={
+            "capacity": lambda s: max(0, s.waiting - s.waiting_for_grammar),
+            "deferred": lambda s: s.waiting_for_grammar,
+        },
+        is_vllm=True,
+    ),
+    gauge(
+        "num_requests_waiting_by_class",
+        "The same by service class: urgent, interactive, background (service_tier priority, default, flex).",
+        by="service_class",
+        step_by={
+            "urgent": lambda s: s.waiting_urgent,
+            "interactive": lambda s: s.waiting - s.waiting_urgent - s.waiting_background,
+            "background": lambda s: s.waiting_background,
+        },
+    ),
     counter(
         "num_preemptions_total",
         "Requests put back in the queue for want of blocks or recurrent states.",
@@ -32,6 +52,20 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
         lambda s: s.decode_tokens or None,
     ),
     histogram("step_duration_seconds", "Length of one step.", buckets.STEP_S, lambda s: s.step_s or None),
+    counter(
+        "step_phase_seconds_total",
+        "Time of all steps by phase: draft, schedule, forward, sample (on a GPU with the wait for the forward pass), "
+        "update, and send, which is after the step.",
+        by="phase",
+        step_by={
+            "draft": lambda s: s.draft_s,
+            "schedule": lambda s: s.schedule_s,
+            "forward": lambda s: s.forward_s,
+            "sample": lambda s: s.sample_s,
+            "update": lambda s: s.update_s,
+            "send": lambda s: s.send_s,
+        },
+    ),
 )
 
 _KV_CACHE: tuple[MetricSpec, ...] = (
@@ -52,6 +86,13 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
         },
     ),
     gauge("kv_cache_cached_blocks", "Free blocks that still hold a reusable prefix.", lambda s: s.blocks_cached),
+    counter("kv_cache_evictions_total", "Cached blocks whose prefix was given up for new tokens."),
+    histogram(
+        "kv_block_idle_before_evict_seconds",
+        "How long such a block had been free.",
+        buckets.IDLE_S,
+        is_vllm=True,
+    ),
     gauge(
         "recurrent_states_usage_perc",
         "Share of the states of recurrent layers that live requests hold; 0 for models without such layers.",
@@ -59,6 +100,9 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "recurrent_states_cached", "Free states that are checkpoints of a reusable prefix.", lambda s: s.states_cached
+    ),
+    counter(
+        "recurrent_state_evictions_total", "Such states that were given up for new ones.", lambda s: s.evicted_states
     ),
     counter(
         "prefix_cache_queries_total",

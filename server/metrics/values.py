@@ -37,7 +37,8 @@ class Metrics:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
-        self._step_readers: list[tuple[Read, Callable[[float], None]]] = []
+        self._step_increments: list[tuple[Read, Callable[[float], None]]] = []
+        self._step_values: list[tuple[Read, Callable[[float], None]]] = []  # of gauges and histograms
         for spec in METRICS:
             self._register(spec)
         ended = self._counters["request_success_total"]
@@ -68,10 +69,11 @@ class Metrics:
             case MetricType.HISTOGRAM:
                 histogram = Histogram(name, spec.help, labels, registry=registry, buckets=spec.buckets)
                 self._histograms[spec.name] = histogram.labels(*bound) if bound else histogram
+        readers = self._step_increments if spec.type is MetricType.COUNTER else self._step_values
         if spec.step is not None:
-            self._step_readers.append((spec.step, _writer(self._metric(spec.name))))
+            readers.append((spec.step, _writer(self._metric(spec.name))))
         for value, read in spec.step_by.items():
-            self._step_readers.append((read, _writer(self._metric(spec.name).labels(self._model_name, value))))
+            readers.append((read, _writer(self._metric(spec.name).labels(self._model_name, value))))
 
     def _metric(self, name: str) -> Metric:
         return self._counters.get(name) or self._gauges.get(name) or self._histograms[name]
@@ -85,9 +87,16 @@ class Metrics:
 
     def on_step(self, stats: StepStats) -> None:
         """Take over one step's account."""
-        for read, write in self._step_readers:
+        for read, write in self._step_increments:
+            if increment := read(stats):  # most are 0 in most steps
+                write(increment)
+        for read, write in self._step_values:
             if (value := read(stats)) is not None:
                 write(value)
+        for idle_s, count in stats.evicted_blocks:
+            self.add("kv_cache_evictions_total", count)
+            for _ in range(count):
+                self.observe("kv_block_idle_before_evict_seconds", idle_s)
         if stats.audit is not None:
             self._counters["spec_decode_audits_total"].labels(self._model_name, stats.audit.value).inc()
         for position, count in enumerate(stats.accepted_by_position):

@@ -114,3 +114,14 @@ def test_statistics_of_a_run_add_up() -> None:
     assert all(s.blocks_total == 64 for s in client.steps)
     assert all(s.step_s > 0 for s in client.steps)
     assert all(later.waiting <= earlier.waiting for earlier, later in pairwise(client.steps))
+
+
+def test_the_phases_of_a_step_are_its_length() -> None:
+    engine, _ = make_engine()
+    engine.send_s = 0.25
+    engine.add(make_request("a", make_prompt(6), ignore_eos=True))
+    stats = engine.step().stats
+    phases = (stats.draft_s, stats.schedule_s, stats.forward_s, stats.sample_s, stats.update_s)
+    assert sum(phases) == pytest.approx(stats.step_s, abs=1e-9)
+    assert stats.send_s == 0.25
+    assert min(phases) >= 0

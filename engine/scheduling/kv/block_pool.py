@@ -1,7 +1,8 @@
 """BlockPool: how many tables refer to each KV block, which blocks are free, and which free ones are still cached."""
 
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class BlockPool:
@@ -19,8 +20,9 @@ class BlockPool:
     Otherwise a long sequence, which frees a block for each one that it takes, would evict the prefixes of others.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.num_blocks = num_blocks
+        self._clock = clock
         self._references = [0] * num_blocks
         self._digests: list[bytes | None] = [None] * num_blocks
         self._blocks_by_digest: dict[bytes, int] = {}
@@ -28,6 +30,8 @@ class BlockPool:
         self._free_low_priority: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # first the blanks
         self._free_cached: OrderedDict[int, None] = OrderedDict()
         self._num_free_cached = 0  # in both lists
+        self._freed_s = [0.0] * num_blocks  # when a cached block became free, by the clock
+        self._evicted: dict[float, int] = {}  # such times of cached blocks that were allocated since, and how many
 
     @property
     def num_free(self) -> int:
@@ -64,9 +68,19 @@ class BlockPool:
                 del self._blocks_by_digest[digest]
                 self._digests[block] = None
                 self._num_free_cached -= 1
+                freed_s = self._freed_s[block]
+                self._evicted[freed_s] = self._evicted.get(freed_s, 0) + 1
             self._references[block] = 1
             blocks.append(block)
         return blocks
+
+    def take_evicted(self) -> list[tuple[float, int]]:
+        """Cached blocks that were allocated since the last call: the seconds that they had been free, and how many."""
+        if not self._evicted:
+            return []
+        evicted, self._evicted = self._evicted, {}
+        now_s = self._clock()
+        return [(now_s - freed_s, count) for freed_s, count in evicted.items()]
 
     def share(self, blocks: Iterable[int]) -> None:
         """Add one reference to each of these cached blocks."""
@@ -82,6 +96,7 @@ class BlockPool:
 
         has_low_priority: no sequence is likely to need these blocks again, so they are evicted before others.
         """
+        now_s = self._clock()
         for block in reversed(blocks):
             assert self._references[block] > 0, f"block {block} is freed twice"
             self._references[block] -= 1
@@ -92,6 +107,7 @@ class BlockPool:
                 continue
             (self._free_low_priority if has_low_priority else self._free_cached)[block] = None
             self._num_free_cached += 1
+            self._freed_s[block] = now_s
 
     def demote(self, block: int) -> None:
         """Give a free cached block low priority."""

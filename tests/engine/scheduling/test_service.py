@@ -139,3 +139,16 @@ def test_a_class_that_yields_is_preempted_for_one_that_waits_and_for_no_other() 
         run.scheduler.update(plan, run.runner.execute(plan))
     run.scheduler.add(make_request("c", make_prompt(5, seed=2), ignore_eos=True))
     assert [item.sequence.id for item in run.scheduler.schedule().items] == ["c"]
+
+
+def test_waiting_sequences_are_told_by_class() -> None:
+    run = SchedulerRun(make_config(max_num_seqs=1))
+    run.add(_request("u", 5, ServiceClass.URGENT))
+    run.add(_request("v", 5, ServiceClass.URGENT))
+    for name in ("a", "b", "c"):
+        run.add(background(name))
+    run.add(interactive("i"))
+    run.add(audit(interactive("x")))
+    run.step()
+    stats = run.stats[-1]
+    assert (stats.running, stats.waiting, stats.waiting_urgent, stats.waiting_background) == (1, 5, 1, 3)

@@ -197,6 +197,38 @@ def test_gauges_are_values_and_counters_increments() -> None:
     assert {name: _value(metrics, f"headrace_{name}") for name in values} == values
 
 
+def test_what_a_step_knows_by_kind_is_told_by_label() -> None:
+    metrics = Metrics(MODEL)
+    stats = StepStats(
+        waiting=9,
+        waiting_urgent=1,
+        waiting_background=5,
+        waiting_for_grammar=2,
+        blocks_total=10,
+        blocks_used=3,
+        blocks_cached=4,
+        evicted_blocks=[(0.5, 2), (70.0, 1)],
+        recomputed_tokens=7,
+        forward_s=0.25,
+        sample_s=0.125,
+    )
+    metrics.on_step(stats)
+    metrics.on_step(stats)
+    expected: dict[str, tuple[str, dict[str, float]]] = {
+        "num_requests_waiting_by_class": ("service_class", {"urgent": 1, "interactive": 3, "background": 5}),
+        "num_requests_waiting_by_reason": ("reason", {"capacity": 7, "deferred": 2}),
+        "kv_cache_blocks": ("state", {"used": 3, "cached": 4, "blank": 3}),
+        "step_phase_seconds_total": ("phase", {"forward": 0.5, "sample": 0.25, "draft": 0}),
+        "wasted_tokens_total": ("cause", {"preemption": 14, "abort": 0, "error": 0}),
+    }
+    for name, (label, values) in expected.items():
+        found = {value: _value(metrics, f"headrace_{name}", **{label: value}) for value in values}
+        assert found == values, name
+    assert _value(metrics, "headrace_kv_cache_evictions_total") == 6
+    assert _value(metrics, "headrace_kv_block_idle_before_evict_seconds_sum") == 142
+    assert _value(metrics, "headrace_kv_block_idle_before_evict_seconds_bucket", le="1.0") == 4
+
+
 def test_an_engine_that_is_gone_leaves_gauges_at_0_and_counters_alone() -> None:
     metrics = Metrics(MODEL)
     metrics.on_step(StepStats(running=3, blocks_total=8, blocks_used=8, preemptions=4, step_s=0.1, decode_tokens=3))

@@ -21,6 +21,7 @@ _HISTOGRAMS = (
     "vllm:e2e_request_latency_seconds",
     "vllm:inter_token_latency_seconds",
     "vllm:iteration_tokens_total",
+    "vllm:kv_block_idle_before_evict_seconds",
     "vllm:request_decode_time_seconds",
     "vllm:request_generation_tokens",
     "vllm:request_inference_time_seconds",
@@ -37,6 +38,7 @@ _HISTOGRAMS = (
 QUERIED: tuple[tuple[str, frozenset[str]], ...] = (
     ("vllm:num_requests_running", _MODEL),
     ("vllm:num_requests_waiting", _MODEL),
+    ("vllm:num_requests_waiting_by_reason", _MODEL | {"reason"}),
     ("vllm:kv_cache_usage_perc", _MODEL),
     ("vllm:num_preemptions_total", _MODEL),
     ("vllm:prompt_tokens_total", _MODEL),

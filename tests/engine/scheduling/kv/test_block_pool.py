@@ -127,3 +127,32 @@ def test_whole_conversations_go_before_the_head_that_they_share() -> None:
         pool.free([*head, *tail])
     order = pool.allocate(11)
     assert order == [*reversed(tails[0]), *reversed(tails[1]), *reversed(tails[2]), *reversed(head)]
+
+
+def test_evicted_blocks_tell_how_long_they_were_free() -> None:
+    now_s = 0.0
+    pool = BlockPool(4, clock=lambda: now_s)
+    blocks = pool.allocate(3)
+    for block in blocks:
+        pool.register(block, bytes([block]))
+    now_s = 10.0
+    pool.free(blocks[:1])
+    now_s = 12.0
+    pool.free(blocks[1:])
+    assert pool.take_evicted() == []
+    pool.allocate(1)  # the blank one
+    assert pool.take_evicted() == []
+    now_s = 15.0
+    pool.allocate(3)
+    assert pool.take_evicted() == [(5.0, 1), (3.0, 2)]
+    assert pool.take_evicted() == []
+
+
+def test_a_shared_block_is_not_evicted() -> None:
+    pool = BlockPool(1)
+    (block,) = pool.allocate(1)
+    pool.register(block, b"a")
+    pool.free([block])
+    pool.share([block])
+    pool.free([block])
+    assert pool.take_evicted() == []
