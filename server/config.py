@@ -83,7 +83,29 @@ class ServerConfig:
         minimum=0,
     )
     timeout_keep_alive: int = option(
-        5, "Seconds that an idle connection is kept open.", group="HTTP", metavar="S", minimum=1
+        75,
+        "Seconds that an idle connection is kept open: longer than proxies keep theirs (60), who would else send "
+        "requests into connections that are being closed.",
+        group="HTTP",
+        metavar="S",
+        minimum=1,
+    )
+    http_header_timeout: float = option(
+        10.0, "Seconds that the head of a request may take to arrive.", group="HTTP", metavar="S", minimum=0.1
+    )
+    http_write_timeout: float = option(
+        60.0,
+        "Seconds without a byte taken by a client that has some to read, after which its connection is closed.",
+        group="HTTP",
+        metavar="S",
+        minimum=0.1,
+    )
+    max_connections: int = option(2048, "Most open connections; more get 503.", group="HTTP", minimum=1)
+    max_connections_per_client: int | None = option(
+        None,
+        "Most open connections from one address, which may be a proxy's; more get 503 (default: no limit).",
+        group="HTTP",
+        minimum=1,
     )
     shutdown_timeout: float = option(
         30.0,

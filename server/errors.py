@@ -50,6 +50,10 @@ class HeadersTooLarge(HeadraceError):
     """The header lines are too many or too long."""
 
 
+class TooManyConnections(HeadraceError):
+    """More connections are open than --max-connections or --max-connections-per-client."""
+
+
 class StreamNotFound(HeadraceError):
     """There is no such resumable stream, or it is another key's."""
 
@@ -110,6 +114,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
     StorageFailed: _Kind(500, "server_error", "storage_failed"),
+    TooManyConnections: _Kind(503, "server_error", "too_many_connections"),
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
     EngineDied: _Kind(503, "server_error", "engine_died"),
     EngineStopped: _Kind(503, "server_error", "server_stopping"),
@@ -161,6 +166,8 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
         case EngineUnavailable():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
+        case TooManyConnections():
+            return {"retry-after": str(UNAVAILABLE_RETRY_S), "connection": "close"}
         case AnswerTimeout():
             return {"x-should-retry": "false"}  # OpenAI's clients would: what nobody waits for would be queued again
         case InvalidApiKey():

@@ -1,15 +1,19 @@
 """create_server: uvicorn around the application, without uvicorn's ways with signals. Slow to import."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
 from server.app import create_app
 from server.config import ServerConfig
 from server.context import ServerContext
+from server.http.connection import Connection, ConnectionLimits
+from server.http.connections import Connections
 from server.metrics.values import Metrics
 from server.store.entries import Entries
 
@@ -37,5 +41,17 @@ def create_server(
         root_path=config.root_path,
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
+        http=_protocol(config, metrics),  # type: ignore[arg-type] # called as the class would be
+        ws="none",
     )
     return HttpServer(uvicorn_config), app.state.context
+
+
+def _protocol(config: ServerConfig, metrics: Metrics) -> Callable[..., HttpToolsProtocol]:
+    """What uvicorn makes for each connection."""
+    return partial(
+        Connection,
+        limits=ConnectionLimits(head_s=config.http_header_timeout, write_s=config.http_write_timeout),
+        connections=Connections(config.max_connections, config.max_connections_per_client),
+        on_closed=lambda reason: metrics.count_closed_connection(reason.value),
+    )

@@ -20,6 +20,7 @@ from engine.protocol import EngineInfo, Loading, TokenizerInfo
 from server.commands.activity_log import ActivityLog
 from server.commands.listener import listen, url_of
 from server.commands.loading_display import loading_display
+from server.commands.open_files import allow_open_files
 from server.commands.startup_times import LAST_PHASE, StartupTimes
 from server.config import LogLevel, MetricsAlias, ServerConfig
 from server.metrics.loop_lag import watch_loop
@@ -49,6 +50,7 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     began_s = time.monotonic()
     _configure_logging(server_config)
     load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
+    allow_open_files(server_config.max_connections)
     with listen(server_config.host, server_config.port) as sock, open_store(server_config) as store:
         return asyncio.run(_serve(sock, store, server_config, engine_config, began_s))
 

@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
-from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey
+from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, TooManyConnections
+from server.http.connections import REFUSED_STATE
 from server.http.error_forms import error_response, route_path, told
 from server.http.request_log import log_request
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
@@ -48,6 +49,7 @@ class RequestMiddleware:
             return
         exchange = _Exchange(scope, receive, send, self._context)
         try:
+            _check_connection(scope)
             _check_head(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except ClientGone:
@@ -109,6 +111,15 @@ class _Exchange:
         record.http_s = time.monotonic() - record.arrival_s
         self._context.metrics.count_http(record)
         record.release()
+
+
+def _check_connection(scope: Scope) -> None:
+    """Refuse what comes over a connection too many, but for probes: a full server is alive."""
+    if REFUSED_STATE in scope["state"] and route_path(scope) not in PROBES:
+        raise TooManyConnections(
+            "too many connections are open, in all (--max-connections) or from this address "
+            "(--max-connections-per-client); close some, or try again later"
+        )
 
 
 def _check_head(scope: Scope) -> None:

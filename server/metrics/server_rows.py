@@ -145,6 +145,13 @@ _SERVER: tuple[MetricSpec, ...] = (
         labels=(MODEL, "block_size", "num_blocks", "kv_bytes", "cache_dtype", "enable_prefix_caching"),
     ),
     MetricSpec(
+        "http_connections_closed_total",
+        MetricType.COUNTER,
+        "Connections that the server ended against their client's will, by reason: limit (--max-connections), "
+        "header_timeout, header_size, body_timeout, write_timeout.",
+        labels=("reason",),
+    ),
+    MetricSpec(
         "http_requests_total",
         MetricType.COUNTER,
         "Answered HTTP requests; 499 is a client that went away, an unknown path is 'unmatched'.",

@@ -137,6 +137,9 @@ class Metrics:
         shape = (info.block_size, info.num_blocks, info.kv_bytes, info.dtype, has_prefix_cache)
         gauge.labels(self._model_name, *shape).set(1)
 
+    def count_closed_connection(self, reason: str) -> None:
+        self._counters["http_connections_closed_total"].labels(reason).inc()
+
     def on_startup_phase(self, phase: str, seconds: float) -> None:
         self._gauges["startup_seconds"].labels(self._model_name, phase).set(seconds)
 

@@ -1,0 +1,236 @@
+"""Connection: one client's HTTP/1.1 connection, with limits on its time and size that uvicorn does not have.
+
+silent or in a head ──head complete──> in a body ──body complete──> between requests
+        ^ head_s                     (app's time-out)                   │ keep-alive
+        └───────────────────────────── first byte ──────────────────────┘
+"""
+
+import asyncio
+import enum
+from asyncio.events import TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from engine.errors import HeadraceError, InvalidRequest
+from server.errors import HeadersTooLarge, RequestTimeout, describe
+from server.http.connections import REFUSED_STATE, Admission, Connections
+
+_MAX_HEAD_BYTES = 128 * 1024  # while a head is incomplete; RequestMiddleware is stricter with complete ones
+_MAX_HEADER_LINES = 400  # trailers included
+_REFUSED_HEAD_S = 2.0  # for a connection too many to send its request
+
+
+class _Place(enum.Enum):
+    """What the next byte belongs to."""
+
+    HEAD = "head"
+    BODY = "body"
+    BETWEEN = "between"
+
+
+class CloseReason(enum.StrEnum):
+    """Why the server ended a connection that its client would have gone on with."""
+
+    LIMIT = "limit"  # --max-connections, --max-connections-per-client
+    HEADER_TIMEOUT = "header_timeout"
+    HEADER_SIZE = "header_size"
+    BODY_TIMEOUT = "body_timeout"  # of a body that came after its answer
+    WRITE_TIMEOUT = "write_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Times in seconds."""
+
+    head_s: float  # from the connection, or the first byte of a later request, to the end of its head
+    write_s: float  # without a byte taken by the client, while some wait to be sent
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol with limits; it stays the one that parses and answers."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: ConnectionLimits,
+        connections: Connections,
+        on_closed: Callable[[CloseReason], None],
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
+        self._open = connections
+        self._on_closed = on_closed
+        self._admission = Admission.SERVED
+        self._place = _Place.HEAD
+        self._head_bytes = 0  # of an incomplete head
+        self._is_head_too_large = False
+        self._unsent_bytes = 0  # when the write timer was set
+        self._read_timer: TimerHandle | None = None  # of the head, or of a body after its answer
+        self._write_timer: TimerHandle | None = None
+
+    # --- the transport's calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that writing is paused whenever the client does not keep up
+        self._admission = self._open.enter(self._client_address)
+        if self._admission is Admission.DROPPED:
+            self._on_closed(CloseReason.LIMIT)
+            transport.abort()
+            return
+        if self._admission is Admission.REFUSED:
+            self.app_state = {**self.app_state, REFUSED_STATE: True}
+        self._begin_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open.leave(self._client_address)
+        self._stop_read_timer()
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._place is _Place.BETWEEN:
+            self._begin_head()
+        if self._place is _Place.HEAD:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._place is _Place.HEAD and self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._set_write_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    # --- the parser's calls -------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._place is not _Place.HEAD:
+            self._begin_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > _MAX_HEADER_LINES:
+            self._is_head_too_large = True
+            raise HeadersTooLarge  # the parser gives up, and send_400_response is called
+
+    def on_headers_complete(self) -> None:
+        self._place, self._head_bytes = _Place.BODY, 0
+        self._stop_read_timer()
+        super().on_headers_complete()
+        if self._admission is Admission.REFUSED:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._place = _Place.BETWEEN
+        self._stop_read_timer()
+        super().on_message_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._unset_keepalive_if_required()  # the rest of the body has stopped the one that began with the answer
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._admission is Admission.REFUSED:
+            self._on_closed(CloseReason.LIMIT)
+        if self._place is _Place.BODY:  # nobody reads it; but closing now could cost the client its answer
+            self._set_read_timer(self._end_late_body, self._limits.head_s)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """Called for what the parser refuses."""
+        if self._is_head_too_large:
+            self._refuse_head()
+        else:
+            self._end(InvalidRequest("the request is not valid HTTP/1.1"))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An offer of another protocol may be declined without a word."""
+
+    # --- limits -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _client_address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def _begin_head(self) -> None:
+        self._place, self._head_bytes = _Place.HEAD, 0
+        head_s = self._limits.head_s
+        self._set_read_timer(self._end_late_head, head_s if self._is_served else min(head_s, _REFUSED_HEAD_S))
+
+    @property
+    def _is_served(self) -> bool:
+        return self._admission is Admission.SERVED
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _end_late_head(self) -> None:
+        if self._is_answering:  # the request before it; the next one may be as late as that takes
+            self._set_read_timer(self._end_late_head, self._limits.head_s)
+            return
+        self._on_closed(CloseReason.HEADER_TIMEOUT if self._is_served else CloseReason.LIMIT)
+        if self._head_bytes:
+            self._end(RequestTimeout(f"the head was not complete after {self._limits.head_s:g} s"))
+        else:
+            self.transport.close()
+
+    def _end_late_body(self) -> None:
+        self._on_closed(CloseReason.BODY_TIMEOUT)
+        self.transport.abort()
+
+    def _refuse_head(self) -> None:
+        self._on_closed(CloseReason.HEADER_SIZE)
+        self._end(HeadersTooLarge(f"the head has more than {_MAX_HEADER_LINES} lines or {_MAX_HEAD_BYTES} bytes"))
+
+    def _end(self, error: HeadraceError) -> None:
+        """Answer what is no complete request, unless another one is being answered, and close."""
+        if self.transport.is_closing():
+            return
+        if not self._is_answering:
+            reply = describe(error, "")
+            body = reply.body()
+            head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(STATUS_LINE[reply.status] + head.encode() + body)
+        self.transport.close()
+
+    def _set_read_timer(self, end: Callable[[], None], seconds: float) -> None:
+        self._stop_read_timer()
+        self._read_timer = self.loop.call_later(seconds, end)
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _set_write_timer(self) -> None:
+        self._stop_write_timer()
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self._limits.write_s, self._end_slow_reader)
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _end_slow_reader(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent_bytes:  # slow, and not stuck
+            self._set_write_timer()
+            return
+        self._on_closed(CloseReason.WRITE_TIMEOUT)
+        self.transport.abort()

@@ -1,0 +1,57 @@
+"""Connections: how many are open, in all and by client, and which of them are served."""
+
+import enum
+from collections import Counter
+
+REFUSED_STATE = "connection_refused"  # in a scope's state: RequestMiddleware answers with 503
+
+_SURPLUS = 4  # beyond the limit, one for each so many within it is told why it is refused
+
+
+class Admission(enum.Enum):
+    """What becomes of a new connection."""
+
+    SERVED = "served"
+    REFUSED = "refused"  # its request is answered with 503; probes are answered as ever
+    DROPPED = "dropped"  # even refusing would cost too much
+
+
+class Connections:
+    """Counts open connections. Each `enter` is followed by one `leave`, whatever its outcome."""
+
+    def __init__(self, limit: int, limit_per_client: int | None) -> None:
+        self._limit = limit
+        self._limit_per_client = limit_per_client
+        self._by_client: Counter[str] = Counter()
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def enter(self, client: str) -> Admission:
+        """Count a new connection of `client`, an address."""
+        self._total += 1
+        self._by_client[client] += 1
+        return min(
+            _admission(self._total, self._limit),
+            _admission(self._by_client[client], self._limit_per_client),
+            key=[Admission.DROPPED, Admission.REFUSED, Admission.SERVED].index,
+        )
+
+    def leave(self, client: str) -> None:
+        self._total -= 1
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
+
+    def check(self) -> None:
+        """Assert the invariant."""
+        assert self._total == self._by_client.total()
+        assert all(number > 0 for number in self._by_client.values())
+
+
+def _admission(number: int, limit: int | None) -> Admission:
+    """Of the connection that makes it `number`."""
+    if limit is None or number <= limit:
+        return Admission.SERVED
+    return Admission.REFUSED if number <= limit + max(1, limit // _SURPLUS) else Admission.DROPPED
