@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import tokenizers
 
 from engine.protocol import TokenizerInfo
+from server.text.known_pieces import find_known_pieces
 from server.text.pieces import PIECE_SIZE, Cuts, find_cuts
 from server.text.token_bound import TokenBound, TooManyTokens, find_token_bound
 from server.text.token_bytes import TokenBytes
@@ -55,6 +56,7 @@ class Tokenizer:
         self._marker = f"\ue000{secrets.token_hex(16)}\ue000"
         self._plain.add_tokens([tokenizers.AddedToken(self._marker, normalized=False)])
         self._marker_id = self._plain.token_to_id(self._marker)
+        self._known = find_known_pieces(self._parsing, self._encode_parsed)
 
     # --- text -> ids -------------------------------------------------------------------------------------------------
 
@@ -109,7 +111,9 @@ class Tokenizer:
         those of the whole text, with no seam where a placeholder was. Raises TooManyTokens as `encode`.
         """
         if not hidden:
-            return self.encode(prompt, add_special_tokens=False, at_most=at_most)
+            self.check_bound(prompt, at_most)
+            encode = self._encode_parsed if self._known is None else self._known.ids
+            return encode(prompt, at_most=at_most)
         whole = prompt
         for placeholder, original in hidden.items():
             whole = whole.replace(placeholder, original)
@@ -128,6 +132,9 @@ class Tokenizer:
         text = self._marker.join(pieces)
         ids = _joined(self._ids_of_pieces(self._plain, text, add_special_tokens=False))
         return [next(parsed) if token_id == self._marker_id else token_id for token_id in ids]
+
+    def _encode_parsed(self, text: str, *, at_most: int | None) -> list[int]:
+        return self.encode(text, add_special_tokens=False, at_most=at_most)
 
     def _control_tokens(self, prompt: str) -> Iterator[tuple[int, int, int]]:
         """(id, start, end) of each control token that the prompt spells, in order."""

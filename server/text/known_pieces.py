@@ -1,0 +1,91 @@
+"""KnownPieces: the ids of what was tokenized before. A conversation comes back with each turn, a message longer."""
+
+import re
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Protocol
+
+import tokenizers
+
+_MAX_CHARACTERS = 16 * 2**20  # remembered; their ids take about as many bytes
+_MIN_CHARACTERS = 256  # less is tokenized as fast as it is looked up
+
+
+class Encode(Protocol):
+    def __call__(self, text: str, *, at_most: int | None) -> list[int]:
+        """The ids of `text`, control tokens parsed and nothing added. May raise TooManyTokens."""
+
+
+class KnownPieces:
+    """Remembers the ids of the pieces between a text's control tokens, the most recently used ones.
+
+    A tokenizer cuts a text at its added tokens before it does anything else, so what stands between two of them has the
+    same ids wherever it stands. Only the beginning of a text may differ, where some write a space. May be used by
+    several threads.
+    """
+
+    def __init__(
+        self, added: dict[str, int], control: frozenset[str], encode: Encode, *, max_characters: int = _MAX_CHARACTERS
+    ) -> None:
+        """added: the ids of all added tokens by their texts, of which `control` are those to cut at."""
+        self._added = re.compile("|".join(re.escape(text) for text in sorted(added, key=len, reverse=True)))
+        self._ids = added
+        self._control = control
+        self._encode = encode
+        self._max_characters = max_characters
+        self._known: OrderedDict[tuple[bool, str], array[int]] = OrderedDict()
+        self._num_characters = 0
+        self._lock = threading.Lock()
+
+    def ids(self, text: str, *, at_most: int | None = None) -> list[int]:
+        """As `encode` gives them. Raises TooManyTokens as it does, of a piece."""
+        ids: list[int] = []
+        for control, piece in self._pieces(text):
+            if control:
+                ids.append(self._ids[control])
+            if len(piece) < _MIN_CHARACTERS:
+                ids += self._encode_behind(control, piece, at_most) if piece else []
+            else:
+                ids += self._remembered(control, piece, at_most)
+        return ids
+
+    def _pieces(self, text: str) -> Iterator[tuple[str, str]]:
+        """Each control token with the piece behind it; "" with the beginning."""
+        control, start = "", 0
+        for match in self._added.finditer(text):
+            if match[0] in self._control:
+                yield control, text[start : match.start()]
+                control, start = match[0], match.end()
+        yield control, text[start:]
+
+    def _remembered(self, control: str, piece: str, at_most: int | None) -> "array[int]":
+        key = (control == "", piece)
+        with self._lock:
+            if (known := self._known.get(key)) is not None:
+                self._known.move_to_end(key)
+                return known
+        ids = array("I", self._encode_behind(control, piece, at_most))
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = ids
+                self._num_characters += len(piece)
+            while self._num_characters > self._max_characters:
+                (_, oldest), _ = self._known.popitem(last=False)
+                self._num_characters -= len(oldest)
+        return ids
+
+    def _encode_behind(self, control: str, piece: str, at_most: int | None) -> list[int]:
+        return self._encode(control + piece, at_most=at_most)[1 if control else 0 :]
+
+
+def find_known_pieces(tokenizer: tokenizers.Tokenizer, encode: Encode) -> KnownPieces | None:
+    """None for a tokenizer without control tokens, or with added ones that depend on the text about them."""
+    added = tokenizer.get_added_tokens_decoder()
+    control = frozenset(token.content for token in added.values() if token.special)
+    if not control or any(
+        token.lstrip or token.rstrip or token.single_word or token.normalized for token in added.values()
+    ):
+        return None
+    return KnownPieces({token.content: token_id for token_id, token in added.items()}, control, encode)
