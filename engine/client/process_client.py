@@ -13,9 +13,10 @@ from engine.client.interface import EngineState, EngineStatus, RestartReason
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.client.progress_clock import ProgressClock
+from engine.client.queue_limit import QueueLimit
 from engine.client.restart_limit import MAX_RESTARTS, RESTART_WINDOW_S, RestartLimit
 from engine.config import EngineConfig
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, StartupError
 from engine.protocol import (
     AbortReason,
     AbortRequest,
@@ -81,7 +82,7 @@ class ProcessClient:
         """hang_timeout_s: without a sign of progress, while there is work, until the process is killed; 0 is never.
         command: see EngineProcess."""
         self._config = config
-        self._max_num_waiting = max_num_waiting
+        self._queue = QueueLimit(max_num_waiting)
         self._hang_timeout_s = hang_timeout_s
         self._callbacks = callbacks or EngineCallbacks()
         self._command = command
@@ -174,18 +175,14 @@ class ProcessClient:
             raise EngineUnavailable(self._reason)
         # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
         num_places = self._stats.running if self._stats.waiting else self.info.max_num_seqs
-        num_waiting = len(self._streams) + num_requests - num_places
-        if num_waiting > self._max_num_waiting:
-            raise QueueFull(
-                f"{num_waiting} requests would wait; the limit is {self._max_num_waiting} (--max-num-waiting); "
-                "try again later",
-                retry_after_s=1.0,
-            )
+        self._queue.check(len(self._streams) + num_requests - num_places, time.monotonic())
 
     def submit(self, request: EngineRequest) -> OutputStream:
         self.check_capacity(1)
         if not self._streams:
-            self._clock.restart(time.monotonic())  # it was idle
+            now = time.monotonic()
+            self._clock.restart(now)  # it was idle
+            self._queue.begin(now)
         stream = self._streams.open(request, on_abort=lambda reason: self._abort(request.id, reason))
         self._send_requests()
         return stream
@@ -291,6 +288,8 @@ class ProcessClient:
                 self._callbacks.on_step(stats)
                 for output in outputs:
                     self._streams.deliver(output)
+                    if output.finish_reason is not None:
+                        self._queue.count_end(time.monotonic())
             case Loading():
                 self._loading = message
                 self._callbacks.on_loading(message)

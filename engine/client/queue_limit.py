@@ -1,0 +1,47 @@
+"""QueueLimit: how many requests may wait, and when those that are refused should come back."""
+
+from collections import deque
+
+from engine.errors import QueueFull
+
+_WINDOW_S = 60.0  # of requests that ended: long enough for a mean, short enough for a load that changes
+_MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
+
+
+class QueueLimit:
+    """Follows how fast requests end. Times are time.monotonic(), in order."""
+
+    def __init__(self, max_num_waiting: int) -> None:
+        self._max_num_waiting = max_num_waiting
+        self._busy_since_s = 0.0
+        self._ends: deque[float] = deque()  # of the window
+
+    def begin(self, now: float) -> None:
+        """There is work after none: what was before says nothing of it."""
+        self._busy_since_s = now
+        self._ends.clear()
+
+    def count_end(self, now: float) -> None:
+        """A request has ended, however."""
+        self._ends.append(now)
+        self._forget(now)
+
+    def check(self, num_waiting: int, now: float) -> None:
+        """Raise QueueFull if it is too many. `num_waiting`: with those that ask."""
+        if num_waiting > self._max_num_waiting:
+            retry_after_s = self.drain_s(num_waiting, now)
+            raise QueueFull(
+                f"{num_waiting} requests would wait; the limit is {self._max_num_waiting} (--max-num-waiting); "
+                f"try again in {retry_after_s:.0f} s",
+                retry_after_s=retry_after_s,
+            )
+
+    def drain_s(self, num_waiting: int, now: float) -> float:
+        """How long so many requests take at the recent rate, within bounds; if none has ended, as if one just had."""
+        self._forget(now)
+        elapsed_s = min(_WINDOW_S, now - self._busy_since_s)
+        return min(_MAX_RETRY_S, max(_MIN_RETRY_S, num_waiting * elapsed_s / max(1, len(self._ends))))
+
+    def _forget(self, now: float) -> None:
+        while self._ends and now - self._ends[0] > _WINDOW_S:
+            self._ends.popleft()

@@ -1,0 +1,68 @@
+"""Who is refused for a full queue, and for how long."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.client.queue_limit import QueueLimit
+from engine.errors import QueueFull
+
+pytestmark = pytest.mark.fast
+
+
+def test_the_limit_is_the_most_that_may_wait() -> None:
+    limit = QueueLimit(4)
+    limit.begin(0.0)
+    limit.check(4, 1.0)
+    with pytest.raises(QueueFull, match="5 requests would wait; the limit is 4"):
+        limit.check(5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("num_ends", "num_waiting", "expected_s"),
+    [
+        (40, 20, 5.0),  # four a second
+        (40, 1, 1.0),  # at least a second
+        (1, 100, 120.0),  # at most two minutes
+        (0, 3, 30.0),  # none has ended in ten seconds: one may at any moment
+    ],
+)
+def test_it_is_the_time_that_the_queue_takes_at_the_recent_rate(
+    num_ends: int, num_waiting: int, expected_s: float
+) -> None:
+    limit = QueueLimit(0)
+    limit.begin(100.0)
+    for number in range(num_ends):
+        limit.count_end(100.0 + 10.0 * (number + 1) / num_ends)
+    with pytest.raises(QueueFull) as refused:
+        limit.check(num_waiting, 110.0)
+    assert refused.value.retry_after_s == pytest.approx(expected_s)
+
+
+def test_the_rate_is_that_of_the_last_minute() -> None:
+    limit = QueueLimit(0)
+    limit.begin(0.0)
+    for second in range(600):  # ten a second, and then one
+        for _ in range(10 if second < 540 else 1):
+            limit.count_end(float(second))
+    assert limit.drain_s(60, 599.0) == pytest.approx(60.0, rel=0.2)
+
+
+def test_an_idle_time_starts_anew() -> None:
+    limit = QueueLimit(0)
+    limit.begin(0.0)
+    for _ in range(100):
+        limit.count_end(1.0)
+    limit.begin(30.0)
+    assert limit.drain_s(5, 34.0) == pytest.approx(20.0)
+
+
+@given(st.lists(st.floats(0.0, 100.0)), st.integers(1, 10_000))
+def test_it_stays_within_bounds(gaps: list[float], num_waiting: int) -> None:
+    limit = QueueLimit(0)
+    now = 0.0
+    limit.begin(now)
+    for gap in gaps:
+        now += gap
+        limit.count_end(now)
+        assert 1.0 <= limit.drain_s(num_waiting, now) <= 120.0
