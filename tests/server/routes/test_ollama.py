@@ -462,5 +462,8 @@ async def test_other_errors_have_ollamas_form_too() -> None:
         unknown = await api.get("/api/unheard-of", headers={"authorization": "Bearer key"})
         keyed = await api.get("/api/tags", headers={"authorization": "Bearer key"})
     assert (bare.status_code, list(bare.json())) == (401, ["error"])
-    assert (unknown.status_code, unknown.json()) == (404, {"error": "there is nothing at this path"})
+    assert (unknown.status_code, unknown.json()) == (
+        404,
+        {"error": "there is nothing at this path; /docs shows what there is"},
+    )
     assert keyed.status_code == 200
