@@ -294,6 +294,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: what was chosen and why
+    warnings: list[str] = []  # the same: what was probably not meant
     weight_formats: dict[str, int] = {}  # how weights are stored, such as "int4 g32": number of tensors
     quality: Quality | None = None  # if requested
 

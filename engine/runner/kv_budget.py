@@ -19,11 +19,13 @@ _CUDA_SHARE = 0.85
 _USUAL_LEN = 8192
 _STATES_PER_SEQUENCE = 3
 _SMALL_SHARE = 0.125  # of the memory: below it there are states for all running sequences
+# A context that nobody asked for to be so short: less than a chat needs, or than a small part of the model's.
+_SHORT_LEN, _SHORT_PART = 512, 8
 
 
 @dataclass(frozen=True, slots=True)
 class KVBudget:
-    """The pools that were chosen. `reason` says why, for the operator."""
+    """The pools that were chosen. `reason` says why, for the operator; `warning` what he probably did not mean."""
 
     num_blocks: int
     kv_bytes: int
@@ -31,6 +33,7 @@ class KVBudget:
     reason: str
     num_states: int = 0
     state_bytes: int = 0
+    warning: str | None = None
 
 
 def plan_kv_budget(
@@ -57,13 +60,16 @@ def plan_kv_budget(
     num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, device)
     num_states = demand.num_states(num_bytes, config.max_num_seqs, requested_len, min_len=config.max_model_len or 1)
     num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block
+    served_len = _served_len(config, demand, num_bytes, num_blocks, requested_len)
+    is_short = served_len < requested_len and (served_len < _SHORT_LEN or served_len * _SHORT_PART < requested_len)
     return KVBudget(
         num_blocks,
         num_blocks * bytes_per_block,
-        _served_len(config, demand, num_bytes, num_blocks, requested_len),
+        served_len,
         reason,
         num_states=num_states,
         state_bytes=num_states * bytes_per_state,
+        warning=_short_context(demand, num_bytes, served_len, requested_len) if is_short else None,
     )
 
 
@@ -112,6 +118,15 @@ def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_block
             f"{max_len:,} or give --kv-cache-memory-bytes {needed} ({format_bytes(needed)})"
         )
     return max_len
+
+
+def _short_context(demand: _Demand, num_bytes: int, served_len: int, model_max_len: int) -> str:
+    needed = demand.sequence_bytes(model_max_len)
+    return (
+        f"the KV cache of {format_bytes(num_bytes)} holds {served_len:,} tokens, but the model takes "
+        f"{model_max_len:,}; longer requests are refused; give --kv-cache-memory-bytes {needed} "
+        f"({format_bytes(needed)}) for all of them, or --max-model-len {served_len} if so few are meant"
+    )
 
 
 def _total_bytes(

@@ -50,6 +50,7 @@ def describe(
             *model.notes,
             *([] if quality is None else [describe_quality(quality)]),
         ],
+        warnings=[] if budget.warning is None else [budget.warning],
         weight_formats=model.weight_formats,
         quality=quality,
     )

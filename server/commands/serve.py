@@ -219,6 +219,8 @@ def _announce(info: EngineInfo, text_model: "TextModel", url: str, config: Serve
     """Say what was chosen, where to call, and how."""
     for note in info.notes:
         logger.info("%s", note)
+    for warning in info.warnings:
+        logger.warning("%s", warning)
     path, body = _CHAT if text_model.chat is not None else _COMPLETION
     if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
         logger.info("ready at %s", url)

@@ -53,6 +53,31 @@ def test_the_context_shrinks_to_what_the_pool_holds() -> None:
     assert _plan(kv_cache_memory_bytes=500 * MIB).max_model_len == 2048
 
 
+@pytest.mark.parametrize(
+    ("options", "model_max_len", "is_short"),
+    [
+        ({"kv_cache_memory_bytes": 2 * MIB}, 2048, True),  # 32 tokens
+        ({"kv_cache_memory_bytes": 31 * MIB}, 2048, True),
+        ({"kv_cache_memory_bytes": 32 * MIB}, 2048, False),  # 512
+        ({"kv_cache_memory_bytes": 32 * MIB}, 8192, True),  # a sixteenth of the model's
+        ({"kv_cache_memory_bytes": 64 * MIB}, 8192, False),
+        ({"kv_cache_memory_bytes": 16 * MIB}, 256, False),  # all that the model takes
+        ({"kv_cache_memory_bytes": 2 * MIB, "max_model_len": 32}, 2048, False),  # asked for
+    ],
+)
+def test_a_context_that_nobody_asked_for_to_be_so_short_is_told(
+    options: dict[str, int], model_max_len: int, is_short: bool
+) -> None:
+    assert (_plan(model_max_len=model_max_len, **options).warning is not None) == is_short
+
+
+def test_the_warning_of_a_short_context_says_what_to_do() -> None:
+    assert _plan(kv_cache_memory_bytes=2 * MIB).warning == (
+        "the KV cache of 2.0 MiB holds 32 tokens, but the model takes 2,048; longer requests are refused; give "
+        "--kv-cache-memory-bytes 134217728 (128.0 MiB) for all of them, or --max-model-len 32 if so few are meant"
+    )
+
+
 def test_windows_make_the_context_longer() -> None:
     full_and_window = (KVGroup(16), KVGroup(16, window=33))
     assert _plan(groups=full_and_window, kv_cache_memory_bytes=20 * MIB).max_model_len == 16 * 16
