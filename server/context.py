@@ -13,6 +13,7 @@ from server.metrics.values import Metrics
 from server.runs.registry import Runs
 from server.schemas.base import quote
 from server.store.entries import Entries
+from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
 
 
@@ -28,6 +29,7 @@ class ServerContext:
     honors_priority: bool  # whether the scheduler looks at a request's priority
     runs: Runs
     store: Entries
+    workers: TextWorkers = field(default_factory=TextWorkers)
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
     created_s: int = field(default_factory=lambda: int(time.time()))
     _text_model: asyncio.Task[TextModel] | None = None
@@ -62,6 +64,6 @@ class ServerContext:
         """Start on what `text_model` returns, unless that was begun; so much can be done while weights are loaded."""
         if self._text_model is None:
             self._text_model = asyncio.create_task(
-                asyncio.to_thread(build_text_model, info, self.config), name="text-model"
+                asyncio.to_thread(build_text_model, info, self.config, self.workers), name="text-model"
             )
         return self._text_model

@@ -13,6 +13,7 @@ from server.text.chat_template import ChatTemplate, load_chat_template
 from server.text.fill_in_middle import FillInMiddle, find_fill_in_middle
 from server.text.token_words import TokenWords
 from server.text.tokenizer import Tokenizer
+from server.text.workers import TextWorkers
 from server.tools.format import ToolFormat
 from server.tools.history import GENERIC
 from server.tools.probe import choose_tool_format, takes_late_system_message, takes_system_message
@@ -35,6 +36,7 @@ class ChatModel:
 class TextModel:
     tokenizer: Tokenizer
     words: TokenWords
+    workers: TextWorkers  # for all that takes long with any of this
     chat: ChatModel | None  # None: a model without a chat template, and no --chat-template
     fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
 
@@ -53,15 +55,18 @@ def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> Fil
     return text_model.fill_in_middle
 
 
-def build_text_model(info: TokenizerInfo, config: ServerConfig) -> TextModel:
-    """Takes a second for a large vocabulary. Raises StartupError if the model's tokenizer or template cannot be used,
-    and OptionError for a parser that is not known."""
+def build_text_model(info: TokenizerInfo, config: ServerConfig, workers: TextWorkers) -> TextModel:
+    """The text model, whose works run on `workers`. Takes a second for a large vocabulary.
+
+    Raises StartupError if the model's tokenizer or template cannot be used, and OptionError for a parser that is not
+    known.
+    """
     tokenizer = Tokenizer(info)
     template = load_chat_template(
         config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts
     )
     chat = None if template is None else _chat_model(template, config)
-    return TextModel(tokenizer, TokenWords(tokenizer), chat, find_fill_in_middle(tokenizer))
+    return TextModel(tokenizer, TokenWords(tokenizer), workers, chat, find_fill_in_middle(tokenizer))
 
 
 def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:

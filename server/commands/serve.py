@@ -1,6 +1,7 @@
 """`headrace serve`: the life of the server process, from the bound socket to the drained exit."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
+from server.text.memory import return_large_buffers
 
 if TYPE_CHECKING:
     from server.context import ServerContext
@@ -48,6 +50,7 @@ _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64,
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
     began_s = time.monotonic()
+    return_large_buffers()
     _configure_logging(server_config)
     load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
     allow_open_files(server_config.max_connections)
@@ -96,6 +99,7 @@ async def _serve(
         finally:
             start.display.close()
         if text_model is not None:
+            gc.freeze()  # what is here stays: to look through it for garbage would hold up streams
             _announce(client.info, text_model, url_of(sock), server_config)
             await _run_until_stopped(stop_signal, client, context, server_config.shutdown_timeout)
         return 0
@@ -105,6 +109,7 @@ async def _serve(
         await context.runs.finish(_STORE_TIMEOUT_S)
         http.should_exit = True
         await serving
+        context.workers.close()
         lag.cancel()
         activity.cancel()
 

@@ -1,6 +1,6 @@
 """GenerationParams of /infill: a gap in a file, with what editors' plugins ask for."""
 
-import asyncio
+from functools import partial
 
 from engine.errors import ContextLengthExceeded
 from server.context import ServerContext
@@ -35,7 +35,9 @@ async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: 
         )
     num_reserved = info.max_model_len // _ANSWER_SHARE if requested is None else requested
     max_prompt = info.max_model_len - num_reserved
-    prompt, is_cut = await asyncio.to_thread(infill_prompt, body, fim, text_model.tokenizer, max_prompt)
+    prompt, is_cut = await text_model.workers.run(
+        partial(infill_prompt, body, fim, text_model.tokenizer, max_prompt), size=body.size
+    )
     max_tokens = room_for_output(
         [prompt],
         info.max_model_len,
@@ -44,7 +46,7 @@ async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: 
         default=None,
         prompt_param="input_prefix",
     )
-    tokens = await step_tokens(body, text_model.words, info.vocab_size)
+    tokens = await step_tokens(body, text_model, info.vocab_size)
     sampling = body.sampling(info, max_tokens=max_tokens, tokens=tokens)
     options = TextOptions(
         stop=tuple(body.stop or ()),

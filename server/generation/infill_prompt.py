@@ -1,6 +1,5 @@
 """Prompts for filling in the middle: of completions with a suffix, and of /infill with pieces of other files."""
 
-import asyncio
 from collections.abc import Sequence
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
@@ -9,6 +8,7 @@ from server.generation.prompts import refusing_long_prompts
 from server.schemas.infill import ExtraFile, InfillRequest
 from server.text.fill_in_middle import FillInMiddle
 from server.text.tokenizer import Tokenizer
+from server.text_model import TextModel
 
 # Names that the format asks for and that an editor does not send.
 _REPOSITORY = "project"
@@ -84,13 +84,14 @@ async def suffix_prompts(
     prompts: list[str] | list[list[int]],
     suffix: str,
     fim: FillInMiddle,
-    tokenizer: Tokenizer,
+    text_model: TextModel,
     *,
     add_special_tokens: bool,
     max_model_len: int,
 ) -> list[Prompt]:
     """Of a text completion with a suffix. Raises InvalidRequest, and ContextLengthExceeded for one that is far too
     long."""
+    tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:
         if not isinstance(prompt, str):
@@ -102,4 +103,5 @@ async def suffix_prompts(
         ids = fim.prompt(prefix_ids, suffix_ids)
         return Prompt([*_bos(add_special_tokens, tokenizer), *ids], "")
 
-    return await asyncio.to_thread(lambda: [encode(prompt) for prompt in prompts])
+    size = sum(map(len, prompts)) + len(prompts) * len(suffix)
+    return await text_model.workers.run(lambda: [encode(prompt) for prompt in prompts], size=size)

@@ -1,7 +1,7 @@
 """GenerationParams: what a request's body asks of the engine, prompts encoded and limits checked."""
 
-import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from server.schemas.sampling import GenerationRequest, check_scores
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
-from server.text_model import fill_in_middle_of
+from server.text_model import TextModel, fill_in_middle_of
 
 _GENERIC_HEADER = "x-tool-call-format"
 
@@ -96,11 +96,11 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
         default=None,
         prompt_param="messages",
     )
-    tokens = await step_tokens(body, text_model.words, info.vocab_size)
+    tokens = await step_tokens(body, text_model, info.vocab_size)
     sampling = body.sampling(
         info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs, tokens=tokens
     )
-    prediction_ids = await _prediction_ids(body, text_model.tokenizer, info.max_model_len) if beams is None else []
+    prediction_ids = await _prediction_ids(body, text_model, info.max_model_len) if beams is None else []
     params = _params(body, text_model.tokenizer, [prompt], sampling, terms, plan=prepared.plan, ignored=ignored)
     if prepared.is_generic:
         params.headers[_GENERIC_HEADER] = "generic"
@@ -134,7 +134,7 @@ async def completion_params(
             body.prompt,
             body.suffix,
             fim,
-            text_model.tokenizer,
+            text_model,
             add_special_tokens=add_special_tokens,
             max_model_len=info.max_model_len,
         )
@@ -152,14 +152,15 @@ async def completion_params(
     )
     scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]
     prompt_logprobs = max(scored, default=None)
-    tokens = await step_tokens(body, text_model.words, info.vocab_size)
+    tokens = await step_tokens(body, text_model, info.vocab_size)
     # The best of several candidates are those whose tokens are likeliest, whether the client wants to see that or not.
     needs_logprobs = beams is None and body.num_candidates > body.num_choices
     num_logprobs = 0 if body.logprobs is None and needs_logprobs else body.logprobs
     sampling = body.sampling(
         info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
     )
-    plan = await asyncio.to_thread(plan_text, _constraint_fields(body), text_model.tokenizer)
+    fields = _constraint_fields(body)
+    plan = await text_model.workers.run(partial(plan_text, fields, text_model.tokenizer), size=0)
     if beams is not None:
         check_beam_plan(plan)
     params = _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)
@@ -212,14 +213,16 @@ def _constraint_fields(body: GenerationRequest) -> dict[str, Any]:
     return {name: value for name, value in (body.model_extra or {}).items() if name in CONSTRAINT_FIELDS}
 
 
-async def _prediction_ids(body: ChatCompletionRequest, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
+async def _prediction_ids(body: ChatCompletionRequest, text_model: TextModel, max_model_len: int) -> list[int]:
     """What the client expects as the answer. Raises InvalidRequest if no answer can be that long."""
     if body.prediction is None:
         return []
+    text = body.prediction.text
+    encode = partial(
+        text_model.tokenizer.encode, text, add_special_tokens=False, parse_special=False, at_most=max_model_len
+    )
     try:
-        ids = await tokenizer.encode_async(
-            body.prediction.text, add_special_tokens=False, parse_special=False, at_most=max_model_len
-        )
+        ids = await text_model.workers.run_unless_short(encode, size=len(text))
     except TooManyTokens as error:
         raise _long_prediction(f"at least {error.num_tokens:,}", max_model_len) from None
     if len(ids) > max_model_len:

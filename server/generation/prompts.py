@@ -1,8 +1,7 @@
 """What a client sends as its prompt -> token ids, checked against the model."""
 
-import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,14 @@ from server.generation.choice import Prompt
 from server.generation.truncation import Truncation
 from server.reasoning.effort import ReasoningEffort
 from server.schemas.base import quote
-from server.schemas.chat import ChatTemplateFields
+from server.schemas.chat import ChatTemplateFields, Message
 from server.structured_outputs.request import constraint_of
 from server.text.chat_template import RenderedChat
 from server.text.detokenizer import decode
 from server.text.token_bound import TooManyTokens
+from server.text.workers import ITEM_SIZE
 from server.text_model import ChatModel, TextModel
 from server.tools.history import GENERIC, template_chat
-
-_INLINE_SIZE = 4096  # characters or ids; more is encoded in a thread, or the event loop would notice
 
 
 async def text_prompts(
@@ -57,9 +55,8 @@ async def text_prompts(
             raise InvalidRequest("prompt is empty; it must have at least one token", param="prompt")
         return encoded if truncation is None else truncation.apply(encoded, tokenizer, echo=echo)
 
-    if sum(map(len, prompts)) <= _INLINE_SIZE:
-        return [encode(prompt) for prompt in prompts]
-    return await asyncio.to_thread(lambda: [encode(prompt) for prompt in prompts])
+    size = sum(map(len, prompts))
+    return await text_model.workers.run_unless_short(lambda: [encode(prompt) for prompt in prompts], size=size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +126,15 @@ async def chat_prompt(
         is_generic = tools is not None and chat.tool_format.name == GENERIC.name
         return ChatPrompt(Prompt(_with_bos(ids, info) if fields.add_special_tokens else ids, ""), plan, is_generic)
 
-    prepared = await asyncio.to_thread(prepare)  # a template may use its whole budget of time
+    prepared = await text_model.workers.run(prepare, size=_size(fields.messages))  # a template may use all its time
     if not prepared.prompt.ids:
         raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
     return prepared
+
+
+def _size(messages: Sequence[Message]) -> int:
+    """Roughly how many characters they have."""
+    return sum(len(part.text) for message in messages for part in message.content or []) + ITEM_SIZE * len(messages)
 
 
 def _effort(fields: ChatTemplateFields, chat: ChatModel) -> tuple[Mapping[str, Any], list[str]]:

@@ -1,20 +1,21 @@
 """The tokens of those sampling fields that are texts: bad words, and the breakers of repetitions."""
 
-import asyncio
+from functools import partial
 from itertools import chain
 
 from server.schemas.sampler_steps import SamplerStepFields, StepTokens
 from server.text.token_words import TokenWords
+from server.text_model import TextModel
 
 
-async def step_tokens(body: SamplerStepFields, words: TokenWords, vocab_size: int) -> StepTokens:
+async def step_tokens(body: SamplerStepFields, text_model: TextModel, vocab_size: int) -> StepTokens:
     """In a thread where there is anything to look up; the event loop goes on meanwhile. Raises InvalidRequest.
 
     vocab_size: of the output layer. Words with a token beyond it cannot be generated and are left out.
     """
     if not (body.bad_words or body.breakers):
         return StepTokens()
-    return await asyncio.to_thread(_look_up, body, words, vocab_size)
+    return await text_model.workers.run(partial(_look_up, body, text_model.words, vocab_size), size=0)
 
 
 def _look_up(body: SamplerStepFields, words: TokenWords, vocab_size: int) -> StepTokens:

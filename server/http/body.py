@@ -10,12 +10,15 @@ from starlette.requests import ClientDisconnect
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ClientGone, RequestTimeout, RequestTooLarge
+from server.http.disconnect import until_disconnect
 from server.schemas.base import StrictModel, validate
 from server.schemas.strict_json import parse_json
 
 M = TypeVar("M", bound=StrictModel)
+T = TypeVar("T")
 
 _ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "br", "zstd"})
+_INLINE_BYTES = 1 << 14  # read on the event loop, in some milliseconds at worst
 _BODY_TIMEOUT_S = 60.0  # from the request's head to the end of its body
 
 
@@ -23,7 +26,11 @@ def _context(request: Request) -> ServerContext:
     return cast(ServerContext, request.app.state.context)
 
 
-Context = Annotated[ServerContext, Depends(_context)]
+async def _context_dependency(request: Request) -> ServerContext:
+    return _context(request)  # FastAPI would run one that is no coroutine in a thread, of up to forty
+
+
+Context = Annotated[ServerContext, Depends(_context_dependency)]
 
 
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
@@ -33,21 +40,32 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     """
 
     async def read(request: Request) -> M:
-        return validate(model, await json_object(request))
+        return await read_body(request, lambda body: validate(model, body))
 
     read.body_model = model  # type: ignore[attr-defined] # for the API's description
     return read
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object."""
+async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of the body, a JSON object. Raises as json_body, and ClientGone.
+
+    A long body is parsed and read in a thread, and not at all once its client has gone.
+    """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and _is_from_page(request):
         # Anything else, or nothing, is what a foreign web page may send without asking.
         raise InvalidRequest(f"the content-type is {content_type[:60]!r}; from a web page it must be application/json")
     if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
         raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body as it is")
-    data = await _read(request, _context(request).config.max_request_bytes)
+    context = _context(request)
+    data = await _read(request, context.config.max_request_bytes)
+    if len(data) <= _INLINE_BYTES:
+        return read(_json_object(data))
+    reading = context.workers.run(lambda: read(_json_object(data)), size=len(data))
+    return await until_disconnect(reading, request.receive)
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
     if not data.strip():
         raise InvalidRequest("the body is empty; it must be a JSON object")
     body = parse_json(data)

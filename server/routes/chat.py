@@ -9,6 +9,7 @@ from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.disconnect import until_disconnect
 from server.http.resume import resumable, resumed_by_header
 from server.protocols.chat import ChatFormatter
 from server.schemas.chat import ChatCompletionRequest
@@ -25,7 +26,7 @@ async def create_chat_completion(
     """Answer a conversation, as a whole or as a stream."""
     if body.resumable and (stream := resumed_by_header(request)) is not None:
         return stream
-    params = await chat_params(body, context, request.state.arrival_s)
+    params = await until_disconnect(chat_params(body, context, request.state.arrival_s), request.receive)
     formatter = ChatFormatter(body, context.model_name, params.tokenizer)
     generation = Generation(context, params)
     if body.resumable:

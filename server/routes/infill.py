@@ -9,6 +9,7 @@ from server.generation.generation import Generation
 from server.generation.infill import infill_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.disconnect import until_disconnect
 from server.protocols.infill import InfillFormatter
 from server.schemas.infill import InfillRequest
 
@@ -20,7 +21,7 @@ async def create_infill(
     request: Request, context: Context, body: Annotated[InfillRequest, Depends(json_body(InfillRequest))]
 ) -> Response:
     """Write what belongs between two pieces of code, as a whole or as a stream."""
-    params = await infill_params(body, context, request.state.arrival_s)
+    params = await until_disconnect(infill_params(body, context, request.state.arrival_s), request.receive)
     formatter = InfillFormatter(body, context.model_name)
     generation = Generation(context, params)
     return await answer(request, generation, formatter, stream=bool(body.stream), headers=params.headers)

@@ -13,12 +13,15 @@ from server.generation.params import chat_params
 from server.generation.prompts import chat_prompt
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.disconnect import until_disconnect
 from server.protocols.field_names import client_names
 from server.protocols.messages.answer import MessagesFormatter
 from server.protocols.messages.errors import anthropic_words
 from server.protocols.messages.request import Translated, translate
+from server.schemas.chat import ChatCompletionRequest
 from server.schemas.messages import MessagesPrompt, MessagesRequest
 from server.schemas.parameters import ignored_header
+from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Anthropic's Messages"])
 
@@ -28,9 +31,9 @@ async def create_message(
     request: Request, context: Context, body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))]
 ) -> Response:
     """Answer a conversation as Anthropic's API does, as a whole or as a stream."""
-    translated = await _translated(body, context)
+    translated, chat = await _translated(body, context)
     with client_names(translated.names), anthropic_words():
-        params = await chat_params(translated.chat(), context, request.state.arrival_s)
+        params = await until_disconnect(chat_params(chat, context, request.state.arrival_s), request.receive)
     room = params.sampling.max_tokens  # all that fits: the chat has no limit of its own
     sampling = msgspec.structs.replace(params.sampling, max_tokens=min(room, body.max_tokens))
     params = replace(params, sampling=sampling)
@@ -46,20 +49,25 @@ async def create_message(
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(
-    context: Context, body: Annotated[MessagesPrompt, Depends(json_body(MessagesPrompt))]
+    request: Request, context: Context, body: Annotated[MessagesPrompt, Depends(json_body(MessagesPrompt))]
 ) -> JSONResponse:
     """Count the tokens that a message's prompt would have."""
-    translated = await _translated(body, context)
-    chat = translated.chat()
+    translated, chat = await _translated(body, context)
     with client_names(translated.names):
-        prepared = await chat_prompt(chat, await context.text_model(), context.client.info, is_counted=True)
+        prompt = chat_prompt(chat, await context.text_model(), context.client.info, is_counted=True)
+        prepared = await until_disconnect(prompt, request.receive)
     headers = ignored_header(translated.ignored_with(prepared.plan.ignored))
     return JSONResponse({"input_tokens": len(prepared.prompt.ids)}, headers=headers)
 
 
-async def _translated(body: MessagesPrompt, context: ServerContext) -> Translated:
+async def _translated(body: MessagesPrompt, context: ServerContext) -> tuple[Translated, ChatCompletionRequest]:
     """Raises EngineUnavailable, ModelNotFound or InvalidRequest."""
     context.check_admission()
     context.check_model(body.model)
     text_model = await context.text_model()
-    return translate(body, text_model.chat, strict=context.config.strict_parameters)
+
+    def work() -> tuple[Translated, ChatCompletionRequest]:
+        translated = translate(body, text_model.chat, strict=context.config.strict_parameters)
+        return translated, translated.chat()
+
+    return await context.workers.run_unless_short(work, size=ITEM_SIZE * len(body.messages))

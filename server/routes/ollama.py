@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -15,6 +16,7 @@ from server.generation.generation import Generation
 from server.generation.params import GenerationParams, chat_params, completion_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.disconnect import until_disconnect
 from server.protocols.field_names import client_names, client_path
 from server.protocols.ollama.formatter import (
     AnswerWriter,
@@ -38,6 +40,7 @@ from server.schemas.completions import CompletionRequest
 from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, OllamaShowRequest
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
 from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Ollama's"])
 
@@ -67,7 +70,9 @@ async def ollama_chat(
         return _loaded(body, chat_answer, ignored)
     text_model = await context.text_model()
     with client_names(FIELD_NAMES):
-        params = await chat_params(chat_of(body, name, text_model.chat), context, request.state.arrival_s)
+        size = ITEM_SIZE * len(body.messages or [])
+        chat = await context.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
+        params = await until_disconnect(chat_params(chat, context, request.state.arrival_s), request.receive)
     return await _answer(request, context, body, params, chat_answer, ignored)
 
 
@@ -85,9 +90,10 @@ async def ollama_generate(
     with client_names(GENERATE_NAMES):
         asked = generation_of(body, name, text_model.chat)
         if isinstance(asked, CompletionRequest):
-            params = await completion_params(asked, context, request.state.arrival_s, default_max_tokens=None)
+            asking = completion_params(asked, context, request.state.arrival_s, default_max_tokens=None)
         else:
-            params = await chat_params(asked, context, request.state.arrival_s)
+            asking = chat_params(asked, context, request.state.arrival_s)
+        params = await until_disconnect(asking, request.receive)
     return await _answer(request, context, body, params, generate_answer, ignored)
 
 

@@ -10,6 +10,7 @@ from engine.errors import InvalidRequest
 from server.generation.generation import Generation
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.disconnect import until_disconnect
 from server.http.resume import stream_run
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.params import num_input_tokens, response_params
@@ -33,7 +34,10 @@ async def create_response(
         raise InvalidRequest("background is true and store is false; a background response is stored", param="store")
     owner = request.state.owner
     prompt = await prompt_items(body, context.store, owner)
-    params = await response_params(body, prompt.items, context, request.state.arrival_s, num_stored=prompt.num_stored)
+    params = await until_disconnect(
+        response_params(body, prompt.items, context, request.state.arrival_s, num_stored=prompt.num_stored),
+        request.receive,
+    )
     formatter = ResponseFormatter(body, params, context.model_name)
     formatter.response.previous_response_id = body.previous_response_id
     if prompt.conversation_id is not None:
@@ -64,5 +68,7 @@ async def count_input_tokens(
 ) -> JSONResponse:
     """Count the tokens of the prompt that a response with these fields would have."""
     prompt = await prompt_items(body, context.store, request.state.owner)
-    num_tokens, headers = await num_input_tokens(body, prompt.items, context, num_stored=prompt.num_stored)
+    num_tokens, headers = await until_disconnect(
+        num_input_tokens(body, prompt.items, context, num_stored=prompt.num_stored), request.receive
+    )
     return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens}, headers=headers)

@@ -1,52 +1,76 @@
 """POST /tokenize and /detokenize, in vLLM's shapes."""
 
-import asyncio
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from server.context import ServerContext
 from server.generation.prompts import chat_prompt, check_token_ids
-from server.http.body import Context, json_body, json_object
+from server.http.body import Context, json_body, read_body
+from server.http.disconnect import until_disconnect
 from server.schemas.base import validate
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
 from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from server.text.detokenizer import decode
+from server.text_model import TextModel
 
 router = APIRouter(tags=["Tokens"])
 
 
 @router.post("/tokenize")
-async def tokenize(request: Request, context: Context) -> JSONResponse:
+async def tokenize(request: Request, context: Context) -> Response:
     """Turn a text, or a conversation by the chat template, into token ids."""
-    raw = await json_object(request)
-    body: TokenizeChatRequest | TokenizeTextRequest
-    body = validate(TokenizeChatRequest, raw) if "messages" in raw else validate(TokenizeTextRequest, raw)
+    body = await read_body(request, _tokenize_body)
     headers = _check(body, context)
     text_model = await context.text_model()
     info = context.client.info
     if isinstance(body, TokenizeChatRequest):
-        ids = (await chat_prompt(body, text_model, info, is_counted=True)).prompt.ids
+        chat = chat_prompt(body, text_model, info, is_counted=True)
+        ids = (await until_disconnect(chat, request.receive)).prompt.ids
     else:
-        ids = await text_model.tokenizer.encode_async(
-            body.prompt, add_special_tokens=body.add_special_tokens is not False
+        encode = partial(
+            text_model.tokenizer.encode, body.prompt, add_special_tokens=body.add_special_tokens is not False
         )
-    names = [text_model.tokenizer.id_to_token(token_id) for token_id in ids] if body.return_token_strs else None
-    answer = {"count": len(ids), "max_model_len": info.max_model_len, "tokens": ids, "token_strs": names}
-    return JSONResponse(answer, headers=headers)
+        encoding = text_model.workers.run_unless_short(encode, size=len(body.prompt))
+        ids = await until_disconnect(encoding, request.receive)
+
+    def answer() -> bytes:
+        names = [text_model.tokenizer.id_to_token(token_id) for token_id in ids] if body.return_token_strs else None
+        tokens = {"count": len(ids), "max_model_len": info.max_model_len, "tokens": ids, "token_strs": names}
+        return msgspec.json.encode(tokens)
+
+    return await _json(request, text_model, answer, size=len(ids), headers=headers)
 
 
 @router.post("/detokenize")
 async def detokenize(
-    context: Context, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]
-) -> JSONResponse:
+    request: Request, context: Context, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]
+) -> Response:
     """Turn token ids into text."""
     headers = _check(body, context)
     text_model = await context.text_model()
     check_token_ids(body.tokens, context.client.info.vocab_size, "tokens")
-    prompt = await asyncio.to_thread(decode, text_model.tokenizer, body.tokens, skip_special_tokens=False)
-    return JSONResponse({"prompt": prompt}, headers=headers)
+
+    def answer() -> bytes:
+        return msgspec.json.encode({"prompt": decode(text_model.tokenizer, body.tokens, skip_special_tokens=False)})
+
+    return await _json(request, text_model, answer, size=len(body.tokens), headers=headers)
+
+
+def _tokenize_body(raw: dict[str, Any]) -> TokenizeChatRequest | TokenizeTextRequest:
+    return validate(TokenizeChatRequest, raw) if "messages" in raw else validate(TokenizeTextRequest, raw)
+
+
+async def _json(
+    request: Request, text_model: TextModel, answer: Callable[[], bytes], *, size: int, headers: dict[str, str]
+) -> Response:
+    """A response of what `answer` makes of `size` tokens."""
+    content = await until_disconnect(text_model.workers.run_unless_short(answer, size=size), request.receive)
+    return Response(content, headers=headers, media_type="application/json")
 
 
 def _check(

@@ -11,6 +11,8 @@ UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and
 
 Location = tuple[int | str, ...]  # the keys and indices that lead to a value
 
+MAX_MESSAGES = 1 << 13  # of one request: to check that many takes a twentieth of a second
+
 _MAX_QUOTED = 60  # characters of a client's value in a message
 
 # Pydantic's names of faults that JSON has a plainer word for.

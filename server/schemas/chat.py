@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import UNSUPPORTED, StrictModel
+from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
 from server.schemas.sampling import GenerationRequest, check_logprobs
 from server.schemas.tools import (
     MAX_TOOLS,
@@ -88,7 +88,7 @@ def _function_call(value: Any) -> Any:
 class ChatTemplateFields(StrictModel):
     """How messages become a prompt."""
 
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None

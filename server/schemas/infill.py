@@ -74,6 +74,12 @@ class InfillRequest(GenerationRequest):
         return {**super().extra, **files}
 
     @property
+    def size(self) -> int:
+        """How many characters its texts have."""
+        files = sum(len(file.text) for file in self.input_extra or [])
+        return len(self.input_prefix) + len(self.prompt or "") + len(self.input_suffix) + files
+
+    @property
     def requested_max_tokens(self) -> int | None:
         """None asks for the rest of the context."""
         requested = self.max_tokens if self.n_predict is None else self.n_predict

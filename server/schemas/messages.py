@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import UNSUPPORTED, StrictModel
+from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
 
 _INT32 = 2**31 - 1
 # Tools that Anthropic defines, by a name and the date of their version; what they take is known to its own models.
@@ -168,7 +168,7 @@ class MessagesPrompt(StrictModel):
     """What the prompt is made of: the whole body of count_tokens."""
 
     model: str | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     system: Annotated[
         TextBlocks | None, BeforeValidator(_listed_or_none, json_schema_input_type=str | TextBlocks | None)
     ] = None

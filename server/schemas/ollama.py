@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import UNSUPPORTED, StrictModel
+from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
 
 _KEPT_SECONDS = (int, float, str)
 
@@ -84,7 +84,7 @@ class OllamaRequest(StrictModel):
 class OllamaChatRequest(OllamaRequest):
     """The body of POST /api/chat. Without messages it only asks for the model to be loaded."""
 
-    messages: Annotated[list[OllamaMessage], Field(fail_fast=True)] | None = None
+    messages: Annotated[list[OllamaMessage], Field(fail_fast=True, max_length=MAX_MESSAGES)] | None = None
     tools: list[dict[str, Any]] | None = None
 
 

@@ -11,6 +11,8 @@ import msgspec
 from engine.errors import InvalidRequest
 from server.schemas.base import Location, path_text
 
+MAX_CONTAINERS = 1 << 16  # objects and lists in a body; each costs microseconds, and half a kilobyte
+MAX_VALUES = 1 << 21  # and values with a comma behind them, such as a prompt's token ids
 MAX_DEPTH = 64  # objects and lists within each other; templates and validators walk bodies recursively
 
 _MAX_SEARCHED = 1 << 16  # bytes, some 50 ms; in a longer body the place of a fault is not looked for
@@ -20,12 +22,14 @@ _MAX_SHOWN = 40  # characters of a client's token in a message
 _decode = msgspec.json.Decoder().decode
 # A string may lack its end: were that no match, text full of quotes would be searched in quadratic time.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}:,]|[^\s\[\]{}:,"]+', re.DOTALL)
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]', re.DOTALL)
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(data: bytes) -> Any:
-    """The value that `data` spells, at most MAX_DEPTH levels deep. Raises InvalidRequest."""
+    """The value that `data` spells, within MAX_DEPTH, MAX_CONTAINERS and MAX_VALUES. Raises InvalidRequest."""
+    _check_size(data)
     try:
         value = _decode(data)
     except RecursionError:
@@ -37,6 +41,27 @@ def parse_json(data: bytes) -> Any:
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and (depth := _depth(value)) > MAX_DEPTH:
         raise InvalidRequest(f"the body is nested {depth} levels deep; the limit is {MAX_DEPTH}")
     return value
+
+
+def _check_size(data: bytes) -> None:
+    """Raise InvalidRequest for more objects, lists or values than a request needs, before any is made.
+
+    Those in texts do not count, so a body with many brackets is looked through, which takes up to a second.
+    """
+    if data.count(b"[") + data.count(b"{") <= MAX_CONTAINERS and data.count(b",") <= MAX_VALUES:
+        return
+    num_containers = num_values = 0
+    for match in _STRUCTURE.finditer(data):
+        token = data[match.start()]
+        num_containers += token in b"[{"
+        num_values += token == ord(",")
+        if num_containers > MAX_CONTAINERS:
+            raise InvalidRequest(
+                f"the body has more than {MAX_CONTAINERS:,} objects and lists, which is the limit; send fewer messages "
+                "or parts, and join the texts of small ones"
+            )
+        if num_values > MAX_VALUES:
+            raise InvalidRequest(f"the body has more than {MAX_VALUES:,} values, which is the limit; send fewer")
 
 
 def _depth(value: Any) -> int:

@@ -16,6 +16,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+_WINDOW = 1 << 16  # characters, a millisecond
+
 
 class ControlTexts:
     """The texts of a tokenizer's control tokens, ready to be looked for."""
@@ -29,12 +31,25 @@ class ControlTexts:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where `text` holds a control token's text, or a piece of one at its edge; in order, without overlap."""
-        spans = [match.span() for match in self._whole.finditer(text)] if self._whole else []
+        spans = self._whole_spans(text)
         if (start := self._suffix_at_start(text)) and (not spans or start <= spans[0][0]):
             spans.insert(0, (0, start))
         end = len(text) - self._prefix_at_end(text)
         if end < len(text) and (not spans or spans[-1][1] <= end):
             spans.append((end, len(text)))
+        return spans
+
+    def _whole_spans(self, text: str) -> list[tuple[int, int]]:
+        """Looked for window by window: a search holds Python's lock, and one through "<<<..." takes long."""
+        spans: list[tuple[int, int]] = []
+        position = 0
+        while self._whole is not None and position < len(text):
+            end = position + _WINDOW
+            for match in self._whole.finditer(text, position, end + self._longest_piece):
+                if match.start() >= end:
+                    break
+                spans.append(match.span())
+            position = max(end, spans[-1][1] if spans else 0)
         return spans
 
     def _suffix_at_start(self, text: str) -> int:

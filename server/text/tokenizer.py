@@ -1,6 +1,5 @@
 """Tokenizer: text <-> token ids in the API process, with control over which text may become a control token."""
 
-import asyncio
 import functools
 import itertools
 import os
@@ -18,8 +17,6 @@ from server.text.token_bytes import TokenBytes
 # Prompts come one by one, so the library's own threads gain nothing, and once started they warn at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Encoding runs at a few megabytes a second: above this length the event loop would notice.
-_INLINE_CHARACTERS = 4096
 _MAX_VOCAB_SIZE = 1 << 21  # ids need not be dense
 
 
@@ -194,15 +191,6 @@ class Tokenizer:
     def _adds_in_front(self) -> bool:
         """Whether the post-processor adds tokens at the beginning alone."""
         return _ids(self._parsing, "a", True)[-1:] == _ids(self._parsing, "a", False)[-1:]
-
-    async def encode_async(
-        self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True, at_most: int | None = None
-    ) -> list[int]:
-        """`encode`, in a thread where the text is long; the event loop goes on meanwhile."""
-        encode = functools.partial(
-            self.encode, text, add_special_tokens=add_special_tokens, parse_special=parse_special, at_most=at_most
-        )
-        return encode() if len(text) <= _INLINE_CHARACTERS else await asyncio.to_thread(encode)
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
         bos = self.bos_token_id

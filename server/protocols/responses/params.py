@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from server.context import ServerContext
 from server.generation.checks import check_request
@@ -13,6 +14,7 @@ from server.protocols.responses.truncation import Attempt, T, within_context
 from server.schemas.parameters import ignored_header
 from server.schemas.response_items import InputItem
 from server.schemas.responses import InputTokensRequest, PromptFields, ResponsesRequest
+from server.text.workers import ITEM_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ async def response_params(
     """
 
     async def attempt(left_out: frozenset[int]) -> ResponseParams:
-        request = chat_request(body, items, num_stored=num_stored, left_out=left_out)
+        request = await _chat_request(body, items, context, num_stored, left_out)
         with client_names(request.names):
             params = await chat_params(request.chat, context, arrival_s)
         headers = {**params.headers, **_ignored(request, params.ignored)}
@@ -46,12 +48,23 @@ async def num_input_tokens(
     body: InputTokensRequest, items: Sequence[InputItem], context: ServerContext, *, num_stored: int = 0
 ) -> tuple[int, dict[str, str]]:
     """The length of the prompt, and headers. Raises as response_params, but for a prompt that is too long."""
-    request = chat_request(body, items, num_stored=num_stored)
+    request = await _chat_request(body, items, context, num_stored)
     with client_names(request.names):
         ignored = check_request(request.chat, context)
         text_model = await context.text_model()
         prepared = await chat_prompt(request.chat, text_model, context.client.info, is_counted=True)
     return len(prepared.prompt.ids), _ignored(request, [*ignored, *prepared.plan.ignored])
+
+
+async def _chat_request(
+    body: PromptFields,
+    items: Sequence[InputItem],
+    context: ServerContext,
+    num_stored: int,
+    left_out: frozenset[int] = frozenset(),
+) -> ChatRequest:
+    request = partial(chat_request, body, items, num_stored=num_stored, left_out=left_out)
+    return await context.workers.run_unless_short(request, size=ITEM_SIZE * len(items))
 
 
 async def _fitted(body: PromptFields, items: Sequence[InputItem], attempt: Attempt[T]) -> T:

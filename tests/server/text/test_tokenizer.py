@@ -137,11 +137,6 @@ def test_chat_with_a_hidden_text_has_no_seam(info: TokenizerInfo) -> None:
     assert tokenizer.encode_chat(hidden, {"314": "he"}) == tokenizer.encode(whole, add_special_tokens=False)
 
 
-async def test_long_text_is_encoded_as_a_short_one(tokenizer: Tokenizer) -> None:
-    for text in ("the hen", "the hen" * 5000):
-        assert await tokenizer.encode_async(text) == tokenizer.encode(text)
-
-
 def test_truncation_and_padding_of_the_json_are_not_applied() -> None:
     reference = Reference.from_str(byte_level_json())
     reference.enable_truncation(2)
