@@ -265,10 +265,11 @@ class ProcessClient:
 
     async def _watch(self, engine: EngineProcess) -> None:
         """Kill the process if it hangs: then its end is handled as any other."""
-        while self._hang_timeout_s:
+        while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            silent_s = self.status().seconds_since_progress
-            if self._state is EngineState.READY and silent_s > self._hang_timeout_s and not self._is_stopping:
+            silent_s = self.status().seconds_since_progress  # without a limit, too: the clock counts what is looked at
+            has_hung = 0 < self._hang_timeout_s < silent_s
+            if has_hung and self._state is EngineState.READY and not self._is_stopping:
                 self._has_hung = True
                 self._enter_loading(
                     f"the engine made no progress for {silent_s:.0f} s, with work to do, and was killed"

@@ -148,6 +148,17 @@ async def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch: pyt
         assert restarts == [RestartReason.HANG, RestartReason.HANG]
 
 
+async def test_without_a_limit_silence_is_told_and_nothing_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to somebody who asks only now and then: probes come every ten seconds."""
+    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
+    async with _client(hang_timeout_s=0) as client:
+        await client.wait_ready()
+        client.submit(_request("a", -4))
+        await asyncio.sleep(1.0)
+        assert client.status().seconds_since_progress > 0.5
+        assert client.status().num_restarts == 0
+
+
 async def test_a_stopped_engine_is_killed_and_may_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
     async with _client(hang_timeout_s=0.4) as client:
