@@ -42,6 +42,7 @@ format: $(VENV)/.installed-test ## Format the code and sort its imports
 
 docs: $(VENV)/.installed-test ## Write the documents' tables: options, metrics, models
 	$(BIN)/python -m tests.helpers.docs_tables
+	$(BIN)/python -m tests.helpers.dashboard
 
 clean: ## Remove the virtual environment, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

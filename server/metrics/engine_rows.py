@@ -193,4 +193,10 @@ _EXPERTS: tuple[MetricSpec, ...] = (
     ),
 )
 
-ENGINE_ROWS: tuple[MetricSpec, ...] = (*_SCHEDULER, *_KV_CACHE, *_SPECULATION, *_GRAMMARS, *_EXPERTS)
+ENGINE_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
+    "Scheduler": _SCHEDULER,
+    "KV cache": _KV_CACHE,
+    "Speculation": _SPECULATION,
+    "Grammars": _GRAMMARS,
+    "Experts": _EXPERTS,
+}

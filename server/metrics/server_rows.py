@@ -195,4 +195,9 @@ _SERVER: tuple[MetricSpec, ...] = (
     MetricSpec("build_info", MetricType.GAUGE, "Always 1; the version is in the label.", labels=("version",)),
 )
 
-SERVER_ROWS: tuple[MetricSpec, ...] = (*_TOKENS, *_CHOICES, *_PROMPTS, *_SERVER)
+SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
+    "Tokens": _TOKENS,
+    "Requests": _CHOICES,
+    "Prompts": _PROMPTS,
+    "Server": _SERVER,
+}

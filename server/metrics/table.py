@@ -4,8 +4,12 @@ Names, meanings and buckets follow vLLM's `vllm:*`, so that dashboards move over
 (server/metrics/vllm_names.py).
 """
 
-from server.metrics.engine_rows import ENGINE_ROWS
-from server.metrics.server_rows import SERVER_ROWS
+from itertools import chain
+
+from server.metrics.engine_rows import ENGINE_SECTIONS
+from server.metrics.server_rows import SERVER_SECTIONS
 from server.metrics.spec import MetricSpec
 
-METRICS: tuple[MetricSpec, ...] = (*ENGINE_ROWS, *SERVER_ROWS)
+SECTIONS: dict[str, tuple[MetricSpec, ...]] = {**ENGINE_SECTIONS, **SERVER_SECTIONS}
+
+METRICS: tuple[MetricSpec, ...] = tuple(chain.from_iterable(SECTIONS.values()))
