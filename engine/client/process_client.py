@@ -5,9 +5,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
 from engine.client.interface import EngineState, EngineStatus, RestartReason
 from engine.client.open_streams import OpenStreams
@@ -32,7 +31,6 @@ from engine.protocol import (
     StepOutputs,
     StepStats,
     ToEngine,
-    TokenizerInfo,
     TokenizerReady,
     Working,
 )
@@ -43,24 +41,6 @@ _WATCH_INTERVAL_S = 1.0
 _TIMER_SLACK_S = 0.01  # event loops count in milliseconds
 _ENDED = "the engine ended while it worked on this request; send it again"
 _COMMAND = (sys.executable, "-P", "-m", "engine.process")  # -P: not from the current folder
-
-
-def _ignore(*_: object) -> None:
-    """The callback of a caller that does not listen."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineCallbacks:
-    """What to call when there is news from the engine. on_discarded: see OutputStream. on_process: with the id of the
-    process that runs from now on, and with None when it has ended."""
-
-    on_step: Callable[[StepStats], None] = _ignore
-    on_loading: Callable[[Loading], None] = _ignore
-    on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
-    on_discarded: Callable[[int], None] = _ignore
-    on_restart: Callable[[RestartReason], None] = _ignore
-    on_process: Callable[[int | None], None] = _ignore
-    on_ready: Callable[[EngineInfo], None] = _ignore
 
 
 class ProcessClient:
@@ -282,9 +262,7 @@ class ProcessClient:
         match message:
             case StepOutputs(outputs=outputs, stats=stats):
                 self._stats = stats
-                if (
-                    outputs or stats.prefill_tokens or stats.decode_tokens
-                ):  # a step that computes nothing is no progress
+                if outputs or stats.prefill_tokens or stats.decode_tokens:  # not if it spins and computes nothing
                     self._clock.restart(time.monotonic())
                 self._callbacks.on_step(stats)
                 for output in outputs:

@@ -12,9 +12,10 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import RestartReason
 from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging
-from engine.client.process_client import EngineCallbacks, ProcessClient
+from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Loading, TokenizerInfo

@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from engine.client import process_client
+from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import EngineState, RequestStream, RestartReason
-from engine.client.process_client import EngineCallbacks, ProcessClient
+from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
