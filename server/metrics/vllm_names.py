@@ -12,6 +12,13 @@ from server.metrics.table import METRICS
 Labels = dict[str, str]
 
 _ENGINE = {"engine": "0"}  # vLLM numbers its engines; here is one
+# What vLLM called some of them before, by our names: routers and dashboards made for its versions ask for these.
+_FORMER_NAMES = {
+    "kv_cache_usage_perc": "gpu_cache_usage_perc",
+    "prefix_cache_queries": "gpu_prefix_cache_queries",
+    "prefix_cache_hits": "gpu_prefix_cache_hits",
+    "inter_token_latency_seconds": "time_per_output_token_seconds",
+}
 _UNCOUNTED_ROUTES = frozenset({"/metrics", "/health", "/live", "/ready", "/version"})  # vLLM's HTTP metrics lack them
 
 
@@ -36,9 +43,10 @@ class _Copies(Collector):
         families = {family.name: family for family in self._registry.collect()}
         for spec in METRICS:
             if spec.is_vllm:
-                yield _copy(
-                    families[_family_name(spec)], "vllm:" + _family_name(spec).removeprefix(PREFIX), _with_engine
-                )
+                name = _family_name(spec)
+                yield _copy(families[name], "vllm:" + name.removeprefix(PREFIX), _with_engine)
+        for name, former in _FORMER_NAMES.items():
+            yield _copy(families[PREFIX + name], "vllm:" + former, _with_engine)
         yield _copy(families[PREFIX + "cache_config_info"], "vllm:cache_config_info", _cache_config)
         yield _copy(families[PREFIX + "http_requests"], "http_requests", _handler_with_status)
         yield _copy(families[PREFIX + "http_request_duration_seconds"], "http_request_duration_seconds", _handler)

@@ -1,6 +1,7 @@
 """ProcessClient against a scripted engine process: delivery, aborts, death and restart."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from engine.client.interface import EngineState, RequestStream, RestartReason
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
+from engine.protocol import AbortReason, EngineInfo, EngineRequest, FinishReason, RequestOutput, SamplingParams
 
 DEADLINE_S = 20.0
 
@@ -101,6 +102,25 @@ async def test_a_dead_engine_breaks_every_stream_and_is_started_again() -> None:
         assert (await _read_all(client.submit(_request("c", 1))))[0].new_ids == [0]
         assert restarts == [RestartReason.CRASH]
         assert client.status().num_restarts == 1
+
+
+async def test_each_start_and_end_of_the_engine_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    pids: list[int | None] = []
+    infos: list[EngineInfo] = []
+    async with _client(callbacks=EngineCallbacks(on_process=pids.append, on_ready=infos.append)) as client:
+        await client.wait_ready()
+        first = _engine_pid()
+        os.kill(first, signal.SIGKILL)
+        await _until(lambda: len(infos) == 2)
+        assert pids == [first, None, _engine_pid()]
+    assert pids[-1] is None
+    told = [message.partition(":")[0] for message in caplog.messages if "engine" in message]
+    assert told == [
+        "the engine process ended with SIGKILL (out of memory?)",
+        "starting the engine again",
+        "the engine is ready again",
+    ]
 
 
 async def test_requests_without_output_are_run_again_but_not_the_cause() -> None:
