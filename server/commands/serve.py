@@ -100,9 +100,14 @@ async def _serve(
         finally:
             start.display.close()
         if text_model is not None:
+            tokenizer = text_model.tokenizer
+            preparing = asyncio.ensure_future(
+                context.workers.run(tokenizer.prepare_for_long_texts, size=tokenizer.vocab_size)
+            )
             gc.freeze()  # what is here stays: to look through it for garbage would hold up streams
             _announce(client.info, text_model, url_of(sock), server_config)
             await _run_until_stopped(stop_signal, client, context, server_config.shutdown_timeout)
+            preparing.cancel()
         return 0
     finally:
         context.draining = True

@@ -174,6 +174,10 @@ class Tokenizer:
         if (num_tokens := bound.at_least(text, enough=at_most)) > at_most:
             raise TooManyTokens(num_tokens)
 
+    def prepare_for_long_texts(self) -> None:
+        """Find out now what the first long text needs."""
+        _ = self._cuts
+
     @functools.cached_property
     def _bound(self) -> TokenBound | None:
         """Found with the first long text, tenths of a second for a large vocabulary."""

@@ -18,8 +18,7 @@ MAX_SHORT, MAX_LONG = 2, 2  # works of each lane that run at once
 LONG_SIZE = 1 << 16  # characters or bytes; a longer text is in the long lane
 ITEM_SIZE = 64  # of text, that takes as long as a message or another item does by itself
 _INLINE_SIZE = 1 << 12
-_LARGE_SIZE = 1 << 20  # that leaves memory behind which is worth giving back
-_SETTLED_S = 1.0  # after a large text: its request's own objects are gone then
+_SETTLED_S = 1.0  # after a long text: its request's own objects are gone then, and it is looked for but once
 
 
 class TextWorkers:
@@ -36,7 +35,7 @@ class TextWorkers:
         try:
             return await loop.run_in_executor(self._long if size > LONG_SIZE else self._short, work)
         finally:
-            if size >= _LARGE_SIZE and self._giving_back is None:
+            if size > LONG_SIZE and self._giving_back is None:
                 self._giving_back = loop.call_later(_SETTLED_S, self._give_back, loop)
 
     async def run_unless_short(self, work: Callable[[], T], *, size: int) -> T:
