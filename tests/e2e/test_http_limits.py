@@ -130,10 +130,10 @@ async def test_a_hundred_slow_heads_are_gone_and_others_are_served_meanwhile() -
 
 
 async def test_the_head_of_a_later_request_has_its_time_from_its_first_byte() -> None:
-    async with _serving() as server:
+    async with _serving(http_header_timeout=1.0) as server:
         peer = await server.connect()
         assert await peer.get() == 200
-        await asyncio.sleep(1.0)  # longer than a head may take
+        await asyncio.sleep(1.5)  # longer than a head may take
         peer.writer.write(GET[:10])
         await asyncio.sleep(0.1)
         peer.writer.write(GET[10:])
@@ -191,7 +191,7 @@ async def test_a_body_that_nobody_reads_does_not_hold_its_connection() -> None:
 
 
 async def test_a_connection_is_kept_after_a_body_that_came_behind_its_answer() -> None:
-    async with _serving(api_key=("k",), timeout_keep_alive=1) as server:
+    async with _serving(api_key=("k",), timeout_keep_alive=2) as server:
         peer = await server.connect()
         peer.writer.write(_post(4))
         assert (await peer.answer())[0] == 401
