@@ -40,9 +40,8 @@ format: $(VENV)/.installed-test ## Format the code and sort its imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-test ## Write the documents' tables: options, metrics, models
+docs: $(VENV)/.installed-test ## Write the documents' tables (options, metrics, models) and the dashboard
 	$(BIN)/python -m tests.helpers.docs_tables
-	$(BIN)/python -m tests.helpers.dashboard
 
 clean: ## Remove the virtual environment, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

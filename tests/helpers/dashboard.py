@@ -1,6 +1,6 @@
 """The Grafana dashboard in deploy/, with a panel for each row of the table of metrics.
 
-`python -m tests.helpers.dashboard` writes it, tests/repository/test_deploy.py compares.
+`python -m tests.helpers.docs_tables` writes it, tests/repository/test_deploy.py compares.
 """
 
 import json
@@ -95,9 +95,5 @@ def _queries(spec: MetricSpec) -> list[tuple[str, str]]:
     return [(f"histogram_quantile({quantile}, {buckets})", f"p{quantile * 100:g}") for quantile in (0.5, 0.95, 0.99)]
 
 
-def text() -> str:
+def dashboard_text() -> str:
     return json.dumps(dashboard(), indent=2) + "\n"
-
-
-if __name__ == "__main__":
-    DASHBOARD.write_text(text())

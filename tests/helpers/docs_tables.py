@@ -1,4 +1,5 @@
-"""What is generated in the documents: `python -m tests.helpers.docs_tables` writes it, test_docs_tables.py compares."""
+"""What is generated in the documents, and the dashboard: `python -m tests.helpers.docs_tables` writes them,
+test_docs_tables.py and test_deploy.py compare."""
 
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics.table import METRICS
 from tests.helpers.api_docs import api_text
+from tests.helpers.dashboard import DASHBOARD, dashboard_text
 from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, techniques_of
@@ -126,3 +128,4 @@ def parts() -> list[tuple[str, Path, str]]:
 if __name__ == "__main__":
     for name, document, part in parts():
         document.write_text(with_part(document.read_text(), name, part))
+    DASHBOARD.write_text(dashboard_text())

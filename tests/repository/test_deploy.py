@@ -52,11 +52,11 @@ def test_each_alert_is_explained() -> None:
 
 
 def test_the_dashboard_is_generated() -> None:
-    assert dashboard.DASHBOARD.read_text() == dashboard.text(), "run python -m tests.helpers.dashboard"
+    assert dashboard.DASHBOARD.read_text() == dashboard.dashboard_text(), "run make docs"
 
 
 def test_the_dashboard_has_a_panel_for_each_metric() -> None:
-    panels = [panel for panel in json.loads(dashboard.text())["panels"] if panel["type"] != "row"]
+    panels = [panel for panel in json.loads(dashboard.dashboard_text())["panels"] if panel["type"] != "row"]
     shown = [spec.exported for spec in METRICS if not spec.name.endswith("_info")]
     assert sorted(panel["title"] for panel in panels) == sorted(shown)
     assert len({panel["id"] for panel in panels}) == len(panels)
