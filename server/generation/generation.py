@@ -46,7 +46,8 @@ class Generation:
         params = self._params
         prompt = params.prompts[index // params.n]
         prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
-        meter = ChoiceMeter(self._context.metrics, params.terms.arrival_s, prompt_tokens)
+        metrics, arrival_s = self._context.metrics, params.terms.arrival_s
+        meter = ChoiceMeter(metrics, arrival_s, prompt_tokens, knows_wait=params.beams is None)
         eos_ids = params.end_ids.union(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
         plan = params.plan
         return Choice(

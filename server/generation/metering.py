@@ -13,6 +13,7 @@ class ChoiceMeter:
 
     __slots__ = (
         "_arrival_s",
+        "_knows_wait",
         "_metrics",
         "_prompt_tokens",
         "_seen_output",
@@ -23,11 +24,13 @@ class ChoiceMeter:
         "reason",
     )
 
-    def __init__(self, metrics: Metrics, arrival_s: float, prompt_tokens: int) -> None:
-        """`prompt_tokens` is 0 for all but a prompt's first choice, since usage counts a prompt once."""
+    def __init__(self, metrics: Metrics, arrival_s: float, prompt_tokens: int, *, knows_wait: bool = True) -> None:
+        """`prompt_tokens` is 0 for all but a prompt's first choice, since usage counts a prompt once. `knows_wait`:
+        without an output it has not run; a search has its first output when it is over."""
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._prompt_tokens = prompt_tokens
+        self._knows_wait = knows_wait
         self.num_tokens = 0
         self.first_token_s: float | None = None  # time.monotonic()
         self.last_token_s: float | None = None
@@ -78,7 +81,7 @@ class ChoiceMeter:
         self._metrics.observe("e2e_request_latency_seconds", now - self._arrival_s)
         if self.queue_s is not None:
             self._observe_stretches(self._arrival_s + self.queue_s, now)
-        else:
+        elif self._knows_wait:
             self._metrics.count_queue_time(reason.value, now - self._arrival_s)
 
     def _observe_stretches(self, began_s: float, ended_s: float) -> None:
