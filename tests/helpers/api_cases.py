@@ -54,6 +54,11 @@ _NEEDED = {
 _OBJECTS = {"conversation_id": "/v1/conversations", "response_id": "/v1/responses"}
 
 
+def _timed_out(case: Any, response: Any) -> bool:
+    """Whether the answer is the 504 that a request with a time limit of its own asks for."""
+    return response.status_code == 504 and isinstance(case.body, dict) and "timeout" in case.body
+
+
 def fake_app() -> FastAPI:
     return make_app(FakeClient(says("Because. 🙂"), fim_info(max_model_len=4000)))
 
@@ -161,7 +166,8 @@ class ApiCases:
 
     def _faults(self, case: Any, response: Any) -> Iterator[str]:
         try:
-            case.validate_response(response, checks=CHECKS)
+            checks = CHECKS[1:] if _timed_out(case, response) else CHECKS
+            case.validate_response(response, checks=checks)
         except FailureGroup as found:  # which is no Exception
             yield " ".join(str(failure) for failure in found.exceptions)
         media = response.headers.get("content-type", [""])[0].partition(";")[0]
