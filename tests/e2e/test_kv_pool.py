@@ -41,10 +41,10 @@ def test_a_pool_of_16_blocks_serves_32_requests_with_unchanged_texts(server: Ser
 def test_clients_with_one_new_prefix_cost_one_prefill_of_it(server: ServerProcess) -> None:
     prefix = [1000 + (7919 * position) % 40_000 for position in range(PREFIX_TOKENS)]
     tails = [[2000 + tail, 3000 + tail, 4000 + tail] for tail in range(NUM_CLIENTS)]
-    computed = server.metric("headrace_iteration_tokens_sum")
+    computed = server.metric("headrace_iteration_tokens_total_sum")
     with server.client() as client, ThreadPoolExecutor(NUM_CLIENTS) as pool:
         together = list(pool.map(lambda tail: _complete(client, prefix + tail, 4), tails))
-        computed = server.metric("headrace_iteration_tokens_sum") - computed
+        computed = server.metric("headrace_iteration_tokens_total_sum") - computed
         alone = [_complete(client, prefix + tail, 4) for tail in tails]
     print(f"\n{NUM_CLIENTS} clients, one prefix of {PREFIX_TOKENS} tokens: {computed:.0f} tokens computed")  # noqa: T201
     assert together == alone

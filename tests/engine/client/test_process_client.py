@@ -40,8 +40,9 @@ def _request(name: str, *prompt: int) -> EngineRequest:
 
 
 def _engine_pid() -> int:
-    """The process id of the scripted engine, this process's only child."""
-    (pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    """The process id of the scripted engine; servers of other tests may be this process's children, too."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    (pid,) = (pid for pid in children if b"scripted_engine" in Path(f"/proc/{pid}/cmdline").read_bytes())
     return int(pid)
 
 
