@@ -8,13 +8,16 @@ from typing import Any
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from engine.errors import InvalidRequest
+from server.errors import HeadersTooLarge, InvalidApiKey, RequestTimeout, RequestTooLarge, TooManyConnections
 from server.openapi.errors import error_answers
 from server.openapi.operations import EVENTS, JSON, LINES, OPERATIONS, Operation
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
 
-_EVERY = (400, 431, 500)
-_OF_BODIES = (408, 413)
+_EVERY = (InvalidRequest, HeadersTooLarge, Exception)
+_OF_BODIES = (RequestTimeout, RequestTooLarge)
+_OF_OTHERS_THAN_PROBES = (InvalidApiKey, TooManyConnections)
 _EACH = {EVENTS: "each event", LINES: "each line"}
 
 
@@ -84,7 +87,7 @@ def _operation(
     is_open: bool,
 ) -> dict[str, Any]:
     models = _models(route, operation)
-    statuses = {*_EVERY, *operation.errors, *(_OF_BODIES if models else ()), *(() if is_open else (401,))}
+    errors = [*_EVERY, *operation.errors, *(_OF_BODIES if models else ()), *(() if is_open else _OF_OTHERS_THAN_PROBES)]
     content = {
         media: {"schema": _answer_schema(media, kind, operation, answers)} for media, kind in operation.answers.items()
     }
@@ -95,7 +98,7 @@ def _operation(
     ]
     responses: dict[str, Any] = {
         "200": {"description": " ".join(["The answer.", *streamed]), "content": content},
-        **error_answers(statuses, path, answers),
+        **error_answers(errors, path, answers),
     }
     if operation.unready is not None:
         unready = {JSON: {"schema": answers.of(operation.unready)}}

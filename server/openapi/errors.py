@@ -12,19 +12,27 @@ from server.schemas.errors import AnthropicError, OllamaError, OpenAIError
 ERROR_FORMS: Mapping[str, type] = {"/": OpenAIError, "/v1/messages": AnthropicError, "/api/": OllamaError}
 
 
-def error_answers(statuses: Iterable[int], path: str, answers: AnswerSchemas) -> dict[str, Any]:
+def error_answers(errors: Iterable[type[Exception]], path: str, answers: AnswerSchemas) -> dict[str, Any]:
     """By status, in the form of the path's protocol."""
     form = ERROR_FORMS[max((prefix for prefix in ERROR_FORMS if path.startswith(prefix)), key=len)]
     content = {"application/json": {"schema": answers.of(form)}}
-    return {str(status): {"description": error_description(status), "content": content} for status in sorted(statuses)}
+    listed = set(errors)
+    by_status: dict[int, list[type[Exception]]] = {}
+    for error in ERRORS:  # in the table's order, and each once
+        if error in listed:
+            by_status.setdefault(ERRORS[error].status, []).append(error)
+    return {
+        str(status): {"description": _description(status, found), "content": content}
+        for status, found in sorted(by_status.items())
+    }
 
 
-def error_description(status: int) -> str:
-    """What the errors of this status are, with their codes."""
+def _description(status: int, errors: Iterable[type[Exception]]) -> str:
+    """What these errors of one status are, with their codes."""
     found = [
-        f"`{kind.code}`: {_first_line(error)}" if kind.code else _first_line(error)
-        for error, kind in ERRORS.items()
-        if kind.status == status and error is not Exception
+        f"`{ERRORS[error].code}`: {_first_line(error)}" if ERRORS[error].code else _first_line(error)
+        for error in errors
+        if error is not Exception
     ]
     return " ".join(found) or HTTPStatus(status).phrase
 

@@ -6,6 +6,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, RequestFailed
+from server.errors import (
+    AnswerTimeout,
+    EventsDropped,
+    ModelNotFound,
+    NotStored,
+    StorageFailed,
+    StreamNotFound,
+    StreamStopped,
+)
 from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEvent, PartEvent, ResponseEvent, TextDone
 from server.protocols.responses.events import Delta as ResponseDelta
 from server.protocols.responses.objects import Response as ResponseObject
@@ -42,14 +52,14 @@ class Query:
 class Operation:
     """answers: of status 200, by media type; a stream's is what each of its events or lines is. None is plain text.
 
-    example: of the body. bodies: where the route reads its body by hand. errors: statuses of errors beside those that
-    every route, and every route with a body, may answer. unready: what 503 is, where it is no error.
+    example: of the body. bodies: where the route reads its body by hand. errors: beside those that every route, and
+    every route with a body, may answer. unready: what 503 is, where it is no error.
     """
 
     answers: Mapping[str, Any]
     example: Mapping[str, Any] | None = None
     bodies: Sequence[type[BaseModel]] = ()
-    errors: Sequence[int] = ()
+    errors: Sequence[type[Exception]] = ()
     unready: Any = None
     query: Sequence[Query] = ()
     has_end_mark: bool = False  # the stream's last data is [DONE]
@@ -62,20 +72,24 @@ _PAGE = (
     Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
 )
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
-_GENERATING = (404, 429, 503, 504)
+_ENGINE = (EngineUnavailable, EngineDied, EngineStopped)
+_GENERATING = (ModelNotFound, QueueFull, RequestFailed, *_ENGINE, AnswerTimeout)
+_MODEL = (ModelNotFound, EngineUnavailable)  # its tokenizer is asked, and not the engine
+_RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
+_STORED = (NotStored, StorageFailed)
 
 OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/chat/completions": Operation(
         answers={JSON: ChatCompletion, EVENTS: ChatChunk},
         example={"messages": _MESSAGES, "max_completion_tokens": 64, "temperature": 0.7},
-        errors=(*_GENERATING, 410),
+        errors=(*_GENERATING, *_RESUMING),
         has_end_mark=True,
         has_constraints=True,
     ),
     "POST /v1/completions": Operation(
         answers={JSON: TextCompletion, EVENTS: TextCompletion},
         example={"prompt": "Once upon a time", "max_tokens": 32},
-        errors=(*_GENERATING, 410),
+        errors=(*_GENERATING, *_RESUMING),
         has_end_mark=True,
         has_constraints=True,
     ),
@@ -87,54 +101,58 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/messages/count_tokens": Operation(
         answers={JSON: plain.InputTokens},
         example={"model": "MODEL", "messages": _MESSAGES},
-        errors=(404, 503),
+        errors=_MODEL,
     ),
     "GET /v1/streams/{stream_id}": Operation(
         answers={EVENTS: None},
-        errors=(404, 409, 410),
+        errors=_RESUMING,
         query=[Query("starting_after", {"type": "integer", "minimum": 0}, "The number of the last event that came.")],
     ),
-    "DELETE /v1/streams/{stream_id}": Operation(answers={JSON: plain.Deleted}, errors=(404,)),
+    "DELETE /v1/streams/{stream_id}": Operation(answers={JSON: plain.Deleted}, errors=(StreamNotFound,)),
     "POST /v1/responses": Operation(
         answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
         example={"input": "Why is the sky blue?", "max_output_tokens": 64, "store": False},
-        errors=_GENERATING,
+        errors=(*_GENERATING, *_RESUMING, *_STORED),
     ),
     "GET /v1/responses/{response_id}": Operation(
         answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
-        errors=(404, 410),
+        errors=(*_STORED, EventsDropped),
         query=[
             Query("stream", {"type": "boolean"}, "Whether to read the events of a background response."),
             Query("starting_after", {"type": "integer", "minimum": 0}, "The number of the last event that came."),
         ],
     ),
-    "DELETE /v1/responses/{response_id}": Operation(answers={JSON: plain.Deleted}, errors=(404,)),
-    "POST /v1/responses/{response_id}/cancel": Operation(answers={JSON: ResponseObject}, errors=(404,)),
+    "DELETE /v1/responses/{response_id}": Operation(answers={JSON: plain.Deleted}, errors=_STORED),
+    "POST /v1/responses/{response_id}/cancel": Operation(answers={JSON: ResponseObject}, errors=_STORED),
     "GET /v1/responses/{response_id}/input_items": Operation(
-        answers={JSON: plain.ItemList}, errors=(404,), query=_PAGE
+        answers={JSON: plain.ItemList}, errors=_STORED, query=_PAGE
     ),
     "POST /v1/conversations": Operation(
-        answers={JSON: plain.Conversation}, example={"items": _ITEMS, "metadata": {"topic": "greetings"}}, errors=(404,)
+        answers={JSON: plain.Conversation},
+        example={"items": _ITEMS, "metadata": {"topic": "greetings"}},
+        errors=_STORED,
     ),
-    "GET /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Conversation}, errors=(404,)),
+    "GET /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Conversation}, errors=_STORED),
     "POST /v1/conversations/{conversation_id}": Operation(
-        answers={JSON: plain.Conversation}, example={"metadata": {"topic": "farewells"}}, errors=(404,)
+        answers={JSON: plain.Conversation}, example={"metadata": {"topic": "farewells"}}, errors=_STORED
     ),
-    "DELETE /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Deleted}, errors=(404,)),
+    "DELETE /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Deleted}, errors=_STORED),
     "POST /v1/conversations/{conversation_id}/items": Operation(
-        answers={JSON: plain.ItemList}, example={"items": _ITEMS}, errors=(404,)
+        answers={JSON: plain.ItemList}, example={"items": _ITEMS}, errors=_STORED
     ),
     "GET /v1/conversations/{conversation_id}/items": Operation(
-        answers={JSON: plain.ItemList}, errors=(404,), query=_PAGE
+        answers={JSON: plain.ItemList}, errors=_STORED, query=_PAGE
     ),
-    "GET /v1/conversations/{conversation_id}/items/{item_id}": Operation(answers={JSON: dict[str, Any]}, errors=(404,)),
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": Operation(
+        answers={JSON: dict[str, Any]}, errors=_STORED
+    ),
     "DELETE /v1/conversations/{conversation_id}/items/{item_id}": Operation(
-        answers={JSON: plain.Conversation}, errors=(404,)
+        answers={JSON: plain.Conversation}, errors=_STORED
     ),
     "POST /v1/responses/input_tokens": Operation(
         answers={JSON: plain.ResponseInputTokens},
         example={"input": "Why is the sky blue?"},
-        errors=(404, 503),
+        errors=(*_MODEL, *_STORED),
     ),
     "POST /infill": Operation(
         answers={JSON: plain.InfillAnswer, EVENTS: plain.InfillPiece | plain.InfillAnswer},
@@ -153,18 +171,18 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "GET /api/tags": Operation(answers={JSON: OllamaModels}),
     "GET /api/ps": Operation(answers={JSON: OllamaRunningModels}),
-    "POST /api/show": Operation(answers={JSON: OllamaShown}, example={"model": "MODEL"}, errors=(404, 503)),
+    "POST /api/show": Operation(answers={JSON: OllamaShown}, example={"model": "MODEL"}, errors=_MODEL),
     "GET /api/version": Operation(answers={JSON: OllamaVersion}),
     "GET /": Operation(answers={TEXT: None}),
     "POST /tokenize": Operation(
         answers={JSON: plain.Tokenized},
         example={"prompt": "Hello, world"},
         bodies=(TokenizeTextRequest, TokenizeChatRequest),
-        errors=(404, 503),
+        errors=_MODEL,
     ),
-    "POST /detokenize": Operation(answers={JSON: plain.Detokenized}, example={"tokens": [72, 105]}, errors=(404, 503)),
+    "POST /detokenize": Operation(answers={JSON: plain.Detokenized}, example={"tokens": [72, 105]}, errors=_MODEL),
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
-    "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(404,)),
+    "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
     "GET /metrics": Operation(answers={TEXT: None}),
     "GET /version": Operation(answers={JSON: plain.ServerVersion}),
     "GET /live": Operation(answers={JSON: plain.Health}),

@@ -79,6 +79,17 @@ def test_every_error_is_described_somewhere() -> None:
         assert error is Exception or kind.code is None or kind.code == "not_served" or f"`{kind.code}`" in texts
 
 
+def test_a_route_is_said_to_have_its_own_errors_alone() -> None:
+    paths = _document()["paths"]
+    chat = paths["/v1/chat/completions"]["post"]["responses"]
+    conversation = paths["/v1/conversations/{conversation_id}"]["get"]["responses"]
+    assert "`model_not_found`" in chat["404"]["description"]
+    assert "stored object" not in chat["404"]["description"]
+    assert "storage" not in chat["500"]["description"]
+    assert conversation["404"]["description"] == "There is no such stored object, or it is another key's."
+    assert "`storage_failed`" in conversation["500"]["description"]
+
+
 def test_errors_have_the_forms_that_are_sent() -> None:
     assert {prefix for prefix in ERROR_FORMS if prefix != "/"} == set(FORM_PREFIXES)
 
