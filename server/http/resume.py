@@ -34,6 +34,7 @@ async def resumable(
     options = RunOptions(
         id=stream_id,
         owner=request.state.owner,
+        route=request.scope["route"].path,
         form=formatter.stream_form,
         broken=framing.broken,
         cut=framing.broken,
@@ -53,6 +54,9 @@ def resumed_by_header(request: Request) -> Response | None:
     if not last_event_id:
         return None
     run_id, number = _parse(last_event_id)
+    began = _runs(request).get(run_id, request.state.owner).options.route
+    if began != (route := request.scope["route"].path):
+        raise InvalidRequest(f"last-event-id names a stream of {began}, and this is {route}; send the request there")
     return resumed(request, run_id, after=number)
 
 

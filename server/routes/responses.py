@@ -11,7 +11,7 @@ from server.generation.generation import Generation
 from server.http.answer import answer
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
-from server.http.resume import stream_run
+from server.http.resume import resumable, resumed_by_header, stream_run
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.params import num_input_tokens, response_params
 from server.schemas.responses import InputTokensRequest, ResponsesRequest
@@ -29,6 +29,8 @@ async def create_response(
     body: Annotated[ResponsesRequest, Depends(json_body(ResponsesRequest))],
 ) -> Response:
     """Answer items with items, as a whole, as a stream, or in the background."""
+    if body.resumable and (stream := resumed_by_header(request)) is not None:
+        return stream
     is_stored = body.store is not False
     if body.background and not is_stored:
         raise InvalidRequest("background is true and store is false; a background response is stored", param="store")
@@ -52,6 +54,8 @@ async def create_response(
         request_id=request.state.request_id,
     )
     generation = Generation(context, params.generation)
+    if body.resumable:
+        return await resumable(request, generation, kept, params.headers)
     if not body.background:
         return await answer(request, generation, kept, stream=bool(body.stream), headers=params.headers)
     run = await start_background(request, context, generation, kept, params.headers)

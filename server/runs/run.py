@@ -40,6 +40,7 @@ class RunOptions:
 
     id: str
     owner: str  # who may read it
+    route: str  # whose stream it is; a request to another one does not get it
     form: Form
     broken: Callable[[Exception], bytes]  # the event that ends the stream when an error breaks it off
     cut: Callable[[Exception], bytes]  # the last event of a reader whose next ones are no longer held

@@ -132,11 +132,6 @@ class PromptFields(StrictModel):
         for name in _UNSUPPORTED:
             if extra.pop(name, None) not in (None, False, []):
                 raise UnsupportedParameter(f"{name} is not supported; leave it out", param=name)
-        if extra.pop("resumable", False):
-            raise UnsupportedParameter(
-                "resumable is not supported by this endpoint; streams with background: true can be taken up again",
-                param="resumable",
-            )
         return extra
 
 
@@ -150,6 +145,7 @@ class ResponsesRequest(PromptFields):
     stream_options: ResponseStreamOptions | None = None
     store: bool | None = None
     background: bool | None = None
+    resumable: bool | None = None
 
     def includes(self, what: Includable) -> bool:
         return what in (self.include or [])

@@ -29,6 +29,7 @@ async def start_background(
         options = RunOptions(
             id=kept.response.id,
             owner=request.state.owner,
+            route=request.scope["route"].path,
             form=kept.stream_form,
             broken=framing_of(kept, request_id).broken,
             cut=lambda error: _error_event(describe(error, request_id)),

@@ -75,11 +75,18 @@ def _answer_fields(body: ResponsesRequest) -> dict[str, Any]:
         raise InvalidRequest(f'top_logprobs needs include: ["{_LOGPROBS}"]', param="top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    if body.resumable and body.background:
+        raise InvalidRequest(
+            "resumable and background are both true, and streams of background responses can be taken up again by "
+            "themselves; leave out one of them",
+            param="resumable",
+        )
     return {
         "max_completion_tokens": body.max_output_tokens,
         "logprobs": has_logprobs or None,
         "top_logprobs": body.top_logprobs if has_logprobs else None,
         "stream": body.stream,
+        "resumable": body.resumable,
     }
 
 

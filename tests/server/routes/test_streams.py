@@ -20,6 +20,8 @@ pytestmark = pytest.mark.fast
 CHAT_PATH = "/v1/chat/completions"
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "resumable": True}
 TEXT = {"prompt": "hi", "stream": True, "resumable": True}
+RESPONSE_PATH = "/v1/responses"
+RESPONSE = {"input": "hi", "stream": True, "resumable": True}
 _ID = re.compile(rb"^id: (stream_[0-9a-f]{48}):(\d+)$", re.MULTILINE)
 
 
@@ -35,7 +37,7 @@ def _numbers(body: bytes) -> list[int]:
     return [int(number) for _, number in _ID.findall(body)]
 
 
-@pytest.mark.parametrize(("path", "body"), [(CHAT_PATH, CHAT), ("/v1/completions", TEXT)])
+@pytest.mark.parametrize(("path", "body"), [(CHAT_PATH, CHAT), ("/v1/completions", TEXT), (RESPONSE_PATH, RESPONSE)])
 async def test_a_resumable_stream_is_the_ordinary_one_with_ids(path: str, body: dict[str, Any]) -> None:
     client = FakeClient(says("Hello!", finish=FinishReason.STOP))
     async with http(make_app(client)) as api:
@@ -47,15 +49,16 @@ async def test_a_resumable_stream_is_the_ordinary_one_with_ids(path: str, body: 
     ids = _ID.findall(response.content)
     assert {stream_id.decode() for stream_id, _ in ids} == {response.headers["x-stream-id"]}
     assert _numbers(response.content) == list(range(1, len(ids) + 1))
-    hide = re.compile(r'"(id|created)":("[^"]*"|\d+)')
+    hide = re.compile(r'"(id|item_id|created|created_at|completed_at)":("[^"]*"|\d+)')
     assert hide.sub("", _without_ids(response.content)) == hide.sub("", plain.text)
 
 
-async def test_every_cut_can_be_mended_in_each_of_three_ways() -> None:
+@pytest.mark.parametrize(("post_path", "body"), [(CHAT_PATH, CHAT), (RESPONSE_PATH, RESPONSE)])
+async def test_every_cut_can_be_mended_in_each_of_three_ways(post_path: str, body: dict[str, Any]) -> None:
     client = FakeClient(says("Hello, world!", per_step=2, finish=FinishReason.STOP))
     app = make_app(client)
     async with http(app) as api:
-        whole = await api.post(CHAT_PATH, json=CHAT)
+        whole = await api.post(post_path, json=body)
         path = f"/v1/streams/{whole.headers['x-stream-id']}"
         blocks = whole.content.split(b"\n\n")[:-1]
         for cut in range(1, len(blocks)):
@@ -65,7 +68,7 @@ async def test_every_cut_can_be_mended_in_each_of_three_ways() -> None:
             last = {"last-event-id": f"{match[1].decode()}:{match[2].decode()}"}
             assert (await api.get(path, headers=last)).content == rest
             assert (await api.get(path, params={"starting_after": match[2].decode()})).content == rest
-            assert (await api.post(CHAT_PATH, json=CHAT, headers=last)).content == rest
+            assert (await api.post(post_path, json=body, headers=last)).content == rest
         assert (await api.get(path)).content == whole.content
         metrics = (await api.get("/metrics")).text
     assert len(client.requests) == 1
@@ -224,6 +227,33 @@ async def test_places_that_are_none_are_refused(
     assert refused.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize(("path", "body"), [("/v1/completions", TEXT), (RESPONSE_PATH, RESPONSE)])
+async def test_a_request_gets_no_stream_of_another_route(path: str, body: dict[str, Any]) -> None:
+    client = FakeClient(says("Hi"))
+    async with http(make_app(client)) as api:
+        whole = await api.post(CHAT_PATH, json=CHAT)
+        refused = await api.post(path, json=body, headers={"last-event-id": f"{whole.headers['x-stream-id']}:1"})
+    assert refused.status_code == 400
+    assert "/v1/chat/completions" in refused.json()["error"]["message"]
+    assert len(client.requests) == 1
+
+
+async def test_a_resumable_response_is_stored_at_its_end_without_its_client() -> None:
+    steps = says("Hello.", per_step=2, finish=FinishReason.STOP)
+    app = make_app(FakeClient(steps))
+    async with RawRequest(app, RESPONSE_PATH, RESPONSE) as request:
+        await request.until(lambda: b"response.created" in request.body)
+        request.disconnect()
+        await request.ended()
+    match = re.search(rb'"id":"(resp_[0-9a-f]+)"', request.body)
+    assert match is not None
+    async with http(app) as api:
+        await api.get(f"/v1/streams/{_ID.findall(request.body)[0][0].decode()}")  # to its end
+        stored = (await api.get(f"{RESPONSE_PATH}/{match[1].decode()}")).json()
+    assert stored["status"] == "completed"
+    assert stored["output"][0]["content"][0]["text"] == "Hello."
+
+
 async def test_a_request_whose_stream_is_gone_does_not_begin_again() -> None:
     client = FakeClient(says("Hi"))
     async with http(make_app(client)) as api:
@@ -235,11 +265,18 @@ async def test_a_request_whose_stream_is_gone_does_not_begin_again() -> None:
 
 @pytest.mark.parametrize(
     ("options", "body", "code"),
-    [({"stream_resume_grace": 0.0}, CHAT, "unsupported_parameter"), ({}, {**CHAT, "stream": False}, None)],
+    [
+        ({"stream_resume_grace": 0.0}, CHAT, "unsupported_parameter"),
+        ({}, {**CHAT, "stream": False}, None),
+        ({"stream_resume_grace": 0.0}, RESPONSE, "unsupported_parameter"),
+        ({}, {**RESPONSE, "stream": False}, None),
+        ({}, {**RESPONSE, "background": True}, None),
+    ],
 )
 async def test_what_cannot_be_resumed_is_refused(options: dict[str, Any], body: dict[str, Any], code: str) -> None:
+    path = RESPONSE_PATH if "input" in body else CHAT_PATH
     async with http(make_app(FakeClient(says("Hi")), **options)) as api:
-        error = (await api.post(CHAT_PATH, json=body)).json()["error"]
+        error = (await api.post(path, json=body)).json()["error"]
     assert (error["param"], error["code"]) == ("resumable", code)
 
 

@@ -55,7 +55,7 @@ def _broken(error: Exception) -> bytes:
 
 
 def _start(runs: Runs, source: Source, *, waits: bool = True, is_pinned: bool = False, owner: str = "") -> Run:
-    options = RunOptions(new_stream_id(), owner, OPENAI_STREAM, _broken, _broken, waits, {})
+    options = RunOptions(new_stream_id(), owner, "/v1/completions", OPENAI_STREAM, _broken, _broken, waits, {})
     return runs.start(options, source.stream(), source.stack, is_pinned=is_pinned)
 
 

@@ -133,7 +133,7 @@ def test_a_choice_names_the_chats_functions(choice: Any, expected: Any) -> None:
         ({"metadata": {"k": "v" * 513}}, "metadata", "512"),
         ({"metadata": {"k" * 65: "v"}}, "metadata", "'kkk"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "at most 16 pairs, and has 17"),
-        ({"resumable": True, "stream": True}, "resumable", "background: true"),
+        ({"resumable": True, "stream": True, "background": True}, "resumable", "leave out one of them"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema", "is missing"),
         ({"reasoning": {"effort": "huge"}}, "reasoning.effort", "must be"),
         ({"temperature": -1}, "temperature", "at least 0"),
