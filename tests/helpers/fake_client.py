@@ -173,6 +173,11 @@ class FakeClient:
         return stream
 
 
+def prompt_text(client: FakeClient, number: int = 0) -> str:
+    """The bytes of a request's prompt, its control tokens left out."""
+    return bytes(token for token in client.requests[number].prompt_ids if token < 256).decode()
+
+
 def says(text: str | bytes, *, per_step: int = 1, finish: FinishReason = FinishReason.LENGTH) -> Script:
     """A script: the bytes of `text`, `per_step` at a time, ended by an EOS (STOP) or with the last byte (LENGTH)."""
     ids = list(text.encode() if isinstance(text, str) else text)

@@ -12,6 +12,7 @@ import uvicorn
 
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.chat_templates import TOOL_TEMPLATE
 from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, engine_info, make_app, says
 
 anthropic = pytest.importorskip("anthropic")
@@ -26,13 +27,6 @@ PLUS: Any = {
     "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
 }
 CALL = 'Let me see.\n<tool_call>\n{"name": "plus", "arguments": {"a": 41}}\n</tool_call>'
-TEMPLATE = (
-    "{% if tools %}{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
-    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
-    "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 THINKING = (
     "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
     "{% endif %}{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}"
@@ -90,14 +84,14 @@ async def test_a_tool_goes_round_by_the_clients_runner() -> None:
         """Adds one."""
         return str(a + 1)
 
-    async with _served(script, TEMPLATE) as (client, engine):
+    async with _served(script, TOOL_TEMPLATE) as (client, engine):
         message = await client.beta.messages.tool_runner(**ASK, tools=[plus]).until_done()
         assert message.content[0].text == "It is 42."
         assert len(engine.requests) == 2
 
 
 async def test_a_streamed_calls_input_is_parsed() -> None:
-    async with _served(says(CALL, finish=FinishReason.STOP), TEMPLATE) as (client, _):
+    async with _served(says(CALL, finish=FinishReason.STOP), TOOL_TEMPLATE) as (client, _):
         async with client.messages.stream(**ASK, tools=[PLUS]) as stream:
             message = await stream.get_final_message()
         assert message.stop_reason == "tool_use"

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ThinkingBudget
 from tests.helpers.asgi import RawRequest
+from tests.helpers.chat_templates import OPENED_THOUGHT, TWO_CALLS
 from tests.helpers.fake_client import (
     MAX_MODEL_LEN,
     MODEL,
@@ -31,15 +32,13 @@ pytestmark = pytest.mark.fast
 MESSAGES = [{"role": "user", "content": "hi"}]
 PLUS = {"name": "plus", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 NOW = {"name": "now", "input_schema": {"type": "object"}}
-CALLS = '<tool_call>\n{"name": "plus", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "now"}\n</tool_call>'
 TEMPLATE = (
     "{% if tools %}{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
     "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
     "{% endif %}{{ m.content }}"
     "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
     '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
-    "\n{% endfor %}{% if add_generation_prompt %}<assistant>"
-    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% else %}<think>{% endif %}{% endif %}"
+    "\n{% endfor %}" + OPENED_THOUGHT
 )
 NO_THOUGHTS = {"thinking": {"type": "disabled"}}
 ALTERNATING = (
@@ -115,7 +114,7 @@ async def test_a_stream_has_anthropics_events() -> None:
 
 
 async def test_calls_are_blocks_and_the_reason_to_stop() -> None:
-    client = _big(says(f"Let me see.\n{CALLS}", finish=FinishReason.STOP))
+    client = _big(says(f"Let me see.\n{TWO_CALLS}", finish=FinishReason.STOP))
     answer = await _answer(client, TEMPLATE, tools=[PLUS, NOW], max_tokens=500, **NO_THOUGHTS)
     text, first, second = answer["content"]
     assert text["text"] == "Let me see."

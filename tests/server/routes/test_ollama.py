@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from engine.client.interface import EngineState
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.chat_templates import OPENED_THOUGHT
 from tests.helpers.fake_client import (
     MAX_MODEL_LEN,
     MODEL,
@@ -20,6 +21,7 @@ from tests.helpers.fake_client import (
     engine_info,
     http,
     make_app,
+    prompt_text,
     says,
 )
 
@@ -35,11 +37,7 @@ TOOL_TEMPLATE = (
     '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
     "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-THINKING_TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>"
-    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% else %}<think>{% endif %}{% endif %}"
-)
+THINKING_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}" + OPENED_THOUGHT
 DURATIONS = ("total_duration", "prompt_eval_duration", "eval_duration")
 
 
@@ -57,10 +55,6 @@ def _lines(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.headers["content-type"] == "application/x-ndjson"
     assert response.text.endswith("\n")
     return [json.loads(line) for line in response.content.splitlines()]
-
-
-def _prompt(client: FakeClient) -> str:
-    return bytes(token for token in client.requests[0].prompt_ids if token < 256).decode()
 
 
 async def test_a_chat_is_streamed_unless_stream_is_false() -> None:
@@ -96,14 +90,14 @@ async def test_a_generation_is_a_chat_of_one_message() -> None:
     *parts, last = _lines(response)
     assert "".join(part["response"] for part in parts) == "Grüße 🙂"
     assert (last["response"], last["done_reason"]) == ("", "stop")
-    assert _prompt(client) == "system\nbe brief\nuser\nwhy\nassistant\n"
+    assert prompt_text(client) == "system\nbe brief\nuser\nwhy\nassistant\n"
 
 
 async def test_a_raw_prompt_is_continued_without_a_template_until_the_context_is_full() -> None:
     client = FakeClient(says("x"))
     response = await _post(client, "/api/generate", {"prompt": "why", "raw": True, "stream": False})
     assert response.json()["response"] == "x"
-    assert _prompt(client) == "why"
+    assert prompt_text(client) == "why"
     assert client.requests[0].sampling.max_tokens == MAX_MODEL_LEN - len(client.requests[0].prompt_ids)
 
 
@@ -112,7 +106,7 @@ async def test_a_model_without_a_template_continues_the_prompt() -> None:
     bare = engine_info(tokenizer=msgspec.structs.replace(info.tokenizer, chat_template=None))
     client = FakeClient(says("x"), bare)
     assert (await _post(client, "/api/generate", {"prompt": "why", "stream": False})).status_code == 200
-    assert _prompt(client) == "why"
+    assert prompt_text(client) == "why"
     refused = await _post(client, "/api/generate", {"prompt": "why", "system": "be brief"})
     assert refused.status_code == 400
     assert refused.json()["error"].startswith("system needs the model's chat template")
@@ -314,7 +308,7 @@ async def test_earlier_calls_and_their_results_reach_the_template() -> None:
         {"role": "tool", "tool_name": "plus", "content": "2"},
     ]
     await _chat(client, chat_template=TOOL_TEMPLATE, messages=messages)
-    assert _prompt(client) == (
+    assert prompt_text(client) == (
         '<user>hi<assistant><tool_call>\n{"name": "plus", "arguments": {"a": 1}}\n</tool_call>'
         "<tool>2[call_1_0]<assistant>"
     )
@@ -342,7 +336,7 @@ async def test_think_turns_thinking_on_and_off(think: Any, end: str, ignored: st
     client = FakeClient(says("x"))
     response = await _chat(client, chat_template=THINKING_TEMPLATE, think=think)
     assert response.status_code == 200
-    assert _prompt(client).endswith(f"<assistant>{end}")
+    assert prompt_text(client).endswith(f"<assistant>{end}")
     assert response.headers.get("x-ignored-parameters") == ignored
 
 

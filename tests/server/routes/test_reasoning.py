@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from engine.protocol import FinishReason, ThinkingBudget
+from tests.helpers.chat_templates import OPENED_THOUGHT
 from tests.helpers.fake_client import (
     IM_END,
     IM_START,
@@ -28,9 +29,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 # A model whose thoughts stand between control tokens, which the prompt opens unless it is told not to think.
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<|im_start|>{{ m.reasoning_content }}<|im_end|>"
-    "{% endif %}{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>"
-    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% else %}<think>{% endif %}{% endif %}"
+    "{% endif %}{{ m.content }}\n{% endfor %}" + OPENED_THOUGHT
 )
 
 

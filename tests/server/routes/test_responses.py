@@ -13,7 +13,18 @@ from openai.types.responses import ResponseStreamEvent
 
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from tests.helpers.fake_client import MODEL, FakeClient, FakeStream, Step, engine_info, http, make_app, says
+from tests.helpers.chat_templates import TOOL_TEMPLATE, TWO_CALLS
+from tests.helpers.fake_client import (
+    MODEL,
+    FakeClient,
+    FakeStream,
+    Step,
+    engine_info,
+    http,
+    make_app,
+    prompt_text,
+    says,
+)
 from tests.helpers.response_events import events_of
 
 pytestmark = pytest.mark.fast
@@ -24,14 +35,6 @@ ADD = {
     "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
 }
 NOW = {"type": "function", "name": "now"}
-CALLS = '<tool_call>\n{"name": "plus", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "now"}\n</tool_call>'
-TEMPLATE = (
-    "{% if tools %}{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
-    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
-    "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 
 
 def _client(text: str, *, per_step: int = 3, finish: FinishReason = FinishReason.STOP) -> FakeClient:
@@ -39,12 +42,8 @@ def _client(text: str, *, per_step: int = 3, finish: FinishReason = FinishReason
 
 
 async def _respond(client: FakeClient, path: str = "", **fields: Any) -> httpx.Response:
-    async with http(make_app(client, chat_template=TEMPLATE)) as api:
+    async with http(make_app(client, chat_template=TOOL_TEMPLATE)) as api:
         return await api.post(f"/v1/responses{path}", json={"input": "hi", **fields})
-
-
-def _prompt(client: FakeClient) -> str:
-    return bytes(token for token in client.requests[0].prompt_ids if token < 256).decode()
 
 
 async def test_a_text_is_answered_with_a_message() -> None:
@@ -56,11 +55,11 @@ async def test_a_text_is_answered_with_a_message() -> None:
     assert (response["status"], response["error"], response["incomplete_details"]) == ("completed", None, None)
     assert (response["instructions"], response["metadata"]) == ("Be kind.", {"a": "b"})
     assert response["usage"]["output_tokens"] == len("Hello.") + 1
-    assert _prompt(client) == "<system>Be kind.<user>hi<assistant>"
+    assert prompt_text(client) == "<system>Be kind.<user>hi<assistant>"
 
 
 async def test_calls_are_items_of_their_own() -> None:
-    response = (await _respond(_client(f"Let me see.\n{CALLS}"), tools=[ADD, NOW])).json()
+    response = (await _respond(_client(f"Let me see.\n{TWO_CALLS}"), tools=[ADD, NOW])).json()
     message, first, second = response["output"]
     assert message["content"][0]["text"] == "Let me see."
     assert (first["type"], first["name"], first["arguments"]) == ("function_call", "plus", '{"a": 1}')
@@ -69,7 +68,7 @@ async def test_calls_are_items_of_their_own() -> None:
 
 
 async def test_a_stream_goes_from_created_to_completed() -> None:
-    events = events_of((await _respond(_client(f"Let me see.\n{CALLS}"), tools=[ADD, NOW], stream=True)).text)
+    events = events_of((await _respond(_client(f"Let me see.\n{TWO_CALLS}"), tools=[ADD, NOW], stream=True)).text)
     types = [event["type"] for event in events]
     assert list(dict.fromkeys(types)) == [
         "response.created",
@@ -117,7 +116,7 @@ async def test_the_tokens_of_an_input_are_those_of_its_prompt() -> None:
 
 
 async def test_the_official_client_reads_a_stream() -> None:
-    app = make_app(_client(CALLS), chat_template=TEMPLATE)
+    app = make_app(_client(TWO_CALLS), chat_template=TOOL_TEMPLATE)
     async with http(app) as api:
         client = AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=api)
         async with client.responses.stream(model=MODEL, input="hi", tools=[ADD, NOW]) as stream:  # type: ignore[list-item]
@@ -161,7 +160,7 @@ async def test_a_stream_that_breaks_in_its_first_silence_still_has_a_beginning()
 
     client = _client("x")
     client.submit = lambda request: Late(client, request, [])  # type: ignore[method-assign]
-    async with http(make_app(client, chat_template=TEMPLATE, sse_ping_interval=0.01)) as api:
+    async with http(make_app(client, chat_template=TOOL_TEMPLATE, sse_ping_interval=0.01)) as api:
         text = (await api.post("/v1/responses", json={"input": "hi", "stream": True})).text
     events = events_of(text.replace(": ping\n\n", ""))
     assert [event["type"] for event in events] == ["response.created", "response.in_progress", "response.failed"]
@@ -186,22 +185,22 @@ async def test_the_oldest_items_are_left_out_where_the_request_asks_for_it() -> 
     assert (await _respond(client, input=long)).json()["error"]["code"] == "context_length_exceeded"
     response = await _respond(client, input=long, instructions="Be kind.", truncation="auto", max_output_tokens=100)
     assert (response.json()["truncation"], response.json()["status"]) == ("auto", "completed")
-    prompt = _prompt(client)
+    prompt = prompt_text(client)
     assert prompt.startswith("<system>Be kind.<user>question ")
     assert "question 49" in prompt
     assert 4000 - 100 - 200 < len(client.requests[0].prompt_ids) <= 4000 - 100
 
 
 async def test_a_reply_to_calls_is_shown_to_the_model() -> None:
-    client = _client(CALLS)
+    client = _client(TWO_CALLS)
     output = (await _respond(client, tools=[ADD, NOW])).json()["output"]
     results = [{"type": "function_call_output", "call_id": item["call_id"], "output": "five"} for item in output]
     history = [{"role": "user", "content": "hi"}, *output, *results]
     client.streams.clear()
     assert (await _respond(client, input=history, tools=[ADD, NOW])).status_code == 200
-    assert "<user>hi<assistant>" in _prompt(client)
-    assert '{"name": "plus", "arguments": {"a": 1}}' in _prompt(client)
-    assert _prompt(client).endswith("<tool>five<tool>five<assistant>")
+    assert "<user>hi<assistant>" in prompt_text(client)
+    assert '{"name": "plus", "arguments": {"a": 1}}' in prompt_text(client)
+    assert prompt_text(client).endswith("<tool>five<tool>five<assistant>")
 
 
 class Person(pydantic.BaseModel):
@@ -211,7 +210,7 @@ class Person(pydantic.BaseModel):
 
 async def test_the_official_client_parses_an_answer() -> None:
     client = _client('{"name": "Ann", "age": 7}')
-    async with http(make_app(client, chat_template=TEMPLATE)) as api:
+    async with http(make_app(client, chat_template=TOOL_TEMPLATE)) as api:
         openai = AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=api)
         response = await openai.responses.parse(model=MODEL, input="hi", text_format=Person)
         assert response.output_parsed == Person(name="Ann", age=7)
@@ -221,7 +220,7 @@ async def test_the_official_client_parses_an_answer() -> None:
 
 
 async def test_the_official_clients_types_take_everything_that_is_sent() -> None:
-    client = _client(f"Let me see.\n{CALLS}")
+    client = _client(f"Let me see.\n{TWO_CALLS}")
     tools = [ADD, NOW, {"type": "custom", "name": "patch"}]
     whole = await _respond(client, tools=tools, include=["message.output_text.logprobs"], reasoning={"effort": "low"})
     response = OpenAIResponse.model_validate(whole.json(), strict=True)

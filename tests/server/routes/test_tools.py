@@ -8,7 +8,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from engine.protocol import FinishReason
-from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, says
+from tests.helpers.chat_templates import TOOL_TEMPLATE, TWO_CALLS
+from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, prompt_text, says
 from tests.helpers.sse import events
 
 pytestmark = pytest.mark.fast
@@ -19,14 +20,6 @@ ADD = {
     "function": {"name": "plus", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
 }
 NOW = {"type": "function", "function": {"name": "now"}}
-CALLS = '<tool_call>\n{"name": "plus", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "now"}\n</tool_call>'
-TEMPLATE = (
-    "{% if tools %}{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
-    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
-    "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 TAGGED = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
     "{% for c in m.tool_calls or [] %}\n<tool_call>\n<function={{ c.function.name }}>\n"
@@ -36,17 +29,13 @@ TAGGED = (
 )
 
 
-async def _chat(client: FakeClient, template: str | None = TEMPLATE, **fields: Any) -> httpx.Response:
+async def _chat(client: FakeClient, template: str | None = TOOL_TEMPLATE, **fields: Any) -> httpx.Response:
     async with http(make_app(client, chat_template=template)) as api:
         return await api.post("/v1/chat/completions", json={"messages": MESSAGES, "tools": [ADD, NOW], **fields})
 
 
-def _prompt(client: FakeClient) -> str:
-    return bytes(token for token in client.requests[0].prompt_ids if token < 256).decode()
-
-
 async def test_calls_are_told_from_content() -> None:
-    response = await _chat(FakeClient(says(f"Let me see.\n{CALLS}")))
+    response = await _chat(FakeClient(says(f"Let me see.\n{TWO_CALLS}")))
     (choice,) = response.json()["choices"]
     assert choice["finish_reason"] == "length"  # as the engine says
     assert choice["message"]["content"] == "Let me see."
@@ -59,7 +48,7 @@ async def test_calls_are_told_from_content() -> None:
 
 
 async def test_an_answer_of_calls_alone_has_no_content() -> None:
-    response = await _chat(FakeClient(says(CALLS, finish=FinishReason.STOP)))
+    response = await _chat(FakeClient(says(TWO_CALLS, finish=FinishReason.STOP)))
     (choice,) = response.json()["choices"]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] is None
@@ -67,7 +56,7 @@ async def test_an_answer_of_calls_alone_has_no_content() -> None:
 
 @pytest.mark.parametrize("per_step", [1, 7, 500])
 async def test_a_stream_has_name_and_id_once_and_the_same_calls(per_step: int) -> None:
-    response = await _chat(FakeClient(says(CALLS, per_step=per_step)), stream=True)
+    response = await _chat(FakeClient(says(TWO_CALLS, per_step=per_step)), stream=True)
     pieces = [
         piece
         for event in events(response.text)[:-1]
@@ -116,16 +105,16 @@ async def test_the_grammar_has_the_tools_that_may_be_called(
     grammar = client.requests[0].grammar or ""
     assert all(part in grammar for part in parts)
     assert not any(part in grammar for part in missing)
-    assert '"name": "plus"' in _prompt(client)  # the model is shown all
-    assert '"name": "now"' in _prompt(client)
+    assert '"name": "plus"' in prompt_text(client)  # the model is shown all
+    assert '"name": "now"' in prompt_text(client)
 
 
 async def test_no_tool_is_shown_where_none_may_be_called() -> None:
-    client = FakeClient(says(CALLS))
+    client = FakeClient(says(TWO_CALLS))
     response = await _chat(client, tool_choice="none")
-    assert response.json()["choices"][0]["message"]["content"] == CALLS
+    assert response.json()["choices"][0]["message"]["content"] == TWO_CALLS
     assert client.requests[0].grammar is None
-    assert "plus" not in _prompt(client)
+    assert "plus" not in prompt_text(client)
 
 
 async def test_earlier_calls_and_results_reach_the_template() -> None:
@@ -138,16 +127,16 @@ async def test_earlier_calls_and_results_reach_the_template() -> None:
     client = FakeClient(says("x"))
     assert (await _chat(client, messages=messages, tools=[])).status_code == 200
     call_text = '<tool_call>\n{"name": "plus", "arguments": {"a": 1}}\n</tool_call>'
-    assert _prompt(client) == f"<user>hi<assistant>{call_text}<tool>one<assistant>"
+    assert prompt_text(client) == f"<user>hi<assistant>{call_text}<tool>one<assistant>"
 
 
 async def test_a_template_without_tools_gets_a_prompt_of_our_own_and_a_header_says_so() -> None:
-    client = FakeClient(says(CALLS), engine_info(max_model_len=4000))
+    client = FakeClient(says(TWO_CALLS), engine_info(max_model_len=4000))
     plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     response = await _chat(client, plain)
     assert response.status_code == 200
     assert response.headers["x-tool-call-format"] == "generic"
-    assert "Call a function only if it helps" in _prompt(client)
+    assert "Call a function only if it helps" in prompt_text(client)
     names = [call["function"]["name"] for call in response.json()["choices"][0]["message"]["tool_calls"]]
     assert names == ["plus", "now"]
     without = await _chat(client, plain, tools=[])
@@ -163,18 +152,18 @@ async def test_arguments_are_an_object_whatever_else_the_schema_takes() -> None:
 
 
 async def test_a_stop_string_within_a_call_is_no_finished_call() -> None:
-    response = await _chat(FakeClient(says(CALLS)), stop=['arguments": {"a'])
+    response = await _chat(FakeClient(says(TWO_CALLS)), stop=['arguments": {"a'])
     (choice,) = response.json()["choices"]
     assert choice["finish_reason"] == "stop"
-    response = await _chat(FakeClient(says(CALLS)), stop=['": 1'])
+    response = await _chat(FakeClient(says(TWO_CALLS)), stop=['": 1'])
     (choice,) = response.json()["choices"]
     assert choice["finish_reason"] == "stop"
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"a'
 
 
 async def test_functions_are_the_old_name_of_tools() -> None:
-    client = FakeClient(says(CALLS))
-    async with http(make_app(client, chat_template=TEMPLATE)) as api:
+    client = FakeClient(says(TWO_CALLS))
+    async with http(make_app(client, chat_template=TOOL_TEMPLATE)) as api:
         body = {
             "messages": MESSAGES,
             "functions": [ADD["function"], NOW["function"]],
@@ -266,7 +255,7 @@ async def test_a_malformed_choice_is_refused_with_its_place(choice: Any, param: 
 
 
 async def test_the_official_client_reads_a_streamed_call() -> None:
-    app = make_app(FakeClient(says(CALLS, per_step=3)), chat_template=TEMPLATE)
+    app = make_app(FakeClient(says(TWO_CALLS, per_step=3)), chat_template=TOOL_TEMPLATE)
     async with http(app) as api:
         client = AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=api)
         async with client.chat.completions.stream(model="org/tiny", messages=MESSAGES, tools=[ADD, NOW]) as stream:  # type: ignore[arg-type]
