@@ -17,7 +17,7 @@ class ConversationRequest(StrictModel):
 
 
 class ConversationUpdate(StrictModel):
-    metadata: Metadata = None
+    metadata: Metadata  # null clears it; as at OpenAI it must be said
 
 
 class ItemsRequest(StrictModel):

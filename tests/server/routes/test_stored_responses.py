@@ -187,6 +187,7 @@ async def test_what_one_key_stored_does_not_exist_for_another() -> None:
         ("POST", f"{PATH}/compact", {}, "this server does not compact"),
         ("POST", "/v1/conversations", {"items": [{"role": "user", "content": "x"}] * 21}, "it must have at most 20"),
         ("POST", "/v1/conversations", {"metadata": {"k": "x" * 513}}, "metadata is"),
+        ("POST", "/v1/conversations/conv_0", {}, "metadata is missing; it is required"),
         ("POST", "/v1/conversations/conv_0/items", {"items": []}, "it must have at least 1"),
         ("POST", PATH, {"input": "x", "conversation": {}}, "conversation.id is missing"),
     ],
