@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -75,11 +74,10 @@ def test_only_streams_that_have_begun_are_lost(narrow_server: ServerProcess, fau
         wait_until(lambda: server.metric("headrace_num_requests_waiting") == NUM_WAITING, 30, "eight wait")
 
         os.kill(engine, fault)
-        faulted_s = time.monotonic()
         with server.client() as client:
             wait_until(lambda: client.get("/health").status_code == 503, HANG_TIMEOUT_S + 5, "the server is unwell")
-        events = [each.result(60) for each in streaming]
-        assert time.monotonic() - faulted_s < HANG_TIMEOUT_S + 10
+        wait_until(lambda: all(each.done() for each in streaming), HANG_TIMEOUT_S + 10, "the streams end")
+        events = [each.result() for each in streaming]
         assert [each[-1]["error"]["code"] for each in events] == ["engine_died"] * NUM_STREAMING
 
         assert [each.result(180) for each in waiting] == alone
