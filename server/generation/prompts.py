@@ -19,6 +19,7 @@ from server.structured_outputs.request import constraint_of
 from server.text.chat_template import RenderedChat
 from server.text.detokenizer import decode
 from server.text.token_bound import TooManyTokens
+from server.text.tokenizer import Tokenizer
 from server.text.workers import ITEM_SIZE
 from server.text_model import ChatModel, TextModel
 from server.tools.history import GENERIC, template_chat
@@ -92,13 +93,6 @@ async def chat_prompt(
     opens_answer = fields.opens_answer
     tokenizer = text_model.tokenizer
 
-    def encode(rendered: RenderedChat) -> list[int]:
-        if truncation is not None and truncation.keeps_end and not rendered.hidden:
-            return tokenizer.encode_end(rendered.prompt, truncation.max_tokens + 1, add_special_tokens=False)
-        at_most = None if is_counted or truncation is not None else info.max_model_len
-        with refusing_long_prompts(info.max_model_len, "messages"):
-            return tokenizer.encode_chat(rendered.prompt, rendered.hidden, at_most=at_most)
-
     def prepare() -> ChatPrompt:
         constraint = constraint_of(constraint_fields or {})
         tools = chat_tools(fields)
@@ -113,7 +107,9 @@ async def chat_prompt(
             continue_final_message=bool(fields.continue_final_message),
             kwargs={**effort, **(fields.chat_template_kwargs or {})},
         )
-        ids = encode(rendered)
+        at_most = None if is_counted or truncation is not None else info.max_model_len
+        with refusing_long_prompts(info.max_model_len, "messages"):
+            ids = _chat_ids(rendered, tokenizer, truncation, at_most=at_most)
         plan = plan_answer(
             rendered.prompt,
             chat,
@@ -130,6 +126,15 @@ async def chat_prompt(
     if not prepared.prompt.ids:
         raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
     return prepared
+
+
+def _chat_ids(
+    rendered: RenderedChat, tokenizer: Tokenizer, truncation: Truncation | None, *, at_most: int | None
+) -> list[int]:
+    """All of them, or of a prompt that is cut the end that stays, and one more. Raises TooManyTokens beyond at_most."""
+    if truncation is not None and truncation.keeps_end and not rendered.hidden:
+        return tokenizer.encode_end(rendered.prompt, truncation.max_tokens + 1, add_special_tokens=False)
+    return tokenizer.encode_chat(rendered.prompt, rendered.hidden, at_most=at_most)
 
 
 def _size(messages: Sequence[Message]) -> int:
