@@ -4,7 +4,11 @@ from server.metrics import buckets
 from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, gauge, histogram
 
 _TOKENS: tuple[MetricSpec, ...] = (
-    counter("prompt_tokens_total", "Prompt tokens, as the responses' usage counts them.", is_vllm=True),
+    counter(
+        "prompt_tokens_total",
+        "Prompt tokens, each prompt once, as a usage counts them; also of requests that ended without one.",
+        is_vllm=True,
+    ),
     counter(
         "prompt_tokens_cached_total",
         "Of them, those that the prefix cache had when the prompt's first choice ran.",
