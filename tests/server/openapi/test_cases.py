@@ -1,4 +1,7 @@
-"""Requests that schemathesis draws are answered as the API's description says, and never by an error of ours."""
+"""Requests that schemathesis draws are answered as the API's description says, and never by an error of ours.
+
+Drawing them takes half a minute, a third of all fast tests' time, so these are not among them.
+"""
 
 from typing import Any
 
@@ -7,8 +10,6 @@ import pytest
 pytest.importorskip("schemathesis")
 
 from tests.helpers.api_cases import ApiCases, fake_app
-
-pytestmark = pytest.mark.fast
 
 _NUM_CASES = 12  # of each operation; `python -m tests.helpers.api_cases 10000` draws more
 
