@@ -53,6 +53,8 @@ class AuditVerdict(enum.StrEnum):
 # Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
 _GREEDY_TEMPERATURE = 1e-5
 
+MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to choose a sequence's tokens, and when to stop. Stop strings are the server's: they need text.
@@ -163,10 +165,15 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
     service_class: ServiceClass = ServiceClass.INTERACTIVE
+    tenant: str = ""  # whom it counts for: tenants share the engine by weight; all without a name are one
+    tenant_weight: float = 1.0  # its share against those of other tenants
     grammar: str | None = None  # that the output must match, in llguidance's form
     thinking: ThinkingBudget | None = None
     reports_progress: bool = False  # outputs while the prompt is computed
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
+
+    def __post_init__(self) -> None:
+        check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
