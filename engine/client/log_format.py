@@ -3,8 +3,9 @@
 import datetime
 import enum
 import logging
+import re
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import msgspec
 
@@ -13,6 +14,9 @@ LEVEL_VARIABLE = "HEADRACE_LOG_LEVEL"
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _FIELDS = "fields"
+# What a terminal or a reader of lines obeys instead of showing: C0 and C1 controls, and Unicode's line separators.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_TRACEBACK_INDENT = "    "
 
 
 class LogFormat(enum.StrEnum):
@@ -23,7 +27,7 @@ class LogFormat(enum.StrEnum):
 def configure_logging(level: str, form: LogFormat) -> None:
     """Write the root logger's lines to stderr. level: a name as in the option, such as "info"."""
     handler = StderrHandler()
-    handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter(_TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
@@ -41,6 +45,24 @@ class StderrHandler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override] # an attribute there, bound once
         return sys.stderr
+
+
+class TextFormatter(logging.Formatter):
+    """A line for each record, whatever its message has in it: what a client sent can forge no other line. A traceback
+    follows in lines of its own, which are indented, as no line of a record is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if _CONTROL.search(record.message):
+            record.message = _CONTROL.sub(_escape, record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(_TRACEBACK_INDENT + _CONTROL.sub(_escape, line) for line in lines)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 class JsonFormatter(logging.Formatter):

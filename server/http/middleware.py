@@ -14,7 +14,7 @@ from server.context import ServerContext
 from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, TooManyConnections
 from server.http.connections import REFUSED_STATE
 from server.http.error_forms import error_response, route_path, told
-from server.http.request_log import log_request
+from server.http.request_log import RequestLog
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
@@ -39,6 +39,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, context: ServerContext) -> None:
         self._app = app
         self._context = context
+        self._log = RequestLog(context.model_name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # the API has none
@@ -47,7 +48,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._context)
+        exchange = _Exchange(scope, receive, send, self._context, self._log)
         try:
             _check_connection(scope)
             _check_head(scope)
@@ -66,11 +67,14 @@ class RequestMiddleware:
 class _Exchange:
     """One request and what was sent in answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, context: ServerContext) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, context: ServerContext, request_log: RequestLog
+    ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._context = context
+        self._log = request_log
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
@@ -83,7 +87,7 @@ class _Exchange:
     def _on_over(self, record: RequestRecord) -> None:
         self._context.metrics.count_request(record)
         if self._context.config.log_requests:
-            log_request(record, self._context.model_name)
+            self._log.log(record)
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -1,25 +1,63 @@
-"""log_request: one line for a request that is over, without prompt, answer, key, or the path as it was sent."""
+"""RequestLog: one line for a request that is over, without prompt, answer, key, or the path as it was sent."""
 
+import asyncio
 import logging
 import time
 
 from engine.client.log_format import with_fields
-from server.metrics.request_record import RequestRecord
+from server.metrics.request_record import Outcome, RequestRecord
 
 logger = logging.getLogger(__name__)
 
+_FIRST = ("method", "route", "status")  # a line begins with their values
 _QUIET_ROUTES = frozenset({"/live", "/ready", "/health", "/metrics"})  # asked for every few seconds, for ever
+# Refusals come as fast as clients send. Those of one code beyond the first in a window are counted, and told together.
+_MAX_REFUSALS = 10
+_WINDOW_S = 10.0
 
 
-def log_request(record: RequestRecord, model_name: str) -> None:
-    """At INFO; at DEBUG for what monitoring asks for."""
-    level = logging.DEBUG if record.route in _QUIET_ROUTES else logging.INFO
-    if not logger.isEnabledFor(level):
-        return
-    fields = _fields(record, model_name)
-    told = " ".join(f"{name}={value}" for name, value in fields.items() if name not in ("method", "route", "status"))
-    extra = with_fields(**fields)
-    logger.log(level, "%s %s %d %s", record.method, record.route, record.status, told, extra=extra)
+class RequestLog:
+    """Writes at INFO; at DEBUG what monitoring asks for, and refusals beyond the first of a window."""
+
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
+        self._refused: dict[str, int] = {}  # by error code, in the window that is open
+
+    def log(self, record: RequestRecord) -> None:
+        """Called on the event loop, once for each request."""
+        level = logging.DEBUG if record.route in _QUIET_ROUTES or self._is_one_of_many(record) else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
+        fields = _fields(record, self._model_name)
+        told = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _FIRST)
+        extra = with_fields(**fields)
+        logger.log(level, "%s %s %d %s", record.method, record.route, record.status, told, extra=extra)
+
+    def _is_one_of_many(self, record: RequestRecord) -> bool:
+        """Whether it is a refusal of which there have been enough lines."""
+        if record.outcome is not Outcome.REFUSED:
+            return False
+        if not self._refused:
+            asyncio.get_running_loop().call_later(_WINDOW_S, self.close_window)
+        code = record.error_code or "none"
+        self._refused[code] = count = self._refused.get(code, 0) + 1
+        return count > _MAX_REFUSALS
+
+    def close_window(self) -> None:
+        """Tell of the refusals without a line of their own; the next one begins another window."""
+        refused, self._refused = self._refused, {}
+        for code, count in refused.items():
+            if count > _MAX_REFUSALS:
+                untold = count - _MAX_REFUSALS
+                fields = with_fields(error=code, refusals=count, untold=untold)
+                logger.info(
+                    "%d requests were refused in %g s with error=%s; %d have no line of their own",
+                    count,
+                    _WINDOW_S,
+                    code,
+                    untold,
+                    extra=fields,
+                )
 
 
 def _fields(record: RequestRecord, model_name: str) -> dict[str, object]:

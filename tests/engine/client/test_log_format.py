@@ -53,6 +53,42 @@ def test_a_json_line_has_the_traceback(capsys: pytest.CaptureFixture[str]) -> No
     assert "ValueError: broken" in str(_line(capsys)["exception"])
 
 
+FORGED = "x\r\n2026-01-05 10:12:31,402 ERROR   engine: all is lost"
+
+
+def test_a_message_cannot_forge_another_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", LogFormat.TEXT)
+    logger.info("model %s", FORGED + "\x1b[2J\x85\u2028")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        r"model x\r\n2026-01-05 10:12:31,402 ERROR   engine: all is lost\x1b[2J\x85\u2028",
+    )
+
+
+def test_what_an_exception_says_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", LogFormat.TEXT)
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        logger.exception("it failed")
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.endswith("it failed")
+    assert "all is lost" in others[-1]
+    assert all(line.startswith("    ") for line in others)
+
+
+@pytest.mark.parametrize("form", LogFormat)
+def test_no_character_breaks_a_line(capsys: pytest.CaptureFixture[str], form: LogFormat) -> None:
+    configure_logging("info", form)
+    others = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)]
+    for character in others:
+        logger.info("a%sb", character, extra=with_fields(route=f"a{character}b"))
+    err = capsys.readouterr().err
+    assert err.count("\n") == len(others)
+    if form is LogFormat.TEXT:
+        assert len(err.splitlines()) == len(others)  # Python's idea of a line has all of them
+
+
 def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("warning", LogFormat.TEXT)
     logger.info("too much")

@@ -1,12 +1,16 @@
 """One line for each request, with what an operator asks of it and nothing that a client wrote."""
 
+import asyncio
 import logging
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from tests.helpers.asgi import RawRequest
+from server.http.request_log import RequestLog
+from server.metrics.request_record import RequestRecord
+from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -114,6 +118,54 @@ async def test_nothing_that_a_client_wrote_is_told(caplog: pytest.LogCaptureFixt
     told = "\n".join(record.getMessage() + str(vars(record)) for record in caplog.records if record.name == LOGGER)
     assert len(_lines(caplog)) == 5
     assert not [word for word in ("sesame", "treasure", "sk-cave", "sk-thief", "ali ") if word in told]
+
+
+async def test_a_storm_of_refusals_is_told_in_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    client = FakeClient(says("x"))
+    app = make_app(client)
+    client.capacity = 0
+    async with http(app) as api:
+        await asyncio.gather(*(api.post("/v1/chat/completions", json=CHAT) for _ in range(200)))
+        await api.get("/nothing/here")  # another code has lines of its own
+        client.capacity = 1
+        await api.post("/v1/chat/completions", json=CHAT)
+    told = Counter((line["status"], line.get("error")) for line in _lines(caplog))
+    assert told == {(429, "rate_limit_exceeded"): 10, (404, "not_found"): 1, (200, None): 1}
+
+
+async def test_refusals_without_a_line_are_told_as_a_sum_when_their_window_closes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = RequestLog(MODEL)
+    for _ in range(2):
+        for number in range(25):
+            record = RequestRecord(f"r{number}", "POST", log.log)
+            record.status = 429
+            record.note_error(429, "rate_limit_exceeded")
+            record.release()
+        log.close_window()
+    sums = [vars(record)["fields"] for record in caplog.records if "untold" in vars(record)["fields"]]
+    assert sums == [{"error": "rate_limit_exceeded", "refusals": 25, "untold": 15}] * 2
+    assert len(caplog.records) == 2 * (10 + 1)
+    log.close_window()
+    assert len(caplog.records) == 22  # nothing was refused since
+
+
+async def test_control_characters_of_clients_are_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    forged = "x\r\n2026-01-05 10:12:31,402 ERROR   engine: all is lost"
+    headers = [*DEFAULT_HEADERS, (b"x-request-id", forged.encode()), (b"user-agent", forged.encode())]
+    app = make_app(FakeClient(says("ok")))
+    for path, body in (
+        ("/v1/chat/completions", {**CHAT, "model": forged, "user": forged}),
+        ("/v1/chat/completions", {**CHAT, "user": forged, "messages": [{"role": "user", "content": forged}]}),
+        ("/v1/chat/completions", {**CHAT, forged: 1, "temperature": forged}),
+        ("/v1/chat/completions" + forged, CHAT),
+    ):
+        async with RawRequest(app, path, body, headers=headers) as request:
+            await request.ended()
+    caplog.set_level(logging.DEBUG)
+    assert len(_lines(caplog)) == 4
+    assert "all is lost" not in "".join(record.getMessage() + str(vars(record)) for record in caplog.records)
 
 
 async def test_probes_are_told_at_debug_alone(caplog: pytest.LogCaptureFixture) -> None:
