@@ -23,7 +23,7 @@ RUN pip install --no-cache-dir --no-deps ${PIP_ARGS} .
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 headrace \
-    && install --directory --owner=headrace --group=headrace /cache
+    && install --directory --owner=headrace --group=headrace /cache /data
 COPY --from=build /opt/headrace /opt/headrace
 ENV PATH=/opt/headrace/bin:$PATH \
     PYTHONSAFEPATH=1 \

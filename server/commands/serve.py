@@ -23,6 +23,7 @@ from server.commands.activity_log import ActivityLog
 from server.commands.listener import listen, url_of
 from server.commands.loading_display import loading_display
 from server.commands.open_files import allow_open_files
+from server.commands.service_manager import ServiceManager
 from server.commands.startup_times import LAST_PHASE, StartupTimes
 from server.config import LogLevel, MetricsAlias, ServerConfig
 from server.metrics.loop_lag import watch_loop
@@ -75,6 +76,8 @@ async def _serve(
     began_s: time.monotonic() when the program began.
     """
     stop_signal = _catch_signals()
+    manager = ServiceManager.from_environment(os.environ)
+    stop_signal.add_done_callback(lambda _: manager.stopping())
     has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
     metrics = Metrics(server_config.model_names(engine_config.model)[0], has_vllm_names=has_vllm_names)
     start = _Start(metrics, began_s, server_config.log_format)
@@ -93,6 +96,8 @@ async def _serve(
     serving = asyncio.create_task(http.serve([sock]), name="http")
     activity = asyncio.create_task(ActivityLog(metrics).run(), name="activity-log")
     lag = asyncio.create_task(watch_loop(partial(metrics.observe, "event_loop_lag_seconds")), name="loop-lag")
+    pulse = asyncio.create_task(manager.pulse(), name="watchdog-pulse")
+    manager.loading(engine_config.model)
     logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
     try:
         try:
@@ -106,6 +111,7 @@ async def _serve(
             )
             gc.freeze()  # what is here stays: to look through it for garbage would hold up streams
             _announce(client.info, text_model, url_of(sock), server_config)
+            manager.ready(url_of(sock))
             await _run_until_stopped(stop_signal, client, context, server_config.shutdown_timeout)
             preparing.cancel()
         return 0
@@ -118,6 +124,8 @@ async def _serve(
         context.workers.close()
         lag.cancel()
         activity.cancel()
+        pulse.cancel()
+        manager.close()
 
 
 def _engine_client(

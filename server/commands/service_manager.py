@@ -1,0 +1,79 @@
+"""ServiceManager: tells systemd how far the server is, as sd_notify(3) describes, for units of Type=notify.
+
+Each message is one datagram of lines NAME=value to the socket that NOTIFY_SOCKET names. Without that variable nothing
+is sent.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import MutableMapping
+
+logger = logging.getLogger(__name__)
+
+_US_PER_S = 1_000_000
+_PULSES_PER_LIMIT = 3  # one may be late, and one lost, before the limit is over
+
+
+class ServiceManager:
+    """The one who started this process, if it wants to be told."""
+
+    def __init__(self, address: str | None, watchdog_s: float | None) -> None:
+        """address: of a Unix socket; one that begins with @ is of the abstract namespace. watchdog_s: how long it lets
+        a silent server run."""
+        self._watchdog_s = watchdog_s
+        self._socket: socket.socket | None = None
+        if address is not None:
+            self._connect(address)
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> "ServiceManager":
+        """Takes its variables out of `environ`: the processes that this one starts speak for nobody."""
+        address = environ.pop("NOTIFY_SOCKET", None)
+        limit_us = environ.pop("WATCHDOG_USEC", None)
+        pid = environ.pop("WATCHDOG_PID", None)
+        is_for_us = limit_us is not None and limit_us.isdecimal() and pid in (None, str(os.getpid()))
+        return cls(address, int(limit_us) / _US_PER_S if is_for_us and limit_us is not None else None)
+
+    def _connect(self, address: str) -> None:
+        path = "\0" + address[1:] if address.startswith("@") else address
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.setblocking(False)  # a manager that does not read must not stop the server
+        try:
+            sock.connect(path)
+        except OSError as error:
+            sock.close()
+            logger.warning("cannot tell %s (NOTIFY_SOCKET) how the server does: %s", address, error.strerror)
+            return
+        self._socket = sock
+
+    def loading(self, model: str) -> None:
+        self._send(f"STATUS=Loading {model}")
+
+    def ready(self, url: str) -> None:
+        """The start is over: requests are served at `url`."""
+        self._send("READY=1", f"STATUS=Serving at {url}")
+
+    def stopping(self) -> None:
+        """The server goes down of its own accord, or because it was told to."""
+        self._send("STOPPING=1", "STATUS=Finishing the requests that run")
+
+    async def pulse(self) -> None:
+        """Tell again and again that the event loop runs, until canceled; the manager kills a server that does not."""
+        if self._socket is None or not self._watchdog_s:
+            return
+        while True:
+            self._send("WATCHDOG=1")
+            await asyncio.sleep(self._watchdog_s / _PULSES_PER_LIMIT)
+
+    def _send(self, *lines: str) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it may be gone, or full: neither is this server's trouble
+                self._socket.send("\n".join(lines).encode())
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
