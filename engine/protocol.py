@@ -215,6 +215,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting_for_grammar: int = 0  # of waiting, those that could not run if there were room
     blocks_total: int = 0
     blocks_used: int = 0  # by running requests
+    blocks_shared: int = 0  # of these, by several
     blocks_cached: int = 0  # free, but their prefix can still be reused
     states_total: int = 0  # of recurrent layers; 0 without such layers
     states_used: int = 0  # by running requests

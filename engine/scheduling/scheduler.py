@@ -189,6 +189,7 @@ class Scheduler:
             waiting_background=waiting.num_of(ServiceClass.BACKGROUND),
             blocks_total=pool.num_blocks,
             blocks_used=pool.num_used,
+            blocks_shared=pool.num_shared,
             blocks_cached=pool.num_free_cached,
             states_total=states.num_blocks,
             states_used=states.num_used,

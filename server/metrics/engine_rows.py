@@ -77,10 +77,12 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "kv_cache_blocks",
-        "KV cache blocks by state: used (by live requests), cached (free, with a reusable prefix), blank.",
+        "KV cache blocks by state: used (by one live request), shared (by several), cached (free, with a reusable "
+        "prefix), blank.",
         by="state",
         step_by={
-            "used": lambda s: s.blocks_used,
+            "used": lambda s: s.blocks_used - s.blocks_shared,
+            "shared": lambda s: s.blocks_shared,
             "cached": lambda s: s.blocks_cached,
             "blank": lambda s: s.blocks_total - s.blocks_used - s.blocks_cached,
         },

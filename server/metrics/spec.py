@@ -10,6 +10,8 @@ PREFIX = "headrace_"
 
 MODEL = "model_name"
 
+_UNITS = frozenset({"seconds", "bytes"})
+
 Read = Callable[[StepStats], float | None]
 
 
@@ -33,6 +35,12 @@ class MetricSpec:
     buckets: tuple[float, ...] = ()
     is_vllm: bool = False
     step_by: Mapping[str, Read] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """As OpenMetrics tells it, a part of the name; empty for plain numbers."""
+        ending = self.name.removesuffix("_total").rpartition("_")[2]
+        return ending if ending in _UNITS else ""
 
     @property
     def exported(self) -> str:

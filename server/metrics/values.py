@@ -10,11 +10,12 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
+from prometheus_client.registry import Collector
 
 from engine.client.interface import RestartReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
+from server.metrics.exposition import exposition
 from server.metrics.request_record import RequestRecord
 from server.metrics.spec import MODEL, PREFIX, MetricSpec, MetricType, Read
 from server.metrics.table import METRICS
@@ -53,7 +54,9 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         # Without an engine process there is no such folder in /proc, and the collector has nothing to tell.
         ProcessCollector(PREFIX + "engine", lambda: self.engine_pid or "none", registry=self._registry)
-        self._vllm_names = VllmNames(self._registry) if has_vllm_names else None
+        self._collectors: list[Collector] = [self._registry]
+        if has_vllm_names:
+            self._collectors.append(VllmNames(self._registry))
 
     def _register(self, spec: MetricSpec) -> None:
         """Create a metric, already bound to the model's name where that is its only label."""
@@ -61,13 +64,13 @@ class Metrics:
         bound = (self._model_name,) if labels == (MODEL,) else ()
         match spec.type:
             case MetricType.COUNTER:
-                counter = Counter(name, spec.help, labels, registry=registry)
+                counter = Counter(name, spec.help, labels, registry=registry, unit=spec.unit)
                 self._counters[spec.name] = counter.labels(*bound) if bound else counter
             case MetricType.GAUGE:
-                gauge = Gauge(name, spec.help, labels, registry=registry)
+                gauge = Gauge(name, spec.help, labels, registry=registry, unit=spec.unit)
                 self._gauges[spec.name] = gauge.labels(*bound) if bound else gauge
             case MetricType.HISTOGRAM:
-                histogram = Histogram(name, spec.help, labels, registry=registry, buckets=spec.buckets)
+                histogram = Histogram(name, spec.help, labels, registry=registry, unit=spec.unit, buckets=spec.buckets)
                 self._histograms[spec.name] = histogram.labels(*bound) if bound else histogram
         readers = self._step_increments if spec.type is MetricType.COUNTER else self._step_values
         if spec.step is not None:
@@ -80,8 +83,11 @@ class Metrics:
 
     def render(self) -> bytes:
         """All values in Prometheus's text format."""
-        text = generate_latest(self._registry)
-        return text if self._vllm_names is None else text + self._vllm_names.render()
+        return self.scrape("")[0]
+
+    def scrape(self, accept: str) -> tuple[bytes, str]:
+        """All values in the format that the header `accept` asks for, and its content type."""
+        return exposition(self._collectors, accept)
 
     # --- from the engine's client -------------------------------------------------------------------------------------
 
@@ -153,9 +159,9 @@ class Metrics:
         """Set the gauge `name` of the table."""
         self._gauges[name].set(value)
 
-    def observe(self, name: str, value: float) -> None:
-        """Record one observation in the histogram `name` of the table."""
-        self._histograms[name].observe(value)
+    def observe(self, name: str, value: float, trace_id: str | None = None) -> None:
+        """Record one observation in the histogram `name` of the table. trace_id: an example of its bucket."""
+        self._histograms[name].observe(value, _exemplar(trace_id))
 
     def value(self, name: str) -> float:
         """Of the counter or gauge `name`, which has no label but the model's name."""
@@ -202,6 +208,10 @@ class Metrics:
         """Count a request that is over, its generation too."""
         labels = (record.route, record.outcome.value, record.error_code or "none")
         self._counters["requests_total"].labels(*labels).inc()
+
+
+def _exemplar(trace_id: str | None) -> dict[str, str] | None:
+    return None if trace_id is None else {"trace_id": trace_id}
 
 
 def _writer(metric: Metric) -> Callable[[float], None]:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Exemplar, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.metrics.spec import PREFIX, MetricSpec, MetricType
@@ -22,21 +21,11 @@ _FORMER_NAMES = {
 _UNCOUNTED_ROUTES = frozenset({"/metrics", "/health", "/live", "/ready", "/version"})  # vLLM's HTTP metrics lack them
 
 
-class VllmNames:
+class VllmNames(Collector):
     """Copies of a registry's families. What vLLM adds to every sample is added here; labels of ours that it lacks are
     summed over."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._copies = CollectorRegistry(auto_describe=False)
-        self._copies.register(_Copies(registry))
-
-    def render(self) -> bytes:
-        """In Prometheus's text format."""
-        return generate_latest(self._copies)
-
-
-class _Copies(Collector):
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: Collector) -> None:
         self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
@@ -49,7 +38,11 @@ class _Copies(Collector):
             yield _copy(families[PREFIX + name], "vllm:" + former, _with_engine)
         yield _copy(families[PREFIX + "cache_config_info"], "vllm:cache_config_info", _cache_config)
         yield _copy(families[PREFIX + "http_requests"], "http_requests", _handler_with_status)
-        yield _copy(families[PREFIX + "http_request_duration_seconds"], "http_request_duration_seconds", _handler)
+        durations = families[PREFIX + "http_request_duration_seconds"]
+        yield _copy(durations, "http_request_duration_seconds", _handler)
+        yield _copy(durations, "http_request_duration_highr_seconds", _all_handlers)
+        for size in ("http_request_size_bytes", "http_response_size_bytes"):
+            yield _copy(families[PREFIX + size], size, _handler_alone, type="summary")
         yield from _awake(families[PREFIX + "engine_ready"])
 
 
@@ -58,17 +51,21 @@ def _family_name(spec: MetricSpec) -> str:
     return spec.exported.removesuffix("_total") if spec.type is MetricType.COUNTER else spec.exported
 
 
-def _copy(family: Metric, name: str, relabel: Callable[[Labels], Labels | None]) -> Metric:
-    """The family under another name. relabel: a sample's labels, or None to leave it out; equal ones are added up."""
+def _copy(family: Metric, name: str, relabel: Callable[[Labels], Labels | None], *, type: str | None = None) -> Metric:
+    """The family under another name. relabel: a sample's labels, or None to leave it out; equal ones are added up.
+    type: in place of the family's."""
     sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    exemplars: dict[tuple[str, tuple[tuple[str, str], ...]], Exemplar] = {}
     for sample in family.samples:
         labels = relabel(sample.labels)
         if labels is not None:
             key = (name + sample.name.removeprefix(family.name), tuple(labels.items()))
             sums[key] = sums.get(key, 0.0) + sample.value
-    copy = Metric(name, family.documentation, family.type)
-    for (sample_name, items), value in sums.items():
-        copy.add_sample(sample_name, dict(items), value)
+            if sample.exemplar is not None:
+                exemplars[key] = sample.exemplar
+    copy = Metric(name, family.documentation, type or family.type)
+    for key, value in sums.items():
+        copy.add_sample(key[0], dict(key[1]), value, exemplar=exemplars.get(key))
     return copy
 
 
@@ -86,6 +83,17 @@ def _handler(labels: Labels) -> Labels | None:
         return None
     rest = {"le": labels["le"]} if "le" in labels else {}
     return {"handler": labels["route"], "method": labels["method"], **rest}
+
+
+def _all_handlers(labels: Labels) -> Labels | None:
+    handler = _handler(labels)
+    return None if handler is None else {name: value for name, value in handler.items() if name == "le"}
+
+
+def _handler_alone(labels: Labels) -> Labels | None:
+    """Of a sum or a count; a summary has no buckets."""
+    handler = _handler(labels)
+    return None if handler is None or "le" in handler else {"handler": handler["handler"]}
 
 
 def _handler_with_status(labels: Labels) -> Labels | None:

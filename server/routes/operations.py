@@ -2,8 +2,7 @@
 
 import importlib.metadata
 
-from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from engine.client.interface import EngineState
@@ -13,10 +12,11 @@ router = APIRouter(tags=["Operations"])
 
 
 @router.get("/metrics")
-async def metrics(context: Context) -> Response:
-    """Show all metrics in Prometheus's text format."""
+async def metrics(request: Request, context: Context) -> Response:
+    """Show all metrics in Prometheus's text format, or in OpenMetrics where that is asked for."""
     context.metrics.set("engine_ready", context.client.status().state is EngineState.READY)
-    return Response(context.metrics.render(), headers={"content-type": CONTENT_TYPE_LATEST})
+    text, content_type = context.metrics.scrape(request.headers.get("accept", ""))
+    return Response(text, headers={"content-type": content_type})
 
 
 @router.get("/version")

@@ -30,6 +30,7 @@ class BlockPool:
         self._free_low_priority: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # first the blanks
         self._free_cached: OrderedDict[int, None] = OrderedDict()
         self._num_free_cached = 0  # in both lists
+        self._num_shared = 0  # with references from several tables
         self._freed_s = [0.0] * num_blocks  # when a cached block became free, by the clock
         self._evicted: dict[float, int] = {}  # such times of cached blocks that were allocated since, and how many
 
@@ -41,6 +42,11 @@ class BlockPool:
     @property
     def num_used(self) -> int:
         return self.num_blocks - self.num_free
+
+    @property
+    def num_shared(self) -> int:
+        """Blocks in use by several tables."""
+        return self._num_shared
 
     @property
     def num_free_cached(self) -> int:
@@ -90,6 +96,7 @@ class BlockPool:
                 self._remove_free(block)
                 self._num_free_cached -= 1
             self._references[block] += 1
+            self._num_shared += self._references[block] == 2
 
     def free(self, blocks: list[int], *, has_low_priority: bool = False) -> None:
         """Drop one reference to each block of a table, tail first: a shared head then outlives its rarer tails.
@@ -100,7 +107,8 @@ class BlockPool:
         for block in reversed(blocks):
             assert self._references[block] > 0, f"block {block} is freed twice"
             self._references[block] -= 1
-            if self._references[block] > 0:
+            if (left := self._references[block]) > 0:
+                self._num_shared -= left == 1
                 continue
             if self._digests[block] is None:
                 self._add_blank(block)
@@ -156,3 +164,4 @@ class BlockPool:
         is_cached = [self._digests[block] is not None for block in free]
         assert is_cached == sorted(is_cached), "a cached block would be reused before a blank one"
         assert self._num_free_cached == sum(is_cached)
+        assert self._num_shared == sum(count > 1 for count in self._references)

@@ -206,6 +206,7 @@ def test_what_a_step_knows_by_kind_is_told_by_label() -> None:
         waiting_for_grammar=2,
         blocks_total=10,
         blocks_used=3,
+        blocks_shared=1,
         blocks_cached=4,
         evicted_blocks=[(0.5, 2), (70.0, 1)],
         recomputed_tokens=7,
@@ -217,7 +218,7 @@ def test_what_a_step_knows_by_kind_is_told_by_label() -> None:
     expected: dict[str, tuple[str, dict[str, float]]] = {
         "num_requests_waiting_by_class": ("service_class", {"urgent": 1, "interactive": 3, "background": 5}),
         "num_requests_waiting_by_reason": ("reason", {"capacity": 7, "deferred": 2}),
-        "kv_cache_blocks": ("state", {"used": 3, "cached": 4, "blank": 3}),
+        "kv_cache_blocks": ("state", {"used": 2, "shared": 1, "cached": 4, "blank": 3}),
         "step_phase_seconds_total": ("phase", {"forward": 0.5, "sample": 0.25, "draft": 0}),
         "wasted_tokens_total": ("cause", {"preemption": 14, "abort": 0, "error": 0}),
     }

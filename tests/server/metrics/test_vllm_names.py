@@ -57,6 +57,9 @@ QUERIED: tuple[tuple[str, frozenset[str]], ...] = (
     ("http_requests_total", frozenset({"handler", "method", "status"})),
     ("http_request_duration_seconds_sum", frozenset({"handler", "method"})),
     ("http_request_duration_seconds_count", frozenset({"handler", "method"})),
+    ("http_request_duration_highr_seconds_bucket", frozenset({"le"})),
+    ("http_request_size_bytes_sum", frozenset({"handler"})),
+    ("http_response_size_bytes_count", frozenset({"handler"})),
     ("vllm:gpu_cache_usage_perc", _MODEL),  # this and the next ones by vLLM's earlier versions
     ("vllm:gpu_prefix_cache_queries_total", _MODEL),
     ("vllm:gpu_prefix_cache_hits_total", _MODEL),
@@ -130,6 +133,19 @@ async def test_http_statuses_are_classes_and_probes_are_left_out() -> None:
         if sample.name == "http_requests_total"
     }
     assert found == {("/v1/models", "2xx"): 1, ("/v1/models/{name:path}", "4xx"): 2}
+
+
+async def test_sizes_are_summaries_by_handler() -> None:
+    samples = {
+        (sample.name, sample.labels["handler"]): sample.value
+        for sample in await _used()
+        if sample.name.startswith(("http_request_size_bytes", "http_response_size_bytes"))
+    }
+    assert {name for name, _ in samples} == {
+        f"http_{what}_size_bytes_{part}" for what in ("request", "response") for part in ("sum", "count")
+    }
+    assert samples["http_request_size_bytes_count", "/v1/completions"] == 2
+    assert samples["http_request_size_bytes_sum", "/v1/completions"] > 40
 
 
 async def test_an_engine_that_is_not_ready_is_not_awake() -> None:

@@ -30,6 +30,16 @@ def test_allocate_takes_distinct_blocks() -> None:
     pool.check()
 
 
+def test_shared_blocks_are_those_with_several_references() -> None:
+    pool = cached_pool(3)
+    counts = [pool.num_shared]
+    for change in (pool.share, pool.share, pool.share, pool.free, pool.free, pool.free):
+        change([0, 1])
+        pool.check()
+        counts.append(pool.num_shared)
+    assert counts == [0, 0, 2, 2, 2, 0, 0]
+
+
 def test_allocate_evicts_the_least_recently_freed_prefix_first() -> None:
     pool = cached_pool(4)
     pool.share([0])
