@@ -3,6 +3,8 @@
 A message says what was given, the limit, and the remedy. server/errors.py maps each class to an HTTP status once.
 """
 
+import enum
+
 
 class HeadraceError(Exception):
     """Base of all expected errors; str(error) is fit for a user's eyes."""
@@ -49,12 +51,27 @@ class UnsupportedParameter(InvalidRequest):
         super().__init__(message, param=param, code="unsupported_parameter")
 
 
-class QueueFull(HeadraceError):
-    """The waiting queue is at its limit; the client should come back after `retry_after_s`."""
+class ShedReason(enum.StrEnum):
+    """Why a request was given up on before anything was computed for it."""
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
+    WAITING_REQUESTS = "waiting_requests"  # --max-num-waiting
+    WAITING_TOKENS = "waiting_tokens"  # --max-num-waiting-tokens
+
+
+class Shed(HeadraceError):
+    """The server has too much to do to take this request now; the client should come back after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float, reason: ShedReason) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
+
+
+class QueueFull(Shed):
+    """The waiting queue is at its limit; the client should come back after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float, reason: ShedReason = ShedReason.WAITING_REQUESTS) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, reason=reason)
 
 
 class EngineUnavailable(HeadraceError):

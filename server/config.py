@@ -150,6 +150,13 @@ class ServerConfig:
     max_num_waiting: int = option(
         1024, "Most requests that wait for their turn; more get 429.", group="Requests", minimum=1
     )
+    max_num_waiting_tokens: int = option(
+        4 * 2**20,
+        "Most prompt tokens of the requests that wait, each prompt once; more get 429. Each takes some 80 bytes. A "
+        "longer prompt is taken while none wait.",
+        group="Requests",
+        minimum=1,
+    )
     engine_hang_timeout: float = option(
         60.0,
         "Seconds without a sign of progress, such as a computed layer, after which an engine with work is killed and "

@@ -1,7 +1,9 @@
 """What every route shares: the engine's client, the options, the metrics, and the tokenizer once there is one."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engine.client.interface import EngineClient, EngineState
@@ -32,6 +34,7 @@ class ServerContext:
     workers: TextWorkers = field(default_factory=TextWorkers)
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
     created_s: int = field(default_factory=lambda: int(time.time()))
+    num_preparing: int = 0  # requests that are rendered and tokenized, and will wait for the engine then
     _text_model: asyncio.Task[TextModel] | None = None
 
     @property
@@ -45,6 +48,19 @@ class ServerContext:
         status = self.client.status()
         if status.state is not EngineState.READY:
             raise EngineUnavailable(status.reason)
+
+    def check_queue(self) -> None:
+        """Raise QueueFull, or EngineUnavailable, if one more request, of whatever length, is too much."""
+        self.client.check_capacity(self.num_preparing + 1)
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Within it a request counts in `num_preparing`."""
+        self.num_preparing += 1
+        try:
+            yield
+        finally:
+            self.num_preparing -= 1
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound unless `name` is served here; a request without a name means the canonical one."""

@@ -17,6 +17,7 @@ from engine.errors import (
     InvalidRequest,
     QueueFull,
     RequestFailed,
+    Shed,
 )
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def describe(error: Exception, request_id: str) -> ErrorReply:
 
 def _headers(error: Exception) -> dict[str, str]:
     match error:
-        case QueueFull():
+        case Shed():
             return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
         case EngineUnavailable():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}

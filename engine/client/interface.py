@@ -32,6 +32,7 @@ class EngineStatus:
     num_open: int  # requests submitted and not ended
     num_running: int
     num_waiting: int
+    num_waiting_tokens: int  # of prompts that the engine has not begun to compute
     seconds_since_progress: float  # since the engine's last sign of it, or since an idle engine got work; 0 when idle
     num_restarts: int
 
@@ -61,8 +62,15 @@ class EngineClient(Protocol):
 
     def status(self) -> EngineStatus: ...
 
-    def check_capacity(self, num_requests: int) -> None:
-        """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, with no await between."""
+    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
+        """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, with no await between.
 
-    def submit(self, request: EngineRequest) -> RequestStream:
-        """Hand over a request; raises QueueFull or EngineUnavailable. The caller must iterate to the end or abort."""
+        num_new_tokens: of their prompts, each of which counts once.
+        """
+
+    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
+        """Hand over a request; raises QueueFull, for the number of requests, or EngineUnavailable. The caller must
+        iterate to the end or abort.
+
+        num_new_tokens: of its prompt, less what other requests of the same client compute; all if it is left out.
+        """

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.client.backlog import Backlog
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
@@ -18,6 +19,7 @@ class _Open:
 
     request: EngineRequest
     stream: OutputStream
+    num_new_tokens: int
     is_sent: bool = False
     is_started: bool = False
     has_output: bool = False  # something that a second run could contradict
@@ -27,11 +29,13 @@ class _Open:
 class OpenStreams:
     """Streams by request id, in the order in which they came.
 
-    Invariants: none has had its terminal output or an error; one that is not sent has had no output of tokens.
+    Invariants: none has had its terminal output or an error; one that is not sent has had no output of tokens; in the
+    backlog are those of which the engine that lives now has computed nothing.
     """
 
     def __init__(self, *, on_discarded: Callable[[int], None]) -> None:
         """on_discarded: see OutputStream."""
+        self.backlog = Backlog()
         self._open: dict[str, _Open] = {}
         self._on_discarded = on_discarded
 
@@ -41,11 +45,21 @@ class OpenStreams:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._open
 
-    def open(self, request: EngineRequest, *, on_abort: Callable[[AbortReason], None]) -> OutputStream:
-        """A stream for a request that is yet to be sent."""
+    def open(
+        self, request: EngineRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
+    ) -> OutputStream:
+        """A stream for a request that is yet to be sent. num_new_tokens: see EngineClient.submit."""
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
-        self._open[request.id] = _Open(request, stream)
+        self._open[request.id] = each = _Open(request, stream, num_new_tokens)
+        self._wait(each)
         return stream
+
+    def _wait(self, each: _Open) -> None:
+        self.backlog.add(each.request.id, each.request.service_class, each.num_new_tokens)
+
+    def _forget(self, each: _Open) -> None:
+        del self._open[each.request.id]
+        self.backlog.remove(each.request.id)
 
     def take_unsent(self) -> list[EngineRequest]:
         """All requests that are yet to be sent, in order; they count as sent from now on."""
@@ -59,6 +73,7 @@ class OpenStreams:
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None:
                 each.is_started = True
+                self.backlog.remove(request_id)
 
     def deliver(self, output: RequestOutput) -> None:
         """Put an output into its request's stream, which its terminal output closes."""
@@ -67,7 +82,9 @@ class OpenStreams:
             raise AssertionError(f"output for {output.id}, which is not open")
         each.has_output |= bool(output.new_ids) or output.prompt_logprobs is not None
         if output.finish_reason is not None:
-            del self._open[output.id]
+            self._forget(each)
+        elif each.has_output:
+            self.backlog.remove(output.id)
         each.stream.put(output)
 
     def drop_unsent(self, request_id: str) -> bool:
@@ -75,7 +92,7 @@ class OpenStreams:
         each = self._open.get(request_id)
         if each is None or each.is_sent:
             return False
-        del self._open[request_id]
+        self._forget(each)
         return True
 
     def expire_unsent(self, now: float) -> None:
@@ -98,19 +115,28 @@ class OpenStreams:
         for each in were_sent:
             each.is_sent = each.is_started = False
             if each.stream.is_aborted:
-                del self._open[each.request.id]
+                self._forget(each)
             elif each.has_output:
                 self._fail(each, reason)
             elif each.num_deaths >= MAX_DEATHS:
                 self._fail(each, _SUSPECT)
+            else:
+                self._wait(each)
         return [each.request for each in self._open.values()]
 
     def _fail(self, each: _Open, reason: str) -> None:
-        del self._open[each.request.id]
+        self._forget(each)
         each.stream.fail(EngineDied(reason))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
         """Raise an error to the reader of each open stream."""
-        failed, self._open = self._open, {}
-        for each in failed.values():
+        for each in list(self._open.values()):
+            self._forget(each)
             each.stream.fail(make_error())
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.backlog.check()
+        assert all(each.is_sent or not each.has_output for each in self._open.values())
+        waiting = {name for name, each in self._open.items() if not (each.is_started or each.has_output)}
+        assert {name for name in self._open if name in self.backlog} == waiting

@@ -55,6 +55,7 @@ class ProcessClient:
         config: EngineConfig,
         *,
         max_num_waiting: int,
+        max_num_waiting_tokens: int | None = None,
         hang_timeout_s: float = 0.0,
         callbacks: EngineCallbacks | None = None,
         command: tuple[str, ...] = _COMMAND,
@@ -62,7 +63,7 @@ class ProcessClient:
         """hang_timeout_s: without a sign of progress, while there is work, until the process is killed; 0 is never.
         command: see EngineProcess."""
         self._config = config
-        self._queue = QueueLimit(max_num_waiting)
+        self._queue = QueueLimit(max_num_waiting, max_num_waiting_tokens)
         self._hang_timeout_s = hang_timeout_s
         self._callbacks = callbacks or EngineCallbacks()
         self._command = command
@@ -139,6 +140,7 @@ class ProcessClient:
             num_open=num_open,
             num_running=self._stats.running,
             num_waiting=max(self._stats.waiting, num_open - self._stats.running),
+            num_waiting_tokens=self._streams.backlog.num_tokens,
             seconds_since_progress=self._clock.silent_s(time.monotonic()) if num_open else 0.0,
             num_restarts=self._num_restarts,
         )
@@ -150,20 +152,33 @@ class ProcessClient:
             return None, None
         return loading.stage, min(1.0, loading.done / loading.total) if loading.total > 0 else None
 
-    def check_capacity(self, num_requests: int) -> None:
+    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
+        now = time.monotonic()
+        num_waiting = self._check_requests(num_requests, now)
+        waiting = self._streams.backlog.num_tokens
+        self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
+
+    def _check_requests(self, num_requests: int, now: float) -> int:
+        """How many would wait with so many more; raises as check_capacity."""
         if self._state is not EngineState.READY:
             raise EngineUnavailable(self._reason)
         # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
         num_places = self._stats.running if self._stats.waiting else self.info.max_num_seqs
-        self._queue.check(len(self._streams) + num_requests - num_places, time.monotonic())
+        num_waiting = len(self._streams) + num_requests - num_places
+        self._queue.check(num_waiting, now)
+        return num_waiting
 
-    def submit(self, request: EngineRequest) -> OutputStream:
-        self.check_capacity(1)
+    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> OutputStream:
+        self._check_requests(1, time.monotonic())
         if not self._streams:
             now = time.monotonic()
             self._clock.restart(now)  # it was idle
             self._queue.begin(now)
-        stream = self._streams.open(request, on_abort=lambda reason: self._abort(request.id, reason))
+        if num_new_tokens is None or not self._config.enable_prefix_caching:
+            num_new_tokens = len(request.prompt_ids)
+        stream = self._streams.open(
+            request, num_new_tokens=num_new_tokens, on_abort=lambda reason: self._abort(request.id, reason)
+        )
         self._send_requests()
         return stream
 

@@ -1,8 +1,9 @@
-"""QueueLimit: how many requests may wait, and when those that are refused should come back."""
+"""QueueLimit: how much may wait, and when those that are refused should come back."""
 
+import math
 from collections import deque
 
-from engine.errors import QueueFull
+from engine.errors import QueueFull, ShedReason
 
 _WINDOW_S = 60.0  # of requests that ended: long enough for a mean, short enough for a load that changes
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
@@ -11,8 +12,10 @@ _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
 class QueueLimit:
     """Follows how fast requests end. Times are time.monotonic(), in order."""
 
-    def __init__(self, max_num_waiting: int) -> None:
+    def __init__(self, max_num_waiting: int, max_num_tokens: int | None = None) -> None:
+        """max_num_tokens: prompt tokens of those that wait; None is no limit."""
         self._max_num_waiting = max_num_waiting
+        self._max_num_tokens = max_num_tokens
         self._busy_since_s = 0.0
         self._ends: deque[float] = deque()  # of the window
 
@@ -32,9 +35,26 @@ class QueueLimit:
             retry_after_s = self.drain_s(num_waiting, now)
             raise QueueFull(
                 f"{num_waiting} requests would wait; the limit is {self._max_num_waiting} (--max-num-waiting); "
-                f"try again in {retry_after_s:.0f} s",
+                f"try again in {math.ceil(retry_after_s)} s",
                 retry_after_s=retry_after_s,
             )
+
+    def check_tokens(self, num_tokens: int, *, waiting: int, num_waiting: int, now: float) -> None:
+        """Raise QueueFull if prompts of `num_tokens` are too much beside the `waiting` tokens of `num_waiting` others.
+
+        Behind an empty queue any prompt is taken, since one that is longer than the limit would never be otherwise.
+        """
+        limit = self._max_num_tokens
+        if limit is None or waiting == 0 or waiting + num_tokens <= limit:
+            return
+        surplus = min(waiting, waiting + num_tokens - limit)
+        retry_after_s = max(_MIN_RETRY_S, self.drain_s(num_waiting, now) * surplus / waiting)
+        raise QueueFull(
+            f"{waiting:,} prompt tokens wait, and this request has {num_tokens:,} or more; the limit is {limit:,} "
+            f"(--max-num-waiting-tokens); try again in {math.ceil(retry_after_s)} s, or shorten the prompt",
+            retry_after_s=retry_after_s,
+            reason=ShedReason.WAITING_TOKENS,
+        )
 
     def drain_s(self, num_waiting: int, now: float) -> float:
         """How long so many requests take at the recent rate, within bounds; if none has ended, as if one just had."""

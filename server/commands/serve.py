@@ -134,6 +134,7 @@ def _engine_client(
     return ProcessClient(
         engine_config,
         max_num_waiting=server_config.max_num_waiting,
+        max_num_waiting_tokens=server_config.max_num_waiting_tokens,
         hang_timeout_s=server_config.engine_hang_timeout,
         callbacks=EngineCallbacks(
             on_step=metrics.on_step,

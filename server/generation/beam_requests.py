@@ -44,7 +44,8 @@ class BeamRequests:
 
     def check_capacity(self) -> None:
         """Raise QueueFull or EngineUnavailable unless the engine could take a step of all searches now."""
-        self._client.check_capacity(self._options.width * len(self._params.prompts))
+        prompts = self._params.prompts
+        self._client.check_capacity(self._options.width * len(prompts), sum(len(prompt.ids) for prompt in prompts))
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         """One terminal output for each choice: the best beams of each prompt, best first. Raises as the streams of
@@ -74,7 +75,7 @@ class BeamRequests:
         while not search.is_over:
             requests = [self._request(index, search, beam, is_first=first is None) for beam in search.running]
             try:
-                outputs = await self._step(requests)
+                outputs = await self._step(requests, is_first=first is None)
             except _Ended as ended:
                 if ended.output.finish_reason is not FinishReason.TIMEOUT or first is None:
                     return [ended.output] * self._params.n
@@ -89,21 +90,21 @@ class BeamRequests:
         self._metrics.on_discarded(max(0, num_sampled - sum(each.beam.length for each in chosen)))
         return [self._output(each, first, is_timeout=timeout is not None) for each in chosen]
 
-    async def _step(self, requests: list[EngineRequest]) -> list[RequestOutput]:
+    async def _step(self, requests: list[EngineRequest], *, is_first: bool) -> list[RequestOutput]:
         """The outputs of the requests, all of which end with a token. Raises _Ended for one that does not."""
         async with contextlib.AsyncExitStack() as stack:
             streams = []
             for request in requests:
-                stream = await self._submit(request)
+                stream = await self._submit(request, None if is_first else 1)
                 stack.callback(stream.abort, AbortReason.CLIENT_GONE)  # does nothing to one that has ended
                 streams.append(stream)
             return [await _token(stream) for stream in streams]
 
-    async def _submit(self, request: EngineRequest) -> RequestStream:
+    async def _submit(self, request: EngineRequest, num_new_tokens: int | None) -> RequestStream:
         """Hand over a request; while the queue is full a search that has begun waits, as a running sequence does."""
         while True:
             try:
-                return self._client.submit(request)
+                return self._client.submit(request, num_new_tokens=num_new_tokens)
             except QueueFull:
                 await asyncio.sleep(_RETRY_S)
 

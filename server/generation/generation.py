@@ -141,10 +141,12 @@ class Generation:
 
     def _submit_choices(self) -> None:
         client = self._context.client
-        client.check_capacity(len(self._choices))
+        client.check_capacity(len(self._choices), sum(len(prompt.ids) for prompt in self._params.prompts))
         group = uuid.uuid4().hex
         for choice in self._choices:  # no await in this loop: the room just checked is still there
-            self._streams.append(client.submit(self._request(f"{group}-{choice.index}", choice.index)))
+            request = self._request(f"{group}-{choice.index}", choice.index)
+            shared = 0 if choice.index % self._params.n else None  # the prompt's first choice computes it for all
+            self._streams.append(client.submit(request, num_new_tokens=shared))
 
     def _request(self, request_id: str, index: int) -> EngineRequest:
         params = self._params

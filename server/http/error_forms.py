@@ -5,6 +5,7 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import Scope
 
+from engine.errors import Shed
 from server.errors import ErrorReply, describe
 from server.metrics.request_record import current_record
 from server.protocols.messages.errors import messages_error
@@ -21,7 +22,7 @@ def told(error: Exception, request_id: str) -> ErrorReply:
     """The reply to an exception, as `describe` has it, noted in the request's record."""
     reply = describe(error, request_id)
     if (record := current_record()) is not None:
-        record.note_error(reply.status, reply.code or reply.type)
+        record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
     return reply
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
+from engine.errors import ShedReason
 from engine.protocol import FinishReason
 
 CLIENT_GONE = 499  # nginx's status for it; nobody receives it
@@ -38,6 +39,7 @@ class RequestRecord:
         self.http_s = 0.0  # from its head to the end of its answer
         self.error_code: str | None = None
         self.error_status = 0
+        self.shed_reason: ShedReason | None = None  # why it was given up on before it ran
         # Of its generation, if there was one:
         self.has_begun = False
         self.num_choices = 0
@@ -57,9 +59,9 @@ class RequestRecord:
         if self._num_holders == 0:
             self._on_over(self)
 
-    def note_error(self, status: int, code: str) -> None:
+    def note_error(self, status: int, code: str, shed_reason: ShedReason | None = None) -> None:
         """An error that was told to the client, in whatever form."""
-        self.error_status, self.error_code = status, code
+        self.error_status, self.error_code, self.shed_reason = status, code, shed_reason
 
     def note_ends(self, reasons: Sequence[FinishReason]) -> None:
         """How its choices ended."""

@@ -39,6 +39,12 @@ _CHOICES: tuple[MetricSpec, ...] = (
         is_vllm=True,
     ),
     counter(
+        "requests_shed_total",
+        "Requests that were given up on before anything was computed for them, by reason: waiting_requests "
+        "(--max-num-waiting), waiting_tokens (--max-num-waiting-tokens).",
+        by="reason",
+    ),
+    counter(
         "service_tier_requests_total",
         "Accepted requests by service_tier (default, flex, priority); each choice counts once.",
         by="service_tier",
@@ -97,7 +103,7 @@ _CHOICES: tuple[MetricSpec, ...] = (
 _PROMPTS: tuple[MetricSpec, ...] = (
     histogram(
         "request_prompt_tokens",
-        "Length of a prompt, also of one that a full queue refused.",
+        "Length of a prompt; requests that a full queue refuses are mostly not read so far.",
         buckets.REQUEST_TOKENS,
         is_vllm=True,
     ),

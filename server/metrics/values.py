@@ -14,6 +14,7 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 
 from engine.client.interface import RestartReason
+from engine.errors import ShedReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
 from server.metrics.exposition import exposition
 from server.metrics.request_record import RequestRecord
@@ -48,6 +49,8 @@ class Metrics:
         self._wasted = {
             each: wasted.labels(model_name, each.value) for each in (FinishReason.ABORT, FinishReason.ERROR)
         }
+        shed = self._counters["requests_shed_total"]
+        self._shed = {reason: shed.labels(model_name, reason.value) for reason in ShedReason}
         restarts = self._counters["engine_restarts_total"]
         self._restarts = {reason: restarts.labels(model_name, reason.value) for reason in RestartReason}
         self._gauges["build_info"].labels(importlib.metadata.version("headrace")).set(1)
@@ -208,6 +211,8 @@ class Metrics:
         """Count a request that is over, its generation too."""
         labels = (record.route, record.outcome.value, record.error_code or "none")
         self._counters["requests_total"].labels(*labels).inc()
+        if record.shed_reason is not None:
+            self._shed[record.shed_reason].inc()
 
 
 def _exemplar(trace_id: str | None) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
-from server.http.disconnect import until_disconnect
+from server.http.preparing import QUEUE_HAS_ROOM, prepared
 from server.http.resume import resumable, resumed_by_header
 from server.protocols.chat import ChatFormatter
 from server.schemas.chat import ChatCompletionRequest
@@ -17,7 +17,7 @@ from server.schemas.chat import ChatCompletionRequest
 router = APIRouter(tags=["Chats and completions"])
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", dependencies=[QUEUE_HAS_ROOM])
 async def create_chat_completion(
     request: Request,
     context: Context,
@@ -26,7 +26,7 @@ async def create_chat_completion(
     """Answer a conversation, as a whole or as a stream."""
     if body.resumable and (stream := resumed_by_header(request)) is not None:
         return stream
-    params = await until_disconnect(chat_params(body, context, request.state.arrival_s), request.receive)
+    params = await prepared(request, context, chat_params(body, context, request.state.arrival_s))
     formatter = ChatFormatter(body, context.model_name, params.tokenizer)
     generation = Generation(context, params)
     if body.resumable:

@@ -9,19 +9,19 @@ from server.generation.generation import Generation
 from server.generation.infill import infill_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
-from server.http.disconnect import until_disconnect
+from server.http.preparing import QUEUE_HAS_ROOM, prepared
 from server.protocols.infill import InfillFormatter
 from server.schemas.infill import InfillRequest
 
 router = APIRouter(tags=["llama-server's"])
 
 
-@router.post("/infill")
+@router.post("/infill", dependencies=[QUEUE_HAS_ROOM])
 async def create_infill(
     request: Request, context: Context, body: Annotated[InfillRequest, Depends(json_body(InfillRequest))]
 ) -> Response:
     """Write what belongs between two pieces of code, as a whole or as a stream."""
-    params = await until_disconnect(infill_params(body, context, request.state.arrival_s), request.receive)
+    params = await prepared(request, context, infill_params(body, context, request.state.arrival_s))
     formatter = InfillFormatter(body, context.model_name)
     generation = Generation(context, params)
     return await answer(request, generation, formatter, stream=bool(body.stream), headers=params.headers)

@@ -14,6 +14,7 @@ from server.generation.prompts import chat_prompt
 from server.http.answer import answer
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
+from server.http.preparing import QUEUE_HAS_ROOM, prepared
 from server.protocols.field_names import client_names
 from server.protocols.messages.answer import MessagesFormatter
 from server.protocols.messages.errors import anthropic_words
@@ -26,14 +27,14 @@ from server.text.workers import ITEM_SIZE
 router = APIRouter(tags=["Anthropic's Messages"])
 
 
-@router.post("/v1/messages")
+@router.post("/v1/messages", dependencies=[QUEUE_HAS_ROOM])
 async def create_message(
     request: Request, context: Context, body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))]
 ) -> Response:
     """Answer a conversation as Anthropic's API does, as a whole or as a stream."""
     translated, chat = await _translated(body, context)
     with client_names(translated.names), anthropic_words():
-        params = await until_disconnect(chat_params(chat, context, request.state.arrival_s), request.receive)
+        params = await prepared(request, context, chat_params(chat, context, request.state.arrival_s))
     room = params.sampling.max_tokens  # all that fits: the chat has no limit of its own
     sampling = msgspec.structs.replace(params.sampling, max_tokens=min(room, body.max_tokens))
     params = replace(params, sampling=sampling)

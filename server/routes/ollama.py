@@ -16,7 +16,7 @@ from server.generation.generation import Generation
 from server.generation.params import GenerationParams, chat_params, completion_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
-from server.http.disconnect import until_disconnect
+from server.http.preparing import prepared
 from server.protocols.field_names import client_names, client_path
 from server.protocols.ollama.formatter import (
     AnswerWriter,
@@ -72,7 +72,7 @@ async def ollama_chat(
     with client_names(FIELD_NAMES):
         size = ITEM_SIZE * len(body.messages or [])
         chat = await context.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
-        params = await until_disconnect(chat_params(chat, context, request.state.arrival_s), request.receive)
+        params = await prepared(request, context, chat_params(chat, context, request.state.arrival_s))
     return await _answer(request, context, body, params, chat_answer, ignored)
 
 
@@ -93,7 +93,7 @@ async def ollama_generate(
             asking = completion_params(asked, context, request.state.arrival_s, default_max_tokens=None)
         else:
             asking = chat_params(asked, context, request.state.arrival_s)
-        params = await until_disconnect(asking, request.receive)
+        params = await prepared(request, context, asking)
     return await _answer(request, context, body, params, generate_answer, ignored)
 
 

@@ -11,6 +11,7 @@ from server.generation.generation import Generation
 from server.http.answer import answer
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
+from server.http.preparing import QUEUE_HAS_ROOM, prepared
 from server.http.resume import resumable, resumed_by_header, stream_run
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.params import num_input_tokens, response_params
@@ -22,7 +23,7 @@ from server.state.keeping import KeptResponse
 router = APIRouter(tags=["Responses"])
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", dependencies=[QUEUE_HAS_ROOM])
 async def create_response(
     request: Request,
     context: Context,
@@ -36,10 +37,9 @@ async def create_response(
         raise InvalidRequest("background is true and store is false; a background response is stored", param="store")
     owner = request.state.owner
     prompt = await prompt_items(body, context.store, owner)
-    params = await until_disconnect(
-        response_params(body, prompt.items, context, request.state.arrival_s, num_stored=prompt.num_stored),
-        request.receive,
-    )
+    arrival_s = request.state.arrival_s
+    asking = response_params(body, prompt.items, context, arrival_s, num_stored=prompt.num_stored)
+    params = await prepared(request, context, asking)
     formatter = ResponseFormatter(body, params, context.model_name)
     formatter.response.previous_response_id = body.previous_response_id
     if prompt.conversation_id is not None:

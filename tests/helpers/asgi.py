@@ -34,6 +34,7 @@ class RawRequest:
         self._may_read.set()
         self.task: asyncio.Task[None] | None = None
         self._app = app
+        self._rest: Message | None = None  # of a body that was truncated
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._messages.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
         self._scope = {
@@ -65,8 +66,14 @@ class RawRequest:
     def truncate_body(self) -> None:
         """Have only the first half of the body arrive; for use before entering."""
         message = self._messages.get_nowait()
-        half = message["body"][: len(message["body"]) // 2]
-        self._messages.put_nowait({**message, "body": half, "more_body": True})
+        size = len(message["body"]) // 2
+        self._rest = {**message, "body": message["body"][size:]}
+        self._messages.put_nowait({**message, "body": message["body"][:size], "more_body": True})
+
+    def complete_body(self) -> None:
+        """Have the rest of a truncated body arrive."""
+        assert self._rest is not None
+        self._messages.put_nowait(self._rest)
 
     def pause(self) -> None:
         """Read no more of the answer than its next piece."""

@@ -155,17 +155,18 @@ class FakeClient:
             num_open=self.num_open,
             num_running=self.num_open,
             num_waiting=0,
+            num_waiting_tokens=0,
             seconds_since_progress=self.seconds_since_progress,
             num_restarts=0,
         )
 
-    def check_capacity(self, num_requests: int) -> None:
+    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:  # noqa: ARG002
         if self.state is not EngineState.READY:
             raise EngineUnavailable(self.reason)
         if self.num_open + num_requests > self.capacity:
             raise QueueFull("the queue is full", retry_after_s=1.5)
 
-    def submit(self, request: EngineRequest) -> FakeStream:
+    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> FakeStream:  # noqa: ARG002
         self.check_capacity(1)
         stream = FakeStream(self, request, self.script(request))
         self.streams.append(stream)

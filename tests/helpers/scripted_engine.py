@@ -1,7 +1,8 @@
 """A stand-in for `python -m engine.process`: speaks the protocol, and does what the prompt of each request says.
 
 Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens and waits for an abort. [-3]: starts
-and exits. [-4]: starts, and hangs. [-5, n]: starts, says n times in a second that it is working, and ends.
+and exits. [-4]: starts, and hangs. [-5, n]: starts, says n times in a second that it is working, and ends. [-6, ...]:
+waits for an abort and never starts.
 """
 
 import os
@@ -86,6 +87,8 @@ def main() -> None:
             case AddRequest(request=request) if request.prompt_ids[0] == -2:
                 waiting[request.id] = request
                 send(StepOutputs([RequestOutput(id=request.id, new_ids=[1, 2])], StepStats(running=1)))
+            case AddRequest(request=request) if request.prompt_ids[0] == -6:
+                waiting[request.id] = request
             case AddRequest(request=request) if request.prompt_ids[0] in (-3, -4):
                 send(Started([request.id]))
                 if request.prompt_ids[0] == -3:

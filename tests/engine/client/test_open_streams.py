@@ -63,7 +63,7 @@ class Engines(RuleBasedStateMachine):
         request = EngineRequest(
             id=name, prompt_ids=[1], sampling=SamplingParams(max_tokens=9), arrival_s=0.0, deadline_s=deadline_s
         )
-        self.made[name] = self.streams.open(request, on_abort=lambda _: self._on_abort(name))
+        self.made[name] = self.streams.open(request, num_new_tokens=1, on_abort=lambda _: self._on_abort(name))
         self.deadlines[name] = deadline_s
         self.tokens[name], self.deaths[name] = [], 0
         self._send()
@@ -147,7 +147,8 @@ class Engines(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        """Every request is open, or has ended; what no engine has will be sent."""
+        """Every request is open, or has ended; what no engine has will be sent, and waits."""
+        self.streams.check()
         for name in self.made:
             is_open = name in self.streams
             assert is_open or name in self.ended
@@ -187,7 +188,7 @@ def _streams(*names: str) -> OpenStreams:
     """Requests that were sent to an engine."""
     streams = OpenStreams(on_discarded=lambda _: None)
     for name in names:
-        streams.open(_request(name), on_abort=lambda _: None)
+        streams.open(_request(name), num_new_tokens=7, on_abort=lambda _: None)
     streams.take_unsent()
     return streams
 
@@ -216,6 +217,20 @@ def test_requests_that_the_dead_engine_never_got_are_no_suspects() -> None:
     streams.engine_ended("it ended")
     for _ in range(MAX_DEATHS):  # the next ones die while they load
         assert [request.id for request in streams.engine_ended("it ended")] == ["cause"]
+
+
+def test_what_has_not_begun_is_in_the_backlog() -> None:
+    streams = _streams("a", "b", "c")
+    assert streams.backlog.num_tokens == 21
+    streams.start(["a", "a replay"])
+    streams.deliver(RequestOutput(id="b", new_ids=[1]))
+    assert streams.backlog.num_tokens == 7
+    streams.engine_ended("it ended")  # "b" has begun, and ends with it
+    assert streams.backlog.num_tokens == 14
+    streams.drop_unsent("c")
+    assert streams.backlog.num_tokens == 7
+    streams.fail_all(lambda: EngineDied("for good"))
+    assert streams.backlog.num_tokens == 0
 
 
 def test_progress_of_a_prompt_may_be_told_twice() -> None:

@@ -287,3 +287,24 @@ async def test_a_full_queue_refuses_at_admission() -> None:
         client.submit(_request("c", -2))
         with pytest.raises(QueueFull):
             client.submit(_request("d", -2))
+
+
+async def test_prompt_tokens_that_wait_are_bounded_and_a_longer_prompt_is_taken_behind_none() -> None:
+    async with _client(max_num_waiting_tokens=10) as client:
+        await client.wait_ready()
+        longer = _request("long", -6, *range(20))
+        client.check_capacity(1, len(longer.prompt_ids))
+        stream = client.submit(longer)
+        assert client.status().num_waiting_tokens == 21
+        with pytest.raises(QueueFull, match="21 prompt tokens wait, and this request has 1 or more; the limit is 10"):
+            client.check_capacity(1)
+        stream.abort(AbortReason.CLIENT_GONE)
+        await _until(lambda: client.status().num_open == 0)
+        client.submit(_request("a", -6, 1, 2, 3))
+        client.submit(_request("sibling", -6, 1, 2, 3), num_new_tokens=0)
+        client.check_capacity(1, 6)
+        with pytest.raises(QueueFull):
+            client.check_capacity(1, 7)
+        begun = client.submit(_request("begun", -2, 1, 2, 3))
+        await anext(aiter(begun))
+        assert client.status().num_waiting_tokens == 4

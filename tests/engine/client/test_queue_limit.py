@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.client.queue_limit import QueueLimit
-from engine.errors import QueueFull
+from engine.errors import QueueFull, ShedReason
 
 pytestmark = pytest.mark.fast
 
@@ -55,6 +55,41 @@ def test_an_idle_time_starts_anew() -> None:
         limit.count_end(1.0)
     limit.begin(30.0)
     assert limit.drain_s(5, 34.0) == pytest.approx(20.0)
+
+
+def test_tokens_are_refused_with_what_waits_what_was_given_and_the_limit() -> None:
+    limit = QueueLimit(100, 1000)
+    limit.begin(0.0)
+    limit.check_tokens(400, waiting=600, num_waiting=3, now=1.0)
+    with pytest.raises(QueueFull) as refused:
+        limit.check_tokens(401, waiting=600, num_waiting=3, now=1.0)
+    assert str(refused.value) == (
+        "600 prompt tokens wait, and this request has 401 or more; the limit is 1,000 (--max-num-waiting-tokens); "
+        "try again in 1 s, or shorten the prompt"
+    )
+    assert refused.value.reason is ShedReason.WAITING_TOKENS
+
+
+def test_a_prompt_beyond_the_limit_is_taken_behind_an_empty_queue() -> None:
+    limit = QueueLimit(100, 1000)
+    limit.check_tokens(5000, waiting=0, num_waiting=1, now=0.0)
+    with pytest.raises(QueueFull):
+        limit.check_tokens(5000, waiting=1, num_waiting=2, now=0.0)
+
+
+def test_without_a_limit_of_tokens_none_is_refused() -> None:
+    QueueLimit(100).check_tokens(10**9, waiting=10**9, num_waiting=100, now=0.0)
+
+
+@pytest.mark.parametrize(("num_tokens", "expected_s"), [(251, 1.0), (300, 6.25), (625, 46.875), (5000, 93.75)])
+def test_the_wait_is_for_the_tokens_that_are_too_many(num_tokens: int, expected_s: float) -> None:
+    limit = QueueLimit(100, 1000)
+    limit.begin(0.0)
+    for second in range(8):  # one in 1.25 seconds; 75 wait, of ten tokens each
+        limit.count_end(float(second))
+    with pytest.raises(QueueFull) as refused:
+        limit.check_tokens(num_tokens, waiting=750, num_waiting=75, now=10.0)
+    assert refused.value.retry_after_s == pytest.approx(expected_s)
 
 
 @given(st.lists(st.floats(0.0, 100.0)), st.integers(1, 10_000))

@@ -152,11 +152,11 @@ async def test_a_full_queue_is_waited_for_once_a_search_has_begun() -> None:
     class FullOnce(FakeClient):
         refusals = 2
 
-        def submit(self, request: EngineRequest) -> FakeStream:
+        def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> FakeStream:
             if len(self.streams) >= 2 and self.refusals:
                 self.refusals -= 1
                 raise QueueFull("the queue is full", retry_after_s=1)
-            return super().submit(request)
+            return super().submit(request, num_new_tokens=num_new_tokens)
 
     client = FullOnce(_language)
     answer = await _answer(client, TEXT_URL, {**TEXT, **BEAMS})

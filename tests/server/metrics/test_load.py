@@ -194,15 +194,13 @@ async def test_every_prompt_is_in_every_metric_of_prompts() -> None:
     await load.run(4, REPEAT)
     values = await load.metrics()
     prompts = [s.request for s in load.client.streams if _is_first_of_its_prompt(s.request)]
-    refused_by_queue = 1
-    for name in ("request_prompt_tokens", "request_params_n", "request_params_max_tokens"):
-        assert values[f"headrace_{name}_count"] == len(prompts) + refused_by_queue, name
+    for name in ("request_prompt_tokens", "request_params_n", "request_params_max_tokens"):  # a full queue reads none
+        assert values[f"headrace_{name}_count"] == len(prompts), name
     assert values["headrace_request_prefill_kv_computed_tokens_count"] == len(prompts)
     assert values["headrace_request_max_num_generation_tokens_count"] == len(prompts)
     computed = values["headrace_prompt_tokens_by_source_total local_compute"]
     assert values["headrace_request_prefill_kv_computed_tokens_sum"] == computed
-    num_choices = len(load.client.streams) + refused_by_queue
-    assert values["headrace_request_params_n_sum"] <= num_choices
+    assert values["headrace_request_params_n_sum"] <= len(load.client.streams)
 
 
 def _is_first_of_its_prompt(request: EngineRequest) -> bool:
