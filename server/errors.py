@@ -27,6 +27,10 @@ class InvalidApiKey(HeadraceError):
     """The request carries no key, or none of ours."""
 
 
+class InsufficientPermissions(HeadraceError):
+    """The request is for the server's operator, and whoever sent it is none."""
+
+
 class ModelNotFound(HeadraceError):
     """The request names a model that is not served here."""
 
@@ -103,6 +107,7 @@ _INVALID = "invalid_request_error"
 ERRORS: Mapping[type[Exception], _Kind] = {
     InvalidRequest: _Kind(400, _INVALID),  # its subclasses bring their own code
     InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
+    InsufficientPermissions: _Kind(403, _INVALID, "insufficient_permissions"),
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
     NotServed: _Kind(404, _INVALID, "not_served"),
     NotStored: _Kind(404, _INVALID),

@@ -20,6 +20,8 @@ from engine.errors import HeadraceError, InvalidRequest
 from server.errors import HeadersTooLarge, RequestTimeout, describe
 from server.http.connections import REFUSED_STATE, Admission, Connections
 
+PEER_STATE = "peer"  # in a scope's state: the connection's other end, where `client` may be what a proxy's header says
+
 _MAX_HEAD_BYTES = 128 * 1024  # while a head is incomplete; RequestMiddleware is stricter with complete ones
 _MAX_HEADER_LINES = 400  # trailers included
 _REFUSED_HEAD_S = 2.0  # for a connection too many to send its request
@@ -82,6 +84,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that writing is paused whenever the client does not keep up
+        self.app_state = {**self.app_state, PEER_STATE: self.client}
         self._admission = self._open.enter(self._client_address)
         if self._admission is Admission.DROPPED:
             self._on_closed(CloseReason.LIMIT)

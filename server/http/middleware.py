@@ -1,6 +1,5 @@
 """The layers around the routes, in pure ASGI: Starlette's BaseHTTPMiddleware would hide disconnects from handlers."""
 
-import hashlib
 import hmac
 import re
 import time
@@ -15,6 +14,7 @@ from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, TooManyCon
 from server.http.connections import REFUSED_STATE
 from server.http.error_forms import error_response, route_path, told
 from server.http.request_log import RequestLog
+from server.keys.caller import ANYBODY, Caller, key_caller
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
@@ -24,8 +24,6 @@ _DESCRIPTION = frozenset(
     {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}
 )
 OPEN_PATHS = PROBES | _DESCRIPTION
-
-NOBODY = ""  # the owner of what is made without a key
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -82,7 +80,8 @@ class _Exchange:
         self._record = RequestRecord(self.request_id, method, self._on_over)
         self._arrival_s = self._record.arrival_s
         set_current_record(self._record)
-        scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s, owner=NOBODY)
+        scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s)
+        set_caller(scope, ANYBODY)
 
     def _on_over(self, record: RequestRecord) -> None:
         self._context.metrics.count_request(record)
@@ -151,10 +150,10 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and route_path(scope) not in OPEN_PATHS:
-            scope["state"]["owner"] = self._owner(Headers(scope=scope))
+            set_caller(scope, self._caller(Headers(scope=scope)))
         await self._app(scope, receive, send)
 
-    def _owner(self, headers: Headers) -> str:
+    def _caller(self, headers: Headers) -> Caller:
         """Who the key makes the client. Raises InvalidApiKey.
 
         A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's.
@@ -169,9 +168,8 @@ class AuthMiddleware:
             raise InvalidApiKey(
                 "the request has no valid API key; send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
-        return key_owner(token)
+        return key_caller(token)
 
 
-def key_owner(key: bytes) -> str:
-    """The owner of what a client with this key makes: the same after a restart, and no way back to the key."""
-    return hashlib.blake2b(key, digest_size=16, person=b"headrace owner").hexdigest()
+def set_caller(scope: Scope, caller: Caller) -> None:
+    scope["state"].update(caller=caller, owner=caller.owner)

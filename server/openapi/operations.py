@@ -10,6 +10,7 @@ from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFul
 from server.errors import (
     AnswerTimeout,
     EventsDropped,
+    InsufficientPermissions,
     ModelNotFound,
     NotStored,
     StorageFailed,
@@ -183,7 +184,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /detokenize": Operation(answers={JSON: plain.Detokenized}, example={"tokens": [72, 105]}, errors=_MODEL),
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
-    "GET /metrics": Operation(answers={TEXT: None}),
+    "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
     "GET /version": Operation(answers={JSON: plain.ServerVersion}),
     "GET /live": Operation(answers={JSON: plain.Health}),
     "GET /ready": Operation(answers={JSON: plain.Health}, unready=plain.Health),

@@ -7,11 +7,12 @@ from starlette.responses import JSONResponse, Response
 
 from engine.client.interface import EngineState
 from server.http.body import Context
+from server.http.operators import METRICS_READERS
 
 router = APIRouter(tags=["Operations"])
 
 
-@router.get("/metrics")
+@router.get("/metrics", dependencies=[METRICS_READERS])
 async def metrics(request: Request, context: Context) -> Response:
     """Show all metrics in Prometheus's text format, or in OpenMetrics where that is asked for."""
     context.metrics.set("engine_ready", context.client.status().state is EngineState.READY)

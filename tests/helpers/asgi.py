@@ -27,6 +27,8 @@ class RawRequest:
         method: str = "POST",
         root_path: str = "",
         query: str = "",
+        client: tuple[str, int] | None = ("127.0.0.1", 50000),
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.sent: list[Message] = []
         self.is_paused = False  # the client reads nothing, and the application waits to send more
@@ -48,8 +50,9 @@ class RawRequest:
             "query_string": query.encode(),
             "root_path": root_path,
             "headers": list(headers),
-            "client": ("127.0.0.1", 50000),
+            "client": client,
             "server": ("127.0.0.1", 80),
+            "state": state or {},
         }
 
     async def __aenter__(self) -> Self:

@@ -43,7 +43,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "server": (
         "errors metrics config schemas text loadtest",
         "structured_outputs reasoning runs store",
-        "tools",
+        "tools keys",
         "text_model",
         "context",
         "generation",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
-from server.http.middleware import key_owner
+from server.keys.caller import key_owner
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
 from tests.helpers.sse import contents, events

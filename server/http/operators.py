@@ -1,0 +1,57 @@
+"""OPERATORS_ONLY, METRICS_READERS: dependencies of routes that are for whoever runs the server."""
+
+from fastapi import Depends, Request
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from server.errors import InsufficientPermissions
+from server.http.connection import PEER_STATE
+from server.http.peer import is_local
+from server.keys.caller import ANYBODY, Caller
+
+# A proxy on this machine is a local peer, whoever it speaks for; these say that there is one, or a web page.
+_OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "origin")
+
+
+def require_operator(scope: Scope) -> None:
+    """Raise InsufficientPermissions unless the request is an operator's.
+
+    With keys that is whoever has an admin's key. Without any it is whoever sits at this machine: the peer of the
+    connection counts, and nothing that a header says.
+    """
+    caller = caller_of(scope)
+    if caller.is_operator or (caller is ANYBODY and _is_from_here(scope)):
+        return
+    if caller is ANYBODY:
+        raise InsufficientPermissions(
+            "this is for the server's operator; it has no keys, so ask from its own machine, without a proxy or a web "
+            "page in between, or start it with --api-key and send that key"
+        )
+    raise InsufficientPermissions("this is for the server's operator; send an admin's key")
+
+
+def caller_of(scope: Scope) -> Caller:
+    caller: Caller = scope["state"]["caller"]
+    return caller
+
+
+def _is_from_here(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    if any(name in headers for name in _OF_OTHERS) or headers.get("sec-fetch-site", "none") != "none":
+        return False
+    state = scope["state"]
+    return is_local(state[PEER_STATE] if PEER_STATE in state else scope.get("client"))
+
+
+async def _operator(request: Request) -> None:  # FastAPI would run one that is no coroutine in a thread
+    require_operator(request.scope)
+
+
+async def _metrics_reader(request: Request) -> None:
+    caller = caller_of(request.scope)
+    if not (caller.reads_metrics or caller.is_operator):
+        raise InsufficientPermissions("metrics tell of all keys' requests; send an admin's key, or one for metrics")
+
+
+OPERATORS_ONLY = Depends(_operator)
+METRICS_READERS = Depends(_metrics_reader)
