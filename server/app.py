@@ -25,6 +25,7 @@ from server.routes import (
     models,
     ollama,
     operations,
+    pages,
     responses,
     stored_responses,
     streams,
@@ -50,6 +51,7 @@ ROUTERS = (
     operations.router,
     health.router,
     docs.router,
+    pages.router,
 )
 
 

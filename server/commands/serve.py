@@ -247,7 +247,7 @@ def _announce(info: EngineInfo, text_model: "TextModel", url: str, config: Serve
         return
     key = '-H "authorization: Bearer YOUR_KEY" ' if config.api_key else ""  # never the key: logs are read by many
     sys.stderr.write(
-        f"\nheadrace is ready at {url}\nTry:\n\n"
+        f"\nheadrace is ready. Chat in a browser: {url}/\nOver the API:\n\n"
         f"  curl -N {url}{path} {key}-H 'content-type: application/json' -d '{body}'\n\n"
     )
     sys.stderr.flush()

@@ -16,6 +16,7 @@ from server.http.error_forms import error_response, route_path, told
 from server.http.request_log import RequestLog
 from server.keys.caller import ANYBODY, Caller, key_caller
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
+from server.pages.files import NAMES as page_names
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
 PROBES = frozenset({"/live", "/ready", "/health"})
@@ -23,7 +24,9 @@ PROBES = frozenset({"/live", "/ready", "/health"})
 _DESCRIPTION = frozenset(
     {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}
 )
-OPEN_PATHS = PROBES | _DESCRIPTION
+# The pages' own files hold nothing of this server's. What the pages show they ask for, with a key.
+_PAGES = frozenset({"/", *(f"/assets/{name}" for name in page_names)})
+OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

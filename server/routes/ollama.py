@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from engine.errors import EngineUnavailable, InvalidRequest
 from server.context import ServerContext
@@ -133,12 +133,6 @@ async def ollama_show(
 async def ollama_version() -> Response:
     """Tell the version of Ollama that its clients may take this server for."""
     return _json(OllamaVersion(_OLLAMA_VERSION, importlib.metadata.version("headrace")))
-
-
-@router.api_route("/", methods=["GET", "HEAD"])
-async def root() -> PlainTextResponse:
-    """Tell that the server runs, for clients that look for Ollama here."""
-    return PlainTextResponse("headrace is running")
 
 
 async def _not_served(request: Request) -> Response:

@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "process commands",
     ),
     "server": (
-        "errors metrics config schemas text loadtest",
+        "errors metrics config schemas text loadtest pages",
         "structured_outputs reasoning runs store",
         "tools keys",
         "text_model",

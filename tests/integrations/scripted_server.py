@@ -17,6 +17,7 @@ from tests.helpers.fake_client import (
     IM_END,
     IM_START,
     FakeClient,
+    Script,
     Step,
     byte_tokenizer,
     engine_info,
@@ -147,8 +148,15 @@ class _Recorder:
 def scripted_server(
     turns: Sequence[Turn], *, aside: str = "A small task", **options: object
 ) -> Iterator[ScriptedServer]:
-    """Serves `turns` on a free port of the loopback interface, in a thread of its own. options: of ServerConfig."""
+    """Serves `turns`. options: of ServerConfig."""
     scripted = ScriptedServer(turns, aside)
+    app = make_app(scripted_client(scripted.reply), served_model_name=(MODEL,), **options)
+    with serving(_Recorder(app, scripted.answered)) as scripted.url:
+        yield scripted
+
+
+def scripted_client(script: Script) -> FakeClient:
+    """A client whose model has tools in its chat template, and a long context."""
     tokenizer = TokenizerInfo(
         tokenizer_json=byte_tokenizer(),
         chat_template=_CHAT_TEMPLATE,
@@ -157,16 +165,18 @@ def scripted_server(
         eos_token_ids=[IM_END],
         add_bos_token=False,
     )
-    client = FakeClient(scripted.reply, engine_info(tokenizer=tokenizer, max_model_len=_CONTEXT))
-    app = make_app(client, served_model_name=(MODEL,), **options)
-    config = uvicorn.Config(_Recorder(app, scripted.answered), log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
+    return FakeClient(script, engine_info(tokenizer=tokenizer, max_model_len=_CONTEXT))
+
+
+@contextlib.contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
+    """The address of `app`, served on a free port of the loopback interface, in a thread of its own."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        scripted.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), name="scripted-server")
         thread.start()
         try:
-            yield scripted
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -1,6 +1,5 @@
 """Open WebUI, over chat completions with tools, in a real browser."""
 
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +14,7 @@ from tests.integrations.scripted_server import ScriptedServer, scripted_server
 pytestmark = pytest.mark.integrations
 
 _START_TIMEOUT_S = 240.0  # its database is made at the first start
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TURNS = ("The river says **hello** to you.", "It said so a moment ago.")
-
-
-@pytest.fixture
-def browser() -> str:
-    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(_BROWSERS)} is installed")
-    return found
 
 
 @pytest.fixture

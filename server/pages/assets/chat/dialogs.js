@@ -1,0 +1,83 @@
+// The page's dialogs: a key, the request as code, a question to be sure, help with the keyboard.
+
+import { savedKey, saveKey } from "../shared/api.js";
+import { byId, copyButton, h } from "../shared/dom.js";
+import { examples } from "./request.js";
+
+function show(title, ...content) {
+  const dialog = byId("dialog");
+  dialog.replaceChildren(h("h2", { id: "dialog-title" }, title), ...content);
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+}
+
+const close = (value = "") => byId("dialog").close(value);
+
+/** Ask for the server's key. Returns whether one was entered. */
+export async function askKey(reason = "This server asks for a key.") {
+  const key = h("input", { type: "password", autocomplete: "off", "aria-label": "Key", placeholder: "Key", class: "grow", required: true });
+  const remember = h("input", { type: "checkbox" });
+  key.value = savedKey();
+  const form = h("form", { method: "dialog" },
+    h("p", {}, reason),
+    h("div", { class: "row" }, key),
+    h("p", {}, h("label", {}, remember, " Remember it in this browser")),
+    h("div", { class: "row end" },
+      h("button", { type: "button", onclick: () => close() }, "Cancel"),
+      h("button", { class: "primary", value: "entered" }, "Use this key")));
+  const entered = (await show("Key", form)) === "entered";
+  if (entered) saveKey(key.value.trim(), remember.checked);
+  return entered;
+}
+
+/** Show `body` as a request for a terminal and for programs. */
+export function showCode(body) {
+  const texts = examples(body, new URL(".", location.href).href, Boolean(savedKey()));
+  const code = h("code", {});
+  const pre = h("pre", { class: "example", tabindex: "0" }, code);
+  const tabs = Object.keys(texts).map((name) => h("button", { role: "tab", onclick: () => choose(name) }, name));
+  const choose = (name) => {
+    code.textContent = texts[name];
+    for (const tab of tabs) tab.setAttribute("aria-selected", String(tab.textContent === name));
+  };
+  choose("curl");
+  return show("This conversation over the API",
+    h("p", { class: "muted" }, "The request that asks for the next answer, with what you have set. Paste it and it runs."),
+    h("div", { class: "row" }, h("div", { role: "tablist", class: "tabs" }, tabs), h("span", { class: "spread" }), copyButton(() => code.textContent)),
+    pre,
+    h("div", { class: "row end" }, h("a", { class: "button", href: "docs", target: "_blank" }, "All of the API"), h("button", { class: "primary", onclick: () => close() }, "Close")));
+}
+
+/** Ask whether to do what cannot be undone. */
+export async function isSure(question, label) {
+  const answer = await show(question,
+    h("div", { class: "row end" },
+      h("button", { onclick: () => close() }, "Cancel"),
+      h("button", { class: "danger", onclick: () => close("yes") }, label)));
+  return answer === "yes";
+}
+
+/** Ask for a line of text; null if the question was left. */
+export async function askText(title, value) {
+  const input = h("input", { type: "text", "aria-label": title, class: "grow" });
+  input.value = value;
+  const form = h("form", { method: "dialog" },
+    h("div", { class: "row" }, input),
+    h("div", { class: "row end" }, h("button", { type: "button", onclick: () => close() }, "Cancel"), h("button", { class: "primary", value: "ok" }, "OK")));
+  return (await show(title, form)) === "ok" ? input.value.trim() : null;
+}
+
+export function showMessage(title, text) {
+  return show(title, h("p", {}, text), h("div", { class: "row end" }, h("button", { class: "primary", onclick: () => close() }, "Close")));
+}
+
+const KEYS = [
+  ["Enter", "Send"], ["Shift Enter", "New line"], ["Esc", "Stop the answer"], ["Ctrl Shift O", "New chat"],
+  ["/", "Go to the message field"], ["↑", "Edit the last question (in an empty field)"], ["Ctrl ,", "Settings"], ["?", "This help"],
+];
+
+export function showKeys() {
+  return show("Keyboard",
+    h("table", { class: "keys" }, KEYS.map(([key, what]) => h("tr", {}, h("td", {}, key.split(" ").map((part) => h("kbd", {}, part))), h("td", {}, what)))),
+    h("div", { class: "row end" }, h("button", { class: "primary", onclick: () => close() }, "Close")));
+}

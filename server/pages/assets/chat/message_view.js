@@ -1,0 +1,130 @@
+// How one message is shown, and what can be done with it.
+
+import { copyButton, h } from "../shared/dom.js";
+import { renderMarkdown } from "./markdown.js";
+import { siblingIds } from "./tree.js";
+import { renderTokens } from "./token_view.js";
+import { toolCallCards } from "./tool_view.js";
+
+const ENDS = {
+  length: "The answer was cut: it reached the longest length that is set, or the end of the context.",
+  stopped: "Stopped.",
+  timeout: "The answer was cut: its time was over.",
+  content_filter: "The answer was cut by a filter.",
+};
+
+/**
+ * An element for `node`; `element.update()` shows what has changed in it.
+ * `actions`: {showVersion, edit, regenerate, remove, answerCalls, retry, enterKey}.
+ */
+export function messageView(conversation, node, actions) {
+  const body = h("div", { class: "body" });
+  const notes = h("div", { class: "notes" });
+  const foot = h("div", { class: "foot" });
+  const element = h(
+    "article",
+    { class: `message ${node.role}`, "aria-label": { user: "You", assistant: "Answer", tool: "Tool result" }[node.role] },
+    body, notes, foot,
+  );
+  element.dataset.id = node.id;
+  element.update = node.role === "assistant"
+    ? () => updateAnswer({ conversation, node, actions, body, notes, foot, element })
+    : () => updateText({ conversation, node, actions, body, foot });
+  element.update();
+  return element;
+}
+
+function updateText({ conversation, node, actions, body, foot }) {
+  const files = (node.attachments ?? []).map(({ name, text }) =>
+    h("details", { class: "file" }, h("summary", {}, name), h("pre", { tabindex: "0" }, text)),
+  );
+  const label = node.role === "tool" ? h("div", { class: "muted small" }, `Result of ${node.toolName ?? "the tool"}`) : null;
+  body.replaceChildren(...[label, ...files, h("div", { class: "plain" }, node.content)].filter(Boolean));
+  const edit = h("button", { class: "quiet small", onclick: () => actions.edit(node) }, "Edit");
+  foot.replaceChildren(...versions(conversation, node, actions), copyButton(() => node.content), ...(node.role === "user" ? [edit] : []));
+}
+
+function updateAnswer({ conversation, node, actions, body, notes, foot, element }) {
+  const isRunning = node.isRunning === true;
+  element.setAttribute("aria-busy", String(isRunning));
+  const parts = (element.parts ??= { thought: null, text: h("div", { class: "text" }), calls: h("div"), wait: waiting() });
+  if (!parts.isPlaced) {
+    body.append(parts.text, parts.calls, parts.wait);
+    parts.isPlaced = true;
+  }
+  if (node.reasoning) showThought(parts, body, node, isRunning);
+  if (node.tokens) renderTokens(parts.text, node.tokens);
+  else renderMarkdown(parts.text, node.content, { isDone: !isRunning });
+  const key = JSON.stringify([node.toolCalls, isRunning, conversation.leafId === node.id]);
+  if (parts.callsKey !== key) {
+    parts.callsKey = key;
+    const canAnswer = !isRunning && conversation.leafId === node.id;
+    parts.calls.replaceChildren(...toolCallCards(node, canAnswer ? (results) => actions.answerCalls(node, results) : null));
+  }
+  parts.wait.hidden = !isRunning || Boolean(node.content || node.reasoning || node.toolCalls.length);
+  parts.wait.lastChild.textContent = node.progress ? ` Reading: ${node.progress.processed} of ${node.progress.total} tokens` : "";
+  if (isRunning) return notes.replaceChildren(), foot.replaceChildren();
+  notes.replaceChildren(...notesOf(node, actions));
+  foot.replaceChildren(
+    ...versions(conversation, node, actions),
+    copyButton(() => node.content || JSON.stringify(node.toolCalls, null, 2)),
+    h("button", { class: "quiet small", onclick: () => actions.regenerate(node) }, "Regenerate"),
+    h("button", { class: "quiet small", onclick: () => actions.remove(node), "aria-label": "Delete this answer" }, "Delete"),
+    h("span", { class: "spread" }),
+    ...stats(node),
+  );
+}
+
+const waiting = () => h("div", { class: "waiting" }, h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")), h("span", { class: "muted small" }));
+
+function showThought(parts, body, node, isRunning) {
+  if (!parts.thought) {
+    parts.thoughtText = h("div", { class: "text" });
+    parts.thoughtLabel = h("summary", {});
+    parts.thought = h("details", { class: "thought" }, parts.thoughtLabel, parts.thoughtText);
+    body.prepend(parts.thought);
+  }
+  parts.thoughtLabel.textContent = isRunning && !node.content ? "Thinking…" : "Thought";
+  renderMarkdown(parts.thoughtText, node.reasoning, { isDone: !isRunning || Boolean(node.content) });
+}
+
+function notesOf(node, actions) {
+  const notes = [];
+  if (ENDS[node.finishReason]) notes.push(h("p", { class: "note" }, ENDS[node.finishReason]));
+  if (node.error) {
+    const remedy = node.error.wantsKey
+      ? h("button", { onclick: () => actions.enterKey(node) }, "Enter a key")
+      : h("button", { onclick: () => actions.retry(node) }, "Try again");
+    const later = node.error.retryAfterS ? ` The server asks to wait ${node.error.retryAfterS} s.` : "";
+    notes.push(h("div", { class: "note error", role: "alert" }, h("span", {}, node.error.message + later), remedy));
+  }
+  return notes;
+}
+
+function versions(conversation, node, actions) {
+  const ids = siblingIds(conversation, node);
+  if (ids.length < 2) return [];
+  const at = ids.indexOf(node.id);
+  const step = (by, label, sign) =>
+    h("button", {
+      class: "quiet small", "aria-label": label, disabled: ids[at + by] === undefined,
+      onclick: () => actions.showVersion(ids[at + by]),
+    }, sign);
+  return [step(-1, "Previous version", "‹"), h("span", { class: "muted small" }, `${at + 1} / ${ids.length}`), step(1, "Next version", "›")];
+}
+
+function stats({ stats: told }) {
+  if (!told?.numTokens) return [];
+  const { numPromptTokens, numCachedTokens, numTokens, firstTokenMs, tokensPerSecond } = told;
+  const parts = [`${numPromptTokens} prompt tokens`];
+  if (numCachedTokens > 0) parts[0] += `, ${numCachedTokens} from the cache`;
+  if (firstTokenMs) parts.push(`first after ${seconds(firstTokenMs)}`);
+  parts.push(`${numTokens} tokens${tokensPerSecond ? ` at ${tokensPerSecond.toFixed(1)}/s` : ""}`);
+  const title =
+    numCachedTokens > 0
+      ? "The engine still had the beginning of this conversation in its KV cache and did not compute it again: the first token came sooner."
+      : "Nothing of this prompt was in the engine's KV cache.";
+  return [h("span", { class: "stats muted small", title }, parts.join(" · "))];
+}
+
+const seconds = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);

@@ -1,0 +1,43 @@
+// Which models the server has, and whether it answers.
+
+import { getJson } from "../shared/api.js";
+import { byId, h } from "../shared/dom.js";
+
+const RETRY_MS = 2000;
+const MODEL_KEY = "headrace.model";
+
+/** Ask for the models until the server tells them. `onKey()` asks for a key and returns whether there is one. */
+export async function connect(onKey) {
+  for (;;) {
+    try {
+      const { data } = await getJson("v1/models");
+      showModels(data);
+      const isReady = data.some((model) => model.max_model_len != null);
+      setState(isReady ? "" : "Loading the model…");
+      if (isReady) return data;
+    } catch (error) {
+      setState(error.wantsKey ? "A key is needed" : error.message, { isBad: true });
+      if (error.wantsKey && !(await onKey())) return [];
+    }
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+/** Say in the page's head what is wrong with the server; "" is nothing. */
+export function setState(text, { isBad = false } = {}) {
+  const state = byId("server-state");
+  state.textContent = text;
+  state.classList.toggle("bad", isBad);
+}
+
+function showModels(models) {
+  const select = byId("model");
+  const chosen = select.value || localStorage.getItem(MODEL_KEY);
+  select.replaceChildren(...models.map((model) => h("option", { value: model.id, selected: model.id === chosen }, shortName(model.id))));
+  select.title = select.value;
+  select.onchange = () => localStorage.setItem(MODEL_KEY, select.value);
+}
+
+const shortName = (id) => id.split("/").at(-1);
+
+export const model = () => byId("model").value;

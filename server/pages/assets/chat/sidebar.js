@@ -1,0 +1,45 @@
+// The list of conversations.
+
+import { byId, h } from "../shared/dom.js";
+import { titleOf } from "./tree.js";
+
+const DAY_MS = 24 * 3600 * 1000;
+
+/** Show `conversations`, newest first, by day. `actions`: {open, rename, remove}. */
+export function renderSidebar(conversations, currentId, actions) {
+  const wanted = byId("search").value.trim().toLowerCase();
+  const shown = conversations.filter((each) => each.rootIds.length > 0 && (!wanted || holds(each, wanted)));
+  const groups = Map.groupBy(shown, (each) => dayOf(each.updatedMs));
+  const list = byId("conversations");
+  const scrolled = list.scrollTop;
+  list.replaceChildren(
+    ...[...groups].map(([day, members]) =>
+      h("section", {}, h("h2", { class: "day" }, day), h("ul", {}, members.map((each) => item(each, each.id === currentId, actions)))),
+    ),
+    ...(shown.length === 0 ? [h("p", { class: "muted empty" }, wanted ? "Nothing found." : "Your conversations appear here. They stay in this browser.")] : []),
+  );
+  list.scrollTop = scrolled;
+}
+
+function item(conversation, isCurrent, actions) {
+  const title = titleOf(conversation);
+  return h(
+    "li", { class: isCurrent ? "current" : "" },
+    h("button", { class: "title", "aria-current": isCurrent ? "page" : null, title, onclick: () => actions.open(conversation) }, title),
+    h("button", { class: "icon tiny", "aria-label": `Rename “${title}”`, title: "Rename", onclick: () => actions.rename(conversation) }, "✎"),
+    h("button", { class: "icon tiny", "aria-label": `Delete “${title}”`, title: "Delete", onclick: () => actions.remove(conversation) }, "✕"),
+  );
+}
+
+function holds(conversation, wanted) {
+  if (titleOf(conversation).toLowerCase().includes(wanted)) return true;
+  return Object.values(conversation.nodes).some((node) => node.content.toLowerCase().includes(wanted));
+}
+
+function dayOf(ms) {
+  const midnight = new Date().setHours(0, 0, 0, 0);
+  if (ms >= midnight) return "Today";
+  if (ms >= midnight - DAY_MS) return "Yesterday";
+  if (ms >= midnight - 6 * DAY_MS) return "This week";
+  return new Date(ms).toLocaleDateString(undefined, { month: "long", year: "numeric" });
+}

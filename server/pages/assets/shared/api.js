@@ -1,0 +1,84 @@
+// Requests to the server: the key, errors in words, and streams of server-sent events.
+
+import { events } from "./sse.js";
+
+const KEY = "headrace.key";
+
+export const savedKey = () => sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "";
+
+/** Keep the key until the browser is closed, or with `remember` until it is replaced. */
+export function saveKey(key, remember) {
+  sessionStorage.removeItem(KEY);
+  localStorage.removeItem(KEY);
+  if (key) (remember ? localStorage : sessionStorage).setItem(KEY, key);
+}
+
+/** What the server, or the way to it, has against a request. `status` is 0 if there was no answer. */
+export class ApiError extends Error {
+  constructor(message, { status = 0, code = null, retryAfterS = null } = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.retryAfterS = retryAfterS;
+  }
+
+  get wantsKey() {
+    return this.status === 401;
+  }
+}
+
+/** The answer's JSON. `path` is relative to the page, since a proxy may have put the server under a prefix. */
+export async function getJson(path, { signal } = {}) {
+  const response = await send(path, { signal });
+  return response.json();
+}
+
+/** The chunks of a streamed answer, parsed. Ends at [DONE]; throws ApiError for an error in its midst, or a cut. */
+export async function* postStream(path, body, signal) {
+  const response = await send(path, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+    signal,
+  });
+  try {
+    for await (const { data } of events(response.body)) {
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new ApiError(chunk.error.message, { status: chunk.error.status ?? 500, code: chunk.error.code });
+      yield chunk;
+    }
+  } catch (error) {
+    throw asApiError(error);
+  }
+  throw new ApiError("The server closed the connection before the answer was complete.");
+}
+
+/** Yield each server-sent event's JSON until `signal` aborts or the server ends the stream. */
+export async function* getEvents(path, signal) {
+  const response = await send(path, { signal });
+  for await (const { data } of events(response.body)) yield JSON.parse(data);
+}
+
+async function send(path, options) {
+  const key = savedKey();
+  const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    throw asApiError(error);
+  }
+  if (response.ok) return response;
+  const told = await response.json().catch(() => null);
+  throw new ApiError(told?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`, {
+    status: response.status,
+    code: told?.error?.code,
+    retryAfterS: Number(response.headers.get("retry-after")) || null,
+  });
+}
+
+function asApiError(error) {
+  if (error instanceof ApiError || error.name === "AbortError") return error;
+  return new ApiError("The server cannot be reached.");
+}

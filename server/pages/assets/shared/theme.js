@@ -1,0 +1,16 @@
+// Light or dark: as the system has it, until the reader chooses.
+
+const KEY = "headrace.theme";
+
+export function applyTheme() {
+  const chosen = localStorage.getItem(KEY);
+  if (chosen) document.documentElement.dataset.theme = chosen;
+}
+
+export function switchTheme() {
+  const isDark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  localStorage.setItem(KEY, isDark ? "light" : "dark");
+  applyTheme();
+}

@@ -1,0 +1,49 @@
+"""The files of the pages: found when the server starts, read and packed when they are first asked for."""
+
+import functools
+import gzip
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+_MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+_PACKED = ".gz"  # libraries are kept so
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    """One file as it is sent."""
+
+    media_type: str
+    packed: bytes  # gzip
+    etag: str
+
+    @property
+    def plain(self) -> bytes:
+        return gzip.decompress(self.packed)
+
+
+def _find(folder: Traversable, prefix: str) -> dict[str, Traversable]:
+    found: dict[str, Traversable] = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found |= _find(entry, f"{prefix}{entry.name}/")
+        elif any(entry.name.removesuffix(_PACKED).endswith(suffix) for suffix in _MEDIA_TYPES):
+            found[prefix + entry.name.removesuffix(_PACKED)] = entry
+    return found
+
+
+# Name, as in "chat/main.js", to place.
+_PLACES = _find(resources.files("server.pages").joinpath("assets"), "")
+NAMES = frozenset(_PLACES)
+
+
+@functools.cache
+def page_file(name: str) -> PageFile:
+    """Raises KeyError for a name that is not one of NAMES."""
+    place = _PLACES[name]
+    data = place.read_bytes()
+    packed = data if place.name.endswith(_PACKED) else gzip.compress(data, 9, mtime=0)
+    suffix = name[name.rindex(".") :]
+    return PageFile(_MEDIA_TYPES[suffix], packed, f'"{hashlib.blake2b(packed, digest_size=12).hexdigest()}"')

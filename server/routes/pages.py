@@ -1,0 +1,49 @@
+"""GET /: the chat page, and the files that the pages are made of."""
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
+
+from server.pages.files import NAMES, page_file
+
+router = APIRouter()
+
+# The pages' own scripts run, and nothing else; they talk to this server alone. 'unsafe-inline' is missing for styles
+# too, so what a model writes cannot draw over a page.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # browsers ask whether the file is still the same: a new version shows at once
+    "vary": "accept-encoding",
+}
+
+
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+async def chat(request: Request) -> Response:
+    """Show the chat page to browsers. Programs that ask whether an Ollama server is there get a line of text."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return PlainTextResponse("headrace is running", headers={"vary": "accept"})
+    return _answer("chat.html", request)
+
+
+@router.api_route("/assets/{name:path}", methods=["GET", "HEAD"], include_in_schema=False)
+async def asset(request: Request, name: str) -> Response:
+    """Give a page what it is made of."""
+    if name not in NAMES or name.endswith(".html"):
+        raise HTTPException(404)
+    return _answer(name, request)
+
+
+def _answer(name: str, request: Request) -> Response:
+    file = page_file(name)
+    headers = {**_HEADERS, "etag": file.etag}
+    if request.headers.get("if-none-match") == file.etag:
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(file.packed, media_type=file.media_type, headers={**headers, "content-encoding": "gzip"})
+    return Response(file.plain, media_type=file.media_type, headers=headers)

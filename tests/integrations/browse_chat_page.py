@@ -1,0 +1,218 @@
+"""Uses the chat page in a real browser: run by test_chat_page.py with Playwright's Python.
+
+Arguments: the page's address, the browser's path, the path of axe-core's script, a folder for screenshots, and the
+address of a server that asks for the key "secret".
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+_QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+_SIZES = {"phone": (390, 844), "laptop": (1280, 800), "desk": (1920, 1080)}
+_FAULTS = {"serious", "critical"}
+
+
+def main(address: str, browser_path: str, axe: str, folder: str, locked_address: str) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=[*_QUIET])
+        with _page(browser, address) as page:
+            _markdown_is_shown_and_harmless(page)
+            _versions_and_branches(page)
+            _stop_keeps_what_is_there(page)
+            _an_error_is_told_and_tried_again(page)
+            _a_lost_server_is_told(page)
+            _conversations_are_kept(page)
+        with _page(browser, address) as page:
+            _tools_and_schemas(page)
+        with _page(browser, locked_address) as page:
+            _a_key_is_asked_for(page)
+        for name, size in _SIZES.items():
+            for scheme in ("light", "dark"):
+                with _page(browser, address, size, scheme) as page:
+                    _looks_right(page, axe, Path(folder) / f"{name}-{scheme}")
+        browser.close()
+
+
+@contextlib.contextmanager
+def _page(browser: Browser, address: str, size: tuple[int, int] = (1280, 800), scheme: str = "light") -> Iterator[Page]:
+    """A new page with a memory of its own, on which no script fails and nothing breaks the page's policy."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if _is_violation(message.text) else None)
+    page.on(
+        "request", lambda request: None if request.url.startswith((address, "data:")) else faults.append(request.url)
+    )
+    page.goto(address)
+    yield page
+    assert faults == [], faults
+    context.close()
+
+
+def _is_violation(text: str) -> bool:
+    """A style that a hostile answer brings is told, and refused, while the answer is cleaned of it."""
+    return "Content Security Policy" in text and "Applying inline style" not in text
+
+
+def _ask(page: Page, text: str) -> None:
+    page.locator("#input").fill(text)
+    page.keyboard.press("Enter")
+
+
+def _answer(page: Page, text: str) -> None:
+    expect(page.locator(".message.assistant").last).to_contain_text(text)
+    expect(page.locator("#send")).to_be_visible()
+
+
+def _choose_file(page: Page, field: str, name: str, content: bytes) -> None:
+    page.locator(field).set_input_files({"name": name, "mimeType": "application/octet-stream", "buffer": content})
+
+
+def _markdown_is_shown_and_harmless(page: Page) -> None:
+    _ask(page, "markdown")
+    _answer(page, "The end.")
+    answer = page.locator(".message.assistant").last
+    expect(answer.locator("h2")).to_have_text("A title")
+    expect(answer.locator("code .hljs-keyword").first).to_have_text("def")
+    expect(answer.locator("math")).to_have_count(2)
+    expect(answer.locator("table td").first).to_have_text("1")
+    expect(answer.get_by_text("$5 or $6")).to_have_count(1)
+    assert answer.locator("script, img, iframe, [onerror], b[style], [href^=javascript]").count() == 0
+    assert page.evaluate("window.wasHacked") is None
+    expect(answer.locator(".stats")).to_contain_text("prompt tokens")
+
+
+def _versions_and_branches(page: Page) -> None:
+    page.get_by_role("button", name="New chat").click()
+    _ask(page, "first question")
+    _answer(page, "echo: first question")
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.get_by_text("2 / 2")).to_be_visible()
+    _answer(page, "echo: first question")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Edit the message").fill("second question")
+    page.keyboard.press("Enter")
+    _answer(page, "echo: second question")
+    page.get_by_label("Previous version").first.click()
+    _answer(page, "echo: first question")
+    expect(page.get_by_text("2 / 2")).to_be_visible()  # the other answer to it is still there
+
+
+def _stop_keeps_what_is_there(page: Page) -> None:
+    _ask(page, "half and wait")
+    expect(page.locator(".message.assistant").last).to_contain_text("This is half")
+    page.keyboard.press("Escape")
+    expect(page.locator(".message.assistant").last).to_contain_text("Stopped.")
+    expect(page.locator(".message.assistant").last).to_contain_text("This is half")
+
+
+def _an_error_is_told_and_tried_again(page: Page) -> None:
+    _ask(page, "break once")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("the engine ended")
+    alert.get_by_role("button", name="Try again").click()
+    _answer(page, "echo: break once")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def _a_lost_server_is_told(page: Page) -> None:
+    page.context.set_offline(True)
+    _ask(page, "anyone there?")
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    expect(page.locator("#server-state")).to_contain_text("cannot be reached")
+    page.context.set_offline(False)
+    expect(page.locator("#server-state")).to_have_text("", timeout=10_000)
+    page.get_by_role("button", name="Try again").click()
+    _answer(page, "echo: anyone there?")
+
+
+def _conversations_are_kept(page: Page) -> None:
+    page.reload()
+    page.locator(".conversations").get_by_role("button", name="first question", exact=True).click()
+    _answer(page, "echo: anyone there?")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export all").click()
+    file = download.value.path()
+    assert len(json.loads(file.read_text())["conversations"]) == 2
+    page.locator("#import-file").set_input_files(
+        {"name": "c.json", "mimeType": "application/json", "buffer": file.read_bytes()}
+    )
+    expect(page.locator(".conversations li")).to_have_count(4)
+    page.get_by_label("Delete “first question”").first.click(force=True)
+    page.get_by_role("button", name="Delete", exact=True).last.click()
+    expect(page.locator(".conversations li")).to_have_count(3)
+    page.reload()
+    expect(page.locator(".conversations li")).to_have_count(3)
+    _choose_file(page, "#import-file", "c.json", b"{}")
+    expect(page.get_by_role("dialog")).to_contain_text("holds no headrace conversations")
+
+
+def _tools_and_schemas(page: Page) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Tools").fill('[{"name": "get_weather", "parameters": {"type": "object"}}]')
+    page.get_by_label("Close the settings").click()
+    _ask(page, "call the tool")
+    expect(page.locator(".call-name")).to_have_text("get_weather")
+    page.get_by_placeholder("What the tool answers").fill("17 degrees")
+    page.get_by_role("button", name="Send results").click()
+    _answer(page, "echo: 17 degrees")
+    page.get_by_label("Remove: Tools").click()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("JSON schema").fill('{"type": ')
+    expect(page.get_by_text("This is no JSON yet")).to_be_visible()
+    page.get_by_label("Close the settings").click()
+    _ask(page, "with a broken schema")
+    expect(page.get_by_role("dialog")).to_contain_text("cannot be read as JSON")
+    page.get_by_role("button", name="Close", exact=True).click()
+    expect(page.locator("#input")).to_have_value("with a broken schema")  # nothing that was typed is lost
+    page.get_by_label("Remove: JSON schema").click()
+    page.locator("#attach-file").set_input_files(
+        {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"a line of notes"}
+    )
+    page.get_by_role("button", name="Send").click()
+    _answer(page, "a line of notes")
+    page.get_by_role("button", name="API").click()
+    expect(page.get_by_role("dialog").locator("pre")).to_contain_text("curl -N")
+    page.get_by_role("tab", name="Python").click()
+    expect(page.get_by_role("dialog").locator("pre")).to_contain_text("client.chat.completions.create(")
+
+
+def _a_key_is_asked_for(page: Page) -> None:
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Key", exact=True).fill("wrong")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(dialog.get_by_label("Key", exact=True)).to_be_visible()
+    dialog.get_by_label("Key", exact=True).fill("secret")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#model option")).not_to_have_count(0)
+    _ask(page, "hello")
+    _answer(page, "echo: hello")
+
+
+def _looks_right(page: Page, axe: str, name: Path) -> None:
+    """Nothing sticks out and no accessibility fault is serious: at first, after an answer, with the settings open."""
+    for step, act in {
+        "empty": lambda: None,
+        "answer": lambda: (_ask(page, "markdown"), _answer(page, "The end."), time.sleep(0.3)),
+        "settings": lambda: page.get_by_role("button", name="Settings").click(),
+    }.items():
+        act()
+        page.screenshot(path=f"{name}-{step}.png")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            f"{name}-{step}: wider than the window"
+        )
+        # Playwright's own way past the page's policy, which refuses scripts from elsewhere.
+        page.evaluate(Path(axe).read_text())
+        faults = [each for each in page.evaluate("axe.run()")["violations"] if each["impact"] in _FAULTS]
+        assert not faults, [(each["id"], [node["html"] for node in each["nodes"]]) for each in faults]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

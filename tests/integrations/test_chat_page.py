@@ -1,0 +1,72 @@
+"""The chat page in a real browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import EngineUnavailable
+from engine.protocol import EngineRequest, FinishReason
+from tests.helpers.fake_client import Step, make_app, says
+from tests.integrations.programs import Workplace, npm_program, python_program
+from tests.integrations.scripted_server import scripted_client, serving
+
+pytestmark = pytest.mark.integrations
+
+_MARKDOWN = """\
+## A title
+
+It costs $O(n)$, or $5 or $6.
+
+```python
+def f(): return 1
+```
+
+$$\\sum_i x_i$$
+
+| a | b |
+| --- | --- |
+| 1 | 2 |
+
+<script>window.wasHacked = 1</script><img src=x onerror="window.wasHacked = 1"><b style="color: red">bold</b>
+![a picture](https://example.com/x.png) [a link](javascript:window.wasHacked=1)
+
+The end.
+"""
+_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+class _Script:
+    """Answers by what the last question says; all else is repeated."""
+
+    def __init__(self) -> None:
+        self._has_broken = False
+
+    def __call__(self, request: EngineRequest) -> list[Step]:
+        prompt = bytes(each for each in request.prompt_ids if each < 256).decode()
+        question = prompt.rpartition("user\n")[2].removesuffix("assistant\n").strip()
+        question = question.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
+        if question == "half and wait":
+            return [*says("This is half of it")(request)[:-1], None]
+        if question == "break once" and not self._has_broken:
+            self._has_broken = True
+            return [*says("This will")(request)[:-1], EngineUnavailable("the engine ended")]
+        text = {"markdown": _MARKDOWN, "call the tool": _CALL}.get(question, f"echo: {question}")
+        return says(text, per_step=5, finish=FinishReason.STOP)(request)
+
+
+@pytest.fixture
+def addresses() -> Iterator[tuple[str, str]]:
+    """Of a server, and of one that asks for a key."""
+    open_app = make_app(scripted_client(_Script()))
+    locked_app = make_app(scripted_client(_Script()), api_key=("secret",))
+    with serving(open_app) as open_url, serving(locked_app) as locked_url:
+        yield open_url, locked_url
+
+
+def test_the_chat_page(addresses: tuple[str, str], workplace: Workplace, browser: str, tmp_path: Path) -> None:
+    python = python_program("playwright", "python")
+    axe = npm_program("axe-core", "axe-core", "axe.min.js")
+    script = Path(__file__).with_name("browse_chat_page.py")
+    workplace.run([python, script, addresses[0], browser, axe, tmp_path, addresses[1]])
+    assert len(list(tmp_path.glob("*.png"))) == 18
