@@ -1,19 +1,22 @@
 """create_server: uvicorn around the application, without uvicorn's ways with signals. Slow to import."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
 from server.app import create_app
 from server.config import ServerConfig
 from server.context import ServerContext
-from server.http.connection import Connection, ConnectionLimits
+from server.http.certificates import Certificates
+from server.http.connection import CloseReason, Connection, ConnectionLimits
 from server.http.connections import Connections
+from server.http.proxies import ProxiedClients, TrustedProxies
+from server.http.tls_layer import TlsLayer
 from server.metrics.values import Metrics
 from server.store.entries import Entries
 
@@ -29,29 +32,47 @@ class HttpServer(uvicorn.Server):
 
 
 def create_server(
-    client: EngineClient, config: ServerConfig, engine_config: EngineConfig, metrics: Metrics, store: Entries
+    client: EngineClient,
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    metrics: Metrics,
+    store: Entries,
+    certificates: Certificates | None = None,
 ) -> tuple[HttpServer, ServerContext]:
-    """A server that is yet to serve, and the state of its application."""
+    """A server that is yet to serve, and the state of its application. certificates: for TLS."""
     app = create_app(client, config, engine_config, metrics, store)
+    trusted = TrustedProxies(config.network.proxies)
     uvicorn_config = uvicorn.Config(
-        app,
+        ProxiedClients(app, trusted, config.max_connections_per_client),
         log_config=None,
         access_log=False,  # server/http/request_log.py tells more
+        proxy_headers=False,  # it would believe every process of this machine
         server_header=False,
         root_path=config.root_path,
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
-        http=_protocol(config, metrics),  # type: ignore[arg-type] # called as the class would be
+        http=_protocol(config, metrics, trusted, certificates),  # type: ignore[arg-type] # called as the class would be
         ws="none",
     )
     return HttpServer(uvicorn_config), app.state.context
 
 
-def _protocol(config: ServerConfig, metrics: Metrics) -> Callable[..., HttpToolsProtocol]:
+def _protocol(
+    config: ServerConfig, metrics: Metrics, trusted: TrustedProxies, certificates: Certificates | None
+) -> Callable[..., asyncio.Protocol]:
     """What uvicorn makes for each connection."""
-    return partial(
+
+    def count_closed(reason: CloseReason) -> None:
+        metrics.count_closed_connection(reason.value)
+
+    plain = partial(
         Connection,
         limits=ConnectionLimits(head_s=config.http_header_timeout, write_s=config.http_write_timeout),
         connections=Connections(config.max_connections, config.max_connections_per_client),
-        on_closed=lambda reason: metrics.count_closed_connection(reason.value),
+        trusted=trusted,
+        on_closed=count_closed,
     )
+    if certificates is None:
+        return plain
+    on_failed = partial(count_closed, CloseReason.TLS_HANDSHAKE)
+    return lambda **given: TlsLayer(certificates.context, plain(**given), on_failed)

@@ -13,6 +13,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.commands.options import OPTIONS, OTHER_VARIABLES, PREFIX
 from server.config import ServerConfig
+from server.network_config import NetworkConfig
 
 # Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
 # our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".
@@ -32,7 +33,8 @@ def resolve(
     values.update(_from_file(file) if file is not None else ())
     values.update(_from_environ(environ))
     values.update((name, OPTIONS[name].parse(value, OPTIONS[name].flag)) for name, value in flags.items())
-    return _build(ServerConfig, values), _build(EngineConfig, values)
+    server_values = {**values, "network": _build(NetworkConfig, values)}
+    return _build(ServerConfig, server_values), _build(EngineConfig, values)
 
 
 def _build(config_class: type, values: Mapping[str, Any]) -> Any:

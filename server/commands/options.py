@@ -13,6 +13,7 @@ from typing import Any
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.config import ServerConfig
+from server.network_config import NetworkConfig
 
 PREFIX = "HEADRACE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -132,9 +133,9 @@ def _show(value: object) -> str:
 
 
 def options_of(config_class: type) -> list[Option]:
-    """The options that a config dataclass declares with engine.config.option, in its order."""
+    """The options that a config dataclass itself declares with engine.config.option, in its order."""
     hints = typing.get_type_hints(config_class)
-    return [_option_of(field, hints[field.name]) for field in dataclasses.fields(config_class)]
+    return [_option_of(field, hints[field.name]) for field in dataclasses.fields(config_class) if field.metadata]
 
 
 def _option_of(field: "dataclasses.Field[Any]", hint: Any) -> Option:
@@ -163,5 +164,7 @@ def _metavar_of(name: str, kind: type) -> str:
 
 
 OPTIONS: Mapping[str, Option] = {
-    option.name: option for config_class in (EngineConfig, ServerConfig) for option in options_of(config_class)
+    option.name: option
+    for config_class in (EngineConfig, ServerConfig, NetworkConfig)
+    for option in options_of(config_class)
 }

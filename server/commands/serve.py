@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Coroutine
 from functools import partial
@@ -18,16 +17,19 @@ from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, c
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.protocol import EngineInfo, Loading, TokenizerInfo
+from engine.protocol import Loading, TokenizerInfo
 from server.commands.activity_log import ActivityLog
-from server.commands.listener import listen, url_of
+from server.commands.announcement import announce
+from server.commands.listener import listening, url_of
 from server.commands.loading_display import loading_display
 from server.commands.open_files import allow_open_files
 from server.commands.service_manager import ServiceManager
 from server.commands.startup_times import LAST_PHASE, StartupTimes
 from server.config import LogLevel, MetricsAlias, ServerConfig
+from server.http.certificates import Certificates
 from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics
+from server.network_config import NetworkConfig
 from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
@@ -44,10 +46,6 @@ _MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers 
 _DRAIN_POLL_S = 0.05
 _STORE_TIMEOUT_S = 3.0  # for background responses that were ended to be stored
 
-_STORY = "Tell me a story about a river."
-_CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
-_COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
-
 
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
@@ -56,8 +54,9 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     _configure_logging(server_config)
     load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
     allow_open_files(server_config.max_connections)
-    with listen(server_config.host, server_config.port) as sock, open_store(server_config) as store:
-        return asyncio.run(_serve(sock, store, server_config, engine_config, began_s))
+    certificates = Certificates(server_config.network) if server_config.network.has_tls else None
+    with listening(server_config) as sock, open_store(server_config) as store:
+        return asyncio.run(_serve(sock, store, server_config, engine_config, certificates, began_s))
 
 
 def _configure_logging(config: ServerConfig) -> None:
@@ -69,7 +68,12 @@ def _configure_logging(config: ServerConfig) -> None:
 
 
 async def _serve(
-    sock: socket.socket, store: Entries, server_config: ServerConfig, engine_config: EngineConfig, began_s: float
+    sock: socket.socket,
+    store: Entries,
+    server_config: ServerConfig,
+    engine_config: EngineConfig,
+    certificates: Certificates | None,
+    began_s: float,
 ) -> int:
     """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again.
 
@@ -87,18 +91,22 @@ async def _serve(
     from server.commands.http_server import create_server
     from server.state.records import fail_interrupted
 
-    http, context = create_server(client, server_config, engine_config, metrics, store)
+    http, context = create_server(client, server_config, engine_config, metrics, store, certificates)
     start.context = context
     if server_config.data_dir is not None:
         await store.expire()
         if num_interrupted := await fail_interrupted(store):
             logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
     serving = asyncio.create_task(http.serve([sock]), name="http")
-    activity = asyncio.create_task(ActivityLog(metrics).run(), name="activity-log")
-    lag = asyncio.create_task(watch_loop(partial(metrics.observe, "event_loop_lag_seconds")), name="loop-lag")
-    pulse = asyncio.create_task(manager.pulse(), name="watchdog-pulse")
+    watches = [
+        asyncio.create_task(ActivityLog(metrics).run(), name="activity-log"),
+        asyncio.create_task(watch_loop(partial(metrics.observe, "event_loop_lag_seconds")), name="loop-lag"),
+        asyncio.create_task(manager.pulse(), name="watchdog-pulse"),
+        *_watch_certificates(certificates, server_config.network),
+    ]
+    url = url_of(sock, has_tls=certificates is not None)
     manager.loading(engine_config.model)
-    logger.info("listening on %s, loading %s", url_of(sock), engine_config.model)
+    logger.info("listening on %s, loading %s", url, engine_config.model)
     try:
         try:
             text_model = await _unless(stop_signal, start.finish(client))
@@ -110,8 +118,8 @@ async def _serve(
                 context.workers.run(tokenizer.prepare_for_long_texts, size=tokenizer.vocab_size)
             )
             gc.freeze()  # what is here stays: to look through it for garbage would hold up streams
-            _announce(client.info, text_model, url_of(sock), server_config)
-            manager.ready(url_of(sock))
+            announce(client.info, text_model, url, server_config)
+            manager.ready(url)
             await _run_until_stopped(stop_signal, client, context, server_config.shutdown_timeout)
             preparing.cancel()
         return 0
@@ -122,10 +130,16 @@ async def _serve(
         http.should_exit = True
         await serving
         context.workers.close()
-        lag.cancel()
-        activity.cancel()
-        pulse.cancel()
+        for watch in watches:
+            watch.cancel()
         manager.close()
+
+
+def _watch_certificates(certificates: Certificates | None, config: NetworkConfig) -> "list[asyncio.Task[None]]":
+    if certificates is None:
+        return []
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificates.reload)
+    return [asyncio.create_task(certificates.watch(), name="certificates")] if config.enable_ssl_refresh else []
 
 
 def _engine_client(
@@ -233,21 +247,3 @@ async def _drain(context: "ServerContext", timeout_s: float) -> None:
         await asyncio.sleep(_DRAIN_POLL_S)
     if left := status().num_open:
         logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)
-
-
-def _announce(info: EngineInfo, text_model: "TextModel", url: str, config: ServerConfig) -> None:
-    """Say what was chosen, where to call, and how."""
-    for note in info.notes:
-        logger.info("%s", note)
-    for warning in info.warnings:
-        logger.warning("%s", warning)
-    path, body = _CHAT if text_model.chat is not None else _COMPLETION
-    if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
-        logger.info("ready at %s", url)
-        return
-    key = '-H "authorization: Bearer YOUR_KEY" ' if config.api_key else ""  # never the key: logs are read by many
-    sys.stderr.write(
-        f"\nheadrace is ready. Chat in a browser: {url}/\nOver the API:\n\n"
-        f"  curl -N {url}{path} {key}-H 'content-type: application/json' -d '{body}'\n\n"
-    )
-    sys.stderr.flush()

@@ -18,7 +18,9 @@ from uvicorn.server import ServerState
 
 from engine.errors import HeadraceError, InvalidRequest
 from server.errors import HeadersTooLarge, RequestTimeout, describe
+from server.http.certificates import SUBJECT_STATE, subject_of
 from server.http.connections import REFUSED_STATE, Admission, Connections
+from server.http.proxies import TrustedProxies
 
 PEER_STATE = "peer"  # in a scope's state: the connection's other end, where `client` may be what a proxy's header says
 
@@ -43,6 +45,7 @@ class CloseReason(enum.StrEnum):
     HEADER_SIZE = "header_size"
     BODY_TIMEOUT = "body_timeout"  # of a body that came after its answer
     WRITE_TIMEOUT = "write_timeout"
+    TLS_HANDSHAKE = "tls_handshake"  # that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,13 @@ class Connection(HttpToolsProtocol):
         *,
         limits: ConnectionLimits,
         connections: Connections,
+        trusted: TrustedProxies,
         on_closed: Callable[[CloseReason], None],
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self._open = connections
+        self._trusted = trusted
         self._on_closed = on_closed
         self._admission = Admission.SERVED
         self._place = _Place.HEAD
@@ -85,7 +90,9 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that writing is paused whenever the client does not keep up
         self.app_state = {**self.app_state, PEER_STATE: self.client}
-        self._admission = self._open.enter(self._client_address)
+        address = self.client[0] if self.client is not None else None
+        self._counted_as = None if address is None or self._trusted.trusts(address) else address
+        self._admission = self._open.enter(self._counted_as)
         if self._admission is Admission.DROPPED:
             self._on_closed(CloseReason.LIMIT)
             transport.abort()
@@ -95,7 +102,7 @@ class Connection(HttpToolsProtocol):
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._open.leave(self._client_address)
+        self._open.leave(self._counted_as)
         self._stop_read_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
@@ -131,6 +138,10 @@ class Connection(HttpToolsProtocol):
             raise HeadersTooLarge  # the parser gives up, and send_400_response is called
 
     def on_headers_complete(self) -> None:
+        if self.scheme == "https" and SUBJECT_STATE not in self.app_state:
+            subject = subject_of(self.transport.get_extra_info("peercert"))
+            self.app_state = {**self.app_state, SUBJECT_STATE: subject}
+            self.scope["state"][SUBJECT_STATE] = subject
         self._place, self._head_bytes = _Place.BODY, 0
         self._stop_read_timer()
         super().on_headers_complete()
@@ -165,10 +176,6 @@ class Connection(HttpToolsProtocol):
         """An offer of another protocol may be declined without a word."""
 
     # --- limits -------------------------------------------------------------------------------------------------------
-
-    @property
-    def _client_address(self) -> str:
-        return self.client[0] if self.client else ""
 
     def _begin_head(self) -> None:
         self._place, self._head_bytes = _Place.HEAD, 0

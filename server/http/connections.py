@@ -28,25 +28,27 @@ class Connections:
     def __len__(self) -> int:
         return self._total
 
-    def enter(self, client: str) -> Admission:
-        """Count a new connection of `client`, an address."""
+    def enter(self, client: str | None) -> Admission:
+        """Count a new connection of `client`, an address; None for one that is shared by clients, as a proxy's is."""
         self._total += 1
+        in_all = _admission(self._total, self._limit)
+        if client is None:
+            return in_all
         self._by_client[client] += 1
-        return min(
-            _admission(self._total, self._limit),
-            _admission(self._by_client[client], self._limit_per_client),
-            key=[Admission.DROPPED, Admission.REFUSED, Admission.SERVED].index,
-        )
+        of_client = _admission(self._by_client[client], self._limit_per_client)
+        return min(in_all, of_client, key=[Admission.DROPPED, Admission.REFUSED, Admission.SERVED].index)
 
-    def leave(self, client: str) -> None:
+    def leave(self, client: str | None) -> None:
         self._total -= 1
+        if client is None:
+            return
         self._by_client[client] -= 1
         if not self._by_client[client]:
             del self._by_client[client]
 
     def check(self) -> None:
         """Assert the invariant."""
-        assert self._total == self._by_client.total()
+        assert self._total >= self._by_client.total()
         assert all(number > 0 for number in self._by_client.values())
 
 

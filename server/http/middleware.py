@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, TooManyConnections
+from server.http.certificates import SUBJECT_STATE
 from server.http.connections import REFUSED_STATE
 from server.http.error_forms import error_response, route_path, told
 from server.http.request_log import RequestLog
@@ -81,6 +82,8 @@ class _Exchange:
         self.status: int | None = None
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._record = RequestRecord(self.request_id, method, self._on_over)
+        self._record.client = scope["client"][0] if scope.get("client") else None
+        self._record.client_subject = scope.get("state", {}).get(SUBJECT_STATE)
         self._arrival_s = self._record.arrival_s
         set_current_record(self._record)
         scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s)

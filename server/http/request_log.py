@@ -69,6 +69,10 @@ def _fields(record: RequestRecord, model_name: str) -> dict[str, object]:
         "outcome": record.outcome.value,
         "request_id": record.request_id,
     }
+    if record.client is not None:
+        fields["client"] = record.client
+    if record.client_subject is not None:
+        fields["client_subject"] = record.client_subject
     if record.error_code is not None:
         fields["error"] = record.error_code
     if record.num_choices:

@@ -32,6 +32,8 @@ class RequestRecord:
         self.request_id = request_id
         self.method = method
         self.arrival_s = time.monotonic()
+        self.client: str | None = None  # its address; None through a Unix socket
+        self.client_subject: str | None = None  # of its certificate
         self.route = "unmatched"
         self.status = CLIENT_GONE
         self.request_bytes = 0

@@ -158,7 +158,7 @@ _SERVER: tuple[MetricSpec, ...] = (
         "http_connections_closed_total",
         MetricType.COUNTER,
         "Connections that the server ended against their client's will, by reason: limit (--max-connections), "
-        "header_timeout, header_size, body_timeout, write_timeout.",
+        "header_timeout, header_size, body_timeout, write_timeout, tls_handshake (that failed).",
         labels=("reason",),
     ),
     MetricSpec(

@@ -4,87 +4,12 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 
-from engine.config import EngineConfig
 from engine.protocol import AbortReason, RequestOutput
-from server.commands.http_server import create_server
-from server.commands.listener import listen
-from server.config import ServerConfig
-from server.metrics.values import Metrics
-from server.store.entries import Entries
-from server.store.opening import open_store
-from tests.helpers.fake_client import MODEL, FakeClient, Step, says
-
-DEADLINE_S = 20.0
-GET = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
-COMPLETION = json.dumps({"prompt": "a"}).encode()
-
-
-@dataclass
-class Served:
-    port: int
-    metrics: Metrics
-
-    def closed(self, reason: str) -> float:
-        """Connections that were ended for the reason."""
-        prefix = f'headrace_http_connections_closed_total{{reason="{reason}"}} '
-        lines = [line for line in self.metrics.render().decode().splitlines() if line.startswith(prefix)]
-        return float(lines[0].removeprefix(prefix)) if lines else 0.0
-
-    async def connect(self) -> "Peer":
-        return Peer(*await asyncio.open_connection("127.0.0.1", self.port))
-
-
-@dataclass
-class Peer:
-    """A client that sends bytes."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next answer."""
-        async with asyncio.timeout(DEADLINE_S):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            status, *lines = head.strip().split("\r\n")
-            headers = dict(line.split(": ", 1) for line in lines)
-            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
-        return int(status.split()[1]), headers, body
-
-    async def rest(self) -> bytes:
-        """All bytes until the server closes."""
-        async with asyncio.timeout(DEADLINE_S):
-            try:
-                return await self.reader.read()
-            except ConnectionError:
-                return b""
-
-    async def get(self) -> int:
-        self.writer.write(GET)
-        return (await self.answer())[0]
-
-
-@asynccontextmanager
-async def _serving(client: FakeClient | None = None, **options: object) -> AsyncIterator[Served]:
-    config = ServerConfig(**{"http_header_timeout": 0.5, "http_write_timeout": 0.5, **options})  # type: ignore[arg-type]
-    metrics = Metrics(MODEL)
-    with listen("127.0.0.1", 0) as sock, open_store(config) as store:
-        assert isinstance(store, Entries)
-        http, context = create_server(
-            client or FakeClient(says("x")), config, EngineConfig(model=MODEL), metrics, store
-        )
-        serving = asyncio.create_task(http.serve([sock]))
-        try:
-            yield Served(sock.getsockname()[1], metrics)
-        finally:
-            context.draining = True
-            http.should_exit = True
-            await serving
+from tests.helpers.fake_client import FakeClient, Step, says
+from tests.helpers.http_serving import DEADLINE_S, GET, serving
 
 
 def _post(length: int, *, path: str = "/v1/completions") -> bytes:
@@ -93,14 +18,14 @@ def _post(length: int, *, path: str = "/v1/completions") -> bytes:
 
 
 async def test_a_connection_that_sends_nothing_is_closed() -> None:
-    async with _serving() as server:
+    async with serving() as server:
         peer = await server.connect()
         assert await peer.rest() == b""
         assert server.closed("header_timeout") == 1
 
 
 async def test_a_slow_head_gets_408_however_steadily_it_comes() -> None:
-    async with _serving() as server:
+    async with serving() as server:
         peer = await server.connect()
         peer.writer.write(b"GET /v1/models HTTP/1.1\r\n")
 
@@ -119,7 +44,7 @@ async def test_a_slow_head_gets_408_however_steadily_it_comes() -> None:
 
 
 async def test_a_hundred_slow_heads_are_gone_and_others_are_served_meanwhile() -> None:
-    async with _serving() as server:
+    async with serving() as server:
         slow = [await server.connect() for _ in range(100)]
         for peer in slow:
             peer.writer.write(b"GET / HT")
@@ -129,7 +54,7 @@ async def test_a_hundred_slow_heads_are_gone_and_others_are_served_meanwhile() -
 
 
 async def test_the_head_of_a_later_request_has_its_time_from_its_first_byte() -> None:
-    async with _serving(http_header_timeout=1.0) as server:
+    async with serving(http_header_timeout=1.0) as server:
         peer = await server.connect()
         assert await peer.get() == 200
         await asyncio.sleep(1.5)  # longer than a head may take
@@ -142,7 +67,7 @@ async def test_the_head_of_a_later_request_has_its_time_from_its_first_byte() ->
 
 
 async def test_a_late_head_waits_for_the_answer_before_it() -> None:
-    async with _serving(FakeClient(lambda request: [RequestOutput(id=request.id, new_ids=[97]), None])) as server:
+    async with serving(FakeClient(lambda request: [RequestOutput(id=request.id, new_ids=[97]), None])) as server:
         peer = await server.connect()
         body = json.dumps({"prompt": "a", "stream": True}).encode()
         peer.writer.write(_post(len(body)) + body + GET[:10])
@@ -153,7 +78,7 @@ async def test_a_late_head_waits_for_the_answer_before_it() -> None:
 
 
 async def test_an_idle_connection_is_kept_and_then_closed() -> None:
-    async with _serving(timeout_keep_alive=1) as server:
+    async with serving(timeout_keep_alive=1) as server:
         peer = await server.connect()
         assert await peer.get() == 200
         began_s = time.monotonic()
@@ -164,7 +89,7 @@ async def test_an_idle_connection_is_kept_and_then_closed() -> None:
 
 async def test_a_slow_body_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.http.body._BODY_TIMEOUT_S", 0.5)
-    async with _serving() as server:
+    async with serving() as server:
         peer = await server.connect()
         peer.writer.write(_post(100) + b"{")
         status, headers, _ = await peer.answer()
@@ -174,7 +99,7 @@ async def test_a_slow_body_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_body_that_nobody_reads_does_not_hold_its_connection() -> None:
     """The answer does not need it, so no route's time-out sees it."""
-    async with _serving(api_key=("k",)) as server:
+    async with serving(api_key=("k",)) as server:
         peer = await server.connect()
         peer.writer.write(_post(10_000))
         assert (await peer.answer())[0] == 401
@@ -191,7 +116,7 @@ async def test_a_body_that_nobody_reads_does_not_hold_its_connection() -> None:
 
 
 async def test_a_connection_is_kept_after_a_body_that_came_behind_its_answer() -> None:
-    async with _serving(api_key=("k",), timeout_keep_alive=2) as server:
+    async with serving(api_key=("k",), timeout_keep_alive=2) as server:
         peer = await server.connect()
         peer.writer.write(_post(4))
         assert (await peer.answer())[0] == 401
@@ -212,7 +137,7 @@ async def test_a_connection_is_kept_after_a_body_that_came_behind_its_answer() -
     ids=["line", "target", "lines without an end", "lines"],
 )
 async def test_a_head_that_is_too_large_gets_431(head: bytes) -> None:
-    async with _serving() as server:
+    async with serving() as server:
         peer = await server.connect()
         peer.writer.write(head)
         status, headers, body = await peer.answer()
@@ -221,7 +146,7 @@ async def test_a_head_that_is_too_large_gets_431(head: bytes) -> None:
 
 
 async def test_trailers_without_an_end_are_cut_off() -> None:
-    async with _serving() as server:
+    async with serving() as server:
         peer = await server.connect()
         head = _post(0).replace(b"content-length: 0", b"transfer-encoding: chunked")
         peer.writer.write(head + b"2\r\n{}\r\n0\r\n" + b"x: y\r\n" * 5000)
@@ -230,7 +155,7 @@ async def test_trailers_without_an_end_are_cut_off() -> None:
 
 
 async def test_what_is_no_http_gets_400() -> None:
-    async with _serving() as server:
+    async with serving() as server:
         peer = await server.connect()
         peer.writer.write(b"\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n")
         status, _, body = await peer.answer()
@@ -240,7 +165,7 @@ async def test_what_is_no_http_gets_400() -> None:
 
 
 async def test_a_connection_too_many_gets_503_and_probes_are_answered() -> None:
-    async with _serving(max_connections=2) as server:
+    async with serving(max_connections=2) as server:
         held = [await server.connect() for _ in range(2)]
         assert [await peer.get() for peer in held] == [200, 200]
 
@@ -266,7 +191,7 @@ async def test_a_connection_too_many_gets_503_and_probes_are_answered() -> None:
 
 
 async def test_one_address_may_have_so_many() -> None:
-    async with _serving(max_connections_per_client=1) as server:
+    async with serving(max_connections_per_client=1) as server:
         first, second = await server.connect(), await server.connect()
         second.writer.write(GET)
         assert (await second.answer())[0] == 503
@@ -278,7 +203,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_request_ends() -> 
         return [RequestOutput(id=request.id, new_ids=[97] * 200) for _ in range(100_000)]  # type: ignore[attr-defined]
 
     client = FakeClient(endless)
-    async with _serving(client) as server:
+    async with serving(client) as server:
         loop = asyncio.get_running_loop()
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -295,7 +220,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_request_ends() -> 
 
 
 async def test_a_client_that_reads_slowly_gets_everything() -> None:
-    async with _serving(FakeClient(says("a" * 60_000, per_step=100))) as server:
+    async with serving(FakeClient(says("a" * 60_000, per_step=100))) as server:
         peer = await server.connect()
         body = json.dumps({"prompt": "a", "stream": True, "max_tokens": 99}).encode()
         peer.writer.write(_post(len(body)) + body)
@@ -309,7 +234,7 @@ async def test_a_client_that_reads_slowly_gets_everything() -> None:
 
 
 async def test_an_upgrade_is_declined() -> None:
-    async with _serving() as server:
+    async with serving() as server:
         peer = await server.connect()
         peer.writer.write(
             b"GET /live HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"

@@ -41,6 +41,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "process commands",
     ),
     "server": (
+        "network_config",
         "errors metrics config schemas text loadtest pages",
         "structured_outputs reasoning runs store",
         "tools keys",

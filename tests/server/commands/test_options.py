@@ -11,6 +11,7 @@ from engine.errors import OptionError, StartupError
 from server.commands.option_sources import resolve
 from server.commands.options import OPTIONS, OTHER_VARIABLES, options_of
 from server.config import LogLevel, ServerConfig
+from server.network_config import CertReqs, NetworkConfig
 from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.fast
@@ -22,8 +23,9 @@ def write_config(folder: Path, text: str) -> Path:
     return path
 
 
-def test_every_field_of_both_configs_is_one_option() -> None:
-    fields = [field.name for config in (ServerConfig, EngineConfig) for field in dataclasses.fields(config)]
+def test_every_field_of_the_configs_is_one_option() -> None:
+    configs = (ServerConfig, NetworkConfig, EngineConfig)
+    fields = [field.name for config in configs for field in dataclasses.fields(config) if field.name != "network"]
     assert sorted(OPTIONS) == sorted(fields)  # equal lengths too: no name is in both
 
 
@@ -196,3 +198,31 @@ def test_head_is_quantized_only_with_the_other_weights(quantization: str) -> Non
 def test_group_size_is_a_multiple_of_32_for_what_has_groups(quantization: str, size: str) -> None:
     with pytest.raises(StartupError, match=rf"--quantization-group-size is '?{size}"):
         resolve({"quantization_group_size": size, "quantization": quantization}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"ssl_keyfile": "k"}, "--ssl-keyfile needs --ssl-certfile"),
+        ({"ssl_ca_certs": "c"}, "--ssl-ca-certs needs --ssl-certfile"),
+        ({"ssl_cert_reqs": "2"}, "--ssl-cert-reqs needs --ssl-certfile"),
+        ({"ssl_certfile": "c", "ssl_cert_reqs": "required"}, "--ssl-cert-reqs needs --ssl-ca-certs"),
+        ({"ssl_certfile": "c", "ssl_ca_certs": "a", "ssl_cert_reqs": "0"}, "--ssl-cert-reqs none asks for none"),
+        ({"ssl_cert_reqs": "3"}, "--ssl-cert-reqs is '3'; it must be one of none, optional, required"),
+        ({"uds_mode": "rw"}, "--uds-mode is 'rw'; it must be three octal digits, such as 600 or 660"),
+        ({"uds_mode": "999"}, "--uds-mode is '999'"),
+        ({"forwarded_allow_ips": ["proxy.example"]}, "--forwarded-allow-ips is 'proxy.example'; it must be an address"),
+        ({"forwarded_allow_ips": ["10.0.0.1/8"]}, "--forwarded-allow-ips is '10.0.0.1/8'"),
+    ],
+)
+def test_network_options_that_will_not_do_are_refused(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        resolve(flags, {}, None)
+
+
+def test_network_options_have_the_values_that_other_servers_use() -> None:
+    flags = {"ssl_certfile": "c", "ssl_ca_certs": "a", "ssl_cert_reqs": "2", "forwarded_allow_ips": ["10.0.0.1, unix"]}
+    network = resolve(flags, {}, None)[0].network
+    assert network.cert_reqs is CertReqs.REQUIRED
+    assert network.proxies == ("10.0.0.1", "unix")
+    assert NetworkConfig(ssl_certfile="c").cert_reqs is CertReqs.NONE

@@ -13,6 +13,7 @@ from server.http.connection import PEER_STATE, Connection, ConnectionLimits
 from server.http.connections import Connections
 from server.http.operators import OPERATORS_ONLY
 from server.http.peer import is_local
+from server.http.proxies import TrustedProxies
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
@@ -107,6 +108,7 @@ async def _over_connection(peer: tuple[str, int]) -> bytes:
         {},
         limits=ConnectionLimits(head_s=5, write_s=5),
         connections=Connections(8, None),
+        trusted=TrustedProxies(()),
         on_closed=lambda _: None,
     )
     connection.connection_made(transport)

@@ -24,6 +24,7 @@ def _lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     lines = [dict(vars(record)["fields"]) for record in caplog.records if record.name == LOGGER]
     for line in lines:
         assert line.pop("duration_s") >= 0
+        assert line.pop("client") == "127.0.0.1"
     return lines
 
 

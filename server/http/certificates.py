@@ -1,0 +1,145 @@
+"""Certificates: the TLS of new connections, made anew when its files change."""
+
+import asyncio
+import logging
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+from engine.errors import StartupError
+from server.network_config import CertReqs, NetworkConfig
+
+logger = logging.getLogger(__name__)
+
+SUBJECT_STATE = "client_subject"  # in a scope's state: whose certificate the client showed, or None
+
+_POLL_S = 1.0
+_VERIFY = {
+    CertReqs.NONE: ssl.CERT_NONE,
+    CertReqs.OPTIONAL: ssl.CERT_OPTIONAL,
+    CertReqs.REQUIRED: ssl.CERT_REQUIRED,
+}
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class Certificates:
+    """A context for each set of files. Connections keep the one that they began with."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        """Raises StartupError."""
+        self._config = config
+        self._stamp = self._look()
+        self.context = make_context(config)
+
+    def reload(self) -> None:
+        """Take the files up again. A fault in them is logged, and what was taken before stays."""
+        self._stamp = self._look()
+        try:
+            self.context = make_context(self._config)
+        except StartupError as error:
+            logger.error("the certificate stays as it was: %s", error)
+        else:
+            logger.info("new connections get the certificate that is now in %s", self._config.ssl_certfile)
+
+    async def watch(self, poll_s: float = _POLL_S) -> None:
+        """Reload when the files have changed, and then not for one poll: certificate and key are written in turn."""
+        last = self._stamp
+        while True:
+            await asyncio.sleep(poll_s)
+            now = self._look()
+            if now == last != self._stamp:
+                self.reload()
+            last = now
+
+    def _look(self) -> _Stamp:
+        """What differs once a file is another one."""
+        config = self._config
+        return tuple(_stamp(path) for path in (config.ssl_certfile, config.ssl_keyfile, config.ssl_ca_certs) if path)
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def make_context(config: NetworkConfig) -> ssl.SSLContext:
+    """TLS 1.2 and later with the certificate of the options. Raises StartupError."""
+    assert config.ssl_certfile is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    _load_own(context, config.ssl_certfile, config.ssl_keyfile, config.ssl_keyfile_password)
+    if config.ssl_ca_certs is not None:
+        _load_authorities(context, config.ssl_ca_certs)
+    context.verify_mode = _VERIFY[config.cert_reqs]
+    return context
+
+
+def _load_own(context: ssl.SSLContext, certfile: str, keyfile: str | None, password: str | None) -> None:
+    if "-----BEGIN CERTIFICATE-----" not in _read("--ssl-certfile", certfile):
+        raise StartupError(f"--ssl-certfile {certfile} has no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+    flag, path = ("--ssl-certfile", certfile) if keyfile is None else ("--ssl-keyfile", keyfile)
+    key = _read(flag, path)
+    if "PRIVATE KEY-----" not in key:
+        remedy = "; name the key's file with --ssl-keyfile" if keyfile is None else ""
+        raise StartupError(f"{flag} {path} has no private key in PEM form (-----BEGIN PRIVATE KEY-----){remedy}")
+    is_encrypted = "ENCRYPTED" in key
+    if is_encrypted and password is None:
+        raise StartupError(f"the key in {path} is encrypted; give its password in HEADRACE_SSL_KEYFILE_PASSWORD")
+    try:
+        context.load_cert_chain(certfile, keyfile, lambda: password or "")  # without one OpenSSL asks the terminal
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise StartupError(f"the key in {path} is not that of the certificate in {certfile}") from error
+        hint = "; is its password right?" if is_encrypted else ""
+        raise StartupError(
+            f"the certificate in {certfile} or its key in {path} cannot be read{hint} ({error})"
+        ) from error
+
+
+def _load_authorities(context: ssl.SSLContext, path: str) -> None:
+    _read("--ssl-ca-certs", path)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise StartupError(f"--ssl-ca-certs {path} has no certificates in PEM form ({error})") from error
+
+
+def _read(flag: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="latin-1")
+    except OSError as error:
+        raise StartupError(f"cannot read {flag} {path}: {error.strerror}") from error
+
+
+_SHORT = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "localityName": "L",
+    "stateOrProvinceName": "ST",
+    "countryName": "C",
+}
+
+
+def subject_of(certificate: dict[str, Any] | None) -> str | None:
+    """Whose certificate it is, as "CN=alice,O=Example", from what ssl tells of a checked one; None if there is none.
+
+    What could be taken for the end of a value or of a line is escaped as RFC 4514 has it, and so are blanks.
+    """
+    if not certificate:
+        return None
+    names = [pair for group in certificate.get("subject", ()) for pair in group]
+    return ",".join(f"{_SHORT.get(kind, kind)}={_escape(value)}" for kind, value in reversed(names))
+
+
+def _escape(value: str) -> str:
+    return "".join(
+        char if char.isprintable() and char not in ' ,+"\\<>;=#' else "".join(f"\\{b:02x}" for b in char.encode())
+        for char in value
+    )

@@ -1,0 +1,110 @@
+"""Who a request's client is: what trusted proxies say of it, and nobody else."""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.http.connections import REFUSED_STATE
+from server.network_config import ANY_PROXY, UNIX_PROXY
+
+_SCHEMES = frozenset({"http", "https"})
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class TrustedProxies:
+    """--forwarded-allow-ips."""
+
+    def __init__(self, proxies: Iterable[str]) -> None:
+        """proxies: addresses, networks, UNIX_PROXY and ANY_PROXY."""
+        self._words = frozenset(proxies) & {ANY_PROXY, UNIX_PROXY}
+        self._networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy not in self._words]
+
+    def trusts(self, peer: str | None) -> bool:
+        """Whether what this peer says of a client is believed. peer: an address; None is the Unix socket's."""
+        if ANY_PROXY in self._words:
+            return True
+        if peer is None:
+            return UNIX_PROXY in self._words
+        address = _address(peer)
+        return address is not None and any(address in network for network in self._networks)
+
+    def client_of(self, forwarded_for: str) -> str | None:
+        """The nearest client that no trusted proxy speaks for, from the values of X-Forwarded-For joined by commas.
+
+        Each proxy adds whom it was asked by at the right, and all to the left of a stranger is the stranger's word. If
+        every address is trusted, it is the first one. None where the header holds no address in that place.
+        """
+        addresses = [_address(part) for part in forwarded_for.split(",")]
+        if ANY_PROXY in self._words:
+            return _text(addresses[0])
+        for address in reversed(addresses):
+            if address is None or not self.trusts(str(address)):
+                return _text(address)
+        return _text(addresses[0])
+
+
+def _text(address: _Address | None) -> str | None:
+    return None if address is None else str(address)
+
+
+def _address(text: str) -> _Address | None:
+    """Of "10.0.0.1", "10.0.0.1:80", "2001:db8::1" or "[2001:db8::1]:80"; "::ffff:10.0.0.1" is the first."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if mapped is not None else address
+
+
+class ProxiedClients:
+    """The outermost layer: gives a request that comes through a trusted proxy its client's address and scheme.
+
+    --max-connections-per-client then counts the requests that are open for each such client, in place of the proxy's
+    connections.
+    """
+
+    def __init__(self, app: ASGIApp, trusted: TrustedProxies, limit_per_client: int | None) -> None:
+        self._app = app
+        self._trusted = trusted
+        self._limit = limit_per_client
+        self._open: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._trusted.trusts(_host(scope["client"])):
+            await self._app(scope, receive, send)
+            return
+        if (scheme := _joined(scope["headers"], b"x-forwarded-proto").strip().lower()) in _SCHEMES:
+            scope["scheme"] = scheme
+        client = self._trusted.client_of(_joined(scope["headers"], b"x-forwarded-for"))
+        if client is None:
+            await self._app(scope, receive, send)
+            return
+        scope["client"] = (client, 0)
+        self._open[client] += 1
+        if self._limit is not None and self._open[client] > self._limit:
+            scope["state"][REFUSED_STATE] = True
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+
+
+def _host(client: tuple[str, int] | None) -> str | None:
+    """The address; None for who came through the Unix socket."""
+    return client[0] if client is not None else None
+
+
+def _joined(headers: Headers, wanted: bytes) -> str:
+    """All values of a header, as one."""
+    return ",".join(value.decode("latin-1") for name, value in headers if name == wanted)

@@ -1,0 +1,165 @@
+"""TlsLayer: TLS between a connection's transport and the protocol of what is inside it.
+
+asyncio's own (`create_server(ssl=...)`) tells a protocol of a connection after its handshake. Then connections in their
+handshake are counted by nobody, and one has 60 s for it. Here the protocol sees its connection at once, so that its
+limits on number and time hold for handshakes too, and writing is paused by the state of the transport alone.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+_READ_BYTES = 64 * 1024
+_PLAIN_TEXT = b"this port speaks HTTPS; use https://\n"
+_PLAIN_ANSWER = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
+) % (len(_PLAIN_TEXT), _PLAIN_TEXT)
+
+
+class TlsLayer(asyncio.Protocol):
+    """The transport's protocol. It gives `inner` a transport of its own, decrypted bytes, and all other calls."""
+
+    def __init__(self, context: ssl.SSLContext, inner: asyncio.Protocol, on_failed: Callable[[], None]) -> None:
+        """on_failed: called when a handshake fails, but not for one that its client does not finish."""
+        self._inner = inner
+        self._on_failed = on_failed
+        self._received = ssl.MemoryBIO()  # encrypted bytes from the client
+        self._to_send = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
+        self._is_open = False  # the handshake is done
+
+    # --- the transport's calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._inner.connection_made(_Inside(self, self._transport, self._tls))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        self._received.write(data)
+        if not self._is_open:
+            self._shake_hands()
+        if self._is_open:
+            self._read()
+
+    def _shake_hands(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+        except ssl.SSLError as error:
+            if error.reason == "HTTP_REQUEST":
+                self._transport.write(_PLAIN_ANSWER)
+            else:
+                self._flush()  # the alert that says why
+            self._on_failed()
+            self._transport.close()
+        else:
+            self._is_open = True
+            self._flush()
+
+    def _read(self) -> None:
+        pieces = []
+        is_over = False
+        try:
+            while piece := self._tls.read(_READ_BYTES):
+                pieces.append(piece)
+            is_over = True  # the client has closed its side
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            is_over = True
+        self._flush()  # alerts, and answers to new keys
+        if pieces:
+            self._inner.data_received(b"".join(pieces))
+        if is_over and not self.eof_received():
+            self._transport.close()
+
+    # --- the inner transport's calls ----------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        assert self._is_open, "nothing is written before it is asked for"
+        view = memoryview(data)
+        while view:
+            view = view[self._tls.write(view) :]
+        self._flush()
+
+    def close(self) -> None:
+        """Say that nothing more comes, and close when that is sent. The client's own word is not waited for."""
+        if self._transport.is_closing():
+            return
+        if self._is_open:
+            with contextlib.suppress(ssl.SSLError):  # mostly: the client has not said so itself
+                self._tls.unwrap()
+            self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if data := self._to_send.read():
+            self._transport.write(data)
+
+
+class _Inside(asyncio.Transport):
+    """What the inner protocol takes for its connection: unencrypted, and else the transport below."""
+
+    def __init__(self, layer: TlsLayer, below: asyncio.Transport, tls: ssl.SSLObject) -> None:
+        super().__init__()
+        self._layer = layer
+        self._below = below
+        self._tls = tls
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        match name:
+            case "sslcontext":
+                return self._tls.context
+            case "ssl_object":
+                return self._tls
+            case "peercert":  # {} for one that was not checked
+                return self._tls.getpeercert()
+        return self._below.get_extra_info(name, default)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._below.is_closing():
+            self._layer.write(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def close(self) -> None:
+        self._layer.close()
+
+    def abort(self) -> None:
+        self._below.abort()
+
+    def is_closing(self) -> bool:
+        return self._below.is_closing()
+
+    def pause_reading(self) -> None:
+        self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._below.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._below.is_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._below.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._below.get_write_buffer_size()

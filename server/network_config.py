@@ -1,0 +1,111 @@
+"""NetworkConfig: the options of the socket, of TLS, and of what proxies say about clients; a part of ServerConfig."""
+
+import enum
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from engine.config import option
+from engine.errors import OptionError
+
+ANY_PROXY = "*"
+UNIX_PROXY = "unix"  # whoever connects to the Unix socket
+
+_MODE = re.compile(r"0?[0-7]{3}")
+
+
+class CertReqs(enum.StrEnum):
+    """Whether clients show a certificate; also under the numbers that Python's ssl and vLLM have."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "CertReqs | None":
+        return {"0": cls.NONE, "1": cls.OPTIONAL, "2": cls.REQUIRED}.get(str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Raises OptionError for options that contradict each other."""
+
+    uds: str | None = option(
+        None, "Unix socket to listen on, in place of --host and --port.", group="Network", metavar="PATH"
+    )
+    uds_mode: str = option("600", "Permissions of --uds, in octal.", group="Network", metavar="MODE")
+    ssl_certfile: str | None = option(
+        None,
+        "Certificate in PEM form, with those between it and its root: serve HTTPS alone.",
+        group="Network",
+        metavar="FILE",
+    )
+    ssl_keyfile: str | None = option(
+        None, "Its private key in PEM form (default: in --ssl-certfile).", group="Network", metavar="FILE"
+    )
+    ssl_keyfile_password: str | None = option(
+        None, "Password of the private key; better in HEADRACE_SSL_KEYFILE_PASSWORD.", group="Network"
+    )
+    ssl_ca_certs: str | None = option(
+        None, "Certificates that sign those of clients, in PEM form.", group="Network", metavar="FILE"
+    )
+    ssl_cert_reqs: CertReqs | None = option(
+        None,
+        "Whether clients need a certificate that --ssl-ca-certs signed, also as 0, 1, 2 (default: required with "
+        "--ssl-ca-certs).",
+        group="Network",
+    )
+    enable_ssl_refresh: bool = option(
+        True, "Take these files up again when they change, as SIGHUP does too.", group="Network"
+    )
+    forwarded_allow_ips: tuple[str, ...] = option(
+        (),
+        "Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed: an address, a network, 'unix' for --uds, or "
+        "*; repeatable (default: none).",
+        group="Network",
+        metavar="IP",
+    )
+
+    def __post_init__(self) -> None:
+        """Raises OptionError."""
+        if not _MODE.fullmatch(self.uds_mode):
+            raise OptionError(f"--uds-mode is {self.uds_mode!r}; it must be three octal digits, such as 600 or 660")
+        if self.ssl_certfile is None:
+            for name in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_cert_reqs"):
+                if getattr(self, name) not in (None, CertReqs.NONE):
+                    flag = "--" + name.replace("_", "-")
+                    raise OptionError(f"{flag} needs --ssl-certfile, without which the server speaks plain HTTP")
+        elif self.ssl_ca_certs is None and self.ssl_cert_reqs not in (None, CertReqs.NONE):
+            raise OptionError("--ssl-cert-reqs needs --ssl-ca-certs, which says whose certificates are taken")
+        elif self.ssl_ca_certs is not None and self.ssl_cert_reqs is CertReqs.NONE:
+            raise OptionError("--ssl-ca-certs is for clients' certificates, and --ssl-cert-reqs none asks for none")
+        for proxy in self.proxies:
+            _check_proxy(proxy)
+
+    @property
+    def has_tls(self) -> bool:
+        return self.ssl_certfile is not None
+
+    @property
+    def cert_reqs(self) -> CertReqs:
+        """What --ssl-cert-reqs is if it is not given."""
+        if self.ssl_cert_reqs is not None:
+            return self.ssl_cert_reqs
+        return CertReqs.NONE if self.ssl_ca_certs is None else CertReqs.REQUIRED
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """Of --forwarded-allow-ips, which uvicorn's users write with commas."""
+        return tuple(part.strip() for given in self.forwarded_allow_ips for part in given.split(","))
+
+
+def _check_proxy(proxy: str) -> None:
+    if proxy in (ANY_PROXY, UNIX_PROXY):
+        return
+    try:
+        ipaddress.ip_network(proxy)
+    except ValueError as error:
+        raise OptionError(
+            f"--forwarded-allow-ips is {proxy!r}; it must be an address such as 10.0.0.7, a network such as "
+            "10.0.0.0/8, 'unix' for whoever connects to --uds, or *"
+        ) from error

@@ -1,0 +1,93 @@
+"""The HTTP server around a fake engine, on a socket of this process, and clients that send it bytes."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from engine.config import EngineConfig
+from server.commands.http_server import create_server
+from server.commands.listener import listening
+from server.config import ServerConfig
+from server.context import ServerContext
+from server.http.certificates import Certificates
+from server.metrics.values import Metrics
+from server.network_config import NetworkConfig
+from server.store.entries import Entries
+from server.store.opening import open_store
+from tests.helpers.fake_client import MODEL, FakeClient, says
+
+DEADLINE_S = 20.0
+GET = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@dataclass
+class Peer:
+    """A client that sends bytes."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the next answer."""
+        async with asyncio.timeout(DEADLINE_S):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.strip().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return int(status.split()[1]), headers, body
+
+    async def rest(self) -> bytes:
+        """All bytes until the server closes."""
+        async with asyncio.timeout(DEADLINE_S):
+            try:
+                return await self.reader.read()
+            except ConnectionError:
+                return b""
+
+    async def get(self) -> int:
+        self.writer.write(GET)
+        return (await self.answer())[0]
+
+
+@dataclass
+class Served:
+    port: int  # 0 where it is a Unix socket
+    metrics: Metrics
+    context: ServerContext
+    certificates: Certificates | None
+
+    def closed(self, reason: str) -> float:
+        """Connections that were ended for the reason."""
+        prefix = f'headrace_http_connections_closed_total{{reason="{reason}"}} '
+        lines = [line for line in self.metrics.render().decode().splitlines() if line.startswith(prefix)]
+        return float(lines[0].removeprefix(prefix)) if lines else 0.0
+
+    async def connect(self, tls: ssl.SSLContext | None = None) -> Peer:
+        name = None if tls is None else "localhost"
+        return Peer(*await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, server_hostname=name))
+
+
+@asynccontextmanager
+async def serving(
+    client: FakeClient | None = None, network: NetworkConfig | None = None, **options: object
+) -> AsyncIterator[Served]:
+    """A server with short limits, until the context is left. options: of ServerConfig."""
+    defaults = {"port": 0, "http_header_timeout": 0.5, "http_write_timeout": 0.5, "network": network or NetworkConfig()}
+    config = ServerConfig(**{**defaults, **options})  # type: ignore[arg-type]
+    metrics = Metrics(MODEL)
+    certificates = Certificates(config.network) if config.network.has_tls else None
+    with listening(config) as sock, open_store(config) as store:
+        assert isinstance(store, Entries)
+        http, context = create_server(
+            client or FakeClient(says("x")), config, EngineConfig(model=MODEL), metrics, store, certificates
+        )
+        serving = asyncio.create_task(http.serve([sock]))
+        try:
+            port = 0 if config.network.uds else sock.getsockname()[1]
+            yield Served(port, metrics, context, certificates)
+        finally:
+            context.draining = True
+            http.should_exit = True
+            await serving
