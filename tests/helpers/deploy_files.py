@@ -16,7 +16,12 @@ from tests.helpers.repository import ROOT
 DEPLOY = ROOT / "deploy"
 COMPOSE = DEPLOY / "docker-compose.yml"
 UNIT = DEPLOY / "systemd/headrace.service"
+CHART = DEPLOY / "helm/headrace"
+MANIFESTS = DEPLOY / "kubernetes"
 ENVIRONMENT_FILE = DEPLOY / "systemd/headrace.env"
+
+# From the drain's end: the engine's exit (5 s), what is left to store (3 s), answers to flush (3 s).
+AFTER_DRAIN_S = 11
 
 _ASSIGNMENT = re.compile(r"^#?(HEADRACE_\w+)=(.*)$", re.MULTILINE)  # commented ones too
 _INTERPOLATION = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")

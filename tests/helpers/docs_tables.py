@@ -12,6 +12,7 @@ from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics.table import METRICS
 from tests.helpers.api_docs import api_text
+from tests.helpers.chart_schema import SCHEMA, schema_text
 from tests.helpers.dashboard import DASHBOARD, dashboard_text
 from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
@@ -129,3 +130,4 @@ if __name__ == "__main__":
     for name, document, part in parts():
         document.write_text(with_part(document.read_text(), name, part))
     DASHBOARD.write_text(dashboard_text())
+    SCHEMA.write_text(schema_text())

