@@ -56,6 +56,7 @@ class ShedReason(enum.StrEnum):
 
     WAITING_REQUESTS = "waiting_requests"  # --max-num-waiting
     WAITING_TOKENS = "waiting_tokens"  # --max-num-waiting-tokens
+    QUEUE_TIMEOUT = "queue_timeout"  # --queue-timeout
 
 
 class Shed(HeadraceError):
@@ -72,6 +73,13 @@ class QueueFull(Shed):
 
     def __init__(self, message: str, *, retry_after_s: float, reason: ShedReason = ShedReason.WAITING_REQUESTS) -> None:
         super().__init__(message, retry_after_s=retry_after_s, reason=reason)
+
+
+class QueueTimeout(Shed):
+    """The request has waited too long for its turn; the client should come back after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, reason=ShedReason.QUEUE_TIMEOUT)
 
 
 class EngineUnavailable(HeadraceError):

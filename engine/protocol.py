@@ -19,6 +19,7 @@ class FinishReason(enum.StrEnum):
     STOP = "stop"
     LENGTH = "length"
     TIMEOUT = "timeout"
+    QUEUE_TIMEOUT = "queue_timeout"  # nothing of it was scheduled in time
     ABORT = "abort"
     ERROR = "error"
 
@@ -162,6 +163,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: SamplingParams
     arrival_s: float  # time.monotonic() when the HTTP request came
     deadline_s: float | None = None  # in the same clock: then it ends with what it has, waiting or running
+    start_by_s: float | None = None  # in the same clock: if no step has had a part of it by then, it ends
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
     service_class: ServiceClass = ServiceClass.INTERACTIVE

@@ -159,6 +159,14 @@ class ServerConfig:
         group="Requests",
         minimum=1,
     )
+    queue_timeout: float | None = option(
+        None,
+        "Seconds from its arrival after which a request that nothing has been computed of gets 503; service_tier flex "
+        "waits on.",
+        group="Requests",
+        metavar="S",
+        minimum=0.1,
+    )
     engine_hang_timeout: float = option(
         60.0,
         "Seconds without a sign of progress, such as a computed layer, after which an engine with work is killed and "

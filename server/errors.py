@@ -16,6 +16,7 @@ from engine.errors import (
     HeadraceError,
     InvalidRequest,
     QueueFull,
+    QueueTimeout,
     RequestFailed,
     Shed,
 )
@@ -124,6 +125,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
     EngineDied: _Kind(503, "server_error", "engine_died"),
     EngineStopped: _Kind(503, "server_error", "server_stopping"),
+    QueueTimeout: _Kind(503, "server_error", "queue_timeout"),
     AnswerTimeout: _Kind(504, "server_error", "timeout"),
     Exception: _Kind(500, "server_error"),
 }

@@ -68,6 +68,9 @@ class EngineClient(Protocol):
         num_new_tokens: of their prompts, each of which counts once.
         """
 
+    def drain_s(self) -> float:
+        """How long the requests that wait take at the recent rate, in seconds and within bounds."""
+
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         """Hand over a request; raises QueueFull, for the number of requests, or EngineUnavailable. The caller must
         iterate to the end or abort.

@@ -96,11 +96,11 @@ class OpenStreams:
         return True
 
     def expire_unsent(self, now: float) -> None:
-        """End requests whose deadline (in time.monotonic()) has come while no engine had them."""
+        """End requests whose time (in time.monotonic()) is over while no engine had them."""
         for each in list(self._open.values()):
-            deadline_s = each.request.deadline_s
-            if not each.is_sent and deadline_s is not None and deadline_s <= now:
-                self.deliver(RequestOutput(id=each.request.id, finish_reason=FinishReason.TIMEOUT))
+            reason = None if each.is_sent else _expired(each.request, now)
+            if reason is not None:
+                self.deliver(RequestOutput(id=each.request.id, finish_reason=reason))
 
     def engine_ended(self, reason: str) -> list[EngineRequest]:
         """Make ready for another engine. Returns the requests that are to be sent to it: those without output.
@@ -140,3 +140,12 @@ class OpenStreams:
         assert all(each.is_sent or not each.has_output for each in self._open.values())
         waiting = {name for name, each in self._open.items() if not (each.is_started or each.has_output)}
         assert {name for name in self._open if name in self.backlog} == waiting
+
+
+def _expired(request: EngineRequest, now: float) -> FinishReason | None:
+    """What ends a request that waits; None if it may go on."""
+    if request.deadline_s is not None and request.deadline_s <= now:
+        return FinishReason.TIMEOUT
+    if request.start_by_s is not None and request.start_by_s <= now:
+        return FinishReason.QUEUE_TIMEOUT
+    return None

@@ -158,6 +158,9 @@ class ProcessClient:
         waiting = self._streams.backlog.num_tokens
         self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
 
+    def drain_s(self) -> float:
+        return self._queue.drain_s(self.status().num_waiting, time.monotonic())
+
     def _check_requests(self, num_requests: int, now: float) -> int:
         """How many would wait with so many more; raises as check_capacity."""
         if self._state is not EngineState.READY:
@@ -227,8 +230,9 @@ class ProcessClient:
             logger.info("%d requests without output will be run again", len(requests))
         loop = asyncio.get_running_loop()
         for request in requests:
-            if request.deadline_s is not None:
-                loop.call_later(request.deadline_s - time.monotonic() + _TIMER_SLACK_S, self._expire)
+            for limit_s in (request.deadline_s, request.start_by_s):
+                if limit_s is not None:
+                    loop.call_later(limit_s - time.monotonic() + _TIMER_SLACK_S, self._expire)
 
     def _expire(self) -> None:
         self._streams.expire_unsent(time.monotonic())

@@ -25,6 +25,7 @@ from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner
 from engine.scheduling.queue import service_order
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.start_limits import StartLimits
 from engine.scheduling.step_budget import StepBudget
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Scheduler:
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
         self._grants = DraftGrants(self._kv, self._lifecycle)
         self._deadlines = Deadlines()
+        self._start_limits = StartLimits()
         self._clock = clock
         self._aborts: dict[str, AbortReason] = {}
         self._finished: list[Sequence] = []
@@ -73,14 +75,19 @@ class Scheduler:
         lifecycle = self._lifecycle
         if lifecycle.running or self._outputs or self._aborts or any(s.is_ready for s in lifecycle.waiting):
             return True
-        next_s = self._deadlines.next_s
+        next_s = self._next_limit_s
         return next_s is not None and next_s <= self._clock()
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Until the first unfinished sequence's deadline, after which there is work; None if there is no deadline."""
-        next_s = self._deadlines.next_s
+        """Until the first unfinished sequence's time is over, after which there is work; None if none has a limit."""
+        next_s = self._next_limit_s
         return None if next_s is None else max(0.0, next_s - self._clock())
+
+    @property
+    def _next_limit_s(self) -> float | None:
+        limits = (self._deadlines.next_s, self._start_limits.next_s)
+        return min((limit_s for limit_s in limits if limit_s is not None), default=None)
 
     @property
     def running(self) -> list[Sequence]:
@@ -120,6 +127,7 @@ class Scheduler:
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step
         self._lifecycle.add(sequence)
         self._deadlines.add(sequence)
+        self._start_limits.add(sequence)
 
     def _check_length(self, request: EngineRequest) -> None:
         num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
@@ -248,7 +256,10 @@ class Scheduler:
             self._finish(sequence, terminal_output(sequence, finish_reason_of_abort(reason)))
 
     def _finish_due(self) -> None:
-        for sequence in self._deadlines.take_due(self._clock()):
+        now_s = self._clock()
+        for sequence in self._start_limits.take_due(now_s):
+            self._finish(sequence, terminal_output(sequence, FinishReason.QUEUE_TIMEOUT))
+        for sequence in self._deadlines.take_due(now_s):
             reason = finish_reason_of_abort(AbortReason.DEADLINE)
             self._end(sequence, terminal_output(sequence, reason))
 
@@ -268,3 +279,4 @@ class Scheduler:
         """Assert the invariants of all sequences and blocks; cheap enough to run after every step of a test."""
         self._lifecycle.check()
         self._deadlines.check(list(self._lifecycle.sequences.values()))
+        self._start_limits.check(list(self._lifecycle.sequences.values()))

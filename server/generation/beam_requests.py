@@ -122,6 +122,7 @@ class BeamRequests:
             ),
             arrival_s=params.terms.arrival_s,
             deadline_s=params.terms.deadline_s,
+            start_by_s=params.terms.start_by_s if is_first and index == 0 else None,
             priority=params.terms.priority,
             service_class=params.terms.service_class,
             cache_salt=params.cache_salt,

@@ -14,12 +14,12 @@ from engine.client.interface import RequestStream
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.context import ServerContext
-from server.errors import AnswerTimeout
 from server.generation.accounting import count_asked, count_longest, note_end
 from server.generation.beam_requests import BeamRequests
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
+from server.generation.terms import waited_too_long
 from server.generation.timing import RequestTimes, request_times
 from server.metrics.request_record import current_record
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
@@ -162,6 +162,7 @@ class Generation:
             sampling=sampling,
             arrival_s=params.terms.arrival_s,
             deadline_s=params.terms.deadline_s,
+            start_by_s=params.terms.start_by_s if index == 0 else None,  # once that has begun the others may wait
             priority=params.terms.priority,
             service_class=params.terms.service_class,
             cache_salt=params.cache_salt,
@@ -185,13 +186,16 @@ class Generation:
             self._record.release()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        """The deltas of all choices as they come. Raises EngineDied, RequestFailed or EngineUnavailable, and
-        AnswerTimeout if the request's time is over before any choice has a token."""
+        """The deltas of all choices as they come. Raises EngineDied, RequestFailed, EngineUnavailable or QueueTimeout,
+        and AnswerTimeout if the request's time is over before any choice has a token."""
         num_open = len(self._choices)
         withheld: list[Delta] = []  # ends of choices without a token, which may be an error
         try:
             async with contextlib.aclosing(self._outputs()) as outputs:
                 async for index, output in outputs:
+                    if output.finish_reason is FinishReason.QUEUE_TIMEOUT:
+                        self._choices[index].meter.end(FinishReason.QUEUE_TIMEOUT)
+                        raise waited_too_long(self._params.terms, self._context.client)
                     delta = self._choices[index].push(output)
                     if delta.finish is not None:
                         num_open -= 1
@@ -205,10 +209,7 @@ class Generation:
                     if num_open == 0:
                         break
             if withheld:
-                raise AnswerTimeout(
-                    f"the request's timeout of {self._params.terms.timeout_s:g} s was over before its answer began; "
-                    "give it more, or send it when the server has less to do"
-                )
+                raise self._params.terms.out_of_time()
         except EngineDied as error:
             reason = FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR
             for choice in self._choices:

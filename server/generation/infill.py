@@ -12,7 +12,7 @@ from server.generation.line_limits import LineOptions
 from server.generation.params import GenerationParams, with_ends
 from server.generation.prompts import room_for_output
 from server.generation.step_tokens import step_tokens
-from server.generation.terms import request_terms
+from server.generation.terms import RequestTerms, request_terms
 from server.schemas.infill import InfillRequest
 from server.schemas.parameters import ignored_header
 from server.text_model import fill_in_middle_of
@@ -21,8 +21,15 @@ _ANSWER_SHARE = 4  # one in so many tokens of the context is for an answer of an
 
 
 async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
-    """Of a gap in a file. Raises as check_request, and InvalidRequest."""
+    """Of a gap in a file. Raises as check_request, InvalidRequest, and AnswerTimeout."""
     ignored, terms = check_request(body, context) + body.check(), request_terms(body, context, arrival_s)
+    async with terms.in_time():
+        return await _infill_params(body, context, ignored, terms)
+
+
+async def _infill_params(
+    body: InfillRequest, context: ServerContext, ignored: list[str], terms: RequestTerms
+) -> GenerationParams:
     text_model = await context.text_model()
     info = context.client.info
     fim = fill_in_middle_of(text_model, "input_suffix", instead="send the prefix to /v1/completions")

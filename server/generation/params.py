@@ -63,9 +63,16 @@ def with_ends(params: GenerationParams, end_ids: frozenset[int]) -> GenerationPa
 
 
 async def chat_params(body: ChatCompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
-    """Of a chat. Raises as check_request, and InvalidRequest; whatever costs little is checked before the template is
-    rendered."""
+    """Of a chat. Raises as check_request, InvalidRequest and AnswerTimeout; what costs little is checked before the
+    template is rendered."""
     ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
+    async with terms.in_time():
+        return await _chat_params(body, context, ignored, terms)
+
+
+async def _chat_params(
+    body: ChatCompletionRequest, context: ServerContext, ignored: list[str], terms: RequestTerms
+) -> GenerationParams:
     requested_max_tokens = body.requested_max_tokens
     beams, ignored_by_beams = beam_options(body)
     ignored += ignored_by_beams
@@ -114,9 +121,20 @@ async def completion_params(
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
-    """Of a text completion. default_max_tokens: None is the rest of the context. Raises as check_request, and
-    InvalidRequest."""
+    """Of a text completion. default_max_tokens: None is the rest of the context. Raises as check_request,
+    InvalidRequest and AnswerTimeout."""
     ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
+    async with terms.in_time():
+        return await _completion_params(body, context, ignored, terms, default_max_tokens)
+
+
+async def _completion_params(
+    body: CompletionRequest,
+    context: ServerContext,
+    ignored: list[str],
+    terms: RequestTerms,
+    default_max_tokens: int | None,
+) -> GenerationParams:
     body.check(context.config.max_logprobs)
     ignored += check_scores(body, body.logprobs, context.config.max_logprobs)
     echo = bool(body.echo)

@@ -1,9 +1,16 @@
-"""RequestTerms: when a request came, how long it may take, and who is served before it."""
+"""RequestTerms: when a request came, how long it may wait and take, and who is served before it."""
 
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from engine.client.interface import EngineClient
+from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
 from server.context import ServerContext
+from server.errors import AnswerTimeout
 from server.schemas.sampling import GenerationRequest
 
 DEFAULT_TIER = "default"
@@ -22,6 +29,7 @@ class RequestTerms:
     timeout_s: float | None = None  # from the arrival
     priority: int = 0
     service_tier: str = DEFAULT_TIER
+    queue_timeout_s: float | None = None  # from the arrival to its first step
 
     @property
     def service_class(self) -> ServiceClass:
@@ -30,6 +38,30 @@ class RequestTerms:
     @property
     def deadline_s(self) -> float | None:
         return None if self.timeout_s is None else self.arrival_s + self.timeout_s
+
+    @property
+    def start_by_s(self) -> float | None:
+        """Those that yield to all others wait as long as these have work."""
+        if self.queue_timeout_s is None or self.service_class is ServiceClass.BACKGROUND:
+            return None
+        return self.arrival_s + self.queue_timeout_s
+
+    @contextlib.asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Within it, before the engine has the request, AnswerTimeout is raised when its time is over."""
+        try:
+            async with asyncio.timeout_at(self.deadline_s) as limit:  # whose clock is time.monotonic(), too
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self.out_of_time() from None
+
+    def out_of_time(self) -> AnswerTimeout:
+        return AnswerTimeout(
+            f"the request's timeout of {self.timeout_s:g} s was over before its answer began; "
+            "give it more, or send it when the server has less to do"
+        )
 
 
 def request_terms(body: GenerationRequest, context: ServerContext, arrival_s: float) -> RequestTerms:
@@ -40,9 +72,20 @@ def request_terms(body: GenerationRequest, context: ServerContext, arrival_s: fl
         timeout_s=timeout_s,
         priority=body.priority or 0,
         service_tier=served_tier(body) or DEFAULT_TIER,
+        queue_timeout_s=context.config.queue_timeout,
     )
 
 
 def served_tier(body: GenerationRequest) -> str | None:
     """What an answer says of the request's service_tier; None where it asked for none."""
     return DEFAULT_TIER if body.service_tier == "auto" else body.service_tier
+
+
+def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
+    """The error of a request whose turn did not come before `start_by_s`."""
+    retry_after_s = client.drain_s()
+    return QueueTimeout(
+        f"nothing of the request was computed within {terms.queue_timeout_s:g} s (--queue-timeout); "
+        f"{client.status().num_waiting} requests wait; try again in {math.ceil(retry_after_s)} s",
+        retry_after_s=retry_after_s,
+    )

@@ -18,7 +18,7 @@ async def answer(
         return EventStream(
             generated(generation, formatter),
             framing_of(formatter, request.state.request_id),
-            ping_interval_s=request.app.state.context.config.sse_ping_interval,
+            request.app.state.context.config,
             headers=headers,
         )
     async with generation:

@@ -91,7 +91,7 @@ def stream_run(
     return EventStream(
         _read(run, after, with_ids),
         Framing(form.media_type, form.ping, b"", run.options.cut),  # its end mark is in the log
-        ping_interval_s=request.app.state.context.config.sse_ping_interval,
+        request.app.state.context.config,
         headers={**run.options.headers, **(headers or {})},
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.config import ServerConfig
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
 from server.http.error_forms import told
@@ -30,6 +31,17 @@ def framing_of(formatter: AnswerFormatter, request_id: str) -> Framing:
     return Framing(form.media_type, form.ping, form.end, broken=lambda error: formatter.broken(told(error, request_id)))
 
 
+_MAX_STATUS_WAIT_S = 45.0  # most proxies wait 60 s for the head of an answer
+_DROP_S = 1.0  # until a request whose time in the queue is over is known to be dropped, steps being as long as they are
+
+
+def status_wait_s(config: ServerConfig) -> float:
+    """How long a stream's status waits for its first event: a ping interval, or until the request can no longer run
+    into --queue-timeout, which is a status then."""
+    wait_s = 0.0 if config.queue_timeout is None else config.queue_timeout + _DROP_S
+    return max(config.sse_ping_interval, wait_s if wait_s <= _MAX_STATUS_WAIT_S else 0.0)
+
+
 Source = contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]
 
 
@@ -44,24 +56,25 @@ class EventStream(Response):
     """Streams events from a source, which is closed when they end or the client goes away.
 
     The status waits for the first event, so that what goes wrong until then is an ordinary HTTP error. But not for
-    longer than a ping interval: a request far back in the queue must not look dead to the proxies on its way.
+    longer than `status_wait_s`: a request far back in the queue must not look dead to the proxies on its way.
     """
 
-    def __init__(self, source: Source, framing: Framing, *, ping_interval_s: float, headers: dict[str, str]) -> None:
+    def __init__(self, source: Source, framing: Framing, config: ServerConfig, *, headers: dict[str, str]) -> None:
         self.status_code = 200
         self.media_type = framing.media_type
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         self._source = source
         self._framing = framing
-        self._ping_interval_s = ping_interval_s
+        self._ping_interval_s = config.sse_ping_interval
+        self._status_wait_s = status_wait_s(config)
         self._last_sent_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._source as events:
             first = asyncio.ensure_future(anext(events, b""))  # a client that has all but the end gets just that
             try:
-                waiting = asyncio.wait({first}, timeout=self._ping_interval_s)
+                waiting = asyncio.wait({first}, timeout=self._status_wait_s)
                 await until_disconnect(waiting, receive)
                 if first.done():
                     first.result()  # raises what the client should get as a plain error

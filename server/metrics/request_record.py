@@ -71,6 +71,8 @@ class RequestRecord:
 
     @property
     def outcome(self) -> Outcome:
+        if self.shed_reason is not None:
+            return Outcome.REFUSED
         if FinishReason.TIMEOUT in self.finish_reasons or self.error_code == "timeout":
             return Outcome.TIMEOUT
         status = self.error_status or self.status

@@ -34,14 +34,14 @@ _TOKENS: tuple[MetricSpec, ...] = (
 _CHOICES: tuple[MetricSpec, ...] = (
     counter(
         "request_success_total",
-        "Ended requests by reason (stop, length, timeout, abort, error); each choice counts once.",
+        "Ended requests by reason (stop, length, timeout, queue_timeout, abort, error); each choice counts once.",
         by="finished_reason",
         is_vllm=True,
     ),
     counter(
         "requests_shed_total",
         "Requests that were given up on before anything was computed for them, by reason: waiting_requests "
-        "(--max-num-waiting), waiting_tokens (--max-num-waiting-tokens).",
+        "(--max-num-waiting), waiting_tokens (--max-num-waiting-tokens), queue_timeout (--queue-timeout).",
         by="reason",
     ),
     counter(

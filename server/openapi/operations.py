@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, RequestFailed
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, QueueTimeout, RequestFailed
 from server.errors import (
     AnswerTimeout,
     EventsDropped,
@@ -74,7 +74,7 @@ _PAGE = (
 )
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
 _ENGINE = (EngineUnavailable, EngineDied, EngineStopped)
-_GENERATING = (ModelNotFound, QueueFull, RequestFailed, *_ENGINE, AnswerTimeout)
+_GENERATING = (ModelNotFound, QueueFull, RequestFailed, *_ENGINE, QueueTimeout, AnswerTimeout)
 _MODEL = (ModelNotFound, EngineUnavailable)  # its tokenizer is asked, and not the engine
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
 _STORED = (NotStored, StorageFailed)

@@ -78,7 +78,8 @@ def engine_info(**changes: object) -> EngineInfo:
     return EngineInfo(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-Step = RequestOutput | BaseException | None  # None: nothing more comes until the request is aborted
+# None: nothing more comes until the request is aborted. An event: nothing before it is set.
+Step = RequestOutput | BaseException | asyncio.Event | None
 Script = Callable[[EngineRequest], list[Step]]
 
 
@@ -98,6 +99,9 @@ class FakeStream:
             await asyncio.sleep(0)
             if step is None:
                 await self._aborted.wait()
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+                continue
             if self._aborted.is_set():
                 return
             if isinstance(step, BaseException):
@@ -165,6 +169,9 @@ class FakeClient:
             raise EngineUnavailable(self.reason)
         if self.num_open + num_requests > self.capacity:
             raise QueueFull("the queue is full", retry_after_s=1.5)
+
+    def drain_s(self) -> float:
+        return 2.5
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> FakeStream:  # noqa: ARG002
         self.check_capacity(1)

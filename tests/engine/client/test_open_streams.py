@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -217,6 +218,20 @@ def test_requests_that_the_dead_engine_never_got_are_no_suspects() -> None:
     streams.engine_ended("it ended")
     for _ in range(MAX_DEATHS):  # the next ones die while they load
         assert [request.id for request in streams.engine_ended("it ended")] == ["cause"]
+
+
+def test_what_waits_too_long_for_the_next_engine_ends_as_it_would_in_the_queue() -> None:
+    streams = OpenStreams(on_discarded=lambda _: None)
+    requests = [
+        msgspec.structs.replace(_request("late"), deadline_s=1.0, start_by_s=1.0),
+        msgspec.structs.replace(_request("waiting"), start_by_s=2.0),
+        _request("patient"),
+    ]
+    made = [streams.open(each, num_new_tokens=1, on_abort=lambda _: None) for each in requests]
+    streams.expire_unsent(2.0)
+    ends = [asyncio.run(_drain(stream)) for stream in made[:2]]
+    assert ends == [([], FinishReason.TIMEOUT), ([], FinishReason.QUEUE_TIMEOUT)]
+    assert len(streams) == 1
 
 
 def test_what_has_not_begun_is_in_the_backlog() -> None:

@@ -81,6 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_logprobs=st.sampled_from([None, None, None, 0]),
         ignore_eos=st.booleans(),
         seconds=st.sampled_from([None, None, None, 0, 1, 3, 9]),
+        queue_seconds=st.sampled_from([None, None, None, 0, 1, 3]),
         service_class=st.sampled_from([ServiceClass.INTERACTIVE, *ServiceClass]),
         reports_progress=st.booleans(),
     )
@@ -94,6 +95,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_logprobs: int | None,
         ignore_eos: bool,
         seconds: int | None,
+        queue_seconds: int | None,
         service_class: ServiceClass,
         reports_progress: bool,
     ) -> None:
@@ -108,6 +110,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 prompt_logprobs=prompt_logprobs,
                 ignore_eos=ignore_eos,
                 deadline_s=None if seconds is None else self.run.now_s + seconds,
+                start_by_s=None if queue_seconds is None else self.run.now_s + queue_seconds,
                 service_class=service_class,
                 reports_progress=reports_progress,
             )
@@ -201,6 +204,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_output(self, request: EngineRequest) -> None:
         ids, reason = self.run.transcript.ids[request.id], self.run.transcript.finish_reasons[request.id]
         expected = expected_ids(request)
+        if reason is FinishReason.QUEUE_TIMEOUT:
+            assert request.start_by_s is not None
+            assert request.start_by_s <= self.run.now_s
+            assert ids == []
+            assert self.run.transcript.last[request.id].queue_s is None
+            return
         if reason in (FinishReason.ABORT, FinishReason.ERROR, FinishReason.TIMEOUT):
             is_late = request.deadline_s is not None and request.deadline_s <= self.run.now_s
             assert is_late if reason is FinishReason.TIMEOUT else request.id in self.disturbed

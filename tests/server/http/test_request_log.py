@@ -63,6 +63,7 @@ async def test_a_refusal_is_told_with_its_code(caplog: pytest.LogCaptureFixture)
     client.capacity = 0
     async with http(make_app(client)) as api:
         await api.post("/v1/chat/completions", json=CHAT)
+        client.capacity = 1
         await api.post("/v1/chat/completions", json={**CHAT, "max_tokens": 10**6})
         await api.get("/nothing/here")
     told = [(line["route"], line["status"], line["outcome"], line["error"]) for line in _lines(caplog)]

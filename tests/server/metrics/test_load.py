@@ -169,6 +169,7 @@ async def test_every_choice_is_in_every_metric_of_choices() -> None:
         "stop": REPEAT * 3,
         "length": num_choices - REPEAT * (3 + len(TIMED_OUT) + len(LEFT) + len(FAILED)),
         "timeout": REPEAT * len(TIMED_OUT),
+        "queue_timeout": 0,
         "abort": REPEAT * len(LEFT),
         "error": REPEAT * len(FAILED),
     }
