@@ -174,7 +174,6 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /api/ps": Operation(answers={JSON: OllamaRunningModels}),
     "POST /api/show": Operation(answers={JSON: OllamaShown}, example={"model": "MODEL"}, errors=_MODEL),
     "GET /api/version": Operation(answers={JSON: OllamaVersion}),
-    "GET /": Operation(answers={TEXT: None}),
     "POST /tokenize": Operation(
         answers={JSON: plain.Tokenized},
         example={"prompt": "Hello, world"},
