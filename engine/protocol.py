@@ -199,6 +199,9 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stop_token_id: int | None = None  # the id that ended the sequence; it is the last of new_ids
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
     queue_s: float | None = None  # arrival to first scheduled, with the first output
+    first_token_s: float | None = None  # time.monotonic() of the engine when it had the first tokens, with them
+    ended_s: float | None = None  # the same with the last tokens
+    preempted_s: list[float] = []  # the same of each preemption since the output before
     error: str | None = None  # with FinishReason.ERROR
     is_refused: bool = False  # with an error: the request's own fault, such as a grammar that cannot be compiled
     refused_param: str | None = None  # of a refusal: the parameter at fault; None for the grammar

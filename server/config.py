@@ -121,6 +121,13 @@ class ServerConfig:
         "Names under which /metrics has its values beside our own, for dashboards and autoscalers made for them.",
         group="HTTP",
     )
+    otlp_traces_endpoint: str | None = option(
+        None,
+        "Collector that gets a trace of each request, as http://HOST:4318/v1/traces or grpc://HOST:4317 (default: no "
+        "traces).",
+        group="HTTP",
+        metavar="URL",
+    )
     log_level: LogLevel = option(LogLevel.INFO, "Least severe log lines to print.", group="HTTP")
     log_format: LogFormat = option(LogFormat.TEXT, "Log lines as text, or each as a JSON object.", group="HTTP")
     log_requests: bool = option(

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engine.client.interface import EngineClient, EngineState
 from engine.errors import EngineUnavailable
@@ -17,6 +18,9 @@ from server.schemas.base import quote
 from server.store.entries import Entries
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
+
+if TYPE_CHECKING:
+    from server.tracing.tracing import Tracing
 
 
 @dataclass(slots=True)
@@ -31,6 +35,7 @@ class ServerContext:
     honors_priority: bool  # whether the scheduler looks at a request's priority
     runs: Runs
     store: Entries
+    tracing: "Tracing | None" = None
     workers: TextWorkers = field(default_factory=TextWorkers)
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
     created_s: int = field(default_factory=lambda: int(time.time()))

@@ -5,7 +5,9 @@ add ──> WAITING ──admit──> RUNNING ──finish──> FINISHED
            └──────preempt─────┘        also WAITING ──finish──> FINISHED, for aborts
 """
 
+import time
 from collections import Counter
+from collections.abc import Callable
 
 from engine.protocol import ServiceClass
 from engine.scheduling.kv.manager import KVManager
@@ -22,9 +24,10 @@ class Lifecycle:
     tally: of the current step.
     """
 
-    def __init__(self, kv: KVManager, *, max_num_seqs: int) -> None:
+    def __init__(self, kv: KVManager, *, max_num_seqs: int, clock: Callable[[], float] = time.monotonic) -> None:
         """max_num_seqs: that run at once."""
         self.tally = StepTally()
+        self._clock = clock
         self._kv = kv
         self._max_num_seqs = max_num_seqs
         self.sequences: dict[str, Sequence] = {}
@@ -55,6 +58,7 @@ class Lifecycle:
         sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, sequence.num_computed)
         sequence.num_computed = 0
         sequence.draft = []
+        sequence.preempted_s.append(self._clock())
         sequence.status = SequenceStatus.WAITING
         self.waiting.add(sequence)
         self.tally.count_preemption(sequence)

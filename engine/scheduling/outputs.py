@@ -5,10 +5,10 @@ from engine.scheduling.plan import PlanItem, RowResult
 from engine.scheduling.sequence import Sequence
 
 
-def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> RequestOutput | None:
+def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, now_s: float) -> RequestOutput | None:
     """Advance the sequence by what was computed and accepted; returns the output, or None if there is no news.
 
-    A row's tokens after the one that ends the sequence are dropped.
+    A row's tokens after the one that ends the sequence are dropped. now_s: by time.monotonic().
     """
     sequence = item.sequence
     assert bool(row.token_ids) == item.needs_logits
@@ -37,6 +37,9 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int]) -> 
         stop_token_id=stop_token_id,
         num_cached_tokens=sequence.num_cached or 0,
         queue_s=_queue_s(sequence) if is_first else None,
+        first_token_s=now_s if is_first and new_ids else None,
+        ended_s=None if finish_reason is None else now_s,
+        preempted_s=_take_preemptions(sequence),
         num_drafted=sequence.num_drafted,
         num_draft_accepted=sequence.num_draft_accepted,
     )
@@ -69,6 +72,7 @@ def terminal_output(
         finish_reason=finish_reason,
         num_cached_tokens=sequence.num_cached or 0,
         queue_s=None if sequence.has_output else _queue_s(sequence),
+        preempted_s=_take_preemptions(sequence),
         error=error,
         is_refused=is_refused,
         refused_param=refused_param,
@@ -123,6 +127,13 @@ def _all_prompt_logprobs(sequence: Sequence) -> list[TokenLogprobs | None] | Non
         return None
     assert not sequence.needs_prompt_rows
     return [None, *sequence.prompt_logprobs]  # nothing predicts the first token
+
+
+def _take_preemptions(sequence: Sequence) -> list[float]:
+    if not sequence.preempted_s:  # as of nearly all
+        return []
+    preempted_s, sequence.preempted_s = sequence.preempted_s, []
+    return preempted_s
 
 
 def _queue_s(sequence: Sequence) -> float | None:

@@ -56,7 +56,7 @@ class Scheduler:
             num_states=config.num_states,
             enable_prefix_caching=config.enable_prefix_caching,
         )
-        self._lifecycle = Lifecycle(self._kv, max_num_seqs=config.max_num_seqs)
+        self._lifecycle = Lifecycle(self._kv, max_num_seqs=config.max_num_seqs, clock=clock)
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
         self._grants = DraftGrants(self._kv, self._lifecycle)
@@ -177,10 +177,11 @@ class Scheduler:
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
         """Apply the plan's result; returns one output for each sequence with news."""
+        now_s = self._clock()
         for item, row in zip(plan.items, result.rows, strict=True):
             self._lifecycle.tally.count_computed(item.sequence, item.num_new)
             if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
-                self._apply(item, row)
+                self._apply(item, row, now_s)
         self._finish_aborted()
         self._finish_due()  # here too, or it would be known only after the next step
         outputs, self._outputs = self._outputs, []
@@ -219,7 +220,7 @@ class Scheduler:
         finished, self._finished = self._finished, []
         return finished
 
-    def _apply(self, item: PlanItem, row: RowResult) -> None:
+    def _apply(self, item: PlanItem, row: RowResult, now_s: float) -> None:
         sequence = item.sequence
         if row.error is not None:
             is_refused, param = row.refused_param is not None, row.refused_param
@@ -233,7 +234,7 @@ class Scheduler:
         num_computed, grammar = sequence.num_computed, sequence.grammar
         num_forced = 0 if grammar is None else grammar.num_forced
         try:
-            output = apply_row(item, row, self._config.eos_token_ids)
+            output = apply_row(item, row, self._config.eos_token_ids, now_s=now_s)
         except GrammarError as error:
             logger.error("request %s ends: %s", sequence.id, error)
             self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=_GRAMMAR_FAILED))

@@ -39,6 +39,7 @@ class Sequence:
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
     num_computed_at_preemption: int = 0  # the most over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()
+    preempted_s: list[float] = field(default_factory=list)  # time.monotonic() of preemptions that no output has told
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
     num_admitted: int = 0  # times: what others know about its blocks is void when this changes

@@ -34,6 +34,7 @@ from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
 from server.text.memory import return_large_buffers
+from server.tracing.start import start_tracing
 
 if TYPE_CHECKING:
     from server.context import ServerContext
@@ -44,6 +45,7 @@ _Result = TypeVar("_Result")
 
 _MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers notice before connections are refused
 _DRAIN_POLL_S = 0.05
+_TRACES_TIMEOUT_S = 3.0  # for those that have not been sent
 _STORE_TIMEOUT_S = 3.0  # for background responses that were ended to be stored
 
 
@@ -84,6 +86,7 @@ async def _serve(
     stop_signal.add_done_callback(lambda _: manager.stopping())
     has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
     metrics = Metrics(server_config.model_names(engine_config.model)[0], has_vllm_names=has_vllm_names)
+    tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.model_name, metrics.count_spans)
     start = _Start(metrics, began_s, server_config.log_format)
     client = _engine_client(server_config, engine_config, metrics, start)
     await client.start()
@@ -92,6 +95,7 @@ async def _serve(
     from server.state.records import fail_interrupted
 
     http, context = create_server(client, server_config, engine_config, metrics, store, certificates)
+    context.tracing = tracing
     start.context = context
     if server_config.data_dir is not None:
         await store.expire()
@@ -132,6 +136,8 @@ async def _serve(
         context.workers.close()
         for watch in watches:
             watch.cancel()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close, _TRACES_TIMEOUT_S)
         manager.close()
 
 
@@ -184,6 +190,8 @@ class _Start:
     def on_restart(self, reason: RestartReason) -> None:
         self._is_first = False
         self._metrics.on_restart(reason)
+        if self.context is not None and self.context.tracing is not None:
+            self.context.tracing.note_restart(reason)
 
     async def finish(self, client: ProcessClient) -> "TextModel":
         """Wait for the engine, then for tokenizer and chat template. Raises StartupError."""

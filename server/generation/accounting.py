@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from engine.protocol import FinishReason
+from engine.protocol import FinishReason, SamplingParams
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
-from server.metrics.request_record import RequestRecord
+from server.metrics.request_record import Asked, RequestRecord
 from server.metrics.values import Metrics
 
 
@@ -18,6 +18,20 @@ def count_asked(metrics: Metrics, params: GenerationParams, record: RequestRecor
     if record is not None:
         record.num_choices = len(params.prompts) * params.n
         record.prompt_tokens = sum(len(prompt.ids) for prompt in params.prompts)
+        if record.trace_id is not None:
+            record.note_asked(_asked(params.sampling))
+
+
+def _asked(sampling: SamplingParams) -> Asked:
+    return Asked(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        seed=sampling.seed,
+    )
 
 
 def count_longest(metrics: Metrics, meters: Sequence[ChoiceMeter], n: int) -> None:
@@ -33,4 +47,6 @@ def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_to
     record.output_tokens = sum(meter.num_tokens for meter in meters)
     firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
     record.first_token_s = min(firsts) - record.arrival_s if firsts else None
+    if record.trace_id is not None:
+        record.choices = [meter.times() for meter in meters]
     record.note_ends([meter.reason or FinishReason.ABORT for meter in meters])

@@ -138,6 +138,7 @@ class BeamRequests:
             logprobs=None
             if num_top is None
             else [msgspec.structs.replace(token, top=token.top[:num_top]) for token in tokens],
+            ended_s=None,  # that was the first step's
             finish_reason=FinishReason.TIMEOUT if is_timeout and finished.end_id is None else reason,
             stop_token_id=finished.end_id,
         )

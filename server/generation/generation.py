@@ -35,9 +35,9 @@ class Generation:
     def __init__(self, context: ServerContext, params: GenerationParams) -> None:
         self._context = context
         self._params = params
+        self._record = current_record()
         self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
-        self._record = current_record()
         self._beams: BeamRequests | None = None
         if params.beams is not None:
             self._beams = BeamRequests(context.client, context.metrics, params, params.beams)
@@ -47,7 +47,9 @@ class Generation:
         prompt = params.prompts[index // params.n]
         prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
         metrics, arrival_s = self._context.metrics, params.terms.arrival_s
-        meter = ChoiceMeter(metrics, arrival_s, prompt_tokens, knows_wait=params.beams is None)
+        trace_id = None if self._record is None else self._record.trace_id
+        knows_wait = params.beams is None
+        meter = ChoiceMeter(metrics, arrival_s, prompt_tokens, knows_wait=knows_wait, trace_id=trace_id)
         eos_ids = params.end_ids.union(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
         plan = params.plan
         return Choice(

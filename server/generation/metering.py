@@ -3,6 +3,7 @@
 import time
 
 from engine.protocol import FinishReason, RequestOutput
+from server.metrics.request_record import ChoiceTimes
 from server.metrics.values import Metrics
 
 _SCHEDULED = "scheduled"
@@ -17,6 +18,8 @@ class ChoiceMeter:
         "_metrics",
         "_prompt_tokens",
         "_seen_output",
+        "_times",
+        "_trace_id",
         "first_token_s",
         "last_token_s",
         "num_tokens",
@@ -24,9 +27,18 @@ class ChoiceMeter:
         "reason",
     )
 
-    def __init__(self, metrics: Metrics, arrival_s: float, prompt_tokens: int, *, knows_wait: bool = True) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        arrival_s: float,
+        prompt_tokens: int,
+        *,
+        knows_wait: bool = True,
+        trace_id: str | None = None,
+    ) -> None:
         """`prompt_tokens` is 0 for all but a prompt's first choice, since usage counts a prompt once. `knows_wait`:
-        without an output it has not run; a search has its first output when it is over."""
+        without an output it has not run; a search has its first output when it is over. `trace_id`: of a request that
+        is traced, which makes its observations examples."""
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._prompt_tokens = prompt_tokens
@@ -37,16 +49,34 @@ class ChoiceMeter:
         self.queue_s: float | None = None  # from the arrival to the first step
         self.reason: FinishReason | None = None  # why it ended
         self._seen_output = False
+        self._trace_id = trace_id
+        self._times = ChoiceTimes()
 
     def count(self, output: RequestOutput, num_tokens: int) -> None:
         """Record an output of which `num_tokens` belong to the text; the others are discarded."""
         if not self._seen_output:
             self._seen_output = True
             self._count_start(output)
+        if self._trace_id is not None:
+            self._note_times(output)
         if len(output.new_ids) > num_tokens:
             self._metrics.on_discarded(len(output.new_ids) - num_tokens)
         if num_tokens:
             self._observe_tokens(num_tokens)
+
+    def _note_times(self, output: RequestOutput) -> None:
+        """Take note of the engine's times."""
+        times = self._times
+        if times.first_token_s is None:
+            times.first_token_s = output.first_token_s
+        times.ended_s = output.ended_s
+        times.preempted_s += output.preempted_s
+
+    def times(self) -> ChoiceTimes:
+        """When the stretches of a traced choice ended, which has ended."""
+        times = self._times
+        times.scheduled_s = None if self.queue_s is None else self._arrival_s + self.queue_s
+        return times
 
     def _count_start(self, output: RequestOutput) -> None:
         """Take note of the first output, which a sequence that never ran has too, at its end."""
@@ -55,7 +85,7 @@ class ChoiceMeter:
         if output.queue_s is None:
             return
         self.queue_s = output.queue_s
-        self._metrics.count_queue_time(_SCHEDULED, output.queue_s)
+        self._metrics.count_queue_time(_SCHEDULED, output.queue_s, self._trace_id)
         if self._prompt_tokens:
             self._metrics.count_prompt_sources(self._prompt_tokens, output.num_cached_tokens)
 
@@ -65,11 +95,11 @@ class ChoiceMeter:
         self.num_tokens += num_tokens
         now = time.monotonic()
         if self.last_token_s is None:
-            self._metrics.observe("time_to_first_token_seconds", now - self._arrival_s)
+            self._observe("time_to_first_token_seconds", now - self._arrival_s)
             num_tokens -= 1
             self.first_token_s = self.last_token_s = now
         for _ in range(num_tokens):
-            self._metrics.observe("inter_token_latency_seconds", (now - self.last_token_s) / num_tokens)
+            self._observe("inter_token_latency_seconds", (now - self.last_token_s) / num_tokens)
         self.last_token_s = now
 
     def end(self, reason: FinishReason) -> None:
@@ -77,23 +107,30 @@ class ChoiceMeter:
             return
         self.reason = reason
         now = time.monotonic()
+        if self._times.ended_s is None:
+            self._times.ended_s = now
+        if self._times.first_token_s is None:
+            self._times.first_token_s = self.first_token_s
         self._metrics.count_ended(reason, self.num_tokens)
-        self._metrics.observe("e2e_request_latency_seconds", now - self._arrival_s)
+        self._observe("e2e_request_latency_seconds", now - self._arrival_s)
         if self.queue_s is not None:
             self._observe_stretches(self._arrival_s + self.queue_s, now)
         elif self._knows_wait:
-            self._metrics.count_queue_time(reason.value, now - self._arrival_s)
+            self._metrics.count_queue_time(reason.value, now - self._arrival_s, self._trace_id)
 
     def _observe_stretches(self, began_s: float, ended_s: float) -> None:
         """Where the time since its first step went, as far as it came."""
         first_s, last_s = self.first_token_s, self.last_token_s
         if first_s is None or last_s is None:
-            self._metrics.observe("request_prefill_time_seconds", max(0.0, ended_s - began_s))
-            self._metrics.observe("request_inference_time_seconds", max(0.0, ended_s - began_s))
+            self._observe("request_prefill_time_seconds", max(0.0, ended_s - began_s))
+            self._observe("request_inference_time_seconds", max(0.0, ended_s - began_s))
             return
-        self._metrics.observe("request_prefill_time_seconds", max(0.0, first_s - began_s))
-        self._metrics.observe("request_decode_time_seconds", last_s - first_s)
-        self._metrics.observe("request_inference_time_seconds", max(0.0, last_s - began_s))
+        self._observe("request_prefill_time_seconds", max(0.0, first_s - began_s))
+        self._observe("request_decode_time_seconds", last_s - first_s)
+        self._observe("request_inference_time_seconds", max(0.0, last_s - began_s))
         if self.num_tokens > 1:
             per_token_s = (last_s - first_s) / (self.num_tokens - 1)
-            self._metrics.observe("request_time_per_output_token_seconds", per_token_s)
+            self._observe("request_time_per_output_token_seconds", per_token_s)
+
+    def _observe(self, name: str, value_s: float) -> None:
+        self._metrics.observe(name, value_s, self._trace_id)

@@ -31,6 +31,7 @@ OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_STREAMS = ("text/event-stream", "application/x-ndjson")
 _MAX_HEADERS = 200
 _MAX_HEADER_BYTES = 64 * 1024
 
@@ -85,6 +86,9 @@ class _Exchange:
         self._record.client = scope["client"][0] if scope.get("client") else None
         self._record.client_subject = scope.get("state", {}).get(SUBJECT_STATE)
         self._arrival_s = self._record.arrival_s
+        self._trace = None if context.tracing is None else context.tracing.begin(scope, method, self._arrival_s)
+        if self._trace is not None:
+            self._record.trace_id = self._trace.trace_id
         set_current_record(self._record)
         scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s)
         set_caller(scope, ANYBODY)
@@ -93,6 +97,8 @@ class _Exchange:
         self._context.metrics.count_request(record)
         if self._context.config.log_requests:
             self._log.log(record)
+        if self._trace is not None:
+            self._trace.finish(record)
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -108,6 +114,9 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
             headers["request-id"] = self.request_id  # Anthropic's name of it
+            if self._trace is not None and (traceresponse := self._trace.response_header) is not None:
+                headers["traceresponse"] = traceresponse
+            self._record.is_stream = headers.get("content-type", "").startswith(_STREAMS)
             headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
             if self._context.draining:
                 headers["connection"] = "close"  # the client's next request should find another server

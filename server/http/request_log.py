@@ -84,6 +84,8 @@ def _fields(record: RequestRecord, model_name: str) -> dict[str, object]:
     if record.first_token_s is not None:
         fields["ttft_s"] = round(record.first_token_s, 4)
     fields["duration_s"] = round(time.monotonic() - record.arrival_s, 4)
+    if record.trace_id is not None:
+        fields["trace_id"] = record.trace_id
     if record.finish_reasons:
         fields["finish"] = ",".join(record.finish_reasons)
     return fields

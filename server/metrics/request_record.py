@@ -4,6 +4,7 @@ import enum
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from engine.errors import ShedReason
 from engine.protocol import FinishReason
@@ -23,6 +24,30 @@ class Outcome(enum.StrEnum):
     ABORTED = "aborted"  # its client went away
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a generation's request asks of every choice."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int  # 0 is off
+    frequency_penalty: float
+    presence_penalty: float
+    seed: int | None
+
+
+@dataclass(slots=True)
+class ChoiceTimes:
+    """When a choice's stretches ended, by time.monotonic(): the engine's word where it has said so. None for what it
+    did not come to."""
+
+    scheduled_s: float | None = None
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    preempted_s: list[float] = field(default_factory=list)
+
+
 class RequestRecord:
     """Filled in on a request's way. It is over when the HTTP exchange and every generation that `hold` it have let go:
     a background response outlives the exchange that began it."""
@@ -39,6 +64,8 @@ class RequestRecord:
         self.request_bytes = 0
         self.response_bytes = 0
         self.http_s = 0.0  # from its head to the end of its answer
+        self.trace_id: str | None = None  # of a trace that is recorded
+        self.is_stream = False
         self.error_code: str | None = None
         self.error_status = 0
         self.shed_reason: ShedReason | None = None  # why it was given up on before it ran
@@ -50,6 +77,12 @@ class RequestRecord:
         self.output_tokens = 0
         self.first_token_s: float | None = None  # from the arrival
         self.finish_reasons: list[str] = []  # of its choices, each once
+        self.response_id: str | None = None
+        # Of a traced one:
+        self.asked: Asked | None = None
+        self.submitted_s: float | None = None  # to the engine, by time.monotonic()
+        self.choices: list[ChoiceTimes] = []
+        self.choice_ends: list[str] = []  # a finish reason each
         self._num_holders = 1
         self._on_over = on_over
 
@@ -65,9 +98,14 @@ class RequestRecord:
         """An error that was told to the client, in whatever form."""
         self.error_status, self.error_code, self.shed_reason = status, code, shed_reason
 
+    def note_asked(self, asked: Asked) -> None:
+        """What a generation asks for that goes to the engine now."""
+        self.asked, self.submitted_s = asked, time.monotonic()
+
     def note_ends(self, reasons: Sequence[FinishReason]) -> None:
         """How its choices ended."""
-        self.finish_reasons = sorted({reason.value for reason in reasons})
+        self.choice_ends = [reason.value for reason in reasons]
+        self.finish_reasons = sorted(set(self.choice_ends))
 
     @property
     def outcome(self) -> Outcome:
@@ -91,6 +129,12 @@ _current: ContextVar[RequestRecord | None] = ContextVar("request_record", defaul
 def current_record() -> RequestRecord | None:
     """Of the request that this task, or the one that began it, works for; None outside of requests."""
     return _current.get()
+
+
+def note_response_id(response_id: str) -> None:
+    """By which the answer calls itself."""
+    if (record := _current.get()) is not None:
+        record.response_id = response_id
 
 
 def set_current_record(record: RequestRecord) -> None:

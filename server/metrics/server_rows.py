@@ -196,6 +196,13 @@ _SERVER: tuple[MetricSpec, ...] = (
         labels=("route", "outcome", "code"),
     ),
     MetricSpec(
+        "trace_spans_total",
+        MetricType.COUNTER,
+        "Spans of traces by what became of them: exported, failed (the collector did not take them), dropped (too many "
+        "waited to be sent).",
+        labels=("outcome",),
+    ),
+    MetricSpec(
         "event_loop_lag_seconds",
         MetricType.HISTOGRAM,
         "How late the API process's event loop came to a timer, twice a second: all streams wait so long.",

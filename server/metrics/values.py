@@ -34,7 +34,7 @@ class Metrics:
         """has_vllm_names: export what vLLM has under its names, too."""
         disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
         self.engine_pid: int | None = None  # of the engine process, while there is one
-        self._model_name = model_name
+        self.model_name = model_name
         self._registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -64,7 +64,7 @@ class Metrics:
     def _register(self, spec: MetricSpec) -> None:
         """Create a metric, already bound to the model's name where that is its only label."""
         name, labels, registry = spec.exported, spec.labels, self._registry
-        bound = (self._model_name,) if labels == (MODEL,) else ()
+        bound = (self.model_name,) if labels == (MODEL,) else ()
         match spec.type:
             case MetricType.COUNTER:
                 counter = Counter(name, spec.help, labels, registry=registry, unit=spec.unit)
@@ -79,7 +79,7 @@ class Metrics:
         if spec.step is not None:
             readers.append((spec.step, _writer(self._metric(spec.name))))
         for value, read in spec.step_by.items():
-            readers.append((read, _writer(self._metric(spec.name).labels(self._model_name, value))))
+            readers.append((read, _writer(self._metric(spec.name).labels(self.model_name, value))))
 
     def _metric(self, name: str) -> Metric:
         return self._counters.get(name) or self._gauges.get(name) or self._histograms[name]
@@ -107,17 +107,17 @@ class Metrics:
             for _ in range(count):
                 self.observe("kv_block_idle_before_evict_seconds", idle_s)
         if stats.audit is not None:
-            self._counters["spec_decode_audits_total"].labels(self._model_name, stats.audit.value).inc()
+            self._counters["spec_decode_audits_total"].labels(self.model_name, stats.audit.value).inc()
         for position, count in enumerate(stats.accepted_by_position):
             self._accepted_at(position).inc(count)
         self._count_experts(stats.expert_rows)
         for outcome, seconds in stats.grammar_compile_s.items():
-            self._counters["grammar_compilations_total"].labels(self._model_name, outcome).inc(len(seconds))
+            self._counters["grammar_compilations_total"].labels(self.model_name, outcome).inc(len(seconds))
             for compile_s in seconds:
                 self.observe("grammar_compile_time_seconds", compile_s)
 
     def _accepted_at(self, position: int) -> Counter:
-        return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self._model_name, str(position))
+        return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self.model_name, str(position))
 
     def _count_experts(self, rows: list[int]) -> None:
         """Series are made when they first count; a label is an expert, or a range of them where there are very many."""
@@ -127,7 +127,7 @@ class Metrics:
             if count := sum(rows[first : first + width]):
                 last = min(first + width, len(rows)) - 1
                 label = str(first) if width == 1 else f"{first}-{last}"
-                counter.labels(self._model_name, label).inc(count)
+                counter.labels(self.model_name, label).inc(count)
 
     def on_discarded(self, num_tokens: int) -> None:
         self.add("discarded_tokens_total", num_tokens)
@@ -144,13 +144,17 @@ class Metrics:
         gauge = self._gauges["cache_config_info"]
         gauge.clear()
         shape = (info.block_size, info.num_blocks, info.kv_bytes, info.dtype, has_prefix_cache)
-        gauge.labels(self._model_name, *shape).set(1)
+        gauge.labels(self.model_name, *shape).set(1)
 
     def count_closed_connection(self, reason: str) -> None:
         self._counters["http_connections_closed_total"].labels(reason).inc()
 
+    def count_spans(self, outcome: str, num_spans: int) -> None:
+        """May be called by any thread."""
+        self._counters["trace_spans_total"].labels(outcome).inc(num_spans)
+
     def on_startup_phase(self, phase: str, seconds: float) -> None:
-        self._gauges["startup_seconds"].labels(self._model_name, phase).set(seconds)
+        self._gauges["startup_seconds"].labels(self.model_name, phase).set(seconds)
 
     # --- from the API process -----------------------------------------------------------------------------------------
 
@@ -176,14 +180,15 @@ class Metrics:
         """Count where the keys and values of a prompt came from that has begun to run."""
         self.add("prompt_tokens_cached_total", num_cached)
         by_source = self._counters["prompt_tokens_by_source_total"]
-        by_source.labels(self._model_name, "local_compute").inc(num_tokens - num_cached)
-        by_source.labels(self._model_name, "local_cache_hit").inc(num_cached)
+        by_source.labels(self.model_name, "local_compute").inc(num_tokens - num_cached)
+        by_source.labels(self.model_name, "local_cache_hit").inc(num_cached)
         self.observe("request_prefill_kv_computed_tokens", num_tokens - num_cached)
 
-    def count_queue_time(self, outcome: str, queue_s: float) -> None:
-        """outcome: "scheduled", or what ended the request before."""
-        self.observe("request_queue_time_seconds", queue_s)
-        self._histograms["queue_time_seconds"].labels(self._model_name, outcome).observe(queue_s)
+    def count_queue_time(self, outcome: str, queue_s: float, trace_id: str | None = None) -> None:
+        """outcome: "scheduled", or what ended the request before. trace_id: as of `observe`."""
+        self.observe("request_queue_time_seconds", queue_s, trace_id)
+        by_outcome = self._histograms["queue_time_seconds"].labels(self.model_name, outcome)
+        by_outcome.observe(queue_s, _exemplar(trace_id))
 
     def count_ended(self, reason: FinishReason, num_tokens: int) -> None:
         """Count a choice that ended with so many tokens."""
@@ -193,17 +198,18 @@ class Metrics:
             self._wasted[reason].inc(num_tokens)
 
     def count_tier(self, tier: str) -> None:
-        self._counters["service_tier_requests_total"].labels(self._model_name, tier).inc()
+        self._counters["service_tier_requests_total"].labels(self.model_name, tier).inc()
 
     def count_tool_call(self, parser: str, *, is_complete: bool) -> None:
         outcome = "complete" if is_complete else "incomplete"
-        self._counters["tool_calls_total"].labels(self._model_name, parser, outcome).inc()
+        self._counters["tool_calls_total"].labels(self.model_name, parser, outcome).inc()
 
     def count_http(self, record: RequestRecord) -> None:
         """Count an answered request; its labels have a bounded number of values."""
         labels = (record.method, record.route, str(record.status))
         self._counters["http_requests_total"].labels(*labels).inc()
-        self._histograms["http_request_duration_seconds"].labels(*labels).observe(record.http_s)
+        durations = self._histograms["http_request_duration_seconds"].labels(*labels)
+        durations.observe(record.http_s, _exemplar(record.trace_id))
         self._histograms["http_request_size_bytes"].labels(*labels).observe(record.request_bytes)
         self._histograms["http_response_size_bytes"].labels(*labels).observe(record.response_bytes)
 

@@ -13,6 +13,7 @@ from server.errors import ErrorReply
 from server.generation.choice import Delta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
+from server.metrics.request_record import note_response_id
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
@@ -69,6 +70,7 @@ class ChatFormatter:
 
     def __init__(self, body: ChatCompletionRequest, model: str, tokenizer: Tokenizer) -> None:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        note_response_id(self._id)
         self._created = int(time.time())
         self._model = model
         self._tokenizer = tokenizer

@@ -8,6 +8,7 @@ from typing import Any
 from server.errors import ErrorReply
 from server.generation.choice import Delta, ScoredToken
 from server.generation.generation import Generation
+from server.metrics.request_record import note_response_id
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
@@ -23,6 +24,7 @@ class CompletionFormatter:
 
     def __init__(self, body: CompletionRequest, model: str, tokenizer: Tokenizer) -> None:
         self._id = f"cmpl-{uuid.uuid4().hex}"
+        note_response_id(self._id)
         self._created = int(time.time())
         self._model = model
         self._tokenizer = tokenizer

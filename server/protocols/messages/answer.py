@@ -13,6 +13,7 @@ from server.errors import ErrorReply
 from server.generation.choice import Delta, Finish
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
+from server.metrics.request_record import note_response_id
 from server.protocols.frame import StreamForm
 from server.protocols.messages.errors import error_body
 from server.schemas.messages_answers import (
@@ -60,6 +61,7 @@ class MessagesFormatter:
     def __init__(self, model: str, request_id: str, *, is_cut_to_context: bool, omits_thoughts: bool) -> None:
         """is_cut_to_context: what ends the longest answer is the context, which takes fewer tokens than max_tokens."""
         self._id = f"msg_{uuid.uuid4().hex}"
+        note_response_id(self._id)
         self._model = model
         self._request_id = request_id
         self._length_reason = "model_context_window_exceeded" if is_cut_to_context else "max_tokens"

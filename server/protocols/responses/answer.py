@@ -15,6 +15,7 @@ from server.generation.choice import Finish
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
 from server.generation.params import GenerationParams
+from server.metrics.request_record import note_response_id
 from server.protocols.field_names import client_names
 from server.protocols.frame import StreamForm
 from server.protocols.logprobs import LogprobsFormat
@@ -61,6 +62,7 @@ class ResponseFormatter:
     def __init__(self, body: ResponsesRequest, params: ResponseParams, model: str) -> None:
         request = params.request
         self.response = _new_response(body, params.generation, model)
+        note_response_id(self.response.id)
         self._request = request
         as_token_ids = bool(request.chat.return_tokens_as_token_ids)
         self._format = LogprobsFormat(params.generation.tokenizer, as_token_ids=as_token_ids)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from engine.protocol import FinishReason
+from engine.client.output_stream import merge_outputs
+from engine.protocol import FinishReason, RequestOutput
 from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import SchedulerRun, expected_ids, half_right_draft, make_config, make_prompt, make_request
 from tests.helpers.ledger import EOS_ID, next_token
@@ -186,3 +187,26 @@ def test_drafts_shorten_a_run_and_change_no_output() -> None:
     )
     assert plain.run(requests).ids == drafted.run(requests).ids
     assert len(drafted.plans) < len(plain.plans)
+
+
+def test_outputs_tell_when_a_sequence_had_its_first_token_lost_its_blocks_and_ended() -> None:
+    run = SchedulerRun(make_config(num_blocks=8))
+    requests = [make_request(f"r{i}", make_prompt(3, seed=i), max_tokens=12, ignore_eos=True) for i in range(3)]
+    for request in requests:
+        run.add(request)
+    told: dict[str, RequestOutput] = {}
+    preempted_s = []
+    while run.scheduler.has_work:
+        run.now_s += 1.0
+        plan = run.scheduler.schedule()
+        outputs = run.scheduler.update(plan, run.runner.execute(plan))
+        preempted_s += [run.now_s] * run.scheduler.take_stats().preemptions
+        for output in outputs:
+            assert (output.ended_s is None) == (output.finish_reason is None)
+            told[output.id] = merge_outputs(told[output.id], output) if output.id in told else output
+    assert [told[request.id].first_token_s for request in requests] == [101.0] * 3
+    assert told["r0"].ended_s == 112.0
+    assert max(output.ended_s or 0.0 for output in told.values()) == run.now_s
+    assert preempted_s
+    assert sorted(at_s for output in told.values() for at_s in output.preempted_s) == preempted_s
+    assert told["r0"].preempted_s == []
