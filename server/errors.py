@@ -52,6 +52,10 @@ class AnswerTimeout(HeadraceError):
     """The request's own time was over before its answer began."""
 
 
+class AmbiguousRequest(InvalidRequest):
+    """Another server could find another end of this request, or another one for it."""
+
+
 class HeadersTooLarge(HeadraceError):
     """The header lines are too many or too long."""
 
@@ -180,7 +184,7 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"x-should-retry": "false"}  # OpenAI's clients would: what nobody waits for would be queued again
         case InvalidApiKey():
             return {"www-authenticate": "Bearer"}
-        case RequestTooLarge() | RequestTimeout() | HeadersTooLarge():
+        case RequestTooLarge() | RequestTimeout() | HeadersTooLarge() | AmbiguousRequest():
             return {"connection": "close"}  # the rest of the request is not read
     return {}
 

@@ -22,7 +22,7 @@ _BACKLOG = 2048
 _KEEPALIVE_IDLE_S = 30  # without a packet, after which the system asks whether the client is still there
 _KEEPALIVE_INTERVAL_S = 10
 _KEEPALIVE_PROBES = 3
-_UNACKED_SURPLUS_S = 5  # what is stuck in our own buffer is ended first, and counted: --http-write-timeout
+_UNACKED_SURPLUS_S = 5  # beyond --http-write-timeout
 
 
 @contextlib.contextmanager
@@ -41,7 +41,8 @@ def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.so
     """A TCP socket that listens on host:port. Raises StartupError.
 
     It listens already: Linux lets two sockets with SO_REUSEADDR bind one port until one of them listens.
-    unacked_s: after which the system gives up a connection whose client acknowledges nothing.
+    unacked_s: after which the system gives up a connection whose client acknowledges nothing, or takes nothing of what
+    is sent. Our own limit sees the second only once the system's buffers are full, which may be megabytes later.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -21,11 +22,14 @@ from server.errors import HeadersTooLarge, RequestTimeout, describe
 from server.http.certificates import SUBJECT_STATE, subject_of
 from server.http.connections import REFUSED_STATE, Admission, Connections
 from server.http.proxies import TrustedProxies
+from server.http.upgrades import new_parser, without_upgrade
 
 PEER_STATE = "peer"  # in a scope's state: the connection's other end, where `client` may be what a proxy's header says
 
 _MAX_HEAD_BYTES = 128 * 1024  # while a head is incomplete; RequestMiddleware is stricter with complete ones
 _MAX_HEADER_LINES = 400  # trailers included
+_MAX_CHUNK_OVERHEAD = 16  # bytes on the wire for one of a body, beyond as many as a head may have
+_MAX_OFFERS = 8  # of another protocol, in bytes that come together
 _REFUSED_HEAD_S = 2.0  # for a connection too many to send its request
 
 
@@ -43,6 +47,7 @@ class CloseReason(enum.StrEnum):
     LIMIT = "limit"  # --max-connections, --max-connections-per-client
     HEADER_TIMEOUT = "header_timeout"
     HEADER_SIZE = "header_size"
+    INVALID = "invalid"  # no HTTP/1.1
     BODY_TIMEOUT = "body_timeout"  # of a body that came after its answer
     WRITE_TIMEOUT = "write_timeout"
     TLS_HANDSHAKE = "tls_handshake"  # that failed
@@ -79,6 +84,9 @@ class Connection(HttpToolsProtocol):
         self._admission = Admission.SERVED
         self._place = _Place.HEAD
         self._head_bytes = 0  # of an incomplete head
+        self._raw_body_bytes = 0  # of an incomplete body, from the bytes after those that its head came with
+        self._body_bytes = 0
+        self._is_over = False  # the client has been told that nothing more is read
         self._is_head_too_large = False
         self._unsent_bytes = 0  # when the write timer was set
         self._read_timer: TimerHandle | None = None  # of the head, or of a body after its answer
@@ -105,16 +113,46 @@ class Connection(HttpToolsProtocol):
         self._open.leave(self._counted_as)
         self._stop_read_timer()
         self._stop_write_timer()
+        if isinstance(exc, TimeoutError):  # the system's: see server/commands/listener.py
+            self._on_closed(CloseReason.WRITE_TIMEOUT)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         if self._place is _Place.BETWEEN:
             self._begin_head()
         if self._place is _Place.HEAD:
             self._head_bytes += len(data)
-        super().data_received(data)
+        else:
+            self._raw_body_bytes += len(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._place is _Place.HEAD and self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse_head()
+        elif self._raw_body_bytes > _MAX_CHUNK_OVERHEAD * self._body_bytes + _MAX_HEAD_BYTES:
+            self._refuse_message("the lines between the body's chunks are too long")
+
+    def _feed(self, data: bytes) -> None:
+        """Let the parser read, and go on behind what it takes for the beginning of another protocol."""
+        try:
+            for _ in range(_MAX_OFFERS):
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    method, version = self.parser.get_method(), self.parser.get_http_version()
+                    rest = data[upgrade.args[0] :]
+                if method == b"CONNECT":
+                    break
+                self.parser = new_parser(self)
+                data = without_upgrade(method, self.url, version, self.headers) + rest
+            self._refuse_message("this server speaks no other protocol, and connects to no other server")
+        except httptools.HttpParserError:
+            if self._is_head_too_large:
+                self._refuse_head()
+            else:
+                self._refuse_message("the request is not valid HTTP/1.1")
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -135,21 +173,30 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
         if len(self.headers) > _MAX_HEADER_LINES:
             self._is_head_too_large = True
-            raise HeadersTooLarge  # the parser gives up, and send_400_response is called
+            raise HeadersTooLarge  # the parser gives up
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():  # `_feed` lets the parser read this head again, without the offer
+            return
         if self.scheme == "https" and SUBJECT_STATE not in self.app_state:
             subject = subject_of(self.transport.get_extra_info("peercert"))
             self.app_state = {**self.app_state, SUBJECT_STATE: subject}
             self.scope["state"][SUBJECT_STATE] = subject
         self._place, self._head_bytes = _Place.BODY, 0
+        self._raw_body_bytes = self._body_bytes = 0
         self._stop_read_timer()
         super().on_headers_complete()
         if self._admission is Admission.REFUSED:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._place = _Place.BETWEEN
+        if self.parser.should_upgrade():
+            return
+        self._place, self._raw_body_bytes = _Place.BETWEEN, 0
         self._stop_read_timer()
         super().on_message_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
@@ -164,16 +211,6 @@ class Connection(HttpToolsProtocol):
             self._on_closed(CloseReason.LIMIT)
         if self._place is _Place.BODY:  # nobody reads it; but closing now could cost the client its answer
             self._set_read_timer(self._end_late_body, self._limits.head_s)
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Called for what the parser refuses."""
-        if self._is_head_too_large:
-            self._refuse_head()
-        else:
-            self._end(InvalidRequest("the request is not valid HTTP/1.1"))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """An offer of another protocol may be declined without a word."""
 
     # --- limits -------------------------------------------------------------------------------------------------------
 
@@ -208,16 +245,32 @@ class Connection(HttpToolsProtocol):
         self._on_closed(CloseReason.HEADER_SIZE)
         self._end(HeadersTooLarge(f"the head has more than {_MAX_HEADER_LINES} lines or {_MAX_HEAD_BYTES} bytes"))
 
+    def _refuse_message(self, why: str) -> None:
+        self._on_closed(CloseReason.INVALID)
+        self._end(InvalidRequest(why))
+
     def _end(self, error: HeadraceError) -> None:
-        """Answer what is no complete request, unless another one is being answered, and close."""
+        """Answer what is no complete request, where that can be, and close."""
         if self.transport.is_closing():
             return
-        if not self._is_answering:
+        self._is_over = True
+        if self._may_answer:
             reply = describe(error, "")
             body = reply.body()
             head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
             self.transport.write(STATUS_LINE[reply.status] + head.encode() + body)
+            if self._place is _Place.BODY:
+                self.cycle.disconnected = True  # its application is told so, and what it sends is dropped
+                self.cycle.message_event.set()
         self.transport.close()
+
+    @property
+    def _may_answer(self) -> bool:
+        """Whether an error is the answer to the request that is being read: the one before it is answered, and no byte
+        of its own answer has been sent."""
+        if self._place is _Place.BODY:
+            return not self.cycle.response_started and not self.pipeline
+        return not self._is_answering
 
     def _set_read_timer(self, end: Callable[[], None], seconds: float) -> None:
         self._stop_read_timer()

@@ -8,12 +8,12 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.errors import InvalidRequest
 from server.context import ServerContext
-from server.errors import ClientGone, HeadersTooLarge, InvalidApiKey, TooManyConnections
+from server.errors import ClientGone, InvalidApiKey, TooManyConnections
 from server.http.certificates import SUBJECT_STATE
 from server.http.connections import REFUSED_STATE
 from server.http.error_forms import error_response, route_path, told
+from server.http.head import check_head
 from server.http.request_log import RequestLog
 from server.keys.caller import ANYBODY, Caller, key_caller
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
@@ -32,8 +32,6 @@ OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _STREAMS = ("text/event-stream", "application/x-ndjson")
-_MAX_HEADERS = 200
-_MAX_HEADER_BYTES = 64 * 1024
 
 
 class RequestMiddleware:
@@ -54,7 +52,7 @@ class RequestMiddleware:
         exchange = _Exchange(scope, receive, send, self._context, self._log)
         try:
             _check_connection(scope)
-            _check_head(scope)
+            check_head(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except ClientGone:
             exchange.status = CLIENT_GONE
@@ -138,22 +136,6 @@ def _check_connection(scope: Scope) -> None:
             "too many connections are open, in all (--max-connections) or from this address "
             "(--max-connections-per-client); close some, or try again later"
         )
-
-
-def _check_head(scope: Scope) -> None:
-    """Refuse heads that uvicorn lets through: oversized ones, and ones that two servers could read differently."""
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    size = sum(len(name) + len(value) for name, value in headers)
-    if len(headers) > _MAX_HEADERS or size > _MAX_HEADER_BYTES:
-        raise HeadersTooLarge(
-            f"the request has {len(headers)} header lines of {size} bytes; the limits are {_MAX_HEADERS} lines and "
-            f"{_MAX_HEADER_BYTES} bytes"
-        )
-    names = [name for name, _ in headers]
-    if b"content-length" in names and b"transfer-encoding" in names:
-        raise InvalidRequest("the request has both Content-Length and Transfer-Encoding; it must have one of them")
-    if scope["http_version"] == "1.1" and names.count(b"host") != 1:
-        raise InvalidRequest(f"the request has {names.count(b'host')} Host headers; it must have one")
 
 
 class AuthMiddleware:

@@ -158,7 +158,8 @@ _SERVER: tuple[MetricSpec, ...] = (
         "http_connections_closed_total",
         MetricType.COUNTER,
         "Connections that the server ended against their client's will, by reason: limit (--max-connections), "
-        "header_timeout, header_size, body_timeout, write_timeout, tls_handshake (that failed).",
+        "header_timeout, header_size, invalid (no HTTP/1.1), body_timeout, write_timeout (also clients that are gone), "
+        "tls_handshake (that failed).",
         labels=("reason",),
     ),
     MetricSpec(

@@ -1,0 +1,32 @@
+"""Requests that offer another protocol, read as they would be without the offer.
+
+Java's HTTP client offers HTTP/2 with its first request, also with one that has a body. The parser takes what follows
+such a head for the other protocol's bytes; RFC 9110 lets a server ignore the offer and answer the request.
+"""
+
+from collections.abc import Iterable
+
+import httptools
+
+_OFFER = frozenset({b"upgrade", b"http2-settings"})
+
+
+def new_parser(protocol: object) -> httptools.HttpRequestParser:
+    """In place of one that has met an offer, and reads no more."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's; what follows a close is ignored
+    return parser
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The request's head. headers: with names in lower case."""
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    for name, value in headers:
+        if name == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            value = b", ".join(token for token in tokens if token.lower() not in _OFFER)
+            if not value:
+                continue
+        if name not in _OFFER:
+            lines.append(name + b": " + value)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
