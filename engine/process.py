@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from engine.client.framing import encode_frame, receive_to_engine
-from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging
+from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
@@ -28,6 +28,7 @@ from engine.protocol import (
     FromEngine,
     Loading,
     Ready,
+    SetLogLevel,
     Shutdown,
     Started,
     ToEngine,
@@ -122,6 +123,8 @@ def _handle(engine: Engine, message: ToEngine | None) -> bool:
             engine.add(request)
         case AbortRequest(id=request_id, reason=reason):
             engine.abort(request_id, reason)
+        case SetLogLevel(level=level):
+            set_log_level(level)
         case Shutdown():
             return False
     return True

@@ -328,7 +328,11 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Stop at once; the API process has drained or given up on whatever ran."""
 
 
-ToEngine = AddRequest | AbortRequest | Shutdown
+class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
+    level: str  # as the option --log-level has it
+
+
+ToEngine = AddRequest | AbortRequest | SetLogLevel | Shutdown
 
 
 # --- engine -> API process -------------------------------------------------------------------------------------------

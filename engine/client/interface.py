@@ -71,6 +71,9 @@ class EngineClient(Protocol):
     def drain_s(self) -> float:
         """How long the requests that wait take at the recent rate, in seconds and within bounds."""
 
+    def set_log_level(self, level: str) -> None:
+        """Of the engine. One that is started later takes it from the environment."""
+
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         """Hand over a request; raises QueueFull, for the number of requests, or EngineUnavailable. The caller must
         iterate to the end or abort.

@@ -3,6 +3,7 @@
 import datetime
 import enum
 import logging
+import os
 import re
 import sys
 from typing import Any, TextIO
@@ -28,7 +29,16 @@ def configure_logging(level: str, form: LogFormat) -> None:
     """Write the root logger's lines to stderr. level: a name as in the option, such as "info"."""
     handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter(_TEXT))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Of this process, and of those that it starts from now on. level: a name as in the option."""
+    os.environ[LEVEL_VARIABLE] = level
+    logging.getLogger().setLevel(level.upper())
+    # uvicorn tells its own start and stop, which ours say better.
+    logging.getLogger("uvicorn").setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
 def with_fields(**fields: object) -> dict[str, dict[str, object]]:

@@ -26,6 +26,7 @@ from engine.protocol import (
     FromEngine,
     Loading,
     Ready,
+    SetLogLevel,
     Shutdown,
     Started,
     StepOutputs,
@@ -184,6 +185,9 @@ class ProcessClient:
         )
         self._send_requests()
         return stream
+
+    def set_log_level(self, level: str) -> None:
+        self._send(SetLogLevel(level))
 
     def _send_requests(self) -> None:
         for request in self._streams.take_unsent():

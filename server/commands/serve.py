@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import RestartReason
-from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging
+from engine.client.log_format import FORM_VARIABLE, LogFormat, configure_logging
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import StartupError
@@ -25,7 +25,7 @@ from server.commands.loading_display import loading_display
 from server.commands.open_files import allow_open_files
 from server.commands.service_manager import ServiceManager
 from server.commands.startup_times import LAST_PHASE, StartupTimes
-from server.config import LogLevel, MetricsAlias, ServerConfig
+from server.config import MetricsAlias, ServerConfig
 from server.http.certificates import Certificates
 from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics
@@ -63,10 +63,7 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
 
 def _configure_logging(config: ServerConfig) -> None:
     configure_logging(config.log_level, config.log_format)
-    os.environ[LEVEL_VARIABLE] = config.log_level  # the engine process inherits them
-    os.environ[FORM_VARIABLE] = config.log_format
-    if config.log_level is not LogLevel.DEBUG:  # uvicorn tells its own start and stop, which ours say better
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    os.environ[FORM_VARIABLE] = config.log_format  # the engine process inherits it
 
 
 async def _serve(

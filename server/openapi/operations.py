@@ -184,6 +184,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
     "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
+    "GET /log-level": Operation(answers={JSON: plain.LogLevelAnswer}, errors=(InsufficientPermissions,)),
+    "PUT /log-level": Operation(
+        answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}, errors=(InsufficientPermissions,)
+    ),
     "GET /version": Operation(answers={JSON: plain.ServerVersion}),
     "GET /live": Operation(answers={JSON: plain.Health}),
     "GET /ready": Operation(answers={JSON: plain.Health}, unready=plain.Health),

@@ -1,13 +1,20 @@
-"""GET /metrics and /version: for whoever runs the server."""
+"""GET /metrics, /version and /log-level, PUT /log-level: for whoever runs the server."""
 
 import importlib.metadata
+import logging
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from engine.client.interface import EngineState
-from server.http.body import Context
-from server.http.operators import METRICS_READERS
+from engine.client.log_format import set_log_level
+from server.http.body import Context, json_body
+from server.http.operators import METRICS_READERS, OPERATORS_ONLY
+from server.schemas.operations import LogLevelRequest
+from server.schemas.parameters import ignored_header, ignored_parameters
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Operations"])
 
@@ -24,3 +31,21 @@ async def metrics(request: Request, context: Context) -> Response:
 async def version() -> JSONResponse:
     """Tell the server's version."""
     return JSONResponse({"version": importlib.metadata.version("headrace")})
+
+
+@router.get("/log-level", dependencies=[OPERATORS_ONLY])
+async def log_level() -> JSONResponse:
+    """Tell how severe the least severe log lines are."""
+    return JSONResponse({"level": logging.getLevelName(logging.getLogger().level).lower()})
+
+
+@router.put("/log-level", dependencies=[OPERATORS_ONLY])
+async def change_log_level(
+    context: Context, body: Annotated[LogLevelRequest, Depends(json_body(LogLevelRequest))]
+) -> JSONResponse:
+    """Change how severe log lines must be, of the server and of its engine, until the server's end."""
+    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    set_log_level(body.level)
+    context.client.set_log_level(body.level)
+    logger.warning("the log level is %s from now on", body.level)
+    return JSONResponse({"level": body.level}, headers=headers)

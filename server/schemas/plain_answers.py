@@ -59,6 +59,10 @@ class ServerVersion(msgspec.Struct):
     version: str
 
 
+class LogLevelAnswer(msgspec.Struct):
+    level: str
+
+
 class Health(msgspec.Struct):
     """The last three are given where the status is not ok."""
 

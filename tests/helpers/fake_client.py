@@ -138,6 +138,7 @@ class FakeClient:
         self.capacity = 1000
         self.num_open = 0
         self.streams: list[FakeStream] = []
+        self.log_level: str | None = None  # that was set
         self._info = info or engine_info()
 
     @property
@@ -172,6 +173,9 @@ class FakeClient:
 
     def drain_s(self) -> float:
         return 2.5
+
+    def set_log_level(self, level: str) -> None:
+        self.log_level = level
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> FakeStream:  # noqa: ARG002
         self.check_capacity(1)
