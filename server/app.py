@@ -113,6 +113,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
                 "x-tool-call-format",
                 "x-stream-id",
                 "retry-after",
+                "x-should-retry",
                 "traceresponse",
             ],
         )

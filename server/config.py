@@ -11,6 +11,8 @@ from server.network_config import NetworkConfig
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # as browsers write it, who are taken literally
 
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+
 
 class LogLevel(enum.StrEnum):
     DEBUG = "debug"
@@ -39,7 +41,12 @@ class ServerConfig:
     allowed_origins: tuple[str, ...] = option(
         (), "Web origin whose pages may call the API, or *; repeatable (default: none).", group="HTTP", metavar="ORIGIN"
     )
-    root_path: str = option("", "Path prefix that a reverse proxy strips.", group="HTTP", metavar="PATH")
+    root_path: str = option(
+        "",
+        "Path prefix under which a proxy has the server, as /llm; the proxy may strip it or not.",
+        group="HTTP",
+        metavar="PATH",
+    )
     max_request_bytes: int = option(
         8 * 2**20, "Largest request body.", group="HTTP", type="bytes", metavar="SIZE", minimum=1
     )
@@ -206,6 +213,11 @@ class ServerConfig:
                     f"--allowed-origins is {origin!r}, which no browser sends; give scheme and host in lower case, a "
                     "port where there is one, and no path, such as https://chat.example:8443, or *"
                 )
+
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise OptionError(
+                f"--root-path is {self.root_path!r}; it must be a path such as /llm, without a / at its end"
+            )
 
     def model_names(self, model: str) -> tuple[str, ...]:
         """The ids that clients may call `model`, the MODEL as typed, by; the first is canonical."""

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import uvicorn
+from starlette.routing import Route
 
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
-from server.app import create_app
+from server.app import ROUTERS, create_app
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.http.certificates import Certificates
 from server.http.connection import CloseReason, Connection, ConnectionLimits
 from server.http.connections import Connections
 from server.http.proxies import ProxiedClients, TrustedProxies
+from server.http.root_path import RootPath
 from server.http.tls_layer import TlsLayer
 from server.metrics.values import Metrics
 from server.store.entries import Entries
@@ -42,13 +44,13 @@ def create_server(
     """A server that is yet to serve, and the state of its application. certificates: for TLS."""
     app = create_app(client, config, engine_config, metrics, store)
     trusted = TrustedProxies(config.network.proxies)
+    paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
     uvicorn_config = uvicorn.Config(
-        ProxiedClients(app, trusted, config.max_connections_per_client),
+        ProxiedClients(RootPath(app, config.root_path, paths), trusted, config.max_connections_per_client),
         log_config=None,
         access_log=False,  # server/http/request_log.py tells more
         proxy_headers=False,  # it would believe every process of this machine
         server_header=False,
-        root_path=config.root_path,
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
         http=_protocol(config, metrics, trusted, certificates),  # type: ignore[arg-type] # called as the class would be

@@ -53,3 +53,11 @@ async def test_a_trusted_proxys_connections_are_not_one_clients() -> None:
     async with serving(network=network, max_connections_per_client=1) as server:
         peers = [await server.connect() for _ in range(3)]
         assert [await peer.get() for peer in peers] == [200, 200, 200]
+
+
+async def test_a_prefix_may_be_taken_off_or_left_on() -> None:
+    async with serving(root_path="/llm") as server:
+        for path in (b"/v1/models", b"/llm/v1/models"):
+            peer = await server.connect()
+            peer.writer.write(GET.replace(b"/v1/models", path))
+            assert (await peer.answer())[0] == 200

@@ -56,3 +56,21 @@ async def test_an_allowed_origin_may_ask_without_a_key_and_read_errors() -> None
     assert refused.headers["access-control-allow-origin"] == PAGE
     assert "access-control-allow-credentials" not in refused.headers
     assert "access-control-allow-origin" not in other.headers
+
+
+async def test_a_page_may_send_keys_and_read_our_headers_but_no_cookies() -> None:
+    async with http(make_app(FakeClient(says("x")), allowed_origins=(PAGE,))) as api:
+        asking = {
+            "origin": PAGE,
+            "access-control-request-method": "DELETE",
+            "access-control-request-headers": "authorization, content-type, x-api-key, x-stainless-lang",
+        }
+        preflight = await api.options("/v1/responses/resp_1", headers=asking)
+        answer = await api.get("/v1/models", headers={"origin": PAGE, "cookie": "a=b"})
+    allowed = {name.strip() for name in preflight.headers["access-control-allow-headers"].lower().split(",")}
+    assert {"authorization", "content-type", "x-api-key", "x-stainless-lang"} <= allowed
+    assert "DELETE" in preflight.headers["access-control-allow-methods"]
+    assert "access-control-allow-credentials" not in {*preflight.headers, *answer.headers}
+    exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+    assert {"x-request-id", "retry-after", "x-should-retry", "x-ignored-parameters", "x-stream-id"} <= exposed
+    assert answer.headers["vary"] == "Origin"

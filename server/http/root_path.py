@@ -1,0 +1,31 @@
+"""RootPath: the server under a prefix (--root-path), whether or not the proxy in front takes it off."""
+
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class RootPath:
+    """Gives each request the prefix and a path that begins with it, as ASGI has them.
+
+    A path that has the prefix comes from a proxy that leaves it on; one without, from a proxy that takes it off. Where
+    a route of our own begins like the prefix (/v1, /api) one cannot tell, and every path is one without.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str, routes: Iterable[str]) -> None:
+        """root_path: "", or "/llm" and the like. routes: the paths of all routes."""
+        self._app = app
+        self._root = root_path
+        self._may_be_left_on = not any(_is_below(route, root_path) for route in routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._root and scope["type"] == "http":
+            scope["root_path"] = self._root
+            if not (self._may_be_left_on and _is_below(scope["path"], self._root)):
+                scope["path"] = self._root + scope["path"]
+                scope["raw_path"] = self._root.encode() + scope["raw_path"]
+        await self._app(scope, receive, send)
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root + "/")
