@@ -14,11 +14,16 @@ from tests.helpers.deploy_files import CHART
 
 SCHEMA = CHART / "values.schema.json"
 
-# Options that the chart sets by values of their own: a key belongs into a Secret.
-OWN_VALUES = frozenset({"model", "api_key", "host", "port", "data_dir"})
+# Options that the chart sets by values of its own: keys belong into a Secret, and a pod is reached by its port.
+OWN_VALUES = frozenset(
+    {
+        *("model", "api_key", "data_dir", "host", "port", "uds", "uds_mode"),
+        *("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password"),
+    }
+)
 
 # Objects whose fields Kubernetes or the user defines.
-_FREE = frozenset({"resources", "strategy", "labels", "annotations", "monitoringNamespaces"})
+_FREE = frozenset({"resources", "strategy", "labels", "annotations", "monitoringNamespaces", "tlsConfig"})
 _ENUMS = {
     "kind": ["none", "hpa", "keda"],
     "readinessPath": ["/ready", "/health"],

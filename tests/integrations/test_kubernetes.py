@@ -4,6 +4,7 @@ operator and Compose take what is in deploy/."""
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ CUSTOM = ("ScaledObject", "PrometheusRule", "ServiceMonitor")
 EVERYTHING = {
     "apiKey": {"existingSecret": "keys"},
     "data": {"enabled": True},
+    "tls": {"existingSecret": "certificate"},
     "cache": {"claim": {"enabled": True, "storageClassName": "fast"}},
     "options": {"max-model-len": 4096, "max-num-batched-tokens": 1048576, "kv-cache-memory-bytes": "2GiB"},
     "image": {"repository": "r/headrace", "digest": "sha256:" + "0" * 64},
@@ -121,12 +123,25 @@ def test_every_value_of_the_chart_makes_what_kubernetes_takes(helm: Path, tmp_pa
     kinds = [document["kind"] for document in documents]
     assert kinds.count("PersistentVolumeClaim") == 2
     _check(documents, tmp_path)
+    probes = [part for document in documents for part in _parts(document) if "httpGet" in part]
+    assert [probe["httpGet"]["scheme"] for probe in probes] == ["HTTPS"] * 3
     (options,) = (document["data"] for document in documents if "headrace.yml" in document.get("data", {}))
     assert yaml.safe_load(options["headrace.yml"]) == EVERYTHING["options"] | {
         "data-dir": "/data",
+        "ssl-certfile": "/etc/headrace-tls/tls.crt",
+        "ssl-keyfile": "/etc/headrace-tls/tls.key",
         "log-format": "json",
         "shutdown-timeout": 30,
     }
+
+
+def _parts(document: object) -> Iterator[dict[str, Any]]:
+    """All objects within."""
+    if isinstance(document, dict):
+        yield document
+    if isinstance(document, dict | list):
+        for part in document.values() if isinstance(document, dict) else document:
+            yield from _parts(part)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +149,7 @@ def test_every_value_of_the_chart_makes_what_kubernetes_takes(helm: Path, tmp_pa
     [
         ({"options": {"max-model-length": 4096}}, "max-model-length"),
         ({"options": {"port": 9000}}, "port"),
+        ({"options": {"uds": "/tmp/socket"}}, "uds"),
         ({"options": {"max-num-seqs": 0}}, "max-num-seqs"),
         ({"replica": 2}, "replica"),
         ({"data": {"enabled": True}, "replicas": 2}, "one pod"),

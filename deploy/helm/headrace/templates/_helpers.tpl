@@ -37,8 +37,16 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if .Values.data.enabled }}
 data-dir: /data
 {{- end }}
+{{- if .Values.tls.existingSecret }}
+ssl-certfile: /etc/headrace-tls/tls.crt
+ssl-keyfile: /etc/headrace-tls/tls.key
+{{- end }}
 {{- end }}
 
 {{- define "headrace.drainSeconds" -}}
 {{- if hasKey .Values.options "shutdown-timeout" }}{{ ceil (index .Values.options "shutdown-timeout") }}{{ else }}30{{ end }}
+{{- end }}
+
+{{- define "headrace.scheme" -}}
+{{ ternary "HTTPS" "HTTP" (ne .Values.tls.existingSecret "") }}
 {{- end }}
