@@ -10,7 +10,11 @@ from pathlib import Path
 # name -> where its `run(server_config, engine_config) -> exit code` is; imported when chosen, so that --help is quick.
 COMMANDS = {"serve": "server.commands.serve:run"}
 # The same for commands that have options of their own, as `run(arguments) -> exit code`.
-COMMANDS_WITH_OPTIONS = {"bench": "server.commands.bench:run", "quantize": "server.commands.quantize:run"}
+COMMANDS_WITH_OPTIONS = {
+    "bench": "server.commands.bench:run",
+    "keys": "server.commands.keys:run",
+    "quantize": "server.commands.quantize:run",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

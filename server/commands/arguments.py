@@ -101,6 +101,7 @@ def _build_parser() -> argparse.ArgumentParser:
     serve.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
     serve.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
     add_options(serve, OPTIONS.values(), many="append")
+    commands.add_parser("keys", help="make API keys, and check a file of them", add_help=False)
     commands.add_parser("bench", help="measure a server, or the engine without one", add_help=False)
     commands.add_parser("quantize", help="write a quantized checkpoint of a model", add_help=False)
     return parser

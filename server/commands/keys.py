@@ -1,0 +1,128 @@
+"""`headrace keys`: makes API keys, and checks a file of them."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.errors import OptionError
+from server.commands.arguments import HelpFormatter, Parser
+from server.keys.key import ApiKey, BudgetPeriod, hash_of, new_key
+from server.keys.key_file import check_name, is_open_to_others, parse_keys, read_keys
+from server.keys.key_file_edits import append_key, entry_text, replace_hash
+
+_EPILOG = """\
+examples:
+  headrace keys new ann --file keys.yaml
+  headrace keys new web --file keys.yaml --requests-per-minute 60 --tokens-per-minute 100000 --max-concurrency 4
+  headrace keys new prometheus --file keys.yaml --metrics --no-models
+  headrace keys rotate ann --file keys.yaml
+  headrace keys check keys.yaml
+  headrace serve --api-keys-file keys.yaml
+"""
+_SHORTEST = 20  # characters of a key from elsewhere that nobody guesses
+
+
+def run(argv: Sequence[str]) -> int:
+    """Do as `argv` (what follows `headrace keys`) says; returns the exit code. Raises OptionError."""
+    arguments = _build_parser().parse_args(argv)
+    match arguments.action:
+        case "new":
+            _new(arguments)
+        case "rotate":
+            check_name(arguments.name, "NAME")
+            key = new_key()
+            replace_hash(arguments.file, arguments.name, hash_of(key))
+            _tell(
+                key, f"{arguments.name} has another key in {arguments.file}, and the one of before is no longer taken"
+            )
+        case "hash":
+            _hash()
+        case "check":
+            keys = read_keys(arguments.file)
+            sys.stdout.write("".join(f"{key.name}{_described(key)}\n" for key in keys))
+            if is_open_to_others(arguments.file):
+                sys.stderr.write(f"{arguments.file} can be read or written by others: chmod 600 {arguments.file}\n")
+        case _:
+            raise OptionError("no action given; try headrace keys new NAME --file FILE, or headrace keys --help")
+    return 0
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    """Raises OptionError."""
+    check_name(arguments.name, "NAME")
+    key = new_key()
+    given = {name: value for name in ApiKey.__struct_fields__ if (value := getattr(arguments, name, None)) is not None}
+    # Read as a file would be, so that limits are checked by the same rules.
+    (entry,) = parse_keys(msgspec.json.encode({"keys": [{**given, "hash": hash_of(key)}]}).decode())
+    if arguments.file is None:
+        _tell(key, "Add this to the list in your keys file:\n\n" + entry_text(entry))
+    else:
+        append_key(arguments.file, entry)
+        _tell(key, f"{entry.name} is in {arguments.file}; a server that runs with it takes the key within a second")
+
+
+def _hash() -> None:
+    """Raises OptionError."""
+    key = sys.stdin.readline().strip()
+    if len(key) < _SHORTEST:
+        raise OptionError(
+            f"the key on standard input has {len(key)} characters; one that nobody guesses has at least {_SHORTEST}"
+        )
+    sys.stdout.write(hash_of(key) + "\n")
+
+
+def _tell(key: str, what: str) -> None:
+    """The key alone is on standard output."""
+    sys.stderr.write(what.rstrip("\n") + "\n\nThe key, which is shown this once:\n")
+    sys.stderr.flush()
+    sys.stdout.write(key + "\n")
+
+
+def _described(key: ApiKey) -> str:
+    fields: dict[str, Any] = msgspec.to_builtins(key)
+    return "".join(f" {name}={value}" for name, value in fields.items() if name not in ("name", "hash"))
+
+
+def _build_parser() -> Parser:
+    parser = Parser(
+        prog="headrace keys",
+        description="Make API keys, of which a keys file has the hashes alone.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION", parser_class=Parser)
+    new = actions.add_parser("new", help="make a key, and its entry", allow_abbrev=False)
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--file", type=Path, metavar="FILE", help="add the entry to this file (default: print it)")
+    new.add_argument("--admin", action="store_const", const=True, help="it may run the server")
+    new.add_argument("--metrics", action="store_const", const=True, help="it may read /metrics")
+    new.add_argument("--weight", type=float, metavar="N", help="its share of a busy server, against others' 1")
+    for name, what in (
+        ("requests-per-minute", "requests"),
+        ("tokens-per-minute", "tokens of prompts and answers"),
+        ("max-concurrency", "requests at a time"),
+        ("budget-tokens", "tokens in a day or month"),
+    ):
+        new.add_argument(f"--{name}", type=int, metavar="N", help=f"most {what}")
+    new.add_argument(
+        "--budget-period", choices=[period.value for period in BudgetPeriod], help="of the budget (default: month)"
+    )
+    models = new.add_mutually_exclusive_group()
+    models.add_argument(
+        "--models", nargs="+", metavar="NAME", help="names of models that it may ask for (default: all)"
+    )
+    models.add_argument("--no-models", dest="models", action="store_const", const=[], help="it may ask for none")
+    new.add_argument("--expires", metavar="TIME", help="as 2027-01-31T00:00:00Z")
+    new.add_argument("--cache-group", metavar="NAME", help="whose keys share cached prompt prefixes")
+    rotate = actions.add_parser("rotate", help="give a name another key", allow_abbrev=False)
+    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument("--file", type=Path, metavar="FILE", required=True)
+    actions.add_parser("hash", help="print the hash of a key that is on standard input", allow_abbrev=False)
+    check = actions.add_parser("check", help="read a file as the server would, and list its keys", allow_abbrev=False)
+    check.add_argument("file", type=Path, metavar="FILE")
+    return parser

@@ -1,0 +1,65 @@
+"""ApiKey: one entry of a keys file, and how keys are made."""
+
+import datetime
+import enum
+import hashlib
+import secrets
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from engine.protocol import MAX_TENANT_WEIGHT, MIN_TENANT_WEIGHT
+
+HASH_PREFIX = "sha256:"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NO_NAMES = frozenset({"other", "none"})  # what metrics call keys that they do not name
+
+_KEY_PREFIX = "hr-"
+_KEY_BYTES = 32
+_MOST = 10**15
+
+_Count = Annotated[int, Meta(ge=1, le=_MOST)]
+
+
+class BudgetPeriod(enum.StrEnum):
+    """The stretches of UTC, each with the whole budget again."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A key's name, its digest, and what it may do. None is no limit."""
+
+    name: str
+    hash: str  # HASH_PREFIX and the hexadecimal SHA-256 of the key
+    admin: bool = False
+    metrics: bool = False  # may read /metrics; an admin's may anyway
+    weight: Annotated[float, Meta(ge=MIN_TENANT_WEIGHT, le=MAX_TENANT_WEIGHT)] = 1.0
+    requests_per_minute: _Count | None = None
+    tokens_per_minute: _Count | None = None
+    max_concurrency: _Count | None = None
+    models: tuple[str, ...] | None = None  # names that it may ask for
+    budget_tokens: Annotated[int, Meta(ge=0, le=_MOST)] | None = None
+    budget_period: BudgetPeriod = BudgetPeriod.MONTH
+    expires: Annotated[datetime.datetime, Meta(tz=True)] | None = None
+    cache_group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None  # whose prefix cache it shares
+
+    @property
+    def digest(self) -> bytes:
+        return bytes.fromhex(self.hash.removeprefix(HASH_PREFIX))
+
+
+def new_key() -> str:
+    """A key that nobody can guess, so that a digest of it needs no salt and may be quick."""
+    return _KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+
+
+def digest_of(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def hash_of(key: str) -> str:
+    """What a keys file has in place of the key."""
+    return HASH_PREFIX + digest_of(key.encode()).hex()

@@ -1,0 +1,86 @@
+"""Changes of a keys file that leave the rest of its text as somebody wrote it."""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from engine.errors import OptionError
+from server.keys.key import ApiKey
+from server.keys.key_file import parse_keys, read_keys
+
+_PRIVATE = 0o600
+_NO_KEYS = re.compile(r"^keys:\s*\[\s*\]\s*$", re.MULTILINE)
+
+
+def entry_text(key: ApiKey) -> str:
+    """The key's entry in YAML."""
+    return yaml.safe_dump([_fields(key)], sort_keys=False, default_flow_style=False)
+
+
+def append_key(path: Path, key: ApiKey) -> None:
+    """Add a key at the end of a file, which is made if there is none. Raises OptionError."""
+    if not path.exists():
+        is_json = path.suffix == ".json"
+        empty = '{"keys": []}' if is_json else "keys: []\n"
+        _write(path, _with_key(empty, key), _PRIVATE)
+        return
+    if any(each.name == key.name for each in read_keys(path)):
+        raise OptionError(
+            f"{path} has a key named {key.name!r} already; give another name, or make it a new key with "
+            f"'headrace keys rotate {key.name} --file {path}'"
+        )
+    _write(path, _with_key(path.read_text(encoding="utf-8"), key), path.stat().st_mode)
+
+
+def replace_hash(path: Path, name: str, new_hash: str) -> None:
+    """Give the key of that name another hash. Raises OptionError."""
+    found = [key for key in read_keys(path) if key.name == name]
+    if not found:
+        raise OptionError(f"{path} has no key named {name!r}")
+    text = path.read_text(encoding="utf-8")
+    _write(path, text.replace(found[0].hash, new_hash), path.stat().st_mode)
+
+
+def _with_key(text: str, key: ApiKey) -> str:
+    """The text with one more entry. Raises OptionError where that takes more than to add lines."""
+    wanted = [*parse_keys(text), key]
+    if text.lstrip().startswith("{"):
+        content = json.loads(text)
+        content["keys"].append(_fields(key))
+        return json.dumps(content, indent=2) + "\n"
+    begun = _NO_KEYS.sub("keys:", text).rstrip("\n") + "\n"
+    for indent in ("  ", "", "    "):
+        longer = begun + "".join(indent + line for line in entry_text(key).splitlines(keepends=True))
+        with contextlib.suppress(OptionError):
+            if parse_keys(longer) == wanted:
+                return longer
+    raise OptionError(f"the file's list of keys does not go on at its end; add this to it:\n{entry_text(key)}")
+
+
+def _fields(key: ApiKey) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(msgspec.json.encode(key))
+    return fields
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Replace the file at once, so that nobody reads a half of it. Raises OptionError."""
+    target = path.resolve()
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), mode & 0o777)
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise OptionError(f"cannot write {path}: {error.strerror}") from error
