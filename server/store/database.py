@@ -52,6 +52,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX items_by_id ON items (id)",
     ),
+    (
+        """CREATE TABLE usage (
+            key TEXT NOT NULL,
+            hour_s INTEGER NOT NULL,
+            outcome TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            cached_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            PRIMARY KEY (hour_s, key, outcome)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

@@ -51,6 +51,11 @@ class Entries:
         self._max_age_s = max_age_s
         self._clock = clock
 
+    @property
+    def database(self) -> Database:
+        """That the entries are in, for tables of other features."""
+        return self._database
+
     async def put(self, entry: Entry, items: Iterable[tuple[str, Item]] = ()) -> bool:
         """Store or replace an entry, with items and the part that each belongs to. False if it is larger than all that
         may be stored, and is not."""
