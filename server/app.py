@@ -13,6 +13,8 @@ from server.config import ServerConfig
 from server.context import ServerContext
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
+from server.http.rate_headers import RATE_HEADERS
+from server.keys.room import KeyRoom
 from server.metrics.values import Metrics
 from server.routes import (
     chat,
@@ -30,6 +32,7 @@ from server.routes import (
     stored_responses,
     streams,
     tokens,
+    usage,
 )
 from server.runs.registry import Runs
 from server.store.database import memory_database
@@ -49,6 +52,7 @@ ROUTERS = (
     tokens.router,
     models.router,
     operations.router,
+    usage.router,
     health.router,
     docs.router,
     pages.router,
@@ -64,17 +68,21 @@ def create_app(
 ) -> FastAPI:
     """The application; its state is one ServerContext, at `app.state.context`.
 
-    The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory.
+    The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory. Raises
+    OptionError for a keys file or usage log that cannot be used.
     """
+    store = store or entries_in(memory_database(), config)
+    model_names = config.model_names(engine_config.model)
     context = ServerContext(
         client=client,
         config=config,
         metrics=metrics,
-        model_names=config.model_names(engine_config.model),
+        model_names=model_names,
         model_root=engine_config.model,
         honors_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
-        store=store or entries_in(memory_database(), config),
+        store=store,
+        keys=KeyRoom(config, model_names[0], metrics, store.database),
     )
     app = FastAPI(
         title="headrace",
@@ -96,9 +104,7 @@ def create_app(
 def _middleware(context: ServerContext) -> list[Middleware]:
     """The layers, outermost first. CORS is outside, since a preflight carries no key and errors need its headers."""
     config = context.config
-    layers = [Middleware(RequestMiddleware, context=context)]
-    if config.api_key:
-        layers.append(Middleware(AuthMiddleware, keys=config.api_key))
+    layers = [Middleware(RequestMiddleware, context=context), Middleware(AuthMiddleware, ring=context.keys.ring)]
     if config.allowed_origins:
         cors = Middleware(
             CORSMiddleware,
@@ -115,6 +121,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
                 "retry-after",
                 "x-should-retry",
                 "traceresponse",
+                *RATE_HEADERS,
             ],
         )
         layers.insert(0, cors)

@@ -38,6 +38,21 @@ class ServerConfig:
         "Key that clients must send, as a bearer token or in x-api-key; repeatable (default: none is asked for).",
         group="HTTP",
     )
+    api_keys_file: str | None = option(
+        None,
+        "YAML or JSON file of keys with names, limits and budgets; read again when it changes (default: none).",
+        group="Keys",
+        metavar="FILE",
+    )
+    share_prefix_cache: bool = option(
+        False, "Share cached prompt prefixes between the keys of the keys file too.", group="Keys"
+    )
+    usage_log: str | None = option(
+        None,
+        "File that gets a line of JSON for each request that is over, with its key and tokens (default: none).",
+        group="Keys",
+        metavar="FILE",
+    )
     allowed_origins: tuple[str, ...] = option(
         (), "Web origin whose pages may call the API, or *; repeatable (default: none).", group="HTTP", metavar="ORIGIN"
     )
@@ -71,8 +86,8 @@ class ServerConfig:
     )
     data_dir: str | None = option(
         None,
-        "Folder for what is kept over restarts: responses and conversations (default: memory, which ends with the "
-        "server).",
+        "Folder for what is kept over restarts: responses, conversations and usage (default: memory, which ends with "
+        "the server).",
         group="Storage",
         metavar="DIR",
     )

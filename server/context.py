@@ -12,6 +12,8 @@ from engine.errors import EngineUnavailable
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
 from server.errors import ModelNotFound
+from server.keys.caller import current_caller
+from server.keys.room import KeyRoom
 from server.metrics.values import Metrics
 from server.runs.registry import Runs
 from server.schemas.base import quote
@@ -35,6 +37,7 @@ class ServerContext:
     honors_priority: bool  # whether the scheduler looks at a request's priority
     runs: Runs
     store: Entries
+    keys: KeyRoom
     tracing: "Tracing | None" = None
     workers: TextWorkers = field(default_factory=TextWorkers)
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
@@ -67,11 +70,21 @@ class ServerContext:
         finally:
             self.num_preparing -= 1
 
+    @property
+    def callers_models(self) -> tuple[str, ...]:
+        """The names that the request's caller may ask for."""
+        caller = current_caller()
+        return tuple(name for name in self.model_names if caller.may_use(name))
+
     def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFound unless `name` is served here; a request without a name means the canonical one."""
-        if name is not None and name not in self.model_names:
-            served = ", ".join(repr(known) for known in self.model_names)
-            raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {served}")
+        """Raise ModelNotFound unless `name` is served here, and to this caller; a request without a name means the
+        canonical one."""
+        if (self.model_name if name is None else name) in (names := self.callers_models):
+            return
+        served = ", ".join(repr(known) for known in names) or "none for this key"
+        if name is None:
+            raise ModelNotFound(f"the request names no model, and its key must; this server has {served}")
+        raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {served}")
 
     async def text_model(self) -> TextModel:
         """The tokenizer and chat template, built off the event loop at the first call.

@@ -28,8 +28,28 @@ class InvalidApiKey(HeadraceError):
     """The request carries no key, or none of ours."""
 
 
+class ExpiredApiKey(InvalidApiKey):
+    """The key was one of ours until it expired."""
+
+
 class InsufficientPermissions(HeadraceError):
     """The request is for the server's operator, and whoever sent it is none."""
+
+
+class RateLimited(HeadraceError):
+    """The key has sent all requests that it may for now; `retry_after_s` is when the next is taken, if one ever is."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TokensLimited(RateLimited):
+    """The key has used all tokens that it may for now."""
+
+
+class BudgetSpent(RateLimited):
+    """The key has used all tokens that it may in this day or month."""
 
 
 class ModelNotFound(HeadraceError):
@@ -122,6 +142,9 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     EventsDropped: _Kind(410, _INVALID, "events_dropped"),
     RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),
     QueueFull: _Kind(429, "requests", "rate_limit_exceeded"),
+    RateLimited: _Kind(429, "requests", "rate_limit_exceeded"),
+    TokensLimited: _Kind(429, "tokens", "rate_limit_exceeded"),
+    BudgetSpent: _Kind(429, "insufficient_quota", "insufficient_quota"),
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
     StorageFailed: _Kind(500, "server_error", "storage_failed"),
@@ -175,7 +198,9 @@ def describe(error: Exception, request_id: str) -> ErrorReply:
 def _headers(error: Exception) -> dict[str, str]:
     match error:
         case Shed():
-            return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+            return {"retry-after": _seconds(error.retry_after_s)}
+        case RateLimited():
+            return _when_again(error)
         case EngineUnavailable():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case TooManyConnections():
@@ -187,6 +212,18 @@ def _headers(error: Exception) -> dict[str, str]:
         case RequestTooLarge() | RequestTimeout() | HeadersTooLarge() | AmbiguousRequest():
             return {"connection": "close"}  # the rest of the request is not read
     return {}
+
+
+def _when_again(error: RateLimited) -> dict[str, str]:
+    """OpenAI's and Anthropic's clients try again by themselves, which is in vain before a budget is there again."""
+    headers = {} if error.retry_after_s is None else {"retry-after": _seconds(error.retry_after_s)}
+    if error.retry_after_s is None or isinstance(error, BudgetSpent):
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def _seconds(seconds: float) -> str:
+    return str(max(1, math.ceil(seconds)))
 
 
 def _describe_http(error: HTTPException) -> ErrorReply:

@@ -1,6 +1,7 @@
 """`headrace serve`: the life of the server process, from the bound socket to the drained exit."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -9,6 +10,7 @@ import socket
 import time
 from collections.abc import Coroutine
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.client.callbacks import EngineCallbacks
@@ -20,6 +22,7 @@ from engine.errors import StartupError
 from engine.protocol import Loading, TokenizerInfo
 from server.commands.activity_log import ActivityLog
 from server.commands.announcement import announce
+from server.commands.hangup import on_hangup
 from server.commands.listener import listening, url_of
 from server.commands.loading_display import loading_display
 from server.commands.open_files import allow_open_files
@@ -27,6 +30,7 @@ from server.commands.service_manager import ServiceManager
 from server.commands.startup_times import LAST_PHASE, StartupTimes
 from server.config import MetricsAlias, ServerConfig
 from server.http.certificates import Certificates
+from server.keys.key_file import read_keys
 from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics
 from server.network_config import NetworkConfig
@@ -55,6 +59,8 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     return_large_buffers()
     _configure_logging(server_config)
     load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
+    if server_config.api_keys_file is not None:
+        read_keys(Path(server_config.api_keys_file))  # the same
     allow_open_files(server_config.max_connections)
     certificates = Certificates(server_config.network) if server_config.network.has_tls else None
     with listening(server_config) as sock, open_store(server_config) as store:
@@ -98,6 +104,9 @@ async def _serve(
         await store.expire()
         if num_interrupted := await fail_interrupted(store):
             logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
+    upkeep = contextlib.AsyncExitStack()
+    await upkeep.enter_async_context(context.keys.kept_up())
+    on_hangup(*([context.keys.look_again] if context.keys.has_files else []))
     serving = asyncio.create_task(http.serve([sock]), name="http")
     watches = [
         asyncio.create_task(ActivityLog(metrics).run(), name="activity-log"),
@@ -130,6 +139,7 @@ async def _serve(
         await context.runs.finish(_STORE_TIMEOUT_S)
         http.should_exit = True
         await serving
+        await upkeep.aclose()  # all requests are over
         context.workers.close()
         for watch in watches:
             watch.cancel()

@@ -43,6 +43,7 @@ def count_longest(metrics: Metrics, meters: Sequence[ChoiceMeter], n: int) -> No
 
 def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_tokens: int) -> None:
     """Tell the record what came of the choices, all of which have ended."""
+    record.counted_prompt_tokens = sum(meter.counted_prompt_tokens for meter in meters)
     record.cached_tokens = num_cached_tokens
     record.output_tokens = sum(meter.num_tokens for meter in meters)
     firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]

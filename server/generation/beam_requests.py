@@ -125,7 +125,9 @@ class BeamRequests:
             start_by_s=params.terms.start_by_s if is_first and index == 0 else None,
             priority=params.terms.priority,
             service_class=params.terms.service_class,
-            cache_salt=params.cache_salt,
+            tenant=params.terms.tenant,
+            tenant_weight=params.terms.tenant_weight,
+            cache_salt=params.terms.cache_salt,
         )
 
     def _output(self, finished: FinishedBeam, first: RequestOutput, *, is_timeout: bool) -> RequestOutput:

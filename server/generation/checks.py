@@ -2,6 +2,7 @@
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.context import ServerContext
+from server.keys.caller import current_caller
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
@@ -11,10 +12,12 @@ from server.structured_outputs.request import unknown_fields
 def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
     """The names of the fields that are ignored.
 
-    Raises EngineUnavailable, ModelNotFound or InvalidRequest.
+    Raises EngineUnavailable, ModelNotFound, RateLimited or InvalidRequest.
     """
     context.check_admission()
     context.check_model(body.model)
+    if (account := current_caller().account) is not None:
+        account.check_open()
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     if body.return_progress and not body.stream:

@@ -19,6 +19,7 @@ from server.generation.beam_requests import BeamRequests
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
+from server.generation.reservation import Reservation, reserve
 from server.generation.terms import waited_too_long
 from server.generation.timing import RequestTimes, request_times
 from server.metrics.request_record import current_record
@@ -38,6 +39,7 @@ class Generation:
         self._record = current_record()
         self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
+        self._reservation: Reservation | None = None
         self._beams: BeamRequests | None = None
         if params.beams is not None:
             self._beams = BeamRequests(context.client, context.metrics, params, params.beams)
@@ -127,13 +129,19 @@ class Generation:
         return request_times(self._params.terms.arrival_s, [choice.meter for choice in self._choices])
 
     async def __aenter__(self) -> Self:
-        """Hand all choices to the engine. Raises QueueFull or EngineUnavailable, and then none has started."""
+        """Hand all choices to the engine. Raises RateLimited, QueueFull or EngineUnavailable, and then none has
+        started."""
         self._context.check_admission()
         count_asked(self._context.metrics, self._params, self._record)
-        if self._beams is None:
-            self._submit_choices()
-        else:
-            self._beams.check_capacity()
+        self._reservation = reserve(self._params, self._context.client.info.max_model_len)
+        try:
+            if self._beams is None:
+                self._submit_choices()
+            else:
+                self._beams.check_capacity()
+        except BaseException:
+            self._reservation.settle(())
+            raise
         for _ in self._choices:
             self._context.metrics.count_tier(self._params.terms.service_tier)
         if self._record is not None:
@@ -167,7 +175,9 @@ class Generation:
             start_by_s=params.terms.start_by_s if index == 0 else None,  # once that has begun the others may wait
             priority=params.terms.priority,
             service_class=params.terms.service_class,
-            cache_salt=params.cache_salt,
+            tenant=params.terms.tenant,
+            tenant_weight=params.terms.tenant_weight,
+            cache_salt=params.terms.cache_salt,
             reports_progress=params.reports_progress,
             prediction_ids=params.prediction_ids,
             grammar=params.plan.grammar,
@@ -182,6 +192,8 @@ class Generation:
         meters = [choice.meter for choice in self._choices]
         for meter in meters:
             meter.end(FinishReason.ABORT)
+        if self._reservation is not None:
+            self._reservation.settle(meters)
         count_longest(self._context.metrics, meters, self._params.n)
         if self._record is not None:
             note_end(self._record, meters, self.num_cached_tokens)

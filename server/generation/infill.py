@@ -69,7 +69,6 @@ async def _infill_params(
         options=options,
         n=1,
         terms=terms,
-        cache_salt=body.cache_salt or "",
         prediction_ids=[],
         plan=AnswerPlan(),
         ignored=ignored,

@@ -52,6 +52,11 @@ class ChoiceMeter:
         self._trace_id = trace_id
         self._times = ChoiceTimes()
 
+    @property
+    def counted_prompt_tokens(self) -> int:
+        """As they are in the metrics: of a prompt that ended before any output none are."""
+        return self._prompt_tokens if self._seen_output else 0
+
     def count(self, output: RequestOutput, num_tokens: int) -> None:
         """Record an output of which `num_tokens` belong to the text; the others are discarded."""
         if not self._seen_output:

@@ -41,7 +41,6 @@ class GenerationParams:
     options: TextOptions
     n: int
     terms: RequestTerms
-    cache_salt: str
     prediction_ids: list[int]
     plan: AnswerPlan
     ignored: list[str]  # fields that are not honored
@@ -215,7 +214,6 @@ def _params(
         n=body.num_candidates,
         terms=terms,
         reports_progress=bool(body.return_progress),
-        cache_salt=body.cache_salt or "",
         prediction_ids=[],
         plan=plan,
         ignored=[*ignored, *plan.ignored],

@@ -1,4 +1,4 @@
-"""RequestTerms: when a request came, how long it may wait and take, and who is served before it."""
+"""RequestTerms: whose a request is, when it came, how long it may wait and take, and who is served before it."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
 from server.context import ServerContext
 from server.errors import AnswerTimeout
+from server.keys.caller import current_caller
 from server.schemas.sampling import GenerationRequest
 
 DEFAULT_TIER = "default"
@@ -30,6 +31,9 @@ class RequestTerms:
     priority: int = 0
     service_tier: str = DEFAULT_TIER
     queue_timeout_s: float | None = None  # from the arrival to its first step
+    tenant: str = ""  # whom the engine counts it for, and their share
+    tenant_weight: float = 1.0
+    cache_salt: str = ""  # who shares cached prefixes with it
 
     @property
     def service_class(self) -> ServiceClass:
@@ -66,6 +70,7 @@ class RequestTerms:
 
 def request_terms(body: GenerationRequest, context: ServerContext, arrival_s: float) -> RequestTerms:
     """As the request says, or else the options."""
+    caller = current_caller()
     timeout_s = body.timeout if body.timeout is not None else context.config.request_timeout
     return RequestTerms(
         arrival_s=arrival_s,
@@ -73,6 +78,9 @@ def request_terms(body: GenerationRequest, context: ServerContext, arrival_s: fl
         priority=body.priority or 0,
         service_tier=served_tier(body) or DEFAULT_TIER,
         queue_timeout_s=context.config.queue_timeout,
+        tenant=caller.tenant,
+        tenant_weight=caller.weight,
+        cache_salt=caller.cache_salt(body.cache_salt or ""),
     )
 
 

@@ -1,6 +1,5 @@
 """The layers around the routes, in pure ASGI: Starlette's BaseHTTPMiddleware would hide disconnects from handlers."""
 
-import hmac
 import re
 import time
 import uuid
@@ -9,14 +8,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.context import ServerContext
-from server.errors import ClientGone, InvalidApiKey, TooManyConnections
+from server.errors import ClientGone, TooManyConnections
 from server.http.certificates import SUBJECT_STATE
 from server.http.connections import REFUSED_STATE
 from server.http.error_forms import error_response, route_path, told
 from server.http.head import check_head
+from server.http.rate_headers import rate_headers
 from server.http.request_log import RequestLog
-from server.keys.caller import ANYBODY, Caller, key_caller
-from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
+from server.keys.caller import ANYBODY, Caller, set_current_caller
+from server.keys.ring import KeyRing
+from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_record, set_current_record
 from server.pages.files import NAMES as page_names
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
@@ -93,6 +94,7 @@ class _Exchange:
 
     def _on_over(self, record: RequestRecord) -> None:
         self._context.metrics.count_request(record)
+        self._context.keys.note(record)
         if self._context.config.log_requests:
             self._log.log(record)
         if self._trace is not None:
@@ -116,6 +118,8 @@ class _Exchange:
                 headers["traceresponse"] = traceresponse
             self._record.is_stream = headers.get("content-type", "").startswith(_STREAMS)
             headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
+            for name, value in rate_headers(self._scope).items():
+                headers[name] = value
             if self._context.draining:
                 headers["connection"] = "close"  # the client's next request should find another server
         await self._send(message)
@@ -139,34 +143,39 @@ def _check_connection(scope: Scope) -> None:
 
 
 class AuthMiddleware:
-    """Asks for a key on every path but OPEN_PATHS: a route added later is closed until it is listed there."""
+    """Asks for a key on every path but OPEN_PATHS, if there are keys: a route added later is closed until it is listed
+    there. A POST counts as a request of its key."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, ring: KeyRing) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._ring = ring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and route_path(scope) not in OPEN_PATHS:
-            set_caller(scope, self._caller(Headers(scope=scope)))
+            caller = self._ring.find(_given_key(Headers(scope=scope))) if self._ring.asks_for_keys else ANYBODY
+            set_caller(scope, caller)
+            if scope["method"] == "POST":
+                _count_request(caller)
         await self._app(scope, receive, send)
 
-    def _caller(self, headers: Headers) -> Caller:
-        """Who the key makes the client. Raises InvalidApiKey.
 
-        A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's.
-        """
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            given = headers.get("x-api-key", "")
-        token = given.strip().encode("latin-1")
-        # Each key is compared in full, so the time tells neither which one nor how much of it was right.
-        matches = [hmac.compare_digest(token, key) for key in self._keys]
-        if not any(matches):
-            raise InvalidApiKey(
-                "the request has no valid API key; send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
-            )
-        return key_caller(token)
+def _given_key(headers: Headers) -> bytes:
+    """A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        given = headers.get("x-api-key", "")
+    return given.strip().encode("latin-1")
+
+
+def _count_request(caller: Caller) -> None:
+    """Raises RateLimited."""
+    if (record := current_record()) is not None:
+        record.key_name, record.is_usage = caller.name, True
+    if caller.account is not None:
+        caller.account.count_request()
 
 
 def set_caller(scope: Scope, caller: Caller) -> None:
+    """Tell routes, and all that works for them, whose request it is."""
     scope["state"].update(caller=caller, owner=caller.owner)
+    set_current_caller(caller)

@@ -7,7 +7,7 @@ from starlette.types import Scope
 from server.errors import InsufficientPermissions
 from server.http.connection import PEER_STATE
 from server.http.peer import is_local
-from server.keys.caller import ANYBODY, Caller
+from server.keys.caller import ANYBODY, caller_of
 
 # A proxy on this machine is a local peer, whoever it speaks for; these say that there is one, or a web page.
 _OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "origin")
@@ -28,11 +28,6 @@ def require_operator(scope: Scope) -> None:
             "page in between, or start it with --api-key and send that key"
         )
     raise InsufficientPermissions("this is for the server's operator; send an admin's key")
-
-
-def caller_of(scope: Scope) -> Caller:
-    caller: Caller = scope["state"]["caller"]
-    return caller
 
 
 def _is_from_here(scope: Scope) -> bool:

@@ -69,6 +69,8 @@ def _fields(record: RequestRecord, model_name: str) -> dict[str, object]:
         "outcome": record.outcome.value,
         "request_id": record.request_id,
     }
+    if record.key_name is not None:
+        fields["key"] = record.key_name
     if record.client is not None:
         fields["client"] = record.client
     if record.client_subject is not None:

@@ -64,6 +64,8 @@ class RequestRecord:
         self.request_bytes = 0
         self.response_bytes = 0
         self.http_s = 0.0  # from its head to the end of its answer
+        self.key_name: str | None = None
+        self.is_usage = False  # it counts as a request of its key, or of those without one
         self.trace_id: str | None = None  # of a trace that is recorded
         self.is_stream = False
         self.error_code: str | None = None
@@ -73,6 +75,7 @@ class RequestRecord:
         self.has_begun = False
         self.num_choices = 0
         self.prompt_tokens = 0
+        self.counted_prompt_tokens = 0  # of them, those that a usage counts: of prompts that had an output or an end
         self.cached_tokens = 0
         self.output_tokens = 0
         self.first_token_s: float | None = None  # from the arrival

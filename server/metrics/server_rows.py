@@ -128,6 +128,35 @@ _PROMPTS: tuple[MetricSpec, ...] = (
     ),
 )
 
+_KEYS: tuple[MetricSpec, ...] = (
+    gauge("api_keys", "Keys of the keys file that are accepted."),
+    MetricSpec(
+        "api_keys_reloads_total",
+        MetricType.COUNTER,
+        "Times that a changed keys file was read, by outcome: loaded, failed (its former keys go on being accepted).",
+        labels=("outcome",),
+    ),
+    MetricSpec(
+        "key_requests_total",
+        MetricType.COUNTER,
+        "Requests (POST) of keys of the keys file, by outcome as in requests_total; names beyond 100 are 'other'.",
+        labels=("key", "outcome"),
+    ),
+    MetricSpec("key_prompt_tokens_total", MetricType.COUNTER, "Prompt tokens of these requests.", labels=("key",)),
+    MetricSpec(
+        "key_cached_tokens_total", MetricType.COUNTER, "Of them, those that the prefix cache had.", labels=("key",)
+    ),
+    MetricSpec("key_output_tokens_total", MetricType.COUNTER, "Generated tokens of these requests.", labels=("key",)),
+    MetricSpec(
+        "key_refusals_total",
+        MetricType.COUNTER,
+        "Requests that a key's limit refused: requests, tokens, concurrency, budget, expired.",
+        labels=("key", "limit"),
+    ),
+    counter("usage_lines_lost_total", "Lines of --usage-log that could not be written."),
+    counter("usage_write_failures_total", "Times that usage could not be stored; it is kept, and tried again."),
+)
+
 _HTTP_LABELS = ("method", "route", "status")
 
 _SERVER: tuple[MetricSpec, ...] = (
@@ -217,5 +246,6 @@ SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Tokens": _TOKENS,
     "Requests": _CHOICES,
     "Prompts": _PROMPTS,
+    "Keys": _KEYS,
     "Server": _SERVER,
 }

@@ -17,6 +17,7 @@ from engine.client.interface import RestartReason
 from engine.errors import ShedReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
 from server.metrics.exposition import exposition
+from server.metrics.key_labels import KeyLabels
 from server.metrics.request_record import RequestRecord
 from server.metrics.spec import MODEL, PREFIX, MetricSpec, MetricType, Read
 from server.metrics.table import METRICS
@@ -35,6 +36,7 @@ class Metrics:
         disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
         self.engine_pid: int | None = None  # of the engine process, while there is one
         self.model_name = model_name
+        self._key_labels = KeyLabels()
         self._registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -219,6 +221,22 @@ class Metrics:
         self._counters["requests_total"].labels(*labels).inc()
         if record.shed_reason is not None:
             self._shed[record.shed_reason].inc()
+
+    def count_key_usage(self, record: RequestRecord) -> None:
+        """Count a request of a key that has a name."""
+        if record.key_name is None:
+            return
+        key = self._key_labels.of(record.key_name)
+        self._counters["key_requests_total"].labels(key, record.outcome.value).inc()
+        self._counters["key_prompt_tokens_total"].labels(key).inc(record.counted_prompt_tokens)
+        self._counters["key_cached_tokens_total"].labels(key).inc(record.cached_tokens)
+        self._counters["key_output_tokens_total"].labels(key).inc(record.output_tokens)
+
+    def count_key_refusal(self, name: str, limit: str) -> None:
+        self._counters["key_refusals_total"].labels(self._key_labels.of(name), limit).inc()
+
+    def count_keys_reload(self, outcome: str) -> None:
+        self._counters["api_keys_reloads_total"].labels(outcome).inc()
 
 
 def _exemplar(trace_id: str | None) -> dict[str, str] | None:

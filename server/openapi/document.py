@@ -9,8 +9,16 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from engine.errors import InvalidRequest
-from server.errors import HeadersTooLarge, InvalidApiKey, RequestTimeout, RequestTooLarge, TooManyConnections
+from server.errors import (
+    HeadersTooLarge,
+    InvalidApiKey,
+    RateLimited,
+    RequestTimeout,
+    RequestTooLarge,
+    TooManyConnections,
+)
 from server.openapi.errors import error_answers
+from server.openapi.headers import HEADERS, rate_header_references
 from server.openapi.operations import EVENTS, JSON, LINES, OPERATIONS, Operation
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
@@ -18,6 +26,7 @@ from server.structured_outputs.fields import StructuredFields
 _EVERY = (InvalidRequest, HeadersTooLarge, Exception)
 _OF_BODIES = (RequestTimeout, RequestTooLarge)
 _OF_OTHERS_THAN_PROBES = (InvalidApiKey, TooManyConnections)
+_OF_REQUESTS = (RateLimited,)  # that count as such
 _EACH = {EVENTS: "each event", LINES: "each line"}
 
 
@@ -51,7 +60,7 @@ def openapi_document(routes: Iterable[Any], *, open_paths: Iterable[str] = (), r
     paths: dict[str, dict[str, Any]] = {}
     for method, path, route, operation in described:
         paths.setdefault(path, {})[method.lower()] = _operation(
-            path, route, operation, bodies, answers, is_open=path in open_paths
+            path, route, operation, bodies, answers, is_open=path in open_paths, is_request=method == "POST"
         )
     return {
         "openapi": "3.1.0",
@@ -64,6 +73,7 @@ def openapi_document(routes: Iterable[Any], *, open_paths: Iterable[str] = (), r
         "security": [{"bearer": []}, {"x-api-key": []}, {}],
         "paths": paths,
         "components": {
+            "headers": dict(HEADERS),
             "schemas": dict(sorted({**components, **answers.components}.items())),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -85,9 +95,12 @@ def _operation(
     answers: AnswerSchemas,
     *,
     is_open: bool,
+    is_request: bool,
 ) -> dict[str, Any]:
+    """is_request: it counts as a request of its key."""
     models = _models(route, operation)
     errors = [*_EVERY, *operation.errors, *(_OF_BODIES if models else ()), *(() if is_open else _OF_OTHERS_THAN_PROBES)]
+    errors += _OF_REQUESTS if is_request else ()
     content = {
         media: {"schema": _answer_schema(media, kind, operation, answers)} for media, kind in operation.answers.items()
     }
@@ -100,6 +113,8 @@ def _operation(
         "200": {"description": " ".join(["The answer.", *streamed]), "content": content},
         **error_answers(errors, path, answers),
     }
+    for status in ("200", "429") if is_request else ():
+        responses[status]["headers"] = rate_header_references(path)
     if operation.unready is not None:
         unready = {JSON: {"schema": answers.of(operation.unready)}}
         responses["503"] = {"description": "Not now: why, and how far it is.", "content": unready}

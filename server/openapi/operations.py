@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, QueueTimeout, RequestFailed
 from server.errors import (
     AnswerTimeout,
+    BudgetSpent,
     EventsDropped,
     InsufficientPermissions,
     ModelNotFound,
@@ -16,6 +17,7 @@ from server.errors import (
     StorageFailed,
     StreamNotFound,
     StreamStopped,
+    TokensLimited,
 )
 from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEvent, PartEvent, ResponseEvent, TextDone
 from server.protocols.responses.events import Delta as ResponseDelta
@@ -33,6 +35,7 @@ from server.schemas.ollama_answers import (
     OllamaVersion,
 )
 from server.schemas.tokens import TokenizeChatRequest, TokenizeTextRequest
+from server.schemas.usage import UsageReport
 
 JSON, EVENTS, LINES, TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 
@@ -74,7 +77,8 @@ _PAGE = (
 )
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
 _ENGINE = (EngineUnavailable, EngineDied, EngineStopped)
-_GENERATING = (ModelNotFound, QueueFull, RequestFailed, *_ENGINE, QueueTimeout, AnswerTimeout)
+_LIMITED = (TokensLimited, BudgetSpent)
+_GENERATING = (ModelNotFound, QueueFull, *_LIMITED, RequestFailed, *_ENGINE, QueueTimeout, AnswerTimeout)
 _MODEL = (ModelNotFound, EngineUnavailable)  # its tokenizer is asked, and not the engine
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
 _STORED = (NotStored, StorageFailed)
@@ -187,6 +191,16 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /log-level": Operation(answers={JSON: plain.LogLevelAnswer}, errors=(InsufficientPermissions,)),
     "PUT /log-level": Operation(
         answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}, errors=(InsufficientPermissions,)
+    ),
+    "GET /v1/usage": Operation(
+        answers={JSON: UsageReport},
+        errors=(InsufficientPermissions, StorageFailed),
+        query=[
+            Query("since", {"type": "string"}, "Seconds since 1970, or RFC 3339; the present month's if left out."),
+            Query("until", {"type": "string"}, "The same; now if it is left out. Both are widened to whole hours."),
+            Query("bucket", {"enum": ["hour", "day", "month", "all"]}, "What is added up; all if it is left out."),
+            Query("key", {"type": "string"}, "A key's name; an operator gets all if it is left out."),
+        ],
     ),
     "GET /version": Operation(answers={JSON: plain.ServerVersion}),
     "GET /live": Operation(answers={JSON: plain.Health}),

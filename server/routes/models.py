@@ -17,9 +17,11 @@ router = APIRouter(tags=["Models"])
 
 @router.api_route("/v1/models", methods=["GET", "HEAD"])
 async def list_models(context: Context) -> JSONResponse:
-    """List the names that the model is served under."""
-    cards = [_card(name, context) for name in context.model_names]
-    page = {"has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]}  # as Anthropic's clients read it
+    """List the names that the model is served under to this caller."""
+    names = context.callers_models
+    cards = [_card(name, context) for name in names]
+    first, last = (names[0], names[-1]) if names else (None, None)
+    page = {"has_more": False, "first_id": first, "last_id": last}  # as Anthropic's clients read it
     return JSONResponse({"object": "list", "data": cards, **page})
 
 

@@ -104,7 +104,7 @@ async def ollama_tags(context: Context) -> Response:
         info = context.client.info
     except EngineUnavailable:
         info = None
-    return _json(OllamaModels([model_card(name, info, context.created_s) for name in context.model_names]))
+    return _json(OllamaModels([model_card(name, info, context.created_s) for name in context.callers_models]))
 
 
 @router.get("/api/ps")
@@ -114,7 +114,7 @@ async def ollama_ps(context: Context) -> Response:
         info = context.client.info
     except EngineUnavailable:
         return _json(OllamaRunningModels([]))
-    return _json(OllamaRunningModels([running_model(context.model_name, info)]))
+    return _json(OllamaRunningModels([running_model(name, info) for name in context.callers_models[:1]]))
 
 
 @router.post("/api/show")
@@ -148,7 +148,7 @@ for _method, _path in _NOT_SERVED:
 def _admitted(name: str, context: ServerContext) -> str:
     """The served name. Raises EngineUnavailable, or ModelNotFound."""
     context.check_admission()
-    return served_name(name, context.model_names)
+    return served_name(name, context.callers_models)
 
 
 def _checked(body: OllamaRequest, context: ServerContext) -> tuple[str, list[str]]:

@@ -20,5 +20,5 @@ def served_name(name: str, served: Sequence[str]) -> str:
     for known in served:
         if tagged(known) == tagged(name):
             return known
-    names = ", ".join(repr(tagged(known)) for known in served)
+    names = ", ".join(repr(tagged(known)) for known in served) or "none for this key"
     raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {names}")

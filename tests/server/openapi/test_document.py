@@ -48,7 +48,8 @@ def test_every_route_stands_in_a_group() -> None:
 def test_references_lead_somewhere_and_every_schema_is_used() -> None:
     document = _document()
     references = {value for key, value in _pairs(document) if key == "$ref"}
-    assert references == {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    kinds = ("headers", "schemas")
+    assert references == {f"#/components/{kind}/{name}" for kind in kinds for name in document["components"][kind]}
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,37 @@
+"""Reservation: a generation's part in its caller's limits, from before its first token to its end."""
+
+from collections.abc import Sequence
+
+from server.generation.metering import ChoiceMeter
+from server.generation.params import GenerationParams
+from server.keys.account import OPEN_ENDED_TOKENS, Account, Work
+from server.keys.caller import current_caller
+
+
+class Reservation:
+    """Made before anything is submitted, and settled exactly once however that ends."""
+
+    def __init__(self, account: Account | None, params: GenerationParams, max_model_len: int) -> None:
+        """Reserve the prompts and what the answers may have at most. Raises RateLimited."""
+        self._account = account
+        self._work: Work | None = None
+        if account is None:
+            return
+        lengths = [len(prompt.ids) for prompt in params.prompts]
+        max_tokens = params.sampling.max_tokens
+        is_open_ended = max_tokens >= max_model_len - max(lengths)  # all that fits, asked for or not
+        if is_open_ended:
+            max_tokens = min(max_tokens, OPEN_ENDED_TOKENS)
+        num_choices = len(params.prompts) * params.n
+        self._work = account.begin(sum(lengths), num_choices * max_tokens, is_open_ended=is_open_ended)
+
+    def settle(self, meters: Sequence[ChoiceMeter]) -> None:
+        """Count what the choices used; none of them if they were not begun."""
+        if self._account is not None and self._work is not None:
+            used = sum(meter.counted_prompt_tokens + meter.num_tokens for meter in meters)
+            self._account.end(self._work, used)
+
+
+def reserve(params: GenerationParams, max_model_len: int) -> Reservation:
+    """For the caller of the request that this task works for. Raises RateLimited."""
+    return Reservation(current_caller().account, params, max_model_len)

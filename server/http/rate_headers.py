@@ -1,0 +1,63 @@
+"""rate_headers: what is left of a key's rates, in the headers of OpenAI's API or of Anthropic's."""
+
+import datetime
+import math
+from collections.abc import Iterator, Mapping
+
+from starlette.types import Scope
+
+from server.http.error_forms import route_path
+from server.keys.bucket import TokenBucket
+from server.keys.caller import caller_of
+from server.keys.spending import utc_now
+
+_KINDS = ("requests", "tokens")
+_PARTS = ("limit", "remaining", "reset")
+_ANTHROPIC_PATH = "/v1/messages"
+
+# All that there are, for browsers to be let read them.
+RATE_HEADERS = (
+    *(f"x-ratelimit-{part}-{kind}" for part in _PARTS for kind in _KINDS),
+    *(f"anthropic-ratelimit-{kind}-{part}" for kind in _KINDS for part in _PARTS),
+)
+
+
+def rate_headers(scope: Scope) -> Mapping[str, str]:
+    """None for a caller without rates."""
+    account = caller_of(scope).account
+    if account is None or (account.requests is None and account.tokens is None):
+        return {}
+    form = _anthropic if route_path(scope).startswith(_ANTHROPIC_PATH) else _openai
+    buckets = zip(_KINDS, (account.requests, account.tokens), strict=True)
+    return {name: value for kind, bucket in buckets if bucket is not None for name, value in form(kind, bucket)}
+
+
+def _openai(kind: str, bucket: TokenBucket) -> Iterator[tuple[str, str]]:
+    yield f"x-ratelimit-limit-{kind}", f"{bucket.capacity:.0f}"
+    yield f"x-ratelimit-remaining-{kind}", str(_remaining(bucket))
+    yield f"x-ratelimit-reset-{kind}", duration_text(bucket.full_in_s)
+
+
+def _anthropic(kind: str, bucket: TokenBucket) -> Iterator[tuple[str, str]]:
+    """The reset as a time, to the second, by which it is full."""
+    full = utc_now() + datetime.timedelta(seconds=math.ceil(bucket.full_in_s))
+    yield f"anthropic-ratelimit-{kind}-limit", f"{bucket.capacity:.0f}"
+    yield f"anthropic-ratelimit-{kind}-remaining", str(_remaining(bucket))
+    yield f"anthropic-ratelimit-{kind}-reset", f"{full:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _remaining(bucket: TokenBucket) -> int:
+    return max(0, math.floor(bucket.level))
+
+
+def duration_text(seconds: float) -> str:
+    """As Go writes durations, rounded up to the millisecond: 0s, 28ms, 8.64s, 6m0s, 1h0m0.5s."""
+    milliseconds = math.ceil(seconds * 1000)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if minutes or hours:
+        text = f"{minutes}m{text}"
+    return f"{hours}h{text}" if hours else text

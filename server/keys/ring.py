@@ -1,0 +1,95 @@
+"""KeyRing: the keys that are accepted now."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from server.errors import ExpiredApiKey, InvalidApiKey
+from server.keys.account import Account
+from server.keys.caller import Caller, named_caller, option_caller
+from server.keys.key import ApiKey, digest_of
+from server.keys.spending import Spending
+from server.metrics.values import Metrics
+
+_OPTION_SCOPE = "--api-key"  # beside a keys file, all such keys share one
+_EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    caller: Caller
+    expires_s: float  # by time.time()
+
+
+class KeyRing:
+    """Keys of options and of the keys file, found by their digests: a digest tells nothing of a key, so that it does
+    not matter what the time of a look-up tells of digests.
+
+    Of a key that is in both, the entry of the file counts.
+    """
+
+    def __init__(
+        self,
+        option_keys: Sequence[str],
+        file_keys: Sequence[ApiKey] | None,
+        *,
+        shares_cache: bool,
+        spending: Spending,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """file_keys: None where there is no keys file; then whoever has a key is an operator. clock: seconds since
+        1970."""
+        self.asks_for_keys = bool(option_keys) or file_keys is not None
+        self.keys: tuple[ApiKey, ...] = ()
+        self._shares_cache = shares_cache
+        self._spending = spending
+        self._metrics = metrics
+        self._clock = clock
+        self._accounts: dict[str, Account] = {}
+        has_file = file_keys is not None
+        self._options = {
+            digest_of(key.encode()): option_caller(
+                key.encode(),
+                number,
+                is_operator=not has_file,
+                cache_scope=_OPTION_SCOPE if has_file and not shares_cache else "",
+            )
+            for number, key in enumerate(option_keys, 1)
+        }
+        self._accepted: dict[bytes, _Accepted] = {}
+        self.replace(file_keys or ())
+
+    def replace(self, keys: Iterable[ApiKey]) -> None:
+        """Take these for the file's. What a name has used of its limits stays used; requests that run go on."""
+        self.keys = tuple(keys)
+        accounts = {key.name: self._account(key) for key in self.keys}
+        self._accounts = accounts
+        accepted = {digest: _Accepted(caller, float("inf")) for digest, caller in self._options.items()}
+        for key in self.keys:
+            caller = named_caller(key, accounts[key.name], shares_cache=self._shares_cache)
+            expires_s = float("inf") if key.expires is None else key.expires.timestamp()
+            accepted[key.digest] = _Accepted(caller, expires_s)
+        self._accepted = accepted
+        self._metrics.set("api_keys", len(self.keys))
+
+    def _account(self, key: ApiKey) -> Account:
+        account = self._accounts.get(key.name)
+        if account is None:
+            return Account(key, self._spending, on_refused=self._metrics.count_key_refusal)
+        account.change(key)
+        return account
+
+    def find(self, token: bytes) -> Caller:
+        """Whose key this is. Raises InvalidApiKey."""
+        found = self._accepted.get(digest_of(token))
+        if found is None:
+            raise InvalidApiKey(
+                "the request has no valid API key; send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            )
+        if self._clock() >= found.expires_s:
+            name = found.caller.name or ""
+            self._metrics.count_key_refusal(name, _EXPIRED)
+            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.expires_s))
+            raise ExpiredApiKey(f"the API key {name!r} expired at {moment}; ask whoever runs the server for another")
+        return found.caller

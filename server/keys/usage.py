@@ -1,0 +1,100 @@
+"""UsageBook: what each key has used, by the hour."""
+
+import asyncio
+import datetime
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from server.errors import StorageFailed
+from server.keys.key import BudgetPeriod
+from server.keys.spending import Spending, period_start, utc_now
+from server.metrics.request_record import RequestRecord
+from server.metrics.values import Metrics
+from server.store.usage_table import HOUR_S, UsageRow, UsageTable
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_S = 1.0  # between writes; so much is lost if the process is killed
+_KEPT_S = 400 * 86400  # a year and what its reports take
+
+_Line = tuple[str, int, str]  # key, hour, outcome
+_REQUESTS, _PROMPT, _CACHED, _OUTPUT = range(4)
+
+
+class UsageBook:
+    """Counts requests as they end, and writes what came together once a second, so that no request waits for a disk.
+
+    What cannot be written is kept and tried again.
+    """
+
+    def __init__(
+        self,
+        table: UsageTable,
+        spending: Spending,
+        metrics: Metrics,
+        *,
+        now: Callable[[], datetime.datetime] = utc_now,
+    ) -> None:
+        self._table = table
+        self._spending = spending
+        self._metrics = metrics
+        self._now = now
+        self._unwritten: dict[_Line, Counter[int]] = {}
+        self._writing = asyncio.Lock()
+        self._has_failed = False
+
+    async def load(self) -> None:
+        """Take the spending of the present month from what is stored, and forget what is too old. Raises
+        StorageFailed."""
+        now = self._now()
+        await self._table.forget(int(now.timestamp()) - _KEPT_S)
+        first_s, end_s = int(period_start(BudgetPeriod.MONTH, now).timestamp()), int(now.timestamp()) + HOUR_S
+        for row in await self._table.read(first_s, end_s):
+            at = datetime.datetime.fromtimestamp(row.hour_s, datetime.UTC)
+            self._spending.add(row.key, row.prompt_tokens + row.output_tokens, at)
+
+    def note(self, record: RequestRecord) -> None:
+        """Count a request that is over."""
+        hour_s = int(self._now().timestamp()) // HOUR_S * HOUR_S
+        counts = self._unwritten.setdefault((record.key_name or "", hour_s, record.outcome.value), Counter())
+        counts[_REQUESTS] += 1
+        counts[_PROMPT] += record.counted_prompt_tokens
+        counts[_CACHED] += record.cached_tokens
+        counts[_OUTPUT] += record.output_tokens
+
+    async def run(self) -> None:
+        """Write what there is once a second, until canceled."""
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is not written yet. A failure is told once, until it is over."""
+        async with self._writing:
+            taken, self._unwritten = self._unwritten, {}
+            if not taken:
+                return
+            try:
+                await self._table.add([_row(line, counts) for line, counts in taken.items()])
+            except StorageFailed as error:
+                for line, counts in taken.items():
+                    self._unwritten.setdefault(line, Counter()).update(counts)
+                if not self._has_failed:
+                    logger.warning("usage is not stored, and is tried again: %s", error)
+                self._has_failed = True
+                self._metrics.add("usage_write_failures_total", 1)
+            else:
+                self._has_failed = False
+
+    async def read(self, since_s: int, until_s: int, key: str | None = None) -> Sequence[UsageRow]:
+        """Rows of the hours from since_s on and before until_s, of one key or all. Raises StorageFailed."""
+        await self.flush()
+        if self._unwritten and self._has_failed:
+            raise StorageFailed("what was used of late could not be written, so that it cannot be told now")
+        return await self._table.read(since_s, until_s, key)
+
+
+def _row(line: _Line, counts: Counter[int]) -> UsageRow:
+    key, hour_s, outcome = line
+    return UsageRow(key, hour_s, outcome, counts[_REQUESTS], counts[_PROMPT], counts[_CACHED], counts[_OUTPUT])

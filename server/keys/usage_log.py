@@ -1,0 +1,144 @@
+"""UsageLog: a file with a line of JSON for each request that is over."""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import OptionError
+from server.keys.spending import utc_now
+from server.metrics.request_record import RequestRecord
+from server.metrics.values import Metrics
+
+logger = logging.getLogger(__name__)
+
+_MAX_LINES = 10_000  # that wait for a disk
+_FILE_MODE = 0o640
+
+
+class UsageLog:
+    """Lines are written in a thread, in their order. What the disk does not take is lost, counted, and told once.
+
+    Before each write it is looked whether the file is still the one at its path, so that it may be renamed at any time.
+    """
+
+    def __init__(
+        self, path: Path, metrics: Metrics, model_name: str, *, now: Callable[[], datetime.datetime] = utc_now
+    ) -> None:
+        """Raises OptionError if the file cannot be written to."""
+        self._path = path
+        self._metrics = metrics
+        self._model_name = model_name
+        self._now = now
+        self._lines: deque[bytes] = deque()
+        self._news = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="usage-log")
+        self._has_failed = False
+        self._must_reopen = False
+        try:
+            self._file = _open(path)
+        except OSError as error:
+            raise OptionError(f"--usage-log {path} cannot be written: {error.strerror}") from error
+
+    def note(self, record: RequestRecord) -> None:
+        """Take the line of a request that is over."""
+        if len(self._lines) >= _MAX_LINES:
+            self._lose(1, "it does not keep up")
+            return
+        self._lines.append(msgspec.json.encode(self._fields(record)) + b"\n")
+        self._news.set()
+
+    def _fields(self, record: RequestRecord) -> dict[str, object]:
+        now = self._now()
+        return {
+            "time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "request_id": record.request_id,
+            "key": record.key_name,
+            "route": record.route,
+            "model": self._model_name,
+            "status": record.status,
+            "outcome": record.outcome.value,
+            "error": record.error_code,
+            "prompt_tokens": record.counted_prompt_tokens,
+            "cached_tokens": record.cached_tokens,
+            "output_tokens": record.output_tokens,
+            "duration_s": round(time.monotonic() - record.arrival_s, 3),
+        }
+
+    def reopen(self) -> None:
+        """Open the path anew before the next line."""
+        self._must_reopen = True
+
+    async def run(self) -> None:
+        """Write lines as they come, until canceled."""
+        while True:
+            await self._news.wait()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what there is."""
+        self._news.clear()
+        lines = list(self._lines)
+        self._lines.clear()
+        if not lines:
+            return
+        num_lost, reason = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, lines)
+        if num_lost:
+            self._lose(num_lost, reason)
+        else:
+            self._has_failed = False
+
+    def _write(self, lines: list[bytes]) -> tuple[int, str]:
+        """How many lines could not be written, and why. A line is written as a whole or not at all."""
+        try:
+            self._follow_path()
+            size_before = os.fstat(self._file).st_size
+            data = b"".join(lines)
+            num_bytes = os.write(self._file, data)
+        except OSError as error:
+            return len(lines), error.strerror or str(error)
+        if num_bytes == len(data):
+            return 0, ""
+        whole = data[:num_bytes].count(b"\n")
+        with contextlib.suppress(OSError):  # a pipe cannot be cut
+            os.ftruncate(self._file, size_before + sum(map(len, lines[:whole])))
+        return len(lines) - whole, "the disk is full"
+
+    def _follow_path(self) -> None:
+        """Have the file open that is at the path now. Raises OSError."""
+        held = os.fstat(self._file)
+        try:
+            found = os.stat(self._path)
+            is_same = (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+        except FileNotFoundError:
+            is_same = False
+        if is_same and not self._must_reopen:
+            return
+        self._must_reopen = False
+        newer = _open(self._path)
+        os.close(self._file)
+        self._file = newer
+
+    def _lose(self, num_lines: int, reason: str) -> None:
+        self._metrics.add("usage_lines_lost_total", num_lines)
+        if not self._has_failed:
+            logger.warning("--usage-log %s: lines are lost: %s", self._path, reason)
+        self._has_failed = True
+
+    async def close(self) -> None:
+        """Write what there is, and nothing after it."""
+        await self.flush()
+        self._thread.shutdown(wait=True)
+        os.close(self._file)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)

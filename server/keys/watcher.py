@@ -1,0 +1,73 @@
+"""KeysWatcher: takes over what a keys file says whenever it changes."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from engine.errors import OptionError
+from server.keys.key_file import is_open_to_others, read_keys
+from server.keys.ring import KeyRing
+from server.metrics.values import Metrics
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.25
+
+_Signature = tuple[int, int, int, int] | None  # of a file: device, inode, size, time of its last change in ns
+
+
+class KeysWatcher:
+    """Looks at the file four times a second, and reads it when two looks in a row found it the same: one that is being
+    written is left alone. A file that cannot be used leaves the keys as they are."""
+
+    def __init__(self, path: Path, ring: KeyRing, metrics: Metrics) -> None:
+        """The ring has what the file held a moment ago."""
+        self._path = path
+        self._ring = ring
+        self._metrics = metrics
+        self._must_read = False
+        self._read = self._seen = _signature(path)
+        self._warn_if_open()
+
+    async def run(self) -> None:
+        """Look until canceled."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            self.look()
+
+    def read_again(self) -> None:
+        """Read the file at the next look, whether it has changed or not."""
+        self._must_read = True
+
+    def look(self) -> None:
+        signature = _signature(self._path)
+        is_settled, self._seen = signature == self._seen, signature
+        if not is_settled or (signature == self._read and not self._must_read):
+            return
+        self._read, self._must_read = signature, False
+        try:
+            keys = read_keys(self._path)
+        except OptionError as error:
+            logger.error("--api-keys-file: %s; the keys of before stay", error)
+            self._metrics.count_keys_reload("failed")
+            return
+        self._ring.replace(keys)
+        self._metrics.count_keys_reload("loaded")
+        logger.info("%d keys from %s", len(keys), self._path)
+        self._warn_if_open()
+
+    def _warn_if_open(self) -> None:
+        try:
+            is_open = is_open_to_others(self._path)
+        except OSError:
+            return
+        if is_open:
+            logger.warning("%s can be read or written by every user of this machine; chmod 600 it", self._path)
+
+
+def _signature(path: Path) -> _Signature:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,104 @@
+"""GET /v1/usage: what a key has used; an operator sees all."""
+
+import datetime
+import re
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.http.body import Context
+from server.http.operators import require_operator
+from server.http.query import unhonored
+from server.keys.caller import caller_of
+from server.keys.key import BudgetPeriod
+from server.keys.spending import period_start, utc_now
+from server.keys.usage_report import BucketWidth, usage_report
+from server.schemas.base import quote
+from server.schemas.parameters import ignored_header
+from server.schemas.usage import BudgetState, UsageReport
+from server.store.usage_table import HOUR_S
+
+router = APIRouter(tags=["Operations"])
+
+_SECONDS = re.compile(r"[0-9]{1,11}")
+_MAX_BUCKETS = 100_000
+
+
+@router.get("/v1/usage")
+async def usage(request: Request, context: Context) -> Response:
+    """Tell what the caller's key has used, or an operator what all have, by hour, day or month."""
+    key = _whose(request)
+    now = utc_now()
+    since_s = _moment(request, "since", period_start(BudgetPeriod.MONTH, now)) // HOUR_S * HOUR_S
+    until_s = -(-_moment(request, "until", now + datetime.timedelta(seconds=1)) // HOUR_S) * HOUR_S
+    if until_s <= since_s:
+        raise InvalidRequest("until is not after since", param="until")
+    width = _width(request)
+    rows = await context.keys.usage.read(since_s, until_s, key)
+    buckets = usage_report(rows, width, since_s, until_s)
+    if len(buckets) > _MAX_BUCKETS:
+        raise InvalidRequest(
+            f"there are {len(buckets)} buckets in this time, and an answer has at most {_MAX_BUCKETS}; ask for less "
+            "time, or wider buckets",
+            param="since",
+        )
+    report = UsageReport(data=buckets, budgets=_budgets(context, key))
+    headers = ignored_header(unhonored(request, ("since", "until", "bucket", "key")))
+    return Response(msgspec.json.encode(report), headers=headers, media_type="application/json")
+
+
+def _whose(request: Request) -> str | None:
+    """The name of the key to tell of; None for all. Raises InsufficientPermissions."""
+    caller, asked = caller_of(request.scope), request.query_params.get("key")
+    if caller.name is not None and not caller.is_operator and asked in (None, caller.name):
+        return caller.name
+    require_operator(request.scope)
+    return asked
+
+
+def _moment(request: Request, name: str, default: datetime.datetime) -> int:
+    """Seconds since 1970. Raises InvalidRequest."""
+    given = request.query_params.get(name)
+    if given is None:
+        return int(default.timestamp())
+    if _SECONDS.fullmatch(given):
+        return int(given)
+    try:
+        moment = datetime.datetime.fromisoformat(given)
+        if moment.tzinfo is not None:
+            return int(moment.timestamp())
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidRequest(
+        f"{name} is {quote(given)}; it must be seconds since 1970, or a time with its zone such as "
+        "2027-01-31T00:00:00Z ('+' is %2B in a URL)",
+        param=name,
+    )
+
+
+def _width(request: Request) -> BucketWidth:
+    """Raises InvalidRequest."""
+    given = request.query_params.get("bucket", BucketWidth.ALL.value)
+    try:
+        return BucketWidth(given)
+    except ValueError:
+        known = ", ".join(width.value for width in BucketWidth)
+        raise InvalidRequest(f"bucket is {quote(given)}; it must be one of {known}", param="bucket") from None
+
+
+def _budgets(context: ServerContext, key: str | None) -> list[BudgetState]:
+    spending = context.keys.spending
+    return [
+        BudgetState(
+            key=each.name,
+            budget_tokens=each.budget_tokens,
+            period=each.budget_period.value,
+            used_tokens=spending.spent(each.name, each.budget_period),
+            ends_at=int(spending.ends(each.budget_period).timestamp()),
+        )
+        for each in context.keys.ring.keys
+        if each.budget_tokens is not None and key in (None, each.name)
+    ]
