@@ -38,6 +38,8 @@ from server.runs.registry import Runs
 from server.store.database import memory_database
 from server.store.entries import Entries
 from server.store.opening import entries_in
+from server.text.direct_templates import DirectTemplates
+from server.text.template_runner import TemplateRunner
 
 ROUTERS = (
     chat.router,
@@ -65,11 +67,13 @@ def create_app(
     engine_config: EngineConfig,
     metrics: Metrics,
     store: Entries | None = None,
+    *,
+    templates: TemplateRunner | None = None,
 ) -> FastAPI:
     """The application; its state is one ServerContext, at `app.state.context`.
 
-    The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory. Raises
-    OptionError for a keys file or usage log that cannot be used.
+    The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory. templates: what
+    the chat template runs on, by default this process, as for a template that one has written oneself. Raises OptionError for a keys file or usage log that cannot be used.
     """
     store = store or entries_in(memory_database(), config)
     model_names = config.model_names(engine_config.model)
@@ -83,6 +87,7 @@ def create_app(
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
         keys=KeyRoom(config, model_names[0], metrics, store.database),
+        templates=templates or DirectTemplates(),
     )
     app = FastAPI(
         title="headrace",

@@ -18,6 +18,7 @@ from server.metrics.values import Metrics
 from server.runs.registry import Runs
 from server.schemas.base import quote
 from server.store.entries import Entries
+from server.text.template_runner import TemplateRunner
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
 
@@ -38,6 +39,7 @@ class ServerContext:
     runs: Runs
     store: Entries
     keys: KeyRoom
+    templates: TemplateRunner
     tracing: "Tracing | None" = None
     workers: TextWorkers = field(default_factory=TextWorkers)
     draining: bool = False  # a stop was asked for: finish what runs, admit nothing
@@ -98,6 +100,6 @@ class ServerContext:
         """Start on what `text_model` returns, unless that was begun; so much can be done while weights are loaded."""
         if self._text_model is None:
             self._text_model = asyncio.create_task(
-                asyncio.to_thread(build_text_model, info, self.config, self.workers), name="text-model"
+                asyncio.to_thread(build_text_model, info, self.config, self.workers, self.templates), name="text-model"
             )
         return self._text_model

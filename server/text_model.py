@@ -11,6 +11,7 @@ from server.reasoning.marks import ReasoningMarks, find_reasoning_marks
 from server.reasoning.registry import marks_of_parser
 from server.text.chat_template import ChatTemplate, load_chat_template
 from server.text.fill_in_middle import FillInMiddle, find_fill_in_middle
+from server.text.template_runner import TemplateRunner
 from server.text.token_words import TokenWords
 from server.text.tokenizer import Tokenizer
 from server.text.workers import TextWorkers
@@ -55,15 +56,18 @@ def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> Fil
     return text_model.fill_in_middle
 
 
-def build_text_model(info: TokenizerInfo, config: ServerConfig, workers: TextWorkers) -> TextModel:
-    """The text model, whose works run on `workers`. Takes a second for a large vocabulary.
+def build_text_model(
+    info: TokenizerInfo, config: ServerConfig, workers: TextWorkers, templates: TemplateRunner
+) -> TextModel:
+    """The text model, whose works run on `workers`, and its chat template on `templates`. Takes a second for a large
+    vocabulary.
 
     Raises StartupError if the model's tokenizer or template cannot be used, and OptionError for a parser that is not
     known.
     """
     tokenizer = Tokenizer(info)
     template = load_chat_template(
-        config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts
+        config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts, templates
     )
     chat = None if template is None else _chat_model(template, config)
     return TextModel(tokenizer, TokenWords(tokenizer), workers, chat, find_fill_in_middle(tokenizer))
@@ -71,7 +75,7 @@ def build_text_model(info: TokenizerInfo, config: ServerConfig, workers: TextWor
 
 def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:
     reasoning_parser = config.reasoning_parser
-    return ChatModel(
+    chat = ChatModel(
         template,
         choose_tool_format(template, config.tool_call_parser) or GENERIC,
         takes_system_message(template),
@@ -80,3 +84,5 @@ def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:
         find_thought_field(template),
         EffortVariables(template),
     )
+    template.end_trial()
+    return chat

@@ -21,6 +21,7 @@ from server.http.root_path import RootPath
 from server.http.tls_layer import TlsLayer
 from server.metrics.values import Metrics
 from server.store.entries import Entries
+from server.text.template_runner import TemplateRunner
 
 _FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
 
@@ -39,10 +40,11 @@ def create_server(
     engine_config: EngineConfig,
     metrics: Metrics,
     store: Entries,
+    templates: TemplateRunner,
     certificates: Certificates | None = None,
 ) -> tuple[HttpServer, ServerContext]:
     """A server that is yet to serve, and the state of its application. certificates: for TLS."""
-    app = create_app(client, config, engine_config, metrics, store)
+    app = create_app(client, config, engine_config, metrics, store, templates=templates)
     trusted = TrustedProxies(config.network.proxies)
     paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
     uvicorn_config = uvicorn.Config(

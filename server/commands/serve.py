@@ -38,6 +38,7 @@ from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
 from server.text.memory import return_large_buffers
+from server.text.template_processes import TemplateProcesses
 from server.tracing.start import start_tracing
 
 if TYPE_CHECKING:
@@ -58,13 +59,14 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     began_s = time.monotonic()
     return_large_buffers()
     _configure_logging(server_config)
-    load_chat_template(server_config.chat_template, None, {}, frozenset())  # a wrong one is told now, not after loading
     if server_config.api_keys_file is not None:
-        read_keys(Path(server_config.api_keys_file))  # the same
+        read_keys(Path(server_config.api_keys_file))  # a wrong one is told now, not after loading
     allow_open_files(server_config.max_connections)
     certificates = Certificates(server_config.network) if server_config.network.has_tls else None
-    with listening(server_config) as sock, open_store(server_config) as store:
-        return asyncio.run(_serve(sock, store, server_config, engine_config, certificates, began_s))
+    with contextlib.closing(TemplateProcesses()) as templates:
+        load_chat_template(server_config.chat_template, None, {}, frozenset(), templates)  # the same
+        with listening(server_config) as sock, open_store(server_config) as store:
+            return asyncio.run(_serve(sock, store, templates, server_config, engine_config, certificates, began_s))
 
 
 def _configure_logging(config: ServerConfig) -> None:
@@ -75,6 +77,7 @@ def _configure_logging(config: ServerConfig) -> None:
 async def _serve(
     sock: socket.socket,
     store: Entries,
+    templates: TemplateProcesses,
     server_config: ServerConfig,
     engine_config: EngineConfig,
     certificates: Certificates | None,
@@ -94,10 +97,11 @@ async def _serve(
     client = _engine_client(server_config, engine_config, metrics, start)
     await client.start()
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
+    templates.begin()
     from server.commands.http_server import create_server
     from server.state.records import fail_interrupted
 
-    http, context = create_server(client, server_config, engine_config, metrics, store, certificates)
+    http, context = create_server(client, server_config, engine_config, metrics, store, templates, certificates)
     context.tracing = tracing
     start.context = context
     if server_config.data_dir is not None:

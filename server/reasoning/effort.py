@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
-
-from jinja2 import meta, nodes
 
 from server.reasoning.marks import HARMONY
 from server.reasoning.probe import SWITCHES, render
 from server.text.chat_template import ChatTemplate
-from server.text.template_environment import TemplateEnvironment
 
 
 class ReasoningEffort(StrEnum):
@@ -48,10 +44,7 @@ class EffortVariables:
     """The variables by which one template lets a client say how much to think."""
 
     def __init__(self, template: ChatTemplate) -> None:
-        tree = TemplateEnvironment(datetime.now).parse(template.source)
-        # Before the variables, the search for which folds the tree's constants.
-        texts = {constant.value for constant in tree.find_all(nodes.Const) if isinstance(constant.value, str)}
-        read = meta.find_undeclared_variables(tree)
+        read, texts = template.facts.variables, template.facts.texts
         self._template = template
         self._switches = tuple(name for name in SWITCHES if name in read)
         self._level_variable = next((name for name in _LEVEL_VARIABLES if name in read), None)

@@ -8,18 +8,14 @@ on the side of what clients send:
 - role "developer" becomes "system" unless the template's source mentions "developer".
 - text that spells a control token reaches the template as a placeholder, see server/text/control_text.py.
 
-A template belongs to the checkpoint that the operator chose. The sandbox keeps it from the machine, and a budget ends
-loops and texts that grow out of hand; it is a guard against accidents, not against a template written to do harm.
+A template is a program that comes with a checkpoint. Jinja's sandbox keeps it from the machine, and a TemplateRunner
+bounds its time and memory.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from engine.errors import InvalidRequest, StartupError
 from server.text.control_text import ControlTexts, HiddenTexts
@@ -33,20 +29,17 @@ from server.text.message_content import (
     trial_chat,
     with_end,
 )
-from server.text.template_environment import BUDGET, Budget, TemplateEnvironment
+from server.text.template_runner import (
+    TemplateFacts,
+    TemplateOverrun,
+    TemplateRefusal,
+    TemplateRunner,
+    TemplateUnreadable,
+)
 
 _FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})  # of the request
-_NOT_TAKEN = frozenset({"chat_template", "tokenize", BUDGET})  # arguments of transformers' function, and our own
-# What a template's own expressions can raise when the messages are not as it expects.
-_TEMPLATE_ERRORS = (
-    jinja2.TemplateError,
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
+_NOT_TAKEN = frozenset({"chat_template", "tokenize"})  # arguments of transformers' function
+_GIVE_ANOTHER = "give another: --chat-template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +59,45 @@ class RenderedChat:
 
 
 class ChatTemplate:
-    """One compiled template. `render` may be called from any thread."""
+    """One template. `render` may be called from any thread.
+
+    As long as it is on trial, a rendering that takes too much raises StartupError instead of InvalidRequest: trial
+    chats are short, and a template that cannot make prompts of them is of no use.
+    """
 
     def __init__(
         self,
         source: str,
         special_tokens: Mapping[str, str],
         control_texts: frozenset[str],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = datetime.now,
+        runner: TemplateRunner,
     ) -> None:
         """special_tokens: bos_token and so on, as templates name them. control_texts: texts of all control tokens.
 
         Raises StartupError if `source` is no Jinja template.
         """
         try:
-            environment = TemplateEnvironment(now)
-            self._template = environment.from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise StartupError(
-                f"the chat template cannot be read, line {error.lineno}: {error.message}; give another: --chat-template"
-            ) from error
+            self._facts = runner.inspect(source)
+        except TemplateUnreadable as error:
+            raise StartupError(f"the chat template cannot be read, {error}; {_GIVE_ANOTHER}") from error
+        except TemplateOverrun as error:
+            raise StartupError(f"the chat template cannot be read: {error}; {_GIVE_ANOTHER}") from error
+        self._runner = runner
         self._source = source
         self._special_tokens = dict(special_tokens)
-        self._own_names = _NOT_TAKEN | environment.globals.keys() | special_tokens.keys()
+        self._own_names = _NOT_TAKEN | self._facts.functions | special_tokens.keys()
         self._control_texts = ControlTexts(control_texts)
         self._knows_developer = "developer" in source
         self._forms: dict[str, ContentForm] = {}  # of content, by the message's role; found when first needed
-        self._clock = clock
+        self._is_on_trial = True
+
+    @property
+    def facts(self) -> TemplateFacts:
+        return self._facts
+
+    def end_trial(self) -> None:
+        """From now on renderings are of clients' messages."""
+        self._is_on_trial = False
 
     @property
     def source(self) -> str:
@@ -168,16 +171,18 @@ class ChatTemplate:
         return form_of(trial(TRIAL_PARTS), trial(TRIAL_TEXT))
 
     def _run(self, variables: dict[str, Any]) -> str:
-        budget = Budget(self._clock)
-        defaults = {**self._special_tokens, "documents": None}
-        pieces = []
         try:
-            for piece in self._template.generate({**defaults, **variables, BUDGET: budget}):
-                budget.spend(len(piece))
-                pieces.append(piece)
-        except _TEMPLATE_ERRORS as error:
+            return self._runner.render(self._source, {**self._special_tokens, "documents": None, **variables})
+        except TemplateRefusal as error:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
-        return "".join(pieces)
+        except TemplateOverrun as error:
+            if self._is_on_trial:
+                raise StartupError(
+                    f"the chat template makes no prompt of a short chat: {error}; {_GIVE_ANOTHER}"
+                ) from error
+            raise InvalidRequest(
+                f"the chat template makes no prompt of these messages: {error}", param="messages"
+            ) from error
 
 
 def load_chat_template(
@@ -185,13 +190,14 @@ def load_chat_template(
     checkpoint_template: str | None,
     special_tokens: Mapping[str, str],
     control_texts: frozenset[str],
+    runner: TemplateRunner,
 ) -> ChatTemplate | None:
     """The template that --chat-template names (a file, or the text itself), else the checkpoint's, else None.
 
     Raises StartupError if the file cannot be read or holds no template.
     """
     source = checkpoint_template if option is None else _template_source(option)
-    return None if source is None else ChatTemplate(source, special_tokens, control_texts)
+    return None if source is None else ChatTemplate(source, special_tokens, control_texts, runner)
 
 
 def _template_source(option: str) -> str:

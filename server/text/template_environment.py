@@ -13,25 +13,29 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 BUDGET = " budget"  # the variable that holds a rendering's Budget; no name of a template's can hold a space
-_MAX_SECONDS = 5.0
 _MAX_CHARACTERS = 32 * 2**20
 _MAX_BITS = 4096  # of an integer that ** makes
+
+
+class BudgetSpent(jinja2.TemplateRuntimeError):
+    """A rendering went beyond its budget."""
 
 
 class Budget:
     """What is left of one rendering's time and size."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], max_seconds: float) -> None:
         self._clock = clock
-        self._deadline_s = clock() + _MAX_SECONDS
+        self._max_seconds = max_seconds
+        self._deadline_s = clock() + max_seconds
         self._characters = _MAX_CHARACTERS
 
     def spend(self, characters: int = 0) -> None:
         self._characters -= characters
         if self._characters < 0:
-            raise jinja2.TemplateRuntimeError(f"its text has more than {_MAX_CHARACTERS:,} characters")
+            raise BudgetSpent(f"its text has more than {_MAX_CHARACTERS:,} characters")
         if self._clock() > self._deadline_s:
-            raise jinja2.TemplateRuntimeError(f"it ran for more than {_MAX_SECONDS:g} s")
+            raise BudgetSpent(f"it ran for more than {self._max_seconds:g} s")
 
 
 class _GenerationTag(Extension):
@@ -64,9 +68,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if operator == "*":
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(times, int) and hasattr(sequence, "__len__") and len(sequence) * times > _MAX_CHARACTERS:
-                    raise jinja2.TemplateRuntimeError(f"it repeats a text to more than {_MAX_CHARACTERS:,} characters")
+                    raise BudgetSpent(f"it repeats a text to more than {_MAX_CHARACTERS:,} characters")
         if operator == "**" and isinstance(left, int) and isinstance(right, int) and _bits(left, right) > _MAX_BITS:
-            raise jinja2.TemplateRuntimeError(f"it computes an integer of more than {_MAX_BITS} bits")
+            raise BudgetSpent(f"it computes an integer of more than {_MAX_BITS} bits")
         return super().call_binop(context, operator, left, right)
 
 

@@ -24,6 +24,8 @@ from engine.protocol import (
 from server.app import create_app
 from server.config import ServerConfig
 from server.metrics.values import Metrics
+from server.text.direct_templates import DirectTemplates
+from server.text.template_runner import TemplateRunner
 
 MODEL = "org/tiny"
 BOS, IM_START, IM_END = 256, 257, 258  # ids below are bytes
@@ -242,11 +244,13 @@ def _prompt_scores(request: EngineRequest) -> list[TokenLogprobs | None] | None:
     return [None, *(TokenLogprobs(i, -i / 100, _top(i, num_top), 1) for i in request.prompt_ids[1:])]
 
 
-def make_app(client: FakeClient, *, priority: bool = False, **options: object) -> FastAPI:
+def make_app(
+    client: FakeClient, *, priority: bool = False, templates: TemplateRunner | None = None, **options: object
+) -> FastAPI:
     policy = SchedulingPolicy.PRIORITY if priority else SchedulingPolicy.FCFS
     engine_config = EngineConfig(model=MODEL, scheduling_policy=policy)
     config = ServerConfig(**options)  # type: ignore[arg-type]
-    return create_app(client, config, engine_config, Metrics(MODEL))
+    return create_app(client, config, engine_config, Metrics(MODEL), templates=templates or DirectTemplates())
 
 
 def http(app: FastAPI, **headers: str) -> httpx.AsyncClient:

@@ -16,6 +16,7 @@ from server.metrics.values import Metrics
 from server.network_config import NetworkConfig
 from server.store.entries import Entries
 from server.store.opening import open_store
+from server.text.direct_templates import DirectTemplates
 from tests.helpers.fake_client import MODEL, FakeClient, says
 
 DEADLINE_S = 20.0
@@ -81,7 +82,13 @@ async def serving(
     with listening(config) as sock, open_store(config) as store:
         assert isinstance(store, Entries)
         http, context = create_server(
-            client or FakeClient(says("x")), config, EngineConfig(model=MODEL), metrics, store, certificates
+            client or FakeClient(says("x")),
+            config,
+            EngineConfig(model=MODEL),
+            metrics,
+            store,
+            DirectTemplates(),
+            certificates,
         )
         serving = asyncio.create_task(http.serve([sock]))
         try:

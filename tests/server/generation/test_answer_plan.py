@@ -11,6 +11,7 @@ from server.generation.chat_tools import chat_tools
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 from server.structured_outputs.request import constraint_of
+from server.text.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from server.text_model import ChatModel, TextModel, build_text_model
 from tests.helpers.fake_client import byte_tokenizer
@@ -47,7 +48,9 @@ def _model(*, tools: str, reasoning: str) -> tuple[TextModel, ChatModel]:
         eos_token_ids=[258],
         add_bos_token=False,
     )
-    model = build_text_model(info, ServerConfig(tool_call_parser=tools, reasoning_parser=reasoning), TextWorkers())
+    model = build_text_model(
+        info, ServerConfig(tool_call_parser=tools, reasoning_parser=reasoning), TextWorkers(), DirectTemplates()
+    )
     assert model.chat is not None
     return model, model.chat
 

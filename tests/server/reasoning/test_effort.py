@@ -6,6 +6,7 @@ import pytest
 
 from server.reasoning.effort import EffortKwargs, EffortVariables, ReasoningEffort
 from server.text.chat_template import ChatTemplate
+from server.text.direct_templates import DirectTemplates
 
 pytestmark = pytest.mark.fast
 
@@ -20,8 +21,12 @@ MAXIMUM = "{% if thinking and reasoning_effort == 'max' %}Think a lot.{% endif %
 NOTHING = "{{ messages[0].content }}"
 
 
+def variables(source: str) -> EffortVariables:
+    return EffortVariables(ChatTemplate(source, {}, frozenset(), DirectTemplates()))
+
+
 def effort(source: str, level: str) -> tuple[dict[str, Any], bool]:
-    found: EffortKwargs = EffortVariables(ChatTemplate(source, {}, frozenset())).kwargs(ReasoningEffort(level))
+    found: EffortKwargs = variables(source).kwargs(ReasoningEffort(level))
     return dict(found.kwargs), found.is_honored
 
 
@@ -37,7 +42,7 @@ def effort(source: str, level: str) -> tuple[dict[str, Any], bool]:
     ],
 )
 def test_variables_are_those_that_the_template_reads(source: str, names: tuple[str, ...]) -> None:
-    assert EffortVariables(ChatTemplate(source, {}, frozenset())).names == names
+    assert variables(source).names == names
 
 
 @pytest.mark.parametrize(

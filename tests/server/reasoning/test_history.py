@@ -7,6 +7,7 @@ import pytest
 from engine.errors import InvalidRequest
 from server.reasoning.history import find_thought_field, for_template
 from server.text.chat_template import ChatTemplate
+from server.text.direct_templates import DirectTemplates
 
 pytestmark = pytest.mark.fast
 
@@ -17,17 +18,17 @@ ANSWER = {"role": "assistant", "content": "Yes."}
 @pytest.mark.parametrize("field", FIELDS)
 def test_field_is_the_one_that_the_template_shows(field: str) -> None:
     source = f"{{% for m in messages %}}{{{{ m.{field} }}}}{{{{ m.content }}}}{{% endfor %}}"
-    assert find_thought_field(ChatTemplate(source, {}, frozenset())) == field
+    assert find_thought_field(ChatTemplate(source, {}, frozenset(), DirectTemplates())) == field
 
 
 def test_field_is_found_where_thoughts_are_shown_between_tool_calls_only() -> None:
     source = "{% for m in messages %}{% if m.tool_calls %}{{ m.thinking }}{% endif %}{{ m.content }}{% endfor %}"
-    assert find_thought_field(ChatTemplate(source, {}, frozenset())) == "thinking"
+    assert find_thought_field(ChatTemplate(source, {}, frozenset(), DirectTemplates())) == "thinking"
 
 
 def test_template_that_shows_answers_alone_has_no_field() -> None:
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    assert find_thought_field(ChatTemplate(source, {}, frozenset())) is None
+    assert find_thought_field(ChatTemplate(source, {}, frozenset(), DirectTemplates())) is None
 
 
 @pytest.mark.parametrize("sent", FIELDS)

@@ -14,6 +14,7 @@ from server.reasoning.marks import (
     opens_thought,
 )
 from server.text.chat_template import ChatTemplate
+from server.text.direct_templates import DirectTemplates
 
 pytestmark = pytest.mark.fast
 
@@ -38,7 +39,7 @@ def opens_answer(opening: str) -> str:
 
 
 def chat_template(source: str) -> ChatTemplate:
-    return ChatTemplate(source, {}, frozenset({"<|user|>", "<|assistant|>", "<think>", "</think>"}))
+    return ChatTemplate(source, {}, frozenset({"<|user|>", "<|assistant|>", "<think>", "</think>"}), DirectTemplates())
 
 
 def find(source: str) -> ReasoningMarks | None:

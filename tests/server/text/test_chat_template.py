@@ -13,6 +13,7 @@ from transformers.utils import chat_template_utils
 from engine.errors import InvalidRequest, StartupError
 from server.text.chat_template import ChatTemplate, load_chat_template
 from server.text.detokenizer import decode
+from server.text.direct_templates import DirectTemplates
 from server.text.tokenizer import Tokenizer
 from tests.helpers.repository import FIXTURES
 from tests.helpers.tokenizers import DEMO_MODEL, byte_level_info, byte_level_json, gguf_assets, info_of
@@ -35,7 +36,9 @@ TOOL = {
 
 
 def template(source: str, **kwargs: Any) -> ChatTemplate:
-    return ChatTemplate(source, SPECIAL_TOKENS, CONTROL, now=lambda: NOW, **kwargs)
+    made = ChatTemplate(source, SPECIAL_TOKENS, CONTROL, DirectTemplates(now=lambda: NOW, **kwargs))
+    made.end_trial()
+    return made
 
 
 def fixture(name: str) -> str:
@@ -111,7 +114,7 @@ def test_ids_equal_transformers() -> None:
     )
     for messages in ([USER], [USER, ASSISTANT, USER]):
         rendered = load_chat_template(
-            None, tokenizer.chat_template, tokenizer.special_tokens, tokenizer.special_texts
+            None, tokenizer.chat_template, tokenizer.special_tokens, tokenizer.special_texts, DirectTemplates()
         ).render(messages)
         expected = fast.apply_chat_template(
             messages, chat_template=assets.chat_template, add_generation_prompt=True, return_dict=False
@@ -125,7 +128,8 @@ def test_ids_equal_transformers() -> None:
 
 def ids_of(messages: list[dict[str, Any]], source: str = CHATML, **kwargs: Any) -> tuple[Tokenizer, list[int]]:
     tokenizer = Tokenizer(byte_level_info())
-    rendered = ChatTemplate(source, SPECIAL_TOKENS, tokenizer.special_texts).render(messages, **kwargs)
+    made = ChatTemplate(source, SPECIAL_TOKENS, tokenizer.special_texts, DirectTemplates())
+    rendered = made.render(messages, **kwargs)
     return tokenizer, tokenizer.encode_chat(rendered.prompt, rendered.hidden)
 
 
@@ -287,19 +291,19 @@ def test_option_outranks_the_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text("{{ 'from file é' }}", encoding="utf-8")
     for option, expected in ((str(file), "from file é"), ("{{ 'inline' }}", "inline"), (None, "checkpoint")):
-        loaded = load_chat_template(option, "checkpoint", {}, frozenset())
+        loaded = load_chat_template(option, "checkpoint", {}, frozenset(), DirectTemplates())
         assert loaded is not None
         assert loaded.render([USER]).text == expected
-    assert load_chat_template(None, None, {}, frozenset()) is None
+    assert load_chat_template(None, None, {}, frozenset(), DirectTemplates()) is None
 
 
 @pytest.mark.parametrize(
     ("option", "reason"),
-    [("/no/such/file.jinja", "No such file"), ("{% for %}", "line 1"), ("chatml", "--chat-template")],
+    [("/no/such/file.jinja", "No such file"), ("{% for %}", "cannot be read, line 1: "), ("chatml", "--chat-template")],
 )
 def test_option_that_is_no_template(option: str, reason: str) -> None:
     with pytest.raises(StartupError, match=reason) as raised:
-        load_chat_template(option, None, {}, frozenset())
+        load_chat_template(option, None, {}, frozenset(), DirectTemplates())
     assert str(raised.value).count(option) <= 1
 
 

@@ -7,6 +7,7 @@ from transformers.utils import chat_template_utils
 
 from engine.errors import InvalidRequest
 from server.text.chat_template import ChatTemplate
+from server.text.direct_templates import DirectTemplates
 from server.text.message_content import ContentForm, form_of, in_form, with_end
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -33,7 +34,7 @@ JSON = "{# .text #}{% for m in messages %}{{ m.content | tojson }}{% endfor %}"
 
 
 def template(source: str) -> ChatTemplate:
-    return ChatTemplate(source, SPECIAL_TOKENS, CONTROL)
+    return ChatTemplate(source, SPECIAL_TOKENS, CONTROL, DirectTemplates())
 
 
 def rendered(source: str, messages: list[dict[str, Any]], **options: Any) -> str:

@@ -1,6 +1,7 @@
 """Small chat templates, each of the shape of a kind of models."""
 
 from server.text.chat_template import ChatTemplate
+from server.text.direct_templates import DirectTemplates
 
 _TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}"
 _TOOLS = "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}"
@@ -103,4 +104,4 @@ TEMPLATES = {
 
 
 def template(name: str) -> ChatTemplate:
-    return ChatTemplate(TEMPLATES[name], {}, frozenset())
+    return ChatTemplate(TEMPLATES[name], {}, frozenset(), DirectTemplates())

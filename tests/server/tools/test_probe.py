@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from engine.errors import StartupError
 from server.text.chat_template import ChatTemplate
+from server.text.direct_templates import DirectTemplates
 from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.history import template_chat
 from server.tools.probe import choose_tool_format, find_tool_format, takes_system_message
@@ -169,7 +170,10 @@ def test_it_is_found_whether_the_template_shows_several_calls(name: str, takes_s
 
 def test_a_template_may_refuse_system_messages() -> None:
     refusing = ChatTemplate(
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}", {}, frozenset()
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}",
+        {},
+        frozenset(),
+        DirectTemplates(),
     )
 
     assert not takes_system_message(refusing)

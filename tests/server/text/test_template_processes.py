@@ -1,0 +1,155 @@
+"""TemplateProcesses: what templates say comes over unchanged, and no template takes more than it may."""
+
+import contextlib
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import InvalidRequest, StartupError
+from server.text.chat_template import ChatTemplate
+from server.text.direct_templates import DirectTemplates
+from server.text.template_processes import TemplateProcesses
+from server.text.template_runner import TemplateLimits, TemplateOverrun, TemplateRefusal, TemplateUnreadable
+
+LIMITS = TemplateLimits(seconds=0.2, num_bytes=64 << 20)
+LOOP = "{% set xs = range(99999) | list %}{% for a in xs %}{% for b in xs %}{% endfor %}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def templates() -> Iterator[TemplateProcesses]:
+    processes = TemplateProcesses(LIMITS)
+    yield processes
+    processes.close()
+
+
+def _growing(start: str, step: str, end: str) -> str:
+    return (
+        f"{{% set ns = namespace(x={start}) %}}{{% for i in range(64) %}}{{% set ns.x = {step} %}}{{% endfor %}}{end}"
+    )
+
+
+ENDLESS = {
+    "loops without calls": LOOP,
+    "a list of a list twice, 64 deep": _growing("[1]", "[ns.x, ns.x]", "{{ ns.x | tojson }}"),
+    "a comparison of such lists": _growing("[[1], [1]]", "[[ns.x[0]] * 2, [ns.x[1]] * 2]", "{{ ns.x[0] == ns.x[1] }}"),
+    "a square of a square": _growing("3", "ns.x * ns.x", ""),
+    "a filter on and on": "{% set s = 'ab' * 999999 %}{% for i in range(9999) %}{% if s | upper == s %}{% endif %}"
+    "{% endfor %}",
+}
+LARGE = {
+    "a text that doubles": _growing("'xxxx'", "ns.x ~ ns.x", "{{ ns.x }}"),
+    "a list that doubles": _growing("[1]", "ns.x + ns.x", ""),
+    "a wide filter": "{{ 'x' | center(99999999999) }}",
+    "a wide format": "{{ '{:>999999999}'.format(1) }}",
+    "a number's bytes": "{{ (1).to_bytes(999999999, 'big') | length }}",
+    "random words": "{{ lipsum(n=99999, min=999, max=1000) | length }}",
+}
+
+
+@pytest.mark.parametrize("source", [*ENDLESS.values(), *LARGE.values()], ids=[*ENDLESS, *LARGE])
+def test_a_template_that_takes_too_much_is_ended(templates: TemplateProcesses, source: str) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(TemplateOverrun, match=r"ran for more than|64 MiB of memory|was ended|characters"):
+        templates.render(source, {})
+    assert time.monotonic() - began_s < 5
+    assert templates.render("{{ 1 + x }}", {"x": 1}) == "2"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ '%0999999999d' % 1 }}", "{{ 'x' | center(99999999999) }}", "{{ (['x'] * 9) | join('x' | center(9999999)) }}"],
+)
+def test_constants_are_computed_within_the_limits(templates: TemplateProcesses, source: str) -> None:
+    """When a template is read: Jinja computes what is constant then."""
+    began_s = time.monotonic()
+    with contextlib.suppress(TemplateOverrun):
+        templates.inspect(source)
+    assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{% for %}", "{{ " + "(" * 5000 + ")" * 5000 + " }}", "{% for x in [1] %}" * 99 + "{% endfor %}" * 99],
+    ids=["syntax", "parentheses", "loops"],
+)
+def test_a_source_that_cannot_be_compiled_is_unreadable(templates: TemplateProcesses, source: str) -> None:
+    with pytest.raises((TemplateUnreadable, TemplateOverrun)):
+        templates.inspect(source)
+    assert templates.render("x", {}) == "x"
+
+
+def test_memory_is_limited_by_the_system(templates: TemplateProcesses) -> None:
+    templates.render("x", {})
+    (process,) = templates._all
+    soft, _ = resource.prlimit(process._process.pid, resource.RLIMIT_AS)
+    assert soft < LIMITS.num_bytes + (256 << 20)  # of which a quarter is Python's and the libraries'
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4),
+    max_leaves=20,
+)
+_ANY_TEXT = st.text(st.characters(), max_size=20)  # with halves of surrogate pairs
+
+
+@given(value=_JSON, text=_ANY_TEXT)
+@settings(max_examples=60, deadline=None)
+def test_values_and_texts_come_over_unchanged(templates: TemplateProcesses, value: Any, text: str) -> None:
+    source = "{{ value | tojson }}{{ text }}{% if value is none %}N{% endif %}"
+    variables = {"value": value, "text": text}
+    assert templates.render(source, variables) == DirectTemplates().render(source, variables)
+
+
+def test_facts_and_refusals_come_over(templates: TemplateProcesses) -> None:
+    source = "{% if a %}{{ raise_exception('not ' ~ b) }}{% endif %}"
+    assert templates.inspect(source) == DirectTemplates().inspect(source)
+    with pytest.raises(TemplateRefusal, match=r"^not é$"):
+        templates.render(source, {"a": True, "b": "é"})
+
+
+def test_a_process_that_died_is_replaced(templates: TemplateProcesses) -> None:
+    assert templates.render("x", {}) == "x"
+    for process in templates._all:
+        process.kill()
+        process._process.wait()
+    assert templates.render("y", {}) == "y"
+
+
+def test_closing_ends_what_runs() -> None:
+    processes = TemplateProcesses()
+    processes.render("x", {})
+    errors: list[TemplateOverrun] = []
+
+    def run() -> None:
+        try:
+            processes.render(LOOP, {})
+        except TemplateOverrun as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    deadline_s = time.monotonic() + 5
+    while processes._idle and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    processes.close()
+    thread.join(5)
+    assert len(errors) == 1
+    with pytest.raises(TemplateOverrun, match="the server ends"):
+        processes.render("x", {})
+
+
+def test_a_template_on_trial_fails_the_start_and_later_the_request(templates: TemplateProcesses) -> None:
+    template = ChatTemplate(LOOP, {}, frozenset(), templates)
+    chat = [{"role": "user", "content": "Hello"}]
+    with pytest.raises(StartupError, match=r"of a short chat: it ran for more than .*give another: --chat-template"):
+        template.render(chat)
+    template.end_trial()
+    with pytest.raises(InvalidRequest, match="no prompt of these messages: it ran for more than"):
+        template.render(chat)
