@@ -22,7 +22,6 @@ from benchmarks.rivals import rival_command, rival_version
 from benchmarks.servers import CompareError
 from benchmarks.tables import markdown
 from engine.quality.eval_chunks import BLOCK_SIZE, CHUNK_LEN, bos_prefix, step_batches
-from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.kv_cache import allocate_kv
@@ -30,6 +29,7 @@ from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
 from models.recurrence.state import LayerCache
 from models.sources.resolve import resolve_model
+from models.system.cores import usable_cores
 from models.tokenizer.assets import TokenizerAssets
 
 _HERE = Path(__file__).parent

@@ -30,13 +30,13 @@ from engine.protocol import Quality
 from engine.quality.measure import Reference, compare
 from engine.quality.report import measure_reference
 from engine.startup.load import weight_options
-from engine.startup.threads import usable_cores
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
 from models.loading.load import LoadOptions, load_model
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.sources.resolve import resolve_model
+from models.system.cores import usable_cores
 
 _ROOT = Path(__file__).parents[1]
 _SERVE = "--dtype bfloat16 --max-num-seqs 8 --max-model-len 2048 --kv-cache-memory-bytes 134217728"

@@ -24,9 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
     from engine.errors import OptionError, StartupError
     from server.commands.arguments import parse_arguments
+    from server.commands.home import ensure_home
     from server.commands.option_sources import resolve
     from server.commands.options import CONFIG_VARIABLE
 
+    ensure_home()
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in (*COMMANDS, *COMMANDS_WITH_OPTIONS) else None
     try:

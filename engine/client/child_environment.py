@@ -1,16 +1,33 @@
-"""The environment of a process that computes: how long idle threads of torch's operators spin."""
+"""The environment of a process that computes: what OpenMP, which torch brings along, is told there."""
 
+import logging
 import os
+
+logger = logging.getLogger(__name__)
 
 # Some 50 us. Without a limit libgomp's threads look for work for milliseconds after each of torch's parallel operators,
 # on the cores that the native kernels' threads and the API process want.
 _SPIN_COUNT = "1000"
+# Images for other programs set these. OpenMP then binds the main thread to one core as soon as torch is imported, and
+# all threads that this one starts, the kernels' among them, inherit that.
+_BINDING = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
 
 
 def compute_environment() -> dict[str, str]:
-    """This process's environment, with a limit to libgomp's spinning unless the user has chosen one.
+    """This process's environment without variables that bind threads to cores, which is logged, and with a limit to
+    libgomp's spinning unless the user has chosen one.
 
-    libgomp reads it once, when torch is imported: so it has to be there when the process starts.
+    libgomp reads them once, when torch is imported: so they have to be right when the process starts.
     """
-    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
-    return dict(os.environ) if chosen else {**os.environ, "GOMP_SPINCOUNT": _SPIN_COUNT}
+    environment = dict(os.environ)
+    if environment.get("OMP_PROC_BIND", "").lower() != "false":  # it switches the others off
+        given = [name for name in _BINDING if environment.pop(name, None) is not None]
+        if given:
+            logger.warning(
+                "not passed on to the process that computes, since its threads would all share one core: %s; --threads "
+                "and taskset say how many threads it has and where they run",
+                ", ".join(given),
+            )
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
+        environment["GOMP_SPINCOUNT"] = _SPIN_COUNT
+    return environment

@@ -1,62 +1,17 @@
-"""How many threads should compute on this machine: one for each physical core that the process may use."""
-
-import os
-from pathlib import Path
+"""How many threads compute: what the user says, or one for each physical core that the process may use."""
 
 from engine.errors import OptionError
-from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_folders
+from models.system.cores import allowed_cpus, usable_cores
 
 
 def compute_threads(requested: int | None) -> int:
     """The number of --threads, or the machine's usable cores. Raises OptionError."""
     if requested is None:
         return usable_cores()
-    num_cpus = os.cpu_count() or 1
+    num_cpus = len(allowed_cpus())
     if requested > num_cpus:
         raise OptionError(
-            f"--threads is {requested:,}; this machine can run {num_cpus:,} at once, and more would wait for each "
-            f"other; lower it, or leave it out for {usable_cores():,}"
+            f"--threads is {requested:,}; this process can run {num_cpus:,} at once (the machine's CPUs, within its "
+            f"cpuset or taskset), and more would wait for each other; lower it, or leave it out for {usable_cores():,}"
         )
     return requested
-
-
-def usable_cores() -> int:
-    """Physical cores in this process's affinity, but no more than a container's CPU quota pays for.
-
-    Hyper-threads of one core share the units that kernels keep busy. With more threads than the quota, all of them
-    are stopped together for the rest of each period (100 ms), so a fraction of a core is not rounded up.
-    """
-    cores = _physical_cores()
-    quota = cpu_quota(CGROUPS, OWN_CGROUPS)
-    return cores if quota is None else max(1, min(cores, int(quota)))
-
-
-def _physical_cores() -> int:
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as siblings:
-                cores.add(siblings.read().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return len(cores)
-
-
-def cpu_quota(cgroups: Path, own_cgroups: Path) -> float | None:
-    """CPUs that the control groups grant, the smallest of the process's group and those above it; None: no limit."""
-    folders = own_folders("cpu", cgroups, own_cgroups)
-    quotas = [quota for folder in folders if (quota := _folder_quota(folder)) is not None]
-    return min(quotas, default=None)
-
-
-def _folder_quota(folder: Path) -> float | None:
-    try:
-        if (v2 := folder / "cpu.max").exists():
-            quota, period = v2.read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
-    except OSError:
-        return None
-    return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)

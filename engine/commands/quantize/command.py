@@ -21,12 +21,12 @@ from engine.protocol import Quality
 from engine.quality.measure import compare
 from engine.quality.records import QualityRecords
 from engine.quality.report import check_quality, measure_reference, quality_key
-from engine.startup.threads import usable_cores
 from models.kernels.cpu.library import set_num_threads
 from models.loading.load import LoadOptions, load_model, resolve_dtype
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles, resolve_model
+from models.system.cores import usable_cores
 from models.system.file_modes import give_usual_modes
 
 _REMEDY = "choose a --scheme with more bits, --method gptq, or more --calibration-tokens, or allow more"

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.system.cache_folder import cache_folder as user_cache_folder
+from models.system.cores import usable_cores
 
 SOURCE_FOLDER = Path(__file__).parent / "src"
 PREBUILT_FOLDER = Path(__file__).parent / "prebuilt"  # in wheels only
@@ -36,6 +37,10 @@ _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mpre
 
 class KernelBuildError(Exception):
     """The kernels cannot be compiled here; the message says why and what would help."""
+
+
+class FolderNotWritable(KernelBuildError):
+    """There is nothing compiled in the folder, and it cannot be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +97,16 @@ def prebuilt_probe_library() -> Path | None:
 
 def is_level_compiled(level: Level, folder: Path) -> bool:
     """Whether `ensure_level_library` has nothing to compile. Raises KernelBuildError without a compiler."""
-    return (folder / _file_name(_for_this_processor(_level_recipe(level)), find_compiler())).exists()
+    return os.path.exists(folder / _file_name(_for_this_processor(_level_recipe(level)), find_compiler()))
 
 
 def ensure_level_library(level: Level, folder: Path) -> Path:
-    """The compiled library of `level` in `folder`, compiled now if it is not there."""
+    """The compiled library of `level` in `folder`, compiled now if it is not there. Raises FolderNotWritable."""
     return _ensure(_for_this_processor(_level_recipe(level)), folder)
 
 
 def ensure_probe_library(folder: Path) -> Path:
-    """The compiled library with hr_cpu_level() alone in `folder`, compiled now if it is not there."""
+    """The compiled library with hr_cpu_level() alone in `folder`, likewise."""
     return _ensure(_PROBE, folder)
 
 
@@ -164,19 +169,19 @@ def _file_name(recipe: _Recipe, compiler: str | None = None) -> str:
 def _ensure(recipe: _Recipe, folder: Path) -> Path:
     compiler = find_compiler()
     target = folder / _file_name(recipe, compiler)
-    if not target.exists():
+    if not os.path.exists(target):  # unlike Path.exists it takes what may not be looked at for absent
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _compile(compiler, recipe, target)
         except OSError as error:
-            raise KernelBuildError(
-                f"cannot write compiled kernels to {folder}: {error}; set HEADRACE_CACHE to a writable folder"
+            raise FolderNotWritable(
+                f"cannot write compiled kernels to {folder}: {error.strerror}; set HEADRACE_CACHE to a writable folder"
             ) from error
     return target
 
 
 def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
-    """Compiles the units in parallel, one per processor, then links."""
+    """Compiles the units in parallel, one per usable core, then links."""
     _remove_abandoned(target.parent)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=target.parent) as name:
         folder = Path(name)
@@ -185,11 +190,11 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
             [compiler, *recipe.options, "-c", str(source), "-o", output]
             for source, output in zip(recipe.sources, objects, strict=True)
         ]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(_run, commands):
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for _ in pool.map(lambda command: _run(command, folder), commands):
                 pass
         linked = folder / target.name
-        _run([compiler, "-shared", "-pthread", "-o", str(linked), *objects])
+        _run([compiler, "-shared", "-pthread", "-o", str(linked), *objects], folder)
         os.replace(linked, target)
 
 
@@ -201,10 +206,18 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], temporary_folder: Path | None = None) -> str:
+    """What the compiler prints. temporary_folder: for its own files, since the system's may not be writable."""
     try:
         process = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=None if temporary_folder is None else {**os.environ, "TMPDIR": str(temporary_folder)},
+            text=True,
+            errors="replace",  # it may speak another language than this process's locale can spell
+            check=False,
         )
     except OSError as error:
         raise KernelBuildError(f"cannot run the C++ compiler {command[0]}: {error}") from error

@@ -9,8 +9,10 @@ import ctypes
 import functools
 import logging
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 LEVEL_VARIABLE = "HEADRACE_CPU_LEVEL"
 SPIN_VARIABLE = "HEADRACE_SPIN_US"
 _MAX_SPIN_US = 1_000_000
+
+T = TypeVar("T")
 
 
 class KernelLibrary:
@@ -107,7 +111,8 @@ def describe_kernels() -> str:
     library, reason = _library_and_reason()
     if library is None:
         return f"Native kernels: none ({str(reason).splitlines()[0]})"  # a compiler's own words are in the log
-    return f"Native kernels: {library.level} ({library.path})"
+    path = library.path if library.path.exists() else "compiled for this start"
+    return f"Native kernels: {library.level} ({path})"
 
 
 def required_library() -> KernelLibrary:
@@ -147,24 +152,56 @@ def _chosen_level() -> str:
 
 def detect_level() -> str:
     """Name of the best level that this processor runs."""
-    path = build.prebuilt_probe_library() or build.ensure_probe_library(build.cache_folder())
-    return build.LEVELS[ctypes.CDLL(str(path)).hr_cpu_level()].name
+
+    def level(path: Path) -> str:
+        return build.LEVELS[ctypes.CDLL(str(path)).hr_cpu_level()].name
+
+    path = build.prebuilt_probe_library()
+    return _with_compiled(build.ensure_probe_library, level) if path is None else level(path)
 
 
 def load_level(name: str) -> KernelLibrary:
     """The library of one level, compiled if need be; KernelBuildError if that fails or `name` is no level."""
     level = _level(name)
-    library = _load_prebuilt(level)
-    if library is None:
-        path = build.ensure_level_library(level, build.cache_folder())
+
+    def load(path: Path) -> KernelLibrary:
+        if path.parent != build.cache_folder():
+            logger.warning(
+                "the kernels were compiled for this start alone, since they cannot be written to %s; set "
+                "HEADRACE_CACHE to a writable folder",
+                build.cache_folder(),
+            )
         try:
-            library = KernelLibrary(path, name)
+            return KernelLibrary(path, name)
         except OSError as error:
             raise build.KernelBuildError(f"cannot load {path}: {error}") from error
+
+    library = _load_prebuilt(level) or _with_compiled(functools.partial(build.ensure_level_library, level), load)
     library.set_num_threads(torch.get_num_threads())
     if (given := os.environ.get(SPIN_VARIABLE)) is not None:
         library.set_spin_microseconds(_spin_microseconds(given))
     return library
+
+
+def _with_compiled(ensure: Callable[[Path], Path], use: Callable[[Path], T]) -> T:
+    """use(path) of a library that `ensure` finds or compiles: in the cache, or where that cannot be written, in a
+    temporary folder, which is removed afterwards; what is loaded stays."""
+    try:
+        return use(ensure(build.cache_folder()))
+    except build.FolderNotWritable as error:
+        with _temporary_folder(error) as folder:
+            return use(ensure(folder))
+
+
+@contextlib.contextmanager
+def _temporary_folder(reason: build.FolderNotWritable) -> Iterator[Path]:
+    """One of this user's own: what lies there is run. Raises `reason` if there can be none."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="headrace-kernels-")
+    except OSError:
+        raise reason from None
+    with folder as name:
+        yield Path(name)
 
 
 def _level(name: str) -> build.Level:

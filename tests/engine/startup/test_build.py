@@ -56,10 +56,10 @@ def test_other_faults_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
         _build(threads=1)
 
 
-def test_more_threads_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)
+def test_more_threads_than_the_process_may_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "allowed_cpus", lambda: {0, 1, 2, 3})
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
-    with pytest.raises(OptionError, match=r"--threads is 100,000; this machine can run 4 at once.*lower it.* for 2"):
+    with pytest.raises(OptionError, match=r"--threads is 100,000; this process can run 4 at once.*lower it.* for 2"):
         _build(threads=100_000)
     assert [threads.compute_threads(requested) for requested in (None, 1, 4)] == [2, 1, 4]
 

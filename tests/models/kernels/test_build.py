@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from models.attention.cpu import CpuAttention
 from models.errors import SettingError
 from models.kernels.cpu import build, library
 from models.spec import AttentionSpec
+
+
+@pytest.fixture(scope="module")
+def portable_libraries() -> dict[str, Path]:
+    """Compiled ones in the user's own cache, by the names of their recipes."""
+    level = build.LEVELS[0]
+    folder = build.cache_folder()
+    return {
+        "headrace-portable": build.ensure_level_library(level, folder),
+        "headrace-cpu-level": build.ensure_probe_library(folder),
+    }
 
 
 @pytest.fixture
@@ -94,8 +106,33 @@ def test_what_a_killed_compilation_left_is_removed(fresh: Path, monkeypatch: pyt
 def test_unwritable_cache_names_the_remedy(fresh: Path) -> None:
     blocked = fresh / "file"
     blocked.write_text("")
-    with pytest.raises(build.KernelBuildError, match="HEADRACE_CACHE"):
+    with pytest.raises(build.FolderNotWritable, match="Not a directory; set HEADRACE_CACHE"):
         build.ensure_level_library(build.LEVELS[0], blocked / "cache")
+
+
+def test_without_a_writable_cache_kernels_are_compiled_in_a_temporary_folder(
+    portable_libraries: dict[str, Path],
+    fresh: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compiled: list[Path] = []
+
+    def copy_instead(_: str, recipe: build._Recipe, target: Path) -> None:
+        compiled.append(target)
+        shutil.copy(portable_libraries[recipe.name], target)
+
+    (fresh / "file").write_text("")
+    monkeypatch.setenv("HEADRACE_CACHE", str(fresh / "file"))
+    monkeypatch.setenv(library.LEVEL_VARIABLE, "portable")
+    monkeypatch.setattr(build, "_compile", copy_instead)
+    with caplog.at_level(logging.WARNING):
+        library.load_kernels(lambda: None)
+    assert library.required_library().level == "portable"
+    assert library.describe_kernels() == "Native kernels: portable (compiled for this start)"
+    assert not any(path.parent.exists() for path in compiled)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert f"cannot be written to {fresh}/file/kernels; set HEADRACE_CACHE" in line
 
 
 @pytest.mark.usefixtures("fresh")
