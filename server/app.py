@@ -73,7 +73,8 @@ def create_app(
     """The application; its state is one ServerContext, at `app.state.context`.
 
     The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory. templates: what
-    the chat template runs on, by default this process, as for a template that one has written oneself. Raises OptionError for a keys file or usage log that cannot be used.
+    the chat template runs on, by default this process, as for a template that one has written oneself. Raises
+    OptionError for a keys file or usage log that cannot be used.
     """
     store = store or entries_in(memory_database(), config)
     model_names = config.model_names(engine_config.model)

@@ -14,6 +14,7 @@ COMMANDS_WITH_OPTIONS = {
     "bench": "server.commands.bench:run",
     "keys": "server.commands.keys:run",
     "quantize": "server.commands.quantize:run",
+    "doctor": "server.commands.doctor.command:run",
 }
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return _fail(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)", 2)
     except StartupError as error:
-        return _fail(str(error), 1)
+        return _fail(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}", 1)
     except KeyboardInterrupt:
         return 130
 

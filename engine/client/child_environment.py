@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 _SPIN_COUNT = "1000"
 # Images for other programs set these. OpenMP then binds the main thread to one core as soon as torch is imported, and
 # all threads that this one starts, the kernels' among them, inherit that.
-_BINDING = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
+BINDING = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
 
 
 def compute_environment() -> dict[str, str]:
@@ -21,7 +21,7 @@ def compute_environment() -> dict[str, str]:
     """
     environment = dict(os.environ)
     if environment.get("OMP_PROC_BIND", "").lower() != "false":  # it switches the others off
-        given = [name for name in _BINDING if environment.pop(name, None) is not None]
+        given = [name for name in BINDING if environment.pop(name, None) is not None]
         if given:
             logger.warning(
                 "not passed on to the process that computes, since its threads would all share one core: %s; --threads "

@@ -24,7 +24,7 @@ from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles, resolve_model
 from models.weight_cache.cache import WeightCache
 
-_USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.TRANSFORMERS: True}
+USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.TRANSFORMERS: True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def load_models(
             config.revision,
             report,
             check=lambda files: check_config(
-                files, _overrides(config), use_transformers=_USE_TRANSFORMERS[config.model_impl]
+                files, _overrides(config), use_transformers=USE_TRANSFORMERS[config.model_impl]
             ),
         )
         quality_report = QualityReport(config, files, device, report)
@@ -119,7 +119,7 @@ def _load_target(
             config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
         ),
         overrides=_overrides(config),
-        use_transformers=_USE_TRANSFORMERS[config.model_impl],
+        use_transformers=USE_TRANSFORMERS[config.model_impl],
         weight_cache=_weight_cache(config),
     )
     return load_model(files, options, report, on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)))

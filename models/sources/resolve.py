@@ -89,6 +89,16 @@ def resolve_model(
     return _resolve_hub_gguf(match["repo"], match["selector"], revision, model, progress)
 
 
+def find_local(model: str) -> ModelFiles | None:
+    """The files of `model` as far as they are on this machine; None: they would have to be fetched, or looked for at a
+    hub. Raises SourceError for what is no model."""
+    if model.startswith("pypi:"):
+        path = wheels.find_cached(model)
+        return None if path is None else ModelFiles(None, (path,), model)
+    path = Path(model).expanduser()
+    return _resolve_path(path, model) if path.exists() or _looks_like_path(model) else None
+
+
 def _refuse_revision(model: str, revision: str | None, remedy: str) -> None:
     if revision is not None:
         raise SourceError(f"revision {revision!r} was given for {model!r}, which is not a hub id; {remedy}")

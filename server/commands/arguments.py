@@ -104,6 +104,7 @@ def _build_parser() -> argparse.ArgumentParser:
     commands.add_parser("keys", help="make API keys, and check a file of them", add_help=False)
     commands.add_parser("bench", help="measure a server, or the engine without one", add_help=False)
     commands.add_parser("quantize", help="write a quantized checkpoint of a model", add_help=False)
+    commands.add_parser("doctor", help="say what is wrong with this machine and the options", add_help=False)
     return parser
 
 

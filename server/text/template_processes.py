@@ -67,7 +67,7 @@ class TemplateProcesses:
         """The reply's payload. Raises as the methods of TemplateRunner."""
         process = self._take()
         try:
-            reply, payload = process.ask(kind, marshal.dumps((source, variables)))
+            reply, payload = process.ask(kind, marshal.dumps((source, None if variables is None else dict(variables))))
         except BaseException:
             self._end(process)
             raise

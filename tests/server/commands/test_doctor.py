@@ -1,0 +1,145 @@
+"""`headrace doctor`: what it says of a process and of options, and how it ends."""
+
+import json
+import resource
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.jobs.findings import Finding, Severity, ok, problem, warning
+from server import cli
+from server.commands.doctor import options, process
+from server.config import ServerConfig
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the engine's part finds, by assignment; and the config that it was given."""
+    part: dict[str, Any] = {"findings": [ok("torch", "2")], "stdout": None}
+
+    def run(arguments: list[str], **_: object) -> "subprocess.CompletedProcess[bytes]":
+        part["config"] = msgspec.json.decode(arguments[-1])
+        stdout = msgspec.json.encode(part["findings"]) if part["stdout"] is None else part["stdout"]
+        return subprocess.CompletedProcess(arguments, 1, stdout, b"Traceback\nImportError: libc.so")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for name in ("HEADRACE_API_KEY", "HEADRACE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return part
+
+
+def _by_subject(capsys: pytest.CaptureFixture[str]) -> dict[str, Finding]:
+    return {each.subject: each for each in msgspec.json.decode(capsys.readouterr().out, type=list[Finding])}
+
+
+def test_a_sound_machine_exits_with_0(engine: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "/model", "--port", "0", "--max-connections", "1", "--threads", "1"]) == 0
+    assert (engine["config"]["model"], engine["config"]["threads"]) == ("/model", 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("ok    torch ") for line in lines)
+    assert lines[-1] == "nothing is wrong"
+
+
+def test_a_problem_exits_with_1_and_is_counted(engine: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    engine["findings"] = [problem("kernels", "none"), warning("huge pages", "off")]
+    assert cli.main(["doctor", "--port", "0", "--max-connections", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  kernels " in out
+    assert out.splitlines()[-1] == "1 problem, 1 warning"
+
+
+@pytest.mark.usefixtures("engine")
+def test_wrong_options_are_a_finding_and_the_rest_is_looked_at(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("max-modle-len: 5\n")
+    assert cli.main(["doctor", "--json", "--config", str(file)]) == 1
+    found = _by_subject(capsys)
+    assert found["options"].severity is Severity.PROBLEM
+    assert "unknown option max-modle-len; did you mean max-model-len?" in found["options"].message
+    assert found["torch"].severity is Severity.OK
+
+
+@pytest.mark.usefixtures("engine")
+def test_an_unknown_flag_is_the_command_lines_own_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--prot", "1"]) == 2
+    assert "unknown option --prot; did you mean --port?" in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_be_imported_is_told(engine: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    engine["stdout"] = b""
+    assert cli.main(["doctor", "--json"]) == 1
+    assert _by_subject(capsys)["engine"].message.endswith("ended with 1: ImportError: libc.so")
+
+
+def test_a_taken_port_is_a_problem() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = options.port_finding("127.0.0.1", taken.getsockname()[1])
+    assert found.severity is Severity.PROBLEM
+    assert "another program listens there" in found.message
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "severity", "text"),
+    [
+        ("0.0.0.0", (), Severity.WARNING, "whoever reaches 0.0.0.0"),
+        ("0.0.0.0", ("k",), Severity.OK, "1; clients have to send one"),
+        ("localhost", (), Severity.OK, "only this machine"),
+        ("::1", (), Severity.OK, "only this machine"),
+    ],
+)
+def test_who_may_call(host: str, keys: tuple[str, ...], severity: Severity, text: str) -> None:
+    found = options.caller_finding(ServerConfig(host=host, api_key=keys))
+    assert found.severity is severity
+    assert text in found.message
+
+
+def test_folders_and_files_that_cannot_be_used_are_problems(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert options.data_folder_finding(tmp_path / "new" / "folder").severity is Severity.OK
+    assert "is no folder" in options.data_folder_finding(tmp_path / "file" / "x").message
+    assert options.file_finding("chat template", tmp_path / "file").severity is Severity.OK
+    assert options.file_finding("chat template", tmp_path / "no").message.endswith("No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("hard", "severity"),
+    [(20, Severity.PROBLEM), (1000, Severity.WARNING), (9999, Severity.OK), (resource.RLIM_INFINITY, Severity.OK)],
+)
+def test_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, severity: Severity) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, hard))
+    (found,) = process.open_files_findings(2048)
+    assert found.severity is severity
+
+
+def test_variables_that_bind_threads_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "os", _Machine({"OMP_PROC_BIND": "true"}, cpus=8, allowed=8))
+    assert [found.severity for found in process.binding_findings()] == [Severity.OK]
+    monkeypatch.setattr(process, "os", _Machine({"OMP_PROC_BIND": "true"}, cpus=8, allowed=1))
+    (found,) = process.binding_findings()
+    assert found.message == (
+        "this process may run on one CPU of 8 alone, perhaps by OMP_PROC_BIND and an OpenMP library in LD_PRELOAD"
+    )
+
+
+class _Machine:
+    """Of the module os, what the function asks for."""
+
+    def __init__(self, environ: dict[str, str], *, cpus: int, allowed: int) -> None:
+        self.environ = environ
+        self.cpu_count = lambda: cpus
+        self.sched_getaffinity = lambda _: set(range(allowed))
+
+
+def test_findings_are_json_for_programs(engine: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    engine["findings"] = [warning("device", "x")]
+    cli.main(["doctor", "--json", "--port", "0"])
+    found = json.loads(capsys.readouterr().out)[-1]
+    assert found == {"subject": "device", "severity": "warning", "message": "x"}
