@@ -57,6 +57,7 @@ class ShedReason(enum.StrEnum):
     WAITING_REQUESTS = "waiting_requests"  # --max-num-waiting
     WAITING_TOKENS = "waiting_tokens"  # --max-num-waiting-tokens
     QUEUE_TIMEOUT = "queue_timeout"  # --queue-timeout
+    TTFT_SLO = "ttft_slo"  # --ttft-slo
 
 
 class Shed(HeadraceError):
@@ -80,6 +81,16 @@ class QueueTimeout(Shed):
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message, retry_after_s=retry_after_s, reason=ShedReason.QUEUE_TIMEOUT)
+
+
+class WaitTooLong(Shed):
+    """The first token would come too late; the client should come back after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float, expected_s: float, is_for_good: bool) -> None:
+        """expected_s: from the request's arrival to its first token. is_for_good: an idle server would be too slow."""
+        super().__init__(message, retry_after_s=retry_after_s, reason=ShedReason.TTFT_SLO)
+        self.expected_s = expected_s
+        self.is_for_good = is_for_good
 
 
 class EngineUnavailable(HeadraceError):

@@ -230,6 +230,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefix_queries: int = 0  # prompt tokens looked up at first admission
     prefix_hits: int = 0  # of these, cached
     preemptions: int = 0
+    pending_prompt_tokens: int = 0  # known ones of running requests that are to be computed, less one for each
     recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
     evicted_blocks: list[tuple[float, int]] = []  # cached ones that were reused: seconds since they were free, how many
     evicted_states: int = 0
@@ -304,6 +305,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    prefill_seconds_per_token: float = 0.0  # of a prompt, as measured at the warm-up; 0 is unknown
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: what was chosen and why

@@ -11,6 +11,7 @@ from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
 from server.config import ServerConfig
 from server.context import ServerContext
+from server.errors import TTFT_HEADER
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.http.rate_headers import RATE_HEADERS
@@ -128,6 +129,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
                 "x-should-retry",
                 "traceresponse",
                 *RATE_HEADERS,
+                TTFT_HEADER,
             ],
         )
         layers.insert(0, cors)

@@ -196,6 +196,14 @@ class ServerConfig:
         metavar="S",
         minimum=0.1,
     )
+    ttft_slo: float | None = option(
+        None,
+        "Seconds to the first token within which a request must be likely to have it, or else gets 429 at once; "
+        "service_tier flex is taken.",
+        group="Requests",
+        metavar="S",
+        minimum=0.01,
+    )
     engine_hang_timeout: float = option(
         60.0,
         "Seconds without a sign of progress, such as a computed layer, after which an engine with work is killed and "

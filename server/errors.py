@@ -19,6 +19,7 @@ from engine.errors import (
     QueueTimeout,
     RequestFailed,
     Shed,
+    WaitTooLong,
 )
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,8 @@ class _Kind:
 
 UNAVAILABLE_RETRY_S = 5  # loading, restarting and the switch to another server take seconds, not moments
 
+TTFT_HEADER = "x-predicted-ttft"  # seconds from a request's arrival to its first token
+
 _INVALID = "invalid_request_error"
 
 ERRORS: Mapping[type[Exception], _Kind] = {
@@ -145,6 +148,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     RateLimited: _Kind(429, "requests", "rate_limit_exceeded"),
     TokensLimited: _Kind(429, "tokens", "rate_limit_exceeded"),
     BudgetSpent: _Kind(429, "insufficient_quota", "insufficient_quota"),
+    WaitTooLong: _Kind(429, "requests", "wait_too_long"),
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
     StorageFailed: _Kind(500, "server_error", "storage_failed"),
@@ -197,6 +201,11 @@ def describe(error: Exception, request_id: str) -> ErrorReply:
 
 def _headers(error: Exception) -> dict[str, str]:
     match error:
+        case WaitTooLong():
+            predicted = {TTFT_HEADER: f"{error.expected_s:.3f}"}
+            if error.is_for_good:
+                return {"x-should-retry": "false", **predicted}
+            return {"retry-after": str(math.ceil(error.retry_after_s)), **predicted}
         case Shed():
             return {"retry-after": _seconds(error.retry_after_s)}
         case RateLimited():

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutput
+from engine.client.first_token import FirstToken
+from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutput, ServiceClass
 
 
 class EngineState(enum.StrEnum):
@@ -67,6 +68,9 @@ class EngineClient(Protocol):
 
         num_new_tokens: of their prompts, each of which counts once.
         """
+
+    def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
+        """Of a request that is submitted now. num_new_tokens: as for submit."""
 
     def drain_s(self) -> float:
         """How long the requests that wait take at the recent rate, in seconds and within bounds."""

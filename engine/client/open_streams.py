@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.client.backlog import Backlog
+from engine.client.first_token import Begun
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
@@ -23,6 +24,7 @@ class _Open:
     is_sent: bool = False
     is_started: bool = False
     has_output: bool = False  # something that a second run could contradict
+    num_output: int = 0  # tokens
     num_deaths: int = 0  # of engines that were computing it
 
 
@@ -61,6 +63,14 @@ class OpenStreams:
         del self._open[each.request.id]
         self.backlog.remove(each.request.id)
 
+    def begun(self) -> list[Begun]:
+        """Those that the engine computes."""
+        return [
+            Begun(each.num_output, each.request.sampling.max_tokens, each.request.service_class)
+            for name, each in self._open.items()
+            if name not in self.backlog
+        ]
+
     def take_unsent(self) -> list[EngineRequest]:
         """All requests that are yet to be sent, in order; they count as sent from now on."""
         unsent = [each for each in self._open.values() if not each.is_sent]
@@ -68,24 +78,32 @@ class OpenStreams:
             each.is_sent = True
         return [each.request for each in unsent]
 
-    def start(self, request_ids: list[str]) -> None:
-        """The engine begins to compute these, of which some may have ended, or be its own."""
+    def start(self, request_ids: list[str]) -> int:
+        """The engine begins to compute these; some may have ended, or be its own. Returns how many tokens their
+        prompts bring."""
+        num_tokens = 0
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None:
                 each.is_started = True
                 self.backlog.remove(request_id)
+                num_tokens += each.num_new_tokens
+        return num_tokens
 
-    def deliver(self, output: RequestOutput) -> None:
-        """Put an output into its request's stream, which its terminal output closes."""
+    def deliver(self, output: RequestOutput) -> int | None:
+        """Put an output into its request's stream, which its terminal output closes. Returns how many tokens it
+        has had, if it had begun and has ended now."""
         each = self._open.get(output.id)
         if each is None:
             raise AssertionError(f"output for {output.id}, which is not open")
         each.has_output |= bool(output.new_ids) or output.prompt_logprobs is not None
+        each.num_output += len(output.new_ids)
+        if each.has_output:
+            self.backlog.remove(output.id)
+        has_begun = output.id not in self.backlog
         if output.finish_reason is not None:
             self._forget(each)
-        elif each.has_output:
-            self.backlog.remove(output.id)
         each.stream.put(output)
+        return each.num_output if has_begun and output.finish_reason is not None else None
 
     def drop_unsent(self, request_id: str) -> bool:
         """Forget a request whose stream was aborted; False if an engine has it, or it has ended."""

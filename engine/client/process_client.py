@@ -8,6 +8,7 @@ import time
 
 from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
+from engine.client.first_token import FirstToken, FirstTokenPredictor
 from engine.client.interface import EngineState, EngineStatus, RestartReason
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
@@ -26,6 +27,8 @@ from engine.protocol import (
     FromEngine,
     Loading,
     Ready,
+    RequestOutput,
+    ServiceClass,
     SetLogLevel,
     Shutdown,
     Started,
@@ -71,6 +74,9 @@ class ProcessClient:
         self._engine: EngineProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._streams = OpenStreams(on_discarded=self._callbacks.on_discarded)
+        self._predictor = FirstTokenPredictor(
+            self._streams.backlog, self._streams.begun, on_known=self._callbacks.on_first_token
+        )
         self._state = EngineState.LOADING
         self._reason = "the engine has not been started"
         self._loading: Loading | None = None
@@ -159,6 +165,9 @@ class ProcessClient:
         waiting = self._streams.backlog.num_tokens
         self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
 
+    def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
+        return self._predictor.predict(num_new_tokens, service_class)
+
     def drain_s(self) -> float:
         return self._queue.drain_s(self.status().num_waiting, time.monotonic())
 
@@ -178,6 +187,8 @@ class ProcessClient:
             now = time.monotonic()
             self._clock.restart(now)  # it was idle
             self._queue.begin(now)
+        if num_new_tokens is None:
+            self._predictor.expect(request.id, len(request.prompt_ids), request.service_class)
         if num_new_tokens is None or not self._config.enable_prefix_caching:
             num_new_tokens = len(request.prompt_ids)
         stream = self._streams.open(
@@ -284,14 +295,7 @@ class ProcessClient:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case StepOutputs(outputs=outputs, stats=stats):
-                self._stats = stats
-                if outputs or stats.prefill_tokens or stats.decode_tokens:  # not if it spins and computes nothing
-                    self._clock.restart(time.monotonic())
-                self._callbacks.on_step(stats)
-                for output in outputs:
-                    self._streams.deliver(output)
-                    if output.finish_reason is not None:
-                        self._queue.count_end(time.monotonic())
+                self._take_step(outputs, stats)
             case Loading():
                 self._loading = message
                 self._callbacks.on_loading(message)
@@ -302,17 +306,31 @@ class ProcessClient:
                 self._state = EngineState.READY
                 self._reason = ""
                 self._clock.restart(time.monotonic())
+                self._predictor.begin(info)
                 self._callbacks.on_ready(info)
                 if self._num_restarts:
                     logger.info("the engine is ready again")
                 self._send_requests()
                 self._settled.set()
             case Started(ids=ids):
-                self._streams.start(ids)
+                self._predictor.on_started(self._streams.start(ids))
             case Working():
                 self._clock.restart(time.monotonic())
             case Failed(message=reason, is_option=is_option):
                 self._failure, self._is_option_wrong = reason, is_option
+
+    def _take_step(self, outputs: list[RequestOutput], stats: StepStats) -> None:
+        self._stats = stats
+        if outputs or stats.prefill_tokens or stats.decode_tokens:  # not if it spins and computes nothing
+            self._clock.restart(time.monotonic())
+        self._callbacks.on_step(stats)
+        self._predictor.on_step(stats, outputs)
+        for output in outputs:
+            num_output = self._streams.deliver(output)
+            if num_output is not None:
+                self._predictor.on_ended(num_output)
+            if output.finish_reason is not None:
+                self._queue.count_end(time.monotonic())
 
     def _enter_loading(self, reason: str) -> None:
         self._state = EngineState.LOADING

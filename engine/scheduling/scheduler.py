@@ -211,6 +211,7 @@ class Scheduler:
             prefix_hits=tally.prefix_hits,
             preemptions=tally.preemptions,
             recomputed_tokens=tally.recomputed_tokens,
+            pending_prompt_tokens=sum(max(0, sequence.num_pending - 1) for sequence in self._lifecycle.running),
             forced_tokens=tally.forced_tokens,
             **known,
         )

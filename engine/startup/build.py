@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import msgspec
 import torch
 
 from engine.config import Device, EngineConfig
@@ -97,6 +98,7 @@ def build_engine(
         on_started=on_started,
     )
     info = describe(config, models.target, groups, budget, steps, models.quality)
+    info = msgspec.structs.replace(info, prefill_seconds_per_token=seconds_per_token)
     info.notes.extend(describe_speculation(spec, models.draft))
     return engine, info
 

@@ -172,6 +172,7 @@ def _engine_client(
             on_loading=start.on_loading,
             on_tokenizer=start.on_tokenizer,
             on_discarded=metrics.on_discarded,
+            on_first_token=metrics.on_first_token,
             on_restart=start.on_restart,
             on_process=metrics.on_process,
             on_ready=partial(metrics.on_ready, has_prefix_cache=engine_config.enable_prefix_caching),

@@ -10,16 +10,19 @@ from typing import Self
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from engine.client.first_token import FirstToken
 from engine.client.interface import RequestStream
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.context import ServerContext
+from server.errors import TTFT_HEADER
 from server.generation.accounting import count_asked, count_longest, note_end
 from server.generation.beam_requests import BeamRequests
 from server.generation.choice import Choice, Delta
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
 from server.generation.reservation import Reservation, reserve
+from server.generation.slo import check_first_token
 from server.generation.terms import waited_too_long
 from server.generation.timing import RequestTimes, request_times
 from server.metrics.request_record import current_record
@@ -40,6 +43,7 @@ class Generation:
         self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
         self._reservation: Reservation | None = None
+        self._predicted: FirstToken | None = None
         self._beams: BeamRequests | None = None
         if params.beams is not None:
             self._beams = BeamRequests(context.client, context.metrics, params, params.beams)
@@ -64,6 +68,11 @@ class Generation:
             reader=plan.reader(self._context.metrics),
             grammar_param=plan.grammar_param,
         )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer, beside those of the params; known once the context is entered."""
+        return {} if self._predicted is None else {TTFT_HEADER: f"{self._predicted.expected_s:.3f}"}
 
     @property
     def num_choices(self) -> int:
@@ -129,9 +138,9 @@ class Generation:
         return request_times(self._params.terms.arrival_s, [choice.meter for choice in self._choices])
 
     async def __aenter__(self) -> Self:
-        """Hand all choices to the engine. Raises RateLimited, QueueFull or EngineUnavailable, and then none has
-        started."""
+        """Hand all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then none has started."""
         self._context.check_admission()
+        self._predicted = check_first_token(self._context, self._params.terms, len(self._params.prompts[0].ids))
         count_asked(self._context.metrics, self._params, self._record)
         self._reservation = reserve(self._params, self._context.client.info.max_model_len)
         try:

@@ -11,6 +11,7 @@ from server.generation.infill_prompt import infill_prompt
 from server.generation.line_limits import LineOptions
 from server.generation.params import GenerationParams, with_ends
 from server.generation.prompts import room_for_output
+from server.generation.slo import check_first_token
 from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
 from server.schemas.infill import InfillRequest
@@ -23,6 +24,7 @@ _ANSWER_SHARE = 4  # one in so many tokens of the context is for an answer of an
 async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
     """Of a gap in a file. Raises as check_request, InvalidRequest, and AnswerTimeout."""
     ignored, terms = check_request(body, context) + body.check(), request_terms(body, context, arrival_s)
+    check_first_token(context, terms, 1)
     async with terms.in_time():
         return await _infill_params(body, context, ignored, terms)
 

@@ -16,6 +16,7 @@ from server.generation.checks import check_num_choices, check_request
 from server.generation.choice import Prompt, TextOptions
 from server.generation.infill_prompt import suffix_prompts
 from server.generation.prompts import chat_prompt, room_for_output, text_prompts
+from server.generation.slo import check_first_token
 from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
 from server.generation.truncation import chat_truncation, truncation_of
@@ -65,6 +66,7 @@ async def chat_params(body: ChatCompletionRequest, context: ServerContext, arriv
     """Of a chat. Raises as check_request, InvalidRequest and AnswerTimeout; what costs little is checked before the
     template is rendered."""
     ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
+    check_first_token(context, terms, 1)
     async with terms.in_time():
         return await _chat_params(body, context, ignored, terms)
 
@@ -123,6 +125,7 @@ async def completion_params(
     """Of a text completion. default_max_tokens: None is the rest of the context. Raises as check_request,
     InvalidRequest and AnswerTimeout."""
     ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
+    check_first_token(context, terms, 1)
     async with terms.in_time():
         return await _completion_params(body, context, ignored, terms, default_max_tokens)
 

@@ -20,7 +20,9 @@ async def answer(
             framing_of(formatter, request.state.request_id),
             request.app.state.context.config,
             headers=headers,
+            late_headers=lambda: generation.headers,
         )
     async with generation:
         completion = await until_disconnect(formatter.collect(generation), request.receive)
+    headers = {**headers, **generation.headers}
     return Response(msgspec.json.encode(completion), headers=headers, media_type="application/json")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -59,11 +59,21 @@ class EventStream(Response):
     longer than `status_wait_s`: a request far back in the queue must not look dead to the proxies on its way.
     """
 
-    def __init__(self, source: Source, framing: Framing, config: ServerConfig, *, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        framing: Framing,
+        config: ServerConfig,
+        *,
+        headers: dict[str, str],
+        late_headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """late_headers: those that are known when the source is entered."""
         self.status_code = 200
         self.media_type = framing.media_type
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+        self._late_headers = late_headers
         self._source = source
         self._framing = framing
         self._ping_interval_s = config.sse_ping_interval
@@ -78,6 +88,7 @@ class EventStream(Response):
                 await until_disconnect(waiting, receive)
                 if first.done():
                     first.result()  # raises what the client should get as a plain error
+                self.headers.update(self._late_headers())
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 if not first.done() and self._framing.ping:
                     await self._send(self._framing.ping, send)

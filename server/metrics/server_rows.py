@@ -41,7 +41,8 @@ _CHOICES: tuple[MetricSpec, ...] = (
     counter(
         "requests_shed_total",
         "Requests that were given up on before anything was computed for them, by reason: waiting_requests "
-        "(--max-num-waiting), waiting_tokens (--max-num-waiting-tokens), queue_timeout (--queue-timeout).",
+        "(--max-num-waiting), waiting_tokens (--max-num-waiting-tokens), queue_timeout "
+        "(--queue-timeout), ttft_slo (--ttft-slo).",
         by="reason",
     ),
     counter(
@@ -51,6 +52,16 @@ _CHOICES: tuple[MetricSpec, ...] = (
     ),
     histogram(
         "time_to_first_token_seconds", "From a request's arrival to its first token.", buckets.TTFT_S, is_vllm=True
+    ),
+    histogram(
+        "predicted_time_to_first_token_seconds",
+        "What was expected of it, from when the engine got the request; for --ttft-slo, and counted without it too.",
+        buckets.TTFT_S,
+    ),
+    histogram(
+        "time_to_first_token_prediction_ratio",
+        "Real over expected time to the first token, where 0.1 s or more were expected; above 1 it came later.",
+        buckets.RATIO,
     ),
     histogram(
         "inter_token_latency_seconds",

@@ -13,6 +13,7 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from engine.client.first_token import FirstToken
 from engine.client.interface import RestartReason
 from engine.errors import ShedReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
@@ -24,6 +25,7 @@ from server.metrics.table import METRICS
 from server.metrics.vllm_names import VllmNames
 
 _MAX_EXPERT_LABELS = 256
+_MIN_EXPECTED_S = 0.1  # of a first token; shorter times are those of single steps, and no waits
 
 Metric = Counter | Gauge | Histogram
 
@@ -133,6 +135,12 @@ class Metrics:
 
     def on_discarded(self, num_tokens: int) -> None:
         self.add("discarded_tokens_total", num_tokens)
+
+    def on_first_token(self, prediction: FirstToken, real_s: float) -> None:
+        """Compare what was predicted of a request with what it took."""
+        self.observe("predicted_time_to_first_token_seconds", prediction.expected_s)
+        if prediction.expected_s >= _MIN_EXPECTED_S:
+            self.observe("time_to_first_token_prediction_ratio", real_s / prediction.expected_s)
 
     def on_restart(self, reason: RestartReason) -> None:
         self._restarts[reason].inc()

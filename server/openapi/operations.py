@@ -6,7 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, QueueTimeout, RequestFailed
+from engine.errors import (
+    EngineDied,
+    EngineStopped,
+    EngineUnavailable,
+    QueueFull,
+    QueueTimeout,
+    RequestFailed,
+    WaitTooLong,
+)
 from server.errors import (
     AnswerTimeout,
     BudgetSpent,
@@ -78,7 +86,8 @@ _PAGE = (
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
 _ENGINE = (EngineUnavailable, EngineDied, EngineStopped)
 _LIMITED = (TokensLimited, BudgetSpent)
-_GENERATING = (ModelNotFound, QueueFull, *_LIMITED, RequestFailed, *_ENGINE, QueueTimeout, AnswerTimeout)
+_SHED = (QueueFull, WaitTooLong, QueueTimeout)
+_GENERATING = (ModelNotFound, *_SHED, *_LIMITED, RequestFailed, *_ENGINE, AnswerTimeout)
 _MODEL = (ModelNotFound, EngineUnavailable)  # its tokenizer is asked, and not the engine
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
 _STORED = (NotStored, StorageFailed)

@@ -8,6 +8,7 @@ import httpx
 from fastapi import FastAPI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from engine.client.first_token import FirstToken
 from engine.client.interface import EngineState, EngineStatus
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import EngineUnavailable, QueueFull
@@ -18,6 +19,7 @@ from engine.protocol import (
     FinishReason,
     RequestOutput,
     SamplingParams,
+    ServiceClass,
     TokenizerInfo,
     TokenLogprobs,
 )
@@ -138,6 +140,7 @@ class FakeClient:
         self.progress: float | None = None
         self.seconds_since_progress = 0.0
         self.capacity = 1000
+        self.first_token_s = self.seconds_per_token = 0.0  # of predictions
         self.num_open = 0
         self.streams: list[FakeStream] = []
         self.log_level: str | None = None  # that was set
@@ -172,6 +175,10 @@ class FakeClient:
             raise EngineUnavailable(self.reason)
         if self.num_open + num_requests > self.capacity:
             raise QueueFull("the queue is full", retry_after_s=1.5)
+
+    def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:  # noqa: ARG002
+        own_s = num_new_tokens * self.seconds_per_token
+        return FirstToken(self.first_token_s + own_s, 2 * (self.first_token_s + own_s), own_s)
 
     def drain_s(self) -> float:
         return 2.5

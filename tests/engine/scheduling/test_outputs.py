@@ -152,6 +152,7 @@ def test_prefill_and_decode_tokens_add_up() -> None:
     run = SchedulerRun(make_config(max_num_batched_tokens=4))
     run.run([make_request("a", make_prompt(10), max_tokens=5, ignore_eos=True)])
     assert [(s.prefill_tokens, s.decode_tokens) for s in run.stats] == [(4, 0), (4, 0), (2, 0)] + [(0, 1)] * 4
+    assert [s.pending_prompt_tokens for s in run.stats] == [5, 1, 0] + [0] * 4  # beside the last one
 
 
 def test_recomputation_counts_as_prefill_and_is_told_apart() -> None:

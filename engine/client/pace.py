@@ -1,0 +1,70 @@
+"""StepPace: how long steps take, and what a sequence gets of them, learned from those that have been."""
+
+_WEIGHT = 0.99  # of what is known, for each step that is added: the last hundred or so count
+_MIN_SPREAD = 0.5  # of the tokens of steps, over their mean; where all have as many, they do not tell what one costs
+_LONG_STEP_S = 0.25  # the engine bounds steps near to this, while sequences generate
+
+
+class StepPace:
+    """A step of n tokens takes a + b n: a line through the last steps, by least squares.
+
+    Where steps are all of one size the line keeps its slope, and follows their mean.
+    """
+
+    def __init__(self) -> None:
+        self._seconds_per_token = 0.0  # b
+        self._overhead_s = 0.0  # a
+        self._weight = 0.0
+        self._sum_n = self._sum_s = self._sum_nn = self._sum_ns = 0.0
+        self._num_outputs = self._num_tokens = self._output_steps = self._output_s = 0.0
+        self._queried = self._hits = 0.0
+
+    def begin(self, seconds_per_token: float) -> None:
+        """An engine is ready, which has measured that for the tokens of a prompt; 0 is unknown."""
+        if self._weight == 0:
+            self._seconds_per_token = seconds_per_token
+
+    def observe(self, num_tokens: int, step_s: float, num_outputs: int, num_output_tokens: int) -> None:
+        """A step of `num_tokens` gave `num_outputs` sequences `num_output_tokens` tokens together."""
+        self._weight = _WEIGHT * self._weight + 1
+        self._sum_n = _WEIGHT * self._sum_n + num_tokens
+        self._sum_s = _WEIGHT * self._sum_s + step_s
+        self._sum_nn = _WEIGHT * self._sum_nn + num_tokens * num_tokens
+        self._sum_ns = _WEIGHT * self._sum_ns + num_tokens * step_s
+        mean_n, mean_s = self._sum_n / self._weight, self._sum_s / self._weight
+        variance = self._sum_nn / self._weight - mean_n * mean_n
+        if variance > (_MIN_SPREAD * mean_n) ** 2:
+            slope = (self._sum_ns / self._weight - mean_n * mean_s) / variance
+            self._seconds_per_token = min(max(slope, 0.0), mean_s / mean_n)
+        self._seconds_per_token = min(self._seconds_per_token or mean_s / mean_n, mean_s / mean_n)
+        self._overhead_s = mean_s - self._seconds_per_token * mean_n
+        if num_outputs:
+            self._num_outputs = _WEIGHT * self._num_outputs + num_outputs
+            self._num_tokens = _WEIGHT * self._num_tokens + num_output_tokens
+            self._output_steps = _WEIGHT * self._output_steps + 1
+            self._output_s = _WEIGHT * self._output_s + step_s
+
+    def observe_prefixes(self, num_queried: int, num_hit: int) -> None:
+        """So many tokens of prompts were looked up in the prefix cache, and so many found."""
+        if num_queried:
+            self._queried = _WEIGHT * self._queried + num_queried
+            self._hits = _WEIGHT * self._hits + num_hit
+
+    @property
+    def uncached(self) -> float:
+        """Share of the prompts' tokens that the prefix cache does not have."""
+        return 1.0 - self._hits / self._queried if self._queried else 1.0
+
+    @property
+    def seconds_per_output_token(self) -> float:
+        """Between two tokens of one sequence; 0 is unknown."""
+        if not self._num_tokens:
+            return 0.0
+        return self._output_s / self._output_steps * self._num_outputs / self._num_tokens
+
+    def prefill_s(self, num_tokens: float, *, num_generating: int, max_step_tokens: int) -> float:
+        """How long so many tokens of prompts take, while others generate, in steps of at most `max_step_tokens`."""
+        per_token_s = self._seconds_per_token
+        in_time = _LONG_STEP_S / per_token_s if per_token_s else max_step_tokens
+        num_steps = max(1.0, num_tokens / max(1.0, min(in_time, max_step_tokens)))
+        return num_tokens * per_token_s + num_steps * (self._overhead_s + num_generating * per_token_s)

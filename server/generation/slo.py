@@ -1,0 +1,47 @@
+"""--ttft-slo: requests are refused at once whose first token is likely to come later."""
+
+import math
+import time
+
+from engine.client.first_token import FirstToken
+from engine.errors import WaitTooLong
+from engine.protocol import ServiceClass
+from server.context import ServerContext
+from server.generation.terms import RequestTerms
+
+_MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
+
+
+def check_first_token(context: ServerContext, terms: RequestTerms, num_prompt_tokens: int) -> FirstToken | None:
+    """When the first token is predicted, from the request's arrival; None without --ttft-slo.
+
+    num_prompt_tokens: 1 before they are known. Raises WaitTooLong if that is likely to be too late, unless the request
+    is one that yields to all others.
+    """
+    slo_s = context.config.ttft_slo
+    if slo_s is None:
+        return None
+    gone_s = time.monotonic() - terms.arrival_s
+    from_now = context.client.predict_first_token(num_prompt_tokens, terms.service_class)
+    predicted = FirstToken(gone_s + from_now.expected_s, gone_s + from_now.likely_s, from_now.own_s)
+    if predicted.likely_s <= slo_s or terms.service_class is ServiceClass.BACKGROUND:
+        return predicted
+    raise _too_long(predicted, slo_s)
+
+
+def _too_long(predicted: FirstToken, slo_s: float) -> WaitTooLong:
+    message = (
+        f"the first token is expected after {predicted.expected_s:.1f} s, and may take {predicted.likely_s:.1f} s; "
+        f"the limit is {slo_s:g} s (--ttft-slo); "
+    )
+    retry_after_s = min(_MAX_RETRY_S, max(_MIN_RETRY_S, predicted.likely_s - slo_s))
+    if predicted.own_s > slo_s:
+        message += f"its prompt alone takes {predicted.own_s:.1f} s: shorten it, or send it with service_tier flex"
+    else:
+        message += f"try again in {math.ceil(retry_after_s)} s, or send it with service_tier flex if it can wait"
+    return WaitTooLong(
+        message,
+        retry_after_s=retry_after_s,
+        expected_s=predicted.expected_s,
+        is_for_good=predicted.own_s > slo_s,
+    )

@@ -1,0 +1,118 @@
+"""Predictions of the first token, against a server in virtual time."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from engine.client.backlog import Backlog
+from engine.client.first_token import Begun, FirstToken, FirstTokenPredictor
+from engine.protocol import FinishReason, RequestOutput, ServiceClass, StepStats
+from tests.helpers.fake_client import engine_info
+from tests.helpers.virtual_server import Fate, VirtualServer, Work, poisson
+
+pytestmark = pytest.mark.fast
+
+SECONDS, SETTLED_S = 40.0, 10.0
+USUAL, FLEX = ServiceClass.INTERACTIVE, ServiceClass.BACKGROUND
+
+
+def _equal(_: random.Random, arrival_s: float) -> Work:
+    return Work(arrival_s, 200, 64, 64)
+
+
+def _mixed(source: random.Random, arrival_s: float) -> Work:
+    """Nobody says how long an answer will be."""
+    return Work(arrival_s, source.randint(16, 600), max(1, int(source.expovariate(1 / 60))), 900)
+
+
+def _prefill(source: random.Random, arrival_s: float) -> Work:
+    return Work(arrival_s, source.randint(300, 1500), 4, 8)
+
+
+LOADS: list[tuple[Callable[[random.Random, float], Work], float]] = [(_equal, 10.0), (_mixed, 8.0), (_prefill, 3.0)]
+
+
+@pytest.mark.parametrize("slo_s", [1.0, 4.0])
+@pytest.mark.parametrize(("make", "rate"), LOADS)
+def test_under_overload_those_that_are_accepted_have_their_first_token_in_time(
+    make: Callable[[random.Random, float], Work], rate: float, slo_s: float
+) -> None:
+    fates = VirtualServer().run(poisson(rate, SECONDS, make), lambda predicted, _: predicted.likely_s <= slo_s)
+    accepted = [each for each in fates if each.is_accepted and each.work.arrival_s > SETTLED_S]
+    assert len(accepted) > 20
+    assert sum(not each.is_accepted for each in fates) > len(fates) / 4, "no overload"
+    num_in_time = sum(_waited_s(each) <= slo_s for each in accepted)
+    assert num_in_time >= 0.85 * len(accepted)
+
+
+@pytest.mark.parametrize(("make", "rate"), LOADS)
+def test_an_slo_costs_little_of_what_the_server_can_do(
+    make: Callable[[random.Random, float], Work], rate: float
+) -> None:
+    """Refusing by the prediction keeps the places full: nearly as many are served as by a queue of any length."""
+    works = poisson(rate, SECONDS, make)
+    bounded, unbounded = VirtualServer(), VirtualServer()
+    fates = bounded.run(works, lambda predicted, _: predicted.likely_s <= 2.0)
+    all_fates = unbounded.run(works, lambda *_: True)
+    served = sum(each.is_accepted for each in fates) / bounded.now_s
+    assert served >= 0.85 * len(all_fates) / unbounded.now_s
+
+
+@pytest.mark.parametrize(("make", "rate"), LOADS)
+def test_expectations_are_right_on_the_whole(make: Callable[[random.Random, float], Work], rate: float) -> None:
+    server = VirtualServer()
+    server.run(poisson(rate, SECONDS, make), lambda predicted, _: predicted.expected_s <= 4.0)
+    ratios = sorted(real_s / expected_s for expected_s, real_s in server.known if expected_s > 0.5)
+    assert len(ratios) > 30
+    assert 0.6 < ratios[len(ratios) // 2] < 1.4
+
+
+def test_an_idle_server_is_predicted_to_take_the_time_of_the_prompt() -> None:
+    works = [Work(10.0 * number, 1000, 5, 5) for number in range(20)]
+    fates = VirtualServer(noise=0.0).run(works, lambda *_: True)
+    assert fates[-1].predicted.expected_s == pytest.approx(_waited_s(fates[-1]), rel=0.2)
+    assert fates[-1].predicted.own_s == pytest.approx(fates[-1].predicted.expected_s)
+
+
+def test_flexible_requests_do_not_delay_the_others() -> None:
+    flexible = [Work(0.01 * number, 200, 64, 64, FLEX) for number in range(200)]
+    server = VirtualServer()
+    fates = server.run([*flexible, Work(30.0, 200, 10, 10), Work(30.0, 200, 10, 10, FLEX)], lambda *_: True)
+    usual, flex = fates[-2:]
+    assert usual.work.service_class is USUAL
+    assert usual.predicted.expected_s < 1.0
+    assert _waited_s(usual) < 1.0
+    assert flex.predicted.expected_s > 5.0
+
+
+def test_nothing_is_predicted_before_there_is_an_engine() -> None:
+    assert _predictor()[0].predict(1000, USUAL) == FirstToken(0.0, 0.0, 0.0)
+
+
+def test_what_became_of_a_prediction_is_told_once_and_of_requests_with_a_token_alone() -> None:
+    predictor, known = _predictor()
+    predictor.begin(engine_info(prefill_seconds_per_token=0.01))
+    for name in ("a", "b", "c"):
+        predictor.expect(name, 100, USUAL)
+    predictor.on_step(StepStats(), [RequestOutput(id="a", new_ids=[1]), RequestOutput(id="b", num_prompt_computed=9)])
+    predictor.on_step(StepStats(), [RequestOutput(id="b", finish_reason=FinishReason.ABORT)])
+    predictor.on_step(StepStats(), [RequestOutput(id="a", new_ids=[1], finish_reason=FinishReason.LENGTH)])
+    assert [(prediction.expected_s, real_s) for prediction, real_s in known] == [(pytest.approx(1.0, rel=0.2), 1.0)]
+    predictor.begin(engine_info())  # another engine
+    predictor.on_step(StepStats(), [RequestOutput(id="c", new_ids=[1])])
+    assert len(known) == 1
+
+
+def _predictor() -> tuple[FirstTokenPredictor, list[tuple[FirstToken, float]]]:
+    known: list[tuple[FirstToken, float]] = []
+    times = iter(range(100))
+    predictor = FirstTokenPredictor(
+        Backlog(), list[Begun], on_known=lambda *each: known.append(each), clock=lambda: float(next(times)) // 4
+    )
+    return predictor, known
+
+
+def _waited_s(fate: Fate) -> float:
+    assert fate.first_token_s is not None
+    return fate.first_token_s
