@@ -145,7 +145,7 @@ class Engine:
             self._scheduler.check()
         refused, self._refused = self._refused, []
         stats = self._scheduler.take_stats(
-            **self._phases(plan, start_s, drafted_s, scheduled_s, executed_s, result.sample_s),
+            **self._phases(plan, result, start_s, drafted_s, scheduled_s, executed_s),
             expert_rows=result.expert_rows,
             expert_imbalance=result.expert_imbalance,
             audit=verdict,
@@ -158,18 +158,26 @@ class Engine:
         return StepOutputs(refused + outputs, stats)
 
     def _phases(
-        self, plan: StepPlan, start_s: float, drafted_s: float, scheduled_s: float, executed_s: float, sample_s: float
+        self,
+        plan: StepPlan,
+        result: StepResult,
+        start_s: float,
+        drafted_s: float,
+        scheduled_s: float,
+        executed_s: float,
     ) -> dict[str, float]:
-        """Fields of StepStats: how long the step took that ends now. The times are by time.perf_counter(), in order."""
+        """Fields of StepStats: how long the step took that ends now, and its work. The times are by
+        time.perf_counter(), in order."""
         if not _is_counted(plan):
             return {}
         now_s = time.perf_counter()
         return {
+            **({} if result.work is None else result.work._asdict()),
             "step_s": now_s - start_s,
             "draft_s": drafted_s - start_s,
             "schedule_s": scheduled_s - drafted_s,
-            "forward_s": executed_s - scheduled_s - sample_s,
-            "sample_s": sample_s,
+            "forward_s": executed_s - scheduled_s - result.sample_s,
+            "sample_s": result.sample_s,
             "update_s": now_s - executed_s,
             "send_s": self.send_s,
         }

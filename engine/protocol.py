@@ -240,6 +240,9 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     forward_s: float = 0.0
     sample_s: float = 0.0  # on a GPU it has the wait for the forward pass
     update_s: float = 0.0
+    read_bytes: int = 0  # that the forward pass could not do without, from memory
+    write_bytes: int = 0  # and to it
+    flops: int = 0  # its multiplications and additions
     send_s: float = 0.0  # after the step before: its outputs to the API process
     num_drafts: int = 0  # sequences whose draft was verified
     draft_tokens: int = 0  # drafted tokens verified

@@ -11,6 +11,7 @@ from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_groups import kv_groups
 from engine.runner.replay import recorded_layers
 from engine.runner.state_batch import accepted_states
+from engine.runner.step_work import model_work
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import Sampler
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
@@ -44,6 +45,7 @@ class TorchRunner:
         self._batch_buffers = None if self._recorded is None else self._recorded.buffers
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
+        self._work = model_work(model)
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
 
     def release(self, sequence: Sequence) -> None:
@@ -72,7 +74,8 @@ class TorchRunner:
         self._commit_accepted_states(plan, rows)
         is_representative = self._recorded is None or not self._recorded.has_just_recorded
         counts = (*self._expert_load.take(), *self._sampler.take_mask_tally())
-        return StepResult(rows, is_representative, *counts, sample_s=sample_s)
+        work = None if self._work is None else self._work.of(plan)
+        return StepResult(rows, is_representative, *counts, sample_s=sample_s, work=work)
 
     def _commit_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
         """Write the recurrent states of sequences with a draft, now that it is known how much of it is accepted."""

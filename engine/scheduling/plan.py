@@ -50,6 +50,14 @@ class RowResult(NamedTuple):
     refused_param: str | None = None
 
 
+class StepWork(NamedTuple):
+    """What a forward pass cannot do without: bytes from and to memory, multiplications and additions."""
+
+    read_bytes: int
+    write_bytes: int
+    flops: int
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """One RowResult an item, in the plan's order. `is_representative`: later steps of this kind will take as long; not
@@ -62,6 +70,7 @@ class StepResult:
     num_masks: int = 0
     mask_s: float = 0.0
     sample_s: float = 0.0
+    work: StepWork | None = None
 
 
 class Runner(Protocol):

@@ -66,6 +66,22 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
             "send": lambda s: s.send_s,
         },
     ),
+    counter(
+        "model_read_bytes_total",
+        "Bytes that forward passes could not do without from memory, estimated: weights once a step, keys and values "
+        "once a sequence. Over the seconds of the phase forward (and, on a GPU, sample) it is the bandwidth in use.",
+        lambda s: s.read_bytes,
+    ),
+    counter(
+        "model_written_bytes_total",
+        "The same to memory: keys, values and states.",
+        lambda s: s.write_bytes,
+    ),
+    counter(
+        "model_flops_total",
+        "Multiplications and additions of forward passes, estimated in the same way.",
+        lambda s: s.flops,
+    ),
 )
 
 _KV_CACHE: tuple[MetricSpec, ...] = (

@@ -11,8 +11,11 @@ from server.metrics.table import METRICS
 Labels = dict[str, str]
 
 _ENGINE = {"engine": "0"}  # vLLM numbers its engines; here is one
-# What vLLM called some of them before, by our names: routers and dashboards made for its versions ask for these.
-_FORMER_NAMES = {
+# What vLLM calls some of them, or called them before, by our names: routers and dashboards made for it ask for these.
+_OTHER_NAMES = {
+    "model_read_bytes": "estimated_read_bytes_per_gpu",
+    "model_written_bytes": "estimated_write_bytes_per_gpu",
+    "model_flops": "estimated_flops_per_gpu",
     "kv_cache_usage_perc": "gpu_cache_usage_perc",
     "prefix_cache_queries": "gpu_prefix_cache_queries",
     "prefix_cache_hits": "gpu_prefix_cache_hits",
@@ -34,8 +37,8 @@ class VllmNames(Collector):
             if spec.is_vllm:
                 name = _family_name(spec)
                 yield _copy(families[name], "vllm:" + name.removeprefix(PREFIX), _with_engine)
-        for name, former in _FORMER_NAMES.items():
-            yield _copy(families[PREFIX + name], "vllm:" + former, _with_engine)
+        for name, other in _OTHER_NAMES.items():
+            yield _copy(families[PREFIX + name], "vllm:" + other, _with_engine)
         yield _copy(families[PREFIX + "cache_config_info"], "vllm:cache_config_info", _cache_config)
         yield _copy(families[PREFIX + "http_requests"], "http_requests", _handler_with_status)
         durations = families[PREFIX + "http_request_duration_seconds"]

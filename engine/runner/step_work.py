@@ -1,0 +1,152 @@
+"""ModelWork: the bytes that a step's forward pass moves and its operations, from the plan and the sizes of the model.
+
+What no implementation can do without: weights as they are stored, each once a step, and of experts as many as even
+routing would choose; keys and values that rows see, once a sequence; a multiply and an add for each weight and row, and
+for each number of a key and value that a row sees. Activations stay in caches and count nothing; the recurrences'
+arithmetic is small beside their projections. So time over work is what the machine was used for, as far as one can say
+without asking it (S. Williams, A. Waterman, D. Patterson: Roofline, 2009).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from engine.scheduling.plan import StepPlan, StepWork
+from models.decoder import Decoder
+from models.kv_cache import bytes_per_state
+from models.layers.moe import MoE
+from models.linear.linear import Linear
+from models.loaded_model import LoadedModel
+from models.spec import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _Experts:
+    """Of one layer."""
+
+    num_experts: int
+    num_chosen: int  # by each row
+    num_bytes: int  # of one expert
+
+    def read_bytes(self, num_rows: int) -> float:
+        """Expected, where each expert is as likely as any other."""
+        is_idle = (1 - self.num_chosen / self.num_experts) ** num_rows
+        return self.num_experts * (1 - is_idle) * self.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """Of layers that see the same positions."""
+
+    window: int  # 0: all positions
+    is_chunked: bool
+    bytes_per_position: int  # keys and values
+    flops_per_position: int  # that a row sees
+
+    def first_seen(self, position: int) -> int:
+        """With a window."""
+        return position // self.window * self.window if self.is_chunked else max(0, position - self.window + 1)
+
+    def num_seen(self, start: int, end: int) -> int:
+        """With a window; summed over rows at positions start..end - 1, each of which sees itself."""
+        return self._num_seen_before(end) - self._num_seen_before(start)
+
+    def _num_seen_before(self, end: int) -> int:
+        if self.is_chunked:
+            return end // self.window * _triangle(self.window) + _triangle(end % self.window)
+        return _triangle(end) - _triangle(max(0, end - self.window))
+
+
+def _triangle(number: int) -> int:
+    """1 + 2 + ... + number."""
+    return number * (number + 1) // 2
+
+
+def model_work(model: LoadedModel) -> "ModelWork | None":
+    """None for a model of transformers, whose parts are not known."""
+    return ModelWork(model, model.decoder) if isinstance(model.decoder, Decoder) else None
+
+
+class ModelWork:
+    """A model's sizes, read once."""
+
+    def __init__(self, model: LoadedModel, decoder: Decoder) -> None:
+        routed = [each for each in decoder.layers.modules() if isinstance(each, MoE)]
+        self._experts = [_experts(each) for each in routed]
+        of_experts = {id(each) for layer in routed for each in layer.experts.modules()}
+        dense = [each for each in decoder.layers.modules() if isinstance(each, Linear) and id(each) not in of_experts]
+        chosen = [linear for layer in routed for linear in _chosen_linears(layer)]
+        self._dense_bytes = num_bytes([decoder.layers]) - sum(num_bytes([layer.experts]) for layer in routed)
+        self._flops_per_row = 2 * sum(linear.in_features * linear.out_features for linear in (*dense, *chosen))
+        self._head_bytes = num_bytes([decoder.head])
+        self._head_flops_per_row = 2 * model.vocab_size * (decoder.spec.embedding_size or decoder.spec.hidden_size)
+        attention = _attention_of(model)
+        self._full = [each for each in attention if not each.window]
+        self._windows = [each for each in attention if each.window]
+        self._written_per_row = sum(each.bytes_per_position for each in attention)
+        self._state_bytes = bytes_per_state(model)
+
+    def of(self, plan: StepPlan) -> StepWork:
+        """Of the plan's items, before their sequences advance."""
+        num_rows = num_logits = num_read = num_seen = 0
+        read_bytes, flops = float(self._dense_bytes), 0
+        for sequence, num_new, num_draft, needs_logits in plan.items:  # each step, for each sequence: few calls
+            start = sequence.num_computed
+            end = start + num_new
+            num_rows += num_new
+            if needs_logits:  # those of prompts, where they are asked for, come after the pass
+                num_logits += num_draft + 1
+            num_read += end
+            num_seen += num_new * start + num_new * (num_new + 1) // 2
+            for attention in self._windows:
+                read_bytes += (end - attention.first_seen(start)) * attention.bytes_per_position
+                flops += attention.num_seen(start, end) * attention.flops_per_position
+        for attention in self._full:
+            read_bytes += num_read * attention.bytes_per_position
+            flops += num_seen * attention.flops_per_position
+        read_bytes += sum(layer.read_bytes(num_rows) for layer in self._experts)
+        flops += num_rows * self._flops_per_row
+        if num_logits:
+            read_bytes += self._head_bytes
+            flops += num_logits * self._head_flops_per_row
+        state_bytes = len(plan.items) * self._state_bytes
+        written = num_rows * self._written_per_row + state_bytes
+        return StepWork(round(read_bytes) + state_bytes, written, flops)
+
+
+def _experts(layer: MoE) -> _Experts:
+    return _Experts(len(layer.experts), layer.router.spec.experts_per_token, num_bytes(layer.experts[:1]))
+
+
+def _chosen_linears(layer: MoE) -> list[Linear]:
+    """As many experts as a row goes through."""
+    chosen = layer.experts[: layer.router.spec.experts_per_token]
+    return [each for each in chosen.modules() if isinstance(each, Linear)]
+
+
+def _attention_of(model: LoadedModel) -> list[_Attention]:
+    """One for each kind of window."""
+    specs = [spec for spec in model.mixers if isinstance(spec, AttentionSpec)]
+    by_window: dict[tuple[int, bool], list[AttentionSpec]] = {}
+    for spec in specs:
+        by_window.setdefault((spec.sliding_window or spec.chunk or 0, spec.chunk is not None), []).append(spec)
+    return [
+        _Attention(
+            *window,
+            bytes_per_position=sum(_stored_numbers(spec) for spec in alike) * model.dtype.itemsize,
+            flops_per_position=sum(2 * spec.num_heads * (spec.head_dim + spec.value_dim) for spec in alike),
+        )
+        for window, alike in by_window.items()
+    ]
+
+
+def _stored_numbers(spec: AttentionSpec) -> int:
+    """Of one position: its key, and its value where that is not a part of the key."""
+    return spec.num_kv_heads * (spec.head_dim + (spec.value_dim if spec.values_from is None else 0))
+
+
+def num_bytes(modules: Iterable[nn.Module]) -> int:
+    """Of all tensors, each once, packed ones too."""
+    tensors = {id(tensor): tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers())}
+    return sum(tensors.values())
