@@ -39,7 +39,7 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
         queue_s=_queue_s(sequence) if is_first else None,
         first_token_s=now_s if is_first and new_ids else None,
         ended_s=None if finish_reason is None else now_s,
-        preempted_s=_take_preemptions(sequence),
+        preempted_s=_take_preemptions(sequence) if sequence.preempted_s else [],
         num_drafted=sequence.num_drafted,
         num_draft_accepted=sequence.num_draft_accepted,
     )
@@ -72,7 +72,7 @@ def terminal_output(
         finish_reason=finish_reason,
         num_cached_tokens=sequence.num_cached or 0,
         queue_s=None if sequence.has_output else _queue_s(sequence),
-        preempted_s=_take_preemptions(sequence),
+        preempted_s=_take_preemptions(sequence) if sequence.preempted_s else [],
         error=error,
         is_refused=is_refused,
         refused_param=refused_param,
@@ -130,8 +130,6 @@ def _all_prompt_logprobs(sequence: Sequence) -> list[TokenLogprobs | None] | Non
 
 
 def _take_preemptions(sequence: Sequence) -> list[float]:
-    if not sequence.preempted_s:  # as of nearly all
-        return []
     preempted_s, sequence.preempted_s = sequence.preempted_s, []
     return preempted_s
 
