@@ -22,7 +22,6 @@ _BARE = (
 _VARIABLES = {
     "OMP_PROC_BIND": "true",
     "OMP_PLACES": "cores",
-    "PYTHONOPTIMIZE": "1",
     "PYTHONUTF8": "0",
     "PYTHONCOERCECLOCALE": "0",
     "LC_ALL": "C",

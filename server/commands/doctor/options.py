@@ -1,21 +1,32 @@
 """What options name and a start needs: a free port, readable files, writable folders, and who may call."""
 
+import _ssl
 import ipaddress
 import os
+import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from engine.config import EngineConfig
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from engine.jobs.findings import Finding, ok, problem, warning
 from server.commands.listener import host_port, listen
 from server.config import ServerConfig
+from server.http.certificates import make_context
+from server.keys.key_file import read_keys
+from server.network_config import NetworkConfig
+
+_FEW_DAYS = 14
 
 
 def options_findings(server: ServerConfig, engine: EngineConfig) -> Iterator[Finding]:
-    yield port_finding(server.host, server.port)
+    if server.network.uds is None:
+        yield port_finding(server.host, server.port)
     yield caller_finding(server)
+    if server.network.has_tls:
+        yield certificate_finding(server.network, time.time())
     if server.data_dir is not None:
         yield data_folder_finding(Path(server.data_dir).expanduser())
     if server.chat_template is not None and "{" not in server.chat_template:
@@ -33,11 +44,39 @@ def port_finding(host: str, port: int) -> Finding:
 
 
 def caller_finding(config: ServerConfig) -> Finding:
-    if config.api_key:
-        return ok("keys", f"{len(config.api_key)}; clients have to send one")
+    try:
+        num_keys = len(config.api_key) + len(read_keys(Path(config.api_keys_file)) if config.api_keys_file else ())
+    except OptionError as error:
+        return problem("keys", str(error))
+    if num_keys:
+        return ok("keys", f"{num_keys}; clients have to send one")
+    if config.network.uds is not None:
+        return ok("keys", f"none, and only users who may use {config.network.uds} reach it")
     if _is_loopback(config.host):
         return ok("keys", f"none, and only this machine reaches {config.host}")
     return warning("keys", f"none: whoever reaches {config.host} may use the server; set HEADRACE_API_KEY")
+
+
+def certificate_finding(network: NetworkConfig, now_s: float) -> Finding:
+    """now_s: seconds since 1970."""
+    assert network.ssl_certfile is not None
+    try:
+        make_context(network)
+    except StartupError as error:
+        return problem("certificate", str(error))
+    ends = _end_of(network.ssl_certfile)
+    days = (ssl.cert_time_to_seconds(ends) - now_s) / 86400
+    if days < 0:
+        return problem("certificate", f"{network.ssl_certfile} has expired, on {ends}; clients refuse it: renew it")
+    message = f"{network.ssl_certfile} is valid until {ends}"
+    return warning("certificate", f"{message}; renew it") if days < _FEW_DAYS else ok("certificate", message)
+
+
+def _end_of(certfile: str) -> str:
+    """Until when the first certificate of a file is valid. Python reads its own certificates with this function alone,
+    which its documentation leaves out; there is no other way without a further library."""
+    end: str = _ssl._test_decode_cert(certfile)["notAfter"]  # type: ignore[attr-defined]
+    return end
 
 
 def _is_loopback(host: str) -> bool:

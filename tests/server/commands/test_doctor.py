@@ -101,6 +101,12 @@ def test_who_may_call(host: str, keys: tuple[str, ...], severity: Severity, text
     assert text in found.message
 
 
+def test_a_keys_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    found = options.caller_finding(ServerConfig(api_keys_file=str(file)))
+    assert found == problem("keys", f"cannot read {file}: No such file or directory")
+
+
 def test_folders_and_files_that_cannot_be_used_are_problems(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert options.data_folder_finding(tmp_path / "new" / "folder").severity is Severity.OK
