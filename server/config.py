@@ -204,6 +204,12 @@ class ServerConfig:
         metavar="S",
         minimum=0.01,
     )
+    ready_max_waiting: int | None = option(
+        None,
+        "Most waiting requests while /ready is 200; more are served all the same (default: as many as may wait).",
+        group="Requests",
+        minimum=0,
+    )
     engine_hang_timeout: float = option(
         60.0,
         "Seconds without a sign of progress, such as a computed layer, after which an engine with work is killed and "

@@ -11,6 +11,7 @@ from engine.client.interface import EngineClient, EngineState
 from engine.errors import EngineUnavailable
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
+from server.drain import Drain
 from server.errors import ModelNotFound
 from server.keys.caller import current_caller
 from server.keys.room import KeyRoom
@@ -42,7 +43,7 @@ class ServerContext:
     templates: TemplateRunner
     tracing: "Tracing | None" = None
     workers: TextWorkers = field(default_factory=TextWorkers)
-    draining: bool = False  # a stop was asked for: finish what runs, admit nothing
+    drain: Drain = field(default_factory=Drain)
     created_s: int = field(default_factory=lambda: int(time.time()))
     num_preparing: int = 0  # requests that are rendered and tokenized, and will wait for the engine then
     _text_model: asyncio.Task[TextModel] | None = None
@@ -53,11 +54,16 @@ class ServerContext:
 
     def check_admission(self) -> None:
         """Raise EngineUnavailable if no request can be taken now."""
-        if self.draining:
-            raise EngineUnavailable("the server is shutting down; send the request to another one")
+        if self.drain.is_active:
+            raise EngineUnavailable(f"{self.drain.reason}; send the request to another one")
         status = self.client.status()
         if status.state is not EngineState.READY:
             raise EngineUnavailable(status.reason)
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that the engine has, or will get."""
+        return self.client.status().num_open + self.num_preparing
 
     def check_queue(self) -> None:
         """Raise QueueFull, or EngineUnavailable, if one more request, of whatever length, is too much."""

@@ -100,6 +100,10 @@ class NotStored(HeadraceError):
         self.param = param
 
 
+class AlreadyStopping(HeadraceError):
+    """The server's end has begun, and cannot be taken back."""
+
+
 class EventsDropped(HeadraceError):
     """The stream's events that a client asks for are no longer held."""
 
@@ -141,6 +145,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     NotStored: _Kind(404, _INVALID),
     StreamNotFound: _Kind(404, _INVALID, "stream_not_found"),
     RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
+    AlreadyStopping: _Kind(409, _INVALID, "already_stopping"),
     StreamStopped: _Kind(409, _INVALID, "stream_deleted"),
     EventsDropped: _Kind(410, _INVALID, "events_dropped"),
     RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),

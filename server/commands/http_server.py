@@ -33,6 +33,10 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def num_answers(self) -> int:
+        """Requests that are not answered to their end."""
+        return len(self.server_state.tasks)
+
 
 def create_server(
     client: EngineClient,

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +22,7 @@ from engine.errors import StartupError
 from engine.protocol import Loading, TokenizerInfo
 from server.commands.activity_log import ActivityLog
 from server.commands.announcement import announce
+from server.commands.draining import drain_server
 from server.commands.hangup import on_hangup
 from server.commands.listener import listening, url_of
 from server.commands.loading_display import loading_display
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-_MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers notice before connections are refused
-_DRAIN_POLL_S = 0.05
 _TRACES_TIMEOUT_S = 3.0  # for those that have not been sent
 _STORE_TIMEOUT_S = 3.0  # for background responses that were ended to be stored
 
@@ -134,11 +133,13 @@ async def _serve(
             gc.freeze()  # what is here stays: to look through it for garbage would hold up streams
             announce(client.info, text_model, url, server_config)
             manager.ready(url)
-            await _run_until_stopped(stop_signal, client, context, server_config.shutdown_timeout)
+            await _run_until_stopped(
+                stop_signal, client, partial(drain_server, context, http.num_answers, server_config.shutdown_timeout)
+            )
             preparing.cancel()
         return 0
     finally:
-        context.draining = True
+        context.drain.stop(time.monotonic())
         await client.stop()  # what still runs ends with an error event
         await context.runs.finish(_STORE_TIMEOUT_S)
         http.should_exit = True
@@ -216,13 +217,13 @@ class _Start:
 
 
 async def _run_until_stopped(
-    stop_signal: "asyncio.Future[signal.Signals]", client: ProcessClient, context: "ServerContext", drain_s: float
+    stop_signal: "asyncio.Future[signal.Signals]", client: ProcessClient, drain: Callable[[], Awaitable[None]]
 ) -> None:
     """Serve until a signal, and for SIGTERM until what runs is finished. Raises StartupError if the engine is dead."""
     if (reason := await _unless(stop_signal, client.wait_dead())) is not None:
         raise StartupError(reason)
     if stop_signal.result() is signal.SIGTERM:
-        await _drain(context, drain_s)
+        await drain()
     elif num_open := client.status().num_open:
         logger.info("stopping: ending %d requests", num_open)
 
@@ -253,17 +254,3 @@ async def _unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Resu
         return task.result()
     task.cancel()
     return None
-
-
-async def _drain(context: "ServerContext", timeout_s: float) -> None:
-    """Answer new requests with 503 while what runs finishes, for at most `timeout_s`."""
-    context.draining = True
-    status = context.client.status
-    began_s = time.monotonic()
-    logger.info("draining: %d requests are open and have %g s to finish", status().num_open, timeout_s)
-    while (elapsed_s := time.monotonic() - began_s) < timeout_s:
-        if elapsed_s >= _MIN_DRAIN_S and status().num_open == 0:
-            return
-        await asyncio.sleep(_DRAIN_POLL_S)
-    if left := status().num_open:
-        logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)

@@ -120,7 +120,7 @@ class _Exchange:
             headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
             for name, value in rate_headers(self._scope).items():
                 headers[name] = value
-            if self._context.draining:
+            if self._context.drain.is_active:
                 headers["connection"] = "close"  # the client's next request should find another server
         await self._send(message)
 

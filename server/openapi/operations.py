@@ -16,6 +16,7 @@ from engine.errors import (
     WaitTooLong,
 )
 from server.errors import (
+    AlreadyStopping,
     AnswerTimeout,
     BudgetSpent,
     EventsDropped,
@@ -211,6 +212,12 @@ OPERATIONS: Mapping[str, Operation] = {
             Query("key", {"type": "string"}, "A key's name; an operator gets all if it is left out."),
         ],
     ),
+    "POST /drain": Operation(
+        answers={JSON: plain.DrainState},
+        query=(Query("wait", {"type": "integer", "minimum": 0, "maximum": 3600}, "Seconds to wait for what runs."),),
+        errors=(InsufficientPermissions,),
+    ),
+    "DELETE /drain": Operation(answers={JSON: plain.DrainState}, errors=(InsufficientPermissions, AlreadyStopping)),
     "GET /version": Operation(answers={JSON: plain.ServerVersion}),
     "GET /live": Operation(answers={JSON: plain.Health}),
     "GET /ready": Operation(answers={JSON: plain.Health}, unready=plain.Health),

@@ -29,6 +29,9 @@ async def ready(context: Context) -> JSONResponse:
         context.client.check_capacity(1)
     except QueueFull as error:
         return _unavailable("overloaded", str(error))
+    limit, num_waiting = context.config.ready_max_waiting, context.client.status().num_waiting
+    if limit is not None and num_waiting > limit:
+        return _unavailable("overloaded", f"{num_waiting} requests wait, more than {limit} (--ready-max-waiting)")
     return JSONResponse({"status": "ok"})
 
 
@@ -40,8 +43,8 @@ async def health(context: Context) -> JSONResponse:
 
 def _problem(context: ServerContext) -> JSONResponse | None:
     """The answer while the engine takes no requests, or does not get on with those it took."""
-    if context.draining:
-        return _unavailable("draining", "the server is shutting down", may_retry=True)
+    if context.drain.is_active:
+        return _unavailable("draining", context.drain.reason, may_retry=True)
     status = context.client.status()
     if status.state is not EngineState.READY:
         is_loading = status.state is EngineState.LOADING

@@ -72,6 +72,14 @@ class Health(msgspec.Struct):
     progress: float | UnsetType | None = UNSET
 
 
+class DrainState(msgspec.Struct):
+    """drained: nothing new is taken and nothing runs. unfinished: requests that wait or run."""
+
+    status: str
+    drained: bool
+    unfinished: int
+
+
 class InputTokens(msgspec.Struct):
     """Of Anthropic's protocol."""
 

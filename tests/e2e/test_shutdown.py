@@ -20,9 +20,14 @@ def test_sigterm_drains(tmp_path: Path) -> None:
         with server.client() as client, client.stream("POST", "/v1/completions", json=BODY) as response:
             lines = (line.removeprefix("data: ") for line in response.iter_lines() if line)
             first = next(lines)
+            began = client.post("/drain").json()  # as a hook before the stop may do
+            assert began == {"status": "draining", "drained": False, "unfinished": 1}
+            assert client.delete("/drain").json()["status"] == "ok"
+            assert client.get("/ready").status_code == 200
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: client.get("/ready").status_code == 503, 10, "readiness is 503")
             assert client.get("/health").status_code == 503
+            assert client.delete("/drain").status_code == 409
             refused = client.post("/v1/completions", json={"prompt": "Too late"})
             assert refused.status_code == 503
             assert refused.headers["connection"] == "close"

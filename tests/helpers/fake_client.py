@@ -142,6 +142,7 @@ class FakeClient:
         self.capacity = 1000
         self.first_token_s = self.seconds_per_token = 0.0  # of predictions
         self.num_open = 0
+        self.num_waiting = 0
         self.streams: list[FakeStream] = []
         self.log_level: str | None = None  # that was set
         self._info = info or engine_info()
@@ -164,7 +165,7 @@ class FakeClient:
             progress=self.progress,
             num_open=self.num_open,
             num_running=self.num_open,
-            num_waiting=0,
+            num_waiting=self.num_waiting,
             num_waiting_tokens=0,
             seconds_since_progress=self.seconds_since_progress,
             num_restarts=0,

@@ -95,6 +95,6 @@ async def serving(
             port = 0 if config.network.uds else sock.getsockname()[1]
             yield Served(port, metrics, context, certificates)
         finally:
-            context.draining = True
+            context.drain.stop(0.0)
             http.should_exit = True
             await serving

@@ -15,7 +15,8 @@ PROMPT = {"prompt": "a"}
 async def _probe(client: FakeClient, *, draining: bool = False) -> dict[str, Any]:
     """Status and body of each probe."""
     app = make_app(client)
-    app.state.context.draining = draining
+    if draining:
+        app.state.context.drain.stop(0.0)
     async with http(app) as api:
         responses = {name: await api.get(f"/{name}") for name in ("live", "ready", "health")}
     return {name: (response.status_code, response.json()) for name, response in responses.items()}
@@ -58,6 +59,20 @@ async def test_a_full_queue_fails_ready_alone() -> None:
     assert probes["ready"][1]["status"] == "overloaded"
 
 
+@pytest.mark.parametrize(("limit", "num_waiting", "status"), [(None, 900, 200), (8, 8, 200), (8, 9, 503), (0, 1, 503)])
+async def test_a_long_queue_fails_ready_where_it_should(limit: int | None, num_waiting: int, status: int) -> None:
+    client = FakeClient(says("x"))
+    client.num_waiting = num_waiting
+    async with http(make_app(client, ready_max_waiting=limit)) as api:
+        ready = await api.get("/ready")
+        assert ready.status_code == status
+        if status == 503:
+            assert ready.json()["status"] == "overloaded"
+            assert ready.json()["reason"] == f"{num_waiting} requests wait, more than {limit} (--ready-max-waiting)"
+        assert (await api.get("/health")).status_code == 200
+        assert (await api.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
 @pytest.mark.parametrize(("silent_s", "status"), [(59.0, 200), (61.0, 503)])
 async def test_an_engine_without_progress_is_unhealthy_after_a_minute(silent_s: float, status: int) -> None:
     client = FakeClient(says("x"))
@@ -92,7 +107,8 @@ async def test_probes_and_models_answer_head(path: str) -> None:
 async def test_loading_and_draining_say_when_to_come_back(path: str, is_draining: bool) -> None:
     client = FakeClient(says("x"))
     app = make_app(client)
-    app.state.context.draining = is_draining
+    if is_draining:
+        app.state.context.drain.begin(0.0)
     client.state = EngineState.READY if is_draining else EngineState.LOADING
     async with http(app) as api:
         response = await (api.post(path, json=PROMPT) if path.startswith("/v1") else api.get(path))
@@ -125,7 +141,7 @@ async def test_an_engine_that_is_not_ready_is_503(path: str, state: EngineState)
 
 async def test_a_draining_server_admits_nothing_and_closes_connections() -> None:
     app = make_app(FakeClient(says("x")))
-    app.state.context.draining = True
+    app.state.context.drain.begin(0.0)
     async with http(app) as api:
         response = await api.post("/v1/completions", json=PROMPT)
     assert response.status_code == 503

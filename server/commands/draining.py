@@ -1,0 +1,34 @@
+"""drain_server: what runs finishes before the process ends, and load balancers have time to notice."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.context import ServerContext
+
+logger = logging.getLogger(__name__)
+
+_MIN_DRAIN_S = 5.0  # go on answering (503) for so long, so that load balancers notice before connections are refused
+_POLL_S = 0.05
+
+
+async def drain_server(context: "ServerContext", num_answers: Callable[[], int], timeout_s: float) -> None:
+    """Answer new requests with 503 while what runs finishes, for at most `timeout_s`.
+
+    num_answers: how many HTTP requests are not answered to their end; a client may read slower than its text comes.
+    """
+    now_s = time.monotonic()
+    context.drain.stop(now_s)
+    assert context.drain.began_s is not None
+    noticed_s = context.drain.began_s + _MIN_DRAIN_S  # an operator may have begun it earlier
+    end_s = now_s + timeout_s
+    logger.info("draining: %d requests are open and have %g s to finish", context.num_unfinished, timeout_s)
+    while (now_s := time.monotonic()) < end_s:
+        if now_s >= noticed_s and not context.num_unfinished and not num_answers():
+            return
+        await asyncio.sleep(_POLL_S)
+    if left := max(context.num_unfinished, num_answers()):
+        logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)

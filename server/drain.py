@@ -1,0 +1,38 @@
+"""Drain: whether the server takes requests, or only finishes what runs."""
+
+from dataclasses import dataclass
+
+from server.errors import AlreadyStopping
+
+
+@dataclass(slots=True)
+class Drain:
+    """serving <--> draining --> stopping; serving --> stopping. While draining or stopping nothing new is taken."""
+
+    began_s: float | None = None  # on the monotonic clock; None while serving
+    is_stopping: bool = False
+
+    @property
+    def is_active(self) -> bool:
+        return self.began_s is not None
+
+    @property
+    def reason(self) -> str:
+        """Why nothing new is taken, for clients."""
+        return "the server is shutting down" if self.is_stopping else "the server takes nothing new (POST /drain)"
+
+    def begin(self, now_s: float) -> None:
+        """From draining on this changes nothing."""
+        if self.began_s is None:
+            self.began_s = now_s
+
+    def stop(self, now_s: float) -> None:
+        """For good: the process ends."""
+        self.begin(now_s)
+        self.is_stopping = True
+
+    def cancel(self) -> None:
+        """Raises AlreadyStopping."""
+        if self.is_stopping:
+            raise AlreadyStopping("the server is shutting down, which nothing stops; send requests to another one")
+        self.began_s = None

@@ -1,0 +1,58 @@
+"""POST and DELETE /drain: take nothing new and finish what runs, without an end of the process."""
+
+import asyncio
+import logging
+import time
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.http.body import Context
+from server.http.operators import OPERATORS_ONLY
+from server.http.query import query_int, unhonored
+from server.schemas.parameters import ignored_header
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(tags=["Operations"], dependencies=[OPERATORS_ONLY])
+
+_MAX_WAIT_S = 3600
+_POLL_S = 0.05
+
+
+@router.post("/drain")
+async def drain(request: Request, context: Context) -> JSONResponse:
+    """Take no new requests, and with `wait=S` answer when those that run are finished, or after S seconds."""
+    wait_s = query_int(request, "wait") or 0
+    if wait_s > _MAX_WAIT_S:
+        raise InvalidRequest(f"wait is {wait_s} seconds; it may be {_MAX_WAIT_S} at most", param="wait")
+    if not context.drain.is_active:
+        logger.warning("draining, as an operator asked for: %d requests are open", context.num_unfinished)
+    context.drain.begin(time.monotonic())
+    end_s = time.monotonic() + wait_s
+    while context.drain.is_active and context.num_unfinished and time.monotonic() < end_s:
+        await asyncio.sleep(_POLL_S)
+    return _state(request, context)
+
+
+@router.delete("/drain")
+async def end_drain(request: Request, context: Context) -> JSONResponse:
+    """Take requests again."""
+    was_active = context.drain.is_active
+    context.drain.cancel()
+    if was_active:
+        logger.warning("requests are taken again, as an operator asked for")
+    return _state(request, context)
+
+
+def _state(request: Request, context: ServerContext) -> JSONResponse:
+    is_active, num_unfinished = context.drain.is_active, context.num_unfinished
+    state = {
+        "status": "draining" if is_active else "ok",
+        "drained": is_active and not num_unfinished,
+        "unfinished": num_unfinished,
+    }
+    honored = {"wait"} if request.method == "POST" else set()
+    return JSONResponse(state, headers=ignored_header(unhonored(request, honored)))

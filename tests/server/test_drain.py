@@ -1,0 +1,32 @@
+"""Draining can be taken back, stopping cannot."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.drain import Drain
+from server.errors import AlreadyStopping
+
+pytestmark = pytest.mark.fast
+
+
+@given(st.lists(st.sampled_from(["begin", "stop", "cancel"]), max_size=12))
+def test_nothing_new_is_taken_from_the_first_word_to_the_last(events: list[str]) -> None:
+    drain = Drain()
+    began_s: int | None = None
+    is_stopping = False
+    for now_s, event in enumerate(events):
+        if event == "cancel" and is_stopping:
+            with pytest.raises(AlreadyStopping):
+                drain.cancel()
+            continue
+        match event:
+            case "begin":
+                drain.begin(now_s)
+            case "stop":
+                drain.stop(now_s)
+            case "cancel":
+                drain.cancel()
+        is_stopping = is_stopping or event == "stop"
+        began_s = None if event == "cancel" else now_s if began_s is None else began_s
+        assert (drain.began_s, drain.is_stopping, drain.is_active) == (began_s, is_stopping, began_s is not None)
