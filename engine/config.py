@@ -160,7 +160,10 @@ class EngineConfig:
         0, "Most prompt tokens of one request in one step; 0 is no limit.", group="Scheduling", minimum=0
     )
     scheduling_policy: SchedulingPolicy = option(
-        SchedulingPolicy.FCFS, "Order of the waiting queue.", group="Scheduling"
+        SchedulingPolicy.FCFS,
+        "Order of a tenant's requests: by arrival, or by their own priority, where a better one also takes the room of "
+        "running ones.",
+        group="Scheduling",
     )
     block_size: int = option(16, "Tokens in one block of the KV cache.", group="KV cache", minimum=1)
     kv_cache_memory_bytes: int | None = option(

@@ -26,7 +26,7 @@ class DraftGrants:
             assert sequence.status is SequenceStatus.RUNNING
             assert sequence.num_pending == 1
             assert num_tokens < sequence.num_remaining, "verification always brings one token more"
-            num_known, num_own = len(sequence.tokens), self._kv.num_blocks_needed(sequence)
+            num_known, num_own = len(sequence.tokens), self._kv.room.num_needed(sequence)
             num_fitting = self._kv.max_tokens_that_fit(sequence, num_known + num_tokens, num_free=num_free + num_own)
             if num_fitting > num_known:
                 num_free += num_own - self._kv.allocate_blocks(sequence, num_fitting)
@@ -40,10 +40,10 @@ class DraftGrants:
     def _num_unreserved_blocks(self) -> int:
         """Free blocks beyond those needed for known tokens: of running sequences, and of the one to admit next."""
         lifecycle = self._lifecycle
-        num_reserved = sum(self._kv.num_blocks_needed(sequence) for sequence in lifecycle.running)
+        num_reserved = sum(self._kv.room.num_needed(sequence) for sequence in lifecycle.running)
         num_free = self._kv.pool.num_free - num_reserved
-        if not lifecycle.waiting or not lifecycle.has_free_place:
+        if not lifecycle.has_free_place or (next_to_admit := lifecycle.waiting.first) is None:
             return num_free
-        next_to_admit = lifecycle.waiting[0]
-        num_free_after = self._kv.num_free_after(next_to_admit, self._kv.match(next_to_admit), num_reserved)
+        match = self._kv.match(next_to_admit)
+        num_free_after = self._kv.room.num_free_after(next_to_admit, match, num_reserved)
         return num_free_after if num_free_after >= 0 else num_free  # one that cannot be admitted anyway needs nothing

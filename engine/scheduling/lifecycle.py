@@ -10,16 +10,18 @@ from collections import Counter
 from collections.abc import Callable
 
 from engine.protocol import ServiceClass
+from engine.scheduling.fair_queue import FairQueue
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.queue import ServiceQueue
 from engine.scheduling.sequence import Sequence, SequenceStatus
-from engine.scheduling.step_tally import StepTally
+from engine.scheduling.step_tally import PreemptionReason, StepTally
+from engine.scheduling.tenants import Tenants, refund_uncomputed
 
 
 class Lifecycle:
     """Invariants: an unfinished sequence is in exactly one of `waiting` and `running`, and in `sequences` under its id;
-    only running ones have blocks and a draft.
+    only running ones have blocks and a draft. A tenant's account counts its running sequences.
 
     tally: of the current step.
     """
@@ -31,16 +33,28 @@ class Lifecycle:
         self._kv = kv
         self._max_num_seqs = max_num_seqs
         self.sequences: dict[str, Sequence] = {}
-        self.waiting = ServiceQueue()
+        self.tenants = Tenants()
+        self.waiting = FairQueue()
         self.running = ServiceQueue()
 
     @property
+    def num_free_places(self) -> int:
+        return self._max_num_seqs - len(self.running)
+
+    @property
     def has_free_place(self) -> bool:
-        return len(self.running) < self._max_num_seqs
+        return self.num_free_places > 0
+
+    @property
+    def num_pending_prompt_tokens(self) -> int:
+        """Known tokens of running sequences that are to be computed, less one for each."""
+        behind = [len(each.tokens) - each.num_computed - 1 for each in self.running]  # without calls that add up
+        return sum([num_pending for num_pending in behind if num_pending > 0])
 
     def add(self, sequence: Sequence) -> None:
         self.sequences[sequence.id] = sequence
-        self.waiting.add(sequence)
+        sequence.account = self.tenants.account(sequence)
+        self.waiting.add_new(sequence)
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Let a waiting sequence run, from its cached prefix on."""
@@ -48,12 +62,14 @@ class Lifecycle:
         self._kv.admit(sequence, match)
         sequence.status = SequenceStatus.RUNNING
         sequence.num_admitted += 1
+        sequence.account.num_running += 1
         self.running.add(sequence)
 
-    def preempt(self, sequence: Sequence) -> None:
+    def preempt(self, sequence: Sequence, reason: PreemptionReason) -> None:
         """Free the blocks of a running sequence. It waits, and is computed again, less what is still cached then."""
-        assert len(self.running) > 1 or sequence.service.yields, "a sequence that runs alone always fits"
+        assert len(self.running) > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
         self.running.remove(sequence)
+        sequence.account.num_running -= 1
         self._kv.free(sequence)
         sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, sequence.num_computed)
         sequence.num_computed = 0
@@ -61,20 +77,25 @@ class Lifecycle:
         sequence.preempted_s.append(self._clock())
         sequence.status = SequenceStatus.WAITING
         self.waiting.add(sequence)
-        self.tally.count_preemption(sequence)
+        self.tally.count_preemption(sequence, reason)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
         """Free and forget a sequence. is_failed: what it computed may be wrong."""
         del self.sequences[sequence.id]
         if sequence.status is SequenceStatus.RUNNING:
             self.running.remove(sequence)
+            sequence.account.num_running -= 1
         else:
             self.waiting.remove(sequence)
+        refund_uncomputed(sequence)
         if is_failed or not sequence.service.stays_cached:
             self._kv.discard(sequence)
         else:
             self._kv.free(sequence)
         sequence.status = SequenceStatus.FINISHED
+        if not self.sequences:
+            self.tenants.clear()
+            self.waiting.forget_tenants()
 
     def take_tally(self) -> StepTally:
         """What happened since the last call."""
@@ -91,6 +112,8 @@ class Lifecycle:
             assert queue.num_counted == sum(sequence.service.is_counted for sequence in queue)
             classes = Counter(sequence.request.service_class for sequence in queue)
             assert all(queue.num_of(each) == classes[each] for each in ServiceClass)
+        num_running = Counter(sequence.account for sequence in running)
+        assert all(sequence.account.num_running == num_running[sequence.account] for sequence in running + waiting)
         for sequence in running:
             assert sequence.status is SequenceStatus.RUNNING
             assert 0 <= sequence.num_computed < sequence.num_with_draft, sequence.id

@@ -1,20 +1,25 @@
-"""StepPlanner: which tokens the next step computes. First running sequences continue, then waiting ones are admitted.
+"""StepPlanner: which tokens the next step computes, of running sequences and of those that it admits.
 
-Sequences are served in one order, by service class and then by arrival or priority, and preempted from its end. The
-first in the order is never preempted, and alone it always fits the pool (Scheduler.add refuses what does not), so every
-step with work to do makes progress and no two sequences can preempt each other forever.
+Running sequences have one order, by service class and then by arrival or priority. The first in the order gets a token
+of every step and is never preempted for blocks, and alone it always fits the pool (Scheduler.add refuses what does
+not): so every step with work to do makes progress. It is displaced only by one that comes before it in the order, of
+which there are finitely many; so all sequences end, whatever claims (claims.py) do to the others.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
+from engine.scheduling.admission import Admission, AdmissionRound
+from engine.scheduling.claims import Claims
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence, SequenceStatus
-from engine.scheduling.service import Yielding
 from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.step_split import StepSplit
+from engine.scheduling.step_tally import PreemptionReason
+from engine.scheduling.tenants import charge_prompt
 
 
 class StepPlanner:
@@ -34,85 +39,63 @@ class StepPlanner:
         self._lifecycle = lifecycle
         self._budget = budget
         self._clock = clock
+        self._claims = Claims(
+            kv.room,
+            lifecycle,
+            policy=config.scheduling_policy,
+            max_num_seqs=config.max_num_seqs,
+            num_blocks=config.num_blocks,
+        )
 
     @property
     def token_budget(self) -> int:
         """Most tokens of the next step."""
-        return self._budget.tokens(sum(1 for sequence in self._lifecycle.running if sequence.num_output > 0))
+        return self._budget.tokens(len([each for each in self._lifecycle.running if each.has_output]))
 
     def plan(self) -> StepPlan:
-        """The next step: running sequences, then waiting ones, and those that yield behind both.
+        """The next step: running sequences that get all they could use, then newcomers, then those that get a part.
 
-        If running sequences lack blocks nothing is admitted: what preemption frees is for them.
+        If running sequences lack blocks nothing is admitted: what preemption frees is for them. Whatever newcomers do
+        not use after all goes to those that get a part.
         """
-        self._preempt_yielding()
-        running = self._lifecycle.running
+        lifecycle = self._lifecycle
+        self._claims.yield_at_once()
+        budget = self.token_budget
+        split = StepSplit(lifecycle.running, budget, threshold=self._config.long_prefill_token_threshold)
+        admission = Admission()
+        if lifecycle.waiting:
+            admission = AdmissionRound(self._kv, lifecycle, self._claims, split).choose()
+        tokens = split.tokens()
+        running = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.RUNNING]
         items: list[PlanItem] = []
-        yielding = [each for each in running if each.service.yields] if running and running[-1].service.yields else []
         num_running = len(running)
-        budget = self._continue_running(items, running, self.token_budget)
-        if yielding:
-            if len(running) == num_running:
-                num_continued = len(items)
-                budget = self._admit_waiting(items, budget, max_rank=yielding[0].service.rank - 1)
-                num_running += len(items) - num_continued
-            budget = self._continue_running(items, yielding, budget, is_yielding=True)
-        if len(running) == num_running:
-            self._admit_waiting(items, budget)
-        return StepPlan(items)
-
-    def _preempt_yielding(self) -> None:
-        """Preempt sequences whose class yields, from the end of the order, while one of a lower rank waits for what
-        they have."""
-        running, waiting = self._lifecycle.running, self._lifecycle.waiting
-        while running and running[-1].service.yields:
-            rules = running[-1].service
-            first = next((sequence for sequence in waiting if sequence.is_ready), None)
-            if first is None or first.service.rank >= rules.rank:
-                return
-            if rules.yielding is Yielding.FOR_ROOM and self._has_room(first):
-                return
-            self._lifecycle.preempt(running[-1])
-
-    def _has_room(self, sequence: Sequence) -> bool:
-        return self._lifecycle.has_free_place and self._kv.can_admit(
-            sequence, self._kv.match(sequence), self._num_reserved
-        )
-
-    @property
-    def _num_reserved(self) -> int:
-        """Blocks that running sequences still need for their prompts."""
-        return sum(self._kv.num_blocks_needed(sequence) for sequence in self._lifecycle.running)
+        for sequence, num_wanted, _ in running:
+            if tokens[sequence] == num_wanted:
+                budget -= self._continue(items, sequence, num_wanted)
+        in_part = [demand for demand in running if tokens[demand.sequence] < demand.num_tokens]
+        budget -= sum(tokens[demand.sequence] for demand in in_part)
+        if len(lifecycle.running) == num_running:
+            budget -= self._admit(items, admission, tokens)
+        for sequence, num_wanted, _ in in_part:
+            num_more = min(num_wanted - tokens[sequence], budget)
+            budget -= num_more
+            self._continue(items, sequence, tokens[sequence] + num_more)
+        # A sequence that has lost its blocks to another one of this step is not computed.
+        return StepPlan([item for item in items if item.sequence.status is SequenceStatus.RUNNING])
 
     # --- running sequences --------------------------------------------------------------------------------------------
 
-    def _continue_running(
-        self, items: list[PlanItem], sequences: Iterable[Sequence], budget: int, *, is_yielding: bool = False
-    ) -> int:
-        """Plan the next tokens of running sequences, in order, up to the first that yields unless `is_yielding`;
-        returns what is left of the token budget."""
-        for sequence in sequences:  # the last is preempted first, so the iteration skips none
-            if budget == 0 or sequence.service.yields is not is_yielding:
-                break
-            if sequence.status is not SequenceStatus.RUNNING:  # nor does one after it
-                break
-            num_new = self._allocate_or_preempt(sequence, self._chunk_size(sequence, budget))
-            if num_new == 0:  # it was the last in the order, and was preempted itself
-                break
+    def _continue(self, items: list[PlanItem], sequence: Sequence, num_new: int) -> int:
+        """Plan the next tokens of a running sequence, unless it has been preempted; returns how many."""
+        if num_new == 0 or sequence.status is not SequenceStatus.RUNNING:
+            return 0
+        num_new = self._allocate_or_preempt(sequence, num_new)
+        if num_new:
             items.append(self._plan_item(sequence, num_new))
-            budget -= num_new
-        return budget
-
-    def _chunk_size(self, sequence: Sequence, budget: int) -> int:
-        """How many of the pending tokens to compute in this step."""
-        threshold = self._config.long_prefill_token_threshold
-        if threshold == 0 or sequence.draft:  # only a sequence whose prompt is computed has a draft
-            return min(sequence.num_pending, budget)
-        return min(sequence.num_pending, budget, threshold)
+        return num_new
 
     def _allocate_or_preempt(self, sequence: Sequence, num_new: int) -> int:
-        """Allocate blocks for `num_new` tokens, or for as many as fit. If none fits, preempt the last sequences in the
-        order until one does.
+        """Allocate blocks for `num_new` tokens, or for as many as fit. If none fits, preempt others until one does.
 
         Returns the number of tokens: 0 if `sequence` itself was preempted.
         """
@@ -121,8 +104,8 @@ class StepPlanner:
         if self._kv.is_allocated(sequence, end):  # as in most decode steps
             return num_new
         while (num_tokens := self._kv.max_tokens_that_fit(sequence, end, num_free=pool.num_free)) == num_computed:
-            victim = self._lifecycle.running[-1]
-            self._lifecycle.preempt(victim)
+            victim = self._claims.next_to_free_blocks()
+            self._lifecycle.preempt(victim, PreemptionReason.MEMORY)
             if victim is sequence:
                 return 0
         self._kv.allocate(sequence, num_tokens)
@@ -136,54 +119,31 @@ class StepPlanner:
         needs_logits = end == sequence.num_with_draft and sequence.request.sampling.max_tokens > 0
         return PlanItem(sequence, num_new, num_draft, needs_logits)
 
-    # --- waiting sequences --------------------------------------------------------------------------------------------
+    # --- newcomers ----------------------------------------------------------------------------------------------------
 
-    def _admit_waiting(self, items: list[PlanItem], budget: int, *, max_rank: int | None = None) -> int:
-        """Admit waiting sequences in order, of ranks up to `max_rank`, while budget, places and blocks allow; returns
-        what is left of the budget. Those that are not ready yet are passed over."""
-        lifecycle = self._lifecycle
-        if not lifecycle.waiting or budget == 0 or not lifecycle.has_free_place:
-            return budget
-        computing = [item.sequence for item in items]
-        num_reserved = self._num_reserved
-        for sequence in list(lifecycle.waiting):
-            if budget == 0 or not lifecycle.has_free_place:
-                break
-            if max_rank is not None and sequence.service.rank > max_rank:
-                break
-            if not sequence.is_ready:
-                continue
+    def _admit(self, items: list[PlanItem], admission: Admission, tokens: dict[Sequence, int]) -> int:
+        """Let newcomers run, as long as their room has not gone to others meanwhile; returns their tokens."""
+        num_admitted = 0
+        room, lifecycle = self._kv.room, self._lifecycle
+        num_reserved = sum(room.num_needed(sequence) for sequence in lifecycle.running) if admission.newcomers else 0
+        for sequence in admission.newcomers:
             match = self._kv.match(sequence)
-            if self._waits_for_prefix(sequence, match, computing):
-                continue
-            # The whole prompt must fit beside what others still need for theirs: a prompt that is begun and then
-            # preempted for lack of blocks was computed for nothing.
-            if not self._kv.can_admit(sequence, match, num_reserved):
+            if not lifecycle.has_free_place or not room.can_admit(sequence, match, num_reserved):
                 break
-            self._admit(sequence, match)
-            num_new = self._allocate_or_preempt(sequence, self._chunk_size(sequence, budget))
-            items.append(self._plan_item(sequence, num_new))
-            budget -= num_new
-            num_reserved += self._kv.num_blocks_needed(sequence)
-            computing.append(sequence)
-        return budget
+            self._begin(sequence, match)
+            num_admitted += self._continue(items, sequence, min(tokens[sequence], sequence.num_pending))
+            num_reserved += room.num_needed(sequence)
+        for sequence, num_blocks in admission.branch_points:
+            if sequence.status is SequenceStatus.RUNNING:
+                self._kv.add_branch_point(sequence, num_blocks)
+        return num_admitted
 
-    def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch, computing: list[Sequence]) -> bool:
-        """Whether one of `computing` computes the next full block of a waiting sequence in this step. Then it will also
-        leave what the waiting one needs to continue where the two part.
-
-        The wait ends when the block can be shared, or its owner has stopped: only sequences of this plan count.
-        """
-        for other in computing:
-            if num_blocks := self._kv.num_shareable_blocks(sequence, match, other):
-                self._kv.add_branch_point(other, num_blocks)
-                return True
-        return False
-
-    def _admit(self, sequence: Sequence, match: PrefixMatch) -> None:
+    def _begin(self, sequence: Sequence, match: PrefixMatch) -> None:
         self._lifecycle.admit(sequence, match)
-        if sequence.num_cached is None:
-            sequence.num_cached = sequence.num_computed
-            sequence.first_scheduled_s = self._clock()
-            if self._config.enable_prefix_caching and not sequence.needs_prompt_rows:
-                self._lifecycle.tally.count_prefix_lookup(sequence)
+        if sequence.num_cached is not None:
+            return
+        charge_prompt(sequence, max(0, sequence.num_prompt - sequence.num_computed))
+        sequence.num_cached = sequence.num_computed
+        sequence.first_scheduled_s = self._clock()
+        if self._config.enable_prefix_caching and not sequence.needs_prompt_rows:
+            self._lifecycle.tally.count_prefix_lookup(sequence)

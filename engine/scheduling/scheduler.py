@@ -73,7 +73,7 @@ class Scheduler:
         """Whether a step would compute something or has something to report. Sequences whose grammars are still being
         compiled are no work."""
         lifecycle = self._lifecycle
-        if lifecycle.running or self._outputs or self._aborts or any(s.is_ready for s in lifecycle.waiting):
+        if lifecycle.running or self._outputs or self._aborts or lifecycle.waiting.has_ready:
             return True
         next_s = self._next_limit_s
         return next_s is not None and next_s <= self._clock()
@@ -209,9 +209,12 @@ class Scheduler:
             decode_tokens=tally.decode_tokens,
             prefix_queries=tally.prefix_queries,
             prefix_hits=tally.prefix_hits,
-            preemptions=tally.preemptions,
+            preemptions=sum(tally.preemptions.values()),
+            preemptions_by_reason={reason.value: number for reason, number in tally.preemptions.items() if number},
+            tenants_running=self._lifecycle.tenants.num_running,
+            tenants_waiting=waiting.num_tenants,
             recomputed_tokens=tally.recomputed_tokens,
-            pending_prompt_tokens=sum(max(0, sequence.num_pending - 1) for sequence in self._lifecycle.running),
+            pending_prompt_tokens=self._lifecycle.num_pending_prompt_tokens,
             forced_tokens=tally.forced_tokens,
             **known,
         )
@@ -246,6 +249,8 @@ class Scheduler:
         self._kv.commit(sequence, num_computed)
         if output is None:
             return
+        if output.new_ids:
+            sequence.account.charge_output(len(output.new_ids))
         if output.finish_reason is None:
             self._outputs.append(output)
         else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import EngineRequest, TokenLogprobs
 from engine.scheduling.service import SERVICE_RULES, ServiceRules
+from engine.scheduling.tenant_account import TenantAccount
 
 Order = tuple[int, int, float, int]  # rank of the service class, priority, arrival, number of the intake
 
@@ -28,7 +29,10 @@ class Sequence:
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
     grammar: SequenceGrammar | None = None  # that the output must match
-    order: Order = (0, 0, 0.0, 0)  # place among waiting and running sequences; lower goes first
+    order: Order = (0, 0, 0.0, 0)  # place among running sequences, and waiting ones of its tenant; lower goes first
+    account: TenantAccount = field(default_factory=TenantAccount)  # of its tenant in its service class
+    num_charged: int = 0  # prompt tokens that `account` was charged: those that were not cached
+    has_claimed: bool = False  # another tenant's room
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     tables: list[list[int]] = field(default_factory=list)  # of each KV group: blocks in order of position

@@ -1,8 +1,18 @@
 """StepTally: what one step did, counted while it happens; it becomes a StepStats."""
 
-from dataclasses import dataclass
+import enum
+from dataclasses import dataclass, field
 
 from engine.scheduling.sequence import Sequence
+
+
+class PreemptionReason(enum.StrEnum):
+    """For whom or what a running sequence gave up its room."""
+
+    MEMORY = "memory"  # one before it in the order needed blocks to go on
+    SERVICE_CLASS = "service_class"
+    PRIORITY = "priority"
+    FAIRNESS = "fairness"  # a tenant that had less than its share of places or blocks
 
 
 @dataclass(slots=True)
@@ -13,7 +23,7 @@ class StepTally:
     decode_tokens: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
-    preemptions: int = 0
+    preemptions: dict[PreemptionReason, int] = field(default_factory=lambda: dict.fromkeys(PreemptionReason, 0))
     recomputed_tokens: int = 0
     forced_tokens: int = 0
 
@@ -37,6 +47,6 @@ class StepTally:
             self.prefix_queries += sequence.num_prompt
             self.prefix_hits += sequence.num_computed
 
-    def count_preemption(self, sequence: Sequence) -> None:
+    def count_preemption(self, sequence: Sequence, reason: PreemptionReason) -> None:
         if sequence.service.is_counted:
-            self.preemptions += 1
+            self.preemptions[reason] += 1

@@ -28,9 +28,27 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     counter(
         "num_preemptions_total",
-        "Requests put back in the queue for want of blocks or recurrent states.",
+        "Running requests that were put back in the queue, for whatever reason.",
         lambda s: s.preemptions,
         is_vllm=True,
+    ),
+    counter(
+        "num_preemptions_by_reason_total",
+        "The same by reason: memory (blocks or recurrent states were lacking), service_class, priority, fairness (room "
+        "for a tenant with less than its share).",
+        by="reason",
+        step_by={
+            "memory": lambda s: s.preemptions_by_reason.get("memory", 0),
+            "service_class": lambda s: s.preemptions_by_reason.get("service_class", 0),
+            "priority": lambda s: s.preemptions_by_reason.get("priority", 0),
+            "fairness": lambda s: s.preemptions_by_reason.get("fairness", 0),
+        },
+    ),
+    gauge(
+        "num_tenants",
+        "Tenants with running requests, and with waiting ones; those without a name are one.",
+        by="state",
+        step_by={"running": lambda s: s.tenants_running, "waiting": lambda s: s.tenants_waiting},
     ),
     histogram(
         "iteration_tokens_total",

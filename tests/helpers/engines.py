@@ -19,9 +19,9 @@ from engine.protocol import (
 )
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
-from engine.scheduling.plan import StepResult
+from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.speculation.speculator import Speculator
 from tests.helpers.grammars import expected_output, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, allowed_ids, next_token
@@ -40,6 +40,8 @@ def make_request(
     service_class: ServiceClass = ServiceClass.INTERACTIVE,
     reports_progress: bool = False,
     cache_salt: str = "",
+    tenant: str = "",
+    tenant_weight: float = 1.0,
     grammar: str | None = None,
     thinking: ThinkingBudget | None = None,
     **sampling: Any,
@@ -55,6 +57,8 @@ def make_request(
         reports_progress=reports_progress,
         priority=priority,
         cache_salt=cache_salt,
+        tenant=tenant,
+        tenant_weight=tenant_weight,
         grammar=grammar,
         thinking=thinking,
     )
@@ -179,7 +183,10 @@ class SchedulerRun:
         Asserts progress: if there is work, it computes or ends something.
         """
         had_work, num_ended = self.scheduler.has_work, len(self.transcript.finish_reasons)
+        running = self.scheduler.running
         plan = self.scheduler.schedule()
+        if running:
+            self._check_first(running[0], plan)
         self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
         result = self.runner.execute(plan) if plan.items else StepResult([])
         if abort_meanwhile is not None:
@@ -193,6 +200,14 @@ class SchedulerRun:
         if self._propose is not None:
             self._draft(self._propose)
         self.scheduler.check()
+
+    def _check_first(self, first: Sequence, plan: StepPlan) -> None:
+        """The first in the order goes on, unless it has ended or given way to one that comes before it."""
+        if first.status is SequenceStatus.RUNNING:
+            first = self.scheduler.running[0]
+            assert any(item.sequence is first for item in plan.items), f"{first.id} gets nothing of the step"
+        elif first.status is SequenceStatus.WAITING:
+            assert self.scheduler.running[0].order < first.order, f"{first.id} was preempted, the first in the order"
 
     def _draft(self, propose: Callable[[Sequence], list[int]]) -> None:
         """As the speculator does: request blocks, then set as many tokens as were granted."""

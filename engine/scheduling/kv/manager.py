@@ -2,12 +2,12 @@
 
 from bisect import bisect_left
 from collections import Counter
-from itertools import zip_longest
 
 from engine.scheduling.kv.block_pool import BlockPool
-from engine.scheduling.kv.groups import NO_BLOCK, KVGroup, peak_blocks
+from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.kv.hashing import block_digest, root_digest
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, group_key
+from engine.scheduling.kv.room import KVRoom, blocks_of
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.sequence import Sequence
 
@@ -36,6 +36,7 @@ class KVManager:
         self._groups = groups
         self._enable_prefix_caching = enable_prefix_caching
         self._pools = [self.states if group.is_state else self.pool for group in groups]
+        self.room = KVRoom(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
         self._state_allocators = [
             StateAllocator(self.states, group, index, saves_checkpoints=enable_prefix_caching)
@@ -59,12 +60,12 @@ class KVManager:
             sequence.block_hashes[: self._num_matchable_blocks(sequence) if is_looked_up else 0]
         )
 
-    def num_shareable_blocks(self, waiting: Sequence, match: PrefixMatch, running: Sequence) -> int:
-        """Blocks that a waiting sequence will share with a running one that computes, in this step, the block after
-        `match`; 0 if it does not."""
-        ours, theirs = running.block_hashes, waiting.block_hashes
+    def num_shareable_blocks(self, waiting: Sequence, match: PrefixMatch, other: Sequence, *, num_computed: int) -> int:
+        """Blocks that a waiting sequence will share with another that computes, in this step, the block after `match`;
+        0 if it does not. num_computed: tokens of the other when the step begins."""
+        ours, theirs = other.block_hashes, waiting.block_hashes
         most = min(len(ours), self._num_matchable_blocks(waiting))
-        index = running.num_computed // self._block_size
+        index = num_computed // self._block_size
         if waiting.needs_prompt_rows or not match.num_blocks <= index < most or ours[index] != theirs[index]:
             return 0
         return bisect_left(range(most), True, key=lambda position: ours[position] != theirs[position])
@@ -77,28 +78,6 @@ class KVManager:
             allocator.allocate_checkpoint(sequence, num_blocks)
 
     # --- admission ----------------------------------------------------------------------------------------------------
-
-    def can_admit(self, sequence: Sequence, match: PrefixMatch, num_reserved: int) -> bool:
-        """Whether all tokens of a waiting sequence fit, with `match` shared, beside the blocks reserved for others."""
-        has_state = not self._state_allocators or self.states.num_free > 0
-        return has_state and self.num_free_after(sequence, match, num_reserved) >= 0
-
-    def num_free_after(self, sequence: Sequence, match: PrefixMatch, num_reserved: int) -> int:
-        """Free blocks that remain when a waiting sequence has what all its tokens need, with `match` shared, and others
-        have the blocks that are reserved for them; negative if there are not enough."""
-        shared = self._blocks(match.tables, self.pool)
-        num_free = self.pool.num_free - sum(self.pool.is_free(block) for block in shared) - num_reserved
-        return num_free - (peak_blocks(self._groups, len(sequence.tokens)) - len(shared))
-
-    def num_blocks_needed(self, sequence: Sequence) -> int:
-        """Blocks that a running sequence still needs for its known tokens. It has the state that it needs."""
-        num_needed, num_tokens = 0, sequence.num_with_draft
-        for group, table in zip(self._groups, sequence.tables, strict=True):
-            num_new_entries = group.num_entries(num_tokens) - len(table)
-            if num_new_entries > 0 and not group.is_state:
-                num_used = len(table) - group.first_needed_entry(sequence.num_computed)
-                num_needed += min(num_new_entries, group.peak_blocks(num_tokens, self._block_size) - num_used)
-        return max(0, num_needed)
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Give a waiting sequence its cached prefix."""
@@ -276,10 +255,4 @@ class KVManager:
                 assert digest == group_key(index, sequence.block_hashes[position]), sequence.id
 
     def _blocks(self, tables: list[list[int]], pool: BlockPool) -> list[int]:
-        """Blocks of `pool`, in order of position over all groups, so that they are freed tail first."""
-        of_pool = [table for table, its_pool in zip(tables, self._pools, strict=False) if its_pool is pool]
-        if len(of_pool) == 1:
-            return [block for block in of_pool[0] if block != NO_BLOCK]
-        return [
-            block for entries in zip_longest(*of_pool, fillvalue=NO_BLOCK) for block in entries if block != NO_BLOCK
-        ]
+        return blocks_of(tables, self._pools, pool)

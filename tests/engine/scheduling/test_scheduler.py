@@ -116,13 +116,12 @@ def test_priority_preempts_the_least_urgent() -> None:
 
 
 def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
-    """The freed blocks of a victim are for those that run: even the most urgent newcomer waits one step."""
+    """The freed blocks of a victim are for those that run: a newcomer that would fit in them waits one step."""
 
     def start() -> SchedulerRun:
-        run = SchedulerRun(make_config(num_blocks=8, scheduling_policy=SchedulingPolicy.PRIORITY))
+        run = SchedulerRun(make_config(num_blocks=8))
         for i in range(3):
-            request = make_request(f"r{i}", make_prompt(3, seed=i), max_tokens=12, priority=i + 1, ignore_eos=True)
-            run.scheduler.add(request)
+            run.scheduler.add(make_request(f"r{i}", make_prompt(3, seed=i), max_tokens=12, ignore_eos=True))
         return run
 
     rehearsal = start()
@@ -131,12 +130,12 @@ def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
     run = start()
     for _ in range(num_steps_before):
         run.step()
-    run.scheduler.add(make_request("urgent", [1], max_tokens=1, priority=0))
+    run.scheduler.add(make_request("new", [1], max_tokens=1, service_class=ServiceClass.URGENT))
     run.step()
     run.step()
     assert run.stats[-2].preemptions == 1
-    assert "urgent" not in [id for id, _, _ in run.plans[-2]]
-    assert "urgent" in [id for id, _, _ in run.plans[-1]]
+    assert "new" not in [id for id, _, _ in run.plans[-2]]
+    assert "new" in [id for id, _, _ in run.plans[-1]]
 
 
 def test_sixteen_blocks_serve_thirty_two_requests_with_unchanged_outputs() -> None:

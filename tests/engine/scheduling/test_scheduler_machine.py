@@ -84,6 +84,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         queue_seconds=st.sampled_from([None, None, None, 0, 1, 3]),
         service_class=st.sampled_from([ServiceClass.INTERACTIVE, *ServiceClass]),
         reports_progress=st.booleans(),
+        tenant=st.sampled_from(["", "", "a", "b"]),
+        tenant_weight=st.sampled_from([1.0, 1.0, 4.0]),
     )
     def add_some(
         self,
@@ -98,6 +100,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         queue_seconds: int | None,
         service_class: ServiceClass,
         reports_progress: bool,
+        tenant: str,
+        tenant_weight: float,
     ) -> None:
         for tail in tails:
             prompt = (PREFIX[:shared] + tail)[: self.max_len]
@@ -113,6 +117,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 start_by_s=None if queue_seconds is None else self.run.now_s + queue_seconds,
                 service_class=service_class,
                 reports_progress=reports_progress,
+                tenant=tenant,
+                tenant_weight=tenant_weight,
             )
             self.requests[request.id] = request
             self.run.scheduler.add(request)

@@ -44,6 +44,8 @@ def workloads(draw: st.DrawFn, grammars: tuple[str | None, ...] = (None,)) -> li
                 arrival_s=float(draw(st.integers(0, 3))),
                 ignore_eos=draw(st.booleans()),
                 grammar=draw(st.sampled_from(grammars)),
+                tenant=draw(st.sampled_from(["", "a", "b"])),
+                tenant_weight=draw(st.sampled_from([1.0, 3.0])),
             )
         )
     return requests

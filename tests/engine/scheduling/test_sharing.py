@@ -32,7 +32,7 @@ def test_waiting_for_a_shared_block_lets_others_pass_and_ends_with_the_block() -
     run.scheduler.add(make_request("owner", [*prefix, 1, 2], max_tokens=4, ignore_eos=True))
     run.step()
     run.scheduler.add(make_request("sharer", [*prefix, 3, 4], max_tokens=4, ignore_eos=True))
-    run.scheduler.add(make_request("other", make_prompt(3, seed=5), max_tokens=4, ignore_eos=True))
+    run.scheduler.add(make_request("other", make_prompt(6, seed=5), max_tokens=4, ignore_eos=True))
     run.step()  # tokens 8-16 of owner fill the budget
     run.step()  # the prefix is computed: the sharer starts from it, before the other
     assert planned(run) == [["owner"], ["owner"], ["owner", "sharer", "other"]]

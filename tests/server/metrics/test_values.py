@@ -210,6 +210,9 @@ def test_what_a_step_knows_by_kind_is_told_by_label() -> None:
         blocks_cached=4,
         evicted_blocks=[(0.5, 2), (70.0, 1)],
         recomputed_tokens=7,
+        preemptions=3,
+        preemptions_by_reason={"fairness": 2, "memory": 1},
+        tenants_running=3,
         forward_s=0.25,
         sample_s=0.125,
     )
@@ -218,6 +221,11 @@ def test_what_a_step_knows_by_kind_is_told_by_label() -> None:
     expected: dict[str, tuple[str, dict[str, float]]] = {
         "num_requests_waiting_by_class": ("service_class", {"urgent": 1, "interactive": 3, "background": 5}),
         "num_requests_waiting_by_reason": ("reason", {"capacity": 7, "deferred": 2}),
+        "num_preemptions_by_reason_total": (
+            "reason",
+            {"memory": 2, "service_class": 0, "priority": 0, "fairness": 4},
+        ),
+        "num_tenants": ("state", {"running": 3, "waiting": 0}),
         "kv_cache_blocks": ("state", {"used": 2, "shared": 1, "cached": 4, "blank": 3}),
         "step_phase_seconds_total": ("phase", {"forward": 0.5, "sample": 0.25, "draft": 0}),
         "wasted_tokens_total": ("cause", {"preemption": 14, "abort": 0, "error": 0}),

@@ -1,0 +1,88 @@
+"""Claims: which running sequences give up their room, and for whom.
+
+A waiting sequence that finds no place, or too few blocks, may take those of
+
+- classes that yield, if its own has a lower rank;
+- its own tenant's sequences of a worse priority, under that policy;
+- tenants that use more than their share of places or blocks, if its own uses less; the larger of the two parts counts
+  (dominant resource fairness: Ghodsi et al., NSDI 2011).
+
+Nobody takes room from one that could take it back: ranks and priorities are strict, and a tenant keeps its share. A
+sequence takes other tenants' room once in its life. So preemptions are bounded by the number of sequences, and a
+tenant's first ones, which are within its share, get on in any case.
+"""
+
+from engine.config import SchedulingPolicy
+from engine.scheduling.kv.room import KVRoom
+from engine.scheduling.lifecycle import Lifecycle
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.service import Yielding
+from engine.scheduling.step_tally import PreemptionReason
+from engine.scheduling.tenant_shares import TenantShares
+
+Victim = tuple[Sequence, PreemptionReason]
+
+
+class Claims:
+    """Names victims; who needs the room preempts as many of them as it needs."""
+
+    def __init__(
+        self, room: KVRoom, lifecycle: Lifecycle, *, policy: SchedulingPolicy, max_num_seqs: int, num_blocks: int
+    ) -> None:
+        self._room = room
+        self._lifecycle = lifecycle
+        self._policy = policy
+        self._max_num_seqs = max_num_seqs
+        self._num_blocks = num_blocks
+
+    def yield_at_once(self) -> None:
+        """Preempt sequences of classes that yield at once, while one of a lower rank is ready to run."""
+        running = self._lifecycle.running
+        while running and running[-1].service.yielding is Yielding.AT_ONCE:
+            first = next((sequence for sequence in self._lifecycle.waiting if sequence.is_ready), None)
+            if first is None or first.service.rank >= running[-1].service.rank:
+                return
+            self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
+
+    def victims(self, sequence: Sequence, num_blocks: int) -> list[Victim]:
+        """Whose room a waiting sequence may take, in the order in which they lose it. num_blocks: that it needs."""
+        running, rank = self._lifecycle.running, sequence.service.rank
+        victims: list[Victim] = []
+        if running and running[-1].service.yields:
+            behind = [each for each in reversed(running) if each.service.yields and each.service.rank > rank]
+            victims += [(each, PreemptionReason.SERVICE_CLASS) for each in behind]
+        if self._policy is SchedulingPolicy.PRIORITY:
+            victims += [(each, PreemptionReason.PRIORITY) for each in reversed(running) if _is_before(sequence, each)]
+        has_others = running.num_of(sequence.request.service_class) > sequence.account.num_running
+        if has_others and not sequence.has_claimed:
+            shares = self._shares(rank)
+            victims += [(each, PreemptionReason.FAIRNESS) for each in shares.victims(sequence, num_blocks)]
+        return victims
+
+    def next_to_free_blocks(self) -> Sequence:
+        """Which running sequence loses its blocks when one before it needs some: the last in the order, or, where it
+        shares its class with other tenants, the last of the tenant that has most blocks for its weight.
+
+        It is never the first in the order.
+        """
+        running = self._lifecycle.running
+        last = running[-1]
+        if last.account.num_running == running.num_of(last.request.service_class):
+            return last
+        return self._shares(last.service.rank).largest(but=running[0])
+
+    def _shares(self, rank: int) -> TenantShares:
+        """Of one service class. Those of lower ranks have their places and blocks before."""
+        running = [(each, self._room.num_used(each)) for each in self._lifecycle.running if each.service.rank <= rank]
+        before = [blocks for each, blocks in running if each.service.rank < rank]
+        return TenantShares(
+            running[len(before) :],
+            self._lifecycle.waiting.accounts(rank),
+            num_places=self._max_num_seqs - len(before),
+            num_blocks=max(1, self._num_blocks - sum(before)),
+        )
+
+
+def _is_before(waiting: Sequence, running: Sequence) -> bool:
+    """Whether both are of one tenant and class, and the waiting one has the better priority."""
+    return waiting.account is running.account and waiting.request.priority < running.request.priority

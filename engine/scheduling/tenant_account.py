@@ -1,0 +1,34 @@
+"""TenantAccount: what one tenant was served in one service class, as a virtual token counter.
+
+The counters are those of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): tokens served, outputs
+weighted twice as much as inputs, divided by the tenant's share. Tokens that the prefix cache had are free, since they
+cost no computing, as in Cao et al., "Locality-aware Fair Scheduling in LLM Serving" (2025).
+"""
+
+from dataclasses import dataclass
+
+_PROMPT_COST, _OUTPUT_COST = 1.0, 2.0  # the paper's: an output token takes a step, prompt tokens share one
+
+
+@dataclass(slots=True, eq=False)
+class TenantAccount:
+    """Invariant: `counter` >= `floor`, to which the last lift raised it. So a refund brings back no credit that a lift
+    has taken."""
+
+    name: str = ""
+    weight: float = 1.0  # of its latest request
+    counter: float = 0.0  # weighted tokens over `weight`
+    floor: float = 0.0
+    num_running: int = 0
+
+    def charge_prompt(self, num_tokens: int) -> None:
+        """num_tokens: negative for a refund."""
+        self.counter = max(self.floor, self.counter + _PROMPT_COST * num_tokens / self.weight)
+
+    def charge_output(self, num_tokens: int) -> None:
+        self.counter += _OUTPUT_COST * num_tokens / self.weight
+
+    def lift(self, counter: float) -> None:
+        """Forgo the credit of an idle time, in which others were served up to `counter`."""
+        if counter > self.counter:
+            self.counter = self.floor = counter

@@ -1,0 +1,78 @@
+"""TenantShares: which part of the places and blocks each tenant uses, and which part is its share."""
+
+from collections import abc
+from dataclasses import dataclass, field
+
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.tenant_account import TenantAccount
+
+# Weighted tokens, about a short request's. Tenants that are served alike are never quite level, and one that is ahead
+# by so little need not wait until another sequence happens to end.
+_SLACK = 1024
+
+
+@dataclass(slots=True)
+class _Usage:
+    sequences: list[Sequence] = field(default_factory=list)  # running, in the order of service
+    blocks: list[int] = field(default_factory=list)  # of each
+    num_blocks: int = 0  # of all
+
+
+class TenantShares:
+    """A snapshot of one service class. A share is a tenant's weight over that of all tenants with sequences there."""
+
+    def __init__(
+        self,
+        running: abc.Iterable[tuple[Sequence, int]],
+        waiting: abc.Iterable[TenantAccount],
+        *,
+        num_places: int,
+        num_blocks: int,
+    ) -> None:
+        """running: in the order of service, with their blocks. num_places, num_blocks: that the class can have."""
+        self._usage: dict[TenantAccount, _Usage] = {account: _Usage() for account in waiting}
+        for sequence, blocks in running:
+            usage = self._usage.setdefault(sequence.account, _Usage())
+            usage.sequences.append(sequence)
+            usage.blocks.append(blocks)
+            usage.num_blocks += blocks
+        self._weight = sum(account.weight for account in self._usage)
+        self._num_places = num_places
+        self._num_blocks = num_blocks
+
+    def victims(self, sequence: Sequence, num_blocks: int) -> list[Sequence]:
+        """Running sequences, the first to go first, whose tenants use more than their share even without them; none if
+        the waiting `sequence`, which needs `num_blocks`, would take its tenant over its own, or it was served more."""
+        own = self._usage[sequence.account]
+        part = self._part(len(own.sequences) + 1, own.num_blocks + num_blocks)
+        if own.sequences and part > self._share(sequence.account):
+            return []
+        most = sequence.account.counter - _SLACK / sequence.account.weight
+        others = [account for account in self._usage if account is not sequence.account and account.counter >= most]
+        victims = []
+        while (account := max(others, key=self._excess, default=None)) is not None and self._excess(account) >= 0:
+            usage = self._usage[account]
+            victims.append(usage.sequences.pop())
+            usage.num_blocks -= usage.blocks.pop()
+        return victims
+
+    def largest(self, *, but: Sequence) -> Sequence:
+        """The last sequence of the tenant with most blocks for its weight; `but` is left out."""
+        lasts = {account: usage.sequences[-1] for account, usage in self._usage.items() if usage.sequences}
+        return lasts[max((account for account in lasts if lasts[account] is not but), key=self._relative_blocks)]
+
+    def _excess(self, account: TenantAccount) -> float:
+        """By how much a tenant would exceed its share without its last sequence, relative to the share."""
+        usage = self._usage[account]
+        if not usage.sequences:
+            return -1.0
+        return self._part(len(usage.sequences) - 1, usage.num_blocks - usage.blocks[-1]) / self._share(account) - 1
+
+    def _relative_blocks(self, account: TenantAccount) -> float:
+        return self._usage[account].num_blocks / account.weight
+
+    def _part(self, num_sequences: int, num_blocks: int) -> float:
+        return max(num_sequences / self._num_places, num_blocks / self._num_blocks)
+
+    def _share(self, account: TenantAccount) -> float:
+        return account.weight / self._weight

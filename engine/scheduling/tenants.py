@@ -1,0 +1,58 @@
+"""Tenants: the accounts of all tenants, one for each service class, and what a sequence is charged to its own."""
+
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.service import SERVICE_RULES
+from engine.scheduling.tenant_account import TenantAccount
+
+_COUNTED_RANKS = {rules.rank for rules in SERVICE_RULES.values() if rules.is_counted}
+
+
+class Tenants:
+    """Accounts by service class, so that what a tenant has in the background takes nothing from what clients wait for.
+
+    They are kept as long as there is any sequence: a tenant that comes back is known by what it was served.
+    """
+
+    def __init__(self) -> None:
+        self._accounts: dict[tuple[int, str], TenantAccount] = {}
+
+    @property
+    def num_running(self) -> int:
+        """Tenants with running sequences that count in metrics."""
+        return len(
+            {name for (rank, name), account in self._accounts.items() if account.num_running and rank in _COUNTED_RANKS}
+        )
+
+    def account(self, sequence: Sequence) -> TenantAccount:
+        """The account of a sequence's tenant in its service class."""
+        name, weight = sequence.request.tenant, sequence.request.tenant_weight
+        key = (sequence.service.rank, name)
+        if (account := self._accounts.get(key)) is None:
+            account = self._accounts[key] = TenantAccount(name)
+        account.weight = weight
+        return account
+
+    def clear(self) -> None:
+        """There is no sequence any more, and nobody waited for what the others had."""
+        self._accounts.clear()
+
+
+def charge_prompt(sequence: Sequence, num_tokens: int) -> None:
+    """Charge the prompt of a sequence that is about to run: `num_tokens` of it are not cached.
+
+    As a whole, before it is computed, so that the next to run can be of another tenant. Until the sequence is admitted
+    a second call corrects the first; afterwards it is charged no more, however often it is preempted.
+    """
+    if sequence.num_cached is None:
+        sequence.account.charge_prompt(num_tokens - sequence.num_charged)
+        sequence.num_charged = num_tokens
+
+
+def refund_uncomputed(sequence: Sequence) -> None:
+    """Give back what a sequence was charged for prompt tokens that were not computed before it ended."""
+    if sequence.num_output:
+        return
+    num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption) - (sequence.num_cached or 0)
+    num_uncomputed = sequence.num_charged - max(0, min(num_computed, sequence.num_charged))
+    sequence.account.charge_prompt(-num_uncomputed)
+    sequence.num_charged -= num_uncomputed

@@ -1,0 +1,126 @@
+"""How a step's tokens are divided: generation first, tenants by weight, and a long prompt leaves some to short ones."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.protocol import ServiceClass
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.step_split import StepSplit
+from engine.scheduling.tenant_account import TenantAccount
+from tests.helpers.engines import make_request
+
+pytestmark = pytest.mark.fast
+
+
+def prompt_of(
+    number: int,
+    length: int,
+    account: TenantAccount,
+    *,
+    service_class: ServiceClass = ServiceClass.INTERACTIVE,
+    num_output: int = 0,
+    priority: int = 0,
+) -> Sequence:
+    """A sequence whose prompt is to be computed, or, with output, is computed."""
+    request = make_request(str(number), [1] * length, service_class=service_class)
+    sequence = Sequence(request=request, seed=0, tokens=[1] * (length + num_output), num_prompt=length, account=account)
+    sequence.order = (sequence.service.rank, priority, 0.0, number)
+    sequence.num_computed = len(sequence.tokens) - 1 if num_output else 0
+    return sequence
+
+
+def split(sequences: list[Sequence], budget: int, threshold: int = 0) -> list[int]:
+    tokens = StepSplit(sequences, budget, threshold=threshold).tokens()
+    return [tokens[sequence] for sequence in sequences]
+
+
+def of_one_tenant(lengths: list[int]) -> list[Sequence]:
+    account = TenantAccount()
+    return [prompt_of(number, length, account) for number, length in enumerate(lengths)]
+
+
+def of_tenants(lengths: list[tuple[TenantAccount, int]]) -> list[Sequence]:
+    return [prompt_of(number, length, account) for number, (account, length) in enumerate(lengths)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([30, 30, 30], [30, 30, 30]),
+        ([80, 80, 80], [80, 20, 0]),  # those as long wait for their turn
+        ([1000, 600, 501], [100, 0, 0]),
+        ([1000, 30], [70, 30]),
+        ([1000, 500], [50, 50]),
+        ([1000, 30, 900, 10, 400], [50, 30, 0, 10, 10]),
+        ([60, 1000, 10, 30], [60, 20, 10, 10]),
+        ([1000, 400, 100], [50, 25, 25]),  # and these two in the same way
+    ],
+)
+def test_a_prompt_leaves_up_to_half_of_what_it_cannot_finish_with_to_shorter_ones(
+    lengths: list[int], expected: list[int]
+) -> None:
+    assert split(of_one_tenant(lengths), 100) == expected
+
+
+def test_a_shorter_prompt_of_a_worse_priority_waits() -> None:
+    account = TenantAccount()
+    assert split([prompt_of(0, 1000, account), prompt_of(1, 10, account, priority=1)], 100) == [100, 0]
+
+
+def test_generation_comes_before_prompts_and_the_first_in_the_order_gets_something() -> None:
+    account = TenantAccount()
+    long, *streams = [
+        prompt_of(0, 1000, account),
+        *(prompt_of(n, 5, TenantAccount(), num_output=3) for n in range(1, 5)),
+    ]
+    assert split([long, *streams], 10) == [6, 1, 1, 1, 1]
+    assert split([long, *streams], 3) == [1, 1, 1, 0, 0]
+
+
+def test_tenants_share_what_is_left_by_weight() -> None:
+    a, b, c = TenantAccount("a", weight=3.0), TenantAccount("b"), TenantAccount("c")
+    assert split(of_tenants([(a, 1000), (b, 1000)]), 100) == [75, 25]
+    assert split(of_tenants([(a, 1000), (b, 1000), (c, 5)]), 105) == [75, 25, 5]
+    assert split(of_tenants([(a, 10), (b, 1000), (c, 1000)]), 110) == [10, 50, 50]
+
+
+def test_one_of_many_long_prompts_takes_nothing_from_another_tenants_short_one() -> None:
+    flooder, other = TenantAccount("flooder"), TenantAccount("other")
+    assert split(of_tenants([*[(flooder, 5000)] * 8, (other, 40)]), 256) == [216, *[0] * 7, 40]
+
+
+def test_a_class_comes_before_those_of_higher_ranks() -> None:
+    account = TenantAccount()
+    urgent = prompt_of(0, 90, account, service_class=ServiceClass.URGENT)
+    others = [prompt_of(1, 50, TenantAccount()), prompt_of(2, 5, account, service_class=ServiceClass.BACKGROUND)]
+    assert split([urgent, *others], 100) == [90, 10, 0]
+
+
+ACCOUNTS = [TenantAccount(str(weight), weight=weight) for weight in (1.0, 1.0, 2.0, 0.001, 1000.0)]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(ACCOUNTS), st.integers(1, 3000), st.sampled_from([0, 0, 3]), st.sampled_from([1, 2])),
+        min_size=1,
+        max_size=12,
+    ),
+    budget=st.integers(1, 2000),
+    threshold=st.sampled_from([0, 0, 1, 100]),
+)
+def test_nothing_is_left_that_anyone_could_use(
+    rows: list[tuple[TenantAccount, int, int, int]], budget: int, threshold: int
+) -> None:
+    classes = {1: ServiceClass.INTERACTIVE, 2: ServiceClass.BACKGROUND}
+    rows.sort(key=lambda row: row[3])
+    sequences = [
+        prompt_of(number, length, account, num_output=num_output, service_class=classes[rank])
+        for number, (account, length, num_output, rank) in enumerate(rows)
+    ]
+    demands = StepSplit(sequences, budget, threshold=threshold).demands
+    tokens = split(sequences, budget, threshold)
+    assert all(0 <= num <= demand.num_tokens for num, demand in zip(tokens, demands, strict=True))
+    assert sum(tokens) == min(budget, sum(demand.num_tokens for demand in demands))
+    assert tokens[0] >= 1
