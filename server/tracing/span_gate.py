@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 EXPORTED, FAILED, DROPPED = "exported", "failed", "dropped"
 
 _TELL_INTERVAL_S = 60.0
+_MAX_REASON = 300  # characters
 
 
 class SpanGate(SpanExporter):
@@ -66,7 +67,7 @@ class SpanGate(SpanExporter):
         elif now_s - self._told_s >= _TELL_INTERVAL_S:
             self._has_failed, self._told_s = True, now_s
             reason = self._reasons.message or "no reason was given"
-            logger.warning("the collector does not take traces, which are lost meanwhile: %s", reason)
+            logger.warning("the collector does not take traces, which are lost meanwhile: %s", reason[:_MAX_REASON])
 
     def shutdown(self) -> None:
         self._exporter.shutdown()

@@ -333,7 +333,6 @@ async def test_the_log_and_the_histograms_name_the_trace(
         (f"headrace_{name}_seconds", TRACE_ID)
         for name in (
             "time_to_first_token",
-            "inter_token_latency",
             "request_time_per_output_token",
             "e2e_request_latency",
             "request_queue_time",
