@@ -26,6 +26,8 @@ def request_attributes(record: RequestRecord, model_name: str) -> Attributes:
     }
     if record.route != "unmatched":
         attributes["http.route"] = record.route
+    if record.key_name is not None:
+        attributes["headrace.key"] = record.key_name
     if record.error_code is not None:
         attributes["error.type"] = record.error_code
     elif record.status >= 500:
