@@ -7,6 +7,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -59,6 +60,7 @@ class Metrics:
         self._restarts = {reason: restarts.labels(model_name, reason.value) for reason in RestartReason}
         self._gauges["build_info"].labels(importlib.metadata.version("headrace")).set(1)
         ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
         # Without an engine process there is no such folder in /proc, and the collector has nothing to tell.
         ProcessCollector(PREFIX + "engine", lambda: self.engine_pid or "none", registry=self._registry)
         self._collectors: list[Collector] = [self._registry]
@@ -257,5 +259,18 @@ def _writer(metric: Metric) -> Callable[[float], None]:
         case Counter():
             return metric.inc
         case Gauge():
-            return metric.set
+            return _on_change(metric.set)
     return metric.observe
+
+
+def _on_change(write: Callable[[float], None]) -> Callable[[float], None]:
+    """Of a gauge that nobody else writes: most are the same after a step as before."""
+    last: float | None = None
+
+    def write_changed(value: float) -> None:
+        nonlocal last
+        if value != last:
+            last = value
+            write(value)
+
+    return write_changed

@@ -276,7 +276,16 @@ def test_the_table_is_what_is_exported() -> None:
     families = list(text_string_to_metric_families(metrics.render().decode()))
     exported = {family.name: family.type for family in families if family.name.startswith(PREFIX)}
     assert exported == {_family_name(spec): spec.type.value for spec in METRICS}
-    assert any(family.name == "process_resident_memory_bytes" for family in families)
+    assert {"process_resident_memory_bytes", "python_gc_collections"} <= {family.name for family in families}
+
+
+def test_a_gauge_that_comes_back_to_a_value_is_written_again() -> None:
+    metrics = Metrics(MODEL)
+    told = []
+    for running in (0, 3, 3, 0, 3):
+        metrics.on_step(StepStats(running=running))
+        told.append(_value(metrics, "headrace_num_requests_running"))
+    assert told == [0, 3, 3, 0, 3]
 
 
 def test_two_servers_in_one_process_have_metrics_of_their_own() -> None:
