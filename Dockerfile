@@ -1,9 +1,11 @@
 # Build:  docker build -t headrace .
-#         with another build of torch: --build-arg PIP_ARGS="--extra-index-url URL"
+#         with another build of torch: make lock LOCK=FILE INDEX=URL, and --build-arg LOCK=FILE
+#         --build-arg PIP_ARGS="--extra-index-url URL"
 # Run:    docker run --rm -p 8000:8000 -v headrace-cache:/cache headrace serve [MODEL] [options]
 
 FROM python:3.12-slim AS build
 ARG PIP_ARGS=""
+ARG LOCK=deploy/requirements.lock
 RUN python -m venv /opt/headrace
 ENV PATH=/opt/headrace/bin:$PATH
 WORKDIR /src
@@ -11,15 +13,15 @@ WORKDIR /src
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
-COPY pyproject.toml README.md LICENSE ./
 # The dependencies are a layer of their own, so that a change of the code does not fetch torch again.
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
-    && pip install --no-cache-dir ${PIP_ARGS} -r requirements.txt
+COPY ${LOCK} requirements.lock
+RUN pip install --no-cache-dir --require-hashes ${PIP_ARGS} -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY engine engine
 COPY models models
-RUN pip install --no-cache-dir --no-deps ${PIP_ARGS} .
+# Without isolation: it would fetch setuptools, which is in the lock, without a hash.
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 headrace \

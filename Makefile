@@ -5,12 +5,15 @@ VENV     ?= .venv
 PIP_ARGS ?=
 MODEL    ?=
 ARGS     ?=
+LOCK     ?= deploy/requirements.lock
+INDEX    ?=
+SBOM     ?= sbom.json
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-integrations test-long lint format docs clean
+.PHONY: help serve test test-fast test-integrations test-long lint format docs lock sbom clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -43,6 +46,15 @@ format: $(VENV)/.installed-test ## Format the code and sort its imports
 docs: $(VENV)/.installed-test ## Write the documents' tables (options, metrics, models) and the dashboard
 	$(BIN)/python -m tests.helpers.docs_tables
 
+lock: $(VENV)/.installed-test $(BIN)/uv ## Write the image's LOCK, by hashes, of the versions installed here; INDEX: of torch
+	$(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([^ ]*==[^ +]*\).*/\1/p' > $(VENV)/constraints.txt
+	echo '# What the image installs, each file by its hash. Made by `make lock`, of the versions that the tests ran with.' > $(LOCK)
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes --python-version 3.12 \
+		$(if $(INDEX),--extra-index-url '$(INDEX)') --constraint $(VENV)/constraints.txt pyproject.toml >> $(LOCK)
+
+sbom: $(BIN)/cyclonedx-py ## Write a bill of materials of what LOCK installs, in CycloneDX's form, to SBOM
+	$(BIN)/cyclonedx-py requirements $(LOCK) --pyproject pyproject.toml --output-format JSON --output-file $(SBOM)
+
 clean: ## Remove the virtual environment, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find server engine models tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -55,6 +67,12 @@ $(VENV)/.installed: pyproject.toml $(BIN)/pip
 $(VENV)/.installed-test: pyproject.toml $(BIN)/pip
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(BIN)/uv: $(BIN)/pip
+	$(PIP) 'uv>=0.9'
+
+$(BIN)/cyclonedx-py: $(BIN)/pip
+	$(PIP) 'cyclonedx-bom>=7,<8'
 
 $(BIN)/pip:
 	@command -v '$(PYTHON)' >/dev/null || \
