@@ -154,8 +154,11 @@ class AuthMiddleware:
         if scope["type"] == "http" and route_path(scope) not in OPEN_PATHS:
             caller = self._ring.find(_given_key(Headers(scope=scope))) if self._ring.asks_for_keys else ANYBODY
             set_caller(scope, caller)
+            record = current_record()
+            if record is not None:
+                record.key_name = caller.name
             if scope["method"] == "POST":
-                _count_request(caller)
+                _count_request(caller, record)
         await self._app(scope, receive, send)
 
 
@@ -167,10 +170,10 @@ def _given_key(headers: Headers) -> bytes:
     return given.strip().encode("latin-1")
 
 
-def _count_request(caller: Caller) -> None:
+def _count_request(caller: Caller, record: RequestRecord | None) -> None:
     """Raises RateLimited."""
-    if (record := current_record()) is not None:
-        record.key_name, record.is_usage = caller.name, True
+    if record is not None:
+        record.is_usage = True
     if caller.account is not None:
         caller.account.count_request()
 

@@ -3,10 +3,13 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.server_process import ServerProcess
+from server.keys.key import hash_of
+from tests.helpers.keys import entry, write_keys
+from tests.helpers.server_process import API_KEY, ServerProcess
 
 FAST_START = ("--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256")
 
@@ -26,9 +29,23 @@ def require_tool(name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keys of the shared server: the tests' own is an admin's."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    write_keys(
+        path,
+        {**entry("tests", admin=True), "hash": hash_of(API_KEY)},
+        entry("ann", requests_per_minute=1000, tokens_per_minute=100_000),
+        entry("ben"),
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory, keys_file: Path) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with ServerProcess(log, "--dtype", "float32", *FAST_START, "--served-model-name", "demo") as server:
+    options = ("--dtype", "float32", *FAST_START, "--served-model-name", "demo", "--api-keys-file", str(keys_file))
+    with ServerProcess(log, *options) as server:
         server.wait_ready()
         yield server
         print(server.log)  # noqa: T201 - shown by pytest where a test failed
