@@ -30,6 +30,10 @@ class Server:
         self.url = url
         self.start_s = start_s  # until it answered
 
+    def pids(self) -> set[int]:
+        """Of all its processes."""
+        return _family(self._process.pid)
+
     def memory_mb(self) -> float:
         """Memory of all its processes in MB; a page that several share is counted once."""
         return sum(map(_proportional_kb, _family(self._process.pid))) * 1024 / 1e6

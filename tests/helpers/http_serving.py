@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from engine.client.interface import EngineClient
 from engine.config import EngineConfig
 from server.commands.http_server import create_server
 from server.commands.listener import listening
@@ -72,7 +73,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    client: FakeClient | None = None, network: NetworkConfig | None = None, **options: object
+    client: EngineClient | None = None, network: NetworkConfig | None = None, **options: object
 ) -> AsyncIterator[Served]:
     """A server with short limits, until the context is left. options: of ServerConfig."""
     defaults = {"port": 0, "http_header_timeout": 0.5, "http_write_timeout": 0.5, "network": network or NetworkConfig()}

@@ -58,8 +58,8 @@ CASES: Mapping[str, tuple[Series, Series]] = {
         },
     ),
     "HeadraceRefusing": (
-        {f'{REQUESTS}, outcome="refused", code="rate_limit_exceeded"}}': "0+1x40"},
-        {f'{REQUESTS}, outcome="refused", code="invalid_api_key"}}': "0+1x40"},
+        {f'headrace_requests_shed_total{{{MODEL}, reason="waiting_tokens"}}': "0+1x40"},
+        {f'{REQUESTS}, outcome="refused", code="rate_limit_exceeded"}}': "0+1x40"},  # of a key that has its own limit
     ),
     "HeadraceQueueSlow": (
         {f'{QUEUE}, le="10.0"}}': "0+9x40", f'{QUEUE}, le="20.0"}}': "0+10x40", f'{QUEUE}, le="+Inf"}}': "0+10x40"},
