@@ -109,7 +109,8 @@ class Engine:
         sampling = request.sampling
         # Every token has log probabilities, and none may be banned: then each needs a row of its own.
         needs_rows = sampling.logprobs is not None or bool(sampling.bad_words) or sampling.allowed_token_ids is not None
-        return self._grammars.start(request.id, request.grammar, appends_forced=not needs_rows)
+        output_ids = [] if request.resumption is None else request.resumption.output_ids
+        return self._grammars.start(request.id, request.grammar, appends_forced=not needs_rows, output_ids=output_ids)
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request in the next step; ignored if it has ended already."""
@@ -240,9 +241,11 @@ class Engine:
 
     def _tell_started(self, plan: StepPlan) -> None:
         if self._on_started is not None:
-            started = [item.sequence.id for item in plan.items if item.sequence.is_at_start]
+            started = [item.sequence for item in plan.items if not item.sequence.is_started]
             if started:
-                self._on_started(started)
+                self._on_started([sequence.id for sequence in started])
+            for sequence in started:
+                sequence.is_started = True
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""

@@ -10,6 +10,7 @@ from itertools import chain
 import msgspec
 
 from engine.errors import InvalidRequest
+from engine.resumption import Resumption
 from engine.sampler_params import DryParams, MirostatParams, XtcParams, check_range
 
 
@@ -173,6 +174,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     thinking: ThinkingBudget | None = None
     reports_progress: bool = False  # outputs while the prompt is computed
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
+    resumption: Resumption | None = None  # if another engine has begun it
 
     def __post_init__(self) -> None:
         check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)

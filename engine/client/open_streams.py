@@ -1,13 +1,17 @@
 """OpenStreams: requests that have not ended and their streams, over the lives of several engine processes."""
 
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from engine.client.backlog import Backlog
 from engine.client.first_token import Begun
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
+from engine.resumption import Resumption
 
 MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second, since it may be the cause
 
@@ -23,16 +27,39 @@ class _Open:
     num_new_tokens: int
     is_sent: bool = False
     is_started: bool = False
-    has_output: bool = False  # something that a second run could contradict
-    num_output: int = 0  # tokens
+    output_ids: list[int] = field(default_factory=list)  # what the stream has had, over all engines
+    last: RequestOutput | None = None  # of those with tokens
     num_deaths: int = 0  # of engines that were computing it
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another engine can continue its output. Mirostat's limit depends on the logits of all tokens before,
+        which nobody has."""
+        return self.last is None or self.request.sampling.mirostat is None
+
+    def next_request(self) -> EngineRequest:
+        """What to send to the next engine."""
+        if self.last is None:
+            return self.request
+        return msgspec.structs.replace(
+            self.request,
+            sampling=msgspec.structs.replace(self.request.sampling, prompt_logprobs=None),  # came with the first output
+            start_by_s=None,  # it has begun
+            resumption=Resumption(
+                output_ids=list(self.output_ids),
+                num_cached_tokens=self.last.num_cached_tokens,
+                num_drafted=self.last.num_drafted,
+                num_draft_accepted=self.last.num_draft_accepted,
+            ),
+        )
 
 
 class OpenStreams:
     """Streams by request id, in the order in which they came.
 
-    Invariants: none has had its terminal output or an error; one that is not sent has had no output of tokens; in the
-    backlog are those of which the engine that lives now has computed nothing.
+    A request that an engine has begun is continued by the next one, after the tokens that its stream has had: with the
+    same seed, so that its text is the one that it would have been. Invariants: none has had its terminal output or an
+    error; in the backlog are those of which the engine that lives now has computed nothing.
     """
 
     def __init__(self, *, on_discarded: Callable[[int], None]) -> None:
@@ -50,14 +77,19 @@ class OpenStreams:
     def open(
         self, request: EngineRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
-        """A stream for a request that is yet to be sent. num_new_tokens: see EngineClient.submit."""
+        """A stream for a request that is yet to be sent. One without a seed gets one, for all engines. num_new_tokens:
+        see EngineClient.submit."""
+        if request.sampling.seed is None:
+            sampling = msgspec.structs.replace(request.sampling, seed=secrets.randbits(63))
+            request = msgspec.structs.replace(request, sampling=sampling)
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
         self._open[request.id] = each = _Open(request, stream, num_new_tokens)
         self._wait(each)
         return stream
 
     def _wait(self, each: _Open) -> None:
-        self.backlog.add(each.request.id, each.request.service_class, each.num_new_tokens)
+        num_tokens = each.num_new_tokens + len(each.output_ids)
+        self.backlog.add(each.request.id, each.request.service_class, num_tokens)
 
     def _forget(self, each: _Open) -> None:
         del self._open[each.request.id]
@@ -66,7 +98,7 @@ class OpenStreams:
     def begun(self) -> list[Begun]:
         """Those that the engine computes."""
         return [
-            Begun(each.num_output, each.request.sampling.max_tokens, each.request.service_class)
+            Begun(len(each.output_ids), each.request.sampling.max_tokens, each.request.service_class)
             for name, each in self._open.items()
             if name not in self.backlog
         ]
@@ -76,7 +108,7 @@ class OpenStreams:
         unsent = [each for each in self._open.values() if not each.is_sent]
         for each in unsent:
             each.is_sent = True
-        return [each.request for each in unsent]
+        return [each.next_request() for each in unsent]
 
     def start(self, request_ids: list[str]) -> int:
         """The engine begins to compute these; some may have ended, or be its own. Returns how many tokens their
@@ -95,15 +127,16 @@ class OpenStreams:
         each = self._open.get(output.id)
         if each is None:
             raise AssertionError(f"output for {output.id}, which is not open")
-        each.has_output |= bool(output.new_ids) or output.prompt_logprobs is not None
-        each.num_output += len(output.new_ids)
-        if each.has_output:
+        if output.new_ids:
+            each.output_ids += output.new_ids
+            each.last = output
+            each.is_started = True
             self.backlog.remove(output.id)
         has_begun = output.id not in self.backlog
         if output.finish_reason is not None:
             self._forget(each)
         each.stream.put(output)
-        return each.num_output if has_begun and output.finish_reason is not None else None
+        return len(each.output_ids) if has_begun and output.finish_reason is not None else None
 
     def drop_unsent(self, request_id: str) -> bool:
         """Forget a request whose stream was aborted; False if an engine has it, or it has ended."""
@@ -116,15 +149,16 @@ class OpenStreams:
     def expire_unsent(self, now: float) -> None:
         """End requests whose time (in time.monotonic()) is over while no engine had them."""
         for each in list(self._open.values()):
-            reason = None if each.is_sent else _expired(each.request, now)
+            reason = None if each.is_sent else _expired(each, now)
             if reason is not None:
-                self.deliver(RequestOutput(id=each.request.id, finish_reason=reason))
+                num_cached = 0 if each.last is None else each.last.num_cached_tokens
+                self.deliver(RequestOutput(id=each.request.id, finish_reason=reason, num_cached_tokens=num_cached))
 
     def engine_ended(self, reason: str) -> list[EngineRequest]:
-        """Make ready for another engine. Returns the requests that are to be sent to it: those without output.
+        """Make ready for another engine. Returns the requests that are to be sent to it.
 
-        Streams that have begun raise EngineDied with `reason`, and so do those whose request was being computed when
-        MAX_DEATHS engines ended. If the engine had begun none, any that it was sent may be the cause.
+        Streams that have begun and cannot go on raise EngineDied with `reason`, and so do those whose request was being
+        computed when MAX_DEATHS engines ended. If the engine had begun none, any that it was sent may be the cause.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         suspects = [each for each in were_sent if each.is_started] or were_sent
@@ -134,7 +168,7 @@ class OpenStreams:
             each.is_sent = each.is_started = False
             if each.stream.is_aborted:
                 self._forget(each)
-            elif each.has_output:
+            elif not each.can_go_on:
                 self._fail(each, reason)
             elif each.num_deaths >= MAX_DEATHS:
                 self._fail(each, _SUSPECT)
@@ -155,13 +189,13 @@ class OpenStreams:
     def check(self) -> None:
         """Assert the invariants."""
         self.backlog.check()
-        assert all(each.is_sent or not each.has_output for each in self._open.values())
-        waiting = {name for name, each in self._open.items() if not (each.is_started or each.has_output)}
+        waiting = {name for name, each in self._open.items() if not each.is_started}
         assert {name for name in self._open if name in self.backlog} == waiting
 
 
-def _expired(request: EngineRequest, now: float) -> FinishReason | None:
+def _expired(each: _Open, now: float) -> FinishReason | None:
     """What ends a request that waits; None if it may go on."""
+    request = each.next_request()
     if request.deadline_s is not None and request.deadline_s <= now:
         return FinishReason.TIMEOUT
     if request.start_by_s is not None and request.start_by_s <= now:

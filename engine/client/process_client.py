@@ -239,10 +239,10 @@ class ProcessClient:
             self._enter_loading(f"the engine {what} and is being started again")
 
     def _keep_requests(self) -> None:
-        """End the streams that have begun; the next engine gets the other requests."""
+        """The next engine gets the requests that can be run again or go on; the other streams end."""
         requests = self._streams.engine_ended(_ENDED)
         if requests:
-            logger.info("%d requests without output will be run again", len(requests))
+            logger.info("%d requests go on in the next engine", len(requests))
         loop = asyncio.get_running_loop()
         for request in requests:
             for limit_s in (request.deadline_s, request.start_by_s):

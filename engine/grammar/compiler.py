@@ -70,9 +70,11 @@ class GrammarCompiler:
         """An estimate: nobody counts what a compiled grammar takes."""
         return self._cache.num_bytes
 
-    def start(self, sequence_id: str, text: str, *, appends_forced: bool) -> SequenceGrammar:
-        """The grammar of one sequence; appends_forced: as SequenceGrammar takes it."""
-        grammar = SequenceGrammar(self._eos_token_ids, appends_forced=appends_forced)
+    def start(
+        self, sequence_id: str, text: str, *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
+    ) -> SequenceGrammar:
+        """The grammar of one sequence; appends_forced and output_ids: as SequenceGrammar takes them."""
+        grammar = SequenceGrammar(self._eos_token_ids, appends_forced=appends_forced, output_ids=output_ids)
         self._tally.queries += 1
         if (matcher := self._cache.get(text)) is not None:
             self._tally.hits += 1

@@ -18,13 +18,18 @@ class SequenceGrammar:
     Invariants: the matcher has consumed the sequence's output; the settled tokens must follow it.
     """
 
-    def __init__(self, eos_token_ids: frozenset[int], *, appends_forced: bool) -> None:
-        """appends_forced: forced tokens join the output at once, and are never sampled."""
+    def __init__(
+        self, eos_token_ids: frozenset[int], *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
+    ) -> None:
+        """appends_forced: forced tokens join the output at once, and are never sampled. output_ids: what the sequence
+        has already, from another engine, which followed the same grammar."""
         self._eos_token_ids = eos_token_ids
         self._appends_forced = appends_forced
         self._matcher: llguidance.LLMatcher | None = None
         self._settled: deque[int] = deque()
         self._has_ended = False
+        self._output_ids = output_ids
+        self._failure: GrammarError | None = None  # of following them
         self.num_forced = 0  # tokens appended so far
 
     @property
@@ -43,9 +48,17 @@ class SequenceGrammar:
         return self._matcher
 
     def start(self, matcher: llguidance.LLMatcher) -> None:
-        """matcher: at the beginning of the compiled grammar, and the sequence's own from now on."""
+        """matcher: at the beginning of the compiled grammar, and the sequence's own from now on.
+
+        Raises GrammarError where there is no output yet; else `advance` does, so that it ends this sequence alone.
+        """
         self._matcher = matcher
         self._settle()
+        try:
+            for token_id in self._output_ids:
+                self._consume(token_id)
+        except GrammarError as error:
+            self._failure = error
 
     def advance(self, token_ids: abc.Sequence[int], *, max_tokens: int) -> list[int]:
         """Follow tokens that the sequence got. Returns them up to the one that completes the output, and the forced
@@ -118,5 +131,7 @@ class SequenceGrammar:
 
     def _check(self) -> None:
         """After an error a matcher is stopped, as if it were complete, and its mask allows the end of the text."""
+        if self._failure is not None:
+            raise self._failure
         if self.matcher.is_error():
             raise GrammarError(self.matcher.get_error())

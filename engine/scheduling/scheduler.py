@@ -122,6 +122,8 @@ class Scheduler:
             num_prompt=len(request.prompt_ids),
             grammar=grammar,
         )
+        if request.resumption is not None:
+            sequence.resume(request.resumption)
         sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
         self._num_added += 1
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step

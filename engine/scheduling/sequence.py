@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import EngineRequest, TokenLogprobs
+from engine.resumption import Resumption
 from engine.scheduling.service import SERVICE_RULES, ServiceRules
 from engine.scheduling.tenant_account import TenantAccount
 
@@ -46,6 +47,7 @@ class Sequence:
     preempted_s: list[float] = field(default_factory=list)  # time.monotonic() of preemptions that no output has told
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
+    is_started: bool = False  # a step has computed something for it
     num_admitted: int = 0  # times: what others know about its blocks is void when this changes
     num_drafted: int = 0  # draft tokens verified so far
     num_draft_accepted: int = 0  # of them
@@ -53,6 +55,15 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.service = SERVICE_RULES[self.request.service_class]
+
+    def resume(self, resumption: Resumption) -> None:
+        """Be as if preempted after this output; the sequence is new and has its prompt alone."""
+        self.tokens += resumption.output_ids
+        self.has_output = True
+        self.num_cached = resumption.num_cached_tokens
+        self.num_drafted = resumption.num_drafted
+        self.num_draft_accepted = resumption.num_draft_accepted
+        self.num_computed_at_preemption = len(self.tokens) - 1
 
     @property
     def id(self) -> str:
@@ -66,11 +77,6 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens still to compute: the prompt at first, one while decoding, one and the draft when speculating."""
         return len(self.tokens) + len(self.draft) - self.num_computed
-
-    @property
-    def is_at_start(self) -> bool:
-        """Whether nothing has been computed for it yet."""
-        return self.num_admitted <= 1 and self.num_computed == (self.num_cached or 0)
 
     @property
     def num_output(self) -> int:

@@ -59,6 +59,7 @@ class Auditor:
             id=self._replay_id,
             sampling=sampling,
             prediction_ids=[],
+            resumption=None,
             deadline_s=None,
             reports_progress=False,
             cache_salt=self._replay_id,  # reuse nothing that was computed with drafts

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections import abc
 
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -60,9 +61,9 @@ def ledger_vocabulary() -> GrammarVocabulary:
     return GrammarVocabulary.of(ledger_source())
 
 
-def sequence_grammar(text: str, *, appends_forced: bool = True) -> SequenceGrammar:
-    """Ready, at its beginning."""
-    grammar = SequenceGrammar(frozenset([EOS_ID]), appends_forced=appends_forced)
+def sequence_grammar(text: str, *, appends_forced: bool = True, output_ids: abc.Sequence[int] = ()) -> SequenceGrammar:
+    """Ready, at its beginning or behind the output."""
+    grammar = SequenceGrammar(frozenset([EOS_ID]), appends_forced=appends_forced, output_ids=output_ids)
     grammar.start(ledger_vocabulary().matcher(text))
     return grammar
 

@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "engine": (
         "errors",
-        "sampler_params",
+        "sampler_params resumption",
         "protocol config",
         "client jobs",
         "grammar",
@@ -69,6 +69,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
 WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.errors": set(),
     "engine.sampler_params": {"msgspec"},
+    "engine.resumption": {"msgspec"},
     "engine.protocol": {"msgspec"},
     "engine.config": set(),
     "engine.client": {"msgspec"},

@@ -2,7 +2,7 @@
 
 Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens and waits for an abort. [-3]: starts
 and exits. [-4]: starts, and hangs. [-5, n]: starts, says n times in a second that it is working, and ends. [-6, ...]:
-waits for an abort and never starts.
+waits for an abort and never starts. [-8, n]: sends up to two tokens more, and exits; or ends, with n tokens.
 """
 
 import os
@@ -94,6 +94,15 @@ def main() -> None:
                 if request.prompt_ids[0] == -3:
                     os._exit(3)
                 time.sleep(600)
+            case AddRequest(request=request) if request.prompt_ids[0] == -8:
+                begun = 0 if request.resumption is None else len(request.resumption.output_ids)
+                new_ids = list(range(begun, min(begun + 2, request.prompt_ids[1])))
+                has_ended = begun + len(new_ids) == request.prompt_ids[1]
+                reason = FinishReason.LENGTH if has_ended else None
+                output = RequestOutput(id=request.id, new_ids=new_ids, finish_reason=reason)
+                send(StepOutputs([output], StepStats(running=1)))
+                if not has_ended:
+                    os._exit(3)
             case AddRequest(request=request) if request.prompt_ids[0] == -5:
                 for _ in range(request.prompt_ids[1]):
                     send(Working())

@@ -1,4 +1,4 @@
-"""OpenStreams over engines that come and go: every request ends once, and with the outputs of one run."""
+"""OpenStreams over engines that come and go: every request ends once, and each engine goes on where the last ended."""
 
 import asyncio
 
@@ -12,6 +12,8 @@ from engine.client.open_streams import MAX_DEATHS, OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
+from engine.resumption import Resumption
+from engine.sampler_params import MirostatParams
 
 pytestmark = pytest.mark.fast
 
@@ -43,6 +45,8 @@ class Engines(RuleBasedStateMachine):
         self.started_in: dict[str, int] = {}  # the last engine
         self.deaths: dict[str, int] = {}
         self.ended: dict[str, str] = {}  # how
+        self.seeds: dict[str, int | None] = {}
+        self.fixed: set[str] = set()  # cannot go on in another engine once they have a token
         self.aborted: set[str] = set()  # perhaps after their end
         self.now = 0.0
         self.discarded = 0
@@ -52,18 +56,26 @@ class Engines(RuleBasedStateMachine):
 
     def _send(self) -> None:
         if self.engine is not None:
-            sent = [request.id for request in self.streams.take_unsent()]
+            requests = self.streams.take_unsent()
+            sent = [request.id for request in requests]
+            for request in requests:
+                resumed = [] if request.resumption is None else request.resumption.output_ids
+                assert resumed == self.tokens[request.id], "the engine is not told what the stream has had"
+                assert request.sampling.seed == self.seeds.setdefault(request.id, request.sampling.seed)
+                assert request.sampling.seed is not None
             assert sent == sorted(sent, key=int), "not in the order in which they came"
             assert not self.engine.keys() & sent, "sent twice"
             self.engine.update(dict.fromkeys(sent, "waiting"))
 
-    @rule(deadline=st.none() | st.floats(0.0, 20.0))
-    def submit(self, deadline: float | None) -> None:
+    @rule(deadline=st.none() | st.floats(0.0, 20.0), has_mirostat=st.booleans())
+    def submit(self, deadline: float | None, has_mirostat: bool) -> None:
         name = str(len(self.made))
         deadline_s = None if deadline is None else self.now + deadline
-        request = EngineRequest(
-            id=name, prompt_ids=[1], sampling=SamplingParams(max_tokens=9), arrival_s=0.0, deadline_s=deadline_s
-        )
+        mirostat = MirostatParams(version=2, tau=5.0, eta=0.1) if has_mirostat else None
+        sampling = SamplingParams(max_tokens=9, mirostat=mirostat)
+        request = EngineRequest(id=name, prompt_ids=[1], sampling=sampling, arrival_s=0.0, deadline_s=deadline_s)
+        if has_mirostat:
+            self.fixed.add(name)
         self.made[name] = self.streams.open(request, num_new_tokens=1, on_abort=lambda _: self._on_abort(name))
         self.deadlines[name] = deadline_s
         self.tokens[name], self.deaths[name] = [], 0
@@ -121,7 +133,8 @@ class Engines(RuleBasedStateMachine):
             self.deaths[name] += 1
         kept = [request.id for request in self.streams.engine_ended("the engine ended")]
         for name in sent:
-            is_kept = name not in self.ended and not self.tokens[name] and self.deaths[name] < MAX_DEATHS
+            can_go_on = not self.tokens[name] or name not in self.fixed
+            is_kept = name not in self.ended and can_go_on and self.deaths[name] < MAX_DEATHS
             assert is_kept == (name in kept)
             if not is_kept:
                 self.ended.setdefault(name, "failed")
@@ -157,7 +170,7 @@ class Engines(RuleBasedStateMachine):
         assert len(self.streams) == sum(name in self.streams for name in self.made)
 
     def teardown(self) -> None:
-        """Whoever reads now gets the outputs of one engine alone, and the end that the request had."""
+        """Whoever reads now gets the outputs of all engines in order, and the end that the request had."""
         asyncio.run(self._read_ends())
 
     async def _read_ends(self) -> None:
@@ -172,7 +185,6 @@ class Engines(RuleBasedStateMachine):
             except EngineDied:
                 assert how == "failed"
                 continue
-            assert len(set(ids)) <= 1, "the outputs of two runs in one stream"
             assert ids == self.tokens[name]
             assert reason is {"finished": FinishReason.LENGTH, "timeout": FinishReason.TIMEOUT}[how]
 
@@ -240,8 +252,8 @@ def test_what_has_not_begun_is_in_the_backlog() -> None:
     streams.start(["a", "a replay"])
     streams.deliver(RequestOutput(id="b", new_ids=[1]))
     assert streams.backlog.num_tokens == 7
-    streams.engine_ended("it ended")  # "b" has begun, and ends with it
-    assert streams.backlog.num_tokens == 14
+    streams.engine_ended("it ended")  # all wait again, "b" with its token
+    assert streams.backlog.num_tokens == 22
     streams.drop_unsent("c")
     assert streams.backlog.num_tokens == 7
     streams.fail_all(lambda: EngineDied("for good"))
@@ -253,3 +265,17 @@ def test_progress_of_a_prompt_may_be_told_twice() -> None:
     streams.start(["a"])
     streams.deliver(RequestOutput(id="a", num_prompt_computed=5))
     assert [request.id for request in streams.engine_ended("it ended")] == ["a"]
+
+
+def test_the_next_engine_is_told_what_was_said() -> None:
+    streams = OpenStreams(on_discarded=lambda _: None)
+    sampling = SamplingParams(max_tokens=9, seed=5, prompt_logprobs=0)
+    request = EngineRequest(id="a", prompt_ids=[1], sampling=sampling, arrival_s=0.0)
+    streams.open(request, num_new_tokens=1, on_abort=lambda _: None)
+    assert streams.take_unsent() == [request]
+    for new_ids, num_drafted in (([7], 0), ([8, 9], 4)):
+        streams.deliver(RequestOutput(id="a", new_ids=new_ids, num_cached_tokens=16, num_drafted=num_drafted))
+    streams.engine_ended("it ended")
+    (again,) = streams.take_unsent()
+    assert again.resumption == Resumption(output_ids=[7, 8, 9], num_cached_tokens=16, num_drafted=4)
+    assert (again.sampling.seed, again.sampling.prompt_logprobs) == (5, None)  # the prompt's came with the first token

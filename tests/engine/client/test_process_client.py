@@ -20,6 +20,7 @@ from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.protocol import AbortReason, EngineInfo, EngineRequest, FinishReason, RequestOutput, SamplingParams
+from engine.sampler_params import MirostatParams
 
 DEADLINE_S = 20.0
 
@@ -90,15 +91,13 @@ async def test_abort_drops_and_counts_what_was_not_read() -> None:
         assert discarded == [1]
 
 
-async def test_a_dead_engine_breaks_every_stream_and_is_started_again() -> None:
+async def test_a_dead_engine_is_started_again_and_goes_on_with_its_streams() -> None:
     restarts: list[RestartReason] = []
     async with _client(callbacks=EngineCallbacks(on_restart=restarts.append)) as client:
         await client.wait_ready()
-        begun = client.submit(_request("a", -2))
-        await anext(aiter(begun))
-        os.kill(_engine_pid(), signal.SIGKILL)
-        with pytest.raises(EngineDied):
-            await _read_all(begun)
+        outputs = await _read_all(client.submit(_request("a", -8, 3)))
+        assert [token_id for output in outputs for token_id in output.new_ids] == [0, 1, 2]
+        assert outputs[-1].finish_reason is FinishReason.LENGTH
         await _until(lambda: client.status().state is EngineState.READY)
         assert (await _read_all(client.submit(_request("c", 1))))[0].new_ids == [0]
         assert restarts == [RestartReason.CRASH]
@@ -122,6 +121,24 @@ async def test_each_start_and_end_of_the_engine_is_told(caplog: pytest.LogCaptur
         "starting the engine again",
         "the engine is ready again",
     ]
+
+
+async def test_a_stream_that_has_begun_is_not_what_a_third_engine_ends_of() -> None:
+    async with _client() as client:
+        await client.wait_ready()
+        begun = client.submit(_request("a", -8, 9))
+        with pytest.raises(EngineDied, match="ended twice"):
+            await _read_all(begun)
+        assert client.status().num_restarts == 2
+
+
+async def test_a_stream_that_cannot_go_on_ends_with_the_engine() -> None:
+    sampling = SamplingParams(max_tokens=9, mirostat=MirostatParams(version=2))
+    async with _client() as client:
+        await client.wait_ready()
+        begun = client.submit(msgspec.structs.replace(_request("a", -8, 3), sampling=sampling))
+        with pytest.raises(EngineDied, match="send it again"):
+            await _read_all(begun)
 
 
 async def test_requests_without_output_are_run_again_but_not_the_cause() -> None:
@@ -159,11 +176,7 @@ async def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch: pyt
     restarts: list[RestartReason] = []
     async with _client(hang_timeout_s=0.4, callbacks=EngineCallbacks(on_restart=restarts.append)) as client:
         await client.wait_ready()
-        begun, stuck = client.submit(_request("a", -2)), client.submit(_request("b", -4))
-        assert (await anext(aiter(begun))).new_ids == [1, 2]
-        with pytest.raises(EngineDied):
-            await _read_all(begun)
-        assert client.status().state is EngineState.LOADING
+        stuck = client.submit(_request("b", -4))
         with pytest.raises(EngineDied, match="ended twice"):  # it hangs the next engine too
             await _read_all(stuck)
         await _until(lambda: client.status().state is EngineState.READY)

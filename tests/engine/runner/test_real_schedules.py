@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from transformers import PretrainedConfig
@@ -11,6 +12,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput
+from engine.resumption import Resumption
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
 from engine.sampler_params import DryParams, MirostatParams, XtcParams
@@ -124,6 +126,27 @@ def test_tokens_are_the_same_under_every_schedule(model: LoadedModel, schedule: 
         assert expected.logprobs is not None
         for ours, theirs in zip(output.logprobs, expected.logprobs, strict=True):
             assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+
+
+def test_another_engine_goes_on_with_the_same_tokens(model: LoadedModel) -> None:
+    """From another place in each, with every step of the sampler that looks at the tokens before."""
+    requests = [request for request in _requests() if request.sampling.mirostat is None]
+    whole, _ = _run(model, requests)
+    parts = {request.id: whole[request.id].new_ids[: 1 + 2 * n] for n, request in enumerate(requests)}
+    resumed = [
+        msgspec.structs.replace(
+            request,
+            sampling=msgspec.structs.replace(request.sampling, prompt_logprobs=None),
+            resumption=Resumption(output_ids=parts[request.id], num_cached_tokens=0),
+        )
+        for request in requests
+        if len(parts[request.id]) < len(whole[request.id].new_ids)
+    ]
+    assert len(resumed) > 4
+    rest, _ = _run(model, resumed, max_num_batched_tokens=16, max_num_seqs=16)
+    for request in resumed:
+        assert parts[request.id] + rest[request.id].new_ids == whole[request.id].new_ids, request.id
+        assert rest[request.id].finish_reason == whole[request.id].finish_reason
 
 
 def test_a_step_tells_its_progress_at_each_layer(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
