@@ -11,13 +11,14 @@ from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.plan import RowResult, Runner, StepPlan, StepResult
+from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.audit import Auditor
 from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import AUTO_TOKENS
 from engine.speculation.speculator import Speculator
+from models.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,9 @@ class Engine:
         self._tell_started(plan)
         scheduled_s = time.perf_counter()
         result = self._execute(plan) if plan.items else StepResult([])
+        if result is None:
+            self._scheduler.withdraw(plan)
+            plan, result = StepPlan([]), StepResult([])
         executed_s = time.perf_counter()
         step_s = executed_s - drafted_s
         outputs = self._scheduler.update(plan, result)
@@ -247,19 +251,53 @@ class Engine:
             for sequence in started:
                 sequence.is_started = True
 
-    def _execute(self, plan: StepPlan) -> StepResult:
-        """Run the plan. A fault of the runner ends the sequences of this plan and nothing else."""
+    def _execute(self, plan: StepPlan) -> StepResult | None:
+        """Run the plan; None if memory did not suffice for it. A fault of the runner ends the sequences that cause it
+        and nothing else."""
         start_s = time.perf_counter()
         try:
             result = self._runner.execute(plan)
         except Exception as error:
-            ids = ", ".join(item.sequence.id for item in plan.items)
-            logger.exception("a step of %d tokens failed; ending requests %s", plan.num_tokens, ids)
-            reason = f"the engine failed while it computed this request: {type(error).__name__}"
-            return StepResult([RowResult([], error=reason) for _ in plan.items], is_representative=False)
+            if is_out_of_memory(error) and self._budget.shrink(plan.num_tokens):
+                logger.warning(
+                    "memory ran out in a step of %d tokens (%s); its %d requests are computed again, in smaller steps",
+                    plan.num_tokens,
+                    error or type(error).__name__,
+                    len(plan.items),
+                )
+                return None
+            logger.exception("a step of %d tokens failed, for requests %s", plan.num_tokens, _ids(plan))
+            return self._execute_apart(plan, error)
         if result.is_representative:
             self._budget.observe(plan.num_tokens, time.perf_counter() - start_s)
         return result
+
+    def _execute_apart(self, plan: StepPlan, error: Exception) -> StepResult:
+        """Run a plan that failed item by item, so that only those end that fail alone.
+
+        Keys and values are written again as they were. But a recurrent state may have been overwritten by the step that
+        failed, and cannot be computed from again: then all end, with `error`.
+        """
+        rows = [_failed(error)] * len(plan.items)
+        if len(plan.items) > 1 and not any(group.is_state for group in self._runner.kv_groups):
+            rows = [self._execute_alone(item) for item in plan.items]
+        return StepResult(rows, is_representative=False)
+
+    def _execute_alone(self, item: PlanItem) -> RowResult:
+        try:
+            (row,) = self._runner.execute(StepPlan([item])).rows
+        except Exception as error:
+            logger.exception("request %s fails alone, too, and ends", item.sequence.id)
+            return _failed(error)
+        return row
+
+
+def _failed(error: Exception) -> RowResult:
+    return RowResult([], error=f"the engine failed while it computed this request: {type(error).__name__}")
+
+
+def _ids(plan: StepPlan) -> str:
+    return ", ".join(item.sequence.id for item in plan.items)
 
 
 def _is_counted(plan: StepPlan) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from engine.client.framing import encode_frame, receive_to_engine
+from engine.client.lifetime import end_with_parent
 from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -53,6 +54,7 @@ def main() -> None:
     configure_logging(os.environ.get(LEVEL_VARIABLE, "info"), form)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager may signal the whole group
         signal.signal(number, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
+    end_with_parent(signal.SIGKILL)  # the closed socket tells it, too, but not to a process that is stopped or stuck
     sock = socket.socket(fileno=int(sys.argv[1]))
     config = msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=EngineConfig)
     inbox: Inbox = queue.SimpleQueue()

@@ -236,6 +236,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenants_running: int = 0  # with running requests
     tenants_waiting: int = 0  # with waiting requests
     pending_prompt_tokens: int = 0  # known ones of running requests that are to be computed, less one for each
+    memory_shortages: int = 0  # 1 if the step could not be computed for want of memory, and is tried again
+    corrupted: int = 0  # requests ended, since the model's output was not finite
     recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
     evicted_blocks: list[tuple[float, int]] = []  # cached ones that were reused: seconds since they were free, how many
     evicted_states: int = 0

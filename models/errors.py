@@ -1,6 +1,10 @@
 """Errors of loading a model; each message names the thing, the reason and the remedy."""
 
-_OUT_OF_MEMORY = ("allocate memory", "std::bad_alloc")  # in messages of torch on a CPU, and of the system
+_OUT_OF_MEMORY = (
+    "allocate memory",
+    "std::bad_alloc",
+    "out of memory",
+)  # in messages of torch on a CPU, and of the system
 
 
 class ModelError(Exception):

@@ -19,11 +19,14 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def end_with_parent() -> None:
-    """From now on this process gets SIGTERM when its parent dies, however that happens (Linux only); exits if it is
-    dead already."""
+def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """From now on this process gets a signal when the thread that started it ends, and so when its parent dies, however
+    that happens (Linux only); exits if the parent is dead already.
+
+    SIGKILL also ends a process that is stopped, or that stands in native code and handles no other signal.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is not None and int(parent) != os.getppid():
         sys.exit(128 + signal.SIGTERM)

@@ -1,5 +1,6 @@
 """TorchRunner: executes step plans with a loaded model, on a CPU or a CUDA device."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 
@@ -13,7 +14,7 @@ from engine.runner.replay import recorded_layers
 from engine.runner.state_batch import accepted_states
 from engine.runner.step_work import model_work
 from engine.sampling.logprobs import token_logprobs
-from engine.sampling.sampler import Sampler
+from engine.sampling.sampler import Sampler, corrupted
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
 from models.kv_cache import allocate_kv
@@ -96,7 +97,9 @@ class TorchRunner:
         end = 0
         for item, row in zip(items, rows, strict=True):
             start, end = end, end + item.num_new
-            result.append(row._replace(prompt_logprobs=self._prompt_logprobs(item, hidden[start:end])))
+            entries = self._prompt_logprobs(item, hidden[start:end])
+            is_finite = all(math.isfinite(entry.logprob) for entry in entries or ())
+            result.append(row._replace(prompt_logprobs=entries) if is_finite else corrupted())
         return result
 
     def _prompt_logprobs(self, item: PlanItem, hidden: torch.Tensor) -> list[TokenLogprobs] | None:

@@ -26,6 +26,11 @@ from engine.scheduling.sequence import Sequence
 _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this request"
 
 
+def corrupted() -> RowResult:
+    """The result of a row that cannot be sampled from, or whose log probabilities are none."""
+    return RowResult([], error=_NOT_FINITE, is_corrupted=True)
+
+
 class Sampler:
     """Chooses tokens; holds what steps know of sequences until they are released."""
 
@@ -88,7 +93,7 @@ class Sampler:
         logits[~is_finite] = 0.0
         can_sample = is_finite.tolist()
         return [
-            result if all(can_sample[start : start + len(result.token_ids)]) else RowResult([], error=_NOT_FINITE)
+            result if all(can_sample[start : start + len(result.token_ids)]) else corrupted()
             for result, start in zip(self.sample(logits, sequences, draft_probs), first_rows(sequences), strict=True)
         ]
 

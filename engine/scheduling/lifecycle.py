@@ -68,6 +68,15 @@ class Lifecycle:
     def preempt(self, sequence: Sequence, reason: PreemptionReason) -> None:
         """Free the blocks of a running sequence. It waits, and is computed again, less what is still cached then."""
         assert len(self.running) > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
+        self._requeue(sequence)
+        self.tally.count_preemption(sequence, reason)
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """As `preempt`, of any running sequence, whose step was not computed for want of memory."""
+        sequence.num_withdrawn += 1
+        self._requeue(sequence)
+
+    def _requeue(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         sequence.account.num_running -= 1
         self._kv.free(sequence)
@@ -77,7 +86,6 @@ class Lifecycle:
         sequence.preempted_s.append(self._clock())
         sequence.status = SequenceStatus.WAITING
         self.waiting.add(sequence)
-        self.tally.count_preemption(sequence, reason)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
         """Free and forget a sequence. is_failed: what it computed may be wrong."""

@@ -41,13 +41,14 @@ class StepPlan:
 class RowResult(NamedTuple):
     """The result of one plan item. `token_ids` is empty where no logits were needed; with a draft it holds the accepted
     draft tokens and one more. `error` ends this sequence and no other; `refused_param` is the parameter of the request
-    that is to blame for it."""
+    that is to blame for it, and `is_corrupted` says that the model's output was not finite."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt tokens after each of this item's rows
     error: str | None = None
     refused_param: str | None = None
+    is_corrupted: bool = False
 
 
 class StepWork(NamedTuple):

@@ -30,6 +30,8 @@ from engine.scheduling.step_budget import StepBudget
 
 logger = logging.getLogger(__name__)
 
+_MAX_WITHDRAWN = 24  # times, for want of memory; more than it takes to halve any step down to one token
+_NO_MEMORY = "memory ran out again and again while the engine computed this request; send it again, or a shorter one"
 _GRAMMAR_FAILED = "the grammar of this request became too complex to follow; make it smaller"
 
 
@@ -189,6 +191,15 @@ class Scheduler:
         outputs, self._outputs = self._outputs, []
         return outputs
 
+    def withdraw(self, plan: StepPlan) -> None:
+        """Take back a plan for which memory did not suffice, in place of `update`'s result: its sequences wait and are
+        computed again. Those to which this has happened too often end with an error."""
+        self._lifecycle.tally.memory_shortages += 1
+        for item in reversed(plan.items):
+            self._lifecycle.withdraw(item.sequence)
+            if item.sequence.num_withdrawn > _MAX_WITHDRAWN:
+                self._finish(item.sequence, terminal_output(item.sequence, FinishReason.ERROR, error=_NO_MEMORY))
+
     def take_stats(self, **known: Any) -> StepStats:
         """The account of the step that was updated last. known: fields of it that others fill in."""
         tally = self._lifecycle.take_tally()
@@ -218,6 +229,8 @@ class Scheduler:
             recomputed_tokens=tally.recomputed_tokens,
             pending_prompt_tokens=self._lifecycle.num_pending_prompt_tokens,
             forced_tokens=tally.forced_tokens,
+            memory_shortages=tally.memory_shortages,
+            corrupted=tally.corrupted,
             **known,
         )
 
@@ -229,6 +242,7 @@ class Scheduler:
     def _apply(self, item: PlanItem, row: RowResult, now_s: float) -> None:
         sequence = item.sequence
         if row.error is not None:
+            self._lifecycle.tally.corrupted += row.is_corrupted
             is_refused, param = row.refused_param is not None, row.refused_param
             self._finish(
                 sequence,

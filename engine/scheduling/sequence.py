@@ -49,6 +49,7 @@ class Sequence:
     has_output: bool = False  # an output with tokens has been sent
     is_started: bool = False  # a step has computed something for it
     num_admitted: int = 0  # times: what others know about its blocks is void when this changes
+    num_withdrawn: int = 0  # times: its step was not computed, for want of memory
     num_drafted: int = 0  # draft tokens verified so far
     num_draft_accepted: int = 0  # of them
     service: ServiceRules = field(init=False)  # of its service class

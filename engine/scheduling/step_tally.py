@@ -26,6 +26,8 @@ class StepTally:
     preemptions: dict[PreemptionReason, int] = field(default_factory=lambda: dict.fromkeys(PreemptionReason, 0))
     recomputed_tokens: int = 0
     forced_tokens: int = 0
+    memory_shortages: int = 0
+    corrupted: int = 0
 
     def count_computed(self, sequence: Sequence, num_new: int) -> None:
         """Count rows computed from sequence.num_computed on, as it was before the step."""

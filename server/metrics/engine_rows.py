@@ -50,6 +50,17 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
         by="state",
         step_by={"running": lambda s: s.tenants_running, "waiting": lambda s: s.tenants_waiting},
     ),
+    counter(
+        "corrupted_requests_total",
+        "Requests that ended with an error, since the model's output for them was not finite (NaN or infinity).",
+        lambda s: s.corrupted,
+        is_vllm=True,
+    ),
+    counter(
+        "step_memory_shortages_total",
+        "Steps for which memory did not suffice; their requests are computed again, in smaller steps.",
+        lambda s: s.memory_shortages,
+    ),
     histogram(
         "iteration_tokens_total",
         "Tokens computed in one step.",

@@ -1,13 +1,14 @@
 """SIGTERM: what runs finishes, what comes is told to go elsewhere, and nothing stays behind."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.e2e.conftest import FAST_START
-from tests.helpers.server_process import API_KEY, ServerProcess, is_alive, wait_until
+from tests.helpers.server_process import API_KEY, ServerProcess, children, is_alive, wait_until
 
 NUM_TOKENS = 64
 BODY = {"prompt": "The river", "max_tokens": NUM_TOKENS, "ignore_eos": True, "stream": True}
@@ -68,6 +69,29 @@ def test_sigterm_while_loading_exits_at_once(tmp_path: Path) -> None:
         assert "draining" not in server.log  # there is nobody to wait for
         wait_until(lambda: not is_alive(engine), 20, "the engine process is gone")
         assert "Traceback" not in server.log
+
+
+def test_a_killed_server_leaves_no_process(tmp_path: Path) -> None:
+    """Not even one that is stopped and reads nothing, nor what compiles grammars."""
+    with ServerProcess(tmp_path / "log", *FAST_START) as server:
+        server.wait_ready()
+        body = {"prompt": "Yes", "max_tokens": 2, "structured_outputs": {"choice": ["yes", "no"]}}
+        with server.client() as client:
+            assert client.post("/v1/completions", json=body).status_code == 200
+        engine = server.engine_pid()
+        processes = [engine, *children(engine)]
+        assert len(processes) > 1
+        os.kill(engine, signal.SIGSTOP)
+        server.process.kill()
+        wait_until(lambda: not any(map(is_alive, processes)), 5, "all processes are gone")
+
+
+def test_a_server_that_is_killed_while_loading_leaves_no_engine(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", *FAST_START) as server:
+        assert server.client().get("/health").status_code == 503
+        engine = server.engine_pid()
+        server.process.kill()
+        wait_until(lambda: not is_alive(engine), 5, "the engine process is gone")
 
 
 def test_a_second_signal_exits_at_once() -> None:

@@ -83,8 +83,8 @@ class ServerProcess:
 
     def engine_pid(self) -> int:
         """The process id of the engine that runs now."""
-        pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        (engine,) = (int(pid) for pid in pids if b"engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        pids = children(self.process.pid)
+        (engine,) = (pid for pid in pids if b"engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes())
         return engine
 
     def metric(self, name: str, **labels: str) -> float:
@@ -104,6 +104,12 @@ class ServerProcess:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that its threads have started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
 
 
 def is_alive(pid: int) -> bool:

@@ -116,8 +116,10 @@ class VirtualServer:
         if not plan.items:
             assert not self._scheduler.has_work
             return
-        started = [item.sequence.id for item in plan.items if item.sequence.is_at_start]
-        self._predictor.on_started(self._streams.start(started))
+        started = [item.sequence for item in plan.items if not item.sequence.is_started]
+        for sequence in started:
+            sequence.is_started = True
+        self._predictor.on_started(self._streams.start([sequence.id for sequence in started]))
         step_s = self._overhead_s + self._seconds_per_token * plan.num_tokens
         step_s *= 1 + self._noise * (2 * self._random.random() - 1)
         end_s = self.now_s + step_s

@@ -1,6 +1,6 @@
 """The master property on a real model in fp32: a request's tokens are the same under every schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.local import LocalClient
-from engine.protocol import EngineRequest, RequestOutput
+from engine.protocol import EngineRequest, RequestOutput, SamplingParams
 from engine.resumption import Resumption
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
@@ -33,6 +33,7 @@ from tests.models.families.recurrent_variants import lfm2, qwen35
 from tests.models.families.variants import llama4
 
 BLOCK_SIZE = 4
+_POISON = VOCAB_SIZE - 1
 
 
 MODELS: dict[str, Callable[[], PretrainedConfig]] = {
@@ -62,13 +63,17 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def _run(
     model: LoadedModel, requests: list[EngineRequest], *, has_small_pool: bool = False, **options: object
 ) -> tuple[dict[str, RequestOutput], LocalClient]:
+    client = _client(model, has_small_pool=has_small_pool, **options)
+    return client.generate(requests), client
+
+
+def _client(model: LoadedModel, *, has_small_pool: bool = False, **options: object) -> LocalClient:
     options = {"max_num_batched_tokens": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=64, check_invariants=True, **options)  # type: ignore[arg-type]
     num_blocks = peak_blocks(kv_groups(model.layer_groups, BLOCK_SIZE), 64) if has_small_pool else 128
     num_states = 3 if has_small_pool else 30
     runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE, num_states=num_states)
-    client = LocalClient(Engine(config, runner, num_blocks=num_blocks, num_states=num_states, eos_token_ids=[2]))
-    return client.generate(requests), client
+    return LocalClient(Engine(config, runner, num_blocks=num_blocks, num_states=num_states, eos_token_ids=[2]))
 
 
 def _requests() -> list[EngineRequest]:
@@ -173,19 +178,38 @@ def test_prompt_logprobs_agree_with_those_of_the_same_tokens_generated(model: Lo
         assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
 
 
-def test_a_row_that_is_not_finite_ends_its_request_and_no_other(model: LoadedModel) -> None:
-    requests = _requests()[:3]
-    expected, _ = _run(model, requests)
-    seen = {token for request in requests for token in (*request.prompt_ids, *expected[request.id].new_ids)}
-    poison = min(set(range(VOCAB_SIZE)) - seen)
+@pytest.fixture
+def poison(model: LoadedModel) -> Iterator[int]:
+    """A token whose embedding is not finite until the test has ended; with it all that is computed from it."""
     embeddings = model.decoder.embed.weight
-    original = embeddings[poison].clone()
-    embeddings[poison] = torch.nan
-    try:
-        outputs, _ = _run(model, [make_request("bad", [poison, 3], temperature=0.0), *requests])
-    finally:
-        embeddings[poison] = original
-    assert outputs.pop("bad").error is not None
+    original = embeddings[_POISON].clone()
+    embeddings[_POISON] = torch.nan
+    yield _POISON
+    embeddings[_POISON] = original
+
+
+def test_a_row_that_is_not_finite_ends_its_request_and_no_other(model: LoadedModel, poison: int) -> None:
+    requests = [r for r in _requests() if poison not in r.prompt_ids][:3]
+    banned = [msgspec.structs.replace(r, sampling=_without(r.sampling, poison)) for r in requests]
+    expected, _ = _run(model, banned)
+    bad = [
+        make_request("bad", [poison, *range(3, 15)], temperature=0.0),
+        make_request("scored", [5, poison, 7, 8], temperature=0.0, max_tokens=0, prompt_logprobs=1),
+    ]
+    client = _client(model, has_small_pool=True)
+    outputs = client.generate([*bad, *banned])
+    for each in bad:
+        assert "not finite" in (outputs.pop(each.id).error or "")
     assert {name: output.new_ids for name, output in outputs.items()} == {
         name: output.new_ids for name, output in expected.items()
     }
+    assert sum(stats.corrupted for stats in client.steps) == len(bad)
+    # Their blocks are used again, and nothing of them is found.
+    again = client.generate(msgspec.structs.replace(each, id=f"{each.id} again") for each in (*bad, *banned))
+    for each in bad:
+        assert again[f"{each.id} again"].num_cached_tokens == 0
+    assert all(again[f"{r.id} again"].new_ids == expected[r.id].new_ids for r in banned)
+
+
+def _without(sampling: SamplingParams, token_id: int) -> SamplingParams:
+    return msgspec.structs.replace(sampling, logit_bias={**sampling.logit_bias, token_id: -100.0})

@@ -54,3 +54,29 @@ def test_a_disturbed_step_shortens_the_next_ones_little() -> None:
     budget.observe(500, step_s=2.5)
 
     assert budget.tokens(0) == 352
+
+
+def test_a_shortage_of_memory_halves_steps_until_they_suffice_for_a_while() -> None:
+    budget = StepBudget(100)
+    assert budget.shrink(90)
+    assert budget.tokens(0) == 45
+    budget.observe(44, step_s=1.0)  # says nothing of steps of 45
+    for _ in range(15):
+        budget.observe(45, step_s=1.0)
+    assert budget.tokens(0) == 45
+    budget.observe(45, step_s=1.0)
+    assert budget.tokens(0) == 90
+    assert budget.shrink(90)  # too much still
+    for _ in range(31):
+        budget.observe(45, step_s=1.0)
+    assert budget.tokens(0) == 45, "the second time it takes twice as long"
+    for _ in range(1 + 32):
+        budget.observe(budget.tokens(0), step_s=1.0)
+    assert budget.tokens(0) == 100
+
+
+def test_a_step_of_one_token_cannot_be_smaller() -> None:
+    budget = StepBudget(None, 0.001)
+    assert budget.shrink(3)
+    assert budget.tokens(5) == 1
+    assert not budget.shrink(1)
