@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
+from engine.client.fault_plan import VARIABLE, FaultPlan
 from engine.client.framing import encode_frame, receive_to_engine
 from engine.client.lifetime import end_with_parent
 from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
@@ -61,6 +63,7 @@ def main() -> None:
     threading.Thread(target=_read, args=(sock, inbox), name="intake", daemon=True).start()
     report = LoadingReporter(sock)
     pulse = Pulse(sock)
+    faults = FaultPlan(text) if (text := os.environ.get(VARIABLE)) else None  # the API process has allowed it
     report("import libraries", 0, 0, "")
     try:
         from engine.startup.build import build_engine  # and with it torch, which takes most of a second
@@ -72,6 +75,7 @@ def main() -> None:
             on_grammar=lambda: inbox.put(None),
             on_started=lambda ids: _send(sock, Started(ids)),
             on_progress=pulse,
+            faults=faults,
         )
     except HeadraceError as error:
         _send(sock, Failed(str(error), is_option=isinstance(error, OptionError)))
@@ -84,10 +88,16 @@ def main() -> None:
         _send(sock, Failed(f"the engine could not start: {type(error).__name__}: {error}"))
         return
     _send(sock, Ready(info))
-    _serve(engine, inbox, sock, pulse)
+    _serve(engine, inbox, sock if faults is None else _faulty(sock, faults), pulse)
 
 
-def _serve(engine: Engine, inbox: Inbox, sock: socket.socket, pulse: Callable[[], None]) -> None:
+def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":
+    from engine.faults.wrappers import FaultySocket
+
+    return FaultySocket(sock, faults)
+
+
+def _serve(engine: Engine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
     """Step while there is work, sleep on the inbox while there is none. `pulse` is called while a grammar compiles."""
     while True:
         if not engine.has_work:
@@ -134,12 +144,22 @@ def _handle(engine: Engine, message: ToEngine | None) -> bool:
 
 def _read(sock: socket.socket, inbox: Inbox) -> None:
     """Feed the inbox. When the API process is gone nobody reads the outputs: exit at once, even inside a long step."""
-    while (message := receive_to_engine(sock)) is not None:
-        inbox.put(message)
+    try:
+        while (message := receive_to_engine(sock)) is not None:
+            inbox.put(message)
+    except (msgspec.DecodeError, HeadraceError):  # from then on it would be deaf
+        logger.exception("the engine cannot read what the API process sends, and ends")
+        os._exit(1)
     os._exit(0)
 
 
-def _send(sock: socket.socket, message: FromEngine) -> None:
+class Sender(Protocol):
+    """The socket, as far as messages are sent."""
+
+    def sendall(self, data: bytes, /) -> None: ...
+
+
+def _send(sock: Sender, message: FromEngine) -> None:
     try:
         sock.sendall(encode_frame(message))
     except ConnectionError:

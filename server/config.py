@@ -234,6 +234,10 @@ class ServerConfig:
         False, "Refuse unknown request fields with 400 instead of listing them in a header.", group="Requests"
     )
 
+    enable_fault_injection: bool = option(
+        False, "Let HEADRACE_FAULTS make the server fail, for tests of what happens then.", group="Requests"
+    )
+
     def __post_init__(self) -> None:
         """Raises OptionError."""
         for origin in self.allowed_origins:

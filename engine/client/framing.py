@@ -1,16 +1,21 @@
 """Framing on the socket pair between the two processes: a 4-byte little-endian length, then one msgpack message."""
 
 import asyncio
+import logging
 import socket
 import struct
+from typing import TypeVar
 
 import msgspec
 
 from engine.protocol import FromEngine, ToEngine
 
+logger = logging.getLogger(__name__)
+
 _LENGTH = struct.Struct("<I")
 MAX_FRAME_BYTES = 256 << 20  # a READY with a large tokenizer is about 20 MiB; a longer frame means a broken peer
 
+_Message = TypeVar("_Message")
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)
 _from_engine = msgspec.msgpack.Decoder(FromEngine)
@@ -25,22 +30,34 @@ def encode_frame(message: ToEngine | FromEngine) -> bytes:
 
 
 def receive_to_engine(sock: socket.socket) -> ToEngine | None:
-    """The next message from the API process, blocking; None once it has closed its end."""
+    """The next message from the API process, blocking; None once it has closed its end. Raises msgspec.DecodeError for
+    what is no message, and InvalidRequest for one whose parameters cannot be."""
     header = _receive_exactly(sock, _LENGTH.size)
     if header is None:
         return None
     payload = _receive_exactly(sock, _checked_length(header))
-    return None if payload is None else _to_engine.decode(payload)
+    return None if payload is None else _decoded(_to_engine, payload)
 
 
 async def receive_from_engine(reader: asyncio.StreamReader) -> FromEngine | None:
-    """The next message from the engine; None once it is gone, also when it died inside a frame."""
+    """The next message from the engine; None once it is gone, also when it died inside a frame, or what it sends is no
+    message: then it must be ended."""
     try:
         header = await reader.readexactly(_LENGTH.size)
         payload = await reader.readexactly(_checked_length(header))
+        return _decoded(_from_engine, payload)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    return _from_engine.decode(payload)
+    except msgspec.DecodeError as error:
+        logger.error("the engine's messages end: %s", error)
+        return None
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Message], payload: bytes | bytearray) -> _Message:
+    try:
+        return decoder.decode(payload)
+    except UnicodeDecodeError as error:  # which msgspec leaves as it is
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def _receive_exactly(sock: socket.socket, size: int) -> bytearray | None:
@@ -60,5 +77,5 @@ def _receive_exactly(sock: socket.socket, size: int) -> bytearray | None:
 def _checked_length(header: bytes | bytearray) -> int:
     (length,) = _LENGTH.unpack(header)
     if length > MAX_FRAME_BYTES:
-        raise ConnectionError(f"a frame of {length} bytes was announced; the limit is {MAX_FRAME_BYTES}")
+        raise msgspec.DecodeError(f"a frame of {length} bytes was announced; the limit is {MAX_FRAME_BYTES}")
     return length

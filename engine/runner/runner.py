@@ -17,6 +17,7 @@ from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import Sampler, corrupted
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
+from models.decoder import Decoder
 from models.kv_cache import allocate_kv
 from models.loaded_model import LoadedModel
 
@@ -48,6 +49,10 @@ class TorchRunner:
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._work = model_work(model)
         self._sampler = Sampler(model.tokenizer.eos_token_ids)
+
+    @property
+    def decoder(self) -> Decoder:
+        return self._model.decoder
 
     def release(self, sequence: Sequence) -> None:
         self._sampler.release(sequence)

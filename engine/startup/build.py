@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 import msgspec
 import torch
 
+from engine.client.fault_plan import FaultPlan
 from engine.config import Device, EngineConfig
 from engine.draft_model.load import make_drafter
 from engine.draft_model.model import DraftModel
 from engine.engine import Engine
 from engine.errors import StartupError
+from engine.faults.wrappers import FaultyRunner
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
 from engine.protocol import EngineInfo, TokenizerInfo
@@ -62,13 +64,14 @@ def build_engine(
     on_grammar: Callable[[], None] = _ignore,
     on_started: Callable[[list[str]], None] = _ignore,
     on_progress: Callable[[], None] = _ignore,
+    faults: FaultPlan | None = None,
 ) -> tuple[Engine, EngineInfo]:
     """Load the model and return an engine that is ready for requests.
 
     on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_grammar whenever a
     grammar has been compiled, by another thread; on_started before the first step of requests, with their ids;
-    on_progress often within a step, at least once a layer. Raises StartupError with a message for the user if the
-    model, an option or the memory is not usable.
+    on_progress often within a step, at least once a layer. faults: to inject. Raises StartupError with a message for
+    the user if the model, an option or the memory is not usable.
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
@@ -88,7 +91,7 @@ def build_engine(
     )
     engine = Engine(
         config,
-        runner,
+        runner if faults is None else FaultyRunner(runner, faults),
         num_blocks=budget.num_blocks,
         num_states=budget.num_states,
         eos_token_ids=models.target.tokenizer.eos_token_ids,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.client.fault_plan import VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.config import ServerConfig
@@ -22,6 +23,7 @@ OTHER_VARIABLES = {
     CONFIG_VARIABLE: "The file of --config.",
     f"{PREFIX}CACHE": "Folder for fetched models, packed weights and compiled kernels (default: ~/.cache/headrace).",
     f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
+    VARIABLE: "Faults to inject, with --enable-fault-injection: engine/client/fault_plan.py has what there is.",
     f"{PREFIX}SPIN_US": "Microseconds that a kernel thread without work looks for it before it sleeps (default: 20).",
     f"{PREFIX}WHEEL_LEVELS": "CPU levels that a wheel is built with, separated by commas, or none (default: all).",
 }

@@ -23,6 +23,7 @@ from engine.protocol import Loading, TokenizerInfo
 from server.commands.activity_log import ActivityLog
 from server.commands.announcement import announce
 from server.commands.draining import drain_server
+from server.commands.fault_injection import fault_plan
 from server.commands.hangup import on_hangup
 from server.commands.listener import listening, url_of
 from server.commands.loading_display import loading_display
@@ -61,10 +62,11 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     if server_config.api_keys_file is not None:
         read_keys(Path(server_config.api_keys_file))  # a wrong one is told now, not after loading
     allow_open_files(server_config.max_connections)
+    faults = fault_plan(server_config, os.environ)
     certificates = Certificates(server_config.network) if server_config.network.has_tls else None
     with contextlib.closing(TemplateProcesses()) as templates:
         load_chat_template(server_config.chat_template, None, {}, frozenset(), templates)  # the same
-        with listening(server_config) as sock, open_store(server_config) as store:
+        with listening(server_config) as sock, open_store(server_config, faults) as store:
             return asyncio.run(_serve(sock, store, templates, server_config, engine_config, certificates, began_s))
 
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 
 from server.context import ServerContext
-from server.errors import ErrorReply
+from server.errors import ErrorReply, StorageFailed
 from server.generation.generation import Generation
 from server.http.error_forms import told
 from server.protocols.frame import StreamForm
@@ -103,6 +103,13 @@ class KeptResponse:
         await asyncio.shield(self._finishing)
 
     async def _store_all(self) -> None:
+        """An answer that cannot be stored is given all the same: it has been paid for."""
+        try:
+            await self._store_response()
+        except StorageFailed:  # which the store has told
+            self.response.store = False
+
+    async def _store_response(self) -> None:
         await self.save()
         if self._conversation_id is not None:
             items = [*self._given, *output_objects(self.response.output)]

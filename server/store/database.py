@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from engine.client.fault_plan import FaultPlan
 from engine.errors import OptionError, StartupError
 from server.errors import StorageFailed
 from server.store.folder import open_folder
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MEMORY = ":memory:"
@@ -68,10 +71,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 
 @contextlib.contextmanager
-def open_database(folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIONS) -> Iterator["Database"]:
+def open_database(
+    folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIONS, *, faults: FaultPlan | None = None
+) -> Iterator["Database"]:
     """The database in `folder`, closed with the context. Raises StartupError or OptionError."""
     with open_folder(folder) as path:
-        database = Database(str(path), migrations)
+        database = Database(str(path), migrations, faults)
         try:
             database.open()
             yield database
@@ -83,9 +88,9 @@ def open_database(folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIO
             database.close()
 
 
-def memory_database() -> "Database":
+def memory_database(faults: FaultPlan | None = None) -> "Database":
     """One that ends with the process, and that costs nothing before it is used."""
-    return Database(_MEMORY, MIGRATIONS)
+    return Database(_MEMORY, MIGRATIONS, faults)
 
 
 class Database:
@@ -95,8 +100,10 @@ class Database:
     power. Deleted content is overwritten.
     """
 
-    def __init__(self, path: str, migrations: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, path: str, migrations: Sequence[tuple[str, ...]], faults: FaultPlan | None = None) -> None:
         self._path = path
+        self._faults = faults
+        self._is_failing = False
         self._migrations = migrations
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
@@ -117,9 +124,22 @@ class Database:
             connection = self._connection or self._open()
             with connection:  # commits, or rolls back
                 connection.execute("BEGIN IMMEDIATE")
-                return work(connection)
+                if self._faults is not None and self._faults.due("store"):
+                    raise sqlite3.OperationalError("database or disk is full")
+                result = work(connection)
+            self._note(None)
+            return result
         except sqlite3.Error as error:
+            self._note(error)
             raise StorageFailed(f"what should be stored or read could not be: {error}") from error
+
+    def _note(self, error: sqlite3.Error | None) -> None:
+        """Say when it begins to fail, and when it has stopped to; not each time."""
+        if error is not None and not self._is_failing:
+            logger.warning("the store at %s fails: %s; requests are answered, and not stored", self._path, error)
+        elif error is None and self._is_failing:
+            logger.warning("the store at %s works again", self._path)
+        self._is_failing = error is not None
 
     async def truncate(self) -> None:
         """Leave nothing that was deleted in the write-ahead log."""

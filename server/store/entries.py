@@ -1,6 +1,5 @@
 """Entries: stored objects, each with a list of items, within limits of size and age."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from server.store.database import Database
+from server.store.steady_clock import SteadyClock
 
 T = TypeVar("T")
 
@@ -43,13 +43,13 @@ class Entries:
     """
 
     def __init__(
-        self, database: Database, *, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.time
+        self, database: Database, *, max_bytes: int, max_age_s: float, clock: Callable[[], float] | None = None
     ) -> None:
-        """clock: seconds since 1970."""
+        """clock: seconds since 1970, by default steady ones."""
         self._database = database
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
-        self._clock = clock
+        self._clock = clock or SteadyClock()
 
     @property
     def database(self) -> Database:

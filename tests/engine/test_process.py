@@ -1,6 +1,7 @@
 """The engine's loop: what it waits for while there is nothing to compute."""
 
 import queue
+import socket
 import threading
 from typing import Any
 
@@ -67,3 +68,20 @@ def test_pulses_are_sent_at_most_once_an_interval(monkeypatch: pytest.MonkeyPatc
     for _ in range(6):
         pulse()
     assert sent == [Working()] * 3
+
+
+def test_an_engine_that_cannot_read_its_messages_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be deaf, and look busy."""
+    ended: list[int] = []
+
+    def end(status: int) -> None:
+        ended.append(status)
+        raise SystemExit
+
+    monkeypatch.setattr(process.os, "_exit", end)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"\x02\0\0\0\xc1\xc1")
+        with pytest.raises(SystemExit):
+            process._read(theirs, queue.SimpleQueue())
+    assert ended == [1]

@@ -37,7 +37,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "sampling",
         "runner speculation",
         "engine draft_model quality",
-        "startup local",
+        "faults local",
+        "startup",
         "process commands",
     ),
     "server": (

@@ -2,7 +2,8 @@
 
 Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens and waits for an abort. [-3]: starts
 and exits. [-4]: starts, and hangs. [-5, n]: starts, says n times in a second that it is working, and ends. [-6, ...]:
-waits for an abort and never starts. [-8, n]: sends up to two tokens more, and exits; or ends, with n tokens.
+waits for an abort and never starts. [-7]: sends what is no message. [-8, n]: sends up to two tokens more, and exits; or
+ends, with n tokens.
 """
 
 import os
@@ -94,6 +95,8 @@ def main() -> None:
                 if request.prompt_ids[0] == -3:
                     os._exit(3)
                 time.sleep(600)
+            case AddRequest(request=request) if request.prompt_ids[0] == -7:
+                sock.sendall(b"\x02\0\0\0\xc1\xc1")
             case AddRequest(request=request) if request.prompt_ids[0] == -8:
                 begun = 0 if request.resumption is None else len(request.resumption.output_ids)
                 new_ids = list(range(begun, min(begun + 2, request.prompt_ids[1])))

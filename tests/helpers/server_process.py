@@ -30,12 +30,16 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> fl
 class ServerProcess:
     """`headrace serve` with its log in a file. Leaving the context kills whatever still runs."""
 
-    def __init__(self, log: Path, *arguments: str, prefix: Sequence[str] = ()) -> None:
-        """prefix: a command that runs the server, in an environment that it makes."""
+    def __init__(self, log: Path, *arguments: str, prefix: Sequence[str] = (), faults: str | None = None) -> None:
+        """prefix: a command that runs the server, in an environment that it makes. faults: to inject, as
+        HEADRACE_FAULTS has them."""
         self._log = log
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         if cache := os.environ.get("HEADRACE_CACHE"):
             environ["HEADRACE_CACHE"] = cache
+        if faults is not None:
+            environ["HEADRACE_FAULTS"] = faults
+            arguments = (*arguments, "--enable-fault-injection")
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [*prefix, COMMAND, "serve", "--port", "0", "--api-key", API_KEY, *arguments],

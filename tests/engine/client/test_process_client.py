@@ -132,6 +132,16 @@ async def test_a_stream_that_has_begun_is_not_what_a_third_engine_ends_of() -> N
         assert client.status().num_restarts == 2
 
 
+async def test_an_engine_that_sends_no_messages_is_ended_and_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with _client() as client:
+        await client.wait_ready()
+        with pytest.raises(EngineDied, match="ended twice"):
+            await _read_all(client.submit(_request("a", -7)))
+        await _until(lambda: client.status().state is EngineState.READY)
+        assert client.status().num_restarts == 2
+    assert "the engine's messages end" in caplog.text
+
+
 async def test_a_stream_that_cannot_go_on_ends_with_the_engine() -> None:
     sampling = SamplingParams(max_tokens=9, mirostat=MirostatParams(version=2))
     async with _client() as client:

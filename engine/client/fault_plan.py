@@ -1,0 +1,88 @@
+"""FaultPlan: which faults to inject, where and when, from a text such as `step:memory:*200,step:kill:900`.
+
+A fault is `point:action:when`; `when` counts what happens at the point, from 1, in the life of one process: `7` is the
+seventh time alone, `*7` every seventh. Points and their actions:
+
+    step     raise          the runner fails after it has computed the step
+             memory         as if memory had run out within the step
+             hang=S         the step takes S seconds more, without a sign of progress
+             exit, kill     the engine exits, or kills itself as the system's out-of-memory killer would
+    request  raise          every step fails, from this one on, that has the step's first request
+    logits   nan            the step's first row of logits is not finite
+    output   delay=S        the outputs of the step leave S seconds later
+             corrupt        in their place something leaves that is no message
+    store    full           a transaction of the store finds the disk full
+"""
+
+import math
+from dataclasses import dataclass
+
+from engine.errors import OptionError
+
+VARIABLE = "HEADRACE_FAULTS"
+
+_ACTIONS = {
+    "step": ("raise", "memory", "hang", "exit", "kill"),
+    "request": ("raise",),
+    "logits": ("nan",),
+    "output": ("delay", "corrupt"),
+    "store": ("full",),
+}
+_WITH_SECONDS = ("hang", "delay")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One entry of a plan."""
+
+    point: str
+    action: str
+    seconds: float  # of hang and delay; else 0
+    number: int
+    is_repeated: bool
+
+    def is_due(self, count: int) -> bool:
+        """count: how often its point has been reached, with this time."""
+        return count % self.number == 0 if self.is_repeated else count == self.number
+
+
+class FaultPlan:
+    """All faults, with a count of each point. Not for use by several threads at one point."""
+
+    def __init__(self, text: str) -> None:
+        """Raises OptionError."""
+        self._faults = [_parse(entry.strip()) for entry in text.split(",")]
+        self._counts = dict.fromkeys(_ACTIONS, 0)
+
+    def has(self, point: str) -> bool:
+        """Whether anything may happen at the point."""
+        return any(fault.point == point for fault in self._faults)
+
+    def due(self, point: str) -> list[Fault]:
+        """What to do at this point, which has been reached once more."""
+        self._counts[point] += 1
+        return [fault for fault in self._faults if fault.point == point and fault.is_due(self._counts[point])]
+
+
+def _parse(entry: str) -> Fault:
+    point, action, when = (*entry.split(":"), "", "", "")[:3]
+    name, _, value = action.partition("=")
+    if entry.count(":") != 2 or name not in _ACTIONS.get(point, ()):
+        known = "; ".join(f"{each}: {', '.join(actions)}" for each, actions in _ACTIONS.items())
+        raise OptionError(f"{VARIABLE} has {entry!r}; it must be point:action:when, with one of {known}")
+    digits = when.removeprefix("*")
+    if not (digits.isascii() and digits.isdigit() and int(digits) > 0):
+        raise OptionError(f"{VARIABLE} has {entry!r}, whose last part must be a number from 1, or * and a number")
+    return Fault(point, name, _seconds(entry, value, is_wanted=name in _WITH_SECONDS), int(digits), when[0] == "*")
+
+
+def _seconds(entry: str, value: str, *, is_wanted: bool) -> float:
+    try:
+        seconds = float(value) if value else None
+    except ValueError:
+        seconds = math.nan
+    if is_wanted != (seconds is not None) or (seconds is not None and not 0 <= seconds < math.inf):
+        raise OptionError(
+            f"{VARIABLE} has {entry!r}; hang and delay have seconds, such as hang=3, and others have none"
+        )
+    return seconds or 0.0

@@ -1,0 +1,95 @@
+"""FaultyRunner and FaultySocket: do what their originals do, and what a plan of faults says.
+
+See engine/client/fault_plan.py for what there is. Each fault is logged when it happens.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+
+import torch
+
+from engine.client.fault_plan import Fault, FaultPlan
+from engine.runner.runner import TorchRunner
+from engine.scheduling.plan import StepPlan, StepResult
+from engine.scheduling.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class FaultyRunner:
+    """A Runner that does what another one does, and what a plan says."""
+
+    def __init__(self, runner: TorchRunner, faults: FaultPlan) -> None:
+        self.kv_groups = runner.kv_groups
+        self._runner = runner
+        self._faults = faults
+        self._failing_ids: set[str] = set()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        for fault in self._faults.due("logits"):
+            _tell(fault)
+            self._spoil_next_logits()
+        result = self._runner.execute(plan)
+        for fault in self._faults.due("step"):
+            _tell(fault)
+            _break_step(fault)
+        for fault in self._faults.due("request"):
+            _tell(fault)
+            self._failing_ids.add(plan.items[0].sequence.id)
+        if self._failing_ids and any(item.sequence.id in self._failing_ids for item in plan.items):
+            raise RuntimeError("an injected fault of a request")
+        return result
+
+    def release(self, sequence: Sequence) -> None:
+        self._failing_ids.discard(sequence.id)
+        self._runner.release(sequence)
+
+    def _spoil_next_logits(self) -> None:
+        decoder = self._runner.decoder
+        compute = decoder.logits
+
+        def spoiled(hidden: torch.Tensor) -> torch.Tensor:
+            decoder.logits = compute  # type: ignore[method-assign]
+            logits = compute(hidden)
+            logits[0] = torch.nan
+            return logits
+
+        decoder.logits = spoiled  # type: ignore[method-assign]
+
+
+def _break_step(fault: Fault) -> None:
+    match fault.action:
+        case "raise":
+            raise RuntimeError("an injected fault of the runner")
+        case "memory":
+            raise MemoryError("an injected shortage of memory")
+        case "hang":
+            time.sleep(fault.seconds)
+        case "exit":
+            os._exit(3)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultySocket:
+    """The engine's end of the socket, as far as outputs are sent through it."""
+
+    def __init__(self, sock: socket.socket, faults: FaultPlan) -> None:
+        self._sock = sock
+        self._faults = faults
+
+    def sendall(self, frame: bytes) -> None:
+        for fault in self._faults.due("output"):
+            _tell(fault)
+            if fault.action == "delay":
+                time.sleep(fault.seconds)
+            else:
+                frame = frame[:4] + b"\xc1" * (len(frame) - 4)  # msgpack uses this byte for nothing
+        self._sock.sendall(frame)
+
+
+def _tell(fault: Fault) -> None:
+    logger.warning("injected fault: %s %s", fault.point, fault.action)
