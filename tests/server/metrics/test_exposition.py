@@ -53,7 +53,7 @@ def _samples(families: list[Metric]) -> dict[tuple[str, tuple[tuple[str, str], .
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
         for sample in family.samples
-        if not family.name.startswith("process_") and "/metrics" not in sample.labels.values()
+        if not family.name.startswith(("process_", "python_gc_")) and "/metrics" not in sample.labels.values()
     }
 
 
