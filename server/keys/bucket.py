@@ -53,6 +53,7 @@ class TokenBucket:
         """Whether the amount was there, and is taken for good."""
         if self.level < amount:
             return False
+        self._note_peaks()
         self._level -= amount
         return True
 
@@ -74,6 +75,7 @@ class TokenBucket:
         taken, the level would have been higher by it from then on, and never above the capacity.
         """
         self._advance()
+        self._note_peaks()
         self._held.remove(held)
         given_back = min(held.amount - used, self.capacity - held.peak)
         self._level += given_back
@@ -83,6 +85,7 @@ class TokenBucket:
     def change_rate(self, per_minute: float) -> None:
         """What is there stays, as far as it fits the new capacity, and grows by what that is larger."""
         self._advance()
+        self._note_peaks()
         self._level = min(self._level + max(0.0, per_minute - self.capacity), per_minute)
         self.capacity = per_minute
         for held in self._held:
@@ -92,6 +95,9 @@ class TokenBucket:
         now = self._clock()
         self._level = min(self.capacity, self._level + (now - self._looked_s) * self.capacity / _MINUTE_S)
         self._looked_s = now
+
+    def _note_peaks(self) -> None:
+        """Called before the level falls, or may: until then it only rises."""
         for held in self._held:
             held.peak = max(held.peak, self._level)
 

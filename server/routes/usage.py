@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from functools import partial
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -20,6 +21,7 @@ from server.schemas.base import quote
 from server.schemas.parameters import ignored_header
 from server.schemas.usage import BudgetState, UsageReport
 from server.store.usage_table import HOUR_S
+from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Operations"])
 
@@ -38,7 +40,8 @@ async def usage(request: Request, context: Context) -> Response:
         raise InvalidRequest("until is not after since", param="until")
     width = _width(request)
     rows = await context.keys.usage.read(since_s, until_s, key)
-    buckets = usage_report(rows, width, since_s, until_s)
+    adding_up = partial(usage_report, rows, width, since_s, until_s)
+    buckets = await context.workers.run_unless_short(adding_up, size=ITEM_SIZE * len(rows))
     if len(buckets) > _MAX_BUCKETS:
         raise InvalidRequest(
             f"there are {len(buckets)} buckets in this time, and an answer has at most {_MAX_BUCKETS}; ask for less "
