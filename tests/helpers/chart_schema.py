@@ -17,7 +17,7 @@ SCHEMA = CHART / "values.schema.json"
 # Options that the chart sets by values of its own: keys belong into a Secret, and a pod is reached by its port.
 OWN_VALUES = frozenset(
     {
-        *("model", "api_key", "data_dir", "host", "port", "uds", "uds_mode"),
+        *("model", "api_key", "api_keys_file", "data_dir", "host", "port", "uds", "uds_mode"),
         *("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password"),
     }
 )

@@ -34,6 +34,7 @@ CUSTOM = ("ScaledObject", "PrometheusRule", "ServiceMonitor")
 EVERYTHING = {
     "apiKey": {"existingSecret": "keys"},
     "data": {"enabled": True},
+    "keysFile": {"existingSecret": "named-keys"},
     "tls": {"existingSecret": "certificate"},
     "cache": {"claim": {"enabled": True, "storageClassName": "fast"}},
     "options": {"max-model-len": 4096, "max-num-batched-tokens": 1048576, "kv-cache-memory-bytes": "2GiB"},
@@ -127,6 +128,7 @@ def test_every_value_of_the_chart_makes_what_kubernetes_takes(helm: Path, tmp_pa
     assert [probe["httpGet"]["scheme"] for probe in probes] == ["HTTPS"] * 3
     (options,) = (document["data"] for document in documents if "headrace.yml" in document.get("data", {}))
     assert yaml.safe_load(options["headrace.yml"]) == EVERYTHING["options"] | {
+        "api-keys-file": "/etc/headrace-keys/keys.yaml",
         "data-dir": "/data",
         "ssl-certfile": "/etc/headrace-tls/tls.crt",
         "ssl-keyfile": "/etc/headrace-tls/tls.key",

@@ -37,6 +37,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if .Values.data.enabled }}
 data-dir: /data
 {{- end }}
+{{- if .Values.keysFile.existingSecret }}
+api-keys-file: /etc/headrace-keys/{{ .Values.keysFile.secretKey }}
+{{- end }}
 {{- if .Values.tls.existingSecret }}
 ssl-certfile: /etc/headrace-tls/tls.crt
 ssl-keyfile: /etc/headrace-tls/tls.key
