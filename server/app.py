@@ -16,11 +16,13 @@ from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.http.rate_headers import RATE_HEADERS
 from server.keys.room import KeyRoom
+from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
 from server.routes import (
     chat,
     completions,
     conversations,
+    dashboard,
     docs,
     drain,
     health,
@@ -61,6 +63,7 @@ ROUTERS = (
     health.router,
     docs.router,
     pages.router,
+    dashboard.router,
 )
 
 
@@ -92,6 +95,7 @@ def create_app(
         store=store,
         keys=KeyRoom(config, model_names[0], metrics, store.database),
         templates=templates or DirectTemplates(),
+        live=LiveFeed(client),
     )
     app = FastAPI(
         title="headrace",

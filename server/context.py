@@ -15,6 +15,7 @@ from server.drain import Drain
 from server.errors import ModelNotFound
 from server.keys.caller import current_caller
 from server.keys.room import KeyRoom
+from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
 from server.runs.registry import Runs
 from server.schemas.base import quote
@@ -41,6 +42,7 @@ class ServerContext:
     store: Entries
     keys: KeyRoom
     templates: TemplateRunner
+    live: LiveFeed
     tracing: "Tracing | None" = None
     workers: TextWorkers = field(default_factory=TextWorkers)
     drain: Drain = field(default_factory=Drain)

@@ -85,6 +85,10 @@ class TooManyConnections(HeadraceError):
     """More connections are open than --max-connections or --max-connections-per-client."""
 
 
+class TooManyWatchers(HeadraceError):
+    """As many dashboards are open as are told of the engine's work."""
+
+
 class StreamNotFound(HeadraceError):
     """There is no such resumable stream, or it is another key's."""
 
@@ -154,6 +158,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     TokensLimited: _Kind(429, "tokens", "rate_limit_exceeded"),
     BudgetSpent: _Kind(429, "insufficient_quota", "insufficient_quota"),
     WaitTooLong: _Kind(429, "requests", "wait_too_long"),
+    TooManyWatchers: _Kind(429, "requests", "too_many_watchers"),
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
     StorageFailed: _Kind(500, "server_error", "storage_failed"),

@@ -19,7 +19,7 @@ from engine.client.log_format import FORM_VARIABLE, LogFormat, configure_logging
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.protocol import Loading, TokenizerInfo
+from engine.protocol import Loading, StepStats, TokenizerInfo
 from server.commands.activity_log import ActivityLog
 from server.commands.announcement import announce
 from server.commands.draining import drain_server
@@ -144,6 +144,7 @@ async def _serve(
         context.drain.stop(time.monotonic())
         await client.stop()  # what still runs ends with an error event
         await context.runs.finish(_STORE_TIMEOUT_S)
+        context.live.close()
         http.should_exit = True
         await serving
         await upkeep.aclose()  # all requests are over
@@ -171,7 +172,7 @@ def _engine_client(
         max_num_waiting_tokens=server_config.max_num_waiting_tokens,
         hang_timeout_s=server_config.engine_hang_timeout,
         callbacks=EngineCallbacks(
-            on_step=metrics.on_step,
+            on_step=start.on_step,
             on_loading=start.on_loading,
             on_tokenizer=start.on_tokenizer,
             on_discarded=metrics.on_discarded,
@@ -197,6 +198,11 @@ class _Start:
         self.display.show(loading)
         if self._is_first:
             self._times.show(loading)
+
+    def on_step(self, stats: StepStats) -> None:
+        self._metrics.on_step(stats)
+        assert self.context is not None
+        self.context.live.on_step(stats)
 
     def on_tokenizer(self, info: TokenizerInfo) -> None:
         assert self.context is not None

@@ -46,6 +46,7 @@ def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_to
     record.counted_prompt_tokens = sum(meter.counted_prompt_tokens for meter in meters)
     record.cached_tokens = num_cached_tokens
     record.output_tokens = sum(meter.num_tokens for meter in meters)
+    record.queue_s = min((meter.queue_s for meter in meters if meter.queue_s is not None), default=None)
     firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
     record.first_token_s = min(firsts) - record.arrival_s if firsts else None
     if record.trace_id is not None:

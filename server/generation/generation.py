@@ -24,8 +24,9 @@ from server.generation.params import GenerationParams
 from server.generation.reservation import Reservation, reserve
 from server.generation.slo import check_first_token
 from server.generation.terms import waited_too_long
-from server.generation.timing import RequestTimes, request_times
-from server.metrics.request_record import current_record
+from server.generation.timing import RequestTimes, progress, request_times
+from server.live.requests import Progress
+from server.metrics.request_record import RequestRecord, current_record
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
 
@@ -133,9 +134,18 @@ class Generation:
     def num_draft_accepted(self) -> int:
         return sum(choice.num_draft_accepted for choice in self._choices)
 
+    @property
+    def record(self) -> RequestRecord | None:
+        return self._record
+
+    def progress(self) -> Progress:
+        """What a watcher of the server is told of it."""
+        prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
+        return progress(self._params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)
+
     def times(self) -> RequestTimes:
         """Where the time went, up to the last token that has come."""
-        return request_times(self._params.terms.arrival_s, [choice.meter for choice in self._choices])
+        return request_times(self._params.terms.arrival_s, self._meters)
 
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then none has started."""
@@ -156,6 +166,7 @@ class Generation:
         if self._record is not None:
             self._record.hold()
             self._record.has_begun = True
+        self._context.live.requests.begin(self)
         return self
 
     def _submit_choices(self) -> None:
@@ -196,9 +207,10 @@ class Generation:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._context.live.requests.end(self)
         for stream in self._streams:
             stream.abort(AbortReason.CLIENT_GONE)  # does nothing to a stream that has ended
-        meters = [choice.meter for choice in self._choices]
+        meters = self._meters
         for meter in meters:
             meter.end(FinishReason.ABORT)
         if self._reservation is not None:
@@ -238,6 +250,10 @@ class Generation:
             for choice in self._choices:
                 choice.meter.end(reason)
             raise
+
+    @property
+    def _meters(self) -> list[ChoiceMeter]:
+        return [choice.meter for choice in self._choices]
 
     def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         return _interleave(self._streams) if self._beams is None else self._beams.outputs()

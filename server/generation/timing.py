@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.generation.metering import ChoiceMeter
+from server.live.requests import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +24,15 @@ def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTim
     first_s = min(firsts) if firsts else time.monotonic()
     queue_s = min((meter.queue_s for meter in meters if meter.queue_s is not None), default=0.0)
     return RequestTimes(queue_s, max(0.0, first_s - arrival_s - queue_s), max(lasts, default=first_s) - first_s)
+
+
+def progress(arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]) -> Progress:
+    """meters: of all choices."""
+    firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
+    return Progress(
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        output_tokens=sum(meter.num_tokens for meter in meters),
+        queue_s=min((meter.queue_s for meter in meters if meter.queue_s is not None), default=None),
+        first_token_s=min(firsts) - arrival_s if firsts else None,
+    )

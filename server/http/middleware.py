@@ -27,7 +27,7 @@ _DESCRIPTION = frozenset(
     {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}
 )
 # The pages' own files hold nothing of this server's. What the pages show they ask for, with a key.
-_PAGES = frozenset({"/", *(f"/assets/{name}" for name in page_names)})
+_PAGES = frozenset({"/", "/dashboard", *(f"/assets/{name}" for name in page_names)})
 OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -95,6 +95,7 @@ class _Exchange:
     def _on_over(self, record: RequestRecord) -> None:
         self._context.metrics.count_request(record)
         self._context.keys.note(record)
+        self._context.live.requests.over(record)
         if self._context.config.log_requests:
             self._log.log(record)
         if self._trace is not None:
@@ -102,6 +103,7 @@ class _Exchange:
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self._record.route = getattr(self._scope.get("route"), "path", self._record.route)  # known by now
         if message["type"] == "http.request":
             self._record.request_bytes += len(message.get("body", b""))
         return message

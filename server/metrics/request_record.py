@@ -78,6 +78,7 @@ class RequestRecord:
         self.counted_prompt_tokens = 0  # of them, those that a usage counts: of prompts that had an output or an end
         self.cached_tokens = 0
         self.output_tokens = 0
+        self.queue_s: float | None = None  # from the arrival to the first step
         self.first_token_s: float | None = None  # from the arrival
         self.finish_reasons: list[str] = []  # of its choices, each once
         self.response_id: str | None = None

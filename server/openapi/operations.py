@@ -27,7 +27,9 @@ from server.errors import (
     StreamNotFound,
     StreamStopped,
     TokensLimited,
+    TooManyWatchers,
 )
+from server.live.feed import Frame
 from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEvent, PartEvent, ResponseEvent, TextDone
 from server.protocols.responses.events import Delta as ResponseDelta
 from server.protocols.responses.objects import Response as ResponseObject
@@ -198,6 +200,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
     "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
+    "GET /dashboard/events": Operation(answers={EVENTS: Frame}, errors=(InsufficientPermissions, TooManyWatchers)),
     "GET /log-level": Operation(answers={JSON: plain.LogLevelAnswer}, errors=(InsufficientPermissions,)),
     "PUT /log-level": Operation(
         answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}, errors=(InsufficientPermissions,)

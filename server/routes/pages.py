@@ -1,4 +1,4 @@
-"""GET /: the chat page, and the files that the pages are made of."""
+"""GET / and /dashboard: the pages for browsers, and the files that they are made of."""
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
@@ -29,6 +29,12 @@ async def chat(request: Request) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse("headrace is running", headers={"vary": "accept"})
     return _answer("chat.html", request)
+
+
+@router.api_route("/dashboard", methods=["GET", "HEAD"], include_in_schema=False)
+async def dashboard(request: Request) -> Response:
+    """Show the page of the engine at work; what it shows it asks for as an operator."""
+    return _answer("dashboard.html", request)
 
 
 @router.api_route("/assets/{name:path}", methods=["GET", "HEAD"], include_in_schema=False)

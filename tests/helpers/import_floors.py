@@ -44,7 +44,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "server": (
         "network_config",
         "errors metrics config schemas text loadtest pages",
-        "structured_outputs reasoning drain runs store tracing",
+        "structured_outputs reasoning drain runs store live tracing",
         "tools keys",
         "text_model",
         "context",

@@ -12,11 +12,13 @@ from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast
 
+_ENDLESS = "/dashboard/events"  # test_dashboard.py asks it for a key
+
 ROUTES = [
     (method, route.path)
     for router in ROUTERS
     for route in router.routes
-    if isinstance(route, APIRoute)
+    if isinstance(route, APIRoute) and route.path != _ENDLESS
     for method in sorted(route.methods)
 ]
 

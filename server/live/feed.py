@@ -1,0 +1,108 @@
+"""LiveFeed: frames of the engine's work, four a second, for as long as somebody watches."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from engine.client.interface import EngineClient
+from engine.protocol import StepStats
+from server.errors import TooManyWatchers
+from server.live.frames import EngineFrame, FrameBuilder
+from server.live.requests import Latencies, LiveRequest, RequestTable
+
+MAX_WATCHERS = 16
+_INTERVAL_S = 0.25
+_MAX_UNREAD = 8  # frames that wait for a slow watcher; then it misses some
+
+
+class Engine(msgspec.Struct, frozen=True):
+    state: str
+    reason: str  # why it is not ready
+    num_restarts: int
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One message to the watchers."""
+
+    at_ms: int  # Unix time
+    interval_s: float  # since the frame before
+    engine: Engine
+    work: EngineFrame
+    num_open: int
+    open: list[LiveRequest]
+    recent: list[LiveRequest] | None  # newest first; left out while they are those of the frame before
+    latencies: Latencies
+
+
+class LiveFeed:
+    """While nobody watches a step costs a look at an empty set, and no task runs."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self.requests = RequestTable()
+        self._client = client
+        self._watchers: set[asyncio.Queue[bytes]] = set()
+        self._builder = FrameBuilder()
+        self._task: asyncio.Task[None] | None = None
+
+    def on_step(self, stats: StepStats) -> None:
+        if self._watchers:
+            self._builder.add(stats)
+
+    async def watch(self) -> AsyncGenerator[bytes]:
+        """Frames as JSON, until `close`. Raises TooManyWatchers."""
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise TooManyWatchers(f"{MAX_WATCHERS} watch already; close a dashboard, or try again later")
+        queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)
+        self._watchers.add(queue)
+        if self._task is None:
+            self._builder = FrameBuilder()
+            self._task = asyncio.create_task(self._tell(), name="live-feed")
+        try:
+            yield self._frame(0.0, self.requests.recent())
+            while frame := await queue.get():
+                yield frame
+        finally:
+            self._watchers.discard(queue)
+            if not self._watchers and self._task is not None:
+                self._task.cancel()
+                self._task = None
+
+    def close(self) -> None:
+        """End what is watched."""
+        for queue in self._watchers:
+            _put(queue, b"")
+
+    async def _tell(self) -> None:
+        last_s = time.monotonic()
+        told = self.requests.recent()
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            now_s = time.monotonic()
+            recent = self.requests.recent()
+            frame = self._frame(now_s - last_s, None if recent == told else recent)
+            last_s, told = now_s, recent
+            for queue in self._watchers:
+                _put(queue, frame)
+
+    def _frame(self, interval_s: float, recent: list[LiveRequest] | None) -> bytes:
+        now_ms = time.time() * 1000
+        status = self._client.status()
+        frame = Frame(
+            at_ms=round(now_ms),
+            interval_s=interval_s,
+            engine=Engine(status.state.value, status.reason, status.num_restarts),
+            work=self._builder.take() if interval_s else EngineFrame(),
+            num_open=self.requests.num_open,
+            open=self.requests.open(),
+            recent=recent,
+            latencies=self.requests.latencies(now_ms),
+        )
+        return msgspec.json.encode(frame)
+
+
+def _put(queue: asyncio.Queue[bytes], frame: bytes) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(frame)

@@ -1,0 +1,136 @@
+"""Frame: what happened since the frame before, for one that watches the engine at work."""
+
+from collections import deque
+
+import msgspec
+
+from engine.protocol import StepStats
+
+MAX_STEPS = 60  # told one by one in a frame; faster engines have their oldest ones left out
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """One step of the engine."""
+
+    step_ms: float
+    prefill_tokens: int
+    decode_tokens: int  # drafts included
+    running: int
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """Requests that wait, by class."""
+
+    urgent: int = 0
+    interactive: int = 0
+    background: int = 0
+    for_grammar: int = 0  # of all, those that could not run yet if there were room
+
+
+class Blocks(msgspec.Struct, frozen=True):
+    """The KV cache's blocks, by what they hold."""
+
+    total: int = 0
+    live: int = 0  # of one running request
+    shared: int = 0  # of several
+    cached: int = 0  # of none, but prefixes that can be used again
+
+
+class Drafts(msgspec.Struct, frozen=True):
+    """Speculative decoding."""
+
+    drafted: int = 0
+    accepted: int = 0
+    accepted_by_position: list[int] = []
+
+
+class Phases(msgspec.Struct, frozen=True):
+    """Where the steps' time went, in seconds."""
+
+    schedule: float = 0.0
+    forward: float = 0.0
+    sample: float = 0.0
+    draft: float = 0.0
+    update: float = 0.0
+    send: float = 0.0
+
+
+class EngineFrame(msgspec.Struct, frozen=True):
+    """Sums are over the frame's steps; the rest is as it is at its end."""
+
+    num_steps: int = 0
+    steps: list[Step] = []
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    running: int = 0
+    queue: Queue = Queue()
+    blocks: Blocks = Blocks()
+    prefix_queries: int = 0  # prompt tokens looked up in the cache
+    prefix_hits: int = 0  # of these, found
+    preemptions: int = 0
+    evicted_blocks: int = 0
+    drafts: Drafts = Drafts()
+    phases: Phases = Phases()
+
+
+class FrameBuilder:
+    """Gathers steps between two frames."""
+
+    def __init__(self) -> None:
+        self._stats: deque[StepStats] = deque()
+        self._last = StepStats()
+
+    def add(self, stats: StepStats) -> None:
+        self._stats.append(stats)
+
+    def take(self) -> EngineFrame:
+        """What was added since the last call."""
+        stats, self._stats = self._stats, deque()
+        if stats:
+            self._last = stats[-1]
+        last = self._last
+        by_position: list[int] = []
+        for each in stats:
+            by_position += [0] * (len(each.accepted_by_position) - len(by_position))
+            for position, count in enumerate(each.accepted_by_position):
+                by_position[position] += count
+        return EngineFrame(
+            num_steps=len(stats),
+            steps=[_step(each) for each in list(stats)[-MAX_STEPS:]],
+            prefill_tokens=sum(each.prefill_tokens for each in stats),
+            decode_tokens=sum(each.decode_tokens for each in stats),
+            running=last.running,
+            queue=Queue(
+                urgent=last.waiting_urgent,
+                interactive=last.waiting - last.waiting_urgent - last.waiting_background,
+                background=last.waiting_background,
+                for_grammar=last.waiting_for_grammar,
+            ),
+            blocks=Blocks(
+                total=last.blocks_total,
+                live=last.blocks_used - last.blocks_shared,
+                shared=last.blocks_shared,
+                cached=last.blocks_cached,
+            ),
+            prefix_queries=sum(each.prefix_queries for each in stats),
+            prefix_hits=sum(each.prefix_hits for each in stats),
+            preemptions=sum(each.preemptions for each in stats),
+            evicted_blocks=sum(count for each in stats for _, count in each.evicted_blocks),
+            drafts=Drafts(
+                drafted=sum(each.draft_tokens for each in stats),
+                accepted=sum(each.accepted_tokens for each in stats),
+                accepted_by_position=by_position,
+            ),
+            phases=Phases(
+                schedule=sum(each.schedule_s for each in stats),
+                forward=sum(each.forward_s for each in stats),
+                sample=sum(each.sample_s for each in stats),
+                draft=sum(each.draft_s for each in stats),
+                update=sum(each.update_s for each in stats),
+                send=sum(each.send_s for each in stats),
+            ),
+        )
+
+
+def _step(stats: StepStats) -> Step:
+    return Step(round(stats.step_s * 1000, 2), stats.prefill_tokens, stats.decode_tokens, stats.running)
