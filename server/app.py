@@ -14,6 +14,7 @@ from server.context import ServerContext
 from server.errors import TTFT_HEADER
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
+from server.http.preparing import QueueMiddleware
 from server.http.rate_headers import RATE_HEADERS
 from server.keys.room import KeyRoom
 from server.live.feed import LiveFeed
@@ -117,7 +118,11 @@ def create_app(
 def _middleware(context: ServerContext) -> list[Middleware]:
     """The layers, outermost first. CORS is outside, since a preflight carries no key and errors need its headers."""
     config = context.config
-    layers = [Middleware(RequestMiddleware, context=context), Middleware(AuthMiddleware, ring=context.keys.ring)]
+    layers = [
+        Middleware(RequestMiddleware, context=context),
+        Middleware(AuthMiddleware, ring=context.keys.ring),
+        Middleware(QueueMiddleware, context=context),
+    ]
     if config.allowed_origins:
         cors = Middleware(
             CORSMiddleware,

@@ -3,27 +3,46 @@
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import HeadraceError
-from server.http.body import Context
+from server.context import ServerContext
 from server.http.disconnect import until_disconnect
+from server.http.error_forms import route_path
+from server.metrics.request_record import current_record
 
 T = TypeVar("T")
 
 
-async def _check_queue(request: Request, context: Context) -> None:
-    """Raises QueueFull, or EngineUnavailable."""
-    if "last-event-id" not in request.headers:  # the rest of a stream that runs already
-        context.check_admission()
-        context.check_queue()
+# Routes of which every request waits for the engine. Ollama's may ask for the model alone, which is loaded.
+GENERATING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/infill"})
 
 
-# Of routes that generate: FastAPI asks it before it asks for the body.
-QUEUE_HAS_ROOM = Depends(_check_queue)
+class QueueMiddleware:
+    """Refuses what a full queue would not take, before a route is looked for: that costs less than half."""
+
+    def __init__(self, app: ASGIApp, context: ServerContext) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises QueueFull, or EngineUnavailable."""
+        if scope["type"] == "http" and scope["method"] == "POST" and (path := route_path(scope)) in GENERATING:
+            self._check(path, Headers(scope=scope))
+        await self._app(scope, receive, send)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        if "last-event-id" in headers:  # the rest of a stream that runs already
+            return
+        if (record := current_record()) is not None:
+            record.route = path
+        self._context.check_admission()
+        self._context.check_queue()
 
 
-async def prepared(request: Request, context: Context, work: Coroutine[Any, Any, T]) -> T:
+async def prepared(request: Request, context: ServerContext, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which makes a request ready for the engine; canceled if the client goes away.
 
     Meanwhile the request counts as one that waits: else a burst would be rendered and tokenized, and then refused.

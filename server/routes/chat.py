@@ -9,7 +9,7 @@ from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
-from server.http.preparing import QUEUE_HAS_ROOM, prepared
+from server.http.preparing import prepared
 from server.http.resume import resumable, resumed_by_header
 from server.protocols.chat import ChatFormatter
 from server.schemas.chat import ChatCompletionRequest
@@ -17,7 +17,7 @@ from server.schemas.chat import ChatCompletionRequest
 router = APIRouter(tags=["Chats and completions"])
 
 
-@router.post("/v1/chat/completions", dependencies=[QUEUE_HAS_ROOM])
+@router.post("/v1/chat/completions")
 async def create_chat_completion(
     request: Request,
     context: Context,

@@ -9,14 +9,14 @@ from server.generation.generation import Generation
 from server.generation.infill import infill_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
-from server.http.preparing import QUEUE_HAS_ROOM, prepared
+from server.http.preparing import prepared
 from server.protocols.infill import InfillFormatter
 from server.schemas.infill import InfillRequest
 
 router = APIRouter(tags=["llama-server's"])
 
 
-@router.post("/infill", dependencies=[QUEUE_HAS_ROOM])
+@router.post("/infill")
 async def create_infill(
     request: Request, context: Context, body: Annotated[InfillRequest, Depends(json_body(InfillRequest))]
 ) -> Response:

@@ -14,7 +14,7 @@ from server.generation.prompts import chat_prompt
 from server.http.answer import answer
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
-from server.http.preparing import QUEUE_HAS_ROOM, prepared
+from server.http.preparing import prepared
 from server.protocols.field_names import client_names
 from server.protocols.messages.answer import MessagesFormatter
 from server.protocols.messages.errors import anthropic_words
@@ -27,7 +27,7 @@ from server.text.workers import ITEM_SIZE
 router = APIRouter(tags=["Anthropic's Messages"])
 
 
-@router.post("/v1/messages", dependencies=[QUEUE_HAS_ROOM])
+@router.post("/v1/messages")
 async def create_message(
     request: Request, context: Context, body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))]
 ) -> Response:

@@ -11,7 +11,7 @@ from server.generation.generation import Generation
 from server.http.answer import answer
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
-from server.http.preparing import QUEUE_HAS_ROOM, prepared
+from server.http.preparing import prepared
 from server.http.resume import resumable, resumed_by_header, stream_run
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.params import num_input_tokens, response_params
@@ -23,7 +23,7 @@ from server.state.keeping import KeptResponse
 router = APIRouter(tags=["Responses"])
 
 
-@router.post("/v1/responses", dependencies=[QUEUE_HAS_ROOM])
+@router.post("/v1/responses")
 async def create_response(
     request: Request,
     context: Context,

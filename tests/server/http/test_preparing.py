@@ -7,6 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import QueueFull, ShedReason
+from server.http.preparing import GENERATING
+from server.openapi.operations import OPERATIONS
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
 
@@ -26,6 +28,23 @@ OLLAMAS: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"model": MODEL, "messages": _USER}),
     ("/api/generate", {"model": MODEL, "prompt": "hi"}),
 ]
+
+
+def test_all_routes_that_generate_are_known_but_those_that_may_ask_for_the_model_alone() -> None:
+    generating = {key.removeprefix("POST ") for key, each in OPERATIONS.items() if QueueFull in each.errors}
+    assert generating == GENERATING | {path for path, _ in OLLAMAS}
+
+
+@pytest.mark.parametrize("root_path", ["", "/llm"])
+async def test_an_early_refusal_is_counted_for_its_route(root_path: str) -> None:
+    client = FakeClient(says("x"))
+    client.capacity = 0
+    app = make_app(client, root_path=root_path)
+    async with RawRequest(app, root_path + CHAT_URL, CHAT, root_path=root_path) as request:
+        await request.ended()
+    assert request.status == 429
+    metrics = app.state.context.metrics.render().decode()
+    assert 'headrace_http_requests_total{method="POST",route="/v1/chat/completions",status="429"} 1.0' in metrics
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES)
