@@ -1,9 +1,10 @@
-"""The Grafana dashboard in deploy/, with a panel for each row of the table of metrics.
+"""The Grafana dashboard in deploy/: an overview, and folded rows with a panel for each row of the table of metrics.
 
 `python -m tests.helpers.docs_tables` writes it, tests/repository/test_deploy.py compares.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from server.metrics.engine_rows import ENGINE_SECTIONS
@@ -18,19 +19,82 @@ _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _UNITS = {"_seconds": "s", "_bytes": "bytes", "_perc": "percentunit"}
 
 
-def dashboard() -> dict[str, Any]:
-    panels: list[dict[str, Any]] = []
-    top = 0
-    for title, specs in {**SERVER_SECTIONS, **ENGINE_SECTIONS}.items():
-        shown = [spec for spec in specs if not spec.name.endswith("_info")]
-        panels.append(
-            {"type": "row", "title": title, "collapsed": False, "panels": []} | _place(len(panels), 0, top, 24, 1)
+_MODEL_MATCHER = f'{{instance=~"$instance", {MODEL}=~"${MODEL}"}}'
+_PROBES = "/live|/ready|/health|/metrics|unmatched"
+# Title, unit, what is good, and expressions with what their lines are called. Those with a colon are recording rules.
+_OVERVIEW: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "Requests by outcome",
+        "reqps",
+        "completed, and some that their clients aborted; failed is the server's fault.",
+        (
+            (
+                f'sum by (outcome) (rate(headrace_requests_total{{instance=~"$instance", route!~"{_PROBES}"}}'
+                "[$__rate_interval]))",
+                "{{outcome}}",
+            ),
+        ),
+    ),
+    (
+        "Running and waiting",
+        "short",
+        "Requests that wait for long need more servers, or a shorter queue.",
+        tuple(
+            (f"sum by (instance) (headrace_num_requests_{state}{_MODEL_MATCHER})", f"{{{{instance}}}} {state}")
+            for state in ("running", "waiting")
+        ),
+    ),
+    (
+        "KV cache in use",
+        "percentunit",
+        "Near 1, running requests lose their blocks and are computed again.",
+        ((f"max by (instance) (headrace_kv_cache_usage_perc{_MODEL_MATCHER})", "{{instance}}"),),
+    ),
+    *(
+        (title, "s", good, ((f"headrace:{name}_seconds:p95{_MODEL_MATCHER}", "{{instance}}"),))
+        for title, name, good in (
+            ("Wait for the first step, p95", "request_queue_time", "Below a second."),
+            ("Time to the first token, p95", "time_to_first_token", "Below 2 s for chats."),
+            ("Time between tokens, p95", "inter_token_latency", "Below 0.1 s, which is faster than people read."),
         )
+    ),
+    (
+        "Generated tokens a second",
+        "short",
+        "Of all requests together.",
+        ((f"headrace:generation_tokens:rate5m{_MODEL_MATCHER}", "{{instance}}"),),
+    ),
+    (
+        "Prompt tokens found in the prefix cache",
+        "percentunit",
+        "High where clients share a system prompt or send conversations again.",
+        ((f"headrace:prefix_cache_hits:ratio5m{_MODEL_MATCHER}", "{{instance}}"),),
+    ),
+    (
+        "Tokens computed for nothing",
+        "percentunit",
+        "Of those generated, by cause: clients that leave, preemptions, errors.",
+        (
+            (
+                f"sum by (cause) (rate(headrace_wasted_tokens_total{_MODEL_MATCHER}[$__rate_interval]))"
+                f" / on () group_left sum (rate(headrace_generation_tokens_total{_MODEL_MATCHER}[$__rate_interval]))",
+                "{{cause}}",
+            ),
+        ),
+    ),
+)
+
+
+def dashboard() -> dict[str, Any]:
+    overview = [_panel(*each) for each in _OVERVIEW]
+    rows = [_row("Overview", []), *_placed(overview, top=1)]
+    top = 1 + _height(overview)
+    for title, specs in {**SERVER_SECTIONS, **ENGINE_SECTIONS}.items():
+        panels = [_metric_panel(spec) for spec in specs if not spec.name.endswith("_info")]
+        rows.append(_row(title, _placed(panels, top=top + 1)) | {"gridPos": {"x": 0, "y": top, "w": 24, "h": 1}})
         top += 1
-        for number, spec in enumerate(shown):
-            left, down = number % _COLUMNS * _WIDTH, number // _COLUMNS * _HEIGHT
-            panels.append(_panel(spec) | _place(len(panels), left, top + down, _WIDTH, _HEIGHT))
-        top += -(-len(shown) // _COLUMNS) * _HEIGHT
+    for number, panel in enumerate(_with_folded(rows), start=1):
+        panel["id"] = number
     return {
         "title": "headrace",
         "uid": "headrace",
@@ -39,12 +103,44 @@ def dashboard() -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
         "templating": {"list": _variables()},
-        "panels": panels,
+        "panels": rows,
     }
 
 
-def _place(number: int, left: int, top: int, width: int, height: int) -> dict[str, Any]:
-    return {"id": number + 1, "gridPos": {"x": left, "y": top, "w": width, "h": height}}
+def panels_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels of a dashboard that show something, in folded rows too."""
+    return [panel for panel in _with_folded(document["panels"]) if panel["type"] != "row"]
+
+
+def _with_folded(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield row
+        yield from row.get("panels", ())
+
+
+def _row(title: str, folded: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is folded away is not asked for: there are some hundred panels."""
+    place = {"x": 0, "y": 0, "w": 24, "h": 1}
+    return {"type": "row", "title": title, "collapsed": bool(folded), "panels": folded, "gridPos": place}
+
+
+def _placed(panels: list[dict[str, Any]], top: int) -> list[dict[str, Any]]:
+    return [
+        panel
+        | {
+            "gridPos": {
+                "x": number % _COLUMNS * _WIDTH,
+                "y": top + number // _COLUMNS * _HEIGHT,
+                "w": _WIDTH,
+                "h": _HEIGHT,
+            }
+        }
+        for number, panel in enumerate(panels)
+    ]
+
+
+def _height(panels: list[dict[str, Any]]) -> int:
+    return -(-len(panels) // _COLUMNS) * _HEIGHT
 
 
 def _variables() -> list[dict[str, Any]]:
@@ -63,16 +159,20 @@ def _variables() -> list[dict[str, Any]]:
     ]
 
 
-def _panel(spec: MetricSpec) -> dict[str, Any]:
+def _metric_panel(spec: MetricSpec) -> dict[str, Any]:
+    unit = next((unit for end, unit in _UNITS.items() if spec.name.endswith(end)), "short")
+    return _panel(spec.exported, unit, spec.help, _queries(spec))
+
+
+def _panel(title: str, unit: str, description: str, queries: Sequence[tuple[str, str]]) -> dict[str, Any]:
     targets = [
         {"datasource": _SOURCE, "expr": expr, "legendFormat": legend, "refId": chr(ord("A") + number)}
-        for number, (expr, legend) in enumerate(_queries(spec))
+        for number, (expr, legend) in enumerate(queries)
     ]
-    unit = next((unit for end, unit in _UNITS.items() if spec.name.endswith(end)), "short")
     return {
         "type": "timeseries",
-        "title": spec.exported,
-        "description": spec.help,
+        "title": title,
+        "description": description,
         "datasource": _SOURCE,
         "fieldConfig": {"defaults": {"unit": unit, "min": 0, "custom": {"fillOpacity": 10}}, "overrides": []},
         "targets": targets,

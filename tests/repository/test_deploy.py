@@ -56,7 +56,21 @@ def test_the_dashboard_is_generated() -> None:
 
 
 def test_the_dashboard_has_a_panel_for_each_metric() -> None:
-    panels = [panel for panel in json.loads(dashboard.dashboard_text())["panels"] if panel["type"] != "row"]
+    panels = dashboard.panels_of(json.loads(dashboard.dashboard_text()))
     shown = [spec.exported for spec in METRICS if not spec.name.endswith("_info")]
-    assert sorted(panel["title"] for panel in panels) == sorted(shown)
+    assert sorted(panel["title"] for panel in panels if panel["title"].startswith("headrace_")) == sorted(shown)
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_the_overview_asks_for_what_there_is() -> None:
+    records = {rule["record"] for rule in _rules() if "record" in rule}
+    panels = dashboard.panels_of(json.loads(dashboard.dashboard_text()))
+    overview = [panel for panel in panels if not panel["title"].startswith("headrace_")]
+    asked = {
+        name
+        for panel in overview
+        for each in panel["targets"]
+        for name in re.findall(r"\bheadrace[_:][\w:]+", each["expr"])
+    }
+    assert {name for name in asked if ":" in name} < records
+    assert asked <= records | set().union(*map(_samples, METRICS))
