@@ -50,9 +50,11 @@ class KeysWatcher:
         except OptionError as error:
             logger.error("--api-keys-file: %s; the keys of before stay", error)
             self._metrics.count_keys_reload("failed")
+            self._metrics.set("api_keys_file_broken", 1)
             return
         self._ring.replace(keys)
         self._metrics.count_keys_reload("loaded")
+        self._metrics.set("api_keys_file_broken", 0)
         logger.info("%d keys from %s", len(keys), self._path)
         self._warn_if_open()
 

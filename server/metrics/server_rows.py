@@ -141,6 +141,7 @@ _PROMPTS: tuple[MetricSpec, ...] = (
 
 _KEYS: tuple[MetricSpec, ...] = (
     gauge("api_keys", "Keys of the keys file that are accepted."),
+    gauge("api_keys_file_broken", "1 while the keys file cannot be used, and the keys of before are accepted."),
     MetricSpec(
         "api_keys_reloads_total",
         MetricType.COUNTER,

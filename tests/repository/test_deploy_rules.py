@@ -83,6 +83,10 @@ CASES: Mapping[str, tuple[Series, Series]] = {
         {f"process_open_fds{{{INSTANCE}}}": "900x40", f"process_max_fds{{{INSTANCE}}}": "1000x40"},
         {f"process_open_fds{{{INSTANCE}}}": "500x40", f"process_max_fds{{{INSTANCE}}}": "1000x40"},
     ),
+    "HeadraceKeysFile": (
+        {f"headrace_api_keys_file_broken{{{MODEL}}}": "0x5 1x35"},
+        {f"headrace_api_keys_file_broken{{{MODEL}}}": "0x38 1x2"},  # it is being written
+    ),
     "HeadraceSpeculationOff": (
         {f"headrace_spec_decode_disabled{{{MODEL}}}": "1x40"},
         {f"headrace_spec_decode_disabled{{{MODEL}}}": "0x40"},

@@ -14,6 +14,7 @@ from server.keys.key import BudgetPeriod, hash_of, new_key
 from server.keys.key_file import is_open_to_others, parse_keys, read_keys
 from server.keys.key_file_edits import append_key, entry_text, replace_hash
 from tests.helpers.keys import api_key, entry, secret
+from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.fast
 
@@ -111,6 +112,13 @@ def test_a_key_in_place_of_its_hash_is_not_told() -> None:
 
 def test_no_keys_at_all_must_be_said() -> None:
     assert parse_keys("keys: []") == []
+
+
+def test_the_example_is_one_of_each_kind() -> None:
+    keys = read_keys(ROOT / "examples" / "keys.yaml")
+    used = {name for key in keys for name in key.__struct_fields__ if getattr(key, name) != getattr(api_key(), name)}
+    assert used == set(keys[0].__struct_fields__)
+    assert sum(key.admin for key in keys) == 1
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("latin-1")))

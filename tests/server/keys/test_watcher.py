@@ -81,13 +81,14 @@ def test_a_broken_file_keeps_the_keys_and_is_told_once(
     for _ in range(5):
         watcher.look()
     assert _is_taken(ring, "ann")
-    assert _reloads(metrics, "failed") == 1
+    assert _reloads(metrics, "failed") == metrics.value("api_keys_file_broken") == 1
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "the keys of before stay" in line.message
     write_keys(path, entry("eve"))
     watcher.look()
     watcher.look()
     assert [_is_taken(ring, name) for name in ("ann", "eve")] == [False, True]
+    assert metrics.value("api_keys_file_broken") == 0
 
 
 def test_a_file_is_read_again_on_request_though_it_looks_the_same(tmp_path: Path, metrics: Metrics) -> None:
