@@ -8,6 +8,7 @@ from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import FinishReason
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.start_limits import StartLimits
+from engine.scheduling.step_tally import PreemptionReason
 from tests.helpers.engines import SchedulerRun, make_config, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS
 from tests.helpers.ledger import EOS_ID
@@ -41,7 +42,7 @@ def test_what_has_begun_goes_on_even_if_it_is_preempted() -> None:
     run.add(make_request("a", make_prompt(5), ignore_eos=True, max_tokens=9, start_by_s=101.0))
     run.add(make_request("b", make_prompt(5, seed=1), ignore_eos=True, max_tokens=9, start_by_s=101.0))
     run.step()
-    run.scheduler._lifecycle.preempt(run.scheduler.running[-1])
+    run.scheduler._lifecycle.preempt(run.scheduler.running[-1], PreemptionReason.MEMORY)
     run.now_s = 102.0
     assert run.finish().finish_reasons == {"a": FinishReason.LENGTH, "b": FinishReason.LENGTH}
 
