@@ -81,7 +81,9 @@ class StepPlanner:
             budget -= num_more
             self._continue(items, sequence, tokens[sequence] + num_more)
         # A sequence that has lost its blocks to another one of this step is not computed.
-        return StepPlan([item for item in items if item.sequence.status is SequenceStatus.RUNNING])
+        plan = StepPlan([item for item in items if item.sequence.status is SequenceStatus.RUNNING])
+        lifecycle.tenants.pass_step(plan)
+        return plan
 
     # --- running sequences --------------------------------------------------------------------------------------------
 

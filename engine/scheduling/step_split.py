@@ -1,9 +1,9 @@
 """How a step's tokens are divided between the sequences that could use them.
 
 First come those that generate: one token each, and their drafts. What is left is for prompts, by service class; within
-a class tenants share it by weight, and a tenant's prompts follow one another in the order of service. But a prompt that
-takes longer than this step leaves up to half to those behind it that are at most half as long: they end soon, and it
-ends little later.
+a class tenants share it (prompt_levels.py), and a tenant's prompts follow one another in the order of service. But a
+prompt that takes longer than this step leaves up to half to those behind it that are at most half as long: they end
+soon, and it ends little later.
 """
 
 from bisect import insort
@@ -11,6 +11,7 @@ from collections import abc
 from itertools import groupby
 from typing import NamedTuple
 
+from engine.scheduling.prompt_levels import fill_levels
 from engine.scheduling.sequence import Order, Sequence
 from engine.scheduling.tenant_account import TenantAccount
 
@@ -99,39 +100,25 @@ def split_step(demands: abc.Sequence[Demand], budget: int) -> dict[Sequence, int
 def _split_group(demands: list[Demand], budget: int, tokens: dict[Sequence, int]) -> int:
     """Fill in `tokens`; returns what is left of the budget."""
     prompts = [demand for demand in demands if demand.is_prompt]
-    for_first = min(budget, 1) if demands[0].is_prompt else 0
-    budget -= for_first
+    first = demands[0]
+    for_first = min(budget, 1) if first.is_prompt else 0
+    if for_first:
+        prompts[0] = Demand(first.sequence, first.num_tokens - 1, first.num_pending)
+        budget -= 1
     for demand in demands:
         if not demand.is_prompt:
             tokens[demand.sequence] = min(demand.num_tokens, budget)
             budget -= tokens[demand.sequence]
-    budget += for_first
     for _, of_class in groupby(prompts, lambda demand: demand.sequence.service.rank):
-        budget = _split_between_tenants(list(of_class), budget, tokens)
-    return budget
-
-
-def _split_between_tenants(prompts: list[Demand], budget: int, tokens: dict[Sequence, int]) -> int:
-    """By weight; what one does not need goes to the others (max-min fairness)."""
-    by_tenant: dict[TenantAccount, list[Demand]] = {}
-    for demand in prompts:
-        by_tenant.setdefault(demand.sequence.account, []).append(demand)
-    while by_tenant:
-        weight = sum(account.weight for account in by_tenant)
-        shares = {account: int(budget * account.weight / weight) for account in by_tenant}
-        content = [
-            account
-            for account, demands in by_tenant.items()
-            if len(by_tenant) == 1 or sum(demand.num_tokens for demand in demands) <= shares[account]
-        ]
-        if not content:  # all want more than their share; the first gets what rounding leaves
-            content = list(by_tenant)
-            shares[content[0]] += budget - sum(shares.values())
-            for account in content:
-                budget -= _split_in_order(by_tenant.pop(account), shares[account], tokens)
-            return budget
-        for account in content:
-            budget -= _split_in_order(by_tenant.pop(account), budget, tokens)
+        by_tenant: dict[TenantAccount, list[Demand]] = {}
+        for demand in of_class:
+            by_tenant.setdefault(demand.sequence.account, []).append(demand)
+        needs = {account: sum(each.num_tokens for each in own) for account, own in by_tenant.items()}
+        shares = fill_levels(needs, budget) if len(needs) > 1 else dict.fromkeys(needs, budget)
+        for account, own in by_tenant.items():
+            budget -= _split_in_order(own, shares[account], tokens)
+    if for_first:
+        tokens[first.sequence] += 1
     return budget
 
 

@@ -7,6 +7,7 @@ cost no computing, as in Cao et al., "Locality-aware Fair Scheduling in LLM Serv
 
 from dataclasses import dataclass
 
+_RECENT = 0.9  # a step's prompt tokens count so much one step later: some ten steps in all
 _PROMPT_COST, _OUTPUT_COST = 1.0, 2.0  # the paper's: an output token takes a step, prompt tokens share one
 
 
@@ -20,6 +21,7 @@ class TenantAccount:
     counter: float = 0.0  # weighted tokens over `weight`
     floor: float = 0.0
     num_running: int = 0
+    recent_prompt_tokens: float = 0.0  # that steps gave it, the more the later; see `pass_step`
 
     def charge_prompt(self, num_tokens: int) -> None:
         """num_tokens: negative for a refund."""
@@ -27,6 +29,10 @@ class TenantAccount:
 
     def charge_output(self, num_tokens: int) -> None:
         self.counter += _OUTPUT_COST * num_tokens / self.weight
+
+    def pass_step(self, num_prompt_tokens: int) -> None:
+        """Count the prompt tokens of a step."""
+        self.recent_prompt_tokens = _RECENT * self.recent_prompt_tokens + num_prompt_tokens
 
     def lift(self, counter: float) -> None:
         """Forgo the credit of an idle time, in which others were served up to `counter`."""

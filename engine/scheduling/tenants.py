@@ -1,5 +1,8 @@
 """Tenants: the accounts of all tenants, one for each service class, and what a sequence is charged to its own."""
 
+from collections import Counter
+
+from engine.scheduling.plan import StepPlan
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.service import SERVICE_RULES
 from engine.scheduling.tenant_account import TenantAccount
@@ -31,6 +34,16 @@ class Tenants:
             account = self._accounts[key] = TenantAccount(name)
         account.weight = weight
         return account
+
+    def pass_step(self, plan: StepPlan) -> None:
+        """Count the prompt tokens that a step gives to each tenant, if there are several."""
+        if len(self._accounts) > 1:
+            num_tokens = Counter[TenantAccount]()
+            for sequence, num_new, num_draft, _ in plan.items:
+                if num_new - num_draft > 1:
+                    num_tokens[sequence.account] += num_new
+            for account in self._accounts.values():
+                account.pass_step(num_tokens[account])
 
     def clear(self) -> None:
         """There is no sequence any more, and nobody waited for what the others had."""

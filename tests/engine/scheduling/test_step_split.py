@@ -51,10 +51,10 @@ def of_tenants(lengths: list[tuple[TenantAccount, int]]) -> list[Sequence]:
         ([80, 80, 80], [80, 20, 0]),  # those as long wait for their turn
         ([1000, 600, 501], [100, 0, 0]),
         ([1000, 30], [70, 30]),
-        ([1000, 500], [50, 50]),
-        ([1000, 30, 900, 10, 400], [50, 30, 0, 10, 10]),
+        ([1000, 500], [51, 49]),
+        ([1000, 30, 900, 10, 400], [51, 30, 0, 10, 9]),
         ([60, 1000, 10, 30], [60, 20, 10, 10]),
-        ([1000, 400, 100], [50, 25, 25]),  # and these two in the same way
+        ([1000, 400, 100], [51, 25, 24]),  # and these two in the same way
     ],
 )
 def test_a_prompt_leaves_up_to_half_of_what_it_cannot_finish_with_to_shorter_ones(
@@ -83,6 +83,22 @@ def test_tenants_share_what_is_left_by_weight() -> None:
     assert split(of_tenants([(a, 1000), (b, 1000)]), 100) == [75, 25]
     assert split(of_tenants([(a, 1000), (b, 1000), (c, 5)]), 105) == [75, 25, 5]
     assert split(of_tenants([(a, 10), (b, 1000), (c, 1000)]), 110) == [10, 50, 50]
+
+
+def test_a_tenant_without_prompts_lately_comes_first_until_it_has_had_as_many() -> None:
+    busy, other = TenantAccount("busy"), TenantAccount("other")
+    busy.pass_step(100)
+    assert split(of_tenants([(busy, 1000), (other, 80)]), 60) == [1, 59]
+    assert split(of_tenants([(busy, 1000), (other, 1000)]), 161) == [31, 130]
+    other.pass_step(130)
+    assert split(of_tenants([(busy, 1000), (other, 1000)]), 60) == [46, 14]
+
+
+def test_lately_is_some_ten_steps() -> None:
+    account = TenantAccount()
+    for _ in range(100):
+        account.pass_step(50)
+    assert account.recent_prompt_tokens == pytest.approx(500, rel=0.01)
 
 
 def test_one_of_many_long_prompts_takes_nothing_from_another_tenants_short_one() -> None:

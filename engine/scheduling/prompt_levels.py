@@ -1,0 +1,48 @@
+"""How tenants share a step's tokens for prompts: whoever had fewest lately comes first, until all are level.
+
+Equal parts of each step would do for a lasting load. But a tenant's single short prompt, beside another's that never
+end, would take twice the steps that it takes alone. So what counts are the steps before too: a tenant that had no
+prompts for a while gets whole steps at first, and equal parts from then on.
+
+    level       a |████████████████         what each had lately, over its weight
+                b |██▒▒▒▒▒▒▒▒▒▒             this step's tokens fill the lowest first
+"""
+
+from collections import abc
+
+from engine.scheduling.tenant_account import TenantAccount
+
+
+def fill_levels(needs: abc.Mapping[TenantAccount, int], budget: int) -> dict[TenantAccount, int]:
+    """The tokens of each tenant, at most what it needs; together they are the budget, or all needs if that is less."""
+    levels = {account: account.recent_prompt_tokens / account.weight for account in needs}
+    left = {account: float(need) for account, need in needs.items() if need}
+    num_left = float(min(budget, sum(needs.values())))
+    while left and num_left > 1e-9:
+        low = min(levels[account] for account in left)
+        lowest = [account for account in left if levels[account] <= low]
+        weight = sum(account.weight for account in lowest)
+        rise = min(num_left / weight, *(left[account] / account.weight for account in lowest))
+        if higher := [levels[account] for account in left if levels[account] > low]:
+            rise = min(rise, min(higher) - low)
+        for account in lowest:
+            levels[account] = low + rise
+            left[account] -= rise * account.weight
+            if left[account] <= 1e-9:
+                del left[account]
+        num_left -= rise * weight
+    return _rounded({account: need - left.get(account, 0.0) for account, need in needs.items()}, needs, budget)
+
+
+def _rounded(
+    parts: dict[TenantAccount, float], needs: abc.Mapping[TenantAccount, int], budget: int
+) -> dict[TenantAccount, int]:
+    """Whole tokens; those that rounding leaves go to the largest fractions."""
+    tokens = {account: min(needs[account], int(part + 1e-6)) for account, part in parts.items()}
+    num_left = min(budget, sum(needs.values())) - sum(tokens.values())
+    for account in sorted(parts, key=lambda each: tokens[each] - parts[each]):
+        num_more = min(num_left, 1, needs[account] - tokens[account])
+        tokens[account] += num_more
+        num_left -= num_more
+    assert num_left == 0
+    return tokens
