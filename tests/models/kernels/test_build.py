@@ -1,5 +1,6 @@
 """Compiling, caching and loading the C++ kernels; and what happens where that cannot work."""
 
+import ctypes
 import logging
 import os
 import shutil
@@ -45,13 +46,20 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert build.cache_folder() == Path("/home/y/.cache/headrace/kernels")
 
 
-def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path) -> None:
-    level = build.LEVELS[0]
-    first = build.ensure_level_library(level, fresh)
+def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two small sources: the real ones are compiled for every other test."""
+    sources = [fresh / "a.cpp", fresh / "b.cpp"]
+    for source in sources:
+        source.write_text(f'extern "C" __attribute__((visibility("default"))) int {source.stem}() {{ return 7; }}')
+    monkeypatch.setattr(build, "kernel_sources", lambda: sources)
+    level, folder = build.LEVELS[0], fresh / "cache"
+    first = build.ensure_level_library(level, folder)
     stamp = first.stat().st_mtime_ns
-    assert build.ensure_level_library(level, fresh) == first
+    assert build.ensure_level_library(level, folder) == first
     assert first.stat().st_mtime_ns == stamp
-    assert [path.name for path in fresh.iterdir()] == [first.name]
+    assert [path.name for path in folder.iterdir()] == [first.name]
+    loaded = ctypes.CDLL(str(first))
+    assert loaded.a() + loaded.b() == 14
 
 
 def test_library_takes_over_torch_thread_count() -> None:
