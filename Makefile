@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-integrations test-long fuzz lint format docs lock sbom clean
+.PHONY: help serve test test-fast test-integrations test-long soak fuzz lint format docs lock sbom clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -33,6 +33,9 @@ test-integrations: $(VENV)/.installed-test ## Run agents and front ends against 
 
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each: a context of 131,072 tokens
 	$(BIN)/python -m pytest -m long
+
+soak: $(VENV)/.installed-test ## Load a real server with faults and kills (ARGS="--minutes 60"; default 3) and look for leaks
+	$(BIN)/python -m tests.soak $(ARGS)
 
 fuzz: $(VENV)/.installed-test ## Send 10,000 mutated bodies, and mutate what all readers read; ARGS="--seconds 600"
 	$(BIN)/python -m tests.fuzz $(ARGS)

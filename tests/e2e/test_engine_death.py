@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.server_process import ServerProcess, state, wait_until
 from tests.helpers.sse import events
 
 NUM_TOKENS = 64
@@ -49,7 +49,7 @@ def _counted(server: ServerProcess) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_streams_survive(server: ServerProcess, fault: signal.Signals) -> None:
-    """A killed engine, and one that stands still for a while."""
+    """A killed engine, and processes that stand still for a while."""
     begun = threading.Semaphore(0)
     engine, restarts = server.engine_pid(), server.metric("headrace_engine_restarts_total")
     was_killed = fault is signal.SIGKILL
@@ -64,6 +64,10 @@ def test_streams_survive(server: ServerProcess, fault: signal.Signals) -> None:
         streams = {name: threads.submit(_stream, server, body, begun) for name, body in BODIES.items()}
         for _ in streams:
             assert begun.acquire(timeout=60)
+        if not was_killed:  # the API process first
+            os.kill(server.process.pid, fault)
+            wait_until(lambda: state(server.process.pid) == "T", 5, "it stands still")
+            os.kill(server.process.pid, signal.SIGCONT)
         os.kill(engine, fault)
         if was_killed:
             wait_until(lambda: client.get("/health").status_code == 503, 5, "the server is unwell")

@@ -9,7 +9,8 @@ from tests.e2e.conftest import FAST_START
 from tests.helpers.server_process import ServerProcess
 
 NUM_STREAMS, NUM_TOKENS = 6, 96
-FAULTS = "step:raise:20,step:memory:26,logits:nan:34,request:raise:42,output:delay=0.2:50,step:hang=0.3:54"
+# A step that fails counts once more for each of its requests, which are then computed alone.
+FAULTS = "step:raise:20,step:memory:36,logits:nan:44,request:raise:52,output:delay=0.2:56,step:hang=0.3:66"
 
 
 def _stream(server: ServerProcess, number: int) -> tuple[str, str | None]:

@@ -1,0 +1,129 @@
+"""A soak: a real server under mixed load, disconnects, kills and injected faults, and whether it stands as it stood.
+
+    python -m tests.soak --minutes 60
+
+It asserts that every request ends in exactly one way, that the counters are the clients' sums, that texts do not depend
+on what happens beside them, and that memory, descriptors and threads of both processes stay flat. Linux alone.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.helpers.server_process import API_KEY, ServerProcess, wait_until
+from tests.soak.checks import Watch, faults_of_run, report
+from tests.soak.samples import take_sample
+from tests.soak.scenarios import SCENARIOS
+from tests.soak.tally import Tally
+from tests.soak.user import User
+
+FAULTS = (
+    "step:raise:*701,step:memory:*907,request:raise:*1501,logits:nan:*1103,output:delay=0.3:*601,step:hang=0.5:*1009,"
+    "store:full:*53"
+)
+_OPTIONS = ("--dtype", "float32", "--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256")
+_SAMPLE_S = 2.0
+_KILL_EVERY_S = 300.0  # no more than three in ten minutes, or the server gives up
+
+logger = logging.getLogger("soak")
+
+
+async def _use(user: User, until_s: float) -> None:
+    scenarios, weights = list(SCENARIOS), list(SCENARIOS.values())
+    while time.monotonic() < until_s:
+        (scenario,) = user.random.choices(scenarios, weights)
+        user.scenario = scenario.__name__
+        with contextlib.suppress(httpx.HTTPError):  # noted
+            await scenario(user)
+
+
+async def _disturb(server: ServerProcess, watch: Watch, minutes: float) -> None:
+    """Kill the engine now and then; in between stop each process for a moment."""
+    interval_s = min(_KILL_EVERY_S, minutes * 60 / 3)
+    while True:
+        await asyncio.sleep(interval_s / 2)
+        for pid in (server.process.pid, server.engine_pid()):
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(1.0)
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(interval_s / 2)
+        os.kill(server.engine_pid(), signal.SIGKILL)
+        watch.num_kills += 1
+
+
+async def _sample(server: ServerProcess, watch: Watch) -> None:
+    while True:
+        for name, pid in (("server", server.process.pid), ("engine", _engine(server))):
+            sample = None if pid is None else take_sample(pid)
+            if sample is not None:
+                watch.samples[name].append(sample)
+        await asyncio.sleep(_SAMPLE_S)
+
+
+def _engine(server: ServerProcess) -> int | None:
+    try:
+        return server.engine_pid()
+    except (ValueError, FileNotFoundError):  # it is being started again
+        return None
+
+
+async def _load(server: ServerProcess, watch: Watch, tally: Tally, *, minutes: float, num_users: int) -> None:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=num_users)
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    async with httpx.AsyncClient(
+        base_url=server.url, headers=headers, timeout=180, limits=limits, trust_env=False
+    ) as http:
+        beside = [asyncio.create_task(_sample(server, watch)), asyncio.create_task(_disturb(server, watch, minutes))]
+        until_s = time.monotonic() + minutes * 60
+        try:
+            await asyncio.gather(*(_use(User(http, tally, seed), until_s) for seed in range(num_users)))
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+        for task in beside:
+            if not task.cancelled() and task.exception() is not None:
+                raise task.exception()  # type: ignore[misc]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--users", type=int, default=8)
+    parser.add_argument("--log", type=Path, help="file for the server's log (default: a temporary one)")
+    parser.add_argument("--faults", default=FAULTS, help="HEADRACE_FAULTS of the server (default: some of each kind)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        log = arguments.log or Path(folder) / "log"
+        options = (*_OPTIONS, "--served-model-name", "demo", "--check-invariants", "--stream-resume-grace", "5")
+        options = (*options, "--data-dir", str(Path(folder) / "data"))
+        with ServerProcess(log, *options, faults=arguments.faults) as server:
+            server.wait_ready()
+            watch, tally = Watch(), Tally()
+            watch.begin(server)
+            asyncio.run(_load(server, watch, tally, minutes=arguments.minutes, num_users=arguments.users))
+            server.wait_ready()
+            gauges = ("headrace_num_requests_running", "headrace_num_requests_waiting", "headrace_stream_runs")
+            wait_until(lambda: all(server.metric(name) == 0 for name in gauges), 60, "the server is idle")
+            watch.end(server)
+            wrong = faults_of_run(server, watch, tally, minutes=arguments.minutes)
+            report(server, watch, tally)
+            wait = server.terminate(60)
+            wrong += [f"the server ended with {wait}"] * (wait != 0)
+    for each in wrong:
+        print("WRONG:", each)  # noqa: T201
+    print("sound" if not wrong else f"{len(wrong)} things are wrong")  # noqa: T201
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
