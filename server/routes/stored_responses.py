@@ -12,10 +12,10 @@ from server.http.query import list_query, query_bool, query_int, unhonored
 from server.http.resume import stream_run
 from server.schemas.base import quote
 from server.schemas.parameters import ignored_header
-from server.state.background import running, stop
+from server.state.background import running, stop, unstored_end
 from server.state.history import used_items
 from server.state.pages import item_list
-from server.state.records import RESPONSE, find_response, no_response, shown_response
+from server.state.records import RESPONSE, RUNNING, find_response, no_response, shown_response
 
 router = APIRouter(tags=["Responses"])
 
@@ -43,9 +43,11 @@ async def get_response(request: Request, context: Context, response_id: str) -> 
 async def _current(request: Request, context: Context, response_id: str) -> dict[str, Any]:
     """The response as it is now. Raises NotStored."""
     if (found := running(context, request.state.owner, response_id)) is not None:
-        shown: dict[str, Any] = msgspec.to_builtins(found[1].response)
-        return shown
-    return await shown_response(context.store, await find_response(context.store, request.state.owner, response_id))
+        current: dict[str, Any] = msgspec.to_builtins(found[1].response)
+        return current
+    entry = await find_response(context.store, request.state.owner, response_id)
+    shown = await shown_response(context.store, entry)
+    return unstored_end(context, request.state.owner, shown) if entry.state in RUNNING else shown
 
 
 async def _stream(request: Request, context: Context, response_id: str, after: int | None) -> Response:

@@ -1,7 +1,9 @@
 """Background responses: runs that go on whether or not somebody reads them."""
 
 import contextlib
+from typing import Any
 
+import msgspec
 from fastapi import Request
 
 from server.context import ServerContext
@@ -46,6 +48,19 @@ def running(context: ServerContext, owner: str, response_id: str) -> tuple[Run, 
     if run is None or not isinstance(run.options.subject, KeptResponse) or run.log.has_ended:
         return None
     return run, run.options.subject
+
+
+def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> dict[str, Any]:
+    """The end of a response whose stored state says that it runs, and that does not: the disk did not take its end.
+
+    It is what the run still has, for as long as its events are held, and then a failure.
+    """
+    run = context.runs.find(stored["id"], owner)
+    if run is not None and isinstance(run.options.subject, KeptResponse):
+        shown: dict[str, Any] = msgspec.to_builtins(run.options.subject.response)
+        return shown
+    error = {"code": "server_error", "message": "the end of the response could not be stored; send the request again"}
+    return {**stored, "status": "failed", "error": error}
 
 
 async def stop(context: ServerContext, run: Run, kept: KeptResponse) -> None:

@@ -66,6 +66,22 @@ async def test_a_response_that_cannot_be_stored_is_answered(stream: bool) -> Non
         assert (refused.status_code, refused.json()["error"]["code"]) == (500, "storage_failed")
 
 
+async def test_a_background_response_whose_end_cannot_be_stored_ends() -> None:
+    app = state_app(make_engine())
+    app.state.context.store = _entries(memory_database(FaultPlan("store:full:2")))  # its beginning is stored
+    async with http(app) as client:
+        body = {"input": "hi", "background": True}
+        response_id = (await client.post(PATH, json=body)).json()["id"]
+        (run,) = app.state.context.runs._runs.values()
+        await run.ended()
+        shown = (await client.get(f"{PATH}/{response_id}")).json()
+        assert (shown["status"], shown["store"]) == ("completed", False)
+        app.state.context.runs._forget(run)
+        shown = (await client.get(f"{PATH}/{response_id}")).json()
+        assert shown["status"] == "failed"
+        assert "could not be stored" in shown["error"]["message"]
+
+
 @pytest.mark.parametrize("jump_s", [-7200.0, 7200.0])
 async def test_a_clock_that_is_set_makes_nothing_expire(tmp_path: Path, jump_s: float) -> None:
     wall, monotonic = 1_000_000.0, 50.0
