@@ -20,6 +20,7 @@ from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import read_json_config
 from models.errors import ModelError
 from models.families.registry import family_of
+from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
 from models.tokenizer.load import load_tokenizer_assets
 from server.config import ServerConfig
@@ -27,6 +28,7 @@ from server.text.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from server.text_model import build_text_model
 from server.tools.registry import FORMATS, named_format
+from tests.fuzz.gguf_model import gguf_model
 from tests.fuzz.mutations import mutate_bytes, mutate_text, mutate_value
 from tests.helpers import damaged_gguf, damaged_safetensors
 from tests.helpers.chat_templates import OPENED_THOUGHT, TOOL_TEMPLATE, TWO_CALLS
@@ -74,6 +76,7 @@ _CONFIGS: tuple[dict[str, Any], ...] = tuple(
         "Lfm2ForCausalLM": {"conv_L_cache": 3, "layer_types": ["conv", "full_attention"]},
     }.items()
 )
+_GGUF_MODEL = gguf_model()
 _TEMPLATES = (CHAT_TEMPLATE, TOOL_TEMPLATE, OPENED_THOUGHT, TWO_CALLS)
 _CALL = {"name": "look", "arguments": {"city": 'Rom"e\\', "days": [1, {"a": None}]}}
 _ANSWERS = (
@@ -117,6 +120,13 @@ def _read_config(folder: Path) -> object:
     config = read_json_config(folder / "config.json")
     family = family_of(config.architecture())
     return family.describe(family.text_config(config))
+
+
+def _read_gguf_model(folder: Path) -> object:
+    """All but the weights."""
+    files = ModelFiles(None, (folder / "a.gguf",), str(folder))
+    model = open_model(files)
+    return load_tokenizer_assets(files, model.config, model.gguf_metadata)
 
 
 def _read_tokenizer(folder: Path) -> object:
@@ -170,6 +180,9 @@ TARGETS: dict[str, Target] = {
         _of_folder(lambda folder: GGUFCheckpoint([folder / "a.gguf"]), "a.gguf"),
         (ModelError,),
         lambda rng: mutate_bytes(rng, rng.choice((damaged_gguf.SOUND, damaged_gguf.SOUND + bytes(64)))),
+    ),
+    "gguf model": Target(
+        _of_folder(_read_gguf_model, "a.gguf"), (ModelError,), lambda rng: mutate_bytes(rng, _GGUF_MODEL)
     ),
     "safetensors": Target(
         _of_folder(SafetensorsCheckpoint, "model.safetensors"),

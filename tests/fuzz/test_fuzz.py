@@ -9,6 +9,7 @@ import pytest
 from tests.fuzz.bodies import Bodies
 from tests.fuzz.corpus import CORPUS, fault_of
 from tests.fuzz.files import TARGETS
+from tests.fuzz.gguf_model import gguf_model
 
 _FOUND = sorted(path for path in CORPUS.glob("*/*") if path.parent.name in TARGETS)
 
@@ -28,6 +29,10 @@ def test_no_mutated_input_is_the_readers_fault(name: str) -> None:
     inputs = [TARGETS[name].draw(rng) for _ in range(40)]
     faults = {data: fault_of(name, data) for data in inputs}
     assert {data: fault for data, fault in faults.items() if fault is not None} == {}
+
+
+def test_what_is_mutated_is_sound() -> None:
+    assert TARGETS["gguf model"].read(gguf_model()) is not None
 
 
 @pytest.mark.parametrize("path", _FOUND, ids=lambda path: f"{path.parent.name}-{path.name}")
