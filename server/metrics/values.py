@@ -58,6 +58,8 @@ class Metrics:
         self._shed = {reason: shed.labels(model_name, reason.value) for reason in ShedReason}
         restarts = self._counters["engine_restarts_total"]
         self._restarts = {reason: restarts.labels(model_name, reason.value) for reason in RestartReason}
+        reloads = self._counters["api_keys_reloads_total"]
+        self._reloads = {outcome: reloads.labels(outcome) for outcome in ("loaded", "failed")}
         self._gauges["build_info"].labels(importlib.metadata.version("headrace")).set(1)
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -246,7 +248,7 @@ class Metrics:
         self._counters["key_refusals_total"].labels(self._key_labels.of(name), limit).inc()
 
     def count_keys_reload(self, outcome: str) -> None:
-        self._counters["api_keys_reloads_total"].labels(outcome).inc()
+        self._reloads[outcome].inc()
 
 
 def _exemplar(trace_id: str | None) -> dict[str, str] | None:

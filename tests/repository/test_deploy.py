@@ -8,6 +8,7 @@ import yaml
 
 from server.metrics.spec import MetricSpec, MetricType
 from server.metrics.table import METRICS
+from server.metrics.values import Metrics
 from tests.helpers import dashboard
 from tests.helpers.repository import ROOT
 
@@ -43,6 +44,15 @@ def test_labels_that_rules_match_are_those_of_the_metrics() -> None:
     for rule in _rules():
         for name, matchers in re.findall(r"\b(headrace_\w+)\{([^}]*)\}", rule["expr"]):
             assert set(re.findall(r"(\w+)\s*!?=", matchers)) <= labels[name], rule["expr"]
+
+
+def test_counters_whose_first_increase_is_an_alert_have_their_series_from_the_start() -> None:
+    """A counter that begins with 1 has not increased."""
+    at_start = {line.partition(" ")[0] for line in Metrics("m").render().decode().splitlines()}
+    for rule in _rules():
+        for name, matcher in re.findall(r"increase\((\w+)(\{[^}]*\})?\[", rule["expr"]):
+            found = [each for each in at_start if each.startswith(f"{name}{{") and matcher.strip("{}") in each]
+            assert found, rule["expr"]
 
 
 def test_each_alert_is_explained() -> None:

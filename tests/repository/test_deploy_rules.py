@@ -87,6 +87,10 @@ CASES: Mapping[str, tuple[Series, Series]] = {
         {f"headrace_api_keys_file_broken{{{MODEL}}}": "0x5 1x35"},
         {f"headrace_api_keys_file_broken{{{MODEL}}}": "0x38 1x2"},  # it is being written
     ),
+    "HeadraceUsageLost": (
+        {f"headrace_usage_lines_lost_total{{{MODEL}}}": "0x30 5x10"},
+        {f"headrace_usage_lines_lost_total{{{MODEL}}}": "5x40"},
+    ),
     "HeadraceSpeculationOff": (
         {f"headrace_spec_decode_disabled{{{MODEL}}}": "1x40"},
         {f"headrace_spec_decode_disabled{{{MODEL}}}": "0x40"},
