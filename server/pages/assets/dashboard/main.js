@@ -95,8 +95,9 @@ function bars(id, rows, most, text) {
 
 function showDrafts() {
   const drafted = sum(drafts, "drafted");
-  const list = byId("drafts");
-  if (!drafted) return list.replaceChildren(h("p", { class: "empty" }, "No drafts: the server runs without speculation, or has nothing to draft from."));
+  byId("drafts").hidden = drafted === 0;
+  byId("no-drafts").hidden = drafted > 0;
+  if (drafted === 0) return;
   const byPosition = [];
   for (const each of drafts) each.accepted_by_position.forEach((count, position) => (byPosition[position] = (byPosition[position] ?? 0) + count));
   const most = Math.max(1, ...byPosition);

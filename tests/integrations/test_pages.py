@@ -1,4 +1,4 @@
-"""The chat page in a real browser."""
+"""The chat page and the dashboard in a real browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +64,9 @@ def addresses() -> Iterator[tuple[str, str]]:
         yield open_url, locked_url
 
 
-def test_the_chat_page(addresses: tuple[str, str], workplace: Workplace, browser: str, tmp_path: Path) -> None:
+def test_the_pages(addresses: tuple[str, str], workplace: Workplace, browser: str, tmp_path: Path) -> None:
     python = python_program("playwright", "python")
     axe = npm_program("axe-core", "axe-core", "axe.min.js")
-    script = Path(__file__).with_name("browse_chat_page.py")
+    script = Path(__file__).with_name("browse_pages.py")
     workplace.run([python, script, addresses[0], browser, axe, tmp_path, addresses[1]])
-    assert len(list(tmp_path.glob("*.png"))) == 18
+    assert len(list(tmp_path.glob("*.png"))) == 24

@@ -1,4 +1,4 @@
-"""Uses the chat page in a real browser: run by test_chat_page.py with Playwright's Python.
+"""Uses the pages in a real browser: run by test_pages.py with Playwright's Python.
 
 Arguments: the page's address, the browser's path, the path of axe-core's script, a folder for screenshots, and the
 address of a server that asks for the key "secret".
@@ -36,6 +36,7 @@ def main(address: str, browser_path: str, axe: str, folder: str, locked_address:
             for scheme in ("light", "dark"):
                 with _page(browser, address, size, scheme) as page:
                     _looks_right(page, axe, Path(folder) / f"{name}-{scheme}")
+                    _dashboard_looks_right(page, axe, Path(folder) / f"{name}-{scheme}")
         browser.close()
 
 
@@ -196,6 +197,17 @@ def _a_key_is_asked_for(page: Page) -> None:
     _answer(page, "echo: hello")
 
 
+def _dashboard_looks_right(page: Page, axe: str, name: Path) -> None:
+    """It tells what became of a request, and is as sound as the chat page."""
+    page.get_by_label("Close the settings").click()
+    page.get_by_role("link", name="Dashboard").click()
+    expect(page.locator("#state")).to_have_text("Ready")
+    page.locator(".request").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("found in the cache")
+    page.get_by_role("button", name="Close").click()
+    _check(page, axe, f"{name}-dashboard")
+
+
 def _looks_right(page: Page, axe: str, name: Path) -> None:
     """Nothing sticks out and no accessibility fault is serious: at first, after an answer, with the settings open."""
     for step, act in {
@@ -204,14 +216,16 @@ def _looks_right(page: Page, axe: str, name: Path) -> None:
         "settings": lambda: page.get_by_role("button", name="Settings").click(),
     }.items():
         act()
-        page.screenshot(path=f"{name}-{step}.png")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
-            f"{name}-{step}: wider than the window"
-        )
-        # Playwright's own way past the page's policy, which refuses scripts from elsewhere.
-        page.evaluate(Path(axe).read_text())
-        faults = [each for each in page.evaluate("axe.run()")["violations"] if each["impact"] in _FAULTS]
-        assert not faults, [(each["id"], [node["html"] for node in each["nodes"]]) for each in faults]
+        _check(page, axe, f"{name}-{step}")
+
+
+def _check(page: Page, axe: str, name: str) -> None:
+    page.screenshot(path=f"{name}.png")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide"
+    # Playwright's own way past the page's policy, which refuses scripts from elsewhere.
+    page.evaluate(Path(axe).read_text())
+    faults = [each for each in page.evaluate("axe.run()")["violations"] if each["impact"] in _FAULTS]
+    assert not faults, [(each["id"], [node["html"] for node in each["nodes"]]) for each in faults]
 
 
 if __name__ == "__main__":
