@@ -1,6 +1,7 @@
 """KnownPieces: the ids of what was tokenized before. A conversation comes back with each turn, a message longer."""
 
 import re
+import sys
 import threading
 from array import array
 from collections import OrderedDict
@@ -9,7 +10,7 @@ from typing import Protocol
 
 import tokenizers
 
-_MAX_CHARACTERS = 16 * 2**20  # remembered; their ids take about as many bytes
+_MAX_BYTES = 32 * 2**20  # remembered: of prose some 16 million characters, of what has a token a letter a fifth of that
 _MIN_CHARACTERS = 256  # less is tokenized as fast as it is looked up
 
 
@@ -27,16 +28,16 @@ class KnownPieces:
     """
 
     def __init__(
-        self, added: dict[str, int], control: frozenset[str], encode: Encode, *, max_characters: int = _MAX_CHARACTERS
+        self, added: dict[str, int], control: frozenset[str], encode: Encode, *, max_bytes: int = _MAX_BYTES
     ) -> None:
         """added: the ids of all added tokens by their texts, of which `control` are those to cut at."""
         self._added = re.compile("|".join(re.escape(text) for text in sorted(added, key=len, reverse=True)))
         self._ids = added
         self._control = control
         self._encode = encode
-        self._max_characters = max_characters
-        self._known: OrderedDict[tuple[bool, str], array[int]] = OrderedDict()
-        self._num_characters = 0
+        self._max_bytes = max_bytes
+        self._known: OrderedDict[tuple[bool, str], tuple[array[int], int]] = OrderedDict()  # ids, and bytes of both
+        self._num_bytes = 0
         self._lock = threading.Lock()
 
     def ids(self, text: str, *, at_most: int | None = None) -> list[int]:
@@ -65,15 +66,16 @@ class KnownPieces:
         with self._lock:
             if (known := self._known.get(key)) is not None:
                 self._known.move_to_end(key)
-                return known
+                return known[0]
         ids = array("I", self._encode_behind(control, piece, at_most))
         with self._lock:
             if key not in self._known:
-                self._known[key] = ids
-                self._num_characters += len(piece)
-            while self._num_characters > self._max_characters:
-                (_, oldest), _ = self._known.popitem(last=False)
-                self._num_characters -= len(oldest)
+                num_bytes = sys.getsizeof(piece) + sys.getsizeof(ids)
+                self._known[key] = ids, num_bytes
+                self._num_bytes += num_bytes
+            while self._num_bytes > self._max_bytes:
+                _, (_, num_bytes) = self._known.popitem(last=False)
+                self._num_bytes -= num_bytes
         return ids
 
     def _encode_behind(self, control: str, piece: str, at_most: int | None) -> list[int]:

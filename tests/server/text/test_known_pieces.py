@@ -1,6 +1,7 @@
 """KnownPieces: ids of conversations that grow, against those of the whole text."""
 
 import functools
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -45,13 +46,13 @@ def test_a_conversation_that_grows_has_the_ids_of_the_whole(
             assert known.ids(text) == tokenizer.encode(text, add_special_tokens=False)
 
 
-def _counted(calls: list[str], max_characters: int = 10_000) -> KnownPieces:
+def _counted(calls: list[str], max_bytes: int = 10_000) -> KnownPieces:
     def encode(text: str, *, at_most: int | None) -> list[int]:
         assert at_most is None
         calls.append(text)
         return [1, len(text)] if text.startswith("<|") else [len(text)]
 
-    return KnownPieces({"<|a|>": 1}, frozenset({"<|a|>"}), encode, max_characters=max_characters)
+    return KnownPieces({"<|a|>": 1}, frozenset({"<|a|>"}), encode, max_bytes=max_bytes)
 
 
 def test_what_is_known_is_not_tokenized_again() -> None:
@@ -65,7 +66,7 @@ def test_what_is_known_is_not_tokenized_again() -> None:
 
 def test_the_least_recently_used_is_forgotten_first() -> None:
     calls: list[str] = []
-    known = _counted(calls, max_characters=2500)
+    known = _counted(calls, max_bytes=2500)
     one, two, three = ("x" * 1000, "y" * 1000, "z" * 1000)
     for text in (one, two, one, three):
         known.ids(f"<|a|>{text}")
@@ -73,6 +74,18 @@ def test_the_least_recently_used_is_forgotten_first() -> None:
     for text in (one, three, two):
         known.ids(f"<|a|>{text}")
     assert calls == [f"<|a|>{two}"]
+
+
+@pytest.mark.parametrize("text", ["x" * 20_000, "漢" * 20_000])
+def test_texts_of_many_tokens_count_with_their_ids(text: str) -> None:
+    """A text that is slow to tokenize has a token for each letter, or three, and takes four bytes for each of them."""
+    known = KnownPieces({"<|a|>": 1}, frozenset({"<|a|>"}), lambda each, **_: [7] * 3 * len(each), max_bytes=2_000_000)
+    for number in range(40):
+        known.ids(f"<|a|>{number} {text}")
+    held = sum(sys.getsizeof(piece) + sys.getsizeof(ids) for (_, piece), (ids, _) in known._known.items())
+    assert held <= 2_000_000
+    assert known._num_bytes == sum(num_bytes for _, num_bytes in known._known.values())
+    assert len(known._known) > 1
 
 
 def test_a_beginning_is_apart_from_the_same_text_within() -> None:
