@@ -1,7 +1,7 @@
 """request_attributes: what a span says of its request, by OpenTelemetry's conventions for HTTP and generative AI.
 
-Never a prompt, an answer, a path as it was sent, or anything else that a client wrote: the model's name is ours.
-Times have vLLM's names, gen_ai.latency.*, since the conventions have none for a server's spans.
+Never a prompt, an answer, a path as it was sent, or another text of a client's but its request id: the model's name is
+ours. Times have vLLM's names, gen_ai.latency.*, since the conventions have none for a server's spans.
 """
 
 import time
