@@ -13,6 +13,7 @@ from server.text.known_pieces import find_known_pieces
 from server.text.pieces import PIECE_SIZE, Cuts, find_cuts
 from server.text.token_bound import TokenBound, TooManyTokens, find_token_bound
 from server.text.token_bytes import TokenBytes
+from server.text.tokenizer_json import read_tokenizer
 
 # Prompts come one by one, so the library's own threads gain nothing, and once started they warn at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -244,7 +245,7 @@ def _joined(pieces: Iterable[tuple[int, list[int]]]) -> list[int]:
 
 
 def _load(tokenizer_json: bytes) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
+    tokenizer = read_tokenizer(tokenizer_json)
     # A tokenizer.json may carry the settings of its training runs; a prompt is never cut or padded.
     tokenizer.no_truncation()
     tokenizer.no_padding()
