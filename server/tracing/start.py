@@ -36,7 +36,7 @@ class Endpoint:
 def start_tracing(url: str | None, model_name: str, count_spans: Callable[[str, int], None]) -> "Tracing | None":
     """None without a URL. count_spans: called by any thread, with what became of how many spans.
 
-    Raises OptionError for a URL that is none, and StartupError where the libraries are missing.
+    Raises OptionError for a URL or a variable that cannot be, and StartupError where the libraries are missing.
     """
     if url is None:
         return None
@@ -51,7 +51,10 @@ def start_tracing(url: str | None, model_name: str, count_spans: Callable[[str, 
         raise StartupError(
             f"--otlp-traces-endpoint needs a library that is not installed ({error.name}): {install}"
         ) from error
-    tracing: Tracing = module.Tracing(exporter.make_exporter(endpoint), model_name, count_spans)
+    try:
+        tracing: Tracing = module.Tracing(exporter.make_exporter(endpoint), model_name, count_spans)
+    except ValueError as error:
+        raise OptionError(f"OpenTelemetry's variables ask for what cannot be: {error}") from error
     logger.info("traces go to %s", endpoint.url)
     return tracing
 

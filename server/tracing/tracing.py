@@ -24,8 +24,9 @@ from server.tracing.span_gate import SpanGate
 _PROPAGATOR = TraceContextTextMapPropagator()
 _QUIET_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})  # asked for every few seconds, for ever
 _MAX_RESTARTS = 16  # that are remembered; the server gives up far earlier
-_QUEUE_VARIABLE = "OTEL_BSP_MAX_QUEUE_SIZE"
-_MAX_SPANS = 2048  # OpenTelemetry's default
+# OpenTelemetry's variables of these sizes, and its defaults.
+_QUEUE_SIZE = ("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+_BATCH_SIZE = ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
 
 
 class Tracing:
@@ -33,12 +34,18 @@ class Tracing:
     OpenTelemetry's variables say (OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES)."""
 
     def __init__(self, exporter: SpanExporter, model_name: str, count_spans: Callable[[str, int], None]) -> None:
-        """count_spans: called by any thread, with what became of how many spans."""
+        """count_spans: called by any thread, with what became of how many spans.
+
+        Raises ValueError for a variable that cannot be.
+        """
         logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it would quote a client's wrong headers
-        max_spans = _max_spans()
+        max_spans = _size(*_QUEUE_SIZE)
+        batch_size = min(max_spans, _size(*_BATCH_SIZE))
         self._gate = SpanGate(exporter, max_spans, count_spans)
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(self._gate, max_queue_size=max_spans))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(self._gate, max_queue_size=max_spans, max_export_batch_size=batch_size)
+        )
         self._tracer = self._provider.get_tracer("headrace", importlib.metadata.version("headrace"))
         self._model_name = model_name
         self._restarts: deque[Restart] = deque(maxlen=_MAX_RESTARTS)
@@ -80,11 +87,11 @@ def _parent(headers: Headers) -> Context:
     return _PROPAGATOR.extract(carrier, Context())
 
 
-def _max_spans() -> int:
-    try:
-        return max(1, int(os.environ[_QUEUE_VARIABLE]))
-    except (KeyError, ValueError):
-        return _MAX_SPANS
+def _size(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "").strip() or str(default)
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{variable} is {text!r}; it must be a whole number, at least 1")
+    return int(text)
 
 
 def _resource() -> Resource:

@@ -14,6 +14,7 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra 
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from engine.errors import OptionError
 from server.tracing.span_gate import DROPPED, EXPORTED, FAILED, SpanGate
 from server.tracing.start import start_tracing
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
@@ -77,6 +78,23 @@ async def test_a_collector_that_is_gone_is_told_of_once(
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert warnings[0].startswith("the collector does not take traces, which are lost meanwhile: ")
+
+
+async def test_a_short_queue_needs_no_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")  # below the default size of a batch
+    with OtlpReceiver() as receiver:
+        counts, *_ = await _send(receiver.url, 1, 5.0)
+        assert counts == {EXPORTED: SPANS_A_REQUEST}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OTEL_BSP_MAX_QUEUE_SIZE", "many"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"), ("OTEL_BSP_SCHEDULE_DELAY", "-1")],
+)
+def test_a_variable_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(OptionError, match="OpenTelemetry's variables"):
+        start_tracing("http://127.0.0.1:4318", MODEL, lambda *_: None)
 
 
 async def test_what_waits_is_sent_at_the_end() -> None:
