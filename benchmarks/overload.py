@@ -7,7 +7,7 @@ them. The load comes from this process, which takes a part of the processors its
 
 - alone: 8 clients, one request after the other: what latencies are without overload;
 - load: 1,000 connections, 200 requests a second: statuses, the time of a refusal, latencies of those that are served;
-- retry: 200 clients that obey Retry-After: how often they come until each has its answer;
+- retry: 100 clients that obey Retry-After: how often they come until each has its answer;
 - leave: 1,000 clients that leave in the middle of their request;
 - slow: long texts that are slow to tokenize, of clients that wait and of clients that leave;
 - slo: the same load with --ttft-slo: predicted and real times to the first token.
@@ -145,7 +145,7 @@ async def load(
     return answers
 
 
-async def retry(url: str, num_clients: int = 200) -> None:
+async def retry(url: str, num_clients: int = 100) -> None:
     """Clients that come back when they are told to."""
     began_s = time.monotonic()
     attempts: list[int] = []
@@ -240,7 +240,8 @@ async def measure(parts: Sequence[str], server: Server, seconds: float, slo_s: f
             medians = [quantile([a.end_s - a.first_s for a in each], 0.5) for each in (served, quiet)]
             say(f"  from the first token to the last: {medians[0] / medians[1]:.2f} times that of the 8 clients alone")
     for name, part in (("retry", retry), ("leave", leave), ("slow", slow)):
-        for again in ("", ", again") if name in parts else ():  # what is made once, such as threads, is there then
+        rounds = ("",) if name == "retry" else ("", ", again")  # what is made once, such as threads, is there then
+        for again in rounds if name in parts else ():
             say(name + again)
             await Watch(server).during(part(server.url))
     if slo_s is not None:
