@@ -8,7 +8,8 @@ import time
 
 from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
-from engine.client.first_token import FirstToken, FirstTokenPredictor
+from engine.client.first_token import FirstToken
+from engine.client.intake import Intake
 from engine.client.interface import EngineState, EngineStatus, RestartReason
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
@@ -27,7 +28,6 @@ from engine.protocol import (
     FromEngine,
     Loading,
     Ready,
-    RequestOutput,
     ServiceClass,
     SetLogLevel,
     Shutdown,
@@ -67,15 +67,17 @@ class ProcessClient:
         """hang_timeout_s: without a sign of progress, while there is work, until the process is killed; 0 is never.
         command: see EngineProcess."""
         self._config = config
-        self._queue = QueueLimit(max_num_waiting, max_num_waiting_tokens)
         self._hang_timeout_s = hang_timeout_s
         self._callbacks = callbacks or EngineCallbacks()
         self._command = command
         self._engine: EngineProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._streams = OpenStreams(on_discarded=self._callbacks.on_discarded)
-        self._predictor = FirstTokenPredictor(
-            self._streams.backlog, self._streams.begun, on_known=self._callbacks.on_first_token
+        self._intake = Intake(
+            self._streams,
+            QueueLimit(max_num_waiting, max_num_waiting_tokens),
+            shares_prefixes=config.enable_prefix_caching,
+            on_first_token=self._callbacks.on_first_token,
         )
         self._state = EngineState.LOADING
         self._reason = "the engine has not been started"
@@ -83,7 +85,6 @@ class ProcessClient:
         self._info: EngineInfo | None = None
         self._failure: str | None = None
         self._is_option_wrong = False
-        self._stats = StepStats()
         self._clock = ProgressClock(time.monotonic(), max_gap_s=2 * _WATCH_INTERVAL_S)
         self._has_hung = False
         self._restarts = RestartLimit()
@@ -145,8 +146,8 @@ class ProcessClient:
             stage=stage,
             progress=progress,
             num_open=num_open,
-            num_running=self._stats.running,
-            num_waiting=max(self._stats.waiting, num_open - self._stats.running),
+            num_running=self._intake.stats.running,
+            num_waiting=self._intake.num_waiting,
             num_waiting_tokens=self._streams.backlog.num_tokens,
             seconds_since_progress=self._clock.silent_s(time.monotonic()) if num_open else 0.0,
             num_restarts=self._num_restarts,
@@ -160,40 +161,25 @@ class ProcessClient:
         return loading.stage, min(1.0, loading.done / loading.total) if loading.total > 0 else None
 
     def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
-        now = time.monotonic()
-        num_waiting = self._check_requests(num_requests, now)
-        waiting = self._streams.backlog.num_tokens
-        self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
+        self._check_ready()
+        self._intake.check(num_requests, num_new_tokens)
 
-    def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
-        return self._predictor.predict(num_new_tokens, service_class)
-
-    def drain_s(self) -> float:
-        return self._queue.drain_s(self.status().num_waiting, time.monotonic())
-
-    def _check_requests(self, num_requests: int, now: float) -> int:
-        """How many would wait with so many more; raises as check_capacity."""
+    def _check_ready(self) -> None:
         if self._state is not EngineState.READY:
             raise EngineUnavailable(self._reason)
-        # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
-        num_places = self._stats.running if self._stats.waiting else self.info.max_num_seqs
-        num_waiting = len(self._streams) + num_requests - num_places
-        self._queue.check(num_waiting, now)
-        return num_waiting
+
+    def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
+        return self._intake.predict(num_new_tokens, service_class)
+
+    def drain_s(self) -> float:
+        return self._intake.drain_s()
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> OutputStream:
-        self._check_requests(1, time.monotonic())
+        self._check_ready()
+        self._intake.check_requests(1)
         if not self._streams:
-            now = time.monotonic()
-            self._clock.restart(now)  # it was idle
-            self._queue.begin(now)
-        if num_new_tokens is None:
-            self._predictor.expect(request.id, len(request.prompt_ids), request.service_class)
-        if num_new_tokens is None or not self._config.enable_prefix_caching:
-            num_new_tokens = len(request.prompt_ids)
-        stream = self._streams.open(
-            request, num_new_tokens=num_new_tokens, on_abort=lambda reason: self._abort(request.id, reason)
-        )
+            self._clock.restart(time.monotonic())  # it was idle
+        stream = self._intake.open(request, num_new_tokens, lambda reason: self._abort(request.id, reason))
         self._send_requests()
         return stream
 
@@ -218,10 +204,10 @@ class ProcessClient:
         """Run the engine process again and again until it may not be restarted any more."""
         while True:
             await self._run_once()
-            self._stats = StepStats()
+            self._intake.stats = StepStats()
             if self._is_stopping or self._failure is not None or not self._may_restart():
                 self._fail_streams()
-                self._callbacks.on_step(self._stats)  # gauges of a dead engine are 0
+                self._callbacks.on_step(self._intake.stats)  # gauges of a dead engine are 0
                 if not self._is_stopping:
                     self._die()
                 return
@@ -295,7 +281,10 @@ class ProcessClient:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case StepOutputs(outputs=outputs, stats=stats):
-                self._take_step(outputs, stats)
+                if outputs or stats.prefill_tokens or stats.decode_tokens:  # not if it spins and computes nothing
+                    self._clock.restart(time.monotonic())
+                self._callbacks.on_step(stats)
+                self._intake.take_step(outputs, stats)
             case Loading():
                 self._loading = message
                 self._callbacks.on_loading(message)
@@ -306,31 +295,18 @@ class ProcessClient:
                 self._state = EngineState.READY
                 self._reason = ""
                 self._clock.restart(time.monotonic())
-                self._predictor.begin(info)
+                self._intake.begin(info)
                 self._callbacks.on_ready(info)
                 if self._num_restarts:
                     logger.info("the engine is ready again")
                 self._send_requests()
                 self._settled.set()
             case Started(ids=ids):
-                self._predictor.on_started(self._streams.start(ids))
+                self._intake.start(ids)
             case Working():
                 self._clock.restart(time.monotonic())
             case Failed(message=reason, is_option=is_option):
                 self._failure, self._is_option_wrong = reason, is_option
-
-    def _take_step(self, outputs: list[RequestOutput], stats: StepStats) -> None:
-        self._stats = stats
-        if outputs or stats.prefill_tokens or stats.decode_tokens:  # not if it spins and computes nothing
-            self._clock.restart(time.monotonic())
-        self._callbacks.on_step(stats)
-        self._predictor.on_step(stats, outputs)
-        for output in outputs:
-            num_output = self._streams.deliver(output)
-            if num_output is not None:
-                self._predictor.on_ended(num_output)
-            if output.finish_reason is not None:
-                self._queue.count_end(time.monotonic())
 
     def _enter_loading(self, reason: str) -> None:
         self._state = EngineState.LOADING

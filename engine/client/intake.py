@@ -1,0 +1,88 @@
+"""Intake: how much the engine has to do, whether more may come, and when it would have its first token."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from engine.client.first_token import FirstToken, FirstTokenPredictor
+from engine.client.open_streams import OpenStreams
+from engine.client.output_stream import OutputStream
+from engine.client.queue_limit import QueueLimit
+from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutput, ServiceClass, StepStats
+
+
+class Intake:
+    """Follows the requests that are open and the engine's steps. `stats`: of the last step of the engine that lives."""
+
+    def __init__(
+        self,
+        streams: OpenStreams,
+        queue: QueueLimit,
+        *,
+        shares_prefixes: bool,
+        on_first_token: Callable[[FirstToken, float], None],
+    ) -> None:
+        """shares_prefixes: whether requests with one prompt compute it once. on_first_token: see EngineCallbacks."""
+        self.stats = StepStats()
+        self._streams = streams
+        self._queue = queue
+        self._shares_prefixes = shares_prefixes
+        self._predictor = FirstTokenPredictor(streams.backlog, streams.begun, on_known=on_first_token)
+        self._max_num_seqs = 0
+
+    def begin(self, info: EngineInfo) -> None:
+        """An engine is ready."""
+        self._max_num_seqs = info.max_num_seqs
+        self._predictor.begin(info)
+
+    @property
+    def num_waiting(self) -> int:
+        return max(self.stats.waiting, len(self._streams) - self.stats.running)
+
+    def check(self, num_requests: int, num_new_tokens: int) -> None:
+        """Raise QueueFull if so many requests, or tokens of their prompts, are too many."""
+        now = time.monotonic()
+        num_waiting = self.check_requests(num_requests)
+        waiting = self._streams.backlog.num_tokens
+        self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
+
+    def check_requests(self, num_requests: int) -> int:
+        """How many would wait with so many more. Raises QueueFull."""
+        # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
+        num_places = self.stats.running if self.stats.waiting else self._max_num_seqs
+        num_waiting = len(self._streams) + num_requests - num_places
+        self._queue.check(num_waiting, time.monotonic())
+        return num_waiting
+
+    def predict(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
+        return self._predictor.predict(num_new_tokens, service_class)
+
+    def drain_s(self) -> float:
+        """How long what waits takes at the recent rate."""
+        return self._queue.drain_s(self.num_waiting, time.monotonic())
+
+    def open(
+        self, request: EngineRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
+    ) -> OutputStream:
+        """A stream for a request that is yet to be sent. num_new_tokens: see EngineClient.submit."""
+        if not self._streams:
+            self._queue.begin(time.monotonic())
+        if num_new_tokens is None:
+            self._predictor.expect(request.id, len(request.prompt_ids), request.service_class)
+        if num_new_tokens is None or not self._shares_prefixes:
+            num_new_tokens = len(request.prompt_ids)
+        return self._streams.open(request, num_new_tokens=num_new_tokens, on_abort=on_abort)
+
+    def start(self, request_ids: list[str]) -> None:
+        """The engine begins to compute these."""
+        self._predictor.on_started(self._streams.start(request_ids))
+
+    def take_step(self, outputs: Sequence[RequestOutput], stats: StepStats) -> None:
+        """Deliver a step's outputs."""
+        self.stats = stats
+        self._predictor.on_step(stats, outputs)
+        for output in outputs:
+            num_output = self._streams.deliver(output)
+            if num_output is not None:
+                self._predictor.on_ended(num_output)
+            if output.finish_reason is not None:
+                self._queue.count_end(time.monotonic())
