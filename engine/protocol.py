@@ -82,7 +82,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output must not contain
     allowed_token_ids: tuple[int, ...] | None = None  # None allows all
-    seed: int | None = None  # None draws one when the sequence is admitted
+    seed: int | None = None  # None takes EngineRequest.drawn_seed
     stop_token_ids: tuple[int, ...] = ()  # beside the checkpoint's own EOS ids
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; n: the sampled token's and the n best
@@ -175,6 +175,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     reports_progress: bool = False  # outputs while the prompt is computed
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
     resumption: Resumption | None = None  # if another engine has begun it
+    drawn_seed: int | None = None  # of a request that gives none: the same for all engines; None draws one at intake
 
     def __post_init__(self) -> None:
         check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)

@@ -80,8 +80,7 @@ class OpenStreams:
         """A stream for a request that is yet to be sent. One without a seed gets one, for all engines. num_new_tokens:
         see EngineClient.submit."""
         if request.sampling.seed is None:
-            sampling = msgspec.structs.replace(request.sampling, seed=secrets.randbits(63))
-            request = msgspec.structs.replace(request, sampling=sampling)
+            request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
         self._open[request.id] = each = _Open(request, stream, num_new_tokens)
         self._wait(each)

@@ -116,7 +116,7 @@ class Scheduler:
         """Accept a request; raises InvalidRequest if it can never be served. grammar: of request.grammar."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._check_length(request)
-        seed = request.sampling.seed
+        seed = request.drawn_seed if request.sampling.seed is None else request.sampling.seed
         sequence = Sequence(
             request=request,
             seed=secrets.randbits(63) if seed is None else seed,

@@ -117,3 +117,15 @@ def test_it_is_told_before_the_step_that_computes_it() -> None:
     request = make_request("a", make_prompt(20), max_tokens=6, ignore_eos=True)
     _steps(engine, resumed(request, expected_ids(request)[:2], num_cached_tokens=8))
     assert told == [["a"]]
+
+
+def test_a_request_without_a_seed_goes_on_with_the_one_that_was_drawn() -> None:
+    request = make_request("a", make_prompt(9), max_tokens=12, seed=77, ignore_eos=True)
+    whole = expected_ids(request)
+    unseeded = msgspec.structs.replace(
+        request, sampling=msgspec.structs.replace(request.sampling, seed=None), drawn_seed=77
+    )
+    for output_ids in ([], whole[:5]):
+        engine, _ = make_engine()
+        outputs = LocalClient(engine).generate([resumed(unseeded, output_ids)])
+        assert output_ids + outputs["a"].new_ids == whole

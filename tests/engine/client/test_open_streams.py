@@ -61,8 +61,8 @@ class Engines(RuleBasedStateMachine):
             for request in requests:
                 resumed = [] if request.resumption is None else request.resumption.output_ids
                 assert resumed == self.tokens[request.id], "the engine is not told what the stream has had"
-                assert request.sampling.seed == self.seeds.setdefault(request.id, request.sampling.seed)
-                assert request.sampling.seed is not None
+                assert request.drawn_seed == self.seeds.setdefault(request.id, request.drawn_seed)
+                assert request.drawn_seed is not None
             assert sent == sorted(sent, key=int), "not in the order in which they came"
             assert not self.engine.keys() & sent, "sent twice"
             self.engine.update(dict.fromkeys(sent, "waiting"))
@@ -278,4 +278,8 @@ def test_the_next_engine_is_told_what_was_said() -> None:
     streams.engine_ended("it ended")
     (again,) = streams.take_unsent()
     assert again.resumption == Resumption(output_ids=[7, 8, 9], num_cached_tokens=16, num_drafted=4)
-    assert (again.sampling.seed, again.sampling.prompt_logprobs) == (5, None)  # the prompt's came with the first token
+    assert (again.sampling.seed, again.drawn_seed, again.sampling.prompt_logprobs) == (
+        5,
+        None,
+        None,
+    )  # the prompt's came with the first token
