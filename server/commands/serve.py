@@ -35,7 +35,6 @@ from server.http.certificates import Certificates
 from server.keys.key_file import read_keys
 from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics
-from server.network_config import NetworkConfig
 from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
@@ -111,14 +110,18 @@ async def _serve(
             logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
     upkeep = contextlib.AsyncExitStack()
     await upkeep.enter_async_context(context.keys.kept_up())
-    on_hangup(*([context.keys.look_again] if context.keys.has_files else []))
+    on_hangup(
+        *([context.keys.look_again] if context.keys.has_files else []),
+        *([certificates.reload] if certificates is not None else []),
+    )
     serving = asyncio.create_task(http.serve([sock]), name="http")
     watches = [
         asyncio.create_task(ActivityLog(metrics).run(), name="activity-log"),
         asyncio.create_task(watch_loop(partial(metrics.observe, "event_loop_lag_seconds")), name="loop-lag"),
         asyncio.create_task(manager.pulse(), name="watchdog-pulse"),
-        *_watch_certificates(certificates, server_config.network),
     ]
+    if certificates is not None and server_config.network.enable_ssl_refresh:
+        watches.append(asyncio.create_task(certificates.watch(), name="certificates"))
     url = url_of(sock, has_tls=certificates is not None)
     manager.loading(engine_config.model)
     logger.info("listening on %s, loading %s", url, engine_config.model)
@@ -154,13 +157,6 @@ async def _serve(
         if tracing is not None:
             await asyncio.to_thread(tracing.close, _TRACES_TIMEOUT_S)
         manager.close()
-
-
-def _watch_certificates(certificates: Certificates | None, config: NetworkConfig) -> "list[asyncio.Task[None]]":
-    if certificates is None:
-        return []
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificates.reload)
-    return [asyncio.create_task(certificates.watch(), name="certificates")] if config.enable_ssl_refresh else []
 
 
 def _engine_client(
