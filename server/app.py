@@ -1,6 +1,7 @@
 """create_app: the HTTP application around one engine client."""
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -67,6 +68,11 @@ ROUTERS = (
     dashboard.router,
 )
 
+# Those that are the same for every request: few enough to be a metric's label.
+_KNOWN_PATHS = frozenset(
+    route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute) and "{" not in route.path
+)
+
 
 def create_app(
     client: EngineClient,
@@ -120,7 +126,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
     config = context.config
     layers = [
         Middleware(RequestMiddleware, context=context),
-        Middleware(AuthMiddleware, ring=context.keys.ring),
+        Middleware(AuthMiddleware, ring=context.keys.ring, known_paths=_KNOWN_PATHS),
         Middleware(QueueMiddleware, context=context),
     ]
     if config.allowed_origins:

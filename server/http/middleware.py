@@ -7,6 +7,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.errors import HeadraceError
 from server.context import ServerContext
 from server.errors import ClientGone, TooManyConnections
 from server.http.certificates import SUBJECT_STATE
@@ -148,20 +149,31 @@ class AuthMiddleware:
     """Asks for a key on every path but OPEN_PATHS, if there are keys: a route added later is closed until it is listed
     there. A POST counts as a request of its key."""
 
-    def __init__(self, app: ASGIApp, ring: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, ring: KeyRing, known_paths: frozenset[str]) -> None:
+        """known_paths: of routes, for records of requests that do not come so far."""
         self._app = app
         self._ring = ring
+        self._known_paths = known_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and route_path(scope) not in OPEN_PATHS:
-            caller = self._ring.find(_given_key(Headers(scope=scope))) if self._ring.asks_for_keys else ANYBODY
-            set_caller(scope, caller)
-            record = current_record()
-            if record is not None:
-                record.key_name = caller.name
-            if scope["method"] == "POST":
-                _count_request(caller, record)
+        if scope["type"] == "http" and (path := route_path(scope)) not in OPEN_PATHS:
+            try:
+                self._admit(scope)
+            except HeadraceError:
+                if path in self._known_paths and (record := current_record()) is not None:
+                    record.route = path
+                raise
         await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises InvalidApiKey or RateLimited."""
+        caller = self._ring.find(_given_key(Headers(scope=scope))) if self._ring.asks_for_keys else ANYBODY
+        set_caller(scope, caller)
+        is_request = scope["method"] == "POST"
+        if (record := current_record()) is not None:
+            record.key_name, record.is_usage = caller.name, is_request
+        if is_request and caller.account is not None:
+            caller.account.count_request()
 
 
 def _given_key(headers: Headers) -> bytes:
@@ -170,14 +182,6 @@ def _given_key(headers: Headers) -> bytes:
     if scheme.lower() != "bearer":
         given = headers.get("x-api-key", "")
     return given.strip().encode("latin-1")
-
-
-def _count_request(caller: Caller, record: RequestRecord | None) -> None:
-    """Raises RateLimited."""
-    if record is not None:
-        record.is_usage = True
-    if caller.account is not None:
-        caller.account.count_request()
 
 
 def set_caller(scope: Scope, caller: Caller) -> None:

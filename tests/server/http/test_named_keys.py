@@ -399,6 +399,22 @@ async def test_usage_is_the_sum_of_a_keys_answers(site: Callable[..., Site], tmp
     assert [line["request_id"] for line in lines[:2]] == [answer.headers["x-request-id"] for answer in answers]
 
 
+async def test_a_refused_requests_record_names_its_route(site: Callable[..., Site], tmp_path: Path) -> None:
+    log = tmp_path / "usage.jsonl"
+    here = site(entry("ann", requests_per_minute=1), usage_log=str(log))
+    here.stop_time()
+    async with here.api("ann") as ann:
+        for path in ("/v1/completions", "/v1/completions", "/v1/responses/resp_x/cancel"):
+            await ann.post(path, json=TEXT)
+    await here.app.state.context.keys._log.close()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["route"], line["status"]) for line in lines] == [
+        ("/v1/completions", 200),
+        ("/v1/completions", 429),
+        ("unmatched", 429),
+    ]
+
+
 async def test_an_aborted_request_counts_what_it_had(site: Callable[..., Site]) -> None:
     here = site(entry("ann"), script=_waits)
     headers = [*DEFAULT_HEADERS, (b"authorization", bearer("ann")["authorization"].encode())]
