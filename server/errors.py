@@ -61,6 +61,10 @@ class NotServed(HeadraceError):
     """A path of a protocol that this server speaks, for something that it does not do."""
 
 
+class ForeignName(HeadraceError):
+    """A request of this machine, to a server without keys, for a name that is not this machine's."""
+
+
 class RequestTooLarge(HeadraceError):
     """The body is longer than --max-request-bytes."""
 
@@ -153,6 +157,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     StreamStopped: _Kind(409, _INVALID, "stream_deleted"),
     EventsDropped: _Kind(410, _INVALID, "events_dropped"),
     RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),
+    ForeignName: _Kind(421, _INVALID, "foreign_host"),
     QueueFull: _Kind(429, "requests", "rate_limit_exceeded"),
     RateLimited: _Kind(429, "requests", "rate_limit_exceeded"),
     TokensLimited: _Kind(429, "tokens", "rate_limit_exceeded"),

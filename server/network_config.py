@@ -66,6 +66,14 @@ class NetworkConfig:
         metavar="IP",
     )
 
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "Name under which programs on this machine may ask a server without keys, beside localhost and the machine's "
+        "own; other names may be web pages' that lead here; repeatable (default: none).",
+        group="Network",
+        metavar="NAME",
+    )
+
     def __post_init__(self) -> None:
         """Raises OptionError."""
         if not _MODE.fullmatch(self.uds_mode):

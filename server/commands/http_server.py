@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -16,6 +17,7 @@ from server.context import ServerContext
 from server.http.certificates import Certificates
 from server.http.connection import CloseReason, Connection, ConnectionLimits
 from server.http.connections import Connections
+from server.http.own_names import OwnNames
 from server.http.proxies import ProxiedClients, TrustedProxies
 from server.http.root_path import RootPath
 from server.http.tls_layer import TlsLayer
@@ -51,8 +53,9 @@ def create_server(
     app = create_app(client, config, engine_config, metrics, store, templates=templates)
     trusted = TrustedProxies(config.network.proxies)
     paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+    named = OwnNames(RootPath(app, config.root_path, paths), [socket.gethostname(), *config.network.allowed_hosts])
     uvicorn_config = uvicorn.Config(
-        ProxiedClients(RootPath(app, config.root_path, paths), trusted, config.max_connections_per_client),
+        ProxiedClients(named, trusted, config.max_connections_per_client),
         log_config=None,
         access_log=False,  # server/http/request_log.py tells more
         proxy_headers=False,  # it would believe every process of this machine

@@ -9,17 +9,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import HeadraceError
 from server.context import ServerContext
-from server.errors import ClientGone, TooManyConnections
+from server.errors import ClientGone, ForeignName, TooManyConnections
 from server.http.certificates import SUBJECT_STATE
 from server.http.connections import REFUSED_STATE
 from server.http.error_forms import error_response, route_path, told
 from server.http.head import check_head
+from server.http.own_names import FOREIGN_NAME_STATE, host_name
 from server.http.rate_headers import rate_headers
 from server.http.request_log import RequestLog
 from server.keys.caller import ANYBODY, Caller, set_current_caller
 from server.keys.ring import KeyRing
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_record, set_current_record
 from server.pages.files import NAMES as page_names
+from server.schemas.base import quote
 
 # Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
 PROBES = frozenset({"/live", "/ready", "/health"})
@@ -166,14 +168,27 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
-        """Raises InvalidApiKey or RateLimited."""
-        caller = self._ring.find(_given_key(Headers(scope=scope))) if self._ring.asks_for_keys else ANYBODY
+        """Raises InvalidApiKey, ForeignName or RateLimited."""
+        headers = Headers(scope=scope)
+        caller = self._ring.find(_given_key(headers)) if self._ring.asks_for_keys else _anybody(scope)
         set_caller(scope, caller)
         is_request = scope["method"] == "POST"
         if (record := current_record()) is not None:
             record.key_name, record.is_usage = caller.name, is_request
         if is_request and caller.account is not None:
             caller.account.count_request()
+
+
+def _anybody(scope: Scope) -> Caller:
+    """Raises ForeignName."""
+    if FOREIGN_NAME_STATE in scope["state"]:
+        name = quote(host_name(Headers(scope=scope)))
+        raise ForeignName(
+            f"a program on the server's own machine asks for the host {name}, which may be a web page's name that was "
+            "made to lead here; ask for localhost, or start the server with --api-key, or with --allowed-hosts and the "
+            "name"
+        )
+    return ANYBODY
 
 
 def _given_key(headers: Headers) -> bytes:

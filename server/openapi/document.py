@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from engine.errors import InvalidRequest
 from server.errors import (
+    ForeignName,
     HeadersTooLarge,
     InvalidApiKey,
     RateLimited,
@@ -25,7 +26,7 @@ from server.structured_outputs.fields import StructuredFields
 
 _EVERY = (InvalidRequest, HeadersTooLarge, Exception)
 _OF_BODIES = (RequestTimeout, RequestTooLarge)
-_OF_OTHERS_THAN_PROBES = (InvalidApiKey, TooManyConnections)
+_OF_OTHERS_THAN_PROBES = (InvalidApiKey, ForeignName, TooManyConnections)
 _OF_REQUESTS = (RateLimited,)  # that count as such
 _EACH = {EVENTS: "each event", LINES: "each line"}
 

@@ -13,7 +13,9 @@ from tests.helpers.http_serving import DEADLINE_S, GET, serving
 
 
 def _post(length: int, *, path: str = "/v1/completions") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    )
     return head.encode()
 
 
@@ -131,8 +133,8 @@ async def test_a_connection_is_kept_after_a_body_that_came_behind_its_answer() -
     [
         b"GET / HTTP/1.1\r\nx: " + b"y" * 300_000,
         b"GET /" + b"y" * 300_000,
-        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * 5000,
-        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * 300 + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x: y\r\n" * 5000,
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x: y\r\n" * 300 + b"\r\n",
     ],
     ids=["line", "target", "lines without an end", "lines"],
 )
@@ -237,7 +239,7 @@ async def test_an_upgrade_is_declined() -> None:
     async with serving() as server:
         peer = await server.connect()
         peer.writer.write(
-            b"GET /live HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            b"GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
             b"sec-websocket-key: x\r\nsec-websocket-version: 13\r\n\r\n"
         )
         assert (await peer.answer())[0] == 200

@@ -39,7 +39,7 @@ async def test_curl_asks_through_a_unix_socket(tmp_path: Path, caplog: pytest.Lo
 
 async def test_a_proxys_word_is_taken_if_it_is_trusted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    forwarded = GET.replace(b"host: x", b"host: x\r\nx-forwarded-for: 6.6.6.6, 1.2.3.4")
+    forwarded = GET.replace(b"host: localhost", b"host: localhost\r\nx-forwarded-for: 6.6.6.6, 1.2.3.4")
     for network in (NetworkConfig(), NetworkConfig(forwarded_allow_ips=("127.0.0.1",))):
         async with serving(network=network) as server:
             peer = await server.connect()
@@ -61,3 +61,11 @@ async def test_a_prefix_may_be_taken_off_or_left_on() -> None:
             peer = await server.connect()
             peer.writer.write(GET.replace(b"/v1/models", path))
             assert (await peer.answer())[0] == 200
+
+
+async def test_a_name_that_is_not_this_machines_is_refused_without_keys() -> None:
+    for options, status in (({}, 421), ({"network": NetworkConfig(allowed_hosts=("page.example",))}, 200)):
+        async with serving(**options) as server:  # type: ignore[arg-type]
+            peer = await server.connect()
+            peer.writer.write(GET.replace(b"localhost", b"page.example"))
+            assert (await peer.answer())[0] == status

@@ -161,7 +161,7 @@ async def test_a_client_that_does_not_read_is_cut_off(authority: Authority, own:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader, writer = await asyncio.open_connection(sock=sock, ssl=_client(authority), server_hostname="localhost")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        writer.write(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n" * 4)
+        writer.write(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: localhost\r\n\r\n" * 4)
         async with asyncio.timeout(DEADLINE_S):
             while not server.closed("write_timeout"):
                 await asyncio.sleep(0.02)

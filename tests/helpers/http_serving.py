@@ -21,7 +21,7 @@ from server.text.direct_templates import DirectTemplates
 from tests.helpers.fake_client import MODEL, FakeClient, says
 
 DEADLINE_S = 20.0
-GET = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+GET = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 @dataclass
