@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from tests.helpers.drafting import AlwaysFull, Unsure
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.grammars import ledger_source
 from tests.helpers.loaded import load_random
-from tests.helpers.statistics import significant, two_sample_p
+from tests.helpers.statistics import goodness_p, significant, two_sample_p
 from tests.models.families.classic_variants import gemma2
 from tests.models.families.recurrent_variants import lfm2, qwen35
 
@@ -240,8 +241,12 @@ def test_a_model_with_windows_that_drafts_for_itself_is_always_right(tmp_path: P
     assert sum(step.accepted_tokens for step in client.steps) == drafted > 100
 
 
-SAMPLES = 20_000
+NUM_TEXTS = 10_000  # against a known distribution
+SAMPLES = 20_000  # each, of two against each other
 Texts = Counter[tuple[int, ...]]
+Probabilities = dict[tuple[int, ...], dict[int, float]]
+_PROMPT = [9, 8, 7, 6, 5, 4, 3]
+_SAMPLED: dict[str, Any] = {"temperature": 1.2, "top_k": 3}
 
 
 # Two tokens are sampled, one is forced, and one more sampled; texts that match are rare without a mask.
@@ -257,12 +262,16 @@ def grammars() -> Iterator[GrammarCompiler]:
 
 
 def _sampled_texts(
-    client: LocalClient, seeds: Iterator[int], monkeypatch: pytest.MonkeyPatch, **request: Any
+    client: LocalClient,
+    seeds: Iterator[int],
+    monkeypatch: pytest.MonkeyPatch,
+    num_texts: int,
+    **request: Any,
 ) -> tuple[Texts, list[StepStats]]:
     """Without a seed, with which nothing would be drawn by chance: the engine's own come from `seeds`."""
     monkeypatch.setattr(scheduler.secrets, "randbits", lambda _: next(seeds))
-    parameters = {"max_tokens": 4, "seed": None, "temperature": 1.2, "top_k": 3, "ignore_eos": True, **request}
-    requests = [make_request(f"s{n}", [9, 8, 7, 6, 5, 4, 3], **parameters) for n in range(SAMPLES)]
+    parameters = {"max_tokens": 4, "seed": None, **_SAMPLED, "ignore_eos": True, **request}
+    requests = [make_request(f"s{n}", _PROMPT, **parameters) for n in range(num_texts)]
     outputs = client.generate(requests)
     return Counter(tuple(output.new_ids) for output in outputs.values()), client.steps
 
@@ -284,26 +293,60 @@ def _p_values(first: Texts, second: Texts) -> dict[str, float]:
     return found
 
 
-def test_sampled_outputs_have_one_distribution_with_and_without_drafts(
+def _next_probabilities(pair: Pair) -> Probabilities:
+    """Of each token of a text, given those before it: the model's own, as `_sampled_texts` has it sample."""
+    client = _client(pair, "none", num_blocks=2000)
+    found: Probabilities = {}
+    prefixes: list[tuple[int, ...]] = [()]
+    for _ in range(4):
+        greedy = {"max_tokens": 1, "temperature": 0.0, "logprobs": _SAMPLED["top_k"], "ignore_eos": True}
+        requests = [make_request(f"p{prefix}", [*_PROMPT, *prefix], **greedy) for prefix in prefixes]
+        outputs = client.generate(requests)
+        for prefix, request in zip(prefixes, requests, strict=True):
+            assert outputs[request.id].logprobs is not None
+            top = outputs[request.id].logprobs[0].top
+            weights = {token_id: math.exp(logprob / _SAMPLED["temperature"]) for token_id, logprob in top}
+            found[prefix] = {token_id: weight / sum(weights.values()) for token_id, weight in weights.items()}
+        prefixes = [(*prefix, token_id) for prefix in prefixes for token_id in found[prefix]]
+    return found
+
+
+def _goodness(texts: Texts, probabilities: Probabilities) -> dict[str, float]:
+    """Whether each token of the texts is distributed so, given those before it."""
+    p_values = {}
+    for prefix, nexts in probabilities.items():
+        counts = Counter[int]()
+        for text, count in texts.items():
+            if text[: len(prefix)] == prefix:
+                counts[text[len(prefix)]] += count
+        assert counts.keys() <= nexts.keys(), prefix
+        if counts.total() >= 20:
+            expected = np.array([[probability * counts.total() for probability in nexts.values()]])
+            p_values[str(prefix)] = goodness_p(np.array([[counts[token_id] for token_id in nexts]]), expected)
+    return p_values
+
+
+def test_sampled_outputs_with_drafts_have_the_distribution_of_the_model(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """20,000 texts of four tokens each way, among prefix hits and preemptions; the second to fourth token are drafted,
-    or follow an accepted draft."""
-    seeds = itertools.count()
-    plain, _ = _sampled_texts(_client(pair, "none", max_tokens=2, num_blocks=2000), seeds, monkeypatch)
-    drafted, steps = _sampled_texts(_client(pair, "model", max_tokens=2, num_blocks=90), seeds, monkeypatch)
+    """10,000 texts of four tokens, among prefix hits and preemptions, against what the model's log probabilities say;
+    the second to fourth token are drafted, or follow an accepted draft. A sample against a known distribution tells as
+    much as two samples of twice the size each against each other."""
+    client = _client(pair, "model", max_tokens=2, num_blocks=90)
+    drafted, steps = _sampled_texts(client, itertools.count(), monkeypatch, NUM_TEXTS)
     num_accepted, num_drafted = (sum(getattr(s, name) for s in steps) for name in ("accepted_tokens", "draft_tokens"))
     assert 0.2 * num_drafted < num_accepted < 0.95 * num_drafted
     assert sum(step.preemptions for step in steps) > 10
-    assert sum(step.prefix_hits for step in steps) > SAMPLES
-    family = _p_values(plain, drafted)
-    assert len(family) > 20
-    assert significant(family) == []
+    assert sum(step.prefix_hits for step in steps) > NUM_TEXTS
+    probabilities = _next_probabilities(pair)
+    p_values = _goodness(drafted, probabilities)
+    assert len(p_values) > 20
+    assert significant(p_values) == []
 
-    (commonest, _), *_ = plain.most_common(1)
-    biased = Counter({text: round(0.97 * count) for text, count in plain.items()})  # control: a bias of 3 %
-    biased[commonest] += SAMPLES - biased.total()
-    assert significant(_p_values(drafted, biased)) != []
+    (commonest, _), *_ = drafted.most_common(1)
+    biased = Counter({text: round(0.97 * count) for text, count in drafted.items()})  # control: a bias of 3 %
+    biased[commonest] += NUM_TEXTS - biased.total()
+    assert significant(_goodness(biased, probabilities)) != []
 
 
 def test_sampled_outputs_have_one_distribution_under_a_grammar(
@@ -313,10 +356,10 @@ def test_sampled_outputs_have_one_distribution_under_a_grammar(
     drafted by a model under the same masks."""
     seeds = itertools.count()
     alone = _client(pair, "none", num_blocks=2000, grammars=grammars)
-    plain, steps = _sampled_texts(alone, seeds, monkeypatch, grammar=GRAMMAR, logprobs=0, top_k=5)
+    plain, steps = _sampled_texts(alone, seeds, monkeypatch, SAMPLES, grammar=GRAMMAR, logprobs=0, top_k=5)
     assert sum(step.forced_tokens for step in steps) == 0
     drafting = _client(pair, "model", max_tokens=2, num_blocks=90, grammars=grammars)
-    drafted, steps = _sampled_texts(drafting, seeds, monkeypatch, grammar=GRAMMAR, top_k=5)
+    drafted, steps = _sampled_texts(drafting, seeds, monkeypatch, SAMPLES, grammar=GRAMMAR, top_k=5)
     assert sum(step.forced_tokens for step in steps) > 0.3 * SAMPLES  # those that were not drafted
     num_accepted, num_drafted = (sum(getattr(s, name) for s in steps) for name in ("accepted_tokens", "draft_tokens"))
     assert 0.2 * num_drafted < num_accepted < 0.98 * num_drafted
