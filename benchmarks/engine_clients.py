@@ -12,9 +12,10 @@ from engine.protocol import AbortReason, EngineRequest, SamplingParams
 
 @dataclass(slots=True)
 class Sent:
-    """One request. Times are by time.monotonic()."""
+    """One request. Times are by the clients' clock."""
 
     request: EngineRequest
+    on_progress: Callable[[int], None] | None = None
     token_s: list[float] = field(default_factory=list)  # when each token came
     is_ended: bool = False
 
@@ -22,53 +23,85 @@ class Sent:
     def ttft_s(self) -> float:
         return self.token_s[0] - self.request.arrival_s
 
-    @property
-    def gaps_s(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.token_s, self.token_s[1:], strict=False)]
-
 
 class EngineClients:
     """Steps an engine and hands it each request when it is due; one that is due within a step waits for its end, as
     one would that comes over a socket."""
 
-    def __init__(self, engine: Engine, vocab_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, engine: Engine, vocab_size: int, seed: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """clock: one that stands still while nothing is computed is put forward to the next request."""
+        self._clock = clock
+        self._skipped_s = 0.0
         self.sent: dict[str, Sent] = {}
         self._engine = engine
         self._vocab_size = vocab_size
         self._rng = random.Random(seed)
+        self._num_sent = 0
         self._due: list[tuple[float, str]] = []
+
+    @property
+    def now_s(self) -> float:
+        return self._clock() + self._skipped_s
+
+    def random_ids(self, num_tokens: int) -> list[int]:
+        """A prompt that nothing is cached of."""
+        return [self._rng.randrange(self._vocab_size) for _ in range(num_tokens)]
 
     def send(
         self, prompt_len: int, output_len: int, *, tenant: str = "", weight: float = 1.0, after_s: float = 0.0
     ) -> Sent:
-        """A greedy request with a random prompt, which nothing is cached of."""
+        """A request with a prompt of its own."""
+        return self._send(self.random_ids(prompt_len), output_len, tenant=tenant, weight=weight, after_s=after_s)
+
+    def send_ids(
+        self, prompt_ids: list[int], output_len: int, *, on_progress: Callable[[int], None] | None = None
+    ) -> Sent:
+        """A request with a given prompt. on_progress: called with the number of its tokens that are computed."""
+        return self._send(prompt_ids, output_len, on_progress=on_progress)
+
+    def _send(
+        self,
+        prompt_ids: list[int],
+        output_len: int,
+        *,
+        tenant: str = "",
+        weight: float = 1.0,
+        after_s: float = 0.0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Sent:
         request = EngineRequest(
-            id=f"bench-{len(self.sent)}",
-            prompt_ids=[self._rng.randrange(self._vocab_size) for _ in range(prompt_len)],
+            id=f"bench-{self._num_sent}",
+            prompt_ids=prompt_ids,
             sampling=SamplingParams(max_tokens=output_len, temperature=0.0, ignore_eos=True),
-            arrival_s=time.monotonic() + after_s,
+            arrival_s=self.now_s + after_s,
             tenant=tenant,
             tenant_weight=weight,
+            reports_progress=on_progress is not None,
         )
-        sent = self.sent[request.id] = Sent(request)
+        self._num_sent += 1
+        sent = self.sent[request.id] = Sent(request, on_progress)
         heapq.heappush(self._due, (request.arrival_s, request.id))
         return sent
 
     def run(self, is_over: Callable[[], bool], on_end: Callable[[Sent], None] = lambda _: None) -> None:
         """Step until `is_over`, or nothing is left. on_end: called for each request that ends."""
         while not is_over():
-            while self._due and self._due[0][0] <= time.monotonic():
+            while self._due and self._due[0][0] <= self.now_s:
                 self._engine.add(self.sent[heapq.heappop(self._due)[1]].request)
             if not self._engine.has_work:
                 if not self._due:
                     return
-                time.sleep(max(0.0, self._due[0][0] - time.monotonic()))
+                self._skipped_s += max(0.0, self._due[0][0] - self.now_s)
                 continue
             outputs = self._engine.step().outputs
-            now_s = time.monotonic()
+            now_s = self.now_s
             for output in outputs:
                 sent = self.sent[output.id]
                 sent.token_s += [now_s] * len(output.new_ids)
+                if sent.on_progress is not None and output.num_prompt_computed is not None:
+                    sent.on_progress(output.num_prompt_computed)
                 if output.finish_reason is not None:
                     sent.is_ended = True
                     on_end(sent)

@@ -47,32 +47,32 @@ class Fairness:
         return ttfts
 
     def shares(self, weight: float, output_len: int, num_clients: int, other: str = "other") -> float:
-        """The part of all tokens that `num_clients` clients of one tenant get beside the flood, in `seconds`."""
+        """The part of all weighted tokens that clients of one tenant get beside the flood, in `seconds`."""
         clients = self._clients
         for _ in range(self._options.flood):
             clients.send(_PROMPT, _OUTPUT, tenant="flooder")
         self._warm()
         own = {clients.send(_PROMPT, output_len, tenant=other, weight=weight).request.id for _ in range(num_clients)}
-        begin_s = time.monotonic()
+        begin_s = clients.now_s
 
         def on_end(sent: Sent) -> None:
             if sent.request.id in own:
                 own.add(clients.send(_PROMPT, output_len, tenant=other, weight=weight, after_s=_THINK_S).request.id)
 
         end_s = begin_s + self._options.seconds
-        clients.run(lambda: time.monotonic() >= end_s, on_end)
-        tokens = {True: 0, False: 0}
+        clients.run(lambda: clients.now_s >= end_s, on_end)
+        tokens = {True: 0, False: 0}  # an output token counts as two, as the engine has it
         for sent in clients.sent.values():
             new = [each for each in sent.token_s if each >= begin_s]
             has_begun = bool(new) and new[0] == sent.token_s[0]
-            tokens[sent.request.id in own] += len(new) + (len(sent.request.prompt_ids) if has_begun else 0)
+            tokens[sent.request.id in own] += 2 * len(new) + (len(sent.request.prompt_ids) if has_begun else 0)
         clients.leave()
         return tokens[True] / sum(tokens.values())
 
     def _warm(self) -> None:
         """Let what was sent fill the places."""
-        end_s = time.monotonic() + 2
-        self._clients.run(lambda: time.monotonic() >= end_s)
+        end_s = self._clients.now_s + 2
+        self._clients.run(lambda: self._clients.now_s >= end_s)
 
 
 def main() -> int:
@@ -81,10 +81,17 @@ def main() -> int:
     parser.add_argument("--max-num-seqs", type=int, default=16)
     parser.add_argument("--flood", type=int, default=200, help="requests that the flooder sends at once")
     parser.add_argument("--requests", type=int, default=20, help="requests for each time to a first token")
-    parser.add_argument("--seconds", type=float, default=15, help="for each share of tokens")
+    parser.add_argument("--seconds", type=float, default=20, help="for each share of tokens")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the time that it computes")
     options = parser.parse_args()
-    engine, info = build_engine(EngineConfig(model=options.model, max_num_seqs=options.max_num_seqs), lambda *_: None)
-    fairness = Fairness(EngineClients(engine, info.vocab_size), options)
+    if options.cpu_time:
+        time.perf_counter = time.process_time  # the engine's clock of steps
+    config = EngineConfig(
+        model=options.model, max_num_seqs=options.max_num_seqs, threads=1 if options.cpu_time else None
+    )
+    engine, info = build_engine(config, lambda *_: None)
+    clock = time.process_time if options.cpu_time else time.monotonic
+    fairness = Fairness(EngineClients(engine, info.vocab_size, clock=clock), options)
     half = options.max_num_seqs // 2
     sys.stdout.write(f"{processor_name()}, {options.model}, {options.max_num_seqs} places\n")
     beside_half = _show(f"beside {half} streams", lambda: fairness.ttft_beside(half, 8 * _OUTPUT, "other"))

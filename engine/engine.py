@@ -269,7 +269,7 @@ class Engine:
             logger.exception("a step of %d tokens failed, for requests %s", plan.num_tokens, _ids(plan))
             return self._execute_apart(plan, error)
         if result.is_representative:
-            self._budget.observe(plan.num_tokens, time.perf_counter() - start_s)
+            self._budget.observe(plan.sample(time.perf_counter() - start_s))
         return result
 
     def _execute_apart(self, plan: StepPlan, error: Exception) -> StepResult:

@@ -54,6 +54,12 @@ class TorchRunner:
     def decoder(self) -> Decoder:
         return self._model.decoder
 
+    @property
+    def position_cost(self) -> float:
+        """What each position before a prompt's token adds to its time, relative to the token itself, as far as
+        operations tell; 0 is unknown."""
+        return 0.0 if self._work is None else self._work.position_cost
+
     def release(self, sequence: Sequence) -> None:
         self._sampler.release(sequence)
 

@@ -87,6 +87,11 @@ class ModelWork:
         self._written_per_row = sum(each.bytes_per_position for each in attention)
         self._state_bytes = bytes_per_state(model)
 
+    @property
+    def position_cost(self) -> float:
+        """Operations that each position before a row adds to it, over those that the row takes by itself."""
+        return sum(attention.flops_per_position for attention in self._full) / self._flops_per_row
+
     def of(self, plan: StepPlan) -> StepWork:
         """Of the plan's items, before their sequences advance."""
         num_rows = num_logits = num_read = num_seen = 0

@@ -13,6 +13,8 @@ from engine.scheduling.step_tally import PreemptionReason
 from engine.scheduling.tenant_account import TenantAccount
 from engine.scheduling.tenants import charge_prompt
 
+_MAX_BLOCKED = 16  # sequences that find no room, of as many tenants; others are asked when these are served
+
 
 class BranchPoint(NamedTuple):
     """A sequence that computes in this step what a waiting one will share: its first `num_blocks` blocks."""
@@ -46,7 +48,8 @@ class AdmissionRound:
         self._matches: dict[Sequence, PrefixMatch] = {}  # of the newcomers
         self._num_promised = 0  # blocks that they take
         self._most_pending: dict[TenantAccount, int] = {}  # for tenants whose longer prompts get nothing of the step
-        self._blocked_rank: int | None = None  # of one that finds no room
+        self._blocked_rank: int | None = None  # of those that find no room
+        self._num_blocked = 0
         self._num_reserved = self._count_reserved()
 
     def choose(self) -> Admission:
@@ -70,10 +73,11 @@ class AdmissionRound:
         return self._admission
 
     def _block(self, sequence: Sequence) -> bool:
-        """Note that a sequence finds no room; returns whether one of another tenant may still claim some."""
+        """Note that a sequence finds no room; returns whether to ask if one of another tenant may claim some."""
         self._most_pending[sequence.account] = 0
         self._blocked_rank = sequence.service.rank
-        return len(self._lifecycle.waiting.accounts(sequence.service.rank)) > 1
+        self._num_blocked += 1
+        return self._num_blocked < min(_MAX_BLOCKED, len(self._lifecycle.waiting.accounts(sequence.service.rank)))
 
     def _gets_tokens(self, demand: Demand) -> bool:
         account = demand.sequence.account

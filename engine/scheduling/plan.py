@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.step_cost import StepSample
 
 
 class PlanItem(NamedTuple):
@@ -30,7 +31,16 @@ class StepPlan:
 
     @property
     def num_tokens(self) -> int:
-        return sum(item.num_new for item in self.items)
+        return sum([item.num_new for item in self.items])  # a list: this runs for every step
+
+    def sample(self, step_s: float) -> StepSample:
+        """What the step, which took `step_s`, tells of the cost of prompts."""
+        prompts = [item for item in self.items if item.num_new - item.num_draft > 1]
+        if not prompts:
+            return StepSample(self.num_tokens, 0, 0.0, step_s)
+        num_prompt = sum(item.num_new for item in prompts)
+        distance = sum(item.num_new * (item.sequence.num_computed + item.num_new / 2) for item in prompts)
+        return StepSample(self.num_tokens, num_prompt, distance / num_prompt, step_s)
 
     @property
     def is_decoding(self) -> bool:

@@ -50,7 +50,11 @@ class StepPlanner:
     @property
     def token_budget(self) -> int:
         """Most tokens of the next step."""
-        return self._budget.tokens(len([each for each in self._lifecycle.running if each.has_output]))
+        running = self._lifecycle.running
+        generating = [
+            each for each in running if each.has_output and each.num_computed >= each.num_computed_at_preemption
+        ]
+        return self._budget.tokens(len(generating))
 
     def plan(self) -> StepPlan:
         """The next step: running sequences that get all they could use, then newcomers, then those that get a part.
@@ -60,25 +64,29 @@ class StepPlanner:
         """
         lifecycle = self._lifecycle
         self._claims.yield_at_once()
-        budget = self.token_budget
-        split = StepSplit(lifecycle.running, budget, threshold=self._config.long_prefill_token_threshold)
+        left: float = self.token_budget
+        threshold = self._config.long_prefill_token_threshold
+        split = StepSplit(lifecycle.running, self.token_budget, threshold=threshold, cost=self._budget.cost)
         admission = Admission()
         if lifecycle.waiting:
             admission = AdmissionRound(self._kv, lifecycle, self._claims, split).choose()
         tokens = split.tokens()
         running = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.RUNNING]
+        newcomers = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.WAITING]
         items: list[PlanItem] = []
         num_running = len(running)
-        for sequence, num_wanted, _ in running:
+        for sequence, num_wanted, _, cost in running:
             if tokens[sequence] == num_wanted:
-                budget -= self._continue(items, sequence, num_wanted)
+                left -= self._continue(items, sequence, num_wanted) * cost
         in_part = [demand for demand in running if tokens[demand.sequence] < demand.num_tokens]
-        budget -= sum(tokens[demand.sequence] for demand in in_part)
+        left -= sum(tokens[demand.sequence] * demand.cost for demand in in_part)
         if len(lifecycle.running) == num_running:
-            budget -= self._admit(items, admission, tokens)
-        for sequence, num_wanted, _ in in_part:
-            num_more = min(num_wanted - tokens[sequence], budget)
-            budget -= num_more
+            left -= self._admit(
+                items, admission, {each.sequence: (tokens[each.sequence], each.cost) for each in newcomers}
+            )
+        for sequence, num_wanted, _, cost in in_part:
+            num_more = max(0, min(num_wanted - tokens[sequence], int(left / cost)))
+            left -= num_more * cost
             self._continue(items, sequence, tokens[sequence] + num_more)
         # A sequence that has lost its blocks to another one of this step is not computed.
         plan = StepPlan([item for item in items if item.sequence.status is SequenceStatus.RUNNING])
@@ -123,9 +131,12 @@ class StepPlanner:
 
     # --- newcomers ----------------------------------------------------------------------------------------------------
 
-    def _admit(self, items: list[PlanItem], admission: Admission, tokens: dict[Sequence, int]) -> int:
-        """Let newcomers run, as long as their room has not gone to others meanwhile; returns their tokens."""
-        num_admitted = 0
+    def _admit(self, items: list[PlanItem], admission: Admission, tokens: dict[Sequence, tuple[int, float]]) -> float:
+        """Let newcomers run, as long as their room has not gone to others meanwhile; returns what their tokens cost.
+
+        tokens: of each, and what one costs.
+        """
+        spent = 0.0
         room, lifecycle = self._kv.room, self._lifecycle
         num_reserved = sum(room.num_needed(sequence) for sequence in lifecycle.running) if admission.newcomers else 0
         for sequence in admission.newcomers:
@@ -133,12 +144,13 @@ class StepPlanner:
             if not lifecycle.has_free_place or not room.can_admit(sequence, match, num_reserved):
                 break
             self._begin(sequence, match)
-            num_admitted += self._continue(items, sequence, min(tokens[sequence], sequence.num_pending))
+            num_tokens, cost = tokens[sequence]
+            spent += self._continue(items, sequence, min(num_tokens, sequence.num_pending)) * cost
             num_reserved += room.num_needed(sequence)
         for sequence, num_blocks in admission.branch_points:
             if sequence.status is SequenceStatus.RUNNING:
                 self._kv.add_branch_point(sequence, num_blocks)
-        return num_admitted
+        return spent
 
     def _begin(self, sequence: Sequence, match: PrefixMatch) -> None:
         self._lifecycle.admit(sequence, match)

@@ -12,13 +12,15 @@ from collections import abc
 
 from engine.scheduling.tenant_account import TenantAccount
 
+_LEAST = 1e-9  # tokens
 
-def fill_levels(needs: abc.Mapping[TenantAccount, int], budget: int) -> dict[TenantAccount, int]:
-    """The tokens of each tenant, at most what it needs; together they are the budget, or all needs if that is less."""
+
+def fill_levels(needs: abc.Mapping[TenantAccount, float], budget: float) -> dict[TenantAccount, float]:
+    """The part of each tenant, at most what it needs; together they are the budget, or all needs if that is less."""
     levels = {account: account.recent_prompt_tokens / account.weight for account in needs}
-    left = {account: float(need) for account, need in needs.items() if need}
-    num_left = float(min(budget, sum(needs.values())))
-    while left and num_left > 1e-9:
+    left = {account: need for account, need in needs.items() if need}
+    num_left = min(budget, sum(needs.values()))
+    while left and num_left > _LEAST:
         low = min(levels[account] for account in left)
         lowest = [account for account in left if levels[account] <= low]
         weight = sum(account.weight for account in lowest)
@@ -28,21 +30,7 @@ def fill_levels(needs: abc.Mapping[TenantAccount, int], budget: int) -> dict[Ten
         for account in lowest:
             levels[account] = low + rise
             left[account] -= rise * account.weight
-            if left[account] <= 1e-9:
+            if left[account] <= _LEAST:
                 del left[account]
         num_left -= rise * weight
-    return _rounded({account: need - left.get(account, 0.0) for account, need in needs.items()}, needs, budget)
-
-
-def _rounded(
-    parts: dict[TenantAccount, float], needs: abc.Mapping[TenantAccount, int], budget: int
-) -> dict[TenantAccount, int]:
-    """Whole tokens; those that rounding leaves go to the largest fractions."""
-    tokens = {account: min(needs[account], int(part + 1e-6)) for account, part in parts.items()}
-    num_left = min(budget, sum(needs.values())) - sum(tokens.values())
-    for account in sorted(parts, key=lambda each: tokens[each] - parts[each]):
-        num_more = min(num_left, 1, needs[account] - tokens[account])
-        tokens[account] += num_more
-        num_left -= num_more
-    assert num_left == 0
-    return tokens
+    return {account: need - left.get(account, 0.0) for account, need in needs.items()}

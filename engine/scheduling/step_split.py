@@ -3,7 +3,8 @@
 First come those that generate: one token each, and their drafts. What is left is for prompts, by service class; within
 a class tenants share it (prompt_levels.py), and a tenant's prompts follow one another in the order of service. But a
 prompt that takes longer than this step leaves up to half to those behind it that are at most half as long: they end
-soon, and it ends little later.
+soon, and it ends little later. What is divided is time: a token far into a prompt costs as much as several at its
+beginning, and the budget is in tokens at the beginning.
 """
 
 from bisect import insort
@@ -15,6 +16,8 @@ from engine.scheduling.prompt_levels import fill_levels
 from engine.scheduling.sequence import Order, Sequence
 from engine.scheduling.tenant_account import TenantAccount
 
+_ROUNDING = 1e-6
+
 
 class Demand(NamedTuple):
     """What a running sequence, or one that is about to run, could compute in one step."""
@@ -22,6 +25,7 @@ class Demand(NamedTuple):
     sequence: Sequence
     num_tokens: int  # of this step, at most
     num_pending: int  # in all
+    cost: float = 1.0  # of a token, relative to one at a prompt's beginning
 
     @property
     def is_prompt(self) -> bool:
@@ -39,21 +43,31 @@ class Demand(NamedTuple):
 class StepSplit:
     """The demands of a step in the order of service, and what each gets of the budget."""
 
-    def __init__(self, running: abc.Iterable[Sequence], budget: int, *, threshold: int) -> None:
-        """threshold: most prompt tokens of one sequence in one step; 0 is no limit."""
+    def __init__(
+        self,
+        running: abc.Iterable[Sequence],
+        budget: int,
+        *,
+        threshold: int,
+        cost: abc.Callable[[int], float] = lambda _: 1.0,
+    ) -> None:
+        """threshold: most prompt tokens of one sequence in one step; 0 is no limit. cost: of a token at a position."""
         self._threshold = threshold
+        self._cost = cost
         self._budget = budget
-        if threshold:
-            self._demands = [self.demand(sequence, sequence.num_pending) for sequence in running]
-        else:  # as above, in fewer calls: this runs for every sequence of every step
-            self._demands = [Demand(each, (num_pending := each.num_pending), num_pending) for each in running]
-        self._num_wanted = sum([demand.num_tokens for demand in self._demands])
+        self._demands = [  # what generates is told apart here: this runs for every sequence of every step
+            Demand(each, 1, 1) if (num_pending := each.num_pending) == 1 else self.demand(each, num_pending)
+            for each in running
+        ]
+        self._num_wanted = sum([demand.num_tokens * demand.cost for demand in self._demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
         """num_pending: of a waiting sequence, the tokens after its cached prefix."""
-        if self._threshold == 0 or sequence.draft:  # only a sequence whose prompt is computed has a draft
-            return Demand(sequence, num_pending, num_pending)
-        return Demand(sequence, min(num_pending, self._threshold), num_pending)
+        demand = Demand(sequence, num_pending, num_pending)
+        if not demand.is_prompt:
+            return demand
+        num_tokens = min(num_pending, self._threshold or num_pending)
+        return Demand(sequence, num_tokens, num_pending, self._cost(sequence.num_with_draft - num_pending))
 
     @property
     def demands(self) -> abc.Sequence[Demand]:
@@ -61,12 +75,12 @@ class StepSplit:
 
     def add(self, demand: Demand) -> None:
         insort(self._demands, demand, key=_order)
-        self._num_wanted += demand.num_tokens
+        self._num_wanted += demand.num_tokens * demand.cost
 
     def drop(self, sequence: Sequence) -> None:
         """Take out a sequence that was preempted."""
         self._demands = [demand for demand in self._demands if demand.sequence is not sequence]
-        self._num_wanted = sum(demand.num_tokens for demand in self._demands)
+        self._num_wanted = sum(demand.num_tokens * demand.cost for demand in self._demands)
 
     def tokens(self) -> dict[Sequence, int]:
         """Of each sequence."""
@@ -76,7 +90,7 @@ class StepSplit:
 
     def tokens_if_added(self, demand: Demand) -> int:
         """What one more would get."""
-        if self._num_wanted + demand.num_tokens <= self._budget:
+        if self._num_wanted + demand.num_tokens * demand.cost <= self._budget:
             return demand.num_tokens
         return split_step(sorted([*self._demands, demand], key=_order), self._budget)[demand.sequence]
 
@@ -89,7 +103,7 @@ def _order(demand: Demand) -> Order:
     return demand.sequence.order
 
 
-def split_step(demands: abc.Sequence[Demand], budget: int) -> dict[Sequence, int]:
+def split_step(demands: abc.Sequence[Demand], budget: float) -> dict[Sequence, int]:
     """The tokens of each sequence; demands are in the order of service. Whoever comes first gets a token at least."""
     tokens: dict[Sequence, int] = {}
     for _, group in groupby(demands, lambda demand: demand.sequence.service.yields):
@@ -97,37 +111,47 @@ def split_step(demands: abc.Sequence[Demand], budget: int) -> dict[Sequence, int
     return tokens
 
 
-def _split_group(demands: list[Demand], budget: int, tokens: dict[Sequence, int]) -> int:
+def _split_group(demands: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
     """Fill in `tokens`; returns what is left of the budget."""
     prompts = [demand for demand in demands if demand.is_prompt]
     first = demands[0]
-    for_first = min(budget, 1) if first.is_prompt else 0
-    if for_first:
-        prompts[0] = Demand(first.sequence, first.num_tokens - 1, first.num_pending)
-        budget -= 1
+    has_for_first = first.is_prompt and budget > 0
+    if has_for_first:
+        prompts[0] = first._replace(num_tokens=first.num_tokens - 1)
+        budget = max(0.0, budget - first.cost)
     for demand in demands:
         if not demand.is_prompt:
-            tokens[demand.sequence] = min(demand.num_tokens, budget)
+            tokens[demand.sequence] = min(demand.num_tokens, int(budget))
             budget -= tokens[demand.sequence]
     for _, of_class in groupby(prompts, lambda demand: demand.sequence.service.rank):
-        by_tenant: dict[TenantAccount, list[Demand]] = {}
-        for demand in of_class:
-            by_tenant.setdefault(demand.sequence.account, []).append(demand)
-        needs = {account: sum(each.num_tokens for each in own) for account, own in by_tenant.items()}
-        shares = fill_levels(needs, budget) if len(needs) > 1 else dict.fromkeys(needs, budget)
-        for account, own in by_tenant.items():
-            budget -= _split_in_order(own, shares[account], tokens)
-    if for_first:
+        budget = _split_between_tenants(list(of_class), budget, tokens)
+    if has_for_first:
         tokens[first.sequence] += 1
     return budget
 
 
-def _split_in_order(prompts: list[Demand], budget: int, tokens: dict[Sequence, int]) -> int:
-    """Give one tenant's prompts their tokens; returns how many they got."""
-    num_given = 0
+def _split_between_tenants(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
+    """As `_split_group`, for the prompts of one class."""
+    by_tenant: dict[TenantAccount, list[Demand]] = {}
+    for demand in prompts:
+        by_tenant.setdefault(demand.sequence.account, []).append(demand)
+    needs = {account: sum(each.num_tokens * each.cost for each in own) for account, own in by_tenant.items()}
+    shares = fill_levels(needs, budget) if len(needs) > 1 else dict.fromkeys(needs, budget)
+    for account, own in by_tenant.items():
+        budget -= _split_in_order(own, shares[account], tokens)
+    for demand in prompts:  # what rounding has left
+        num_more = min(demand.num_tokens - tokens[demand.sequence], int(budget / demand.cost + _ROUNDING))
+        tokens[demand.sequence] += num_more
+        budget -= num_more * demand.cost
+    return budget
+
+
+def _split_in_order(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
+    """Give one tenant's prompts their tokens; returns how much of the budget these cost."""
+    spent = 0.0
     for index, first in enumerate(prompts):
-        left = budget - num_given
-        if first.num_tokens > left:
+        left = budget - spent
+        if first.num_tokens * first.cost > left + _ROUNDING:
             rest = prompts[index + 1 :]
             tokens.update((demand.sequence, 0) for demand in rest)
             shorter = [
@@ -135,11 +159,12 @@ def _split_in_order(prompts: list[Demand], budget: int, tokens: dict[Sequence, i
                 for demand in rest
                 if is_much_shorter(demand.num_pending, first.num_pending) and demand.precedence == first.precedence
             ]
-            tokens[first.sequence] = left - _split_in_order(shorter, left // 2, tokens)
-            return budget
+            on_shorter = _split_in_order(shorter, left / 2, tokens)
+            tokens[first.sequence] = int((left - on_shorter) / first.cost + _ROUNDING)
+            return spent + on_shorter + tokens[first.sequence] * first.cost
         tokens[first.sequence] = first.num_tokens
-        num_given += first.num_tokens
-    return num_given
+        spent += first.num_tokens * first.cost
+    return spent
 
 
 def is_much_shorter(num_pending: int, of_other: int) -> bool:

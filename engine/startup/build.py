@@ -84,7 +84,7 @@ def build_engine(
     models.on_progress(on_progress)
     drafter = _drafter(config, spec, models, budget)
     runner, seconds_per_token = _warm_runner(config, models.target, budget, drafter, report)
-    step_budget = StepBudget(config.max_num_batched_tokens, seconds_per_token)
+    step_budget = StepBudget(config.max_num_batched_tokens, seconds_per_token, runner.position_cost)
     steps = describe_steps(config, step_budget, seconds_per_token)
     config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens

@@ -130,6 +130,7 @@ def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: 
     if config.max_num_batched_tokens is not None:
         return f"steps of up to {config.max_num_batched_tokens:,} tokens"
     return (
-        f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to what takes 500 and "
-        f"250 ms ({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up)"
+        f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to what takes "
+        f"{budget.target_s(0) * 1000:.0f} and {budget.target_s(1) * 1000:.0f} ms ({1 / seconds_per_token:,.0f} prompt "
+        "tokens/s at warm-up)"
     )

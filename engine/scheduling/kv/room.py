@@ -68,7 +68,8 @@ class KVRoom:
 
     def num_used(self, sequence: Sequence) -> int:
         """Blocks that a running sequence uses, shared ones too."""
-        return len(blocks_of(sequence.tables, self._pools, self._pool))
+        tables = zip(sequence.tables, self._pools, strict=True)
+        return sum([len(table) - table.count(NO_BLOCK) for table, pool in tables if pool is self._pool])
 
     def _num_freed(self, pool: BlockPool, sequences: abc.Collection[Sequence]) -> int:
         """Blocks that become free if these sequences give up theirs."""

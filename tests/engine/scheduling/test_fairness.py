@@ -85,6 +85,19 @@ def test_one_that_comes_later_gets_its_places_at_once() -> None:
     assert num_fair_preemptions(run) <= 9
 
 
+def test_a_third_gets_its_places_though_others_wait_before_it() -> None:
+    run = SchedulerRun(make_config(num_blocks=1000, max_num_seqs=12))
+    for tenant in "ab":
+        flood(run, tenant, 40, max_tokens=50)
+    for _ in range(10):
+        run.step()
+    assert num_running(run) == {"a": 6, "b": 6}
+    flood(run, "c", 40, max_tokens=50)
+    for _ in range(10):
+        run.step()
+    assert num_running(run) == {"a": 4, "b": 4, "c": 4}
+
+
 def test_places_follow_weights() -> None:
     run = SchedulerRun(make_config(num_blocks=1000, max_num_seqs=16))
     flood(run, "a", max_tokens=50)

@@ -1,25 +1,35 @@
 """StepBudget: how many tokens a step has, from how long steps take."""
 
+import random
+
 import pytest
 
 from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.step_cost import StepSample
 
 pytestmark = pytest.mark.fast
+
+
+def observe_steps(
+    budget: StepBudget, num_prompt_tokens: int, step_s: float, *, position: float = 0, times: int = 1
+) -> None:
+    for _ in range(times):
+        budget.observe(StepSample(num_prompt_tokens, num_prompt_tokens, position, step_s))
 
 
 def test_a_number_that_was_asked_for_stays() -> None:
     budget = StepBudget(100)
 
-    budget.observe(100, step_s=100.0)
+    observe_steps(budget, 100, 100.0)
 
-    assert (budget.tokens(0), budget.tokens(50), budget.max_tokens) == (100, 100, 100)
+    assert (budget.tokens(0), budget.tokens(50), budget.cost(9000), budget.max_tokens) == (100, 100, 1.0, 100)
 
 
 @pytest.mark.parametrize(
     ("tokens_per_second", "alone", "beside"),
     [
-        (10_000, 4992, 2496),  # half a second and a quarter, down to a whole 32
-        (1024, 512, 256),
+        (10_000, 4992, 689),  # what takes 500 and 70 ms, down to a whole 16, and a token for the one that generates
+        (1024, 512, 65),
         (1_000_000, 8192, 8192),
     ],
 )
@@ -32,46 +42,118 @@ def test_steps_are_shorter_while_sequences_generate(tokens_per_second: float, al
 
 @pytest.mark.parametrize("num_generating", [0, 1, 1000])
 def test_prompts_get_on_beside_any_number_of_generating_sequences(num_generating: int) -> None:
-    assert StepBudget(None, seconds_per_token=1.0).tokens(num_generating) == num_generating + 64
+    assert StepBudget(None, seconds_per_token=1.0).tokens(num_generating) == num_generating + 8
 
 
-def test_speed_is_learned_from_steps_with_many_tokens() -> None:
+def test_speed_is_learned_from_steps_with_prompts() -> None:
     budget = StepBudget(None, seconds_per_token=1e-2)
 
-    for _ in range(20):
-        budget.observe(512, step_s=0.512)
-        budget.observe(1, step_s=0.1)  # a decode step says nothing of prompts
+    observe_steps(budget, 512, 0.512, times=30)
 
-    assert budget.tokens(0) == 480  # 500 less what is not a whole 32
-    for _ in range(100):
-        budget.observe(512, step_s=1.024)
-    assert budget.tokens(0) == 224
+    assert budget.tokens(0) == pytest.approx(500, abs=20)
+    observe_steps(budget, 512, 1.024, times=60)
+    assert budget.tokens(0) == pytest.approx(250, abs=20)
 
 
 def test_a_disturbed_step_shortens_the_next_ones_little() -> None:
     budget = StepBudget(None, seconds_per_token=1e-3)
 
-    budget.observe(500, step_s=2.5)
+    observe_steps(budget, 500, 2.5)
 
-    assert budget.tokens(0) == 352
+    assert budget.tokens(0) == 416
+
+
+def test_where_a_step_that_only_generates_takes_long_prompts_lengthen_it_in_proportion() -> None:
+    budget = StepBudget(None, seconds_per_token=1e-3)
+
+    observe_steps(budget, 0, 0.2, times=5)
+
+    assert budget.target_s(4) == pytest.approx(0.5)
+    assert budget.tokens(4) == 4 + 288  # in the 300 ms that are left
+
+
+class Machine:
+    """Takes a known time for a step, give or take what others on the machine take from it."""
+
+    def __init__(self, *, decode_s: float, token_s: float, far_s: float, noise: float) -> None:
+        self.decode_s, self.token_s, self.far_s, self.noise = decode_s, token_s, far_s, noise
+        self._rng = random.Random(1)
+
+    def step(self, budget: StepBudget, num_generating: int, position: int, num_left: int) -> tuple[int, float]:
+        """One step of a prompt; returns its tokens and its seconds."""
+        num_prompt_tokens = int((budget.tokens(num_generating) - num_generating) / budget.cost(position))
+        num_tokens = min(num_left, max(1, num_prompt_tokens))
+        token_s = self.token_s + self.far_s * (position + num_tokens / 2) / 10_000
+        step_s = (self.decode_s + num_tokens * token_s) * (1 + self.noise * self._rng.random())
+        observe_steps(budget, num_tokens, step_s, position=position + num_tokens / 2)
+        return num_tokens, step_s
+
+    def prefill(self, budget: StepBudget, num_generating: int, *, begin: int = 0, end: int = 30_000) -> list[float]:
+        """The seconds of each step of a prompt, of which `begin` tokens are cached."""
+        position, steps = begin, []
+        while position < end:
+            num_tokens, step_s = self.step(budget, num_generating, position, end - position)
+            position += num_tokens
+            steps.append(step_s)
+        return steps
+
+
+@pytest.mark.parametrize("decode_s", [0.01, 0.03, 0.1])
+@pytest.mark.parametrize("noise", [0.0, 0.15])
+def test_gaps_beside_a_long_prompt_are_short_and_it_keeps_half_its_rate(decode_s: float, noise: float) -> None:
+    """30,000 tokens, of which the last takes five times as long as the first."""
+    machine = Machine(decode_s=decode_s, token_s=1e-3, far_s=1.4e-3, noise=noise)
+    alone_s = sum(machine.prefill(StepBudget(None, 1e-3), 0))
+    budget = StepBudget(None, 1e-3)
+    observe_steps(budget, 0, decode_s, times=20)
+
+    steps = sorted(machine.prefill(budget, 4))
+
+    assert steps[int(0.99 * len(steps))] <= max(0.1, 3 * decode_s)
+    assert alone_s / sum(steps) >= 0.5
+
+
+@pytest.mark.parametrize("misjudged", [0.5, 1.0, 2.0])
+def test_what_a_model_tells_of_positions_makes_the_first_steps_near_to_right(misjudged: float) -> None:
+    machine = Machine(decode_s=0.02, token_s=1e-3, far_s=1.4e-3, noise=0.1)
+    budget = StepBudget(None, 1e-3, position_cost=misjudged * 1.4e-4)
+    observe_steps(budget, 0, machine.decode_s, times=20)
+
+    steps = machine.prefill(budget, 4, begin=28_000, end=29_000)
+
+    assert steps[0] <= 0.15
+    assert max(steps[10:]) <= 0.1
+
+
+def test_the_cost_of_a_position_is_known_to_the_next_prompt() -> None:
+    """One whose beginning is cached begins far: its first step is no longer than the others."""
+    machine = Machine(decode_s=0.02, token_s=1e-3, far_s=1.4e-3, noise=0.1)
+    budget = StepBudget(None, 1e-3)
+    observe_steps(budget, 0, machine.decode_s, times=20)
+    machine.prefill(budget, 4)
+    machine.prefill(budget, 4, end=2000)
+
+    steps = machine.prefill(budget, 4, begin=28_000, end=29_000)
+
+    assert max(steps) <= 0.1
 
 
 def test_a_shortage_of_memory_halves_steps_until_they_suffice_for_a_while() -> None:
     budget = StepBudget(100)
     assert budget.shrink(90)
     assert budget.tokens(0) == 45
-    budget.observe(44, step_s=1.0)  # says nothing of steps of 45
+    observe_steps(budget, 44, 1.0)  # says nothing of steps of 45
     for _ in range(15):
-        budget.observe(45, step_s=1.0)
+        observe_steps(budget, 45, 1.0)
     assert budget.tokens(0) == 45
-    budget.observe(45, step_s=1.0)
+    observe_steps(budget, 45, 1.0)
     assert budget.tokens(0) == 90
     assert budget.shrink(90)  # too much still
     for _ in range(31):
-        budget.observe(45, step_s=1.0)
+        observe_steps(budget, 45, 1.0)
     assert budget.tokens(0) == 45, "the second time it takes twice as long"
     for _ in range(1 + 32):
-        budget.observe(budget.tokens(0), step_s=1.0)
+        observe_steps(budget, budget.tokens(0), 1.0)
     assert budget.tokens(0) == 100
 
 

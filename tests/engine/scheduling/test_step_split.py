@@ -80,8 +80,8 @@ def test_generation_comes_before_prompts_and_the_first_in_the_order_gets_somethi
 
 def test_tenants_share_what_is_left_by_weight() -> None:
     a, b, c = TenantAccount("a", weight=3.0), TenantAccount("b"), TenantAccount("c")
-    assert split(of_tenants([(a, 1000), (b, 1000)]), 100) == [75, 25]
-    assert split(of_tenants([(a, 1000), (b, 1000), (c, 5)]), 105) == [75, 25, 5]
+    assert split(of_tenants([(a, 1000), (b, 1000)]), 100) == [76, 24]
+    assert split(of_tenants([(a, 1000), (b, 1000), (c, 5)]), 105) == [76, 24, 5]
     assert split(of_tenants([(a, 10), (b, 1000), (c, 1000)]), 110) == [10, 50, 50]
 
 
@@ -104,6 +104,14 @@ def test_lately_is_some_ten_steps() -> None:
 def test_one_of_many_long_prompts_takes_nothing_from_another_tenants_short_one() -> None:
     flooder, other = TenantAccount("flooder"), TenantAccount("other")
     assert split(of_tenants([*[(flooder, 5000)] * 8, (other, 40)]), 256) == [216, *[0] * 7, 40]
+
+
+def test_time_is_divided_where_tokens_cost_more_the_farther_they_are() -> None:
+    account = TenantAccount()
+    far, near = prompt_of(0, 5000, account), prompt_of(1, 500, account)
+    far.num_computed = 1000
+    tokens = StepSplit([far, near], 100, threshold=0, cost=lambda position: 1 + position / 250).tokens()
+    assert tokens == {far: 10, near: 50}  # five tokens' time each: half is left to the shorter one
 
 
 def test_a_class_comes_before_those_of_higher_ranks() -> None:

@@ -1,0 +1,64 @@
+"""StepCost: how long a step will take, learned from how long steps took."""
+
+from dataclasses import dataclass
+
+_FAR = 8192  # where positions are taken to count as much as the token itself, if the model does not tell
+_DECODE_WEIGHT = 0.1
+# A step that was faster than expected is believed sooner than a slower one, which may have been disturbed.
+_FASTER_WEIGHT, _SLOWER_WEIGHT = 0.4, 0.2
+_MIN_SAMPLE = 8  # prompt tokens; the time of fewer is lost in that of the others
+
+
+@dataclass(frozen=True, slots=True)
+class StepSample:
+    """A step: its tokens, of them those of prompts, their mean position, and how long it took."""
+
+    num_tokens: int
+    num_prompt_tokens: int
+    position: float
+    step_s: float
+
+
+class StepCost:
+    """A step that only generates takes `decode_s`. A prompt's token adds a part of its own and one that grows with its
+    position, since it attends to all before it:
+
+        step_s = decode_s + num_prompt_tokens * (token_s + position * position_s)
+
+    Both parts are learned from the error of each prediction, in proportion to what they contributed (normalized least
+    mean squares): a short prompt tells of the first, and a long one of the second.
+    """
+
+    def __init__(self, token_s: float, position_cost: float = 0.0) -> None:
+        """token_s: as measured at the warm-up. position_cost: an estimate of position_s / token_s; 0 is unknown."""
+        self._token_s = token_s
+        self._far = 1 / position_cost if position_cost else _FAR
+        self._far_s = token_s if position_cost else 0.0  # what so many positions add
+        self._decode_s: float | None = None
+
+    @property
+    def decode_s(self) -> float:
+        """0 until it is known."""
+        return self._decode_s or 0.0
+
+    def prompt_token_s(self, position: float) -> float:
+        """What a prompt's token at a position adds."""
+        return max(self._token_s + self._far_s * position / self._far, 1e-9)
+
+    def observe(self, sample: StepSample) -> None:
+        """Learn from a step that did not fail."""
+        if sample.num_prompt_tokens == 0:
+            known_s = sample.step_s if self._decode_s is None else self._decode_s
+            # One of twice the time is an exception, such as a disturbance, until it is the rule.
+            self._decode_s = known_s + (min(sample.step_s, 2 * known_s) - known_s) * _DECODE_WEIGHT
+        elif sample.num_prompt_tokens >= _MIN_SAMPLE:
+            self._learn(sample)
+
+    def _learn(self, sample: StepSample) -> None:
+        expected_s = self.prompt_token_s(sample.position)
+        error_s = (sample.step_s - self.decode_s) / sample.num_prompt_tokens - expected_s
+        error_s = max(-expected_s, min(expected_s, error_s))
+        distance = sample.position / self._far
+        change_s = error_s * (_FASTER_WEIGHT if error_s < 0 else _SLOWER_WEIGHT) / (1 + distance**2)
+        self._token_s = max(0.0, self._token_s + change_s)
+        self._far_s = max(0.0, self._far_s + change_s * distance)
