@@ -50,7 +50,7 @@ class RawConnection:
         data = json.dumps(body).encode()
         lines = (
             f"POST {path} HTTP/1.1",
-            "host: server",
+            "host: {}:{}".format(*self._address),
             "content-type: application/json",
             f"content-length: {len(data)}",
         )
