@@ -11,6 +11,10 @@ from pathlib import Path
 COMMANDS = {"serve": "server.commands.serve:run"}
 # The same for commands that have options of their own, as `run(arguments) -> exit code`.
 COMMANDS_WITH_OPTIONS = {
+    "chat": "server.commands.chat.command:chat",
+    "complete": "server.commands.chat.command:complete",
+    "ps": "server.commands.chat.command:ps",
+    "top": "server.commands.chat.command:top",
     "bench": "server.commands.bench:run",
     "keys": "server.commands.keys:run",
     "quantize": "server.commands.quantize:run",

@@ -1,26 +1,47 @@
-"""Default sampling values that a checkpoint recommends in its generation_config.json."""
+"""Default sampling values: those that a checkpoint recommends, or its authors where a GGUF leaves them out."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from models.config.hf_config import read_json_config
-from models.errors import SourceError
+from models.errors import CheckpointError, SourceError
 
 _FILE = "generation_config.json"
 _NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
+# llama.cpp's keys for them.
+_GGUF_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_p": "general.sampling.top_p",
+    "top_k": "general.sampling.top_k",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
 
-def generation_defaults(choice: str, folder: Path | None) -> dict[str, float]:
+# Most GGUFs lack the keys, and at temperature 1 small models write nonsense. By the start of general.basename: what the
+# authors' model cards and generation_config.json recommend for their instruct models.
+_OF_AUTHORS: Mapping[str, Mapping[str, float]] = {
+    "smollm2": {"temperature": 0.2, "top_p": 0.9},
+    "qwen2.5": {"temperature": 0.7, "top_p": 0.8, "top_k": 20},
+}
+
+
+def generation_defaults(
+    choice: str, folder: Path | None, gguf_metadata: Mapping[str, Any] | None = None
+) -> dict[str, float]:
     """The values given, of temperature, top_p, top_k, min_p and repetition_penalty.
 
-    choice: "auto" (of the checkpoint's `folder`, if it has the file), "vllm" (none), or a folder, which must have it.
-    Raises SourceError if the chosen folder lacks the file, CheckpointError if a file or a value is malformed.
+    choice: "auto" (of the checkpoint's `folder`, if it has the file, else of the GGUF's metadata), "vllm" (none), or a
+    folder, which must have it. Raises SourceError if the chosen folder lacks the file, CheckpointError if a file or a
+    value is malformed.
     """
     if choice == "vllm":
         return {}
     if choice == "auto":
         path = folder / _FILE if folder is not None else None
         if path is None or not path.exists():
-            return {}
+            return {} if gguf_metadata is None else _of_gguf(gguf_metadata)
     else:
         path = Path(choice).expanduser() / _FILE
         if not path.exists():
@@ -28,3 +49,23 @@ def generation_defaults(choice: str, folder: Path | None) -> dict[str, float]:
     config = read_json_config(path)
     # 0 is a value here too: temperature 0 is greedy, top_k 0 and min_p 0 are off.
     return {name: config.number(name, minimum=0.0) for name in _NUMBERS if config.has(name)}
+
+
+def _of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
+    values = {name: metadata[key] for name, key in _GGUF_KEYS.items() if key in metadata}
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or not 0.0 <= value < float("inf"):
+            raise CheckpointError(f"{_GGUF_KEYS[name]} is {value!r}; it must be a number, at least 0")
+    if values:
+        return {name: float(value) for name, value in values.items()}
+    basename = str(metadata.get("general.basename", "")).lower()
+    is_instruct = "chat_template" in " ".join(metadata)
+    return next((dict(known) for start, known in _OF_AUTHORS.items() if is_instruct and basename.startswith(start)), {})
+
+
+def sampling_note(defaults: Mapping[str, float]) -> str | None:
+    """What an operator is told of requests that do not say how to sample."""
+    if not defaults:
+        return None
+    told = ", ".join(f"{name} {value:g}" for name, value in defaults.items())
+    return f"sampling unless a request says otherwise: {told}, as the model's authors recommend"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from models.attention.select import select_backend
-from models.config.generation import generation_defaults
+from models.config.generation import generation_defaults, sampling_note
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.kernels.cpu.library import load_kernels
@@ -75,10 +75,11 @@ def load_model(
     tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
-    defaults = generation_defaults(options.generation_config, files.root)
+    defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)
     cached = _cached_weights(files, state, compute, options)
     decoder, weights = _build(opened, compute, options.weights, cached, progress)
-    notes = [opened.note, weights.note, attention_note(compute.backend, refusals), kernels_note(compute.device)]
+    own = [attention_note(compute.backend, refusals), kernels_note(compute.device), sampling_note(defaults)]
+    notes = [opened.note, weights.note, *own]
     return LoadedModel(
         decoder=decoder,
         architecture=opened.config.architecture(),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -303,6 +304,31 @@ def test_defaults_are_neutral_when_asked_or_when_there_are_none(recommended: Pat
     assert generation_defaults("vllm", recommended) == {}
     assert generation_defaults("auto", tmp_path / "empty") == {}
     assert generation_defaults("auto", None) == {}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"general.sampling.temp": 0.5, "general.sampling.top_k": 40}, {"temperature": 0.5, "top_k": 40.0}),
+        ({"general.basename": "smollm2", "tokenizer.chat_template": "x"}, {"temperature": 0.2, "top_p": 0.9}),
+        ({"general.basename": "smollm2"}, {}),  # a base model
+        ({"general.basename": "other", "tokenizer.chat_template": "x"}, {}),
+        ({"general.basename": "smollm2", "tokenizer.chat_template": "x", "general.sampling.top_p": 1}, {"top_p": 1.0}),
+    ],
+)
+def test_a_gguf_says_its_defaults_or_its_authors_do(metadata: dict[str, Any], expected: dict[str, float]) -> None:
+    assert generation_defaults("auto", None, metadata) == expected
+    assert generation_defaults("vllm", None, metadata) == {}
+
+
+def test_a_file_beside_a_gguf_comes_first(recommended: Path) -> None:
+    assert generation_defaults("auto", recommended, {"general.sampling.temp": 0.5})["temperature"] == 0.6
+
+
+@pytest.mark.parametrize("value", ["hot", -1.0, float("nan"), float("inf")])
+def test_a_malformed_default_of_a_gguf_is_refused(value: object) -> None:
+    with pytest.raises(CheckpointError, match=r"general\.sampling\.temp"):
+        generation_defaults("auto", None, {"general.sampling.temp": value})
 
 
 def test_chosen_folder_without_defaults_is_refused(tmp_path: Path) -> None:

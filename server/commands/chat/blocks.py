@@ -1,0 +1,63 @@
+"""BlockWriter: Markdown on a terminal while it arrives, block by block."""
+
+from rich.console import Console
+from rich.live import Live
+from rich.markdown import Markdown
+
+
+class BlockWriter:
+    """Blocks that are complete are printed for good; the one that grows is drawn anew. So an answer may be longer than
+    the terminal is high. Where the output is no terminal, the text is written as it comes; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rest = ""
+        self._live: Live | None = None
+
+    def __enter__(self) -> "BlockWriter":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="ellipsis", transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is None:
+            self._console.file.write("\n")
+            return
+        self._live.update("", refresh=True)
+        self._live.stop()
+        if self._rest.strip():
+            self._console.print(Markdown(self._rest))
+
+    def write(self, text: str) -> None:
+        if self._live is None:
+            self._console.file.write(text)
+            self._console.file.flush()
+            return
+        complete, self._rest = split_blocks(self._rest + text)
+        if complete:
+            self._console.print(Markdown(complete))
+            self._console.print()
+        self._live.update(Markdown(self._rest), refresh=True)
+
+
+def split_blocks(text: str) -> tuple[str, str]:
+    """(what is complete, the rest): cut behind the last blank line that stands outside of a fence and of a list."""
+    end, position, fence = 0, 0, ""
+    lines = text.splitlines(keepends=True)
+    for index, line in enumerate(lines):
+        stripped = line.strip()
+        position += len(line)
+        if fence:
+            fence = "" if stripped.startswith(fence) and not stripped.strip(fence[0]) else fence
+        elif stripped.startswith(("```", "~~~")):
+            fence = stripped[: len(stripped) - len(stripped.lstrip(stripped[0]))]
+        elif not stripped and line.endswith("\n") and _begins_block(lines[index + 1 :]):
+            end = position
+    return text[:end].rstrip("\n"), text[end:]
+
+
+def _begins_block(lines: list[str]) -> bool:
+    """Whether what follows is known, and does not go on with a list or a paragraph of it."""
+    following = next((line for line in lines if line.strip()), None)
+    return following is not None and not following.startswith((" ", "\t", "-", "*", "+")) and not following[0].isdigit()

@@ -1,0 +1,11 @@
+"""`headrace serve` for one conversation: it ends with the program that started it, however that ends."""
+
+import runpy
+import sys
+
+from engine.client.lifetime import end_with_parent
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.argv[1:1] = ["serve"]
+    runpy.run_module("server.cli", run_name="__main__", alter_sys=True)
