@@ -5,6 +5,7 @@ import resource
 
 import pytest
 
+from engine.errors import StartupError
 from server.commands.open_files import allow_open_files
 
 pytestmark = pytest.mark.fast
@@ -34,3 +35,9 @@ def test_the_limit_is_raised_as_far_as_needed_and_allowed(
     allow_open_files(2048)
     assert chosen == ([] if expected is None else [expected])
     assert ("too few for 2048 connections" in caplog.text) == is_warned
+
+
+def test_a_limit_that_is_too_low_for_anything_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
+    with pytest.raises(StartupError, match=r"at most 20 files may be open.*ulimit -n 2816"):
+        allow_open_files(2048)
