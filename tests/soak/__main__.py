@@ -27,7 +27,7 @@ from tests.soak.tally import Tally
 from tests.soak.user import User
 
 FAULTS = (
-    "step:raise:*701,step:memory:*907,request:raise:*1501,logits:nan:*1103,output:delay=0.3:*601,step:hang=0.5:*1009,"
+    "step:raise:*151,step:memory:*211,request:raise:*401,logits:nan:*307,output:delay=0.3:*131,step:hang=0.5:*257,"
     "store:full:*53"
 )
 _OPTIONS = ("--dtype", "float32", "--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256")
