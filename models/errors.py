@@ -1,5 +1,6 @@
 """Errors of loading a model; each message names the thing, the reason and the remedy."""
 
+_MAX_SAID = 300  # characters
 _OUT_OF_MEMORY = (
     "allocate memory",
     "std::bad_alloc",
@@ -25,6 +26,12 @@ class CheckpointError(ModelError):
 
 class UnsupportedModelError(ModelError):
     """The files are sound, but the architecture or format is not one that headrace runs."""
+
+
+def shortened(error: BaseException) -> str:
+    """What a library says of a file, on one line: it may quote as much of the file as there is."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]}..."
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from models.checkpoints.base import StoredTensor
-from models.errors import CheckpointError, UnsupportedModelError
+from models.errors import CheckpointError, UnsupportedModelError, shortened
 
 _SINGLE = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -102,7 +102,7 @@ def _tensors_of(path: Path) -> Iterator[StoredTensor]:
     try:
         file = safe_open(path, framework="pt")  # checks the header against itself and against the file's size
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch it again") from None
+        raise CheckpointError(f"{path} is truncated or damaged ({shortened(error)}); fetch it again") from None
     for name in file.offset_keys():
         described = file.get_slice(name)
         yield _described(

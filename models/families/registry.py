@@ -8,7 +8,7 @@ from typing import Any
 
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
-from models.config.hf_config import HFConfig
+from models.config.hf_config import HFConfig, quoted
 from models.errors import UnsupportedModelError
 from models.families.name_map import Rules
 from models.spec import DecoderSpec
@@ -108,7 +108,7 @@ def family_of(architecture: str) -> Family:
 def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
     """The error for an architecture that is not in FAMILIES, with the nearest; reason follows "is not supported"."""
     return UnsupportedModelError(
-        f"architecture {architecture!r} is not supported{reason}; {_nearest(architecture, FAMILIES)}"
+        f"architecture {quoted(architecture)} is not supported{reason}; {_nearest(architecture, FAMILIES)}"
     )
 
 
@@ -117,7 +117,7 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any]) -> str:
     candidates = {architecture: entry for architecture, entry in FAMILIES.items() if entry.gguf == name}
     if not candidates:
         known = sorted({entry.gguf for entry in FAMILIES.values() if entry.gguf})
-        raise UnsupportedModelError(f"GGUF architecture {name!r} is not supported; {_nearest(name, known)}")
+        raise UnsupportedModelError(f"GGUF architecture {quoted(name)} is not supported; {_nearest(name, known)}")
     for architecture, entry in candidates.items():
         if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):
             return architecture
