@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a time: hypothesis' deadline for an example would, and fails where the machine has other work.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
 
 _MARK = "pytestmark = pytest.mark.fast"
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}

@@ -20,7 +20,7 @@ from server.store.opening import open_store
 from server.text.direct_templates import DirectTemplates
 from tests.helpers.fake_client import MODEL, FakeClient, says
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 GET = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 

@@ -13,7 +13,7 @@ from server.http.connection import CloseReason, Connection, ConnectionLimits
 from server.http.connections import Connections
 from server.http.proxies import TrustedProxies
 
-DEADLINE_S = 5.0
+DEADLINE_S = 60.0
 
 
 @dataclass

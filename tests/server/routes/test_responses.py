@@ -159,7 +159,7 @@ async def test_a_stream_that_breaks_in_its_first_silence_still_has_a_beginning()
             yield  # which makes it a generator
 
     client = _client("x")
-    client.submit = lambda request: Late(client, request, [])  # type: ignore[method-assign]
+    client.submit = lambda request, **_: Late(client, request, [])  # type: ignore[method-assign]
     async with http(make_app(client, chat_template=TOOL_TEMPLATE, sse_ping_interval=0.01)) as api:
         text = (await api.post("/v1/responses", json={"input": "hi", "stream": True})).text
     events = events_of(text.replace(": ping\n\n", ""))

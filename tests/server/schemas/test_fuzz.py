@@ -40,7 +40,8 @@ UNKNOWN = ["tools", "response_format", "user", "store", "modalities", "chat_temp
 async def _post(api: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
     content = msgspec.json.encode(body)
     response = await api.post(path, content=content, headers={"content-type": "application/json"})
-    assert response.status_code in (200, 400, 404), (body, response.text)
+    is_over = "timeout" in body and response.status_code == 504  # some of the odd times are shorter than an answer
+    assert is_over or response.status_code in (200, 400, 404), (body, response.text)
     if response.status_code != 200:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
