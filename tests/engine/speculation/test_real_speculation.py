@@ -241,8 +241,7 @@ def test_a_model_with_windows_that_drafts_for_itself_is_always_right(tmp_path: P
     assert sum(step.accepted_tokens for step in client.steps) == drafted > 100
 
 
-NUM_TEXTS = 10_000  # against a known distribution
-SAMPLES = 20_000  # each, of two against each other
+NUM_TEXTS = 10_000
 Texts = Counter[tuple[int, ...]]
 Probabilities = dict[tuple[int, ...], dict[int, float]]
 _PROMPT = [9, 8, 7, 6, 5, 4, 3]
@@ -265,13 +264,12 @@ def _sampled_texts(
     client: LocalClient,
     seeds: Iterator[int],
     monkeypatch: pytest.MonkeyPatch,
-    num_texts: int,
     **request: Any,
 ) -> tuple[Texts, list[StepStats]]:
     """Without a seed, with which nothing would be drawn by chance: the engine's own come from `seeds`."""
     monkeypatch.setattr(scheduler.secrets, "randbits", lambda _: next(seeds))
     parameters = {"max_tokens": 4, "seed": None, **_SAMPLED, "ignore_eos": True, **request}
-    requests = [make_request(f"s{n}", _PROMPT, **parameters) for n in range(num_texts)]
+    requests = [make_request(f"s{n}", _PROMPT, **parameters) for n in range(NUM_TEXTS)]
     outputs = client.generate(requests)
     return Counter(tuple(output.new_ids) for output in outputs.values()), client.steps
 
@@ -333,7 +331,7 @@ def test_sampled_outputs_with_drafts_have_the_distribution_of_the_model(
     the second to fourth token are drafted, or follow an accepted draft. A sample against a known distribution tells as
     much as two samples of twice the size each against each other."""
     client = _client(pair, "model", max_tokens=2, num_blocks=90)
-    drafted, steps = _sampled_texts(client, itertools.count(), monkeypatch, NUM_TEXTS)
+    drafted, steps = _sampled_texts(client, itertools.count(), monkeypatch)
     num_accepted, num_drafted = (sum(getattr(s, name) for s in steps) for name in ("accepted_tokens", "draft_tokens"))
     assert 0.2 * num_drafted < num_accepted < 0.95 * num_drafted
     assert sum(step.preemptions for step in steps) > 10
@@ -356,11 +354,11 @@ def test_sampled_outputs_have_one_distribution_under_a_grammar(
     drafted by a model under the same masks."""
     seeds = itertools.count()
     alone = _client(pair, "none", num_blocks=2000, grammars=grammars)
-    plain, steps = _sampled_texts(alone, seeds, monkeypatch, SAMPLES, grammar=GRAMMAR, logprobs=0, top_k=5)
+    plain, steps = _sampled_texts(alone, seeds, monkeypatch, grammar=GRAMMAR, logprobs=0, top_k=5)
     assert sum(step.forced_tokens for step in steps) == 0
     drafting = _client(pair, "model", max_tokens=2, num_blocks=90, grammars=grammars)
-    drafted, steps = _sampled_texts(drafting, seeds, monkeypatch, SAMPLES, grammar=GRAMMAR, top_k=5)
-    assert sum(step.forced_tokens for step in steps) > 0.3 * SAMPLES  # those that were not drafted
+    drafted, steps = _sampled_texts(drafting, seeds, monkeypatch, grammar=GRAMMAR, top_k=5)
+    assert sum(step.forced_tokens for step in steps) > 0.3 * NUM_TEXTS  # those that were not drafted
     num_accepted, num_drafted = (sum(getattr(s, name) for s in steps) for name in ("accepted_tokens", "draft_tokens"))
     assert 0.2 * num_drafted < num_accepted < 0.98 * num_drafted
     family = _p_values(plain, drafted)
@@ -369,7 +367,7 @@ def test_sampled_outputs_have_one_distribution_under_a_grammar(
 
     (commonest, _), *_ = plain.most_common(1)
     biased = Counter({text: round(0.97 * count) for text, count in plain.items()})
-    biased[commonest] += SAMPLES - biased.total()
+    biased[commonest] += NUM_TEXTS - biased.total()
     assert significant(_p_values(drafted, biased)) != []
 
 
