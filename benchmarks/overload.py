@@ -111,19 +111,27 @@ async def alone(url: str, seconds: float) -> list[Answer]:
 
 
 async def load(
-    url: str, seconds: float, rate: float = RATE, make: Callable[[random.Random], dict[str, object]] = chat
+    url: str,
+    seconds: float,
+    rate: float = RATE,
+    make: Callable[[random.Random], dict[str, object]] = chat,
+    num_connections: int = NUM_CONNECTIONS,
 ) -> list[Answer]:
-    """Requests at random times over connections that are all open; one that is busy is left out."""
+    """Requests at random times over connections that are all open; where all are busy another one is opened. The server
+    closes those that send nothing for ten seconds: each must have its turn before."""
     answers: list[Answer] = []
     failures: Counter[str] = Counter()
     source = random.Random(0)
-    free = [RawConnection(url) for _ in range(NUM_CONNECTIONS)]
+    free = [RawConnection(url) for _ in range(num_connections)]
     for connection in free:
         await connection.open()
-    say(f"  {len(free)} connections are open")
+    if free:
+        say(f"  {len(free)} connections are open")
 
     async def send(connection: RawConnection, body: dict[str, object]) -> None:
         try:
+            if not connection.is_open:
+                await connection.open()
             answers.append(await connection.post(CHAT, body))
             free.append(connection)
         except (OSError, EOFError, TimeoutError) as error:
@@ -134,7 +142,8 @@ async def load(
     end_s = next_s + seconds
     while (next_s := next_s + source.expovariate(rate)) < end_s:
         await asyncio.sleep(max(0.0, next_s - time.monotonic()))
-        sent.append(asyncio.create_task(send(free.pop(0), make(source))))
+        connection = free.pop(0) if free else RawConnection(url)
+        sent.append(asyncio.create_task(send(connection, make(source))))
     await asyncio.gather(*sent)
     for connection in free:
         connection.close()
@@ -205,7 +214,7 @@ def mixed(source: random.Random) -> dict[str, object]:
 
 
 async def slo(url: str, seconds: float, slo_s: float) -> None:
-    answers = await load(url, seconds, 4.0, mixed)
+    answers = await load(url, seconds, 4.0, mixed, num_connections=0)
     taken = [answer for answer in answers if answer.status == 200]
     in_time = sum(answer.first_s <= slo_s for answer in taken) / max(1, len(taken))
     say(f"  --ttft-slo {slo_s:g}: {len(taken)} of {len(answers)} taken; {in_time:.1%} had their first token in time")

@@ -35,6 +35,10 @@ class RawConnection:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        return self._writer is not None
+
     async def open(self) -> None:
         self._reader, self._writer = await asyncio.open_connection(*self._address)
 

@@ -1,6 +1,7 @@
 """Predictions of the first token, against a server in virtual time."""
 
 import random
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -57,6 +58,31 @@ def test_an_slo_costs_little_of_what_the_server_can_do(
     all_fates = unbounded.run(works, lambda *_: True)
     served = sum(each.is_accepted for each in fates) / bounded.now_s
     assert served >= 0.85 * len(all_fates) / unbounded.now_s
+
+
+@pytest.mark.parametrize("slo_s", [1.0, 2.0, 4.0])
+def test_what_refused_requests_would_have_waited(slo_s: float) -> None:
+    """Every twentieth is taken all the same, which changes the load little."""
+    num_refused = 0
+
+    def is_accepted(predicted: FirstToken, _: Work) -> bool:
+        nonlocal num_refused
+        if predicted.likely_s <= slo_s:
+            return True
+        num_refused += 1
+        return num_refused % 20 == 0
+
+    fates = VirtualServer().run(poisson(8.0, 120.0, _mixed), is_accepted)
+    settled = [each for each in fates if each.is_accepted and each.work.arrival_s > SETTLED_S]
+    taken = sorted(_waited_s(each) for each in settled if each.predicted.likely_s <= slo_s)
+    refused = sorted(_waited_s(each) for each in settled if each.predicted.likely_s > slo_s)
+    in_time = sum(wait_s <= slo_s for wait_s in taken) / len(taken)
+    sys.stdout.write(
+        f"limit {slo_s:g} s: {in_time:.0%} of {len(taken)} taken in time, median {taken[len(taken) // 2]:.2f} s; "
+        f"{len(refused)} of {num_refused} refused would have waited {refused[len(refused) // 2]:.2f} s (median), "
+        f"{sum(wait_s > slo_s for wait_s in refused) / len(refused):.0%} of them beyond the limit\n"
+    )
+    assert refused[len(refused) // 2] > taken[len(taken) // 2]
 
 
 @pytest.mark.parametrize(("make", "rate"), LOADS)
