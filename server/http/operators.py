@@ -1,14 +1,12 @@
 """OPERATORS_ONLY, METRICS_READERS: dependencies of routes that are for whoever runs the server."""
 
-import ipaddress
-from urllib.parse import urlsplit
-
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.errors import InsufficientPermissions
 from server.http.connection import PEER_STATE
+from server.http.own_names import host_name, is_address
 from server.http.peer import is_local
 from server.keys.caller import ANYBODY, caller_of
 
@@ -41,21 +39,12 @@ def _is_from_here(scope: Scope) -> bool:
         case "none":
             pass
         case "same-origin":  # the server's own pages; a name other than this may be another page's, and lead here
-            if not _is_address(headers.get("host", "")):
+            if (name := host_name(headers)) != "localhost" and not is_address(name):
                 return False
         case _:
             return False
     state = scope["state"]
     return is_local(state[PEER_STATE] if PEER_STATE in state else scope.get("client"))
-
-
-def _is_address(host: str) -> bool:
-    """Whether a Host header names this machine by what nobody else can give out: localhost, or an address."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or bool(ipaddress.ip_address(name))
-    except ValueError:
-        return False
 
 
 async def _operator(request: Request) -> None:  # FastAPI would run one that is no coroutine in a thread

@@ -16,8 +16,9 @@ from server.http.peer import is_local
 
 FOREIGN_NAME_STATE = "foreign_name"  # in a scope's state: AuthMiddleware refuses the request if there are no keys
 
-# A proxy on this machine asks for its clients' name. Browsers let no page set these headers.
-_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+# A proxy on this machine asks for its clients' name. Of the headers that say so, this is the only one that browsers let
+# no page set: X-Forwarded-For and its like are a page's to forge.
+_OF_PROXIES = "via"
 
 
 class OwnNames:
@@ -38,10 +39,10 @@ class OwnNames:
         if peer is None or not is_local(peer):  # no browser connects to a Unix socket
             return False
         headers = Headers(scope=scope)
-        return not (self._is_own(host_name(headers)) or any(name in headers for name in _OF_PROXIES))
+        return not (self._is_own(host_name(headers)) or _OF_PROXIES in headers)
 
     def _is_own(self, name: str) -> bool:
-        return name in ("", "localhost", *self._names) or name.endswith(".localhost") or _is_address(name)
+        return name in ("", "localhost", *self._names) or name.endswith(".localhost") or is_address(name)
 
 
 def host_name(headers: Headers) -> str:
@@ -52,7 +53,7 @@ def host_name(headers: Headers) -> str:
     return host.partition(":")[0].removesuffix(".")
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
