@@ -18,10 +18,12 @@ from server.network_config import NetworkConfig
 
 PREFIX = "HEADRACE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+CLIENT_KEY_VARIABLE = f"{PREFIX}CLIENT_KEY"
 # Variables that are not options of a dataclass. An unknown one is refused, since it may well be a misspelled API key.
 OTHER_VARIABLES = {
     CONFIG_VARIABLE: "The file of --config.",
     f"{PREFIX}CACHE": "Folder for fetched models, packed weights and compiled kernels (default: ~/.cache/headrace).",
+    CLIENT_KEY_VARIABLE: "Key that headrace chat, complete, ps and top send to a server.",
     f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
     VARIABLE: "Faults to inject, with --enable-fault-injection: engine/client/fault_plan.py has what there is.",
     f"{PREFIX}SPIN_US": "Microseconds that a kernel thread without work looks for it before it sleeps (default: 20).",

@@ -19,8 +19,8 @@ from server.commands.chat.monitor import requests_table, screen, summary
 from server.commands.chat.server import DEFAULT_URL, is_url, runs_here, started
 from server.commands.chat.session import Session, line_editing
 from server.commands.chat.talk import Talk
+from server.commands.options import CLIENT_KEY_VARIABLE
 
-KEY_VARIABLE = "HEADRACE_CLIENT_KEY"
 _HISTORY = Path("~/.local/state/headrace/chat_history")
 
 
@@ -123,7 +123,7 @@ def _add_key(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key-file",
         metavar="FILE",
-        help=f"File with the server's key; {KEY_VARIABLE} may have it too.",
+        help=f"File with the server's key; {CLIENT_KEY_VARIABLE} may have it too.",
     )
 
 
@@ -154,7 +154,7 @@ def _running(namespace: argparse.Namespace) -> ChatClient:
 
 def _key(namespace: argparse.Namespace) -> str | None:
     if namespace.key_file is None:
-        return os.environ.get(KEY_VARIABLE)
+        return os.environ.get(CLIENT_KEY_VARIABLE)
     try:
         return Path(namespace.key_file).read_text().strip()
     except OSError as error:
