@@ -1,8 +1,18 @@
 """BlockWriter: Markdown on a terminal while it arrives, block by block."""
 
+import re
+
 from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
+
+# Of C0 and C1, all but tabs and line ends: a model that writes them could move the cursor, or set a title.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def without_control(text: str) -> str:
+    """What may be written on a terminal of a text that a model wrote."""
+    return _CONTROL.sub("", text)
 
 
 class BlockWriter:
@@ -34,7 +44,7 @@ class BlockWriter:
             self._console.file.write(text)
             self._console.file.flush()
             return
-        complete, self._rest = split_blocks(self._rest + text)
+        complete, self._rest = split_blocks(self._rest + without_control(text))
         if complete:
             self._console.print(Markdown(complete))
             self._console.print()

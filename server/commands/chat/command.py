@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.live import Live
 
 from engine.errors import OptionError, StartupError
 from server.commands.arguments import HelpFormatter, Parser
+from server.commands.chat.blocks import without_control
 from server.commands.chat.client import ChatClient, ServerProblem
 from server.commands.chat.monitor import requests_table, screen, summary
 from server.commands.chat.server import DEFAULT_URL, is_url, runs_here, started
@@ -54,12 +55,13 @@ def complete(argv: Sequence[str]) -> int:
     with _client(namespace) as client:
         body: dict[str, Any] = {"model": _model(client, namespace.served_model), "prompt": prompt}
         body["max_tokens"] = namespace.max_tokens
+        shown: Callable[[str], str] = without_control if sys.stdout.isatty() else str
         if namespace.temperature is not None:
             body["temperature"] = namespace.temperature
         try:
             with contextlib.closing(client.stream("/v1/completions", body)) as chunks:
                 for chunk in chunks:
-                    sys.stdout.write("".join(choice["text"] for choice in chunk["choices"]))
+                    sys.stdout.write(shown("".join(choice["text"] for choice in chunk["choices"])))
                     sys.stdout.flush()
         except ServerProblem as problem:
             raise StartupError(str(problem)) from None

@@ -54,3 +54,13 @@ def test_a_terminal_gets_all_blocks() -> None:
         for number in range(40):  # more than the terminal is high
             writer.write(f"paragraph {number}\n\n")
     assert all(f"paragraph {number}" in file.getvalue() for number in range(40))
+
+
+def test_a_terminal_obeys_no_model() -> None:
+    file = io.StringIO()
+    with BlockWriter(Console(file=file, force_terminal=True, width=60, height=8)) as writer:
+        for piece in ("a\x1b]0;ti", "tle\x07b\n\n", "\x9b2Jc\td"):
+            writer.write(piece)
+    assert "]0;title" in file.getvalue()  # without what makes a terminal obey it
+    assert not set("\x07\x9b") & set(file.getvalue())
+    assert "\x1b]" not in file.getvalue()
