@@ -79,6 +79,8 @@ def _parsed(text: str) -> Any:
         raise OptionError(f"{line}not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise OptionError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, LookupError, AttributeError):  # PyYAML's, for "!!int x" and the like; they may quote a key
+        raise OptionError("not valid YAML: a value is not of the kind that its tag or form says") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -87,8 +89,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise OptionError(f"line {line}: a field's name must be a text; is a template not filled in?")
             if key.value in seen:
-                raise OptionError(f"line {key.start_mark.line + 1}: {key.value} is given twice; remove one")
+                raise OptionError(f"line {line}: {key.value} is given twice; remove one")
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 

@@ -95,6 +95,11 @@ keys:
         (f"keys:\n- name: a\n  hash: {HASH}\n  hash: {HASH}\n", "line 4: hash is given twice"),
         ("keys: &a [*a]", "keys[0]"),
         ("keys: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("keys: {{ keys }}", "line 1: a field's name must be a text"),
+        ("keys:\n- ? [name]\n  : ann\n", "line 2: a field's name must be a text"),
+        ("keys: !!int x", "not valid YAML: a value is not of the kind"),
+        ("keys: !!bool x", "not valid YAML: a value is not of the kind"),
+        ("keys: !!timestamp x", "not valid YAML: a value is not of the kind"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_path(text: str, message: str) -> None:
