@@ -33,20 +33,21 @@ class KeysWatcher:
         """Look until canceled."""
         while True:
             await asyncio.sleep(_POLL_S)
-            self.look()
+            await self.look()
 
     def read_again(self) -> None:
         """Read the file at the next look, whether it has changed or not."""
         self._must_read = True
 
-    def look(self) -> None:
+    async def look(self) -> None:
+        """Look once, and take over what there is to take. A file of many keys takes seconds to read: a thread does."""
         signature = _signature(self._path)
         is_settled, self._seen = signature == self._seen, signature
         if not is_settled or (signature == self._read and not self._must_read):
             return
         self._read, self._must_read = signature, False
         try:
-            keys = read_keys(self._path)
+            keys = await asyncio.to_thread(read_keys, self._path)
         except OptionError as error:
             logger.error("--api-keys-file: %s; the keys of before stay", error)
             self._metrics.count_keys_reload("failed")

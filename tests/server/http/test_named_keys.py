@@ -41,12 +41,12 @@ class Site:
                 if bucket is not None:
                     bucket._clock = partial(float, bucket._clock())
 
-    def change(self, *entries: dict[str, Any]) -> None:
+    async def change(self, *entries: dict[str, Any]) -> None:
         """Write the file and have it read, as two of the server's looks do."""
         write_keys(self.path, *entries)
         watcher = self.app.state.context.keys._watcher
-        watcher.look()
-        watcher.look()
+        await watcher.look()
+        await watcher.look()
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_a_removed_key_ends_and_what_it_runs_goes_on(site: Callable[..., S
     running = RawRequest(here.app, "/v1/completions", {**TEXT, "stream": True}, headers=[*DEFAULT_HEADERS, *headers])
     async with running, here.api("ann") as ann, here.api("ben") as ben:
         await running.until(lambda: running.status == 200)
-        here.change(entry("ben"))
+        await here.change(entry("ben"))
         assert (await ann.get("/v1/models")).status_code == 401
         assert (await ben.get("/v1/models")).status_code == 200
         assert not running.has_ended
@@ -84,7 +84,7 @@ async def test_a_removed_key_ends_and_what_it_runs_goes_on(site: Callable[..., S
 
 async def test_a_broken_file_changes_nothing(site: Callable[..., Site]) -> None:
     here = site(entry("ann"))
-    here.change({"name": "ann", "hash": "oops"})
+    await here.change({"name": "ann", "hash": "oops"})
     async with here.api("ann") as ann:
         assert (await ann.get("/v1/models")).status_code == 200
 
@@ -303,7 +303,7 @@ async def test_what_a_name_stored_stays_its_own_when_it_gets_another_key(site: C
     async with here.api("ann") as ann, here.api("ben") as ben, here.api("another") as another:
         stored = (await ann.post("/v1/responses", json={"input": "hi", "max_output_tokens": 5})).json()["id"]
         assert (await ben.get(f"/v1/responses/{stored}")).status_code == 404
-        here.change({**entry("ann"), "hash": entry("another")["hash"]}, entry("ben"))
+        await here.change({**entry("ann"), "hash": entry("another")["hash"]}, entry("ben"))
         assert (await ann.get(f"/v1/responses/{stored}")).status_code == 401
         assert (await another.get(f"/v1/responses/{stored}")).status_code == 200
 

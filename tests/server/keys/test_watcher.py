@@ -2,11 +2,14 @@
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from server.errors import ExpiredApiKey, InvalidApiKey
+from server.keys import watcher as watcher_module
+from server.keys.key import ApiKey
 from server.keys.key_file import read_keys
 from server.keys.ring import KeyRing
 from server.keys.spending import Spending
@@ -37,37 +40,56 @@ def _reloads(metrics: Metrics, outcome: str) -> float:
     return float(metrics._counters["api_keys_reloads_total"].labels(outcome)._value.get())
 
 
-def test_a_changed_file_is_taken_at_the_second_look_that_finds_it_so(tmp_path: Path, metrics: Metrics) -> None:
+async def test_a_changed_file_is_taken_at_the_second_look_that_finds_it_so(tmp_path: Path, metrics: Metrics) -> None:
     path = tmp_path / "keys.json"
     write_keys(path, entry("ann"), entry("ben"))
     ring = _ring(metrics, path)
     watcher = KeysWatcher(path, ring, metrics)
-    watcher.look()
+    await watcher.look()
     assert _reloads(metrics, "loaded") == 0
     write_keys(path, entry("ben"), entry("eve"))
-    watcher.look()
+    await watcher.look()
     assert _is_taken(ring, "ann")
-    watcher.look()
+    await watcher.look()
     assert [_is_taken(ring, name) for name in ("ann", "ben", "eve")] == [False, True, True]
-    watcher.look()
+    await watcher.look()
     assert _reloads(metrics, "loaded") == 1
     assert metrics.value("api_keys") == 2
 
 
-def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path, metrics: Metrics) -> None:
+async def test_streams_do_not_wait_for_a_long_file(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(path, entry("ann"))
+    watcher = KeysWatcher(path, _ring(metrics, path), metrics)
+    readers = []
+
+    def read(path: Path) -> list[ApiKey]:
+        readers.append(threading.current_thread())
+        return read_keys(path)
+
+    monkeypatch.setattr(watcher_module, "read_keys", read)
+    watcher.read_again()
+    await watcher.look()
+    assert len(readers) == 1
+    assert readers[0] is not threading.current_thread()
+
+
+async def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path, metrics: Metrics) -> None:
     path = tmp_path / "keys.json"
     write_keys(path, entry("ann"))
     ring = _ring(metrics, path)
     watcher = KeysWatcher(path, ring, metrics)
     for size in (5, 10, 15):
         path.write_text("x" * size)
-        watcher.look()
+        await watcher.look()
     assert _is_taken(ring, "ann")
     assert _reloads(metrics, "failed") == 0
 
 
 @pytest.mark.parametrize("broken", ["", "{", '{"keys": [{"name": "eve"}]}', None])
-def test_a_broken_file_keeps_the_keys_and_is_told_once(
+async def test_a_broken_file_keeps_the_keys_and_is_told_once(
     tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture, broken: str | None
 ) -> None:
     path = tmp_path / "keys.json"
@@ -79,19 +101,19 @@ def test_a_broken_file_keeps_the_keys_and_is_told_once(
         path.write_text(broken)
         path.chmod(0o600)
     for _ in range(5):
-        watcher.look()
+        await watcher.look()
     assert _is_taken(ring, "ann")
     assert _reloads(metrics, "failed") == metrics.value("api_keys_file_broken") == 1
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "the keys of before stay" in line.message
     write_keys(path, entry("eve"))
-    watcher.look()
-    watcher.look()
+    await watcher.look()
+    await watcher.look()
     assert [_is_taken(ring, name) for name in ("ann", "eve")] == [False, True]
     assert metrics.value("api_keys_file_broken") == 0
 
 
-def test_a_file_is_read_again_on_request_though_it_looks_the_same(tmp_path: Path, metrics: Metrics) -> None:
+async def test_a_file_is_read_again_on_request_though_it_looks_the_same(tmp_path: Path, metrics: Metrics) -> None:
     path = tmp_path / "keys.json"
     write_keys(path, entry("ann"))
     ring = _ring(metrics, path)
@@ -99,11 +121,11 @@ def test_a_file_is_read_again_on_request_though_it_looks_the_same(tmp_path: Path
     before = path.stat()
     path.write_text(path.read_text().replace(entry("ann")["hash"], entry("eve")["hash"]).replace('"ann"', '"eve"'))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    watcher.look()
-    watcher.look()
+    await watcher.look()
+    await watcher.look()
     assert _is_taken(ring, "ann")
     watcher.read_again()
-    watcher.look()
+    await watcher.look()
     assert _is_taken(ring, "eve")
 
 
