@@ -1,6 +1,7 @@
 """Caller: whoever sent a request, as its key tells."""
 
 import hashlib
+import re
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 
 from server.keys.account import Account
 from server.keys.key import ApiKey
+
+_LIKE_A_SCOPES = re.compile(r"[0-9]+:")  # how salts with a scope begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class Caller:
 
     def cache_salt(self, given: str) -> str:
         """given: the request's own. No two scopes have a salt in common, whatever is given."""
-        return f"{len(self.cache_scope)}:{self.cache_scope}{given}" if self.cache_scope else given
+        is_plain = not self.cache_scope and not _LIKE_A_SCOPES.match(given)
+        return given if is_plain else f"{len(self.cache_scope)}:{self.cache_scope}{given}"
 
 
 # Of a server without keys, and of paths that ask for none. What it makes belongs to everybody.

@@ -351,6 +351,8 @@ async def test_cached_prefixes_are_shared_where_that_is_asked_for(site: Callable
     ann, ben, x = await _salts(here, "ann", "ben", "x")
     assert ann == ben == ""
     assert x != ann
+    forged, plain = await _salts(here, "ann", salt=x) + await _salts(here, "ann", salt="mine")
+    assert (forged, plain) == (f"0:{x}", "mine")
 
 
 async def test_without_keys_salts_are_the_requests_own() -> None:
