@@ -29,14 +29,14 @@ def append_key(path: Path, key: ApiKey) -> None:
     if not path.exists():
         is_json = path.suffix == ".json"
         empty = '{"keys": []}' if is_json else "keys: []\n"
-        _write(path, _with_key(empty, key), _PRIVATE)
+        _write(path, _with_key(empty, key), None)
         return
     if any(each.name == key.name for each in read_keys(path)):
         raise OptionError(
             f"{path} has a key named {key.name!r} already; give another name, or make it a new key with "
             f"'headrace keys rotate {key.name} --file {path}'"
         )
-    _write(path, _with_key(path.read_text(encoding="utf-8"), key), path.stat().st_mode)
+    _write(path, _with_key(path.read_text(encoding="utf-8"), key), path.stat())
 
 
 def replace_hash(path: Path, name: str, new_hash: str) -> None:
@@ -45,7 +45,7 @@ def replace_hash(path: Path, name: str, new_hash: str) -> None:
     if not found:
         raise OptionError(f"{path} has no key named {name!r}")
     text = path.read_text(encoding="utf-8")
-    _write(path, text.replace(found[0].hash, new_hash), path.stat().st_mode)
+    _write(path, text.replace(found[0].hash, new_hash), path.stat())
 
 
 def _with_key(text: str, key: ApiKey) -> str:
@@ -69,15 +69,20 @@ def _fields(key: ApiKey) -> dict[str, Any]:
     return fields
 
 
-def _write(path: Path, text: str, mode: int) -> None:
-    """Replace the file at once, so that nobody reads a half of it. Raises OptionError."""
+def _write(path: Path, text: str, before: os.stat_result | None) -> None:
+    """Replace the file at once, so that nobody reads a half of it. Raises OptionError.
+
+    before: the file's, whose owner and permissions stay: a server under another user must be able to read it.
+    """
     target = path.resolve()
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-                os.fchmod(file.fileno(), mode & 0o777)
+                if before is not None:
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(file.fileno(), _PRIVATE if before is None else before.st_mode & 0o777)
             os.replace(name, target)
         except BaseException:
             os.unlink(name)

@@ -1,7 +1,9 @@
 """Keys files: what they may say, what is wrong with one by its path, and changes that leave the rest alone."""
 
 import contextlib
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,30 @@ def test_another_hash_leaves_the_rest(tmp_path: Path) -> None:
     assert path.read_text() == before.replace(HASH, hash_of("another"))
     with pytest.raises(OptionError, match="no key named 'eve'"):
         replace_hash(path, "eve", HASH)
+
+
+def test_a_file_keeps_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys.yaml"
+    append_key(path, api_key("ann"))
+    owners = []
+    monkeypatch.setattr(os, "fchown", lambda _, uid, gid: owners.append((uid, gid)))
+    replace_hash(path, "ann", hash_of("another"))
+    append_key(path, api_key("ben"))
+    assert owners == [(path.stat().st_uid, path.stat().st_gid)] * 2
+
+
+def test_a_file_whose_owner_cannot_be_kept_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys.yaml"
+    append_key(path, api_key("ann"))
+
+    def refuse(*_: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(OptionError, match=r"cannot write .*: Operation not permitted"):
+        append_key(path, api_key("ben"))
+    assert [key.name for key in read_keys(path)] == ["ann"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:
