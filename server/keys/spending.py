@@ -20,11 +20,13 @@ class Spending:
         self._tokens: dict[BudgetPeriod, Counter[str]] = {period: Counter() for period in BudgetPeriod}
 
     def add(self, name: str, num_tokens: int, at: datetime.datetime | None = None) -> None:
-        """Count tokens of a request that ended at that time, or now; those of past periods count no more."""
+        """Count tokens of a request that ended at that time, or now; those of past periods count no more.
+
+        What ends now is of the present periods, though a clock that was ahead and is set back says otherwise.
+        """
         self._turn()
-        at = at or self._now()
         for period, start in self._starts.items():
-            if at >= start:
+            if at is None or at >= start:
                 self._tokens[period][name] += num_tokens
 
     def spent(self, name: str, period: BudgetPeriod) -> int:

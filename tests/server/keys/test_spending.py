@@ -52,5 +52,7 @@ def test_a_clock_that_is_set_back_gives_no_budget_again() -> None:
     spending.add("ann", 5)
     now.moment = _at("2026-02-28T23:59:50")
     assert spending.spent("ann", DAY) == 5
+    spending.add("ann", 2)
+    assert (spending.spent("ann", DAY), spending.spent("ann", MONTH)) == (7, 7)
     now.moment = _at("2026-03-01T00:00:20")
-    assert spending.spent("ann", DAY) == 5
+    assert spending.spent("ann", DAY) == 7
