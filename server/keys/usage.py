@@ -70,7 +70,13 @@ class UsageBook:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what is not written yet. A failure is told once, until it is over."""
+        """Write what is not written yet. A failure is told once, until it is over.
+
+        A write that has begun goes on though its caller is canceled: what it took would be lost.
+        """
+        await asyncio.shield(self._flush())
+
+    async def _flush(self) -> None:
         async with self._writing:
             taken, self._unwritten = self._unwritten, {}
             if not taken:

@@ -1,6 +1,8 @@
 """What keys used: counted as requests end, written once a second, and there again after a restart."""
 
+import asyncio
 import datetime
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,32 @@ async def test_what_cannot_be_written_is_kept_and_told_once(caplog: pytest.LogCa
     table.is_broken = False
     (row,) = await book.read(*ALL_TIME)
     assert (row.requests, row.output_tokens) == (3, 9)
+
+
+class SlowTable(UsageTable):
+    """Writes when it may."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.may_write = asyncio.Event()
+
+    async def add(self, rows: Iterable[UsageRow]) -> None:
+        await self.may_write.wait()
+        await super().add(rows)
+
+
+async def test_a_write_that_has_begun_outlives_its_caller() -> None:
+    table = SlowTable(memory_database())
+    book = UsageBook(table, Spending(), Metrics("m"))
+    book.note(_record())
+    first = asyncio.create_task(book.flush())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it has taken what there was
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    table.may_write.set()
+    (row,) = await book.read(*ALL_TIME)
+    assert row.requests == 1
 
 
 @pytest.mark.parametrize(
