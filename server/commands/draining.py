@@ -19,7 +19,12 @@ async def drain_server(context: "ServerContext", num_answers: Callable[[], int],
     """Answer new requests with 503 while what runs finishes, for at most `timeout_s`.
 
     num_answers: how many HTTP requests are not answered to their end; a client may read slower than its text comes.
+    Those who watch the engine have answers without an end, which are not waited for.
     """
+
+    def num_left() -> int:
+        return max(context.num_unfinished, num_answers() - context.live.num_watchers)
+
     now_s = time.monotonic()
     context.drain.stop(now_s)
     assert context.drain.began_s is not None
@@ -27,8 +32,8 @@ async def drain_server(context: "ServerContext", num_answers: Callable[[], int],
     end_s = now_s + timeout_s
     logger.info("draining: %d requests are open and have %g s to finish", context.num_unfinished, timeout_s)
     while (now_s := time.monotonic()) < end_s:
-        if now_s >= noticed_s and not context.num_unfinished and not num_answers():
+        if now_s >= noticed_s and num_left() <= 0:
             return
         await asyncio.sleep(_POLL_S)
-    if left := max(context.num_unfinished, num_answers()):
-        logger.warning("%d requests did not finish within --shutdown-timeout and are ended", left)
+    if num_left() > 0:
+        logger.warning("%d requests did not finish within --shutdown-timeout and are ended", num_left())

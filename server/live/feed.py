@@ -46,6 +46,10 @@ class LiveFeed:
         self._builder = FrameBuilder()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def num_watchers(self) -> int:
+        return len(self._watchers)
+
     def on_step(self, stats: StepStats) -> None:
         if self._watchers:
             self._builder.add(stats)

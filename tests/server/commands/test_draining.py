@@ -1,6 +1,7 @@
 """The drain before the end: for whom it waits, and for how long."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -47,6 +48,16 @@ async def test_it_waits_for_the_engine_for_what_is_prepared_and_for_what_is_read
     num_answers[0] = 0
     async with asyncio.timeout(5):
         await task
+
+
+async def test_a_dashboard_that_is_open_is_not_waited_for(context: ServerContext) -> None:
+    async with contextlib.aclosing(context.live.watch()) as frames:
+        await anext(frames)
+        async with asyncio.timeout(5):
+            await drain_server(context, lambda: 1, 60)
+        task = asyncio.create_task(drain_server(context, lambda: 2, 60))
+        assert await _is_waiting(task)
+        task.cancel()
 
 
 async def test_what_does_not_finish_in_time_is_told(
