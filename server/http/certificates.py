@@ -100,6 +100,8 @@ def _load_own(context: ssl.SSLContext, certfile: str, keyfile: str | None, passw
         raise StartupError(
             f"the certificate in {certfile} or its key in {path} cannot be read{hint} ({error})"
         ) from error
+    except (OSError, ValueError) as error:  # gone meanwhile, or a password beyond OpenSSL's length
+        raise StartupError(f"the certificate in {certfile} or its key in {path} cannot be read ({error})") from error
 
 
 def _load_authorities(context: ssl.SSLContext, path: str) -> None:
@@ -108,6 +110,8 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise StartupError(f"--ssl-ca-certs {path} has no certificates in PEM form ({error})") from error
+    except OSError as error:  # gone meanwhile
+        raise StartupError(f"cannot read --ssl-ca-certs {path}: {error.strerror}") from error
 
 
 def _read(flag: str, path: str) -> str:

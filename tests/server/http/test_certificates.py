@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import StartupError
+from server.http import certificates
 from server.http.certificates import Certificates, make_context, subject_of
 from server.network_config import CertReqs, NetworkConfig
 from tests.helpers.certificates import Authority, Issued
@@ -79,6 +80,35 @@ def test_what_will_not_do_is_named(
     config = NetworkConfig(**{name: path and files.get(path, path) for name, path in given.items()})  # type: ignore[arg-type]
     with pytest.raises(StartupError, match=re.escape(message)):
         make_context(config)
+
+
+@pytest.mark.parametrize("name", ["cert", "ca_certs"])
+def test_a_file_that_goes_away_while_it_is_read_leaves_the_certificate(
+    authority: Authority, own: Issued, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    copies = {"cert": tmp_path / "cert", "ca_certs": tmp_path / "ca_certs"}
+    copies["cert"].write_text(Path(own.cert).read_text())
+    copies["ca_certs"].write_text(Path(authority.cert).read_text())
+    config = NetworkConfig(ssl_certfile=str(copies["cert"]), ssl_keyfile=own.key, ssl_ca_certs=str(copies["ca_certs"]))
+    loaded = Certificates(config)
+    before = loaded.context
+    read = certificates._read
+
+    def read_and_remove(flag: str, path: str) -> str:
+        text = read(flag, path)
+        if path == str(copies[name]):
+            Path(path).unlink()
+        return text
+
+    monkeypatch.setattr(certificates, "_read", read_and_remove)
+    loaded.reload()
+    assert loaded.context is before
+
+
+def test_a_password_that_openssl_does_not_take_is_told(authority: Authority, own: Issued) -> None:
+    key = authority.encrypt(own, "sesame")
+    with pytest.raises(StartupError, match="cannot be read"):
+        make_context(NetworkConfig(ssl_certfile=own.cert, ssl_keyfile=key, ssl_keyfile_password="x" * 2000))
 
 
 def test_a_reload_takes_authorities_away_too(authority: Authority, own: Issued, tmp_path: Path) -> None:
