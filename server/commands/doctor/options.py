@@ -48,7 +48,7 @@ def caller_finding(config: ServerConfig) -> Finding:
         num_keys = len(config.api_key) + len(read_keys(Path(config.api_keys_file)) if config.api_keys_file else ())
     except OptionError as error:
         return problem("keys", str(error))
-    if num_keys:
+    if num_keys or config.api_keys_file is not None:  # a keys file without keys lets nobody in
         return ok("keys", f"{num_keys}; clients have to send one")
     if config.network.uds is not None:
         return ok("keys", f"none, and only users who may use {config.network.uds} reach it")

@@ -105,6 +105,9 @@ def test_a_keys_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     found = options.caller_finding(ServerConfig(api_keys_file=str(file)))
     assert found == problem("keys", f"cannot read {file}: No such file or directory")
+    file.write_text("keys: []\n")
+    found = options.caller_finding(ServerConfig(host="0.0.0.0", api_keys_file=str(file)))
+    assert found == ok("keys", "0; clients have to send one")
 
 
 def test_folders_and_files_that_cannot_be_used_are_problems(tmp_path: Path) -> None:
