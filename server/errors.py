@@ -220,7 +220,7 @@ def _headers(error: Exception) -> dict[str, str]:
             predicted = {TTFT_HEADER: f"{error.expected_s:.3f}"}
             if error.is_for_good:
                 return {"x-should-retry": "false", **predicted}
-            return {"retry-after": str(math.ceil(error.retry_after_s)), **predicted}
+            return {"retry-after": _seconds(error.retry_after_s), **predicted}
         case Shed():
             return {"retry-after": _seconds(error.retry_after_s)}
         case RateLimited():
