@@ -1,7 +1,7 @@
 """Uses the pages in a real browser: run by test_pages.py with Playwright's Python.
 
 Arguments: the page's address, the browser's path, the path of axe-core's script, a folder for screenshots, and the
-address of a server that asks for the key "secret".
+address of a server that asks for a key: "secret-ann", or an operator's, "secret-root".
 """
 
 import contextlib
@@ -32,6 +32,7 @@ def main(address: str, browser_path: str, axe: str, folder: str, locked_address:
             _tools_and_schemas(page)
         with _page(browser, locked_address) as page:
             _a_key_is_asked_for(page)
+            _the_dashboard_asks_for_an_operators_key(page)
         for name, size in _SIZES.items():
             for scheme in ("light", "dark"):
                 with _page(browser, address, size, scheme) as page:
@@ -85,7 +86,7 @@ def _markdown_is_shown_and_harmless(page: Page) -> None:
     expect(answer.locator("math")).to_have_count(2)
     expect(answer.locator("table td").first).to_have_text("1")
     expect(answer.get_by_text("$5 or $6")).to_have_count(1)
-    assert answer.locator("script, img, iframe, [onerror], b[style], [href^=javascript]").count() == 0
+    assert answer.locator("script, img, iframe, dialog, [onerror], b[style], [href^=javascript]").count() == 0
     assert page.evaluate("window.wasHacked") is None
     expect(answer.locator(".stats")).to_contain_text("prompt tokens")
 
@@ -149,6 +150,11 @@ def _conversations_are_kept(page: Page) -> None:
     page.get_by_label("Delete “first question”").first.click(force=True)
     page.get_by_role("button", name="Delete", exact=True).last.click()
     expect(page.locator(".conversations li")).to_have_count(3)
+    page.get_by_label("Delete “first question”").first.click(force=True)
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")  # no answer, though the last one was yes
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.locator(".conversations li")).to_have_count(3)
     page.reload()
     expect(page.locator(".conversations li")).to_have_count(3)
     _choose_file(page, "#import-file", "c.json", b"{}")
@@ -190,11 +196,25 @@ def _a_key_is_asked_for(page: Page) -> None:
     dialog.get_by_label("Key", exact=True).fill("wrong")
     dialog.get_by_role("button", name="Use this key").click()
     expect(dialog.get_by_label("Key", exact=True)).to_be_visible()
-    dialog.get_by_label("Key", exact=True).fill("secret")
+    dialog.get_by_label("Key", exact=True).fill("secret-ann")
     dialog.get_by_role("button", name="Use this key").click()
     expect(page.locator("#model option")).not_to_have_count(0)
     _ask(page, "hello")
     _answer(page, "echo: hello")
+
+
+def _the_dashboard_asks_for_an_operators_key(page: Page) -> None:
+    """And leaves the chat page's alone until there is one."""
+    dialog = page.get_by_role("dialog")
+    page.get_by_role("link", name="Dashboard").click()
+    expect(dialog.get_by_label("Key", exact=True)).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Chat").click()
+    expect(page.locator("#model option")).not_to_have_count(0)
+    page.get_by_role("link", name="Dashboard").click()
+    dialog.get_by_label("Key", exact=True).fill("secret-root")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#state")).to_have_text("Ready")
 
 
 def _dashboard_looks_right(page: Page, axe: str, name: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from engine.errors import EngineUnavailable
 from engine.protocol import EngineRequest, FinishReason
 from tests.helpers.fake_client import Step, make_app, says
+from tests.helpers.keys import entry, write_keys
 from tests.integrations.programs import Workplace, npm_program, python_program
 from tests.integrations.scripted_server import scripted_client, serving
 
@@ -29,6 +30,7 @@ $$\\sum_i x_i$$
 | 1 | 2 |
 
 <script>window.wasHacked = 1</script><img src=x onerror="window.wasHacked = 1"><b style="color: red">bold</b>
+<dialog open>over the page</dialog>
 ![a picture](https://example.com/x.png) [a link](javascript:window.wasHacked=1)
 
 The end.
@@ -56,10 +58,11 @@ class _Script:
 
 
 @pytest.fixture
-def addresses() -> Iterator[tuple[str, str]]:
+def addresses(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """Of a server, and of one that asks for a key."""
     open_app = make_app(scripted_client(_Script()))
-    locked_app = make_app(scripted_client(_Script()), api_key=("secret",))
+    keys = write_keys(tmp_path / "keys.json", entry("ann"), entry("root", admin=True))
+    locked_app = make_app(scripted_client(_Script()), api_keys_file=keys)
     with serving(open_app) as open_url, serving(locked_app) as locked_url:
         yield open_url, locked_url
 

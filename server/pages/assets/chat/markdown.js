@@ -7,7 +7,7 @@ import { copyButton, h } from "../shared/dom.js";
 
 const CLEAN = {
   USE_PROFILES: { html: true },
-  FORBID_TAGS: ["style", "form", "button", "textarea", "select", "img", "audio", "video", "iframe"],
+  FORBID_TAGS: ["style", "form", "button", "textarea", "select", "img", "audio", "video", "iframe", "dialog"],
   FORBID_ATTR: ["style", "id", "name"],
   RETURN_DOM_FRAGMENT: true,
 };

@@ -126,6 +126,7 @@ function askKey(reason) {
     h("h2", { id: "dialog-title" }, "An operator’s key is needed"),
     h("form", { method: "dialog" }, h("p", {}, reason), h("div", { class: "row" }, input), h("div", { class: "row end" }, h("button", { class: "primary", value: "entered" }, "Use this key"))),
   );
+  dialog.returnValue = ""; // Escape leaves it as it is
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => {
     if (dialog.returnValue === "entered") saveKey(input.value.trim(), false);
@@ -140,9 +141,10 @@ async function run() {
       setState("The server is stopping.", "bad");
     } catch (error) {
       setState(error.message, "bad");
-      if ((error.wantsKey || error.code === "insufficient_permissions") && savedKey() !== "") saveKey("", false);
-      if (error.wantsKey && !(await askKey(error.message))) return;
-      if (error.code === "insufficient_permissions") return;
+      const isNoOperator = error.code === "insufficient_permissions";
+      if (error.wantsKey || (isNoOperator && savedKey() !== "")) {
+        if (!(await askKey(error.message))) return; // the key that was there stays: it is the chat page's
+      } else if (isNoOperator) return;
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
