@@ -84,4 +84,4 @@ async def test_short_requests_start_no_threads() -> None:
         await api.post("/detokenize", json={"tokens": [1]})  # which builds the tokenizer
         num_threads = threading.active_count()
         await asyncio.gather(*(api.post("/detokenize", json={"tokens": [1]}) for _ in range(50)))
-        assert threading.active_count() == num_threads
+        assert threading.active_count() <= num_threads  # those of tests before may end
