@@ -22,6 +22,11 @@ class PlanItem(NamedTuple):
     num_draft: int  # of num_new, the last ones that are unverified
     needs_logits: bool
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether it computes more than the last known token: a prompt, or what preemption lost."""
+        return self.num_new - self.num_draft > 1 or not self.needs_logits
+
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
@@ -35,7 +40,7 @@ class StepPlan:
 
     def sample(self, step_s: float) -> StepSample:
         """What the step, which took `step_s`, tells of the cost of prompts."""
-        prompts = [item for item in self.items if item.num_new - item.num_draft > 1]
+        prompts = [item for item in self.items if item.is_prompt]
         if not prompts:
             return StepSample(self.num_tokens, 0, 0.0, step_s)
         num_prompt = sum(item.num_new for item in prompts)

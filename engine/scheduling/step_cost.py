@@ -6,7 +6,7 @@ _FAR = 8192  # where positions are taken to count as much as the token itself, i
 _DECODE_WEIGHT = 0.1
 # A step that was faster than expected is believed sooner than a slower one, which may have been disturbed.
 _FASTER_WEIGHT, _SLOWER_WEIGHT = 0.4, 0.2
-_MIN_SAMPLE = 8  # prompt tokens; the time of fewer is lost in that of the others
+_MIN_SAMPLE = 8  # prompt tokens at a beginning, or fewer that cost as much; less is lost in the time of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class StepCost:
         step_s = decode_s + num_prompt_tokens * (token_s + position * position_s)
 
     Both parts are learned from the error of each prediction, in proportion to what they contributed (normalized least
-    mean squares): a short prompt tells of the first, and a long one of the second.
+    mean squares): a short prompt tells of the first, and a long one of the second. A step that is mostly generation
+    tells little of either, since what disturbed it would count as the prompt's.
     """
 
     def __init__(self, token_s: float, position_cost: float = 0.0) -> None:
@@ -51,14 +52,20 @@ class StepCost:
             known_s = sample.step_s if self._decode_s is None else self._decode_s
             # One of twice the time is an exception, such as a disturbance, until it is the rule.
             self._decode_s = known_s + (min(sample.step_s, 2 * known_s) - known_s) * _DECODE_WEIGHT
-        elif sample.num_prompt_tokens >= _MIN_SAMPLE:
+        elif sample.num_prompt_tokens * self.prompt_token_s(sample.position) >= _MIN_SAMPLE * self.prompt_token_s(0):
             self._learn(sample)
 
     def _learn(self, sample: StepSample) -> None:
         expected_s = self.prompt_token_s(sample.position)
         error_s = (sample.step_s - self.decode_s) / sample.num_prompt_tokens - expected_s
         error_s = max(-expected_s, min(expected_s, error_s))
+        weight = (_FASTER_WEIGHT if error_s < 0 else _SLOWER_WEIGHT) * self._trust(sample)
         distance = sample.position / self._far
-        change_s = error_s * (_FASTER_WEIGHT if error_s < 0 else _SLOWER_WEIGHT) / (1 + distance**2)
+        change_s = error_s * weight / (1 + distance**2)
         self._token_s = max(0.0, self._token_s + change_s)
         self._far_s = max(0.0, self._far_s + change_s * distance)
+
+    def _trust(self, sample: StepSample) -> float:
+        """0 to 1: how much a step says of prompts; all where they took half of its time."""
+        prompt_part = 1 - self.decode_s / sample.step_s if sample.step_s > 0 else 0.0
+        return min(1.0, max(0.0, 2 * prompt_part))

@@ -4,8 +4,11 @@ import random
 
 import pytest
 
+from engine.scheduling.plan import PlanItem, StepPlan
+from engine.scheduling.sequence import Sequence
 from engine.scheduling.step_budget import StepBudget
 from engine.scheduling.step_cost import StepSample
+from tests.helpers.engines import make_request
 
 pytestmark = pytest.mark.fast
 
@@ -61,6 +64,44 @@ def test_a_disturbed_step_shortens_the_next_ones_little() -> None:
     observe_steps(budget, 500, 2.5)
 
     assert budget.tokens(0) == 416
+
+
+def test_short_prompts_beside_many_streams_make_later_steps_no_longer() -> None:
+    """What they take is less than what streams take now more, now less."""
+    source, budget = random.Random(1), StepBudget(None, seconds_per_token=1e-3)
+    for _ in range(300):
+        observe_steps(budget, 0, 0.1 * source.uniform(0.85, 1.15))
+        observe_steps(budget, 10, 0.01 + 0.1 * source.uniform(0.85, 1.15))
+
+    assert 75 <= budget.tokens(64) - 64 <= 225  # 150 ms are left for prompts
+
+
+def test_steps_that_are_shorter_than_generation_was_say_nothing_of_prompts() -> None:
+    """As when most streams have ended at once."""
+    budget = StepBudget(None, seconds_per_token=1e-3)
+    observe_steps(budget, 0, 0.1, times=30)
+
+    observe_steps(budget, 10, 0.02, times=20)
+
+    assert budget.tokens(1) <= 1 + 150
+
+
+def test_a_step_with_one_token_of_a_prompt_is_none_that_only_generates() -> None:
+    sequence = Sequence(request=make_request("a", [1] * 100), seed=0, tokens=[1] * 100, num_prompt=100)
+    sequence.num_computed = 50
+
+    assert StepPlan([PlanItem(sequence, 1, 0, needs_logits=False)]).sample(0.1) == StepSample(1, 1, 50.5, 0.1)
+
+
+def test_a_token_far_into_a_prompt_teaches_what_it_costs() -> None:
+    """One a step is all there is room for, and an estimate that is too high would stay."""
+    budget = StepBudget(None, seconds_per_token=1e-3, position_cost=1e-2)
+    observe_steps(budget, 0, 0.01, times=20)
+    assert budget.cost(10_000) > 100
+
+    observe_steps(budget, 1, 0.012, position=10_000, times=40)
+
+    assert budget.cost(10_000) <= 8  # as many tokens as a step has for prompts in any case
 
 
 def test_where_a_step_that_only_generates_takes_long_prompts_lengthen_it_in_proportion() -> None:
