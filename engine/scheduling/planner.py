@@ -64,9 +64,10 @@ class StepPlanner:
         """
         lifecycle = self._lifecycle
         self._claims.yield_at_once()
-        left: float = self.token_budget
+        token_budget = self.token_budget
+        left: float = token_budget
         threshold = self._config.long_prefill_token_threshold
-        split = StepSplit(lifecycle.running, self.token_budget, threshold=threshold, cost=self._budget.cost)
+        split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=self._budget.cost)
         admission = Admission()
         if lifecycle.waiting:
             admission = AdmissionRound(self._kv, lifecycle, self._claims, split).choose()
@@ -90,7 +91,7 @@ class StepPlanner:
             self._continue(items, sequence, tokens[sequence] + num_more)
         # A sequence that has lost its blocks to another one of this step is not computed.
         plan = StepPlan([item for item in items if item.sequence.status is SequenceStatus.RUNNING])
-        lifecycle.tenants.pass_step(plan)
+        lifecycle.tenants.pass_step(plan, split.demands)
         return plan
 
     # --- running sequences --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ _LEAST = 1e-9  # tokens
 
 def fill_levels(needs: abc.Mapping[TenantAccount, float], budget: float) -> dict[TenantAccount, float]:
     """The part of each tenant, at most what it needs; together they are the budget, or all needs if that is less."""
-    levels = {account: account.recent_prompt_tokens / account.weight for account in needs}
+    levels = {account: account.prompt_level for account in needs}
     left = {account: need for account, need in needs.items() if need}
     num_left = min(budget, sum(needs.values()))
     while left and num_left > _LEAST:

@@ -4,7 +4,8 @@ First come those that generate: one token each, and their drafts. What is left i
 a class tenants share it (prompt_levels.py), and a tenant's prompts follow one another in the order of service. But a
 prompt that takes longer than this step leaves up to half to those behind it that are at most half as long: they end
 soon, and it ends little later. What is divided is time: a token far into a prompt costs as much as several at its
-beginning, and the budget is in tokens at the beginning.
+beginning, and the budget is in tokens at the beginning. Where one costs more than all that is left for prompts, it is
+computed all the same, if its prompt is the next one: else that would wait until nobody generates.
 """
 
 from bisect import insort
@@ -136,6 +137,10 @@ def _split_between_tenants(prompts: list[Demand], budget: float, tokens: dict[Se
     for demand in prompts:
         by_tenant.setdefault(demand.sequence.account, []).append(demand)
     needs = {account: sum(each.num_tokens * each.cost for each in own) for account, own in by_tenant.items()}
+    next_prompt = min(by_tenant.items(), key=lambda entry: entry[0].prompt_level)[1][0]
+    is_too_dear = next_prompt.num_tokens > 0 and 1 <= budget < next_prompt.cost
+    if is_too_dear:
+        budget -= 1  # there are no more tokens than memory suffices for
     shares = fill_levels(needs, budget) if len(needs) > 1 else dict.fromkeys(needs, budget)
     for account, own in by_tenant.items():
         budget -= _split_in_order(own, shares[account], tokens)
@@ -143,6 +148,9 @@ def _split_between_tenants(prompts: list[Demand], budget: float, tokens: dict[Se
         num_more = min(demand.num_tokens - tokens[demand.sequence], int(budget / demand.cost + _ROUNDING))
         tokens[demand.sequence] += num_more
         budget -= num_more * demand.cost
+    if is_too_dear:
+        tokens[next_prompt.sequence] = 1
+        return 0.0
     return budget
 
 

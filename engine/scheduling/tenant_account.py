@@ -21,7 +21,12 @@ class TenantAccount:
     counter: float = 0.0  # weighted tokens over `weight`
     floor: float = 0.0
     num_running: int = 0
-    recent_prompt_tokens: float = 0.0  # that steps gave it, the more the later; see `pass_step`
+    recent_prompt_tokens: float = 0.0  # that steps gave it, by their cost, the more the later; see `pass_step`
+
+    @property
+    def prompt_level(self) -> float:
+        """What it had for prompts lately, over its weight."""
+        return self.recent_prompt_tokens / self.weight
 
     def charge_prompt(self, num_tokens: int) -> None:
         """num_tokens: negative for a refund."""
@@ -30,8 +35,8 @@ class TenantAccount:
     def charge_output(self, num_tokens: int) -> None:
         self.counter += _OUTPUT_COST * num_tokens / self.weight
 
-    def pass_step(self, num_prompt_tokens: int) -> None:
-        """Count the prompt tokens of a step."""
+    def pass_step(self, num_prompt_tokens: float) -> None:
+        """Count the prompt tokens of a step, of which one far into a prompt counts for several."""
         self.recent_prompt_tokens = _RECENT * self.recent_prompt_tokens + num_prompt_tokens
 
     def lift(self, counter: float) -> None:

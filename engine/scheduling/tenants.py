@@ -1,10 +1,11 @@
 """Tenants: the accounts of all tenants, one for each service class, and what a sequence is charged to its own."""
 
-from collections import Counter
+from collections import abc, defaultdict
 
 from engine.scheduling.plan import StepPlan
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.service import SERVICE_RULES
+from engine.scheduling.step_split import Demand
 from engine.scheduling.tenant_account import TenantAccount
 
 _COUNTED_RANKS = {rules.rank for rules in SERVICE_RULES.values() if rules.is_counted}
@@ -35,13 +36,15 @@ class Tenants:
         account.weight = weight
         return account
 
-    def pass_step(self, plan: StepPlan) -> None:
-        """Count the prompt tokens that a step gives to each tenant, if there are several."""
+    def pass_step(self, plan: StepPlan, demands: abc.Iterable[Demand]) -> None:
+        """Count the prompt tokens that a step gives to each tenant, if there are several. demands: those of the step,
+        which say what a token costs."""
         if len(self._accounts) > 1:
-            num_tokens = Counter[TenantAccount]()
-            for sequence, num_new, num_draft, _ in plan.items:
-                if num_new - num_draft > 1:
-                    num_tokens[sequence.account] += num_new
+            costs = {demand.sequence: demand.cost for demand in demands}
+            num_tokens: dict[TenantAccount, float] = defaultdict(float)
+            for item in plan.items:
+                if item.is_prompt:
+                    num_tokens[item.sequence.account] += item.num_new * costs[item.sequence]
             for account in self._accounts.values():
                 account.pass_step(num_tokens[account])
 

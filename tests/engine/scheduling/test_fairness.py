@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from engine.protocol import AbortReason, EngineRequest, ServiceClass
 from engine.scheduling import tenant_shares
+from engine.scheduling.plan import PlanItem, StepPlan
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.step_split import Demand
 from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.tenants import Tenants
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
 pytestmark = pytest.mark.fast
@@ -143,6 +147,16 @@ def test_a_flooders_long_prompts_leave_tokens_to_another_tenant() -> None:
     run.add(request("b", 0, 14))
     run.step()
     assert run.transcript.ids["b0"]
+
+
+def test_tokens_far_into_a_prompt_count_by_what_they_cost() -> None:
+    tenants = Tenants()
+    far, near = (Sequence(request=request(name, 0), seed=0, tokens=[1] * 10, num_prompt=10) for name in "ab")
+    for each in (far, near):
+        each.account = tenants.account(each)
+    plan = StepPlan([PlanItem(far, 1, 0, needs_logits=False), PlanItem(near, 5, 0, needs_logits=False)])
+    tenants.pass_step(plan, [Demand(far, 1, 10, cost=5.0), Demand(near, 5, 10)])
+    assert (far.account.prompt_level, near.account.prompt_level) == (5.0, 5.0)
 
 
 def test_the_only_place_is_not_taken_back_and_forth() -> None:

@@ -114,6 +114,23 @@ def test_time_is_divided_where_tokens_cost_more_the_farther_they_are() -> None:
     assert tokens == {far: 10, near: 50}  # five tokens' time each: half is left to the shorter one
 
 
+def test_a_prompt_whose_tokens_cost_more_than_a_step_has_gets_on_all_the_same() -> None:
+    """Beside streams that came before it, and short prompts of its own tenant and of others."""
+    a, b = TenantAccount("a"), TenantAccount("b")
+    stream, far = prompt_of(0, 5, a, num_output=3), prompt_of(1, 5000, a)
+    far.num_computed = 4000
+
+    def cost(position: int) -> float:
+        return 1 + position / 400
+
+    for others in ([], [prompt_of(2, 100, a)], [prompt_of(2, 100, b)]):
+        tokens = StepSplit([stream, far, *others], 9, threshold=0, cost=cost).tokens()
+        assert tokens[far] == 1
+    a.pass_step(20)  # it was its turn
+    tokens = StepSplit([stream, far, prompt_of(2, 100, b)], 9, threshold=0, cost=cost).tokens()
+    assert list(tokens.values()) == [1, 0, 8]
+
+
 def test_a_class_comes_before_those_of_higher_ranks() -> None:
     account = TenantAccount()
     urgent = prompt_of(0, 90, account, service_class=ServiceClass.URGENT)
