@@ -154,10 +154,20 @@ def detect_level() -> str:
     """Name of the best level that this processor runs."""
 
     def level(path: Path) -> str:
-        return build.LEVELS[ctypes.CDLL(str(path)).hr_cpu_level()].name
+        try:
+            return build.LEVELS[ctypes.CDLL(str(path)).hr_cpu_level()].name
+        except OSError as error:
+            raise _not_loaded(path, error) from error
 
     path = build.prebuilt_probe_library()
     return _with_compiled(build.ensure_probe_library, level) if path is None else level(path)
+
+
+def _not_loaded(path: Path, error: OSError) -> build.KernelBuildError:
+    return build.KernelBuildError(
+        f"cannot load {path}: {error}; if its file system is mounted noexec, set HEADRACE_CACHE to a folder on "
+        "one that is not"
+    )
 
 
 def load_level(name: str) -> KernelLibrary:
@@ -174,7 +184,7 @@ def load_level(name: str) -> KernelLibrary:
         try:
             return KernelLibrary(path, name)
         except OSError as error:
-            raise build.KernelBuildError(f"cannot load {path}: {error}") from error
+            raise _not_loaded(path, error) from error
 
     library = _load_prebuilt(level) or _with_compiled(functools.partial(build.ensure_level_library, level), load)
     library.set_num_threads(torch.get_num_threads())

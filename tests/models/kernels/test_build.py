@@ -144,6 +144,24 @@ def test_without_a_writable_cache_kernels_are_compiled_in_a_temporary_folder(
 
 
 @pytest.mark.usefixtures("fresh")
+def test_a_cache_that_nothing_can_be_run_from_is_said_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.delenv(library.LEVEL_VARIABLE, raising=False)
+    monkeypatch.setattr(build, "prebuilt_probe_library", lambda: None)
+    monkeypatch.setattr(build, "ensure_probe_library", lambda folder: folder / "probe.so")
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert library.kernel_library() is None
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "probe.so: failed to map segment" in line
+    assert "noexec, set HEADRACE_CACHE to a folder" in line
+
+
+@pytest.mark.usefixtures("fresh")
 def test_unknown_level_lists_the_known_ones() -> None:
     with pytest.raises(build.KernelBuildError, match=r"sse9.*portable, avx2"):
         library.load_level("sse9")
