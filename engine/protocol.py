@@ -316,6 +316,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    are_steps_timed: bool = False  # they have fewer tokens where so many would take too long
     prefill_seconds_per_token: float = 0.0  # of a prompt, as measured at the warm-up; 0 is unknown
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json

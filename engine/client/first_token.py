@@ -125,7 +125,12 @@ class FirstTokenPredictor:
         before += self._stats.pending_prompt_tokens
 
         def prefill_s(num_tokens: float) -> float:
-            return pace.prefill_s(num_tokens, num_generating=num_running, max_step_tokens=info.max_num_batched_tokens)
+            return pace.prefill_s(
+                num_tokens,
+                num_generating=num_running,
+                max_step_tokens=info.max_num_batched_tokens,
+                is_timed=info.are_steps_timed,
+            )
 
         last_step_s = self._stats.step_s if num_running else 0.0
         gone_s = min(last_step_s, self._clock() - self._stepped_s)  # of the step that the engine is in

@@ -2,7 +2,9 @@
 
 _WEIGHT = 0.99  # of what is known, for each step that is added: the last hundred or so count
 _MIN_SPREAD = 0.5  # of the tokens of steps, over their mean; where all have as many, they do not tell what one costs
-_LONG_STEP_S = 0.25  # the engine bounds steps near to this, while sequences generate
+# How the engine bounds steps (engine/scheduling/step_budget.py): alone, and while sequences generate.
+_ALONE_S = 0.5
+_BESIDE_S, _BESIDE_STEPS, _MIN_TOKENS = 0.07, 2.5, 8
 
 
 class StepPace:
@@ -62,9 +64,16 @@ class StepPace:
             return 0.0
         return self._output_s / self._output_steps * self._num_outputs / self._num_tokens
 
-    def prefill_s(self, num_tokens: float, *, num_generating: int, max_step_tokens: int) -> float:
-        """How long so many tokens of prompts take, while others generate, in steps of at most `max_step_tokens`."""
+    def prefill_s(
+        self, num_tokens: float, *, num_generating: int, max_step_tokens: int, is_timed: bool = True
+    ) -> float:
+        """How long so many tokens of prompts take, while others generate, in steps of at most `max_step_tokens`.
+        is_timed: the time of steps is bounded, too."""
         per_token_s = self._seconds_per_token
-        in_time = _LONG_STEP_S / per_token_s if per_token_s else max_step_tokens
-        num_steps = max(1.0, num_tokens / max(1.0, min(in_time, max_step_tokens)))
-        return num_tokens * per_token_s + num_steps * (self._overhead_s + num_generating * per_token_s)
+        decode_s = self._overhead_s + num_generating * per_token_s
+        step_tokens = float(max_step_tokens)
+        if is_timed and per_token_s:
+            bound_s = max(_BESIDE_S, _BESIDE_STEPS * decode_s) - decode_s if num_generating else _ALONE_S
+            step_tokens = min(step_tokens, max(_MIN_TOKENS, bound_s / per_token_s))
+        num_steps = max(1.0, num_tokens / max(1.0, step_tokens))
+        return num_tokens * per_token_s + num_steps * decode_s

@@ -86,6 +86,7 @@ def build_engine(
     runner, seconds_per_token = _warm_runner(config, models.target, budget, drafter, report)
     step_budget = StepBudget(config.max_num_batched_tokens, seconds_per_token, runner.position_cost)
     steps = describe_steps(config, step_budget, seconds_per_token)
+    are_steps_timed = config.max_num_batched_tokens is None
     config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
     )
@@ -101,7 +102,7 @@ def build_engine(
         on_started=on_started,
     )
     info = describe(config, models.target, groups, budget, steps, models.quality)
-    info = msgspec.structs.replace(info, prefill_seconds_per_token=seconds_per_token)
+    info = msgspec.structs.replace(info, are_steps_timed=are_steps_timed, prefill_seconds_per_token=seconds_per_token)
     info.notes.extend(describe_speculation(spec, models.draft))
     return engine, info
 

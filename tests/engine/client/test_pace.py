@@ -5,6 +5,8 @@ import random
 import pytest
 
 from engine.client.pace import StepPace
+from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.step_cost import StepSample
 
 pytestmark = pytest.mark.fast
 
@@ -22,8 +24,8 @@ def test_the_time_of_a_long_prompt_follows_from_steps_of_all_sizes(noise: float)
     source = random.Random(2)
     sizes = [source.choice([8, 8, 8, 200, 400]) for _ in range(200)]
     pace = _pace(sizes, overhead_s=0.02, seconds_per_token=0.001, noise=noise)
-    predicted_s = pace.prefill_s(1000, num_generating=0, max_step_tokens=500)
-    assert predicted_s == pytest.approx(1.0 + 4 * 0.02, rel=0.02 + noise)  # steps of a quarter of a second
+    predicted_s = pace.prefill_s(1000, num_generating=0, max_step_tokens=250)
+    assert predicted_s == pytest.approx(1.0 + 4 * 0.02, rel=0.02 + noise)
 
 
 def test_steps_of_one_size_keep_what_a_token_was_known_to_take() -> None:
@@ -31,7 +33,35 @@ def test_steps_of_one_size_keep_what_a_token_was_known_to_take() -> None:
     pace.begin(0.001)
     for _ in range(500):
         pace.observe(8, 0.028, 8, 8)
-    assert pace.prefill_s(1000, num_generating=0, max_step_tokens=1000) == pytest.approx(1.0 + 4 * 0.02)
+    assert pace.prefill_s(1000, num_generating=0, max_step_tokens=250) == pytest.approx(1.0 + 4 * 0.02)
+
+
+@pytest.mark.parametrize(
+    ("num_generating", "overhead_s", "seconds_per_token"),
+    [(0, 0.02, 1e-3), (10, 0.01, 1e-3), (10, 0.09, 1e-3), (2, 0.01, 0.05)],
+)
+def test_steps_are_taken_to_be_as_long_as_the_engine_makes_them(
+    num_generating: int, overhead_s: float, seconds_per_token: float
+) -> None:
+    """Of half a second alone; beside streams of 70 ms, or two and a half that only generate, or of eight tokens."""
+    budget = StepBudget(None, seconds_per_token)
+    decode_s = overhead_s + num_generating * seconds_per_token
+    for _ in range(10):
+        budget.observe(StepSample(num_generating, 0, 0.0, decode_s))
+    num_steps = 10_000 / (budget.tokens(num_generating) - num_generating)
+    pace = _pace([8, 400] * 50, overhead_s=overhead_s, seconds_per_token=seconds_per_token)
+
+    predicted_s = pace.prefill_s(10_000, num_generating=num_generating, max_step_tokens=8192)
+
+    assert predicted_s == pytest.approx(10_000 * seconds_per_token + num_steps * decode_s, rel=0.03)
+
+
+def test_steps_of_a_fixed_size_take_what_they_take() -> None:
+    pace = _pace([8, 400] * 50, overhead_s=0.02, seconds_per_token=0.001)
+    timed_s = pace.prefill_s(5000, num_generating=8, max_step_tokens=1000)
+    fixed_s = pace.prefill_s(5000, num_generating=8, max_step_tokens=1000, is_timed=False)
+    assert fixed_s == pytest.approx(5.0 + 5 * 0.028, rel=0.01)
+    assert timed_s > 1.2 * fixed_s
 
 
 def test_a_mean_of_steps_is_all_there_is_without_any_other_knowledge() -> None:
@@ -42,8 +72,8 @@ def test_a_mean_of_steps_is_all_there_is_without_any_other_knowledge() -> None:
 
 def test_those_that_generate_take_their_part_of_each_step() -> None:
     pace = _pace([8, 400] * 50, overhead_s=0.0, seconds_per_token=0.001)
-    alone_s = pace.prefill_s(100, num_generating=0, max_step_tokens=100)
-    beside_s = pace.prefill_s(100, num_generating=8, max_step_tokens=100)
+    alone_s = pace.prefill_s(50, num_generating=0, max_step_tokens=100)
+    beside_s = pace.prefill_s(50, num_generating=8, max_step_tokens=100)
     assert beside_s - alone_s == pytest.approx(0.008)
 
 
