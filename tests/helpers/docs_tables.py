@@ -108,21 +108,21 @@ def with_part(text: str, name: str, part: str) -> str:
 
 def parts() -> list[tuple[str, Path, str]]:
     """Every generated part: the name in its marker, the document that it is in, its text."""
-    readme = ROOT / "README.md"
+    docs = ROOT / "docs"
     tables = [
-        ("endpoints", readme, endpoint_table()),
-        ("options", readme, option_table()),
-        ("variables", readme, variable_table()),
-        ("metrics", readme, metric_table()),
-        ("models", ROOT / "docs/models.md", model_table()),
+        ("endpoints", docs / "endpoints.md", endpoint_table()),
+        ("options", docs / "options.md", option_table()),
+        ("variables", docs / "options.md", variable_table()),
+        ("metrics", docs / "metrics.md", metric_table()),
+        ("models", docs / "models.md", model_table()),
         *((f"rooms of {package}", ROOT / package / "README.md", floor_table(package)) for package in FLOORS),
     ]
     floors = f"```\n{picture()}\n```"
     return [
         *((name, document, markdown(table)) for name, document, table in tables),
-        ("floors", ROOT / "docs/architecture.md", floors),
+        ("floors", docs / "architecture.md", floors),
         ("floors", ROOT / "CONTRIBUTING.md", floors),
-        ("api", ROOT / "docs/api.md", api_text()),
+        ("api", docs / "api.md", api_text()),
     ]
 
 
