@@ -10,7 +10,8 @@ from server.metrics.request_record import Outcome, RequestRecord
 logger = logging.getLogger(__name__)
 
 _FIRST = ("method", "route", "status")  # a line begins with their values
-_QUIET_ROUTES = frozenset({"/live", "/ready", "/health", "/metrics"})  # asked for every few seconds, for ever
+# Asked for every few seconds, for ever, or two dozen at a time by a page.
+_QUIET_ROUTES = frozenset({"/live", "/ready", "/health", "/metrics", "/assets/{name:path}"})
 # Refusals come as fast as clients send. Those of one code beyond the first in a window are counted, and told together.
 _MAX_REFUSALS = 10
 _WINDOW_S = 10.0

@@ -174,6 +174,7 @@ async def test_probes_are_told_at_debug_alone(caplog: pytest.LogCaptureFixture) 
     async with http(make_app(FakeClient(says("x")))) as api:
         await api.get("/health")
         await api.get("/metrics")
+        await api.get("/assets/base.css")
         assert _lines(caplog) == []
         caplog.set_level(logging.DEBUG)
         await api.get("/health")
