@@ -7,7 +7,7 @@ import { examples } from "./request.js";
 function show(title, ...content) {
   const dialog = byId("dialog");
   dialog.replaceChildren(h("h2", { id: "dialog-title" }, title), ...content);
-  dialog.returnValue = ""; // Escape leaves it as it is: it would be the answer to the question before
+  dialog.returnValue = ""; // some browsers leave it at Escape: it would be the answer to the question before
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
 }

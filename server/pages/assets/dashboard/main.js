@@ -126,7 +126,7 @@ function askKey(reason) {
     h("h2", { id: "dialog-title" }, "An operator’s key is needed"),
     h("form", { method: "dialog" }, h("p", {}, reason), h("div", { class: "row" }, input), h("div", { class: "row end" }, h("button", { class: "primary", value: "entered" }, "Use this key"))),
   );
-  dialog.returnValue = ""; // Escape leaves it as it is
+  dialog.returnValue = ""; // some browsers leave it at Escape
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => {
     if (dialog.returnValue === "entered") saveKey(input.value.trim(), false);
