@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.http.body import Context
+from server.http.disconnect import until_disconnect
 from server.http.operators import OPERATORS_ONLY
 from server.http.query import query_int, unhonored
 from server.schemas.parameters import ignored_header
@@ -31,10 +32,15 @@ async def drain(request: Request, context: Context) -> JSONResponse:
     if not context.drain.is_active:
         logger.warning("draining, as an operator asked for: %d requests are open", context.num_unfinished)
     context.drain.begin(time.monotonic())
+    await until_disconnect(_finished(context, wait_s), request.receive)
+    return _state(request, context)
+
+
+async def _finished(context: ServerContext, wait_s: float) -> None:
+    """Return when nothing runs any more, the drain is taken back, or the time is over."""
     end_s = time.monotonic() + wait_s
     while context.drain.is_active and context.num_unfinished and time.monotonic() < end_s:
         await asyncio.sleep(_POLL_S)
-    return _state(request, context)
 
 
 @router.delete("/drain")

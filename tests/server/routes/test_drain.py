@@ -92,3 +92,15 @@ async def test_it_is_for_operators() -> None:
             await request.ended()
         assert request.status == 403
     assert not app.state.context.drain.is_active
+
+
+async def test_nothing_waits_for_a_client_that_is_gone() -> None:
+    app = make_app(FakeClient(_endless))
+    async with RawRequest(app, "/v1/completions", PROMPT) as running:
+        await running.until(lambda: b'"text":"a"' in running.body)
+        async with RawRequest(app, "/drain", {}, query="wait=3600") as waiting:
+            await waiting.until(lambda: app.state.context.drain.is_active)
+            waiting.disconnect()
+            async with asyncio.timeout(5):
+                await waiting.ended()
+        assert app.state.context.drain.is_active
