@@ -58,6 +58,10 @@ class ServerContext:
         """Raise EngineUnavailable if no request can be taken now."""
         if self.drain.is_active:
             raise EngineUnavailable(f"{self.drain.reason}; send the request to another one")
+        self.check_engine()
+
+    def check_engine(self) -> None:
+        """Raise EngineUnavailable if there is no engine for a request that was taken before."""
         status = self.client.status()
         if status.state is not EngineState.READY:
             raise EngineUnavailable(status.reason)

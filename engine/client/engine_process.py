@@ -20,7 +20,11 @@ _STREAM_LIMIT_BYTES = 1 << 20
 
 
 class EngineProcess:
-    """A child process and our end of the socket pair to it."""
+    """A child process and our end of the socket pair to it.
+
+    One descriptor of it is read and another written: a transport that cannot write any more drops what is still to be
+    read, and that says which requests the engine had begun when it ended, and what it had sent of them.
+    """
 
     def __init__(self, command: tuple[str, ...], config: EngineConfig) -> None:
         """Start the process. Its command gets the socket's number as its last argument."""
@@ -33,7 +37,7 @@ class EngineProcess:
                 start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
                 env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(config).decode()},
             )
-        self._writer: asyncio.StreamWriter | None = None
+        self._outbox: asyncio.Queue[bytes] | None = None
 
     @property
     def pid(self) -> int:
@@ -41,20 +45,23 @@ class EngineProcess:
 
     async def run(self, on_message: Callable[[FromEngine], None]) -> int:
         """Pass on its messages until it closes its end of the socket; returns its exit status."""
-        reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)
+        self._outbox = asyncio.Queue()
+        sender = asyncio.create_task(_send_all(self._outbox, self._socket.dup()), name="engine-sender")
+        reader, writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)
         try:
             while (message := await receive_from_engine(reader)) is not None:
                 on_message(message)
         finally:
-            self._writer.close()
-            self._writer = None
+            self._outbox = None
+            sender.cancel()
+            writer.close()
             returncode = await asyncio.to_thread(self._reap)
         return returncode
 
     def send(self, message: ToEngine) -> None:
         """Send a message, or drop it if nobody listens any more."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(encode_frame(message))
+        if self._outbox is not None:
+            self._outbox.put_nowait(encode_frame(message))
 
     def kill(self) -> None:
         """End the engine and what it has started, such as a compiler: its session is its own."""
@@ -73,6 +80,14 @@ class EngineProcess:
         except subprocess.TimeoutExpired:  # it closed its socket, or we gave up on it, but it lives
             self.kill()
             return self._process.wait()
+
+
+async def _send_all(frames: asyncio.Queue[bytes], sock: socket.socket) -> None:
+    """Send frames in order, until the other end is closed; that it is, whoever reads is told. Closes the socket."""
+    with sock, contextlib.suppress(ConnectionError):
+        sock.setblocking(False)
+        while True:
+            await asyncio.get_running_loop().sock_sendall(sock, await frames.get())
 
 
 def describe_exit(returncode: int) -> str:

@@ -1,11 +1,16 @@
 """Draining can be taken back, stopping cannot."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.context import ServerContext
 from server.drain import Drain
 from server.errors import AlreadyStopping
+from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast
 
@@ -30,3 +35,21 @@ def test_nothing_new_is_taken_from_the_first_word_to_the_last(events: list[str])
         is_stopping = is_stopping or event == "stop"
         began_s = None if event == "cancel" else now_s if began_s is None else began_s
         assert (drain.began_s, drain.is_stopping, drain.is_active) == (began_s, is_stopping, began_s is not None)
+
+
+async def test_a_request_whose_prompt_is_being_made_when_a_drain_begins_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preparing = ServerContext.preparing
+
+    @contextlib.contextmanager
+    def preparing_until_drain(self: ServerContext) -> Iterator[None]:
+        with preparing(self):
+            yield
+            self.drain.begin(0.0)
+
+    monkeypatch.setattr(ServerContext, "preparing", preparing_until_drain)
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    async with http(make_app(FakeClient(says("x")))) as api:
+        answers = [await api.post("/v1/chat/completions", json=body) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 503]

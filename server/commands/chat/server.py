@@ -6,16 +6,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import httpx
 
 from engine.client.lifetime import PARENT_VARIABLE
 from engine.errors import StartupError
+from server.commands.options import CONFIG_VARIABLE, OPTIONS
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.2
+_LISTENING = {"HTTP", "Network", "Keys", "Storage"}  # groups of options
 
 
 def is_url(text: str) -> bool:
@@ -43,7 +45,7 @@ def started(model: str | None) -> Iterator[str]:
     # for the answer. -P: a folder named engine, where the user happens to stand, must not be taken for ours.
     options = ["--port", str(port), "--log-level", "warning", "--no-log-requests", "--shutdown-timeout", "1"]
     command = [sys.executable, "-P", "-m", "server.commands.chat.child", *([model] if model else []), *options]
-    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+    environment = {**_without_listening(os.environ), PARENT_VARIABLE: str(os.getpid())}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -59,6 +61,12 @@ def started(model: str | None) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _without_listening(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without the options that say who may call a server, where and how: this one is the conversation's alone."""
+    dropped = {CONFIG_VARIABLE, *(each.variable for each in OPTIONS.values() if each.group in _LISTENING)}
+    return {name: value for name, value in environ.items() if name not in dropped}
 
 
 def _is_ready(url: str) -> bool:
