@@ -173,6 +173,21 @@ async def test_tokens_are_given_back_when_the_engine_refuses(site: Callable[...,
     assert answer.status_code == 200, answer.text
 
 
+async def test_a_prompt_that_is_left_before_its_first_token_counts(site: Callable[..., Site]) -> None:
+    here = site(entry("ann", tokens_per_minute=100), script=lambda _: [None])
+    here.stop_time()
+    headers = [*DEFAULT_HEADERS, (b"authorization", bearer("ann")["authorization"].encode())]
+    async with RawRequest(here.app, "/v1/completions", TEXT, headers=headers) as running:
+        await running.until(lambda: bool(here.client.streams))
+        running.disconnect()
+        await running.ended()
+    here.client.script = says("Hell")
+    async with here.api("ann") as ann:
+        answer = await ann.post("/v1/completions", json=TEXT)
+    num_prompt = answer.json()["usage"]["prompt_tokens"]
+    assert int(answer.headers["x-ratelimit-remaining-tokens"]) == 100 - 2 * num_prompt - 4
+
+
 async def test_tokens_beyond_the_rate_are_refused_before_anything_runs(site: Callable[..., Site]) -> None:
     here = site(entry("ann", tokens_per_minute=30))
     here.stop_time()
