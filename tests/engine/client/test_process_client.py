@@ -151,6 +151,19 @@ async def test_a_stream_that_cannot_go_on_ends_with_the_engine() -> None:
             await _read_all(begun)
 
 
+async def test_what_an_engine_said_before_it_ended_is_read_though_nothing_can_be_sent_any_more() -> None:
+    async with _client() as client:
+        await client.wait_ready()
+        cause = client.submit(_request("cause", -3))
+        await asyncio.sleep(0)  # it is on its way
+        time.sleep(0.3)  # nobody reads while the engine ends
+        behind = client.submit(_request("b", 1))
+        with pytest.raises(EngineDied, match="ended twice"):
+            await _read_all(cause)
+        assert "b" not in client._streams or client._streams._open["b"].num_deaths == 0
+        assert (await _read_all(behind))[-1].finish_reason is FinishReason.LENGTH
+
+
 async def test_requests_without_output_are_run_again_but_not_the_cause() -> None:
     """The engine ends each time that it starts "cause"; those behind it never had their turn."""
     async with _client() as client:
