@@ -149,7 +149,7 @@ class Generation:
 
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then none has started."""
-        self._context.check_admission()
+        self._context.check_engine()  # a drain that began while its prompt was made waits for it
         self._predicted = check_first_token(self._context, self._params.terms, len(self._params.prompts[0].ids))
         count_asked(self._context.metrics, self._params, self._record)
         self._reservation = reserve(self._params, self._context.client.info.max_model_len)
