@@ -86,3 +86,5 @@ class Intake:
                 self._predictor.on_ended(num_output)
             if output.finish_reason is not None:
                 self._queue.count_end(time.monotonic())
+        if not self._streams:
+            self._queue.rest()

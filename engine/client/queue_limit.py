@@ -16,12 +16,17 @@ class QueueLimit:
         """max_num_tokens: prompt tokens of those that wait; None is no limit."""
         self._max_num_waiting = max_num_waiting
         self._max_num_tokens = max_num_tokens
-        self._busy_since_s = 0.0
+        self._busy_since_s: float | None = None  # None while there is no work
         self._ends: deque[float] = deque()  # of the window
 
     def begin(self, now: float) -> None:
         """There is work after none: what was before says nothing of it."""
         self._busy_since_s = now
+        self._ends.clear()
+
+    def rest(self) -> None:
+        """There is no work any more."""
+        self._busy_since_s = None
         self._ends.clear()
 
     def count_end(self, now: float) -> None:
@@ -59,7 +64,7 @@ class QueueLimit:
     def drain_s(self, num_waiting: int, now: float) -> float:
         """How long so many requests take at the recent rate, within bounds; if none has ended, as if one just had."""
         self._forget(now)
-        elapsed_s = min(_WINDOW_S, now - self._busy_since_s)
+        elapsed_s = 0.0 if self._busy_since_s is None else min(_WINDOW_S, now - self._busy_since_s)
         return min(_MAX_RETRY_S, max(_MIN_RETRY_S, num_waiting * elapsed_s / max(1, len(self._ends))))
 
     def _forget(self, now: float) -> None:

@@ -29,7 +29,8 @@ def announce(info: EngineInfo, text_model: "TextModel", url: str, config: Server
     if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
         logger.info("ready at %s", url)
         return
-    command = _command(url, *(_CHAT if text_model.chat is not None else _COMPLETION), has_key=bool(config.api_key))
+    has_key = bool(config.api_key or config.api_keys_file)
+    command = _command(url, *(_CHAT if text_model.chat is not None else _COMPLETION), has_key=has_key)
     page = "" if url.startswith(UNIX_SCHEME) else f"Chat in a browser: {url}/\n"
     sys.stderr.write(f"\nheadrace is ready at {url}\n{page}Over the API:\n\n  {command}\n\n")
     sys.stderr.flush()

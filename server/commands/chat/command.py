@@ -38,9 +38,11 @@ def chat(argv: Sequence[str]) -> int:
         if is_terminal:
             console.print(f"{talk.model} at {client.url}; /help lists the commands, Ctrl-D leaves", style="dim")
         read = input if is_terminal else _read_piped
+        notes = console if is_terminal else Console(stderr=True, highlight=False)
         with line_editing(_HISTORY.expanduser()) if is_terminal else contextlib.nullcontext():
-            Session(client, talk, console, read).run()
-    return 0
+            session = Session(client, talk, console, read, notes)
+            session.run()
+    return 1 if session.num_problems and not is_terminal else 0
 
 
 def complete(argv: Sequence[str]) -> int:

@@ -19,10 +19,15 @@ _HISTORY_LENGTH = 1000
 class Session:
     """read: one line of input for a prompt; raises EOFError at its end and KeyboardInterrupt at Ctrl-C."""
 
-    def __init__(self, client: ChatClient, talk: Talk, console: Console, read: Callable[[str], str]) -> None:
+    def __init__(
+        self, client: ChatClient, talk: Talk, console: Console, read: Callable[[str], str], notes: Console | None = None
+    ) -> None:
+        """console: for answers. notes: for all else, if that is another one."""
+        self.num_problems = 0  # that were told
         self._client = client
         self._talk = talk
         self._console = console
+        self._notes = notes or console
         self._read = read
         self._figures = ""  # of the last answer, once it is complete
 
@@ -42,8 +47,9 @@ class Session:
                 if not text.startswith("/"):
                     self._ask(text)
                 elif not self._command(text):
-                    self._tell(f"{text.split()[0]} is no command; /help lists them", style="red")
+                    raise CommandProblem(f"{text.split()[0]} is no command; /help lists them")
             except (CommandProblem, ServerProblem) as problem:
+                self.num_problems += 1
                 self._tell(str(problem), style="red")
 
     def _message(self) -> str:
@@ -145,7 +151,7 @@ class Session:
         self._tell("\n".join(f"{'*' if each == self._talk.model else ' '} {each}" for each in served))
 
     def _tell(self, text: str, style: str = "dim") -> None:
-        self._console.print(text, style=style, highlight=False, markup=False)
+        self._notes.print(text, style=style, highlight=False, markup=False)
 
 
 def figures(usage: dict[str, object], first_s: float, rest_s: float) -> str:

@@ -57,6 +57,15 @@ def test_an_idle_time_starts_anew() -> None:
     assert limit.drain_s(5, 34.0) == pytest.approx(20.0)
 
 
+def test_a_burst_at_a_server_without_work_is_told_to_come_back_soon() -> None:
+    limit = QueueLimit(0)
+    assert limit.drain_s(5, 1000.0) == 1.0  # it has never had any
+    limit.begin(1000.0)
+    limit.count_end(1001.0)
+    limit.rest()
+    assert limit.drain_s(5, 1060.0) == 1.0
+
+
 def test_tokens_are_refused_with_what_waits_what_was_given_and_the_limit() -> None:
     limit = QueueLimit(100, 1000)
     limit.begin(0.0)

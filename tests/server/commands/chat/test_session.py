@@ -84,6 +84,23 @@ def test_an_error_is_told_and_the_question_can_be_asked_again() -> None:
     assert _texts(talk) == ["one", "Fine"]
 
 
+def test_notes_may_go_elsewhere_than_answers() -> None:
+    answers, notes, lines = io.StringIO(), io.StringIO(), iter(["one", "/nothing"])
+
+    def read(_: str) -> str:
+        if (line := next(lines, None)) is None:
+            raise EOFError
+        return line
+
+    client = _Client(["Yes"])
+    session = Session(client, Talk(model="m"), Console(file=answers), read, Console(file=notes))  # type: ignore[arg-type]
+    session.run()
+    assert answers.getvalue() == "Yes\n"
+    assert "9 prompt tokens" in notes.getvalue()
+    assert "/nothing is no command" in notes.getvalue()
+    assert session.num_problems == 1
+
+
 def test_several_lines() -> None:
     talk, _ = _run(_Client(["ok"], ["ok"]), '"""first', "second", 'third"""', '"""one line"""')
     assert _texts(talk)[::2] == ["first\nsecond\nthird", "one line"]
