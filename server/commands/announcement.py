@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.client.log_format import LogFormat
 from engine.protocol import EngineInfo
-from server.commands.listener import UNIX_SCHEME
+from server.commands.listener import UNIX_SCHEME, is_loopback
 from server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ def announce(info: EngineInfo, text_model: "TextModel", url: str, config: Server
         logger.info("%s", note)
     for warning in info.warnings:
         logger.warning("%s", warning)
+    has_key = bool(config.api_key or config.api_keys_file)
+    if not has_key and config.network.uds is None and not is_loopback(config.host):
+        logger.warning("there is no key: whoever reaches %s may use the server; set HEADRACE_API_KEY", config.host)
     if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
         logger.info("ready at %s", url)
         return
-    has_key = bool(config.api_key or config.api_keys_file)
     command = _command(url, *(_CHAT if text_model.chat is not None else _COMPLETION), has_key=has_key)
     page = "" if url.startswith(UNIX_SCHEME) else f"Chat in a browser: {url}/\n"
     sys.stderr.write(f"\nheadrace is ready at {url}\n{page}Over the API:\n\n  {command}\n\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -23,6 +24,14 @@ _KEEPALIVE_IDLE_S = 30  # without a packet, after which the system asks whether 
 _KEEPALIVE_INTERVAL_S = 10
 _KEEPALIVE_PROBES = 3
 _UNACKED_SURPLUS_S = 5  # beyond --http-write-timeout
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @contextlib.contextmanager

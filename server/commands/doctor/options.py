@@ -1,7 +1,6 @@
 """What options name and a start needs: a free port, readable files, writable folders, and who may call."""
 
 import _ssl
-import ipaddress
 import os
 import ssl
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.jobs.findings import Finding, ok, problem, warning
-from server.commands.listener import host_port, listen
+from server.commands.listener import host_port, is_loopback, listen
 from server.config import ServerConfig
 from server.http.certificates import make_context
 from server.keys.key_file import read_keys
@@ -52,7 +51,7 @@ def caller_finding(config: ServerConfig) -> Finding:
         return ok("keys", f"{num_keys}; clients have to send one")
     if config.network.uds is not None:
         return ok("keys", f"none, and only users who may use {config.network.uds} reach it")
-    if _is_loopback(config.host):
+    if is_loopback(config.host):
         return ok("keys", f"none, and only this machine reaches {config.host}")
     return warning("keys", f"none: whoever reaches {config.host} may use the server; set HEADRACE_API_KEY")
 
@@ -77,13 +76,6 @@ def _end_of(certfile: str) -> str:
     which its documentation leaves out; there is no other way without a further library."""
     end: str = _ssl._test_decode_cert(certfile)["notAfter"]  # type: ignore[attr-defined]
     return end
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def data_folder_finding(folder: Path) -> Finding:

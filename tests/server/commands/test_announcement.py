@@ -2,6 +2,7 @@
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -32,3 +33,20 @@ def test_the_command_to_paste_reaches_the_socket(url: str, call: str, capsys: py
     told = capsys.readouterr().err
     assert f"headrace is ready at {url}\n" in told
     assert call in told
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        ({}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "0.0.0.0", "api_key": ("key",)}, False),
+        ({"host": "0.0.0.0", "api_keys_file": "keys.yaml"}, False),
+    ],
+)
+def test_a_server_that_is_open_to_all_says_so(
+    options: dict[str, Any], is_warned: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce(engine_info(), SimpleNamespace(chat=None), "http://x", ServerConfig(**options))  # type: ignore[arg-type]
+    assert ("there is no key" in caplog.text) == is_warned
+    assert ("Bearer YOUR_KEY" in capsys.readouterr().err) == (len(options) == 2)
