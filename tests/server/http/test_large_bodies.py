@@ -12,6 +12,7 @@ from server.schemas.strict_json import MAX_CONTAINERS
 from server.text.workers import LONG_SIZE, MAX_LONG
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
+from tests.helpers.threads import NewThreads
 
 pytestmark = pytest.mark.fast
 
@@ -82,6 +83,6 @@ async def test_bodies_of_clients_that_leave_are_not_read(monkeypatch: pytest.Mon
 async def test_short_requests_start_no_threads() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         await api.post("/detokenize", json={"tokens": [1]})  # which builds the tokenizer
-        num_threads = threading.active_count()
+        new_threads = NewThreads()
         await asyncio.gather(*(api.post("/detokenize", json={"tokens": [1]}) for _ in range(50)))
-        assert threading.active_count() <= num_threads  # those of tests before may end
+        assert new_threads.names() == []

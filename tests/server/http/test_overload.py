@@ -4,7 +4,6 @@ nothing behind."""
 import asyncio
 import os
 import sys
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,9 @@ from typing import Any
 from benchmarks.raw_http import Answer, RawConnection
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
+from server.text.workers import MAX_LONG, MAX_SHORT
 from tests.helpers.http_serving import Served, serving
+from tests.helpers.threads import NewThreads
 
 DEADLINE_S = 60.0
 NUM_PLACES, NUM_WAITING, NUM_CLIENTS, NUM_LEAVING = 8, 16, 1000, 300
@@ -63,7 +64,7 @@ async def test_a_thousand_clients_at_once_see_answers_or_the_time_to_come_back()
 async def test_a_storm_of_clients_that_leave_leaves_nothing_behind() -> None:
     async with _serving() as (served, client):
         await _ask(served, COMPLETION)
-        num_threads, num_files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        new_threads, num_files = NewThreads(), len(os.listdir("/proc/self/fd"))
 
         async def leave(number: int) -> None:
             async with RawConnection(_url(served)) as connection:
@@ -76,5 +77,5 @@ async def test_a_storm_of_clients_that_leave_leaves_nothing_behind() -> None:
             while client.status().num_open or len(os.listdir("/proc/self/fd")) > num_files:
                 await asyncio.sleep(0.02)
         assert (await _ask(served, COMPLETION)).status == 200
-        assert threading.active_count() <= num_threads + 4  # those of TextWorkers, once each
+        assert len(new_threads.names()) <= MAX_SHORT + MAX_LONG
         assert served.context.num_preparing == 0

@@ -9,6 +9,7 @@ import pytest
 
 from server.text import workers as workers_module
 from server.text.workers import LONG_SIZE, MAX_LONG, MAX_SHORT, TextWorkers
+from tests.helpers.threads import NewThreads
 
 pytestmark = pytest.mark.fast
 
@@ -61,7 +62,7 @@ async def test_so_many_works_run_at_once_and_no_more(workers: TextWorkers, size:
 
 
 async def test_canceled_works_that_wait_never_run(workers: TextWorkers) -> None:
-    num_threads = threading.active_count()
+    new_threads = NewThreads()
     gate, dropped, later = Gate(), Gate(), Gate()
     running = _runs(workers, gate.work, MAX_LONG, LONG_SIZE + 1)
     await _begun(gate, MAX_LONG)
@@ -74,7 +75,7 @@ async def test_canceled_works_that_wait_never_run(workers: TextWorkers) -> None:
     later.open()
     await asyncio.gather(*running, *_runs(workers, later.work, 1, LONG_SIZE + 1))
     assert (dropped.num_begun, later.num_begun) == (0, 1)
-    assert threading.active_count() <= num_threads + MAX_LONG + 1  # and the thread of asyncio.to_thread
+    assert len(new_threads.names()) <= MAX_LONG
 
 
 async def test_short_texts_do_not_wait_for_long_ones(workers: TextWorkers) -> None:

@@ -1,0 +1,18 @@
+"""Which threads a test has begun: by themselves, since those of the tests before may end at any moment."""
+
+import threading
+
+
+class NewThreads:
+    """Threads begun since this was made, but for those of asyncio's own executor.
+
+    That one begins another whenever the last has not yet said that it is idle, so that their number is chance.
+    """
+
+    def __init__(self) -> None:
+        self._before = set(threading.enumerate())
+
+    def names(self) -> list[str]:
+        """The names of those that live."""
+        begun = set(threading.enumerate()) - self._before
+        return sorted(thread.name for thread in begun if not thread.name.startswith("asyncio_"))
