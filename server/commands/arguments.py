@@ -28,6 +28,8 @@ into HEADRACE_API_KEY rather than on the command line, which other users of the 
 """
 # As argparse says it of --flag=value where the flag is a switch.
 _SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument (.*)")
+# As it says it of a command or value that is none of those there are; newer Pythons write the choices without quotes.
+_NO_CHOICE = re.compile(r"argument ([^:]+): invalid choice: '(.*)' \(choose from (.*)\)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,7 +39,16 @@ class Parser(argparse.ArgumentParser):
         if switch := _SWITCH_WITH_VALUE.fullmatch(message):
             on, off, value = switch.groups()
             raise OptionError(f"{on} and {off} take no value, and {value} is given; write one of the two by itself")
+        if no_choice := _NO_CHOICE.fullmatch(message):
+            raise OptionError(_explain_choice(*no_choice.groups()))
         raise OptionError(message)
+
+
+def _explain_choice(name: str, given: str, listed: str) -> str:
+    choices = listed.replace("'", "").split(", ")
+    hint = suggest(given, choices) or f"; choose one of {', '.join(choices)}"
+    what = f"there is no {name.lower()}" if name.isupper() else f"{name} cannot be"
+    return f"{what} {given!r}{hint}"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
