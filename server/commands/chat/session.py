@@ -69,7 +69,22 @@ class Session:
 
     def _ask(self, text: str) -> None:
         self._talk.ask(text)
-        self._answer()
+        try:
+            self._answer()
+        except ServerProblem:
+            if self._talk.messages[-1]["role"] == "user":
+                self._talk.messages.pop()  # the question can be asked again
+            raise
+
+    def _retry(self) -> None:
+        """Another answer in the place of the last one, which stays if nothing comes of the other."""
+        before = list(self._talk.messages)
+        self._talk.drop_answer()
+        try:
+            self._answer()
+        finally:
+            if self._talk.messages[-1]["role"] == "user":
+                self._talk.messages[:] = before
 
     def _answer(self) -> None:
         """Show the next answer. What came of it before Ctrl-C, or an error, stays in the conversation."""
@@ -84,10 +99,6 @@ class Session:
                 self._tell(self._figures)
         except KeyboardInterrupt:
             self._tell("(stopped)")
-        except ServerProblem:
-            if not parts:
-                self._talk.messages.pop()  # the question can be asked again
-            raise
         finally:
             if parts:
                 self._talk.answered("".join(parts))
@@ -129,8 +140,7 @@ class Session:
             case "/file":
                 self._ask(with_file(words))
             case "/retry":
-                talk.drop_answer()
-                self._answer()
+                self._retry()
             case "/undo":
                 talk.undo()
                 self._tell(f"{len(talk.messages)} messages are left")

@@ -84,6 +84,19 @@ def test_an_error_is_told_and_the_question_can_be_asked_again() -> None:
     assert _texts(talk) == ["one", "Fine"]
 
 
+@pytest.mark.parametrize("fault", [ServerProblem("503: the engine is starting"), KeyboardInterrupt()])
+def test_a_retry_of_which_nothing_comes_forgets_nothing(fault: BaseException) -> None:
+    talk, _ = _run(_Client(["Good"], [fault]), "one", "/retry")
+    assert _texts(talk) == ["one", "Good"]
+    talk, _ = _run(_Client(["Good"], ["Bet", fault]), "one", "/retry")
+    assert _texts(talk) == ["one", "Bet"]
+
+
+def test_a_retry_after_an_answer_that_was_stopped_before_it_began() -> None:
+    talk, _ = _run(_Client([KeyboardInterrupt()], [ServerProblem("503")], ["Good"]), "one", "/retry", "/retry")
+    assert _texts(talk) == ["one", "Good"]
+
+
 def test_notes_may_go_elsewhere_than_answers() -> None:
     answers, notes, lines = io.StringIO(), io.StringIO(), iter(["one", "/nothing"])
 
