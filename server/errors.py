@@ -225,7 +225,7 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"retry-after": _seconds(error.retry_after_s)}
         case RateLimited():
             return _when_again(error)
-        case EngineUnavailable():
+        case EngineUnavailable() | TooManyWatchers():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case TooManyConnections():
             return {"retry-after": str(UNAVAILABLE_RETRY_S), "connection": "close"}

@@ -54,8 +54,8 @@ class LiveFeed:
         if self._watchers:
             self._builder.add(stats)
 
-    async def watch(self) -> AsyncGenerator[bytes]:
-        """Frames as JSON, until `close`. Raises TooManyWatchers."""
+    async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
+        """Frames as JSON, so many or until `close`. Raises TooManyWatchers."""
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} watch already; close a dashboard, or try again later")
         queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)
@@ -65,8 +65,10 @@ class LiveFeed:
             self._task = asyncio.create_task(self._tell(), name="live-feed")
         try:
             yield self._frame(0.0, self.requests.recent())
-            while frame := await queue.get():
+            num_told = 1
+            while num_told != num_frames and (frame := await queue.get()):
                 yield frame
+                num_told += 1
         finally:
             self._watchers.discard(queue)
             if not self._watchers and self._task is not None:

@@ -200,7 +200,11 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
     "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
-    "GET /dashboard/events": Operation(answers={EVENTS: Frame}, errors=(InsufficientPermissions, TooManyWatchers)),
+    "GET /dashboard/events": Operation(
+        answers={EVENTS: Frame},
+        errors=(InsufficientPermissions, TooManyWatchers),
+        query=(Query("frames", {"type": "integer", "minimum": 1}, "How many to tell; without end if it is left out."),),
+    ),
     "GET /log-level": Operation(answers={JSON: plain.LogLevelAnswer}, errors=(InsufficientPermissions,)),
     "PUT /log-level": Operation(
         answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}, errors=(InsufficientPermissions,)

@@ -3,32 +3,39 @@
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from engine.errors import InvalidRequest
 from server.errors import describe
 from server.http.body import Context
 from server.http.operators import OPERATORS_ONLY
+from server.http.query import query_int, unhonored
 from server.http.sse import EventStream, Framing
 from server.live.feed import LiveFeed
+from server.schemas.parameters import ignored_header
 
 router = APIRouter(tags=["Operations"])
 
 
 @router.get("/dashboard/events", dependencies=[OPERATORS_ONLY])
-async def events(context: Context) -> Response:
+async def events(request: Request, context: Context) -> Response:
     """Tell what the engine and its requests do, four times a second. It is the dashboard's: its form may change."""
-    return EventStream(_watched(context.live), _FRAMING, context.config, headers={})
+    num_frames = query_int(request, "frames")
+    if num_frames == 0:
+        raise InvalidRequest("frames is 0; it must be at least 1, or left out for frames without end", param="frames")
+    headers = ignored_header(unhonored(request, ("frames",)))
+    return EventStream(_watched(context.live, num_frames), _FRAMING, context.config, headers=headers)
 
 
 @contextlib.asynccontextmanager
-async def _watched(live: LiveFeed) -> AsyncIterator[AsyncIterator[bytes]]:
-    async with contextlib.aclosing(_events(live)) as events:
+async def _watched(live: LiveFeed, num_frames: int | None) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with contextlib.aclosing(_events(live, num_frames)) as events:
         yield events
 
 
-async def _events(live: LiveFeed) -> AsyncGenerator[bytes]:
-    async with contextlib.aclosing(live.watch()) as frames:
+async def _events(live: LiveFeed, num_frames: int | None) -> AsyncGenerator[bytes]:
+    async with contextlib.aclosing(live.watch(num_frames)) as frames:
         async for frame in frames:
             yield b"data: " + frame + b"\n\n"
 

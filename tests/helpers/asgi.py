@@ -110,6 +110,10 @@ class RawRequest:
         return next((m["status"] for m in self.sent if m["type"] == "http.response.start"), None)
 
     @property
+    def headers(self) -> dict[bytes, bytes]:
+        return next((dict(m["headers"]) for m in self.sent if m["type"] == "http.response.start"), {})
+
+    @property
     def body(self) -> bytes:
         return b"".join(m["body"] for m in self.sent if m["type"] == "http.response.body")
 

@@ -85,6 +85,19 @@ async def test_a_slow_watcher_misses_frames_and_holds_nobody_up() -> None:
     assert times == sorted(times)
 
 
+async def test_a_number_of_frames_ends_by_itself() -> None:
+    app = make_app(FakeClient(says("x")))
+    async with _watch(app, query="frames=2") as watcher:
+        await watcher.ended()
+    first, second = _frames(watcher)
+    assert (first["interval_s"], second["interval_s"] > 0) == (0, True)
+    assert app.state.context.live.num_watchers == 0
+    async with _watch(app, query="frames=0") as refused:
+        await refused.ended()
+    assert refused.status == 400
+    assert json.loads(refused.body)["error"]["param"] == "frames"
+
+
 async def test_it_ends_with_the_server() -> None:
     app = make_app(FakeClient(says("x")))
     async with _watch(app) as watcher:
@@ -101,6 +114,7 @@ async def test_watchers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         async with _watch(app) as second:
             await second.ended()
     assert second.status == 429
+    assert second.headers[b"retry-after"] == b"5"
     assert json.loads(second.body)["error"]["code"] == "too_many_watchers"
 
 
