@@ -1,11 +1,16 @@
 """ChatClient: what the terminal asks a server over HTTP, and its errors in words."""
 
+import itertools
 import json
+import ssl
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import httpx
 
+from server.commands.options import CLIENT_KEY_VARIABLE
+
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word
 _TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=5.0)
 
 
@@ -16,10 +21,16 @@ class ServerProblem(Exception):
 class ChatClient:
     """Speaks OpenAI's API with the server at `url`; a context manager."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(
+        self, url: str, key: str | None, *, key_source: str = "", authorities: ssl.SSLContext | None = None
+    ) -> None:
+        """key_source: what the user calls where the key comes from. authorities: for https; None are the public
+        ones."""
         self.url = url.rstrip("/").removesuffix("/v1")
+        self._key_source = None if key is None else key_source
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+        verify = True if authorities is None else authorities
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False, verify=verify)
 
     def __enter__(self) -> "ChatClient":
         return self
@@ -32,8 +43,8 @@ class ChatClient:
         try:
             response = self._http.get(path)
         except httpx.TransportError as error:
-            raise ServerProblem(f"{self.url} cannot be reached ({error})") from None
-        _check(response)
+            raise self._unreachable(error) from None
+        self._check(response)
         return response.json()
 
     def models(self) -> list[str]:
@@ -47,31 +58,44 @@ class ChatClient:
             with self._http.stream("POST", path, json=asked) as response:
                 if response.is_error:
                     response.read()
-                _check(response)
+                self._check(response)
                 yield from _events(response)
         except httpx.TransportError as error:
             raise ServerProblem(f"the connection to {self.url} broke ({error})") from None
 
-    def frames(self) -> Generator[dict[str, Any]]:
-        """What the engine does, without end. Raises ServerProblem."""
+    def frames(self, num_frames: int | None = None) -> Generator[dict[str, Any]]:
+        """What the engine does: so many frames, or without end. Raises ServerProblem."""
+        params = None if num_frames is None else {"frames": num_frames}
         try:
-            with self._http.stream("GET", "/dashboard/events") as response:
+            with self._http.stream("GET", "/dashboard/events", params=params) as response:
                 if response.is_error:
                     response.read()
-                _check(response)
-                yield from _events(response)
+                self._check(response)
+                yield from itertools.islice(_events(response), num_frames)
         except httpx.TransportError as error:
-            raise ServerProblem(f"{self.url} cannot be reached ({error})") from None
+            raise self._unreachable(error) from None
 
+    def _unreachable(self, error: httpx.TransportError) -> ServerProblem:
+        remedy = "; name the authority that signed it with --ca-file FILE" if _UNTRUSTED in str(error) else ""
+        return ServerProblem(f"{self.url} cannot be reached ({error}){remedy}")
 
-def _check(response: httpx.Response) -> None:
-    if not response.is_error:
-        return
-    try:
-        message = response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = response.text[:200]
-    raise ServerProblem(f"{response.status_code}: {message}")
+    def _check(self, response: httpx.Response) -> None:
+        """Raises ServerProblem for an error."""
+        if not response.is_error:
+            return
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = response.text[:200]
+        if response.status_code == 401:
+            message = self._about_key(str(message))
+        raise ServerProblem(f"{response.status_code}: {message}")
+
+    def _about_key(self, message: str) -> str:
+        """A refused key in the words of the command line; the server's speak of headers."""
+        if self._key_source is None:
+            return f"{self.url} asks for a key; put it into {CLIENT_KEY_VARIABLE}, or into a file for --key-file"
+        return f"{self.url} does not take the key of {self._key_source} ({message.partition(';')[0]})"
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,99 @@
+"""`headrace ps`, `top` and `complete` against a server: what they print, and what they say if it will not have them."""
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from engine.errors import OptionError, StartupError
+from server import cli
+from server.commands.chat import command
+from server.commands.options import CLIENT_KEY_VARIABLE
+from server.network_config import NetworkConfig
+from tests.helpers.certificates import Authority
+from tests.helpers.fake_client import FakeClient, says
+from tests.helpers.http_serving import Served, serving
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (CLIENT_KEY_VARIABLE, "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _url(server: Served, scheme: str = "http") -> str:
+    return f"{scheme}://localhost:{server.port}"
+
+
+async def _run(name: str, *arguments: str) -> int:
+    return await asyncio.to_thread(getattr(command, name), arguments)
+
+
+@pytest.mark.parametrize("name", ["ps", "top"])
+async def test_without_a_terminal_one_picture_is_printed(
+    name: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "server.http.request_log")
+    async with serving(FakeClient(says("some text"))) as server:
+        await _run("complete", "Hello", _url(server), "--max-tokens", "9")
+        capsys.readouterr()
+        assert await _run(name, _url(server)) == 0
+    shown = capsys.readouterr().out
+    assert "ready  ·  0 open  ·  0 running, 0 waiting" in shown
+    assert ("/v1/completions" in shown) is (name == "top")  # it shows what has ended, too
+    assert "GET /dashboard/events 200" in caplog.text
+    assert " 499 " not in caplog.text
+
+
+async def test_a_missing_or_wrong_key_is_told_in_the_words_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("wrong\n")
+    async with serving(api_key=("right",)) as server:
+        with pytest.raises(StartupError, match=r"401: \S+ asks for a key; put it into HEADRACE_CLIENT_KEY, or into"):
+            await _run("ps", _url(server))
+        with pytest.raises(StartupError, match=rf"does not take the key of --key-file {file} \(the request has no"):
+            await _run("ps", _url(server), "--key-file", str(file))
+        monkeypatch.setenv(CLIENT_KEY_VARIABLE, "right")
+        assert await _run("ps", _url(server)) == 0
+
+
+async def test_an_authority_of_ones_own_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority = Authority(tmp_path)
+    own = authority.issue("server")
+    async with serving(network=NetworkConfig(ssl_certfile=own.cert, ssl_keyfile=own.key)) as server:
+        url = _url(server, "https")
+        with pytest.raises(StartupError, match="name the authority that signed it with --ca-file FILE"):
+            await _run("ps", url)
+        assert await _run("ps", url, "--ca-file", authority.cert) == 0
+        monkeypatch.setenv("SSL_CERT_FILE", authority.cert)
+        assert await _run("complete", "Hello", url, "--max-tokens", "9") == 0
+    assert capsys.readouterr().out.endswith("x\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ca-file", "/nowhere/ca.pem"], "--ca-file /nowhere/ca.pem: No such file"),
+        (["--ca-file", __file__], "has no certificate in PEM form"),
+        (["--key-file", "/nowhere/key"], "--key-file /nowhere/key: No such file"),
+        (["--key-fil", "x"], "unknown option --key-fil; did you mean --key-file?"),
+        (["http://a", "http://b"], "unexpected argument http://b"),
+    ],
+)
+def test_what_is_wrong_is_told(arguments: list[str], message: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        command.ps(arguments)
+    assert message in str(raised.value)
+
+
+def test_a_server_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as bound:  # and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        assert cli.main(["top", f"http://127.0.0.1:{bound.getsockname()[1]}"]) == 1
+    assert "cannot be reached" in capsys.readouterr().err
