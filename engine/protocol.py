@@ -10,6 +10,7 @@ from itertools import chain
 import msgspec
 
 from engine.errors import InvalidRequest
+from engine.events.sequence import SequenceEvent
 from engine.resumption import Resumption
 from engine.sampler_params import DryParams, MirostatParams, XtcParams, check_range
 
@@ -270,6 +271,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grammar_cache_queries: int = 0
     grammar_cache_hits: int = 0
     grammar_cache_bytes: int | None = None  # None in an engine without a compiler
+    events: list[SequenceEvent] = []  # of sequences that count in metrics, in order
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from engine.events.sequence import WaitReason
 from engine.scheduling.claims import Claims, Victim
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
@@ -54,7 +55,10 @@ class AdmissionRound:
 
     def choose(self) -> Admission:
         for sequence in self._lifecycle.waiting:
-            if not sequence.is_ready or self._most_pending.get(sequence.account) == 0:
+            if not sequence.is_ready:
+                self._lifecycle.note_wait(sequence, WaitReason.GRAMMAR)
+                continue
+            if self._most_pending.get(sequence.account) == 0:
                 continue
             if self._blocked_rank is not None and sequence.service.rank > self._blocked_rank:
                 break
@@ -64,9 +68,11 @@ class AdmissionRound:
                 continue
             match = self._kv.match(sequence)
             demand = self._split.demand(sequence, sequence.num_pending - match.num_tokens)
-            if not self._gets_tokens(demand) or self._waits_for_prefix(sequence, match):
-                continue
-            if self._find_room(sequence, match):
+            if not self._gets_tokens(demand):
+                self._lifecycle.note_wait(sequence, WaitReason.TOKENS)
+            elif self._waits_for_prefix(sequence, match):
+                self._lifecycle.note_wait(sequence, WaitReason.PREFIX)
+            elif self._find_room(sequence, match):
                 self._add(demand, self._kv.match(sequence))
             elif not self._block(sequence):
                 break
@@ -74,10 +80,17 @@ class AdmissionRound:
 
     def _block(self, sequence: Sequence) -> bool:
         """Note that a sequence finds no room; returns whether to ask if one of another tenant may claim some."""
+        self._lifecycle.note_wait(sequence, self._missing())
         self._most_pending[sequence.account] = 0
         self._blocked_rank = sequence.service.rank
         self._num_blocked += 1
         return self._num_blocked < min(_MAX_BLOCKED, len(self._lifecycle.waiting.accounts(sequence.service.rank)))
+
+    def _missing(self) -> WaitReason:
+        """What the next sequence without room lacks."""
+        if not self._has_place():
+            return WaitReason.PLACES
+        return WaitReason.BLOCKS if self._blocked_rank is None else WaitReason.OTHERS
 
     def _gets_tokens(self, demand: Demand) -> bool:
         account = demand.sequence.account

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from engine.events.sequence import Admitted, Preempted, Queued, WaitReason, Waits
 from engine.protocol import ServiceClass
 from engine.scheduling.fair_queue import FairQueue
 from engine.scheduling.kv.manager import KVManager
@@ -54,7 +55,9 @@ class Lifecycle:
     def add(self, sequence: Sequence) -> None:
         self.sequences[sequence.id] = sequence
         sequence.account = self.tenants.account(sequence)
+        num_running, num_waiting = len(self.running), len(self.waiting)
         self.waiting.add_new(sequence)
+        self.tally.note(sequence, Queued(sequence.id, self._clock(), num_running, num_waiting, sequence.num_output))
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Let a waiting sequence run, from its cached prefix on."""
@@ -63,27 +66,38 @@ class Lifecycle:
         sequence.status = SequenceStatus.RUNNING
         sequence.num_admitted += 1
         sequence.account.num_running += 1
+        sequence.wait_reason = None
         self.running.add(sequence)
+        self.tally.note(sequence, Admitted(sequence.id, self._clock(), sequence.num_computed))
+
+    def note_wait(self, sequence: Sequence, reason: WaitReason) -> None:
+        """A waiting sequence is not admitted to the step that is planned."""
+        if sequence.wait_reason is not reason:
+            sequence.wait_reason = reason
+            is_shared = self.running.num_of(sequence.request.service_class) > sequence.account.num_running
+            self.tally.note(sequence, Waits(sequence.id, self._clock(), reason, is_shared))
 
     def preempt(self, sequence: Sequence, reason: PreemptionReason) -> None:
         """Free the blocks of a running sequence. It waits, and is computed again, less what is still cached then."""
         assert len(self.running) > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
-        self._requeue(sequence)
+        self._requeue(sequence, reason.value)
         self.tally.count_preemption(sequence, reason)
 
     def withdraw(self, sequence: Sequence) -> None:
         """As `preempt`, of any running sequence, whose step was not computed for want of memory."""
         sequence.num_withdrawn += 1
-        self._requeue(sequence)
+        self._requeue(sequence, "out_of_memory")
 
-    def _requeue(self, sequence: Sequence) -> None:
+    def _requeue(self, sequence: Sequence, reason: str) -> None:
         self.running.remove(sequence)
         sequence.account.num_running -= 1
         self._kv.free(sequence)
-        sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, sequence.num_computed)
+        now_s, num_lost = self._clock(), sequence.num_computed
+        sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, num_lost)
         sequence.num_computed = 0
         sequence.draft = []
-        sequence.preempted_s.append(self._clock())
+        sequence.preempted_s.append(now_s)
+        self.tally.note(sequence, Preempted(sequence.id, now_s, reason, num_lost))
         sequence.status = SequenceStatus.WAITING
         self.waiting.add(sequence)
 

@@ -1,5 +1,6 @@
 """Applies one row result to a sequence: tokens appended, stop conditions, and the output to send."""
 
+from engine.events.sequence import Ended
 from engine.protocol import AbortReason, FinishReason, RequestOutput, TokenLogprobs
 from engine.scheduling.plan import PlanItem, RowResult
 from engine.scheduling.sequence import Sequence
@@ -76,6 +77,19 @@ def terminal_output(
         error=error,
         is_refused=is_refused,
         refused_param=refused_param,
+    )
+
+
+def ended_event(sequence: Sequence, output: RequestOutput, now_s: float) -> Ended:
+    """output: the terminal one."""
+    assert output.finish_reason is not None
+    return Ended(
+        id=sequence.id,
+        at_s=now_s,
+        reason=output.finish_reason.value,
+        num_decode_steps=sequence.num_decode_steps,
+        num_drafted=sequence.num_drafted,
+        num_accepted=sequence.num_draft_accepted,
     )
 
 

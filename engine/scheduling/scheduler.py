@@ -20,7 +20,7 @@ from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.draft_grants import DraftGrants
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
-from engine.scheduling.outputs import apply_row, finish_reason_of_abort, terminal_output
+from engine.scheduling.outputs import apply_row, ended_event, finish_reason_of_abort, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner
 from engine.scheduling.queue import service_order
@@ -183,7 +183,7 @@ class Scheduler:
         """Apply the plan's result; returns one output for each sequence with news."""
         now_s = self._clock()
         for item, row in zip(plan.items, result.rows, strict=True):
-            self._lifecycle.tally.count_computed(item.sequence, item.num_new)
+            self._lifecycle.tally.count_computed(item.sequence, item.num_new, now_s)
             if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
                 self._apply(item, row, now_s)
         self._finish_aborted()
@@ -231,6 +231,7 @@ class Scheduler:
             forced_tokens=tally.forced_tokens,
             memory_shortages=tally.memory_shortages,
             corrupted=tally.corrupted,
+            events=tally.events,
             **known,
         )
 
@@ -294,6 +295,7 @@ class Scheduler:
     def _end(self, sequence: Sequence, output: RequestOutput) -> None:
         """As `_finish`, of a sequence that Deadlines has forgotten."""
         self._aborts.pop(sequence.id, None)  # it came first, and there is nothing left to abort
+        self._lifecycle.tally.note(sequence, ended_event(sequence, output, self._clock()))
         self._lifecycle.finish(sequence, is_failed=output.finish_reason is FinishReason.ERROR)
         self._finished.append(sequence)
         self._outputs.append(output)

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from engine.events.sequence import WaitReason
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import EngineRequest, TokenLogprobs
 from engine.resumption import Resumption
@@ -50,6 +51,8 @@ class Sequence:
     is_started: bool = False  # a step has computed something for it
     num_admitted: int = 0  # times: what others know about its blocks is void when this changes
     num_withdrawn: int = 0  # times: its step was not computed, for want of memory
+    wait_reason: WaitReason | None = None  # the last one that was told since it waits
+    num_decode_steps: int = 0  # steps that computed tokens which were not known before
     num_drafted: int = 0  # draft tokens verified so far
     num_draft_accepted: int = 0  # of them
     service: ServiceRules = field(init=False)  # of its service class

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from engine.events.sequence import Computed, SequenceEvent
 from engine.scheduling.sequence import Sequence
 
 
@@ -28,8 +29,9 @@ class StepTally:
     forced_tokens: int = 0
     memory_shortages: int = 0
     corrupted: int = 0
+    events: list[SequenceEvent] = field(default_factory=list)
 
-    def count_computed(self, sequence: Sequence, num_new: int) -> None:
+    def count_computed(self, sequence: Sequence, num_new: int, now_s: float) -> None:
         """Count rows computed from sequence.num_computed on, as it was before the step."""
         if not sequence.service.is_counted:
             return
@@ -37,8 +39,11 @@ class StepTally:
         num_known = max(sequence.num_prompt, sequence.num_computed_at_preemption) - start
         if num_known <= 0:
             self.decode_tokens += num_new
+            sequence.num_decode_steps += 1
             return
+        num_left = max(0, num_known - num_new)
         num_known = min(num_new, num_known)
+        self.events.append(Computed(sequence.id, now_s, num_known, num_left))
         self.prefill_tokens += num_known
         self.decode_tokens += num_new - num_known
         self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))
@@ -48,6 +53,10 @@ class StepTally:
         if sequence.service.is_counted:
             self.prefix_queries += sequence.num_prompt
             self.prefix_hits += sequence.num_computed
+
+    def note(self, sequence: Sequence, event: SequenceEvent) -> None:
+        if sequence.service.is_counted:
+            self.events.append(event)
 
     def count_preemption(self, sequence: Sequence, reason: PreemptionReason) -> None:
         if sequence.service.is_counted:

@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "engine": (
         "errors",
-        "sampler_params resumption",
+        "sampler_params resumption events",
         "protocol config",
         "client jobs",
         "grammar",
@@ -61,7 +61,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 # What a package may import of another one; None is all of it.
 ACROSS: dict[str, dict[str, set[str] | None]] = {
-    "server": {"engine": {"errors", "sampler_params", "protocol", "config", "client", "jobs"}},
+    "server": {"engine": {"errors", "sampler_params", "events", "protocol", "config", "client", "jobs"}},
     "engine": {"models": None},
     "models": {},
 }
@@ -71,6 +71,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.errors": set(),
     "engine.sampler_params": {"msgspec"},
     "engine.resumption": {"msgspec"},
+    "engine.events": {"msgspec"},
     "engine.protocol": {"msgspec"},
     "engine.config": set(),
     "engine.client": {"msgspec"},

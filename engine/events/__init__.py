@@ -1,0 +1,1 @@
+"""What the engine tells of single sequences beside their outputs, for people who ask what became of a request."""
