@@ -1,25 +1,15 @@
 """The `headrace` command."""
 
-import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-# name -> where its `run(server_config, engine_config) -> exit code` is; imported when chosen, so that --help is quick.
-COMMANDS = {"serve": "server.commands.serve:run"}
-# The same for commands that have options of their own, as `run(arguments) -> exit code`.
-COMMANDS_WITH_OPTIONS = {
-    "chat": "server.commands.chat.command:chat",
-    "complete": "server.commands.chat.command:complete",
-    "ps": "server.commands.chat.command:ps",
-    "top": "server.commands.chat.command:top",
-    "bench": "server.commands.bench:run",
-    "keys": "server.commands.keys:run",
-    "quantize": "server.commands.quantize:run",
-    "doctor": "server.commands.doctor.command:run",
-}
+# Set by the script of `headrace completion`: a shell asks for completions.
+COMPLETION_VARIABLE = "_ARGCOMPLETE"
+# name -> where its `run(server_config, engine_config) -> exit code` is.
+SERVING = {"serve": "server.commands.serve:run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,33 +18,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(message, 1)
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
     from engine.errors import OptionError, StartupError
-    from server.commands.arguments import parse_arguments
+    from server.commands.arguments import import_function, parse_arguments
     from server.commands.home import ensure_home
     from server.commands.option_sources import resolve
     from server.commands.options import CONFIG_VARIABLE
+    from server.commands.table import COMMANDS
 
     ensure_home()
+    if COMPLETION_VARIABLE in os.environ:
+        import_function("server.commands.completion:answer")()
     argv = sys.argv[1:] if argv is None else argv
-    command = argv[0] if argv and argv[0] in (*COMMANDS, *COMMANDS_WITH_OPTIONS) else None
+    command = argv[0] if argv and argv[0] in COMMANDS else None
     try:
-        if command in COMMANDS_WITH_OPTIONS:
-            return int(_function(COMMANDS_WITH_OPTIONS[command])(argv[1:]))
+        if command is not None and command not in SERVING:
+            return int(import_function(COMMANDS[command].work)(argv[1:]))
         arguments = parse_arguments(argv)
         file = arguments.config or os.environ.get(CONFIG_VARIABLE)
         configs = resolve(arguments.flags, os.environ, Path(file) if file else None)
-        return int(_function(COMMANDS[arguments.command])(*configs))
+        return int(import_function(SERVING[arguments.command])(*configs))
     except OptionError as error:
         return _fail(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)", 2)
     except StartupError as error:
         return _fail(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}", 1)
     except KeyboardInterrupt:
         return 130
-
-
-def _function(path: str) -> Callable[..., int]:
-    module, _, name = path.partition(":")
-    function: Callable[..., int] = getattr(importlib.import_module(module), name)
-    return function
 
 
 def _find_shadow() -> str | None:

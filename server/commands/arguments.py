@@ -2,29 +2,41 @@
 
 import argparse
 import enum
+import importlib
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from engine.errors import OptionError
 from server.commands.option_sources import suggest
 from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option
+from server.commands.table import COMMANDS, GROUPS
 
-_DESCRIPTION = "Serve large language models over the OpenAI API."
-_EPILOG = """\
-start here:
-  headrace serve                          the demo model, on http://127.0.0.1:8000
-  headrace serve /path/to/model           a folder in Hugging Face layout, or a .gguf file
-  headrace serve Qwen/Qwen2.5-0.5B-Instruct --port 9000
-  headrace serve --help                   every option
+_START = """\
+Start here:
+  headrace serve                   serve the demo model, with a chat page at http://127.0.0.1:8000
+  headrace chat                    talk with it in the terminal
+  headrace serve /path/to/model    a folder in Hugging Face layout, or a .gguf file
+  headrace serve OWNER/REPO        a model of the Hugging Face hub, downloaded first
+"""
+_END = """\
+headrace COMMAND --help shows the options of a command.
+"""
+_SERVE_EXAMPLES = """\
+examples:
+  headrace serve
+  headrace serve /path/to/model --port 9000
+  headrace serve OWNER/REPO --quantization int4 --max-model-len 8192
+  headrace serve OWNER/REPO:Q4_K_M --host 0.0.0.0 --api-keys-file keys.yaml
 """
 _SERVE_EPILOG = """\
 Every option can also be set by a variable and in a file: --max-model-len 4096 is HEADRACE_MAX_MODEL_LEN=4096, or the
 line 'max-model-len: 4096' in the YAML file that --config names. A flag wins over a variable, a variable over the file.
 An option that takes several values is repeated, separated by commas in a variable, and a list in the file. Put keys
 into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
+
 """
 # As argparse says it of --flag=value where the flag is a switch.
 _SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument (.*)")
@@ -61,7 +73,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
     Raises OptionError; exits for --help and --version, and with the help if there is no command.
     """
-    parser = _build_parser()
+    parser = root_parser("serve" if "serve" in argv else None)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         raise OptionError(_explain_unknown(unknown[0]))
@@ -90,36 +102,50 @@ def explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
     return f"unknown option {flag}{suggest(flag, flags)}"
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="headrace",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
+class _RootParser(Parser):
+    """Its help is an overview of all commands, by what they are for."""
+
+    def format_help(self) -> str:
+        width = max(map(len, COMMANDS))
+        groups = "".join(
+            f"{heading}:\n" + "".join(f"  {each.name:{width}}  {each.help}\n" for each in commands) + "\n"
+            for heading, commands in GROUPS.items()
+        )
+        what = f"headrace {version('headrace')}: run large language models on this machine, behind the OpenAI API."
+        return f"{what}\n\nusage: headrace COMMAND [options]\n\n{_START}\n{groups}{_END}"
+
+
+def root_parser(full: str | None = None) -> argparse.ArgumentParser:
+    """The grammar of the whole command line. full: the command whose own grammar is in it; others have names alone."""
+    parser = _RootParser(prog="headrace", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
-    serve = commands.add_parser(
-        "serve",
-        help="serve a model over HTTP",
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help, add_help=False)
+    if full is not None:
+        commands.choices[full] = import_function(COMMANDS[full].grammar)()
+    return parser
+
+
+def import_function(path: str) -> Callable[..., Any]:
+    """The function that "module:function" names."""
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="headrace serve",
         usage="headrace serve [MODEL] [options]",
         description="Serve MODEL over the OpenAI API until interrupted.",
-        epilog=_SERVE_EPILOG,
+        epilog=_SERVE_EPILOG + _SERVE_EXAMPLES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    serve.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
-    serve.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
-    add_options(serve, OPTIONS.values(), many="append")
-    commands.add_parser("chat", help="talk with a model in the terminal", add_help=False)
-    commands.add_parser("complete", help="continue a text", add_help=False)
-    commands.add_parser("ps", help="list the requests of a server that runs", add_help=False)
-    commands.add_parser("top", help="show what a server that runs is doing", add_help=False)
-    commands.add_parser("keys", help="make API keys, and check a file of them", add_help=False)
-    commands.add_parser("bench", help="measure a server, or the engine without one", add_help=False)
-    commands.add_parser("quantize", help="write a quantized checkpoint of a model", add_help=False)
-    commands.add_parser("doctor", help="say what is wrong with this machine and the options", add_help=False)
+    parser.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
+    add_options(parser, OPTIONS.values(), many="append")
     return parser
 
 

@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
 
     Raises OptionError, or StartupError if there is nothing to measure; exits for --help.
     """
-    parser = _build_parser()
+    parser = bench_parser()
     namespace, unknown = parser.parse_known_args(argv)
     if namespace.benchmark is None:
         raise OptionError("no benchmark given; try headrace bench serve, or headrace bench --help")
@@ -89,7 +89,7 @@ def _refuse(argument: str, options: list[Option]) -> None:
     )
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def bench_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="headrace bench",
         description="Measure a server, or the engine without one.",

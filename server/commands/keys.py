@@ -28,7 +28,7 @@ _SHORTEST = 20  # characters of a key from elsewhere that nobody guesses
 
 def run(argv: Sequence[str]) -> int:
     """Do as `argv` (what follows `headrace keys`) says; returns the exit code. Raises OptionError."""
-    arguments = _build_parser().parse_args(argv)
+    arguments = keys_parser().parse_args(argv)
     match arguments.action:
         case "new":
             _new(arguments)
@@ -87,7 +87,7 @@ def _described(key: ApiKey) -> str:
     return "".join(f" {name}={value}" for name, value in fields.items() if name not in ("name", "hash"))
 
 
-def _build_parser() -> Parser:
+def keys_parser() -> Parser:
     parser = Parser(
         prog="headrace keys",
         description="Make API keys, of which a keys file has the hashes alone.",

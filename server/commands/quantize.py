@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
     Raises OptionError; exits for --help.
     """
     options = {option.name: option for option in options_of(QuantizeConfig)}
-    namespace, unknown = _build_parser().parse_known_args(argv)
+    namespace, unknown = quantize_parser().parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
         raise OptionError(
@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
     return code
 
 
-def _build_parser() -> Parser:
+def quantize_parser() -> Parser:
     parser = Parser(
         prog="headrace quantize",
         usage="headrace quantize MODEL --out FOLDER [options]",

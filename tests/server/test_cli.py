@@ -30,7 +30,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Given:
     module = types.ModuleType("recording_command")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(cli, "COMMANDS", {"serve": f"{module.__name__}:run"})
+    monkeypatch.setattr(cli, "SERVING", {"serve": f"{module.__name__}:run"})
     for option in OPTIONS.values():
         monkeypatch.delenv(option.variable, raising=False)
     return calls

@@ -1,4 +1,4 @@
-"""The commands of the terminal: their grammar, and what each does."""
+"""The commands of the terminal that talk to a server: what each does."""
 
 import argparse
 import contextlib
@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.live import Live
 
 from engine.errors import OptionError, StartupError
-from server.commands.arguments import HelpFormatter, Parser
+from server.commands.chat.arguments import chat_parser, complete_parser, ps_parser, top_parser
 from server.commands.chat.blocks import without_control
 from server.commands.chat.client import ChatClient, ServerProblem
 from server.commands.chat.monitor import requests_table, screen, summary
-from server.commands.chat.reaching import add_server, add_url, reached, running
+from server.commands.chat.reaching import reached, running
 from server.commands.chat.session import Session, line_editing
 from server.commands.chat.talk import Talk
 from server.commands.option_sources import suggest
@@ -27,10 +27,7 @@ _PIPED_WIDTH = 240
 
 def chat(argv: Sequence[str]) -> int:
     """Talk with a model until the input ends. Raises OptionError or StartupError; exits for --help."""
-    parser = _parser("chat", "Talk with a model in the terminal; /help lists what you can do there.")
-    add_server(parser)
-    parser.add_argument("--system", metavar="TEXT", help="System prompt.")
-    namespace = _parse(parser, argv)
+    namespace = _parse(chat_parser(), argv)
     console = Console(highlight=False)
     with reached(namespace) as client:
         talk = Talk(model=_model(client, namespace.served_model), system=namespace.system)
@@ -47,12 +44,7 @@ def chat(argv: Sequence[str]) -> int:
 
 def complete(argv: Sequence[str]) -> int:
     """Continue a text, to stdout. Raises OptionError or StartupError; exits for --help."""
-    parser = _parser("complete", "Continue a text and print what follows.")
-    parser.add_argument("prompt", metavar="TEXT", help="Text to continue; - reads it from the input.")
-    add_server(parser)
-    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="Longest output (default: 256).")
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 always takes the likeliest token.")
-    namespace = _parse(parser, argv)
+    namespace = _parse(complete_parser(), argv)
     prompt = sys.stdin.read() if namespace.prompt == "-" else namespace.prompt
     with reached(namespace) as client:
         body: dict[str, Any] = {"model": _model(client, namespace.served_model), "prompt": prompt}
@@ -73,9 +65,7 @@ def complete(argv: Sequence[str]) -> int:
 
 def ps(argv: Sequence[str]) -> int:
     """List what a server is doing. Raises OptionError or StartupError; exits for --help."""
-    parser = _parser("ps", "List the requests of a server that runs.")
-    add_url(parser)
-    namespace = _parse(parser, argv)
+    namespace = _parse(ps_parser(), argv)
     console = _console()
     with running(namespace) as client, _told():
         frame, _ = _look(client)
@@ -89,13 +79,7 @@ def ps(argv: Sequence[str]) -> int:
 def top(argv: Sequence[str]) -> int:
     """Show what a server is doing until Ctrl-C, or once where the output is no terminal. Raises OptionError or
     StartupError; exits for --help."""
-    parser = _parser(
-        "top",
-        "Show what a server that runs is doing, four times a second; Ctrl-C leaves. Where the output is no terminal, "
-        "show it once.",
-    )
-    add_url(parser)
-    namespace = _parse(parser, argv)
+    namespace = _parse(top_parser(), argv)
     if not sys.stdout.isatty():
         with running(namespace) as client, _told():
             _console().print(screen(*_look(client)))
@@ -120,10 +104,6 @@ def _look(client: ChatClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the engine does at the moment, and the requests that ended last. Raises ServerProblem."""
     first, last = client.frames(num_frames=2)  # the first one has nothing of steps: they are told as they come
     return last, last["recent"] or first["recent"]
-
-
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    return Parser(prog=f"headrace {name}", description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""What the commands of the terminal are told of a server: where it is, its key, and who vouches for its certificate."""
+"""The server that a command of the terminal talks to: found or started, with its key and trusted authorities."""
 
 import argparse
 import contextlib
@@ -12,40 +12,7 @@ from server.commands.chat.client import ChatClient
 from server.commands.chat.server import DEFAULT_URL, is_url, runs_here, started
 from server.commands.options import CLIENT_KEY_VARIABLE
 
-_CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
-
-
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """Options of a command that may start a server."""
-    parser.add_argument(
-        "where",
-        nargs="?",
-        metavar="MODEL|URL",
-        help="A model to serve for this, or the address of a server that runs "
-        f"(default: the one at {DEFAULT_URL}, else the demo model).",
-    )
-    _add_trust(parser)
-    parser.add_argument("--served-model", metavar="NAME", help="Which of the server's models (default: its first).")
-
-
-def add_url(parser: argparse.ArgumentParser) -> None:
-    """Options of a command that needs a server that runs."""
-    parser.add_argument("url", nargs="?", default=DEFAULT_URL, metavar="URL", help=f"Server (default: {DEFAULT_URL}).")
-    _add_trust(parser)
-
-
-def _add_trust(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--key-file",
-        metavar="FILE",
-        help=f"File with the server's key; {CLIENT_KEY_VARIABLE} may have it too.",
-    )
-    parser.add_argument(
-        "--ca-file",
-        metavar="FILE",
-        help=f"PEM file of the authority that signed the server's certificate; {_CA_VARIABLE} may name it too "
-        "(default: the public authorities).",
-    )
+CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 
 
 @contextlib.contextmanager
@@ -84,10 +51,10 @@ def _key(file: str | None) -> tuple[str | None, str]:
 
 def _authorities(option: str | None) -> ssl.SSLContext | None:
     """None for the public ones. Raises OptionError."""
-    file = option or os.environ.get(_CA_VARIABLE)
+    file = option or os.environ.get(CA_VARIABLE)
     if not file:
         return None
-    name = f"--ca-file {file}" if option else f"{_CA_VARIABLE}={file}"
+    name = f"--ca-file {file}" if option else f"{CA_VARIABLE}={file}"
     try:
         return ssl.create_default_context(cafile=file)
     except ssl.SSLError:

@@ -37,7 +37,7 @@ _MARKS: Mapping[Severity, str] = {Severity.OK: "ok  ", Severity.WARNING: "warn",
 
 def run(argv: Sequence[str]) -> int:
     """Check, print and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
-    parser = _build_parser()
+    parser = doctor_parser()
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
@@ -93,7 +93,7 @@ def describe(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, "", ", ".join(told) or "nothing is wrong"]) + "\n"
 
 
-def _build_parser() -> Parser:
+def doctor_parser() -> Parser:
     parser = Parser(
         prog="headrace doctor",
         usage="headrace doctor [MODEL] [options of headrace serve] [--json]",

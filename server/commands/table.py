@@ -1,0 +1,88 @@
+"""The commands of `headrace`: their names, what each is for, and where its grammar and its work are."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """work and grammar: "module:function", imported when it is needed, so that --help is quick.
+
+    work(argv) does what the command is for and returns the exit code; grammar() returns its ArgumentParser.
+    """
+
+    name: str
+    help: str
+    work: str
+    grammar: str
+
+
+SERVE = Command(
+    "serve", "serve a model over HTTP", "server.commands.serve:run", "server.commands.arguments:serve_parser"
+)
+# Heading -> commands, as `headrace --help` has them.
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "Run a model": (
+        SERVE,
+        Command(
+            "chat",
+            "talk with a model in the terminal",
+            "server.commands.chat.command:chat",
+            "server.commands.chat.arguments:chat_parser",
+        ),
+        Command(
+            "complete",
+            "continue a text",
+            "server.commands.chat.command:complete",
+            "server.commands.chat.arguments:complete_parser",
+        ),
+    ),
+    "Watch a server": (
+        Command(
+            "ps",
+            "list the requests of a running server",
+            "server.commands.chat.command:ps",
+            "server.commands.chat.arguments:ps_parser",
+        ),
+        Command(
+            "top",
+            "show what a running server is doing, live",
+            "server.commands.chat.command:top",
+            "server.commands.chat.arguments:top_parser",
+        ),
+    ),
+    "Manage models": (
+        Command(
+            "quantize",
+            "write a quantized checkpoint of a model",
+            "server.commands.quantize:run",
+            "server.commands.quantize:quantize_parser",
+        ),
+    ),
+    "Operate": (
+        Command(
+            "keys",
+            "create API keys, and check a file of them",
+            "server.commands.keys:run",
+            "server.commands.keys:keys_parser",
+        ),
+        Command(
+            "doctor",
+            "check this machine and the options for problems",
+            "server.commands.doctor.command:run",
+            "server.commands.doctor.command:doctor_parser",
+        ),
+        Command(
+            "bench",
+            "measure a server, or the engine without one",
+            "server.commands.bench:run",
+            "server.commands.bench:bench_parser",
+        ),
+        Command(
+            "completion",
+            "print a script that lets your shell complete commands",
+            "server.commands.completion:run",
+            "server.commands.completion:completion_parser",
+        ),
+    ),
+}
+COMMANDS: dict[str, Command] = {command.name: command for group in GROUPS.values() for command in group}
