@@ -12,6 +12,7 @@ from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
 from server.config import ServerConfig
 from server.context import ServerContext
+from server.drain import Drain
 from server.errors import TTFT_HEADER
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
@@ -26,7 +27,6 @@ from server.routes import (
     conversations,
     dashboard,
     docs,
-    drain,
     health,
     infill,
     messages,
@@ -40,12 +40,18 @@ from server.routes import (
     tokens,
     usage,
 )
+from server.routes import (
+    drain as drain_routes,
+)
 from server.runs.registry import Runs
+from server.served.model import ServedModel
+from server.served.models import ServedModels
 from server.store.database import memory_database
 from server.store.entries import Entries
 from server.store.opening import entries_in
 from server.text.direct_templates import DirectTemplates
 from server.text.template_runner import TemplateRunner
+from server.text.workers import TextWorkers
 
 ROUTERS = (
     chat.router,
@@ -61,7 +67,7 @@ ROUTERS = (
     models.router,
     operations.router,
     usage.router,
-    drain.router,
+    drain_routes.router,
     health.router,
     docs.router,
     pages.router,
@@ -90,19 +96,29 @@ def create_app(
     OptionError for a keys file or usage log that cannot be used.
     """
     store = store or entries_in(memory_database(), config)
-    model_names = config.model_names(engine_config.model)
-    context = ServerContext(
+    drain, live, workers = Drain(), LiveFeed(client), TextWorkers()
+    model = ServedModel(
+        names=config.model_names(engine_config.model),
+        root=engine_config.model,
         client=client,
         config=config,
         metrics=metrics,
-        model_names=model_names,
-        model_root=engine_config.model,
         honors_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
+        drain=drain,
+        live=live,
+        workers=workers,
+        templates=templates or DirectTemplates(),
+    )
+    context = ServerContext(
+        models=ServedModels([model]),
+        config=config,
+        metrics=metrics,
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
-        keys=KeyRoom(config, model_names[0], metrics, store.database),
-        templates=templates or DirectTemplates(),
-        live=LiveFeed(client),
+        keys=KeyRoom(config, metrics, store.database),
+        live=live,
+        workers=workers,
+        drain=drain,
     )
     app = FastAPI(
         title="headrace",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from engine.errors import EngineUnavailable
 from server.errors import AlreadyStopping
 
 
@@ -20,6 +21,11 @@ class Drain:
     def reason(self) -> str:
         """Why nothing new is taken, for clients."""
         return "the server is shutting down" if self.is_stopping else "the server takes nothing new (POST /drain)"
+
+    def check(self) -> None:
+        """Raise EngineUnavailable if nothing new is taken."""
+        if self.is_active:
+            raise EngineUnavailable(f"{self.reason}; send the request to another one")
 
     def begin(self, now_s: float) -> None:
         """From draining on this changes nothing."""

@@ -23,14 +23,14 @@ async def drain_server(context: "ServerContext", num_answers: Callable[[], int],
     """
 
     def num_left() -> int:
-        return max(context.num_unfinished, num_answers() - context.live.num_watchers)
+        return max(context.models.num_unfinished, num_answers() - context.live.num_watchers)
 
     now_s = time.monotonic()
     context.drain.stop(now_s)
     assert context.drain.began_s is not None
     noticed_s = context.drain.began_s + _MIN_DRAIN_S  # an operator may have begun it earlier
     end_s = now_s + timeout_s
-    logger.info("draining: %d requests are open and have %g s to finish", context.num_unfinished, timeout_s)
+    logger.info("draining: %d requests are open and have %g s to finish", context.models.num_unfinished, timeout_s)
     while (now_s := time.monotonic()) < end_s:
         if now_s >= noticed_s and num_left() <= 0:
             return

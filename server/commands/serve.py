@@ -92,7 +92,7 @@ async def _serve(
     stop_signal.add_done_callback(lambda _: manager.stopping())
     has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
     metrics = Metrics(server_config.model_names(engine_config.model)[0], has_vllm_names=has_vllm_names)
-    tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.model_name, metrics.count_spans)
+    tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.count_spans)
     start = _Start(metrics, began_s, server_config.log_format)
     client = _engine_client(server_config, engine_config, metrics, start)
     await client.start()
@@ -202,7 +202,7 @@ class _Start:
 
     def on_tokenizer(self, info: TokenizerInfo) -> None:
         assert self.context is not None
-        self.context.begin_text_model(info)
+        self.context.models.default.begin_text_model(info)
 
     def on_restart(self, reason: RestartReason) -> None:
         self._is_first = False
@@ -215,7 +215,7 @@ class _Start:
         assert self.context is not None
         await client.wait_ready()
         self._times.begin(LAST_PHASE, time.monotonic())
-        text_model = await self.context.text_model()
+        text_model = await self.context.models.default.text_model()
         self._times.end(time.monotonic())
         return text_model
 

@@ -1,21 +1,20 @@
 """What is checked of every generation request before its prompt is looked at."""
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.context import ServerContext
 from server.keys.caller import current_caller
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest
+from server.served.model import ServedModel
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.structured_outputs.request import unknown_fields
 
 
-def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
+def check_request(body: GenerationRequest, model: ServedModel) -> list[str]:
     """The names of the fields that are ignored.
 
-    Raises EngineUnavailable, ModelNotFound, RateLimited or InvalidRequest.
+    Raises EngineUnavailable, RateLimited or InvalidRequest.
     """
-    context.check_admission()
-    context.check_model(body.model)
+    model.check_admission()
     if (account := current_caller().account) is not None:
         account.check_open()
     if body.stream_options is not None and not body.stream:
@@ -26,32 +25,32 @@ def check_request(body: GenerationRequest, context: ServerContext) -> list[str]:
         param = "stream_options.continuous_usage_stats"
         raise InvalidRequest(f"{param} needs stream_options.include_usage: true", param=param)
     if body.resumable:
-        _check_resumable(body, context)
+        _check_resumable(body, model)
     extra = {name: value for name, value in body.extra.items() if name not in CONSTRAINT_FIELDS}
-    is_strict = context.config.strict_parameters
+    is_strict = model.config.strict_parameters
     ignored = ignored_parameters(extra, strict=is_strict)
     if is_strict:
         refuse_unknown([*unknown_fields(body.extra), *body.passed_on])
-    if body.priority and not context.honors_priority:
+    if body.priority and not model.honors_priority:
         ignored.append("priority")
     return ignored
 
 
-def _check_resumable(body: GenerationRequest, context: ServerContext) -> None:
+def _check_resumable(body: GenerationRequest, model: ServedModel) -> None:
     if not body.stream:
         raise InvalidRequest("resumable needs stream: true", param="resumable")
-    if context.config.stream_resume_grace == 0:
+    if model.config.stream_resume_grace == 0:
         raise UnsupportedParameter(
             "resumable is true, and this server keeps no streams (--stream-resume-grace 0); leave it out",
             param="resumable",
         )
 
 
-def check_num_choices(body: GenerationRequest, num_prompts: int, context: ServerContext) -> None:
+def check_num_choices(body: GenerationRequest, num_prompts: int, model: ServedModel) -> None:
     """Raise InvalidRequest for more choices than an idle engine and an empty queue could take together."""
     n = body.num_candidates
     name = "n" if n == body.num_choices else "best_of"
-    limit = context.client.info.max_num_seqs + context.config.max_num_waiting
+    limit = model.client.info.max_num_seqs + model.config.max_num_waiting
     if num_prompts * n <= limit:
         return
     given = f"{name} is {n}" if num_prompts == 1 else f"prompt has {num_prompts} prompts"

@@ -14,7 +14,6 @@ from engine.client.first_token import FirstToken
 from engine.client.interface import RequestStream
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
-from server.context import ServerContext
 from server.errors import TTFT_HEADER
 from server.generation.accounting import count_asked, count_longest, note_end
 from server.generation.beam_requests import BeamRequests
@@ -28,6 +27,7 @@ from server.generation.timing import RequestTimes, progress, request_times
 from server.live.requests import Progress
 from server.metrics.request_record import RequestRecord, current_record
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
+from server.served.model import ServedModel
 
 
 class Generation:
@@ -37,8 +37,8 @@ class Generation:
     responses: those of the first prompt come first.
     """
 
-    def __init__(self, context: ServerContext, params: GenerationParams) -> None:
-        self._context = context
+    def __init__(self, model: ServedModel, params: GenerationParams) -> None:
+        self._model = model
         self._params = params
         self._record = current_record()
         self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
@@ -47,13 +47,13 @@ class Generation:
         self._predicted: FirstToken | None = None
         self._beams: BeamRequests | None = None
         if params.beams is not None:
-            self._beams = BeamRequests(context.client, context.metrics, params, params.beams)
+            self._beams = BeamRequests(model.client, model.metrics, params, params.beams)
 
     def _choice(self, index: int) -> Choice:
         params = self._params
         prompt = params.prompts[index // params.n]
         prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
-        metrics, arrival_s = self._context.metrics, params.terms.arrival_s
+        metrics, arrival_s = self._model.metrics, params.terms.arrival_s
         trace_id = None if self._record is None else self._record.trace_id
         knows_wait = params.beams is None
         meter = ChoiceMeter(metrics, arrival_s, prompt_tokens, knows_wait=knows_wait, trace_id=trace_id)
@@ -66,7 +66,7 @@ class Generation:
             params.tokenizer,
             meter,
             eos_ids=eos_ids,
-            reader=plan.reader(self._context.metrics),
+            reader=plan.reader(self._model.metrics),
             grammar_param=plan.grammar_param,
         )
 
@@ -124,7 +124,7 @@ class Generation:
     @property
     def has_metrics(self) -> bool:
         """Whether answers tell where their time went without being asked."""
-        return self._context.config.enable_per_request_metrics
+        return self._model.config.enable_per_request_metrics
 
     @property
     def num_drafted(self) -> int:
@@ -149,10 +149,10 @@ class Generation:
 
     async def __aenter__(self) -> Self:
         """Hand all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then none has started."""
-        self._context.check_engine()  # a drain that began while its prompt was made waits for it
-        self._predicted = check_first_token(self._context, self._params.terms, len(self._params.prompts[0].ids))
-        count_asked(self._context.metrics, self._params, self._record)
-        self._reservation = reserve(self._params, self._context.client.info.max_model_len)
+        self._model.check_engine()  # a drain that began while its prompt was made waits for it
+        self._predicted = check_first_token(self._model, self._params.terms, len(self._params.prompts[0].ids))
+        count_asked(self._model.metrics, self._params, self._record)
+        self._reservation = reserve(self._params, self._model.client.info.max_model_len)
         try:
             if self._beams is None:
                 self._submit_choices()
@@ -162,15 +162,15 @@ class Generation:
             self._reservation.settle(())
             raise
         for _ in self._choices:
-            self._context.metrics.count_tier(self._params.terms.service_tier)
+            self._model.metrics.count_tier(self._params.terms.service_tier)
         if self._record is not None:
             self._record.hold()
             self._record.has_begun = True
-        self._context.live.requests.begin(self)
+        self._model.live.requests.begin(self)
         return self
 
     def _submit_choices(self) -> None:
-        client = self._context.client
+        client = self._model.client
         client.check_capacity(len(self._choices), sum(len(prompt.ids) for prompt in self._params.prompts))
         group = uuid.uuid4().hex
         for choice in self._choices:  # no await in this loop: the room just checked is still there
@@ -207,7 +207,7 @@ class Generation:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._context.live.requests.end(self)
+        self._model.live.requests.end(self)
         for stream in self._streams:
             stream.abort(AbortReason.CLIENT_GONE)  # does nothing to a stream that has ended
         meters = self._meters
@@ -215,7 +215,7 @@ class Generation:
             meter.end(FinishReason.ABORT)
         if self._reservation is not None:
             self._reservation.settle(meters)
-        count_longest(self._context.metrics, meters, self._params.n)
+        count_longest(self._model.metrics, meters, self._params.n)
         if self._record is not None:
             note_end(self._record, meters, self.num_cached_tokens)
             self._record.release()
@@ -230,7 +230,7 @@ class Generation:
                 async for index, output in outputs:
                     if output.finish_reason is FinishReason.QUEUE_TIMEOUT:
                         self._choices[index].meter.end(FinishReason.QUEUE_TIMEOUT)
-                        raise waited_too_long(self._params.terms, self._context.client)
+                        raise waited_too_long(self._params.terms, self._model.client)
                     delta = self._choices[index].push(output)
                     if delta.finish is not None:
                         num_open -= 1

@@ -3,7 +3,6 @@
 from functools import partial
 
 from engine.errors import ContextLengthExceeded
-from server.context import ServerContext
 from server.generation.answer_plan import AnswerPlan
 from server.generation.checks import check_request
 from server.generation.choice import TextOptions
@@ -16,24 +15,25 @@ from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
 from server.schemas.infill import InfillRequest
 from server.schemas.parameters import ignored_header
+from server.served.model import ServedModel
 from server.text_model import fill_in_middle_of
 
 _ANSWER_SHARE = 4  # one in so many tokens of the context is for an answer of any length
 
 
-async def infill_params(body: InfillRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
+async def infill_params(body: InfillRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
     """Of a gap in a file. Raises as check_request, InvalidRequest, and AnswerTimeout."""
-    ignored, terms = check_request(body, context) + body.check(), request_terms(body, context, arrival_s)
-    check_first_token(context, terms, 1)
+    ignored, terms = check_request(body, model) + body.check(), request_terms(body, model, arrival_s)
+    check_first_token(model, terms, 1)
     async with terms.in_time():
-        return await _infill_params(body, context, ignored, terms)
+        return await _infill_params(body, model, ignored, terms)
 
 
 async def _infill_params(
-    body: InfillRequest, context: ServerContext, ignored: list[str], terms: RequestTerms
+    body: InfillRequest, model: ServedModel, ignored: list[str], terms: RequestTerms
 ) -> GenerationParams:
-    text_model = await context.text_model()
-    info = context.client.info
+    text_model = await model.text_model()
+    info = model.client.info
     fim = fill_in_middle_of(text_model, "input_suffix", instead="send the prefix to /v1/completions")
     requested = body.requested_max_tokens
     if requested is not None and requested >= info.max_model_len:

@@ -8,7 +8,6 @@ import msgspec
 
 from engine.errors import InvalidRequest
 from engine.protocol import SamplingParams
-from server.context import ServerContext
 from server.generation.answer_plan import AnswerPlan, plan_text
 from server.generation.beam_fields import beam_options, check_beam_plan
 from server.generation.beam_search import BeamOptions
@@ -24,6 +23,7 @@ from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.parameters import ignored_header
 from server.schemas.sampling import GenerationRequest, check_scores
+from server.served.model import ServedModel
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
@@ -62,26 +62,26 @@ def with_ends(params: GenerationParams, end_ids: frozenset[int]) -> GenerationPa
     return replace(params, sampling=sampling, end_ids=end_ids)
 
 
-async def chat_params(body: ChatCompletionRequest, context: ServerContext, arrival_s: float) -> GenerationParams:
+async def chat_params(body: ChatCompletionRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
     """Of a chat. Raises as check_request, InvalidRequest and AnswerTimeout; what costs little is checked before the
     template is rendered."""
-    ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
-    check_first_token(context, terms, 1)
+    ignored, terms = check_request(body, model), request_terms(body, model, arrival_s)
+    check_first_token(model, terms, 1)
     async with terms.in_time():
-        return await _chat_params(body, context, ignored, terms)
+        return await _chat_params(body, model, ignored, terms)
 
 
 async def _chat_params(
-    body: ChatCompletionRequest, context: ServerContext, ignored: list[str], terms: RequestTerms
+    body: ChatCompletionRequest, model: ServedModel, ignored: list[str], terms: RequestTerms
 ) -> GenerationParams:
     requested_max_tokens = body.requested_max_tokens
     beams, ignored_by_beams = beam_options(body)
     ignored += ignored_by_beams
-    check_num_choices(body, 1, context)
-    num_logprobs = body.num_logprobs(context.config.max_logprobs)
-    ignored += check_scores(body, num_logprobs, context.config.max_logprobs)
-    text_model = await context.text_model()
-    info = context.client.info
+    check_num_choices(body, 1, model)
+    num_logprobs = body.num_logprobs(model.config.max_logprobs)
+    ignored += check_scores(body, num_logprobs, model.config.max_logprobs)
+    text_model = await model.text_model()
+    info = model.client.info
     truncation = chat_truncation(body, info.max_model_len, num_reserved=requested_max_tokens or 1)
     prepared = await chat_prompt(
         body,
@@ -117,34 +117,34 @@ async def _chat_params(
 
 async def completion_params(
     body: CompletionRequest,
-    context: ServerContext,
+    model: ServedModel,
     arrival_s: float,
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
     """Of a text completion. default_max_tokens: None is the rest of the context. Raises as check_request,
     InvalidRequest and AnswerTimeout."""
-    ignored, terms = check_request(body, context), request_terms(body, context, arrival_s)
-    check_first_token(context, terms, 1)
+    ignored, terms = check_request(body, model), request_terms(body, model, arrival_s)
+    check_first_token(model, terms, 1)
     async with terms.in_time():
-        return await _completion_params(body, context, ignored, terms, default_max_tokens)
+        return await _completion_params(body, model, ignored, terms, default_max_tokens)
 
 
 async def _completion_params(
     body: CompletionRequest,
-    context: ServerContext,
+    model: ServedModel,
     ignored: list[str],
     terms: RequestTerms,
     default_max_tokens: int | None,
 ) -> GenerationParams:
-    body.check(context.config.max_logprobs)
-    ignored += check_scores(body, body.logprobs, context.config.max_logprobs)
+    body.check(model.config.max_logprobs)
+    ignored += check_scores(body, body.logprobs, model.config.max_logprobs)
     echo = bool(body.echo)
-    text_model = await context.text_model()
-    info = context.client.info
+    text_model = await model.text_model()
+    info = model.client.info
     beams, ignored_by_beams = beam_options(body)
     ignored += ignored_by_beams
-    check_num_choices(body, len(body.prompt), context)
+    check_num_choices(body, len(body.prompt), model)
     add_special_tokens = body.add_special_tokens is not False
     num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     truncation = truncation_of(body, info.max_model_len, num_reserved=num_reserved)

@@ -6,23 +6,23 @@ import time
 from engine.client.first_token import FirstToken
 from engine.errors import WaitTooLong
 from engine.protocol import ServiceClass
-from server.context import ServerContext
 from server.generation.terms import RequestTerms
+from server.served.model import ServedModel
 
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
 
 
-def check_first_token(context: ServerContext, terms: RequestTerms, num_prompt_tokens: int) -> FirstToken | None:
+def check_first_token(model: ServedModel, terms: RequestTerms, num_prompt_tokens: int) -> FirstToken | None:
     """When the first token is predicted, from the request's arrival; None without --ttft-slo.
 
     num_prompt_tokens: 1 before they are known. Raises WaitTooLong if that is likely to be too late, unless the request
     is one that yields to all others.
     """
-    slo_s = context.config.ttft_slo
+    slo_s = model.config.ttft_slo
     if slo_s is None:
         return None
     gone_s = time.monotonic() - terms.arrival_s
-    from_now = context.client.predict_first_token(num_prompt_tokens, terms.service_class)
+    from_now = model.client.predict_first_token(num_prompt_tokens, terms.service_class)
     predicted = FirstToken(gone_s + from_now.expected_s, gone_s + from_now.likely_s, from_now.own_s)
     if predicted.likely_s <= slo_s or terms.service_class is ServiceClass.BACKGROUND:
         return predicted

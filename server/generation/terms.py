@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from engine.client.interface import EngineClient
 from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
-from server.context import ServerContext
 from server.errors import AnswerTimeout
 from server.keys.caller import current_caller
 from server.schemas.sampling import GenerationRequest
+from server.served.model import ServedModel
 
 DEFAULT_TIER = "default"
 # OpenAI's names. Which rules a class has is the engine's.
@@ -68,16 +68,16 @@ class RequestTerms:
         )
 
 
-def request_terms(body: GenerationRequest, context: ServerContext, arrival_s: float) -> RequestTerms:
+def request_terms(body: GenerationRequest, model: ServedModel, arrival_s: float) -> RequestTerms:
     """As the request says, or else the options."""
     caller = current_caller()
-    timeout_s = body.timeout if body.timeout is not None else context.config.request_timeout
+    timeout_s = body.timeout if body.timeout is not None else model.config.request_timeout
     return RequestTerms(
         arrival_s=arrival_s,
         timeout_s=timeout_s,
         priority=body.priority or 0,
         service_tier=served_tier(body) or DEFAULT_TIER,
-        queue_timeout_s=context.config.queue_timeout,
+        queue_timeout_s=model.config.queue_timeout,
         tenant=caller.tenant,
         tenant_weight=caller.weight,
         cache_salt=caller.cache_salt(body.cache_salt or ""),

@@ -1,6 +1,7 @@
 """What routes are given: the server's context, and the request's body as a checked object."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, cast
 
@@ -33,6 +34,7 @@ async def _context_dependency(request: Request) -> ServerContext:
 Context = Annotated[ServerContext, Depends(_context_dependency)]
 
 
+@functools.cache  # one dependency for each type: a route and what it depends on share the body
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     """A dependency that reads the body as `model`. It raises InvalidRequest, RequestTooLarge or RequestTimeout.
 

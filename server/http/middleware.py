@@ -44,7 +44,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, context: ServerContext) -> None:
         self._app = app
         self._context = context
-        self._log = RequestLog(context.model_name)
+        self._log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # the API has none
@@ -84,7 +84,7 @@ class _Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._record = RequestRecord(self.request_id, method, self._on_over)
+        self._record = RequestRecord(self.request_id, method, self._on_over, context.models.only_name)
         self._record.client = scope["client"][0] if scope.get("client") else None
         self._record.client_subject = scope.get("state", {}).get(SUBJECT_STATE)
         self._arrival_s = self._record.arrival_s

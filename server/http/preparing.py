@@ -12,6 +12,7 @@ from server.context import ServerContext
 from server.http.disconnect import until_disconnect
 from server.http.error_forms import route_path
 from server.metrics.request_record import current_record
+from server.served.model import ServedModel
 
 T = TypeVar("T")
 
@@ -38,20 +39,20 @@ class QueueMiddleware:
             return
         if (record := current_record()) is not None:
             record.route = path
-        self._context.check_admission()
-        self._context.check_queue()
+        self._context.drain.check()
+        self._context.models.check_queue()
 
 
-async def prepared(request: Request, context: ServerContext, work: Coroutine[Any, Any, T]) -> T:
+async def prepared(request: Request, model: ServedModel, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which makes a request ready for the engine; canceled if the client goes away.
 
     Meanwhile the request counts as one that waits: else a burst would be rendered and tokenized, and then refused.
     Raises ClientGone, QueueFull, EngineUnavailable, and what `work` raises.
     """
     try:
-        context.check_queue()
+        model.check_queue()
     except HeadraceError:
         work.close()  # it has not begun
         raise
-    with context.preparing():
+    with model.preparing():
         return await until_disconnect(work, request.receive)

@@ -20,8 +20,7 @@ _WINDOW_S = 10.0
 class RequestLog:
     """Writes at INFO; at DEBUG what monitoring asks for, and refusals beyond the first of a window."""
 
-    def __init__(self, model_name: str) -> None:
-        self._model_name = model_name
+    def __init__(self) -> None:
         self._refused: dict[str, int] = {}  # by error code, in the window that is open
 
     def log(self, record: RequestRecord) -> None:
@@ -29,7 +28,7 @@ class RequestLog:
         level = logging.DEBUG if record.route in _QUIET_ROUTES or self._is_one_of_many(record) else logging.INFO
         if not logger.isEnabledFor(level):
             return
-        fields = _fields(record, self._model_name)
+        fields = _fields(record)
         told = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _FIRST)
         extra = with_fields(**fields)
         logger.log(level, "%s %s %d %s", record.method, record.route, record.status, told, extra=extra)
@@ -61,7 +60,7 @@ class RequestLog:
                 )
 
 
-def _fields(record: RequestRecord, model_name: str) -> dict[str, object]:
+def _fields(record: RequestRecord) -> dict[str, object]:
     """What is known of the request, in the order of its line."""
     fields: dict[str, object] = {
         "method": record.method,
@@ -79,7 +78,7 @@ def _fields(record: RequestRecord, model_name: str) -> dict[str, object]:
     if record.error_code is not None:
         fields["error"] = record.error_code
     if record.num_choices:
-        fields |= {"model": model_name, "prompt_tokens": record.prompt_tokens}
+        fields |= {"model": record.model_name, "prompt_tokens": record.prompt_tokens}
     if record.has_begun:
         fields |= {"cached_tokens": record.cached_tokens, "output_tokens": record.output_tokens}
     if record.num_choices > 1:

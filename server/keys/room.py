@@ -21,7 +21,7 @@ from server.store.usage_table import UsageTable
 class KeyRoom:
     """The keys, and what they have used. One a server."""
 
-    def __init__(self, config: ServerConfig, model_name: str, metrics: Metrics, database: Database) -> None:
+    def __init__(self, config: ServerConfig, metrics: Metrics, database: Database) -> None:
         """Raises OptionError for a keys file or usage log that cannot be used."""
         self.spending = Spending()
         self._metrics = metrics
@@ -35,7 +35,7 @@ class KeyRoom:
         )
         self.usage = UsageBook(UsageTable(database), self.spending, metrics)
         self._watcher = None if self._path is None else KeysWatcher(self._path, self.ring, metrics)
-        self._log = None if config.usage_log is None else UsageLog(Path(config.usage_log), metrics, model_name)
+        self._log = None if config.usage_log is None else UsageLog(Path(config.usage_log), metrics)
 
     def note(self, record: RequestRecord) -> None:
         """Count a request that is over for its key, if it is one that counts."""

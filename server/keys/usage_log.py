@@ -30,13 +30,10 @@ class UsageLog:
     Before each write it is looked whether the file is still the one at its path, so that it may be renamed at any time.
     """
 
-    def __init__(
-        self, path: Path, metrics: Metrics, model_name: str, *, now: Callable[[], datetime.datetime] = utc_now
-    ) -> None:
+    def __init__(self, path: Path, metrics: Metrics, *, now: Callable[[], datetime.datetime] = utc_now) -> None:
         """Raises OptionError if the file cannot be written to."""
         self._path = path
         self._metrics = metrics
-        self._model_name = model_name
         self._now = now
         self._lines: deque[bytes] = deque()
         self._news = asyncio.Event()
@@ -63,7 +60,7 @@ class UsageLog:
             "request_id": record.request_id,
             "key": record.key_name,
             "route": record.route,
-            "model": self._model_name,
+            "model": record.model_name,
             "status": record.status,
             "outcome": record.outcome.value,
             "error": record.error_code,

@@ -52,10 +52,18 @@ class RequestRecord:
     """Filled in on a request's way. It is over when the HTTP exchange and every generation that `hold` it have let go:
     a background response outlives the exchange that began it."""
 
-    def __init__(self, request_id: str, method: str, on_over: Callable[["RequestRecord"], None]) -> None:
-        """method: as its label. Whoever makes the record holds it."""
+    def __init__(
+        self,
+        request_id: str,
+        method: str,
+        on_over: Callable[["RequestRecord"], None],
+        model_name: str | None = None,
+    ) -> None:
+        """method: as its label. model_name: where no request can be for another one. Whoever makes the record holds
+        it."""
         self.request_id = request_id
         self.method = method
+        self.model_name = model_name  # None until it is known which model is asked
         self.arrival_s = time.monotonic()
         self.client: str | None = None  # its address; None through a Unix socket
         self.client_subject: str | None = None  # of its certificate

@@ -30,7 +30,7 @@ async def drain(request: Request, context: Context) -> JSONResponse:
     if wait_s > _MAX_WAIT_S:
         raise InvalidRequest(f"wait is {wait_s} seconds; it may be {_MAX_WAIT_S} at most", param="wait")
     if not context.drain.is_active:
-        logger.warning("draining, as an operator asked for: %d requests are open", context.num_unfinished)
+        logger.warning("draining, as an operator asked for: %d requests are open", context.models.num_unfinished)
     context.drain.begin(time.monotonic())
     await until_disconnect(_finished(context, wait_s), request.receive)
     return _state(request, context)
@@ -39,7 +39,7 @@ async def drain(request: Request, context: Context) -> JSONResponse:
 async def _finished(context: ServerContext, wait_s: float) -> None:
     """Return when nothing runs any more, the drain is taken back, or the time is over."""
     end_s = time.monotonic() + wait_s
-    while context.drain.is_active and context.num_unfinished and time.monotonic() < end_s:
+    while context.drain.is_active and context.models.num_unfinished and time.monotonic() < end_s:
         await asyncio.sleep(_POLL_S)
 
 
@@ -54,7 +54,7 @@ async def end_drain(request: Request, context: Context) -> JSONResponse:
 
 
 def _state(request: Request, context: ServerContext) -> JSONResponse:
-    is_active, num_unfinished = context.drain.is_active, context.num_unfinished
+    is_active, num_unfinished = context.drain.is_active, context.models.num_unfinished
     state = {
         "status": "draining" if is_active else "ok",
         "drained": is_active and not num_unfinished,

@@ -26,10 +26,10 @@ async def ready(context: Context) -> JSONResponse:
     if (problem := _problem(context)) is not None:
         return problem
     try:
-        context.client.check_capacity(1)
+        context.models.default.client.check_capacity(1)
     except QueueFull as error:
         return _unavailable("overloaded", str(error))
-    limit, num_waiting = context.config.ready_max_waiting, context.client.status().num_waiting
+    limit, num_waiting = context.config.ready_max_waiting, context.models.default.client.status().num_waiting
     if limit is not None and num_waiting > limit:
         return _unavailable("overloaded", f"{num_waiting} requests wait, more than {limit} (--ready-max-waiting)")
     return JSONResponse({"status": "ok"})
@@ -45,7 +45,7 @@ def _problem(context: ServerContext) -> JSONResponse | None:
     """The answer while the engine takes no requests, or does not get on with those it took."""
     if context.drain.is_active:
         return _unavailable("draining", context.drain.reason, may_retry=True)
-    status = context.client.status()
+    status = context.models.default.client.status()
     if status.state is not EngineState.READY:
         is_loading = status.state is EngineState.LOADING
         return _unavailable(status.state.value, status.reason, status.stage, status.progress, may_retry=is_loading)

@@ -7,13 +7,13 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
-from server.context import ServerContext
 from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.generation.prompts import chat_prompt
 from server.http.answer import answer
-from server.http.body import Context, json_body
+from server.http.body import json_body
 from server.http.disconnect import until_disconnect
+from server.http.models import asked_model
 from server.http.preparing import prepared
 from server.protocols.field_names import client_names
 from server.protocols.messages.answer import MessagesFormatter
@@ -22,6 +22,7 @@ from server.protocols.messages.request import Translated, translate
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.messages import MessagesPrompt, MessagesRequest
 from server.schemas.parameters import ignored_header
+from server.served.model import ServedModel
 from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Anthropic's Messages"])
@@ -29,46 +30,49 @@ router = APIRouter(tags=["Anthropic's Messages"])
 
 @router.post("/v1/messages")
 async def create_message(
-    request: Request, context: Context, body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))]
+    request: Request,
+    body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(MessagesRequest))],
 ) -> Response:
     """Answer a conversation as Anthropic's API does, as a whole or as a stream."""
-    translated, chat = await _translated(body, context)
+    translated, chat = await _translated(body, model)
     with client_names(translated.names), anthropic_words():
-        params = await prepared(request, context, chat_params(chat, context, request.state.arrival_s))
+        params = await prepared(request, model, chat_params(chat, model, request.state.arrival_s))
     room = params.sampling.max_tokens  # all that fits: the chat has no limit of its own
     sampling = msgspec.structs.replace(params.sampling, max_tokens=min(room, body.max_tokens))
     params = replace(params, sampling=sampling)
     formatter = MessagesFormatter(
-        context.model_name,
+        model.name,
         request.state.request_id,
         is_cut_to_context=room < body.max_tokens,
         omits_thoughts=body.thinking is not None and body.thinking.display == "omitted",
     )
     headers = {**params.headers, **ignored_header(translated.ignored_with(params.ignored))}
-    return await answer(request, Generation(context, params), formatter, stream=bool(body.stream), headers=headers)
+    return await answer(request, Generation(model, params), formatter, stream=bool(body.stream), headers=headers)
 
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(
-    request: Request, context: Context, body: Annotated[MessagesPrompt, Depends(json_body(MessagesPrompt))]
+    request: Request,
+    body: Annotated[MessagesPrompt, Depends(json_body(MessagesPrompt))],
+    model: Annotated[ServedModel, Depends(asked_model(MessagesPrompt))],
 ) -> JSONResponse:
     """Count the tokens that a message's prompt would have."""
-    translated, chat = await _translated(body, context)
+    translated, chat = await _translated(body, model)
     with client_names(translated.names):
-        prompt = chat_prompt(chat, await context.text_model(), context.client.info, is_counted=True)
+        prompt = chat_prompt(chat, await model.text_model(), model.client.info, is_counted=True)
         prepared = await until_disconnect(prompt, request.receive)
     headers = ignored_header(translated.ignored_with(prepared.plan.ignored))
     return JSONResponse({"input_tokens": len(prepared.prompt.ids)}, headers=headers)
 
 
-async def _translated(body: MessagesPrompt, context: ServerContext) -> tuple[Translated, ChatCompletionRequest]:
-    """Raises EngineUnavailable, ModelNotFound or InvalidRequest."""
-    context.check_admission()
-    context.check_model(body.model)
-    text_model = await context.text_model()
+async def _translated(body: MessagesPrompt, model: ServedModel) -> tuple[Translated, ChatCompletionRequest]:
+    """Raises EngineUnavailable or InvalidRequest."""
+    model.check_admission()
+    text_model = await model.text_model()
 
     def work() -> tuple[Translated, ChatCompletionRequest]:
-        translated = translate(body, text_model.chat, strict=context.config.strict_parameters)
+        translated = translate(body, text_model.chat, strict=model.config.strict_parameters)
         return translated, translated.chat()
 
-    return await context.workers.run_unless_short(work, size=ITEM_SIZE * len(body.messages))
+    return await model.workers.run_unless_short(work, size=ITEM_SIZE * len(body.messages))

@@ -7,19 +7,18 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from engine.errors import EngineUnavailable
 from engine.protocol import EngineInfo
-from server.context import ServerContext
 from server.http.body import Context
+from server.served.model import ServedModel
 
 router = APIRouter(tags=["Models"])
 
 
 @router.api_route("/v1/models", methods=["GET", "HEAD"])
 async def list_models(context: Context) -> JSONResponse:
-    """List the names that the model is served under to this caller."""
-    names = context.callers_models
-    cards = [_card(name, context) for name in names]
+    """List the names that models are served under to this caller."""
+    names = context.models.callers_names
+    cards = [_card(name, context.models.find(name), context.created_s) for name in names]
     first, last = (names[0], names[-1]) if names else (None, None)
     page = {"has_more": False, "first_id": first, "last_id": last}  # as Anthropic's clients read it
     return JSONResponse({"object": "list", "data": cards, **page})
@@ -28,31 +27,27 @@ async def list_models(context: Context) -> JSONResponse:
 @router.api_route("/v1/models/{name:path}", methods=["GET", "HEAD"])  # names of models may hold '/'
 async def get_model(name: str, context: Context) -> JSONResponse:
     """Describe the model of one name."""
-    context.check_model(name)
-    return JSONResponse(_card(name, context))
+    return JSONResponse(_card(name, context.models.find(name), context.created_s))
 
 
-def _card(name: str, context: ServerContext) -> dict[str, Any]:
-    try:
-        info = context.client.info
-    except EngineUnavailable:  # much is chosen while the model loads
-        info = None
+def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
+    info = model.info
     return {
         "id": name,
         "object": "model",
-        "created": context.created_s,
+        "created": created_s,
         "owned_by": "headrace",
-        "root": context.model_root,
+        "root": model.root,
         "parent": None,
         "max_model_len": None if info is None else info.max_model_len,
-        **_anthropic_fields(name, context, info),
+        **_anthropic_fields(name, created_s, info),
         "headrace": None if info is None else _own_fields(info),
     }
 
 
-def _anthropic_fields(name: str, context: ServerContext, info: EngineInfo | None) -> dict[str, Any]:
+def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dict[str, Any]:
     """What a card of Anthropic's has beside the id; clients of either kind skip the other's fields."""
-    created = datetime.datetime.fromtimestamp(context.created_s, datetime.UTC)
+    created = datetime.datetime.fromtimestamp(created_s, datetime.UTC)
     max_tokens = None if info is None else info.max_model_len
     return {
         "type": "model",

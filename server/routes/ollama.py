@@ -9,13 +9,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.errors import EngineUnavailable, InvalidRequest
+from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import NotServed
 from server.generation.generation import Generation
 from server.generation.params import GenerationParams, chat_params, completion_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
+from server.http.models import note_model
 from server.http.preparing import prepared
 from server.protocols.field_names import client_names, client_path
 from server.protocols.ollama.formatter import (
@@ -40,6 +41,7 @@ from server.schemas.completions import CompletionRequest
 from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, OllamaShowRequest
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
 from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+from server.served.model import ServedModel
 from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Ollama's"])
@@ -65,15 +67,16 @@ async def ollama_chat(
     request: Request, context: Context, body: Annotated[OllamaChatRequest, Depends(json_body(OllamaChatRequest))]
 ) -> Response:
     """Answer a conversation in Ollama's protocol, as a stream unless `stream` is false."""
-    name, ignored = _checked(body, context)
+    model = _asked(body.model, context)
+    name, ignored = _checked(body, model)
     if is_load(body):
         return _loaded(body, chat_answer, ignored)
-    text_model = await context.text_model()
+    text_model = await model.text_model()
     with client_names(FIELD_NAMES):
         size = ITEM_SIZE * len(body.messages or [])
-        chat = await context.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
-        params = await prepared(request, context, chat_params(chat, context, request.state.arrival_s))
-    return await _answer(request, context, body, params, chat_answer, ignored)
+        chat = await model.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
+        params = await prepared(request, model, chat_params(chat, model, request.state.arrival_s))
+    return await _answer(request, model, body, params, chat_answer, ignored)
 
 
 @router.post("/api/generate")
@@ -83,38 +86,38 @@ async def ollama_generate(
     body: Annotated[OllamaGenerateRequest, Depends(json_body(OllamaGenerateRequest))],
 ) -> Response:
     """Answer a prompt in Ollama's protocol, or with `raw` continue it, as a stream unless `stream` is false."""
-    name, ignored = _checked(body, context)
+    model = _asked(body.model, context)
+    name, ignored = _checked(body, model)
     if is_load(body):
         return _loaded(body, generate_answer, ignored)
-    text_model = await context.text_model()
+    text_model = await model.text_model()
     with client_names(GENERATE_NAMES):
         asked = generation_of(body, name, text_model.chat)
         if isinstance(asked, CompletionRequest):
-            asking = completion_params(asked, context, request.state.arrival_s, default_max_tokens=None)
+            asking = completion_params(asked, model, request.state.arrival_s, default_max_tokens=None)
         else:
-            asking = chat_params(asked, context, request.state.arrival_s)
-        params = await prepared(request, context, asking)
-    return await _answer(request, context, body, params, generate_answer, ignored)
+            asking = chat_params(asked, model, request.state.arrival_s)
+        params = await prepared(request, model, asking)
+    return await _answer(request, model, body, params, generate_answer, ignored)
 
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def ollama_tags(context: Context) -> Response:
     """List the names that the model is served under, as Ollama does."""
-    try:
-        info = context.client.info
-    except EngineUnavailable:
-        info = None
-    return _json(OllamaModels([model_card(name, info, context.created_s) for name in context.callers_models]))
+    models = context.models
+    cards = [model_card(name, models.find(name).info, context.created_s) for name in models.callers_names]
+    return _json(OllamaModels(cards))
 
 
 @router.get("/api/ps")
 async def ollama_ps(context: Context) -> Response:
     """List what is loaded, as Ollama does: nothing until the model is."""
-    try:
-        info = context.client.info
-    except EngineUnavailable:
-        return _json(OllamaRunningModels([]))
-    return _json(OllamaRunningModels([running_model(name, info) for name in context.callers_models[:1]]))
+    running = [
+        running_model(names[0], model.info)
+        for model in context.models
+        if model.info is not None and (names := model.callers_names)
+    ]
+    return _json(OllamaRunningModels(running))
 
 
 @router.post("/api/show")
@@ -125,8 +128,9 @@ async def ollama_show(
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is missing; it is required", param="model")
-    _admitted(name, context)
-    return _json(shown_model(context.client.info, await context.text_model(), context.created_s))
+    model = _asked(name, context)
+    model.check_admission()
+    return _json(shown_model(model.client.info, await model.text_model(), context.created_s))
 
 
 @router.api_route("/api/version", methods=["GET", "HEAD"])
@@ -145,18 +149,19 @@ for _method, _path in _NOT_SERVED:
     router.add_api_route(_path, _not_served, methods=[_method], include_in_schema=False)
 
 
-def _admitted(name: str, context: ServerContext) -> str:
-    """The served name. Raises EngineUnavailable, or ModelNotFound."""
-    context.check_admission()
-    return served_name(name, context.callers_models)
+def _asked(name: str, context: ServerContext) -> ServedModel:
+    """The model that Ollama's clients mean by `name`. Raises ModelNotFound."""
+    models = context.models
+    return note_model(models.find(served_name(name, models.callers_names)))
 
 
-def _checked(body: OllamaRequest, context: ServerContext) -> tuple[str, list[str]]:
-    """The served name, and the fields that are ignored. Raises InvalidRequest and what `_admitted` does."""
-    name = _admitted(body.model, context)
+def _checked(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
+    """The served name, and the fields that are ignored. Raises InvalidRequest, or EngineUnavailable."""
+    model.check_admission()
     output_limit(body.options or {})
-    unhonored = unhonored_fields(body, context.client.info)
-    return name, ignored_parameters(unhonored, strict=context.config.strict_parameters, table=OLLAMA_PARAMETERS)
+    unhonored = unhonored_fields(body, model.client.info)
+    ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
+    return served_name(body.model, model.callers_names), ignored
 
 
 def _loaded(body: OllamaRequest, write: AnswerWriter, ignored: list[str]) -> Response:
@@ -168,7 +173,7 @@ def _loaded(body: OllamaRequest, write: AnswerWriter, ignored: list[str]) -> Res
 
 async def _answer(
     request: Request,
-    context: ServerContext,
+    model: ServedModel,
     body: OllamaRequest,
     params: GenerationParams,
     write: AnswerWriter,
@@ -184,7 +189,7 @@ async def _answer(
     )
     ignored = [*ignored, *(client_path(FIELD_NAMES, path) for path in params.ignored)]
     headers = {**params.headers, **ignored_header(ignored)}
-    return await answer(request, Generation(context, params), formatter, stream=body.is_streamed, headers=headers)
+    return await answer(request, Generation(model, params), formatter, stream=body.is_streamed, headers=headers)
 
 
 def _json(message: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:

@@ -22,7 +22,8 @@ router = APIRouter(tags=["Operations"])
 @router.get("/metrics", dependencies=[METRICS_READERS])
 async def metrics(request: Request, context: Context) -> Response:
     """Show all metrics in Prometheus's text format, or in OpenMetrics where that is asked for."""
-    context.metrics.set("engine_ready", context.client.status().state is EngineState.READY)
+    for model in context.models:
+        model.metrics.set("engine_ready", model.client.status().state is EngineState.READY)
     text, content_type = context.metrics.scrape(request.headers.get("accept", ""))
     return Response(text, headers={"content-type": content_type})
 
@@ -43,9 +44,10 @@ async def log_level() -> JSONResponse:
 async def change_log_level(
     context: Context, body: Annotated[LogLevelRequest, Depends(json_body(LogLevelRequest))]
 ) -> JSONResponse:
-    """Change how severe log lines must be, of the server and of its engine, until the server's end."""
+    """Change how severe log lines must be, of the server and of its engines, until the server's end."""
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     set_log_level(body.level)
-    context.client.set_log_level(body.level)
+    for model in context.models:
+        model.client.set_log_level(body.level)
     logger.warning("the log level is %s from now on", body.level)
     return JSONResponse({"level": body.level}, headers=headers)

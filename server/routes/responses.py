@@ -11,11 +11,13 @@ from server.generation.generation import Generation
 from server.http.answer import answer
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
+from server.http.models import asked_model
 from server.http.preparing import prepared
 from server.http.resume import resumable, resumed_by_header, stream_run
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.params import num_input_tokens, response_params
 from server.schemas.responses import InputTokensRequest, ResponsesRequest
+from server.served.model import ServedModel
 from server.state.background import start_background
 from server.state.history import prompt_items
 from server.state.keeping import KeptResponse
@@ -28,6 +30,7 @@ async def create_response(
     request: Request,
     context: Context,
     body: Annotated[ResponsesRequest, Depends(json_body(ResponsesRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(ResponsesRequest))],
 ) -> Response:
     """Answer items with items, as a whole, as a stream, or in the background."""
     if body.resumable and (stream := resumed_by_header(request)) is not None:
@@ -38,9 +41,9 @@ async def create_response(
     owner = request.state.owner
     prompt = await prompt_items(body, context.store, owner)
     arrival_s = request.state.arrival_s
-    asking = response_params(body, prompt.items, context, arrival_s, num_stored=prompt.num_stored)
-    params = await prepared(request, context, asking)
-    formatter = ResponseFormatter(body, params, context.model_name)
+    asking = response_params(body, prompt.items, model, arrival_s, num_stored=prompt.num_stored)
+    params = await prepared(request, model, asking)
+    formatter = ResponseFormatter(body, params, model.name)
     formatter.response.previous_response_id = body.previous_response_id
     if prompt.conversation_id is not None:
         formatter.response.conversation = {"id": prompt.conversation_id}
@@ -53,7 +56,7 @@ async def create_response(
         is_stored=is_stored,
         request_id=request.state.request_id,
     )
-    generation = Generation(context, params.generation)
+    generation = Generation(model, params.generation)
     if body.resumable:
         return await resumable(request, generation, kept, params.headers)
     if not body.background:
@@ -69,10 +72,11 @@ async def count_input_tokens(
     request: Request,
     context: Context,
     body: Annotated[InputTokensRequest, Depends(json_body(InputTokensRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(InputTokensRequest))],
 ) -> JSONResponse:
     """Count the tokens of the prompt that a response with these fields would have."""
     prompt = await prompt_items(body, context.store, request.state.owner)
     num_tokens, headers = await until_disconnect(
-        num_input_tokens(body, prompt.items, context, num_stored=prompt.num_stored), request.receive
+        num_input_tokens(body, prompt.items, model, num_stored=prompt.num_stored), request.receive
     )
     return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens}, headers=headers)

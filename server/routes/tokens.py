@@ -8,13 +8,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from server.context import ServerContext
 from server.generation.prompts import chat_prompt, check_token_ids
 from server.http.body import Context, json_body, read_body
 from server.http.disconnect import until_disconnect
+from server.http.models import asked_model, note_model
 from server.schemas.base import validate
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
 from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from server.served.model import ServedModel
 from server.text.detokenizer import decode
 from server.text_model import TextModel
 
@@ -25,9 +26,10 @@ router = APIRouter(tags=["Tokens"])
 async def tokenize(request: Request, context: Context) -> Response:
     """Turn a text, or a conversation by the chat template, into token ids."""
     body = await read_body(request, _tokenize_body)
-    headers = _check(body, context)
-    text_model = await context.text_model()
-    info = context.client.info
+    model = note_model(context.models.find(body.model))
+    headers = _check(body, model)
+    text_model = await model.text_model()
+    info = model.client.info
     if isinstance(body, TokenizeChatRequest):
         chat = chat_prompt(body, text_model, info, is_counted=True)
         ids = (await until_disconnect(chat, request.receive)).prompt.ids
@@ -48,12 +50,14 @@ async def tokenize(request: Request, context: Context) -> Response:
 
 @router.post("/detokenize")
 async def detokenize(
-    request: Request, context: Context, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]
+    request: Request,
+    body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(DetokenizeRequest))],
 ) -> Response:
     """Turn token ids into text."""
-    headers = _check(body, context)
-    text_model = await context.text_model()
-    check_token_ids(body.tokens, context.client.info.vocab_size, "tokens")
+    headers = _check(body, model)
+    text_model = await model.text_model()
+    check_token_ids(body.tokens, model.client.info.vocab_size, "tokens")
 
     def answer() -> bytes:
         return msgspec.json.encode({"prompt": decode(text_model.tokenizer, body.tokens, skip_special_tokens=False)})
@@ -73,12 +77,9 @@ async def _json(
     return Response(content, headers=headers, media_type="application/json")
 
 
-def _check(
-    body: TokenizeTextRequest | TokenizeChatRequest | DetokenizeRequest, context: ServerContext
-) -> dict[str, str]:
-    context.check_admission()
-    context.check_model(body.model)
-    is_strict = context.config.strict_parameters
+def _check(body: TokenizeTextRequest | TokenizeChatRequest | DetokenizeRequest, model: ServedModel) -> dict[str, str]:
+    model.check_admission()
+    is_strict = model.config.strict_parameters
     ignored = ignored_parameters(body.extra, strict=is_strict)
     if is_strict:
         refuse_unknown(body.passed_on)

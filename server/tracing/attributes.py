@@ -16,7 +16,7 @@ _PROVIDER = "headrace"
 _COMPLETIONS = frozenset({"/v1/completions", "/api/generate", "/infill"})  # the other routes that generate are chats
 
 
-def request_attributes(record: RequestRecord, model_name: str) -> Attributes:
+def request_attributes(record: RequestRecord) -> Attributes:
     attributes: _Values = {
         "http.response.status_code": record.status,
         "http.request.body.size": record.request_bytes,
@@ -33,17 +33,18 @@ def request_attributes(record: RequestRecord, model_name: str) -> Attributes:
     elif record.status >= 500:
         attributes["error.type"] = str(record.status)
     if record.asked is not None:
-        attributes |= _generation(record, record.asked, model_name)
+        attributes |= _generation(record, record.asked)
         attributes |= _latencies(record)
     return attributes
 
 
-def _generation(record: RequestRecord, asked: Asked, model_name: str) -> _Values:
+def _generation(record: RequestRecord, asked: Asked) -> _Values:
+    assert record.model_name is not None, "a generation has a model"
     attributes: _Values = {
         "gen_ai.operation.name": "text_completion" if record.route in _COMPLETIONS else "chat",
         "gen_ai.provider.name": _PROVIDER,
-        "gen_ai.request.model": model_name,
-        "gen_ai.response.model": model_name,
+        "gen_ai.request.model": record.model_name,
+        "gen_ai.response.model": record.model_name,
         "gen_ai.request.max_tokens": asked.max_tokens,
         "gen_ai.request.temperature": asked.temperature,
         "gen_ai.request.top_p": asked.top_p,

@@ -48,7 +48,6 @@ class RequestTrace:
         span: Span,
         clock: TraceClock,
         enter: Callable[[int], bool],
-        model_name: str,
         restarts: Sequence[Restart],
     ) -> None:
         """enter: whether there is room for so many spans."""
@@ -56,7 +55,6 @@ class RequestTrace:
         self._span = span
         self._clock = clock
         self._enter = enter
-        self._model_name = model_name
         self._restarts = restarts
 
     @property
@@ -93,7 +91,7 @@ class RequestTrace:
             child.end(self._clock.epoch_ns(max(each.began_s, each.ended_s)))
         span = self._span
         span.update_name(f"{record.method} {record.route}" if record.route != "unmatched" else record.method)
-        span.set_attributes(request_attributes(record, self._model_name))
+        span.set_attributes(request_attributes(record))
         for name, at_s, attributes in self._events(record):
             span.add_event(name, attributes, self._clock.epoch_ns(at_s))
         if record.outcome in _FAULTS or record.status >= 500:

@@ -33,7 +33,7 @@ class Endpoint:
     is_insecure: bool
 
 
-def start_tracing(url: str | None, model_name: str, count_spans: Callable[[str, int], None]) -> "Tracing | None":
+def start_tracing(url: str | None, count_spans: Callable[[str, int], None]) -> "Tracing | None":
     """None without a URL. count_spans: called by any thread, with what became of how many spans.
 
     Raises OptionError for a URL or a variable that cannot be, and StartupError where the libraries are missing.
@@ -52,7 +52,7 @@ def start_tracing(url: str | None, model_name: str, count_spans: Callable[[str, 
             f"--otlp-traces-endpoint needs a library that is not installed ({error.name}): {install}"
         ) from error
     try:
-        tracing: Tracing = module.Tracing(exporter.make_exporter(endpoint), model_name, count_spans)
+        tracing: Tracing = module.Tracing(exporter.make_exporter(endpoint), count_spans)
     except ValueError as error:
         raise OptionError(f"OpenTelemetry's variables ask for what cannot be: {error}") from error
     logger.info("traces go to %s", endpoint.url)

@@ -33,7 +33,7 @@ class Tracing:
     """One server's pipeline. The sampler, the sizes of queue and batch, and the resource's attributes are what
     OpenTelemetry's variables say (OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES)."""
 
-    def __init__(self, exporter: SpanExporter, model_name: str, count_spans: Callable[[str, int], None]) -> None:
+    def __init__(self, exporter: SpanExporter, count_spans: Callable[[str, int], None]) -> None:
         """count_spans: called by any thread, with what became of how many spans.
 
         Raises ValueError for a variable that cannot be.
@@ -47,7 +47,6 @@ class Tracing:
             BatchSpanProcessor(self._gate, max_queue_size=max_spans, max_export_batch_size=batch_size)
         )
         self._tracer = self._provider.get_tracer("headrace", importlib.metadata.version("headrace"))
-        self._model_name = model_name
         self._restarts: deque[Restart] = deque(maxlen=_MAX_RESTARTS)
 
     def begin(self, scope: Scope, method: str, arrival_s: float) -> RequestTrace | None:
@@ -65,7 +64,7 @@ class Tracing:
             start_time=clock.epoch_ns(arrival_s),
             attributes={"http.request.method": method},
         )
-        return RequestTrace(self._tracer, span, clock, self._gate.enter, self._model_name, self._restarts)
+        return RequestTrace(self._tracer, span, clock, self._gate.enter, self._restarts)
 
     def note_restart(self, reason: RestartReason) -> None:
         """The engine process is started again now: it befalls every request that has not ended."""

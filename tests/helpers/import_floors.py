@@ -47,6 +47,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "structured_outputs reasoning drain runs store live tracing",
         "tools keys",
         "text_model",
+        "served",
         "context",
         "generation",
         "protocols",

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.context import ServerContext
 from server.drain import Drain
 from server.errors import AlreadyStopping
+from server.served.model import ServedModel
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -40,15 +40,15 @@ def test_nothing_new_is_taken_from_the_first_word_to_the_last(events: list[str])
 async def test_a_request_whose_prompt_is_being_made_when_a_drain_begins_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    preparing = ServerContext.preparing
+    preparing = ServedModel.preparing
 
     @contextlib.contextmanager
-    def preparing_until_drain(self: ServerContext) -> Iterator[None]:
+    def preparing_until_drain(self: ServedModel) -> Iterator[None]:
         with preparing(self):
             yield
             self.drain.begin(0.0)
 
-    monkeypatch.setattr(ServerContext, "preparing", preparing_until_drain)
+    monkeypatch.setattr(ServedModel, "preparing", preparing_until_drain)
     body = {"messages": [{"role": "user", "content": "hi"}]}
     async with http(make_app(FakeClient(says("x")))) as api:
         answers = [await api.post("/v1/chat/completions", json=body) for _ in range(2)]

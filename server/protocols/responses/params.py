@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from server.context import ServerContext
 from server.generation.checks import check_request
 from server.generation.params import GenerationParams, chat_params
 from server.generation.prompts import chat_prompt
@@ -14,6 +13,7 @@ from server.protocols.responses.truncation import Attempt, T, within_context
 from server.schemas.parameters import ignored_header
 from server.schemas.response_items import InputItem
 from server.schemas.responses import InputTokensRequest, PromptFields, ResponsesRequest
+from server.served.model import ServedModel
 from server.text.workers import ITEM_SIZE
 
 
@@ -27,7 +27,7 @@ class ResponseParams:
 
 
 async def response_params(
-    body: ResponsesRequest, items: Sequence[InputItem], context: ServerContext, arrival_s: float, *, num_stored: int = 0
+    body: ResponsesRequest, items: Sequence[InputItem], model: ServedModel, arrival_s: float, *, num_stored: int = 0
 ) -> ResponseParams:
     """items: all that the model is shown, of which the first `num_stored` come from earlier responses.
 
@@ -35,9 +35,9 @@ async def response_params(
     """
 
     async def attempt(left_out: frozenset[int]) -> ResponseParams:
-        request = await _chat_request(body, items, context, num_stored, left_out)
+        request = await _chat_request(body, items, model, num_stored, left_out)
         with client_names(request.names):
-            params = await chat_params(request.chat, context, arrival_s)
+            params = await chat_params(request.chat, model, arrival_s)
         headers = {**params.headers, **_ignored(request, params.ignored)}
         return ResponseParams(request, params, headers)
 
@@ -45,26 +45,26 @@ async def response_params(
 
 
 async def num_input_tokens(
-    body: InputTokensRequest, items: Sequence[InputItem], context: ServerContext, *, num_stored: int = 0
+    body: InputTokensRequest, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> tuple[int, dict[str, str]]:
     """The length of the prompt, and headers. Raises as response_params, but for a prompt that is too long."""
-    request = await _chat_request(body, items, context, num_stored)
+    request = await _chat_request(body, items, model, num_stored)
     with client_names(request.names):
-        ignored = check_request(request.chat, context)
-        text_model = await context.text_model()
-        prepared = await chat_prompt(request.chat, text_model, context.client.info, is_counted=True)
+        ignored = check_request(request.chat, model)
+        text_model = await model.text_model()
+        prepared = await chat_prompt(request.chat, text_model, model.client.info, is_counted=True)
     return len(prepared.prompt.ids), _ignored(request, [*ignored, *prepared.plan.ignored])
 
 
 async def _chat_request(
     body: PromptFields,
     items: Sequence[InputItem],
-    context: ServerContext,
+    model: ServedModel,
     num_stored: int,
     left_out: frozenset[int] = frozenset(),
 ) -> ChatRequest:
     request = partial(chat_request, body, items, num_stored=num_stored, left_out=left_out)
-    return await context.workers.run_unless_short(request, size=ITEM_SIZE * len(items))
+    return await model.workers.run_unless_short(request, size=ITEM_SIZE * len(items))
 
 
 async def _fitted(body: PromptFields, items: Sequence[InputItem], attempt: Attempt[T]) -> T:

@@ -38,7 +38,7 @@ async def test_it_waits_for_the_engine_for_what_is_prepared_and_for_what_is_read
 ) -> None:
     num_answers = [1]
     client.num_open = 1
-    with context.preparing():
+    with context.models.default.preparing():
         task = asyncio.create_task(drain_server(context, lambda: num_answers[0], 60))
         assert await _is_waiting(task)
         assert context.drain.is_stopping

@@ -37,7 +37,7 @@ async def test_a_request_that_would_wait_too_long_is_refused_before_its_prompt_i
     client = _client(4.0)
     app = make_app(client, ttft_slo=5.0)
     async with http(app) as api:
-        await app.state.context.text_model()
+        await app.state.context.models.default.text_model()
         app.state.context.workers.run = None
         response = await api.post(path, json=body)
         metrics = (await api.get("/metrics")).text

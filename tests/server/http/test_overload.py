@@ -54,7 +54,7 @@ async def test_a_thousand_clients_at_once_see_answers_or_the_time_to_come_back()
         bodies = [{**COMPLETION, "stream": number % 2 == 0} for number in range(NUM_CLIENTS)]
         answers = await asyncio.gather(*(_ask(served, body) for body in bodies))
         assert client.status().num_open == 0
-        assert served.context.num_preparing == 0
+        assert served.context.models.num_unfinished == 0
     statuses = Counter(answer.status for answer in answers)
     assert set(statuses) == {200, 429}
     assert statuses[200] >= NUM_PLACES + NUM_WAITING
@@ -78,4 +78,4 @@ async def test_a_storm_of_clients_that_leave_leaves_nothing_behind() -> None:
                 await asyncio.sleep(0.02)
         assert (await _ask(served, COMPLETION)).status == 200
         assert len(new_threads.names()) <= MAX_SHORT + MAX_LONG
-        assert served.context.num_preparing == 0
+        assert served.context.models.num_unfinished == 0

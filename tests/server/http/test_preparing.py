@@ -65,14 +65,14 @@ async def test_a_queue_that_is_full_by_now_refuses_before_the_prompt_is_made(
 ) -> None:
     client = FakeClient(says("x"))
     app = make_app(client)
-    await app.state.context.text_model()
+    await app.state.context.models.default.text_model()
     context = app.state.context
     monkeypatch.setattr(context.workers, "run", None)
     request = RawRequest(app, path, body)
     request.truncate_body()
     async with request:
         await asyncio.sleep(0)
-        context.num_preparing = client.capacity  # after the first look, before the body has come
+        context.models.default.num_preparing = client.capacity  # after the first look, before the body has come
         request.complete_body()
         await request.ended()
     assert request.status == 429
@@ -85,7 +85,7 @@ async def test_requests_whose_prompts_are_being_made_count_as_waiting() -> None:
     async with http(app) as api:
         answers = await asyncio.gather(*(api.post(CHAT_URL, json=CHAT) for _ in range(10)))
         assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 7
-        assert app.state.context.num_preparing == 0
+        assert app.state.context.models.default.num_preparing == 0
         assert (await api.post(CHAT_URL, json=CHAT)).status_code == 200
 
 
@@ -94,7 +94,7 @@ async def test_a_request_whose_prompt_cannot_be_made_waits_no_longer() -> None:
     async with http(app) as api:
         response = await api.post(CHAT_URL, json={"messages": [{"role": "user", "content": "x" * 500}]})
     assert response.status_code == 400
-    assert app.state.context.num_preparing == 0
+    assert app.state.context.models.default.num_preparing == 0
 
 
 async def test_a_full_queue_does_not_keep_a_stream_from_those_who_come_back_to_it() -> None:

@@ -138,7 +138,7 @@ async def test_a_storm_of_refusals_is_told_in_a_few_lines(caplog: pytest.LogCapt
 async def test_refusals_without_a_line_are_told_as_a_sum_when_their_window_closes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log = RequestLog(MODEL)
+    log = RequestLog()
     for _ in range(2):
         for number in range(25):
             record = RequestRecord(f"r{number}", "POST", log.log)

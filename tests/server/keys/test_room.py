@@ -21,7 +21,7 @@ def _room(folder: Path, database: Database) -> KeyRoom:
     if not path.exists():
         write_keys(path, entry("ann", budget_tokens=100))
     config = ServerConfig(api_keys_file=str(path), usage_log=str(folder / "usage.jsonl"))
-    return KeyRoom(config, "m", Metrics("m"), database)
+    return KeyRoom(config, Metrics("m"), database)
 
 
 def _is_taken(room: KeyRoom, name: str) -> bool:

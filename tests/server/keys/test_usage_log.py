@@ -21,7 +21,7 @@ def metrics() -> Metrics:
 
 
 def _record(request_id: str) -> RequestRecord:
-    record = RequestRecord(request_id, "POST", lambda _: None)
+    record = RequestRecord(request_id, "POST", lambda _: None, "org/model")
     record.key_name, record.route, record.status = "ann", "/v1/completions", 200
     record.counted_prompt_tokens, record.cached_tokens, record.output_tokens = 10, 4, 3
     return record
@@ -37,7 +37,7 @@ def _ids(path: Path) -> list[str]:
 
 async def test_a_line_says_whose_request_it_was_and_what_it_used(tmp_path: Path, metrics: Metrics) -> None:
     path = tmp_path / "usage.jsonl"
-    log = UsageLog(path, metrics, "org/model")
+    log = UsageLog(path, metrics)
     log.note(_record("a"))
     await log.close()
     (line,) = _lines(path)
@@ -60,7 +60,7 @@ async def test_a_line_says_whose_request_it_was_and_what_it_used(tmp_path: Path,
 
 async def test_a_file_that_is_moved_away_gets_no_more_lines(tmp_path: Path, metrics: Metrics) -> None:
     path, moved = tmp_path / "usage.jsonl", tmp_path / "usage.jsonl.1"
-    log = UsageLog(path, metrics, "m")
+    log = UsageLog(path, metrics)
     for request_id in "ab":
         log.note(_record(request_id))
     await log.flush()
@@ -75,7 +75,7 @@ async def test_a_file_that_is_moved_away_gets_no_more_lines(tmp_path: Path, metr
 
 
 async def test_a_full_disk_loses_lines_and_nothing_else(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
-    log = UsageLog(Path("/dev/full"), metrics, "m")
+    log = UsageLog(Path("/dev/full"), metrics)
     for _ in range(3):
         log.note(_record("a"))
         await log.flush()
@@ -88,7 +88,7 @@ async def test_a_line_is_written_whole_or_not_at_all(
     tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "usage.jsonl"
-    log = UsageLog(path, metrics, "m")
+    log = UsageLog(path, metrics)
     write = os.write
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2]))
@@ -103,7 +103,7 @@ async def test_a_line_is_written_whole_or_not_at_all(
 
 
 async def test_lines_that_a_disk_does_not_keep_up_with_are_bounded(tmp_path: Path, metrics: Metrics) -> None:
-    log = UsageLog(tmp_path / "usage.jsonl", metrics, "m")
+    log = UsageLog(tmp_path / "usage.jsonl", metrics)
     for number in range(10_005):
         log.note(_record(str(number)))
     await log.close()
@@ -113,4 +113,4 @@ async def test_lines_that_a_disk_does_not_keep_up_with_are_bounded(tmp_path: Pat
 
 def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path, metrics: Metrics) -> None:
     with pytest.raises(OptionError, match="--usage-log"):
-        UsageLog(tmp_path / "missing" / "usage.jsonl", metrics, "m")
+        UsageLog(tmp_path / "missing" / "usage.jsonl", metrics)

@@ -15,7 +15,7 @@ def _record(status: int) -> RequestRecord:
 
 
 def test_a_request_without_a_route_says_none() -> None:
-    attributes = request_attributes(_record(404), "model")
+    attributes = request_attributes(_record(404))
     assert attributes == {
         "http.response.status_code": 404,
         "http.request.body.size": 0,
@@ -28,7 +28,7 @@ def test_a_request_without_a_route_says_none() -> None:
 def test_a_key_is_told_by_its_name() -> None:
     record = _record(200)
     record.key_name = "poems"
-    assert request_attributes(record, "model")["headrace.key"] == "poems"
+    assert request_attributes(record)["headrace.key"] == "poems"
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_an_error_is_told_by_its_code_or_the_status_of_a_fault(
     record = _record(status)
     if code is not None:
         record.note_error(status, code)
-    assert request_attributes(record, "model").get("error.type") == error
+    assert request_attributes(record).get("error.type") == error

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from engine.errors import OptionError
 from server.tracing.span_gate import DROPPED, EXPORTED, FAILED, SpanGate
 from server.tracing.start import start_tracing
-from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
+from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.otlp_receiver import OtlpReceiver
 
 pytestmark = pytest.mark.fast
@@ -45,7 +45,7 @@ async def _send(url: str, num_requests: int, close_s: float) -> tuple[Counter[st
     """What became of the spans, the answers' statuses, and how long closing took."""
     counts: Counter[str] = Counter()
     app = make_app(FakeClient(says("hi")))
-    tracing = start_tracing(url, MODEL, lambda outcome, count: counts.update({outcome: count}))
+    tracing = start_tracing(url, lambda outcome, count: counts.update({outcome: count}))
     assert tracing is not None
     app.state.context.tracing = tracing
     async with http(app) as api:
@@ -94,7 +94,7 @@ async def test_a_short_queue_needs_no_batch_size(monkeypatch: pytest.MonkeyPatch
 def test_a_variable_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(OptionError, match="OpenTelemetry's variables"):
-        start_tracing("http://127.0.0.1:4318", MODEL, lambda *_: None)
+        start_tracing("http://127.0.0.1:4318", lambda *_: None)
 
 
 async def test_what_waits_is_sent_at_the_end() -> None:

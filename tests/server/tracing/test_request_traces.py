@@ -48,7 +48,7 @@ class Traced:
         self.app: FastAPI = make_app(self.client)
         self._receiver = receiver
         context = self.app.state.context
-        tracing = start_tracing(receiver.url, MODEL, context.metrics.count_spans)
+        tracing = start_tracing(receiver.url, context.metrics.count_spans)
         assert isinstance(tracing, Tracing)
         self.tracing = context.tracing = tracing
 

@@ -65,11 +65,11 @@ def test_a_missing_library_is_named_with_how_to_install_it(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(StartupError) as error:
-        start_tracing(url, "model", lambda *_: None)
+        start_tracing(url, lambda *_: None)
     assert "--otlp-traces-endpoint needs a library that is not installed" in str(error.value)
     assert remedy in str(error.value)
 
 
 def test_without_a_url_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
-    assert start_tracing(None, "model", lambda *_: None) is None
+    assert start_tracing(None, lambda *_: None) is None

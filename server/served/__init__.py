@@ -1,0 +1,1 @@
+"""The models that this server has, and which one a request means."""
