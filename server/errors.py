@@ -97,6 +97,10 @@ class StreamNotFound(HeadraceError):
     """There is no such resumable stream, or it is another key's."""
 
 
+class RequestNotKnown(HeadraceError):
+    """There is no request of this id among those that are open and the last ones that ended."""
+
+
 class NotStored(HeadraceError):
     """There is no such stored object, or it is another key's.
 
@@ -151,6 +155,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
     NotServed: _Kind(404, _INVALID, "not_served"),
     NotStored: _Kind(404, _INVALID),
+    RequestNotKnown: _Kind(404, _INVALID, "request_not_known"),
     StreamNotFound: _Kind(404, _INVALID, "stream_not_found"),
     RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
     AlreadyStopping: _Kind(409, _INVALID, "already_stopping"),

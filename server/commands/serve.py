@@ -207,7 +207,9 @@ class _Start:
     def on_restart(self, reason: RestartReason) -> None:
         self._is_first = False
         self._metrics.on_restart(reason)
-        if self.context is not None and self.context.tracing is not None:
+        assert self.context is not None
+        self.context.live.requests.engine_ended(reason)
+        if self.context.tracing is not None:
             self.context.tracing.note_restart(reason)
 
     async def finish(self, client: ProcessClient) -> "TextModel":

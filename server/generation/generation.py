@@ -177,6 +177,8 @@ class Generation:
             request = self._request(f"{group}-{choice.index}", choice.index)
             shared = 0 if choice.index % self._params.n else None  # the prompt's first choice computes it for all
             self._streams.append(client.submit(request, num_new_tokens=shared))
+            if self._record is not None:
+                self._record.sequence_ids.append(request.id)
 
     def _request(self, request_id: str, index: int) -> EngineRequest:
         params = self._params

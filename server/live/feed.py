@@ -10,7 +10,9 @@ from engine.client.interface import EngineClient
 from engine.protocol import StepStats
 from server.errors import TooManyWatchers
 from server.live.frames import EngineFrame, FrameBuilder
-from server.live.requests import Latencies, LiveRequest, RequestTable
+from server.live.request_stories import RequestStory
+from server.live.request_table import Latencies, RequestTable
+from server.live.requests import LiveRequest
 
 MAX_WATCHERS = 16
 _INTERVAL_S = 0.25
@@ -37,7 +39,8 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class LiveFeed:
-    """While nobody watches a step costs a look at an empty set, and no task runs."""
+    """While nobody watches a step costs a look at an empty set, beside what the requests' stories take, and no task
+    runs."""
 
     def __init__(self, client: EngineClient) -> None:
         self.requests = RequestTable()
@@ -51,8 +54,17 @@ class LiveFeed:
         return len(self._watchers)
 
     def on_step(self, stats: StepStats) -> None:
+        self.requests.on_step(stats)
         if self._watchers:
             self._builder.add(stats)
+
+    def story(self, name: str) -> RequestStory:
+        """What became of the request with this id, be it its own or its answer's. Raises RequestNotKnown."""
+        story = self.requests.story(name)
+        if (num_cached := story.request.cached_tokens) == 0:
+            return story
+        saved_s = num_cached * self._client.info.prefill_seconds_per_token
+        return msgspec.structs.replace(story, saved_s=saved_s or None)
 
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
         """Frames as JSON, so many or until `close`. Raises TooManyWatchers."""

@@ -1,15 +1,11 @@
-"""Requests as a watcher sees them: those that are open, and the last ones that ended."""
+"""LiveRequest: one request as a watcher sees it, open or over."""
 
 import time
-from collections import deque
 from typing import Protocol
 
 import msgspec
 
 from server.metrics.request_record import RequestRecord
-
-MAX_OPEN_SHOWN = 64
-NUM_RECENT = 200
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -49,68 +45,7 @@ class LiveRequest(msgspec.Struct, frozen=True):
     finish: str | None = None  # why its choices ended
 
 
-class RequestTable:
-    """Open generations, and finished requests up to NUM_RECENT."""
-
-    def __init__(self) -> None:
-        self._open: dict[int, Live] = {}
-        self._recent: deque[LiveRequest] = deque(maxlen=NUM_RECENT)
-
-    def begin(self, generation: Live) -> None:
-        self._open[id(generation)] = generation
-
-    def end(self, generation: Live) -> None:
-        self._open.pop(id(generation), None)
-
-    def over(self, record: RequestRecord) -> None:
-        """Keep what is told of a request that is over, if it was to generate or was refused."""
-        if record.num_choices or record.error_code is not None:
-            self._recent.appendleft(_finished(record))
-
-    def open(self) -> list[LiveRequest]:
-        """The oldest MAX_OPEN_SHOWN."""
-        shown: list[LiveRequest] = []
-        for live in self._open.values():
-            if len(shown) == MAX_OPEN_SHOWN:
-                break
-            if (record := live.record) is not None:
-                shown.append(_opened(record, live.progress()))
-        return shown
-
-    @property
-    def num_open(self) -> int:
-        return len(self._open)
-
-    def recent(self) -> list[LiveRequest]:
-        """Newest first."""
-        return list(self._recent)
-
-    def latencies(self, now_ms: float, window_s: float = 300.0) -> "Latencies":
-        """Of the requests that ended within the window."""
-        ended = [each for each in self._recent if now_ms - each.began_ms - each.seconds * 1000 < window_s * 1000]
-        firsts = [each.first_token_s for each in ended if each.first_token_s is not None]
-        gaps = [
-            (each.seconds - each.first_token_s) / (each.output_tokens - 1)
-            for each in ended
-            if each.first_token_s is not None and each.output_tokens > 1
-        ]
-        return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
-
-
-class Latencies(msgspec.Struct, frozen=True):
-    """Seconds at the 50th, 90th and 99th percentile; empty without a request."""
-
-    num_requests: int
-    first_token_s: list[float]
-    per_token_s: list[float]
-
-
-def _percentiles(values: list[float]) -> list[float]:
-    ordered = sorted(values)
-    return [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.9, 0.99) if ordered]
-
-
-def _opened(record: RequestRecord, progress: Progress) -> LiveRequest:
+def opened(record: RequestRecord, progress: Progress) -> LiveRequest:
     return LiveRequest(
         id=record.request_id,
         route=record.route,
@@ -125,7 +60,7 @@ def _opened(record: RequestRecord, progress: Progress) -> LiveRequest:
     )
 
 
-def _finished(record: RequestRecord) -> LiveRequest:
+def finished(record: RequestRecord) -> LiveRequest:
     return LiveRequest(
         id=record.request_id,
         route=record.route,

@@ -90,6 +90,7 @@ class RequestRecord:
         self.first_token_s: float | None = None  # from the arrival
         self.finish_reasons: list[str] = []  # of its choices, each once
         self.response_id: str | None = None
+        self.sequence_ids: list[str] = []  # by which the engine knows its choices; none of a beam search
         # Of a traced one:
         self.asked: Asked | None = None
         self.submitted_s: float | None = None  # to the engine, by time.monotonic()

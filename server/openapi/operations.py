@@ -23,6 +23,7 @@ from server.errors import (
     InsufficientPermissions,
     ModelNotFound,
     NotStored,
+    RequestNotKnown,
     StorageFailed,
     StreamNotFound,
     StreamStopped,
@@ -30,6 +31,7 @@ from server.errors import (
     TooManyWatchers,
 )
 from server.live.feed import Frame
+from server.live.request_stories import RequestStory
 from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEvent, PartEvent, ResponseEvent, TextDone
 from server.protocols.responses.events import Delta as ResponseDelta
 from server.protocols.responses.objects import Response as ResponseObject
@@ -204,6 +206,9 @@ OPERATIONS: Mapping[str, Operation] = {
         answers={EVENTS: Frame},
         errors=(InsufficientPermissions, TooManyWatchers),
         query=(Query("frames", {"type": "integer", "minimum": 1}, "How many to tell; without end if it is left out."),),
+    ),
+    "GET /dashboard/requests/{request_id}": Operation(
+        answers={JSON: RequestStory}, errors=(InsufficientPermissions, RequestNotKnown)
     ),
     "GET /log-level": Operation(answers={JSON: plain.LogLevelAnswer}, errors=(InsufficientPermissions,)),
     "PUT /log-level": Operation(

@@ -1,8 +1,9 @@
-"""GET /dashboard/events: the engine's work as it happens, for the dashboard."""
+"""GET /dashboard/events, GET /dashboard/requests/{request_id}: the engine's work, for the dashboard."""
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -26,6 +27,13 @@ async def events(request: Request, context: Context) -> Response:
         raise InvalidRequest("frames is 0; it must be at least 1, or left out for frames without end", param="frames")
     headers = ignored_header(unhonored(request, ("frames",)))
     return EventStream(_watched(context.live, num_frames), _FRAMING, context.config, headers=headers)
+
+
+@router.get("/dashboard/requests/{request_id}", dependencies=[OPERATORS_ONLY])
+async def request_story(context: Context, request_id: str) -> Response:
+    """Tell what became of a request, by its id or its answer's: what the engine did with it, when and why."""
+    story = context.live.story(request_id)
+    return Response(msgspec.json.encode(story), media_type="application/json", headers={"cache-control": "no-store"})
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,127 @@
+"""RequestTable: the requests that are open, and the last ones that ended."""
+
+import heapq
+import time
+from collections import deque
+from typing import NamedTuple
+
+import msgspec
+
+from engine.client.interface import RestartReason
+from engine.protocol import StepStats
+from server.errors import RequestNotKnown
+from server.live.request_stories import RequestFacts, RequestStory, Stories, facts_of
+from server.live.requests import Live, LiveRequest, finished, opened
+from server.metrics.request_record import RequestRecord
+from server.schemas.base import quote
+
+MAX_OPEN_SHOWN = 64
+NUM_RECENT = 200  # generations
+NUM_RECENT_REFUSED = 100  # requests that came to none
+
+
+class _Kept(NamedTuple):
+    """A request that is over."""
+
+    ended_s: float  # time.monotonic()
+    request: LiveRequest
+    facts: RequestFacts
+
+
+class RequestTable:
+    """Open generations, and the last requests that are over. Refused ones, which cost a client nothing, displace no
+    others."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Live] = {}
+        self._ended: deque[_Kept] = deque()  # newest first
+        self._refused: deque[_Kept] = deque()
+        self._stories = Stories()
+
+    def begin(self, generation: Live) -> None:
+        """Its sequences have been submitted."""
+        self._open[id(generation)] = generation
+        if generation.record is not None:
+            self._stories.begin(generation.record)
+
+    def end(self, generation: Live) -> None:
+        self._open.pop(id(generation), None)
+
+    def over(self, record: RequestRecord) -> None:
+        """Keep what is told of a request that is over, if it was to generate or was refused."""
+        if record.has_begun:
+            self._keep(self._ended, NUM_RECENT, record)
+        elif record.num_choices or record.error_code is not None:
+            self._keep(self._refused, NUM_RECENT_REFUSED, record)
+
+    def _keep(self, kept: deque[_Kept], max_kept: int, record: RequestRecord) -> None:
+        kept.appendleft(_Kept(time.monotonic(), finished(record), facts_of(record)))
+        if len(kept) > max_kept:
+            self._stories.forget(kept.pop().facts.sequence_ids)
+
+    def on_step(self, stats: StepStats) -> None:
+        if stats.events:
+            self._stories.take(stats)
+
+    def engine_ended(self, reason: RestartReason) -> None:
+        """Another one is started, and gets the requests that can go on."""
+        self._stories.engine_ended(time.monotonic(), reason)
+
+    def story(self, name: str) -> RequestStory:
+        """Of the newest request with this id, be it its own or its answer's. Raises RequestNotKnown."""
+        for live in reversed(self._open.values()):
+            record = live.record
+            if record is not None and name in (record.request_id, record.response_id):
+                return self._stories.tell(opened(record, live.progress()), facts_of(record))
+        for kept in self._newest_first():
+            if name in (kept.request.id, kept.facts.response_id):
+                return self._stories.tell(kept.request, kept.facts)
+        raise RequestNotKnown(
+            f"no request with the id {quote(name)} is open, or among the last {NUM_RECENT} that ended; its id is in "
+            "its answer's header x-request-id, or in the answer itself"
+        )
+
+    def open(self) -> list[LiveRequest]:
+        """The oldest MAX_OPEN_SHOWN."""
+        shown: list[LiveRequest] = []
+        for live in self._open.values():
+            if len(shown) == MAX_OPEN_SHOWN:
+                break
+            if (record := live.record) is not None:
+                shown.append(opened(record, live.progress()))
+        return shown
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    def recent(self) -> list[LiveRequest]:
+        """Newest first."""
+        return [kept.request for kept in self._newest_first()]
+
+    def _newest_first(self) -> list[_Kept]:
+        return list(heapq.merge(self._ended, self._refused, key=lambda kept: kept.ended_s, reverse=True))
+
+    def latencies(self, now_ms: float, window_s: float = 300.0) -> "Latencies":
+        """Of the requests that ended within the window."""
+        ended = [each for each in self.recent() if now_ms - each.began_ms - each.seconds * 1000 < window_s * 1000]
+        firsts = [each.first_token_s for each in ended if each.first_token_s is not None]
+        gaps = [
+            (each.seconds - each.first_token_s) / (each.output_tokens - 1)
+            for each in ended
+            if each.first_token_s is not None and each.output_tokens > 1
+        ]
+        return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
+
+
+class Latencies(msgspec.Struct, frozen=True):
+    """Seconds at the 50th, 90th and 99th percentile; empty without a request."""
+
+    num_requests: int
+    first_token_s: list[float]
+    per_token_s: list[float]
+
+
+def _percentiles(values: list[float]) -> list[float]:
+    ordered = sorted(values)
+    return [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.9, 0.99) if ordered]
