@@ -11,7 +11,7 @@ from server.keys.key import BudgetPeriod
 from server.keys.spending import Spending, period_start, utc_now
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.store.usage_table import HOUR_S, UsageRow, UsageTable
+from server.store.usage_table import HOUR_S, BucketWidth, UsageRow, UsageTable
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class UsageBook:
         await self._table.forget(int(now.timestamp()) - _KEPT_S)
         first_s, end_s = int(period_start(BudgetPeriod.MONTH, now).timestamp()), int(now.timestamp()) + HOUR_S
         for row in await self._table.read(first_s, end_s):
-            at = datetime.datetime.fromtimestamp(row.hour_s, datetime.UTC)
+            at = datetime.datetime.fromtimestamp(row.start_s, datetime.UTC)
             self._spending.add(row.key, row.prompt_tokens + row.output_tokens, at)
 
     def note(self, record: RequestRecord) -> None:
@@ -93,12 +93,21 @@ class UsageBook:
             else:
                 self._has_failed = False
 
-    async def read(self, since_s: int, until_s: int, key: str | None = None) -> Sequence[UsageRow]:
-        """Rows of the hours from since_s on and before until_s, of one key or all. Raises StorageFailed."""
+    async def read(
+        self,
+        since_s: int,
+        until_s: int,
+        key: str | None = None,
+        *,
+        width: BucketWidth = BucketWidth.HOUR,
+        max_buckets: int | None = None,
+    ) -> Sequence[UsageRow]:
+        """Rows of the hours from since_s on and before until_s, of one key or all, as UsageTable.read has them. Raises
+        StorageFailed and TooManyBuckets."""
         await self.flush()
         if self._unwritten and self._has_failed:
             raise StorageFailed("what was used of late could not be written, so that it cannot be told now")
-        return await self._table.read(since_s, until_s, key)
+        return await self._table.read(since_s, until_s, key, width=width, max_buckets=max_buckets)
 
 
 def _row(line: _Line, counts: Counter[int]) -> UsageRow:

@@ -1,29 +1,19 @@
-"""usage_report: rows of usage added up by key and stretch of time."""
+"""usage_report: rows of usage as /v1/usage tells them, by key and stretch of time."""
 
 import datetime
-import enum
 from collections.abc import Sequence
 
 from server.keys.key import BudgetPeriod
-from server.keys.spending import next_start, period_start
+from server.keys.spending import next_start
 from server.schemas.usage import UsageBucket
-from server.store.usage_table import HOUR_S, UsageRow
-
-
-class BucketWidth(enum.StrEnum):
-    """How much time is added up."""
-
-    HOUR = "hour"
-    DAY = "day"
-    MONTH = "month"
-    ALL = "all"
+from server.store.usage_table import HOUR_S, BucketWidth, UsageRow
 
 
 def usage_report(rows: Sequence[UsageRow], width: BucketWidth, since_s: int, until_s: int) -> list[UsageBucket]:
-    """One for each key and stretch in which it was used, the oldest first. rows: in the order of their hours."""
+    """One for each key and stretch in which it was used, the oldest first. rows: as the table adds them up."""
     buckets: dict[tuple[int, str], UsageBucket] = {}
     for row in rows:
-        start_s, end_s = (since_s, until_s) if width is BucketWidth.ALL else _stretch(row.hour_s, width)
+        start_s, end_s = (since_s, until_s) if width is BucketWidth.ALL else _stretch(row.start_s, width)
         bucket = buckets.get((start_s, row.key))
         if bucket is None:
             bucket = UsageBucket(key=row.key or None, start_time=max(start_s, since_s), end_time=min(end_s, until_s))
@@ -36,10 +26,9 @@ def usage_report(rows: Sequence[UsageRow], width: BucketWidth, since_s: int, unt
     return [buckets[place] for place in sorted(buckets)]
 
 
-def _stretch(hour_s: int, width: BucketWidth) -> tuple[int, int]:
-    """Beginning and end of the hour, day or month of UTC that an hour is in."""
+def _stretch(start_s: int, width: BucketWidth) -> tuple[int, int]:
+    """Beginning and end of the hour, day or month of UTC that begins then."""
     if width is BucketWidth.HOUR:
-        return hour_s, hour_s + HOUR_S
-    period = BudgetPeriod(width.value)
-    start = period_start(period, datetime.datetime.fromtimestamp(hour_s, datetime.UTC))
-    return int(start.timestamp()), int(next_start(period, start).timestamp())
+        return start_s, start_s + HOUR_S
+    start = datetime.datetime.fromtimestamp(start_s, datetime.UTC)
+    return start_s, int(next_start(BudgetPeriod(width.value), start).timestamp())

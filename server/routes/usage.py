@@ -16,11 +16,11 @@ from server.http.query import unhonored
 from server.keys.caller import caller_of
 from server.keys.key import BudgetPeriod
 from server.keys.spending import period_start, utc_now
-from server.keys.usage_report import BucketWidth, usage_report
+from server.keys.usage_report import usage_report
 from server.schemas.base import quote
 from server.schemas.parameters import ignored_header
 from server.schemas.usage import BudgetState, UsageReport
-from server.store.usage_table import HOUR_S
+from server.store.usage_table import HOUR_S, BucketWidth, TooManyBuckets
 from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Operations"])
@@ -39,15 +39,16 @@ async def usage(request: Request, context: Context) -> Response:
     if until_s <= since_s:
         raise InvalidRequest("until is not after since", param="until")
     width = _width(request)
-    rows = await context.keys.usage.read(since_s, until_s, key)
-    adding_up = partial(usage_report, rows, width, since_s, until_s)
-    buckets = await context.workers.run_unless_short(adding_up, size=ITEM_SIZE * len(rows))
-    if len(buckets) > _MAX_BUCKETS:
+    try:
+        rows = await context.keys.usage.read(since_s, until_s, key, width=width, max_buckets=_MAX_BUCKETS)
+    except TooManyBuckets:
         raise InvalidRequest(
-            f"there are {len(buckets)} buckets in this time, and an answer has at most {_MAX_BUCKETS}; ask for less "
-            "time, or wider buckets",
+            f"there are more than {_MAX_BUCKETS} buckets in this time, and an answer has no more; ask for less time, or "
+            "wider buckets",
             param="since",
-        )
+        ) from None
+    telling = partial(usage_report, rows, width, since_s, until_s)
+    buckets = await context.workers.run_unless_short(telling, size=ITEM_SIZE * len(rows))
     report = UsageReport(data=buckets, budgets=_budgets(context, key))
     headers = ignored_header(unhonored(request, ("since", "until", "bucket", "key")))
     return Response(msgspec.json.encode(report), headers=headers, media_type="application/json")

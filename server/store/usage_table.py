@@ -1,5 +1,6 @@
 """UsageTable: what keys used, an hour a row; beside the entries, and without any content."""
 
+import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
@@ -8,20 +9,43 @@ from server.store.database import Database
 
 HOUR_S = 3600
 
+
+class BucketWidth(enum.StrEnum):
+    """How much time is added up."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+    ALL = "all"
+
+
+# The beginning of an hour's bucket, in SQL; times are those of UTC.
+_STARTS = {
+    BucketWidth.HOUR: "hour_s",
+    BucketWidth.DAY: "hour_s - hour_s % 86400",
+    BucketWidth.MONTH: "CAST(strftime('%s', hour_s, 'unixepoch', 'start of month') AS INTEGER)",
+    BucketWidth.ALL: "0",
+}
+_SELECTED = "FROM usage WHERE hour_s >= ? AND hour_s < ? AND (? IS NULL OR key = ?)"
+_SUMS = "SUM(requests), SUM(prompt_tokens), SUM(cached_tokens), SUM(output_tokens)"
 _COLUMNS = "key, hour_s, outcome, requests, prompt_tokens, cached_tokens, output_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Requests of one key with one outcome that ended in one hour."""
+    """Requests of one key with one outcome that ended in one hour, or another stretch of time."""
 
     key: str  # its name; empty for keys without one, and for clients without a key
-    hour_s: int  # the hour's beginning, in seconds since 1970
+    start_s: int  # the beginning of the hour, in seconds since 1970
     outcome: str
     requests: int
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+
+
+class TooManyBuckets(Exception):
+    """There are more than were asked for at most."""
 
 
 class UsageTable:
@@ -33,7 +57,7 @@ class UsageTable:
     async def add(self, rows: Iterable[UsageRow]) -> None:
         """Add to what is there; all of them or none."""
         values = [
-            (row.key, row.hour_s, row.outcome, row.requests, row.prompt_tokens, row.cached_tokens, row.output_tokens)
+            (row.key, row.start_s, row.outcome, row.requests, row.prompt_tokens, row.cached_tokens, row.output_tokens)
             for row in rows
         ]
 
@@ -49,14 +73,32 @@ class UsageTable:
 
         await self._database.run(work)
 
-    async def read(self, since_s: int, until_s: int, key: str | None = None) -> Sequence[UsageRow]:
-        """Of the hours that begin in [since_s, until_s), of one key or all, in the order of hours and keys."""
+    async def read(
+        self,
+        since_s: int,
+        until_s: int,
+        key: str | None = None,
+        *,
+        width: BucketWidth = BucketWidth.HOUR,
+        max_buckets: int | None = None,
+    ) -> Sequence[UsageRow]:
+        """Of the hours that begin in [since_s, until_s), of one key or all, in the order of buckets and keys. What one
+        bucket has of a key and outcome is one row; it begins at 0 where the bucket is all of the time.
+
+        Raises TooManyBuckets, before anything is added up, for more than max_buckets, those of each key counted.
+        """
+        start, given = _STARTS[width], (since_s, until_s, key, key)
 
         def work(connection: Connection) -> list[UsageRow]:
+            if max_buckets is not None:
+                distinct = f"SELECT DISTINCT {start}, key {_SELECTED} LIMIT ?"
+                counted = connection.execute(f"SELECT COUNT(*) FROM ({distinct})", (*given, max_buckets + 1))
+                if counted.fetchone()[0] > max_buckets:
+                    raise TooManyBuckets
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM usage WHERE hour_s >= ? AND hour_s < ? AND (? IS NULL OR key = ?) "
-                "ORDER BY hour_s, key, outcome",
-                (since_s, until_s, key, key),
+                f"SELECT key, {start} AS start_s, outcome, {_SUMS} {_SELECTED} "
+                "GROUP BY start_s, key, outcome ORDER BY start_s, key, outcome",
+                given,
             )
             return [UsageRow(*row) for row in rows]
 

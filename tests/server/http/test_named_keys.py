@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from engine.protocol import EngineRequest
 from server.http.rate_headers import duration_text
+from server.routes import usage
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
 from tests.helpers.keys import bearer, entry, write_keys
@@ -483,6 +484,16 @@ async def test_usage_of_a_time_is_that_of_its_hours() -> None:
     assert past.headers["x-ignored-parameters"] == "page"
     (bucket,) = present.json()["data"]
     assert bucket["end_time"] - bucket["start_time"] == 3600
+
+
+async def test_a_report_of_more_buckets_than_may_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "_MAX_BUCKETS", 0)
+    async with http(make_app(FakeClient(says("x")))) as api:
+        assert (await api.get("/v1/usage")).status_code == 200
+        await api.post("/v1/completions", json=TEXT)
+        refused = await api.get("/v1/usage")
+    assert refused.status_code == 400
+    assert "more than 0 buckets" in refused.json()["error"]["message"]
 
 
 def _sample(app: FastAPI, name: str, **labels: str) -> float:

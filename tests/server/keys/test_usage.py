@@ -12,11 +12,11 @@ from server.errors import StorageFailed
 from server.keys.key import BudgetPeriod
 from server.keys.spending import Spending
 from server.keys.usage import UsageBook
-from server.keys.usage_report import BucketWidth, usage_report
+from server.keys.usage_report import usage_report
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
 from server.store.database import Database, memory_database, open_database
-from server.store.usage_table import UsageRow, UsageTable
+from server.store.usage_table import BucketWidth, TooManyBuckets, UsageRow, UsageTable
 
 pytestmark = pytest.mark.fast
 
@@ -170,18 +170,36 @@ async def test_a_write_that_has_begun_outlives_its_caller() -> None:
         ),
     ],
 )
-def test_a_report_adds_up_hours(width: BucketWidth, expected: list[tuple[str, str | int, str | int, int]]) -> None:
-    rows = [
+async def test_a_report_adds_up_hours(
+    width: BucketWidth, expected: list[tuple[str, str | int, str | int, int]]
+) -> None:
+    table = UsageTable(memory_database())
+    hours = [
         UsageRow("ann", _seconds("2026-03-31T22"), "completed", 1, 1, 0, 0),
         UsageRow("ann", _seconds("2026-03-31T23"), "completed", 1, 0, 0, 2),
         UsageRow("ben", _seconds("2026-03-31T23"), "aborted", 1, 0, 0, 8),
         UsageRow("ann", _seconds("2026-04-01T00"), "refused", 1, 3, 0, 0),
     ]
-    report = usage_report(rows, width, 0, 10**10)
+    await table.add(hours)
+    report = usage_report(await table.read(*ALL_TIME, width=width), width, 0, 10**10)
     assert [(each.key, each.start_time, each.end_time, each.total_tokens) for each in report] == [
         (key, _seconds(start), _seconds(end), tokens) for key, start, end, tokens in expected
     ]
     assert sum(sum(each.requests.values()) for each in report) == 4
+
+
+@pytest.mark.parametrize(
+    ("width", "key", "num_buckets"),
+    [(BucketWidth.HOUR, None, 5), (BucketWidth.DAY, None, 3), (BucketWidth.HOUR, "ann", 4), (BucketWidth.ALL, None, 2)],
+)
+async def test_more_buckets_than_may_be_are_not_added_up(width: BucketWidth, key: str | None, num_buckets: int) -> None:
+    table = UsageTable(memory_database())
+    await table.add(UsageRow("ann", HOUR_S + 6 * number * 3600, "completed", 1, 0, 0, 0) for number in range(4))
+    await table.add(UsageRow("ben", HOUR_S, outcome, 1, 0, 0, 0) for outcome in ("completed", "refused"))
+    rows = await table.read(*ALL_TIME, key, width=width, max_buckets=num_buckets)
+    assert len({(row.start_s, row.key) for row in rows}) == num_buckets
+    with pytest.raises(TooManyBuckets):
+        await table.read(*ALL_TIME, key, width=width, max_buckets=num_buckets - 1)
 
 
 def _seconds(moment: str | int) -> int:
