@@ -1,6 +1,7 @@
 """`headrace keys`: makes API keys, and checks a file of them."""
 
 import argparse
+import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from server.commands.arguments import HelpFormatter, Parser
 from server.keys.key import ApiKey, BudgetPeriod, hash_of, new_key
 from server.keys.key_file import check_name, is_open_to_others, parse_keys, read_keys
 from server.keys.key_file_edits import append_key, entry_text, replace_hash
+from server.keys.spending import utc_now
 
 _EPILOG = """\
 examples:
@@ -58,6 +60,8 @@ def _new(arguments: argparse.Namespace) -> None:
     given = {name: value for name in ApiKey.__struct_fields__ if (value := getattr(arguments, name, None)) is not None}
     # Read as a file would be, so that limits are checked by the same rules.
     (entry,) = parse_keys(msgspec.json.encode({"keys": [{**given, "hash": hash_of(key)}]}).decode())
+    if entry.expires is not None and _is_over(entry.expires):
+        raise OptionError(f"--expires is {arguments.expires}, which is over; give a time that is still to come")
     if arguments.file is None:
         _tell(key, "Add this to the list in your keys file:\n\n" + entry_text(entry))
     else:
@@ -84,7 +88,12 @@ def _tell(key: str, what: str) -> None:
 
 def _described(key: ApiKey) -> str:
     fields: dict[str, Any] = msgspec.to_builtins(key)
-    return "".join(f" {name}={value}" for name, value in fields.items() if name not in ("name", "hash"))
+    listed = "".join(f" {name}={value}" for name, value in fields.items() if name not in ("name", "hash"))
+    return listed + (" (expired)" if key.expires is not None and _is_over(key.expires) else "")
+
+
+def _is_over(moment: datetime.datetime) -> bool:
+    return moment <= utc_now()
 
 
 def keys_parser() -> Parser:

@@ -9,6 +9,7 @@ from engine.errors import OptionError
 from server.commands import keys
 from server.keys.key import hash_of
 from server.keys.key_file import parse_keys, read_keys
+from tests.helpers.keys import entry, write_keys
 
 pytestmark = pytest.mark.fast
 
@@ -62,6 +63,15 @@ def test_a_file_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert hash_of(key) not in listed
 
 
+def test_expired_keys_are_listed_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"ann": "2020-01-01T00:00:00Z", "ben": "2999-01-01T00:00:00+02:00"}
+    path = tmp_path / "keys.json"
+    write_keys(path, *(entry(name, expires=time) for name, time in times.items()))
+    ann, ben = _run(capsys, "check", path)[0].splitlines()
+    assert ann == "ann expires=2020-01-01T00:00:00Z (expired)"
+    assert ben == "ben expires=2999-01-01T00:00:00+02:00"
+
+
 def test_the_hash_of_a_key_from_elsewhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a key that nobody guesses\n"))
     assert _run(capsys, "hash")[0] == hash_of("a key that nobody guesses")
@@ -79,6 +89,7 @@ def test_the_hash_of_a_key_from_elsewhere(capsys: pytest.CaptureFixture[str], mo
         (["new", "a", "--max-concurrency", "0"], "max_concurrency: expected int >= 1"),
         (["new", "a", "--weight", "nan"], "weight"),
         (["new", "a", "--expires", "tomorrow"], "expires: Invalid RFC3339"),
+        (["new", "a", "--expires", "2020-01-01T00:00:00Z"], "--expires is 2020-01-01T00:00:00Z, which is over"),
         (["new", "a", "--wait", "1"], "--wait"),
         (["rotate", "a", "--file", "/nowhere/keys"], "cannot read /nowhere/keys"),
         (["check", "/nowhere/keys"], "cannot read /nowhere/keys"),
