@@ -1,4 +1,4 @@
-"""rate_headers: what is left of a key's rates, in the headers of OpenAI's API or of Anthropic's."""
+"""rate_headers: what is left of a key's limits, in the headers of OpenAI's API or of Anthropic's."""
 
 import datetime
 import math
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from starlette.types import Scope
 
 from server.http.error_forms import route_path
-from server.keys.bucket import TokenBucket
+from server.keys.account import Left
 from server.keys.caller import caller_of
 from server.keys.spending import utc_now
 
@@ -23,31 +23,27 @@ RATE_HEADERS = (
 
 
 def rate_headers(scope: Scope) -> Mapping[str, str]:
-    """None for a caller without rates."""
+    """None for a caller without limits of requests and tokens."""
     account = caller_of(scope).account
-    if account is None or (account.requests is None and account.tokens is None):
+    if account is None:
         return {}
     form = _anthropic if route_path(scope).startswith(_ANTHROPIC_PATH) else _openai
-    buckets = zip(_KINDS, (account.requests, account.tokens), strict=True)
-    return {name: value for kind, bucket in buckets if bucket is not None for name, value in form(kind, bucket)}
+    parts = zip(_KINDS, (account.requests_left, account.tokens_left), strict=True)
+    return {name: value for kind, left in parts if left is not None for name, value in form(kind, left)}
 
 
-def _openai(kind: str, bucket: TokenBucket) -> Iterator[tuple[str, str]]:
-    yield f"x-ratelimit-limit-{kind}", f"{bucket.capacity:.0f}"
-    yield f"x-ratelimit-remaining-{kind}", str(_remaining(bucket))
-    yield f"x-ratelimit-reset-{kind}", duration_text(bucket.full_in_s)
+def _openai(kind: str, left: Left) -> Iterator[tuple[str, str]]:
+    yield f"x-ratelimit-limit-{kind}", str(left.limit)
+    yield f"x-ratelimit-remaining-{kind}", str(left.remaining)
+    yield f"x-ratelimit-reset-{kind}", duration_text(left.reset_s)
 
 
-def _anthropic(kind: str, bucket: TokenBucket) -> Iterator[tuple[str, str]]:
-    """The reset as a time, to the second, by which it is full."""
-    full = utc_now() + datetime.timedelta(seconds=math.ceil(bucket.full_in_s))
-    yield f"anthropic-ratelimit-{kind}-limit", f"{bucket.capacity:.0f}"
-    yield f"anthropic-ratelimit-{kind}-remaining", str(_remaining(bucket))
+def _anthropic(kind: str, left: Left) -> Iterator[tuple[str, str]]:
+    """The reset as a time, to the second, by which all is there."""
+    full = utc_now() + datetime.timedelta(seconds=math.ceil(left.reset_s))
+    yield f"anthropic-ratelimit-{kind}-limit", str(left.limit)
+    yield f"anthropic-ratelimit-{kind}-remaining", str(left.remaining)
     yield f"anthropic-ratelimit-{kind}-reset", f"{full:%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _remaining(bucket: TokenBucket) -> int:
-    return max(0, math.floor(bucket.level))
 
 
 def duration_text(seconds: float) -> str:

@@ -1,9 +1,11 @@
 """Account: what a key has used of its limits."""
 
 import enum
+import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from server.errors import BudgetSpent, RateLimited, TokensLimited
 from server.keys.bucket import Held, TokenBucket
@@ -33,6 +35,15 @@ class Work:
         self.reserved = reserved
         self.held = held
         self.is_open = True
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What may still be used of a limit, and the seconds until all of it may be again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
 
 
 class Account:
@@ -130,6 +141,19 @@ class Account:
             return None
         return budget - self._spending.spent(self._key.name, self._key.budget_period) - self._reserved
 
+    @property
+    def requests_left(self) -> Left | None:
+        """None where requests have no limit."""
+        return None if self.requests is None else _left_in(self.requests)
+
+    @property
+    def tokens_left(self) -> Left | None:
+        """Of the rate or the budget, whichever has less, or nothing for longer; None without both."""
+        parts = [] if self.tokens is None else [_left_in(self.tokens)]
+        if (left := self.budget_left) is not None and (budget := self._key.budget_tokens) is not None:
+            parts.append(Left(budget, max(0, left), self._spending.seconds_left(self._key.budget_period)))
+        return min(parts, key=lambda part: (part.remaining, -part.reset_s), default=None)
+
     def _most(self) -> int:
         """More than this no request could reserve, however long it waits."""
         limits = (self._key.tokens_per_minute, self.budget_left)
@@ -176,3 +200,7 @@ class Account:
         """Assert the invariants that are the account's own."""
         assert self.num_open >= 0
         assert (self._reserved == 0) or self.num_open > 0
+
+
+def _left_in(bucket: TokenBucket) -> Left:
+    return Left(round(bucket.capacity), max(0, math.floor(bucket.level)), bucket.full_in_s)

@@ -227,6 +227,11 @@ async def test_a_spent_budget_is_openais_insufficient_quota(site: Callable[..., 
     assert second.json()["error"]["code"] == second.json()["error"]["type"] == "insufficient_quota"
     assert second.headers["x-should-retry"] == "false"
     assert 0 < int(second.headers["retry-after"]) <= 86400
+    for answer, left in ((first, 20 - spent), (second, 20 - spent)):
+        assert answer.headers["x-ratelimit-limit-tokens"] == "20"
+        assert answer.headers["x-ratelimit-remaining-tokens"] == str(left)
+        assert answer.headers["x-ratelimit-reset-tokens"].endswith("s")
+        assert "x-ratelimit-limit-requests" not in answer.headers
     (budget,) = usage["budgets"]
     assert (budget["budget_tokens"], budget["used_tokens"], budget["period"]) == (20, spent, "day")
     assert _sample(here.app, "headrace_key_refusals_total", key="ann", limit="budget") == 1

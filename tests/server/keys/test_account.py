@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import BudgetSpent, RateLimited, TokensLimited, describe
-from server.keys.account import Account, Work
+from server.keys.account import Account, Left, Work
 from server.keys.key import ApiKey
 from server.keys.spending import Spending
 from tests.helpers.keys import api_key
@@ -73,6 +73,20 @@ def test_tokens_are_reserved_and_what_is_not_used_comes_back() -> None:
     assert account.tokens.level == 450
     clock.seconds += 60
     assert account.tokens.level == 600
+
+
+def test_of_rate_and_budget_the_one_with_less_is_told() -> None:
+    account, clock, _ = _account(tokens_per_minute=600, budget_tokens=1000)
+    assert account.requests_left is None
+    assert account.tokens_left == Left(600, 600, 0)
+    work = _begin(account, 100, 400)
+    assert account.tokens_left == Left(600, 100, 50)
+    clock.seconds += 50
+    assert account.tokens_left == Left(1000, 500, 3550)
+    account.end(work, 1200)
+    assert account.tokens_left == Left(1000, 0, 3550)
+    clock.seconds += 3550
+    assert account.tokens_left == Left(600, 600, 0)
 
 
 def test_more_than_a_minute_ever_brings_is_refused_without_a_time_to_come_back() -> None:
