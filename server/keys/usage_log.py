@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import datetime
+import errno
 import logging
 import os
+import select
+import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_LINES = 10_000  # that wait for a disk
 _FILE_MODE = 0o640
+_PIPE_WAIT_S = 1.0  # for a pipe's reader, with all lines that there are
 
 
 class UsageLog:
@@ -43,7 +47,7 @@ class UsageLog:
         try:
             self._file = _open(path)
         except OSError as error:
-            raise OptionError(f"--usage-log {path} cannot be written: {error.strerror}") from error
+            raise OptionError(f"--usage-log {path} cannot be written: {_said(error)}") from error
 
     def note(self, record: RequestRecord) -> None:
         """Take the line of a request that is over."""
@@ -97,17 +101,40 @@ class UsageLog:
         """How many lines could not be written, and why. A line is written as a whole or not at all."""
         try:
             self._follow_path()
-            size_before = os.fstat(self._file).st_size
-            data = b"".join(lines)
+            status = os.fstat(self._file)
+        except OSError as error:
+            return len(lines), _said(error)
+        if stat.S_ISREG(status.st_mode):
+            return self._write_at(status.st_size, lines)
+        return self._write_each(lines)
+
+    def _write_at(self, size_before: int, lines: list[bytes]) -> tuple[int, str]:
+        data = b"".join(lines)
+        try:
             num_bytes = os.write(self._file, data)
         except OSError as error:
-            return len(lines), error.strerror or str(error)
+            return len(lines), _said(error)
         if num_bytes == len(data):
             return 0, ""
         whole = data[:num_bytes].count(b"\n")
-        with contextlib.suppress(OSError):  # a pipe cannot be cut
+        with contextlib.suppress(OSError):
             os.ftruncate(self._file, size_before + sum(map(len, lines[:whole])))
         return len(lines) - whole, "the disk is full"
+
+    def _write_each(self, lines: list[bytes]) -> tuple[int, str]:
+        """To a pipe, which takes a line of up to PIPE_BUF bytes as a whole, and waits for nobody but for a moment."""
+        ends_s = time.monotonic() + _PIPE_WAIT_S
+        room = select.poll()
+        room.register(self._file, select.POLLOUT)
+        for number, line in enumerate(lines):
+            try:
+                while not _wrote(self._file, line):
+                    if (left_s := ends_s - time.monotonic()) <= 0:
+                        return len(lines) - number, "its reader does not keep up"
+                    room.poll(left_s * 1000)
+            except OSError as error:
+                return len(lines) - number, _said(error)
+        return 0, ""
 
     def _follow_path(self) -> None:
         """Have the file open that is at the path now. Raises OSError."""
@@ -138,4 +165,19 @@ class UsageLog:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    """Not blocking: a pipe would wait for its reader, and so would the server for the pipe."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, _FILE_MODE)
+
+
+def _wrote(file: int, line: bytes) -> bool:
+    try:
+        os.write(file, line)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _said(error: OSError) -> str:
+    if error.errno == errno.ENXIO:
+        return "it is a pipe that nobody reads"
+    return error.strerror or str(error)

@@ -1,5 +1,6 @@
 """The usage log: a line for each request, across rotation, and without any harm from a full disk."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.errors import OptionError
+from server.keys import usage_log
 from server.keys.usage_log import UsageLog
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
@@ -100,6 +102,42 @@ async def test_a_line_is_written_whole_or_not_at_all(
     log.note(_record("d"))
     await log.close()
     assert _ids(path) == ["a", "d"]
+
+
+def _read_pipe(reader: int) -> list[bytes]:
+    pieces = []
+    with contextlib.suppress(BlockingIOError):
+        while piece := os.read(reader, 1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces).splitlines(keepends=True)
+
+
+async def test_a_pipe_is_waited_for_by_nobody(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(usage_log, "_PIPE_WAIT_S", 0.0)
+    path = tmp_path / "usage.fifo"
+    os.mkfifo(path)
+    with pytest.raises(OptionError, match="it is a pipe that nobody reads"):
+        UsageLog(path, metrics, "m")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log = UsageLog(path, metrics, "m")
+    for number in range(2_000):  # more than a pipe holds
+        log.note(_record(str(number)))
+    await log.flush()
+    lines = _read_pipe(reader)
+    assert 0 < len(lines) < 2_000
+    assert [json.loads(line)["request_id"] for line in lines] == [str(number) for number in range(len(lines))]
+    assert metrics.value("usage_lines_lost_total") == 2_000 - len(lines)
+    assert "its reader does not keep up" in caplog.text
+    log.note(_record("last"))
+    await log.flush()
+    (line,) = _read_pipe(reader)
+    assert json.loads(line)["request_id"] == "last"
+    os.close(reader)
+    log.note(_record("nobody's"))
+    await log.close()
+    assert metrics.value("usage_lines_lost_total") == 2_001 - len(lines)
 
 
 async def test_lines_that_a_disk_does_not_keep_up_with_are_bounded(tmp_path: Path, metrics: Metrics) -> None:
