@@ -159,6 +159,14 @@ def _conversations_are_kept(page: Page) -> None:
     expect(page.locator(".conversations li")).to_have_count(3)
     _choose_file(page, "#import-file", "c.json", b"{}")
     expect(page.get_by_role("dialog")).to_contain_text("holds no headrace conversations")
+    page.keyboard.press("Escape")
+    for fault in ({"system": None}, {"schema": 5}, {"tools": []}, {"rootIds": []}):
+        exported = json.loads(file.read_text())
+        exported["conversations"][0] |= fault
+        _choose_file(page, "#import-file", "c.json", json.dumps(exported).encode())
+        expect(page.get_by_role("dialog")).to_contain_text("A conversation in the file is damaged")
+        page.keyboard.press("Escape")
+    expect(page.locator(".conversations li")).to_have_count(3)
 
 
 def _tools_and_schemas(page: Page) -> None:

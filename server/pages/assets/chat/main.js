@@ -13,7 +13,7 @@ import { renderSettings } from "./settings_view.js";
 import { renderSidebar } from "./sidebar.js";
 import * as store from "./store.js";
 import { exportAll, exportMarkdown, parseExport } from "./transfer.js";
-import { addNode, newConversation, path, removeNode, showVersion, titleOf } from "./tree.js";
+import { addNode, endAnswers, newConversation, path, removeNode, showVersion, titleOf } from "./tree.js";
 
 const SUGGESTIONS = [
   ["Explain", "Explain to a beginner what a KV cache is and why it makes chat faster."],
@@ -359,9 +359,5 @@ composer.focus();
 reconnect();
 if (!(await store.open())) setState("This browser keeps nothing: conversations are lost with the page.");
 conversations = await store.loadAll();
-for (const node of conversations.flatMap((each) => Object.values(each.nodes))) {
-  if (!node.isRunning) continue; // the page was closed while this answer arrived
-  delete node.isRunning;
-  node.finishReason = "stopped";
-}
+conversations.forEach(endAnswers); // that the page was closed upon
 showSidebar();

@@ -1,7 +1,7 @@
 // Conversations as files: out as JSON or Markdown, in from JSON.
 
 import { newId, saveFile } from "../shared/dom.js";
-import { path, titleOf } from "./tree.js";
+import { endAnswers, path, titleOf } from "./tree.js";
 
 const FORMAT = "headrace.conversations.v1";
 const ROLES = new Set(["user", "assistant", "tool"]);
@@ -35,20 +35,48 @@ export function parseExport(text) {
   if (file?.format !== FORMAT || !Array.isArray(file.conversations)) {
     throw new Error("The file holds no headrace conversations. Choose one that was saved with “Export all”.");
   }
-  file.conversations.forEach(check);
+  if (!file.conversations.every(isWhole)) throw new Error("A conversation in the file is damaged; nothing was imported.");
+  file.conversations.forEach(endAnswers);
   return file.conversations.map((conversation) => ({ ...conversation, id: newId() }));
 }
 
-function check(conversation) {
-  const nodes = conversation?.nodes;
-  const isWhole =
-    nodes && typeof nodes === "object" && Array.isArray(conversation.rootIds) &&
-    conversation.rootIds.every((id) => nodes[id]) && (conversation.leafId === null || nodes[conversation.leafId]) &&
-    Object.entries(nodes).every(
-      ([id, node]) =>
-        node.id === id && ROLES.has(node.role) && typeof node.content === "string" && Array.isArray(node.childIds) &&
-        node.childIds.every((childId) => nodes[childId]?.parentId === id) &&
-        (node.parentId === null ? conversation.rootIds.includes(id) : nodes[node.parentId]?.childIds.includes(id)),
-    );
-  if (!isWhole) throw new Error("A conversation in the file is damaged; nothing was imported.");
+const isText = (value) => typeof value === "string";
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const isObjectOf = (isField) => (value) => isObject(value) && Object.values(value).every(isField);
+const isListOf = (isItem) => (value) => Array.isArray(value) && value.every(isItem);
+const orNothing = (isValue) => (value) => value === null || value === undefined || isValue(value);
+const hasTexts = (...names) => (value) => isObject(value) && names.every((name) => isText(value[name]));
+
+const isProbable = (value) => isObject(value) && isText(value.text) && orNothing(Number.isFinite)(value.probability);
+const CONVERSATION = {
+  title: isText, system: isText, schema: isText, tools: isText, createdMs: Number.isFinite, updatedMs: Number.isFinite,
+  nodes: isObject, rootIds: isListOf(isText), leafId: orNothing(isText),
+};
+const NODE = {
+  id: isText, parentId: orNothing(isText), childIds: isListOf(isText), role: (value) => ROLES.has(value), content: isText,
+  attachments: orNothing(isListOf(hasTexts("name", "text"))), toolCallId: orNothing(isText), toolName: orNothing(isText),
+};
+const ANSWER = {
+  ...NODE, reasoning: isText, toolCalls: isListOf(hasTexts("id", "name", "arguments")), finishReason: orNothing(isText),
+  tokens: orNothing(isListOf((token) => isProbable(token) && isListOf(isProbable)(token.others))),
+  stats: orNothing(isObjectOf(orNothing(Number.isFinite))), error: orNothing(hasTexts("message")),
+};
+
+const fits = (value, fields) => isObject(value) && Object.entries(fields).every(([name, isRight]) => isRight(value[name]));
+
+/** Whether the page can show and send it: each field is of its kind, and the nodes are a tree, each reached once. */
+function isWhole(conversation) {
+  if (!fits(conversation, CONVERSATION)) return false;
+  const nodes = new Map(Object.entries(conversation.nodes));
+  if (conversation.leafId && !nodes.has(conversation.leafId)) return false;
+  const open = conversation.rootIds.map((id) => [null, id]);
+  while (open.length > 0) {
+    const [parentId, id] = open.pop();
+    const node = nodes.get(id);
+    if (!fits(node, node?.role === "assistant" ? ANSWER : NODE)) return false;
+    if (node.id !== id || (node.parentId ?? null) !== parentId) return false;
+    nodes.delete(id);
+    for (const childId of node.childIds) open.push([id, childId]);
+  }
+  return nodes.size === 0;
 }

@@ -60,6 +60,15 @@ function removeBelow(conversation, id) {
   delete conversation.nodes[id];
 }
 
+/** Take answers that were arriving when the conversation was stored for stopped: nothing arrives any more. */
+export function endAnswers(conversation) {
+  for (const node of Object.values(conversation.nodes)) {
+    if (!node.isRunning) continue;
+    delete node.isRunning;
+    node.finishReason = "stopped";
+  }
+}
+
 /** What a list shows a conversation as. */
 export function titleOf(conversation) {
   if (conversation.title) return conversation.title;
