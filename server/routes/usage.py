@@ -43,7 +43,7 @@ async def usage(request: Request, context: Context) -> Response:
         rows = await context.keys.usage.read(since_s, until_s, key, width=width, max_buckets=_MAX_BUCKETS)
     except TooManyBuckets:
         raise InvalidRequest(
-            f"there are more than {_MAX_BUCKETS} buckets in this time, and an answer has no more; ask for less time, or "
+            f"there are more than {_MAX_BUCKETS} buckets in this time, and no answer has more; ask for less time, or "
             "wider buckets",
             param="since",
         ) from None
