@@ -6,6 +6,7 @@ from typing import Any
 
 from models.errors import SourceError
 from models.progress import ProgressReport
+from models.sources import hub_files
 
 _WEIGHTS = "*.safetensors"  # never pickles (*.bin, *.pt)
 # Configuration, the weights' index, and every form that a tokenizer takes.
@@ -67,18 +68,19 @@ def _gguf_patterns(selector: str) -> list[str]:
 def _download(
     repo: str, revision: str | None, patterns: list[str], ignored: list[str], progress: ProgressReport
 ) -> Path:
-    from httpx import HTTPError
     from huggingface_hub import constants, errors, snapshot_download
 
     where = f"hub repository {repo!r}" + (f" at revision {revision!r}" if revision else "")
+    progress(f"look up {repo}", 0, 0, "B")
     try:
+        hub_files.fetch_large_files(repo, revision, patterns, ignored, progress)
         return Path(
             snapshot_download(
                 repo,
                 revision=revision,
                 allow_patterns=patterns,
                 ignore_patterns=ignored,
-                tqdm_class=_progress_bars(f"download {repo}", progress),
+                tqdm_class=_silent_bars(),
             )
         )
     except errors.GatedRepoError as error:
@@ -90,12 +92,12 @@ def _download(
     except errors.HFValidationError as error:
         raise SourceError(f"{repo!r} is neither an existing path nor a hub id ({error})") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        mode = "offline mode (HF_HUB_OFFLINE) is on" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        mode = "offline mode (HF_HUB_OFFLINE) is on" if constants.HF_HUB_OFFLINE else _unreachable(error)
         raise SourceError(
             f"{where} is not in the local cache, and {mode}; download it first or go online, or check the spelling if "
             f"a folder is meant: {repo!r} is none here"
         ) from error
-    except (errors.HfHubHTTPError, HTTPError) as error:
+    except hub_files.http_errors() as error:
         raise SourceError(f"cannot download {where}: {error}; try again later") from error
     except OSError as error:
         raise SourceError(
@@ -103,18 +105,19 @@ def _download(
         ) from error
 
 
-def _progress_bars(stage: str, progress: ProgressReport) -> type[Any]:
-    """A tqdm class that draws nothing and reports its byte counts to `progress`."""
+def _unreachable(error: Exception) -> str:
+    response = getattr(error.__cause__, "response", None)
+    if response is None:
+        return "the hub cannot be reached"
+    return f"the hub answers {response.status_code} {getattr(response, 'reason_phrase', '')}".rstrip()
+
+
+def _silent_bars() -> type[Any]:
+    """A tqdm class that draws nothing."""
     from huggingface_hub.utils import tqdm
 
-    class ReportingBar(tqdm):
+    class SilentBar(tqdm):
         def display(self, *_args: Any, **_kwargs: Any) -> None:
             pass
 
-        def update(self, n: float | None = 1) -> bool | None:
-            displayed: bool | None = super().update(n)
-            if self.unit == "B":
-                progress(stage, int(self.n), int(self.total or 0), "B")
-            return displayed
-
-    return ReportingBar
+    return SilentBar

