@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# No test asserts a time: hypothesis' deadline for an example would, and fails where the machine has other work.
-settings.register_profile("headrace", deadline=None)
+# No test asserts a time: hypothesis' deadline for an example would, and its check of how fast examples are drawn. How
+# many it drops is chance. Each run draws the same, so that a failure is the change's that is tested; others are drawn
+# by `pytest --hypothesis-profile=random`.
+_BY_CHANCE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+settings.register_profile("random", deadline=None, suppress_health_check=_BY_CHANCE, derandomize=False)
+settings.register_profile("headrace", settings.get_profile("random"), derandomize=True, database=None)
 settings.load_profile("headrace")
 
 _MARK = "pytestmark = pytest.mark.fast"

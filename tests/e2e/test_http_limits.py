@@ -1,15 +1,16 @@
-"""Connections that are slow, idle, too many or too large: raw sockets against the HTTP server with short limits."""
+"""Connections that are slow, idle, too many or too large: raw sockets against the HTTP server."""
 
 import asyncio
 import json
 import socket
-import time
 
 import pytest
 
 from engine.protocol import AbortReason, RequestOutput
+from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.fake_client import FakeClient, Step, says
-from tests.helpers.http_serving import DEADLINE_S, GET, serving
+from tests.helpers.http_serving import GET, LIMIT_S, Served, serving
+from tests.helpers.loop_clock import LoopClock
 
 
 def _post(length: int, *, path: str = "/v1/completions") -> bytes:
@@ -19,27 +20,34 @@ def _post(length: int, *, path: str = "/v1/completions") -> bytes:
     return head.encode()
 
 
+async def _until_head(server: Served, num_bytes: int) -> None:
+    """Wait until the server has so much of the head of its one connection."""
+    await until(lambda: [connection._head_bytes for connection in server.connections] == [num_bytes])
+
+
 async def test_a_connection_that_sends_nothing_is_closed() -> None:
     async with serving() as server:
-        peer = await server.connect()
+        clock, peer = LoopClock(), await server.connect()
+        await until(lambda: server.connections)
+        clock.put_ahead(LIMIT_S + 1)
         assert await peer.rest() == b""
         assert server.closed("header_timeout") == 1
 
 
 async def test_a_slow_head_gets_408_however_steadily_it_comes() -> None:
     async with serving() as server:
-        peer = await server.connect()
-        peer.writer.write(b"GET /v1/models HTTP/1.1\r\n")
-
-        async def drip() -> None:
-            for number in range(1000):
-                peer.writer.write(b"x-%d: y\r\n" % number)
-                await asyncio.sleep(0.05)
-
-        dripping = asyncio.create_task(drip())
-        async with asyncio.timeout(5):  # the lines would come for 50 s
-            status, headers, body = await peer.answer()
-        dripping.cancel()
+        clock, peer = LoopClock(), await server.connect()
+        sent = b"GET /v1/models HTTP/1.1\r\n"
+        peer.writer.write(sent)
+        for number in range(10):
+            await _until_head(server, len(sent))
+            clock.put_ahead(LIMIT_S / 20)
+            line = b"x-%d: y\r\n" % number
+            peer.writer.write(line)
+            sent += line
+        await _until_head(server, len(sent))
+        clock.put_ahead(LIMIT_S / 2)
+        status, headers, body = await peer.answer()
         assert (status, headers["connection"]) == (408, "close")
         assert json.loads(body)["error"]["code"] == "request_timeout"
         assert await peer.rest() == b""
@@ -47,46 +55,56 @@ async def test_a_slow_head_gets_408_however_steadily_it_comes() -> None:
 
 async def test_a_hundred_slow_heads_are_gone_and_others_are_served_meanwhile() -> None:
     async with serving() as server:
-        slow = [await server.connect() for _ in range(100)]
+        clock, slow = LoopClock(), [await server.connect() for _ in range(100)]
         for peer in slow:
             peer.writer.write(b"GET / HT")
+        await until(lambda: sum(connection._head_bytes > 0 for connection in server.connections) == 100)
         assert await (await server.connect()).get() == 200
+        clock.put_ahead(LIMIT_S + 1)
         assert {(await peer.rest())[9:12] for peer in slow} == {b"408"}
         assert server.closed("header_timeout") == 100
 
 
 async def test_the_head_of_a_later_request_has_its_time_from_its_first_byte() -> None:
-    async with serving(http_header_timeout=1.0) as server:
-        peer = await server.connect()
+    async with serving(timeout_keep_alive=100) as server:
+        clock, peer = LoopClock(), await server.connect()
         assert await peer.get() == 200
-        await asyncio.sleep(1.5)  # longer than a head may take
+        clock.put_ahead(LIMIT_S + 1)
         peer.writer.write(GET[:10])
-        await asyncio.sleep(0.1)
+        await _until_head(server, 10)
+        clock.put_ahead(LIMIT_S / 2)
         peer.writer.write(GET[10:])
         assert (await peer.answer())[0] == 200
         peer.writer.write(GET[:10])
+        await _until_head(server, 10)
+        clock.put_ahead(LIMIT_S + 1)
         assert (await peer.answer())[0] == 408
 
 
 async def test_a_late_head_waits_for_the_answer_before_it() -> None:
     async with serving(FakeClient(lambda request: [RequestOutput(id=request.id, new_ids=[97]), None])) as server:
-        peer = await server.connect()
+        clock, peer = LoopClock(), await server.connect()
         body = json.dumps({"prompt": "a", "stream": True}).encode()
         peer.writer.write(_post(len(body)) + body + GET[:10])
         await peer.reader.readuntil(b"data: ")
-        await asyncio.sleep(1.2)
-        assert not peer.reader.at_eof()
+        await until(lambda: [connection for connection in server.connections if connection._read_timer is not None])
+        for _ in range(2):
+            clock.put_ahead(LIMIT_S + 1)
+            await asyncio.sleep(0.01)
+            assert not peer.reader.at_eof()
+            assert server.connections
         peer.writer.close()
 
 
 async def test_an_idle_connection_is_kept_and_then_closed() -> None:
-    async with serving(timeout_keep_alive=1) as server:
-        peer = await server.connect()
+    async with serving(timeout_keep_alive=1000) as server:
+        clock, peer = LoopClock(), await server.connect()
         assert await peer.get() == 200
-        began_s = time.monotonic()
-        async with asyncio.timeout(5):
-            assert await peer.rest() == b""
-        assert time.monotonic() - began_s > 0.9, "closed before its time"
+        clock.put_ahead(900)
+        await asyncio.sleep(0.01)
+        assert server.connections, "closed before its time"
+        clock.put_ahead(101)
+        assert await peer.rest() == b""
 
 
 async def test_a_slow_body_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,29 +120,30 @@ async def test_a_slow_body_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_body_that_nobody_reads_does_not_hold_its_connection() -> None:
     """The answer does not need it, so no route's time-out sees it."""
     async with serving(api_key=("k",)) as server:
-        peer = await server.connect()
+        clock, peer = LoopClock(), await server.connect()
         peer.writer.write(_post(10_000))
         assert (await peer.answer())[0] == 401
-
-        async def drip() -> None:
-            while not peer.writer.is_closing():
-                peer.writer.write(b" ")
-                await asyncio.sleep(0.05)
-
-        dripping = asyncio.create_task(drip())
+        for _ in range(5):
+            clock.put_ahead(LIMIT_S / 10)
+            peer.writer.write(b" ")
+            await asyncio.sleep(0.001)
+            assert server.connections
+        clock.put_ahead(LIMIT_S / 2)
         assert await peer.rest() == b""
-        dripping.cancel()
         assert server.closed("body_timeout") == 1
 
 
 async def test_a_connection_is_kept_after_a_body_that_came_behind_its_answer() -> None:
-    async with serving(api_key=("k",), timeout_keep_alive=2) as server:
-        peer = await server.connect()
+    async with serving(api_key=("k",), timeout_keep_alive=100) as server:
+        clock, peer = LoopClock(), await server.connect()
         peer.writer.write(_post(4))
         assert (await peer.answer())[0] == 401
         peer.writer.write(b"{}  ")
-        await asyncio.sleep(0.7)
+        await until(lambda: all(connection._read_timer is None for connection in server.connections))
+        clock.put_ahead(LIMIT_S + 1)
+        await asyncio.sleep(0.01)
         assert await peer.get() == 401
+        clock.put_ahead(101)
         assert await peer.rest() == b""
 
 
@@ -188,7 +207,7 @@ async def test_a_connection_too_many_gets_503_and_probes_are_answered() -> None:
         assert await surplus[1].rest() == b""
         surplus[0].writer.close()
         held[0].writer.close()
-        await asyncio.sleep(0.1)
+        await until(lambda: len(server.connections) == 1)
         assert await (await server.connect()).get() == 200
 
 
@@ -205,7 +224,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_request_ends() -> 
         return [RequestOutput(id=request.id, new_ids=[97] * 20_000) for _ in range(1000)]  # type: ignore[attr-defined]
 
     client = FakeClient(endless)
-    async with serving(client) as server:
+    async with serving(client, http_write_timeout=0.5) as server:
         loop = asyncio.get_running_loop()
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -213,9 +232,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_request_ends() -> 
         await loop.sock_connect(sock, ("127.0.0.1", server.port))
         body = json.dumps({"prompt": "a", "stream": True, "max_tokens": 99}).encode()
         await loop.sock_sendall(sock, _post(len(body)) + body)
-        async with asyncio.timeout(DEADLINE_S):
-            while client.num_open or not client.streams:
-                await asyncio.sleep(0.02)
+        await until(lambda: client.streams and not client.num_open)
         assert client.streams[0].abort_reason is AbortReason.CLIENT_GONE
         assert server.closed("write_timeout") == 1
         sock.close()

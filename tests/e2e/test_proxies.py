@@ -9,8 +9,9 @@ import pytest
 
 from server.network_config import NetworkConfig
 from tests.e2e.conftest import require_tool
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL
-from tests.helpers.http_serving import DEADLINE_S, GET, Peer, serving
+from tests.helpers.http_serving import GET, Peer, serving
 
 REQUEST_LOG = "server.http.request_log"
 

@@ -14,8 +14,10 @@ import pytest
 from server.network_config import NetworkConfig
 from tests.e2e.conftest import require_tool
 from tests.helpers.certificates import Authority, Issued
+from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.fake_client import MODEL, FakeClient, says
-from tests.helpers.http_serving import DEADLINE_S, GET, serving
+from tests.helpers.http_serving import GET, LIMIT_S, serving
+from tests.helpers.loop_clock import LoopClock
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +87,13 @@ async def test_plain_http_on_the_tls_port_is_told_so(own: Issued) -> None:
 async def test_a_handshake_that_does_not_end_is_cut_off_and_counts_as_a_connection(
     authority: Authority, own: Issued
 ) -> None:
-    async with serving(network=_network(own), max_connections=2, http_header_timeout=1.0) as server:
+    async with serving(network=_network(own), max_connections=2) as server:
+        clock = LoopClock()
         silent, begun = await server.connect(), await server.connect()
         begun.writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         refused = await server.connect(_client(authority))
         assert await refused.get() == 503
+        clock.put_ahead(LIMIT_S + 1)
         assert await silent.rest() == b""
         assert await begun.rest() == b""
         assert server.closed("header_timeout") == 2
@@ -141,9 +145,7 @@ async def test_a_changed_certificate_is_taken_up_and_connections_stay(
         assert await shown(client) == "localhost"
 
         Path(files.cert).write_text("not yet written")
-        async with asyncio.timeout(DEADLINE_S):
-            while "the certificate stays as it was" not in caplog.text:
-                await asyncio.sleep(0.02)
+        await until(lambda: "the certificate stays as it was" in caplog.text)
         assert await shown(client) == "localhost"
         put(authority.issue("next", "/CN=next"))
         async with asyncio.timeout(DEADLINE_S):
@@ -156,14 +158,12 @@ async def test_a_changed_certificate_is_taken_up_and_connections_stay(
 
 async def test_a_client_that_does_not_read_is_cut_off(authority: Authority, own: Issued) -> None:
     """Also when the whole answer was written at once, and waits in the transport."""
-    async with serving(network=_network(own)) as server:
+    async with serving(network=_network(own), http_write_timeout=0.5) as server:
         sock = socket.create_connection(("127.0.0.1", server.port))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader, writer = await asyncio.open_connection(sock=sock, ssl=_client(authority), server_hostname="localhost")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: localhost\r\n\r\n" * 4)
-        async with asyncio.timeout(DEADLINE_S):
-            while not server.closed("write_timeout"):
-                await asyncio.sleep(0.02)
+        await until(lambda: server.closed("write_timeout"))
         assert not reader.at_eof()
         writer.transport.abort()

@@ -14,7 +14,7 @@ from tests.helpers.engines import make_engine, make_request
 from tests.helpers.grammars import GRAMMARS
 from tests.helpers.ledger import EOS_ID
 
-JOIN_S = 20.0
+JOIN_S = 60.0
 
 
 def test_a_request_that_waits_for_its_grammar_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from starlette.types import ASGIApp, Message
 
-DEADLINE_S = 60.0  # for what takes moments, on a machine that has other work
+from tests.helpers.deadline import DEADLINE_S
 
 Headers = Sequence[tuple[bytes, bytes]]
 DEFAULT_HEADERS = ((b"host", b"server"), (b"content-type", b"application/json"))

@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.helpers.deadline import until
+
 TOKENS_PER_CHUNK = 3
 
 
@@ -24,6 +26,7 @@ class FakeServer:
     """Answers with max_tokens tokens, several in a chunk, and tells in `usage` how many. Records what it was sent."""
 
     delay_s: float = 0.0  # before the first chunk, and between chunks
+    num_together: int = 0  # the first answers wait until so many are open at once
     fail: str = ""  # "status", "event" or "no usage"
     cached_tokens: int | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -54,6 +57,7 @@ class FakeServer:
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         self.num_open += 1
         self.most_open = max(self.most_open, self.num_open)
+        await until(lambda: self.most_open >= self.num_together)
         is_chat = "messages" in body
         if is_chat:
             yield _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
@@ -94,8 +98,7 @@ def _split(event: bytes) -> tuple[bytes, bytes]:
 @contextlib.asynccontextmanager
 async def serving(fake: FakeServer) -> AsyncIterator[str]:
     """The URL of `fake`, served in this event loop."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as sock:  # listening: its first client may come before uvicorn does
         server = uvicorn.Server(uvicorn.Config(fake.app(), log_level="error", lifespan="off"))
         task = asyncio.create_task(server.serve([sock]))
         try:

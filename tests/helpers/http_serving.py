@@ -1,6 +1,7 @@
 """The HTTP server around a fake engine, on a socket of this process, and clients that send it bytes."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,14 +14,16 @@ from server.commands.listener import listening
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.http.certificates import Certificates
+from server.http.connection import Connection
 from server.metrics.values import Metrics
 from server.network_config import NetworkConfig
 from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.direct_templates import DirectTemplates
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, says
 
-DEADLINE_S = 60.0
+LIMIT_S = 20.0  # for a head to come, and for an answer to be read: a test puts the clock ahead
 GET = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
@@ -59,6 +62,7 @@ class Served:
     metrics: Metrics
     context: ServerContext
     certificates: Certificates | None
+    connections: set[Connection]  # those that are open; with TLS, once the handshake is done
 
     def closed(self, reason: str) -> float:
         """Connections that were ended for the reason."""
@@ -75,13 +79,14 @@ class Served:
 async def serving(
     client: EngineClient | None = None, network: NetworkConfig | None = None, **options: object
 ) -> AsyncIterator[Served]:
-    """A server with short limits, until the context is left. options: of ServerConfig."""
-    defaults = {"port": 0, "http_header_timeout": 0.5, "http_write_timeout": 0.5, "network": network or NetworkConfig()}
-    config = ServerConfig(**{**defaults, **options})  # type: ignore[arg-type]
+    """A server, until the context is left. options: of ServerConfig."""
+    limits = {"http_header_timeout": LIMIT_S, "http_write_timeout": LIMIT_S}
+    config = ServerConfig(**{"port": 0, "network": network or NetworkConfig(), **limits, **options})  # type: ignore[arg-type]
     metrics = Metrics(MODEL)
     certificates = Certificates(config.network) if config.network.has_tls else None
     with listening(config) as sock, open_store(config) as store:
         assert isinstance(store, Entries)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # little waits where no program sees it
         http, context = create_server(
             client or FakeClient(says("x")),
             config,
@@ -94,7 +99,7 @@ async def serving(
         serving = asyncio.create_task(http.serve([sock]))
         try:
             port = 0 if config.network.uds else sock.getsockname()[1]
-            yield Served(port, metrics, context, certificates)
+            yield Served(port, metrics, context, certificates, http.server_state.connections)  # type: ignore[arg-type]
         finally:
             context.drain.stop(0.0)
             http.should_exit = True

@@ -12,8 +12,7 @@ from uvicorn.server import ServerState
 from server.http.connection import CloseReason, Connection, ConnectionLimits
 from server.http.connections import Connections
 from server.http.proxies import TrustedProxies
-
-DEADLINE_S = 60.0
+from tests.helpers.deadline import DEADLINE_S
 
 
 @dataclass

@@ -67,6 +67,10 @@ class OtlpReceiver:
         self._server.shutdown()
         self._server.server_close()
 
+    def answer(self) -> None:
+        """Be stuck no longer."""
+        self._released.set()
+
     def _take(self, path: str, body: bytes) -> None:
         self.paths.append(path)
         self.bodies.append(body)

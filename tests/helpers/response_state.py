@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, Step, engine_info, http, make_app, says
 
 PATH = "/v1/responses"
@@ -37,15 +38,9 @@ async def official(app: FastAPI, key: str = "none") -> AsyncIterator[AsyncOpenAI
         yield client.with_options(max_retries=0)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 async def until_ended(client: AsyncOpenAI, response_id: str) -> Any:
     """The response once it is no longer running."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while (response := await client.responses.retrieve(response_id)).status in ("queued", "in_progress"):
             await asyncio.sleep(0.001)
     return response

@@ -1,8 +1,8 @@
 """A stand-in for `python -m engine.process`: speaks the protocol, and does what the prompt of each request says.
 
 Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens and waits for an abort. [-3]: starts
-and exits. [-4]: starts, and hangs. [-5, n]: starts, says n times in a second that it is working, and ends. [-6, ...]:
-waits for an abort and never starts. [-7]: sends what is no message. [-8, n]: sends up to two tokens more, and exits; or
+and exits. [-4]: starts, and hangs. [-5, n]: says n times that it is working, and ends. [-6, ...]: waits for an abort
+and never starts. [-7]: sends what is no message. [-8, n]: sends up to two tokens more, and exits; or
 ends, with n tokens.
 """
 
@@ -109,7 +109,7 @@ def main() -> None:
             case AddRequest(request=request) if request.prompt_ids[0] == -5:
                 for _ in range(request.prompt_ids[1]):
                     send(Working())
-                    time.sleep(1 / request.prompt_ids[1])
+                    time.sleep(0.01)
                 end = RequestOutput(id=request.id, finish_reason=FinishReason.LENGTH)
                 send(StepOutputs([end], StepStats()))
             case AddRequest(request=request):

@@ -12,7 +12,8 @@ class NewThreads:
     def __init__(self) -> None:
         self._before = set(threading.enumerate())
 
-    def names(self) -> list[str]:
-        """The names of those that live."""
+    def names(self, *prefixes: str) -> list[str]:
+        """The names of those that live, if they begin so."""
         begun = set(threading.enumerate()) - self._before
-        return sorted(thread.name for thread in begun if not thread.name.startswith("asyncio_"))
+        names = sorted(thread.name for thread in begun if not thread.name.startswith("asyncio_"))
+        return [name for name in names if name.startswith(prefixes or "")]

@@ -14,6 +14,7 @@ from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
 from engine.resumption import Resumption
 from engine.sampler_params import MirostatParams
+from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast
 
@@ -23,7 +24,7 @@ _INDEX = st.integers(0, 10**6)
 async def _drain(stream: OutputStream) -> tuple[list[int], FinishReason | None]:
     """All that a stream has, whose end must be there already."""
     ids: list[int] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         async for output in stream:
             ids += output.new_ids
             if output.finish_reason is not None:

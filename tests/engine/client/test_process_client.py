@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from engine.client import process_client
 from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import EngineState, RequestStream, RestartReason
 from engine.client.process_client import ProcessClient
+from engine.client.progress_clock import ProgressClock
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.protocol import AbortReason, EngineInfo, EngineRequest, FinishReason, RequestOutput, SamplingParams
 from engine.sampler_params import MirostatParams
+from tests.helpers.deadline import DEADLINE_S, until, wait_until
 
-DEADLINE_S = 20.0
+HANG_TIMEOUT_S, HOURS_S = 60.0, 7200.0
 
 
 @asynccontextmanager
@@ -34,6 +36,25 @@ async def _client(mode: str = "serving", **options: object) -> AsyncIterator[Pro
         yield client
     finally:
         await client.stop()
+
+
+class HandClock:
+    """The client's clock, which stands until a test moves it: then how fast an engine answers is all one."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    clock = HandClock()
+    monkeypatch.setattr(process_client, "time", clock)
+    monkeypatch.setattr(process_client, "ProgressClock", lambda now, **_: ProgressClock(now, max_gap_s=HOURS_S))
+    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.005)
+    return clock
 
 
 def _request(name: str, *prompt: int) -> EngineRequest:
@@ -52,10 +73,17 @@ async def _read_all(stream: RequestStream) -> list[RequestOutput]:
         return [output async for output in stream]
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
+class Looks:
+    """How many times the watchdog has looked at a client."""
+
+    def __init__(self, client: ProcessClient) -> None:
+        self.number = 0
+        self._silent_s = client._clock.silent_s
+        client._clock.silent_s = self._look  # type: ignore[method-assign]
+
+    def _look(self, now: float) -> float:
+        self.number += 1
+        return self._silent_s(now)
 
 
 async def test_outputs_arrive_in_order_and_end_once() -> None:
@@ -72,7 +100,7 @@ async def test_outputs_merge_while_the_reader_is_slow() -> None:
     async with _client() as client:
         await client.wait_ready()
         stream = client.submit(_request("a", 50))
-        await _until(lambda: client.status().num_open == 0)
+        await until(lambda: client.status().num_open == 0)
         outputs = await _read_all(stream)
         assert len(outputs) == 1
         assert outputs[0].new_ids == list(range(50))
@@ -87,7 +115,7 @@ async def test_abort_drops_and_counts_what_was_not_read() -> None:
         assert first.new_ids == [1, 2]
         stream.abort(AbortReason.CLIENT_GONE)
         stream.abort(AbortReason.CLIENT_GONE)
-        await _until(lambda: client.status().num_open == 0)
+        await until(lambda: client.status().num_open == 0)
         assert discarded == [1]
 
 
@@ -98,7 +126,7 @@ async def test_a_dead_engine_is_started_again_and_goes_on_with_its_streams() -> 
         outputs = await _read_all(client.submit(_request("a", -8, 3)))
         assert [token_id for output in outputs for token_id in output.new_ids] == [0, 1, 2]
         assert outputs[-1].finish_reason is FinishReason.LENGTH
-        await _until(lambda: client.status().state is EngineState.READY)
+        await until(lambda: client.status().state is EngineState.READY)
         assert (await _read_all(client.submit(_request("c", 1))))[0].new_ids == [0]
         assert restarts == [RestartReason.CRASH]
         assert client.status().num_restarts == 1
@@ -112,7 +140,7 @@ async def test_each_start_and_end_of_the_engine_is_told(caplog: pytest.LogCaptur
         await client.wait_ready()
         first = _engine_pid()
         os.kill(first, signal.SIGKILL)
-        await _until(lambda: len(infos) == 2)
+        await until(lambda: len(infos) == 2)
         assert pids == [first, None, _engine_pid()]
     assert pids[-1] is None
     told = [message.partition(":")[0] for message in caplog.messages if "engine" in message]
@@ -137,7 +165,7 @@ async def test_an_engine_that_sends_no_messages_is_ended_and_started_again(caplo
         await client.wait_ready()
         with pytest.raises(EngineDied, match="ended twice"):
             await _read_all(client.submit(_request("a", -7)))
-        await _until(lambda: client.status().state is EngineState.READY)
+        await until(lambda: client.status().state is EngineState.READY)
         assert client.status().num_restarts == 2
     assert "the engine's messages end" in caplog.text
 
@@ -155,8 +183,9 @@ async def test_what_an_engine_said_before_it_ended_is_read_though_nothing_can_be
     async with _client() as client:
         await client.wait_ready()
         cause = client.submit(_request("cause", -3))
+        engine = Path(f"/proc/{_engine_pid()}/stat")
         await asyncio.sleep(0)  # it is on its way
-        time.sleep(0.3)  # nobody reads while the engine ends
+        wait_until(lambda: ") Z " in engine.read_text())  # nobody reads while the engine ends
         behind = client.submit(_request("b", 1))
         with pytest.raises(EngineDied, match="ended twice"):
             await _read_all(cause)
@@ -184,59 +213,75 @@ async def test_a_request_that_waits_for_the_next_engine_can_be_aborted_and_runs_
         gone = client.submit(_request("gone", -3))
         late = client.submit(msgspec.structs.replace(_request("late", 1), deadline_s=time.monotonic() + 1.0))
         waiting = client.submit(_request("waiting", 1))
-        await _until(lambda: client.status().state is EngineState.LOADING)
-        assert client.status().num_waiting == 3
+        await until(lambda: client.status().state is EngineState.LOADING)
+        num_open = client.status().num_open
+        assert client.status().num_waiting == num_open
         gone.abort(AbortReason.CLIENT_GONE)
-        assert client.status().num_open == 2
+        assert client.status().num_open == num_open - 1
         assert [output.finish_reason for output in await _read_all(late)] == [FinishReason.TIMEOUT]
         assert client.status().num_open == 1
     with pytest.raises(EngineStopped):
         await _read_all(waiting)
 
 
-async def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
+async def test_an_engine_that_hangs_is_killed_and_started_again(clock: HandClock) -> None:
     restarts: list[RestartReason] = []
-    async with _client(hang_timeout_s=0.4, callbacks=EngineCallbacks(on_restart=restarts.append)) as client:
+    callbacks = EngineCallbacks(on_restart=restarts.append)
+    async with _client(hang_timeout_s=HANG_TIMEOUT_S, callbacks=callbacks) as client:
         await client.wait_ready()
         stuck = client.submit(_request("b", -4))
+        for num_restarts in (1, 2):
+            await until(lambda: client.status().state is EngineState.READY)
+            clock.now_s += HANG_TIMEOUT_S + 1
+            await until(lambda: client.status().num_restarts == num_restarts)  # noqa: B023
         with pytest.raises(EngineDied, match="ended twice"):  # it hangs the next engine too
             await _read_all(stuck)
-        await _until(lambda: client.status().state is EngineState.READY)
+        await until(lambda: client.status().state is EngineState.READY)
         assert restarts == [RestartReason.HANG, RestartReason.HANG]
 
 
-async def test_without_a_limit_silence_is_told_and_nothing_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_limit_silence_is_told_and_nothing_killed(clock: HandClock) -> None:
     """Also to somebody who asks only now and then: probes come every ten seconds."""
-    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
     async with _client(hang_timeout_s=0) as client:
         await client.wait_ready()
-        client.submit(_request("a", -4))
-        await asyncio.sleep(1.0)
-        assert client.status().seconds_since_progress > 0.5
+        client.submit(_request("a", -6))
+        looks = Looks(client)
+        clock.now_s += 100
+        await until(lambda: looks.number > 2)
+        assert client.status().seconds_since_progress == 100
         assert client.status().num_restarts == 0
 
 
-async def test_a_stopped_engine_is_killed_and_may_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
-    async with _client(hang_timeout_s=0.4) as client:
+async def test_a_stopped_engine_is_killed_and_may_be_continued(clock: HandClock) -> None:
+    async with _client(hang_timeout_s=HANG_TIMEOUT_S) as client:
         await client.wait_ready()
         stopped = _engine_pid()
         os.kill(stopped, signal.SIGSTOP)
-        outputs = await _read_all(client.submit(_request("a", 3)))
+        stream = client.submit(_request("a", 3))
+        clock.now_s += HANG_TIMEOUT_S + 1
+        outputs = await _read_all(stream)
         assert [token_id for output in outputs for token_id in output.new_ids] == [0, 1, 2]
         assert client.status().num_restarts == 1
         with pytest.raises(ProcessLookupError):
             os.kill(stopped, signal.SIGCONT)
 
 
-async def test_a_long_step_that_gets_on_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.05)
-    async with _client(hang_timeout_s=0.4) as client:
+async def test_a_long_step_that_gets_on_is_no_hang(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _client(hang_timeout_s=HANG_TIMEOUT_S) as client:
         await client.wait_ready()
-        (output,) = await _read_all(client.submit(_request("a", -5, 20)))  # a second
+        looks = Looks(client)
+        restart = client._clock.restart
+
+        def restart_and_be_silent(now: float) -> None:
+            restart(now)
+            clock.now_s += HANG_TIMEOUT_S - 1
+
+        monkeypatch.setattr(client._clock, "restart", restart_and_be_silent)
+        (output,) = await _read_all(client.submit(_request("a", -5, 20)))
         assert output.finish_reason is FinishReason.LENGTH
         assert client.status().num_restarts == 0
+        assert looks.number > 0
+        assert clock.now_s > 1000 + 20 * (HANG_TIMEOUT_S - 1)
 
 
 async def test_a_stop_tells_open_streams_that_it_was_one() -> None:
@@ -249,7 +294,7 @@ async def test_a_stop_tells_open_streams_that_it_was_one() -> None:
 
 async def test_loading_tells_its_stage() -> None:
     async with _client("loading") as client:
-        await _until(lambda: client.status().stage is not None)
+        await until(lambda: client.status().stage is not None)
         status = client.status()
         assert (status.stage, status.progress) == ("load weights", 0.25)
         assert status.reason == "the model is being loaded: load weights, 25 %"
@@ -257,10 +302,10 @@ async def test_loading_tells_its_stage() -> None:
 
 async def test_a_stop_while_loading_ends_the_compiler_too() -> None:
     async with _client("compiling") as client:
-        await _until(lambda: (client.status().stage or "").isdecimal())
+        await until(lambda: (client.status().stage or "").isdecimal())
         compiler = Path(f"/proc/{client.status().stage}/stat")
         assert compiler.exists()
-    await _until(lambda: not compiler.exists() or ") Z " in compiler.read_text())  # Z: nobody has waited for it
+    await until(lambda: not compiler.exists() or ") Z " in compiler.read_text())  # Z: nobody has waited for it
 
 
 async def test_restarts_are_bounded() -> None:
@@ -270,7 +315,7 @@ async def test_restarts_are_bounded() -> None:
             with pytest.raises(EngineDied):
                 await _read_all(client.submit(_request(str(attempt), -1)))
             if attempt == 0:
-                await _until(lambda: client.status().state is EngineState.READY)
+                await until(lambda: client.status().state is EngineState.READY)
         async with asyncio.timeout(DEADLINE_S):
             reason = await client.wait_dead()
         assert "exit status 3" in reason
@@ -335,7 +380,7 @@ async def test_prompt_tokens_that_wait_are_bounded_and_a_longer_prompt_is_taken_
         with pytest.raises(QueueFull, match="21 prompt tokens wait, and this request has 1 or more; the limit is 10"):
             client.check_capacity(1)
         stream.abort(AbortReason.CLIENT_GONE)
-        await _until(lambda: client.status().num_open == 0)
+        await until(lambda: client.status().num_open == 0)
         client.submit(_request("a", -6, 1, 2, 3))
         client.submit(_request("sibling", -6, 1, 2, 3), num_new_tokens=0)
         client.check_capacity(1, 6)

@@ -43,6 +43,7 @@ def test_the_last_line_comes_after_the_last_request(caplog: pytest.LogCaptureFix
     metrics = Metrics(MODEL)
     log = ActivityLog(metrics)
     now = time.monotonic()
+    log.look(now)
     metrics.add("generation_tokens_total", 5)
     log.look(now + 10)
     assert caplog.messages == [

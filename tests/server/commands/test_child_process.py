@@ -173,7 +173,7 @@ def test_a_signal_that_is_ignored_stays_so(start: Starter) -> None:
     assert line_of(process) == b"working\n"
     os.killpg(process.pid, signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
+        process.wait(timeout=0.3)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(b"\n", timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

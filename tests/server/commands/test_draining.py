@@ -9,6 +9,7 @@ import pytest
 from server.commands import draining
 from server.commands.draining import drain_server
 from server.context import ServerContext
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -46,14 +47,14 @@ async def test_it_waits_for_the_engine_for_what_is_prepared_and_for_what_is_read
         assert await _is_waiting(task)
     assert await _is_waiting(task)
     num_answers[0] = 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         await task
 
 
 async def test_a_dashboard_that_is_open_is_not_waited_for(context: ServerContext) -> None:
     async with contextlib.aclosing(context.live.watch()) as frames:
         await anext(frames)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             await drain_server(context, lambda: 1, 60)
         task = asyncio.create_task(drain_server(context, lambda: 2, 60))
         assert await _is_waiting(task)

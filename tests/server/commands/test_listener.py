@@ -11,6 +11,7 @@ from engine.errors import StartupError
 from server.commands.listener import listen, listen_unix, listening, url_of
 from server.config import ServerConfig
 from server.network_config import NetworkConfig
+from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast
 
@@ -19,7 +20,7 @@ def test_a_free_port_is_picked_and_told() -> None:
     with listen("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
         assert url_of(sock) == f"http://127.0.0.1:{port}"
-        with socket.create_connection(("127.0.0.1", port), timeout=5):
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S):
             pass  # it listens already
 
 
@@ -44,7 +45,7 @@ def test_an_address_that_is_not_ours_is_named(host: str) -> None:
 def test_accepted_sockets_notice_that_their_client_is_lost() -> None:
     with (
         listening(ServerConfig(port=0, http_write_timeout=7)) as sock,
-        socket.create_connection(sock.getsockname(), timeout=5),
+        socket.create_connection(sock.getsockname(), timeout=DEADLINE_S),
         sock.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

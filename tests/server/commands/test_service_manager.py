@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.commands.service_manager import ServiceManager
+from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.fast
 def other_end(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(5)
+        sock.settimeout(DEADLINE_S)
         yield sock
 
 
@@ -40,7 +41,7 @@ def test_an_abstract_socket_begins_with_an_at_sign() -> None:
     name = f"headrace-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + name)
-        sock.settimeout(5)
+        sock.settimeout(DEADLINE_S)
         manager = ServiceManager("@" + name, None)
         manager.ready("here")
         assert _told(sock)[0] == "READY=1"

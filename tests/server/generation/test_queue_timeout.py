@@ -11,6 +11,7 @@ from server.config import ServerConfig
 from server.http.sse import status_wait_s
 from server.text.workers import MAX_SHORT
 from tests.helpers.asgi import RawRequest
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
 from tests.helpers.sse import events
 
@@ -93,11 +94,18 @@ async def test_the_engine_is_told_the_limit_of_the_first_choice(
 async def test_a_prompt_is_not_made_of_a_request_whose_time_is_over() -> None:
     client = FakeClient(says("x"))
     app = make_app(client)
-    busy = threading.Event()
+    begun, busy = threading.Semaphore(0), threading.Event()
+
+    def work() -> None:
+        begun.release()
+        busy.wait(DEADLINE_S)
+
     async with http(app) as api:
         await api.post(CHAT_URL, json=CHAT)
         workers = app.state.context.workers
-        works = [asyncio.create_task(workers.run(busy.wait, size=0)) for _ in range(MAX_SHORT)]
+        works = [asyncio.create_task(workers.run(work, size=0)) for _ in range(MAX_SHORT)]
+        for _ in works:
+            assert await asyncio.to_thread(begun.acquire, timeout=DEADLINE_S)
         response = await api.post(CHAT_URL, json={**CHAT, "timeout": 0.01})
         assert workers._short._work_queue.qsize() == 1  # it is canceled, and a thread will drop it
         busy.set()

@@ -11,6 +11,7 @@ from server.schemas.base import MAX_MESSAGES
 from server.schemas.strict_json import MAX_CONTAINERS
 from server.text.workers import LONG_SIZE, MAX_LONG
 from tests.helpers.asgi import RawRequest
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.threads import NewThreads
 
@@ -61,11 +62,11 @@ async def test_bodies_of_clients_that_leave_are_not_read(monkeypatch: pytest.Mon
 
     def hold() -> None:
         begun.release()
-        go_on.wait(10)
+        go_on.wait(DEADLINE_S)
 
     held = [asyncio.create_task(workers.run(hold, size=LONG_SIZE + 1)) for _ in range(MAX_LONG)]
     for _ in held:
-        await asyncio.to_thread(begun.acquire, timeout=10)
+        await asyncio.to_thread(begun.acquire, timeout=DEADLINE_S)
     parsed = []
     monkeypatch.setattr("server.http.body.parse_json", parsed.append)
     body = {"messages": [{**MESSAGE, "content": "x" * 100_000}]}

@@ -15,6 +15,7 @@ from server.http.operators import OPERATORS_ONLY
 from server.http.peer import is_local
 from server.http.proxies import TrustedProxies
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -114,7 +115,7 @@ async def _over_connection(peer: tuple[str, int]) -> bytes:
     connection.connection_made(transport)
     forged = b"" if peer == HERE else b"x-forwarded-for: 127.0.0.1\r\n"
     connection.data_received(b"POST /operate HTTP/1.1\r\nhost: x\r\n" + forged + b"content-length: 0\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while b"\r\n\r\n" not in transport.written:
             await asyncio.sleep(0)
     connection.connection_lost(None)

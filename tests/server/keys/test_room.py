@@ -11,6 +11,7 @@ from server.keys.room import KeyRoom
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
 from server.store.database import Database, open_database
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.keys import entry, secret, write_keys
 
 pytestmark = pytest.mark.fast
@@ -62,7 +63,7 @@ async def test_a_file_is_followed_while_the_server_runs_and_no_longer(tmp_path: 
         room = _room(tmp_path, database)
         async with room.kept_up():
             write_keys(tmp_path / "keys.json", entry("ben"))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE_S):
                 while not _is_taken(room, "ben"):
                     await asyncio.sleep(0.01)
             assert not _is_taken(room, "ann")

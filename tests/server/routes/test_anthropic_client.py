@@ -13,6 +13,7 @@ import uvicorn
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.chat_templates import TOOL_TEMPLATE
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, engine_info, make_app, says
 
 anthropic = pytest.importorskip("anthropic")
@@ -42,7 +43,7 @@ async def _served(script: Script, template: str | None = None) -> AsyncIterator[
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve([sock]))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        async with anthropic.AsyncAnthropic(base_url=url, api_key="key", max_retries=0, timeout=10) as client:
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="key", max_retries=0, timeout=DEADLINE_S) as client:
             yield client, engine
         server.should_exit = True
         await serving

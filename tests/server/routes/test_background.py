@@ -11,6 +11,7 @@ from engine.protocol import AbortReason, EngineRequest, RequestOutput
 from server.context import ServerContext
 from server.state.records import fail_interrupted
 from tests.helpers.asgi import RawRequest
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, Step, engine_info
 from tests.helpers.response_state import PATH, hangs, make_engine, official, state_app, until_ended
 
@@ -31,7 +32,7 @@ async def test_a_running_response_shows_itself_and_cannot_be_continued() -> None
     app = state_app(engine)
     async with official(app) as client:
         queued = await client.responses.create(model=MODEL, input="hi", background=True)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             while (await client.responses.retrieve(queued.id)).status != "in_progress":
                 await asyncio.sleep(0.001)
         with pytest.raises(openai.BadRequestError, match="wait until it has ended"):

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from tests.helpers.asgi import RawRequest
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, prompt_text
 from tests.helpers.response_state import PATH, make_engine, official, state_app
 
@@ -50,11 +51,11 @@ async def test_a_client_that_leaves_at_the_end_leaves_response_and_conversation_
         monkeypatch.setattr(store, "put", slow_put)
         body = {"input": "hi", "conversation": conversation.id, "stream": stream}
         async with RawRequest(app, PATH, body) as request:
-            await asyncio.wait_for(is_storing.wait(), 5)
+            await asyncio.wait_for(is_storing.wait(), DEADLINE_S)
             request.disconnect()
             await request.ended()
         may_go_on.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             while len((await client.conversations.items.list(conversation.id)).data) != 2:
                 await asyncio.sleep(0.001)
 

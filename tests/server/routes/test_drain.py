@@ -6,6 +6,7 @@ import pytest
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.asgi import RawRequest
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -101,6 +102,6 @@ async def test_nothing_waits_for_a_client_that_is_gone() -> None:
         async with RawRequest(app, "/drain", {}, query="wait=3600") as waiting:
             await waiting.until(lambda: app.state.context.drain.is_active)
             waiting.disconnect()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE_S):
                 await waiting.ended()
         assert app.state.context.drain.is_active

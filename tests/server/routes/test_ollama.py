@@ -80,8 +80,12 @@ async def test_a_whole_chat_has_everything_at_once() -> None:
 
 
 async def test_time_in_the_queue_is_no_evaluation_of_the_prompt() -> None:
-    answer = (await _chat(FakeClient(says("x")))).json()  # which says that it waited for a quarter of a second
-    assert answer["prompt_eval_duration"] < 250_000_000
+    def script(request: EngineRequest) -> list[Step]:
+        finish = FinishReason.LENGTH
+        return [RequestOutput(id=request.id, new_ids=[72], finish_reason=finish, queue_s=3600.0)]
+
+    answer = (await _chat(FakeClient(script))).json()
+    assert answer["prompt_eval_duration"] == 1  # all of its time was in the queue
 
 
 async def test_a_generation_is_a_chat_of_one_message() -> None:

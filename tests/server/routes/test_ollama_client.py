@@ -11,6 +11,7 @@ import uvicorn
 from pydantic import BaseModel
 
 from engine.protocol import FinishReason
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Script, make_app, says
 from tests.server.routes.test_ollama import TOOL_TEMPLATE
 
@@ -29,7 +30,7 @@ async def _served(script: Script, template: str | None = None) -> AsyncIterator[
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve([sock]))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        yield ollama.AsyncClient(host=url, headers={"authorization": "Bearer key"}, timeout=10)
+        yield ollama.AsyncClient(host=url, headers={"authorization": "Bearer key"}, timeout=DEADLINE_S)
         server.should_exit = True
         await serving
 

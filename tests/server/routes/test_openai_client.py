@@ -11,6 +11,7 @@ import uvicorn
 
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -27,16 +28,10 @@ async def _served(script: Script) -> AsyncIterator[tuple[openai.AsyncOpenAI, Fak
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([sock]))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key="key", max_retries=0, timeout=10) as client:
+        async with openai.AsyncOpenAI(base_url=url, api_key="key", max_retries=0, timeout=DEADLINE_S) as client:
             yield client, engine
         server.should_exit = True
         await serving
-
-
-async def _until(condition: object) -> None:
-    async with asyncio.timeout(1.0):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.01)
 
 
 async def test_chat_whole_and_streamed() -> None:
@@ -107,12 +102,12 @@ async def test_closing_a_stream_frees_its_place_within_a_second() -> None:
         assert (await anext(aiter(stream))).choices[0].text == "H"
         assert engine.num_open == 1
         await stream.close()
-        await _until(lambda: engine.num_open == 0)
+        await until(lambda: engine.num_open == 0)
 
 
 async def test_giving_up_on_a_whole_answer_frees_its_place_within_a_second() -> None:
     async with _served(lambda _: [None]) as (client, engine):
         asking = asyncio.create_task(client.completions.create(model=MODEL, prompt="a"))
-        await _until(lambda: engine.num_open == 1)
+        await until(lambda: engine.num_open == 1)
         asking.cancel()
-        await _until(lambda: engine.num_open == 0)
+        await until(lambda: engine.num_open == 0)

@@ -1,6 +1,5 @@
 """POST /v1/responses over ASGI: items in, items out, and the events between."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +12,9 @@ from openai.types.responses import ResponseStreamEvent
 
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.asgi import RawRequest
 from tests.helpers.chat_templates import TOOL_TEMPLATE, TWO_CALLS
+from tests.helpers.deadline import until
 from tests.helpers.fake_client import (
     MODEL,
     FakeClient,
@@ -154,15 +155,17 @@ async def test_a_stream_that_breaks_ends_with_a_failed_response() -> None:
 async def test_a_stream_that_breaks_in_its_first_silence_still_has_a_beginning() -> None:
     class Late(FakeStream):
         async def __aiter__(self) -> AsyncIterator[RequestOutput]:
-            await asyncio.sleep(0.05)
+            await until(lambda: b": ping" in request.body)
             raise EngineDied("the engine ended")
             yield  # which makes it a generator
 
     client = _client("x")
     client.submit = lambda request, **_: Late(client, request, [])  # type: ignore[method-assign]
-    async with http(make_app(client, chat_template=TOOL_TEMPLATE, sse_ping_interval=0.01)) as api:
-        text = (await api.post("/v1/responses", json={"input": "hi", "stream": True})).text
-    events = events_of(text.replace(": ping\n\n", ""))
+    app = make_app(client, chat_template=TOOL_TEMPLATE, sse_ping_interval=0.01)
+    request = RawRequest(app, "/v1/responses", {"input": "hi", "stream": True})
+    async with request:
+        await request.ended()
+    events = events_of(request.body.decode().replace(": ping\n\n", ""))
     assert [event["type"] for event in events] == ["response.created", "response.in_progress", "response.failed"]
     assert [event["response"]["status"] for event in events] == ["in_progress", "in_progress", "failed"]
 

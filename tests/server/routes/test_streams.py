@@ -12,7 +12,9 @@ from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
 from server.keys.caller import key_owner
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
+from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
+from tests.helpers.loop_clock import LoopClock
 from tests.helpers.sse import contents, events
 
 pytestmark = pytest.mark.fast
@@ -21,6 +23,7 @@ CHAT_PATH = "/v1/chat/completions"
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "resumable": True}
 TEXT = {"prompt": "hi", "stream": True, "resumable": True}
 RESPONSE_PATH = "/v1/responses"
+GRACE_S = 1000.0
 RESPONSE = {"input": "hi", "stream": True, "resumable": True}
 _ID = re.compile(rb"^id: (stream_[0-9a-f]{48}):(\d+)$", re.MULTILINE)
 
@@ -104,7 +107,7 @@ def test_any_cuts_of_a_live_stream_leave_nothing_out_and_nothing_twice(
         assert got.endswith(b"data: [DONE]\n\n")
         app.state.context.runs.check()
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE_S))
 
 
 async def test_a_client_that_has_it_all_gets_204() -> None:
@@ -116,8 +119,8 @@ async def test_a_client_that_has_it_all_gets_204() -> None:
 
 
 async def test_the_engine_goes_on_without_the_client_until_the_grace_is_over() -> None:
-    client = FakeClient(_hangs)
-    app = make_app(client, stream_resume_grace=0.05)
+    clock, client = LoopClock(), FakeClient(_hangs)
+    app = make_app(client, stream_resume_grace=GRACE_S)
     async with RawRequest(app, CHAT_PATH, CHAT) as request:
         await request.until(lambda: b'"content":"H"' in request.body)
         request.disconnect()
@@ -126,15 +129,15 @@ async def test_the_engine_goes_on_without_the_client_until_the_grace_is_over() -
     stream_id = _ID.findall(request.body)[0][0].decode()
     async with RawRequest(app, f"/v1/streams/{stream_id}", {}, method="GET", query="starting_after=1") as again:
         await again.until(lambda: b'"content":"H"' in again.body)
-        await asyncio.sleep(0.1)  # longer than the grace, which does not run while somebody reads
+        clock.put_ahead(GRACE_S + 1)  # it does not run while somebody reads
+        await asyncio.sleep(0.001)
         assert client.num_open == 1
         again.disconnect()
         await again.ended()
     assert _numbers(again.body) == [2]
     assert client.num_open == 1
-    async with asyncio.timeout(5):
-        while client.num_open:
-            await asyncio.sleep(0.01)
+    clock.put_ahead(GRACE_S + 1)
+    await until(lambda: not client.num_open)
     assert client.streams[0].abort_reason is AbortReason.CLIENT_GONE
     async with http(app) as api:
         gone = await api.get(f"/v1/streams/{stream_id}")

@@ -15,11 +15,14 @@ from server.protocols.frame import OPENAI_STREAM
 from server.runs.event_log import event_size
 from server.runs.registry import _RUN_BYTES, Runs, new_stream_id
 from server.runs.run import Run, RunOptions
+from tests.helpers.deadline import DEADLINE_S
+from tests.helpers.loop_clock import LoopClock
 
 pytestmark = pytest.mark.fast
 
 END = OPENAI_STREAM.end
 PLENTY = 2**30
+GRACE_S = 1000.0
 
 
 @dataclass
@@ -59,7 +62,7 @@ def _start(runs: Runs, source: Source, *, waits: bool = True, is_pinned: bool = 
     return runs.start(options, source.stream(), source.stack, is_pinned=is_pinned)
 
 
-def _runs(max_bytes: int = PLENTY, grace_s: float = 100.0) -> Runs:
+def _runs(max_bytes: int = PLENTY, grace_s: float = GRACE_S) -> Runs:
     return Runs(max_bytes, grace_s, Metrics("m"))
 
 
@@ -74,6 +77,12 @@ async def _read(run: Run, after: int = 0, batches: int | None = None, pause: int
             if batches is not None and (batches := batches - 1) <= 0:
                 break
     return got
+
+
+async def _go_round() -> None:
+    """Let the event loop do all that is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def _events(count: int) -> list[bytes]:
@@ -120,20 +129,25 @@ def test_reconnects_add_up_to_the_uninterrupted_stream(
         await run.ended()
         assert source.is_closed
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE_S))
 
 
 async def test_a_run_without_readers_is_stopped_after_the_grace_time_and_not_before() -> None:
-    runs = _runs(grace_s=0.02)
+    clock, runs = LoopClock(), _runs(grace_s=GRACE_S)
     source = Source(_events(2), is_endless=True)
     run = _start(runs, source)
     await _read(run, batches=1)
-    await asyncio.sleep(0)
+    await _go_round()
     assert not source.is_closed
     with run.reader(0):
-        await asyncio.sleep(0.05)
+        clock.put_ahead(GRACE_S + 1)
+        await _go_round()
         assert runs.get(run.id, "") is run
-    await asyncio.wait_for(run.ended(), 5)
+    clock.put_ahead(GRACE_S - 1)
+    await _go_round()
+    assert runs.get(run.id, "") is run
+    clock.put_ahead(2)
+    await asyncio.wait_for(run.ended(), DEADLINE_S)
     assert source.is_closed
     with pytest.raises(StreamNotFound):
         runs.get(run.id, "")
@@ -141,12 +155,13 @@ async def test_a_run_without_readers_is_stopped_after_the_grace_time_and_not_bef
 
 
 async def test_an_ended_run_is_held_for_the_grace_time() -> None:
-    runs = _runs(grace_s=0.02)
+    clock, runs = LoopClock(), _runs(grace_s=GRACE_S)
     run = _start(runs, Source(_events(2)))
     await run.ended()
     assert await _read(runs.get(run.id, "")) == [*_events(2), END]
     assert await _read(runs.get(run.id, "")) == [*_events(2), END]
-    await asyncio.sleep(0.05)
+    clock.put_ahead(GRACE_S + 1)
+    await _go_round()
     with pytest.raises(StreamNotFound):
         runs.get(run.id, "")
 
@@ -177,7 +192,7 @@ async def test_a_pinned_run_with_a_full_log_does_not_wait_for_a_reader_either() 
     with run.reader(0) as slow:
         batches = aiter(slow)
         await anext(batches)
-        await asyncio.wait_for(run.ended(), 5)
+        await asyncio.wait_for(run.ended(), DEADLINE_S)
         with pytest.raises(EventsDropped):
             await anext(batches)
     assert source.given == 50

