@@ -30,12 +30,17 @@ class SequenceGrammar:
         self._has_ended = False
         self._output_ids = output_ids
         self._failure: GrammarError | None = None  # of following them
+        self._when_ready: abc.Callable[[], None] | None = None
         self.num_forced = 0  # tokens appended so far
 
     @property
     def is_ready(self) -> bool:
         """Whether it is compiled; until then the sequence waits."""
         return self._matcher is not None
+
+    def when_ready(self, callback: abc.Callable[[], None]) -> None:
+        """Have it called when the grammar becomes ready, if it is not."""
+        self._when_ready = callback
 
     @property
     def is_complete(self) -> bool:
@@ -53,6 +58,8 @@ class SequenceGrammar:
         Raises GrammarError where there is no output yet; else `advance` does, so that it ends this sequence alone.
         """
         self._matcher = matcher
+        if self._when_ready is not None:
+            self._when_ready()
         self._settle()
         try:
             for token_id in self._output_ids:

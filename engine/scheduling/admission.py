@@ -1,64 +1,51 @@
 """Admission: which waiting sequences the next step begins with, and whose room they take."""
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
-
 from engine.events.sequence import WaitReason
 from engine.scheduling.claims import Claims, Victim
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
+from engine.scheduling.prefix_waits import BranchPoint, PrefixWaits
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.step_split import Demand, StepSplit, is_much_shorter
 from engine.scheduling.step_tally import PreemptionReason
 from engine.scheduling.tenant_account import TenantAccount
 from engine.scheduling.tenants import charge_prompt
 
+_MAX_PASSED = 32  # sequences of a step that get nothing of its tokens; those behind are asked in a later one
+_MAX_SET_ASIDE = 256  # sequences a step, of a burst that shares a prefix
 _MAX_BLOCKED = 16  # sequences that find no room, of as many tenants; others are asked when these are served
-
-
-class BranchPoint(NamedTuple):
-    """A sequence that computes in this step what a waiting one will share: its first `num_blocks` blocks."""
-
-    sequence: Sequence
-    num_blocks: int
-
-
-@dataclass(slots=True)
-class Admission:
-    """What was decided for one step: these sequences are admitted when those that run have their blocks."""
-
-    newcomers: list[Sequence] = field(default_factory=list)
-    branch_points: list[BranchPoint] = field(default_factory=list)
 
 
 class AdmissionRound:
     """Chooses newcomers, the least served tenant's first; preempts where one may take the room of others.
 
-    Passed over are sequences that are not ready, that wait for a prefix which is being computed, and for which nothing
-    is left of the step. Behind one that finds no room nobody takes what is free: it is for that one.
+    Passed over are sequences for which nothing is left of the step, and set aside those that wait for a prefix which is
+    being computed. Behind one that finds no room nobody takes what is free: it is for that one.
     """
 
-    def __init__(self, kv: KVManager, lifecycle: Lifecycle, claims: Claims, split: StepSplit) -> None:
+    def __init__(
+        self, kv: KVManager, lifecycle: Lifecycle, claims: Claims, prefix_waits: PrefixWaits, split: StepSplit
+    ) -> None:
         """split: of the running sequences; newcomers are added, and those that are preempted dropped."""
         self._kv = kv
         self._lifecycle = lifecycle
         self._claims = claims
+        self._prefix_waits = prefix_waits
         self._split = split
-        self._admission = Admission()
+        self._newcomers: list[Sequence] = []
         self._matches: dict[Sequence, PrefixMatch] = {}  # of the newcomers
+        self._preempted: set[Sequence] = set()  # which have had their turn
         self._num_promised = 0  # blocks that they take
         self._most_pending: dict[TenantAccount, int] = {}  # for tenants whose longer prompts get nothing of the step
         self._blocked_rank: int | None = None  # of those that find no room
-        self._num_blocked = 0
+        self._num_blocked = self._num_passed = self._num_set_aside = 0
         self._num_reserved = self._count_reserved()
 
-    def choose(self) -> Admission:
-        for sequence in self._lifecycle.waiting:
-            if not sequence.is_ready:
-                self._lifecycle.note_wait(sequence, WaitReason.GRAMMAR)
-                continue
-            if self._most_pending.get(sequence.account) == 0:
+    def choose(self) -> list[Sequence]:
+        """The newcomers: they are admitted when those that run have their blocks."""
+        for sequence in self._lifecycle.waiting.in_turn(self._most_pending):
+            if sequence in self._preempted:
                 continue
             if self._blocked_rank is not None and sequence.service.rank > self._blocked_rank:
                 break
@@ -66,17 +53,23 @@ class AdmissionRound:
                 if not self._block(sequence):
                     break
                 continue
+            if self._num_passed >= _MAX_PASSED or self._num_set_aside >= _MAX_SET_ASIDE:
+                break
+            if self._waits_for_prefix(sequence, None):
+                continue
             match = self._kv.match(sequence)
             demand = self._split.demand(sequence, sequence.num_pending - match.num_tokens)
             if not self._gets_tokens(demand):
                 self._lifecycle.note_wait(sequence, WaitReason.TOKENS)
-            elif self._waits_for_prefix(sequence, match):
-                self._lifecycle.note_wait(sequence, WaitReason.PREFIX)
-            elif self._find_room(sequence, match):
+                self._num_passed += 1
+                continue
+            if self._waits_for_prefix(sequence, match):
+                continue
+            if self._find_room(sequence, match):
                 self._add(demand, self._kv.match(sequence))
             elif not self._block(sequence):
                 break
-        return self._admission
+        return self._newcomers
 
     def _block(self, sequence: Sequence) -> bool:
         """Note that a sequence finds no room; returns whether to ask if one of another tenant may claim some."""
@@ -103,11 +96,11 @@ class AdmissionRound:
         self._most_pending[account] = 0 if is_much_shorter(demand.num_pending, longest) else longest // 2
         return False
 
-    def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch) -> bool:
+    def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch | None) -> bool:
         """Whether another computes the next full block of a waiting sequence in this step. Then it will also leave what
-        the waiting one needs to continue where the two part.
+        the waiting one needs to continue where the two part. match: None where a look at one block may tell.
 
-        The wait ends when the block can be shared, or its owner has stopped: only sequences of this step count.
+        The wait ends when what they share is computed, or its owner has stopped: only sequences of this step count.
         """
         for other, num_tokens in self._split.tokens().items():
             of_other = self._matches.get(other)
@@ -115,7 +108,9 @@ class AdmissionRound:
             if num_tokens and (
                 num_blocks := self._kv.num_shareable_blocks(sequence, match, other, num_computed=num_computed)
             ):
-                self._admission.branch_points.append(BranchPoint(other, num_blocks))
+                self._prefix_waits.wait(sequence, BranchPoint(other, num_blocks))
+                self._lifecycle.note_wait(sequence, WaitReason.PREFIX)
+                self._num_set_aside += 1
                 return True
         return False
 
@@ -130,6 +125,8 @@ class AdmissionRound:
             return False
         for victim, reason in victims:
             self._lifecycle.preempt(victim, reason)
+            self._preempted.add(victim)
+            self._claims.begin_step()
             sequence.has_claimed |= reason is PreemptionReason.FAIRNESS
             self._split.drop(victim)
             self._num_reserved = self._count_reserved()
@@ -138,7 +135,7 @@ class AdmissionRound:
         return False
 
     def _has_place(self, num_more: int = 0) -> bool:
-        return self._lifecycle.num_free_places + num_more > len(self._admission.newcomers)
+        return self._lifecycle.num_free_places + num_more > len(self._newcomers)
 
     def _has_room(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
         """Whether there is a place, and blocks for all known tokens beside what others still need for theirs: a prompt
@@ -150,7 +147,7 @@ class AdmissionRound:
             sequence,
             match,
             num_reserved,
-            num_states_reserved=len(self._admission.newcomers),
+            num_states_reserved=len(self._newcomers),
             without=victims,
         )
 
@@ -160,7 +157,7 @@ class AdmissionRound:
 
     def _add(self, demand: Demand, match: PrefixMatch) -> None:
         sequence = demand.sequence
-        self._admission.newcomers.append(sequence)
+        self._newcomers.append(sequence)
         self._matches[sequence] = match
         self._num_promised += self._kv.room.num_taken(sequence, match)
         self._split.add(demand)

@@ -34,13 +34,19 @@ class Claims:
         self._policy = policy
         self._max_num_seqs = max_num_seqs
         self._num_blocks = num_blocks
+        self._known: dict[int, TenantShares] = {}  # by rank
+
+    def begin_step(self) -> None:
+        """Forget the blocks that sequences used: they are counted once a step for all that ask, and again when room was
+        taken."""
+        self._known.clear()
 
     def yield_at_once(self) -> None:
         """Preempt sequences of classes that yield at once, while one of a lower rank is ready to run."""
         running = self._lifecycle.running
         while running and running[-1].service.yielding is Yielding.AT_ONCE:
-            first = next((sequence for sequence in self._lifecycle.waiting if sequence.is_ready), None)
-            if first is None or first.service.rank >= running[-1].service.rank:
+            first_rank = self._lifecycle.waiting.first_rank
+            if first_rank is None or first_rank >= running[-1].service.rank:
                 return
             self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
 
@@ -55,7 +61,8 @@ class Claims:
             victims += [(each, PreemptionReason.PRIORITY) for each in reversed(running) if _is_before(sequence, each)]
         has_others = running.num_of(sequence.request.service_class) > sequence.account.num_running
         if has_others and not sequence.has_claimed:
-            shares = self._shares(rank)
+            if (shares := self._known.get(rank)) is None:
+                shares = self._known[rank] = self._shares(rank)
             victims += [(each, PreemptionReason.FAIRNESS) for each in shares.victims(sequence, num_blocks)]
         return victims
 
@@ -78,6 +85,7 @@ class Claims:
         return TenantShares(
             running[len(before) :],
             self._lifecycle.waiting.accounts(rank),
+            weight_waiting=self._lifecycle.waiting.weight(rank),
             num_places=self._max_num_seqs - len(before),
             num_blocks=max(1, self._num_blocks - sum(before)),
         )

@@ -1,107 +1,127 @@
 """FairQueue: waiting sequences, by service class, and within a class the tenant first that was served least."""
 
-import heapq
-from collections import abc
+from collections import Counter, abc
 
-from engine.scheduling.queue import ClassCounts, ServiceQueue
+from engine.scheduling.queue import ClassCounts
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.tenant_turns import TenantTurns
 
 
 class FairQueue(ClassCounts):
-    """Each tenant's sequences are in their order; which tenant is next follows from the counters.
-
-    A tenant that had nothing waiting is lifted to the least served of those that have, or else to the last that had
-    (Sheng et al., algorithm 2). Otherwise it could be idle for an hour and then have an hour for itself.
-    """
+    """Sequences stand in line, or are set aside: those whose grammars are compiled, and those that others have set
+    aside. What a step does with it does not grow with what waits."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._ranks: dict[int, dict[TenantAccount, ServiceQueue]] = {}  # of accounts with waiting sequences
-        self._last_to_leave: dict[int, TenantAccount] = {}  # by rank
+        self._ranks: dict[int, TenantTurns] = {}
+        self._compiling: set[Sequence] = set()
+        self._names: Counter[str] = Counter()  # of tenants, by the queues in which they have sequences that count
         self._num_waiting = 0
 
     def __len__(self) -> int:
         return self._num_waiting
 
     def __iter__(self) -> abc.Iterator[Sequence]:
-        """The sequences that wait now. What a tenant is charged meanwhile counts at once, for its next one."""
+        """All, in no order."""
+        return (each for turns in self._ranks.values() for queue in turns.queues.values() for each in queue)
+
+    def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:
+        """Those in line; see TenantTurns. What joins the line meanwhile may be among them."""
         for rank in sorted(self._ranks):
-            yield from _fair_order([list(queue) for queue in self._ranks[rank].values()])
+            yield from self._ranks[rank].in_turn(limits)
 
     @property
     def first(self) -> Sequence | None:
-        return next(iter(self), None)
+        """Of those in line."""
+        return next(self.in_turn({}), None)
+
+    @property
+    def first_rank(self) -> int | None:
+        """Of the service classes that have sequences in line, the one that is served first."""
+        has_line = {rank: any(each.is_in_line for each in turns.queues.values()) for rank, turns in self._ranks.items()}
+        return min((rank for rank in has_line if has_line[rank]), default=None)
 
     @property
     def has_ready(self) -> bool:
-        return any(each.is_ready for accounts in self._ranks.values() for queue in accounts.values() for each in queue)
+        """Whether any waits for something else than its grammar."""
+        return len(self._compiling) < self._num_waiting
 
     @property
     def num_tenants(self) -> int:
         """With waiting sequences that count in metrics."""
-        return len(
-            {
-                account.name
-                for accounts in self._ranks.values()
-                for account, queue in accounts.items()
-                if queue.num_counted
-            }
-        )
+        return len(self._names)
 
     def accounts(self, rank: int) -> abc.Collection[TenantAccount]:
         """With waiting sequences of this rank."""
-        return self._ranks.get(rank, {}).keys()
+        return () if (turns := self._ranks.get(rank)) is None else turns.queues.keys()
+
+    def weight(self, rank: int) -> float:
+        """Of these accounts."""
+        return 0.0 if (turns := self._ranks.get(rank)) is None else turns.weight
 
     def add_new(self, sequence: Sequence) -> None:
         """Add a sequence that has just come."""
-        rank, account = sequence.service.rank, sequence.account
-        if account not in (waiting := self._ranks.get(rank, {})):
-            if waiting:
-                account.lift(min(each.counter for each in waiting))
-            elif rank in self._last_to_leave:
-                account.lift(self._last_to_leave[rank].counter)
+        self._turns(sequence).lift(sequence.account)
         self.add(sequence)
 
     def add(self, sequence: Sequence) -> None:
         """Add a sequence that ran before: its tenant was not idle."""
-        waiting = self._ranks.setdefault(sequence.service.rank, {})
-        if (queue := waiting.get(sequence.account)) is None:
-            queue = waiting[sequence.account] = ServiceQueue()
-        queue.add(sequence)
+        if not sequence.is_ready:
+            self._compiling.add(sequence)
+        queue = self._turns(sequence).add(sequence, is_aside=not sequence.is_ready)
+        if sequence.service.is_counted and queue.num_counted == 1:
+            self._names[sequence.account.name] += 1
         self._num_waiting += 1
         self._count(sequence, 1)
 
     def remove(self, sequence: Sequence) -> None:
-        rank, account = sequence.service.rank, sequence.account
-        waiting = self._ranks[rank]
-        waiting[account].remove(sequence)
-        if not waiting[account]:
-            del waiting[account]
-            self._last_to_leave[rank] = account
-        if not waiting:
-            del self._ranks[rank]
+        self._compiling.discard(sequence)
+        queue = self._turns(sequence).remove(sequence)
+        if sequence.service.is_counted and queue.num_counted == 0:
+            self._forget_name(sequence.account.name)
         self._num_waiting -= 1
         self._count(sequence, -1)
 
+    def _forget_name(self, name: str) -> None:
+        self._names[name] -= 1
+        if not self._names[name]:
+            del self._names[name]
+
+    def set_aside(self, sequence: Sequence) -> None:
+        """Take a sequence out of the line; it waits all the same."""
+        self._turns(sequence).queues[sequence.account].set_aside(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Let a sequence stand in line, unless it does, or is gone."""
+        queue = self._turns(sequence).queues.get(sequence.account)
+        if queue is not None and queue.is_aside(sequence):
+            self._compiling.discard(sequence)
+            queue.put_back(sequence)
+            self.advance(sequence)
+
+    def is_aside(self, sequence: Sequence) -> bool:
+        return self._turns(sequence).queues[sequence.account].is_aside(sequence)
+
+    def advance(self, sequence: Sequence) -> None:
+        """The turn of a sequence's tenant may come earlier: it was given back what it was charged."""
+        self._turns(sequence).advance(sequence.account)
+
     def forget_tenants(self) -> None:
         """There is no sequence any more: who comes next owes nothing."""
-        assert not self._ranks
-        self._last_to_leave.clear()
+        assert not self._num_waiting
+        self._ranks.clear()
 
+    def _turns(self, sequence: Sequence) -> TenantTurns:
+        if (turns := self._ranks.get(sequence.service.rank)) is None:
+            turns = self._ranks[sequence.service.rank] = TenantTurns()
+        return turns
 
-def _fair_order(queues: list[list[Sequence]]) -> abc.Iterator[Sequence]:
-    """One tenant's sequences after another's, by counter; equals by their order."""
-    if len(queues) == 1:
-        yield from queues[0]
-        return
-    heads = [(queue[0].account.counter, queue[0].order, 0, queue) for queue in queues]
-    heapq.heapify(heads)
-    while heads:
-        _, _, index, queue = heads[0]
-        yield queue[index]
-        index += 1
-        if index == len(queue):
-            heapq.heappop(heads)
-        else:  # with its counter of now
-            heapq.heapreplace(heads, (queue[index].account.counter, queue[index].order, index, queue))
+    def check(self) -> None:
+        """Assert what the turns promise, and that the counts are right."""
+        for turns in self._ranks.values():
+            turns.check()
+        waiting = list(self)
+        assert len(waiting) == self._num_waiting
+        assert self._compiling == {each for each in waiting if not each.is_ready}
+        assert set(self._names) == {each.account.name for each in waiting if each.service.is_counted}

@@ -47,6 +47,11 @@ class Lifecycle:
         return self.num_free_places > 0
 
     @property
+    def num_tenants_running(self) -> int:
+        """With running sequences that count in metrics."""
+        return len({each.account.name for each in self.running if each.service.is_counted})
+
+    @property
     def num_pending_prompt_tokens(self) -> int:
         """Known tokens of running sequences that are to be computed, less one for each."""
         behind = [len(each.tokens) - each.num_computed - 1 for each in self.running]  # without calls that add up
@@ -56,8 +61,11 @@ class Lifecycle:
         self.sequences[sequence.id] = sequence
         sequence.account = self.tenants.account(sequence)
         num_running, num_waiting = len(self.running), len(self.waiting)
+        sequence.num_to_compute = self._kv.num_uncached(sequence)
         self.waiting.add_new(sequence)
         self.tally.note(sequence, Queued(sequence.id, self._clock(), num_running, num_waiting, sequence.num_output))
+        if not sequence.is_ready:
+            self.note_wait(sequence, WaitReason.GRAMMAR)
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Let a waiting sequence run, from its cached prefix on."""
@@ -99,6 +107,7 @@ class Lifecycle:
         sequence.preempted_s.append(now_s)
         self.tally.note(sequence, Preempted(sequence.id, now_s, reason, num_lost))
         sequence.status = SequenceStatus.WAITING
+        sequence.num_to_compute = self._kv.num_uncached(sequence)
         self.waiting.add(sequence)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
@@ -110,6 +119,7 @@ class Lifecycle:
         else:
             self.waiting.remove(sequence)
         refund_uncomputed(sequence)
+        self.waiting.advance(sequence)
         if is_failed or not sequence.service.stays_cached:
             self._kv.discard(sequence)
         else:
@@ -143,4 +153,5 @@ class Lifecycle:
             assert sequence.status is SequenceStatus.WAITING
             assert sequence.num_computed == 0, sequence.id
             assert sequence.tables == sequence.draft == [], sequence.id
+        self.waiting.check()
         self._kv.check(running)

@@ -8,13 +8,14 @@ which there are finitely many; so all sequences end, whatever claims (claims.py)
 
 from collections.abc import Callable
 
-from engine.scheduling.admission import Admission, AdmissionRound
+from engine.scheduling.admission import AdmissionRound
 from engine.scheduling.claims import Claims
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.plan import PlanItem, StepPlan
+from engine.scheduling.prefix_waits import PrefixWaits
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.step_budget import StepBudget
 from engine.scheduling.step_split import StepSplit
@@ -39,6 +40,7 @@ class StepPlanner:
         self._lifecycle = lifecycle
         self._budget = budget
         self._clock = clock
+        self._prefix_waits = PrefixWaits(lifecycle.waiting, config.block_size)
         self._claims = Claims(
             kv.room,
             lifecycle,
@@ -68,9 +70,11 @@ class StepPlanner:
         left: float = token_budget
         threshold = self._config.long_prefill_token_threshold
         split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=self._budget.cost)
-        admission = Admission()
+        chosen: list[Sequence] = []
         if lifecycle.waiting:
-            admission = AdmissionRound(self._kv, lifecycle, self._claims, split).choose()
+            self._claims.begin_step()
+            self._prefix_waits.begin_step(split.tokens())
+            chosen = AdmissionRound(self._kv, lifecycle, self._claims, self._prefix_waits, split).choose()
         tokens = split.tokens()
         running = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.RUNNING]
         newcomers = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.WAITING]
@@ -83,7 +87,7 @@ class StepPlanner:
         left -= sum(tokens[demand.sequence] * demand.cost for demand in in_part)
         if len(lifecycle.running) == num_running:
             left -= self._admit(
-                items, admission, {each.sequence: (tokens[each.sequence], each.cost) for each in newcomers}
+                items, chosen, {each.sequence: (tokens[each.sequence], each.cost) for each in newcomers}
             )
         for sequence, num_wanted, _, cost in in_part:
             num_more = max(0, min(num_wanted - tokens[sequence], int(left / cost)))
@@ -130,17 +134,21 @@ class StepPlanner:
         needs_logits = end == sequence.num_with_draft and sequence.request.sampling.max_tokens > 0
         return PlanItem(sequence, num_new, num_draft, needs_logits)
 
+    def check(self) -> None:
+        """Assert what PrefixWaits promises."""
+        self._prefix_waits.check(self._lifecycle.waiting)
+
     # --- newcomers ----------------------------------------------------------------------------------------------------
 
-    def _admit(self, items: list[PlanItem], admission: Admission, tokens: dict[Sequence, tuple[int, float]]) -> float:
+    def _admit(self, items: list[PlanItem], chosen: list[Sequence], tokens: dict[Sequence, tuple[int, float]]) -> float:
         """Let newcomers run, as long as their room has not gone to others meanwhile; returns what their tokens cost.
 
         tokens: of each, and what one costs.
         """
         spent = 0.0
         room, lifecycle = self._kv.room, self._lifecycle
-        num_reserved = sum(room.num_needed(sequence) for sequence in lifecycle.running) if admission.newcomers else 0
-        for sequence in admission.newcomers:
+        num_reserved = sum(room.num_needed(sequence) for sequence in lifecycle.running) if chosen else 0
+        for sequence in chosen:
             match = self._kv.match(sequence)
             if not lifecycle.has_free_place or not room.can_admit(sequence, match, num_reserved):
                 break
@@ -148,7 +156,7 @@ class StepPlanner:
             num_tokens, cost = tokens[sequence]
             spent += self._continue(items, sequence, min(num_tokens, sequence.num_pending)) * cost
             num_reserved += room.num_needed(sequence)
-        for sequence, num_blocks in admission.branch_points:
+        for sequence, num_blocks in self._prefix_waits.branch_points:
             if sequence.status is SequenceStatus.RUNNING:
                 self._kv.add_branch_point(sequence, num_blocks)
         return spent

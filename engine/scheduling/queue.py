@@ -1,6 +1,6 @@
 """Order of service: which running sequence is scheduled first, and which is preempted first (the last in the order)."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import abc
 
 from engine.config import SchedulingPolicy
@@ -56,6 +56,11 @@ class ServiceQueue(ClassCounts):
 
     def __getitem__(self, index: int) -> Sequence:
         return self._entries[index]
+
+    def after(self, order: Order | None) -> abc.Iterator[Sequence]:
+        """Those behind a place in the order; None is before all."""
+        begin = 0 if order is None else bisect_right(self._entries, order, key=_order)
+        return (self._entries[index] for index in range(begin, len(self._entries)))
 
     def add(self, sequence: Sequence) -> None:
         insort(self._entries, sequence, key=_order)

@@ -130,6 +130,8 @@ class Scheduler:
         self._num_added += 1
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step
         self._lifecycle.add(sequence)
+        if grammar is not None:
+            grammar.when_ready(lambda: self._lifecycle.waiting.put_back(sequence))
         self._deadlines.add(sequence)
         self._start_limits.add(sequence)
 
@@ -224,7 +226,7 @@ class Scheduler:
             prefix_hits=tally.prefix_hits,
             preemptions=sum(tally.preemptions.values()),
             preemptions_by_reason={reason.value: number for reason, number in tally.preemptions.items() if number},
-            tenants_running=self._lifecycle.tenants.num_running,
+            tenants_running=self._lifecycle.num_tenants_running,
             tenants_waiting=waiting.num_tenants,
             recomputed_tokens=tally.recomputed_tokens,
             pending_prompt_tokens=self._lifecycle.num_pending_prompt_tokens,
@@ -303,5 +305,6 @@ class Scheduler:
     def check(self) -> None:
         """Assert the invariants of all sequences and blocks; cheap enough to run after every step of a test."""
         self._lifecycle.check()
+        self._planner.check()
         self._deadlines.check(list(self._lifecycle.sequences.values()))
         self._start_limits.check(list(self._lifecycle.sequences.values()))

@@ -7,6 +7,7 @@ cost no computing, as in Cao et al., "Locality-aware Fair Scheduling in LLM Serv
 
 from dataclasses import dataclass
 
+_NO_TOKENS = 1e-6  # fewer are none
 _RECENT = 0.9  # a step's prompt tokens count so much one step later: some ten steps in all
 _PROMPT_COST, _OUTPUT_COST = 1.0, 2.0  # the paper's: an output token takes a step, prompt tokens share one
 
@@ -37,7 +38,8 @@ class TenantAccount:
 
     def pass_step(self, num_prompt_tokens: float) -> None:
         """Count the prompt tokens of a step, of which one far into a prompt counts for several."""
-        self.recent_prompt_tokens = _RECENT * self.recent_prompt_tokens + num_prompt_tokens
+        recent = _RECENT * self.recent_prompt_tokens + num_prompt_tokens
+        self.recent_prompt_tokens = recent if recent > _NO_TOKENS else 0.0
 
     def lift(self, counter: float) -> None:
         """Forgo the credit of an idle time, in which others were served up to `counter`."""

@@ -17,6 +17,9 @@ class _Usage:
     blocks: list[int] = field(default_factory=list)  # of each
     num_blocks: int = 0  # of all
 
+    def copy(self) -> "_Usage":
+        return _Usage(list(self.sequences), list(self.blocks), self.num_blocks)
+
 
 class TenantShares:
     """A snapshot of one service class. A share is a tenant's weight over that of all tenants with sequences there."""
@@ -24,34 +27,45 @@ class TenantShares:
     def __init__(
         self,
         running: abc.Iterable[tuple[Sequence, int]],
-        waiting: abc.Iterable[TenantAccount],
+        waiting: abc.Container[TenantAccount],
         *,
+        weight_waiting: float,
         num_places: int,
         num_blocks: int,
     ) -> None:
-        """running: in the order of service, with their blocks. num_places, num_blocks: that the class can have."""
-        self._usage: dict[TenantAccount, _Usage] = {account: _Usage() for account in waiting}
+        """running: in the order of service, with their blocks. weight_waiting: of the accounts in `waiting` together.
+        num_places, num_blocks: that the class can have."""
+        self._usage: dict[TenantAccount, _Usage] = {}  # of those that run something
         for sequence, blocks in running:
             usage = self._usage.setdefault(sequence.account, _Usage())
             usage.sequences.append(sequence)
             usage.blocks.append(blocks)
             usage.num_blocks += blocks
-        self._weight = sum(account.weight for account in self._usage)
+        self._weight = weight_waiting + sum(account.weight for account in self._usage if account not in waiting)
         self._num_places = num_places
         self._num_blocks = num_blocks
+        # Few tenants, and mostly none: so it costs little to ask for each of many that wait.
+        self._above_share = [account for account, usage in self._usage.items() if self._excess(account, usage) >= 0]
 
     def victims(self, sequence: Sequence, num_blocks: int) -> list[Sequence]:
         """Running sequences, the first to go first, whose tenants use more than their share even without them; none if
         the waiting `sequence`, which needs `num_blocks`, would take its tenant over its own, or it was served more."""
-        own = self._usage[sequence.account]
+        own = self._usage.get(sequence.account, _Usage())
         part = self._part(len(own.sequences) + 1, own.num_blocks + num_blocks)
         if own.sequences and part > self._share(sequence.account):
             return []
         most = sequence.account.counter - _SLACK / sequence.account.weight
-        others = [account for account in self._usage if account is not sequence.account and account.counter >= most]
+        left = {
+            account: self._usage[account].copy()
+            for account in self._above_share
+            if account is not sequence.account and account.counter >= most
+        }
         victims = []
-        while (account := max(others, key=self._excess, default=None)) is not None and self._excess(account) >= 0:
-            usage = self._usage[account]
+        while left:
+            account = max(left, key=lambda each: self._excess(each, left[each]))
+            usage = left[account]
+            if self._excess(account, usage) < 0:
+                break
             victims.append(usage.sequences.pop())
             usage.num_blocks -= usage.blocks.pop()
         return victims
@@ -61,9 +75,8 @@ class TenantShares:
         lasts = {account: usage.sequences[-1] for account, usage in self._usage.items() if usage.sequences}
         return lasts[max((account for account in lasts if lasts[account] is not but), key=self._relative_blocks)]
 
-    def _excess(self, account: TenantAccount) -> float:
+    def _excess(self, account: TenantAccount, usage: _Usage) -> float:
         """By how much a tenant would exceed its share without its last sequence, relative to the share."""
-        usage = self._usage[account]
         if not usage.sequences:
             return -1.0
         return self._part(len(usage.sequences) - 1, usage.num_blocks - usage.blocks[-1]) / self._share(account) - 1

@@ -4,11 +4,8 @@ from collections import abc, defaultdict
 
 from engine.scheduling.plan import StepPlan
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.service import SERVICE_RULES
 from engine.scheduling.step_split import Demand
 from engine.scheduling.tenant_account import TenantAccount
-
-_COUNTED_RANKS = {rules.rank for rules in SERVICE_RULES.values() if rules.is_counted}
 
 
 class Tenants:
@@ -19,13 +16,7 @@ class Tenants:
 
     def __init__(self) -> None:
         self._accounts: dict[tuple[int, str], TenantAccount] = {}
-
-    @property
-    def num_running(self) -> int:
-        """Tenants with running sequences that count in metrics."""
-        return len(
-            {name for (rank, name), account in self._accounts.items() if account.num_running and rank in _COUNTED_RANKS}
-        )
+        self._had_prompts: set[TenantAccount] = set()  # lately
 
     def account(self, sequence: Sequence) -> TenantAccount:
         """The account of a sequence's tenant in its service class."""
@@ -45,12 +36,15 @@ class Tenants:
             for item in plan.items:
                 if item.is_prompt:
                     num_tokens[item.sequence.account] += item.num_new * costs[item.sequence]
-            for account in self._accounts.values():
+            self._had_prompts.update(num_tokens)
+            for account in self._had_prompts:
                 account.pass_step(num_tokens[account])
+            self._had_prompts = {account for account in self._had_prompts if account.recent_prompt_tokens}
 
     def clear(self) -> None:
         """There is no sequence any more, and nobody waited for what the others had."""
         self._accounts.clear()
+        self._had_prompts.clear()
 
 
 def charge_prompt(sequence: Sequence, num_tokens: int) -> None:

@@ -60,15 +60,29 @@ class KVManager:
             sequence.block_hashes[: self._num_matchable_blocks(sequence) if is_looked_up else 0]
         )
 
-    def num_shareable_blocks(self, waiting: Sequence, match: PrefixMatch, other: Sequence, *, num_computed: int) -> int:
+    def num_uncached(self, sequence: Sequence) -> int:
+        """Tokens that a waiting sequence would compute if it began now."""
+        return sequence.num_pending - self.match(sequence).num_tokens
+
+    def num_shareable_blocks(
+        self, waiting: Sequence, match: PrefixMatch | None, other: Sequence, *, num_computed: int
+    ) -> int:
         """Blocks that a waiting sequence will share with another that computes, in this step, the block after `match`;
-        0 if it does not. num_computed: tokens of the other when the step begins."""
+        0 if it does not, or if that cannot be told without a match. num_computed: tokens of the other when
+        the step begins."""
         ours, theirs = other.block_hashes, waiting.block_hashes
         most = min(len(ours), self._num_matchable_blocks(waiting))
         index = num_computed // self._block_size
-        if waiting.needs_prompt_rows or not match.num_blocks <= index < most or ours[index] != theirs[index]:
+        if waiting.needs_prompt_rows or index >= most or ours[index] != theirs[index]:
+            return 0
+        if self._is_cached_at(index, theirs) if match is None else match.num_blocks > index:
             return 0
         return bisect_left(range(most), True, key=lambda position: ours[position] != theirs[position])
+
+    def _is_cached_at(self, index: int, hashes: list[bytes]) -> bool:
+        """Whether a match could have the block at `index`; certainly not if full attention lacks it."""
+        full = next((number for number, group in enumerate(self._groups) if group.is_full_attention), None)
+        return full is None or self._prefixes.find(full, hashes[index]) is not None
 
     def add_branch_point(self, sequence: Sequence, num_blocks: int) -> None:
         """Let a running sequence leave in the cache what waiting ones need to continue after its first `num_blocks`."""

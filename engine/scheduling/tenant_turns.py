@@ -1,0 +1,148 @@
+"""TenantTurns: whose waiting sequences are next within one service class: the tenant's that was served least."""
+
+import heapq
+from collections import abc
+
+from engine.scheduling.sequence import Order, Sequence
+from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.tenant_queue import TenantQueue
+
+_MIN_SWEEP = 64  # entries; fewer are not worth sweeping
+
+# Counter, order of the first sequence in line, number of the entry: the least is next. Entries never compare further.
+_Entry = tuple[float, Order, int, TenantAccount]
+
+
+class TenantTurns:
+    """Each tenant's sequences are in their order; which tenant is next follows from the counters.
+
+    A tenant that had nothing waiting is lifted to the least served of those that have, or else to the last that had
+    (Sheng et al., algorithm 2). Otherwise it could be idle for an hour and then have an hour for itself.
+
+    A heap, in which each tenant with a sequence in line has one valid entry, no greater than its turn is: counters
+    grow, and first sequences leave, while an entry stays as it is until it comes to the top. What makes a turn come
+    earlier makes a new entry (`advance`). So a step costs no more with many tenants than with few.
+    """
+
+    def __init__(self) -> None:
+        self.queues: dict[TenantAccount, TenantQueue] = {}  # of accounts with waiting sequences
+        self.weight = 0.0  # of them all
+        self._weights: dict[TenantAccount, float] = {}
+        self._last_to_leave: TenantAccount | None = None
+        self._heap: list[_Entry] = []
+        self._valid: dict[TenantAccount, tuple[float, Order, int]] = {}  # entries without their accounts
+        self._held: dict[TenantAccount, None] = {}  # whose entries the last `in_turn` took
+        self._num_entries = 0
+
+    def lift(self, account: TenantAccount) -> None:
+        """A new sequence of the tenant is about to be added: take the credit of an idle time."""
+        if account in self.queues:
+            return
+        if self.queues:
+            self._release_held()
+            least = self._peek()
+            counters = (least[0],) if least is not None else (each.counter for each in self.queues)
+            account.lift(min(counters))
+        elif self._last_to_leave is not None:
+            account.lift(self._last_to_leave.counter)
+
+    def add(self, sequence: Sequence, *, is_aside: bool) -> TenantQueue:
+        account = sequence.account
+        if (queue := self.queues.get(account)) is None:
+            queue = self.queues[account] = TenantQueue()
+        self.weight += account.weight - self._weights.get(account, 0.0)
+        self._weights[account] = account.weight
+        queue.add(sequence, is_aside=is_aside)
+        self.advance(account)
+        return queue
+
+    def remove(self, sequence: Sequence) -> TenantQueue:
+        account = sequence.account
+        queue = self.queues[account]
+        queue.remove(sequence)
+        if not queue:
+            del self.queues[account]
+            self._valid.pop(account, None)
+            self._held.pop(account, None)
+            self.weight -= self._weights.pop(account)
+            self._last_to_leave = account
+        if not self.queues:
+            self.weight = 0.0  # without what rounding has left
+        return queue
+
+    def advance(self, account: TenantAccount) -> None:
+        """The tenant's turn may come earlier than it did: a sequence joined the line, or tokens were refunded."""
+        queue = self.queues.get(account)
+        if account in self._held or queue is None or (first := queue.next_after()) is None:
+            return
+        valid = self._valid.get(account)
+        if valid is not None and valid[:2] <= (account.counter, first.order):
+            return
+        self._num_entries += 1
+        self._valid[account] = key = (account.counter, first.order, self._num_entries)
+        heapq.heappush(self._heap, (*key, account))
+        if len(self._heap) > _MIN_SWEEP + 2 * len(self.queues):
+            self._heap = [entry for entry in self._heap if self._valid.get(entry[3]) == entry[:3]]
+            heapq.heapify(self._heap)
+
+    def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:
+        """Sequences in line, one tenant's after another's, by counter; equals by their order.
+
+        What a tenant is charged meanwhile counts at once, and so do `limits`: the most tokens that its next sequence
+        may have to compute, where there is one.
+        """
+        self._release_held()
+        asked: list[tuple[float, Order, int, Sequence]] = []  # the next sequence of each tenant that had one
+        while True:
+            while asked and asked[0][0] < (counter := asked[0][3].account.counter):
+                heapq.heapreplace(asked, (counter, *asked[0][1:]))
+            least = self._peek()
+            if least is not None and (not asked or least[:2] < asked[0][:2]):
+                account, order = least[3], None
+                heapq.heappop(self._heap)
+                del self._valid[account]
+                self._held[account] = None
+            elif asked:
+                _, order, _, sequence = heapq.heappop(asked)
+                yield sequence
+                account = sequence.account
+            else:
+                return
+            if (queue := self.queues.get(account)) is not None:
+                following = queue.next_after(order, limits.get(account))
+                if following is not None:
+                    heapq.heappush(asked, (account.counter, following.order, id(following), following))
+
+    def _peek(self) -> _Entry | None:
+        """The valid entry of whose turn it is."""
+        while self._heap:
+            counter, order, number, account = entry = self._heap[0]
+            if self._valid.get(account) != entry[:3]:
+                heapq.heappop(self._heap)
+            elif (first := self.queues[account].next_after()) is None:
+                heapq.heappop(self._heap)
+                del self._valid[account]
+            elif (account.counter, first.order) != (counter, order):
+                self._valid[account] = key = (account.counter, first.order, number)
+                heapq.heapreplace(self._heap, (*key, account))
+            else:
+                return entry
+        return None
+
+    def _release_held(self) -> None:
+        held, self._held = self._held, {}
+        for account in held:
+            self.advance(account)
+
+    def check(self) -> None:
+        """Assert that each tenant in line has an entry, which is not too late."""
+        self._release_held()
+        assert sorted(self._valid.values()) == sorted(
+            each[:3] for each in self._heap if self._valid.get(each[3]) == each[:3]
+        )
+        for account, queue in self.queues.items():
+            assert len(queue)
+            queue.check()
+            if (first := queue.next_after()) is not None:
+                assert self._valid[account][:2] <= (account.counter, first.order)
+        assert set(self._valid) <= set(self.queues) == set(self._weights)
