@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.client.log_format import LogFormat
 from engine.protocol import EngineInfo
-from server.commands.listener import UNIX_SCHEME, is_loopback
+from server.commands.listener import UNIX_SCHEME, is_for_this_machine
 from server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def announce(info: EngineInfo, text_model: "TextModel", url: str, config: Server
     for warning in info.warnings:
         logger.warning("%s", warning)
     has_key = bool(config.api_key or config.api_keys_file)
-    if not has_key and config.network.uds is None and not is_loopback(config.host):
+    if not has_key and config.network.uds is None and not is_for_this_machine(config.host):
         logger.warning("there is no key: whoever reaches %s may use the server; set HEADRACE_API_KEY", config.host)
     if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
         logger.info("ready at %s", url)

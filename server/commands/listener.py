@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import stat
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from engine.errors import StartupError
 from server.config import ServerConfig
+from server.http.peer import is_loopback
 
 UNIX_SCHEME = "unix:"  # of our URLs alone
 
@@ -26,12 +26,9 @@ _KEEPALIVE_PROBES = 3
 _UNACKED_SURPLUS_S = 5  # beyond --http-write-timeout
 
 
-def is_loopback(host: str) -> bool:
+def is_for_this_machine(host: str) -> bool:
     """Whether only this machine reaches what listens on `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost" or is_loopback(host)
 
 
 @contextlib.contextmanager

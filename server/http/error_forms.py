@@ -8,6 +8,7 @@ from starlette.types import Scope
 from engine.errors import Shed
 from server.errors import ErrorReply, describe
 from server.metrics.request_record import current_record
+from server.paths import route_path
 from server.protocols.messages.errors import messages_error
 from server.protocols.ollama.lines import ollama_error
 
@@ -24,15 +25,6 @@ def told(error: Exception, request_id: str) -> ErrorReply:
     if (record := current_record()) is not None:
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
     return reply
-
-
-def route_path(scope: Scope) -> str:
-    """The path that the router sees: without the prefix of --root-path, by Starlette's rule."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and (path == root or path.startswith(root + "/")):
-        return path[len(root) :]
-    return path
 
 
 def error_response(reply: ErrorReply, request_id: str, scope: Scope) -> Response:

@@ -12,7 +12,7 @@ from server.context import ServerContext
 from server.errors import ClientGone, ForeignName, TooManyConnections
 from server.http.certificates import SUBJECT_STATE
 from server.http.connections import REFUSED_STATE
-from server.http.error_forms import error_response, route_path, told
+from server.http.error_forms import error_response, told
 from server.http.head import check_head
 from server.http.own_names import FOREIGN_NAME_STATE, host_name
 from server.http.rate_headers import rate_headers
@@ -21,10 +21,9 @@ from server.keys.caller import ANYBODY, Caller, set_current_caller
 from server.keys.ring import KeyRing
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_record, set_current_record
 from server.pages.files import NAMES as page_names
+from server.paths import PROBES, route_path
 from server.schemas.base import quote
 
-# Kubernetes and load balancers probe these without a key. They tell the state of the server, and nothing of requests.
-PROBES = frozenset({"/live", "/ready", "/health"})
 # The description of the API is the same for every server of a version, and a page cannot send a key for its parts.
 _DESCRIPTION = frozenset(
     {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}

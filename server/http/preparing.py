@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.errors import HeadraceError
 from server.context import ServerContext
 from server.http.disconnect import until_disconnect
-from server.http.error_forms import route_path
 from server.metrics.request_record import current_record
+from server.paths import route_path
 from server.served.model import ServedModel
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from starlette.types import Scope
 
-from server.http.error_forms import route_path
 from server.keys.account import Left
 from server.keys.caller import caller_of
 from server.keys.spending import utc_now
+from server.paths import route_path
 
 _KINDS = ("requests", "tokens")
 _PARTS = ("limit", "remaining", "reset")

@@ -6,12 +6,12 @@ import time
 
 from engine.client.log_format import with_fields
 from server.metrics.request_record import Outcome, RequestRecord
+from server.paths import MONITORING
 
 logger = logging.getLogger(__name__)
 
 _FIRST = ("method", "route", "status")  # a line begins with their values
-# Asked for every few seconds, for ever, or two dozen at a time by a page.
-_QUIET_ROUTES = frozenset({"/live", "/ready", "/health", "/metrics", "/assets/{name:path}"})
+_QUIET_ROUTES = MONITORING | {"/assets/{name:path}"}  # a page asks for two dozen of the latter at a time
 # Refusals come as fast as clients send. Those of one code beyond the first in a window are counted, and told together.
 _MAX_REFUSALS = 10
 _WINDOW_S = 10.0

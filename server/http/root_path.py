@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.paths import is_below
+
 
 class RootPath:
     """Gives each request the prefix and a path that begins with it, as ASGI has them.
@@ -16,16 +18,12 @@ class RootPath:
         """root_path: "", or "/llm" and the like. routes: the paths of all routes."""
         self._app = app
         self._root = root_path
-        self._may_be_left_on = not any(_is_below(route, root_path) for route in routes)
+        self._may_be_left_on = not any(is_below(route, root_path) for route in routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._root and scope["type"] == "http":
             scope["root_path"] = self._root
-            if not (self._may_be_left_on and _is_below(scope["path"], self._root)):
+            if not (self._may_be_left_on and is_below(scope["path"], self._root)):
                 scope["path"] = self._root + scope["path"]
                 scope["raw_path"] = self._root.encode() + scope["raw_path"]
         await self._app(scope, receive, send)
-
-
-def _is_below(path: str, root: str) -> bool:
-    return path == root or path.startswith(root + "/")

@@ -7,6 +7,7 @@ from prometheus_client.registry import Collector
 
 from server.metrics.spec import PREFIX, MetricSpec, MetricType
 from server.metrics.table import METRICS
+from server.paths import MONITORING
 
 Labels = dict[str, str]
 
@@ -21,7 +22,7 @@ _OTHER_NAMES = {
     "prefix_cache_hits": "gpu_prefix_cache_hits",
     "inter_token_latency_seconds": "time_per_output_token_seconds",
 }
-_UNCOUNTED_ROUTES = frozenset({"/metrics", "/health", "/live", "/ready", "/version"})  # vLLM's HTTP metrics lack them
+_UNCOUNTED_ROUTES = MONITORING | {"/version"}  # vLLM's HTTP metrics lack them
 
 
 class VllmNames(Collector):

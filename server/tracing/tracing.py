@@ -17,12 +17,12 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from engine.client.interface import RestartReason
+from server.paths import MONITORING, route_path
 from server.tracing.clock import TraceClock
 from server.tracing.request_trace import RequestTrace, Restart
 from server.tracing.span_gate import SpanGate
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-_QUIET_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})  # asked for every few seconds, for ever
 _MAX_RESTARTS = 16  # that are remembered; the server gives up far earlier
 # OpenTelemetry's variables of these sizes, and its defaults.
 _QUEUE_SIZE = ("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
@@ -54,7 +54,7 @@ class Tracing:
 
         method: as its label. arrival_s: by time.monotonic().
         """
-        if scope["path"].removeprefix(scope.get("root_path", "")) in _QUIET_PATHS:
+        if route_path(scope) in MONITORING:
             return None
         clock = TraceClock()
         span = self._tracer.start_span(

@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.jobs.findings import Finding, ok, problem, warning
-from server.commands.listener import host_port, is_loopback, listen
+from server.commands.listener import host_port, is_for_this_machine, listen
 from server.config import ServerConfig
 from server.http.certificates import make_context
 from server.keys.key_file import read_keys
@@ -51,7 +51,7 @@ def caller_finding(config: ServerConfig) -> Finding:
         return ok("keys", f"{num_keys}; clients have to send one")
     if config.network.uds is not None:
         return ok("keys", f"none, and only users who may use {config.network.uds} reach it")
-    if is_loopback(config.host):
+    if is_for_this_machine(config.host):
         return ok("keys", f"none, and only this machine reaches {config.host}")
     return warning("keys", f"none: whoever reaches {config.host} may use the server; set HEADRACE_API_KEY")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import StartupError
-from server.commands.listener import listen, listen_unix, listening, url_of
+from server.commands.listener import is_for_this_machine, listen, listen_unix, listening, url_of
 from server.config import ServerConfig
 from server.network_config import NetworkConfig
 from tests.helpers.deadline import DEADLINE_S
@@ -27,6 +27,23 @@ def test_a_free_port_is_picked_and_told() -> None:
 def test_every_interface_is_told_as_the_one_that_works_here() -> None:
     with listen("0.0.0.0", 0) as sock:
         assert url_of(sock).startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example", False),
+    ],
+)
+def test_who_reaches_a_host(host: str, expected: bool) -> None:
+    assert is_for_this_machine(host) is expected
 
 
 def test_a_port_in_use_is_named_with_the_remedy() -> None:
