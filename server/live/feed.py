@@ -67,20 +67,20 @@ class LiveFeed:
         return msgspec.structs.replace(story, saved_s=saved_s or None)
 
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
-        """Frames as JSON, so many or until `close`. Raises TooManyWatchers."""
+        """Frames as JSON, so many or until `close`. Raises TooManyWatchers, and what a frame could not be made for."""
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} watch already; close a dashboard, or try again later")
         queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)
         self._watchers.add(queue)
-        if self._task is None:
-            self._builder = FrameBuilder()
-            self._task = asyncio.create_task(self._tell(), name="live-feed")
+        task = self._task or self._begin()
         try:
             yield self._frame(0.0, self.requests.recent())
             num_told = 1
             while num_told != num_frames and (frame := await queue.get()):
                 yield frame
                 num_told += 1
+            if task.done() and not task.cancelled():
+                task.result()
         finally:
             self._watchers.discard(queue)
             if not self._watchers and self._task is not None:
@@ -91,6 +91,18 @@ class LiveFeed:
         """End what is watched."""
         for queue in self._watchers:
             _put(queue, b"")
+
+    def _begin(self) -> asyncio.Task[None]:
+        self._builder = FrameBuilder()
+        self._task = asyncio.create_task(self._tell(), name="live-feed")
+        self._task.add_done_callback(self._on_told)
+        return self._task
+
+    def _on_told(self, task: asyncio.Task[None]) -> None:
+        """Where frames cannot be made, end what is watched: it would wait for ever. The next watcher begins anew."""
+        if not task.cancelled() and task.exception() is not None and self._task is task:
+            self._task = None
+            self.close()
 
     async def _tell(self) -> None:
         last_s = time.monotonic()

@@ -106,6 +106,25 @@ async def test_it_ends_with_the_server() -> None:
         await watcher.ended()
 
 
+async def test_frames_that_cannot_be_made_end_what_is_watched(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(FakeClient(says("x")))
+    live = app.state.context.live
+    async with _watch(app) as first, _watch(app) as second:
+        await second.until(lambda: bool(_frames(first) and _frames(second)))
+        with monkeypatch.context() as patched:
+            patched.setattr(live, "_frame", lambda *_: 1 / 0)
+            await first.ended()
+            await second.ended()
+    assert b'"error"' in first.body
+    assert b"ZeroDivision" not in first.body + second.body
+    assert "ZeroDivisionError" in caplog.text
+    async with _watch(app, query="frames=3") as third:
+        await third.ended()
+    assert len(_frames(third)) == 3
+
+
 async def test_watchers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "MAX_WATCHERS", 1)
     app = make_app(FakeClient(says("x")))
