@@ -243,7 +243,9 @@ class Connection(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         self._on_closed(CloseReason.HEADER_SIZE)
-        self._end(HeadersTooLarge(f"the head has more than {_MAX_HEADER_LINES} lines or {_MAX_HEAD_BYTES} bytes"))
+        self._end(
+            HeadersTooLarge(f"the head has more than {_MAX_HEADER_LINES} lines or {_MAX_HEAD_BYTES} bytes so far")
+        )
 
     def _refuse_message(self, why: str) -> None:
         self._on_closed(CloseReason.INVALID)

@@ -8,7 +8,7 @@ from starlette.types import Scope
 from server.errors import AmbiguousRequest, HeadersTooLarge
 
 _MAX_HEADERS = 200
-_MAX_HEADER_BYTES = 64 * 1024
+_MAX_HEAD_BYTES = 64 * 1024  # of names, values and the request's target
 _HOST = re.compile(
     rb"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?"
 )  # RFC 3986's reg-name, or an address
@@ -18,11 +18,11 @@ _VERSIONS = ("1.0", "1.1")
 def check_head(scope: Scope) -> None:
     """Raises HeadersTooLarge or AmbiguousRequest, after either of which the connection is closed."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    size = sum(len(name) + len(value) for name, value in headers)
-    if len(headers) > _MAX_HEADERS or size > _MAX_HEADER_BYTES:
+    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > _MAX_HEADERS or size > _MAX_HEAD_BYTES:
         raise HeadersTooLarge(
-            f"the request has {len(headers)} header lines of {size} bytes; the limits are {_MAX_HEADERS} lines and "
-            f"{_MAX_HEADER_BYTES} bytes"
+            f"the request has {len(headers)} header lines, and with its URL they have {size} bytes; the limits are "
+            f"{_MAX_HEADERS} lines and {_MAX_HEAD_BYTES} bytes"
         )
     version = scope["http_version"]
     if version not in _VERSIONS:

@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +24,9 @@ from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_re
 from server.pages.files import NAMES as page_names
 from server.paths import PROBES, route_path
 from server.schemas.base import quote
+
+if TYPE_CHECKING:  # OpenTelemetry is an extra
+    from server.tracing.request_trace import RequestTrace
 
 # The description of the API is the same for every server of a version, and a page cannot send a key for its parts.
 _DESCRIPTION = frozenset(
@@ -54,6 +58,7 @@ class RequestMiddleware:
             return
         exchange = _Exchange(scope, receive, send, self._context, self._log)
         try:
+            exchange.begin()
             _check_connection(scope)
             check_head(scope)
             await self._app(scope, exchange.receive, exchange.send)
@@ -82,17 +87,23 @@ class _Exchange:
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._record = RequestRecord(self.request_id, method, self._on_over, context.models.only_name)
-        self._record.client = scope["client"][0] if scope.get("client") else None
-        self._record.client_subject = scope.get("state", {}).get(SUBJECT_STATE)
+        self._method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._record = RequestRecord(self.request_id, self._method, self._on_over, context.models.only_name)
         self._arrival_s = self._record.arrival_s
-        self._trace = None if context.tracing is None else context.tracing.begin(scope, method, self._arrival_s)
-        if self._trace is not None:
-            self._record.trace_id = self._trace.trace_id
+        self._trace: RequestTrace | None = None
         set_current_record(self._record)
         scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s)
         set_caller(scope, ANYBODY)
+
+    def begin(self) -> None:
+        """Note who asks, and begin the trace. What fails here, as nothing before it can, has an answer."""
+        scope, tracing = self._scope, self._context.tracing
+        self._record.client = scope["client"][0] if scope.get("client") else None
+        self._record.client_subject = scope["state"].get(SUBJECT_STATE)
+        if tracing is not None:
+            self._trace = tracing.begin(scope, self._method, self._arrival_s)
+        if self._trace is not None:
+            self._record.trace_id = self._trace.trace_id
 
     def _on_over(self, record: RequestRecord) -> None:
         self._context.metrics.count_request(record)

@@ -347,6 +347,35 @@ async def test_a_malformed_head_is_refused(headers: list[tuple[bytes, bytes]], s
     assert request.status == status
 
 
+@pytest.mark.parametrize("name", [b"x" * 30_000, b"x"])
+async def test_a_request_target_counts_towards_the_head(name: bytes) -> None:
+    headers = [(b"host", b"a"), (name, b"y" * 30_000)]
+    request = RawRequest(
+        make_app(FakeClient(says("x"))), "/live", {}, method="GET", query="q=" * 4_000, headers=headers
+    )
+    async with request:
+        await request.ended()
+    assert request.status == (431 if len(name) > 1 else 200)
+
+
+async def test_what_fails_before_the_routes_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(FakeClient(says("x")))
+    context = app.state.context
+
+    class Broken:
+        def begin(self, *_: object) -> None:
+            raise RuntimeError("secret")
+
+    monkeypatch.setattr(context, "tracing", Broken())
+    async with http(app) as api:
+        response = await api.get("/v1/models", headers={"x-request-id": "abc"})
+    assert response.status_code == 500
+    assert response.headers["x-request-id"] == "abc"
+    assert "secret" not in response.text
+    labels = {"method": "GET", "route": "unmatched", "status": "500"}
+    assert context.metrics._registry.get_sample_value("headrace_http_requests_total", labels) == 1
+
+
 async def test_a_body_that_does_not_come_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.http.body._BODY_TIMEOUT_S", 0.01)
     request = RawRequest(make_app(FakeClient(says("x"))), TEXT_URL, {"prompt": "a"})
