@@ -11,7 +11,7 @@ from engine.errors import HeadraceError
 from server.context import ServerContext
 from server.http.disconnect import until_disconnect
 from server.metrics.request_record import current_record
-from server.paths import route_path
+from server.paths.prefix import route_path
 from server.served.model import ServedModel
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import time
 
 from engine.client.log_format import with_fields
 from server.metrics.request_record import Outcome, RequestRecord
-from server.paths import MONITORING
+from server.paths.monitoring import MONITORING
 
 logger = logging.getLogger(__name__)
 
