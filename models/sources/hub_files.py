@@ -7,6 +7,7 @@ the snapshot.
 """
 
 import errno
+import logging
 import queue
 import shutil
 import threading
@@ -20,6 +21,8 @@ from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources.file_lock import locked
 from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
+
+logger = logging.getLogger(__name__)
 
 _NUM_CONNECTIONS = 4
 _SPARE_BYTES = 64 << 20  # of the disk, for the repository's small files
@@ -118,6 +121,11 @@ class _Total:
                 self._told_s = now_s
                 self._progress(self._stage, self._done, self._size, "B")
 
+    def warn(self, trouble: str) -> None:
+        if self.is_stopped:
+            raise DownloadError("stopped")
+        logger.warning("%s", trouble)
+
     def say(self, stage: str) -> None:
         with self._lock:
             self._progress(stage, 0, 0, "B")
@@ -208,7 +216,7 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
 def _fetch_checked(client: Any, file: _LargeFile, blob: Path, total: _Total) -> None:
     """Raises _WrongHash, without what has arrived."""
     incomplete = blob.with_name(f"{blob.name}{INCOMPLETE}")
-    if download(client, file.url, incomplete, file.size, total.add) != file.sha256:
+    if download(client, file.url, incomplete, file.size, total.add, total.warn) != file.sha256:
         incomplete.unlink()
         total.add(-file.size)
         raise _WrongHash

@@ -1,7 +1,6 @@
 """download: a file over HTTP into one that may have its beginning already, and goes on where a connection breaks."""
 
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -10,8 +9,6 @@ from io import FileIO
 from pathlib import Path
 
 import httpx
-
-logger = logging.getLogger(__name__)
 
 _MAX_TRIES = 5  # in a row, without a byte
 FIRST_WAIT_S = 1.0  # and twice as long after each failure in a row
@@ -43,11 +40,13 @@ def download(
     target: Path,
     size: int,
     on_bytes: Callable[[int], object],
+    on_trouble: Callable[[str], object],
 ) -> str:
     """Bring `target` to `size` bytes and return its SHA-256; what it has is taken for the file's beginning.
 
     on_bytes(count) is called with the length of the beginning first, then of each piece; less than 0 takes bytes back.
-    Raises DownloadError, or OSError if it cannot be written.
+    on_trouble is told, in words, that the file has to be asked for again. What they raise passes through. Raises
+    DownloadError, or OSError if it cannot be written.
     """
     with target.open("a+b", buffering=0) as file:  # without a buffer: what has arrived outlives this process
         beginning = _Beginning(file, size, on_bytes)
@@ -61,8 +60,7 @@ def download(
             if failures >= _MAX_TRIES:
                 raise DownloadError(f"{problem.reason} after {beginning.length:,} of {size:,} bytes")
             wait_s = FIRST_WAIT_S * 2**failures if problem.wait_s is None else problem.wait_s
-            what = f"{problem.reason} after {beginning.length:,} of {size:,} bytes"
-            logger.warning("%s; trying again in %g s", what, wait_s)
+            on_trouble(f"{problem.reason} after {beginning.length:,} of {size:,} bytes; trying again in {wait_s:g} s")
             time.sleep(wait_s)
         os.fsync(file.fileno())
         return beginning.digest.hexdigest()

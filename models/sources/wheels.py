@@ -78,6 +78,12 @@ def find_cached(model: str) -> Path | None:
     return _cached(_entry(_parse(model)))
 
 
+def recorded_sha256(path: Path) -> str | None:
+    """Of a GGUF that `fetch` returned, as it was when it was made; None for another file."""
+    record = _record(path.parent)
+    return record.sha256 if record is not None and record.file == path.name else None
+
+
 def _entry(requirements: list[str]) -> Path:
     return cache_folder() / "wheels" / _key(requirements)
 
@@ -101,17 +107,25 @@ def _key(requirements: list[str]) -> str:
 
 def _cached(entry: Path) -> Path | None:
     """The entry's GGUF if it is as it was recorded, else None. Re-reads the file only if its mtime changed."""
+    if (record := _record(entry)) is None:
+        return None
+    path = entry / record.file
     try:
-        record = _Record(**json.loads((entry / "record.json").read_text()))
-        path = entry / record.file
         stat = path.stat()
-    except (OSError, ValueError, TypeError):
+    except OSError:
         return None
     if stat.st_size != record.size:
         return None
     if stat.st_mtime_ns != record.mtime_ns and _sha256(path) != record.sha256:
         return None
     return path
+
+
+def _record(entry: Path) -> _Record | None:
+    try:
+        return _Record(**json.loads((entry / "record.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _sha256(path: Path) -> str:

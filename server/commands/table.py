@@ -52,6 +52,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Manage models": (
         Command(
+            "pull",
+            "download a model, and verify it",
+            "server.commands.pull:run",
+            "server.commands.pull:pull_parser",
+        ),
+        Command(
             "quantize",
             "write a quantized checkpoint of a model",
             "server.commands.quantize:run",

