@@ -5,7 +5,8 @@ a class tenants share it (prompt_levels.py), and a tenant's prompts follow one a
 prompt that takes longer than this step leaves up to half to those behind it that are at most half as long: they end
 soon, and it ends little later. What is divided is time: a token far into a prompt costs as much as several at its
 beginning, and the budget is in tokens at the beginning. Where one costs more than all that is left for prompts, it is
-computed all the same, if its prompt is the next one: else that would wait until nobody generates.
+computed all the same, if its prompt is the next one: else that would wait until nobody generates. The others have half
+of a step beside it.
 """
 
 from bisect import insort
@@ -114,33 +115,55 @@ def split_step(demands: abc.Sequence[Demand], budget: float) -> dict[Sequence, i
 
 def _split_group(demands: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
     """Fill in `tokens`; returns what is left of the budget."""
-    prompts = [demand for demand in demands if demand.is_prompt]
-    first = demands[0]
-    has_for_first = first.is_prompt and budget > 0
-    if has_for_first:
-        prompts[0] = first._replace(num_tokens=first.num_tokens - 1)
-        budget = max(0.0, budget - first.cost)
+    first = demands[0] if demands[0].is_prompt and budget > 0 else None
+    num_first = min(1.0, budget) if first else 0.0
+    budget -= num_first  # it is for the first in the order, whoever else wants it
     for demand in demands:
         if not demand.is_prompt:
             tokens[demand.sequence] = min(demand.num_tokens, int(budget))
             budget -= tokens[demand.sequence]
+    budget += num_first
+    prompts = [demand for demand in demands if demand.is_prompt]
     for _, of_class in groupby(prompts, lambda demand: demand.sequence.service.rank):
-        budget = _split_between_tenants(list(of_class), budget, tokens)
-    if has_for_first:
-        tokens[first.sequence] += 1
+        budget = _split_between_tenants(list(of_class), budget, tokens, first)
+        first = None
     return budget
 
 
-def _split_between_tenants(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
-    """As `_split_group`, for the prompts of one class."""
+def _split_between_tenants(
+    prompts: list[Demand], budget: float, tokens: dict[Sequence, int], first: Demand | None
+) -> float:
+    """As `_split_group`, for the prompts of one class. first: of them, which gets a token in any case."""
+    next_prompt = first or min(prompts, key=lambda demand: demand.sequence.account.prompt_level)
+    if next_prompt.num_tokens > 0 and 1 <= budget < next_prompt.cost:
+        _split_beside_dear(next_prompt, prompts, budget - 1, tokens)
+        return 0.0
+    if first is None:
+        return _split_shares(prompts, budget, tokens)
+    prompts = [first._replace(num_tokens=first.num_tokens - 1), *prompts[1:]]
+    budget = _split_shares(prompts, max(0.0, budget - first.cost), tokens)
+    tokens[first.sequence] += 1
+    return budget
+
+
+def _split_beside_dear(dear: Demand, prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> None:
+    """One token for a prompt that has no more than that of a step, and half of the budget for those that do not wait
+    for its end: else it would hold them up for as many steps as it has tokens. One of them gets on in any case."""
+    tokens.update((demand.sequence, 0) for demand in prompts)
+    tokens[dear.sequence] = 1
+    others = [each for each in prompts if each.sequence.account is not dear.sequence.account or _is_let_by(each, dear)]
+    if others:
+        _split_shares(others, budget / 2, tokens)
+        if budget >= 1 and not any(tokens[each.sequence] for each in others):
+            tokens[min(others, key=lambda demand: demand.sequence.account.prompt_level).sequence] = 1
+
+
+def _split_shares(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
+    """Divide the budget between tenants; returns what is left of it."""
     by_tenant: dict[TenantAccount, list[Demand]] = {}
     for demand in prompts:
         by_tenant.setdefault(demand.sequence.account, []).append(demand)
     needs = {account: sum(each.num_tokens * each.cost for each in own) for account, own in by_tenant.items()}
-    next_prompt = min(by_tenant.items(), key=lambda entry: entry[0].prompt_level)[1][0]
-    is_too_dear = next_prompt.num_tokens > 0 and 1 <= budget < next_prompt.cost
-    if is_too_dear:
-        budget -= 1  # there are no more tokens than memory suffices for
     shares = fill_levels(needs, budget) if len(needs) > 1 else dict.fromkeys(needs, budget)
     for account, own in by_tenant.items():
         budget -= _split_in_order(own, shares[account], tokens)
@@ -148,9 +171,6 @@ def _split_between_tenants(prompts: list[Demand], budget: float, tokens: dict[Se
         num_more = min(demand.num_tokens - tokens[demand.sequence], int(budget / demand.cost + _ROUNDING))
         tokens[demand.sequence] += num_more
         budget -= num_more * demand.cost
-    if is_too_dear:
-        tokens[next_prompt.sequence] = 1
-        return 0.0
     return budget
 
 
@@ -162,17 +182,18 @@ def _split_in_order(prompts: list[Demand], budget: float, tokens: dict[Sequence,
         if first.num_tokens * first.cost > left + _ROUNDING:
             rest = prompts[index + 1 :]
             tokens.update((demand.sequence, 0) for demand in rest)
-            shorter = [
-                demand
-                for demand in rest
-                if is_much_shorter(demand.num_pending, first.num_pending) and demand.precedence == first.precedence
-            ]
+            shorter = [demand for demand in rest if _is_let_by(demand, first)]
             on_shorter = _split_in_order(shorter, left / 2, tokens)
             tokens[first.sequence] = int((left - on_shorter) / first.cost + _ROUNDING)
             return spent + on_shorter + tokens[first.sequence] * first.cost
         tokens[first.sequence] = first.num_tokens
         spent += first.num_tokens * first.cost
     return spent
+
+
+def _is_let_by(demand: Demand, other: Demand) -> bool:
+    """Whether another prompt of its tenant, which comes before it and takes longer than the step, leaves it a part."""
+    return is_much_shorter(demand.num_pending, other.num_pending) and demand.precedence == other.precedence
 
 
 def is_much_shorter(num_pending: int, of_other: int) -> bool:

@@ -131,6 +131,40 @@ def test_a_prompt_whose_tokens_cost_more_than_a_step_has_gets_on_all_the_same() 
     assert list(tokens.values()) == [1, 0, 8]
 
 
+def dear(position: int) -> float:
+    return 1 + position / 400
+
+
+def test_a_dear_prompt_that_came_first_takes_nothing_from_streams() -> None:
+    account = TenantAccount()
+    far = prompt_of(0, 5000, account)
+    far.num_computed = 4000
+    streams = [prompt_of(number, 5, TenantAccount(), num_output=3) for number in range(1, 5)]
+    assert list(StepSplit([far, *streams], 12, threshold=0, cost=dear).tokens().values()) == [1, 1, 1, 1, 1]
+    far.num_computed = 2800  # a token costs 8, which is all that is left
+    assert list(StepSplit([far, *streams], 12, threshold=0, cost=dear).tokens().values()) == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("is_of_same_tenant", [True, False])
+def test_a_dear_prompt_leaves_half_a_step_to_short_ones(is_first: bool, is_of_same_tenant: bool) -> None:
+    a, b = TenantAccount("a"), TenantAccount("b")
+    stream, far = prompt_of(0, 5, b, num_output=3), prompt_of(1, 5000, a)
+    far.num_computed = 4000
+    short = prompt_of(2, 100, a if is_of_same_tenant else b)
+    tokens = StepSplit([*([] if is_first else [stream]), far, short], 9, threshold=0, cost=dear).tokens()
+    assert tokens[far] == 1
+    assert tokens[short] >= 3
+
+
+def test_a_short_prompt_that_is_dear_too_gets_on_beside_a_dear_one() -> None:
+    account = TenantAccount()
+    far, near_end, short = (prompt_of(number, 9000, account) for number in range(3))
+    far.num_computed, near_end.num_computed, short.num_computed = 4000, 8000, 8800
+    tokens = StepSplit([far, near_end, short], 9, threshold=0, cost=dear).tokens()
+    assert tokens == {far: 1, near_end: 1, short: 0}
+
+
 def test_a_class_comes_before_those_of_higher_ranks() -> None:
     account = TenantAccount()
     urgent = prompt_of(0, 90, account, service_class=ServiceClass.URGENT)
@@ -165,3 +199,39 @@ def test_nothing_is_left_that_anyone_could_use(
     assert all(0 <= num <= demand.num_tokens for num, demand in zip(tokens, demands, strict=True))
     assert sum(tokens) == min(budget, sum(demand.num_tokens for demand in demands))
     assert tokens[0] >= 1
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(ACCOUNTS), st.integers(2, 3000), st.integers(0, 20_000), st.sampled_from([0, 0, 3])),
+        min_size=1,
+        max_size=12,
+    ),
+    num_more=st.integers(8, 300),
+    scale=st.sampled_from([100, 1000, 10_000]),
+)
+def test_whatever_tokens_cost_streams_and_the_next_prompt_get_on_and_steps_are_bounded(
+    rows: list[tuple[TenantAccount, int, int, int]], num_more: int, scale: int
+) -> None:
+    """At most the budget, or two tokens that are dearer than it and what is left beside the first."""
+
+    def cost(position: int) -> float:
+        return 1 + position / scale
+
+    sequences = []
+    for number, (account, length, num_before, num_output) in enumerate(rows):
+        sequences.append(prompt_of(number, num_before + length, account, num_output=num_output))
+        sequences[-1].num_computed = max(sequences[-1].num_computed, num_before)
+    streams = [each for each in sequences if each.num_output]
+    prompts = [each for each in sequences if not each.num_output]
+    budget = len(streams) + num_more
+    step = StepSplit(sequences, budget, threshold=0, cost=cost)
+    tokens, demands = step.tokens(), {demand.sequence: demand for demand in step.demands}
+    assert all(tokens[each] == 1 for each in streams)
+    assert tokens[sequences[0]] >= 1
+    assert not prompts or any(tokens[each] for each in prompts)
+    assert sum(tokens.values()) <= budget
+    in_prompts = sum(tokens[each] * demands[each].cost for each in prompts)
+    dearest = max((demands[each].cost for each in prompts), default=0.0)
+    assert in_prompts <= max(num_more + 1e-3, 2 * dearest + num_more)
