@@ -13,3 +13,4 @@ class Resumption(msgspec.Struct, frozen=True, kw_only=True):
     num_cached_tokens: int  # as in RequestOutput, and so the rest
     num_drafted: int = 0
     num_draft_accepted: int = 0
+    num_predicted: int = 0  # of the last token

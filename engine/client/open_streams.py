@@ -29,6 +29,9 @@ class _Open:
     is_started: bool = False
     output_ids: list[int] = field(default_factory=list)  # what the stream has had, over all engines
     last: RequestOutput | None = None  # of those with tokens
+    has_begun: bool = False  # an engine computed something for it
+    num_prompt_computed: int = 0  # the most that the stream was told
+    num_predicted: int = 0  # as it was told last
     num_deaths: int = 0  # of engines that were computing it
 
     @property
@@ -40,7 +43,7 @@ class _Open:
     def next_request(self) -> EngineRequest:
         """What to send to the next engine."""
         if self.last is None:
-            return self.request
+            return msgspec.structs.replace(self.request, start_by_s=None) if self.has_begun else self.request
         return msgspec.structs.replace(
             self.request,
             sampling=msgspec.structs.replace(self.request.sampling, prompt_logprobs=None),  # came with the first output
@@ -50,6 +53,7 @@ class _Open:
                 num_cached_tokens=self.last.num_cached_tokens,
                 num_drafted=self.last.num_drafted,
                 num_draft_accepted=self.last.num_draft_accepted,
+                num_predicted=self.num_predicted,
             ),
         )
 
@@ -115,7 +119,7 @@ class OpenStreams:
         num_tokens = 0
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None:
-                each.is_started = True
+                each.is_started = each.has_begun = True
                 self.backlog.remove(request_id)
                 num_tokens += each.num_new_tokens
         return num_tokens
@@ -129,8 +133,14 @@ class OpenStreams:
         if output.new_ids:
             each.output_ids += output.new_ids
             each.last = output
-            each.is_started = True
+            each.is_started = each.has_begun = True
             self.backlog.remove(output.id)
+            each.num_predicted = output.num_predicted[-1] if output.num_predicted else each.num_predicted
+        if output.num_prompt_computed is not None:
+            is_news = output.num_prompt_computed > each.num_prompt_computed
+            each.num_prompt_computed = max(each.num_prompt_computed, output.num_prompt_computed)
+            if not is_news and not output.new_ids and output.finish_reason is None:
+                return None  # an engine before this one was as far
         has_begun = output.id not in self.backlog
         if output.finish_reason is not None:
             self._forget(each)

@@ -62,12 +62,14 @@ class PredictionProposer:
         """After each of the last `num_new` tokens, which came in this step: how many tokens of the prediction the
         output has had, whether or not they were verified as a draft."""
         tracker = self._tracker(sequence)
+        resumption = sequence.request.resumption
+        num_before = 0 if resumption is None else resumption.num_predicted
         if tracker is None:
-            return [0] * num_new
+            return [num_before] * num_new
         num_tokens, counts = len(sequence.tokens), []
         for end in range(num_tokens - num_new + 1, num_tokens + 1):
             tracker.advance(sequence.tokens, end)
-            counts.append(len(tracker.matched))
+            counts.append(max(num_before, len(tracker.matched)))
         return counts
 
     def release(self, sequence: Sequence) -> None:

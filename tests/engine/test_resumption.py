@@ -7,6 +7,7 @@ from engine.engine import Engine
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from engine.resumption import Resumption
+from engine.speculation import prediction
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_engine, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS, expected_output, sequence_grammar
 
@@ -129,3 +130,18 @@ def test_a_request_without_a_seed_goes_on_with_the_one_that_was_drawn() -> None:
         engine, _ = make_engine()
         outputs = LocalClient(engine).generate([resumed(unseeded, output_ids)])
         assert output_ids + outputs["a"].new_ids == whole
+
+
+@pytest.mark.parametrize(("num_indexed", "expected"), [(4096, [3, 4, 4, 4]), (1, [2, 2, 2, 2])])
+def test_what_it_has_had_of_a_prediction_does_not_go_back(
+    num_indexed: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long prediction is read in several steps, and until then an engine cannot count itself."""
+    monkeypatch.setattr(prediction, "MAX_INDEXED_PER_STEP", num_indexed)
+    request = make_request("a", make_prompt(20), max_tokens=6, ignore_eos=True)
+    whole = expected_ids(request)
+    request = msgspec.structs.replace(request, prediction_ids=[*whole[:4], *[1] * 30])
+    resumption = Resumption(output_ids=whole[:2], num_cached_tokens=0, num_predicted=2)
+    engine, _ = make_engine()
+    steps = _steps(engine, msgspec.structs.replace(request, resumption=resumption))
+    assert [count for outputs in steps for output in outputs for count in output.num_predicted] == expected

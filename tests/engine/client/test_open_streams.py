@@ -261,11 +261,34 @@ def test_what_has_not_begun_is_in_the_backlog() -> None:
     assert streams.backlog.num_tokens == 0
 
 
-def test_progress_of_a_prompt_may_be_told_twice() -> None:
+def test_what_has_begun_has_no_limit_of_its_time_in_the_queue_any_more() -> None:
+    """Also if the engine that began it ended before its first token."""
+    streams = OpenStreams(on_discarded=lambda _: None)
+    for name in ("begun", "waiting"):
+        request = msgspec.structs.replace(_request(name), start_by_s=5.0)
+        streams.open(request, num_new_tokens=1, on_abort=lambda _: None)
+    streams.take_unsent()
+    streams.start(["begun"])
+    streams.engine_ended("it ended")
+    streams.expire_unsent(5.0)
+    assert "begun" in streams
+    assert "waiting" not in streams
+    assert [request.start_by_s for request in streams.take_unsent()] == [None]
+
+
+def test_progress_of_a_prompt_does_not_go_back_with_the_next_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int | None] = []
+    monkeypatch.setattr(OutputStream, "put", lambda _, output: told.append(output.num_prompt_computed))
     streams = _streams("a")
     streams.start(["a"])
-    streams.deliver(RequestOutput(id="a", num_prompt_computed=5))
+    for num_computed in (5, 9):
+        streams.deliver(RequestOutput(id="a", num_prompt_computed=num_computed))
     assert [request.id for request in streams.engine_ended("it ended")] == ["a"]
+    streams.take_unsent()
+    for num_computed in (5, 9, 12):
+        streams.deliver(RequestOutput(id="a", num_prompt_computed=num_computed))
+    streams.deliver(RequestOutput(id="a", num_prompt_computed=12, new_ids=[1]))
+    assert told == [5, 9, 12, 12]
 
 
 def test_the_next_engine_is_told_what_was_said() -> None:
@@ -275,10 +298,11 @@ def test_the_next_engine_is_told_what_was_said() -> None:
     streams.open(request, num_new_tokens=1, on_abort=lambda _: None)
     assert streams.take_unsent() == [request]
     for new_ids, num_drafted in (([7], 0), ([8, 9], 4)):
-        streams.deliver(RequestOutput(id="a", new_ids=new_ids, num_cached_tokens=16, num_drafted=num_drafted))
+        output = RequestOutput(id="a", new_ids=new_ids, num_cached_tokens=16, num_drafted=num_drafted)
+        streams.deliver(msgspec.structs.replace(output, num_predicted=[1, 2][-len(new_ids) :]))
     streams.engine_ended("it ended")
     (again,) = streams.take_unsent()
-    assert again.resumption == Resumption(output_ids=[7, 8, 9], num_cached_tokens=16, num_drafted=4)
+    assert again.resumption == Resumption(output_ids=[7, 8, 9], num_cached_tokens=16, num_drafted=4, num_predicted=2)
     assert (again.sampling.seed, again.drawn_seed, again.sampling.prompt_logprobs) == (
         5,
         None,
