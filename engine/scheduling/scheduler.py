@@ -16,7 +16,6 @@ from engine.grammar.errors import GrammarError
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ServiceClass, StepStats
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.draft_grants import DraftGrants
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
@@ -25,8 +24,8 @@ from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner
 from engine.scheduling.queue import service_order
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.start_limits import StartLimits
 from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.time_limits import TimeLimits
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +61,8 @@ class Scheduler:
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
         self._grants = DraftGrants(self._kv, self._lifecycle)
-        self._deadlines = Deadlines()
-        self._start_limits = StartLimits()
+        self._deadlines = TimeLimits.deadlines()
+        self._start_limits = TimeLimits.start_limits()
         self._clock = clock
         self._aborts: dict[str, AbortReason] = {}
         self._finished: list[Sequence] = []
@@ -287,15 +286,10 @@ class Scheduler:
             self._finish(sequence, terminal_output(sequence, FinishReason.QUEUE_TIMEOUT))
         for sequence in self._deadlines.take_due(now_s):
             reason = finish_reason_of_abort(AbortReason.DEADLINE)
-            self._end(sequence, terminal_output(sequence, reason))
+            self._finish(sequence, terminal_output(sequence, reason))
 
     def _finish(self, sequence: Sequence, output: RequestOutput) -> None:
         """Emit the terminal output and forget the sequence."""
-        self._end(sequence, output)
-        self._deadlines.forget(sequence)
-
-    def _end(self, sequence: Sequence, output: RequestOutput) -> None:
-        """As `_finish`, of a sequence that Deadlines has forgotten."""
         self._aborts.pop(sequence.id, None)  # it came first, and there is nothing left to abort
         self._lifecycle.tally.note(sequence, ended_event(sequence, output, self._clock()))
         self._lifecycle.finish(sequence, is_failed=output.finish_reason is FinishReason.ERROR)

@@ -1,13 +1,9 @@
 """Limits of the time in the queue: what has not begun by then ends, and what has begun goes on."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import FinishReason
-from engine.scheduling.sequence import Sequence, SequenceStatus
-from engine.scheduling.start_limits import StartLimits
 from engine.scheduling.step_tally import PreemptionReason
 from tests.helpers.engines import SchedulerRun, make_config, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS
@@ -57,50 +53,3 @@ def test_a_wait_for_a_grammar_is_one_too() -> None:
     assert run.scheduler.has_work
     assert run.finish().finish_reasons == {"a": FinishReason.QUEUE_TIMEOUT}
     assert run.scheduler.seconds_to_deadline is None
-
-
-def _sequence(name: str, start_by_s: float | None) -> Sequence:
-    request = make_request(name, [1], start_by_s=start_by_s)
-    return Sequence(request=request, seed=0, tokens=[1], num_prompt=1)
-
-
-_TIMES = st.none() | st.integers(0, 20)
-
-
-@given(st.lists(st.tuples(st.sampled_from(["add", "begin", "end", "take"]), _TIMES), max_size=300))
-@settings(max_examples=100, deadline=None, derandomize=True)
-def test_the_heap_agrees_with_a_list(operations: list[tuple[str, int | None]]) -> None:
-    limits, waiting, now_s = StartLimits(), list[Sequence](), 0
-    for number, (operation, value) in enumerate(operations):
-        if operation == "add":
-            sequence = _sequence(str(number), None if value is None else now_s + value)
-            waiting.append(sequence)
-            limits.add(sequence)
-        elif operation in ("begin", "end") and waiting:
-            sequence = waiting.pop((value or 0) % len(waiting))
-            if operation == "begin":
-                sequence.num_admitted = 1
-            else:
-                sequence.status = SequenceStatus.FINISHED
-        else:
-            now_s += (value or 0) // 4
-            due = [s for s in waiting if s.request.start_by_s is not None and s.request.start_by_s <= now_s]
-            assert limits.take_due(now_s) == sorted(due, key=lambda s: s.request.start_by_s or 0)
-            for sequence in due:
-                sequence.status = SequenceStatus.FINISHED
-                waiting.remove(sequence)
-        limits.check(waiting)
-        given_s = [s.request.start_by_s for s in waiting if s.request.start_by_s is not None]
-        assert limits.next_s == min(given_s, default=None)
-
-
-def test_sequences_that_have_begun_do_not_fill_the_heap() -> None:
-    limits = StartLimits()
-    last = _sequence("last", 1e7)
-    limits.add(last)
-    for number in range(10_000):
-        sequence = _sequence(str(number), 1e6)
-        limits.add(sequence)
-        sequence.num_admitted = 1
-    assert len(limits._heap) < 200
-    assert limits.take_due(1e7) == [last]
