@@ -16,6 +16,7 @@ from models.system.cache_folder import cache_folder
 _INSTALL_TIMEOUT_S = 1200.0
 _NOTE = "installed"  # the file that lists what was installed in its folder
 RUN_TIMEOUT_S = 120.0
+_FILES = {"hello.py": 'def greet(name):\n    return "Helo " + name\n'}
 
 
 def _folder(name: str) -> Path:
@@ -94,17 +95,18 @@ def _install(command: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """A git repository with one small Python file in it, and a home folder with nothing in it."""
+    """A git repository with small Python files in it, and a home folder with nothing in it."""
 
     home: Path
     project: Path
 
     @classmethod
-    def make(cls, folder: Path) -> "Workplace":
+    def make(cls, folder: Path, files: Mapping[str, str] = _FILES) -> "Workplace":
         home, project = folder / "home", folder / "project"
         home.mkdir()
         project.mkdir()
-        (project / "hello.py").write_text('def greet(name):\n    return "Helo " + name\n')
+        for name, text in files.items():
+            (project / name).write_text(text)
         place = cls(home, project)
         place.run(["git", "init", "--quiet"])
         place.run(["git", "add", "."])
@@ -116,7 +118,7 @@ class Workplace:
     def source(self) -> str:
         return (self.project / "hello.py").read_text()
 
-    def run(self, command: list[str | Path], **environment: str) -> str:
+    def run(self, command: list[str | Path], *, timeout_s: float = RUN_TIMEOUT_S, **environment: str) -> str:
         """What the command printed. Fails the test unless it exits with 0 in time."""
         result = subprocess.run(
             [str(part) for part in command],
@@ -126,7 +128,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=RUN_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
         assert result.returncode == 0, f"{command[0]} exited with {result.returncode}:\n{result.stdout[-8000:]}"
