@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -19,11 +20,12 @@ class Answer:
 class RawConnection:
     """One keep-alive connection, which sends one request after the other."""
 
-    def __init__(self, url: str, *, timeout_s: float = 600.0) -> None:
+    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 600.0) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._address = parts.hostname, parts.port
+        self._authorization = () if key is None else (f"authorization: Bearer {key}",)
         self._timeout_s = timeout_s
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -57,11 +59,14 @@ class RawConnection:
             "host: {}:{}".format(*self._address),
             "content-type: application/json",
             f"content-length: {len(data)}",
+            *self._authorization,
         )
         self._writer.write("\r\n".join((*lines, "\r\n")).encode() + data)
 
-    async def post(self, path: str, body: dict[str, Any]) -> Answer:
-        """Raises ConnectionError, asyncio.IncompleteReadError or TimeoutError if there is no whole answer."""
+    async def post(self, path: str, body: dict[str, Any], on_piece: Callable[[bytes], None] = lambda _: None) -> Answer:
+        """on_piece: told each piece of a streamed body as it comes; a server sends events whole.
+
+        Raises ConnectionError, asyncio.IncompleteReadError or TimeoutError if there is no whole answer."""
         began_s = time.monotonic()
         async with asyncio.timeout(self._timeout_s):
             self.send(path, body)
@@ -69,10 +74,10 @@ class RawConnection:
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
             status, *lines = head.strip().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines)
-            first_s = await self._read_body(headers) - began_s
+            first_s = await self._read_body(headers, on_piece) - began_s
         return Answer(int(status.split()[1]), headers, first_s, time.monotonic() - began_s)
 
-    async def _read_body(self, headers: dict[str, str]) -> float:
+    async def _read_body(self, headers: dict[str, str], on_piece: Callable[[bytes], None]) -> float:
         """Returns when its first byte was there."""
         reader = self._reader
         assert reader is not None
@@ -82,7 +87,8 @@ class RawConnection:
         first_s = 0.0
         while True:
             size = int(await reader.readline(), 16)
-            await reader.readexactly(size + 2)
+            piece = await reader.readexactly(size + 2)
             first_s = first_s or time.monotonic()
+            on_piece(piece)
             if size == 0:
                 return first_s

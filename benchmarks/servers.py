@@ -50,8 +50,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(command: str, port: int, timeout_s: float) -> Iterator[Server]:
+def started(command: str, port: int, timeout_s: float, key: str | None = None) -> Iterator[Server]:
     """A server that runs until the block ends; leaving waits until it is gone. `{port}` in `command` becomes `port`.
+    key: to ask it with whether it is ready.
 
     Raises CompareError, with the end of what the server printed, if it does not answer in time.
     """
@@ -67,7 +68,7 @@ def started(command: str, port: int, timeout_s: float) -> Iterator[Server]:
             raise CompareError(f"cannot start {arguments[0]}: {error.strerror}") from error
         try:
             try:
-                _wait_until_ready(process, url, began_s + timeout_s)
+                _wait_until_ready(process, url, began_s + timeout_s, key)
             except CompareError as error:
                 raise CompareError(f"{command}\n{error}; the end of its output:\n{_tail(log)}") from error
             yield Server(process, url, time.monotonic() - began_s)
@@ -80,9 +81,10 @@ def _tail(log: IO[bytes]) -> str:
     return log.read().decode(errors="replace")[-2000:]
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline_s: float) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline_s: float, key: str | None) -> None:
     """Return once /health is 200 (or unknown) and a completion is answered: some servers are healthy before."""
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http:
         while True:
             if process.poll() is not None:
                 raise CompareError(f"it exited with {process.returncode} before it was ready")
