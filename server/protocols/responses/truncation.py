@@ -1,7 +1,7 @@
 """within_context: `truncation: auto`, which drops the oldest items until the rest fits."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from engine.errors import ContextLengthExceeded
 from server.schemas.response_items import (
@@ -31,35 +31,61 @@ async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
         choices = droppable(items)
         if not choices:
             raise
-    best = await attempt(choices[-1])  # if this is too long everything is
-    low, high = 0, len(choices) - 1  # choices[high] fits
+    high = len(choices) - 1
+    best = await attempt(choices[high])  # if this is too long everything is
+    # What fits is mostly a small part of what is too long: so it is looked for from the end on, in doubled steps, and
+    # the attempts cost as much as what they keep.
+    low, step = 0, 1
+    is_between = False  # choices[low - 1] is too long
     while low < high:
-        middle = (low + high) // 2
+        middle = (low + high) // 2 if is_between else max(low, high - step)
         try:
             best = await attempt(choices[middle])
-            high = middle
+            high, step = middle, 2 * step
         except ContextLengthExceeded:
-            low = middle + 1
+            low, is_between = middle + 1, True
     return best
 
 
-def droppable(items: Sequence[InputItem]) -> list[frozenset[int]]:
-    """What may be left out, each more than the one before. A call and its output go together."""
-    choices: list[frozenset[int]] = []
-    dropped: list[int] = []
+class Choices(Sequence[frozenset[int]]):
+    """What may be left out, each more than the one before: made when it is asked for, since all of them together have
+    as many positions as the square of the items' number."""
+
+    def __init__(self, positions: Sequence[int], sizes: Sequence[int]) -> None:
+        """The choice of a number has the first positions, as many as the size of that number."""
+        self._positions = positions
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, number: int) -> frozenset[int]: ...
+    @overload
+    def __getitem__(self, number: slice) -> "Choices": ...
+    def __getitem__(self, number: int | slice) -> "frozenset[int] | Choices":
+        if isinstance(number, slice):
+            return Choices(self._positions, self._sizes[number])
+        return frozenset(self._positions[: self._sizes[number]])
+
+
+def droppable(items: Sequence[InputItem]) -> Choices:
+    """What may be left out. A call and its output go together."""
+    positions: list[int] = []
+    sizes: list[int] = []
     due: set[str] = set()  # calls that are dropped, and whose outputs are not yet
     last = max((index for index, item in enumerate(items) if not _stays(item)), default=0)
     for index, item in enumerate(items[:last]):
         if _stays(item):
             continue
-        dropped.append(index)
+        positions.append(index)
         if isinstance(item, _CALLS):
             due.add(item.call_id)
         elif isinstance(item, _OUTPUTS):
             due.discard(item.call_id)
         if not due:
-            choices.append(frozenset(dropped))
-    return choices
+            sizes.append(len(positions))
+    return Choices(positions, sizes)
 
 
 def _stays(item: InputItem) -> bool:

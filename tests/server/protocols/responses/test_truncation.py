@@ -1,5 +1,6 @@
 """truncation: auto leaves out as few of the oldest items as possible, and never half of a call."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -71,3 +72,24 @@ async def test_the_fewest_items_are_left_out(kinds: list[str], max_items: int) -
     else:
         with pytest.raises(ContextLengthExceeded):
             await within_context(items, attempt)
+
+
+@pytest.mark.parametrize("num_kept", [1, 40, 8_000])
+async def test_a_long_conversation_costs_what_it_keeps(num_kept: int) -> None:
+    items = _items(["user"]) * 8_192
+    tried: list[int] = []
+
+    async def attempt(left_out: frozenset[int]) -> int:
+        tried.append(len(items) - len(left_out))
+        if tried[-1] > num_kept:
+            raise ContextLengthExceeded("too long", param="input")
+        return tried[-1]
+
+    tracemalloc.start()
+    assert await within_context(items, attempt) == num_kept
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 4 * 2**20
+    assert len(tried) < 30
+    assert tried[0] == 8_192
+    assert max(tried[1:]) <= max(2 * num_kept + 2, 4)
