@@ -21,7 +21,7 @@ COPY server server
 COPY engine engine
 COPY models models
 # Without isolation: it would fetch setuptools, which is in the lock, without a hash.
-RUN pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN HEADRACE_WHEEL_LEVELS=all pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 headrace \

@@ -44,7 +44,7 @@ class LayerStream:
     ) -> None:
         """weights: as load_model takes them. Raises a ModelError, before anything large is read."""
         if device.type == "cpu":
-            load_kernels(on_compile=lambda: None)
+            load_kernels(on_compiled=lambda _done, _total: None)
         self.device = device
         self._backend, _ = select_backend(opened.spec.attention_specs, dtype, device)
         compute = ComputeConfig(self._backend, dtype, device)

@@ -61,9 +61,9 @@ def load_model(
     """Load `files`. Raises a ModelError that names the file, tensor or field; nothing large is allocated before all
     names and shapes are known to fit.
 
-    progress is called with ("compile kernels", 0, 0, "") if there are none yet, ("read tokenizer", 0, 0, ""), then
-    ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "keep packed weights"; or with
-    "map weights", if they are in the cache. on_tokenizer gets the tokenizer before the weights are read.
+    progress is called with ("compile kernels", done, all, "files") if there are none yet, ("read tokenizer", 0, 0, ""),
+    then ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "keep packed weights"; or
+    with "map weights", if they are in the cache. on_tokenizer gets the tokenizer before the weights are read.
     """
     from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds
 
@@ -106,7 +106,7 @@ def _compute_config(
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     if device.type == "cpu":
-        load_kernels(on_compile=lambda: progress("compile kernels", 0, 0, ""))
+        load_kernels(lambda done, total: progress("compile kernels", done, total, "files"))
     backend, refusals = select_backend(opened.attention_specs, dtype, device)
     return ComputeConfig(backend, dtype, device), refusals
 

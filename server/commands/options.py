@@ -27,7 +27,7 @@ OTHER_VARIABLES = {
     f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
     VARIABLE: "Faults to inject, with --enable-fault-injection: engine/client/fault_plan.py has what there is.",
     f"{PREFIX}SPIN_US": "Microseconds that a kernel thread without work looks for it before it sleeps (default: 20).",
-    f"{PREFIX}WHEEL_LEVELS": "CPU levels that a wheel is built with, separated by commas, or none (default: all).",
+    f"{PREFIX}WHEEL_LEVELS": "CPU levels that a wheel is built with: native (the default), all, none, or names.",
 }
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?", re.IGNORECASE)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from models.kernels.cpu.build import find_compiler
+from models.kernels.cpu import build
+from models.kernels.cpu import wheel as wheel_commands
+from models.kernels.cpu.build import LEVELS, find_compiler
+from models.kernels.cpu.library import detect_level
 from tests.helpers.repository import ROOT
 
 PACKAGES = ("server", "engine", "models")
@@ -74,6 +77,38 @@ def test_kernels_of_the_wheel_are_used_without_a_compiler(wheel: Path, tmp_path:
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()).parent == tmp_path / "site/models/kernels/cpu/prebuilt"
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "levels"),
+    [(None, ["native"]), ("native,avx2", ["native", "avx2"]), ("none", []), ("all", [each.name for each in LEVELS])],
+)
+def test_levels_of_a_wheel_are_this_machine_s_unless_others_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, levels: list[str]
+) -> None:
+    monkeypatch.delenv(wheel_commands.LEVELS_VARIABLE, raising=False)
+    if given is not None:
+        monkeypatch.setenv(wheel_commands.LEVELS_VARIABLE, given)
+    assert wheel_commands._requested_levels() == levels
+
+
+def test_unknown_level_of_a_wheel_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(wheel_commands.LEVELS_VARIABLE, "sse9")
+    with pytest.raises(SystemExit, match=r"names sse9; it is all, none, or some of native, portable"):
+        wheel_commands._requested_levels()
+
+
+def test_native_kernels_of_a_wheel_are_of_the_level_that_this_machine_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "small.cpp"
+    source.write_text("int small() { return 7; }")
+    monkeypatch.setattr(build, "kernel_sources", lambda: [source])
+    wheel_commands._compile(["native"], tmp_path / "prebuilt")
+    level = detect_level()
+    names = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "prebuilt").iterdir())
+    assert names == sorted(["headrace-cpu-level", f"headrace-{level}"])
+    assert f"kernels for {level}: 1 of 1 files compiled" in capsys.readouterr().out
 
 
 def test_wheel_with_kernels_says_for_which_system(wheel: Path) -> None:

@@ -8,6 +8,7 @@ half a file.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -15,8 +16,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,10 @@ from models.system.cores import usable_cores
 
 SOURCE_FOLDER = Path(__file__).parent / "src"
 PREBUILT_FOLDER = Path(__file__).parent / "prebuilt"  # in wheels only
+# Called with the number of a library's source files that are compiled, and of all.
+OnCompiled = Callable[[int, int], None]
+
+_on_compiled: ContextVar[OnCompiled | None] = ContextVar("on_compiled", default=None)
 _TEMPORARY = ".build-"
 _ABANDONED_S = 3600.0  # since the last new file in it; no unit takes that long to compile
 # GCC may keep a * b + c in one rounding (fast contraction); nothing else of -ffast-math, since NaN and inf matter.
@@ -62,6 +68,16 @@ _X86_LEVELS = (
 )
 # Those that a processor of this architecture may have, in the order of hr_cpu_level() in cpu_level.cpp.
 LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else (_PORTABLE,)
+
+
+@contextlib.contextmanager
+def watching_compilation(on_compiled: OnCompiled) -> Iterator[None]:
+    """Within it, on_compiled hears how far this thread's compilations are."""
+    token = _on_compiled.set(on_compiled)
+    try:
+        yield
+    finally:
+        _on_compiled.reset(token)
 
 
 def cache_folder() -> Path:
@@ -110,12 +126,19 @@ def ensure_probe_library(folder: Path) -> Path:
     return _ensure(_PROBE, folder)
 
 
-def compile_prebuilt(levels: Iterable[Level], folder: Path) -> None:
-    """Compile what a wheel ships into `folder`: the probe and the libraries of `levels`, for any such processor."""
-    compiler = find_compiler()
-    folder.mkdir(parents=True, exist_ok=True)
-    for recipe in (_PROBE, *map(_level_recipe, levels)):
-        _compile(compiler, recipe, folder / _file_name(recipe))
+def best_level(probe: Path) -> Level:
+    """The best level that this processor runs, by the probe library. Raises OSError if that cannot be loaded."""
+    return LEVELS[ctypes.CDLL(str(probe)).hr_cpu_level()]
+
+
+def compile_prebuilt_probe(folder: Path) -> Path:
+    """Compile the probe library as a wheel ships it, into `folder`."""
+    return _compile_prebuilt(_PROBE, folder)
+
+
+def compile_prebuilt_level(level: Level, folder: Path) -> Path:
+    """Compile the library of `level` as a wheel ships it, for any processor that has that level, into `folder`."""
+    return _compile_prebuilt(_level_recipe(level), folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +172,13 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("Features", "CPU implementer", "CPU part"))}))
+
+
+def _compile_prebuilt(recipe: _Recipe, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / _file_name(recipe)
+    _compile(find_compiler(), recipe, target)
+    return target
 
 
 def _existing(path: Path) -> Path | None:
@@ -185,17 +215,31 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
     _remove_abandoned(target.parent)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=target.parent) as name:
         folder = Path(name)
-        objects = [str(folder / f"{path.stem}.o") for path in recipe.sources]
+        # Larger files take longer. They begin first: one that began last would be waited for on a single core.
+        sources = sorted(recipe.sources, key=lambda path: path.stat().st_size, reverse=True)
+        objects = [str(folder / f"{path.stem}.o") for path in sources]
         commands = [
             [compiler, *recipe.options, "-c", str(source), "-o", output]
-            for source, output in zip(recipe.sources, objects, strict=True)
+            for source, output in zip(sources, objects, strict=True)
         ]
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(lambda command: _run(command, folder), commands):
-                pass
+        _run_all(commands, folder)
         linked = folder / target.name
         _run([compiler, "-shared", "-pthread", "-o", str(linked), *objects], folder)
         os.replace(linked, target)
+
+
+def _run_all(commands: list[list[str]], folder: Path) -> None:
+    """Runs the commands, as many at once as there are cores; none begins after one that failed."""
+    on_compiled = _on_compiled.get() or (lambda _done, _total: None)
+    on_compiled(0, len(commands))
+    pool = ThreadPoolExecutor(usable_cores())
+    try:
+        runs = [pool.submit(_run, command, folder) for command in commands]
+        for done, run in enumerate(as_completed(runs), 1):
+            run.result()
+            on_compiled(done, len(runs))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -90,12 +90,10 @@ class KernelLibrary:
         return Kernel(getattr(self._library, name), arguments, returns, address)
 
 
-def load_kernels(on_compile: Callable[[], None]) -> None:
-    """Load the library now, so that `kernel_library()` finds it; `on_compile` is called before a compilation."""
-    with contextlib.suppress(build.KernelBuildError):  # kernel_library() logs it
-        if _must_compile():
-            on_compile()
-    kernel_library()
+def load_kernels(on_compiled: build.OnCompiled) -> None:
+    """Load the library now, so that `kernel_library()` finds it; on_compiled hears how far a compilation is."""
+    with build.watching_compilation(on_compiled):
+        kernel_library()
 
 
 def kernel_library() -> KernelLibrary | None:
@@ -131,11 +129,6 @@ def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
         return None, str(error)
 
 
-def _must_compile() -> bool:
-    level = _level(chosen_level())
-    return not (build.prebuilt_level_library(level) or build.is_level_compiled(level, build.cache_folder()))
-
-
 def chosen_level() -> str:
     """Name of the level that the user asks for, else of the best. Raises SettingError if it cannot run here."""
     given = os.environ.get(LEVEL_VARIABLE)
@@ -155,7 +148,7 @@ def detect_level() -> str:
 
     def level(path: Path) -> str:
         try:
-            return build.LEVELS[ctypes.CDLL(str(path)).hr_cpu_level()].name
+            return build.best_level(path).name
         except OSError as error:
             raise _not_loaded(path, error) from error
 

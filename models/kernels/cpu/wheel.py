@@ -1,9 +1,12 @@
 """Commands of setuptools that compile the kernels into a wheel; named in pyproject.toml, used by nothing else.
 
-A wheel then holds binaries, and its name says for which system. Where no compiler is found it is built without them,
-for any system, and the kernels are compiled at first start, as after an editable installation.
+A wheel then holds binaries, and its name says for which system. Unless HEADRACE_WHEEL_LEVELS says otherwise, these are
+the kernels that this machine needs: whoever installs from sources waits for no others, and should the wheel get to
+another processor, its kernels are compiled at first start. Where no compiler is found it is built without binaries, for
+any system.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -16,19 +19,22 @@ sys.path.insert(0, str(_ROOT))  # an isolated build does not see the project's p
 
 from models.kernels.cpu import build  # noqa: E402
 
-# Names of levels, separated by commas, to compile fewer; "none" for a wheel without binaries.
+# "all", "native" (this machine's best), names of levels, separated by commas, or "none" for a wheel without binaries.
 LEVELS_VARIABLE = "HEADRACE_WHEEL_LEVELS"
+_NATIVE = "native"
 
 
-def _requested_levels() -> list[build.Level]:
-    given = os.environ.get(LEVELS_VARIABLE)
-    if given is None:
-        return list(build.LEVELS)
-    names = [] if given == "none" else given.split(",")
-    known = {level.name: level for level in build.LEVELS}
-    if unknown := [name for name in names if name not in known]:
-        sys.exit(f"{LEVELS_VARIABLE} names {', '.join(unknown)}; levels are {', '.join(known)}, or none")
-    return [known[name] for name in names]
+def _requested_levels() -> list[str]:
+    """The variable's names of levels, `native` among them; none if nothing is to be compiled."""
+    known = [level.name for level in build.LEVELS]
+    given = os.environ.get(LEVELS_VARIABLE, _NATIVE)
+    if given in ("all", "none"):
+        return known if given == "all" else []
+    names = given.split(",")
+    if unknown := [name for name in names if name not in (_NATIVE, *known)]:
+        choices = ", ".join([_NATIVE, *known])
+        sys.exit(f"{LEVELS_VARIABLE} names {', '.join(unknown)}; it is all, none, or some of {choices}")
+    return names
 
 
 def _has_compiler() -> bool:
@@ -40,13 +46,28 @@ def _has_compiler() -> bool:
     return True
 
 
+def _compile(requested: list[str], folder: Path) -> None:
+    """Compiles the probe and the levels into `folder`, telling how far it is; pip shows that with -v."""
+    native = build.best_level(build.compile_prebuilt_probe(folder)).name
+    names = {native if name == _NATIVE else name for name in requested}
+    for level in build.LEVELS:
+        if level.name in names:
+            with build.watching_compilation(functools.partial(_report, level.name)):
+                build.compile_prebuilt_level(level, folder)
+
+
+def _report(level: str, done: int, total: int) -> None:
+    sys.stdout.write(f"kernels for {level}: {done} of {total} files compiled\n")
+    sys.stdout.flush()
+
+
 class BuildWithKernels(build_py):
     """build_py that adds `prebuilt/` beside the sources; not for editable installations."""
 
     def run(self) -> None:
         super().run()
-        if not self.editable_mode and _requested_levels() and _has_compiler():
-            build.compile_prebuilt(_requested_levels(), Path(self.build_lib) / build.PREBUILT_FOLDER.relative_to(_ROOT))
+        if not self.editable_mode and (requested := _requested_levels()) and _has_compiler():
+            _compile(requested, Path(self.build_lib) / build.PREBUILT_FOLDER.relative_to(_ROOT))
 
 
 class PlatformWheel(bdist_wheel):

@@ -62,6 +62,20 @@ def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path, monkeypat
     assert loaded.a() + loaded.b() == 14
 
 
+def test_compilation_says_how_many_of_its_files_are_done(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [fresh / f"{name}.cpp" for name in "abc"]
+    for source in sources:
+        source.write_text(f"int {source.stem}() {{ return 7; }}")
+    monkeypatch.setattr(build, "kernel_sources", lambda: sources)
+    heard: list[tuple[int, int]] = []
+    with build.watching_compilation(lambda done, total: heard.append((done, total))):
+        build.ensure_level_library(build.LEVELS[0], fresh / "cache")
+        assert heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
+        build.ensure_level_library(build.LEVELS[0], fresh / "cache")  # there already
+    build.ensure_level_library(build.LEVELS[0], fresh / "another")  # nobody listens any more
+    assert len(heard) == 4
+
+
 def test_library_takes_over_torch_thread_count() -> None:
     before = torch.get_num_threads()
     try:
@@ -135,7 +149,7 @@ def test_without_a_writable_cache_kernels_are_compiled_in_a_temporary_folder(
     monkeypatch.setenv(library.LEVEL_VARIABLE, "portable")
     monkeypatch.setattr(build, "_compile", copy_instead)
     with caplog.at_level(logging.WARNING):
-        library.load_kernels(lambda: None)
+        library.load_kernels(lambda _done, _total: None)
     assert library.required_library().level == "portable"
     assert library.describe_kernels() == "Native kernels: portable (compiled for this start)"
     assert not any(path.parent.exists() for path in compiled)

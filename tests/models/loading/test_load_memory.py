@@ -37,7 +37,7 @@ def kib(field):
 path, encoding = pathlib.Path(sys.argv[1]), sys.argv[2]
 files = ModelFiles(path, (), "m") if path.is_dir() else ModelFiles(None, (path,), "m")
 weights = WeightOptions(quantize_to=Encoding[encoding] if encoding else None)
-load_kernels(lambda: None)
+load_kernels(lambda _done, _total: None)
 opened = open_model(files)
 compute = ComputeConfig(ReferenceAttention(), torch.bfloat16, torch.device("cpu"))
 before = kib("VmRSS")
