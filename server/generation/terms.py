@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from engine.client.interface import EngineClient
+from engine.client.interface import EngineClient, EngineState, EngineStatus
 from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
 from server.errors import AnswerTimeout
@@ -92,8 +92,20 @@ def served_tier(body: GenerationRequest) -> str | None:
 def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
     """The error of a request whose turn did not come before `start_by_s`."""
     retry_after_s = client.drain_s()
-    return QueueTimeout(
-        f"nothing of the request was computed within {terms.queue_timeout_s:g} s (--queue-timeout); "
-        f"{client.status().num_waiting} requests wait; try again in {math.ceil(retry_after_s)} s",
-        retry_after_s=retry_after_s,
+    parts = (
+        f"nothing of the request was computed within {terms.queue_timeout_s:g} s (--queue-timeout)",
+        *_before_it(client.status()),
+        f"try again in {math.ceil(retry_after_s)} s",
     )
+    return QueueTimeout("; ".join(parts), retry_after_s=retry_after_s)
+
+
+def _before_it(status: EngineStatus) -> Iterator[str]:
+    """What a request waited for that waits no longer; nothing if it was alone, with its grammar perhaps."""
+    if status.state is not EngineState.READY:
+        yield status.reason
+        return
+    running, waiting = status.num_running, status.num_waiting
+    if running or waiting:
+        run = "1 request runs" if running == 1 else f"{running} requests run"
+        yield f"{run} and {f'{waiting} wait' if waiting else 'no other waits'}"

@@ -18,7 +18,7 @@ from server.http.head import check_head
 from server.http.own_names import FOREIGN_NAME_STATE, host_name
 from server.http.rate_headers import rate_headers
 from server.http.request_log import RequestLog
-from server.keys.caller import ANYBODY, Caller, set_current_caller
+from server.keys.caller import ANYBODY, Caller, caller_of, set_current_caller
 from server.keys.ring import KeyRing
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_record, set_current_record
 from server.pages.files import NAMES as page_names
@@ -39,6 +39,7 @@ OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_COUNTED_STATE = "counted"  # in a scope's state: what the request takes of its key's rate
 _STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
@@ -134,6 +135,8 @@ class _Exchange:
                 headers["traceresponse"] = traceresponse
             self._record.is_stream = headers.get("content-type", "").startswith(_STREAMS)
             headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
+            if self._record.is_not_taken:  # before it is told what is left
+                self._settle_rate()
             for name, value in rate_headers(self._scope).items():
                 headers[name] = value
             if self._context.drain.is_active:
@@ -146,7 +149,13 @@ class _Exchange:
         record.status = self.status if self.status is not None else CLIENT_GONE
         record.http_s = time.monotonic() - record.arrival_s
         self._context.metrics.count_http(record)
+        self._settle_rate()
         record.release()
+
+    def _settle_rate(self) -> None:
+        """The request counts as one of its key's, unless the server had no room for it, or no engine."""
+        if (account := caller_of(self._scope).account) is not None:
+            account.end_request(self._scope["state"].get(_COUNTED_STATE), is_counted=not self._record.is_not_taken)
 
 
 def _check_connection(scope: Scope) -> None:
@@ -160,7 +169,7 @@ def _check_connection(scope: Scope) -> None:
 
 class AuthMiddleware:
     """Asks for a key on every path but OPEN_PATHS, if there are keys: a route added later is closed until it is listed
-    there. A POST counts as a request of its key."""
+    there. A POST counts as a request of its key, unless the server has no room for it, or no engine."""
 
     def __init__(self, app: ASGIApp, ring: KeyRing, known_paths: frozenset[str]) -> None:
         """known_paths: of routes, for records of requests that do not come so far."""
@@ -187,7 +196,7 @@ class AuthMiddleware:
         if (record := current_record()) is not None:
             record.key_name, record.is_usage = caller.name, is_request
         if is_request and caller.account is not None:
-            caller.account.count_request()
+            scope["state"][_COUNTED_STATE] = caller.account.count_request()
 
 
 def _anybody(scope: Scope) -> Caller:

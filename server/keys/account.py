@@ -83,16 +83,21 @@ class Account:
         bucket.change_rate(per_minute)
         return bucket
 
-    def count_request(self) -> None:
-        """Raises RateLimited."""
-        if self.requests is None or self.requests.take(1):
-            return
+    def count_request(self) -> Held | None:
+        """Count one, which `end_request` is to be told the end of. Raises RateLimited."""
+        if self.requests is None or (held := self.requests.hold(1)) is not None:
+            return None if self.requests is None else held
         wait_s = self.requests.wait_s(1)
         raise self._refused(
             Limit.REQUESTS,
             f"may send {self._key.requests_per_minute} requests a minute; the next one is taken in {wait_s:.1f} s",
             wait_s,
         )
+
+    def end_request(self, held: Held | None, *, is_counted: bool) -> None:
+        """A request is over; is_counted: not one that the server itself had no room for."""
+        if held is not None and self.requests is not None and held in self.requests:
+            self.requests.settle(held, int(is_counted))
 
     def check_open(self) -> None:
         """Raise what `begin` would for the smallest request: before anything is spent on the real one."""

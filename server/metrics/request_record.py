@@ -121,6 +121,11 @@ class RequestRecord:
         self.finish_reasons = sorted(set(self.choice_ends))
 
     @property
+    def is_not_taken(self) -> bool:
+        """Whether the server had no room for it, or no engine, before anything of it was computed."""
+        return self.shed_reason is not None or (self.error_status == _UNAVAILABLE and not self.has_begun)
+
+    @property
     def outcome(self) -> Outcome:
         if self.shed_reason is not None:
             return Outcome.REFUSED

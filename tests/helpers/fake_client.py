@@ -143,6 +143,7 @@ class FakeClient:
         self.first_token_s = self.seconds_per_token = 0.0  # of predictions
         self.num_open = 0
         self.num_waiting = 0
+        self.num_running: int | None = None  # None: all that are open
         self.streams: list[FakeStream] = []
         self.log_level: str | None = None  # that was set
         self._info = info or engine_info()
@@ -164,7 +165,7 @@ class FakeClient:
             stage=self.stage,
             progress=self.progress,
             num_open=self.num_open,
-            num_running=self.num_open,
+            num_running=self.num_open if self.num_running is None else self.num_running,
             num_waiting=self.num_waiting,
             num_waiting_tokens=0,
             seconds_since_progress=self.seconds_since_progress,

@@ -54,6 +54,19 @@ async def test_it_is_503_with_the_time_to_come_back(path: str, body: dict[str, A
         assert 'headrace_queue_time_seconds_count{model_name="org/tiny",outcome="queue_timeout"} 1.0' in metrics
 
 
+@pytest.mark.parametrize(
+    ("num_running", "num_waiting", "text"),
+    [(8, 3, "8 requests run and 3 wait;"), (1, 0, "1 request runs and no other waits;"), (0, 0, "; try again in 3 s")],
+)
+async def test_it_says_what_was_before_it(num_running: int, num_waiting: int, text: str) -> None:
+    client = FakeClient(_never_begins)
+    client.num_running, client.num_waiting = num_running, num_waiting
+    async with http(make_app(client, queue_timeout=20.0)) as api:
+        message = (await api.post(CHAT_URL, json=CHAT)).json()["error"]["message"]
+    assert text in message
+    assert "0 requests" not in message
+
+
 async def test_a_stream_whose_status_is_sent_gets_an_event() -> None:
     is_over = asyncio.Event()
     client = FakeClient(lambda request: [is_over, *_never_begins(request)])

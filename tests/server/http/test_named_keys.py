@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from engine.protocol import EngineRequest
+from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from server.http.rate_headers import duration_text
 from server.routes import usage
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
@@ -245,6 +245,35 @@ async def test_a_storm_over_the_limit_is_let_in_exactly_as_far(site: Callable[..
     statuses = [answer.status_code for answer in answers]
     assert (statuses.count(200), statuses.count(429)) == (20, 80)
     assert _sample(here.app, "headrace_key_requests_total", key="ann", outcome="refused") == 80
+
+
+async def test_a_request_that_the_server_has_no_room_for_is_not_counted(site: Callable[..., Site]) -> None:
+    """Before its body is read, and when its prompt is known."""
+    here = site(entry("ann", requests_per_minute=2))
+    here.stop_time()
+    async with here.api("ann") as ann:
+        here.client.capacity = 0
+        full = [
+            await ann.post("/v1/completions", json=TEXT),
+            await ann.post("/api/generate", json={"model": MODEL, "prompt": "hi", "stream": False}),
+        ]
+        here.client.capacity = 1000
+        answers = [await ann.post("/v1/completions", json=TEXT) for _ in range(3)]
+    assert [answer.status_code for answer in (*full, *answers)] == [429, 429, 200, 200, 429]
+    left = [answer.headers["x-ratelimit-remaining-requests"] for answer in (*full, *answers)]
+    assert left == ["2", "2", "1", "0", "0"]
+
+
+async def test_a_request_that_waits_too_long_is_not_counted(site: Callable[..., Site]) -> None:
+    here = site(entry("ann", requests_per_minute=2), script=_waits_too_long, queue_timeout=5.0)
+    here.stop_time()
+    async with here.api("ann") as ann:
+        late = await ann.post("/v1/completions", json=TEXT)
+    assert (late.status_code, late.headers["x-ratelimit-remaining-requests"]) == (503, "2")
+
+
+def _waits_too_long(request: EngineRequest) -> list[Step]:
+    return [RequestOutput(id=request.id, finish_reason=FinishReason.QUEUE_TIMEOUT)]
 
 
 @pytest.mark.parametrize(

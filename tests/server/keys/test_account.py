@@ -59,6 +59,23 @@ def test_requests_beyond_the_rate_are_told_when_to_come_back() -> None:
         account.count_request()
 
 
+def test_a_request_that_was_not_taken_is_given_back_once_and_to_its_own_rate() -> None:
+    account, _, _ = _account(requests_per_minute=6)
+    first, second = account.count_request(), account.count_request()
+    account.end_request(first, is_counted=True)
+    assert account.requests is not None
+    assert account.requests.level == 4
+    for _ in range(2):
+        account.end_request(second, is_counted=False)
+    assert account.requests.level == 5
+    held = account.count_request()
+    account.change(api_key("ann"))
+    account.end_request(held, is_counted=False)
+    account.change(api_key("ann", requests_per_minute=6))
+    account.end_request(held, is_counted=False)
+    assert account.requests.level == 6
+
+
 def test_tokens_are_reserved_and_what_is_not_used_comes_back() -> None:
     account, clock, _ = _account(tokens_per_minute=600)
     work = _begin(account, 100, 400)
