@@ -46,7 +46,8 @@ class LiveFeed:
         self.requests = RequestTable()
         self._client = client
         self._watchers: set[asyncio.Queue[bytes]] = set()
-        self._builder = FrameBuilder()
+        self._last = StepStats()
+        self._builder = FrameBuilder(self._last)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -54,6 +55,7 @@ class LiveFeed:
         return len(self._watchers)
 
     def on_step(self, stats: StepStats) -> None:
+        self._last = stats
         self.requests.on_step(stats)
         if self._watchers:
             self._builder.add(stats)
@@ -93,7 +95,7 @@ class LiveFeed:
             _put(queue, b"")
 
     def _begin(self) -> asyncio.Task[None]:
-        self._builder = FrameBuilder()
+        self._builder = FrameBuilder(self._last)
         self._task = asyncio.create_task(self._tell(), name="live-feed")
         self._task.add_done_callback(self._on_told)
         return self._task
@@ -123,7 +125,7 @@ class LiveFeed:
             at_ms=round(now_ms),
             interval_s=interval_s,
             engine=Engine(status.state.value, status.reason, status.num_restarts),
-            work=self._builder.take() if interval_s else EngineFrame(),
+            work=(self._builder if interval_s else FrameBuilder(self._last)).take(),
             num_open=self.requests.num_open,
             open=self.requests.open(),
             recent=recent,

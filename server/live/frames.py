@@ -76,9 +76,10 @@ class EngineFrame(msgspec.Struct, frozen=True):
 class FrameBuilder:
     """Gathers steps between two frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: StepStats) -> None:
+        """last: of the step before the first one that is added."""
         self._stats: deque[StepStats] = deque()
-        self._last = StepStats()
+        self._last = last
 
     def add(self, stats: StepStats) -> None:
         self._stats.append(stats)

@@ -228,12 +228,27 @@ def _the_dashboard_asks_for_an_operators_key(page: Page) -> None:
 def _dashboard_looks_right(page: Page, axe: str, name: Path) -> None:
     """It tells what became of a request, and is as sound as the chat page."""
     page.get_by_label("Close the settings").click()
-    page.get_by_role("link", name="Dashboard").click()
+    page.get_by_role("link", name="What happened?").last.click()
+    story = page.locator("#request-page")
+    expect(story).to_contain_text("Waits: as many requests run as may at once")
+    expect(story).to_contain_text("Gets a place, with 2 tokens from the cache.")
+    _check(page, axe, f"{name}-request")
+    answer_id = page.locator(".request-title code").inner_text()
+    page.get_by_role("link", name="All requests").click()
     expect(page.locator("#state")).to_have_text("Ready")
-    page.locator(".request").first.click()
-    expect(page.get_by_role("dialog")).to_contain_text("found in the cache")
-    page.get_by_role("button", name="Close").click()
     _check(page, axe, f"{name}-dashboard")
+    page.locator(".request").first.click()
+    expect(story).to_contain_text(answer_id)  # among its facts
+    request_id = page.locator(".request-title code").inner_text()
+    assert request_id != answer_id
+    page.get_by_label("Find a request").fill("no such request")
+    page.keyboard.press("Enter")
+    expect(story).to_contain_text("does not know this request")
+    page.get_by_label("Find a request").fill(request_id)
+    page.keyboard.press("Enter")
+    expect(story).to_contain_text("were in the KV cache")
+    page.go_back()
+    expect(story).to_contain_text("does not know this request")
 
 
 def _looks_right(page: Page, axe: str, name: Path) -> None:

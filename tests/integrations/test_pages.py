@@ -1,12 +1,16 @@
 """The chat page and the dashboard in a real browser."""
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.errors import EngineUnavailable
-from engine.protocol import EngineRequest, FinishReason
+from engine.events.sequence import Admitted, Computed, Queued, WaitReason, Waits
+from engine.protocol import EngineRequest, FinishReason, StepStats
+from server.live.feed import LiveFeed
 from tests.helpers.fake_client import Step, make_app, says
 from tests.helpers.keys import entry, write_keys
 from tests.integrations.programs import Workplace, npm_program, python_program
@@ -43,8 +47,10 @@ class _Script:
 
     def __init__(self) -> None:
         self._has_broken = False
+        self.live: LiveFeed | None = None  # is told what an engine would tell
 
     def __call__(self, request: EngineRequest) -> list[Step]:
+        asyncio.get_running_loop().call_soon(self._tell, request)  # when the request is known there
         prompt = bytes(each for each in request.prompt_ids if each < 256).decode()
         question = prompt.rpartition("user\n")[2].removesuffix("assistant\n").strip()
         question = question.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
@@ -56,11 +62,25 @@ class _Script:
         text = {"markdown": _MARKDOWN, "call the tool": _CALL}.get(question, f"echo: {question}")
         return says(text, per_step=5, finish=FinishReason.STOP)(request)
 
+    def _tell(self, request: EngineRequest) -> None:
+        if self.live is None:
+            return
+        now_s, num_new = time.monotonic(), len(request.prompt_ids) - 2
+        events = [
+            Queued(request.id, now_s, num_running=3, num_waiting=1, num_resumed=0),
+            Waits(request.id, now_s + 0.001, WaitReason.PLACES, is_shared=False),
+            Admitted(request.id, now_s + 0.002, num_cached=2),
+            Computed(request.id, now_s + 0.003, num_tokens=num_new, num_left=0),
+        ]
+        self.live.on_step(StepStats(events=events, step_s=0.001, blocks_total=64, blocks_used=9, blocks_cached=30))
+
 
 @pytest.fixture
 def addresses(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """Of a server, and of one that asks for a key."""
-    open_app = make_app(scripted_client(_Script()))
+    script = _Script()
+    open_app = make_app(scripted_client(script))
+    script.live = open_app.state.context.live
     keys = write_keys(tmp_path / "keys.json", entry("ann"), entry("root", admin=True))
     locked_app = make_app(scripted_client(_Script()), api_keys_file=keys)
     with serving(open_app) as open_url, serving(locked_app) as locked_url:
@@ -72,4 +92,4 @@ def test_the_pages(addresses: tuple[str, str], workplace: Workplace, browser: st
     axe = npm_program("axe-core", "axe-core", "axe.min.js")
     script = Path(__file__).with_name("browse_pages.py")
     workplace.run([python, script, addresses[0], browser, axe, tmp_path, addresses[1]])
-    assert len(list(tmp_path.glob("*.png"))) == 24
+    assert len(list(tmp_path.glob("*.png"))) == 30

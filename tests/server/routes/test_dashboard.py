@@ -59,7 +59,7 @@ async def test_a_watcher_sees_steps_and_requests() -> None:
     assert (ended["id"], ended["state"], ended["output_tokens"]) == (request["id"], "aborted", 3)
 
 
-async def test_nothing_is_kept_or_run_while_nobody_watches() -> None:
+async def test_nothing_is_counted_or_run_while_nobody_watches() -> None:
     app = make_app(FakeClient(says("x")))
     live = app.state.context.live
     live.on_step(StepStats(decode_tokens=1))
@@ -69,6 +69,16 @@ async def test_nothing_is_kept_or_run_while_nobody_watches() -> None:
         await watcher.ended()
         assert all(frame["work"]["num_steps"] == 0 for frame in _frames(watcher))
     assert "live-feed" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_watcher_of_an_idle_engine_sees_what_the_last_step_left() -> None:
+    app = make_app(FakeClient(says("x")))
+    app.state.context.live.on_step(StepStats(decode_tokens=1, blocks_total=9, blocks_cached=4))
+    async with _watch(app) as watcher:
+        await watcher.until(lambda: len(_frames(watcher)) > 2)
+        work = [frame["work"] for frame in _frames(watcher)]
+    assert all(each["blocks"] == {"total": 9, "live": 0, "shared": 0, "cached": 4} for each in work)
+    assert all(each["decode_tokens"] == 0 for each in work)
 
 
 async def test_a_slow_watcher_misses_frames_and_holds_nobody_up() -> None:

@@ -20,7 +20,10 @@ export async function streamAnswer(node, body, signal, onChange) {
     }
   } catch (error) {
     if (error.name === "AbortError") node.finishReason = "stopped";
-    else node.error = { message: error.message, wantsKey: Boolean(error.wantsKey), retryAfterS: error.retryAfterS ?? null };
+    else {
+      node.requestId ??= error.requestId;
+      node.error = { message: error.message, wantsKey: Boolean(error.wantsKey), retryAfterS: error.retryAfterS ?? null };
+    }
   }
   node.progress = null;
   node.stats = { ...node.stats, firstTokenMs: clock.firstMs && clock.firstMs - startMs, totalMs: performance.now() - startMs };

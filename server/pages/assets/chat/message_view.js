@@ -1,6 +1,7 @@
 // How one message is shown, and what can be done with it.
 
 import { copyButton, h } from "../shared/dom.js";
+import { requestLink } from "../shared/links.js";
 import { renderMarkdown } from "./markdown.js";
 import { siblingIds } from "./tree.js";
 import { renderTokens } from "./token_view.js";
@@ -70,6 +71,7 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
     copyButton(() => node.content || JSON.stringify(node.toolCalls, null, 2)),
     h("button", { class: "quiet small", onclick: () => actions.regenerate(node) }, "Regenerate"),
     h("button", { class: "quiet small", onclick: () => actions.remove(node), "aria-label": "Delete this answer" }, "Delete"),
+    ...whatHappened(node),
     h("span", { class: "spread" }),
     ...stats(node),
   );
@@ -113,18 +115,29 @@ function versions(conversation, node, actions) {
   return [step(-1, "Previous version", "‹"), h("span", { class: "muted small" }, `${at + 1} / ${ids.length}`), step(1, "Next version", "›")];
 }
 
-function stats({ stats: told }) {
+function stats({ stats: told, requestId }) {
   if (!told?.numTokens) return [];
   const { numPromptTokens, numCachedTokens, numTokens, firstTokenMs, tokensPerSecond } = told;
-  const parts = [`${numPromptTokens} prompt tokens`];
-  if (numCachedTokens > 0) parts[0] += `, ${numCachedTokens} from the cache`;
-  if (firstTokenMs) parts.push(`first after ${seconds(firstTokenMs)}`);
-  parts.push(`${numTokens} tokens${tokensPerSecond ? ` at ${tokensPerSecond.toFixed(1)}/s` : ""}`);
   const title =
     numCachedTokens > 0
       ? "The engine still had the beginning of this conversation in its KV cache and did not compute it again: the first token came sooner."
       : "Nothing of this prompt was in the engine's KV cache.";
-  return [h("span", { class: "stats muted small", title }, parts.join(" · "))];
+  const cached = numCachedTokens > 0 ? `${numCachedTokens} of them from the cache` : "none from the cache";
+  return [
+    h("span", { class: "stats muted small", title },
+      `${numPromptTokens} prompt tokens, `, requestId ? h("a", { href: storyLink(requestId) }, cached) : cached,
+      firstTokenMs ? ` · first after ${seconds(firstTokenMs)}` : "",
+      ` · ${numTokens} tokens${tokensPerSecond ? ` at ${tokensPerSecond.toFixed(1)}/s` : ""}`),
+  ];
 }
+
+/** The engine's own account of the answer; it knows the last few hundred. */
+function whatHappened({ requestId }) {
+  if (!requestId) return [];
+  const title = "What the engine did for this answer: the wait, the cache, the pieces of the prompt, the drafts";
+  return [h("a", { class: "button quiet small", href: storyLink(requestId), title }, "What happened?")];
+}
+
+const storyLink = (requestId) => `dashboard${requestLink(requestId)}`;
 
 const seconds = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);

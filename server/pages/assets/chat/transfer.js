@@ -58,6 +58,7 @@ const NODE = {
 };
 const ANSWER = {
   ...NODE, reasoning: isText, toolCalls: isListOf(hasTexts("id", "name", "arguments")), finishReason: orNothing(isText),
+  requestId: orNothing(isText),
   tokens: orNothing(isListOf((token) => isProbable(token) && isListOf(isProbable)(token.others))),
   stats: orNothing(isObjectOf(orNothing(Number.isFinite))), error: orNothing(hasTexts("message")),
 };

@@ -1,160 +1,31 @@
-// The dashboard: reads the engine's frames and shows them.
+// The dashboard: the overview, or the page of one request, by the address after its #.
 
-import { getEvents, savedKey, saveKey } from "../shared/api.js";
-import { byId, h } from "../shared/dom.js";
+import { byId } from "../shared/dom.js";
+import { requestLink, requestOf } from "../shared/links.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
-import { drawBlocks, drawRates, drawSteps, short } from "./charts.js";
-import { renderErrors, renderRequests } from "./requests.js";
-import { seconds } from "./words.js";
+import { stopWatching, watch } from "./overview.js";
+import { leaveRequest, showRequest } from "./request_page.js";
 
-const WINDOW_S = 60;
-const RETRY_MS = 2000;
-const MAX_STEPS = 400;
-
-const points = []; // {atMs, values: {decode, prefill}}
-let steps = [];
-let recent = [];
-let drafts = []; // [{drafted, accepted, byPosition}] of the last frames
-let lookups = []; // [{atMs, queries, hits}]
-let isPaused = false;
-
-function take(frame) {
-  const { work, at_ms: atMs, interval_s: intervalS } = frame;
-  recent = frame.recent ?? recent;
-  if (intervalS > 0) {
-    points.push({ atMs, values: { decode: work.decode_tokens / intervalS, prefill: work.prefill_tokens / intervalS } });
-    while (points[0].atMs < atMs - WINDOW_S * 1000) points.shift();
-    steps = [...steps, ...work.steps].slice(-MAX_STEPS);
-    drafts = [...drafts, work.drafts].slice(-240);
-    lookups = [...lookups, { queries: work.prefix_queries, hits: work.prefix_hits }].slice(-240);
-  }
-  if (!isPaused) requestAnimationFrame(() => show(frame));
+function showPlace() {
+  const id = requestOf(location.hash);
+  leaveRequest();
+  stopWatching(); // nobody looks at it there, and it costs the server nothing then
+  byId("overview").hidden = id !== null;
+  byId("request-page").hidden = id === null;
+  byId("pause").hidden = id !== null;
+  document.title = id === null ? "headrace: the engine at work" : `Request ${id} · headrace`;
+  scrollTo(0, 0);
+  if (id === null) watch();
+  else showRequest(id);
 }
 
-function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs }) {
-  const { queue, blocks } = work;
-  const isReady = engine.state === "ready";
-  const restarts = engine.num_restarts ? `, restarted ${engine.num_restarts} times` : "";
-  setState(isReady ? `Ready${restarts}` : engine.reason || engine.state, isReady ? "good" : "bad");
-  byId("decode-rate").textContent = short(meanOf("decode"));
-  byId("prefill-rate").textContent = short(meanOf("prefill"));
-  byId("running").textContent = work.running;
-  byId("waiting").textContent = Math.max(0, queue.urgent + queue.interactive + queue.background);
-  const queries = sum(lookups, "queries");
-  byId("hit-rate").textContent = queries ? `${Math.round((100 * sum(lookups, "hits")) / queries)} %` : "–";
-  drawRates(byId("rates"), smooth(points), ["prefill", "decode"], WINDOW_S);
-  drawSteps(byId("steps"), steps);
-  byId("step-note").textContent = steps.length ? `last step: ${short(steps.at(-1)[0])} ms` : "";
-  showBlocks(blocks);
-  bars("queue", [["urgent", queue.urgent], ["interactive", queue.interactive], ["background", queue.background]], Math.max(1, numOpen), String);
-  const phases = Object.entries(work.phases);
-  const all = phases.reduce((total, [, value]) => total + value, 0);
-  if (all > 0) bars("phases", phases.map(([name, value]) => [name, value / all]), 1, (share) => `${Math.round(share * 100)} %`);
-  showDrafts();
-  showLatencies(latencies);
-  renderRequests(open, recent, atMs);
-  renderErrors(recent);
-}
-
-/** Over the last two seconds: single frames jump. */
-function meanOf(name) {
-  const last = points.slice(-8);
-  return last.length ? last.reduce((total, point) => total + point.values[name], 0) / last.length : 0;
-}
-
-/** Each point as the mean of a second: a frame may have one large step, or none. */
-function smooth(list) {
-  return list.map((point, index) => {
-    const last = list.slice(Math.max(0, index - 3), index + 1);
-    const mean = (name) => last.reduce((total, each) => total + each.values[name], 0) / last.length;
-    return { atMs: point.atMs, values: { decode: mean("decode"), prefill: mean("prefill") } };
-  });
-}
-
-const sum = (list, name) => list.reduce((total, each) => total + each[name], 0);
-
-function showBlocks({ total, live, shared, cached }) {
-  const parts = [["live", live], ["shared", shared], ["cached", cached], ["free", Math.max(0, total - live - shared - cached)]];
-  drawBlocks(byId("blocks"), parts);
-  const meanings = { live: "of one request", shared: "shared by several", cached: "kept for later", free: "free" };
-  byId("blocks-legend").replaceChildren(...parts.flatMap(([name, count]) => [h("i", { class: `key ${name}` }), `${meanings[name]}: ${count} `]));
-}
-
-function bars(id, rows, most, text) {
-  const list = byId(id);
-  if (list.children.length !== rows.length * 3) {
-    list.replaceChildren(...rows.flatMap(([name]) => [h("dt", {}, name), h("dd", {}, h("meter", { min: 0, "aria-label": name })), h("dd", {})]));
-  }
-  rows.forEach(([, value], index) => {
-    const meter = list.children[index * 3 + 1].firstChild;
-    meter.max = most;
-    meter.value = value;
-    list.children[index * 3 + 2].textContent = text(value);
-  });
-}
-
-function showDrafts() {
-  const drafted = sum(drafts, "drafted");
-  byId("drafts").hidden = drafted === 0;
-  byId("no-drafts").hidden = drafted > 0;
-  if (drafted === 0) return;
-  const byPosition = [];
-  for (const each of drafts) each.accepted_by_position.forEach((count, position) => (byPosition[position] = (byPosition[position] ?? 0) + count));
-  const most = Math.max(1, ...byPosition);
-  const rows = [["accepted", sum(drafts, "accepted") / drafted], ...byPosition.slice(0, 8).map((count, position) => [`token ${position + 1}`, count / most])];
-  bars("drafts", rows, 1, (share) => `${Math.round(share * 100)} %`);
-}
-
-function showLatencies({ num_requests: count, first_token_s: first, per_token_s: token }) {
-  const row = (name, values) => h("tr", {}, h("td", {}, name), (values.length ? values : [null, null, null]).map((value) => h("td", {}, seconds(value))));
-  byId("latencies").replaceChildren(
-    h("thead", {}, h("tr", {}, h("th", {}, `${count} requests`), ["p50", "p90", "p99"].map((each) => h("th", {}, each)))),
-    h("tbody", {}, row("first token", first), row("each token", token)),
-  );
-}
-
-function setState(text, kind = "") {
-  byId("state").textContent = text;
-  byId("state").className = `state ${kind}`;
-}
-
-function askKey(reason) {
-  const dialog = byId("dialog");
-  const input = h("input", { type: "password", autocomplete: "off", "aria-label": "Key", required: true });
-  input.value = savedKey();
-  dialog.replaceChildren(
-    h("h2", { id: "dialog-title" }, "An operator’s key is needed"),
-    h("form", { method: "dialog" }, h("p", {}, reason), h("div", { class: "row" }, input), h("div", { class: "row end" }, h("button", { class: "primary", value: "entered" }, "Use this key"))),
-  );
-  dialog.returnValue = ""; // some browsers leave it at Escape
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => {
-    if (dialog.returnValue === "entered") saveKey(input.value.trim(), false);
-    resolve(dialog.returnValue === "entered");
-  }, { once: true }));
-}
-
-async function run() {
-  for (;;) {
-    try {
-      for await (const frame of getEvents("dashboard/events")) take(frame);
-      setState("The server is stopping.", "bad");
-    } catch (error) {
-      setState(error.message, "bad");
-      const isNoOperator = error.code === "insufficient_permissions";
-      if (error.wantsKey || (isNoOperator && savedKey() !== "")) {
-        if (!(await askKey(error.message))) return; // the key that was there stays: it is the chat page's
-      } else if (isNoOperator) return;
-    }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-  }
-}
-
-byId("theme").addEventListener("click", switchTheme);
-byId("pause").addEventListener("click", () => {
-  isPaused = !isPaused;
-  byId("pause").textContent = isPaused ? "Go on" : "Pause";
-  byId("pause").setAttribute("aria-pressed", String(isPaused));
+byId("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const id = byId("find-id").value.trim();
+  if (id) location.hash = requestLink(id);
+  byId("find-id").value = "";
 });
+byId("theme").addEventListener("click", switchTheme);
+addEventListener("hashchange", showPlace);
 applyTheme();
-run();
+showPlace();

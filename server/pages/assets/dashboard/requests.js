@@ -1,7 +1,8 @@
-// Requests on a common time line, and the story of each.
+// The requests on a common time line, and those that failed; each leads to its own page.
 
 import { byId, h } from "../shared/dom.js";
-import { seconds, story } from "./words.js";
+import { requestLink } from "../shared/links.js";
+import { seconds, stateOf } from "./words.js";
 
 const MAX_ROWS = 24;
 const WINDOW_MS = 30_000;
@@ -10,21 +11,37 @@ const SVG = "http://www.w3.org/2000/svg";
 /** Show open requests, and those that ended lately. */
 export function renderRequests(open, recent, nowMs) {
   const rows = [...open, ...recent.filter((each) => each.prompt_tokens)].slice(0, MAX_ROWS);
-  byId("requests").replaceChildren(
-    ...(rows.length > 0
-      ? rows.map((each) => row(each, nowMs))
-      : [h("p", { class: "empty" }, "No request yet. Ask something on the chat page, and see here what becomes of it.")]),
-  );
+  place(byId("requests"), rows, (request, old) => row(request, nowMs, old), "No request yet. Ask something on the chat page, and see here what becomes of it.");
 }
 
-function row(request, nowMs) {
+function row(request, nowMs, old) {
+  const element = old ?? h("a", { href: requestLink(request.id) }, h("code", { title: request.id }, request.id.slice(0, 24)), h("span", { class: "what" }), h("span", { class: "line", "aria-hidden": "true" }));
+  const [, what, line] = element.children;
   const isFailed = request.error != null || request.state === "failed";
-  return h(
-    "button", { class: `request ${isFailed ? "failed" : ""}`, onclick: () => show(request) },
-    h("code", { title: request.id }, request.id.slice(0, 24)),
-    h("span", { class: "what" }, `${request.state}, ${request.prompt_tokens} in${request.cached_tokens ? ` (${request.cached_tokens} cached)` : ""}, ${request.output_tokens} out, ${seconds(request.seconds)}`),
-    timeline(request, nowMs),
-  );
+  element.className = `request ${isFailed ? "failed" : ""}`;
+  what.textContent = `${stateOf(request)}, ${request.prompt_tokens} in${request.cached_tokens ? ` (${request.cached_tokens} cached)` : ""}, ${request.output_tokens} out, ${seconds(request.seconds)}`;
+  line.replaceChildren(timeline(request, nowMs));
+  return element;
+}
+
+/**
+ * Show an element for each request, made by `make(request, old)`. One that is there stays, since a press of a mouse
+ * outlives a frame, and so does a keyboard's focus.
+ */
+function place(list, requests, make, emptyText) {
+  const old = new Map([...list.children].map((element) => [element.requestKey, element]));
+  const elements = requests.map((request) => {
+    const key = `${request.id} ${request.began_ms}`; // clients may use an id twice
+    const element = make(request, old.get(key));
+    element.requestKey = key;
+    return element;
+  });
+  if (elements.length === 0) elements.push(list.querySelector(".empty") ?? h("p", { class: "empty" }, emptyText));
+  if (elements.length !== list.children.length || elements.some((element, index) => element !== list.children[index])) {
+    const focused = list.contains(document.activeElement) ? document.activeElement : null;
+    list.replaceChildren(...elements);
+    focused?.focus({ preventScroll: true });
+  }
 }
 
 /** The request's stretches within the window that ends now. */
@@ -48,26 +65,15 @@ function timeline({ began_ms: beganMs, seconds: lasted, queue_s: queueS, first_t
     rectangle.setAttribute("height", "10");
     svg.append(rectangle);
   }
-  return h("span", { class: "line", "aria-hidden": "true" }, svg);
-}
-
-function show(request) {
-  const dialog = byId("dialog");
-  dialog.replaceChildren(
-    h("h2", { id: "dialog-title" }, "What became of it"),
-    h("dl", { class: "told" }, story(request).map(([what, text]) => [h("dt", {}, what), h("dd", {}, text)])),
-    h("div", { class: "row end" }, h("button", { class: "primary", onclick: () => dialog.close() }, "Close")),
-  );
-  dialog.showModal();
+  return svg;
 }
 
 /** Show what was refused or failed, newest first. */
 export function renderErrors(recent) {
   const failed = recent.filter((each) => each.error != null).slice(0, 12);
-  byId("errors").replaceChildren(
-    ...(failed.length > 0
-      ? [h("table", { class: "plain-table" }, failed.map((each) =>
-          h("tr", {}, h("td", {}, new Date(each.began_ms).toLocaleTimeString()), h("td", {}, each.route), h("td", { class: "failed-word" }, `${each.status} ${each.error}`), h("td", {}, h("code", {}, each.id.slice(0, 24))))))]
-      : [h("p", { class: "empty" }, "None.")]),
-  );
+  place(byId("errors"), failed, (each, old) => old ?? h(
+    "a", { class: "refusal", href: requestLink(each.id) },
+    h("span", {}, new Date(each.began_ms).toLocaleTimeString()), h("span", { class: "failed-word" }, `${each.status} ${each.error}`),
+    h("span", {}, each.route), h("code", { title: each.id }, each.id.slice(0, 24)),
+  ), "None.");
 }

@@ -14,12 +14,13 @@ export function saveKey(key, remember) {
 }
 
 /** What the server, or the way to it, has against a request. `status` is 0 if there was no answer. */
-export class ApiError extends Error {
-  constructor(message, { status = 0, code = null, retryAfterS = null } = {}) {
+class ApiError extends Error {
+  constructor(message, { status = 0, code = null, retryAfterS = null, requestId = null } = {}) {
     super(message);
     this.status = status;
     this.code = code;
     this.retryAfterS = retryAfterS;
+    this.requestId = requestId;
   }
 
   get wantsKey() {
@@ -75,6 +76,7 @@ async function send(path, options) {
     status: response.status,
     code: told?.error?.code,
     retryAfterS: Number(response.headers.get("retry-after")) || null,
+    requestId: response.headers.get("x-request-id"),
   });
 }
 

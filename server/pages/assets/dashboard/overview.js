@@ -1,0 +1,145 @@
+// The overview: reads the engine's frames and shows them, as long as it is looked at.
+
+import { getEvents } from "../shared/api.js";
+import { byId, h } from "../shared/dom.js";
+import { drawBlocks, drawRates, drawSteps, short } from "./charts.js";
+import { legend } from "./legend.js";
+import { withKey } from "./operator_key.js";
+import { renderErrors, renderRequests } from "./requests.js";
+import { setState } from "./state.js";
+import { seconds } from "./words.js";
+
+const WINDOW_S = 60;
+const RETRY_MS = 2000;
+const MAX_STEPS = 400;
+
+const points = []; // {atMs, values: {decode, prefill}}
+let steps = [];
+let recent = [];
+let drafts = []; // [{drafted, accepted, byPosition}] of the last frames
+let lookups = []; // [{atMs, queries, hits}]
+let isPaused = false;
+let watching = null; // AbortController of the frames that are read
+
+function take(frame) {
+  const { work, at_ms: atMs, interval_s: intervalS } = frame;
+  recent = frame.recent ?? recent;
+  if (intervalS > 0) {
+    points.push({ atMs, values: { decode: work.decode_tokens / intervalS, prefill: work.prefill_tokens / intervalS } });
+    while (points[0].atMs < atMs - WINDOW_S * 1000) points.shift();
+    steps = [...steps, ...work.steps].slice(-MAX_STEPS);
+    drafts = [...drafts, work.drafts].slice(-240);
+    lookups = [...lookups, { queries: work.prefix_queries, hits: work.prefix_hits }].slice(-240);
+  }
+  if (!isPaused) requestAnimationFrame(() => show(frame));
+}
+
+function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs }) {
+  const { queue, blocks } = work;
+  const isReady = engine.state === "ready";
+  const restarts = engine.num_restarts ? `, restarted ${engine.num_restarts} times` : "";
+  setState(isReady ? `Ready${restarts}` : engine.reason || engine.state, isReady ? "good" : "bad");
+  byId("decode-rate").textContent = short(meanOf("decode"));
+  byId("prefill-rate").textContent = short(meanOf("prefill"));
+  byId("running").textContent = work.running;
+  byId("waiting").textContent = Math.max(0, queue.urgent + queue.interactive + queue.background);
+  byId("hit-rate").textContent = hitRate();
+  drawRates(byId("rates"), smooth(points), ["prefill", "decode"], WINDOW_S);
+  drawSteps(byId("steps"), steps);
+  byId("step-note").textContent = steps.length ? `last step: ${short(steps.at(-1)[0])} ms` : "";
+  showBlocks(blocks);
+  bars("queue", [["urgent", queue.urgent], ["interactive", queue.interactive], ["background", queue.background]], Math.max(1, numOpen), String);
+  const phases = Object.entries(work.phases);
+  const all = phases.reduce((total, [, value]) => total + value, 0);
+  byId("no-steps").hidden = all > 0 || byId("phases").children.length > 0;
+  if (all > 0) bars("phases", phases.map(([name, value]) => [name, value / all]), 1, (share) => `${Math.round(share * 100)} %`);
+  showDrafts();
+  showLatencies(latencies);
+  renderRequests(open, recent, atMs);
+  renderErrors(recent);
+}
+
+/** Over the last two seconds: single frames jump. */
+function meanOf(name) {
+  const last = points.slice(-8);
+  return last.length ? last.reduce((total, point) => total + point.values[name], 0) / last.length : 0;
+}
+
+/** Each point as the mean of a second: a frame may have one large step, or none. */
+function smooth(list) {
+  return list.map((point, index) => {
+    const last = list.slice(Math.max(0, index - 3), index + 1);
+    const mean = (name) => last.reduce((total, each) => total + each.values[name], 0) / last.length;
+    return { atMs: point.atMs, values: { decode: mean("decode"), prefill: mean("prefill") } };
+  });
+}
+
+/** Of the last minute's prompts, or of the last requests if there were none. */
+function hitRate() {
+  const [queries, hits] = sum(lookups, "queries") ? [sum(lookups, "queries"), sum(lookups, "hits")] : [sum(recent, "prompt_tokens"), sum(recent, "cached_tokens")];
+  return queries ? `${Math.round((100 * hits) / queries)} %` : "–";
+}
+
+const sum = (list, name) => list.reduce((total, each) => total + each[name], 0);
+
+function showBlocks({ total, live, shared, cached }) {
+  const parts = [["live", live], ["shared", shared], ["cached", cached], ["free", Math.max(0, total - live - shared - cached)]];
+  drawBlocks(byId("blocks"), parts);
+  const meanings = { live: "of one request", shared: "shared by several", cached: "kept for later", free: "free" };
+  byId("blocks-legend").replaceChildren(...legend(parts.map(([name, count]) => [name, `${meanings[name]}: ${count}`])));
+}
+
+function bars(id, rows, most, text) {
+  const list = byId(id);
+  if (list.children.length !== rows.length * 3) {
+    list.replaceChildren(...rows.flatMap(([name]) => [h("dt", {}, name), h("dd", {}, h("meter", { min: 0, "aria-label": name })), h("dd", {})]));
+  }
+  rows.forEach(([, value], index) => {
+    const meter = list.children[index * 3 + 1].firstChild;
+    meter.max = most;
+    meter.value = value;
+    list.children[index * 3 + 2].textContent = text(value);
+  });
+}
+
+function showDrafts() {
+  const drafted = sum(drafts, "drafted");
+  byId("drafts").hidden = drafted === 0;
+  byId("no-drafts").hidden = drafted > 0;
+  if (drafted === 0) return;
+  const byPosition = [];
+  for (const each of drafts) each.accepted_by_position.forEach((count, position) => (byPosition[position] = (byPosition[position] ?? 0) + count));
+  const most = Math.max(1, ...byPosition);
+  const rows = [["accepted", sum(drafts, "accepted") / drafted], ...byPosition.slice(0, 8).map((count, position) => [`token ${position + 1}`, count / most])];
+  bars("drafts", rows, 1, (share) => `${Math.round(share * 100)} %`);
+}
+
+function showLatencies({ num_requests: count, first_token_s: first, per_token_s: token }) {
+  const row = (name, values) => h("tr", {}, h("td", {}, name), (values.length ? values : [null, null, null]).map((value) => h("td", {}, seconds(value))));
+  byId("latencies").replaceChildren(
+    h("thead", {}, h("tr", {}, h("th", {}, `${count} requests`), ["p50", "p90", "p99"].map((each) => h("th", {}, each)))),
+    h("tbody", {}, row("first token", first), row("each token", token)),
+  );
+}
+
+/** Read frames until `stopWatching`, over the server's ends and beginnings. */
+export async function watch() {
+  const controller = (watching = new AbortController());
+  const { signal } = controller;
+  while (!signal.aborted) {
+    const mayGoOn = await withKey(async () => {
+      for await (const frame of getEvents("dashboard/events", signal)) take(frame);
+      setState("The server is stopping.", "bad");
+    }, signal);
+    if (!mayGoOn) return;
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+export const stopWatching = () => watching?.abort();
+
+byId("pause").addEventListener("click", () => {
+  isPaused = !isPaused;
+  byId("pause").textContent = isPaused ? "Go on" : "Pause";
+  byId("pause").setAttribute("aria-pressed", String(isPaused));
+});

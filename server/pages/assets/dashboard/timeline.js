@@ -1,0 +1,47 @@
+// A story's moments as stretches of time. No element is made here: tests run it without a browser.
+
+/**
+ * The stretches of a choice, in order and without overlap: [{name, fromS, toS}], in seconds since the request's arrival.
+ * Names: "preparing" (in the API process), "waiting", "prefill", "between" (chunks of the prompt), "decode", "restart". `nowS` ends what still lasts.
+ */
+export function stretches(moments, nowS) {
+  const found = [];
+  let name = "preparing";
+  let sinceS = 0;
+  const until = (toS, next) => {
+    if (toS > sinceS) found.push({ name, fromS: sinceS, toS });
+    sinceS = Math.max(sinceS, toS);
+    name = next;
+  };
+  for (const moment of moments) {
+    const { what, at_s: atS } = moment;
+    if (what === "queued" || what === "admitted" || what === "preempted") until(atS, "waiting");
+    else if (what === "computed") {
+      if (moment.num_steps === 1) until(Math.max(sinceS, atS - (moment.step_s ?? 0)), "prefill");
+      name = "prefill";
+      until(atS, moment.num_left ? "between" : "decode");
+    } else if (what === "engine_ended") until(atS, "restart");
+    else if (what === "ended") until(atS, null);
+  }
+  if (name !== null) until(nowS, null);
+  return found;
+}
+
+/** How long a choice waited for which reason: [{reason, isShared, seconds}], without waits for its first reason. */
+export function waits(moments, nowS) {
+  const found = [];
+  moments.forEach((moment, index) => {
+    if (moment.what !== "waits") return;
+    const untilS = moments[index + 1]?.at_s ?? nowS;
+    found.push({ reason: moment.reason, is_shared: moment.is_shared, seconds: Math.max(0, untilS - moment.at_s) });
+  });
+  return found;
+}
+
+/** Round numbers along an axis of `lengthS` seconds: about five. */
+export function ticks(lengthS) {
+  if (!(lengthS > 0)) return [0];
+  const power = 10 ** Math.floor(Math.log10(lengthS / 4));
+  const step = [1, 2, 5, 10].map((each) => each * power).find((each) => lengthS / each <= 6);
+  return Array.from({ length: Math.floor(lengthS / step + 1e-9) + 1 }, (_, index) => index * step);
+}

@@ -1,0 +1,79 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { stretches, ticks, waits } from "../assets/dashboard/timeline.js";
+
+const short = (found) => found.map(({ name, fromS, toS }) => [name, fromS, toS]);
+
+test("a request alone is prepared, reads its prompt and writes", () => {
+  const moments = [
+    { what: "queued", at_s: 0.1 },
+    { what: "admitted", at_s: 0.1, num_tokens: 16 },
+    { what: "computed", at_s: 0.3, step_s: 0.2, num_steps: 1, num_tokens: 5 },
+    { what: "ended", at_s: 1, num_steps: 9 },
+  ];
+  assert.deepEqual(short(stretches(moments, 5)), [["preparing", 0, 0.1], ["prefill", 0.1, 0.3], ["decode", 0.3, 1]]);
+});
+
+test("chunks have gaps between them, and one that is merged begins where the one before it ended", () => {
+  const moments = [
+    { what: "queued", at_s: 0 },
+    { what: "admitted", at_s: 1 },
+    { what: "computed", at_s: 2, step_s: 0.5, num_steps: 1, num_left: 10 },
+    { what: "computed", at_s: 4, step_s: 1, num_steps: 1, num_left: 5 },
+    { what: "computed", at_s: 6, step_s: 1, num_steps: 2 },
+  ];
+  assert.deepEqual(short(stretches(moments, 7)), [
+    ["waiting", 0, 1], ["waiting", 1, 1.5], ["prefill", 1.5, 2], ["between", 2, 3], ["prefill", 3, 4], ["prefill", 4, 6], ["decode", 6, 7],
+  ]);
+});
+
+test("preemption and the engine's end interrupt it, and what lasts goes on until now", () => {
+  const moments = [
+    { what: "queued", at_s: 0 },
+    { what: "admitted", at_s: 0 },
+    { what: "computed", at_s: 1, step_s: 1, num_steps: 1 },
+    { what: "preempted", at_s: 2, reason: "memory", num_tokens: 3 },
+    { what: "engine_ended", at_s: 3, reason: "crash" },
+    { what: "queued", at_s: 8, num_tokens: 2 },
+  ];
+  assert.deepEqual(short(stretches(moments, 9)), [
+    ["prefill", 0, 1], ["decode", 1, 2], ["waiting", 2, 3], ["restart", 3, 8], ["waiting", 8, 9],
+  ]);
+});
+
+test("without a moment it is being prepared", () => {
+  assert.deepEqual(short(stretches([], 2)), [["preparing", 0, 2]]);
+});
+
+test("stretches follow one another, whatever the clocks say", () => {
+  const moments = [
+    { what: "queued", at_s: 1 },
+    { what: "admitted", at_s: 0.9 },
+    { what: "computed", at_s: 0.95, step_s: 3, num_steps: 1 },
+    { what: "ended", at_s: 2 },
+  ];
+  const found = stretches(moments, 9);
+  found.slice(1).forEach(({ fromS }, index) => assert.equal(fromS, found[index].toS));
+  assert.ok(found.every(({ fromS, toS }) => fromS < toS));
+});
+
+test("each reason to wait lasts until the next moment", () => {
+  const moments = [
+    { what: "queued", at_s: 0 },
+    { what: "waits", at_s: 1, reason: "places", is_shared: true },
+    { what: "waits", at_s: 3, reason: "blocks" },
+  ];
+  assert.deepEqual(waits(moments, 7), [
+    { reason: "places", is_shared: true, seconds: 2 }, { reason: "blocks", is_shared: undefined, seconds: 4 },
+  ]);
+});
+
+test("an axis has a few round ticks, from zero to its end", () => {
+  for (const lengthS of [0.003, 0.1, 0.7, 1, 9.99, 60, 3601]) {
+    const found = ticks(lengthS);
+    assert.equal(found[0], 0);
+    assert.ok(found.length >= 3 && found.length <= 7, `${lengthS}: ${found}`);
+    assert.ok(found.at(-1) <= lengthS * 1.001);
+  }
+  assert.deepEqual(ticks(0), [0]);
+});

@@ -1,0 +1,65 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { requestLink, requestOf } from "../assets/shared/links.js";
+import { cacheStory, count, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
+
+test("times are short and have their unit", () => {
+  assert.deepEqual([null, 0.0004, 0.079, 0.9996, 1.234, 83.21].map(seconds), ["–", "0.4 ms", "79 ms", "1000 ms", "1.23 s", "83.2 s"]);
+});
+
+test("numbers and nouns agree", () => {
+  assert.equal(count(1, "token"), "1 token");
+  assert.equal(count(12345, "token"), "12,345 tokens");
+});
+
+test("every moment is a sentence", () => {
+  const told = [
+    [{ what: "queued", num_running: 2 }, "Came to the engine: 2 running, 0 waiting."],
+    [{ what: "queued", num_tokens: 7 }, "Came to the engine: 0 running, 0 waiting. It goes on after the 7 tokens that the engine before had written."],
+    [{ what: "waits", reason: "places" }, "Waits: as many requests run as may at once (--max-num-seqs)."],
+    [{ what: "admitted", num_tokens: 96 }, "Gets a place, with 96 tokens from the cache."],
+    [{ what: "admitted" }, "Gets a place; the cache has no beginning of it."],
+    [{ what: "computed", num_tokens: 22, num_steps: 1, step_s: 0.05 }, "22 tokens of its prompt computed in 50 ms; all are there."],
+    [{ what: "computed", num_tokens: 4096, num_steps: 8, step_s: 2, num_left: 1000 }, "4,096 tokens of its prompt computed in 8 steps, 2.00 s; 1,000 to go."],
+    [{ what: "preempted", reason: "memory", num_tokens: 30 }, "Gives up its place and 30 computed tokens: a request before it needed its room in the KV cache."],
+    [{ what: "engine_ended", reason: "crash" }, "The engine process ended unexpectedly and is started again. Requests that can go on do."],
+    [{ what: "ended", reason: "length", num_steps: 59 }, "It reached the greatest length that it may have, after 59 steps of writing."],
+    [{ what: "ended", reason: "queue_timeout" }, "It waited too long for its first step."],
+  ];
+  for (const [moment, text] of told) assert.equal(sentence(moment), text);
+});
+
+test("what preemption lost is told apart from the prompt", () => {
+  const moments = [
+    { what: "computed", num_tokens: 5, num_steps: 1 },
+    { what: "preempted", reason: "fairness", num_tokens: 5 },
+    { what: "computed", num_tokens: 5, num_steps: 1 },
+  ];
+  const texts = sentences(moments).map(({ text }) => text);
+  assert.match(texts[0], /of its prompt/);
+  assert.match(texts[2], /of what was lost/);
+});
+
+test("a wait for a place says whether others have theirs", () => {
+  assert.doesNotMatch(waitReason({ reason: "places" }), /share/);
+  assert.match(waitReason({ reason: "places", is_shared: true }), /its key has its share/);
+});
+
+test("the cache's part is told with what it saved", () => {
+  assert.match(cacheStory({ request: { prompt_tokens: 10, cached_tokens: 0 } }), /All 10 prompt tokens had to be computed/);
+  const told = cacheStory({ request: { prompt_tokens: 118, cached_tokens: 96 }, saved_s: 0.103 });
+  assert.match(told, /^96 of 118 prompt tokens were in the KV cache/);
+  assert.match(told, /about 103 ms more/);
+  assert.doesNotMatch(cacheStory({ request: { prompt_tokens: 118, cached_tokens: 96 }, saved_s: null }), /more/);
+});
+
+test("states are words, and unknown ones stay", () => {
+  assert.equal(stateOf({ state: "aborted" }), "Stopped by its client");
+  assert.equal(stateOf({ state: "new one" }), "new one");
+});
+
+test("a request's address leads back to its id", () => {
+  for (const id of ["req_1", "a b/c?d#e", "100%", "ü"]) assert.equal(requestOf(requestLink(id)), id);
+  for (const hash of ["", "#", "#/", "#/requests/", "#other"]) assert.equal(requestOf(hash), null);
+  assert.equal(requestOf("#/requests/100%"), "100%");
+});

@@ -1,0 +1,115 @@
+"""The pages' scripts: their own tests run under Node's test runner, where there is one, and nothing in them is dead."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from server.pages.files import NAMES, page_file
+
+_TESTS = Path(__file__).with_name("scripts")
+_TIMEOUT_S = 120.0  # for what takes a second or two, on a machine that has other work
+_MIN_NODE = 20
+_OWN = sorted(name for name in NAMES if name.endswith(".js") and not name.startswith("vendor/"))
+
+_IMPORT = re.compile(r'^import (?:\* as (\w+)|(\w+)|\{([^}]*)\}) from "([^"]+)";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?:async )?(?:function\*?|const|class|let) (\w+)", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("node is not installed: the pages' scripts are tested where it is")
+    version = subprocess.run(
+        [found, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
+    ).stdout
+    if int(version.lstrip("v").split(".")[0]) < _MIN_NODE:
+        pytest.skip(f"node is {version.strip()}: the pages' scripts are tested with {_MIN_NODE} or newer")
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts as a browser gets them, with their tests beside them, as modules."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "package.json").write_text('{"type": "module"}')
+    for name in (name for name in NAMES if name.endswith(".js")):
+        path = folder / "assets" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(page_file(name).plain)
+    shutil.copytree(_TESTS, folder / "tests")
+    return folder
+
+
+def test_the_scripts_do_what_their_tests_say(node: str, site: Path) -> None:
+    tests = sorted(str(path) for path in (site / "tests").glob("*.test.js"))
+    assert tests
+    run = subprocess.run(
+        [node, "--test", *tests], cwd=site, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_script_can_be_parsed(node: str, site: Path) -> None:
+    runs = [
+        subprocess.Popen([node, "--check", site / "assets" / name], stderr=subprocess.PIPE, text=True) for name in _OWN
+    ]
+    faults = [run.communicate(timeout=_TIMEOUT_S)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0] * len(runs), "".join(faults)
+
+
+def _imports() -> list[tuple[str, str, set[str] | None, set[str]]]:
+    """(script, the one that it imports, which names, those that it uses); None: all, or the default."""
+    found = []
+    for name in _OWN:
+        text = page_file(name).plain.decode()
+        for everything, default, names, source in _IMPORT.findall(text):
+            target = _resolve(name, source)
+            own = [each.strip().partition(" as ") for each in names.split(",") if each.strip()]
+            rest = _IMPORT.sub("", text)
+            local = {as_ or exported for exported, _, as_ in own} or {everything or default}
+            used = {each for each in local if re.search(rf"\b{each}\b", rest)}
+            assert used == local, f"{name} imports {sorted(local - used)} and does not use it"
+            found.append((name, target, {exported for exported, _, _ in own} or None, used))
+    return found
+
+
+def _resolve(name: str, source: str) -> str:
+    parts = name.split("/")[:-1]
+    for part in source.split("/"):
+        if part == "..":
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
+
+
+@pytest.mark.fast
+def test_what_a_script_imports_exists_and_is_used_and_what_one_exports_is_imported() -> None:
+    exports = {name: set(_EXPORT.findall(page_file(name).plain.decode())) for name in _OWN}
+    assert sum(len(names) for names in exports.values()) > 50  # the pattern finds them
+    unused = {(name, each) for name, names in exports.items() for each in names}
+    for name, target, names, _ in _imports():
+        assert target in NAMES, f"{name} imports {target}, which is not there"
+        if target.startswith("vendor/"):
+            continue
+        wanted = exports[target] if names is None else names
+        assert wanted <= exports[target], f"{name} imports {sorted(wanted - exports[target])} from {target}"
+        unused -= {(target, each) for each in wanted}
+    tests = "".join(path.read_text() for path in _TESTS.glob("*.test.js"))
+    assert {f"{name}: {each}" for name, each in unused if not re.search(rf"\b{each}\b", tests)} == set()
+
+
+@pytest.mark.fast
+def test_every_script_is_loaded_by_a_page() -> None:
+    reached = {"chat/main.js", "dashboard/main.js"}
+    edges = {(name, target) for name, target, _, _ in _imports()}
+    for name in _OWN:  # those that are loaded when they are needed
+        text = page_file(name).plain.decode()
+        edges |= {(name, _resolve(name, source)) for source in re.findall(r'import\("([^"]+)"\)', text)}
+    while more := {target for name, target in edges if name in reached} - reached:
+        reached |= more
+    assert {name for name in NAMES if name.endswith(".js")} == reached
