@@ -311,12 +311,20 @@ def test_defaults_are_neutral_when_asked_or_when_there_are_none(recommended: Pat
     [
         ({"general.sampling.temp": 0.5, "general.sampling.top_k": 40}, {"temperature": 0.5, "top_k": 40.0}),
         ({"general.basename": "smollm2", "tokenizer.chat_template": "x"}, {"temperature": 0.2, "top_p": 0.9}),
+        (
+            {"general.basename": "smollm2", "general.size_label": "135M", "tokenizer.chat_template": "x"},
+            {"temperature": 0.2, "top_p": 0.5, "repetition_penalty": 1.1},
+        ),
+        (
+            {"general.basename": "smollm2", "general.size_label": "1.7B", "tokenizer.chat_template": "x"},
+            {"temperature": 0.2, "top_p": 0.9},
+        ),
         ({"general.basename": "smollm2"}, {}),  # a base model
         ({"general.basename": "other", "tokenizer.chat_template": "x"}, {}),
         ({"general.basename": "smollm2", "tokenizer.chat_template": "x", "general.sampling.top_p": 1}, {"top_p": 1.0}),
     ],
 )
-def test_a_gguf_says_its_defaults_or_its_authors_do(metadata: dict[str, Any], expected: dict[str, float]) -> None:
+def test_a_gguf_says_its_defaults_or_its_family_has_some(metadata: dict[str, Any], expected: dict[str, float]) -> None:
     assert generation_defaults("auto", None, metadata) == expected
     assert generation_defaults("vllm", None, metadata) == {}
 
