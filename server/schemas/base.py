@@ -13,6 +13,7 @@ Location = tuple[int | str, ...]  # the keys and indices that lead to a value
 
 MAX_MESSAGES = 1 << 13  # of one request: to check that many takes a twentieth of a second
 
+_MAX_WHOLES = 64  # integers of a body that may be spelled as other numbers: for each one what holds it is copied
 _MAX_QUOTED = 60  # characters of a client's value in a message
 
 # Pydantic's names of faults that JSON has a plainer word for.
@@ -49,7 +50,7 @@ M = TypeVar("M", bound=StrictModel)
 def validate(model: type[M], body: dict[str, Any]) -> M:
     """The body as `model`; raises InvalidRequest for the first fault."""
     try:
-        return model.model_validate(body)
+        return _validate(model, body)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         path = path_text(fault["loc"])
@@ -58,6 +59,38 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
         if fault["type"] == "missing":
             raise InvalidRequest(f"{path} is missing; it is required", param=path) from None
         raise InvalidRequest(f"{path} is {quote(fault['input'])}; {_limit(fault)}", param=path) from None
+
+
+def _validate(model: type[M], body: dict[str, Any]) -> M:
+    """Raises ValidationError. An integer may be spelled 16.0 or 1e3: JSON has one kind of numbers, and JSON Schema, in
+    which our API is described, takes all of these for integers."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        wholes = [each for each in faults if each["type"] == "int_type" and _is_whole(each["input"])]
+        if not 0 < len(wholes) <= _MAX_WHOLES:
+            raise
+        for each in wholes:
+            body = _with(body, each["loc"], int(each["input"]))
+    return model.model_validate(body)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _with(value: Any, location: Location, new: int) -> Any:
+    """A copy that has `new` at the location; the value itself where the location names what is no part of it, such as
+    one of several forms that the value may have."""
+    if not location:
+        return new
+    key = location[0]
+    if isinstance(value, dict) and key in value:
+        return {**value, key: _with(value[key], location[1:], new)}
+    if isinstance(value, list) and isinstance(key, int) and key < len(value):
+        return [*value[:key], _with(value[key], location[1:], new), *value[key + 1 :]]
+    return value
 
 
 def path_text(location: Location) -> str:

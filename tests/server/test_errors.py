@@ -20,7 +20,8 @@ MESSAGE = {"role": "user", "content": "hi"}
 FIELDS: list[tuple[str, Any, str]] = [
     ("n", True, "n is true; it must be an integer"),
     ("n", "5", "it must be an integer"),
-    ("n", 1.0, "it must be an integer"),
+    ("n", 1.5, "it must be an integer"),
+    ("n", 129.0, "n is 129; it must be less than or equal to 128"),
     ("n", 0, "greater than or equal to 1"),
     ("n", 129, "less than or equal to 128"),
     ("max_tokens", "5", "it must be an integer"),

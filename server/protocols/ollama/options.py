@@ -33,7 +33,7 @@ _RANDOM_SEED = -1
 def option_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that `options` set."""
     fields = {field: options[option] for option, field in _FIELDS.items() if options.get(option) is not None}
-    if type(fields.get("seed")) is int and fields["seed"] == _RANDOM_SEED:
+    if fields.get("seed") == _RANDOM_SEED:
         del fields["seed"]
     return fields
 
@@ -43,12 +43,12 @@ def output_limit(options: Mapping[str, Any]) -> int | None:
     limit = options.get("num_predict")
     if limit is None or limit in _UNLIMITED:
         return None
-    if type(limit) is not int or limit < 1:
+    if type(limit) not in (int, float) or limit < 1 or limit != int(limit):
         raise InvalidRequest(
             f"options.num_predict is {quote(limit)}; it must be an integer of at least 1, or -1 for no limit",
             param="options.num_predict",
         )
-    return limit
+    return int(limit)
 
 
 def other_options(options: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
