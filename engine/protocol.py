@@ -320,6 +320,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int
     are_steps_timed: bool = False  # they have fewer tokens where so many would take too long
     prefill_seconds_per_token: float = 0.0  # of a prompt, as measured at the warm-up; 0 is unknown
+    decode_step_s: float = 0.0  # a step of one sequence that generates, likewise
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: what was chosen and why

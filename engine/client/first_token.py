@@ -37,6 +37,7 @@ class FirstToken:
     expected_s: float
     likely_s: float  # nine of ten of the last requests came no later, against what was expected of them
     own_s: float  # of what is expected, what its own prompt takes
+    is_guess: bool = False  # it waits for a place, and too few answers have ended to say when there is one
 
 
 class FirstTokenPredictor:
@@ -62,6 +63,7 @@ class FirstTokenPredictor:
         self._calibration = Calibration()
         self._info: EngineInfo | None = None
         self._stats = StepStats()
+        self._num_ran = 0  # in the last step
         self._stepped_s = 0.0  # when the last step ended
         self._started_tokens = 0  # of prompts that were begun since then
         self._curves: dict[bool, tuple[int, list[float]]] = {}  # of the last step
@@ -70,7 +72,7 @@ class FirstTokenPredictor:
         """An engine is ready, perhaps after another one, whose steps say nothing of what was predicted."""
         self._info = info
         self._open = {}
-        self._pace.begin(info.prefill_seconds_per_token)
+        self._pace.begin(info.prefill_seconds_per_token, info.decode_step_s)
         self.on_step(StepStats(), ())
 
     def on_started(self, num_prompt_tokens: int) -> None:
@@ -90,6 +92,7 @@ class FirstTokenPredictor:
             self._pace.observe(num_computed, stats.step_s, len(num_new), sum(num_new))
             self._pace.observe_prefixes(stats.prefix_queries, stats.prefix_hits)
         self._stats = stats
+        self._num_ran = stats.running + sum(output.finish_reason is not None for output in outputs)
         self._stepped_s = self._clock()
         self._started_tokens = 0
         self._curves = {}
@@ -102,7 +105,8 @@ class FirstTokenPredictor:
         prediction, since_s = self._open.pop(output.id, (None, 0.0))
         if prediction is not None and output.new_ids:
             real_s = self._stepped_s - since_s
-            self._calibration.learn(prediction.expected_s, real_s)
+            if not prediction.is_guess:
+                self._calibration.learn(prediction.expected_s, real_s)
             self._on_known(prediction, real_s)
 
     def expect(self, request_id: str, num_new_tokens: int, service_class: ServiceClass) -> None:
@@ -117,9 +121,9 @@ class FirstTokenPredictor:
         num_running, curve = self._curve(counts_yielding=service_class in _YIELDING)
         num_places = info.max_num_seqs
         if self._stats.waiting > self._stats.waiting_for_grammar:
-            num_places = min(num_places, max(1, self._stats.running))  # for want of blocks, perhaps
+            num_places = min(num_places, max(1, self._num_ran))  # for want of blocks, perhaps
         num_ends_needed = num_running + self._backlog.num_requests_before(service_class) + 1 - num_places
-        place_s = self._ends_s(num_ends_needed, num_running, curve, info.max_model_len)
+        place_s = self._ends_s(num_ends_needed, num_places - num_running, num_running, curve, info.max_model_len)
         own = num_new_tokens * pace.uncached
         before = (self._backlog.num_tokens_before(service_class) + self._started_tokens) * pace.uncached
         before += self._stats.pending_prompt_tokens
@@ -136,14 +140,23 @@ class FirstTokenPredictor:
         gone_s = min(last_step_s, self._clock() - self._stepped_s)  # of the step that the engine is in
         own_s = prefill_s(own)
         expected_s = max(own_s, max(place_s + own_s, prefill_s(before + own)) - gone_s)
-        return FirstToken(expected_s, expected_s * self._calibration.factor, own_s)
+        is_guess = place_s > 0 and not self._lengths.are_known
+        factor = 1.0 if is_guess else self._calibration.factor
+        return FirstToken(expected_s, expected_s * factor, own_s, is_guess)
 
-    def _ends_s(self, num_ends: int, num_running: int, curve: list[float], max_tokens: int) -> float:
-        """How long it takes until `num_ends` of the running sequences, and of those that follow them, have ended."""
+    def _ends_s(
+        self, num_ends: int, num_beginning: int, num_running: int, curve: list[float], max_tokens: int
+    ) -> float:
+        """How long it takes until `num_ends` of the running sequences, and of those that follow them, have ended.
+        num_beginning: for which there are places still."""
         if num_ends <= 0:
             return 0.0
         per_token_s = self._pace.seconds_per_output_token
-        num_cycles, num_last = divmod(num_ends - 1, max(1, num_running))
+        if num_beginning > 0:
+            ended = self._lengths.probability_of_end
+            begun = (num_beginning * ended(0, horizon, max_tokens) for horizon in _HORIZONS)
+            curve = [sum(each) for each in zip(curve, begun, strict=True)]
+        num_cycles, num_last = divmod(num_ends - 1, max(1, num_running + max(0, num_beginning)))
         cycles_s = num_cycles * self._lengths.mean(max_tokens) * per_token_s
         return cycles_s + _crossing(curve, num_last + 0.5) * per_token_s
 

@@ -4,8 +4,10 @@ from bisect import bisect_right, insort
 from collections import deque
 
 _NUM_KEPT = 256
-_MIN_KNOWN = 8  # fewer say nothing
-_FIRST_GUESS = 256  # tokens, until so many are known
+_MIN_KNOWN = 8  # of fewer, the others are guessed
+# Tokens. A short answer: before any has ended, nobody should be refused for what is not known.
+_FIRST_GUESS = 64
+_LONG_REST = 256  # of one that is longer than all that are known
 
 
 class OutputLengths:
@@ -21,12 +23,17 @@ class OutputLengths:
         self._lengths.append(length)
         insort(self._sorted, length)
 
+    @property
+    def are_known(self) -> bool:
+        """Whether enough answers have ended."""
+        return len(self._sorted) >= _MIN_KNOWN
+
     def mean(self, at_most: int) -> float:
         """Of the lengths, where none may be longer than `at_most`."""
-        if len(self._sorted) < _MIN_KNOWN:
-            return min(at_most, _FIRST_GUESS)
         num_shorter = bisect_right(self._sorted, at_most)
-        return (sum(self._sorted[:num_shorter]) + at_most * (len(self._sorted) - num_shorter)) / len(self._sorted)
+        total = sum(self._sorted[:num_shorter]) + at_most * (len(self._sorted) - num_shorter)
+        num_guessed = max(0, _MIN_KNOWN - len(self._sorted))
+        return (total + num_guessed * min(at_most, _FIRST_GUESS)) / (len(self._sorted) + num_guessed)
 
     def probability_of_end(self, length: int, num_more: float, at_most: int) -> float:
         """That an answer which has `length` tokens, and may have `at_most`, ends with its next `num_more`.
@@ -38,6 +45,8 @@ class OutputLengths:
             return 1.0
         num_ended = bisect_right(self._sorted, length)
         num_longer = len(self._sorted) - num_ended
-        if len(self._sorted) < _MIN_KNOWN or num_longer == 0:
+        if not self.are_known:
             return min(1.0, num_more / _FIRST_GUESS)
+        if num_longer == 0:
+            return min(1.0, num_more / _LONG_REST)
         return (bisect_right(self._sorted, end) - num_ended) / num_longer

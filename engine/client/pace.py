@@ -2,6 +2,7 @@
 
 _WEIGHT = 0.99  # of what is known, for each step that is added: the last hundred or so count
 _MIN_SPREAD = 0.5  # of the tokens of steps, over their mean; where all have as many, they do not tell what one costs
+_FIRST_STEPS = 20  # as many as what the warm-up measured counts for: the first steps have more of prompts than most
 # How the engine bounds steps (engine/scheduling/step_budget.py): alone, and while sequences generate.
 _ALONE_S = 0.5
 _BESIDE_S, _BESIDE_STEPS, _MIN_TOKENS = 0.07, 2.5, 8
@@ -21,10 +22,15 @@ class StepPace:
         self._num_outputs = self._num_tokens = self._output_steps = self._output_s = 0.0
         self._queried = self._hits = 0.0
 
-    def begin(self, seconds_per_token: float) -> None:
-        """An engine is ready, which has measured that for the tokens of a prompt; 0 is unknown."""
+    def begin(self, seconds_per_token: float, decode_s: float) -> None:
+        """An engine is ready, which has measured that for the tokens of a prompt, and for a step of one sequence that
+        generates; 0 is unknown."""
         if self._weight == 0:
             self._seconds_per_token = seconds_per_token
+            self._overhead_s = max(0.0, decode_s - seconds_per_token)
+            if decode_s:
+                self._num_outputs = self._num_tokens = self._output_steps = float(_FIRST_STEPS)
+                self._output_s = _FIRST_STEPS * decode_s
 
     def observe(self, num_tokens: int, step_s: float, num_outputs: int, num_output_tokens: int) -> None:
         """A step of `num_tokens` gave `num_outputs` sequences `num_output_tokens` tokens together."""

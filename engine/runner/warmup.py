@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from engine.protocol import EngineRequest, SamplingParams
 from engine.scheduling.kv.groups import KVGroup, standalone_tables
@@ -12,8 +13,13 @@ _FIRST_TRIAL_TOKENS, _MAX_TRIAL_TOKENS = 32, 256
 _TRIAL_S = 0.15  # long enough to measure a step, and no longer: a start waits for it
 
 
-def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callable[[int, int], None]) -> float:
-    """Run two prefills and two decodes of throw-away sequences; returns the seconds that one prefill token takes.
+class WarmUpTimes(NamedTuple):
+    prefill_token_s: float  # a prompt's token, of many in a step
+    decode_s: float  # a step of one sequence that generates
+
+
+def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callable[[int, int], None]) -> WarmUpTimes:
+    """Run two prefills and two decodes of throw-away sequences; returns what the last of both took.
 
     The first prefill is short: it includes what only a first step has to do, and says how long the second may be, which
     is measured. The second decode runs as all later ones do. Blocks 0.. of the pool are written, which is still unused:
@@ -31,12 +37,15 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
         seconds_per_token = (time.perf_counter() - start_s) / num_tokens
         num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
     trial.num_computed = num_tokens - 1
+    decode_s = 0.0
     for run in range(2, 4):
         report(run, 4)
+        start_s = time.perf_counter()
         runner.execute(StepPlan([PlanItem(trial, 1, num_draft=0, needs_logits=True)]))
+        decode_s = time.perf_counter() - start_s
     runner.release(trial)
     report(4, 4)
-    return seconds_per_token
+    return WarmUpTimes(seconds_per_token, decode_s)
 
 
 def _throw_away_sequence(num_tokens: int, groups: tuple[KVGroup, ...]) -> Sequence:

@@ -20,7 +20,7 @@ from engine.protocol import EngineInfo, TokenizerInfo
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
-from engine.runner.warmup import warm_up
+from engine.runner.warmup import WarmUpTimes, warm_up
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.ngram import NgramProposer
@@ -83,9 +83,9 @@ def build_engine(
     models.serve_context(budget.max_model_len)
     models.on_progress(on_progress)
     drafter = _drafter(config, spec, models, budget)
-    runner, seconds_per_token = _warm_runner(config, models.target, budget, drafter, report)
-    step_budget = StepBudget(config.max_num_batched_tokens, seconds_per_token, runner.position_cost)
-    steps = describe_steps(config, step_budget, seconds_per_token)
+    runner, times = _warm_runner(config, models.target, budget, drafter, report)
+    step_budget = StepBudget(config.max_num_batched_tokens, times.prefill_token_s, runner.position_cost)
+    steps = describe_steps(config, step_budget, times.prefill_token_s)
     are_steps_timed = config.max_num_batched_tokens is None
     config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
@@ -102,7 +102,12 @@ def build_engine(
         on_started=on_started,
     )
     info = describe(config, models.target, groups, budget, steps, models.quality)
-    info = msgspec.structs.replace(info, are_steps_timed=are_steps_timed, prefill_seconds_per_token=seconds_per_token)
+    info = msgspec.structs.replace(
+        info,
+        are_steps_timed=are_steps_timed,
+        prefill_seconds_per_token=times.prefill_token_s,
+        decode_step_s=times.decode_s,
+    )
     info.notes.extend(describe_speculation(spec, models.draft))
     return engine, info
 
@@ -146,8 +151,8 @@ def _drafter(
 
 def _warm_runner(
     config: EngineConfig, model: LoadedModel, budget: KVBudget, drafter: DraftModel | None, report: ProgressReport
-) -> tuple[TorchRunner, float]:
-    """A runner whose first step is as fast as any other, and the seconds that it takes for a prompt's token."""
+) -> tuple[TorchRunner, WarmUpTimes]:
+    """A runner whose first step is as fast as any other, and what its steps take."""
     runner = TorchRunner(
         model,
         num_blocks=budget.num_blocks,
@@ -157,14 +162,14 @@ def _warm_runner(
     )
     if model.device.type == "cpu":
         retain_freed_memory()
-    seconds_per_token = warm_up(
+    times = warm_up(
         runner,
         num_blocks=budget.num_blocks,
         block_size=config.block_size,
         report=lambda done, total: report("warm up", done, total, "steps"),
     )
     runner.end_warm_up()
-    return runner, seconds_per_token
+    return runner, times
 
 
 def _grammar_compiler(config: EngineConfig, model: LoadedModel, on_compiled: Callable[[], None]) -> GrammarCompiler:

@@ -65,7 +65,12 @@ class VirtualServer:
             self._streams.backlog, self._streams.begun, on_known=self._note, clock=lambda: self.now_s
         )
         self.known: list[tuple[float, float]] = []  # predicted and real times of those that were accepted
-        info = engine_info(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+        info = engine_info(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            prefill_seconds_per_token=seconds_per_token,
+            decode_step_s=overhead_s + seconds_per_token,
+        )
         self._predictor.begin(info)
         self._lengths: dict[str, int] = {}
         self._fates: dict[str, Fate] = {}

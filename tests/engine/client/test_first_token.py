@@ -112,6 +112,28 @@ def test_flexible_requests_do_not_delay_the_others() -> None:
     assert flex.predicted.expected_s > 5.0
 
 
+@pytest.mark.parametrize("num_output", [12, 40, 150])
+@pytest.mark.parametrize(("between_s", "num_places"), [(0.002, 8), (0.1, 8), (0.25, 8), (0.25, 2)])
+def test_the_first_predictions_of_a_server_are_not_far_too_long(
+    num_output: int, between_s: float, num_places: int
+) -> None:
+    """Nothing is known of answers, and the first steps have much of prompts in them."""
+    works = [Work(between_s * number, 200, num_output, 900) for number in range(40)]
+    fates = VirtualServer(max_num_seqs=num_places).run(works, lambda *_: True)
+    for fate in fates:
+        assert fate.predicted.expected_s <= 1.0 + 2.5 * _waited_s(fate)
+        assert fate.predicted.likely_s <= 1.5 + 3 * _waited_s(fate)
+
+
+def test_a_fresh_server_refuses_few_that_would_be_in_time_and_takes_few_that_would_not() -> None:
+    works = [Work(0.2 * number, 200, 40, 900) for number in range(60)]
+    all_fates = VirtualServer().run(works, lambda *_: True)
+    assert sum(each.predicted.likely_s > 3.0 and _waited_s(each) < 2.0 for each in all_fates) <= 3
+    fates = VirtualServer().run(works, lambda predicted, _: predicted.likely_s <= 3.0)
+    accepted = [each for each in fates if each.is_accepted]
+    assert sum(_waited_s(each) > 4.5 for each in accepted) <= 3
+
+
 def test_nothing_is_predicted_before_there_is_an_engine() -> None:
     assert _predictor()[0].predict(1000, USUAL) == FirstToken(0.0, 0.0, 0.0)
 

@@ -40,9 +40,14 @@ def test_what_is_longer_than_all_goes_on_for_a_while() -> None:
 
 
 def test_a_first_guess_is_bounded_by_the_limit() -> None:
-    assert OutputLengths().mean(10_000) == 256
+    assert OutputLengths().mean(10_000) == 64
     assert OutputLengths().mean(50) == 50
-    assert OutputLengths().probability_of_end(0, 64, 10_000) == 0.25
+    assert OutputLengths().probability_of_end(0, 16, 10_000) == 0.25
+
+
+def test_the_first_answers_count_before_there_are_many() -> None:
+    assert _lengths(200, 200, 300).mean(10_000) == (700 + 5 * 64) / 8
+    assert _lengths(200, 200, 300).mean(100) == (300 + 5 * 64) / 8
 
 
 @given(
