@@ -283,6 +283,7 @@ class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
     bos_token_id: int | None
     eos_token_ids: list[int]
     add_bos_token: bool  # whether a plain prompt gets a BOS in front
+    fim_ids: dict[str, int] = {}  # tokens for filling in the middle that the checkpoint names, by their roles
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):

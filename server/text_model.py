@@ -70,7 +70,7 @@ def build_text_model(
         config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts, templates
     )
     chat = None if template is None else _chat_model(template, config)
-    return TextModel(tokenizer, TokenWords(tokenizer), workers, chat, find_fill_in_middle(tokenizer))
+    return TextModel(tokenizer, TokenWords(tokenizer), workers, chat, find_fill_in_middle(tokenizer, info.fim_ids))
 
 
 def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:

@@ -123,6 +123,7 @@ def tokenizer_info(assets: TokenizerAssets) -> TokenizerInfo:
         bos_token_id=assets.bos_token_id,
         eos_token_ids=assets.eos_token_ids,
         add_bos_token=assets.add_bos_token,
+        fim_ids=assets.fim_ids,
     )
 
 

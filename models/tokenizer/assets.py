@@ -1,6 +1,8 @@
 """TokenizerAssets: a checkpoint's tokenizer, chat template and special tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+FIM_ROLES = ("prefix", "suffix", "middle", "pad", "repository", "file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +15,5 @@ class TokenizerAssets:
     bos_token_id: int | None
     eos_token_ids: list[int]  # of config, generation_config and tokenizer together
     add_bos_token: bool  # a plain prompt gets a BOS in front (the post-processor does not add one itself)
+    # Tokens for filling in the middle that the checkpoint names, by FIM_ROLES; most name none.
+    fim_ids: dict[str, int] = field(default_factory=dict)

@@ -42,7 +42,7 @@ def read_assets(key: str) -> TokenizerAssets | None:
         fields = json.loads(line)
         if fields.pop("digest") != _digest(tokenizer_json):
             return None
-        return TokenizerAssets(tokenizer_json=tokenizer_json, **fields)
+        return TokenizerAssets(tokenizer_json=tokenizer_json, fim_ids=fields.pop("fim_ids"), **fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -55,6 +55,7 @@ def save_assets(key: str, assets: TokenizerAssets) -> None:
         "bos_token_id": assets.bos_token_id,
         "eos_token_ids": assets.eos_token_ids,
         "add_bos_token": assets.add_bos_token,
+        "fim_ids": assets.fim_ids,
         "digest": _digest(assets.tokenizer_json),
     }
     path = _path(key)

@@ -31,6 +31,15 @@ _MAX_FILE_BYTES = 128 << 20  # of a tokenizer.json; the largest are a quarter of
 _MAX_TOKEN_ID = 1 << 20
 _CONVERTED_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken")
 _GGUF_ID_NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+# Of each role the name that is written today, and the one of before.
+_GGUF_FIM_NAMES = {
+    "prefix": ("fim_pre", "prefix"),
+    "suffix": ("fim_suf", "suffix"),
+    "middle": ("fim_mid", "middle"),
+    "pad": ("fim_pad",),
+    "repository": ("fim_rep",),
+    "file": ("fim_sep",),
+}
 
 # Control tokens that end a text or a turn. GGUF names one EOS; the original often has several in its
 # generation_config.json, which is not in the file.
@@ -92,7 +101,17 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path, eos_token_ids: list[int]
         bos_token_id=None if bos_token is None else converted.tokenizer.token_to_id(bos_token),
         eos_token_ids=_unique([*eos_token_ids, *ends]),
         add_bos_token=converted.add_bos_token and bos_token is not None,
+        fim_ids=_gguf_fim_ids(metadata, path, len(converted.tokens)),
     )
+
+
+def _gguf_fim_ids(metadata: Mapping[str, Any], path: Path, num_tokens: int) -> dict[str, int]:
+    found = {}
+    for role, names in _GGUF_FIM_NAMES.items():
+        ids = [_gguf_id(metadata, name, path) for name in names]
+        if (token_id := next((each for each in ids if each is not None), None)) is not None and token_id < num_tokens:
+            found[role] = token_id
+    return found
 
 
 def _gguf_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:

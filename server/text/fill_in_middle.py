@@ -1,13 +1,13 @@
 """Tokens for filling in the middle: which a vocabulary has, and in which order its model reads prefix and suffix.
 
 A model that was trained for it reads what is before a gap and what is after it, each behind a token of its own, and
-writes what belongs between (Bavarian et al., 2022, arXiv:2207.14255). Nothing in a checkpoint says so but the names of
-the tokens. Some models were trained with more files of the repository before the one with the gap (Hui et al., 2024,
-arXiv:2409.12186).
+writes what belongs between (Bavarian et al., 2022, arXiv:2207.14255). What in a checkpoint says so are the spellings of
+the tokens, and in some GGUF files their ids. Some models were trained with more files of the repository before the one
+with the gap (Hui et al., 2024, arXiv:2409.12186).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from server.text.tokenizer import Tokenizer
@@ -75,6 +75,11 @@ class FillInMiddle:
         return parts if self.middle_id is None else [*parts, self.middle_id]
 
     @property
+    def roles(self) -> Mapping[str, int | None]:
+        """The ids that make the prompt."""
+        return {"prefix": self.prefix_id, "suffix": self.suffix_id, "middle": self.middle_id}
+
+    @property
     def num_marks(self) -> int:
         """How many tokens `prompt` adds."""
         return len(self.prompt([], []))
@@ -108,14 +113,45 @@ def _plain(tokenizer: Tokenizer, text: str, continues: bool) -> list[int]:
     return encode(text)
 
 
-def find_fill_in_middle(tokenizer: Tokenizer) -> FillInMiddle | None:
-    """What the vocabulary has; None for a model that cannot fill in the middle."""
+def find_fill_in_middle(tokenizer: Tokenizer, named: Mapping[str, int] | None = None) -> FillInMiddle | None:
+    """What the vocabulary has; None for a model that cannot fill in the middle.
+
+    named: ids that the checkpoint names, by their roles. They count before any spelling; but a family that has them
+    tells more, such as which part is read first.
+    """
+    family = _find_family(tokenizer)
+    named = {role: token_id for role, token_id in (named or {}).items() if tokenizer.id_to_token(token_id) is not None}
+    if not {"prefix", "suffix"} <= named.keys():
+        return family
+    if family is not None and all(named.get(role, known) == known for role, known in family.roles.items()):
+        return family
+    return _from_ids(named, tokenizer)
+
+
+def _find_family(tokenizer: Tokenizer) -> FillInMiddle | None:
     for names in _FAMILIES:
         wanted = [names.prefix, names.suffix, *([] if names.middle is None else [names.middle])]
         ids = {text: tokenizer.token_to_id(text) for text in wanted}
         if all(token_id is not None for token_id in ids.values()):
             return _with_names(names, tokenizer)
     return None
+
+
+def _from_ids(named: Mapping[str, int], tokenizer: Tokenizer) -> FillInMiddle:
+    """The prefix first, as in most families."""
+    known = {text: token_id for token_id in named.values() if (text := tokenizer.id_to_token(token_id)) is not None}
+    if (end_id := tokenizer.token_to_id(_END_OF_TEXT)) is not None:
+        known[_END_OF_TEXT] = end_id
+    return FillInMiddle(
+        prefix_id=named["prefix"],
+        suffix_id=named["suffix"],
+        middle_id=named.get("middle"),
+        suffix_first=False,
+        repository_id=named.get("repository"),
+        file_id=named.get("file"),
+        end_ids=frozenset(known.values()),
+        texts=_any_of(known),
+    )
 
 
 def _with_names(names: _Names, tokenizer: Tokenizer) -> FillInMiddle:
@@ -130,8 +166,12 @@ def _with_names(names: _Names, tokenizer: Tokenizer) -> FillInMiddle:
         repository_id=_first(names.repository, known),
         file_id=_first(names.file, known),
         end_ids=frozenset(known.values()),
-        texts=re.compile("|".join(re.escape(text) for text in sorted(known, key=len, reverse=True))),
+        texts=_any_of(known),
     )
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)))
 
 
 def _first(texts: tuple[str, ...], known: Mapping[str, int]) -> int | None:

@@ -16,6 +16,7 @@ ASSETS = TokenizerAssets(
     bos_token_id=1,
     eos_token_ids=[2, 3],
     add_bos_token=True,
+    fim_ids={"prefix": 4, "suffix": 5},
 )
 METADATA = {"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.scores": [0.5, 1.0], "general.name": "x"}
 

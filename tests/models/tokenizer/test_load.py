@@ -290,6 +290,27 @@ def test_ends_of_a_gguf_vocabulary(tmp_path: Path) -> None:
     assert assets.chat_template == "template"
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({}, {}),
+        ({"fim_pre": 1, "fim_suf": 2, "fim_mid": 3}, {"prefix": 1, "suffix": 2, "middle": 3}),
+        ({"prefix": 1, "suffix": 2, "middle": 3}, {"prefix": 1, "suffix": 2, "middle": 3}),
+        ({"prefix": 1, "fim_pre": 4, "suffix": 2}, {"prefix": 4, "suffix": 2}),
+        ({"fim_pad": 1, "fim_rep": 2, "fim_sep": 10_000}, {"pad": 1, "repository": 2}),
+    ],
+)
+def test_tokens_for_filling_in_the_middle_that_a_gguf_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, int], expected: dict[str, int]
+) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "m.gguf"
+    write_gguf(path, byte_level_metadata(**{f"{name}_token_id": token_id for name, token_id in named.items()}))
+    for _ in range(2):  # the second time they are read from the cache
+        assets = load_tokenizer_assets(ModelFiles(None, (path,), "m"), HFConfig({}, "m"))
+        assert assets.fim_ids == expected
+
+
 def write_gguf(path: Path, metadata: dict[str, Any]) -> None:
     """A GGUF of metadata alone: integers, texts and lists of either."""
 

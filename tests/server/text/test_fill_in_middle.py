@@ -39,6 +39,43 @@ def test_every_token_of_a_family_ends_the_middle(texts: tuple[str, ...]) -> None
     assert fim.end_ids == {tokenizer.token_to_id(text) for text in texts}
 
 
+def test_ids_that_a_checkpoint_names_need_no_known_spelling() -> None:
+    texts = ("<before>", "<after>", "<between>", "<nothing>", "<other_file>", "<repository>")
+    tokenizer = Tokenizer(fim_tokenizer(texts))
+    roles = ("prefix", "suffix", "middle", "pad", "file", "repository")
+    named = {role: tokenizer.token_to_id(text) for role, text in zip(roles, texts, strict=True)}
+    fim = find_fill_in_middle(tokenizer, named)
+    assert fim is not None
+    assert decode(tokenizer, fim.prompt(list(b"ab"), list(b"cd")), skip_special_tokens=False) == (
+        "<before>ab<after>cd<between>"
+    )
+    assert (fim.file_id, fim.repository_id) == (named["file"], named["repository"])
+    assert fim.end_ids == set(named.values())
+    assert not fim.end_ids & set(fim.encode("x<between>y<nothing>", tokenizer))
+    assert find_fill_in_middle(tokenizer, {"prefix": named["prefix"]}) is None
+    assert find_fill_in_middle(tokenizer, {**named, "suffix": 5000}) is None
+
+
+@pytest.mark.parametrize("texts", [texts for texts, _ in FAMILIES])
+def test_a_familys_order_holds_where_the_checkpoint_names_its_ids(texts: tuple[str, ...]) -> None:
+    tokenizer = Tokenizer(fim_tokenizer(texts))
+    family = find_fill_in_middle(tokenizer)
+    assert family is not None
+    named = {role: token_id for role, token_id in family.roles.items() if token_id is not None}
+    assert find_fill_in_middle(tokenizer, named) == family
+
+
+def test_named_ids_count_before_a_familys() -> None:
+    tokenizer = Tokenizer(fim_tokenizer((*QWEN, "<before>")))
+    before = tokenizer.token_to_id("<before>")
+    family = find_fill_in_middle(tokenizer)
+    assert family is not None
+    assert before is not None
+    fim = find_fill_in_middle(tokenizer, {"prefix": before, "suffix": family.suffix_id, "middle": family.prefix_id})
+    assert fim is not None
+    assert (fim.prefix_id, fim.middle_id) == (before, family.prefix_id)
+
+
 def test_a_vocabulary_without_the_tokens_has_none() -> None:
     assert find_fill_in_middle(Tokenizer(engine_info().tokenizer)) is None
 
