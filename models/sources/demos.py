@@ -32,3 +32,8 @@ def demo_source(model: str) -> str:
     near = difflib.get_close_matches(model, _DEMOS, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}? " if near and near[0] != DEFAULT_DEMO else ""
     raise SourceError(f"there is no demo model {model!r}; {hint}the names are {', '.join(_DEMOS)}")
+
+
+def demo_sources() -> Mapping[str, str]:
+    """What each short name stands for."""
+    return _DEMOS

@@ -28,6 +28,7 @@ _NUM_CONNECTIONS = 4
 _SPARE_BYTES = 64 << 20  # of the disk, for the repository's small files
 _REPORT_S = 0.1
 INCOMPLETE = ".incomplete"  # as huggingface_hub names it
+FETCHING = ".fetching"  # locked by the process that fetches the blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
     """Raises SourceError or OSError."""
     blob = blobs / file.sha256
     try:
-        with locked(blobs / f"{file.sha256}.fetching", lambda: total.say("wait for another download of the model")):
+        with locked(blobs / f"{file.sha256}{FETCHING}", lambda: total.say("wait for another download of the model")):
             if blob.exists():  # the process that had the lock before has fetched it
                 total.add(file.size)
                 return

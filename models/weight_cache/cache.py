@@ -15,10 +15,10 @@ import torch
 
 from models.progress import ProgressReport
 from models.system.cache_folder import cache_folder
+from models.weight_cache.index import WeightFileError
 from models.weight_cache.weight_file import (
     HUGE_PAGE_BYTES,
     WeightFile,
-    WeightFileError,
     can_be_written,
     map_weight_file,
     tensor_bytes,

@@ -19,8 +19,8 @@ from models.linear.storage import WeightOptions
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.weight_cache.cache import WeightCache
+from models.weight_cache.index import WeightFileError
 from models.weight_cache.packed_weights import restore, weights_of
-from models.weight_cache.weight_file import WeightFileError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,10 @@ class CachedWeights:
         if files_state(self.files) != self.state:
             logger.info("packed weights are not cached: the files of %s have changed meanwhile", self.files.origin)
         elif weights is not None:
-            self.cache.save(self.key, *weights, progress)
+            tensors, records = weights
+            sources = [str(path.resolve()) for path in self.files.weight_files]
+            extra = {"records": records, "model": self.files.origin, "sources": sources}
+            self.cache.save(self.key, tensors, extra, progress)
 
 
 def cached_weights(

@@ -13,7 +13,8 @@ from models.linear.linear import Linear
 from models.linear.native import NativeLinearMethod
 from models.quant.scaled_weight import ScaledWeight
 from models.quant.tensor import ActivationQuantization, Encoding
-from models.weight_cache.weight_file import WeightFile, WeightFileError
+from models.weight_cache.index import WeightFileError
+from models.weight_cache.weight_file import WeightFile
 
 Record = dict[str, Any]  # of a packed weight, as JSON has it
 Records = dict[str, list[tuple[str | None, Record]]]  # a layer's name -> (shard, record), in the order of their rows
@@ -76,7 +77,7 @@ def _native_weights(
     layers: Mapping[str, tuple[Linear, NativeLinearMethod]], file: WeightFile
 ) -> dict[str, dict[str | None, NativeWeight]]:
     """The packed weights of each layer, by shard. Raises WeightFileError if they are not those of the layers."""
-    records: Records = file.extra
+    records: Records = file.extra["records"]
     try:
         if any(_shapes(layer, method) != _recorded_shapes(records[name]) for name, (layer, method) in layers.items()):
             raise WeightFileError("it is of another model (its linear layers differ)")

@@ -12,12 +12,9 @@ failed, and bits that changed there. (A checksum is blind to order; a hash takes
 """
 
 import contextlib
-import hashlib
-import json
 import mmap
 import os
 import stat
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,20 +23,15 @@ from typing import Any, BinaryIO
 import torch
 
 from models.kernels.read import sum_words
+from models.weight_cache.index import WeightFileError, packed_index, read_index
 
 HUGE_PAGE_BYTES = 2 << 20
 _PIECE_BYTES = 4 * HUGE_PAGE_BYTES  # written and summed at once
 _ALIGNMENT_BYTES = 64
-_TAIL = struct.Struct("<Q16s8s")
-_MAGIC = b"hrimage1"  # changes with the format
 _DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SMAPS = Path("/proc/self/smaps")
 
 OnBytes = Callable[[int, int], None]  # (done, total)
-
-
-class WeightFileError(Exception):
-    """A file that is damaged, or no weight file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +66,7 @@ def write_weight_file(file: BinaryIO, tensors: Mapping[str, torch.Tensor], extra
         places[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), writer.add(tensor))
     writer.end()
     fields = {"tensors": places, "extra": extra, "sums": writer.checksums, "bytes": writer.num_bytes}
-    index = json.dumps(fields).encode()
-    _write(file, index + _TAIL.pack(len(index), _digest(index), _MAGIC))
+    _write(file, packed_index(fields))
 
 
 def _write(file: BinaryIO, data: bytes | memoryview) -> None:
@@ -132,7 +123,7 @@ def map_weight_file(path: Path, on_bytes: OnBytes) -> WeightFile:
     with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise WeightFileError("it is no file")
-        index = _read_index(file)
+        index = read_index(file)
         mapped = _map(file, index["bytes"])
     _verify(mapped, index["sums"], on_bytes)
     tensors = {name: _view(mapped, *place) for name, place in index["tensors"].items()}
@@ -142,26 +133,6 @@ def map_weight_file(path: Path, on_bytes: OnBytes) -> WeightFile:
 def _open_without_waiting(path: str, flags: int) -> int:
     """Opening a pipe would wait for its writer."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _read_index(file: BinaryIO) -> Any:
-    """The index as this version wrote it: the hash proves that, and its fields need no further check."""
-    size = os.fstat(file.fileno()).st_size
-    if size < _TAIL.size:
-        raise WeightFileError("it is too short")
-    file.seek(size - _TAIL.size)
-    length, digest, magic = _TAIL.unpack(file.read(_TAIL.size))
-    if magic != _MAGIC or length > size - _TAIL.size:
-        raise WeightFileError("it has no end, or that of another version")
-    file.seek(size - _TAIL.size - length)
-    index = file.read(length)
-    if _digest(index) != digest:
-        raise WeightFileError("its index is not what was written")
-    return json.loads(index)
-
-
-def _digest(index: bytes) -> bytes:
-    return hashlib.blake2b(index, digest_size=16).digest()
 
 
 def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:

@@ -6,11 +6,15 @@ what the grammar of this very version takes.
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+import msgspec
+
+from engine.jobs.models_config import ModelsJob
 from server.commands.arguments import HelpFormatter, Parser, root_parser
 from server.commands.table import COMMANDS
 
@@ -23,6 +27,7 @@ examples:
 """
 _FILES = {"FILE", "PATH", "FOLDER", "DIR", "OUT", "CONFIG"}
 _MODELS = {"MODEL", "MODEL|URL"}
+_TIMEOUT_S = 5.0
 
 
 def run(argv: Sequence[str]) -> int:
@@ -74,7 +79,9 @@ def _complete_by_metavar(action: argparse.Action) -> None:
     elif metavar in _FILES:
         completer = _Files()
     elif metavar in _MODELS:
-        completer = _Files(suffix=".gguf")
+        completer = _Models()
+    elif action.dest == "names":  # of headrace models remove
+        completer = _cached_names
     if completer is not None:
         action.completer = completer  # type: ignore[attr-defined]
 
@@ -103,6 +110,29 @@ class _Files:
             return {}
         names = (entry.name + "/" * entry.is_dir() for entry in entries)
         return {folder + slash + name: "" for name in names if name.endswith(("/", self.suffix))}
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """Completes to what is cached, to folders and to GGUF files."""
+
+    def __call__(self, prefix: str, **_: object) -> dict[str, str]:
+        is_path = prefix.startswith(("/", ".", "~"))
+        return _Files(suffix=".gguf")(prefix) | ({} if is_path else _cached_names(is_model=True))
+
+
+def _cached_names(*, is_model: bool = False, **_: object) -> dict[str, str]:
+    """As `headrace models` has them, which runs in a process of its own. None if that fails: who types sees no errors.
+
+    is_model: those alone that can be served.
+    """
+    command = [sys.executable, "-P", "-m", "engine.commands.models", msgspec.json.encode(ModelsJob()).decode()]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    rows = [line.split("\t") for line in done.stdout.decode(errors="replace").splitlines()]
+    return {name: "" for name, _, _, kind in rows if not is_model or kind in ("hub", "wheels")}
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterable[argparse.Action]:

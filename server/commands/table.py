@@ -58,6 +58,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "server.commands.pull:pull_parser",
         ),
         Command(
+            "models",
+            "list the models on this machine, and remove some",
+            "server.commands.models:run",
+            "server.commands.models:models_parser",
+        ),
+        Command(
             "quantize",
             "write a quantized checkpoint of a model",
             "server.commands.quantize:run",

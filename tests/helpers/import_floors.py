@@ -24,7 +24,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "decoder_layer kv_cache transformers_backend",
         "decoder",
         "weight_cache",
-        "loading",
+        "loading caches",
         "export",
     ),
     "engine": (

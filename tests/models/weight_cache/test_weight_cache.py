@@ -27,7 +27,8 @@ from models.weight_cache import entry as entry_module
 from models.weight_cache import weight_file as file_module
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import cached_weights, files_state
-from models.weight_cache.weight_file import HUGE_PAGE_BYTES, WeightFileError, map_weight_file, write_weight_file
+from models.weight_cache.index import WeightFileError
+from models.weight_cache.weight_file import HUGE_PAGE_BYTES, map_weight_file, write_weight_file
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.repository import ROOT
 

@@ -1,7 +1,9 @@
 """Shell completion: what a shell is answered, and the scripts that make it ask."""
 
 import io
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import argcomplete
 import pytest
@@ -75,8 +77,12 @@ def test_files_of_another_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_model_is_a_folder_or_a_gguf_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert answered("headrace serve ", monkeypatch) == ["model.gguf", "models/"]
+def test_a_model_is_a_folder_a_gguf_file_or_a_cached_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = "owner/repo\t5\t2027-01-01T00:00:00Z\thub\nkernels\t5\t2027-01-01T00:00:00Z\tkernels\n"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=cached.encode()))
+    assert answered("headrace serve ", monkeypatch) == ["model.gguf", "models/", "owner/repo"]
+    assert answered("headrace pull ow", monkeypatch) == ["owner/repo"]
+    assert answered("headrace models remove ", monkeypatch) == ["kernels", "owner/repo"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

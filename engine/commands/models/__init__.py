@@ -1,0 +1,1 @@
+"""The process behind `headrace models`."""

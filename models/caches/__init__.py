@@ -1,0 +1,1 @@
+"""What is in the caches of this machine, and its removal. No torch here."""

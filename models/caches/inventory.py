@@ -1,0 +1,39 @@
+"""inventory: all entries of the caches, models with what was made of them."""
+
+import dataclasses
+from pathlib import Path
+
+from models.caches.entry import CacheEntry, Kind
+from models.caches.hub_cache import hub_cache, hub_entries
+from models.caches.own_cache import derived_entries, packed_weights, wheel_entries
+from models.system.cache_folder import cache_folder
+
+
+def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEntry]:
+    """Models by their last use, the latest first, then what was made, by kind. own, hub: the caches' folders, as the
+    environment has them by default."""
+    own = own or cache_folder()
+    models = [*wheel_entries(own), *hub_entries(hub or hub_cache())]
+    left = list(packed_weights(own))
+    complete = []
+    for model in models:
+        contents = {str(path.resolve()) for path in model.contents}
+        made = [pair for pair in left if pair[1] & contents]
+        left = [pair for pair in left if not pair[1] & contents]
+        complete.append(dataclasses.replace(model, derived=tuple(entry for entry, _ in made)))
+    complete.sort(key=lambda entry: (-entry.last_used_s, entry.name))
+    others = [_together([entry for entry, _ in left])] if left else []
+    return [*complete, *others, *derived_entries(own)]
+
+
+def _together(entries: list[CacheEntry]) -> CacheEntry:
+    """Packed weights of models that are in no cache (paths, mostly), or that earlier versions wrote."""
+    return CacheEntry(
+        name=str(Kind.PACKED_WEIGHTS),
+        kind=Kind.PACKED_WEIGHTS,
+        root=entries[0].root,
+        paths=tuple(path for entry in entries for path in entry.paths),
+        contents=tuple(path for entry in entries for path in entry.contents),
+        num_bytes=sum(entry.num_bytes for entry in entries),
+        used_s=max(entry.used_s for entry in entries),
+    )

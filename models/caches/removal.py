@@ -1,0 +1,76 @@
+"""remove: entries of the caches, from nowhere else, and not while a process uses them."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from models.caches.entry import CacheEntry
+from models.sources.file_lock import is_locked
+
+_PROC = Path("/proc")
+
+
+class OutsideCache(Exception):
+    """A path of an entry that is not in its cache: nothing was removed for it."""
+
+
+def is_being_fetched(entry: CacheEntry) -> bool:
+    return any(is_locked(lock) for lock in entry.locks)
+
+
+def users_of(entry: CacheEntry) -> list[int]:
+    """Ids of the processes that have its files, or what was made of it, open or mapped, as far as the system tells."""
+    contents = {os.path.realpath(path) for each in (entry, *entry.derived) for path in each.contents}
+    found = []
+    for process in _PROC.glob("[0-9]*"):
+        if int(process.name) != os.getpid() and not contents.isdisjoint(_open_files(process)):
+            found.append(int(process.name))
+    return sorted(found)
+
+
+def _open_files(process: Path) -> Iterable[str]:
+    with contextlib.suppress(OSError):  # of another user, or gone
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield os.readlink(descriptor)
+    with contextlib.suppress(OSError):
+        for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
+            if len(parts := line.split(maxsplit=5)) == 6:
+                yield parts[5]
+
+
+def remove(entry: CacheEntry) -> int:
+    """Remove it and what was made of it; returns the bytes that this frees. What is gone already counts nothing.
+
+    Raises OutsideCache before anything is removed, or OSError.
+    """
+    entries = (entry, *entry.derived)
+    for each in entries:
+        for path in each.paths:
+            _check_inside(path, each.root)
+    freed = 0
+    for each in entries:
+        before = sum(_size(path) for path in each.contents)
+        for path in each.paths:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        freed += before - sum(_size(path) for path in each.contents)
+    return freed
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    """By where the path itself lies; what it links to is not removed."""
+    parent = path.parent.resolve()
+    if path.name in ("", "..") or not parent.is_relative_to(root.resolve()):
+        raise OutsideCache(f"{path} lies outside of the cache {root}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

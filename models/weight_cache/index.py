@@ -1,0 +1,41 @@
+"""The end of a weight file: its index, which says what is in it. No torch here."""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+_TAIL = struct.Struct("<Q16s8s")
+_MAGIC = b"hrimage1"  # changes with the format
+
+
+class WeightFileError(Exception):
+    """A file that is damaged, or no weight file."""
+
+
+def packed_index(fields: Mapping[str, Any]) -> bytes:
+    """The index and the tail behind it. fields: JSON."""
+    index = json.dumps(fields).encode()
+    return index + _TAIL.pack(len(index), _digest(index), _MAGIC)
+
+
+def read_index(file: BinaryIO) -> Any:
+    """The index as this version wrote it: the hash proves that, and its fields need no further check."""
+    size = os.fstat(file.fileno()).st_size
+    if size < _TAIL.size:
+        raise WeightFileError("it is too short")
+    file.seek(size - _TAIL.size)
+    length, digest, magic = _TAIL.unpack(file.read(_TAIL.size))
+    if magic != _MAGIC or length > size - _TAIL.size:
+        raise WeightFileError("it has no end, or that of another version")
+    file.seek(size - _TAIL.size - length)
+    index = file.read(length)
+    if _digest(index) != digest:
+        raise WeightFileError("its index is not what was written")
+    return json.loads(index)
+
+
+def _digest(index: bytes) -> bytes:
+    return hashlib.blake2b(index, digest_size=16).digest()

@@ -1,0 +1,80 @@
+"""`headrace models`: its grammar; the work is done in a process of its own, since this one never loads what models are
+read with."""
+
+import argparse
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.errors import OptionError
+from engine.jobs.models_config import ModelsJob
+from server.commands.arguments import HelpFormatter, Parser
+from server.commands.child_process import run_module
+
+_EPILOG = """\
+The list has the models in headrace's cache (HEADRACE_CACHE) and in the Hugging Face hub's (HF_HOME), by their last use,
+and what is made from models and made again when needed: packed weights, compiled kernels, converted tokenizers. A
+model's size includes its packed weights. Where the output is not a terminal, each entry is a line of name, bytes, last
+use and kind, with tabs between them.
+
+examples:
+  headrace models
+  headrace models --json
+  headrace models remove OWNER/REPO
+  headrace models remove "packed weights" --yes
+"""
+_REMOVE_EPILOG = """\
+Nothing outside of the caches is ever removed. A model that is being downloaded, or that a process has open, stays.
+
+examples:
+  headrace models remove OWNER/REPO:model-Q4_K_M.gguf
+  headrace models remove OWNER/REPO "packed weights" --dry-run
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Do as `argv` (what follows `headrace models`) says; returns the exit code. Raises OptionError; exits for
+    --help."""
+    namespace, unknown = models_parser().parse_known_args(argv)
+    if unknown:
+        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
+        raise OptionError(f"{kind} {unknown[0]}")
+    job = ModelsJob(as_json=namespace.json)
+    if namespace.action == "remove":
+        job = ModelsJob(
+            remove=tuple(namespace.names),
+            asks=not namespace.yes,
+            is_rehearsal=namespace.dry_run,
+            is_forced=namespace.force,
+        )
+    try:
+        encoded = msgspec.json.encode(job).decode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
+    return run_module("engine.commands.models", encoded)
+
+
+def models_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="headrace models",
+        usage="headrace models [--json]\n       headrace models remove NAME... [options]",
+        description="List the models on this machine, with their sizes and last use, or remove some.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="Print the list as JSON.")
+    actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION", parser_class=Parser)
+    remove = actions.add_parser(
+        "remove",
+        help="remove models, or what was made from them",
+        description="Remove models from the caches, with what was made from them.",
+        epilog=_REMOVE_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    remove.add_argument("names", nargs="+", metavar="NAME", help="As headrace models lists it.")
+    remove.add_argument("--yes", action="store_true", help="Do not ask.")
+    remove.add_argument("--dry-run", action="store_true", help="Say what would be freed, and remove nothing.")
+    remove.add_argument("--force", action="store_true", help="Remove what other processes have open, too.")
+    return parser
