@@ -1,5 +1,8 @@
 """create_app: the HTTP application around one engine client."""
 
+import dataclasses
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -21,6 +24,7 @@ from server.http.rate_headers import RATE_HEADERS
 from server.keys.room import KeyRoom
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
+from server.model_options.config import ModelEntry
 from server.routes import (
     chat,
     completions,
@@ -81,7 +85,7 @@ _KNOWN_PATHS = frozenset(
 
 
 def create_app(
-    client: EngineClient,
+    client: EngineClient | Mapping[str, EngineClient],
     config: ServerConfig,
     engine_config: EngineConfig,
     metrics: Metrics,
@@ -91,32 +95,41 @@ def create_app(
 ) -> FastAPI:
     """The application; its state is one ServerContext, at `app.state.context`.
 
+    client: of several models, by their names. metrics: of the first model.
+
     The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory. templates: what
     the chat template runs on, by default this process, as for a template that one has written oneself. Raises
     OptionError for a keys file or usage log that cannot be used.
     """
     store = store or entries_in(memory_database(), config)
-    drain, live, workers = Drain(), LiveFeed(client), TextWorkers()
-    model = ServedModel(
-        names=config.model_names(engine_config.model),
-        root=engine_config.model,
-        client=client,
-        config=config,
-        metrics=metrics,
-        honors_priority=engine_config.scheduling_policy is SchedulingPolicy.PRIORITY,
-        drain=drain,
-        live=live,
-        workers=workers,
-        templates=templates or DirectTemplates(),
+    drain, workers = Drain(), TextWorkers()
+    templates = templates or DirectTemplates()
+    entries = config.models.entries or (ModelEntry(config.model_names(engine_config.model), engine_config),)
+    clients = client if isinstance(client, Mapping) else {entries[0].name: client}
+    models = ServedModels(
+        [
+            ServedModel(
+                names=entry.names,
+                root=entry.engine.model,
+                client=clients[entry.name],
+                config=dataclasses.replace(config, **entry.overrides),
+                metrics=metrics if entry.name == metrics.model_name else metrics.of(entry.name),
+                honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
+                drain=drain,
+                live=LiveFeed(clients[entry.name]),
+                workers=workers,
+                templates=templates,
+            )
+            for entry in entries
+        ]
     )
     context = ServerContext(
-        models=ServedModels([model]),
+        models=models,
         config=config,
         metrics=metrics,
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
         keys=KeyRoom(config, metrics, store.database),
-        live=live,
         workers=workers,
         drain=drain,
     )

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(import_function(COMMANDS[command].work)(argv[1:]))
         arguments = parse_arguments(argv)
         file = arguments.config or os.environ.get(CONFIG_VARIABLE)
-        configs = resolve(arguments.flags, os.environ, Path(file) if file else None)
+        configs = resolve(arguments.flags, os.environ, Path(file) if file else None, arguments.models)
         return int(import_function(SERVING[arguments.command])(*configs))
     except OptionError as error:
         return _fail(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)", 2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engine.client.log_format import LogFormat
 from engine.config import option
 from engine.errors import OptionError
+from server.model_options.config import ModelsConfig
 from server.network_config import NetworkConfig
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # as browsers write it, who are taken literally
@@ -31,6 +32,7 @@ class ServerConfig:
     """Options of the HTTP side: where it listens, who may call, and what a request may ask for."""
 
     network: NetworkConfig = NetworkConfig()
+    models: ModelsConfig = ModelsConfig()
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.", group="HTTP")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = option(

@@ -28,8 +28,12 @@ class ServerContext:
     runs: Runs
     store: Entries
     keys: KeyRoom
-    live: LiveFeed
     workers: TextWorkers
     drain: Drain
     tracing: "Tracing | None" = None
     created_s: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def live(self) -> LiveFeed:
+        """What the first model does."""
+        return self.models.default.live

@@ -57,6 +57,14 @@ class ModelNotFound(HeadraceError):
     """The request names a model that is not served here."""
 
 
+class ModelNotLoaded(EngineUnavailable):
+    """The model that the request names is served here, and cannot be loaded now."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class NotServed(HeadraceError):
     """A path of a protocol that this server speaks, for something that it does not do."""
 
@@ -174,6 +182,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     StorageFailed: _Kind(500, "server_error", "storage_failed"),
     TooManyConnections: _Kind(503, "server_error", "too_many_connections"),
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
+    ModelNotLoaded: _Kind(503, "server_error", "model_not_loaded"),
     EngineDied: _Kind(503, "server_error", "engine_died"),
     EngineStopped: _Kind(503, "server_error", "server_stopping"),
     QueueTimeout: _Kind(503, "server_error", "queue_timeout"),
@@ -230,6 +239,8 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"retry-after": _seconds(error.retry_after_s)}
         case RateLimited():
             return _when_again(error)
+        case ModelNotLoaded():
+            return {"retry-after": _seconds(error.retry_after_s)}
         case EngineUnavailable() | TooManyWatchers():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case TooManyConnections():

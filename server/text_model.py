@@ -41,6 +41,18 @@ class TextModel:
     chat: ChatModel | None  # None: a model without a chat template, and no --chat-template
     fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
 
+    @property
+    def capabilities(self) -> list[str]:
+        """What clients may ask of the model, in Ollama's words."""
+        found = ["completion"]
+        if self.fill_in_middle is not None:
+            found.append("insert")
+        if self.chat is not None:
+            found.append("tools")
+            if self.chat.reasoning is not None:
+                found.append("thinking")
+        return found
+
 
 def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> FillInMiddle:
     """The model's, for a request whose field `param` needs it. instead: what a client can do without such a model.

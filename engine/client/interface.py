@@ -13,6 +13,7 @@ class EngineState(enum.StrEnum):
     LOADING = "loading"  # also while it is started again after a crash
     READY = "ready"
     DEAD = "dead"  # it will not come back
+    UNLOADED = "unloaded"  # there is none until a request asks for its model
 
 
 class RestartReason(enum.StrEnum):

@@ -15,8 +15,10 @@ _INTERVAL_S = 10.0
 class ActivityLog:
     """Compares the counters with those of its last look."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, names_model: bool = False) -> None:
+        """names_model: where there are several, each with a log."""
         self._metrics = metrics
+        self._of = f"{metrics.model_name}: " if names_model else ""
         self._looked_s = time.monotonic()
         self._totals = self._read_totals()
 
@@ -36,7 +38,7 @@ class ActivityLog:
         if not (running or waiting or any(since.values())):
             return
         queries = since["prefix_cache_queries_total"]
-        fields: dict[str, float | None] = {
+        fields: dict[str, float | str | None] = {
             "running": running,
             "waiting": waiting,
             "prompt_tokens_per_s": round(since["prompt_tokens_total"] / seconds, 1),
@@ -46,14 +48,15 @@ class ActivityLog:
         }
         hits = "none looked up" if fields["prefix_hit_rate"] is None else f"{fields['prefix_hit_rate']:.1%}"
         logger.info(
-            "running %d, waiting %d, prompts %.1f tokens/s, output %.1f tokens/s, KV cache %.1f%%, prefix hits %s",
+            "%srunning %d, waiting %d, prompts %.1f tokens/s, output %.1f tokens/s, KV cache %.1f%%, prefix hits %s",
+            self._of,
             running,
             waiting,
             fields["prompt_tokens_per_s"],
             fields["output_tokens_per_s"],
             100 * self._metrics.value("kv_cache_usage_perc"),
             hits,
-            extra=with_fields(**fields),
+            extra=with_fields(**(fields | {"model": self._metrics.model_name} if self._of else fields)),
         )
 
     def _read_totals(self) -> dict[str, float]:

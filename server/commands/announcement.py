@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.client.log_format import LogFormat
@@ -20,12 +21,14 @@ _CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "
 _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
 
 
-def announce(info: EngineInfo, text_model: "TextModel", url: str, config: ServerConfig) -> None:
-    """Log the choices, and write a command to paste to stderr."""
-    for note in info.notes:
-        logger.info("%s", note)
-    for warning in info.warnings:
-        logger.warning("%s", warning)
+def announce(infos: Mapping[str, EngineInfo], text_model: "TextModel", url: str, config: ServerConfig) -> None:
+    """Log the choices, and write a command to paste to stderr. infos: of the loaded models, by their names."""
+    for name, info in infos.items():
+        of = f"{name}: " if len(infos) > 1 else ""
+        for note in info.notes:
+            logger.info("%s%s", of, note)
+        for warning in info.warnings:
+            logger.warning("%s%s", of, warning)
     has_key = bool(config.api_key or config.api_keys_file)
     if not has_key and config.network.uds is None and not is_for_this_machine(config.host):
         logger.warning("there is no key: whoever reaches %s may use the server; set HEADRACE_API_KEY", config.host)

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from engine.errors import OptionError
-from server.commands.option_sources import suggest
 from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option
+from server.commands.suggestions import suggest
 from server.commands.table import COMMANDS, GROUPS
 
 _START = """\
@@ -30,6 +30,7 @@ examples:
   headrace serve /path/to/model --port 9000
   headrace serve OWNER/REPO --quantization int4 --max-model-len 8192
   headrace serve OWNER/REPO:Q4_K_M --host 0.0.0.0 --api-keys-file keys.yaml
+  headrace serve /path/to/model OWNER/REPO --idle-unload 10m
 """
 _SERVE_EPILOG = """\
 Every option can also be set by a variable and in a file: --max-model-len 4096 is HEADRACE_MAX_MODEL_LEN=4096, or the
@@ -69,7 +70,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """`command`, `config` (a path or absent) and `flags`: the given options by field name, as they were typed.
+    """`command`, `config` (a path or absent), `models` (those without a flag), and `flags`: the given options by field
+    name, as they were typed.
 
     Raises OptionError; exits for --help and --version, and with the help if there is no command.
     """
@@ -81,17 +83,19 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.print_help(sys.stderr)
         parser.exit(2)
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
-    if namespace.positional_model is not None:
-        if "model" in flags:
-            raise OptionError(f"the model is given twice: {namespace.positional_model} and --model {flags['model']}")
-        flags["model"] = namespace.positional_model
-    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags)
+    models: list[str] = namespace.positional_models
+    if models and "model" in flags:
+        raise OptionError(f"the model is given twice: {models[0]} and --model {flags['model']}")
+    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags, models=models)
 
 
 def _explain_unknown(argument: str) -> str:
     flag = argument.partition("=")[0]
     if not flag.startswith("-"):
-        return f"unexpected argument {argument}; an option that takes several values is repeated before each of them"
+        return (
+            f"unexpected argument {argument}; models stand together, and an option that takes several values is "
+            "repeated before each of them"
+        )
     return explain_unknown_flag(flag, OPTIONS.values())
 
 
@@ -137,13 +141,13 @@ def import_function(path: str) -> Callable[..., Any]:
 def serve_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="headrace serve",
-        usage="headrace serve [MODEL] [options]",
-        description="Serve MODEL over the OpenAI API until interrupted.",
+        usage="headrace serve [MODEL ...] [options]",
+        description="Serve MODEL, or several, over the OpenAI API until interrupted.",
         epilog=_SERVE_EPILOG + _SERVE_EXAMPLES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)
+    parser.add_argument("positional_models", nargs="*", metavar="MODEL", help=OPTIONS["model"].help)
     parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
     add_options(parser, OPTIONS.values(), many="append")
     return parser

@@ -23,7 +23,7 @@ async def drain_server(context: "ServerContext", num_answers: Callable[[], int],
     """
 
     def num_left() -> int:
-        return max(context.models.num_unfinished, num_answers() - context.live.num_watchers)
+        return max(context.models.num_unfinished, num_answers() - context.models.num_watchers)
 
     now_s = time.monotonic()
     context.drain.stop(now_s)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import uvicorn
@@ -41,7 +41,7 @@ class HttpServer(uvicorn.Server):
 
 
 def create_server(
-    client: EngineClient,
+    client: EngineClient | Mapping[str, EngineClient],
     config: ServerConfig,
     engine_config: EngineConfig,
     metrics: Metrics,

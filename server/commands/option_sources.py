@@ -1,9 +1,8 @@
 """Where option values come from: flags, HEADRACE_* variables and a YAML file; the first of these wins."""
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,56 @@ import yaml
 
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
+from server.commands.model_entries import entries_of_arguments, entries_of_file
 from server.commands.options import OPTIONS, OTHER_VARIABLES, PREFIX
+from server.commands.suggestions import suggest
 from server.config import ServerConfig
+from server.model_options.config import ModelEntry, ModelsConfig
 from server.network_config import NetworkConfig
 
 # Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
 # our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
+_MODELS = "models"  # the file's mapping of several models
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 def resolve(
-    flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None
+    flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None, models: Sequence[str] = ()
 ) -> tuple[ServerConfig, EngineConfig]:
     """Both configs from flags (by field name), then HEADRACE_* variables, then the file, then defaults.
+
+    models: the arguments without a flag, of which several are several models.
 
     Raises OptionError for unknown names and wrong values, also where a stronger source overrides them, and for values
     that are wrong together.
     """
     values: dict[str, Any] = {}
     values.update(_from_file(file) if file is not None else ())
+    listed = values.pop(_MODELS, None)
     values.update(_from_environ(environ))
     values.update((name, OPTIONS[name].parse(value, OPTIONS[name].flag)) for name, value in flags.items())
-    server_values = {**values, "network": _build(NetworkConfig, values)}
+    if len(models) == 1:
+        values["model"] = models[0]
+    entries = _entries(models, listed, values, f"{file}: models")
+    server_values = {
+        **values,
+        "network": _build(NetworkConfig, values),
+        "models": dataclasses.replace(_build(ModelsConfig, values), entries=entries),
+    }
     return _build(ServerConfig, server_values), _build(EngineConfig, values)
+
+
+def _entries(models: Sequence[str], listed: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
+    """Empty for one model without a list."""
+    if listed is not None:
+        if "model" in values or models:
+            raise OptionError(
+                f"{where} says which models there are, and {values.get('model') or models[0]} is given "
+                "too; write it into the file, or leave its models out"
+            )
+        return entries_of_file(listed, values, where)
+    return entries_of_arguments(models, values) if len(models) > 1 else ()
 
 
 def _build(config_class: type, values: Mapping[str, Any]) -> Any:
@@ -65,6 +90,9 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
     seen: set[str] = set()
     for key, value, line in _read_yaml(path):
         name, where = key.replace("-", "_"), f"{path}, line {line}"
+        if name == _MODELS:
+            yield name, value
+            continue
         if name not in OPTIONS:
             dashed = (name.replace("_", "-") for name in OPTIONS)
             raise OptionError(f"{where}: unknown option {key}{suggest(key.replace('_', '-'), dashed)}")
@@ -94,9 +122,3 @@ def _read_yaml(path: Path) -> Iterator[tuple[str, object, int]]:
         raise OptionError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def suggest(given: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' with the known name that is nearest to the one given, or '' if none is near."""
-    nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {nearest[0]}?" if nearest else ""

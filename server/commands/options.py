@@ -14,6 +14,7 @@ from engine.client.fault_plan import VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.config import ServerConfig
+from server.model_options.config import ModelsConfig
 from server.network_config import NetworkConfig
 
 PREFIX = "HEADRACE_"
@@ -36,6 +37,8 @@ _SIZE_UNITS = {"B": 1} | {
     for power, letter in enumerate("KMGT", start=1)
     for suffix, base in (("B", 1000), ("IB", 1024))
 }
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh])?")
+_DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -50,6 +53,7 @@ class Option:
     kind: type  # bool, int, float, str or an enum
     is_many: bool  # a tuple of `kind`
     is_size: bool  # an int that also takes 2GiB or 500MB
+    is_duration: bool  # a float, in seconds, that also takes 10m or 2h
     default: Any
     metavar: str
     minimum: float | None
@@ -84,7 +88,7 @@ class Option:
     def _convert(self, value: object) -> Any:
         """`value` as this option's kind, or None if it is not one."""
         if isinstance(value, str):
-            return _from_text(value.strip(), self.kind, self.is_size)
+            return _duration(value.strip()) if self.is_duration else _from_text(value.strip(), self.kind, self.is_size)
         if self.kind is float and type(value) is int:
             return float(value)
         return value if type(value) is self.kind else None
@@ -104,6 +108,8 @@ class Option:
         if self.kind is str:
             return "text that is not empty" if self.is_many else "text (in YAML: in quotes)"
         what = "a size such as 2GiB, 500MB or 1073741824" if self.is_size else "a number"
+        if self.is_duration:
+            what = "a time such as 90s, 10m or 2h"
         if self.kind is int and not self.is_size:
             what = "a whole number"
         if self.maximum is not None:
@@ -130,6 +136,12 @@ def _parse_size(text: str) -> int | None:
     return int(float(match[1]) * _SIZE_UNITS[unit]) if unit in _SIZE_UNITS else None
 
 
+def _duration(text: str) -> float | None:
+    """Seconds."""
+    match = _DURATION.fullmatch(text)
+    return None if match is None else float(match[1]) * _DURATION_UNITS[match[2] or "s"]
+
+
 def _show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -154,6 +166,7 @@ def _option_of(field: "dataclasses.Field[Any]", hint: Any) -> Option:
         kind=kind,
         is_many=is_many,
         is_size=field.metadata.get("type") == "bytes",
+        is_duration=field.metadata.get("type") == "duration",
         default=field.default,
         metavar=field.metadata.get("metavar") or _metavar_of(field.name, kind),
         minimum=field.metadata.get("minimum"),
@@ -169,6 +182,6 @@ def _metavar_of(name: str, kind: type) -> str:
 
 OPTIONS: Mapping[str, Option] = {
     option.name: option
-    for config_class in (EngineConfig, ServerConfig, NetworkConfig)
+    for config_class in (EngineConfig, ServerConfig, ModelsConfig, NetworkConfig)
     for option in options_of(config_class)
 }

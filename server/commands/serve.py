@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.client.log_format import FORM_VARIABLE, configure_logging
-from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from server.commands.activity_log import ActivityLog
 from server.commands.announcement import announce
 from server.commands.draining import drain_server
-from server.commands.engine_start import EngineStart, engine_client
+from server.commands.engines import Engines
 from server.commands.fault_injection import fault_plan
 from server.commands.hangup import on_hangup
 from server.commands.listener import listening, url_of
 from server.commands.open_files import allow_open_files
 from server.commands.service_manager import ServiceManager
+from server.commands.several_engines import engines_of
 from server.commands.stopping import catch_signals, run_until_stopped, unless
 from server.config import MetricsAlias, ServerConfig
 from server.http.certificates import Certificates
@@ -86,34 +86,34 @@ async def _serve(
     manager = ServiceManager.from_environment(os.environ)
     stop.add_done_callback(lambda _: manager.stopping())
     has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
-    metrics = Metrics(server_config.model_names(engine_config.model)[0], has_vllm_names=has_vllm_names)
+    entries = server_config.models.entries
+    name = entries[0].name if entries else server_config.model_names(engine_config.model)[0]
+    metrics = Metrics(name, has_vllm_names=has_vllm_names)
     tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.count_spans)
-    start = EngineStart(metrics, began_s, server_config.log_format)
-    client = engine_client(server_config, engine_config, metrics, start)
-    await client.start()
+    engines = engines_of(server_config, engine_config, metrics, began_s)
+    await engines.begin()
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
     templates.begin()
     from server.commands.http_server import create_server
 
-    http, context = create_server(client, server_config, engine_config, metrics, store, templates, certificates)
+    http, context = create_server(
+        engines.clients, server_config, engine_config, metrics, store, templates, certificates
+    )
     context.tracing = tracing
-    start.context = context
+    engines.context = context
     if server_config.data_dir is not None:
         await _tidy(store)
     url = url_of(sock, has_tls=certificates is not None)
-    async with _kept_up(context, manager, certificates), _answering(http, sock, context, client):
-        manager.loading(engine_config.model)
-        logger.info("listening on %s, loading %s", url, engine_config.model)
-        try:
-            text_model = await unless(stop, start.finish(client))
-        finally:
-            start.display.close()
+    async with _kept_up(context, manager, certificates), _answering(http, sock, context, engines):
+        manager.loading(engines.what)
+        logger.info("listening on %s, loading %s", url, engines.what)
+        text_model = await unless(stop, engines.finish())
         if text_model is not None:
             drain = partial(drain_server, context, http.num_answers, server_config.shutdown_timeout)
             with _preparing(context, text_model):
-                announce(client.info, text_model, url, server_config)
+                announce(context.models.infos, text_model, url, server_config)
                 manager.ready(url)
-                await run_until_stopped(stop, client, drain)
+                await run_until_stopped(stop, engines, context, drain)
     return 0
 
 
@@ -132,10 +132,10 @@ async def _kept_up(
 ) -> AsyncIterator[None]:
     """Within it go on what no request asks for: the keys follow their file, certificates theirs, and the log, the
     metrics and the service manager are told that the server runs."""
-    metrics = context.metrics
+    names_model = len(context.models) > 1
     work = [
-        ("activity-log", ActivityLog(metrics).run()),
-        ("loop-lag", watch_loop(partial(metrics.observe, "event_loop_lag_seconds"))),
+        *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
+        ("loop-lag", watch_loop(partial(context.metrics.observe, "event_loop_lag_seconds"))),
         ("watchdog-pulse", manager.pulse()),
     ]
     if certificates is not None and context.config.network.enable_ssl_refresh:
@@ -159,7 +159,7 @@ async def _kept_up(
 
 @contextlib.asynccontextmanager
 async def _answering(
-    http: "HttpServer", sock: socket.socket, context: "ServerContext", client: ProcessClient
+    http: "HttpServer", sock: socket.socket, context: "ServerContext", engines: Engines
 ) -> AsyncIterator[None]:
     """Within it requests are answered; at its end what still runs is ended."""
     serving = asyncio.create_task(http.serve([sock]), name="http")
@@ -167,9 +167,9 @@ async def _answering(
         yield
     finally:
         context.drain.stop(time.monotonic())
-        await client.stop()  # what still runs ends with an error event
+        await engines.stop()  # what still runs ends with an error event
         await context.runs.finish(_STORE_TIMEOUT_S)
-        context.live.close()
+        context.models.close_watches()
         http.should_exit = True
         await serving
 

@@ -5,10 +5,13 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.client.process_client import ProcessClient
 from engine.errors import StartupError
+from server.commands.engines import Engines
+
+if TYPE_CHECKING:
+    from server.context import ServerContext
 
 logger = logging.getLogger(__name__)
 
@@ -16,13 +19,15 @@ Stop = asyncio.Future[signal.Signals]
 _Result = TypeVar("_Result")
 
 
-async def run_until_stopped(stop_signal: Stop, client: ProcessClient, drain: Callable[[], Awaitable[None]]) -> None:
+async def run_until_stopped(
+    stop_signal: Stop, engines: Engines, context: "ServerContext", drain: Callable[[], Awaitable[None]]
+) -> None:
     """Serve until a signal, and for SIGTERM until what runs is finished. Raises StartupError if the engine is dead."""
-    if (reason := await unless(stop_signal, client.wait_dead())) is not None:
+    if (reason := await unless(stop_signal, engines.wait_dead())) is not None:
         raise StartupError(reason)
     if stop_signal.result() is signal.SIGTERM:
         await drain()
-    elif num_open := client.status().num_open:
+    elif num_open := context.models.num_unfinished:
         logger.info("stopping: ending %d requests", num_open)
 
 

@@ -98,6 +98,7 @@ class RequestRecord:
         self.choice_ends: list[str] = []  # a finish reason each
         self._num_holders = 1
         self._on_over = on_over
+        self._at_end: list[Callable[[], None]] = []
 
     def hold(self) -> None:
         self._num_holders += 1
@@ -105,7 +106,13 @@ class RequestRecord:
     def release(self) -> None:
         self._num_holders -= 1
         if self._num_holders == 0:
+            for action in self._at_end:
+                action()
             self._on_over(self)
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Have it called when the request is over."""
+        self._at_end.append(action)
 
     def note_error(self, status: int, code: str, shed_reason: ShedReason | None = None) -> None:
         """An error that was told to the client, in whatever form."""

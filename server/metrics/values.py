@@ -1,29 +1,18 @@
 """Metrics: the values of the table's rows, and how they are counted."""
 
-import importlib.metadata
 from collections.abc import Callable
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge, Histogram
 
 from engine.client.first_token import FirstToken
 from engine.client.interface import RestartReason
 from engine.errors import ShedReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
 from server.metrics.exposition import exposition
-from server.metrics.key_labels import KeyLabels
+from server.metrics.families import Families
 from server.metrics.request_record import RequestRecord
-from server.metrics.spec import MODEL, PREFIX, MetricSpec, MetricType, Read
+from server.metrics.spec import MODEL, MetricSpec, MetricType, Read
 from server.metrics.table import METRICS
-from server.metrics.vllm_names import VllmNames
 
 _MAX_EXPERT_LABELS = 256
 _MIN_EXPECTED_S = 0.1  # of a first token; shorter times are those of single steps, and no waits
@@ -32,22 +21,23 @@ Metric = Counter | Gauge | Histogram
 
 
 class Metrics:
-    """The table's values in a registry of their own. Counters live here, so they survive an engine's restart."""
+    """The table's values as far as one model goes, and those that all models share. Counters live here, so they survive
+    an engine's restart."""
 
-    def __init__(self, model_name: str, *, has_vllm_names: bool = False) -> None:
-        """has_vllm_names: export what vLLM has under its names, too."""
-        disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
-        self.engine_pid: int | None = None  # of the engine process, while there is one
+    def __init__(self, model_name: str, *, has_vllm_names: bool = False, families: Families | None = None) -> None:
+        """has_vllm_names: export what vLLM has under its names, too. families: another model's, for a second one."""
         self.model_name = model_name
-        self._key_labels = KeyLabels()
-        self._registry = CollectorRegistry()
+        self._families = families or Families(has_vllm_names=has_vllm_names)
+        self._families.processes.pids[model_name] = None
+        self._key_labels = self._families.key_labels
+        self._cache_labels: tuple[str, ...] | None = None
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
         self._step_increments: list[tuple[Read, Callable[[float], None]]] = []
         self._step_values: list[tuple[Read, Callable[[float], None]]] = []  # of gauges and histograms
         for spec in METRICS:
-            self._register(spec)
+            self._bind(spec)
         ended = self._counters["request_success_total"]
         self._ended = {reason: ended.labels(model_name, reason.value) for reason in FinishReason}
         wasted = self._counters["wasted_tokens_total"]
@@ -60,28 +50,28 @@ class Metrics:
         self._restarts = {reason: restarts.labels(model_name, reason.value) for reason in RestartReason}
         reloads = self._counters["api_keys_reloads_total"]
         self._reloads = {outcome: reloads.labels(outcome) for outcome in ("loaded", "failed")}
-        self._gauges["build_info"].labels(importlib.metadata.version("headrace")).set(1)
-        ProcessCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
-        # Without an engine process there is no such folder in /proc, and the collector has nothing to tell.
-        ProcessCollector(PREFIX + "engine", lambda: self.engine_pid or "none", registry=self._registry)
-        self._collectors: list[Collector] = [self._registry]
-        if has_vllm_names:
-            self._collectors.append(VllmNames(self._registry))
 
-    def _register(self, spec: MetricSpec) -> None:
-        """Create a metric, already bound to the model's name where that is its only label."""
-        name, labels, registry = spec.exported, spec.labels, self._registry
-        bound = (self.model_name,) if labels == (MODEL,) else ()
+    def of(self, model_name: str) -> "Metrics":
+        """The same server's, for another model."""
+        return Metrics(model_name, families=self._families)
+
+    @property
+    def engine_pid(self) -> int | None:
+        """Of the engine process, while there is one."""
+        return self._families.processes.pids[self.model_name]
+
+    def _bind(self, spec: MetricSpec) -> None:
+        """Take the metric, bound to the model's name where that is its only label."""
+        bound = (self.model_name,) if spec.labels == (MODEL,) else ()
         match spec.type:
             case MetricType.COUNTER:
-                counter = Counter(name, spec.help, labels, registry=registry, unit=spec.unit)
+                counter = self._families.counters[spec.name]
                 self._counters[spec.name] = counter.labels(*bound) if bound else counter
             case MetricType.GAUGE:
-                gauge = Gauge(name, spec.help, labels, registry=registry, unit=spec.unit)
+                gauge = self._families.gauges[spec.name]
                 self._gauges[spec.name] = gauge.labels(*bound) if bound else gauge
             case MetricType.HISTOGRAM:
-                histogram = Histogram(name, spec.help, labels, registry=registry, unit=spec.unit, buckets=spec.buckets)
+                histogram = self._families.histograms[spec.name]
                 self._histograms[spec.name] = histogram.labels(*bound) if bound else histogram
         readers = self._step_increments if spec.type is MetricType.COUNTER else self._step_values
         if spec.step is not None:
@@ -98,7 +88,7 @@ class Metrics:
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """All values in the format that the header `accept` asks for, and its content type."""
-        return exposition(self._collectors, accept)
+        return exposition(self._families.collectors, accept)
 
     # --- from the engine's client -------------------------------------------------------------------------------------
 
@@ -151,14 +141,16 @@ class Metrics:
 
     def on_process(self, pid: int | None) -> None:
         """Take note of the engine process that runs from now on; None if it has ended."""
-        self.engine_pid = pid
+        self._families.processes.pids[self.model_name] = pid
 
     def on_ready(self, info: EngineInfo, *, has_prefix_cache: bool) -> None:
         """Tell the KV cache's shape; after a restart it may be another one."""
         gauge = self._gauges["cache_config_info"]
-        gauge.clear()
+        if self._cache_labels is not None:
+            gauge.remove(*self._cache_labels)
         shape = (info.block_size, info.num_blocks, info.kv_bytes, info.dtype, has_prefix_cache)
-        gauge.labels(self.model_name, *shape).set(1)
+        self._cache_labels = (self.model_name, *map(str, shape))
+        gauge.labels(*self._cache_labels).set(1)
 
     def count_closed_connection(self, reason: str) -> None:
         self._counters["http_connections_closed_total"].labels(reason).inc()

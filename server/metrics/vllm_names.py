@@ -107,13 +107,15 @@ def _handler_with_status(labels: Labels) -> Labels | None:
 
 def _awake(ready: Metric) -> Iterable[Metric]:
     """What vLLM says of engines that can sleep: this one is awake whenever it is ready, and else there is none."""
-    if not ready.samples or not ready.samples[0].value:
+    awake = [sample.labels for sample in ready.samples if sample.value]
+    if not awake:
         return
     family = GaugeMetricFamily(
         "vllm:engine_sleep_state",
         "Whether the engine is awake.",
-        labels=[*ready.samples[0].labels, "engine", "sleep_state"],
+        labels=[*awake[0], "engine", "sleep_state"],
     )
-    for state, value in (("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)):
-        family.add_metric([*ready.samples[0].labels.values(), "0", state], value)
+    for labels in awake:
+        for state, value in (("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)):
+            family.add_metric([*labels.values(), "0", state], value)
     yield family

@@ -22,6 +22,7 @@ from server.errors import (
     EventsDropped,
     InsufficientPermissions,
     ModelNotFound,
+    ModelNotLoaded,
     NotStored,
     RequestNotKnown,
     StorageFailed,
@@ -89,11 +90,12 @@ _PAGE = (
     Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
 )
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
-_ENGINE = (EngineUnavailable, EngineDied, EngineStopped)
+_ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
 _LIMITED = (TokensLimited, BudgetSpent)
 _SHED = (QueueFull, WaitTooLong, QueueTimeout)
 _GENERATING = (ModelNotFound, *_SHED, *_LIMITED, RequestFailed, *_ENGINE, AnswerTimeout)
-_MODEL = (ModelNotFound, EngineUnavailable)  # its tokenizer is asked, and not the engine
+_MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable)  # its tokenizer is asked, and not the engine
+_CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable)
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
 _STORED = (NotStored, StorageFailed)
 
@@ -201,6 +203,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /detokenize": Operation(answers={JSON: plain.Detokenized}, example={"tokens": [72, 105]}, errors=_MODEL),
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
+    "POST /v1/models/{name}/load": Operation(answers={JSON: plain.ModelCard}, errors=_CHANGING),
+    "POST /v1/models/{name}/unload": Operation(answers={JSON: plain.ModelCard}, errors=_CHANGING),
     "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
     "GET /dashboard/events": Operation(
         answers={EVENTS: Frame},

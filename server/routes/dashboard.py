@@ -21,18 +21,22 @@ router = APIRouter(tags=["Operations"])
 
 @router.get("/dashboard/events", dependencies=[OPERATORS_ONLY])
 async def events(request: Request, context: Context) -> Response:
-    """Tell what the engine and its requests do, four times a second. It is the dashboard's: its form may change."""
+    """Tell what an engine and its requests do, four times a second: that of the query's `model`, or of the first one.
+
+    It is the dashboard's: its form may change.
+    """
     num_frames = query_int(request, "frames")
     if num_frames == 0:
         raise InvalidRequest("frames is 0; it must be at least 1, or left out for frames without end", param="frames")
-    headers = ignored_header(unhonored(request, ("frames",)))
-    return EventStream(_watched(context.live, num_frames), _FRAMING, context.config, headers=headers)
+    headers = ignored_header(unhonored(request, ("frames", "model")))
+    live = context.models.find(request.query_params.get("model")).live
+    return EventStream(_watched(live, num_frames), _FRAMING, context.config, headers=headers)
 
 
 @router.get("/dashboard/requests/{request_id}", dependencies=[OPERATORS_ONLY])
 async def request_story(context: Context, request_id: str) -> Response:
     """Tell what became of a request, by its id or its answer's: what the engine did with it, when and why."""
-    story = context.live.story(request_id)
+    story = context.models.story(request_id)
     return Response(msgspec.json.encode(story), media_type="application/json", headers={"cache-control": "no-store"})
 
 

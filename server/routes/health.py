@@ -8,6 +8,9 @@ from engine.errors import QueueFull
 from server.context import ServerContext
 from server.errors import UNAVAILABLE_RETRY_S
 from server.http.body import Context
+from server.http.model_state import model_state
+from server.served.model import ServedModel
+from server.served.residency import ModelState
 
 router = APIRouter(tags=["Operations"])
 
@@ -26,26 +29,48 @@ async def ready(context: Context) -> JSONResponse:
     if (problem := _problem(context)) is not None:
         return problem
     try:
-        context.models.default.client.check_capacity(1)
+        context.models.check_queue()
     except QueueFull as error:
         return _unavailable("overloaded", str(error))
-    limit, num_waiting = context.config.ready_max_waiting, context.models.default.client.status().num_waiting
+    limit = context.config.ready_max_waiting
+    num_waiting = sum(model.client.status().num_waiting for model in context.models)
     if limit is not None and num_waiting > limit:
         return _unavailable("overloaded", f"{num_waiting} requests wait, more than {limit} (--ready-max-waiting)")
-    return JSONResponse({"status": "ok"})
+    return _fine(context)
 
 
 @router.api_route("/health", methods=["GET", "HEAD"])
 async def health(context: Context) -> JSONResponse:
-    """200 while the engine is ready and either idle or getting on."""
-    return _problem(context) or JSONResponse({"status": "ok"})
+    """200 while the engine is ready and either idle or getting on; of several models, while one of them is served."""
+    return _problem(context) or _fine(context)
+
+
+def _fine(context: ServerContext) -> JSONResponse:
+    """Of several models, each is told, without its name: whoever has no key may ask for this."""
+    models = context.models
+    if len(models) == 1 and models.default.residence is None:
+        return JSONResponse({"status": "ok"})
+    has_failed = any(model.state is ModelState.FAILED for model in models)
+    states = [{**model_state(model), "reason": None} for model in models]
+    return JSONResponse({"status": "degraded" if has_failed else "ok", "models": states})
 
 
 def _problem(context: ServerContext) -> JSONResponse | None:
     """The answer while the engine takes no requests, or does not get on with those it took."""
     if context.drain.is_active:
         return _unavailable("draining", context.drain.reason, may_retry=True)
-    status = context.models.default.client.status()
+    problems = [_engine_problem(model, context) for model in context.models]
+    if context.models.have_started:
+        return None if None in problems else problems[0]
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse | None:
+    """None also of a model that a request would have loaded."""
+    comes_and_goes = model.residence is not None and context.models.have_started
+    if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED):
+        return None
+    status = model.client.status()
     if status.state is not EngineState.READY:
         is_loading = status.state is EngineState.LOADING
         return _unavailable(status.state.value, status.reason, status.stage, status.progress, may_retry=is_loading)

@@ -1,15 +1,21 @@
-"""GET /v1/models: the ids that this server answers to."""
+"""/v1/models: the ids that this server answers to, and the models behind them."""
 
 import datetime
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
+from engine.errors import InvalidRequest
 from engine.protocol import EngineInfo
+from server.context import ServerContext
 from server.http.body import Context
+from server.http.disconnect import until_disconnect
+from server.http.model_state import model_state
+from server.http.operators import OPERATORS_ONLY
 from server.served.model import ServedModel
+from server.served.residence import Residence
 
 router = APIRouter(tags=["Models"])
 
@@ -30,8 +36,38 @@ async def get_model(name: str, context: Context) -> JSONResponse:
     return JSONResponse(_card(name, context.models.find(name), context.created_s))
 
 
+@router.post("/v1/models/{name:path}/load", dependencies=[OPERATORS_ONLY])
+async def load_model(request: Request, name: str, context: Context) -> JSONResponse:
+    """Load a model, and answer when it is. Others are unloaded where memory is short."""
+    model, residence = _changeable(name, context)
+    residence.want(model.name)
+    await until_disconnect(residence.settled(model.name, is_loaded=True), request.receive)
+    model.check_engine()
+    return JSONResponse(_card(name, model, context.created_s))
+
+
+@router.post("/v1/models/{name:path}/unload", dependencies=[OPERATORS_ONLY])
+async def unload_model(request: Request, name: str, context: Context) -> JSONResponse:
+    """Unload a model when its requests are over, and answer then. The next request for it loads it again."""
+    model, residence = _changeable(name, context)
+    residence.dismiss(model.name)
+    await until_disconnect(residence.settled(model.name, is_loaded=False), request.receive)
+    return JSONResponse(_card(name, model, context.created_s))
+
+
+def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, Residence]:
+    """Raises EngineUnavailable while the server drains, ModelNotFound, and InvalidRequest."""
+    context.drain.check()
+    model = context.models.find(name)
+    if model.residence is None:
+        raise InvalidRequest(
+            "this server has one model, which stays loaded; models come and go with --load-on-demand or --idle-unload"
+        )
+    return model, model.residence
+
+
 def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
-    info = model.info
+    info, state = model.info, model_state(model)
     return {
         "id": name,
         "object": "model",
@@ -41,7 +77,8 @@ def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
         "parent": None,
         "max_model_len": None if info is None else info.max_model_len,
         **_anthropic_fields(name, created_s, info),
-        "headrace": None if info is None else _own_fields(info),
+        "status": {"value": state["state"]},  # as llama-server's router says it
+        "headrace": {**state, **_own_fields(model, info)},
     }
 
 
@@ -59,12 +96,18 @@ def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dic
     }
 
 
-def _own_fields(info: EngineInfo) -> dict[str, Any]:
-    """What OpenAI's and vLLM's cards have no place for."""
+def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
+    """What OpenAI's and vLLM's cards have no place for; most of it is known once the model has been loaded."""
+    needs = {} if model.residence is None else {"memory_bytes": model.residence.resident(model.name).need_bytes}
+    if info is None:
+        return needs
     quality = None
     if info.quality is not None:
         quality = {**msgspec.structs.asdict(info.quality), "perplexity_increase": info.quality.loss}
     return {
+        **needs,
+        "capabilities": model.capabilities,
+        "kv_cache_bytes": info.kv_bytes,
         "dtype": info.dtype,
         "device": info.device,
         "weight_bytes": info.weight_bytes,

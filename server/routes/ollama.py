@@ -1,6 +1,8 @@
 """/api/*: Ollama's API over the same generation as OpenAI's."""
 
 import importlib.metadata
+import math
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -16,7 +18,7 @@ from server.generation.generation import Generation
 from server.generation.params import GenerationParams, chat_params, completion_params
 from server.http.answer import answer
 from server.http.body import Context, json_body
-from server.http.models import note_model
+from server.http.models import entered
 from server.http.preparing import prepared
 from server.protocols.field_names import client_names, client_path
 from server.protocols.ollama.formatter import (
@@ -26,6 +28,7 @@ from server.protocols.ollama.formatter import (
     chat_answer,
     generate_answer,
 )
+from server.protocols.ollama.keep_alive import keep_alive_s
 from server.protocols.ollama.models import model_card, running_model, shown_model
 from server.protocols.ollama.names import served_name
 from server.protocols.ollama.options import output_limit
@@ -35,6 +38,7 @@ from server.protocols.ollama.requests import (
     chat_of,
     generation_of,
     is_load,
+    is_unload,
     unhonored_fields,
 )
 from server.schemas.completions import CompletionRequest
@@ -42,6 +46,7 @@ from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, Olla
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
 from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
 from server.served.model import ServedModel
+from server.served.residency import ModelState
 from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Ollama's"])
@@ -68,7 +73,9 @@ async def ollama_chat(
 ) -> Response:
     """Answer a conversation in Ollama's protocol, as a stream unless `stream` is false."""
     model = _asked(body.model, context)
-    name, ignored = _checked(body, model)
+    if is_unload(body) and model.residence is not None:
+        return _unloaded(body, model, chat_answer)
+    name, ignored = _checked(body, await entered(request, model))
     if is_load(body):
         return _loaded(body, chat_answer, ignored)
     text_model = await model.text_model()
@@ -87,7 +94,9 @@ async def ollama_generate(
 ) -> Response:
     """Answer a prompt in Ollama's protocol, or with `raw` continue it, as a stream unless `stream` is false."""
     model = _asked(body.model, context)
-    name, ignored = _checked(body, model)
+    if is_unload(body) and model.residence is not None:
+        return _unloaded(body, model, generate_answer)
+    name, ignored = _checked(body, await entered(request, model))
     if is_load(body):
         return _loaded(body, generate_answer, ignored)
     text_model = await model.text_model()
@@ -113,24 +122,27 @@ async def ollama_tags(context: Context) -> Response:
 async def ollama_ps(context: Context) -> Response:
     """List what is loaded, as Ollama does: nothing until the model is."""
     running = [
-        running_model(names[0], model.info)
+        running_model(names[0], info, _expires_at(model))
         for model in context.models
-        if model.info is not None and (names := model.callers_names)
+        if model.state is ModelState.LOADED and (info := model.info) is not None and (names := model.callers_names)
     ]
     return _json(OllamaRunningModels(running))
 
 
 @router.post("/api/show")
 async def ollama_show(
-    context: Context, body: Annotated[OllamaShowRequest, Depends(json_body(OllamaShowRequest))]
+    request: Request, context: Context, body: Annotated[OllamaShowRequest, Depends(json_body(OllamaShowRequest))]
 ) -> Response:
     """Describe the model as Ollama does: its template, defaults, context and capabilities."""
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is missing; it is required", param="model")
     model = _asked(name, context)
-    model.check_admission()
-    return _json(shown_model(model.client.info, await model.text_model(), context.created_s))
+    if model.info is None:
+        await entered(request, model)
+        model.check_admission()
+    model.drain.check()
+    return _json(shown_model(model.info or model.client.info, await model.text_model(), context.created_s))
 
 
 @router.api_route("/api/version", methods=["GET", "HEAD"])
@@ -152,7 +164,7 @@ for _method, _path in _NOT_SERVED:
 def _asked(name: str, context: ServerContext) -> ServedModel:
     """The model that Ollama's clients mean by `name`. Raises ModelNotFound."""
     models = context.models
-    return note_model(models.find(served_name(name, models.callers_names)))
+    return models.find(served_name(name, models.callers_names))
 
 
 def _checked(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
@@ -160,8 +172,29 @@ def _checked(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
     model.check_admission()
     output_limit(body.options or {})
     unhonored = unhonored_fields(body, model.client.info)
+    if model.residence is not None and body.keep_alive is not None:
+        model.residence.keep(model.name, keep_alive_s(body.keep_alive))
+        del unhonored["keep_alive"]
     ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
     return served_name(body.model, model.callers_names), ignored
+
+
+def _unloaded(body: OllamaRequest, model: ServedModel, write: AnswerWriter) -> Response:
+    """The answer to a request that asks for nothing but the model's end, once what runs is over."""
+    assert model.residence is not None
+    model.drain.check()
+    model.residence.keep(model.name, 0.0)
+    done = write(Part(), body.model, True)
+    done.done_reason = "unload"
+    return _json(done)
+
+
+def _expires_at(model: ServedModel) -> float | None:
+    """When the model is unloaded, in Unix time, unless it is used before; None is never."""
+    if model.residence is None:
+        return None
+    idle_s = model.residence.resident(model.name).idle_left_s(time.monotonic())
+    return None if idle_s is None or math.isinf(idle_s) else time.time() + idle_s
 
 
 def _loaded(body: OllamaRequest, write: AnswerWriter, ignored: list[str]) -> Response:

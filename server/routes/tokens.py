@@ -11,7 +11,7 @@ from starlette.responses import Response
 from server.generation.prompts import chat_prompt, check_token_ids
 from server.http.body import Context, json_body, read_body
 from server.http.disconnect import until_disconnect
-from server.http.models import asked_model, note_model
+from server.http.models import asked_model, entered
 from server.schemas.base import validate
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
 from server.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
@@ -26,7 +26,7 @@ router = APIRouter(tags=["Tokens"])
 async def tokenize(request: Request, context: Context) -> Response:
     """Turn a text, or a conversation by the chat template, into token ids."""
     body = await read_body(request, _tokenize_body)
-    model = note_model(context.models.find(body.model))
+    model = await entered(request, context.models.find(body.model))
     headers = _check(body, model)
     text_model = await model.text_model()
     info = model.client.info

@@ -9,7 +9,7 @@ from server.schemas.answers import ChatLogprob
 
 # As the model wrote it: its order of names and its numbers of any size.
 Arguments = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
-DoneReason = Literal["stop", "length", "load"]
+DoneReason = Literal["stop", "length", "load", "unload"]
 
 
 class OllamaFunction(msgspec.Struct):

@@ -140,7 +140,7 @@ OLLAMA_PARAMETERS = ParameterTable(
     },
     ignored={
         **{f"options.{name}": _never for name in _OLLAMA_LOADING},
-        "keep_alive": _never,  # the model stays loaded
+        "keep_alive": _never,  # where models stay loaded
         "options.repeat_last_n": _is(-1),  # penalties look at the whole text
         "shift": _is(False),  # what does not fit the context is refused
         "truncate": _is(False),

@@ -27,14 +27,34 @@ class ModelQuality(msgspec.Struct):
     perplexity_increase: float
 
 
-class ModelExtras(msgspec.Struct):
-    """What OpenAI's and vLLM's cards have no place for."""
+class ModelLoad(msgspec.Struct):
+    """Whether a model is loaded, and how far that has come. waiting: requests that wait for it."""
 
-    dtype: str
-    device: str
-    weight_bytes: int
-    weight_formats: dict[str, int]
-    quality: ModelQuality | None
+    state: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
+    reason: str | UnsetType | None = UNSET
+    stage: str | UnsetType | None = UNSET
+    progress: float | UnsetType | None = UNSET
+    waiting: int | UnsetType = UNSET
+
+
+class ModelExtras(ModelLoad):
+    """What OpenAI's and vLLM's cards have no place for. memory_bytes: what the model takes while it is loaded, its
+    process too. The rest is known once it has been loaded."""
+
+    memory_bytes: int | UnsetType = UNSET
+    capabilities: list[str] | UnsetType = UNSET
+    kv_cache_bytes: int | UnsetType = UNSET
+    dtype: str | UnsetType = UNSET
+    device: str | UnsetType = UNSET
+    weight_bytes: int | UnsetType = UNSET
+    weight_formats: dict[str, int] | UnsetType = UNSET
+    quality: ModelQuality | UnsetType | None = UNSET
+
+
+class LoadStatus(msgspec.Struct):
+    """As llama-server's router has it."""
+
+    value: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
 
 
 class ModelCard(msgspec.Struct):
@@ -47,7 +67,8 @@ class ModelCard(msgspec.Struct):
     root: str
     parent: None
     max_model_len: int | None
-    headrace: ModelExtras | None
+    status: LoadStatus
+    headrace: ModelExtras
 
 
 class ModelList(msgspec.Struct):
@@ -64,9 +85,10 @@ class LogLevelAnswer(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """The last three are given where the status is not ok."""
+    """`models` of a server with several, or with some that come and go; the others where the status is not ok."""
 
     status: str
+    models: list[ModelLoad] | UnsetType = UNSET
     reason: str | UnsetType = UNSET
     stage: str | UnsetType | None = UNSET
     progress: float | UnsetType | None = UNSET

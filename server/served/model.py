@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from engine.client.interface import EngineClient, EngineState
 from engine.errors import EngineUnavailable
@@ -12,10 +13,20 @@ from server.config import ServerConfig
 from server.drain import Drain
 from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
+from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
+from server.served.residence import Residence
+from server.served.residency import ModelState
 from server.text.template_runner import TemplateRunner
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
+
+_STATES = {
+    EngineState.LOADING: ModelState.LOADING,
+    EngineState.READY: ModelState.LOADED,
+    EngineState.DEAD: ModelState.FAILED,
+    EngineState.UNLOADED: ModelState.UNLOADED,
+}
 
 
 @dataclass(slots=True)
@@ -33,8 +44,10 @@ class ServedModel:
     live: LiveFeed
     workers: TextWorkers
     templates: TemplateRunner
+    residence: Residence | None = None  # None: it is loaded at the start, and stays so
     num_preparing: int = 0  # requests that are rendered and tokenized, and will wait for the engine then
     _text_model: asyncio.Task[TextModel] | None = None
+    _last_info: EngineInfo | None = None
 
     @property
     def name(self) -> str:
@@ -48,11 +61,24 @@ class ServedModel:
 
     @property
     def info(self) -> EngineInfo | None:
-        """What is known of the model once it is loaded."""
-        try:
-            return self.client.info
-        except EngineUnavailable:  # much is chosen while the model loads
-            return None
+        """What is known of the model once it has been loaded."""
+        with contextlib.suppress(EngineUnavailable):  # much is chosen while the model loads
+            self._last_info = self.client.info
+        return self._last_info
+
+    @property
+    def state(self) -> ModelState:
+        if self.residence is not None:
+            return self.residence.resident(self.name).state
+        return _STATES[self.client.status().state]
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What requests may ask of the model, as far as that is known: it is with its chat template."""
+        task = self._text_model
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return []
+        return task.result().capabilities
 
     def check_admission(self) -> None:
         """Raise EngineUnavailable if no request can be taken now."""
@@ -74,6 +100,22 @@ class ServedModel:
         """Raise QueueFull, or EngineUnavailable, if one more request, of whatever length, is too much."""
         self.client.check_capacity(self.num_preparing + 1)
 
+    def check_new(self) -> None:
+        """The same of a request that would have the model loaded."""
+        if self.residence is None or self.state is ModelState.LOADED:
+            self.check_queue()
+
+    async def enter(self, record: RequestRecord | None) -> None:
+        """Have the model loaded, until the request is over that the record is of.
+
+        Raises QueueFull, ModelNotLoaded and EngineUnavailable.
+        """
+        if self.residence is None or record is None:
+            return
+        self.drain.check()
+        await self.residence.enter(self.name)
+        record.at_end(partial(self.residence.leave, self.name))
+
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
         """Within it a request counts in `num_preparing`."""
@@ -88,7 +130,8 @@ class ServedModel:
 
         Raises EngineUnavailable before READY, and StartupError if the model's cannot be used.
         """
-        task = self.begin_text_model(self.client.info.tokenizer)
+        info = self.info or self.client.info  # which raises what it has to say
+        task = self.begin_text_model(info.tokenizer)
         return await asyncio.shield(task)  # a caller that goes away leaves it to the others
 
     def begin_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":

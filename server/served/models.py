@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from engine.errors import HeadraceError
-from server.errors import ModelNotFound
+from engine.protocol import EngineInfo
+from server.errors import ModelNotFound, RequestNotKnown
+from server.live.request_stories import RequestStory
+from server.metrics.values import Metrics
 from server.schemas.base import quote
 from server.served.model import ServedModel
 
@@ -13,6 +16,7 @@ class ServedModels:
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         assert models, "a server has a model"
+        self.have_started = False  # those, of several, that are loaded at the start
         self._models = tuple(models)
         self._by_name = {name: model for model in models for name in model.names}
         assert len(self._by_name) == sum(len(model.names) for model in models), "one name, one model"
@@ -53,12 +57,50 @@ class ServedModels:
         """Requests that the engines have, or will get."""
         return sum(model.num_unfinished for model in self._models)
 
+    def close_watches(self) -> None:
+        """End what watchers are told."""
+        for model in self._models:
+            model.live.close()
+
+    @property
+    def metrics(self) -> list[Metrics]:
+        """Of each model."""
+        return [model.metrics for model in self._models]
+
+    @property
+    def infos(self) -> dict[str, EngineInfo]:
+        """What is known of each that has been loaded."""
+        return {model.name: info for model in self._models if (info := model.info) is not None}
+
+    @property
+    def first_loaded(self) -> ServedModel:
+        """The first that has been loaded. There must be one."""
+        return next(model for model in self._models if model.info is not None)
+
+    @property
+    def num_watchers(self) -> int:
+        """Of all models' engines."""
+        return sum(model.live.num_watchers for model in self._models)
+
+    def story(self, request_id: str) -> RequestStory:
+        """What became of a request, by its id or its answer's. Raises RequestNotKnown."""
+        for model in self._models:
+            try:
+                return model.live.story(request_id)
+            except RequestNotKnown:
+                continue
+        return self.default.live.story(request_id)
+
+    def named(self, name: str | None) -> ServedModel:
+        """The model of a name that may be none's: the first one then."""
+        return self.default if name is None else self._by_name.get(name, self.default)
+
     def check_queue(self) -> None:
         """Raise QueueFull, or EngineUnavailable, if no model takes one more request, whichever it is for."""
         refusal: HeadraceError | None = None
         for model in self._models:
             try:
-                return model.check_queue()
+                return model.check_new()
             except HeadraceError as error:
                 refusal = refusal or error
         assert refusal is not None

@@ -42,7 +42,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "process commands",
     ),
     "server": (
-        "network_config paths",
+        "network_config model_options paths",
         "errors metrics config schemas text loadtest pages",
         "structured_outputs reasoning drain runs store live tracing",
         "tools keys",

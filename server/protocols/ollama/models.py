@@ -25,7 +25,8 @@ def model_card(name: str, info: EngineInfo | None, created_s: int) -> OllamaMode
     return card
 
 
-def running_model(name: str, info: EngineInfo) -> OllamaRunningModel:
+def running_model(name: str, info: EngineInfo, expires_s: float | None = None) -> OllamaRunningModel:
+    """expires_s: when it is unloaded, in Unix time; None is never."""
     return OllamaRunningModel(
         name=tagged(name),
         model=tagged(name),
@@ -33,7 +34,7 @@ def running_model(name: str, info: EngineInfo) -> OllamaRunningModel:
         size_vram=0 if info.device == "cpu" else info.weight_bytes,
         digest=_digest(info),
         details=_details(info),
-        expires_at=_NEVER,
+        expires_at=_NEVER if expires_s is None else timestamp(expires_s),
         context_length=info.max_model_len,
     )
 
@@ -45,21 +46,9 @@ def shown_model(info: EngineInfo, text_model: TextModel, created_s: int) -> Olla
         template=UNSET if template is None else template,
         details=_details(info),
         model_info=_model_info(info),
-        capabilities=capabilities(text_model),
+        capabilities=text_model.capabilities,
         modified_at=timestamp(created_s),
     )
-
-
-def capabilities(text_model: TextModel) -> list[str]:
-    """What clients may ask of the model, in Ollama's words."""
-    found = ["completion"]
-    if text_model.fill_in_middle is not None:
-        found.append("insert")
-    if text_model.chat is not None:
-        found.append("tools")
-        if text_model.chat.reasoning is not None:
-            found.append("thinking")
-    return found
 
 
 def _details(info: EngineInfo) -> OllamaDetails:

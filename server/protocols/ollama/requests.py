@@ -6,6 +6,7 @@ from typing import Any
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.protocol import EngineInfo
 from server.protocols.field_names import client_names
+from server.protocols.ollama.keep_alive import keep_alive_s
 from server.protocols.ollama.messages import chat_messages
 from server.protocols.ollama.options import OPTION_NAMES, option_fields, other_options
 from server.schemas.base import validate
@@ -26,6 +27,11 @@ def is_load(body: OllamaChatRequest | OllamaGenerateRequest) -> bool:
     if isinstance(body, OllamaChatRequest):
         return not body.messages
     return not body.prompt and not body.suffix
+
+
+def is_unload(body: OllamaChatRequest | OllamaGenerateRequest) -> bool:
+    """Whether the request asks for nothing but that the model be unloaded."""
+    return is_load(body) and body.keep_alive is not None and keep_alive_s(body.keep_alive) == 0
 
 
 def unhonored_fields(body: OllamaRequest, info: EngineInfo) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.helpers.fake_client import engine_info
 def test_what_was_probably_not_meant_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     info = engine_info(notes=["chosen"], warnings=["the KV cache holds 32 tokens"])
-    announce(info, SimpleNamespace(chat=None), "http://x", ServerConfig())  # type: ignore[arg-type]
+    announce({"m": info}, SimpleNamespace(chat=None), "http://x", ServerConfig())  # type: ignore[arg-type]
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "chosen"),
         ("WARNING", "the KV cache holds 32 tokens"),
@@ -29,7 +29,7 @@ def test_what_was_probably_not_meant_is_a_warning(caplog: pytest.LogCaptureFixtu
     ],
 )
 def test_the_command_to_paste_reaches_the_socket(url: str, call: str, capsys: pytest.CaptureFixture[str]) -> None:
-    announce(engine_info(), SimpleNamespace(chat=None), url, ServerConfig())  # type: ignore[arg-type]
+    announce({"m": engine_info()}, SimpleNamespace(chat=None), url, ServerConfig())  # type: ignore[arg-type]
     told = capsys.readouterr().err
     assert f"headrace is ready at {url}\n" in told
     assert call in told
@@ -47,6 +47,6 @@ def test_the_command_to_paste_reaches_the_socket(url: str, call: str, capsys: py
 def test_a_server_that_is_open_to_all_says_so(
     options: dict[str, Any], is_warned: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    announce(engine_info(), SimpleNamespace(chat=None), "http://x", ServerConfig(**options))  # type: ignore[arg-type]
+    announce({"m": engine_info()}, SimpleNamespace(chat=None), "http://x", ServerConfig(**options))  # type: ignore[arg-type]
     assert ("there is no key" in caplog.text) == is_warned
     assert ("Bearer YOUR_KEY" in capsys.readouterr().err) == (len(options) == 2)

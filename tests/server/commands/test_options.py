@@ -11,6 +11,7 @@ from engine.errors import OptionError, StartupError
 from server.commands.option_sources import resolve
 from server.commands.options import OPTIONS, OTHER_VARIABLES, options_of
 from server.config import LogLevel, ServerConfig
+from server.model_options.config import ModelsConfig
 from server.network_config import CertReqs, NetworkConfig
 from tests.helpers.repository import ROOT
 
@@ -24,8 +25,9 @@ def write_config(folder: Path, text: str) -> Path:
 
 
 def test_every_field_of_the_configs_is_one_option() -> None:
-    configs = (ServerConfig, NetworkConfig, EngineConfig)
-    fields = [field.name for config in configs for field in dataclasses.fields(config) if field.name != "network"]
+    configs = (ServerConfig, NetworkConfig, ModelsConfig, EngineConfig)
+    parts = ("network", "models", "entries")
+    fields = [field.name for config in configs for field in dataclasses.fields(config) if field.name not in parts]
     assert sorted(OPTIONS) == sorted(fields)  # equal lengths too: no name is in both
 
 

@@ -531,6 +531,6 @@ async def test_a_report_of_more_buckets_than_may_be_is_refused(monkeypatch: pyte
 
 
 def _sample(app: FastAPI, name: str, **labels: str) -> float:
-    value = app.state.context.metrics._registry.get_sample_value(name, labels)
+    value = app.state.context.metrics._families.registry.get_sample_value(name, labels)
     assert value is not None, f"no {name} with {labels}"
     return float(value)

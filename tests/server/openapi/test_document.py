@@ -18,7 +18,12 @@ from tests.helpers.openapi import fim_info
 pytestmark = pytest.mark.fast
 
 ROUTES = {f"{method} {path}": route for method, path, route in operations(r for each in ROUTERS for r in each.routes)}
-BODILESS = {"POST /v1/responses/{response_id}/cancel", "POST /drain"}
+BODILESS = {
+    "POST /v1/responses/{response_id}/cancel",
+    "POST /drain",
+    "POST /v1/models/{name}/load",
+    "POST /v1/models/{name}/unload",
+}
 EXAMPLES = {name: operation.example for name, operation in OPERATIONS.items() if operation.example is not None}
 
 

@@ -119,4 +119,13 @@ async def test_a_model_shows_its_weights_and_their_quality() -> None:
 async def test_a_model_whose_quality_was_not_measured_has_none() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]
-    assert shown == {"dtype": "float32", "device": "cpu", "weight_bytes": 0, "weight_formats": {}, "quality": None}
+    assert shown == {
+        "state": "loaded",
+        "capabilities": [],  # nobody has asked for its chat template yet
+        "kv_cache_bytes": 0,
+        "dtype": "float32",
+        "device": "cpu",
+        "weight_bytes": 0,
+        "weight_formats": {},
+        "quality": None,
+    }

@@ -1,0 +1,122 @@
+"""`python -m engine.commands.weigh JOB`: prints what models need of the memory. JOB is a list of EngineConfigs in JSON.
+
+Models that are not on this machine are fetched. The output is a WeighMessage in JSON on each line.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+import torch
+
+from engine.client.lifetime import end_with_parent
+from engine.config import Device, DType, EngineConfig, Quantization
+from engine.errors import HeadraceError, OptionError
+from engine.jobs.weighing import Weighed, Weighing, WeighMessage
+from engine.speculation.settings import speculation_settings
+from engine.startup.load import USE_TRANSFORMERS
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
+from models.config.overrides import parse_overrides
+from models.errors import ModelError, SettingError
+from models.loading.open import OpenedModel, check_config, open_with_either
+from models.sources.resolve import ModelFiles, resolve_model
+from models.system.memory import free_memory_bytes
+
+_LEAST_CONTEXT = 2048  # tokens, where nobody says how many
+_ELEMENT_BYTES = 2  # of a key or value, in 16 bits
+_REPORT_INTERVAL_S = 0.1
+_WIDE = {DType.FLOAT32: 4}
+# Kernels store quantized weights in their own layouts, some of them wider than the file's.
+_PACKED_ALLOWANCE = 1.25
+
+
+def main(argv: Sequence[str]) -> int:
+    end_with_parent()
+    for config in msgspec.json.decode(argv[0], type=list[EngineConfig]):
+        _print(_weigh(config))
+    return 0
+
+
+def _weigh(config: EngineConfig) -> Weighed:
+    try:
+        return _weighed(config)
+    except (SettingError, OptionError) as error:
+        return Weighed(failure=str(error), is_option=True)
+    except (ModelError, HeadraceError) as error:
+        return Weighed(failure=str(error))
+
+
+def _weighed(config: EngineConfig) -> Weighed:
+    overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
+    implementation = USE_TRANSFORMERS[config.model_impl]
+    files = resolve_model(
+        config.model,
+        config.revision,
+        _Reporter(config.model),
+        check=lambda files: check_config(files, overrides, use_transformers=implementation),
+    )
+    opened = open_with_either(files, overrides, use_transformers=implementation)
+    weights = _weight_bytes(files, opened if isinstance(opened, OpenedModel) else None, config)
+    spec = speculation_settings(config)
+    if spec.draft_model is not None:
+        draft = resolve_model(spec.draft_model, None, _Reporter(spec.draft_model))
+        weights += sum(path.stat().st_size for path in draft.weight_files)
+    per_token = _ELEMENT_BYTES * sum(
+        each.num_kv_heads * (each.head_dim + (each.value_dim if each.values_from is None else 0))
+        for each in opened.attention_specs
+    )
+    longest = min(config.max_model_len or opened.max_position, opened.max_position)
+    least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
+    on_cuda = config.device is not Device.CPU and torch.cuda.is_available()
+    device = torch.device("cuda" if on_cuda else "cpu")
+    return Weighed(
+        is_on_cpu=not on_cuda,
+        weight_bytes=weights,
+        least_kv_bytes=per_token * (least + config.block_size),
+        most_kv_bytes=per_token * (longest + config.block_size) * config.max_num_seqs,
+        free_bytes=free_memory_bytes(device),
+    )
+
+
+def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineConfig) -> int:
+    """Rather too many than too few: what is quantized while it is loaded counts as it is stored."""
+    stored = sum(path.stat().st_size for path in files.weight_files)
+    if opened is None:
+        return stored
+    tensors = opened.checkpoint.tensors.values()
+    num_elements = sum(_product(tensor.shape) for tensor in tensors)
+    if config.quantization is Quantization.NONE or config.dtype is DType.FLOAT32:
+        return max(stored, num_elements * _WIDE.get(config.dtype, 2))
+    is_quantized = isinstance(opened.checkpoint, GGUFCheckpoint) and stored < num_elements * 2
+    return int(stored * _PACKED_ALLOWANCE) if is_quantized else stored
+
+
+def _product(shape: Sequence[int]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+class _Reporter:
+    """A ProgressReport that prints, ten times a second at most."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._said_s = 0.0
+
+    def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
+        now_s = time.monotonic()
+        if done == total or now_s - self._said_s >= _REPORT_INTERVAL_S:
+            self._said_s = now_s
+            _print(Weighing(f"{stage} of {self._model}", done, total, unit))
+
+
+def _print(message: WeighMessage) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

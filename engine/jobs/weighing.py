@@ -1,0 +1,27 @@
+"""Weighed: what models would need of the memory, told before any of them is loaded."""
+
+import msgspec
+
+
+class Weighed(msgspec.Struct, frozen=True, tag=True):
+    """One model. A reason in place of the rest if it cannot be served."""
+
+    failure: str | None = None
+    is_option: bool = False  # an option is wrong, and not the model
+    is_on_cpu: bool = True
+    weight_bytes: int = 0  # expected, of a draft model too
+    least_kv_bytes: int = 0  # of the shortest context that makes sense, or of the one that was asked for
+    most_kv_bytes: int = 0  # that its requests could use
+    free_bytes: int = 0  # on its device, now
+
+
+class Weighing(msgspec.Struct, frozen=True, tag=True):
+    """What the weighing process says: progress of what is fetched on the way, and a result for each model, in order."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+WeighMessage = Weighing | Weighed

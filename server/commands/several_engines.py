@@ -1,0 +1,152 @@
+"""SeveralEngines: those of several models, or of one that comes and goes."""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from engine.client.callbacks import EngineCallbacks
+from engine.client.interface import EngineClient, RestartReason
+from engine.client.process_client import ProcessClient
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from engine.protocol import Loading, StepStats, TokenizerInfo
+from server.commands.engines import Engines, OneEngine, engine_client, note_restart
+from server.commands.loading_display import loading_display
+from server.commands.weighing import weigh
+from server.config import ServerConfig
+from server.metrics.values import Metrics
+from server.model_options.config import ModelEntry
+from server.served.engine_slot import EngineSlot
+from server.served.memory import Claim, Grant, plan_memory
+from server.served.residence import Home, Residence
+from server.served.residency import ModelState, Resident
+
+if TYPE_CHECKING:
+    from server.context import ServerContext
+    from server.served.model import ServedModel
+    from server.text_model import TextModel
+
+logger = logging.getLogger(__name__)
+
+
+def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> Engines:
+    """metrics: of the first model. began_s: time.monotonic() when the program began."""
+    name = metrics.model_name
+    if not server.models.entries and not server.models.loads_on_demand:
+        return OneEngine(name, server, engine, metrics, began_s)
+    entries = server.models.entries or (ModelEntry(server.model_names(engine.model), engine),)
+    return SeveralEngines(entries, server)
+
+
+class SeveralEngines:
+    """Those of several models, or of one that comes and goes. The end of one is not the server's."""
+
+    def __init__(self, entries: tuple[ModelEntry, ...], server: ServerConfig) -> None:
+        self.context: ServerContext | None = None
+        self.what = ", ".join(entry.name for entry in entries)
+        self._entries = entries
+        self._server = server
+        self._slots = {entry.name: EngineSlot() for entry in entries}
+        self.clients: Mapping[str, EngineClient] = self._slots
+        self._display = loading_display(server.log_format)
+        self._residence: Residence | None = None
+
+    async def begin(self) -> None:
+        """Nothing: what they need is not known."""
+
+    async def finish(self) -> "TextModel":
+        assert self.context is not None
+        try:
+            grants, limit_bytes = await self._plan()
+            self._residence = self._settle(grants, limit_bytes)
+            await self._load_first(self._residence)
+        finally:
+            self._display.close()
+        self.context.models.have_started = True
+        return await self.context.models.first_loaded.text_model()
+
+    async def wait_dead(self) -> str:
+        await asyncio.Event().wait()  # a model that has failed is tried again when somebody asks for it
+        raise AssertionError
+
+    async def stop(self) -> None:
+        if self._residence is not None:
+            await self._residence.close()
+
+    async def _plan(self) -> tuple[Mapping[str, Grant], float]:
+        """Raises StartupError, or OptionError."""
+        config, entries = self._server.models, self._entries
+        if len(entries) == 1:
+            return {}, float("inf")
+        weighed = await weigh([entry.engine for entry in entries], self._display.show)
+        claims = []
+        for entry, each in zip(entries, weighed, strict=True):
+            if each.failure is not None:
+                error = OptionError if each.is_option else StartupError
+                raise error(f"{entry.name}: {each.failure}")
+            claims.append(Claim(entry.name, each, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned))
+        plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
+        for grant in plan.grants:
+            need, kv = grant.need_bytes >> 20, grant.kv_bytes >> 20
+            logger.info("memory for %s: %d MiB, %d of them KV cache", grant.name, need, kv)
+        logger.info("memory for all models: %d MiB", plan.limit_bytes >> 20)
+        return {grant.name: grant for grant in plan.grants}, plan.limit_bytes
+
+    def _settle(self, grants: Mapping[str, Grant], limit_bytes: float) -> Residence:
+        """The residence, of which the models know from now on."""
+        assert self.context is not None
+        idle_s = self._server.models.idle_unload
+        models = {model.name: model for model in self.context.models}
+        homes = {}
+        for entry in self._entries:
+            model, grant = models[entry.name], grants.get(entry.name)
+            resident = Resident(
+                entry.name,
+                0 if grant is None else grant.need_bytes,
+                model.config.max_num_waiting,
+                is_pinned=entry.is_pinned,
+                idle_s=idle_s if entry.idle_unload is None else entry.idle_unload,
+            )
+            make_engine = partial(self._make_engine, entry, model, None if grant is None else grant.kv_bytes)
+            homes[entry.name] = Home(resident, self._slots[entry.name], make_engine, model.text_model)
+        residence = Residence(homes, limit_bytes, load_timeout_s=self._server.models.load_timeout)
+        for model in models.values():
+            model.residence = residence
+        return residence
+
+    def _make_engine(self, entry: ModelEntry, model: "ServedModel", kv_bytes: int | None) -> ProcessClient:
+        config = dataclasses.replace(entry.engine, kv_cache_memory_bytes=kv_bytes) if kv_bytes else entry.engine
+
+        def on_step(stats: StepStats) -> None:
+            model.metrics.on_step(stats)
+            model.live.on_step(stats)
+
+        def on_loading(loading: Loading) -> None:
+            self._display.show(Loading(f"{entry.name}: {loading.stage}", loading.done, loading.total, loading.unit))
+
+        def on_tokenizer(info: TokenizerInfo) -> None:
+            model.begin_text_model(info)
+
+        def on_restart(reason: RestartReason) -> None:
+            assert self.context is not None
+            note_restart(self.context, model, reason)
+
+        callbacks = EngineCallbacks(
+            on_step=on_step, on_loading=on_loading, on_tokenizer=on_tokenizer, on_restart=on_restart
+        )
+        return engine_client(model.config, config, model.metrics, callbacks)
+
+    async def _load_first(self, residence: Residence) -> None:
+        """Load those that are loaded at the start, one after the other. Raises StartupError if none can be."""
+        is_all = not self._server.models.loads_on_demand
+        first = [entry.name for entry in self._entries if is_all or entry.is_pinned]
+        first = first or [self._entries[0].name]
+        for name in first:
+            residence.want(name)
+            await residence.settled(name, is_loaded=True)
+        reasons = [residence.resident(name) for name in first]
+        if all(each.state is ModelState.FAILED for each in reasons):
+            raise StartupError("; ".join(f"{each.name}: {each.reason}" for each in reasons))

@@ -1,0 +1,69 @@
+"""ModelsConfig: the options of a server with several models, or models that come and go; a part of ServerConfig."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.config import EngineConfig, option
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One of the models that the server was told to have."""
+
+    names: tuple[str, ...]  # that clients call it by; the first is canonical
+    engine: EngineConfig
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of ServerConfig that are this model's own
+    idle_unload: float | None = None
+    is_pinned: bool = False  # loaded at the start, and unloaded by operators alone
+    kv_share: float = 1.0  # of the memory for KV caches, against the other models'
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsConfig:
+    entries: tuple[ModelEntry, ...] = ()  # empty: the one model of the engine's options
+    load_on_demand: bool = option(
+        False,
+        "Load a model when a request asks for it, and where memory is short unload the one not used for longest; the "
+        "first and pinned ones are loaded at the start.",
+        group="Models",
+    )
+    idle_unload: float | None = option(
+        None,
+        "Time without a request, as 90s, 10m or 2h, after which a model is unloaded, until the next request for it "
+        "(default: never).",
+        group="Models",
+        type="duration",
+        metavar="TIME",
+        minimum=1,
+    )
+    load_timeout: float = option(
+        300.0,
+        "Time that a request waits at most for its model to be loaded, its turn included; then it gets 503.",
+        group="Models",
+        type="duration",
+        metavar="TIME",
+        minimum=1,
+    )
+    models_memory: int | None = option(
+        None,
+        "Memory for the weights, KV caches and processes of several models together (default: 80 % of what is free at "
+        "the start).",
+        group="Models",
+        type="bytes",
+        metavar="SIZE",
+        minimum=1,
+    )
+
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether models come and go."""
+        return self.load_on_demand or any(limit is not None for limit in self._idle_limits)
+
+    @property
+    def _idle_limits(self) -> tuple[float | None, ...]:
+        return (self.idle_unload, *(entry.idle_unload for entry in self.entries))

@@ -1,0 +1,75 @@
+"""EngineSlot: the place of a model's engine, which may be empty."""
+
+from dataclasses import replace
+
+from engine.client.first_token import FirstToken
+from engine.client.interface import EngineClient, EngineState, EngineStatus, RequestStream
+from engine.errors import EngineUnavailable
+from engine.protocol import EngineInfo, EngineRequest, ServiceClass
+
+_EMPTY = EngineStatus(
+    state=EngineState.UNLOADED,
+    reason="",
+    stage=None,
+    progress=None,
+    num_open=0,
+    num_running=0,
+    num_waiting=0,
+    num_waiting_tokens=0,
+    seconds_since_progress=0.0,
+    num_restarts=0,
+)
+
+
+class EngineSlot:
+    """An EngineClient whose engine comes and goes. Whoever submits a request has had it loaded, and keeps it so."""
+
+    def __init__(self) -> None:
+        self.engine: EngineClient | None = None
+        self.reason = "the models are being looked at"  # why it is empty
+        self._has_begun = False
+        self._log_level: str | None = None  # that an operator has set
+
+    def fill(self, engine: EngineClient) -> None:
+        self.engine, self._has_begun = engine, True
+
+    def engine_is_ready(self) -> None:
+        """Tell the engine what it has missed."""
+        if self.engine is not None and self._log_level is not None:
+            self.engine.set_log_level(self._log_level)
+
+    def empty(self, reason: str = "the model is not loaded") -> None:
+        self.engine, self.reason = None, reason
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine().info
+
+    def status(self) -> EngineStatus:
+        if self.engine is not None:
+            return self.engine.status()
+        state = EngineState.UNLOADED if self._has_begun else EngineState.LOADING
+        return replace(_EMPTY, state=state, reason=self.reason)
+
+    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
+        self._engine().check_capacity(num_requests, num_new_tokens)
+
+    def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
+        return self._engine().predict_first_token(num_new_tokens, service_class)
+
+    def drain_s(self) -> float:
+        return self._engine().drain_s()
+
+    def set_log_level(self, level: str) -> None:
+        self._log_level = level
+        if self.engine is not None:
+            self.engine.set_log_level(level)
+
+    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
+        return self._engine().submit(request, num_new_tokens=num_new_tokens)
+
+    def _engine(self) -> EngineClient:
+        """Raises EngineUnavailable if there is none."""
+        if self.engine is None:
+            raise EngineUnavailable(self.reason)
+        return self.engine

@@ -1,0 +1,352 @@
+"""Residency: which models are loaded, and which request waits for which; no more memory than there is."""
+
+import enum
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.errors import EngineUnavailable, QueueFull
+from server.errors import ModelNotLoaded
+
+_RETRY_FAILED_S = 10.0  # a load that failed is not tried again before
+_MIN_RETRY_S = 1.0
+
+
+class ModelState(enum.StrEnum):
+    """unloaded -> loading -> loaded -> unloading -> unloaded; loading and loaded may also fail, and are tried again."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    LOADED = "loaded"
+    UNLOADING = "unloading"  # nobody uses it any more
+    FAILED = "failed"
+
+
+_OCCUPYING = frozenset({ModelState.LOADING, ModelState.LOADED, ModelState.UNLOADING})
+
+
+class Loader(Protocol):
+    """Begins what takes time. Its end is told by `loaded`, `failed` or `unloaded`, later and not from within."""
+
+    def load(self, name: str) -> None: ...
+
+    def unload(self, name: str) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """A request that waits for its model, until it is admitted or has an error; then `notify` is called once."""
+
+    number: int  # in the order in which requests came
+    notify: Callable[[], None]
+    is_admitted: bool = False
+    error: Exception | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_admitted or self.error is not None
+
+
+@dataclass(eq=False, slots=True)
+class Resident:
+    """One model as far as its being loaded goes."""
+
+    name: str
+    need_bytes: int  # weights, KV cache and process, while it is loading, loaded or unloading
+    max_waiting: int
+    is_pinned: bool = False  # only an operator unloads it
+    idle_s: float | None = None  # without a request, after which it is unloaded; None is never
+    load_s: float = 5.0  # that loading took the last time
+    state: ModelState = ModelState.UNLOADED
+    reason: str = ""  # of FAILED
+    num_users: int = 0  # requests that were admitted and are not over
+    waiters: deque[Waiter] = field(default_factory=deque)
+    is_wanted: bool = False  # without a request: at the start, or by an operator
+    must_unload: bool = False  # as soon as nobody uses it
+    keep_s: float | None = None  # of the last request, in place of `idle_s`; infinite is never
+    measured_bytes: int | None = None  # that it needed
+    used_s: float = 0.0
+    began_s: float = 0.0  # to load
+    failed_s: float = -math.inf
+
+    @property
+    def idle_limit_s(self) -> float | None:
+        return self.idle_s if self.keep_s is None else self.keep_s
+
+    def idle_left_s(self, now_s: float) -> float | None:
+        """Until it is unloaded if no request comes; None is never."""
+        limit_s = self.idle_limit_s
+        return None if limit_s is None or self.is_pinned else max(0.0, self.used_s + limit_s - now_s)
+
+    @property
+    def claim(self) -> int | None:
+        """The number of the first request for which it ought to be loaded, and is not; None if there is none."""
+        if self.state is not ModelState.UNLOADED:
+            return None
+        if self.is_wanted:
+            return -1
+        return self.waiters[0].number if self.waiters else None
+
+
+class Residency:
+    """Call it from one thread; no method blocks.
+
+    Whoever has waited longest comes first: its model gets the room that is free, then that of models without requests,
+    the least recently used first, then that of models whose requests finish while new ones of theirs wait behind it.
+
+    Invariants: what loading, loaded and unloading models need is at most the limit; a model is unloaded only while
+    nobody uses it; a request is admitted only while its model is loaded; every waiter is admitted or refused, once.
+    """
+
+    def __init__(
+        self,
+        residents: Iterable[Resident],
+        limit_bytes: float,
+        loader: Loader,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._residents = {each.name: each for each in residents}
+        self._limit_bytes = limit_bytes
+        self._loader = loader
+        self._now = now
+        self._numbers = itertools.count()
+        self._closing: set[str] = set()  # models that admit nobody, since another one is to have their room
+
+    def __getitem__(self, name: str) -> Resident:
+        return self._residents[name]
+
+    @property
+    def limit_bytes(self) -> float:
+        return self._limit_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(each.need_bytes for each in self._residents.values() if each.state in _OCCUPYING)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def enter(self, name: str, notify: Callable[[], None]) -> Waiter:
+        """Take a request, which uses the model from its admission to `leave`; it may be admitted at once.
+
+        Raises QueueFull, ModelNotLoaded if the model cannot be loaded beside those that are pinned, and
+        EngineUnavailable if it was tried just now, and failed.
+        """
+        resident = self._residents[name]
+        now_s = self._now()
+        if resident.state is ModelState.FAILED:
+            self._retry(resident, now_s)
+        if resident.state is not ModelState.LOADED:
+            self._check_waiting(resident)
+        waiter = Waiter(next(self._numbers), notify)
+        resident.waiters.append(waiter)
+        self._settle()
+        return waiter
+
+    def withdraw(self, name: str, waiter: Waiter) -> None:
+        """The request is gone, whether it was admitted or not."""
+        resident = self._residents[name]
+        if waiter.is_admitted:
+            self.leave(name)
+        elif waiter.error is None:
+            resident.waiters.remove(waiter)
+            self._settle()
+
+    def leave(self, name: str) -> None:
+        """An admitted request is over."""
+        resident = self._residents[name]
+        assert resident.num_users > 0, "nobody leaves who was not admitted"
+        resident.num_users -= 1
+        resident.used_s = self._now()
+        self._settle()
+
+    def keep(self, name: str, seconds: float) -> None:
+        """Unload the model so long after its last request; infinite is never."""
+        self._residents[name].keep_s = seconds
+
+    # --- operators ----------------------------------------------------------------------------------------------------
+
+    def want(self, name: str) -> None:
+        """Load the model though nobody asks for it yet. A failure before is forgotten."""
+        resident = self._residents[name]
+        resident.must_unload = False
+        if resident.state in (ModelState.UNLOADED, ModelState.FAILED, ModelState.UNLOADING):
+            if resident.state is ModelState.FAILED:
+                resident.state = ModelState.UNLOADED
+            resident.is_wanted = True
+        self._settle()
+
+    def dismiss(self, name: str) -> None:
+        """Unload the model when its requests are over; those that come meanwhile wait, and load it again."""
+        resident = self._residents[name]
+        resident.is_wanted = False
+        is_loading = resident.state is ModelState.LOADING and not resident.waiters
+        resident.must_unload = is_loading or resident.state is ModelState.LOADED
+        self._settle()
+
+    # --- the loader ---------------------------------------------------------------------------------------------------
+
+    def loaded(self, name: str, need_bytes: int | None = None) -> None:
+        """need_bytes: as measured; if that is more than was expected, it counts from the next time on."""
+        resident = self._residents[name]
+        assert resident.state is ModelState.LOADING
+        resident.state = ModelState.LOADED
+        resident.used_s = self._now()
+        resident.load_s = resident.used_s - resident.began_s
+        resident.measured_bytes = need_bytes
+        if need_bytes is not None:
+            resident.need_bytes = min(resident.need_bytes, need_bytes)
+        self._admit(resident)  # before it makes room for others: for these it was loaded
+        self._settle()
+
+    def failed(self, name: str, reason: str) -> None:
+        """It could not be loaded, or its engine has ended for good."""
+        resident = self._residents[name]
+        assert resident.state in (ModelState.LOADING, ModelState.LOADED)
+        resident.state = ModelState.FAILED
+        resident.reason = reason
+        resident.failed_s = self._now()
+        resident.must_unload = False
+        self._refuse(resident, lambda: EngineUnavailable(self._failure(resident)))
+        self._settle()
+
+    def unloaded(self, name: str) -> None:
+        resident = self._residents[name]
+        assert resident.state is ModelState.UNLOADING
+        resident.state = ModelState.UNLOADED
+        resident.need_bytes = max(resident.need_bytes, resident.measured_bytes or 0)
+        resident.must_unload = False
+        self._settle()
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def next_look_s(self) -> float | None:
+        """When `look` has something to do, on the clock; None: not before something else happens."""
+        times = [
+            each.used_s + limit_s
+            for each in self._residents.values()
+            if each.state is ModelState.LOADED and not each.num_users and not each.is_pinned
+            if (limit_s := each.idle_limit_s) is not None and math.isfinite(limit_s)
+        ]
+        return min(times, default=None)
+
+    def look(self) -> None:
+        """Unload what has been idle for long enough."""
+        self._settle()
+
+    # --- decisions ----------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Do all that can be done now."""
+        self._closing = set()
+        claims = [(number, each) for each in self._residents.values() if (number := each.claim) is not None]
+        for _, resident in sorted(claims, key=lambda claim: claim[0]):
+            if not self._make_room(resident):
+                break  # those behind it would take what is freed for it
+        for resident in self._residents.values():
+            if resident.state is ModelState.LOADED:
+                self._settle_loaded(resident)
+
+    def _settle_loaded(self, resident: Resident) -> None:
+        is_open = resident.name not in self._closing and not resident.must_unload
+        if is_open:
+            self._admit(resident)
+        if not resident.num_users and (not is_open or self._is_idle(resident)):
+            resident.keep_s = None
+            resident.state = ModelState.UNLOADING
+            self._loader.unload(resident.name)
+
+    def _admit(self, resident: Resident) -> None:
+        while resident.waiters:
+            waiter = resident.waiters.popleft()
+            resident.num_users += 1
+            waiter.is_admitted = True
+            waiter.notify()
+
+    def _is_idle(self, resident: Resident) -> bool:
+        limit_s = resident.idle_limit_s
+        return limit_s is not None and not resident.is_pinned and self._now() - resident.used_s >= limit_s
+
+    def _make_room(self, claim: Resident) -> bool:
+        """Begin to load the model, or to empty what is in its way. False: it has to wait for that."""
+        if claim.need_bytes > self._obtainable_bytes(claim):
+            claim.is_wanted = False
+            self._refuse(claim, lambda: self._no_room(claim))
+            return True
+        lacking = claim.need_bytes - (self._limit_bytes - self.used_bytes)
+        if lacking <= 0:
+            claim.state = ModelState.LOADING
+            claim.is_wanted = False
+            claim.began_s = self._now()
+            self._loader.load(claim.name)
+            return True
+        lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING))
+        victims = [each for each in self._with_state(ModelState.LOADED) if not each.is_pinned]
+        victims.sort(key=lambda each: (each.num_users > 0, each.used_s))
+        for victim in victims:
+            if lacking <= 0:
+                break
+            self._closing.add(victim.name)
+            lacking -= victim.need_bytes
+        return False
+
+    def _with_state(self, state: ModelState) -> list[Resident]:
+        return [each for each in self._residents.values() if each.state is state]
+
+    # --- refusals -----------------------------------------------------------------------------------------------------
+
+    def _check_waiting(self, resident: Resident) -> None:
+        if len(resident.waiters) >= resident.max_waiting:
+            raise QueueFull(
+                f"{len(resident.waiters)} requests wait for the model {resident.name!r} to be loaded "
+                "(--max-num-waiting); try again later",
+                retry_after_s=max(_MIN_RETRY_S, resident.load_s),
+            )
+        if resident.state is ModelState.UNLOADED and resident.need_bytes > self._obtainable_bytes(resident):
+            raise self._no_room(resident)
+
+    def _pinned_beside(self, resident: Resident) -> list[Resident]:
+        others = (each for each in self._residents.values() if each is not resident)
+        return [each for each in others if each.is_pinned and each.state in _OCCUPYING]
+
+    def _obtainable_bytes(self, resident: Resident) -> float:
+        """What the model may have when all that can be unloaded is."""
+        return self._limit_bytes - sum(each.need_bytes for each in self._pinned_beside(resident))
+
+    def _no_room(self, resident: Resident) -> ModelNotLoaded:
+        names = ", ".join(repr(each.name) for each in self._pinned_beside(resident))
+        beside = f"beside {names}, which stay loaded" if names else "into the memory of this server"
+        return ModelNotLoaded(
+            f"the model {resident.name!r} does not fit {beside}; try again later",
+            retry_after_s=max(_MIN_RETRY_S, resident.load_s),
+        )
+
+    def _retry(self, resident: Resident, now_s: float) -> None:
+        """Forget the failure, if it is old enough. Raises EngineUnavailable."""
+        if now_s - resident.failed_s < _RETRY_FAILED_S:
+            raise EngineUnavailable(self._failure(resident))
+        resident.state = ModelState.UNLOADED
+
+    def _failure(self, resident: Resident) -> str:
+        return f"the model {resident.name!r} is not loaded: {resident.reason}"
+
+    def _refuse(self, resident: Resident, error: Callable[[], Exception]) -> None:
+        while resident.waiters:
+            waiter = resident.waiters.popleft()
+            waiter.error = error()
+            waiter.notify()
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert self.used_bytes <= self._limit_bytes, "no more memory than there is"
+        for each in self._residents.values():
+            assert each.num_users >= 0
+            assert not any(waiter.is_over for waiter in each.waiters)
+            if each.state is ModelState.UNLOADING:
+                assert not each.num_users, "nobody uses what is unloaded"
+            if each.state is ModelState.LOADED and each.waiters:
+                assert each.name in self._closing or each.must_unload, "a loaded model makes nobody wait but for others"

@@ -1,0 +1,97 @@
+"""An application with several models that come and go, whose engines are fakes that say their model's name."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI
+
+from engine.client.interface import EngineState
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.protocol import EngineInfo
+from server.app import create_app
+from server.config import ServerConfig
+from server.metrics.values import Metrics
+from server.model_options.config import ModelEntry, ModelsConfig
+from server.served.engine_slot import EngineSlot
+from server.served.residence import Home, Residence
+from server.served.residency import Resident
+from tests.helpers.fake_client import FakeClient, says
+
+
+class FakeEngine(FakeClient):
+    """A FakeClient with an engine's life, which the test goes through."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(says(name))
+        self.state, self.reason = EngineState.LOADING, "the model is being loaded"
+        self.may_load = asyncio.Event()
+        self.failure: str | None = None  # of its start
+        self.has_stopped = False
+        self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Nothing."""
+
+    async def wait_ready(self) -> EngineInfo:
+        await self.may_load.wait()
+        if self.failure is not None:
+            raise StartupError(self.failure)
+        self.state, self.reason = EngineState.READY, ""
+        return self.info
+
+    async def wait_dead(self) -> str:
+        return await self._dead
+
+    def die(self, reason: str) -> None:
+        self.state, self.reason = EngineState.DEAD, reason
+        self._dead.set_result(reason)
+
+    async def stop(self) -> None:
+        self.has_stopped = True
+
+
+@dataclass
+class Several:
+    """loads_at_once: engines are ready as soon as they are started."""
+
+    app: FastAPI
+    residence: Residence
+    loads_at_once: bool = True
+    engines: dict[str, list[FakeEngine]] = field(default_factory=dict)  # each model's, the last one last
+    num_loads: Counter[str] = field(default_factory=Counter)
+
+    def engine(self, name: str) -> FakeEngine:
+        return self.engines[name][-1]
+
+    def make_engine(self, name: str) -> FakeEngine:
+        engine = FakeEngine(name)
+        if self.loads_at_once:
+            engine.may_load.set()
+        self.engines.setdefault(name, []).append(engine)
+        self.num_loads[name] += 1
+        return engine
+
+
+def make_several(
+    needs: dict[str, int], limit: int, *, pinned: tuple[str, ...] = (), load_timeout_s: float = 30.0, **options: object
+) -> Several:
+    """Of models that need so much memory, none of them loaded. options: of ServerConfig."""
+    entries = tuple(ModelEntry((name,), EngineConfig(model=f"/models/{name}")) for name in needs)
+    config = ServerConfig(models=ModelsConfig(entries, load_on_demand=True), **options)  # type: ignore[arg-type]
+    slots = {name: EngineSlot() for name in needs}
+    app = create_app(slots, config, entries[0].engine, Metrics(entries[0].name))
+    models = {model.name: model for model in app.state.context.models}
+    several: Several
+
+    def home(name: str) -> Home:
+        resident = Resident(name, needs[name], config.max_num_waiting, is_pinned=name in pinned)
+        return Home(resident, slots[name], lambda: several.make_engine(name), models[name].text_model)
+
+    residence = Residence({name: home(name) for name in needs}, limit, load_timeout_s=load_timeout_s)
+    several = Several(app, residence)
+    for model in models.values():
+        model.residence = residence
+    app.state.context.models.have_started = True
+    return several

@@ -1,0 +1,100 @@
+"""plan_memory: weights first, then KV caches; the sum is never more than the limit."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import StartupError
+from engine.jobs.weighing import Weighed
+from server.served.memory import PROCESS_BYTES, Claim, plan_memory
+
+pytestmark = pytest.mark.fast
+
+GIB = 1 << 30
+
+
+def _claim(name: str, weights: float, least: float = 0.25, most: float = 100.0, **options: object) -> Claim:
+    weighed = Weighed(
+        weight_bytes=int(weights * GIB),
+        least_kv_bytes=int(least * GIB),
+        most_kv_bytes=int(most * GIB),
+        free_bytes=20 * GIB,
+    )
+    return Claim(name, weighed, **options)  # type: ignore[arg-type]
+
+
+def test_what_the_weights_leave_is_divided_by_share() -> None:
+    plan = plan_memory([_claim("a", 2, kv_share=3.0), _claim("b", 3)], 16 * GIB, loads_on_demand=False)
+    first, second = (grant.kv_bytes - 0.25 * GIB for grant in plan.grants)
+    room = 0.4 * (16 * GIB - 5 * GIB - 2 * PROCESS_BYTES) - 0.5 * GIB
+    assert first == pytest.approx(room * 3 / 4, abs=2)
+    assert second == pytest.approx(room / 4, abs=2)
+
+
+def test_what_one_cannot_use_the_others_get() -> None:
+    plan = plan_memory([_claim("a", 1, most=0.5), _claim("b", 1)], 16 * GIB, loads_on_demand=False)
+    assert plan.grants[0].kv_bytes == GIB // 2
+    assert plan.grants[1].kv_bytes == 4 * GIB, "as an engine alone is bounded"
+
+
+def test_a_size_that_was_asked_for_is_given() -> None:
+    plan = plan_memory([_claim("a", 1, kv_bytes=7 * GIB), _claim("b", 1)], 12 * GIB, loads_on_demand=False)
+    assert plan.grants[0].kv_bytes == 7 * GIB
+
+
+def test_by_default_most_of_what_is_free_may_be_used() -> None:
+    assert plan_memory([_claim("a", 1)], None, loads_on_demand=False).limit_bytes == 16 * GIB
+
+
+def test_models_that_do_not_fit_are_refused_with_the_sum() -> None:
+    claims = [_claim("a", 5), _claim("b", 4)]
+    with pytest.raises(StartupError) as refused:
+        plan_memory(claims, 8 * GIB, loads_on_demand=False)
+    message = str(refused.value)
+    assert "need 10.50 GiB together and may have 8.00 GiB (--models-memory)" in message
+    assert "a: 5.00 GiB of weights + 0.25 GiB of KV cache + 0.50 GiB for its process" in message
+    assert "--load-on-demand" in message
+    plan = plan_memory(claims, 8 * GIB, loads_on_demand=True)
+    assert all(grant.need_bytes <= 8 * GIB for grant in plan.grants)
+
+
+def test_one_that_comes_and_goes_fits_beside_those_that_stay() -> None:
+    claims = [_claim("a", 5, is_pinned=True), _claim("b", 4)]
+    with pytest.raises(StartupError, match=r"need 10.50 GiB together") as refused:
+        plan_memory(claims, 8 * GIB, loads_on_demand=True)
+    assert "--load-on-demand" not in str(refused.value)
+    plan = plan_memory(claims, 11 * GIB, loads_on_demand=True)
+    assert sum(grant.need_bytes for grant in plan.grants) <= 11 * GIB
+
+
+SIZES = st.floats(0, 8, allow_nan=False)
+
+
+@given(
+    models=st.lists(st.tuples(SIZES, SIZES, SIZES, st.booleans(), st.floats(0.1, 10)), min_size=1, max_size=5),
+    limit=st.floats(0.1, 40),
+    loads_on_demand=st.booleans(),
+)
+def test_no_byte_is_promised_twice(
+    models: list[tuple[float, float, float, bool, float]], limit: float, loads_on_demand: bool
+) -> None:
+    claims = [
+        _claim(str(index), weights, least, least + more, is_pinned=is_pinned, kv_share=share)
+        for index, (weights, least, more, is_pinned, share) in enumerate(models)
+    ]
+    limit_bytes = int(limit * GIB)
+    least = {claim.name: claim.fixed_bytes + claim.least_kv_bytes for claim in claims}
+    stay = [claim for claim in claims if claim.is_pinned or not loads_on_demand]
+    others = [claim for claim in claims if claim not in stay]
+    needed = sum(least[claim.name] for claim in stay) + max((least[claim.name] for claim in others), default=0)
+    try:
+        plan = plan_memory(claims, limit_bytes, loads_on_demand=loads_on_demand)
+    except StartupError:
+        assert needed > limit_bytes
+        return
+    grants = {grant.name: grant for grant in plan.grants}
+    stays = sum(grants[claim.name].need_bytes for claim in stay)
+    assert stays + max((grants[claim.name].need_bytes for claim in others), default=0) <= limit_bytes
+    for claim in claims:
+        assert grants[claim.name].kv_bytes >= claim.least_kv_bytes
+        assert grants[claim.name].need_bytes >= least[claim.name]

@@ -1,0 +1,235 @@
+"""Several models over HTTP: each request is answered by its own, which is loaded for it where it is not."""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from engine.client.interface import EngineState
+from server.served.residency import ModelState
+from tests.helpers.asgi import RawRequest
+from tests.helpers.fake_client import http, says
+from tests.helpers.several import Several, make_several
+
+pytestmark = pytest.mark.fast
+
+CHAT = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+BIG = 1 << 40  # of memory: room for all
+
+
+def _bodies(model: str) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (CHAT, {"model": model, "messages": MESSAGES}),
+        ("/v1/completions", {"model": model, "prompt": "hi"}),
+        ("/v1/messages", {"model": model, "messages": MESSAGES, "max_tokens": 50}),
+        ("/v1/responses", {"model": model, "input": "hi"}),
+        ("/api/chat", {"model": model, "messages": MESSAGES, "stream": False}),
+        ("/api/generate", {"model": f"{model}:latest", "prompt": "hi", "stream": False}),
+    ]
+
+
+async def _ask(several: Several, model: str, **fields: Any) -> str:
+    async with http(several.app) as api:
+        response = await api.post(CHAT, json={"model": model, "messages": MESSAGES, **fields})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["model"] == model
+    text: str = answer["choices"][0]["message"]["content"]
+    return text
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", range(6))
+async def test_every_protocol_is_answered_by_the_model_that_it_names(number: int) -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    async with http(several.app) as api:
+        for name in ("alpha", "beta", "alpha"):
+            path, body = _bodies(name)[number]
+            response = await api.post(path, json=body)
+            assert response.status_code == 200, response.text
+            assert f'"{name}"' in response.text.replace(" ", "")
+            assert [len(several.engine(name).requests)] == [2 if several.num_loads["beta"] and name == "alpha" else 1]
+    assert several.num_loads == {"alpha": 1, "beta": 1}
+
+
+async def test_a_swap_between_two_that_do_not_fit_together_loses_no_request() -> None:
+    several = make_several({"alpha": 6, "beta": 6, "gamma": 3}, 10)
+    rng = random.Random(1)
+    names = [rng.choice(["alpha", "beta", "gamma"]) for _ in range(60)]
+    answers = await asyncio.gather(*(_ask(several, name) for name in names))
+    assert list(answers) == names
+    assert several.residence.used_bytes <= 10
+    running = [engine for each in several.engines.values() for engine in each if not engine.has_stopped]
+    assert len(running) <= 2
+
+
+async def test_a_model_with_open_requests_is_not_unloaded() -> None:
+    several = make_several({"alpha": 6, "beta": 6}, 10)
+    await _ask(several, "alpha")
+    engine = several.engine("alpha")
+    engine.script = lambda request: [*says("alpha")(request)[:2], None]
+    async with RawRequest(several.app, CHAT, {"model": "alpha", "messages": MESSAGES, "stream": True}) as stream:
+        await stream.until(lambda: b"data" in stream.body)
+        waiting = asyncio.create_task(_ask(several, "beta"))
+        await _until(lambda: len(several.residence.resident("beta").waiters) == 1)
+        assert (engine.has_stopped, waiting.done()) == (False, False)
+        stream.disconnect()
+        await stream.ended()
+    assert await waiting == "beta"
+    assert engine.has_stopped
+
+
+async def test_a_client_that_goes_while_its_model_loads_is_forgotten() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    several.loads_at_once = False
+    async with RawRequest(several.app, CHAT, {"model": "alpha", "messages": MESSAGES}) as request:
+        await _until(lambda: several.residence.resident("alpha").state is ModelState.LOADING)
+        request.disconnect()
+        await request.ended()
+    several.engine("alpha").may_load.set()
+    await _until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
+    assert several.residence.resident("alpha").num_users == 0
+    assert not several.engine("alpha").requests
+
+
+async def test_one_that_fails_takes_nothing_with_it_and_is_tried_again() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    await _ask(several, "alpha")
+    await _ask(several, "beta")
+    several.engine("alpha").die("it was killed")
+    await _until(lambda: several.residence.resident("alpha").state is ModelState.FAILED)
+    async with http(several.app) as api:
+        refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})
+        health = await api.get("/health")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+    assert "it was killed" in refused.json()["error"]["message"]
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert await _ask(several, "beta") == "beta"
+    several.residence.want("alpha")
+    assert await _ask(several, "alpha") == "alpha"
+
+
+async def test_one_that_does_not_fit_now_is_refused_with_the_time_to_come_back() -> None:
+    several = make_several({"alpha": 8, "beta": 6}, 10, pinned=("alpha",))
+    await _ask(several, "alpha")
+    async with http(several.app) as api:
+        refused = await api.post(CHAT, json={"model": "beta", "messages": MESSAGES})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_loaded")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_a_request_waits_no_longer_than_the_limit() -> None:
+    several = make_several({"alpha": 1}, BIG, load_timeout_s=0.05)
+    several.loads_at_once = False
+    async with http(several.app) as api:
+        refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_loaded")
+    assert "--load-timeout" in refused.json()["error"]["message"]
+
+
+async def test_cards_and_health_tell_each_models_state() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    await _ask(several, "alpha")
+    several.loads_at_once = False
+    waiting = asyncio.create_task(_ask(several, "beta"))
+    await _until(lambda: "beta" in several.engines)
+    several.engine("beta").stage, several.engine("beta").progress = "load weights", 0.25
+    async with http(several.app) as api:
+        cards = {card["id"]: card for card in (await api.get("/v1/models")).json()["data"]}
+        health = await api.get("/health")
+        running = (await api.get("/api/ps")).json()["models"]
+    assert [cards[name]["status"]["value"] for name in ("alpha", "beta")] == ["loaded", "loading"]
+    assert cards["alpha"]["headrace"]["capabilities"] == ["completion", "tools"]
+    assert cards["alpha"]["headrace"]["memory_bytes"] == 1
+    assert (cards["beta"]["headrace"]["stage"], cards["beta"]["headrace"]["progress"]) == ("load weights", 0.25)
+    assert health.status_code == 200
+    assert [each["state"] for each in health.json()["models"]] == ["loaded", "loading"]
+    assert (health.json()["models"][1]["progress"], health.json()["models"][1]["waiting"]) == (0.25, 1)
+    assert "beta" not in health.text
+    assert [each["name"] for each in running] == ["alpha:latest"]
+    several.engine("beta").may_load.set()
+    assert await waiting == "beta"
+
+
+async def test_operators_load_and_unload() -> None:
+    several = make_several({"alpha": 1}, BIG, api_key=("k", "other"))
+    async with http(several.app, authorization="Bearer k") as api:
+        loaded = await api.post("/v1/models/alpha/load")
+        unloaded = await api.post("/v1/models/alpha/unload")
+        missing = await api.post("/v1/models/gamma/load")
+    assert (loaded.status_code, loaded.json()["status"]) == (200, {"value": "loaded"})
+    assert (unloaded.status_code, unloaded.json()["status"]) == (200, {"value": "unloaded"})
+    assert missing.status_code == 404
+    assert several.num_loads["alpha"] == 1
+    assert several.engine("alpha").has_stopped
+
+
+async def test_a_model_that_cannot_be_loaded_is_told_to_the_operator() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    several.loads_at_once = False
+    async with http(several.app) as api:
+        asked = asyncio.create_task(api.post("/v1/models/alpha/load"))
+        await _until(lambda: "alpha" in several.engines)
+        several.engine("alpha").failure = "no such file"
+        several.engine("alpha").may_load.set()
+        answer = await asked
+    assert answer.status_code == 503
+    assert "no such file" in answer.json()["error"]["message"]
+
+
+async def test_ollamas_clients_say_how_long_a_model_is_kept() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    async with http(several.app) as api:
+        loaded = await api.post("/api/generate", json={"model": "alpha", "keep_alive": "1h"})
+        (running,) = (await api.get("/api/ps")).json()["models"]
+        wrong = await api.post("/api/generate", json={"model": "alpha", "keep_alive": "soon"})
+        unloaded = await api.post("/api/generate", json={"model": "alpha", "keep_alive": 0})
+        await _until(lambda: several.residence.resident("alpha").state is ModelState.UNLOADED)
+        again = await api.post("/api/chat", json={"model": "alpha", "keep_alive": "0s"})
+    assert (loaded.json()["done_reason"], "x-ignored-parameters" in loaded.headers) == ("load", False)
+    assert not running["expires_at"].startswith("9999")
+    assert (wrong.status_code, "keep_alive" in wrong.text) == (400, True)
+    assert unloaded.json()["done_reason"] == again.json()["done_reason"] == "unload"
+    assert several.num_loads["alpha"] == 1, "what is to be unloaded is not loaded for it"
+
+
+async def test_metrics_have_each_models_series() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    await _ask(several, "alpha")
+    await _ask(several, "beta")
+    await _ask(several, "beta")
+    async with http(several.app) as api:
+        text = (await api.get("/metrics")).text
+    for name, count in (("alpha", 1), ("beta", 2)):
+        assert f'headrace_request_success_total{{finished_reason="length",model_name="{name}"}} {count}.0' in text
+        assert f'headrace_engine_ready{{model_name="{name}"}} 1.0' in text
+
+
+async def test_an_engine_that_is_started_again_refuses_for_the_moment() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    await _ask(several, "alpha")
+    several.engine("alpha").state = EngineState.LOADING
+    async with http(several.app) as api:
+        refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})
+        card = (await api.get("/v1/models/alpha")).json()
+    assert refused.status_code == 503
+    assert card["status"]["value"] == "loading"
+
+
+async def test_a_server_is_ready_when_the_models_of_its_start_are() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    several.app.state.context.models.have_started = False
+    await _ask(several, "alpha")
+    async with http(several.app) as api:
+        early = await api.get("/ready")
+        several.app.state.context.models.have_started = True
+        later = await api.get("/ready")
+    assert (early.status_code, early.json()["status"]) == (503, "loading")
+    assert (later.status_code, later.json()["status"]) == (200, "ok")
