@@ -22,6 +22,7 @@ const SUGGESTIONS = [
   ["List", "List five questions that are worth asking before buying a used bicycle."],
 ];
 const SAVE_EVERY_MS = 2000;
+const DRAW_PAUSE = 3; // times what drawing took: the rest is for whoever scrolls and types
 
 const settings = loadSettings();
 let conversations = [];
@@ -124,15 +125,18 @@ function answer(parentId) {
 async function run(task, body) {
   const { node, conversation, abort } = task;
   let isDrawn = true;
+  let pauseMs = 0;
   let savedMs = performance.now();
   const draw = () => {
     isDrawn = true;
     if (current !== conversation) return;
+    const startMs = performance.now();
     byId("messages").querySelector(`[data-id="${node.id}"]`)?.update();
     if (isFollowing) toEnd();
+    pauseMs = DRAW_PAUSE * (performance.now() - startMs);
   };
   await streamAnswer(node, body, abort.signal, () => {
-    if (isDrawn) requestAnimationFrame(draw);
+    if (isDrawn) setTimeout(() => requestAnimationFrame(draw), pauseMs);
     isDrawn = false;
     if (performance.now() - savedMs > SAVE_EVERY_MS) {
       savedMs = performance.now();

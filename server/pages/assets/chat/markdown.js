@@ -1,9 +1,9 @@
 // Markdown to elements. What a model wrote may be hostile: its HTML is cleaned before it is shown, and nothing is loaded
 // from elsewhere, pictures included, since an address can carry what was said to whoever reads its log.
 
-import { marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/purify.js";
 import { copyButton, h } from "../shared/dom.js";
+import { newBlocks, placeAfter, toHtml } from "./blocks.js";
 
 const CLEAN = {
   USE_PROFILES: { html: true },
@@ -18,54 +18,34 @@ DOMPurify.addHook("uponSanitizeAttribute", (_, attribute) => {
   attribute.attrValue = attribute.attrValue.split(/\s+/).filter((name) => /^(language-|hljs|math$|block$)/.test(name)).join(" ");
 });
 
-marked.use({
-  gfm: true,
-  extensions: [
-    math("block", /^\$\$([^$]+?)\$\$|^\\\[([\s\S]+?)\\\]/, true),
-    math("inline", /^\\\(([\s\S]+?)\\\)|^\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\w)/, false), // "$5 or $6" is no formula
-  ],
-  renderer: {
-    image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
-  },
-});
-
-/** TeX becomes an element that is filled when the library for it is here. */
-function math(level, pattern, isBlock) {
-  return {
-    name: `math-${level}`,
-    level,
-    start: (source) => source.search(isBlock ? /^(?:\$\$|\\\[)/m : /\$|\\\(/),
-    tokenizer(source) {
-      const match = pattern.exec(source);
-      return match ? { type: `math-${level}`, raw: match[0], tex: match[1] ?? match[2] } : undefined;
-    },
-    renderer: ({ tex }) => `<span class="${isBlock ? "math block" : "math"}">${escape(tex)}</span>`,
-  };
-}
-
-const escape = (text) => text.replace(/[&<>"]/g, (mark) => `&#${mark.charCodeAt(0)};`);
-
 /**
- * Show `text` in `container`. Called again with more text it touches only the blocks that changed, so that a long
+ * Show `text` in `container`. Called again with more text it reads and touches only what can have changed, so that a long
  * answer costs no more for each token than a short one.
  */
 export function renderMarkdown(container, text, { isDone }) {
-  const blocks = marked.lexer(text);
-  const links = blocks.links;
+  const plain = text.replace(/\r\n?/g, "\n");
+  let { blocks, links, place } = newBlocks(plain, container.markdown);
+  if (isDone && place.offset > 0 && Object.keys(links).length > 0) ({ blocks, links, place } = newBlocks(plain)); // blocks above may use them
   const shown = [...container.children];
   blocks.forEach((block, index) => {
-    const old = shown[index];
-    if (old?.raw === block.raw && !(isDone && old.isUnfinished)) return;
-    const element = h("div", { class: "block" });
-    element.raw = block.raw;
-    element.isUnfinished = !isDone && index === blocks.length - 1;
-    const list = Object.assign([block], { links });
-    element.append(DOMPurify.sanitize(marked.parser(list), CLEAN));
-    dress(element, element.isUnfinished);
+    const old = shown[place.numBlocks + index];
+    const isUnfinished = !isDone && index === blocks.length - 1;
+    if (old?.raw === block.raw && old.isUnfinished === isUnfinished && Object.keys(links).length === 0) return;
+    const element = blockElement(block, links, isUnfinished);
     if (old) old.replaceWith(element);
     else container.append(element);
   });
-  shown.slice(blocks.length).forEach((element) => element.remove());
+  shown.slice(place.numBlocks + blocks.length).forEach((element) => element.remove());
+  container.markdown = { text: plain, place: placeAfter(place, blocks) };
+}
+
+function blockElement(block, links, isUnfinished) {
+  const element = h("div", { class: block.isContinued ? "block continued" : "block" });
+  element.raw = block.raw;
+  element.isUnfinished = isUnfinished;
+  element.append(DOMPurify.sanitize(toHtml(block, links), CLEAN));
+  dress(element, isUnfinished);
+  return element;
 }
 
 function dress(element, isUnfinished) {

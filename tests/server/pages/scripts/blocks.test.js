@@ -1,0 +1,66 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { newBlocks, placeAfter, toHtml } from "../assets/chat/blocks.js";
+
+const LIST = Array.from({ length: 95 }, (_, index) => `${index + 1}. item ${index + 1}\n`).join("");
+const TEXTS = {
+  paragraphs: "one\ntwo\n\nthree\n\n\n\nfour",
+  headings: "# A\ntext\n\nUnder\n---\n\nB\n===\nend",
+  lists: "- a\n- b\n\n  more of b\n- c\n    - deep\n\nafter\n\n1. x\n2. y\n\n\n- z",
+  code: "before\n\n```python\ndef f():\n\n    return 1\n```\nafter\n\n    indented\n\n    code\n\nend",
+  table: "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\nafter",
+  quotes: "> a\n> b\nlazy\n\n> c",
+  maths: "It costs $5 or $x_i$.\n\n$$\n\\sum\n$$\n\ntext \\(y\\) and\n\\[z\\]\nend",
+  html: "<div>\n\ntext\n\n</div>\n\n<b>x</b>",
+  rules: "a\n\n---\n\n***\n\n- b\n---\n",
+  links: "see [one] and [two]\n\n[one]: http://a\n\n[two]: http://b\n",
+  "a long list": `before\n\n${LIST}\nafter`,
+};
+
+const html = (blocks, links) => blocks.map((block) => toHtml(block, links)).join("");
+
+/** The blocks of a text that comes in pieces, as a page holds them, and how much was read in the last step. */
+function streamed(text, size) {
+  let shown = [];
+  let before;
+  let read = 0;
+  for (let end = size; ; end += size) {
+    const part = text.slice(0, end);
+    const { blocks, place } = newBlocks(part, before);
+    shown = [...shown.slice(0, place.numBlocks), ...blocks];
+    before = { text: part, place: placeAfter(place, blocks) };
+    read = part.length - place.offset;
+    if (end >= text.length) return { shown, read };
+  }
+}
+
+for (const [name, text] of Object.entries(TEXTS)) {
+  test(`${name} in pieces become what they are at once`, () => {
+    const { blocks, links } = newBlocks(text);
+    assert.equal(blocks.map(({ raw }) => raw).join(""), text);
+    for (const size of [1, 2, 3, 7, 50]) {
+      const { shown } = streamed(text, size);
+      assert.equal(shown.map(({ raw }) => raw).join(""), text, `in pieces of ${size}`);
+      if (name !== "links") assert.equal(html(shown, links), html(blocks, links), `in pieces of ${size}`);
+    }
+  });
+}
+
+test("what has come to its end is not read again, nor are the items of a long list", () => {
+  for (const unit of ["A paragraph of words.\n\n", "```\ncode\n```\n\n", "- an item of a list\n", "12. an item\n", "$$\nx\n$$\n\n"]) {
+    const { read } = streamed(unit.repeat(400), 50);
+    assert.ok(read <= 41 * unit.length + 50, `${read} characters were read at last of ${JSON.stringify(unit)}`);
+  }
+});
+
+test("a long list keeps its numbers", () => {
+  const { blocks } = newBlocks(LIST);
+  assert.deepEqual(blocks.map(({ start, isContinued }) => [start, isContinued]), [[1, false], [41, true], [81, true]]);
+  const { shown } = streamed(LIST, 5);
+  assert.deepEqual(shown.map(({ start, isContinued }) => [start, isContinued]), [[1, false], [41, true], [81, true]]);
+});
+
+test("a text that is another one is read from its beginning", () => {
+  const { blocks, place } = newBlocks("other\n\ntext", { text: "first\n\n", place: { numBlocks: 3, offset: 5, isInList: false } });
+  assert.deepEqual([place.numBlocks, place.offset, blocks.length], [0, 0, 3]);
+});
