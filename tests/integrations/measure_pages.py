@@ -1,0 +1,189 @@
+"""Measures what the pages cost, with Playwright's Python, on a server that runs and has nothing else to do:
+
+headrace serve MODEL --port 8000
+python tests/integrations/measure_pages.py http://127.0.0.1:8000 /usr/bin/chromium PID
+
+PID: of the server's API process; its CPU time is that of /proc, so on Linux alone.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser, expect, sync_playwright
+
+_NUM_PAINTS = 7
+_NUM_TOKENS = 10_000
+_TOKENS_PER_S = 500
+_WATCHED_S = 15.0
+_NUM_CLIENTS = 4
+
+_PART = (
+    "## A heading\n\nA paragraph with **bold words**, `code`, and $x_i^2$, as answers have it.\n\n"
+    "```python\ndef f(x: int) -> int:\n    return x + 1  # a comment\n```\n\n"
+    "| a | b |\n| --- | --- |\n| 1 | two |\n| 3 | four |\n\n"
+    "1. one item of a list\n2. another one, which is longer than the one before it\n\n"
+)
+_ANSWERS = {
+    "mixed": _PART,
+    "one list": "- an item with **bold** words in it\n",
+    "one table": "| 1 | **two** | three |\n",
+}
+
+# A server's stream of tokens at an even pace, in the page itself: then nothing else takes the processor's time.
+_STREAM = """
+([tokens, perSecond]) => {
+  const whole = window.fetch;
+  window.fetch = async (path, options) => {
+    if (!String(path).endsWith("chat/completions")) return whole(path, options);
+    const encoder = new TextEncoder();
+    let sent = 0;
+    const body = new ReadableStream({
+      start(controller) {
+        const startMs = performance.now();
+        const timer = setInterval(() => {
+          const due = Math.min(tokens.length, Math.floor(((performance.now() - startMs) / 1000) * perSecond));
+          for (; sent < due; sent += 1) {
+            const chunk = { id: "chatcmpl-x", choices: [{ index: 0, delta: { content: tokens[sent] } }] };
+            controller.enqueue(encoder.encode(`data: ${JSON.stringify(chunk)}\\n\\n`));
+          }
+          if (sent < tokens.length) return;
+          clearInterval(timer);
+          controller.enqueue(encoder.encode("data: [DONE]\\n\\n"));
+          controller.close();
+        }, 4);
+      },
+    });
+    return new Response(body, { headers: { "content-type": "text/event-stream" } });
+  };
+  window.long = [];
+  window.gaps = [];
+  const note = (list) => window.long.push(...list.getEntries().map(({ duration }) => duration));
+  new PerformanceObserver(note).observe({ type: "longtask" });
+  let last = performance.now();
+  const frame = (now) => { window.gaps.push(now - last); last = now; requestAnimationFrame(frame); };
+  requestAnimationFrame(frame);
+}
+"""
+
+
+def main(address: str, browser_path: str, pid: str) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+        for path in ("", "dashboard"):
+            paints = [_first_paint_ms(browser, f"{address}/{path}") for _ in range(_NUM_PAINTS)]
+            _tell(f"/{path}: first contentful paint {statistics.median(paints):.0f} ms, at most {max(paints):.0f} ms")
+        for name, part in _ANSWERS.items():
+            _measure_long_answer(browser, address, name, part)
+        browser.close()
+    for load, clients in (("idle", 0), (f"{_NUM_CLIENTS} clients", _NUM_CLIENTS)):
+        with _load(address, clients):
+            time.sleep(2.0)
+            alone = _cpu_share(int(pid), _WATCHED_S)
+            with _watcher(address):
+                time.sleep(1.0)
+                watched = _cpu_share(int(pid), _WATCHED_S)
+        _tell(f"{load}: {alone:.2%} of a core unwatched, {watched:.2%} with one watcher")
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _first_paint_ms(browser: Browser, url: str) -> float:
+    """With nothing in the browser's cache."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+    paint_ms: float = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    context.close()
+    return paint_ms
+
+
+def _measure_long_answer(browser: Browser, address: str, name: str, part: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    expect(page.locator("#model option")).not_to_have_count(0)
+    head = "| a | b | c |\n| --- | --- | --- |\n" if part.startswith("|") else ""
+    text = head + part * (4 * _NUM_TOKENS // len(part) + 1)
+    tokens = [text[start : start + 4] for start in range(0, 4 * _NUM_TOKENS, 4)]
+    page.evaluate(_STREAM, [tokens, _TOKENS_PER_S])
+    page.locator("#input").fill("go")
+    page.keyboard.press("Enter")
+    expect(page.locator("#send")).to_be_visible(timeout=4000 * _NUM_TOKENS / _TOKENS_PER_S)
+    long, gaps = page.evaluate("[window.long, window.gaps]")
+    gaps.sort()
+    _tell(
+        f"{_NUM_TOKENS:,} tokens, {name}, at {_TOKENS_PER_S}/s: {len(long)} tasks of 50 ms and more, the longest "
+        f"{max(long, default=0):.0f} ms; between frames {gaps[len(gaps) * 95 // 100]:.0f} ms at the 95th percentile, "
+        f"at most {gaps[-1]:.0f} ms"
+    )
+    context.close()
+
+
+def _cpu_share(pid: int, lasted_s: float) -> float:
+    """Of a core, by all threads of the process."""
+    before, began = _cpu_s(pid), time.monotonic()
+    time.sleep(lasted_s)
+    return (_cpu_s(pid) - before) / (time.monotonic() - began)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def _watcher(address: str) -> Iterator[None]:
+    ended = threading.Event()
+
+    def watch() -> None:
+        with urllib.request.urlopen(f"{address}/dashboard/events", timeout=60) as frames:
+            while not ended.is_set():
+                frames.readline()
+
+    with _running([threading.Thread(target=watch)], ended):
+        yield
+
+
+@contextlib.contextmanager
+def _load(address: str, num_clients: int) -> Iterator[None]:
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            messages = [{"role": "user", "content": "Tell me a story."}]
+            body = json.dumps({"messages": messages, "max_tokens": 32, "ignore_eos": True}).encode()
+            request = urllib.request.Request(
+                f"{address}/v1/chat/completions", body, {"content-type": "application/json"}
+            )
+            urllib.request.urlopen(request, timeout=300).read()
+
+    with _running([threading.Thread(target=ask) for _ in range(num_clients)], ended):
+        yield
+
+
+@contextlib.contextmanager
+def _running(threads: list[threading.Thread], ended: threading.Event) -> Iterator[None]:
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
