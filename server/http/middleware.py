@@ -18,6 +18,7 @@ from server.http.head import check_head
 from server.http.own_names import FOREIGN_NAME_STATE, host_name
 from server.http.rate_headers import rate_headers
 from server.http.request_log import RequestLog
+from server.http.waiting_stream import WaitingStream
 from server.keys.caller import ANYBODY, Caller, caller_of, set_current_caller
 from server.keys.ring import KeyRing
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_record, set_current_record
@@ -68,7 +69,7 @@ class RequestMiddleware:
             exchange.status = CLIENT_GONE
         except Exception as error:  # the route boundary
             reply = told(error, exchange.request_id)
-            if exchange.status is not None:
+            if exchange.has_answered:
                 raise  # too late for an answer: the server closes the connection
             await error_response(reply, exchange.request_id, scope)(scope, receive, exchange.send)
         finally:
@@ -89,12 +90,15 @@ class _Exchange:
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
+        self._waiting: WaitingStream | None = None
         self._method = scope["method"] if scope["method"] in _METHODS else "other"
         self._record = RequestRecord(self.request_id, self._method, self._on_over, context.models.only_name)
         self._arrival_s = self._record.arrival_s
         self._trace: RequestTrace | None = None
         set_current_record(self._record)
-        scope.setdefault("state", {}).update(request_id=self.request_id, arrival_s=self._arrival_s)
+        scope.setdefault("state", {}).update(
+            request_id=self.request_id, arrival_s=self._arrival_s, begin_waiting=self.begin_waiting
+        )
         set_caller(scope, ANYBODY)
 
     def begin(self) -> None:
@@ -123,7 +127,25 @@ class _Exchange:
             self._record.request_bytes += len(message.get("body", b""))
         return message
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether no other answer can be given any more."""
+        return self.status is not None and self._waiting is None
+
+    async def begin_waiting(self, route: str) -> WaitingStream:
+        """Begin a stream before there is an answer, which goes on behind it."""
+        waiting = WaitingStream(self._deliver, route)
+        await waiting.begin()
+        self._waiting = waiting
+        return waiting
+
     async def send(self, message: Message) -> None:
+        if self._waiting is not None:
+            await self._waiting.forward(message)
+        else:
+            await self._deliver(message)
+
+    async def _deliver(self, message: Message) -> None:
         if message["type"] == "http.response.body":
             self._record.response_bytes += len(message.get("body", b""))
         elif message["type"] == "http.response.start":

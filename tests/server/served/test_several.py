@@ -1,6 +1,7 @@
 """Several models over HTTP: each request is answered by its own, which is loaded for it where it is not."""
 
 import asyncio
+import json
 import random
 from typing import Any
 
@@ -233,3 +234,54 @@ async def test_a_server_is_ready_when_the_models_of_its_start_are() -> None:
         later = await api.get("/ready")
     assert (early.status_code, early.json()["status"]) == (503, "loading")
     assert (later.status_code, later.json()["status"]) == (200, "ok")
+
+
+STREAMED = [
+    (CHAT, {"messages": MESSAGES}, b"data: [DONE]\n\n"),
+    ("/v1/completions", {"prompt": "hi"}, b"data: [DONE]\n\n"),
+    ("/v1/messages", {"messages": MESSAGES, "max_tokens": 50}, b"event: message_stop\n"),
+    ("/v1/responses", {"input": "hi"}, b"event: response.incomplete\n"),
+]
+
+
+@pytest.mark.parametrize(("path", "fields", "end"), STREAMED)
+async def test_a_stream_tells_in_comments_how_far_its_model_is(path: str, fields: dict[str, Any], end: bytes) -> None:
+    several = make_several({"alpha": 1}, BIG, sse_ping_interval=0.1)
+    several.loads_at_once = False
+    async with RawRequest(several.app, path, {"model": "alpha", "stream": True, **fields}) as request:
+        await _until(lambda: "alpha" in several.engines)
+        several.engine("alpha").reason = "the model is being loaded: load weights, 40 %"
+        await request.until(lambda: b": alpha: the model is being loaded: load weights, 40 %\n\n" in request.body)
+        assert request.status == 200
+        several.engine("alpha").may_load.set()
+        await request.ended()
+    assert end in request.body
+    assert b'"code"' not in request.body.replace(b'"code":null', b"")
+
+
+@pytest.mark.parametrize(("path", "fields", "end"), STREAMED)
+async def test_what_goes_wrong_after_comments_is_an_event(path: str, fields: dict[str, Any], end: bytes) -> None:
+    several = make_several({"alpha": 1}, BIG, sse_ping_interval=0.1)
+    several.loads_at_once = False
+    async with RawRequest(several.app, path, {"model": "alpha", "stream": True, **fields}) as request:
+        await request.until(lambda: b": alpha: " in request.body)
+        several.engine("alpha").failure = "no such file"
+        several.engine("alpha").may_load.set()
+        await request.ended()
+    assert request.status == 200
+    last = request.body.removesuffix(b"data: [DONE]\n\n").decode().rstrip().split("\n\n")[-1]
+    event = json.loads(last.partition("data: ")[2])
+    assert "no such file" in event.get("error", event)["message"]
+    assert request.body.endswith(end if path in (CHAT, "/v1/completions") else b"}\n\n")
+
+
+async def test_a_client_that_goes_after_comments_is_forgotten() -> None:
+    several = make_several({"alpha": 1}, BIG, sse_ping_interval=0.1)
+    several.loads_at_once = False
+    async with RawRequest(several.app, CHAT, {"model": "alpha", "messages": MESSAGES, "stream": True}) as request:
+        await request.until(lambda: b": alpha: " in request.body)
+        request.disconnect()
+        await request.ended()
+    several.engine("alpha").may_load.set()
+    await _until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
+    assert several.residence.resident("alpha").num_users == 0
