@@ -27,6 +27,7 @@ class RequestStory(msgspec.Struct, frozen=True):
     request: LiveRequest
     response_id: str | None  # by which its answer calls itself
     key: str | None  # the name of its key
+    model: str | None  # None of one that was refused before it was known which model it asks
     is_stream: bool
     num_choices: int
     choices: list[ChoiceStory]  # the first MAX_CHOICES_TOLD; none of a request that did not come to the engine
@@ -68,6 +69,7 @@ class Stories:
             request=request,
             response_id=facts.response_id,
             key=facts.key,
+            model=facts.model,
             is_stream=facts.is_stream,
             num_choices=facts.num_choices,
             choices=[_choice(story, facts.arrival_s) for story in stories],
@@ -79,6 +81,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
 
     response_id: str | None
     key: str | None
+    model: str | None
     is_stream: bool
     num_choices: int
     arrival_s: float  # time.monotonic()
@@ -89,6 +92,7 @@ def facts_of(record: RequestRecord) -> RequestFacts:
     return RequestFacts(
         response_id=record.response_id,
         key=record.key_name,
+        model=record.model_name,
         is_stream=record.is_stream,
         num_choices=record.num_choices,
         arrival_s=record.arrival_s,

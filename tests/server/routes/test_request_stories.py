@@ -14,7 +14,7 @@ from engine.events.sequence import Admitted, Computed, Ended, Queued, WaitReason
 from engine.protocol import StepStats
 from server.live import request_table
 from tests.helpers.asgi import RawRequest
-from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, says
 from tests.helpers.keys import entry, write_keys
 
 pytestmark = pytest.mark.fast
@@ -45,7 +45,7 @@ async def test_a_request_is_told_by_its_id_and_by_its_answers() -> None:
     assert story["request"]["id"] == "mine"
     assert story["request"]["state"] == "completed"
     assert story["response_id"] == answer.json()["id"]
-    assert (story["key"], story["is_stream"], story["num_choices"]) == (None, False, 1)
+    assert (story["key"], story["model"], story["is_stream"], story["num_choices"]) == (None, MODEL, False, 1)
     (choice,) = story["choices"]
     assert [moment["what"] for moment in choice["moments"]] == ["ended"]
     assert "secret" not in json.dumps(story)

@@ -12,7 +12,7 @@ function showPlace() {
   stopWatching(); // nobody looks at it there, and it costs the server nothing then
   byId("overview").hidden = id !== null;
   byId("request-page").hidden = id === null;
-  byId("pause").hidden = id !== null;
+  byId("overview-controls").hidden = id !== null;
   document.title = id === null ? "headrace: the engine at work" : `Request ${id} · headrace`;
   scrollTo(0, 0);
   if (id === null) watch();

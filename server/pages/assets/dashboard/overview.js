@@ -4,6 +4,7 @@ import { getEvents } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
 import { drawBlocks, drawRates, drawSteps, short } from "./charts.js";
 import { legend } from "./legend.js";
+import { eventsPath, offerModels } from "./models.js";
 import { withKey } from "./operator_key.js";
 import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
@@ -128,7 +129,8 @@ export async function watch() {
   const { signal } = controller;
   while (!signal.aborted) {
     const mayGoOn = await withKey(async () => {
-      for await (const frame of getEvents("dashboard/events", signal)) take(frame);
+      await offerModels(signal);
+      for await (const frame of getEvents(eventsPath(), signal)) take(frame);
       setState("The server is stopping.", "bad");
     }, signal);
     if (!mayGoOn) return;
@@ -137,6 +139,13 @@ export async function watch() {
 }
 
 export const stopWatching = () => watching?.abort();
+
+byId("model").addEventListener("change", () => {
+  stopWatching();
+  points.length = 0;
+  [steps, recent, drafts, lookups] = [[], [], [], []];
+  watch();
+});
 
 byId("pause").addEventListener("click", () => {
   isPaused = !isPaused;

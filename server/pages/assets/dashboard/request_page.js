@@ -148,9 +148,9 @@ function bar(name, x, width, height) {
   return rectangle;
 }
 
-function facts({ request, response_id: responseId, key, is_stream: isStream, num_choices: numChoices }) {
+function facts({ request, response_id: responseId, key, model, is_stream: isStream, num_choices: numChoices }) {
   const rows = [
-    ["Id", request.id], ["Answer’s id", responseId], ["Route", request.route], ["Key", key], ["Began", new Date(request.began_ms).toLocaleString()],
+    ["Id", request.id], ["Answer’s id", responseId], ["Route", request.route], ["Model", model], ["Key", key], ["Began", new Date(request.began_ms).toLocaleString()],
     ["Streamed", isStream ? "yes" : "no"], ["Choices", numChoices || null], ["Prompt tokens", request.prompt_tokens || null],
     ["Output tokens", request.output_tokens || null], ["HTTP status", request.status],
   ].filter(([, value]) => value != null);
