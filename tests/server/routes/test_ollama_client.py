@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from engine.protocol import FinishReason
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Script, make_app, says
-from tests.server.routes.test_ollama import TOOL_TEMPLATE
+from tests.helpers.ollama import TOOL_TEMPLATE
 
 ollama = pytest.importorskip("ollama")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.protocol import FinishReason
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
-from tests.server.routes.test_ollama import ADD, TOOL_TEMPLATE
+from tests.helpers.ollama import ADD, TOOL_TEMPLATE
 
 pytestmark = pytest.mark.fast
 
