@@ -374,7 +374,7 @@ async def test_what_fails_before_the_routes_is_an_answer_too(monkeypatch: pytest
     assert response.headers["x-request-id"] == "abc"
     assert "secret" not in response.text
     labels = {"method": "GET", "route": "unmatched", "status": "500"}
-    assert context.metrics._registry.get_sample_value("headrace_http_requests_total", labels) == 1
+    assert context.metrics._families.registry.get_sample_value("headrace_http_requests_total", labels) == 1
 
 
 async def test_a_body_that_does_not_come_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
