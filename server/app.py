@@ -106,6 +106,7 @@ def create_app(
     templates = templates or DirectTemplates()
     entries = config.models.entries or (ModelEntry(config.model_names(engine_config.model), engine_config),)
     clients = client if isinstance(client, Mapping) else {entries[0].name: client}
+    models: ServedModels
     models = ServedModels(
         [
             ServedModel(
@@ -116,7 +117,7 @@ def create_app(
                 metrics=metrics if entry.name == metrics.model_name else metrics.of(entry.name),
                 honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
                 drain=drain,
-                live=LiveFeed(clients[entry.name]),
+                live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else []),
                 workers=workers,
                 templates=templates,
             )

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
@@ -25,12 +25,21 @@ class Engine(msgspec.Struct, frozen=True):
     num_restarts: int
 
 
+class Model(msgspec.Struct, frozen=True):
+    """One of the server's models, whoever is watched."""
+
+    name: str
+    state: str  # unloaded, loading, loaded, unloading or failed
+    num_open: int
+
+
 class Frame(msgspec.Struct, frozen=True):
     """One message to the watchers."""
 
     at_ms: int  # Unix time
     interval_s: float  # since the frame before
     engine: Engine
+    models: list[Model]  # all that the server has; empty where it has one
     work: EngineFrame
     num_open: int
     open: list[LiveRequest]
@@ -42,8 +51,10 @@ class LiveFeed:
     """While nobody watches a step costs a look at an empty set, beside what the requests' stories take, and no task
     runs."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: EngineClient, overview: Callable[[], list[Model]] = list) -> None:
+        """overview: of all models, where there are several."""
         self.requests = RequestTable()
+        self._overview = overview
         self._client = client
         self._watchers: set[asyncio.Queue[bytes]] = set()
         self._last = StepStats()
@@ -125,6 +136,7 @@ class LiveFeed:
             at_ms=round(now_ms),
             interval_s=interval_s,
             engine=Engine(status.state.value, status.reason, status.num_restarts),
+            models=self._overview(),
             work=(self._builder if interval_s else FrameBuilder(self._last)).take(),
             num_open=self.requests.num_open,
             open=self.requests.open(),

@@ -29,7 +29,8 @@ async def events(request: Request, context: Context) -> Response:
     if num_frames == 0:
         raise InvalidRequest("frames is 0; it must be at least 1, or left out for frames without end", param="frames")
     headers = ignored_header(unhonored(request, ("frames", "model")))
-    live = context.models.find(request.query_params.get("model")).live
+    name = request.query_params.get("model")
+    live = context.live if name is None else context.models.find(name).live
     return EventStream(_watched(live, num_frames), _FRAMING, context.config, headers=headers)
 
 

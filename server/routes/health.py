@@ -72,8 +72,9 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
         return None
     status = model.client.status()
     if status.state is not EngineState.READY:
-        is_loading = status.state is EngineState.LOADING
-        return _unavailable(status.state.value, status.reason, status.stage, status.progress, may_retry=is_loading)
+        is_loading = status.state in (EngineState.LOADING, EngineState.UNLOADED)  # the latter has its turn yet to come
+        state = EngineState.LOADING if is_loading else status.state
+        return _unavailable(state.value, status.reason, status.stage, status.progress, may_retry=is_loading)
     if (silent_s := status.seconds_since_progress) > (context.config.engine_hang_timeout or _HUNG_AFTER_S):
         return _unavailable("hung", f"the engine has made no progress for {silent_s:.0f} s, with work to do")
     return None

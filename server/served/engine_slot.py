@@ -27,11 +27,11 @@ class EngineSlot:
     def __init__(self) -> None:
         self.engine: EngineClient | None = None
         self.reason = "the models are being looked at"  # why it is empty
-        self._has_begun = False
+        self._is_settled = False  # whether it is known when it is filled
         self._log_level: str | None = None  # that an operator has set
 
     def fill(self, engine: EngineClient) -> None:
-        self.engine, self._has_begun = engine, True
+        self.engine = engine
 
     def engine_is_ready(self) -> None:
         """Tell the engine what it has missed."""
@@ -39,7 +39,7 @@ class EngineSlot:
             self.engine.set_log_level(self._log_level)
 
     def empty(self, reason: str = "the model is not loaded") -> None:
-        self.engine, self.reason = None, reason
+        self.engine, self.reason, self._is_settled = None, reason, True
 
     @property
     def info(self) -> EngineInfo:
@@ -48,7 +48,7 @@ class EngineSlot:
     def status(self) -> EngineStatus:
         if self.engine is not None:
             return self.engine.status()
-        state = EngineState.UNLOADED if self._has_begun else EngineState.LOADING
+        state = EngineState.UNLOADED if self._is_settled else EngineState.LOADING
         return replace(_EMPTY, state=state, reason=self.reason)
 
     def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from engine.errors import HeadraceError
 from engine.protocol import EngineInfo
 from server.errors import ModelNotFound, RequestNotKnown
+from server.live.feed import Model
 from server.live.request_stories import RequestStory
 from server.metrics.values import Metrics
 from server.schemas.base import quote
@@ -76,6 +77,11 @@ class ServedModels:
     def first_loaded(self) -> ServedModel:
         """The first that has been loaded. There must be one."""
         return next(model for model in self._models if model.info is not None)
+
+    @property
+    def overview(self) -> list[Model]:
+        """What watchers are told of each."""
+        return [Model(each.name, each.state.value, each.client.status().num_open) for each in self._models]
 
     @property
     def num_watchers(self) -> int:

@@ -47,6 +47,8 @@ class Residence:
 
     def __init__(self, homes: dict[str, Home], limit_bytes: float, *, load_timeout_s: float) -> None:
         self._homes = homes
+        for home in homes.values():
+            home.slot.empty()
         self._load_timeout_s = load_timeout_s
         self._residency = Residency([home.resident for home in homes.values()], limit_bytes, self)
         self._timer: asyncio.TimerHandle | None = None

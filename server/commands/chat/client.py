@@ -63,9 +63,10 @@ class ChatClient:
         except httpx.TransportError as error:
             raise ServerProblem(f"the connection to {self.url} broke ({error})") from None
 
-    def frames(self, num_frames: int | None = None) -> Generator[dict[str, Any]]:
-        """What the engine does: so many frames, or without end. Raises ServerProblem."""
-        params = None if num_frames is None else {"frames": num_frames}
+    def frames(self, num_frames: int | None = None, model: str | None = None) -> Generator[dict[str, Any]]:
+        """What the engine of a model, by default the first one's, does: so many frames, or without end. Raises
+        ServerProblem."""
+        params = {name: str(value) for name, value in (("frames", num_frames), ("model", model)) if value is not None}
         try:
             with self._http.stream("GET", "/dashboard/events", params=params) as response:
                 if response.is_error:

@@ -70,10 +70,22 @@ def ps(argv: Sequence[str]) -> int:
     with running(namespace) as client, _told():
         frame, _ = _look(client)
         console.print(", ".join(client.models()), f"at {client.url}")
-    console.print(summary(frame))
-    if frame["open"]:
-        console.print(requests_table(frame["open"]))
+        for name, shown in _each_model(client, frame):
+            console.print(f"{name}: " if name else "", summary(shown), sep="")
+            if shown["open"]:
+                console.print(requests_table(shown["open"]))
     return 0
+
+
+def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name and frame of each model of the server; no name of the only one. frame: of the first. Raises
+    ServerProblem."""
+    if not (models := frame.get("models")):  # older servers have none
+        yield "", frame
+        return
+    yield models[0]["name"], frame
+    for model in models[1:]:
+        yield model["name"], _look(client, model["name"])[0]
 
 
 def top(argv: Sequence[str]) -> int:
@@ -100,9 +112,9 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
-def _look(client: ChatClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _look(client: ChatClient, model: str | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the engine does at the moment, and the requests that ended last. Raises ServerProblem."""
-    first, last = client.frames(num_frames=2)  # the first one has nothing of steps: they are told as they come
+    first, last = client.frames(2, model)  # the first one has nothing of steps: they are told as they come
     return last, last["recent"] or first["recent"]
 
 

@@ -285,3 +285,17 @@ async def test_a_client_that_goes_after_comments_is_forgotten() -> None:
     several.engine("alpha").may_load.set()
     await _until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
     assert several.residence.resident("alpha").num_users == 0
+
+
+async def test_the_dashboard_shows_one_model_and_lists_all() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    await _ask(several, "beta")
+    async with http(several.app) as api:
+        queries: list[dict[str, str]] = [{"frames": "1"}, {"frames": "1", "model": "beta"}]
+        texts = [(await api.get("/dashboard/events", params=query)).text for query in queries]
+        missing = await api.get("/dashboard/events", params={"frames": 1, "model": "gamma"})
+    first, second = (json.loads(text.partition("data: ")[2]) for text in texts)
+    assert [(each["name"], each["state"]) for each in first["models"]] == [("alpha", "unloaded"), ("beta", "loaded")]
+    assert (first["engine"]["state"], second["engine"]["state"]) == ("unloaded", "ready")
+    assert (len(first["recent"]), len(second["recent"])) == (0, 1)
+    assert missing.status_code == 404

@@ -1,0 +1,61 @@
+"""What models need of the memory is told before any of them is loaded."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.commands import weigh
+from engine.config import Device, DType, EngineConfig
+from engine.jobs.weighing import Weighed, Weighing, WeighMessage
+from tests.helpers.checkpoints import SMALL, llama_config, random_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    random_model(llama_config()).bfloat16().save_pretrained(path)
+    return path
+
+
+def _weighed(capfdbinary: pytest.CaptureFixture[bytes], *configs: EngineConfig) -> list[Weighed]:
+    assert weigh.main([msgspec.json.encode(configs).decode()]) == 0
+    messages = [msgspec.json.decode(line, type=WeighMessage) for line in capfdbinary.readouterr().out.splitlines()]
+    return [message for message in messages if not isinstance(message, Weighing)]
+
+
+def _config(folder: Path, **options: object) -> EngineConfig:
+    return EngineConfig(model=str(folder), device=Device.CPU, max_num_seqs=4, **options)  # type: ignore[arg-type]
+
+
+def test_weights_and_kv_cache_are_told_in_bytes(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    (each,) = _weighed(capfdbinary, _config(folder))
+    stored = (folder / "model.safetensors").stat().st_size
+    head_size = SMALL["hidden_size"] // SMALL["num_attention_heads"]
+    per_token = 2 * SMALL["num_hidden_layers"] * SMALL["num_key_value_heads"] * 2 * head_size
+    assert each.weight_bytes == pytest.approx(stored, rel=0.01)  # and a configuration
+    assert each.least_kv_bytes == per_token * (SMALL["max_position_embeddings"] + 16)
+    assert each.most_kv_bytes == 4 * each.least_kv_bytes
+    assert each.free_bytes > 0
+    assert each.failure is None
+
+
+def test_options_count(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    plain, wide, short, drafted = _weighed(
+        capfdbinary,
+        _config(folder),
+        _config(folder, dtype=DType.FLOAT32),
+        _config(folder, max_model_len=48),
+        _config(folder, draft_model=str(folder)),
+    )
+    assert wide.weight_bytes == pytest.approx(2 * plain.weight_bytes, rel=0.1)
+    assert short.least_kv_bytes == plain.least_kv_bytes * 64 // 272
+    assert drafted.weight_bytes == 2 * plain.weight_bytes
+
+
+def test_one_that_cannot_be_served_is_told_and_the_others_are_weighed(
+    folder: Path, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    missing, present = _weighed(capfdbinary, EngineConfig(model=str(tmp_path / "none")), _config(folder))
+    assert "does not exist" in (missing.failure or "")
+    assert present.failure is None

@@ -1,0 +1,165 @@
+"""The start of a server with several models: their memory, which of them are loaded, and what is refused."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from engine.jobs.weighing import Weighed
+from engine.protocol import Loading
+from server.app import create_app
+from server.commands import several_engines
+from server.commands.engines import OneEngine
+from server.commands.several_engines import SeveralEngines, engines_of
+from server.config import ServerConfig
+from server.metrics.values import Metrics
+from server.model_options.config import ModelEntry, ModelsConfig
+from server.served.residency import ModelState
+from tests.helpers.several import FakeEngine
+
+pytestmark = pytest.mark.fast
+
+GIB = 1 << 30
+
+
+class _Machine:
+    """The processes that are started, none of them real."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.weighed = Weighed(
+            weight_bytes=2 * GIB, least_kv_bytes=GIB // 4, most_kv_bytes=99 * GIB, free_bytes=20 * GIB
+        )
+        self.failures: dict[str, Weighed] = {}
+        self.broken: set[str] = set()  # models that cannot be loaded
+        self.configs: list[EngineConfig] = []
+        monkeypatch.setattr(several_engines, "weigh", self._weigh)
+        monkeypatch.setattr(several_engines, "engine_client", self._client)
+
+    async def _weigh(self, configs: Sequence[EngineConfig], show: Callable[[Loading], None]) -> list[Weighed]:
+        show(Loading("look", 1, 1, "file"))
+        return [self.failures.get(config.model, self.weighed) for config in configs]
+
+    def _client(self, server: ServerConfig, config: EngineConfig, *_: object) -> FakeEngine:
+        assert server.max_num_waiting == 1024
+        self.configs.append(config)
+        engine = FakeEngine(config.model)
+        engine.failure = "its file is damaged" if config.model in self.broken else None
+        engine.may_load.set()
+        return engine
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> _Machine:
+    return _Machine(monkeypatch)
+
+
+def _engines(*entries: ModelEntry, **options: object) -> SeveralEngines:
+    config = ServerConfig(models=ModelsConfig(entries, **options))  # type: ignore[arg-type]
+    metrics = Metrics(entries[0].name)
+    engines = engines_of(config, entries[0].engine, metrics, 0.0)
+    assert isinstance(engines, SeveralEngines)
+    engines.context = create_app(engines.clients, config, entries[0].engine, metrics).state.context
+    return engines
+
+
+def _entry(name: str, **options: object) -> ModelEntry:
+    return ModelEntry((name,), EngineConfig(model=name), **options)  # type: ignore[arg-type]
+
+
+def _states(engines: SeveralEngines) -> list[ModelState]:
+    assert engines.context is not None
+    return [model.state for model in engines.context.models]
+
+
+async def test_all_are_loaded_with_their_part_of_the_memory(machine: _Machine) -> None:
+    engines = _engines(_entry("a", kv_share=3.0), _entry("b"), models_memory=12 * GIB)
+    await engines.begin()
+    await engines.finish()
+    assert _states(engines) == [ModelState.LOADED] * 2
+    first, second = (config.kv_cache_memory_bytes or 0 for config in machine.configs)
+    assert first > 2 * second > 0
+    assert engines.context is not None
+    assert engines.context.models.have_started
+    await engines.stop()
+
+
+async def test_on_demand_the_pinned_ones_are_loaded_or_else_the_first(machine: _Machine) -> None:
+    for entries, loaded in (
+        ((_entry("a"), _entry("b")), ["a"]),
+        ((_entry("a"), _entry("b", is_pinned=True)), ["b"]),
+    ):
+        machine.configs.clear()
+        engines = _engines(*entries, load_on_demand=True)
+        await engines.finish()
+        assert [config.model for config in machine.configs] == loaded
+        await engines.stop()
+
+
+async def test_models_that_do_not_fit_are_refused_before_any_is_loaded(machine: _Machine) -> None:
+    engines = _engines(_entry("a"), _entry("b"), models_memory=5 * GIB)
+    with pytest.raises(StartupError, match=r"the models need 5.50 GiB together and may have 5.00 GiB"):
+        await engines.finish()
+    assert not machine.configs
+    await engines.stop()
+
+
+@pytest.mark.parametrize(("is_option", "kind"), [(False, StartupError), (True, OptionError)])
+async def test_a_model_that_cannot_be_looked_at_ends_the_start(
+    machine: _Machine, is_option: bool, kind: type[Exception]
+) -> None:
+    machine.failures["b"] = Weighed(failure="there is no such file", is_option=is_option)
+    engines = _engines(_entry("a"), _entry("b"))
+    with pytest.raises(kind, match="b: there is no such file") as refused:
+        await engines.finish()
+    assert isinstance(refused.value, OptionError) == is_option
+    await engines.stop()
+
+
+async def test_one_that_fails_leaves_the_others_and_the_failure_of_all_ends_the_start(machine: _Machine) -> None:
+    machine.broken = {"a"}
+    engines = _engines(_entry("a"), _entry("b"))
+    await engines.finish()
+    assert _states(engines) == [ModelState.FAILED, ModelState.LOADED]
+    await engines.stop()
+    machine.broken = {"a", "b"}
+    engines = _engines(_entry("a"), _entry("b"))
+    with pytest.raises(StartupError, match="a: its file is damaged; b: its file is damaged"):
+        await engines.finish()
+    await engines.stop()
+
+
+async def test_one_model_comes_and_goes_with_all_of_the_memory(machine: _Machine) -> None:
+    config = ServerConfig(models=ModelsConfig(idle_unload=1.0))
+    engines = engines_of(config, EngineConfig(model="m"), Metrics("m"), 0.0)
+    assert isinstance(engines, SeveralEngines)
+    engines.context = create_app(engines.clients, config, EngineConfig(model="m"), Metrics("m")).state.context
+    await engines.finish()
+    assert _states(engines) == [ModelState.LOADED]
+    assert machine.configs[0].kv_cache_memory_bytes is None
+    await engines.stop()
+
+
+async def test_one_model_that_stays_has_no_part_in_this() -> None:
+    assert isinstance(engines_of(ServerConfig(), EngineConfig(model="m"), Metrics("m"), 0.0), OneEngine)
+
+
+async def test_a_stop_while_a_model_loads_ends_it(machine: _Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[FakeEngine] = []
+
+    def make(*_: object) -> FakeEngine:
+        started.append(FakeEngine("a"))  # which is never ready
+        return started[-1]
+
+    monkeypatch.setattr(several_engines, "engine_client", make)
+    engines = _engines(_entry("a"), _entry("b"))
+    loading = asyncio.create_task(engines.finish())
+    async with asyncio.timeout(20):
+        while not started:
+            await asyncio.sleep(0)
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await engines.stop()
+    assert started[0].has_stopped
+    assert machine.configs == []
