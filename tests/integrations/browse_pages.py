@@ -1,7 +1,7 @@
 """Uses the pages in a real browser: run by test_pages.py with Playwright's Python.
 
 Arguments: the page's address, the browser's path, the path of axe-core's script, a folder for screenshots, and the
-address of a server that asks for a key: "secret-ann", or an operator's, "secret-root".
+address of a server that asks for a key: "secret-ann", or an operator's, "secret-root"; "secret-old" has expired.
 """
 
 import contextlib
@@ -118,7 +118,7 @@ def _stop_keeps_what_is_there(page: Page) -> None:
 def _an_error_is_told_and_tried_again(page: Page) -> None:
     _ask(page, "break once")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("the engine ended")
+    expect(alert).to_contain_text("The engine ended.")
     alert.get_by_role("button", name="Try again").click()
     _answer(page, "echo: break once")
     expect(page.get_by_role("alert")).to_have_count(0)
@@ -203,7 +203,11 @@ def _a_key_is_asked_for(page: Page) -> None:
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Key", exact=True).fill("wrong")
     dialog.get_by_role("button", name="Use this key").click()
-    expect(dialog.get_by_label("Key", exact=True)).to_be_visible()
+    expect(dialog).to_contain_text("does not take this key")
+    dialog.get_by_label("Key", exact=True).fill("secret-old")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#server-state")).to_contain_text("A key is needed")
+    expect(dialog).to_contain_text("it may be mistyped, expired or removed")
     dialog.get_by_label("Key", exact=True).fill("secret-ann")
     dialog.get_by_role("button", name="Use this key").click()
     expect(page.locator("#model option")).not_to_have_count(0)
@@ -216,7 +220,8 @@ def _the_dashboard_asks_for_an_operators_key(page: Page) -> None:
     dialog = page.get_by_role("dialog")
     page.get_by_role("link", name="Dashboard").click()
     expect(dialog.get_by_label("Key", exact=True)).to_be_visible()
-    page.keyboard.press("Escape")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#state")).to_contain_text("Load the page again")
     page.get_by_role("link", name="Chat").click()
     expect(page.locator("#model option")).not_to_have_count(0)
     page.get_by_role("link", name="Dashboard").click()

@@ -81,7 +81,9 @@ def addresses(tmp_path: Path) -> Iterator[tuple[str, str]]:
     script = _Script()
     open_app = make_app(scripted_client(script))
     script.live = open_app.state.context.live
-    keys = write_keys(tmp_path / "keys.json", entry("ann"), entry("root", admin=True))
+    keys = write_keys(
+        tmp_path / "keys.json", entry("ann"), entry("root", admin=True), entry("old", expires="2020-01-01T00:00:00Z")
+    )
     locked_app = make_app(scripted_client(_Script()), api_keys_file=keys)
     with serving(open_app) as open_url, serving(locked_app) as locked_url:
         yield open_url, locked_url

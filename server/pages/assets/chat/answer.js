@@ -22,7 +22,7 @@ export async function streamAnswer(node, body, signal, onChange) {
     if (error.name === "AbortError") node.finishReason = "stopped";
     else {
       node.requestId ??= error.requestId;
-      node.error = { message: error.message, wantsKey: Boolean(error.wantsKey), retryAfterS: error.retryAfterS ?? null };
+      node.error = { message: error.message, wantsKey: Boolean(error.wantsKey), keyReason: error.keyReason, retryAfterS: error.retryAfterS ?? null };
     }
   }
   node.progress = null;

@@ -15,7 +15,7 @@ function show(title, ...content) {
 const close = (value = "") => byId("dialog").close(value);
 
 /** Ask for the server's key. Returns whether one was entered. */
-export async function askKey(reason = "This server asks for a key.") {
+export async function askKey(reason) {
   const key = h("input", { type: "password", autocomplete: "off", "aria-label": "Key", placeholder: "Key", class: "grow", required: true });
   const remember = h("input", { type: "checkbox" });
   key.value = savedKey();

@@ -11,6 +11,7 @@ import { connect, model, setState } from "./server_state.js";
 import { loadSettings, saveSettings } from "./settings.js";
 import { renderSettings } from "./settings_view.js";
 import { renderSidebar } from "./sidebar.js";
+import { Stall } from "./stall.js";
 import * as store from "./store.js";
 import { exportAll, exportMarkdown, parseExport } from "./transfer.js";
 import { addNode, endAnswers, newConversation, path, removeNode, showVersion, titleOf } from "./tree.js";
@@ -135,7 +136,9 @@ async function run(task, body) {
     if (isFollowing) toEnd();
     pauseMs = DRAW_PAUSE * (performance.now() - startMs);
   };
+  const stall = new Stall((reason) => setState(reason, { isBad: reason !== "" }));
   await streamAnswer(node, body, abort.signal, () => {
+    stall.heard();
     if (isDrawn) setTimeout(() => requestAnimationFrame(draw), pauseMs);
     isDrawn = false;
     if (performance.now() - savedMs > SAVE_EVERY_MS) {
@@ -143,6 +146,7 @@ async function run(task, body) {
       keep(conversation);
     }
   });
+  stall.end();
   delete node.isRunning;
   running = null;
   conversation.updatedMs = Date.now();
@@ -190,7 +194,7 @@ const actions = {
     answer(parentId);
   },
   async enterKey(node) {
-    if (await askKey()) actions.retry(node), reconnect();
+    if (await askKey(node.error.keyReason ?? "This server asks for a key.")) actions.retry(node), reconnect();
   },
   async remove(node) {
     if (running) return;

@@ -17,7 +17,10 @@ export async function connect(onKey) {
       if (isReady) return data;
     } catch (error) {
       setState(error.wantsKey ? "A key is needed" : error.message, { isBad: true });
-      if (error.wantsKey && !(await onKey())) return [];
+      if (error.wantsKey) {
+        if (await onKey(error.keyReason)) continue;
+        return [];
+      }
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }

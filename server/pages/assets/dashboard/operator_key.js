@@ -5,32 +5,42 @@ import { byId, h } from "../shared/dom.js";
 import { setState } from "./state.js";
 
 /**
- * Run `work`; where it fails for want of an operator's key ask for one. Other errors are told in the page's head.
- * Returns whether it is worth trying again: not if there is no key to be had, or `signal` was aborted.
+ * Run `work`; where it fails for want of an operator's key ask for one, and run it again. Other errors are told in the
+ * page's head. Returns whether it is worth trying again: not if there is no key to be had, or `signal` was aborted.
  */
 export async function withKey(work, signal) {
-  try {
-    await work();
-  } catch (error) {
+  for (;;) {
+    try {
+      await work();
+      return !signal.aborted;
+    } catch (error) {
+      if (signal.aborted) return false;
+      setState(error.wantsKey ? error.keyReason : error.message, "bad");
+      const isNoOperator = error.code === "insufficient_permissions";
+      if (!error.wantsKey && !isNoOperator) return true;
+      if (isNoOperator && savedKey() === "") return false; // no key would help
+    }
+    const hasKey = await askKey(byId("state").textContent); // the old one stays until then: it is the chat page's
     if (signal.aborted) return false;
-    setState(error.message, "bad");
-    const isNoOperator = error.code === "insufficient_permissions";
-    if (error.wantsKey || (isNoOperator && savedKey() !== "")) return askKey(error.message); // its old one stays: it is the chat page's
-    if (isNoOperator) return false;
+    if (!hasKey) {
+      setState("An operator’s key is needed. Load the page again to enter one.", "bad");
+      return false;
+    }
   }
-  return !signal.aborted;
 }
 
 async function askKey(reason) {
   const dialog = byId("dialog");
-  const input = h("input", { type: "password", autocomplete: "off", "aria-label": "Key", class: "grow", required: true });
+  const input = h("input", { type: "password", autocomplete: "off", "aria-label": "Key", placeholder: "Key", class: "grow", required: true });
   input.value = savedKey();
   dialog.replaceChildren(
     h("h2", { id: "dialog-title" }, "An operator’s key is needed"),
     h("form", { method: "dialog" },
       h("p", {}, reason),
       h("div", { class: "row" }, input),
-      h("div", { class: "row end" }, h("button", { class: "primary", value: "entered" }, "Use this key"))),
+      h("div", { class: "row end" },
+        h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+        h("button", { class: "primary", value: "entered" }, "Use this key"))),
   );
   dialog.returnValue = ""; // some browsers leave it at Escape
   dialog.showModal();

@@ -8,7 +8,7 @@ import { eventsPath, offerModels } from "./models.js";
 import { withKey } from "./operator_key.js";
 import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
-import { seconds } from "./words.js";
+import { count, seconds } from "./words.js";
 
 const WINDOW_S = 60;
 const RETRY_MS = 2000;
@@ -115,10 +115,10 @@ function showDrafts() {
   bars("drafts", rows, 1, (share) => `${Math.round(share * 100)} %`);
 }
 
-function showLatencies({ num_requests: count, first_token_s: first, per_token_s: token }) {
+function showLatencies({ num_requests: numRequests, first_token_s: first, per_token_s: token }) {
   const row = (name, values) => h("tr", {}, h("td", {}, name), (values.length ? values : [null, null, null]).map((value) => h("td", {}, seconds(value))));
   byId("latencies").replaceChildren(
-    h("thead", {}, h("tr", {}, h("th", {}, `${count} requests`), ["p50", "p90", "p99"].map((each) => h("th", {}, each)))),
+    h("thead", {}, h("tr", {}, h("th", {}, count(numRequests, "request")), ["p50", "p90", "p99"].map((each) => h("th", {}, each)))),
     h("tbody", {}, row("first token", first), row("each token", token)),
   );
 }

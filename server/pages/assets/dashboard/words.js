@@ -37,7 +37,7 @@ const ENGINE_ENDS = {
 
 const STATES = {
   waiting: "Waiting", running: "Running", completed: "Completed", timeout: "Out of time", refused: "Refused",
-  failed: "Failed", aborted: "Stopped by its client",
+  failed: "Failed", aborted: "Stopped",
 };
 
 export const stateOf = ({ state }) => STATES[state] ?? state;

@@ -26,6 +26,12 @@ class ApiError extends Error {
   get wantsKey() {
     return this.status === 401;
   }
+
+  /** Why a key is asked for, where one is. */
+  get keyReason() {
+    if (!this.wantsKey) return this.message;
+    return savedKey() ? "The server does not take this key: it may be mistyped, expired or removed." : "This server asks for a key.";
+  }
 }
 
 /** The answer's JSON. `path` is relative to the page, since a proxy may have put the server under a prefix. */
@@ -46,7 +52,7 @@ export async function* postStream(path, body, signal) {
     for await (const { data } of events(response.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ApiError(chunk.error.message, { status: chunk.error.status ?? 500, code: chunk.error.code });
+      if (chunk.error) throw new ApiError(sentence(chunk.error.message), { status: chunk.error.status ?? 500, code: chunk.error.code });
       yield chunk;
     }
   } catch (error) {
@@ -72,12 +78,18 @@ async function send(path, options) {
   }
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
-  throw new ApiError(told?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`, {
+  throw new ApiError(told?.error?.message ? sentence(told.error.message) : `The server answered ${response.status} ${response.statusText}.`, {
     status: response.status,
     code: told?.error?.code,
     retryAfterS: Number(response.headers.get("retry-after")) || null,
     requestId: response.headers.get("x-request-id"),
   });
+}
+
+/** The server's messages are parts of sentences. */
+function sentence(text) {
+  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
 function asApiError(error) {

@@ -54,7 +54,7 @@ test("the cache's part is told with what it saved", () => {
 });
 
 test("states are words, and unknown ones stay", () => {
-  assert.equal(stateOf({ state: "aborted" }), "Stopped by its client");
+  assert.equal(stateOf({ state: "aborted" }), "Stopped");
   assert.equal(stateOf({ state: "new one" }), "new one");
 });
 
