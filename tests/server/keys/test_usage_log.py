@@ -119,9 +119,9 @@ async def test_a_pipe_is_waited_for_by_nobody(
     path = tmp_path / "usage.fifo"
     os.mkfifo(path)
     with pytest.raises(OptionError, match="it is a pipe that nobody reads"):
-        UsageLog(path, metrics, "m")
+        UsageLog(path, metrics)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    log = UsageLog(path, metrics, "m")
+    log = UsageLog(path, metrics)
     for number in range(2_000):  # more than a pipe holds
         log.note(_record(str(number)))
     await log.flush()
