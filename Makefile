@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-integrations test-long soak fuzz lint format docs lock sbom clean
+.PHONY: help serve test test-fast test-integrations test-long soak fuzz lint format docs site lock sbom clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -51,6 +51,9 @@ format: $(VENV)/.installed-test ## Format the code and sort its imports
 
 docs: $(VENV)/.installed-test ## Write the documents' tables (options, metrics, models) and the dashboard
 	$(BIN)/python -m tests.helpers.docs_tables
+
+site: $(VENV)/.installed-test ## Build the documents as a site in build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 lock: $(VENV)/.installed-test $(BIN)/uv ## Write the image's LOCK, by hashes, of the versions installed here; INDEX: of torch
 	$(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([^ ]*==[^ +]*\).*/\1/p' > $(VENV)/constraints.txt
