@@ -62,7 +62,7 @@ def load_model(
     names and shapes are known to fit.
 
     progress is called with ("compile kernels", done, all, "files") if there are none yet, ("read tokenizer", 0, 0, ""),
-    then ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "keep packed weights"; or
+    then ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "cache packed weights"; or
     with "map weights", if they are in the cache. on_tokenizer gets the tokenizer before the weights are read.
     """
     from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds

@@ -73,7 +73,7 @@ class WeightCache:
             elif self._make_room(needed_bytes):
                 with self._unnamed_file() as file:
                     write_weight_file(
-                        file, tensors, extra, lambda done, total: progress("keep packed weights", done, total, "B")
+                        file, tensors, extra, lambda done, total: progress("cache packed weights", done, total, "B")
                     )
                     _give_name(file, self.path(key))
         except OSError as error:

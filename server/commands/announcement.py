@@ -4,11 +4,16 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from engine.client.log_format import LogFormat
 from engine.protocol import EngineInfo
+from server.commands.chat.server import DEFAULT_URL
 from server.commands.listener import UNIX_SCHEME, is_for_this_machine
+from server.commands.start_panel import Started, show_panel
 from server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -21,24 +26,66 @@ _CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "
 _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
 
 
-def announce(infos: Mapping[str, EngineInfo], text_model: "TextModel", url: str, config: ServerConfig) -> None:
-    """Log the choices, and write a command to paste to stderr. infos: of the loaded models, by their names."""
+def announce_loading(url: str, what: str, *, is_drawn: bool) -> None:
+    """Say what is loaded, and where the server will be. is_drawn: with bars, on a terminal."""
+    if is_drawn:
+        sys.stderr.write(f"Loading {what}; {url} answers when it is ready.\n")
+    else:
+        logger.info("listening on %s, loading %s", url, what)
+
+
+def announce(
+    infos: Mapping[str, EngineInfo], text_model: "TextModel", url: str, config: ServerConfig, *, is_drawn: bool
+) -> None:
+    """Tell what was chosen, where the server is and how to call it: as a panel, or in lines.
+
+    infos: of the loaded models, by their names. is_drawn: the start is shown with bars, on a terminal.
+    """
     for name, info in infos.items():
         of = f"{name}: " if len(infos) > 1 else ""
         for note in info.notes:
-            logger.info("%s%s", of, note)
+            logger.log(logging.DEBUG if is_drawn else logging.INFO, "%s%s", of, note)
         for warning in info.warnings:
             logger.warning("%s%s", of, warning)
     has_key = bool(config.api_key or config.api_keys_file)
-    if not has_key and config.network.uds is None and not is_for_this_machine(config.host):
+    is_open = not has_key and config.network.uds is None and not is_for_this_machine(config.host)
+    if is_open:
         logger.warning("there is no key: whoever reaches %s may use the server; set HEADRACE_API_KEY", config.host)
     if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
         logger.info("ready at %s", url)
         return
     command = _command(url, *(_CHAT if text_model.chat is not None else _COMPLETION), has_key=has_key)
-    page = "" if url.startswith(UNIX_SCHEME) else f"Chat in a browser: {url}/\n"
-    sys.stderr.write(f"\nheadrace is ready at {url}\n{page}Over the API:\n\n  {command}\n\n")
+    if is_drawn:
+        names = [entry.name for entry in config.models.entries] or list(infos)
+        started = Started(
+            version=version("headrace"),
+            address=f"{url}, and every other address of this machine" if config.host in ("0.0.0.0", "::") else url,
+            models={name: infos.get(name) for name in names},
+            keys=_keys(config, is_open=is_open),
+            tries=[*_pages(url, has_chat=text_model.chat is not None), ("API", command)],
+        )
+        show_panel(Console(file=sys.stderr, highlight=False), started)
+        return
+    pages = "".join(f"{label}: {what}\n" for label, what in _pages(url, has_chat=text_model.chat is not None))
+    sys.stderr.write(f"\nheadrace is ready at {url}\n{pages}API:\n\n  {command}\n\n")
     sys.stderr.flush()
+
+
+def _pages(url: str, *, has_chat: bool) -> list[tuple[str, str]]:
+    """What is there beside the API; a Unix socket has nothing that a browser could open."""
+    if url.startswith(UNIX_SCHEME):
+        return []
+    chat = "headrace chat" if url == DEFAULT_URL else f"headrace chat {url}"
+    terminal = [("Terminal", chat)] if has_chat else []
+    return [("Chat page", f"{url}/"), ("Dashboard", f"{url}/dashboard"), *terminal]
+
+
+def _keys(config: ServerConfig, *, is_open: bool) -> str:
+    if config.api_keys_file:
+        return f"needed, of {config.api_keys_file}"
+    if config.api_key:
+        return "needed"
+    return "none, so whoever reaches this address may use it" if is_open else "none needed on this machine"
 
 
 def _command(url: str, path: str, body: str, *, has_key: bool) -> str:

@@ -1,7 +1,8 @@
 """What the operator sees while the engine loads: bars on a terminal, log lines elsewhere."""
 
 import logging
-import sys
+import threading
+from typing import Protocol
 
 from rich.console import Console
 
@@ -9,18 +10,27 @@ from engine.client.log_format import LogFormat
 from engine.jobs.stage_bars import StageBars
 from engine.jobs.stage_lines import StageLines
 from engine.protocol import Loading
+from server.commands.shared_terminal import SharedTerminal, can_draw
 
 logger = logging.getLogger(__name__)
 
 
+class _Terminal(Protocol):
+    console: Console
+    lock: threading.Lock
+
+    def give_back(self) -> None: ...
+
+
 class LoadingDisplay:
-    """Shows Loading messages: by `bars`, if there are any, until `close`; by log lines after that.
+    """Shows Loading messages: by bars, if there is a terminal, until `close`; by log lines after that.
 
     The engine may be started again long after; the terminal belongs to the log by then.
     """
 
-    def __init__(self, bars: StageBars | None) -> None:
-        self._bars = bars
+    def __init__(self, terminal: _Terminal | None) -> None:
+        self._terminal = terminal
+        self._bars = None if terminal is None else StageBars(terminal.console)
         self._lines = StageLines(lambda line: logger.info("%s", line))
 
     def show(self, loading: Loading) -> None:
@@ -29,13 +39,13 @@ class LoadingDisplay:
 
     def close(self) -> None:
         """Leave the terminal as it was, with the bars above the cursor."""
-        if self._bars is not None:
-            self._bars.close()
-            self._bars = None
+        if self._bars is not None and self._terminal is not None:
+            with self._terminal.lock:
+                self._bars.close()
+            self._terminal.give_back()
+            self._bars = self._terminal = None
 
 
 def loading_display(log_format: LogFormat) -> LoadingDisplay:
     """With bars where stderr is a terminal that can draw them, and nobody asked for lines that programs read."""
-    console = Console(file=sys.stderr)
-    can_draw = console.is_terminal and not console.is_dumb_terminal
-    return LoadingDisplay(StageBars(console) if can_draw and log_format is LogFormat.TEXT else None)
+    return LoadingDisplay(SharedTerminal() if can_draw(log_format) else None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from engine.client.log_format import FORM_VARIABLE, configure_logging
 from engine.config import EngineConfig
 from server.commands.activity_log import ActivityLog
-from server.commands.announcement import announce
+from server.commands.announcement import announce, announce_loading
 from server.commands.draining import drain_server
 from server.commands.engines import Engines
 from server.commands.fault_injection import fault_plan
@@ -24,6 +24,7 @@ from server.commands.listener import listening, url_of
 from server.commands.open_files import allow_open_files
 from server.commands.service_manager import ServiceManager
 from server.commands.several_engines import engines_of
+from server.commands.shared_terminal import can_draw
 from server.commands.stopping import catch_signals, run_until_stopped, unless
 from server.config import MetricsAlias, ServerConfig
 from server.http.certificates import Certificates
@@ -90,6 +91,7 @@ async def _serve(
     name = entries[0].name if entries else server_config.model_names(engine_config.model)[0]
     metrics = Metrics(name, has_vllm_names=has_vllm_names)
     tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.count_spans)
+    is_drawn = can_draw(server_config.log_format)
     engines = engines_of(server_config, engine_config, metrics, began_s)
     await engines.begin()
     await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
@@ -106,12 +108,12 @@ async def _serve(
     url = url_of(sock, has_tls=certificates is not None)
     async with _kept_up(context, manager, certificates), _answering(http, sock, context, engines):
         manager.loading(engines.what)
-        logger.info("listening on %s, loading %s", url, engines.what)
+        announce_loading(url, engines.what, is_drawn=is_drawn)
         text_model = await unless(stop, engines.finish())
         if text_model is not None:
             drain = partial(drain_server, context, http.num_answers, server_config.shutdown_timeout)
             with _preparing(context, text_model):
-                announce(context.models.infos, text_model, url, server_config)
+                announce(context.models.infos, text_model, url, server_config, is_drawn=is_drawn)
                 manager.ready(url)
                 await run_until_stopped(stop, engines, context, drain)
     return 0

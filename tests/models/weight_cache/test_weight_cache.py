@@ -117,7 +117,7 @@ def test_what_is_saved_is_found(cache: WeightCache) -> None:
     assert found is not None
     assert found.extra == [1]
     assert torch.equal(found.tensors["long"], TENSORS["long"])
-    assert set(stages) == {"keep packed weights", "map weights"}
+    assert set(stages) == {"cache packed weights", "map weights"}
     assert cache.find("b", ignore) is None
     assert [path.name for path in cache.folder.iterdir()] == ["a.weights"]
 

@@ -1,6 +1,7 @@
 """What the server's log says when it is ready."""
 
 import logging
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.helpers.fake_client import engine_info
 def test_what_was_probably_not_meant_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     info = engine_info(notes=["chosen"], warnings=["the KV cache holds 32 tokens"])
-    announce({"m": info}, SimpleNamespace(chat=None), "http://x", ServerConfig())  # type: ignore[arg-type]
+    announce({"m": info}, SimpleNamespace(chat=None), "http://x", ServerConfig(), is_drawn=False)  # type: ignore[arg-type]
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "chosen"),
         ("WARNING", "the KV cache holds 32 tokens"),
@@ -29,7 +30,7 @@ def test_what_was_probably_not_meant_is_a_warning(caplog: pytest.LogCaptureFixtu
     ],
 )
 def test_the_command_to_paste_reaches_the_socket(url: str, call: str, capsys: pytest.CaptureFixture[str]) -> None:
-    announce({"m": engine_info()}, SimpleNamespace(chat=None), url, ServerConfig())  # type: ignore[arg-type]
+    announce({"m": engine_info()}, SimpleNamespace(chat=None), url, ServerConfig(), is_drawn=False)  # type: ignore[arg-type]
     told = capsys.readouterr().err
     assert f"headrace is ready at {url}\n" in told
     assert call in told
@@ -47,6 +48,51 @@ def test_the_command_to_paste_reaches_the_socket(url: str, call: str, capsys: py
 def test_a_server_that_is_open_to_all_says_so(
     options: dict[str, Any], is_warned: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    announce({"m": engine_info()}, SimpleNamespace(chat=None), "http://x", ServerConfig(**options))  # type: ignore[arg-type]
+    config = ServerConfig(**options)
+    announce({"m": engine_info()}, SimpleNamespace(chat=None), "http://x", config, is_drawn=False)  # type: ignore[arg-type]
     assert ("there is no key" in caplog.text) == is_warned
     assert ("Bearer YOUR_KEY" in capsys.readouterr().err) == (len(options) == 2)
+
+
+def test_a_panel_has_notes_in_its_rows_and_warnings_above_it(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    info = engine_info(notes=["Attention: cpu"], warnings=["the KV cache holds 32 tokens"])
+    announce({"m": info}, SimpleNamespace(chat=object()), "http://127.0.0.1:8000", ServerConfig(), is_drawn=True)  # type: ignore[arg-type]
+    assert caplog.messages == ["the KV cache holds 32 tokens"]
+    told = capsys.readouterr().err
+    for words in (
+        "is ready",
+        "Dashboard  http://127.0.0.1:8000/dashboard\n",
+        "Terminal   headrace chat\n",
+        "curl -N http",
+    ):
+        assert words in told
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({}, "none needed on this machine"),
+        ({"host": "0.0.0.0"}, "none, so whoever reaches this address may use it"),
+        ({"api_key": ("secret-key",)}, "needed"),
+        ({"api_keys_file": "keys.yaml"}, "needed, of keys.yaml"),
+    ],
+)
+def test_the_panel_says_who_may_call_and_tells_no_key(
+    options: dict[str, Any], keys: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ServerConfig(**options)
+    announce({"m": engine_info()}, SimpleNamespace(chat=None), "http://127.0.0.1:8000", config, is_drawn=True)  # type: ignore[arg-type]
+    told = capsys.readouterr().err
+    assert re.search(rf"Keys +{keys} ", told)
+    assert "secret-key" not in told
+
+
+def test_a_unix_socket_has_no_pages(capsys: pytest.CaptureFixture[str]) -> None:
+    config = ServerConfig()
+    announce({"m": engine_info()}, SimpleNamespace(chat=object()), "unix:/run/s", config, is_drawn=True)  # type: ignore[arg-type]
+    told = capsys.readouterr().err
+    assert "Dashboard" not in told
+    assert "headrace chat" not in told
