@@ -7,6 +7,8 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from engine.errors import QueueTimeout
+from server.errors import AnswerTimeout
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
 from server.http.waiting_stream import WaitingStream, may_wait_as_stream
@@ -27,16 +29,36 @@ def asked_model(body_type: type[B]) -> Callable[..., Awaitable[ServedModel]]:
         request: Request, context: Context, body: Annotated[B, Depends(json_body(body_type))]
     ) -> ServedModel:
         model = context.models.find(body.model)  # type: ignore[attr-defined]
-        return await entered(request, model, is_stream=bool(getattr(body, "stream", False)))
+        if getattr(body, "resumable", False) and request.headers.get("last-event-id"):
+            return model  # for the rest of a stream, which needs no engine of its own
+        timeout_s = getattr(body, "timeout", None) or model.config.request_timeout
+        return await entered(
+            request,
+            model,
+            is_stream=bool(getattr(body, "stream", False)),
+            timeout_s=timeout_s,
+            waits_on=getattr(body, "service_tier", None) == "flex",
+        )
 
     return find
 
 
-async def entered(request: Request, model: ServedModel, *, is_stream: bool = False) -> ServedModel:
+async def entered(
+    request: Request,
+    model: ServedModel,
+    *,
+    is_stream: bool = False,
+    timeout_s: float | None = None,
+    waits_on: bool = False,
+) -> ServedModel:
     """The model, which is loaded and stays so until the request is over. Logs and usage say that it is for this one.
 
     is_stream: the client is told in comments how far loading has come, where it takes longer than a silence may be.
-    Raises ClientGone, QueueFull, ModelNotLoaded and EngineUnavailable.
+    timeout_s: the request's own time, from its arrival.
+
+    waits_on: whether --queue-timeout is none of its limits.
+
+    Raises ClientGone, QueueFull, QueueTimeout, ModelNotLoaded, EngineUnavailable, and AnswerTimeout.
     """
     record = current_record()
     if record is not None:
@@ -44,12 +66,30 @@ async def entered(request: Request, model: ServedModel, *, is_stream: bool = Fal
     if model.residence is not None:
         telling = asyncio.create_task(_tell(request, model)) if is_stream else None
         try:
-            await until_disconnect(model.enter(record), request.receive)
+            await until_disconnect(_in_time(request, model, timeout_s, waits_on), request.receive)
         finally:
             if telling is not None:
                 telling.cancel()
                 await asyncio.gather(telling, return_exceptions=True)
     return model
+
+
+async def _in_time(request: Request, model: ServedModel, timeout_s: float | None, waits_on: bool) -> None:
+    queue_timeout_s = None if waits_on else model.config.queue_timeout
+    limit_s = min((each for each in (timeout_s, queue_timeout_s) if each is not None), default=None)
+    try:
+        async with asyncio.timeout_at(None if limit_s is None else request.state.arrival_s + limit_s) as limit:
+            await model.enter(current_record())  # the loop's clock is time.monotonic(), as that of arrivals
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        if limit_s == timeout_s:
+            raise AnswerTimeout(
+                f"the request's timeout of {timeout_s:g} s was over before its model was loaded; give it more"
+            ) from None
+        raise QueueTimeout(
+            f"the model was not loaded within {queue_timeout_s:g} s (--queue-timeout); try again later", retry_after_s=5
+        ) from None
 
 
 async def _tell(request: Request, model: ServedModel) -> None:

@@ -184,8 +184,7 @@ class Residency:
         """Unload the model when its requests are over; those that come meanwhile wait, and load it again."""
         resident = self._residents[name]
         resident.is_wanted = False
-        is_loading = resident.state is ModelState.LOADING and not resident.waiters
-        resident.must_unload = is_loading or resident.state is ModelState.LOADED
+        resident.must_unload = resident.state in (ModelState.LOADING, ModelState.LOADED)
         self._settle()
 
     # --- the loader ---------------------------------------------------------------------------------------------------

@@ -232,6 +232,19 @@ def test_an_operator_loads_and_unloads() -> None:
     assert behind.is_admitted
 
 
+def test_one_that_is_dismissed_while_it_loads_serves_those_that_wait_first() -> None:
+    server = _three()
+    waiting = server.enter("a")
+    server.residency.dismiss("a")
+    behind = server.enter("a")
+    server.loaded("a")
+    late = server.enter("a")
+    assert (waiting.is_admitted, behind.is_admitted, late.is_over) == (True, True, False)
+    server.residency.leave("a")
+    server.residency.leave("a")
+    assert server.loader.unloading == {"a"}
+
+
 def test_what_was_measured_counts_from_then_on() -> None:
     server = _Server(12, _resident("a", 10), _resident("b", 6))
     server.enter("a")

@@ -299,3 +299,19 @@ async def test_the_dashboard_shows_one_model_and_lists_all() -> None:
     assert (first["engine"]["state"], second["engine"]["state"]) == ("unloaded", "ready")
     assert (len(first["recent"]), len(second["recent"])) == (0, 1)
     assert missing.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "status", "code"),
+    [({"timeout": 0.1}, {}, 504, "timeout"), ({}, {"queue_timeout": 0.1}, 503, "queue_timeout")],
+)
+async def test_a_requests_time_counts_while_its_model_is_loaded(
+    fields: dict[str, Any], options: dict[str, Any], status: int, code: str
+) -> None:
+    several = make_several({"alpha": 1}, BIG, **options)
+    several.loads_at_once = False
+    async with http(several.app) as api:
+        refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES, **fields})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+    assert several.residence.resident("alpha").num_users == 0
+    assert not several.residence.resident("alpha").waiters
