@@ -24,18 +24,22 @@ function row(request, nowMs, old) {
   return element;
 }
 
+const keyOf = (request) => `${request.id} ${request.began_ms}`; // clients may use an id twice
+
 /**
  * Show an element for each request, made by `make(request, old)`. One that is there stays, since a press of a mouse
  * outlives a frame, and so does a keyboard's focus.
  */
 function place(list, requests, make, emptyText) {
   const old = new Map([...list.children].map((element) => [element.requestKey, element]));
-  const elements = requests.map((request) => {
-    const key = `${request.id} ${request.began_ms}`; // clients may use an id twice
+  const isHeld = old.size > 1 && matchMedia("(hover: hover)").matches && list.matches(":hover"); // nothing moves under a pointer
+  const elements = requests.filter((request) => !isHeld || old.has(keyOf(request))).map((request) => {
+    const key = keyOf(request);
     const element = make(request, old.get(key));
     element.requestKey = key;
     return element;
   });
+  if (isHeld) return;
   if (elements.length === 0) elements.push(list.querySelector(".empty") ?? h("p", { class: "empty" }, emptyText));
   if (elements.length !== list.children.length || elements.some((element, index) => element !== list.children[index])) {
     const focused = list.contains(document.activeElement) ? document.activeElement : null;
