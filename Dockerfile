@@ -1,7 +1,11 @@
+# For CPUs and for NVIDIA GPUs: the lock has the package index's torch, which brings CUDA's libraries along (several
+# gigabytes); a lock with a CPU build of torch makes a much smaller image.
+#
 # Build:  docker build -t headrace .
 #         with another build of torch: make lock LOCK=FILE INDEX=URL, and --build-arg LOCK=FILE
 #         --build-arg PIP_ARGS="--extra-index-url URL"
 # Run:    docker run --rm -p 8000:8000 -v headrace-cache:/cache headrace serve [MODEL] [options]
+#         on a GPU, with NVIDIA's container toolkit: docker run --gpus all ...
 
 FROM python:3.12-slim AS build
 ARG PIP_ARGS=""
@@ -10,6 +14,8 @@ RUN python -m venv /opt/headrace
 ENV PATH=/opt/headrace/bin:$PATH
 WORKDIR /src
 # For the CPU kernels, which are compiled into the package for every kind of processor.
+# By no version: the compiler does not get into the image, and old versions leave Debian's mirrors.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
