@@ -167,7 +167,7 @@ class Residence:
             await self._fail(name, home, engine, str(error))
             return
         need_bytes = info.weight_bytes + info.kv_bytes + PROCESS_BYTES
-        if need_bytes > home.resident.need_bytes:
+        if 0 < home.resident.need_bytes < need_bytes:
             expected = home.resident.need_bytes
             logger.warning("the model %s takes %d MiB, where %d were expected", name, need_bytes >> 20, expected >> 20)
         self._residency.loaded(name, need_bytes)

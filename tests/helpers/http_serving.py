@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -77,9 +77,11 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    client: EngineClient | None = None, network: NetworkConfig | None = None, **options: object
+    client: EngineClient | Mapping[str, EngineClient] | None = None,
+    network: NetworkConfig | None = None,
+    **options: object,
 ) -> AsyncIterator[Served]:
-    """A server, until the context is left. options: of ServerConfig."""
+    """A server, until the context is left. client: of several models, by their names. options: of ServerConfig."""
     limits = {"http_header_timeout": LIMIT_S, "http_write_timeout": LIMIT_S}
     config = ServerConfig(**{"port": 0, "network": network or NetworkConfig(), **limits, **options})  # type: ignore[arg-type]
     metrics = Metrics(MODEL)

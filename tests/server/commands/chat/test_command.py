@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server import cli
 from server.commands.chat import command
 from server.commands.options import CLIENT_KEY_VARIABLE
+from server.model_options.config import ModelEntry, ModelsConfig
 from server.network_config import NetworkConfig
 from tests.helpers.certificates import Authority
 from tests.helpers.fake_client import FakeClient, says
@@ -45,6 +47,17 @@ async def test_without_a_terminal_one_picture_is_printed(
     assert ("/v1/completions" in shown) is (name == "top")  # it shows what has ended, too
     assert "GET /dashboard/events 200" in caplog.text
     assert " 499 " not in caplog.text
+
+
+async def test_ps_lists_each_of_several_models(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("alpha", "beta")
+    entries = tuple(ModelEntry((name,), EngineConfig(model=name)) for name in names)
+    clients = {name: FakeClient(says(name)) for name in names}
+    async with serving(clients, models=ModelsConfig(entries)) as server:
+        assert await _run("ps", _url(server)) == 0
+    shown = capsys.readouterr().out
+    assert f"alpha, beta at {_url(server)}" in shown
+    assert all(f"{name}: ready  ·  0 open" in shown for name in names)
 
 
 async def test_a_missing_or_wrong_key_is_told_in_the_words_of_the_command_line(
