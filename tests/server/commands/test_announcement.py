@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from server.commands.announcement import announce
-from server.config import ServerConfig
+from server.commands.announcement import announce, announce_loading
+from server.config import LogLevel, ServerConfig
 from tests.helpers.fake_client import engine_info
 
 
@@ -88,6 +88,14 @@ def test_the_panel_says_who_may_call_and_tells_no_key(
     told = capsys.readouterr().err
     assert re.search(rf"Keys +{keys} ", told)
     assert "secret-key" not in told
+
+
+@pytest.mark.parametrize("is_drawn", [True, False])
+def test_who_wants_warnings_alone_gets_no_panel(is_drawn: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ServerConfig(log_level=LogLevel.WARNING)
+    announce_loading("http://x", "demo", config, is_drawn=is_drawn)
+    announce({"m": engine_info()}, SimpleNamespace(chat=None), "http://x", config, is_drawn=is_drawn)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_unix_socket_has_no_pages(capsys: pytest.CaptureFixture[str]) -> None:
