@@ -59,7 +59,9 @@ def test_sources_that_documents_name_anywhere_exist() -> None:
 
 @pytest.mark.parametrize("folder", _FOLDERS)
 def test_sources_that_comments_and_docstrings_name_exist(folder: str) -> None:
-    texts = {path: "\n".join(_prose(path)) for path in sorted((ROOT / folder).rglob("*.py"))}
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    suspects = [path for path in paths if _missing(path.read_text())]  # telling prose from code takes a while
+    texts = {path: "\n".join(_prose(path)) for path in suspects}
     assert [(str(path.relative_to(ROOT)), name) for path, text in texts.items() for name in _missing(text)] == []
 
 
