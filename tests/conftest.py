@@ -4,12 +4,17 @@ A file is fast as a whole, by the line `pytestmark = pytest.mark.fast`. In such 
 imported, which would load torch; importing torch and starting a process are errors.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# For torch in this process: models are tiny, and several threads for an operator of theirs cost more than they save.
+# Where another process has a core they cost ten times as much and more: each waits for the others, and spins.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No test asserts a time: hypothesis' deadline for an example would, and its check of how fast examples are drawn. How
 # many it drops is chance. Each run draws the same, so that a failure is the change's that is tested; others are drawn

@@ -16,5 +16,7 @@ def _levels() -> list[str]:
 
 @pytest.fixture(scope="session", params=_levels())
 def kernels(request: pytest.FixtureRequest) -> library.KernelLibrary:
-    """The kernel library of one level."""
-    return library.load_level(request.param)
+    """The kernel library of one level, with two threads."""
+    kernels = library.load_level(request.param)
+    kernels.set_num_threads(2)
+    return kernels
