@@ -18,6 +18,7 @@ from benchmarks import compare, servers, tables
 from benchmarks.results import MeasuredServer, Results, round_ratios, show_spread
 from benchmarks.rivals import RIVALS, rival_command, rival_version
 from benchmarks.scenarios import SCENARIOS, Result, Scenario
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.repository import ROOT
 
 FAKE = f"{shlex.quote(sys.executable)} -m tests.helpers.fake_openai {{port}}"
@@ -194,7 +195,7 @@ def test_stopping_ends_processes_in_sessions_of_their_own() -> None:
 
 
 def _wait_for_states(pids: set[int], state: str) -> None:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + DEADLINE_S
     while {(servers._status(pid) or {})["State"][0] for pid in pids} != {state}:
         if time.monotonic() > deadline_s:
             for pid in pids:
@@ -205,12 +206,12 @@ def _wait_for_states(pids: set[int], state: str) -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    """One whose successor is free too: servers that run together take both."""
-    for _ in range(100):
+    """One whose successor is free too: servers that run together take both. Not one of those that clients get."""
+    begin = 20_000 + os.getpid() % 10_000
+    for port in range(begin, begin + 1000, 2):
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
             try:
+                first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 1))
             except OSError:
                 continue

@@ -11,7 +11,7 @@ from server.keys.key import hash_of
 from tests.helpers.keys import entry, write_keys
 from tests.helpers.server_process import API_KEY, ServerProcess
 
-FAST_START = ("--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256")
+FAST_START = ("--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256", "--sse-ping-interval", "600")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

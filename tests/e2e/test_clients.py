@@ -66,7 +66,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     (folder / "client.mjs").write_text(NODE_CLIENT)
     return folder
@@ -78,7 +78,7 @@ def test_node_client_streams_a_chat(server: ServerProcess, plain_text: str, node
         cwd=node_folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -89,7 +89,7 @@ def test_curl_streams_a_chat(server: ServerProcess, plain_text: str) -> None:
     command = [require_tool("curl"), "--noproxy", "*", "-sN", f"{server.url}/v1/chat/completions"]
     headers = ["-H", f"authorization: Bearer {API_KEY}", "-H", "content-type: application/json"]
     result = subprocess.run(
-        [*command, *headers, "-d", json.dumps({**BODY, "stream": True})], capture_output=True, timeout=60, check=True
+        [*command, *headers, "-d", json.dumps({**BODY, "stream": True})], capture_output=True, timeout=180, check=True
     )
     *events, done = [line.removeprefix("data: ") for line in result.stdout.decode().split("\n\n") if line]
     deltas = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events]

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import FAST_START
-from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.deadline import DEADLINE_S, wait_until
+from tests.helpers.server_process import ServerProcess
 
 NUM_STREAMING, NUM_WAITING = 2, 8
 NUM_TOKENS = 160  # of a stream: it must not end while the others are sent
-HANG_TIMEOUT_S = 4.0
+HANG_TIMEOUT_S = 8.0  # a step takes less, also on a machine that has other work
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +77,17 @@ def test_no_request_is_lost(narrow_server: ServerProcess, fault: signal.Signals)
     with ThreadPoolExecutor(NUM_STREAMING + NUM_WAITING) as threads:
         streaming = [threads.submit(_stream, server, began) for _ in range(NUM_STREAMING)]
         for _ in range(NUM_STREAMING):
-            assert began.acquire(timeout=30)
+            assert began.acquire(timeout=DEADLINE_S)
         waiting = [threads.submit(_complete, server, n, stream=bool(n % 2)) for n in range(NUM_WAITING)]
-        wait_until(lambda: server.metric("headrace_num_requests_waiting") == NUM_WAITING, 30, "eight wait")
+        waits = lambda: server.metric("headrace_num_requests_waiting") == NUM_WAITING  # noqa: E731
+        wait_until(
+            lambda: waits() or any(each.done() for each in streaming), "eight wait, or a stream has ended already"
+        )
 
         os.kill(engine, fault)
+        has_restarted = lambda: server.metric("headrace_engine_restarts_total", reason=reason) > restarts  # noqa: E731
         with server.client() as client:
-            wait_until(lambda: client.get("/health").status_code == 503, HANG_TIMEOUT_S + 5, "the server is unwell")
+            wait_until(lambda: client.get("/health").status_code == 503 or has_restarted(), "the server is unwell")
         assert [_text(each.result(180)) for each in streaming] == [stream_alone] * NUM_STREAMING
         assert [each.result(180) for each in waiting] == alone
     assert server.metric("headrace_engine_restarts_total", reason=reason) == restarts + 1

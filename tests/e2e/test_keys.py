@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 
 from tests.helpers.answered_tokens import answered_tokens
+from tests.helpers.deadline import wait_until
 from tests.helpers.keys import bearer, write_keys
-from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.server_process import ServerProcess
 
 STORY = "The river rises in the hills, where nobody lives but some shepherds and their dogs, and it runs for days. " * 2
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": STORY}], "max_tokens": 6, "ignore_eos": True}
@@ -40,17 +41,18 @@ def test_a_keys_usage_and_metrics_are_the_sums_of_its_answers(server: ServerProc
 
     with server.client() as client, ThreadPoolExecutor(4) as pool:
         _ask(client, "ben")
+        wait_until(lambda: usage(client)["output_tokens"] > 0, "it is counted")
         before = usage(client)
         fields = [{}, {"n": 3}, {"stream": True, "stream_options": {"include_usage": True}}, {"stop": "e"}]
         tokens = [answered_tokens(each) for each in pool.map(lambda each: _ask(client, "ben", **each), fields)]
-        after = usage(client)
-        metrics = {name: server.metric(f"headrace_key_{name}_total", key="ben") for name in after}
-    assert {name: after[name] - before[name] for name in after} == {
-        "prompt_tokens": sum(each.prompt for each in tokens),
-        "cached_tokens": sum(each.cached or 0 for each in tokens),
-        "output_tokens": sum(each.output for each in tokens),
-    }
-    assert metrics == after
+        expected = {
+            "prompt_tokens": before["prompt_tokens"] + sum(each.prompt for each in tokens),
+            "cached_tokens": before["cached_tokens"] + sum(each.cached or 0 for each in tokens),
+            "output_tokens": before["output_tokens"] + sum(each.output for each in tokens),
+        }
+        wait_until(lambda: usage(client)["output_tokens"] >= expected["output_tokens"], "all are counted")
+        assert usage(client) == expected
+        assert {name: server.metric(f"headrace_key_{name}_total", key="ben") for name in expected} == expected
 
 
 def test_a_stream_tells_its_keys_limits(server: ServerProcess) -> None:
@@ -61,7 +63,7 @@ def test_a_stream_tells_its_keys_limits(server: ServerProcess) -> None:
     assert 0 < int(limited["x-ratelimit-remaining-tokens"]) <= 100_000  # full again where the first token takes long
 
 
-def test_a_new_key_is_taken_and_a_removed_one_refused_within_a_second(server: ServerProcess, keys_file: Path) -> None:
+def test_a_new_key_is_taken_and_a_removed_one_refused_while_it_runs(server: ServerProcess, keys_file: Path) -> None:
     entries = json.loads(keys_file.read_text())["keys"]
 
     def status(name: str) -> int:
@@ -71,8 +73,8 @@ def test_a_new_key_is_taken_and_a_removed_one_refused_within_a_second(server: Se
         assert status("ben") == 200
         try:
             write_keys(keys_file, *(each for each in entries if each["name"] != "ben"))
-            wait_until(lambda: status("ben") == 401, 2, "the key is refused")
+            wait_until(lambda: status("ben") == 401, "the key is refused")
             assert status("ann") == 200
         finally:
             write_keys(keys_file, *entries)
-        wait_until(lambda: status("ben") == 200, 2, "the key is taken again")
+        wait_until(lambda: status("ben") == 200, "the key is taken again")

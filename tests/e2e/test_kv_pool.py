@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.e2e.test_concurrency import PROMPTS, is_at_rest
-from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.deadline import wait_until
+from tests.helpers.server_process import ServerProcess
 
 # 16 blocks of 16 tokens: K and V of 30 layers, 3 heads of 64, in fp32.
 SIXTEEN_BLOCKS = 16 * 16 * 2 * 30 * 3 * 64 * 4
@@ -28,11 +29,11 @@ def test_a_pool_of_16_blocks_serves_32_requests_with_unchanged_texts(server: Ser
     options = ("--dtype", "float32", "--kv-cache-memory-bytes", str(SIXTEEN_BLOCKS), "--check-invariants")
     with ServerProcess(tmp_path / "log", *options, "--max-num-batched-tokens", "256") as small:
         small.wait_ready()
-        wait_until(lambda: "16 blocks of 16 tokens" in small.log, 10, "the server says how large its pool is")
+        wait_until(lambda: "16 blocks of 16 tokens" in small.log, "the server says how large its pool is")
         with small.client() as client, ThreadPoolExecutor(len(PROMPTS)) as pool:
             loaded = list(pool.map(lambda prompt: _complete(client, prompt, 24), PROMPTS))
         preemptions = small.metric("headrace_num_preemptions_total")
-        wait_until(lambda: is_at_rest(small), 10, "all gauges are 0 after the last answer")
+        wait_until(lambda: is_at_rest(small), "all gauges are 0 after the last answer")
     print(f"\n16 blocks, 32 requests: {preemptions:.0f} preemptions")  # noqa: T201 - a figure for docs/reliability.md
     assert loaded == unloaded
     assert preemptions > 0

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from tests.e2e.conftest import FAST_START
-from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.deadline import wait_until
+from tests.helpers.server_process import ServerProcess
 from tests.helpers.sse import contents, events
 
 CHAT = {
@@ -20,29 +21,27 @@ def _chunks(body: str) -> list[object]:
     return events(re.sub(r"^id: .*\n", "", body, flags=re.MULTILINE))
 
 
-def test_a_cut_connection_is_taken_up_again(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path / "log", *FAST_START) as server:
-        server.wait_ready()
-        with server.client() as client:
-            whole = client.post("/v1/chat/completions", json=CHAT).text
-            got = ""
-            with client.stream("POST", "/v1/chat/completions", json={**CHAT, "resumable": True}) as response:
-                for line in response.iter_lines():
-                    got += line + "\n"
-                    if got.count("\n\n") == 10:
-                        break
-            last = re.findall(r"^id: (\S+)$", got, re.MULTILINE)[-1]
-            path = f"/v1/streams/{last.partition(':')[0]}"
-            got += client.get(path, headers={"last-event-id": last}).text
-            assert contents(_chunks(got)) == contents(_chunks(whole))
+def test_a_cut_connection_is_taken_up_again(server: ServerProcess) -> None:
+    with server.client() as client:
+        whole = client.post("/v1/chat/completions", json=CHAT).text
+        got = ""
+        with client.stream("POST", "/v1/chat/completions", json={**CHAT, "resumable": True}) as response:
+            for line in response.iter_lines():
+                got += line + "\n"
+                if got.count("\n\n") == 10:
+                    break
+        last = re.findall(r"^id: (\S+)$", got, re.MULTILINE)[-1]
+        path = f"/v1/streams/{last.partition(':')[0]}"
+        got += client.get(path, headers={"last-event-id": last}).text
+        assert contents(_chunks(got)) == contents(_chunks(whole))
 
-            cut = {**CHAT, "resumable": True, "max_tokens": 2000, "ignore_eos": True}
-            with client.stream("POST", "/v1/chat/completions", json=cut) as response:
-                next(response.iter_lines())
-                stream_id = response.headers["x-stream-id"]
-            assert server.metric("headrace_stream_runs") == 1
-            client.delete(f"/v1/streams/{stream_id}").raise_for_status()
-            wait_until(lambda: server.metric("headrace_num_requests_running") == 0, 5, "the engine is idle")
+        cut = {**CHAT, "resumable": True, "max_tokens": 2000, "ignore_eos": True}
+        with client.stream("POST", "/v1/chat/completions", json=cut) as response:
+            next(response.iter_lines())
+            stream_id = response.headers["x-stream-id"]
+        assert server.metric("headrace_stream_runs") == 1
+        client.delete(f"/v1/streams/{stream_id}").raise_for_status()
+        wait_until(lambda: server.metric("headrace_num_requests_running") == 0, "the engine is idle")
 
 
 def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
@@ -67,7 +66,7 @@ def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
             assert client.get(f"/v1/responses/{running['id']}").json()["status"] == "failed"
             assert "1 background responses were cut off" in server.log
             drained = client.post("/v1/responses", json={**ENDLESS, "max_output_tokens": 100}).json()
-        assert server.terminate(60) == 0
+        assert server.terminate() == 0
         assert "Traceback" not in server.log
     with ServerProcess(tmp_path / "third", *FAST_START, *data) as server, server.client() as client:
         answer = client.get(f"/v1/responses/{drained['id']}").json()  # which needs no model

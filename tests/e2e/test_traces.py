@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra 'otel' is not installed")
 
 from tests.e2e.conftest import FAST_START
+from tests.helpers.deadline import DEADLINE_S, wait_until
 from tests.helpers.otlp_receiver import OtlpReceiver
-from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.server_process import ServerProcess
 
 PATH = "/v1/completions"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -37,15 +38,15 @@ def test_traces_outlive_the_engine_and_are_sent_before_the_end(tmp_path: Path) -
                     return client.post(PATH, json=body)
 
                 first = pool.submit(send, _body("A long story", 300))
-                wait_until(lambda: server.metric("headrace_num_requests_running") == 1, 20, "the first one runs")
+                wait_until(lambda: server.metric("headrace_num_requests_running") == 1, "the first one runs")
                 second = pool.submit(send, _body("A short one", 3))
-                wait_until(lambda: server.metric("headrace_num_requests_waiting") == 1, 20, "the second one waits")
-                wait_until(lambda: server.metric("headrace_iteration_decode_tokens_sum") > 10, 20, "there are tokens")
+                wait_until(lambda: server.metric("headrace_num_requests_waiting") == 1, "the second one waits")
+                wait_until(lambda: server.metric("headrace_iteration_decode_tokens_sum") > 10, "there are tokens")
                 os.kill(server.engine_pid(), signal.SIGKILL)  # as the system does for want of memory
                 assert first.result().json()["usage"]["completion_tokens"] == 300
                 assert second.result().json()["usage"]["completion_tokens"] == 3
             server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(20) == 0
+            assert server.process.wait(DEADLINE_S) == 0
         log = server.log
     spans = receiver.named(f"POST {PATH}")
     of_plain, of_first, of_second = sorted(spans, key=lambda span: span.began_ns)

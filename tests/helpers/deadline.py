@@ -14,10 +14,10 @@ async def until(condition: Callable[[], object], poll_s: float = 0.001) -> None:
             await asyncio.sleep(poll_s)
 
 
-def wait_until(condition: Callable[[], object], poll_s: float = 0.001) -> None:
-    """The same for tests without an event loop."""
-    end_s = time.monotonic() + DEADLINE_S
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> float:
+    """The same without an event loop: polls, and returns the seconds that it took; fails with `what`."""
+    began_s = time.monotonic()
     while not condition():
-        if time.monotonic() > end_s:
-            raise TimeoutError
-        time.sleep(poll_s)
+        assert time.monotonic() - began_s < timeout_s, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began_s

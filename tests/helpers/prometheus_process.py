@@ -9,8 +9,8 @@ from typing import Any, Self
 import httpx
 import yaml
 
+from tests.helpers.deadline import wait_until
 from tests.helpers.deploy_files import DEPLOY
-from tests.helpers.server_process import wait_until
 
 _TIMES_AS_FAST = 30
 _SPAN = re.compile(r"(?<=\[)(\d+)m(?=\])|(?<=for: )(\d+)m")
@@ -53,9 +53,9 @@ class PrometheusProcess:
             (self._folder / name).write_text(rules)
 
     def __enter__(self) -> Self:
-        wait_until(lambda: self._port() is not None, 60, f"Prometheus listens; its log: {self.log}")
+        wait_until(lambda: self._port() is not None, f"Prometheus listens; its log: {self.log}")
         self._client.base_url = httpx.URL(f"http://127.0.0.1:{self._port()}")
-        wait_until(self._is_ready, 60, f"Prometheus is ready; its log: {self.log}")
+        wait_until(self._is_ready, f"Prometheus is ready; its log: {self.log}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +114,7 @@ class PrometheusProcess:
         def is_scraped() -> bool:
             return any(value > called_s for _, value in self.samples("timestamp(headrace_build_info)"))
 
-        wait_until(is_scraped, 30, f"it scrapes; {self.last_error()}")
+        wait_until(is_scraped, f"it scrapes; {self.last_error()}")
 
 
 def _faster(span: re.Match[str]) -> str:

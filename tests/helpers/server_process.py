@@ -1,30 +1,23 @@
 """A real `headrace serve` on a free port, for end-to-end tests."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.helpers.deadline import wait_until
+
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 API_KEY = "test-key"
-START_TIMEOUT_S = 120.0  # most of it is for the first download of the demo model
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
-    """Poll until the condition holds and return the seconds that took; fail with `what` after the time-out."""
-    began_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began_s < timeout_s, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - began_s
+START_TIMEOUT_S = 300.0  # most of it is for the first download of the demo model
 
 
 class ServerProcess:
@@ -34,7 +27,8 @@ class ServerProcess:
         """prefix: a command that runs the server, in an environment that it makes. faults: to inject, as
         HEADRACE_FAULTS has them."""
         self._log = log
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        ours = ("HEADRACE_", "OMP_NUM_THREADS")  # the latter is for torch in the tests' own process
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         if cache := os.environ.get("HEADRACE_CACHE"):
             environ["HEADRACE_CACHE"] = cache
         if faults is not None:
@@ -63,7 +57,7 @@ class ServerProcess:
     @property
     def url(self) -> str:
         """The base URL, from the log; available before the model is loaded."""
-        wait_until(lambda: "listening on " in self.log or self._has_exited(), 30, "the server listens")
+        wait_until(lambda: "listening on " in self.log or self._has_exited(), "the server listens", START_TIMEOUT_S)
         match = re.search(r"listening on (http://\S+),", self.log)
         assert match is not None, f"the server ended: {self.log}"
         return match[1]
@@ -74,22 +68,28 @@ class ServerProcess:
     def wait_ready(self) -> None:
         with self.client() as client:
             ready = lambda: self._has_exited() or client.get("/ready").status_code == 200  # noqa: E731
-            wait_until(ready, START_TIMEOUT_S, f"the server is ready; its log: {self.log}")
+            wait_until(ready, f"the server is ready; its log: {self.log}", START_TIMEOUT_S)
         assert not self._has_exited(), self.log
 
     def client(self) -> httpx.Client:
         return httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {API_KEY}"},
-            timeout=60,
+            timeout=180,
             trust_env=False,
+            verify=False,  # there is no TLS, and a context for it takes longer than a request
         )
 
     def engine_pid(self) -> int:
-        """The process id of the engine that runs now."""
-        pids = children(self.process.pid)
-        (engine,) = (pid for pid in pids if b"engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        return engine
+        """The process id of the engine that runs now, or is about to."""
+        engines: list[int] = []
+
+        def is_there() -> bool:
+            engines[:] = [pid for pid in children(self.process.pid) if b"engine.process" in _command(pid)]
+            return len(engines) == 1
+
+        wait_until(is_there, "there is one engine process")
+        return engines[0]
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -104,16 +104,26 @@ class ServerProcess:
         assert samples, f"no metric {name} with {labels} in:\n{text}"
         return sum(samples)
 
-    def terminate(self, timeout_s: float) -> int:
+    def terminate(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
+        return self.process.wait(START_TIMEOUT_S)
 
 
 def children(pid: int) -> list[int]:
     """The processes that its threads have started."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]
+    found: list[int] = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            found += map(int, each.read_text().split())
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def state(pid: int) -> str | None:

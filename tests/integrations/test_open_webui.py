@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.helpers.server_process import wait_until
+from tests.helpers.deadline import wait_until
 from tests.integrations.programs import Workplace, python_program
 from tests.integrations.scripted_server import ScriptedServer, scripted_server
 
@@ -43,7 +43,7 @@ def page(server: ScriptedServer, workplace: Workplace) -> Iterator[str]:
     command = [program, "serve", "--host", "127.0.0.1", "--port", str(port)]
     with (workplace.home / "log").open("w") as log, workplace.start(command, log, **settings) as process:
         address = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _answers(f"{address}/health"), _START_TIMEOUT_S, f"Open WebUI starts; see {log.name}")
+        wait_until(lambda: _answers(f"{address}/health"), f"Open WebUI starts; see {log.name}", _START_TIMEOUT_S)
         yield address
         process.terminate()
 

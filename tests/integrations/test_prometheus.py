@@ -20,8 +20,9 @@ import pytest
 from tests.e2e.conftest import require_tool
 from tests.helpers.answered_tokens import answered_tokens
 from tests.helpers.dashboard import DASHBOARD, panels_of
+from tests.helpers.deadline import wait_until
 from tests.helpers.prometheus_process import PrometheusProcess
-from tests.helpers.server_process import ServerProcess, wait_until
+from tests.helpers.server_process import ServerProcess
 
 pytestmark = pytest.mark.integrations
 
@@ -172,7 +173,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 answers = _put_load_on(server)
                 prometheus.wait_scraped()
                 prometheus.wait_scraped()  # a rate needs two samples
-                wait_until(lambda: prometheus.value("headrace_num_requests_running") == 0, 15, "nothing runs")
+                wait_until(lambda: prometheus.value("headrace_num_requests_running") == 0, "nothing runs")
                 yield Watched(server, prometheus, answers, began_s, told)
 
 
@@ -232,13 +233,13 @@ def test_alerts_fire_when_their_faults_are_made_and_not_before(watched: Watched)
     assert prometheus.firing() <= {"HeadracePreempting"}  # which the small pool brings about
     with server.client() as client, ThreadPoolExecutor(24) as pool:
         statuses = _overload(client, pool)
-        wait_until(lambda: "HeadraceRefusing" in prometheus.firing(), 60, "the full queue is told")
+        wait_until(lambda: "HeadraceRefusing" in prometheus.firing(), "the full queue is told")
         statuses.stop = True
     os.kill(server.engine_pid(), signal.SIGKILL)
-    wait_until(lambda: "HeadraceEngineRestarted" in prometheus.firing(), 30, "the engine's end is told")
+    wait_until(lambda: "HeadraceEngineRestarted" in prometheus.firing(), "the engine's end is told")
     server.wait_ready()
     server.process.kill()
-    wait_until(lambda: "HeadraceDown" in prometheus.firing(), 30, "the server's end is told")
+    wait_until(lambda: "HeadraceDown" in prometheus.firing(), "the server's end is told")
 
 
 @dataclass(slots=True)

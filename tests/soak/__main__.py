@@ -19,7 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.helpers.server_process import API_KEY, ServerProcess, wait_until
+from tests.helpers.deadline import wait_until
+from tests.helpers.server_process import API_KEY, ServerProcess
 from tests.soak.checks import Watch, faults_of_run, report
 from tests.soak.samples import take_sample
 from tests.soak.scenarios import SCENARIOS
@@ -113,11 +114,11 @@ def main() -> int:
             asyncio.run(_load(server, watch, tally, minutes=arguments.minutes, num_users=arguments.users))
             server.wait_ready()
             gauges = ("headrace_num_requests_running", "headrace_num_requests_waiting", "headrace_stream_runs")
-            wait_until(lambda: all(server.metric(name) == 0 for name in gauges), 60, "the server is idle")
+            wait_until(lambda: all(server.metric(name) == 0 for name in gauges), "the server is idle")
             watch.end(server)
             wrong = faults_of_run(server, watch, tally, minutes=arguments.minutes)
             report(server, watch, tally)
-            wait = server.terminate(60)
+            wait = server.terminate()
             wrong += [f"the server ended with {wait}"] * (wait != 0)
     for each in wrong:
         print("WRONG:", each)  # noqa: T201

@@ -185,7 +185,7 @@ async def test_what_an_engine_said_before_it_ended_is_read_though_nothing_can_be
         cause = client.submit(_request("cause", -3))
         engine = Path(f"/proc/{_engine_pid()}/stat")
         await asyncio.sleep(0)  # it is on its way
-        wait_until(lambda: ") Z " in engine.read_text())  # nobody reads while the engine ends
+        wait_until(lambda: ") Z " in engine.read_text(), "it ended")  # nobody reads while the engine ends
         behind = client.submit(_request("b", 1))
         with pytest.raises(EngineDied, match="ended twice"):
             await _read_all(cause)

@@ -9,7 +9,8 @@ import pytest
 
 # 64 MiB are written, and freed, again and again; printed is how often the system had to hand out a page of them.
 _PROGRAM = """
-import resource
+import ctypes, resource
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: no pages that are larger than others, where there are any
 from engine.startup.malloc import retain_freed_memory
 retain_freed_memory()
 for _ in range(3):

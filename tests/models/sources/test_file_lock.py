@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.sources.file_lock import is_locked, locked
+from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast
 
@@ -19,19 +20,19 @@ def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
     def wait_for_lock() -> None:
         with locked(path, waiting.set):
             inodes.append(path.stat().st_ino)
-            release.wait(10)
+            release.wait(DEADLINE_S)
 
     with locked(path, lambda: None):
         waiter = threading.Thread(target=wait_for_lock)
         waiter.start()
-        assert waiting.wait(10)
+        assert waiting.wait(DEADLINE_S)
     while not inodes:
         waiter.join(0.01)
         assert waiter.is_alive()
     with path.open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     release.set()
-    waiter.join(10)
+    waiter.join(DEADLINE_S)
     assert not path.exists()
 
 

@@ -66,7 +66,7 @@ async def test_a_collector_that_does_not_answer_costs_no_request(monkeypatch: py
         assert statuses == [200] * 30
         assert counts == {DROPPED: 26 * SPANS_A_REQUEST}  # there is room for four whole traces
         receiver.answer()
-        wait_until(lambda: not new_threads.names("close-tracing", "OtelBatch"))
+        wait_until(lambda: not new_threads.names("close-tracing", "OtelBatch"), "they end")
 
 
 async def test_a_collector_that_is_gone_is_told_of_once(
