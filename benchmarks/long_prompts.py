@@ -13,6 +13,8 @@ import argparse
 import statistics
 import sys
 import time
+from collections import abc
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -21,10 +23,53 @@ from benchmarks.engine_clients import EngineClients, Sent
 from engine.commands.bench.processor import processor_name
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.protocol import EngineRequest, SamplingParams
+from engine.protocol import EngineRequest, SamplingParams, StepOutputs
 from engine.scheduling.kv.prefixes import group_key
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.step_cost import StepSample
 from engine.startup.build import build_engine
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that computed a part of a prompt. Times in milliseconds."""
+
+    num_prompt: int
+    expected_ms: float  # by what was learned before it
+    forward_ms: float
+    rest_ms: float  # the scheduler's and the sampler's
+
+
+class StepWatch:
+    """Notes an engine's steps, by what it calls in each."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.steps: list[Step] = []
+        self._budget = engine._budget
+        self._engine_step = engine.step
+        self._observe = self._budget.observe
+        self._sample: StepSample | None = None
+        self._expected_s = 0.0
+        self._budget.observe = self._note_sample  # type: ignore[method-assign]
+        engine.step = self._step  # type: ignore[method-assign]
+
+    def _note_sample(self, sample: StepSample) -> None:
+        cost = self._budget._cost
+        self._sample = sample
+        of_tokens_s = sample.num_prompt_tokens * cost.prompt_token_s(sample.position)
+        self._expected_s = cost.decode_s + of_tokens_s + sample.num_prompts * cost.prompt_s(sample.position)
+        self._observe(sample)
+
+    def _step(self) -> StepOutputs:
+        self._sample = None
+        outputs = self._engine_step()
+        stats, sample = outputs.stats, self._sample
+        if sample is not None and sample.num_prompt_tokens:
+            forward_ms = stats.forward_s * 1000
+            rest_ms = stats.step_s * 1000 - forward_ms
+            self.steps.append(Step(sample.num_prompt_tokens, self._expected_s * 1000, forward_ms, rest_ms))
+        return outputs
+
 
 _STREAM_PROMPT, _SHORT_PROMPT = 50, 200
 _KV_BYTES = 1 << 30
@@ -33,6 +78,7 @@ _KV_BYTES = 1 << 30
 class LongPrompts:
     def __init__(self, engine: Engine, clients: EngineClients, options: argparse.Namespace) -> None:
         self._engine = engine
+        self._watch = StepWatch(engine)
         self._clients = clients
         self._options = options
         self._prompt = clients.random_ids(options.tokens)
@@ -46,7 +92,9 @@ class LongPrompts:
         streams = self._begin_streams()
         plain_ms = _gaps_ms(streams, 0.0)
         begin_s = self._clients.now_s
+        self._watch.steps.clear()
         beside_s = self._compute(begin).ttft_s
+        steps = list(self._watch.steps)
         gaps_ms = _gaps_ms(streams, begin_s)
         self._clients.leave()
         _print(
@@ -54,6 +102,18 @@ class LongPrompts:
             f"alone, {alone_s / beside_s:.0%} of it beside {len(streams)} streams; their gaps p50 "
             f"{_percentile(gaps_ms, 50):.0f}, p99 {_percentile(gaps_ms, 99):.0f}, longest {gaps_ms[-1]:.0f} ms; before "
             f"it p50 {_percentile(plain_ms, 50):.0f}, p99 {_percentile(plain_ms, 99):.0f} ms"
+        )
+        ratios = [(step.forward_ms + step.rest_ms) / step.expected_ms for step in steps]
+        _print(
+            f"  its {len(steps)} steps: {_percentile([step.num_prompt for step in steps], 50):.0f} of its tokens, "
+            f"{_percentile([step.rest_ms for step in steps], 50):.1f} ms beside the forward pass; over what was "
+            "expected: "
+            f"the first {ratios[0]:.2f}, p50 {_percentile(ratios, 50):.2f}, p90 {_percentile(ratios, 90):.2f}, "
+            f"p99 {_percentile(ratios, 99):.2f}; the longest (tokens, expected, forward, rest): "
+            + ", ".join(
+                f"({step.num_prompt}, {step.expected_ms:.0f}, {step.forward_ms:.0f}, {step.rest_ms:.1f})"
+                for step in sorted(steps, key=lambda step: -step.forward_ms - step.rest_ms)[:4]
+            )
         )
 
     def short_behind(self, num_streams: int) -> float:
@@ -150,7 +210,7 @@ def _gaps_ms(streams: list[Sent], begin_s: float) -> list[float]:
     return sorted(gaps_ms)
 
 
-def _percentile(values: list[float], percent: int) -> float:
+def _percentile(values: abc.Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 

@@ -45,7 +45,7 @@ class StepPlan:
             return StepSample(self.num_tokens, 0, 0.0, step_s)
         num_prompt = sum(item.num_new for item in prompts)
         distance = sum(item.num_new * (item.sequence.num_computed + item.num_new / 2) for item in prompts)
-        return StepSample(self.num_tokens, num_prompt, distance / num_prompt, step_s)
+        return StepSample(self.num_tokens, num_prompt, distance / num_prompt, step_s, len(prompts))
 
     @property
     def is_decoding(self) -> bool:

@@ -52,11 +52,15 @@ class StepPlanner:
     @property
     def token_budget(self) -> int:
         """Most tokens of the next step."""
+        return self._budget.tokens(self._num_generating)
+
+    @property
+    def _num_generating(self) -> int:
         running = self._lifecycle.running
         generating = [
             each for each in running if each.has_output and each.num_computed >= each.num_computed_at_preemption
         ]
-        return self._budget.tokens(len(generating))
+        return len(generating)
 
     def plan(self) -> StepPlan:
         """The next step: running sequences that get all they could use, then newcomers, then those that get a part.
@@ -66,10 +70,11 @@ class StepPlanner:
         """
         lifecycle = self._lifecycle
         self._claims.yield_at_once()
-        token_budget = self.token_budget
+        num_generating = self._num_generating
+        token_budget = self._budget.tokens(num_generating)
         left: float = token_budget
         threshold = self._config.long_prefill_token_threshold
-        split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=self._budget.cost)
+        split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=self._budget.costs(num_generating))
         chosen: list[Sequence] = []
         if lifecycle.waiting:
             self._claims.begin_step()

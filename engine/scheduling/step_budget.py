@@ -1,5 +1,7 @@
 """StepBudget: how many tokens a step may compute, so that it takes as long as it should and memory suffices."""
 
+from collections import abc
+
 from engine.scheduling.step_cost import StepCost, StepSample
 from engine.scheduling.step_memory import StepMemory
 
@@ -7,6 +9,8 @@ _PREFILL_TARGET_S = 0.5  # while no sequence generates: long steps read the weig
 # While sequences generate, a step is a gap in their streams: no longer than reads as a pause, but prompts must get on
 # where a step that only generates takes as long alone.
 _MIXED_TARGET_S, _MIXED_TARGET_STEPS = 0.07, 2.5
+# Or somewhat longer, where a prompt would else have less than about half of the rate that it has alone.
+_MIXED_MOST_S, _MIXED_MOST_STEPS = 0.095, 2.75
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
 _TOKENS_MULTIPLE = 16  # of steps with several times as many: kernels work on whole tiles
 
@@ -15,8 +19,7 @@ class StepBudget:
     """Bounds a step in time, or at a fixed number of tokens, and by what memory suffices for."""
 
     def __init__(self, num_tokens: int | None, seconds_per_token: float = 0.0, position_cost: float = 0.0) -> None:
-        """num_tokens: of every step; None learns, starting from `seconds_per_token`, and from what each position before
-        a token adds to it, relative to that."""
+        """num_tokens: of every step; None learns, starting from `seconds_per_token` and `position_cost` (StepCost)."""
         self._num_tokens = num_tokens
         self._cost = StepCost(seconds_per_token, position_cost)
         self._memory = StepMemory(self.max_tokens)
@@ -34,15 +37,31 @@ class StepBudget:
         """Most tokens of the next step, in which `num_generating` sequences continue their output.
 
         Each of those has a token in any case, and prompts have some beside them, or fewer the farther they are
-        (`cost`); not so while memory is short.
+        (`costs`); not so while memory is short.
         """
         return self._memory.limit(self._tokens_in_time(num_generating))
 
-    def cost(self, position: int) -> float:
-        """How many tokens at a prompt's beginning one at a position counts for."""
-        return (
-            1.0 if self._num_tokens is not None else self._cost.prompt_token_s(position) / self._cost.prompt_token_s(0)
-        )
+    def costs(self, num_generating: int) -> abc.Callable[[int], float]:
+        """How many tokens at a prompt's beginning one at a position counts for, in the next step."""
+        if self._num_tokens is not None:
+            return lambda _: 1.0
+        num_prompt_tokens = self.tokens(num_generating) - num_generating
+        return lambda position: self._cost_of(position, num_prompt_tokens, is_mixed=num_generating > 0)
+
+    def _cost_of(self, position: int, num_prompt_tokens: int, *, is_mixed: bool) -> float:
+        """As many as make the step's prompt tokens, divided by them, what fits its time with what a prompt adds beside
+        its tokens."""
+        first_s, token_s = self._cost.prompt_token_s(0), self._cost.prompt_token_s(position)
+        prompt_s = self._cost.prompt_s(position)
+        num_fitting = int((num_prompt_tokens * first_s - prompt_s) / token_s)
+        if is_mixed:
+            others_s = self._cost.decode_s + prompt_s
+            most_s = max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
+            num_for_half = round(others_s / token_s)
+            num_fitting = max(num_fitting, min(num_for_half, int((most_s - others_s) / token_s)))
+        if num_fitting < 1:
+            return (token_s + prompt_s) / first_s
+        return max(1.0, num_prompt_tokens / num_fitting)
 
     def _tokens_in_time(self, num_generating: int) -> int:
         if self._num_tokens is not None:

@@ -3,27 +3,32 @@
 from dataclasses import dataclass
 
 _FAR = 8192  # where positions are taken to count as much as the token itself, if the model does not tell
+_READ_TOKENS = 2  # what reading all before a prompt's tokens takes: as their positions add to so many of them
+_ATTENTION_FACTOR = 1.5  # what an operation of attention takes, over one of a product with weights
 _DECODE_WEIGHT = 0.1
 # A step that was faster than expected is believed sooner than a slower one, which may have been disturbed.
 _FASTER_WEIGHT, _SLOWER_WEIGHT = 0.4, 0.2
+_FIRST_FAR_STEPS, _FIRST_FAR_WEIGHT = 4, 0.8  # far into prompts, where what is known before is an estimate alone
 _MIN_SAMPLE = 8  # prompt tokens at a beginning, or fewer that cost as much; less is lost in the time of the others
 
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """A step: its tokens, of them those of prompts, their mean position, and how long it took."""
+    """A step: its tokens, of them those of prompts, their mean position, how long it took, and how many prompts."""
 
     num_tokens: int
     num_prompt_tokens: int
     position: float
     step_s: float
+    num_prompts: int = 1
 
 
 class StepCost:
     """A step that only generates takes `decode_s`. A prompt's token adds a part of its own and one that grows with its
-    position, since it attends to all before it:
+    position, since it attends to all before it. And what is before it is read once for all tokens that a step computes
+    of the prompt, which takes about twice as long as one of them does for its position:
 
-        step_s = decode_s + num_prompt_tokens * (token_s + position * position_s)
+        step_s = decode_s + num_prompt_tokens * token_s + (num_prompt_tokens + 2 num_prompts) * position * position_s
 
     Both parts are learned from the error of each prediction, in proportion to what they contributed (normalized least
     mean squares): a short prompt tells of the first, and a long one of the second. A step that is mostly generation
@@ -31,10 +36,12 @@ class StepCost:
     """
 
     def __init__(self, token_s: float, position_cost: float = 0.0) -> None:
-        """token_s: as measured at the warm-up. position_cost: an estimate of position_s / token_s; 0 is unknown."""
+        """token_s: as measured at the warm-up. position_cost: the operations of each position before a token, over
+        the token's own; 0 is unknown."""
         self._token_s = token_s
         self._far = 1 / position_cost if position_cost else _FAR
-        self._far_s = token_s if position_cost else 0.0  # what so many positions add
+        self._far_s = _ATTENTION_FACTOR * token_s if position_cost else 0.0  # what so many positions add
+        self._num_far_steps = 0
         self._decode_s: float | None = None
 
     @property
@@ -46,6 +53,10 @@ class StepCost:
         """What a prompt's token at a position adds."""
         return max(self._token_s + self._far_s * position / self._far, 1e-9)
 
+    def prompt_s(self, position: float) -> float:
+        """What a prompt that is computed from a position on adds, beside its tokens."""
+        return _READ_TOKENS * self._far_s * position / self._far
+
     def observe(self, sample: StepSample) -> None:
         """Learn from a step that did not fail."""
         if sample.num_prompt_tokens == 0:
@@ -56,14 +67,22 @@ class StepCost:
             self._learn(sample)
 
     def _learn(self, sample: StepSample) -> None:
-        expected_s = self.prompt_token_s(sample.position)
-        error_s = (sample.step_s - self.decode_s) / sample.num_prompt_tokens - expected_s
-        error_s = max(-expected_s, min(expected_s, error_s))
-        weight = (_FASTER_WEIGHT if error_s < 0 else _SLOWER_WEIGHT) * self._trust(sample)
         distance = sample.position / self._far
-        change_s = error_s * weight / (1 + distance**2)
-        self._token_s = max(0.0, self._token_s + change_s)
-        self._far_s = max(0.0, self._far_s + change_s * distance)
+        num_near, num_far = (
+            sample.num_prompt_tokens,
+            (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance,
+        )
+        expected_s = max(num_near * self._token_s + num_far * self._far_s, 1e-9)
+        error_s = sample.step_s - self.decode_s - expected_s
+        error_s = max(-expected_s, min(expected_s, error_s))
+        weight = _FASTER_WEIGHT if error_s < 0 else _SLOWER_WEIGHT
+        if num_far > num_near and self._num_far_steps < _FIRST_FAR_STEPS:
+            self._num_far_steps += 1
+            weight = _FIRST_FAR_WEIGHT
+        weight *= self._trust(sample)
+        change_s = error_s * weight / (num_near**2 + num_far**2)
+        self._token_s = max(0.0, self._token_s + change_s * num_near)
+        self._far_s = max(0.0, self._far_s + change_s * num_far)
 
     def _trust(self, sample: StepSample) -> float:
         """0 to 1: how much a step says of prompts; all where they took half of its time."""
