@@ -242,7 +242,7 @@ def _dashboard_looks_right(page: Page, axe: str, name: Path) -> None:
     page.get_by_role("link", name="All requests").click()
     expect(page.locator("#state")).to_have_text("Ready")
     _check(page, axe, f"{name}-dashboard")
-    page.locator(".request").first.click()
+    page.locator(".request").first.click(delay=600)  # as long as two frames
     expect(story).to_contain_text(answer_id)  # among its facts
     request_id = page.locator(".request-title code").inner_text()
     assert request_id != answer_id
