@@ -11,6 +11,7 @@ import { cacheStory, count, seconds, sentences, stateOf, waitReason } from "./wo
 
 const REFRESH_MS = 500; // while it is open
 const RETRY_MS = 2000;
+const MIN_WAIT_S = 0.001; // a shorter one is none
 const SVG = "http://www.w3.org/2000/svg";
 
 let showing = null; // AbortController of the request that is shown
@@ -28,7 +29,7 @@ export async function showRequest(id) {
       if (signal.aborted) return;
       isOpen = story !== null && story.request.status == null;
       pauseMs = REFRESH_MS;
-      setState(isOpen ? "It is open: this page follows it." : "");
+      setState(isOpen ? "Open" : "");
       body.replaceChildren(...(story ? view(story) : unknown()));
     }, signal);
     if (!mayGoOn) return;
@@ -95,7 +96,7 @@ function choiceCard(story, { moments, num_left_out: leftOut }, index) {
   const { request, num_choices: numChoices } = story;
   const nowS = request.seconds;
   const found = stretches(moments, nowS);
-  const waited = waits(moments, nowS).filter((each) => each.seconds >= 0.001);
+  const waited = waits(moments, nowS).filter((each) => each.seconds >= MIN_WAIT_S);
   const last = moments.at(-1);
   return h("section", { class: "card" },
     h("h2", {}, numChoices > 1 ? `What the engine did: choice ${index + 1}` : "What the engine did"),

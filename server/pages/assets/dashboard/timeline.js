@@ -27,13 +27,16 @@ export function stretches(moments, nowS) {
   return found;
 }
 
-/** How long a choice waited for which reason: [{reason, isShared, seconds}], without waits for its first reason. */
+/**
+ * How long a choice waited, and why: [{reason, is_shared, seconds}]. Until the scheduler has looked at it the reason is
+ * "line", behind those that waited already, or "step", for the end of the one that ran.
+ */
 export function waits(moments, nowS) {
   const found = [];
-  moments.forEach((moment, index) => {
-    if (moment.what !== "waits") return;
+  moments.forEach(({ what, at_s: atS, reason, is_shared, num_waiting: numWaiting }, index) => {
+    if (what !== "waits" && what !== "queued") return;
     const untilS = moments[index + 1]?.at_s ?? nowS;
-    found.push({ reason: moment.reason, is_shared: moment.is_shared, seconds: Math.max(0, untilS - moment.at_s) });
+    found.push({ reason: what === "waits" ? reason : numWaiting ? "line" : "step", is_shared, seconds: Math.max(0, untilS - atS) });
   });
   return found;
 }

@@ -14,6 +14,8 @@ const ENDS = {
 };
 
 const WAITS = {
+  line: "others waited already",
+  step: "a step of the engine was under way",
   places: "as many requests run as may at once (--max-num-seqs)",
   blocks: "the KV cache has no room for it: those that run need what is free",
   tokens: "the prompts before it take all tokens of the step",

@@ -59,12 +59,14 @@ test("stretches follow one another, whatever the clocks say", () => {
 
 test("each reason to wait lasts until the next moment", () => {
   const moments = [
-    { what: "queued", at_s: 0 },
+    { what: "queued", at_s: 0, num_waiting: 3 },
     { what: "waits", at_s: 1, reason: "places", is_shared: true },
     { what: "waits", at_s: 3, reason: "blocks" },
+    { what: "engine_ended", at_s: 5, reason: "crash" },
+    { what: "queued", at_s: 6 },
   ];
-  assert.deepEqual(waits(moments, 7), [
-    { reason: "places", is_shared: true, seconds: 2 }, { reason: "blocks", is_shared: undefined, seconds: 4 },
+  assert.deepEqual(waits(moments, 7).map((each) => [each.reason, each.is_shared ?? false, each.seconds]), [
+    ["line", false, 1], ["places", true, 2], ["blocks", false, 2], ["step", false, 1],
   ]);
 });
 
