@@ -105,6 +105,7 @@ def bench_parser() -> argparse.ArgumentParser:
             help=text,
             usage=f"headrace bench {name} {'[MODEL] ' if takes_model else ''}[options]",
             description=f"{text[0].upper()}{text[1:]}.",
+            epilog="examples:\n" + "".join(f"{line}\n" for line in _EPILOG.splitlines() if f" bench {name} " in line),
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )

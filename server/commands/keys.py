@@ -25,6 +25,11 @@ examples:
   headrace keys check keys.yaml
   headrace serve --api-keys-file keys.yaml
 """
+_NEW_EXAMPLES = """\
+  headrace keys new ann --file keys.yaml
+  headrace keys new web --file keys.yaml --requests-per-minute 60 --tokens-per-minute 100000 --max-concurrency 4
+  headrace keys new prometheus --file keys.yaml --metrics --no-models
+"""
 _SHORTEST = 20  # characters of a key from elsewhere that nobody guesses
 
 
@@ -99,39 +104,62 @@ def _is_over(moment: datetime.datetime) -> bool:
 def keys_parser() -> Parser:
     parser = Parser(
         prog="headrace keys",
-        description="Make API keys, of which a keys file has the hashes alone.",
+        description="Create API keys, and check a file of them. The file has only their hashes.",
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION", parser_class=Parser)
-    new = actions.add_parser("new", help="make a key, and its entry", allow_abbrev=False)
-    new.add_argument("name", metavar="NAME")
-    new.add_argument("--file", type=Path, metavar="FILE", help="add the entry to this file (default: print it)")
-    new.add_argument("--admin", action="store_const", const=True, help="it may run the server")
-    new.add_argument("--metrics", action="store_const", const=True, help="it may read /metrics")
-    new.add_argument("--weight", type=float, metavar="N", help="its share of a busy server, against others' 1")
+
+    def add(name: str, help: str, examples: str) -> Parser:
+        return actions.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog=f"examples:\n{examples}",
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    _add_new_options(add("new", "create a key and its entry in a file", _NEW_EXAMPLES))
+    rotate = add(
+        "rotate", "give a name a new key; the old one ends at once", "  headrace keys rotate ann --file keys.yaml\n"
+    )
+    rotate.add_argument("name", metavar="NAME", help="Whose key it is.")
+    rotate.add_argument("--file", type=Path, metavar="FILE", required=True, help="File of keys to change.")
+    add("hash", "print the hash of a key that is read from standard input", "  headrace keys hash < key.txt\n")
+    check = add("check", "read a file as the server would, and list its keys", "  headrace keys check keys.yaml\n")
+    check.add_argument("file", type=Path, metavar="FILE", help="File of keys.")
+    return parser
+
+
+def _add_new_options(new: Parser) -> None:
+    new.add_argument("name", metavar="NAME", help="Whose key it is: in the log, in metrics and in usage.")
+    new.add_argument("--file", type=Path, metavar="FILE", help="Add the entry to this file (default: print it).")
+    new.add_argument("--expires", metavar="TIME", help="When the key ends, as 2027-01-31T00:00:00Z (default: never).")
+    rights = new.add_argument_group("Rights")
+    rights.add_argument("--admin", action="store_const", const=True, help="The key may operate the server.")
+    rights.add_argument("--metrics", action="store_const", const=True, help="The key may read /metrics.")
+    models = rights.add_mutually_exclusive_group()
+    models.add_argument("--models", nargs="+", metavar="NAME", help="Models that the key may use (default: all).")
+    models.add_argument("--no-models", dest="models", action="store_const", const=[], help="The key may use no model.")
+    limits = new.add_argument_group("Limits")
     for name, what in (
-        ("requests-per-minute", "requests"),
-        ("tokens-per-minute", "tokens of prompts and answers"),
+        ("requests-per-minute", "requests in a minute"),
+        ("tokens-per-minute", "tokens of prompts and answers in a minute"),
         ("max-concurrency", "requests at a time"),
         ("budget-tokens", "tokens in a day or month"),
     ):
-        new.add_argument(f"--{name}", type=int, metavar="N", help=f"most {what}")
-    new.add_argument(
-        "--budget-period", choices=[period.value for period in BudgetPeriod], help="of the budget (default: month)"
+        limits.add_argument(f"--{name}", type=int, metavar="N", help=f"Most {what} (default: no limit).")
+    limits.add_argument(
+        "--budget-period",
+        choices=[period.value for period in BudgetPeriod],
+        help="Time that --budget-tokens is for (default: month).",
     )
-    models = new.add_mutually_exclusive_group()
-    models.add_argument(
-        "--models", nargs="+", metavar="NAME", help="names of models that it may ask for (default: all)"
+    sharing = new.add_argument_group("Sharing")
+    sharing.add_argument(
+        "--weight", type=float, metavar="N", help="Share of a busy server, relative to other keys (default: 1)."
     )
-    models.add_argument("--no-models", dest="models", action="store_const", const=[], help="it may ask for none")
-    new.add_argument("--expires", metavar="TIME", help="as 2027-01-31T00:00:00Z")
-    new.add_argument("--cache-group", metavar="NAME", help="whose keys share cached prompt prefixes")
-    rotate = actions.add_parser("rotate", help="give a name another key", allow_abbrev=False)
-    rotate.add_argument("name", metavar="NAME")
-    rotate.add_argument("--file", type=Path, metavar="FILE", required=True)
-    actions.add_parser("hash", help="print the hash of a key that is on standard input", allow_abbrev=False)
-    check = actions.add_parser("check", help="read a file as the server would, and list its keys", allow_abbrev=False)
-    check.add_argument("file", type=Path, metavar="FILE")
-    return parser
+    sharing.add_argument(
+        "--cache-group", metavar="NAME", help="Keys of one group share cached prompt prefixes (default: no others)."
+    )

@@ -120,7 +120,8 @@ def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[
     for option in OPTIONS.values():
         assert f"{option.flag}" in shown
     assert shown.count("(default") >= len(OPTIONS) - 1
-    assert "%" not in shown
+    assert "%%" not in shown
+    assert "%(" not in shown
 
 
 def test_help_imports_neither_torch_nor_the_web_framework() -> None:

@@ -1,6 +1,7 @@
 """The grammar of the commands that talk to a server: chat, complete, ps and top."""
 
 import argparse
+import textwrap
 
 from server.commands.arguments import HelpFormatter, Parser
 from server.commands.chat.reaching import CA_VARIABLE
@@ -71,7 +72,7 @@ def top_parser() -> argparse.ArgumentParser:
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
     return Parser(
         prog=f"headrace {name}",
-        description=description,
+        description=textwrap.fill(description, 100),
         epilog=examples,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
