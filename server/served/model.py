@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -124,6 +124,18 @@ class ServedModel:
             yield
         finally:
             self.num_preparing -= 1
+
+    @contextlib.asynccontextmanager
+    async def in_use(self) -> AsyncIterator[None]:
+        """Within it the model is loaded, for work that is no HTTP request. Raises as `enter`."""
+        if self.residence is None:
+            yield
+            return
+        await self.residence.enter(self.name)
+        try:
+            yield
+        finally:
+            self.residence.leave(self.name)
 
     async def text_model(self) -> TextModel:
         """The tokenizer and chat template, built off the event loop at the first call.

@@ -87,6 +87,16 @@ async def test_a_model_with_open_requests_is_not_unloaded() -> None:
     assert engine.has_stopped
 
 
+async def test_work_that_is_no_request_holds_its_model_too() -> None:
+    several = make_several({"alpha": 6, "beta": 6}, 10)
+    model = several.app.state.context.models.find("alpha")
+    async with model.in_use():
+        waiting = asyncio.create_task(_ask(several, "beta"))
+        await _until(lambda: several.residence.resident("beta").waiters)
+        assert several.residence.resident("alpha").state is ModelState.LOADED
+    assert await waiting == "beta"
+
+
 async def test_a_client_that_goes_while_its_model_loads_is_forgotten() -> None:
     several = make_several({"alpha": 1}, BIG)
     several.loads_at_once = False
