@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,11 +22,19 @@ from tests.integrations.session_tasks import FILES, TASKS, Task
 
 MODEL = "agent"
 _CONTEXT = 32_768
-_TURN_TIMEOUT_S = 1800.0
 _CHECK_TIMEOUT_S = 30.0
 _HEAD = """\
 | turn | task | prompt | cached | first token, s | answer | requests | files changed | done |
 | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |"""
+_TOOLS = ["Read", "Write"]
+_PROMPT = """\
+You change the Python files in the folder {}. For each request, do these steps:
+1. Call Read with the path of the file.
+2. Call Write with the path and the complete new file: every line of the old one, with the change made. Never leave \
+out lines that do not change.
+3. Say in one sentence what you changed.
+"""
+_STEPS = "Read the file first, then write the complete changed file: all of its lines."
 
 
 class Agent(Protocol):
@@ -52,8 +61,10 @@ class Turn:
         return [line for line in self.requests if int(str(line["status"])) >= 400 or line["outcome"] != "completed"]
 
     def row(self, number: int) -> str:
-        """A line of the table: of the turn's first request, and how many there were."""
-        first = self.requests[0] if self.requests else {}
+        """A line of the table: of the turn's first request of the conversation, and how many requests there were. Those
+        for titles and commits have short prompts."""
+        prompts = [int(str(line.get("prompt_tokens", 0))) for line in self.requests]
+        first = next((line for line, n in zip(self.requests, prompts, strict=True) if n > max(prompts) / 2), {})
         figures = [first.get(name, "") for name in ("prompt_tokens", "cached_tokens", "ttft_s", "output_tokens")]
         done = {True: "yes", False: "no", None: ""}[self.is_done]
         cells = [number, self.task.name, *figures, len(self.requests), ", ".join(self.changed) or "none", done]
@@ -136,34 +147,45 @@ class Aider:
         self._log.close()
 
 
-class OpenCode:
-    """One command a turn, each of which continues the conversation."""
+class ClaudeCode:
+    """In one process, with short instructions and two tools: a small model does not find its way among all of them."""
 
     def __init__(self, workplace: Workplace, url: str, log: Path) -> None:
-        self._workplace = workplace
-        self._has_begun = False
-        del log
-        provider = {
-            "npm": "@ai-sdk/openai-compatible",
-            "name": "headrace",
-            "options": {"baseURL": f"{url}/v1", "apiKey": API_KEY, "timeout": False},
-            "models": {MODEL: {"name": MODEL, "limit": {"context": _CONTEXT, "output": 2048}}},
-        }
-        names = {"model": f"headrace/{MODEL}", "small_model": f"headrace/{MODEL}"}
-        config = {"autoupdate": False, "share": "disabled", "provider": {"headrace": provider}, **names}
-        (workplace.project / "opencode.json").write_text(json.dumps(config))
+        claude = npm_program("@anthropic-ai/claude-code", "@anthropic-ai", "claude-code-linux-x64", "claude")
+        events = ["--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
+        tools = ["--tools", ",".join(_TOOLS), "--allowedTools", *_TOOLS]
+        self._log = log.open("w")
+        self._process = workplace.start(
+            [claude, "-p", *events, "--system-prompt", _PROMPT.format(workplace.project), *tools],
+            self._log,
+            piped=True,
+            ANTHROPIC_BASE_URL=url,
+            ANTHROPIC_AUTH_TOKEN=API_KEY,
+            ANTHROPIC_MODEL=MODEL,
+            ANTHROPIC_DEFAULT_HAIKU_MODEL=MODEL,
+            CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+            CLAUDE_STREAM_IDLE_TIMEOUT_MS="1800000",
+        )
 
     def ask(self, text: str) -> str:
-        opencode = npm_program("opencode-ai", "opencode-linux-x64", "bin", "opencode")
-        begun = ["--continue"] if self._has_begun else []
-        self._has_begun = True
-        return self._workplace.run([opencode, "run", *begun, text], timeout_s=_TURN_TIMEOUT_S)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        message = {"type": "user", "message": {"role": "user", "content": f"{text} {_STEPS}"}}
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+        printed = []
+        for line in self._process.stdout:
+            printed.append(line)
+            if json.loads(line)["type"] == "result":
+                return "".join(printed)
+        raise AssertionError(f"it ended; its log: {Path(self._log.name).read_text()}")
 
     def close(self) -> None:
-        """Nothing runs between turns."""
+        self._process.communicate(timeout=60)
+        self._log.close()
 
 
-_AGENTS = {"aider": Aider, "opencode": OpenCode}
+_AGENTS: dict[str, Callable[[Workplace, str, Path], Agent]] = {"aider": Aider, "claude-code": ClaudeCode}
 
 
 def main() -> None:
