@@ -71,15 +71,19 @@ class TorchRunner:
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
         output_rows = None if needs_all_rows else batch.logit_rows
-        hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)
         sequences = [item.sequence for item in plan.items if item.needs_logits]
         sampled: Iterator[RowResult] = iter(())
         sample_s = 0.0
-        if sequences:
-            logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden)  # [L, V] fp32
-            began_s = time.perf_counter()
-            sampled = iter(self._sampler.sample(logits, sequences, self._draft_probs))
-            sample_s = time.perf_counter() - began_s
+        with self._sampler.preparing(sequences, self._model.vocab_size):
+            if self._recorded is None:
+                hidden = decoder(batch, self._kv, output_rows)
+            else:
+                hidden = self._recorded(batch, output_rows)
+            if sequences:
+                logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden)  # [L, V] fp32
+                began_s = time.perf_counter()
+                sampled = iter(self._sampler.sample(logits, sequences, self._draft_probs))
+                sample_s = time.perf_counter() - began_s
         rows = [next(sampled) if item.needs_logits else RowResult([]) for item in plan.items]
         if needs_all_rows:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)

@@ -9,6 +9,7 @@ them are.
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -46,6 +47,12 @@ class Sampler:
         """How many rows grammars have masked since the last call, and the seconds that took."""
         return self._editor.masks.take_tally()
 
+    def preparing(self, sequences: list[Sequence], vocab_size: int) -> AbstractContextManager[None]:
+        """Inside the block what `sample` needs of these sequences' grammars is computed, on another thread: the model's
+        pass belongs there, and `sample`. vocab_size: the width of the logits."""
+        constrained = [sequence for sequence in sequences if sequence.grammar is not None]
+        return self._editor.masks.computing_ahead(_rows(constrained), vocab_size) if constrained else nullcontext()
+
     def sample(
         self, logits: torch.Tensor, sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor] | None = None
     ) -> list[RowResult]:
@@ -56,7 +63,7 @@ class Sampler:
         A sequence whose tokens need logits that are not finite gets an error, and so does one whose own parameters rule
         out every token; others are not affected.
         """
-        rows = [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
+        rows = _rows(sequences)
         best_values, chosen = best_ids(logits)  # the values also tell which rows are finite
         if not all(map(math.isfinite, best_values.tolist())):
             return self._sample_nonfinite(logits, sequences, draft_probs, torch.isfinite(best_values))
@@ -136,6 +143,10 @@ class Sampler:
                 own = chosen[start : start + len(sequence.draft) + 1]
                 result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
         return result
+
+
+def _rows(sequences: list[Sequence]) -> list[LogitsRow]:
+    return [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
 
 
 def _verify_stochastic(

@@ -219,7 +219,11 @@ _GRAMMARS: tuple[MetricSpec, ...] = (
     counter("grammar_cache_hits_total", "Of them, those found compiled.", lambda s: s.grammar_cache_hits),
     gauge("grammar_cache_bytes", "Estimated size of the compiled grammars.", lambda s: s.grammar_cache_bytes),
     counter("grammar_masks_total", "Tokens that needed a grammar's mask, drafted ones too.", lambda s: s.num_masks),
-    counter("grammar_mask_seconds_total", "Time that steps spent on these masks.", lambda s: s.mask_s),
+    counter(
+        "grammar_mask_seconds_total",
+        "Time that steps waited for these masks, most of which are computed beside the model.",
+        lambda s: s.mask_s,
+    ),
     counter(
         "grammar_forced_tokens_total",
         "Tokens that a grammar left no choice about, and that no step was spent on.",
