@@ -30,6 +30,9 @@ def main(address: str, browser_path: str, axe: str, folder: str, locked_address:
             _conversations_are_kept(page)
         with _page(browser, address) as page:
             _tools_and_schemas(page)
+        with _page(browser, address, _SIZES["phone"]) as page:
+            _a_pause_of_the_engine_is_told(page)
+            _two_hundred_conversations_and_a_long_answer(page)
         with _page(browser, locked_address) as page:
             _a_key_is_asked_for(page)
             _the_dashboard_asks_for_an_operators_key(page)
@@ -197,6 +200,50 @@ def _tools_and_schemas(page: Page) -> None:
     expect(page.get_by_role("dialog").locator("pre")).to_contain_text("curl -N")
     page.get_by_role("tab", name="Python").click()
     expect(page.get_by_role("dialog").locator("pre")).to_contain_text("client.chat.completions.create(")
+
+
+def _a_pause_of_the_engine_is_told(page: Page) -> None:
+    """Where the server says that its engine starts again under an answer."""
+    body = {"status": "loading", "reason": "the engine ended unexpectedly and is being started again"}
+    page.route("**/health", lambda route: route.fulfill(status=503, json=body))
+    _ask(page, "half and wait")
+    expect(page.locator("#server-state")).to_contain_text("The engine ended unexpectedly", timeout=20_000)
+    page.unroute("**/health")
+    expect(page.locator("#server-state")).to_have_text("", timeout=20_000)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".message.assistant").last).to_contain_text("Stopped.")
+
+
+def _two_hundred_conversations_and_a_long_answer(page: Page) -> None:
+    conversations = [_conversation(number) for number in range(199)]
+    file = json.dumps({"format": "headrace.conversations.v1", "conversations": conversations})
+    _choose_file(page, "#import-file", "c.json", file.encode())
+    expect(page.locator(".conversations li")).to_have_count(200)
+    page.get_by_label("Show or hide the list").click()
+    page.get_by_label("Search conversations").fill("question 77")
+    expect(page.locator(".conversations li")).to_have_count(1)
+    page.locator(".conversations .title").click()
+    _answer(page, "answer 77")
+    _ask(page, "something long")
+    expect(page.locator(".message.assistant").last).to_contain_text("The end.", timeout=60_000)
+    answer = page.locator(".message.assistant").last
+    expect(answer.locator("li")).to_have_count(600)
+    expect(answer.locator("li").last).to_have_text("item 599 of many")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a long word makes the page too wide"
+
+
+def _conversation(number: int) -> dict[str, object]:
+    """As an export has it."""
+    now_ms = int(time.time() * 1000) - number * 3_600_000
+    question = {"id": "q", "parentId": None, "childIds": ["a"], "role": "user", "content": f"question {number}"}
+    answer = {
+        "id": "a", "parentId": "q", "childIds": [], "role": "assistant", "content": f"answer {number}", "reasoning": "",
+        "toolCalls": [], "tokens": None, "stats": None, "finishReason": "stop", "error": None,
+    }  # fmt: skip
+    return {
+        "id": f"c{number}", "title": "", "system": "", "schema": "", "tools": "", "createdMs": now_ms,
+        "updatedMs": now_ms, "nodes": {"q": question, "a": answer}, "rootIds": ["q"], "leafId": "a",
+    }  # fmt: skip
 
 
 def _a_key_is_asked_for(page: Page) -> None:

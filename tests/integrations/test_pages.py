@@ -18,6 +18,8 @@ from tests.integrations.scripted_server import scripted_client, serving
 
 pytestmark = pytest.mark.integrations
 
+_TIMEOUT_S = 400.0  # for half a minute, on a machine that has other work
+
 _MARKDOWN = """\
 ## A title
 
@@ -39,6 +41,7 @@ $$\\sum_i x_i$$
 
 The end.
 """
+_LONG = "".join(f"- item {number} of **many**\n" for number in range(600)) + "\n" + "long" * 200 + "\n\nThe end."
 _CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
@@ -59,7 +62,9 @@ class _Script:
         if question == "break once" and not self._has_broken:
             self._has_broken = True
             return [*says("This will")(request)[:-1], EngineUnavailable("the engine ended")]
-        text = {"markdown": _MARKDOWN, "call the tool": _CALL}.get(question, f"echo: {question}")
+        text = {"markdown": _MARKDOWN, "call the tool": _CALL, "something long": _LONG}.get(
+            question, f"echo: {question}"
+        )
         return says(text, per_step=5, finish=FinishReason.STOP)(request)
 
     def _tell(self, request: EngineRequest) -> None:
@@ -93,5 +98,5 @@ def test_the_pages(addresses: tuple[str, str], workplace: Workplace, browser: st
     python = python_program("playwright", "python")
     axe = npm_program("axe-core", "axe-core", "axe.min.js")
     script = Path(__file__).with_name("browse_pages.py")
-    workplace.run([python, script, addresses[0], browser, axe, tmp_path, addresses[1]])
+    workplace.run([python, script, addresses[0], browser, axe, tmp_path, addresses[1]], timeout_s=_TIMEOUT_S)
     assert len(list(tmp_path.glob("*.png"))) == 30
