@@ -31,8 +31,8 @@ def _frames(request: RawRequest) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in request.body.decode().split("\n") if line.startswith("data: ")]
 
 
-def _is_writing(frame: dict[str, Any]) -> bool:
-    return bool(frame["open"]) and frame["open"][0]["output_tokens"] > 0
+def _has_written(frame: dict[str, Any], num_tokens: int) -> bool:
+    return bool(frame["open"]) and frame["open"][0]["output_tokens"] == num_tokens
 
 
 async def test_a_watcher_sees_steps_and_requests() -> None:
@@ -42,14 +42,14 @@ async def test_a_watcher_sees_steps_and_requests() -> None:
     async with _watch(app) as watcher, http(app) as api:
         await watcher.until(lambda: bool(_frames(watcher)))
         asked = asyncio.create_task(api.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 9}))
-        await watcher.until(lambda: any(_is_writing(frame) for frame in _frames(watcher)))
+        await watcher.until(lambda: any(_has_written(frame, 3) for frame in _frames(watcher)))
         live.on_step(StepStats(prefill_tokens=5, decode_tokens=2, running=1, step_s=0.01))
         live.on_step(StepStats(decode_tokens=3, running=2, step_s=0.02, blocks_total=9, blocks_used=4, blocks_shared=1))
         await watcher.until(lambda: any(frame["work"]["num_steps"] == 2 for frame in _frames(watcher)))
         asked.cancel()
         await watcher.until(lambda: any(frame["recent"] for frame in _frames(watcher)))
         frames = _frames(watcher)
-    (request,) = next(frame["open"] for frame in frames if _is_writing(frame))
+    (request,) = next(frame["open"] for frame in frames if _has_written(frame, 3))
     assert (request["route"], request["prompt_tokens"], request["output_tokens"]) == ("/v1/completions", 6, 3)
     work = next(frame["work"] for frame in frames if frame["work"]["num_steps"] == 2)
     assert work["steps"] == [[10.0, 5, 2, 1], [20.0, 0, 3, 2]]
