@@ -53,7 +53,7 @@ def test_each_fault_costs_what_it_must(server: ServerProcess, tmp_path: Path) ->
         ended = [number for number, (_, error) in enumerate(answers) if error is not None]
         assert [answers[number][1] for number in ended] == ["generation_failed"] * 2, "one for nan, one for request"
         for number, (text, error) in enumerate(answers):
-            assert text == whole[number] if error is None else whole[number].startswith(text)
+            assert text == (whole[number] if error is None else whole[number][: len(text)]), number
         assert faulty.metric("headrace_corrupted_requests_total") == 1
         assert faulty.metric("headrace_step_memory_shortages_total") == 1
         assert faulty.metric("headrace_engine_restarts_total") == 0
