@@ -101,14 +101,15 @@ def test_unknown_level_of_a_wheel_is_refused_with_the_known_ones(monkeypatch: py
 def test_native_kernels_of_a_wheel_are_of_the_level_that_this_machine_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = tmp_path / "small.cpp"
-    source.write_text("int small() { return 7; }")
-    monkeypatch.setattr(build, "kernel_sources", lambda: [source])
+    sources = [tmp_path / "a.cpp", tmp_path / "b.cpp"]
+    for source in sources:
+        source.write_text(f"int {source.stem}() {{ return 7; }}")
+    monkeypatch.setattr(build, "kernel_sources", lambda: sources)
     wheel_commands._compile(["native"], tmp_path / "prebuilt")
     level = detect_level()
     names = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "prebuilt").iterdir())
     assert names == sorted(["headrace-cpu-level", f"headrace-{level}"])
-    assert f"kernels for {level}: 1 of 1 files compiled" in capsys.readouterr().out
+    assert f"kernels for {level}: 2 of 2 files compiled" in capsys.readouterr().out
 
 
 def test_wheel_with_kernels_says_for_which_system(wheel: Path) -> None:

@@ -230,7 +230,10 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
 
 def _run_all(commands: list[list[str]], folder: Path) -> None:
     """Runs the commands, as many at once as there are cores; none begins after one that failed."""
-    on_compiled = _on_compiled.get() or (lambda _done, _total: None)
+    on_compiled = (
+        None if len(commands) == 1 else _on_compiled.get()
+    )  # of one file, such as the probe, there is no share
+    on_compiled = on_compiled or (lambda _done, _total: None)
     on_compiled(0, len(commands))
     pool = ThreadPoolExecutor(usable_cores())
     try:

@@ -71,6 +71,7 @@ def test_compilation_says_how_many_of_its_files_are_done(fresh: Path, monkeypatc
     with build.watching_compilation(lambda done, total: heard.append((done, total))):
         build.ensure_level_library(build.LEVELS[0], fresh / "cache")
         assert heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
+        build.ensure_probe_library(fresh / "cache")  # a single file has no progress to tell of
         build.ensure_level_library(build.LEVELS[0], fresh / "cache")  # there already
     build.ensure_level_library(build.LEVELS[0], fresh / "another")  # nobody listens any more
     assert len(heard) == 4
