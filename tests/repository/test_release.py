@@ -11,8 +11,6 @@ import yaml
 from models.kernels.cpu.build import _X86_LEVELS
 from tests.helpers.repository import ROOT
 
-pytestmark = pytest.mark.fast
-
 _WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
 _INSTALLER = ROOT / "install.sh"
 
