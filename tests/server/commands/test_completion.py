@@ -72,6 +72,7 @@ def test_files_where_an_option_takes_one(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_files_of_another_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "models" / "small.gguf").touch()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=b""))  # nothing is cached
     assert answered("headrace serve models/s", monkeypatch) == ["models/small.gguf"]
     assert answered("headrace serve nowhere/", monkeypatch) == []
 
