@@ -183,7 +183,7 @@ async def test_a_failed_warm_up_stops_the_benchmark(capsys: pytest.CaptureFixtur
     ("arguments", "message"),
     [
         ("", "no benchmark given"),
-        ("speed", "invalid choice: 'speed'"),
+        ("speed", "there is no benchmark 'speed'; did you mean spec?"),
         ("serve --num-prompt 3", "unknown option --num-prompt; did you mean --num-prompts?"),
         ("serve model", "unexpected argument model"),
         ("serve --num-prompts 0", "--num-prompts is '0'; it must be a whole number, at least 1"),
