@@ -41,5 +41,5 @@ async def weigh(configs: Sequence[EngineConfig], show: Callable[[Loading], None]
             process.kill()
             await process.wait()
     if code != 0 or len(weighed) != len(configs):
-        raise StartupError(f"what the models need of the memory could not be found out: exit status {code}, see above")
+        raise StartupError(f"the memory that the models need could not be measured: exit status {code}, see above")
     return weighed

@@ -26,7 +26,7 @@ class EngineSlot:
 
     def __init__(self) -> None:
         self.engine: EngineClient | None = None
-        self.reason = "the models are being looked at"  # why it is empty
+        self.reason = "the server is finding out how much memory its models need"  # why it is empty
         self._is_settled = False  # whether it is known when it is filled
         self._log_level: str | None = None  # that an operator has set
 
