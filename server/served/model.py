@@ -76,9 +76,7 @@ class ServedModel:
     def capabilities(self) -> list[str]:
         """What requests may ask of the model, as far as that is known: it is with its chat template."""
         task = self._text_model
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return []
-        return task.result().capabilities
+        return [] if task is None or not task.done() or _has_failed(task) else task.result().capabilities
 
     def check_admission(self) -> None:
         """Raise EngineUnavailable if no request can be taken now."""
@@ -147,9 +145,16 @@ class ServedModel:
         return await asyncio.shield(task)  # a caller that goes away leaves it to the others
 
     def begin_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
-        """Start on what `text_model` returns, unless that was begun; so much can be done while weights are loaded."""
-        if self._text_model is None:
+        """Start on what `text_model` returns, unless that was begun; so much can be done while weights are loaded.
+
+        What has failed is tried again.
+        """
+        if self._text_model is None or _has_failed(self._text_model):
             self._text_model = asyncio.create_task(
                 asyncio.to_thread(build_text_model, info, self.config, self.workers, self.templates), name="text-model"
             )
         return self._text_model
+
+
+def _has_failed(task: "asyncio.Task[TextModel]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.errors import EngineUnavailable, QueueFull
+from engine.errors import EngineUnavailable, QueueFull, StartupError
 from server.config import ServerConfig
 from server.drain import Drain
 from server.errors import ModelNotFound
 from server.keys.caller import ANYBODY, Caller, set_current_caller
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
+from server.served import model as served_model
 from server.served.model import ServedModel
 from server.served.models import ServedModels
 from server.text.direct_templates import DirectTemplates
@@ -97,3 +98,17 @@ def test_a_drain_refuses_what_is_new_and_not_what_was_taken() -> None:
     with pytest.raises(EngineUnavailable):
         model.check_admission()
     model.check_engine()
+
+
+async def test_a_text_model_that_could_not_be_built_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StartupError("the chat template is damaged")
+
+    model = _model("m")
+    with monkeypatch.context() as broken:
+        broken.setattr(served_model, "build_text_model", fail)
+        with pytest.raises(StartupError):
+            await model.text_model()
+    assert model.capabilities == []
+    assert await model.text_model() is await model.text_model()
+    assert model.capabilities
