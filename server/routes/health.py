@@ -59,10 +59,11 @@ def _problem(context: ServerContext) -> JSONResponse | None:
     """The answer while the engine takes no requests, or does not get on with those it took."""
     if context.drain.is_active:
         return _unavailable("draining", context.drain.reason, may_retry=True)
-    problems = [_engine_problem(model, context) for model in context.models]
-    if context.models.have_started:
-        return None if None in problems else problems[0]
-    return next((problem for problem in problems if problem is not None), None)
+    found = [_engine_problem(model, context) for model in context.models]
+    problems = [problem for problem in found if problem is not None]
+    if not problems or (context.models.have_started and len(problems) < len(found)):
+        return None
+    return next((problem for problem in problems if "retry-after" in problem.headers), problems[0])
 
 
 def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse | None:
@@ -71,6 +72,8 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
     if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED):
         return None
     status = model.client.status()
+    if model.residence is not None and model.state is ModelState.FAILED:
+        return _unavailable("failed", "a model could not be loaded, or has failed; the server's log says why")
     if status.state is not EngineState.READY:
         is_loading = status.state in (EngineState.LOADING, EngineState.UNLOADED)  # the latter has its turn yet to come
         state = EngineState.LOADING if is_loading else status.state
