@@ -11,7 +11,7 @@ from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import EngineClient, RestartReason
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
-from engine.errors import OptionError, StartupError
+from engine.errors import HeadraceError, OptionError, StartupError
 from engine.protocol import Loading, StepStats, TokenizerInfo
 from server.commands.engines import Engines, OneEngine, engine_client, note_restart
 from server.commands.loading_display import loading_display
@@ -22,7 +22,7 @@ from server.model_options.config import ModelEntry
 from server.served.engine_slot import EngineSlot
 from server.served.memory import Claim, Grant, plan_memory
 from server.served.residence import Home, Residence
-from server.served.residency import ModelState, Resident
+from server.served.residency import Resident
 
 if TYPE_CHECKING:
     from server.context import ServerContext
@@ -144,9 +144,11 @@ class SeveralEngines:
         is_all = not self._server.models.loads_on_demand
         first = [entry.name for entry in self._entries if is_all or entry.is_pinned]
         first = first or [self._entries[0].name]
+        failures = []
         for name in first:
-            residence.want(name)
-            await residence.settled(name, is_loaded=True)
-        reasons = [residence.resident(name) for name in first]
-        if all(each.state is ModelState.FAILED for each in reasons):
-            raise StartupError("; ".join(f"{each.name}: {each.reason}" for each in reasons))
+            try:
+                await residence.want(name)
+            except HeadraceError as error:  # one that has been loaded may be gone again, for a request for another
+                failures.append(f"{name}: {residence.resident(name).reason or error}")
+        if len(failures) == len(first):
+            raise StartupError("; ".join(failures))

@@ -94,8 +94,8 @@ _ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
 _LIMITED = (TokensLimited, BudgetSpent)
 _SHED = (QueueFull, WaitTooLong, QueueTimeout)
 _GENERATING = (ModelNotFound, *_SHED, *_LIMITED, RequestFailed, *_ENGINE, AnswerTimeout)
-_MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable)  # its tokenizer is asked, and not the engine
-_CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable)
+_MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)  # its tokenizer is asked, and not the engine
+_CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
 _STORED = (NotStored, StorageFailed)
 
@@ -203,7 +203,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /detokenize": Operation(answers={JSON: plain.Detokenized}, example={"tokens": [72, 105]}, errors=_MODEL),
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
-    "POST /v1/models/{name}/load": Operation(answers={JSON: plain.ModelCard}, errors=_CHANGING),
+    "POST /v1/models/{name}/load": Operation(answers={JSON: plain.ModelCard}, errors=(*_CHANGING, ModelNotLoaded)),
     "POST /v1/models/{name}/unload": Operation(answers={JSON: plain.ModelCard}, errors=_CHANGING),
     "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
     "GET /dashboard/events": Operation(

@@ -40,9 +40,7 @@ async def get_model(name: str, context: Context) -> JSONResponse:
 async def load_model(request: Request, name: str, context: Context) -> JSONResponse:
     """Load a model, and answer when it is. Others are unloaded where memory is short."""
     model, residence = _changeable(name, context)
-    residence.want(model.name)
-    await until_disconnect(residence.settled(model.name, is_loaded=True), request.receive)
-    model.check_engine()
+    await until_disconnect(residence.want(model.name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
 
 
@@ -50,8 +48,7 @@ async def load_model(request: Request, name: str, context: Context) -> JSONRespo
 async def unload_model(request: Request, name: str, context: Context) -> JSONResponse:
     """Unload a model when its requests are over, and answer then. The next request for it loads it again."""
     model, residence = _changeable(name, context)
-    residence.dismiss(model.name)
-    await until_disconnect(residence.settled(model.name, is_loaded=False), request.receive)
+    await until_disconnect(residence.dismiss(model.name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
 
 
@@ -60,6 +57,8 @@ def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, Residen
     context.drain.check()
     model = context.models.find(name)
     if model.residence is None:
+        if len(context.models) > 1 or context.config.models.loads_on_demand:
+            model.check_engine()  # which says how far the start is
         raise InvalidRequest(
             "this server has one model, which stays loaded; models come and go with --load-on-demand or --idle-unload"
         )

@@ -10,6 +10,7 @@ from server.live.request_stories import RequestStory
 from server.metrics.values import Metrics
 from server.schemas.base import quote
 from server.served.model import ServedModel
+from server.served.residency import ModelState
 
 
 class ServedModels:
@@ -70,13 +71,15 @@ class ServedModels:
 
     @property
     def infos(self) -> dict[str, EngineInfo]:
-        """What is known of each that has been loaded."""
-        return {model.name: info for model in self._models if (info := model.info) is not None}
+        """What is known of each that has been loaded, and has not failed since."""
+        well = [model for model in self._models if model.state is not ModelState.FAILED]
+        return {model.name: info for model in well if (info := model.info) is not None}
 
     @property
     def first_loaded(self) -> ServedModel:
-        """The first that has been loaded. There must be one."""
-        return next(model for model in self._models if model.info is not None)
+        """The first that is loaded, or else was, until a request for another had it unloaded. There must be one."""
+        known = [model for model in self._models if model.info is not None]
+        return next((model for model in known if model.state is ModelState.LOADED), known[0])
 
     @property
     def overview(self) -> list[Model]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from engine.client.interface import EngineClient
@@ -12,7 +13,8 @@ from engine.protocol import EngineInfo
 from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
 from server.served.memory import PROCESS_BYTES
-from server.served.residency import ModelState, Residency, Resident
+from server.served.residency import Residency, Resident
+from server.served.wishes import Wish
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,6 @@ class Residence:
         self._load_timeout_s = load_timeout_s
         self._residency = Residency([home.resident for home in homes.values()], limit_bytes, self)
         self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
         self._unloads: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -72,7 +73,7 @@ class Residence:
     async def enter(self, name: str) -> None:
         """Return when the model is loaded, which it stays until `leave`.
 
-        Raises QueueFull, ModelNotLoaded if it could not be loaded in time, and EngineUnavailable.
+        Raises QueueFull, ModelNotLoaded if it could not be loaded in time, EngineUnavailable, and EngineStopped.
         """
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -99,33 +100,45 @@ class Residence:
         self._look_later()
 
     def keep(self, name: str, seconds: float) -> None:
-        """Unload the model so long after its last request; infinite is never."""
+        """Unload the model so long after the request that says so, if that is its last; infinite is never."""
         self._residency.keep(name, seconds)
         self._look_later()
 
     def _too_late(self, name: str) -> ModelNotLoaded:
         return ModelNotLoaded(
-            f"the model {name!r} could not be loaded within {self._load_timeout_s:g} s (--load-timeout); "
-            "others are in use; try again later",
+            f"the model could not be loaded within {self._load_timeout_s:g} s (--load-timeout); try again later",
             retry_after_s=self._residency[name].load_s,
         )
 
     # --- operators ----------------------------------------------------------------------------------------------------
 
-    def want(self, name: str) -> None:
-        self._residency.want(name)
-        self._tell()
+    async def want(self, name: str) -> None:
+        """Have the model loaded, and return when it is, or was for a moment, until another one got its room.
 
-    def dismiss(self, name: str) -> None:
-        self._residency.dismiss(name)
-        self._tell()
+        Raises ModelNotLoaded if it does not fit beside those that stay, EngineUnavailable if it cannot be loaded or
+        another operator has it unloaded, and EngineStopped.
+        """
+        await self._granted(partial(self._residency.want, name))
 
-    async def settled(self, name: str, *, is_loaded: bool) -> None:
-        """Return when the model is loaded or unloaded, as is wanted, or has failed."""
-        wanted = ModelState.LOADED if is_loaded else ModelState.UNLOADED
-        while self._residency[name].state not in (wanted, ModelState.FAILED):
-            self._changed.clear()
-            await self._changed.wait()
+    async def dismiss(self, name: str) -> None:
+        """Have the model unloaded, and return when it is, or was, until a request had it loaded again.
+
+        Raises EngineUnavailable if another operator has it stay, and EngineStopped.
+        """
+        await self._granted(partial(self._residency.dismiss, name))
+
+    async def _granted(self, ask: Callable[[Callable[[], None]], Wish]) -> None:
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def notify() -> None:
+            if not over.done():  # the operator may be gone
+                over.set_result(None)
+
+        wish = ask(notify)
+        self._look_later()
+        await over
+        if wish.error is not None:
+            raise wish.error
 
     # --- Loader -------------------------------------------------------------------------------------------------------
 
@@ -151,10 +164,10 @@ class Residence:
     async def _unload(self, name: str, engine: Engine, task: "asyncio.Task[None]") -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await engine.stop()
+        await _stop(name, engine)
         if not self._is_closed:
             self._residency.unloaded(name)
-            self._tell()
+            self._look_later()
 
     async def _live(self, name: str, home: Home, engine: Engine) -> None:
         """Load the model, and wait for its engine's end. One that fails takes nothing with it."""
@@ -164,7 +177,11 @@ class Residence:
             home.slot.engine_is_ready()
             await home.prepare()
         except HeadraceError as error:
-            await self._fail(name, home, engine, str(error))
+            await self._fail(name, home, engine, "could not be loaded", str(error))
+            return
+        except Exception:
+            logger.exception("loading the model %s ended with an error of the server's own", name)
+            await self._fail(name, home, engine, "could not be loaded", "an internal error, which the log has")
             return
         need_bytes = info.weight_bytes + info.kv_bytes + PROCESS_BYTES
         if 0 < home.resident.need_bytes < need_bytes:
@@ -172,22 +189,20 @@ class Residence:
             logger.warning("the model %s takes %d MiB, where %d were expected", name, need_bytes >> 20, expected >> 20)
         self._residency.loaded(name, need_bytes)
         logger.info("the model %s is loaded, in %.1f s", name, home.resident.load_s)
-        self._tell()
-        await self._fail(name, home, engine, await engine.wait_dead())
+        self._look_later()
+        await self._fail(name, home, engine, "is not served any more", await engine.wait_dead())
 
-    async def _fail(self, name: str, home: Home, engine: Engine, reason: str) -> None:
-        await engine.stop()
+    async def _fail(self, name: str, home: Home, engine: Engine, what: str, reason: str) -> None:
+        await _stop(name, engine)
+        if self._is_closed:
+            return
         home.engine = None
         home.slot.empty(reason)
-        logger.error("the model %s is not served any more: %s", name, reason)
+        logger.error("the model %s %s: %s", name, what, reason)
         self._residency.failed(name, reason)
-        self._tell()
+        self._look_later()
 
     # --- time ---------------------------------------------------------------------------------------------------------
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._look_later()
 
     def _look_later(self) -> None:
         """Look again when the next model has been idle for long enough."""
@@ -200,11 +215,12 @@ class Residence:
 
     def _look(self) -> None:
         self._residency.look()
-        self._tell()
+        self._look_later()
 
     async def close(self) -> None:
-        """Stop all engines at once; streams still open raise EngineStopped."""
+        """Stop all engines at once; streams still open raise EngineStopped, and so does who waits for a model."""
         self._is_closed = True
+        self._residency.close()
         self._look_later()
         engines = [home.engine for home in self._homes.values() if home.engine is not None]
         await asyncio.gather(*(engine.stop() for engine in engines), *self._unloads)
@@ -212,3 +228,11 @@ class Residence:
             if home.task is not None:
                 home.task.cancel()
                 await asyncio.gather(home.task, return_exceptions=True)
+
+
+async def _stop(name: str, engine: Engine) -> None:
+    """Stop the engine. What goes wrong with that is logged: the model is done with either way."""
+    try:
+        await engine.stop()
+    except Exception:
+        logger.exception("stopping the engine of the model %s", name)

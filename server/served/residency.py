@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.errors import EngineUnavailable, QueueFull
+from engine.errors import EngineStopped, EngineUnavailable, QueueFull
 from server.errors import ModelNotLoaded
+from server.served.wishes import Wish, grant, refuse
 
 _RETRY_FAILED_S = 10.0  # a load that failed is not tried again before
 _MIN_RETRY_S = 1.0
@@ -66,6 +67,8 @@ class Resident:
     num_users: int = 0  # requests that were admitted and are not over
     waiters: deque[Waiter] = field(default_factory=deque)
     is_wanted: bool = False  # without a request: at the start, or by an operator
+    load_wishes: list[Wish] = field(default_factory=list)
+    unload_wishes: list[Wish] = field(default_factory=list)
     must_unload: bool = False  # as soon as nobody uses it
     keep_s: float | None = None  # of the last request, in place of `idle_s`; infinite is never
     measured_bytes: int | None = None  # that it needed
@@ -99,7 +102,8 @@ class Residency:
     the least recently used first, then that of models whose requests finish while new ones of theirs wait behind it.
 
     Invariants: what loading, loaded and unloading models need is at most the limit; a model is unloaded only while
-    nobody uses it; a request is admitted only while its model is loaded; every waiter is admitted or refused, once.
+    nobody uses it; a request is admitted only while its model is loaded; every waiter is admitted or refused, once, and
+    every wish is granted or refused, once.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class Residency:
         self._now = now
         self._numbers = itertools.count()
         self._closing: set[str] = set()  # models that admit nobody, since another one is to have their room
+        self._is_closed = False
 
     def __getitem__(self, name: str) -> Resident:
         return self._residents[name]
@@ -133,15 +138,17 @@ class Residency:
     def enter(self, name: str, notify: Callable[[], None]) -> Waiter:
         """Take a request, which uses the model from its admission to `leave`; it may be admitted at once.
 
-        Raises QueueFull, ModelNotLoaded if the model cannot be loaded beside those that are pinned, and
-        EngineUnavailable if it was tried just now, and failed.
+        Raises QueueFull, ModelNotLoaded if the model cannot be loaded beside those that are pinned, EngineUnavailable
+        if it was tried just now, and failed, and EngineStopped.
         """
+        self._check_running()
         resident = self._residents[name]
         now_s = self._now()
         if resident.state is ModelState.FAILED:
             self._retry(resident, now_s)
-        if resident.state is not ModelState.LOADED:
+        if not self._is_open(resident):
             self._check_waiting(resident)
+        resident.keep_s = None
         waiter = Waiter(next(self._numbers), notify)
         resident.waiters.append(waiter)
         self._settle()
@@ -165,27 +172,48 @@ class Residency:
         self._settle()
 
     def keep(self, name: str, seconds: float) -> None:
-        """Unload the model so long after its last request; infinite is never."""
-        self._residents[name].keep_s = seconds
+        """Unload the model so long after the request that says so, if that is its last; infinite is never."""
+        resident = self._residents[name]
+        if resident.state in (ModelState.LOADING, ModelState.LOADED):
+            resident.keep_s = seconds
 
     # --- operators ----------------------------------------------------------------------------------------------------
 
-    def want(self, name: str) -> None:
-        """Load the model though nobody asks for it yet. A failure before is forgotten."""
+    def want(self, name: str, notify: Callable[[], None]) -> Wish:
+        """Load the model though nobody asks for it yet. A failure before is forgotten. Raises EngineStopped."""
+        self._check_running()
         resident = self._residents[name]
         resident.must_unload = False
-        if resident.state in (ModelState.UNLOADED, ModelState.FAILED, ModelState.UNLOADING):
+        if resident.state is not ModelState.UNLOADING:
+            refuse(resident.unload_wishes, lambda: EngineUnavailable("another operator has the model stay loaded"))
+        wish = Wish(notify)
+        resident.load_wishes.append(wish)
+        if resident.state is ModelState.LOADED:
+            grant(resident.load_wishes)
+        elif resident.state is not ModelState.LOADING:
             if resident.state is ModelState.FAILED:
                 resident.state = ModelState.UNLOADED
             resident.is_wanted = True
         self._settle()
+        return wish
 
-    def dismiss(self, name: str) -> None:
-        """Unload the model when its requests are over; those that come meanwhile wait, and load it again."""
+    def dismiss(self, name: str, notify: Callable[[], None]) -> Wish:
+        """Unload the model when its requests are over; those that come meanwhile wait, and load it again.
+
+        Raises EngineStopped.
+        """
+        self._check_running()
         resident = self._residents[name]
         resident.is_wanted = False
+        if resident.state is not ModelState.LOADING:  # which is loaded first, for those that wait for it
+            refuse(resident.load_wishes, lambda: EngineUnavailable("another operator has the model unloaded"))
+        wish = Wish(notify)
+        resident.unload_wishes.append(wish)
+        if resident.state in (ModelState.UNLOADED, ModelState.FAILED):
+            grant(resident.unload_wishes)
         resident.must_unload = resident.state in (ModelState.LOADING, ModelState.LOADED)
         self._settle()
+        return wish
 
     # --- the loader ---------------------------------------------------------------------------------------------------
 
@@ -200,6 +228,7 @@ class Residency:
         if need_bytes is not None:
             resident.need_bytes = min(resident.need_bytes, need_bytes)
         self._admit(resident)  # before it makes room for others: for these it was loaded
+        grant(resident.load_wishes)
         self._settle()
 
     def failed(self, name: str, reason: str) -> None:
@@ -210,7 +239,10 @@ class Residency:
         resident.reason = reason
         resident.failed_s = self._now()
         resident.must_unload = False
-        self._refuse(resident, lambda: EngineUnavailable(self._failure(resident)))
+        resident.keep_s = None
+        self._refuse(resident, lambda: self._failure(resident))
+        refuse(resident.load_wishes, lambda: EngineUnavailable(f"the model could not be loaded: {reason}"))
+        grant(resident.unload_wishes)
         self._settle()
 
     def unloaded(self, name: str) -> None:
@@ -219,7 +251,16 @@ class Residency:
         resident.state = ModelState.UNLOADED
         resident.need_bytes = max(resident.need_bytes, resident.measured_bytes or 0)
         resident.must_unload = False
+        grant(resident.unload_wishes)
         self._settle()
+
+    def close(self) -> None:
+        """Refuse all that waits, and decide nothing any more."""
+        self._is_closed = True
+        for resident in self._residents.values():
+            self._refuse(resident, _stopped)
+            refuse(resident.load_wishes, _stopped)
+            refuse(resident.unload_wishes, _stopped)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -241,17 +282,24 @@ class Residency:
 
     def _settle(self) -> None:
         """Do all that can be done now."""
-        self._closing = set()
+        if self._is_closed:
+            return
+        closed_before, self._closing = self._closing, set()
         claims = [(number, each) for each in self._residents.values() if (number := each.claim) is not None]
         for _, resident in sorted(claims, key=lambda claim: claim[0]):
-            if not self._make_room(resident):
+            if not self._make_room(resident, closed_before):
                 break  # those behind it would take what is freed for it
         for resident in self._residents.values():
             if resident.state is ModelState.LOADED:
                 self._settle_loaded(resident)
 
+    def _is_open(self, resident: Resident) -> bool:
+        """Whether it admits requests."""
+        is_loaded = resident.state is ModelState.LOADED
+        return is_loaded and resident.name not in self._closing and not resident.must_unload
+
     def _settle_loaded(self, resident: Resident) -> None:
-        is_open = resident.name not in self._closing and not resident.must_unload
+        is_open = self._is_open(resident)
         if is_open:
             self._admit(resident)
         if not resident.num_users and (not is_open or self._is_idle(resident)):
@@ -270,11 +318,15 @@ class Residency:
         limit_s = resident.idle_limit_s
         return limit_s is not None and not resident.is_pinned and self._now() - resident.used_s >= limit_s
 
-    def _make_room(self, claim: Resident) -> bool:
-        """Begin to load the model, or to empty what is in its way. False: it has to wait for that."""
+    def _make_room(self, claim: Resident, closed_before: set[str]) -> bool:
+        """Begin to load the model, or to empty what is in its way. False: it has to wait for that.
+
+        closed_before: models that go on finishing their requests: were others chosen each time, none would be done.
+        """
         if claim.need_bytes > self._obtainable_bytes(claim):
             claim.is_wanted = False
             self._refuse(claim, lambda: self._no_room(claim))
+            refuse(claim.load_wishes, lambda: self._no_room(claim))
             return True
         lacking = claim.need_bytes - (self._limit_bytes - self.used_bytes)
         if lacking <= 0:
@@ -285,7 +337,7 @@ class Residency:
             return True
         lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING))
         victims = [each for each in self._with_state(ModelState.LOADED) if not each.is_pinned]
-        victims.sort(key=lambda each: (each.num_users > 0, each.used_s))
+        victims.sort(key=lambda each: (each.num_users > 0, each.name not in closed_before, each.used_s))
         for victim in victims:
             if lacking <= 0:
                 break
@@ -298,11 +350,14 @@ class Residency:
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
+    def _check_running(self) -> None:
+        if self._is_closed:
+            raise _stopped()
+
     def _check_waiting(self, resident: Resident) -> None:
         if len(resident.waiters) >= resident.max_waiting:
             raise QueueFull(
-                f"{len(resident.waiters)} requests wait for the model {resident.name!r} to be loaded "
-                "(--max-num-waiting); try again later",
+                f"{len(resident.waiters)} requests wait for the model (--max-num-waiting); try again later",
                 retry_after_s=max(_MIN_RETRY_S, resident.load_s),
             )
         if resident.state is ModelState.UNLOADED and resident.need_bytes > self._obtainable_bytes(resident):
@@ -317,21 +372,25 @@ class Residency:
         return self._limit_bytes - sum(each.need_bytes for each in self._pinned_beside(resident))
 
     def _no_room(self, resident: Resident) -> ModelNotLoaded:
-        names = ", ".join(repr(each.name) for each in self._pinned_beside(resident))
-        beside = f"beside {names}, which stay loaded" if names else "into the memory of this server"
+        is_beside = bool(self._pinned_beside(resident))  # whose names may be none of the caller's business
+        where = "beside the models that stay loaded" if is_beside else "into the memory of this server"
         return ModelNotLoaded(
-            f"the model {resident.name!r} does not fit {beside}; try again later",
+            f"the model does not fit {where}; try again later",
             retry_after_s=max(_MIN_RETRY_S, resident.load_s),
         )
 
     def _retry(self, resident: Resident, now_s: float) -> None:
         """Forget the failure, if it is old enough. Raises EngineUnavailable."""
         if now_s - resident.failed_s < _RETRY_FAILED_S:
-            raise EngineUnavailable(self._failure(resident))
+            raise self._failure(resident)
         resident.state = ModelState.UNLOADED
 
-    def _failure(self, resident: Resident) -> str:
-        return f"the model {resident.name!r} is not loaded: {resident.reason}"
+    def _failure(self, resident: Resident) -> EngineUnavailable:
+        """Without the reason, which may name files: it is in the log, and told to operators."""
+        left_s = max(_MIN_RETRY_S, resident.failed_s + _RETRY_FAILED_S - self._now())
+        return EngineUnavailable(
+            f"the model could not be loaded, or has failed; it is tried again from {math.ceil(left_s)} s on"
+        )
 
     def _refuse(self, resident: Resident, error: Callable[[], Exception]) -> None:
         while resident.waiters:
@@ -349,3 +408,12 @@ class Residency:
                 assert not each.num_users, "nobody uses what is unloaded"
             if each.state is ModelState.LOADED and each.waiters:
                 assert each.name in self._closing or each.must_unload, "a loaded model makes nobody wait but for others"
+            assert not any(wish.is_over for wish in (*each.load_wishes, *each.unload_wishes))
+            if each.load_wishes:
+                assert each.is_wanted or each.state is ModelState.LOADING, "a wish that nothing would grant"
+            if each.unload_wishes:
+                assert each.must_unload or each.state is ModelState.UNLOADING, "a wish that nothing would grant"
+
+
+def _stopped() -> EngineStopped:
+    return EngineStopped("the server is being stopped")

@@ -27,7 +27,7 @@ class FakeEngine(FakeClient):
         super().__init__(says(name))
         self.state, self.reason = EngineState.LOADING, "the model is being loaded"
         self.may_load = asyncio.Event()
-        self.failure: str | None = None  # of its start
+        self.failure: str | Exception | None = None  # of its start
         self.has_stopped = False
         self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -37,7 +37,7 @@ class FakeEngine(FakeClient):
     async def wait_ready(self) -> EngineInfo:
         await self.may_load.wait()
         if self.failure is not None:
-            raise StartupError(self.failure)
+            raise StartupError(self.failure) if isinstance(self.failure, str) else self.failure
         self.state, self.reason = EngineState.READY, ""
         return self.info
 

@@ -16,7 +16,9 @@ from server.commands.several_engines import SeveralEngines, engines_of
 from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry, ModelsConfig
+from server.served.model import ServedModel
 from server.served.residency import ModelState
+from tests.helpers.fake_client import http
 from tests.helpers.several import FakeEngine
 
 pytestmark = pytest.mark.fast
@@ -34,6 +36,8 @@ class _Machine:
         self.failures: dict[str, Weighed] = {}
         self.broken: set[str] = set()  # models that cannot be loaded
         self.configs: list[EngineConfig] = []
+        self.engines: list[FakeEngine] = []
+        self.loads_at_once = True
         monkeypatch.setattr(several_engines, "weigh", self._weigh)
         monkeypatch.setattr(several_engines, "engine_client", self._client)
 
@@ -46,7 +50,9 @@ class _Machine:
         self.configs.append(config)
         engine = FakeEngine(config.model)
         engine.failure = "its file is damaged" if config.model in self.broken else None
-        engine.may_load.set()
+        if self.loads_at_once:
+            engine.may_load.set()
+        self.engines.append(engine)
         return engine
 
 
@@ -95,6 +101,42 @@ async def test_on_demand_the_pinned_ones_are_loaded_or_else_the_first(machine: _
         await engines.finish()
         assert [config.model for config in machine.configs] == loaded
         await engines.stop()
+
+
+async def test_a_start_ends_though_its_model_goes_at_once_for_a_request(machine: _Machine) -> None:
+    engines = _engines(_entry("a"), _entry("b"), load_on_demand=True, models_memory=4 * GIB)
+    context = engines.context
+    assert context is not None
+    machine.loads_at_once = False
+    starting = asyncio.create_task(engines.finish())
+    async with asyncio.timeout(20):
+        while not machine.engines:
+            await asyncio.sleep(0)
+        machine.loads_at_once = True
+        model = context.models.find("b")
+        using = asyncio.create_task(_use(model))
+        while not (model.residence and model.residence.resident("b").waiters):
+            await asyncio.sleep(0)
+        machine.engines[0].may_load.set()
+        await starting
+        await using
+    assert context.models.have_started
+    await engines.stop()
+
+
+async def _use(model: ServedModel) -> None:
+    async with model.in_use():
+        pass
+
+
+async def test_before_the_memory_is_known_operators_are_told_to_wait(machine: _Machine) -> None:
+    del machine  # nothing is started
+    config = ServerConfig(models=ModelsConfig((_entry("a"), _entry("b"))))
+    engines = SeveralEngines(config.models.entries, config)
+    async with http(create_app(engines.clients, config, EngineConfig(model="a"), Metrics("a"))) as api:
+        answer = await api.post("/v1/models/a/load")
+    assert answer.status_code == 503
+    assert "finding out how much memory" in answer.json()["error"]["message"]
 
 
 async def test_models_that_do_not_fit_are_refused_before_any_is_loaded(machine: _Machine) -> None:

@@ -8,9 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.errors import EngineUnavailable, HeadraceError, QueueFull
+from engine.errors import EngineStopped, EngineUnavailable, HeadraceError, QueueFull
 from server.errors import ModelNotLoaded
 from server.served.residency import ModelState, Residency, Resident, Waiter
+from server.served.wishes import Wish
 
 pytestmark = pytest.mark.fast
 
@@ -41,6 +42,12 @@ class _Server:
 
     def enter(self, name: str) -> Waiter:
         return self.residency.enter(name, lambda: None)
+
+    def want(self, name: str) -> Wish:
+        return self.residency.want(name, lambda: None)
+
+    def dismiss(self, name: str) -> Wish:
+        return self.residency.dismiss(name, lambda: None)
 
     def loaded(self, name: str, need_bytes: int | None = None) -> None:
         self.loader.loading.remove(name)
@@ -175,7 +182,7 @@ def test_a_request_says_for_how_long_its_model_is_kept() -> None:
 def test_one_that_does_not_fit_beside_pinned_ones_is_refused() -> None:
     server = _Server(12, _resident("a", 8, is_pinned=True), _resident("b", 5), _resident("c", 4))
     server.serve("a")
-    with pytest.raises(ModelNotLoaded, match="'b' does not fit beside 'a', which stay loaded") as refused:
+    with pytest.raises(ModelNotLoaded, match=r"^the model does not fit beside the models that stay loaded;") as refused:
         server.enter("b")
     assert refused.value.retry_after_s >= 1
     server.serve("c")
@@ -186,7 +193,7 @@ def test_those_that_wait_for_a_model_are_refused_when_a_pinned_one_comes_first()
     server.serve("c")
     server.enter("c")
     waiter = server.enter("b")
-    server.residency.want("a")  # an operator's wish comes before requests
+    server.want("a")  # an operator's wish comes before requests
     server.residency.leave("c")
     server.unloaded("c")
     server.loaded("a")
@@ -199,7 +206,7 @@ def test_a_failure_is_told_at_once_and_tried_again_later() -> None:
     server.loader.loading.remove("a")
     server.residency.failed("a", "no such file")
     assert isinstance(waiter.error, EngineUnavailable)
-    with pytest.raises(EngineUnavailable, match="the model 'a' is not loaded: no such file"):
+    with pytest.raises(EngineUnavailable, match=r"^the model could not be loaded, or has failed; .* from 10 s on$"):
         server.enter("a")
     server.now_s += 10
     again = server.enter("a")
@@ -217,12 +224,126 @@ def test_no_more_wait_than_may() -> None:
     assert server.enter("a").is_admitted
 
 
+def test_no_more_wait_than_may_behind_a_model_that_makes_room_or_is_dismissed() -> None:
+    server = _Server(6, *map(_resident, "ab"))
+    server.serve("a")
+    server.enter("a")
+    for_b = server.enter("b")
+    for _ in range(3):
+        server.enter("a")
+    with pytest.raises(QueueFull):
+        server.enter("a")
+    server.residency.withdraw("b", for_b)
+    assert server.enter("a").is_admitted
+    server.dismiss("a")
+    for _ in range(3):
+        server.enter("a")
+    with pytest.raises(QueueFull):
+        server.enter("a")
+
+
+def test_models_make_room_though_their_requests_overlap_all_the_time() -> None:
+    server = _three()
+    for name in "ab":
+        server.enter(name)
+        server.loaded(name)
+        server.enter(name)
+    for_c = server.enter("c")
+    for name in "ababab":
+        server.now_s += 1
+        server.residency.leave(name)
+        if server.loader.unloading:
+            break
+        server.enter(name)
+    assert server.loader.unloading == {"a"}
+    server.unloaded("a")
+    server.loaded("c")
+    assert for_c.is_admitted
+
+
+def test_what_a_request_says_of_its_models_time_ends_with_the_next_request() -> None:
+    server = _Server(12, _resident("a", idle_s=10.0))
+    server.serve("a")
+    server.residency.keep("a", math.inf)
+    assert server.residency.next_look_s() is None
+    server.serve("a")
+    assert server.residency.next_look_s() == server.now_s - 1 + 10
+
+
+def test_what_is_said_of_a_model_that_is_not_loaded_does_not_count() -> None:
+    server = _Server(12, _resident("a"))
+    server.residency.keep("a", 0.0)
+    server.want("a")
+    server.loaded("a")
+    server.residency.look()
+    assert server.state("a") is ModelState.LOADED
+
+
+def test_a_wish_for_a_model_that_goes_at_once_for_a_request_is_granted() -> None:
+    server = _Server(6, *map(_resident, "ab"))
+    wish = server.want("a")
+    server.enter("b")
+    assert not wish.is_over
+    server.loaded("a")
+    assert (wish.is_over, wish.error, server.state("a")) == (True, None, ModelState.UNLOADING)
+
+
+def test_a_wish_to_unload_a_model_that_requests_wait_for_is_granted() -> None:
+    server = _three()
+    server.enter("a")
+    server.loaded("a")
+    wish, behind = server.dismiss("a"), server.enter("a")
+    server.residency.leave("a")
+    assert not wish.is_over
+    server.unloaded("a")
+    assert (wish.is_over, wish.error, server.state("a")) == (True, None, ModelState.LOADING)
+    server.loaded("a")
+    assert behind.is_admitted
+
+
+def test_a_wish_for_what_does_not_fit_or_fails_is_refused() -> None:
+    server = _Server(12, _resident("a", 8, is_pinned=True), _resident("b", 5), _resident("c", 4))
+    server.serve("a")
+    assert isinstance(server.want("b").error, ModelNotLoaded)
+    wish = server.want("c")
+    server.residency.failed("c", "no such file")
+    assert "no such file" in str(wish.error), "which operators are told"
+    assert server.dismiss("c").is_over
+
+
+def test_the_last_of_two_operators_is_heard_and_the_first_is_told() -> None:
+    server = _Server(6, *map(_resident, "ab"))
+    server.serve("a")
+    server.enter("a")
+    load = server.want("b")
+    unload = server.dismiss("b")
+    assert isinstance(load.error, EngineUnavailable)
+    assert (unload.is_over, unload.error) == (True, None)
+    unload = server.dismiss("a")
+    load = server.want("a")
+    assert isinstance(unload.error, EngineUnavailable)
+    assert (load.is_over, load.error) == (True, None)
+
+
+def test_nothing_is_decided_after_the_end() -> None:
+    server = _Server(6, *map(_resident, "ab"))
+    for_a, for_b, wish = server.enter("a"), server.enter("b"), server.want("b")
+    server.residency.close()
+    assert all(isinstance(each.error, EngineStopped) for each in (for_a, for_b, wish))
+    server.loaded("a")
+    server.residency.look()
+    assert not server.loader.unloading
+    for call in (server.enter, server.want, server.dismiss):
+        with pytest.raises(EngineStopped):
+            call("a")
+
+
 def test_an_operator_loads_and_unloads() -> None:
     server = _three()
-    server.residency.want("a")
+    server.want("a")
     server.loaded("a")
     running = server.enter("a")
-    server.residency.dismiss("a")
+    server.dismiss("a")
     behind = server.enter("a")
     assert running.is_admitted
     assert not server.loader.unloading
@@ -235,7 +356,7 @@ def test_an_operator_loads_and_unloads() -> None:
 def test_one_that_is_dismissed_while_it_loads_serves_those_that_wait_first() -> None:
     server = _three()
     waiting = server.enter("a")
-    server.residency.dismiss("a")
+    server.dismiss("a")
     behind = server.enter("a")
     server.loaded("a")
     late = server.enter("a")
@@ -253,7 +374,7 @@ def test_what_was_measured_counts_from_then_on() -> None:
     assert server.loader.loading == {"b"}, "beside one that needs less than was expected"
     server.loaded("b", 9)
     server.residency.leave("b")
-    server.residency.dismiss("b")
+    server.dismiss("b")
     server.unloaded("b")
     server.enter("b")
     assert not server.loader.loading, "it needs more than was expected"
@@ -272,6 +393,7 @@ class Requests(RuleBasedStateMachine):
         self.server = _Server(LIMIT, *residents)
         self.waiting: list[tuple[str, Waiter, list[None]]] = []  # the last has an item for each notification
         self.running: list[str] = []
+        self.wishes: list[tuple[Wish, list[None]]] = []
 
     def _sort(self) -> None:
         """Tell those that were admitted, of models that are loaded, from those that wait."""
@@ -308,10 +430,9 @@ class Requests(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(NEEDS)), is_load=st.booleans())
     def ask_as_operator(self, name: str, is_load: bool) -> None:
-        if is_load:
-            self.server.residency.want(name)
-        else:
-            self.server.residency.dismiss(name)
+        notified: list[None] = []
+        ask = self.server.residency.want if is_load else self.server.residency.dismiss
+        self.wishes.append((ask(name, lambda: notified.append(None)), notified))
         self._sort()
 
     @rule(name=st.sampled_from(sorted(NEEDS)), seconds=st.sampled_from([0.0, 3.0, math.inf]))
@@ -358,9 +479,13 @@ class Requests(RuleBasedStateMachine):
         for name in NEEDS:
             assert self.server.residency[name].num_users == running[name]
         assert sum(len(self.server.residency[name].waiters) for name in NEEDS) == len(self.waiting)
+        assert all(len(notified) == wish.is_over for wish, notified in self.wishes)
+        residents = [self.server.residency[name] for name in NEEDS]
+        num_open = sum(len(each.load_wishes) + len(each.unload_wishes) for each in residents)
+        assert num_open == sum(not wish.is_over for wish, _ in self.wishes)
 
     def teardown(self) -> None:
-        """Where all that was begun ends, no request is left waiting."""
+        """Where all that was begun ends, no request and no operator is left waiting."""
         for _ in range(1000):
             loader = self.server.loader
             if loader.loading:
@@ -375,6 +500,7 @@ class Requests(RuleBasedStateMachine):
             self.server.residency.check()
         assert not self.waiting
         assert not self.running
+        assert all(wish.is_over for wish, _ in self.wishes)
 
 
 TestRequests = Requests.TestCase

@@ -120,10 +120,11 @@ async def test_one_that_fails_takes_nothing_with_it_and_is_tried_again() -> None
         refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})
         health = await api.get("/health")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
-    assert "it was killed" in refused.json()["error"]["message"]
+    assert "could not be loaded, or has failed" in refused.json()["error"]["message"]
+    assert "it was killed" not in refused.text
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     assert await _ask(several, "beta") == "beta"
-    several.residence.want("alpha")
+    await several.residence.want("alpha")
     assert await _ask(several, "alpha") == "alpha"
 
 
@@ -193,6 +194,80 @@ async def test_a_model_that_cannot_be_loaded_is_told_to_the_operator() -> None:
         answer = await asked
     assert answer.status_code == 503
     assert "no such file" in answer.json()["error"]["message"]
+
+
+async def test_an_unload_is_answered_though_requests_have_the_model_loaded_again() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    async with asyncio.timeout(20), http(several.app) as api:
+        model = several.app.state.context.models.find("alpha")
+        async with model.in_use():
+            asked = asyncio.create_task(api.post("/v1/models/alpha/unload"))
+            await _until(lambda: several.residence.resident("alpha").must_unload)
+            waiting = asyncio.create_task(_ask(several, "alpha"))
+            await _until(lambda: several.residence.resident("alpha").waiters)
+        assert (await asked).status_code == 200
+        assert await waiting == "alpha"
+    assert several.num_loads["alpha"] == 2
+
+
+async def test_a_load_that_cannot_come_to_be_is_answered() -> None:
+    several = make_several({"alpha": 8, "beta": 6}, 10, pinned=("alpha",))
+    await _ask(several, "alpha")
+    async with asyncio.timeout(20), http(several.app) as api:
+        answer = await api.post("/v1/models/beta/load")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_not_loaded")
+
+
+async def test_an_operator_hears_that_another_one_asked_for_the_opposite() -> None:
+    several = make_several({"alpha": 6, "beta": 6}, 10)
+    model = several.app.state.context.models.find("alpha")
+    async with asyncio.timeout(20), http(several.app) as api, model.in_use():
+        asked = asyncio.create_task(api.post("/v1/models/beta/load"))
+        await _until(lambda: several.residence.resident("beta").is_wanted)
+        unloaded = await api.post("/v1/models/beta/unload")
+        answer = await asked
+    assert (unloaded.status_code, answer.status_code) == (200, 503)
+    assert "another operator" in answer.json()["error"]["message"]
+
+
+async def test_an_error_of_the_servers_own_leaves_no_model_loading() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    several.loads_at_once = False
+    async with asyncio.timeout(20), http(several.app) as api:
+        asked = asyncio.create_task(api.post(CHAT, json={"model": "alpha", "messages": MESSAGES}))
+        await _until(lambda: "alpha" in several.engines)
+        several.engine("alpha").failure = KeyError("weights")
+        several.engine("alpha").may_load.set()
+        refused = await asked
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+    assert several.residence.resident("alpha").state is ModelState.FAILED
+    assert several.engine("alpha").has_stopped
+
+
+async def test_whoever_waits_for_a_model_is_told_that_the_server_stops() -> None:
+    several = make_several({"alpha": 6, "beta": 6}, 10)
+    several.loads_at_once = False
+    async with asyncio.timeout(20), http(several.app) as api:
+        bodies = [{"model": name, "messages": MESSAGES} for name in ("alpha", "beta")]
+        asked = [asyncio.create_task(api.post(CHAT, json=body)) for body in bodies]
+        await _until(lambda: all(several.residence.resident(name).waiters for name in ("alpha", "beta")))
+        await several.residence.close()
+        answers = await asyncio.gather(*asked)
+    assert [answer.json()["error"]["code"] for answer in answers] == ["server_stopping"] * 2
+    assert sum(several.num_loads.values()) == 1
+
+
+async def test_probes_tell_a_failure_and_not_its_reason() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    await _ask(several, "alpha")
+    several.engine("alpha").die("no room on /secret")
+    await _until(lambda: several.residence.resident("alpha").state is ModelState.FAILED)
+    async with http(several.app) as api:
+        for path in ("/health", "/ready"):
+            answer = await api.get(path)
+            assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+            assert "secret" not in answer.text
+            assert "retry-after" not in answer.headers
 
 
 async def test_ollamas_clients_say_how_long_a_model_is_kept() -> None:
@@ -281,7 +356,7 @@ async def test_what_goes_wrong_after_comments_is_an_event(path: str, fields: dic
     assert request.status == 200
     last = request.body.removesuffix(b"data: [DONE]\n\n").decode().rstrip().split("\n\n")[-1]
     event = json.loads(last.partition("data: ")[2])
-    assert "no such file" in event.get("error", event)["message"]
+    assert "could not be loaded" in event.get("error", event)["message"]
     assert request.body.endswith(end if path in (CHAT, "/v1/completions") else b"}\n\n")
 
 
