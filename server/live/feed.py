@@ -10,7 +10,6 @@ from engine.client.interface import EngineClient
 from engine.protocol import StepStats
 from server.errors import TooManyWatchers
 from server.live.frames import EngineFrame, FrameBuilder
-from server.live.request_stories import RequestStory
 from server.live.request_table import Latencies, RequestTable
 from server.live.requests import LiveRequest
 
@@ -53,7 +52,7 @@ class LiveFeed:
 
     def __init__(self, client: EngineClient, overview: Callable[[], list[Model]] = list) -> None:
         """overview: of all models, where there are several."""
-        self.requests = RequestTable()
+        self.requests = RequestTable(client)
         self._overview = overview
         self._client = client
         self._watchers: set[asyncio.Queue[bytes]] = set()
@@ -70,14 +69,6 @@ class LiveFeed:
         self.requests.on_step(stats)
         if self._watchers:
             self._builder.add(stats)
-
-    def story(self, name: str) -> RequestStory:
-        """What became of the request with this id, be it its own or its answer's. Raises RequestNotKnown."""
-        story = self.requests.story(name)
-        if (num_cached := story.request.cached_tokens) == 0:
-            return story
-        saved_s = num_cached * self._client.info.prefill_seconds_per_token
-        return msgspec.structs.replace(story, saved_s=saved_s or None)
 
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
         """Frames as JSON, so many or until `close`. Raises TooManyWatchers, and what a frame could not be made for."""

@@ -58,9 +58,11 @@ class Stories:
             if (story := self._stories.get(event.id)) is not None:
                 story.take(event, stats.step_s)
 
-    def engine_ended(self, at_s: float, reason: RestartReason) -> None:
-        for story in self._stories.values():
-            if not story.has_ended:
+    def engine_ended(self, at_s: float, reason: RestartReason, sequence_ids: Iterable[str]) -> None:
+        """It ended under those of these sequences that had not ended."""
+        for sequence_id in sequence_ids:
+            story = self._stories.get(sequence_id)
+            if story is not None and not story.has_ended:
                 story.engine_ended(at_s, reason)
 
     def tell(self, request: LiveRequest, facts: "RequestFacts") -> RequestStory:
@@ -73,6 +75,7 @@ class Stories:
             is_stream=facts.is_stream,
             num_choices=facts.num_choices,
             choices=[_choice(story, facts.arrival_s) for story in stories],
+            saved_s=request.cached_tokens * facts.prefill_token_s or None,
         )
 
 
@@ -86,6 +89,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
     num_choices: int
     arrival_s: float  # time.monotonic()
     sequence_ids: list[str]
+    prefill_token_s: float  # at the speed of the warm-up; 0 is unknown
 
 
 def facts_of(record: RequestRecord) -> RequestFacts:
@@ -97,6 +101,7 @@ def facts_of(record: RequestRecord) -> RequestFacts:
         num_choices=record.num_choices,
         arrival_s=record.arrival_s,
         sequence_ids=_followed(record),
+        prefill_token_s=record.prefill_token_s,
     )
 
 

@@ -3,11 +3,13 @@
 import heapq
 import time
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
-from engine.client.interface import RestartReason
+from engine.client.interface import EngineClient, RestartReason
 from engine.protocol import StepStats
 from server.errors import RequestNotKnown
 from server.live.request_stories import RequestFacts, RequestStory, Stories, facts_of
@@ -28,11 +30,19 @@ class _Kept(NamedTuple):
     facts: RequestFacts
 
 
+class Found(NamedTuple):
+    """A request that was asked for."""
+
+    arrival_s: float  # time.monotonic()
+    story: RequestStory
+
+
 class RequestTable:
     """Open generations, and the last requests that are over. Refused ones, which cost a client nothing, displace no
     others."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
         self._open: dict[int, Live] = {}
         self._ended: deque[_Kept] = deque()  # newest first
         self._refused: deque[_Kept] = deque()
@@ -41,8 +51,9 @@ class RequestTable:
     def begin(self, generation: Live) -> None:
         """Its sequences have been submitted."""
         self._open[id(generation)] = generation
-        if generation.record is not None:
-            self._stories.begin(generation.record)
+        if (record := generation.record) is not None:
+            record.prefill_token_s = self._client.info.prefill_seconds_per_token
+            self._stories.begin(record)
 
     def end(self, generation: Live) -> None:
         self._open.pop(id(generation), None)
@@ -65,21 +76,22 @@ class RequestTable:
 
     def engine_ended(self, reason: RestartReason) -> None:
         """Another one is started, and gets the requests that can go on."""
-        self._stories.engine_ended(time.monotonic(), reason)
+        records = [record for live in self._open.values() if (record := live.record) is not None]
+        self._stories.engine_ended(time.monotonic(), reason, chain.from_iterable(each.sequence_ids for each in records))
 
-    def story(self, name: str) -> RequestStory:
-        """Of the newest request with this id, be it its own or its answer's. Raises RequestNotKnown."""
-        for live in reversed(self._open.values()):
+    def find(self, name: str) -> Found | None:
+        """The newest request with this id, be it its own or its answer's; None without one."""
+        newest = max(self._called(name), key=lambda each: each[1].arrival_s, default=None)
+        return None if newest is None else Found(newest[1].arrival_s, self._stories.tell(*newest))
+
+    def _called(self, name: str) -> Iterator[tuple[LiveRequest, RequestFacts]]:
+        for live in self._open.values():
             record = live.record
             if record is not None and name in (record.request_id, record.response_id):
-                return self._stories.tell(opened(record, live.progress()), facts_of(record))
-        for kept in self._newest_first():
+                yield opened(record, live.progress()), facts_of(record)
+        for kept in chain(self._ended, self._refused):
             if name in (kept.request.id, kept.facts.response_id):
-                return self._stories.tell(kept.request, kept.facts)
-        raise RequestNotKnown(
-            f"no request with the id {quote(name)} is open, or among the last {NUM_RECENT} that ended; its id is in "
-            "its answer's header x-request-id, or in the answer itself"
-        )
+                yield kept.request, kept.facts
 
     def open(self) -> list[LiveRequest]:
         """The oldest MAX_OPEN_SHOWN."""
@@ -112,6 +124,15 @@ class RequestTable:
             if each.first_token_s is not None and each.output_tokens > 1
         ]
         return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
+
+
+def not_known(name: str) -> RequestNotKnown:
+    """What to raise where no table finds a request."""
+    return RequestNotKnown(
+        f"no request with the id {quote(name)} is open, among the last {NUM_RECENT} that generated, or the "
+        f"last {NUM_RECENT_REFUSED} that were refused; its id is in its answer's header x-request-id, or in the "
+        "answer itself"
+    )
 
 
 class Latencies(msgspec.Struct, frozen=True):

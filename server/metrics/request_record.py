@@ -85,6 +85,7 @@ class RequestRecord:
         self.prompt_tokens = 0
         self.counted_prompt_tokens = 0  # of them, those that a usage counts: of prompts that had an output or an end
         self.cached_tokens = 0
+        self.prefill_token_s = 0.0  # of its engine, as measured at the warm-up; 0 is unknown
         self.output_tokens = 0
         self.queue_s: float | None = None  # from the arrival to the first step
         self.first_token_s: float | None = None  # from the arrival

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from engine.errors import HeadraceError
 from engine.protocol import EngineInfo
-from server.errors import ModelNotFound, RequestNotKnown
+from server.errors import ModelNotFound
 from server.live.feed import Model
 from server.live.request_stories import RequestStory
+from server.live.request_table import not_known
 from server.metrics.values import Metrics
 from server.schemas.base import quote
 from server.served.model import ServedModel
@@ -92,13 +93,11 @@ class ServedModels:
         return sum(model.live.num_watchers for model in self._models)
 
     def story(self, request_id: str) -> RequestStory:
-        """What became of a request, by its id or its answer's. Raises RequestNotKnown."""
-        for model in self._models:
-            try:
-                return model.live.story(request_id)
-            except RequestNotKnown:
-                continue
-        return self.default.live.story(request_id)
+        """What became of the newest request with this id, be it its own or its answer's. Raises RequestNotKnown."""
+        found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
+        if not found:
+            raise not_known(request_id)
+        return max(found, key=lambda each: each.arrival_s).story
 
     def named(self, name: str | None) -> ServedModel:
         """The model of a name that may be none's: the first one then."""

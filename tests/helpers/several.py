@@ -17,14 +17,14 @@ from server.model_options.config import ModelEntry, ModelsConfig
 from server.served.engine_slot import EngineSlot
 from server.served.residence import Home, Residence
 from server.served.residency import Resident
-from tests.helpers.fake_client import FakeClient, says
+from tests.helpers.fake_client import FakeClient, engine_info, says
 
 
 class FakeEngine(FakeClient):
     """A FakeClient with an engine's life, which the test goes through."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(says(name))
+        super().__init__(says(name), engine_info(prefill_seconds_per_token=0.5))
         self.state, self.reason = EngineState.LOADING, "the model is being loaded"
         self.may_load = asyncio.Event()
         self.failure: str | Exception | None = None  # of its start

@@ -1,6 +1,7 @@
 """A request's own account on the dashboard: found by its id or its answer's, for operators, and without its text."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from engine.events.sequence import Admitted, Computed, Ended, Queued, WaitReason
 from engine.protocol import StepStats
 from server.live import request_table
 from tests.helpers.asgi import RawRequest
+from tests.helpers.deadline import until
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, says
 from tests.helpers.keys import entry, write_keys
 
@@ -56,8 +58,7 @@ async def test_an_open_request_is_told_as_far_as_it_has_come() -> None:
     app = make_app(client)
     async with http(app) as api:
         asked = asyncio.create_task(api.post("/v1/chat/completions", json=_CHAT, headers={"x-request-id": "mine"}))
-        while not client.requests:
-            await asyncio.sleep(0)
+        await until(lambda: client.requests)
         (request,) = client.requests
         began_s = request.arrival_s
         _step(app, Queued(request.id, began_s + 0.5, num_running=1, num_waiting=2, num_resumed=0))
@@ -72,6 +73,8 @@ async def test_an_open_request_is_told_as_far_as_it_has_come() -> None:
         app.state.context.live.requests.engine_ended(RestartReason.HANG)
         after = await _story(api, "mine")
         asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
     assert story["request"]["status"] is None
     assert story["choices"][0]["moments"] == [
         {"what": "queued", "at_s": 0.5, "num_running": 1, "num_waiting": 2},
@@ -80,6 +83,26 @@ async def test_an_open_request_is_told_as_far_as_it_has_come() -> None:
         {"what": "computed", "at_s": 1.25, "num_tokens": 7, "num_steps": 1, "step_s": 0.25},
     ]
     assert after["choices"][0]["moments"][-1]["reason"] == "hang"
+
+
+async def test_an_engine_that_ends_is_a_moment_of_open_requests_alone() -> None:
+    client = FakeClient(says("x"))
+    app = make_app(client)
+    async with http(app) as api:
+        await api.post("/v1/chat/completions", json=_CHAT, headers={"x-request-id": "over"})
+        client.script = lambda request: [*says("some text")(request)[:3], None]
+        asked = asyncio.create_task(api.post("/v1/chat/completions", json=_CHAT, headers={"x-request-id": "open"}))
+        await until(lambda: len(client.requests) == 2)
+        for request in client.requests:
+            _step(app, Admitted(request.id, request.arrival_s, num_cached=2))
+        for _ in range(2):
+            app.state.context.live.requests.engine_ended(RestartReason.CRASH)
+        told = {name: (await _story(api, name))["choices"][0]["moments"] for name in ("over", "open")}
+        asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
+    assert [moment["what"] for moment in told["over"]] == ["admitted"]
+    assert [moment["what"] for moment in told["open"]] == ["admitted", "engine_ended", "engine_ended"]
 
 
 async def test_what_the_cache_saved_is_told_in_seconds() -> None:
@@ -123,7 +146,7 @@ async def test_old_requests_are_forgotten_with_their_sequences(monkeypatch: pyte
         forgotten = await api.get("/dashboard/requests/r1")
     assert forgotten.status_code == 404
     assert forgotten.json()["error"]["code"] == "request_not_known"
-    assert "last 3 that ended" in forgotten.json()["error"]["message"]
+    assert "the last 3 that generated, or the last 100 that were refused" in forgotten.json()["error"]["message"]
     assert len(app.state.context.live.requests.recent()) == 3 + 1  # and the question for what was forgotten
     assert len(app.state.context.live.requests._stories) == 3
 

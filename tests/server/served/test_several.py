@@ -386,6 +386,33 @@ async def test_the_dashboard_shows_one_model_and_lists_all() -> None:
     assert missing.status_code == 404
 
 
+async def test_a_request_is_told_after_its_model_was_unloaded() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    async with http(several.app) as api:
+        for name in ("alpha", "beta"):
+            body = {"model": name, "messages": MESSAGES}
+            await api.post(CHAT, json=body, headers={"x-request-id": f"of-{name}"})
+        before = await api.get("/dashboard/requests/of-beta")
+        assert (await api.post("/v1/models/beta/unload")).status_code == 200
+        after = await api.get("/dashboard/requests/of-beta")
+        missing = await api.get("/dashboard/requests/of-gamma")
+    assert (after.status_code, after.json()) == (200, before.json())
+    assert (after.json()["model"], after.json()["saved_s"]) == ("beta", 1.0)  # two tokens of every prompt are cached
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "request_not_known")
+
+
+@pytest.mark.parametrize("names", [("alpha", "beta"), ("beta", "alpha"), ("beta", None), (None, "beta")])
+async def test_the_newest_request_of_an_id_is_told_whichever_model_it_is_for(names: tuple[str | None, ...]) -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    async with http(several.app) as api:
+        for name in names:
+            body = {"model": name or "gamma", "messages": MESSAGES}
+            answer = await api.post(CHAT, json=body, headers={"x-request-id": "same"})
+            assert answer.status_code == (404 if name is None else 200)
+        story = (await api.get("/dashboard/requests/same")).json()
+    assert story["model"] == names[-1]
+
+
 @pytest.mark.parametrize(
     ("fields", "options", "status", "code"),
     [({"timeout": 0.1}, {}, 504, "timeout"), ({}, {"queue_timeout": 0.1}, 503, "queue_timeout")],
