@@ -24,8 +24,7 @@ DOMPurify.addHook("uponSanitizeAttribute", (_, attribute) => {
  */
 export function renderMarkdown(container, text, { isDone }) {
   const plain = text.replace(/\r\n?/g, "\n");
-  let { blocks, links, place } = newBlocks(plain, container.markdown);
-  if (isDone && place.offset > 0 && Object.keys(links).length > 0) ({ blocks, links, place } = newBlocks(plain)); // blocks above may use them
+  const { blocks, links, place } = newBlocks(plain, container.markdown, { isDone });
   const shown = [...container.children];
   blocks.forEach((block, index) => {
     const old = shown[place.numBlocks + index];

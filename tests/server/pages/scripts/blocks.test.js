@@ -13,20 +13,23 @@ const TEXTS = {
   maths: "It costs $5 or $x_i$.\n\n$$\n\\sum\n$$\n\ntext \\(y\\) and\n\\[z\\]\nend",
   html: "<div>\n\ntext\n\n</div>\n\n<b>x</b>",
   rules: "a\n\n---\n\n***\n\n- b\n---\n",
-  links: "see [one] and [two]\n\n[one]: http://a\n\n[two]: http://b\n",
+  links: "see [one] and [two]\n\n[one]: http://a\n\n[two]: http://b\n\nnow [one], [the second][two]\n\n> [three]: http://c\n\n[three]\n\nend",
+  "links that are defined twice": "[one]: http://a\n\n[One]: http://b\n\n[one]\n\n[one]: http://c\n\n- [one]\n\nend",
+  "formulas with empty lines": "before\n\n$$\na\n\nb\n$$\n\ntext\n$$\nc\n\n\nd\n$$\nmore\n\n\\[\nx\n\ny\n\\]\n\n$$\n- e\n\n# f\n$$\n\nend",
+  "dollars that are no formula": "$$ is money\n\nand $5 is\n\n$$\nmore\n\n| a |\n|---|\n| $$ |\n\nafter",
   "a long list": `before\n\n${LIST}\nafter`,
 };
 
 const html = (blocks, links) => blocks.map((block) => toHtml(block, links)).join("");
 
 /** The blocks of a text that comes in pieces, as a page holds them, and how much was read in the last step. */
-function streamed(text, size) {
+function streamed(text, size, { isDone = false } = {}) {
   let shown = [];
   let before;
   let read = 0;
   for (let end = size; ; end += size) {
     const part = text.slice(0, end);
-    const { blocks, place } = newBlocks(part, before);
+    const { blocks, place } = newBlocks(part, before, { isDone: isDone && end >= text.length });
     shown = [...shown.slice(0, place.numBlocks), ...blocks];
     before = { text: part, place: placeAfter(place, blocks) };
     read = part.length - place.offset;
@@ -42,9 +45,29 @@ for (const [name, text] of Object.entries(TEXTS)) {
       const { shown } = streamed(text, size);
       assert.equal(shown.map(({ raw }) => raw).join(""), text, `in pieces of ${size}`);
       if (name !== "links") assert.equal(html(shown, links), html(blocks, links), `in pieces of ${size}`);
+      const done = streamed(text, size, { isDone: true });
+      assert.equal(html(done.shown, links), html(blocks, links), `at last, in pieces of ${size}`);
     }
   });
 }
+
+test("a link by name is one below its definition at once, and above it at the end", () => {
+  const text = "above [it]\n\n[it]: http://a\n\nwords\n\nbelow [it]\n\nend";
+  const paragraphs = (options) => {
+    const { shown } = streamed(text, 3, options);
+    return shown.filter(({ type }) => type === "paragraph").map((block) => toHtml(block, {}).trim());
+  };
+  const link = '<a href="http://a">it</a>';
+  assert.deepEqual(paragraphs(), ["<p>above [it]</p>", "<p>words</p>", `<p>below ${link}</p>`, "<p>end</p>"]);
+  assert.deepEqual(paragraphs({ isDone: true }), [`<p>above ${link}</p>`, "<p>words</p>", `<p>below ${link}</p>`, "<p>end</p>"]);
+});
+
+test("behind what only seems to begin a formula a text is read again within a bound", () => {
+  for (const opening of ["$$\n\n", "\\[\n\n"]) {
+    const { read } = streamed(opening + "Some words more.\n\n".repeat(1000), 500);
+    assert.ok(read <= 600, `${read} characters were read at last`);
+  }
+});
 
 test("what has come to its end is not read again, nor are the items of a long list", () => {
   for (const unit of ["A paragraph of words.\n\n", "```\ncode\n```\n\n", "- an item of a list\n", "12. an item\n", "$$\nx\n$$\n\n"]) {
@@ -61,6 +84,6 @@ test("a long list keeps its numbers", () => {
 });
 
 test("a text that is another one is read from its beginning", () => {
-  const { blocks, place } = newBlocks("other\n\ntext", { text: "first\n\n", place: { numBlocks: 3, offset: 5, isInList: false } });
+  const { blocks, place } = newBlocks("other\n\ntext", { text: "first\n\n", place: { numBlocks: 3, offset: 5, isInList: false, links: {} } });
   assert.deepEqual([place.numBlocks, place.offset, blocks.length], [0, 0, 3]);
 });
