@@ -39,7 +39,7 @@ _PAGES = frozenset({"/", "/dashboard", *(f"/assets/{name}" for name in page_name
 OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,128}")
 _COUNTED_STATE = "counted"  # in a scope's state: what the request takes of its key's rate
 _STREAMS = ("text/event-stream", "application/x-ndjson")
 

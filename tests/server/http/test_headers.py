@@ -17,7 +17,7 @@ async def test_a_request_id_is_echoed(path: str) -> None:
     assert int(response.headers["openai-processing-ms"]) >= 0
 
 
-@pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "a\tb", "<script>"])
+@pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "a\tb", "<script>", ".", ".."])
 async def test_a_missing_or_odd_request_id_is_replaced(given: str | None) -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         headers = {} if given is None else {"x-request-id": given}

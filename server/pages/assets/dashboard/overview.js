@@ -38,7 +38,7 @@ function take(frame) {
 function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs }) {
   const { queue, blocks } = work;
   const isReady = engine.state === "ready";
-  const restarts = engine.num_restarts ? `, restarted ${engine.num_restarts} times` : "";
+  const restarts = engine.num_restarts ? `, restarted ${count(engine.num_restarts, "time")}` : "";
   setState(isReady ? `Ready${restarts}` : engine.reason || engine.state, isReady ? "good" : "bad");
   byId("decode-rate").textContent = short(meanOf("decode"));
   byId("prefill-rate").textContent = short(meanOf("prefill"));

@@ -41,10 +41,11 @@ export const leaveRequest = () => showing?.abort();
 
 /** null if the server does not know it, or no longer. */
 async function getStory(id, signal) {
+  if (/^\.{1,2}$/.test(id)) return null; // a part of an address that means another address
   try {
     return await getJson(`dashboard/requests/${encodeURIComponent(id)}`, { signal });
   } catch (error) {
-    if (error.code === "request_not_known") return null;
+    if (error.status === 404) return null; // also of what can be no id: no route is for it
     throw error;
   }
 }
@@ -55,7 +56,7 @@ const heading = (id) => [
 ];
 
 const unknown = () => [
-  h("p", { class: "note" }, "The server does not know this request, or no longer: it keeps the open ones, the last 200 that generated, and the last 100 that were refused. They are forgotten when it ends."),
+  h("p", { class: "note" }, "The server does not know this request, or no longer: it keeps the open ones, and of each model the last 200 that generated, and the last 100 that were refused. They are forgotten when it ends."),
   h("p", { class: "muted" }, "The id is in the header ", h("code", {}, "x-request-id"), " of every answer; that of a chat begins with ", h("code", {}, "chatcmpl-"), " and is in the answer itself."),
 ];
 

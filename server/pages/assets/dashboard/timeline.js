@@ -29,12 +29,12 @@ export function stretches(moments, nowS) {
 
 /**
  * How long a choice waited, and why: [{reason, is_shared, seconds}]. Until the scheduler has looked at it the reason is
- * "line", behind those that waited already, or "step", for the end of the one that ran.
+ * "line", behind those that waited already, or "step", for the end of the one that ran, as after a preemption.
  */
 export function waits(moments, nowS) {
   const found = [];
   moments.forEach(({ what, at_s: atS, reason, is_shared, num_waiting: numWaiting }, index) => {
-    if (what !== "waits" && what !== "queued") return;
+    if (!["queued", "waits", "preempted"].includes(what)) return;
     const untilS = moments[index + 1]?.at_s ?? nowS;
     found.push({ reason: what === "waits" ? reason : numWaiting ? "line" : "step", is_shared, seconds: Math.max(0, untilS - atS) });
   });

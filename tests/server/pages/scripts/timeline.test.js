@@ -70,6 +70,17 @@ test("each reason to wait lasts until the next moment", () => {
   ]);
 });
 
+test("one that was preempted waits for a step until the scheduler has looked at it", () => {
+  const moments = [
+    { what: "admitted", at_s: 0 },
+    { what: "preempted", at_s: 1, reason: "memory", num_tokens: 3 },
+    { what: "waits", at_s: 3, reason: "blocks" },
+    { what: "admitted", at_s: 4 },
+    { what: "preempted", at_s: 6, reason: "fairness" },
+  ];
+  assert.deepEqual(waits(moments, 7).map((each) => [each.reason, each.seconds]), [["step", 2], ["blocks", 1], ["step", 1]]);
+});
+
 test("an axis has a few round ticks, from zero to its end", () => {
   for (const lengthS of [0.003, 0.1, 0.7, 1, 9.99, 60, 3601]) {
     const found = ticks(lengthS);
