@@ -44,7 +44,7 @@ class Sampler:
         self._mirostat.release(sequence)
 
     def take_mask_tally(self) -> tuple[int, float]:
-        """How many rows grammars have masked since the last call, and the seconds that took."""
+        """How many rows grammars have masked since the last call, and the seconds that steps waited for masks."""
         return self._editor.masks.take_tally()
 
     def preparing(self, sequences: list[Sequence], vocab_size: int) -> AbstractContextManager[None]:

@@ -33,6 +33,11 @@ class StepBudget:
         """How long a step should take."""
         return max(_MIXED_TARGET_S, _MIXED_TARGET_STEPS * self._cost.decode_s) if num_generating else _PREFILL_TARGET_S
 
+    @property
+    def most_s(self) -> float:
+        """How long a step may take beside streams where a prompt would else have less than about half of its rate."""
+        return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
+
     def tokens(self, num_generating: int) -> int:
         """Most tokens of the next step, in which `num_generating` sequences continue their output.
 
@@ -56,9 +61,8 @@ class StepBudget:
         num_fitting = int((num_prompt_tokens * first_s - prompt_s) / token_s)
         if is_mixed:
             others_s = self._cost.decode_s + prompt_s
-            most_s = max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
             num_for_half = round(others_s / token_s)
-            num_fitting = max(num_fitting, min(num_for_half, int((most_s - others_s) / token_s)))
+            num_fitting = max(num_fitting, min(num_for_half, int((self.most_s - others_s) / token_s)))
         if num_fitting < 1:
             return (token_s + prompt_s) / first_s
         return max(1.0, num_prompt_tokens / num_fitting)

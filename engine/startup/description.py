@@ -132,6 +132,6 @@ def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: 
         return f"steps of up to {config.max_num_batched_tokens:,} tokens"
     return (
         f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to what takes "
-        f"{budget.target_s(0) * 1000:.0f} and {budget.target_s(1) * 1000:.0f} ms ({1 / seconds_per_token:,.0f} prompt "
-        "tokens/s at warm-up)"
+        f"{budget.target_s(0) * 1000:.0f} and {budget.target_s(1) * 1000:.0f} ms, far into long prompts up to "
+        f"{budget.most_s * 1000:.0f} ({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up)"
     )
