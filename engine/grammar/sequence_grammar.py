@@ -39,8 +39,9 @@ class SequenceGrammar:
         return self._matcher is not None
 
     def when_ready(self, callback: abc.Callable[[], None]) -> None:
-        """Have it called when the grammar becomes ready, if it is not."""
-        self._when_ready = callback
+        """Call it when the grammar becomes ready; does nothing if it is already."""
+        if not self.is_ready:
+            self._when_ready = callback
 
     @property
     def is_complete(self) -> bool:
@@ -58,8 +59,9 @@ class SequenceGrammar:
         Raises GrammarError where there is no output yet; else `advance` does, so that it ends this sequence alone.
         """
         self._matcher = matcher
-        if self._when_ready is not None:
-            self._when_ready()
+        callback, self._when_ready = self._when_ready, None  # it may hold what holds this grammar
+        if callback is not None:
+            callback()
         self._settle()
         try:
             for token_id in self._output_ids:

@@ -1,12 +1,22 @@
 """SequenceGrammar: what is forced, what may follow, and when an output is complete."""
 
+import weakref
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.grammar.errors import GrammarError
+from engine.grammar.sequence_grammar import SequenceGrammar
 from tests.helpers.engines import make_request
-from tests.helpers.grammars import GRAMMARS, decode, encode, expected_output, sequence_grammar
+from tests.helpers.grammars import (
+    GRAMMARS,
+    decode,
+    encode,
+    expected_output,
+    ledger_vocabulary,
+    sequence_grammar,
+)
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, allowed_ids
 
 pytestmark = pytest.mark.fast
@@ -132,3 +142,31 @@ def test_the_given_grammars_force_and_choose() -> None:
     outputs = {tuple(expected_output(request)[0]) for request in requests}
     assert len(outputs) > len(requests) / 4
     assert sum(sequence_grammar(text).forced_next is not None for text in GRAMMARS) == 3
+
+
+class Callback:
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __call__(self) -> None:
+        self.num_calls += 1
+
+
+def test_who_waits_for_a_grammar_is_called_once_and_not_kept() -> None:
+    """It holds the sequence, which holds the grammar: kept, each request would stay in memory until a collection."""
+    grammar, callback = SequenceGrammar(frozenset([EOS_ID]), appends_forced=True), Callback()
+    reference = weakref.ref(callback)
+    grammar.when_ready(callback)
+    grammar.start(ledger_vocabulary().matcher(OBJECT))
+    assert callback.num_calls == 1
+    del callback
+    assert reference() is None
+
+
+def test_nobody_waits_for_a_grammar_that_is_ready() -> None:
+    grammar, callback = sequence_grammar(OBJECT), Callback()
+    reference = weakref.ref(callback)
+    grammar.when_ready(callback)
+    assert callback.num_calls == 0
+    del callback
+    assert reference() is None
