@@ -61,6 +61,7 @@ class AdmissionRound:
             demand = self._split.demand(sequence, sequence.num_pending - match.num_tokens)
             if not self._gets_tokens(demand):
                 self._lifecycle.note_wait(sequence, WaitReason.TOKENS)
+                self._lifecycle.waiting.correct_length(sequence, demand.num_pending)
                 self._num_passed += 1
                 continue
             if self._waits_for_prefix(sequence, match):
@@ -100,9 +101,12 @@ class AdmissionRound:
         """Whether another computes the next full block of a waiting sequence in this step. Then it will also leave what
         the waiting one needs to continue where the two part. match: None where a look at one block may tell.
 
-        The wait ends when what they share is computed, or its owner has stopped: only sequences of this step count.
+        The wait ends when what they share is computed, or its owner has stopped: only sequences of this step count. Nor
+        does anyone wait for one of a class that is served after its own: that may get little for long.
         """
         for other, num_tokens in self._split.tokens().items():
+            if other.service.rank > sequence.service.rank:
+                continue
             of_other = self._matches.get(other)
             num_computed = other.num_computed if of_other is None else of_other.num_tokens
             if num_tokens and (
@@ -126,7 +130,7 @@ class AdmissionRound:
         for victim, reason in victims:
             self._lifecycle.preempt(victim, reason)
             self._preempted.add(victim)
-            self._claims.begin_step()
+            self._claims.forget_blocks()
             sequence.has_claimed |= reason is PreemptionReason.FAIRNESS
             self._split.drop(victim)
             self._num_reserved = self._count_reserved()

@@ -36,10 +36,14 @@ class Claims:
         self._num_blocks = num_blocks
         self._known: dict[int, TenantShares] = {}  # by rank
 
-    def begin_step(self) -> None:
-        """Forget the blocks that sequences used: they are counted once a step for all that ask, and again when room was
+    def forget_blocks(self) -> None:
+        """Forget the blocks that sequences use: they are counted once a step for all that ask, and again when room was
         taken."""
         self._known.clear()
+
+    def check(self) -> None:
+        """Assert that between steps no sequences are kept, which may have ended."""
+        assert not self._known
 
     def yield_at_once(self) -> None:
         """Preempt sequences of classes that yield at once, while one of a lower rank is ready to run."""

@@ -103,6 +103,11 @@ class FairQueue(ClassCounts):
     def is_aside(self, sequence: Sequence) -> bool:
         return self._turns(sequence).queues[sequence.account].is_aside(sequence)
 
+    def correct_length(self, sequence: Sequence, num_to_compute: int) -> None:
+        """A sequence in line has another number of tokens to compute than when it came: the cache has changed."""
+        if sequence.num_to_compute != num_to_compute:
+            self._turns(sequence).queues[sequence.account].correct_length(sequence, num_to_compute)
+
     def advance(self, sequence: Sequence) -> None:
         """The turn of a sequence's tenant may come earlier: it was given back what it was charged."""
         self._turns(sequence).advance(sequence.account)

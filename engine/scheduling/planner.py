@@ -40,7 +40,7 @@ class StepPlanner:
         self._lifecycle = lifecycle
         self._budget = budget
         self._clock = clock
-        self._prefix_waits = PrefixWaits(lifecycle.waiting, config.block_size)
+        self._prefix_waits = PrefixWaits(lifecycle.waiting, config.block_size, num_uncached=kv.num_uncached)
         self._claims = Claims(
             kv.room,
             lifecycle,
@@ -77,9 +77,9 @@ class StepPlanner:
         split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=self._budget.costs(num_generating))
         chosen: list[Sequence] = []
         if lifecycle.waiting:
-            self._claims.begin_step()
             self._prefix_waits.begin_step(split.tokens())
             chosen = AdmissionRound(self._kv, lifecycle, self._claims, self._prefix_waits, split).choose()
+            self._claims.forget_blocks()
         tokens = split.tokens()
         running = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.RUNNING]
         newcomers = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.WAITING]
@@ -139,9 +139,14 @@ class StepPlanner:
         needs_logits = end == sequence.num_with_draft and sequence.request.sampling.max_tokens > 0
         return PlanItem(sequence, num_new, num_draft, needs_logits)
 
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence has ended."""
+        self._prefix_waits.forget(sequence)
+
     def check(self) -> None:
-        """Assert what PrefixWaits promises."""
+        """Assert what PrefixWaits and Claims promise."""
         self._prefix_waits.check(self._lifecycle.waiting)
+        self._claims.check()
 
     # --- newcomers ----------------------------------------------------------------------------------------------------
 

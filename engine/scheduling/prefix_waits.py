@@ -17,18 +17,23 @@ class BranchPoint(NamedTuple):
 class PrefixWaits:
     """Without it each step would ask each of them again: hundreds, where a new system prompt comes with a burst.
 
-    Invariant: of those that are set aside, and not compiling, each waits at a branch point.
+    Invariants: of those that are set aside, and not compiling, each waits at a branch point; none that has ended is
+    kept.
     """
 
-    def __init__(self, waiting: FairQueue, block_size: int) -> None:
+    def __init__(self, waiting: FairQueue, block_size: int, *, num_uncached: abc.Callable[[Sequence], int]) -> None:
+        """num_uncached: tokens that a waiting sequence would compute now."""
         self._waiting = waiting
         self._block_size = block_size
-        self._waits: dict[BranchPoint, list[Sequence]] = {}  # in the order in which they began
+        self._num_uncached = num_uncached
+        self._waits: dict[BranchPoint, dict[Sequence, None]] = {}  # in the order in which they began
+        self._points: dict[Sequence, BranchPoint] = {}  # at which each waits
 
     def wait(self, sequence: Sequence, until: BranchPoint) -> None:
         """Set a waiting sequence aside until the other's blocks are computed."""
         self._waiting.set_aside(sequence)
-        self._waits.setdefault(until, []).append(sequence)
+        self._waits.setdefault(until, {})[sequence] = None
+        self._points[sequence] = until
 
     @property
     def branch_points(self) -> abc.Iterable[BranchPoint]:
@@ -43,19 +48,32 @@ class PrefixWaits:
             is_computing = owner.status is SequenceStatus.RUNNING and owner.num_computed < num_blocks * self._block_size
             if is_computing and tokens.get(owner):
                 continue
-            num_done = 1 if is_computing else len(waits)
-            for sequence in waits[:num_done]:
+            for sequence in list(waits)[: 1 if is_computing else None]:
                 self._put_back(sequence)
-            if num_done == len(waits):
-                del self._waits[point]
-            else:
-                del waits[:num_done]
+
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence has ended: it waits no more, and nobody for it."""
+        if sequence in self._points:
+            self._end_wait(sequence)
+        for point in [point for point in self._waits if point.sequence is sequence]:
+            for each in list(self._waits[point]):
+                self._put_back(each)
 
     def _put_back(self, sequence: Sequence) -> None:
-        if sequence.status is SequenceStatus.WAITING:
-            self._waiting.put_back(sequence)
+        """Its place in line is by what is left to compute, which is less by what the other has computed."""
+        self._end_wait(sequence)
+        sequence.num_to_compute = self._num_uncached(sequence)
+        self._waiting.put_back(sequence)
+
+    def _end_wait(self, sequence: Sequence) -> None:
+        point = self._points.pop(sequence)
+        del self._waits[point][sequence]
+        if not self._waits[point]:
+            del self._waits[point]
 
     def check(self, waiting: abc.Iterable[Sequence]) -> None:
-        """Assert the invariant, between steps."""
-        known = {each for sequences in self._waits.values() for each in sequences}
-        assert known.issuperset(each for each in waiting if each.is_ready and self._waiting.is_aside(each))
+        """Assert the invariants, between steps."""
+        known = {each: point for point, sequences in self._waits.items() for each in sequences}
+        assert known == self._points
+        assert set(known) == {each for each in waiting if each.is_ready and self._waiting.is_aside(each)}
+        assert all(point.sequence.status is not SequenceStatus.FINISHED for point in self._waits)

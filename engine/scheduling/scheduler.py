@@ -293,6 +293,7 @@ class Scheduler:
         self._aborts.pop(sequence.id, None)  # it came first, and there is nothing left to abort
         self._lifecycle.tally.note(sequence, ended_event(sequence, output, self._clock()))
         self._lifecycle.finish(sequence, is_failed=output.finish_reason is FinishReason.ERROR)
+        self._planner.forget(sequence)
         self._finished.append(sequence)
         self._outputs.append(output)
 

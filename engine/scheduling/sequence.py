@@ -33,7 +33,7 @@ class Sequence:
     grammar: SequenceGrammar | None = None  # that the output must match
     order: Order = (0, 0, 0.0, 0)  # place among running sequences, and waiting ones of its tenant; lower goes first
     account: TenantAccount = field(default_factory=TenantAccount)  # of its tenant in its service class
-    num_to_compute: int = 1  # tokens, less those that were cached, when it came to wait
+    num_to_compute: int = 1  # tokens, less those that were cached when it came to wait or was asked last
     num_charged: int = 0  # prompt tokens that `account` was charged: those that were not cached
     has_claimed: bool = False  # another tenant's room
     num_computed: int = 0  # tokens whose KV is in the cache

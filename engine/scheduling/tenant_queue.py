@@ -59,6 +59,12 @@ class TenantQueue:
         self._aside.remove(sequence)
         self._line_up(sequence)
 
+    def correct_length(self, sequence: Sequence, num_to_compute: int) -> None:
+        """Of a sequence in line."""
+        self._leave_line(sequence)
+        sequence.num_to_compute = num_to_compute
+        self._line_up(sequence)
+
     def next_after(self, order: Order | None = None, most: int | None = None) -> Sequence | None:
         """The first behind a place in the order, or of all, that has at most so many tokens to compute."""
         first: Sequence | None = None

@@ -2,7 +2,9 @@
 
 import pytest
 
+from engine.events.sequence import WaitReason
 from engine.protocol import AbortReason, ServiceClass
+from engine.scheduling.sequence import SequenceStatus
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
 pytestmark = pytest.mark.fast
@@ -52,17 +54,72 @@ def test_one_that_waits_for_a_prefix_can_be_aborted() -> None:
 
 
 def test_a_prefix_that_stands_still_is_not_waited_for() -> None:
-    """That of a request in the background, which gets nothing beside others."""
-    run = SchedulerRun(make_config(num_blocks=400, max_num_batched_tokens=8))
-    run.add(make_request("background", [*PREFIX, 1], service_class=ServiceClass.BACKGROUND))
+    """One that gets nothing beside urgent requests."""
+    run = run_of(2)
     run.step()
-    run.add(make_request("sharing", [*PREFIX, 2]))
-    assert planned(run) == {"background": 8}  # there is nothing to be gained by computing it twice
-    run.add(make_request("other", make_prompt(200, seed=9)))
-    run.add(make_request("later", make_prompt(200, seed=8)))
-    for _ in range(4):
+    sharing = run.scheduler._lifecycle.sequences["s1"]
+    assert sharing.wait_reason is WaitReason.PREFIX
+    run.add(make_request("urgent", make_prompt(40, seed=9), service_class=ServiceClass.URGENT))
+    run.step()
+    assert planned(run) == {"urgent": 8}
+    assert sharing.wait_reason is WaitReason.TOKENS
+
+
+def test_nobody_waits_for_a_class_that_is_served_after_its_own() -> None:
+    run = SchedulerRun(make_config(num_blocks=400, max_num_batched_tokens=8))
+    background = make_request("background", [*PREFIX, 1], service_class=ServiceClass.BACKGROUND)
+    run.add(background)
+    run.step()
+    sharing = make_request("sharing", [*PREFIX, 2])
+    run.add(sharing)
+    assert planned(run) == {"sharing": 8}
+    transcript = run.finish()
+    assert list(transcript.finish_reasons) == ["sharing", "background"]
+    assert transcript.ids == {each.id: expected_ids(each) for each in (sharing, background)}
+
+
+@pytest.mark.parametrize("ended", [["s1", "s2"], ["s0"], ["s0", "s1", "s2"]])
+def test_none_that_has_ended_is_kept(ended: list[str]) -> None:
+    """Neither whom others wait for, nor the last that wait: no later step may come."""
+    run = run_of(3)
+    run.step()
+    for name in ended:
+        run.scheduler.abort(name, AbortReason.CLIENT_GONE)
+    run.step()  # and check
+    waits = run.scheduler._planner._prefix_waits
+    assert not {point.sequence.id for point in waits._waits}.intersection(ended)
+    assert not {sequence.id for sequence in waits._points}.intersection(ended)
+
+
+def test_a_burst_whose_prefix_is_computed_is_short_behind_long_prompts_of_its_tenant() -> None:
+    """By what is left of its prompts, which is found beside one that runs and before one that waits."""
+    run = SchedulerRun(make_config(num_blocks=1000, max_num_batched_tokens=16))
+    run.add(make_request("running", make_prompt(200, seed=8), max_tokens=1))
+    run.step()
+    run.add(make_request("waiting", make_prompt(170, seed=9), max_tokens=1))
+    for number in range(8):
+        run.add(make_request(f"s{number}", [*PREFIX, 1 + number, 1], max_tokens=1))
+    while len(run.transcript.finish_reasons) < 8:
         run.step()
-    assert "sharing" in {name for plan in run.plans for name, _, _ in plan}
+    assert run.scheduler._lifecycle.sequences["waiting"].status is SequenceStatus.WAITING
+    lengths = {each: sum(num for plan in run.plans for name, num, _ in plan if name == each) for each in ("s0", "s1")}
+    assert lengths == {"s0": 66, "s1": 2}
+
+
+def test_prompts_that_are_cached_no_more_hide_no_short_one() -> None:
+    run = SchedulerRun(make_config(num_blocks=1000, max_num_batched_tokens=16))
+    run.add(make_request("running", make_prompt(390, seed=8)))
+    run.step()
+    run.add(make_request("waiting", make_prompt(380, seed=9)))
+    for number in range(40):
+        run.add(make_request(f"evicted{number}", make_prompt(300, seed=10 + number)))
+    lifecycle = run.scheduler._lifecycle
+    for each in list(lifecycle.waiting):
+        if each.id.startswith("evicted"):
+            lifecycle.waiting.correct_length(each, 2)  # as it was when they came
+    run.add(make_request("short", make_prompt(4, seed=7)))
+    run.step()
+    assert "short" in planned(run)
 
 
 @pytest.mark.parametrize("num_waiting", [8, 1000])

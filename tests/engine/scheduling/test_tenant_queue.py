@@ -53,6 +53,32 @@ def test_a_short_one_behind_any_number_of_long_ones_is_found() -> None:
     assert queue.next_after(None, 2500) is short
 
 
+@pytest.mark.parametrize(("num_longer", "is_found"), [(63, True), (65, False)])
+def test_of_those_about_as_long_as_the_limit_the_first_64_are_looked_at(num_longer: int, is_found: bool) -> None:
+    """What is promised: one no longer than the limit is found behind any number of those more than twice as long, and
+    one of at most half of the limit always; one in between behind up to 63 that are somewhat too long."""
+    queue = TenantQueue()
+    for number in range(num_longer):
+        queue.add(sequence(number, 50))
+    short, much_shorter = sequence(100, 40), sequence(200, 20)
+    queue.add(short)
+    assert queue.next_after(None, 40) is (short if is_found else None)
+    queue.add(much_shorter)
+    assert queue.next_after(None, 40) is (short if is_found else much_shorter)
+    assert queue.next_after(sequence(10, 50).order, 40) is short  # those behind are looked at from farther on
+
+
+def test_a_length_that_has_changed_is_the_one_that_counts() -> None:
+    queue = TenantQueue()
+    first, second = sequence(0, 2), sequence(1, 2)
+    queue.add(first)
+    queue.add(second)
+    queue.correct_length(first, 500)
+    queue.check()
+    assert queue.next_after(None, 250) is second
+    assert queue.next_after() is first
+
+
 OPERATIONS = st.tuples(
     st.sampled_from(["add", "add", "add aside", "remove", "set aside", "put back"]),
     st.integers(1, 40),
