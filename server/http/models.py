@@ -31,12 +31,11 @@ def asked_model(body_type: type[B]) -> Callable[..., Awaitable[ServedModel]]:
         model = context.models.find(body.model)  # type: ignore[attr-defined]
         if getattr(body, "resumable", False) and request.headers.get("last-event-id"):
             return model  # for the rest of a stream, which needs no engine of its own
-        timeout_s = getattr(body, "timeout", None) or model.config.request_timeout
         return await entered(
             request,
             model,
             is_stream=bool(getattr(body, "stream", False)),
-            timeout_s=timeout_s,
+            timeout_s=getattr(body, "timeout", None),
             waits_on=getattr(body, "service_tier", None) == "flex",
         )
 
@@ -54,7 +53,7 @@ async def entered(
     """The model, which is loaded and stays so until the request is over. Logs and usage say that it is for this one.
 
     is_stream: the client is told in comments how far loading has come, where it takes longer than a silence may be.
-    timeout_s: the request's own time, from its arrival.
+    timeout_s: the request's own time, from its arrival; None is --request-timeout.
 
     waits_on: whether --queue-timeout is none of its limits.
 
@@ -66,6 +65,7 @@ async def entered(
     if model.residence is not None:
         telling = asyncio.create_task(_tell(request, model)) if is_stream else None
         try:
+            timeout_s = timeout_s or model.config.request_timeout
             await until_disconnect(_in_time(request, model, timeout_s, waits_on), request.receive)
         finally:
             if telling is not None:

@@ -1,7 +1,6 @@
 """/api/*: Ollama's API over the same generation as OpenAI's."""
 
 import importlib.metadata
-import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -28,7 +27,7 @@ from server.protocols.ollama.formatter import (
     chat_answer,
     generate_answer,
 )
-from server.protocols.ollama.keep_alive import keep_alive_s
+from server.protocols.ollama.keep_alive import LONGEST_S, keep_alive_s
 from server.protocols.ollama.models import model_card, running_model, shown_model
 from server.protocols.ollama.names import served_name
 from server.protocols.ollama.options import output_limit
@@ -73,7 +72,8 @@ async def ollama_chat(
 ) -> Response:
     """Answer a conversation in Ollama's protocol, as a stream unless `stream` is false."""
     model = _asked(body.model, context)
-    if is_unload(body) and model.residence is not None:
+    _check_early(body)
+    if is_unload(body) and _heeds_keep_alive(model):
         return _unloaded(body, model, chat_answer)
     name, ignored = _checked(body, await entered(request, model))
     if is_load(body):
@@ -94,7 +94,8 @@ async def ollama_generate(
 ) -> Response:
     """Answer a prompt in Ollama's protocol, or with `raw` continue it, as a stream unless `stream` is false."""
     model = _asked(body.model, context)
-    if is_unload(body) and model.residence is not None:
+    _check_early(body)
+    if is_unload(body) and _heeds_keep_alive(model):
         return _unloaded(body, model, generate_answer)
     name, ignored = _checked(body, await entered(request, model))
     if is_load(body):
@@ -167,12 +168,24 @@ def _asked(name: str, context: ServerContext) -> ServedModel:
     return models.find(served_name(name, models.callers_names))
 
 
+def _heeds_keep_alive(model: ServedModel) -> bool:
+    """Whether the model comes and goes: one that is pinned stays loaded until an operator unloads it."""
+    return model.residence is not None and not model.residence.resident(model.name).is_pinned
+
+
+def _check_early(body: OllamaRequest) -> None:
+    """Raise InvalidRequest for what is wrong with any model, before one is loaded for it."""
+    output_limit(body.options or {})
+    if body.keep_alive is not None:
+        keep_alive_s(body.keep_alive)
+
+
 def _checked(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
     """The served name, and the fields that are ignored. Raises InvalidRequest, or EngineUnavailable."""
     model.check_admission()
-    output_limit(body.options or {})
     unhonored = unhonored_fields(body, model.client.info)
-    if model.residence is not None and body.keep_alive is not None:
+    if body.keep_alive is not None and _heeds_keep_alive(model):
+        assert model.residence is not None
         model.residence.keep(model.name, keep_alive_s(body.keep_alive))
         del unhonored["keep_alive"]
     ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
@@ -194,7 +207,7 @@ def _expires_at(model: ServedModel) -> float | None:
     if model.residence is None:
         return None
     idle_s = model.residence.resident(model.name).idle_left_s(time.monotonic())
-    return None if idle_s is None or math.isinf(idle_s) else time.time() + idle_s
+    return None if idle_s is None or idle_s > LONGEST_S else time.time() + idle_s
 
 
 def _loaded(body: OllamaRequest, write: AnswerWriter, ignored: list[str]) -> Response:

@@ -26,8 +26,10 @@ router = APIRouter(tags=["Tokens"])
 async def tokenize(request: Request, context: Context) -> Response:
     """Turn a text, or a conversation by the chat template, into token ids."""
     body = await read_body(request, _tokenize_body)
-    model = await entered(request, context.models.find(body.model))
-    headers = _check(body, model)
+    model = context.models.find(body.model)
+    headers = _headers(body, model)  # before a model is loaded for what is refused
+    await entered(request, model)
+    model.check_admission()
     text_model = await model.text_model()
     info = model.client.info
     if isinstance(body, TokenizeChatRequest):
@@ -55,7 +57,8 @@ async def detokenize(
     model: Annotated[ServedModel, Depends(asked_model(DetokenizeRequest))],
 ) -> Response:
     """Turn token ids into text."""
-    headers = _check(body, model)
+    headers = _headers(body, model)
+    model.check_admission()
     text_model = await model.text_model()
     check_token_ids(body.tokens, model.client.info.vocab_size, "tokens")
 
@@ -77,8 +80,8 @@ async def _json(
     return Response(content, headers=headers, media_type="application/json")
 
 
-def _check(body: TokenizeTextRequest | TokenizeChatRequest | DetokenizeRequest, model: ServedModel) -> dict[str, str]:
-    model.check_admission()
+def _headers(body: TokenizeTextRequest | TokenizeChatRequest | DetokenizeRequest, model: ServedModel) -> dict[str, str]:
+    """Those of the answer, which list what is ignored. Raises InvalidRequest where it is refused."""
     is_strict = model.config.strict_parameters
     ignored = ignored_parameters(body.extra, strict=is_strict)
     if is_strict:

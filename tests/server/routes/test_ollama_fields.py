@@ -97,6 +97,8 @@ async def test_what_is_not_honored_is_listed_by_the_clients_name(fields: dict[st
         ({"format": "yaml"}, "format is 'yaml'; it must be \"json\" or a JSON schema"),
         ({"format": {"type": "nothing"}}, "format"),
         ({"keep_alive": []}, "keep_alive is a list of 0 items"),
+        ({"keep_alive": "soon"}, "keep_alive is 'soon'; it must be a number of seconds or a duration"),
+        ({"keep_alive": "1" * 100_000}, "it must have at most 32 characters"),
         ({"messages": [{"role": "user", "content": "what is it", "images": ["aGk="]}]}, "messages[0].images"),
         ({"messages": [{"role": "judge", "content": "x"}]}, "messages[0].role is 'judge'"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content is 3"),

@@ -286,6 +286,62 @@ async def test_ollamas_clients_say_how_long_a_model_is_kept() -> None:
     assert several.num_loads["alpha"] == 1, "what is to be unloaded is not loaded for it"
 
 
+async def test_a_model_that_is_kept_for_ever_is_listed_without_an_end() -> None:
+    several = make_several({"alpha": 1}, BIG)
+    async with http(several.app) as api:
+        await api.post("/api/generate", json={"model": "alpha", "keep_alive": 999_999_999_999})
+        listed = await api.get("/api/ps")
+    assert listed.status_code == 200, listed.text
+    assert listed.json()["models"][0]["expires_at"].startswith("9999")
+
+
+async def test_a_pinned_model_is_not_said_to_be_unloaded() -> None:
+    several = make_several({"alpha": 1}, BIG, pinned=("alpha",))
+    async with http(several.app) as api:
+        for path in ("/api/generate", "/api/chat"):
+            answer = await api.post(path, json={"model": "alpha", "keep_alive": 0})
+            assert answer.json()["done_reason"] == "load"
+            assert answer.headers["x-ignored-parameters"] == "keep_alive"
+    assert several.residence.resident("alpha").state is ModelState.LOADED
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"messages": MESSAGES}),
+        ("/api/generate", {"prompt": "hi"}),
+        ("/api/show", {}),
+        ("/tokenize", {"prompt": "hi"}),
+    ],
+)
+async def test_whoever_waits_for_a_model_waits_no_longer_than_requests_may_take(
+    path: str, body: dict[str, Any]
+) -> None:
+    several = make_several({"alpha": 1}, BIG, request_timeout=0.01)
+    several.loads_at_once = False
+    async with http(several.app) as api, asyncio.timeout(20):
+        answer = await api.post(path, json={"model": "alpha", **body})
+    assert "timeout of 0.01 s was over" in answer.text
+    assert answer.status_code >= 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"messages": MESSAGES, "options": {"num_predict": 0}}),
+        ("/api/generate", {"prompt": "hi", "keep_alive": "soon"}),
+        ("/api/generate", {"prompt": "hi", "keep_alive": "1" * 33}),
+        ("/tokenize", {"prompt": "hi", "novelty": 1}),
+    ],
+)
+async def test_no_model_is_loaded_for_a_request_that_is_refused(path: str, body: dict[str, Any]) -> None:
+    several = make_several({"alpha": 1}, BIG, strict_parameters=True)
+    async with http(several.app) as api:
+        answer = await api.post(path, json={"model": "alpha", **body})
+    assert answer.status_code == 400, answer.text
+    assert not several.num_loads
+
+
 async def test_metrics_have_each_models_series() -> None:
     several = make_several({"alpha": 1, "beta": 1}, BIG)
     await _ask(several, "alpha")
