@@ -4,8 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from models.caches.entry import CacheEntry, Kind
-from models.caches.hub_cache import hub_cache, hub_entries
+from models.caches.hub_cache import hub_entries
 from models.caches.own_cache import derived_entries, packed_weights, wheel_entries
+from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder
 
 

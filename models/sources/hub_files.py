@@ -9,6 +9,7 @@ the snapshot.
 import errno
 import logging
 import queue
+import re
 import shutil
 import threading
 import time
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _NUM_CONNECTIONS = 4
 _SPARE_BYTES = 64 << 20  # of the disk, for the repository's small files
 _REPORT_S = 0.1
+_SHA256 = re.compile("[0-9a-f]{64}")
 INCOMPLETE = ".incomplete"  # as huggingface_hub names it
 FETCHING = ".fetching"  # locked by the process that fetches the blob
 
@@ -87,7 +89,7 @@ def _fetch_all(client: Any, files: Sequence[_LargeFile], blobs: Path, repo: str,
             try:
                 _fetch(client, file, blobs, repo, total)
                 outcomes.put(None)
-            except (SourceError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (raised by the thread that waits, which would else wait for ever)
                 outcomes.put(error)
 
     for _ in range(min(_NUM_CONNECTIONS, len(files))):  # daemons: a process that is ended waits for no server
@@ -132,15 +134,24 @@ class _Total:
             self._progress(stage, 0, 0, "B")
 
 
-def _blobs_folder(repo: str) -> Path:
+def hub_cache() -> Path:
+    """The folder of huggingface_hub's cache."""
     from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def _blobs_folder(repo: str) -> Path:
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE).expanduser() / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
+    return hub_cache() / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
 
 
 def _list(repo: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str]) -> list[_LargeFile]:
-    """Nothing if the hub cannot be asked: huggingface_hub then finds what is cached, or the words for it."""
+    """Nothing if the hub cannot be asked: huggingface_hub then finds what is cached, or the words for it.
+
+    Raises SourceError for what is no hash: it becomes a file's name, and a mirror may answer anything.
+    """
     from huggingface_hub import HfApi, errors, hf_hub_url
     from huggingface_hub.utils import filter_repo_objects
 
@@ -157,9 +168,21 @@ def _list(repo: str, revision: str | None, patterns: Sequence[str], ignored: Seq
         large, allow_patterns=list(patterns), ignore_patterns=list(ignored), key=lambda entry: str(entry.path)
     )
     return [
-        _LargeFile(entry.path, entry.lfs.size, entry.lfs.sha256, hf_hub_url(repo, entry.path, revision=commit))
+        _LargeFile(
+            entry.path, entry.lfs.size, _checked_hash(entry, repo), hf_hub_url(repo, entry.path, revision=commit)
+        )
         for entry in matching
     ]
+
+
+def _checked_hash(entry: Any, repo: str) -> str:
+    given = entry.lfs.sha256
+    if not isinstance(given, str) or _SHA256.fullmatch(given) is None:
+        raise SourceError(
+            f"the hub lists {entry.path} of hub repository {repo!r} with {given!r:.80}, which is no SHA-256; try "
+            "another HF_ENDPOINT"
+        )
+    return given
 
 
 def _check_room(repo: str, blobs: Path, files: Sequence[_LargeFile]) -> None:

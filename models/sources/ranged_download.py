@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 _MAX_TRIES = 5  # in a row, without a byte
-FIRST_WAIT_S = 1.0  # and twice as long after each failure in a row
+FIRST_WAIT_S = 1.0  # after some bytes; twice as long for each failure in a row without any
 _MAX_WAIT_S = 60.0
 _TIMEOUT = httpx.Timeout(30.0, pool=None)
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -130,6 +130,8 @@ def _go_on(client: httpx.Client, url: str, beginning: _Beginning) -> _Problem:
         return _Problem(f"no connection ({error})")
     except httpx.TransportError:
         return _Problem("the connection broke")
+    except (httpx.RequestError, httpx.InvalidURL) as error:  # too many redirects, or one to no address
+        raise DownloadError(f"the server's answer leads nowhere ({error})") from error
 
 
 def _status(response: httpx.Response) -> str:

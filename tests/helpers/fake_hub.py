@@ -25,6 +25,8 @@ class FakeHub:
     statuses: list[int] = field(default_factory=list)  # of the next answers with a large file, in place of it
     api_status: int = 200
     served: dict[str, bytes] = field(default_factory=dict)  # what comes in place of a file's content
+    hashes: dict[str, str] = field(default_factory=dict)  # what is listed in place of a large file's SHA-256
+    redirects: dict[str, str] = field(default_factory=dict)  # where a file's address leads
     has_ranges: bool = True
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
     url: str = ""
@@ -98,7 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.files[name]
         entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": _git_hash(content)}
         if name in self.hub.large:
-            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+            oid = self.hub.hashes.get(name) or hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": oid, "size": len(content), "pointerSize": 130}
         return entry
 
     def _answer_file(self, name: str, has_body: bool) -> None:
@@ -107,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         etag = hashlib.sha256(content).hexdigest() if is_large else _git_hash(content)
         headers = {"x-repo-commit": COMMIT, "etag": f'"{etag}"', "x-linked-size": str(len(content))}
         headers["x-linked-etag"] = f'"{etag}"'
+        if has_body and name in hub.redirects:
+            return self._send(302, b"", {"location": hub.redirects[name]}, has_body)
         if is_large and has_body and hub.statuses:
             return self._send(hub.statuses.pop(0), b"", {"retry-after": "0"}, has_body)
         body = hub.served.get(name, content)

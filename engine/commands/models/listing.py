@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.caches.entry import CacheEntry
-from models.caches.hub_cache import hub_cache
+from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder
 
 _NARROW = 60  # columns of a terminal without room for a table

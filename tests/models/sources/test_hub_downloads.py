@@ -120,6 +120,32 @@ def test_more_than_the_hub_lists_is_refused(hub: FakeHub) -> None:
         fetch()
 
 
+@pytest.mark.parametrize("listed", ["../../../../outside", "/tmp/outside", "a" * 63, "A" * 64, "a" * 64 + "\n"])
+def test_a_hash_that_is_none_becomes_no_file(hub: FakeHub, cache: Path, listed: str) -> None:
+    hub.hashes["model.safetensors"] = listed
+    with pytest.raises(SourceError, match=r"lists model\.safetensors of .*, which is no SHA-256"):
+        fetch()
+    assert hub.ranges_of("model.safetensors") == []
+    assert not list(cache.parent.rglob("*outside*"))
+
+
+@pytest.mark.parametrize("location", ["/owner/repo/resolve/main/model.safetensors", "ftp://127.0.0.1/x", "http://["])
+def test_an_address_that_leads_nowhere(hub: FakeHub, location: str) -> None:
+    hub.redirects["model.safetensors"] = location
+    with pytest.raises(SourceError, match=r"cannot download model\.safetensors of hub repository 'owner/repo'"):
+        fetch()
+
+
+@pytest.mark.usefixtures("hub")
+def test_an_error_of_any_kind_ends_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(hub_files, "download", fail)
+    with pytest.raises(RuntimeError, match="not foreseen"):  # it waited for ever
+        fetch()
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_hub_is_asked_again(hub: FakeHub, status: int) -> None:
     hub.statuses = [status, status]
