@@ -29,7 +29,8 @@ class CacheEntry:
     of is ever removed for it.
 
     paths: files and folders to remove, links among them. contents: the files with the bytes. used_s: the last use, as
-    time.time(). locks: files that a process which is fetching the model has locked. derived: what was made of it.
+    time.time(). locks: files that a process which is fetching the model has locked; their names may be patterns, since
+    such files come and go. derived: what was made of it.
     """
 
     name: str

@@ -16,12 +16,6 @@ _PREFIX = "models--"
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
 
 
-def hub_cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE).expanduser()
-
-
 def hub_entries(cache: Path) -> Iterator[CacheEntry]:
     """Repositories with safetensors, and GGUF models; what other programs have fetched of other kinds is left out."""
     for folder in sorted(cache.glob(f"{_PREFIX}*")):
@@ -49,7 +43,6 @@ def _entries(folder: Path, repo: str) -> Iterator[CacheEntry]:
             )
     if incomplete:
         num_bytes, used_s = measure(incomplete)
-        locks = tuple((folder / "blobs").glob(f"*{FETCHING}"))
         name = repo if not has_safetensors else f"{repo} (incomplete)"
         yield CacheEntry(
             name,
@@ -60,7 +53,7 @@ def _entries(folder: Path, repo: str) -> Iterator[CacheEntry]:
             num_bytes,
             used_s,
             is_complete=False,
-            locks=locks,
+            locks=_locks(folder),
         )
 
 
@@ -78,7 +71,7 @@ def _whole(folder: Path, name: str) -> CacheEntry:
     """An entry that is all of the repository's folder."""
     contents = tuple(path for path in files_below(folder) if not path.is_symlink() and INCOMPLETE not in path.name)
     num_bytes, used_s = measure(contents)
-    return CacheEntry(name, Kind.HUB, folder.parent, (folder,), contents, num_bytes, used_s)
+    return CacheEntry(name, Kind.HUB, folder.parent, (folder,), contents, num_bytes, used_s, locks=_locks(folder))
 
 
 def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> CacheEntry:
@@ -87,5 +80,17 @@ def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> Cac
     own = {blob for blob in blobs if blob.is_relative_to(folder.resolve())}
     num_bytes, used_s = measure(own)
     return CacheEntry(
-        name, Kind.HUB, folder, (*paths, *sorted(own - set(paths))), tuple(sorted(own)), num_bytes, used_s
+        name,
+        Kind.HUB,
+        folder,
+        (*paths, *sorted(own - set(paths))),
+        tuple(sorted(own)),
+        num_bytes,
+        used_s,
+        locks=_locks(folder),
     )
+
+
+def _locks(folder: Path) -> tuple[Path, ...]:
+    """Of any of the repository's files: which of them are a model's is told when they have arrived."""
+    return (folder / "blobs" / f"*{FETCHING}",)

@@ -17,7 +17,7 @@ class OutsideCache(Exception):
 
 
 def is_being_fetched(entry: CacheEntry) -> bool:
-    return any(is_locked(lock) for lock in entry.locks)
+    return any(is_locked(lock) for pattern in entry.locks for lock in pattern.parent.glob(pattern.name))
 
 
 def users_of(entry: CacheEntry) -> list[int]:

@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from engine.errors import StartupError
 from engine.jobs.models_config import ModelsJob
-from models.caches.entry import CacheEntry
+from models.caches.entry import CacheEntry, Kind
 from models.caches.removal import OutsideCache, is_being_fetched, remove, users_of
 
 
@@ -27,6 +27,8 @@ def remove_named(job: ModelsJob, entries: Sequence[CacheEntry]) -> int:
     if job.asks and not _is_confirmed(f"Remove {'it' if len(chosen) == 1 else 'them'} and free {total}? [y/N] "):
         sys.stdout.write("nothing was removed\n")
         return 1
+    for entry in chosen:  # again: the answer may have taken long
+        _check_unused(entry, is_forced=job.is_forced)
     freed = 0
     for entry in chosen:
         try:
@@ -38,11 +40,12 @@ def remove_named(job: ModelsJob, entries: Sequence[CacheEntry]) -> int:
 
 
 def _named(name: str, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
-    """The entry of that name, or all GGUF models of that repository. Raises StartupError."""
+    """The entry of that name, or all GGUF models of that repository of a hub. Raises StartupError."""
     wanted = name.lower()
     if found := [entry for entry in entries if wanted in (entry.name.lower(), entry.short_name.lower())]:
         return found
-    if found := [entry for entry in entries if entry.name.lower().startswith((f"{wanted}:", f"{wanted} ("))]:
+    hub = (entry for entry in entries if entry.kind is Kind.HUB)
+    if found := [entry for entry in hub if entry.name.lower().startswith((f"{wanted}:", f"{wanted} ("))]:
         return found
     names = [entry.short_name for entry in entries]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

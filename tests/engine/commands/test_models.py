@@ -1,11 +1,14 @@
 """`headrace models`: what it shows, and what it asks, refuses and says when it removes."""
 
+import contextlib
+import dataclasses
 import io
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
@@ -16,6 +19,7 @@ from engine.commands.models.removal import remove_named
 from engine.errors import StartupError
 from engine.jobs.models_config import ModelsJob
 from models.caches.entry import CacheEntry, Kind
+from models.sources.file_lock import locked
 
 NAME = "owner/repo-with-a-long-name-Instruct-GGUF:repo-with-a-long-name-Instruct-Q4_K_M.gguf"
 
@@ -99,6 +103,33 @@ def test_what_is_removed_is_told(entries: list[CacheEntry], capsys: pytest.Captu
 def test_a_repository_stands_for_all_its_models(entries: list[CacheEntry]) -> None:
     remove_named(ModelsJob(remove=("owner/repo",), asks=False), entries)
     assert [entry.paths[0].exists() for entry in entries] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["demo", "pypi"])
+def test_what_is_before_the_colon_of_another_model_is_no_repository(entries: list[CacheEntry], name: str) -> None:
+    coder = dataclasses.replace(entries[2], name="demo:coder")
+    with pytest.raises(StartupError, match=f"{name} is not in the caches"):
+        remove_named(ModelsJob(remove=(name,), asks=False), [*entries, coder])
+    assert all(entry.paths[0].exists() for entry in entries)
+
+
+def test_what_another_process_begins_to_fetch_before_the_answer_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "blob"
+    path.write_bytes(b"x")
+    entry = CacheEntry("owner/repo", Kind.HUB, tmp_path, (path,), (path,), 1, 0.0, locks=(tmp_path / "*.fetching",))
+    with contextlib.ExitStack() as download:
+
+        def answer() -> str:
+            download.enter_context(locked(tmp_path / "abc.fetching", lambda: None))
+            return "y\n"
+
+        terminal = SimpleNamespace(isatty=lambda: True, readline=answer)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with pytest.raises(StartupError, match="is being downloaded by another process"):
+            remove_named(ModelsJob(remove=("owner/repo",)), [entry])
+    assert path.exists()
 
 
 def test_a_rehearsal_removes_nothing(entries: list[CacheEntry], capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,18 @@ def test_a_path_outside_of_the_cache_is_refused_before_anything_is_removed(tmp_p
     assert all(path.exists() for path in paths)
 
 
+@pytest.mark.parametrize("files", [{"model_safetensors": b"w"}, {"a_gguf": b"a"}, {"a_gguf": b"a", "b_gguf": b"b"}])
+def test_a_repository_under_way_is_known_by_locks_that_come_after_the_list(
+    caches: Caches, files: dict[str, bytes]
+) -> None:
+    root = caches.add_hub("owner/repo", **files)
+    entries = list(caches.entries().values())
+    assert len(entries) == max(1, len(files))
+    assert not any(is_being_fetched(entry) for entry in entries)
+    with locked(root / "blobs" / "abc.fetching", lambda: None):
+        assert all(is_being_fetched(entry) for entry in entries)
+
+
 def test_a_model_under_way_is_known_by_its_lock(caches: Caches) -> None:
     partial = caches.own / "wheels" / "tiny.partial"
     partial.mkdir(parents=True)
