@@ -108,6 +108,13 @@ def find_local(model: str) -> ModelFiles | None:
     return _resolve_path(path, model) if path.exists() or _looks_like_path(model) else None
 
 
+def is_path(model: str) -> bool:
+    """Whether `model`, as typed, is a path, and so nothing that is fetched. Raises SourceError for what is no model."""
+    if _source(model).startswith("pypi:"):
+        return False
+    return Path(model).expanduser().exists() or _looks_like_path(model)
+
+
 def _source(model: str) -> str:
     """`model` with a demo's short name replaced, unless something in the current folder has that name."""
     return model if os.path.exists(model) else demo_source(model)

@@ -1,16 +1,18 @@
 """Fetched files compared with their hashes: a hub has them in the names of its blobs, a wheel in its record."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.progress import ProgressReport
 from models.sources import wheels
-from models.sources.resolve import ModelFiles
+from models.sources.resolve import ModelFiles, is_path
 
 _PIECE_BYTES = 8 << 20
 _STAGE = "verify"
+_DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class StoredFile:
 
 
 def stored_files(files: ModelFiles) -> list[StoredFile]:
-    """Those of the model that have a hash; none for a path that the user gave."""
+    """Those of the model that have a hash; none for a path that the user gave, into a cache or not."""
+    if is_path(files.origin):
+        return []
     if files.root is None:
         paths = list(files.gguf)
         if (digest := wheels.recorded_sha256(paths[0])) is not None:
@@ -54,11 +58,21 @@ def damaged_files(files: ModelFiles, progress: ProgressReport) -> list[StoredFil
     return damaged
 
 
-def remove_damaged(files: Sequence[StoredFile]) -> None:
-    """So that the next look for the model fetches them again. Raises OSError."""
-    for file in files:
-        file.path.unlink(missing_ok=True)
-        file.content.unlink(missing_ok=True)
+@contextlib.contextmanager
+def set_aside(files: Sequence[StoredFile]) -> Iterator[None]:
+    """Within it the cache has none of the files, so that a look for the model fetches them again. At its end those that
+    were not fetched are put back. Raises OSError."""
+    aside: dict[Path, Path] = {}
+    try:
+        for content in {file.content for file in files}:  # two names may have one content
+            aside[content] = content.replace(content.with_name(f"{content.name}{_DAMAGED}"))
+        yield
+    finally:
+        for content, damaged in aside.items():
+            if content.exists():
+                damaged.unlink(missing_ok=True)
+            elif damaged.exists():  # a wheel's goes with its folder
+                damaged.replace(content)
 
 
 def _is_digest(blob: Path) -> bool:

@@ -1,12 +1,15 @@
 """pull: a model's files on this machine, fetched as a start would fetch them, and compared with their hashes."""
 
+from collections.abc import Sequence
+
 from rich.filesize import decimal
 
 from engine.errors import StartupError
+from models.errors import ModelError
 from models.loading.open import check_config
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles, resolve_model
-from models.sources.verification import damaged_files, remove_damaged, stored_files
+from models.sources.verification import StoredFile, damaged_files, set_aside, stored_files
 
 
 def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
@@ -16,12 +19,34 @@ def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
     """
     files = _resolve(model, revision, progress)
     if damaged := damaged_files(files, progress):
-        remove_damaged(damaged)
-        files = _resolve(model, revision, progress)
-        if damaged := damaged_files(files, progress):
-            names = ", ".join(file.path.name for file in damaged)
-            raise StartupError(f"{names} of {model} cannot be stored as it is at its source; check the disk")
+        files = _fetch_again(damaged, model, revision, progress)
     return _described(model, files)
+
+
+def _fetch_again(
+    damaged: Sequence[StoredFile], model: str, revision: str | None, progress: ProgressReport
+) -> ModelFiles:
+    """Raises StartupError; the files are then as they were."""
+    names = _names(damaged)
+    with set_aside(damaged):
+        try:
+            files = _resolve(model, revision, progress)
+        except (ModelError, StartupError) as error:
+            raise StartupError(f"{names} of {model}: damaged on the disk, and not fetched again: {error}") from error
+        if missing := [file for file in damaged if not file.path.exists()]:
+            raise StartupError(
+                f"{_names(missing)} of {model}: damaged on the disk, and its source cannot be reached, or has another "
+                "version; try again"
+            )
+    if damaged := damaged_files(files, progress):
+        raise StartupError(
+            f"{_names(damaged)} of {model}: does not have the right content after two downloads; check the disk"
+        )
+    return files
+
+
+def _names(files: Sequence[StoredFile]) -> str:
+    return ", ".join(file.path.name for file in files)
 
 
 def _resolve(model: str, revision: str | None, progress: ProgressReport) -> ModelFiles:

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from engine.commands.pull.command import pull
+from engine.errors import StartupError
 from models.sources import ranged_download
 from models.sources.hub_files import INCOMPLETE
 from tests.helpers.fake_hub import FakeHub, running
@@ -48,6 +49,48 @@ def test_a_file_that_was_damaged_on_the_disk_is_fetched_again(hub: FakeHub, tmp_
     pull(MODEL, None, lambda *_: None)
     assert blob.read_bytes() == WEIGHTS
     assert len(hub.ranges_of("m-Q4_K_M.gguf")) == 2
+
+
+@pytest.fixture
+def damaged_blob(hub: FakeHub, tmp_path: Path) -> Path:
+    """Of a model that was pulled."""
+    pull(MODEL, None, lambda *_: None)
+    (blob,) = [path for path in tmp_path.rglob("blobs/*") if path.stat().st_size == len(WEIGHTS)]
+    blob.write_bytes(WEIGHTS.replace(b"GGUF", b"GGUX", 1))
+    hub.requests.clear()
+    return blob
+
+
+def test_a_damaged_file_stays_where_the_hub_is_away(hub: FakeHub, damaged_blob: Path) -> None:
+    hub.api_status = 503
+    before = damaged_blob.read_bytes()
+    with pytest.raises(StartupError, match=r"m-Q4_K_M\.gguf of owner/repo:Q4_K_M: damaged on the disk, and "):
+        pull(MODEL, None, lambda *_: None)
+    assert damaged_blob.read_bytes() == before
+    hub.api_status = 200
+    assert "is complete and verified" in pull(MODEL, None, lambda *_: None)
+    assert damaged_blob.read_bytes() == WEIGHTS
+
+
+def test_a_damaged_part_of_several_stays_where_the_hub_is_away(hub: FakeHub, tmp_path: Path) -> None:
+    parts = {f"m-Q4_K_M-0000{number}-of-00002.gguf": WEIGHTS[:1000] * number for number in (1, 2)}
+    hub.files, hub.large = dict(parts), set(parts)
+    pull(MODEL, None, lambda *_: None)
+    (blob,) = [path for path in tmp_path.rglob("blobs/*") if path.stat().st_size == 2000]
+    blob.write_bytes(bytes(2000))
+    hub.api_status = 503
+    with pytest.raises(StartupError, match=r"m-Q4_K_M-00002-of-00002\.gguf of .*: damaged on the disk"):
+        pull(MODEL, None, lambda *_: None)
+    assert blob.read_bytes() == bytes(2000)
+    assert not list(blob.parent.glob("*.damaged"))
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_path_into_a_cache_is_left_as_it_is(damaged_blob: Path, tmp_path: Path) -> None:
+    before = damaged_blob.read_bytes()
+    (path,) = tmp_path.rglob("snapshots/*/m-Q4_K_M.gguf")
+    assert pull(str(path), None, lambda *_: None) == f"{path} needs no download: {path}"
+    assert damaged_blob.read_bytes() == before
 
 
 def test_a_path_needs_no_download(tmp_path: Path) -> None:
