@@ -4,10 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from types import FrameType
+
+import msgspec
 
 from engine.client.child_environment import compute_environment
 from engine.client.lifetime import PARENT_VARIABLE
+from engine.errors import OptionError
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,6 +56,21 @@ def run_module(name: str, *arguments: str) -> int:
         sys.stderr.write(f"headrace: the process that computes was ended by {_name(-code)}\n")
         return 128 - code
     return code
+
+
+def run_job(name: str, job: object, unknown: Sequence[str]) -> int:
+    """run_module with `job` as JSON. unknown: the arguments that the command's grammar does not have.
+
+    Raises OptionError for the first of these, and for names that are not valid UTF-8.
+    """
+    if unknown:
+        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
+        raise OptionError(f"{kind} {unknown[0]}")
+    try:
+        encoded = msgspec.json.encode(job).decode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
+    return run_module(name, encoded)
 
 
 def _name(number: int) -> str:

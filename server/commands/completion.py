@@ -132,7 +132,7 @@ def _cached_names(*, is_model: bool = False, **_: object) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         return {}
     rows = [line.split("\t") for line in done.stdout.decode(errors="replace").splitlines()]
-    return {name: "" for name, _, _, kind in rows if not is_model or kind in ("hub", "wheels")}
+    return {row[0]: "" for row in rows if len(row) == 4 and (not is_model or row[3] in ("hub", "wheels"))}
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterable[argparse.Action]:

@@ -18,12 +18,11 @@ _KNOWN = frozenset([*(field.name for field in dataclasses.fields(EngineConfig)),
 
 def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tuple[ModelEntry, ...]:
     """Of models as typed, all with the same options `values`. Raises OptionError."""
-    for name in ("served_model_name",):
-        if name in values:
-            raise OptionError(
-                f"{OPTIONS[name].flag} would name {len(models)} models; give them names in a file (--config), under "
-                "models:"
-            )
+    if "served_model_name" in values:
+        raise OptionError(
+            f"{OPTIONS['served_model_name'].flag} would name {len(models)} models; give them names in a file "
+            "(--config), under models:"
+        )
     _check_names(models)
     return tuple(ModelEntry((model,), _engine({**values, "model": model}, model)) for model in models)
 

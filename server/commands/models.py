@@ -4,12 +4,9 @@ read with."""
 import argparse
 from collections.abc import Sequence
 
-import msgspec
-
-from engine.errors import OptionError
 from engine.jobs.models_config import ModelsJob
 from server.commands.arguments import HelpFormatter, Parser
-from server.commands.child_process import run_module
+from server.commands.child_process import run_job
 
 _EPILOG = """\
 The list has the models in headrace's cache (HEADRACE_CACHE) and in the Hugging Face hub's (HF_HOME), by their last use,
@@ -36,9 +33,6 @@ def run(argv: Sequence[str]) -> int:
     """Do as `argv` (what follows `headrace models`) says; returns the exit code. Raises OptionError; exits for
     --help."""
     namespace, unknown = models_parser().parse_known_args(argv)
-    if unknown:
-        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
-        raise OptionError(f"{kind} {unknown[0]}")
     job = ModelsJob(as_json=namespace.json)
     if namespace.action == "remove":
         job = ModelsJob(
@@ -47,11 +41,7 @@ def run(argv: Sequence[str]) -> int:
             is_rehearsal=namespace.dry_run,
             is_forced=namespace.force,
         )
-    try:
-        encoded = msgspec.json.encode(job).decode()
-    except UnicodeEncodeError as error:
-        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
-    return run_module("engine.commands.models", encoded)
+    return run_job("engine.commands.models", job, unknown)
 
 
 def models_parser() -> argparse.ArgumentParser:

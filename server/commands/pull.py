@@ -3,11 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-import msgspec
-
-from engine.errors import OptionError
 from server.commands.arguments import HelpFormatter, Parser
-from server.commands.child_process import run_module
+from server.commands.child_process import run_job
 from server.commands.options import OPTIONS
 
 _EPILOG = """\
@@ -29,14 +26,7 @@ def run(argv: Sequence[str]) -> int:
     Raises OptionError; exits for --help.
     """
     namespace, unknown = pull_parser().parse_known_args(argv)
-    if unknown:
-        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
-        raise OptionError(f"{kind} {unknown[0]}")
-    try:
-        job = msgspec.json.encode([namespace.model, namespace.revision]).decode()
-    except UnicodeEncodeError as error:
-        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
-    return run_module("engine.commands.pull", job)
+    return run_job("engine.commands.pull", [namespace.model, namespace.revision], unknown)
 
 
 def pull_parser() -> argparse.ArgumentParser:

@@ -86,6 +86,13 @@ def test_a_model_is_a_folder_a_gguf_file_or_a_cached_one(monkeypatch: pytest.Mon
     assert answered("headrace models remove ", monkeypatch) == ["kernels", "owner/repo"]
 
 
+@pytest.mark.usefixtures("folder")
+def test_lines_that_are_no_entries_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = "a warning\n\nowner/repo\t5\t2027-01-01T00:00:00Z\thub\nx\ty\n"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=printed.encode()))
+    assert answered("headrace models remove ", monkeypatch) == ["owner/repo"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_has_the_shell_ask_headrace(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from engine.jobs.models_config import ModelsJob
 from server import cli
-from server.commands import models, pull
+from server.commands import child_process
 
 pytestmark = pytest.mark.fast
 
@@ -21,8 +21,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         seen.append((name, job))
         return 0
 
-    for module in (models, pull):
-        monkeypatch.setattr(module, "run_module", run_module)
+    monkeypatch.setattr(child_process, "run_module", run_module)
     return seen
 
 
@@ -62,6 +61,8 @@ def test_pull(arguments: str, job: list[Any], jobs: list[tuple[str, str]]) -> No
         ("models --jsn", "unknown option --jsn"),
         ("pull a b", "unexpected argument b"),
         ("pull --bogus", "unknown option --bogus"),
+        ("pull a\udcff", "is not valid UTF-8"),
+        ("models remove a\udcff", "is not valid UTF-8"),
     ],
 )
 def test_wrong_options(
