@@ -74,23 +74,23 @@ class EngineConfig:
     revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Model")
     hf_overrides: str | None = option(
         None,
-        "Fields that replace those of the model's config.json, also for a GGUF, as a JSON object.",
+        "Fields of config.json to override, as a JSON object; also for a GGUF.",
         group="Model",
         metavar="JSON",
     )
     rope_scaling: str | None = option(
         None,
-        "Rotary scaling for longer contexts in place of the model's, as in config.json: rope_type, factor and so on.",
+        "Rotary scaling instead of the model's, for longer contexts: rope_type, factor and so on, as in config.json.",
         group="Model",
         metavar="JSON",
     )
     rope_theta: float | None = option(
-        None, "Base of the rotary frequencies, in place of the model's.", group="Model", minimum=1
+        None, "Base of the rotary frequencies, instead of the model's.", group="Model", minimum=1
     )
     model_impl: ModelImpl = option(
         ModelImpl.AUTO,
-        "Whose code computes the model: 'headrace' (its families), 'transformers' (slower), or 'auto', which takes "
-        "transformers' where there is no family.",
+        "Implementation of the model: 'headrace', 'transformers' (slower), or 'auto', which uses transformers for "
+        "architectures that headrace does not implement.",
         group="Model",
     )
     generation_config: str = option(
@@ -98,44 +98,44 @@ class EngineConfig:
         "Source of default sampling values: 'auto' (the model's), 'vllm' (neutral: 1 / 1 / off), or a folder.",
         group="Model",
     )
-    device: Device = option(Device.AUTO, "Where to run.", group="Model")
+    device: Device = option(Device.AUTO, "Device to run on.", group="Model")
     dtype: DType = option(
         DType.AUTO, "Precision of activations and unquantized weights; auto is at most 16 bits.", group="Model"
     )
     quantization: Quantization = option(
         Quantization.AUTO,
-        "'auto' keeps weights as they are stored; 'none' dequantizes them; the others quantize them while they are "
-        "loaded, from dequantized ones where they are quantized otherwise.",
+        "'auto' keeps weights as stored; 'none' dequantizes them; the others quantize them during loading, after "
+        "dequantizing weights that are stored in another quantized format.",
         group="Model",
     )
     quantization_group_size: int | None = option(
         None,
-        "With --quantization int4, int8 or nf4: columns that share a scale, a multiple of 32; whole rows where "
-        "these have no more (default: 32 for int4, 64 for nf4, whole rows for int8).",
+        "With --quantization int4, int8 or nf4: columns that share a scale, a multiple of 32; a row with no more "
+        "columns has one scale (default: 32 for int4, 64 for nf4, whole rows for int8).",
         group="Model",
         minimum=32,
     )
     quantize_head: bool = option(
         False,
-        "With --quantization fp8, int8, int4 or nf4: embeddings and output layer too, which else stay as stored.",
+        "With --quantization fp8, int8, int4 or nf4: also quantize embeddings and output layer.",
         group="Model",
     )
     quality_report: bool = option(
         False,
-        "Measure at the start what quantization costs, against the same weights unquantized; the result is stored "
+        "Measure at startup how much quality quantization loses against the unquantized weights, and store the result "
         "beside the weights.",
         group="Model",
     )
     max_quality_loss: float | None = option(
         None,
-        "Largest relative increase of perplexity by quantization (0.05 is a twentieth); beyond it the start fails. "
+        "Largest relative increase in perplexity from quantization (0.05 is 5 %); beyond it the server does not start. "
         "Implies --quality-report.",
         group="Model",
         minimum=0,
     )
     weight_cache: bool = option(
         True,
-        "On a CPU whose system maps files in huge pages: cache packed weights on disk, for later starts to map.",
+        "Cache packed weights on disk, for later starts to map; only on a CPU whose system maps files in huge pages.",
         group="Model",
     )
     threads: int | None = option(
@@ -146,31 +146,31 @@ class EngineConfig:
     )
     max_model_len: int | None = option(
         None,
-        "Most tokens of prompt and output together (default: the smaller of the model's and the KV cache's).",
+        "Maximum tokens of prompt and output together (default: the smaller of the model's and the KV cache's limit).",
         group="Scheduling",
         minimum=1,
     )
-    max_num_seqs: int = option(256, "Most sequences that run at once.", group="Scheduling", minimum=1)
+    max_num_seqs: int = option(256, "Maximum sequences running at once.", group="Scheduling", minimum=1)
     max_num_batched_tokens: int | None = option(
         None,
-        "Most tokens computed in one step, at least --max-num-seqs (default: learned: what takes 500 ms, or, while "
+        "Maximum tokens computed in one step, at least --max-num-seqs (default: measured, what takes 500 ms, or, while "
         "requests generate, 70 ms or 2.5 times a step without prompts).",
         group="Scheduling",
         minimum=1,
     )
     long_prefill_token_threshold: int = option(
-        0, "Most prompt tokens of one request in one step; 0 is no limit.", group="Scheduling", minimum=0
+        0, "Maximum prompt tokens of one request in one step; 0 is no limit.", group="Scheduling", minimum=0
     )
     scheduling_policy: SchedulingPolicy = option(
         SchedulingPolicy.FCFS,
-        "Order of a tenant's requests: by arrival, or by their own priority, where a better one also takes the room of "
-        "running ones.",
+        "Order of a tenant's requests: by arrival, or by each request's priority; a better priority also preempts "
+        "running requests with a worse one.",
         group="Scheduling",
     )
     block_size: int = option(16, "Tokens in one block of the KV cache.", group="KV cache", minimum=1)
     kv_cache_memory_bytes: int | None = option(
         None,
-        "Size of the KV cache, as 2GiB or 500MB (default: bounded, from free memory).",
+        "Size of the KV cache, such as 2GiB or 500MB (default: from free memory, bounded).",
         group="KV cache",
         type="bytes",
         metavar="SIZE",
@@ -183,14 +183,14 @@ class EngineConfig:
 
     grammar_compile_timeout: float = option(
         10,
-        "Seconds that compiling one request's grammar or JSON schema may take; beyond it the request is refused.",
+        "Seconds to compile a request's grammar or JSON schema; a request that needs longer is refused.",
         group="Structured outputs",
         metavar="S",
         minimum=0.1,
     )
     grammar_cache_memory_bytes: int = option(
         256 << 20,
-        "Size of the cache of compiled grammars, as 256MiB or 1GB.",
+        "Size of the cache of compiled grammars, such as 256MiB or 1GB.",
         group="Structured outputs",
         type="bytes",
         metavar="SIZE",
@@ -199,31 +199,31 @@ class EngineConfig:
 
     speculative_method: SpeculativeMethod = option(
         SpeculativeMethod.NONE,
-        "Where drafts of the next tokens come from: 'ngram' (prompt and output; beside a draft model, if there is "
-        "one), or a draft model alone. A request's own prediction is used in any case.",
+        "Source of draft tokens: 'ngram' (prompt and output, and the draft model if there is one), or 'draft_model' "
+        "(that model alone). A request's own prediction is always used.",
         group="Speculation",
     )
     draft_model: str | None = option(
-        None, "Small model that drafts for MODEL, in the same forms; needs the same vocabulary.", group="Speculation"
+        None, "Small draft model for MODEL, given in the same forms; needs the same vocabulary.", group="Speculation"
     )
     draft_quantization: Quantization = option(
-        Quantization.AUTO, "As --quantization, for the draft model.", group="Speculation"
+        Quantization.AUTO, "Like --quantization, for the draft model.", group="Speculation"
     )
     draft_sampling: DraftSampling = option(
         DraftSampling.SAMPLED,
-        "How a draft model chooses tokens for requests with a temperature and no seed: 'sampled' has more accepted. "
-        "With a seed they are greedy, so that its text is the same as without drafts.",
+        "How the draft model chooses tokens for requests with a temperature and no seed; 'sampled' gets more accepted. "
+        "A request with a seed gets greedy drafts, so that its text is the same as without drafts.",
         group="Speculation",
     )
     num_speculative_tokens: str = option(
         "auto",
-        "Longest draft, or auto. How much of it is used is measured and chosen for each request and step.",
+        "Longest draft, or auto. Measurements decide the length for each request and step.",
         group="Speculation",
         metavar="K",
     )
     speculative_config: str | None = option(
         None,
-        "The same as JSON, as in vLLM: method, model, num_speculative_tokens, prompt_lookup_min, "
+        "These options as JSON, in vLLM's form: method, model, num_speculative_tokens, prompt_lookup_min, "
         "prompt_lookup_max, quantization.",
         group="Speculation",
         metavar="JSON",
@@ -231,8 +231,8 @@ class EngineConfig:
 
     spec_audit_rate: float = option(
         0.0,
-        "Share of the greedy requests with drafts that are run again without, to compare the texts; a difference "
-        "beyond rounding switches speculation off.",
+        "Share of greedy requests with drafts to run again without drafts, to compare the texts; a difference beyond "
+        "rounding switches speculation off.",
         group="Speculation",
         minimum=0,
         maximum=1,

@@ -37,21 +37,21 @@ class ServerConfig:
     port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = option(
         (),
-        "Key that clients must send, as a bearer token or in x-api-key; repeatable (default: none is asked for).",
+        "Key that clients must send, as a bearer token or in x-api-key; repeatable (default: no key needed).",
         group="HTTP",
     )
     api_keys_file: str | None = option(
         None,
-        "YAML or JSON file of keys with names, limits and budgets; read again when it changes (default: none).",
+        "YAML or JSON file of keys with names, limits and budgets; reloaded when it changes (default: none).",
         group="Keys",
         metavar="FILE",
     )
     share_prefix_cache: bool = option(
-        False, "Share cached prompt prefixes between the keys of the keys file too.", group="Keys"
+        False, "Share cached prompt prefixes between the keys of the keys file.", group="Keys"
     )
     usage_log: str | None = option(
         None,
-        "File that gets a line of JSON for each request that is over, with its key and tokens (default: none).",
+        "File for a JSON line about each finished request, with its key and tokens (default: none).",
         group="Keys",
         metavar="FILE",
     )
@@ -60,7 +60,7 @@ class ServerConfig:
     )
     root_path: str = option(
         "",
-        "Path prefix under which a proxy has the server, as /llm; the proxy may strip it or not.",
+        "Path prefix under which a proxy publishes the server, such as /llm; the proxy may strip it or not.",
         group="HTTP",
         metavar="PATH",
     )
@@ -72,7 +72,7 @@ class ServerConfig:
     )
     stream_resume_grace: float = option(
         60.0,
-        "Seconds that a stream with 'resumable' goes on without a client, and is held after its end; 0 refuses such "
+        "Seconds that a stream with 'resumable' continues without a client, and is kept after its end; 0 refuses such "
         "streams.",
         group="HTTP",
         metavar="S",
@@ -80,7 +80,7 @@ class ServerConfig:
     )
     stream_log_bytes: int = option(
         64 * 2**20,
-        "Memory for the events of all streams that go on without their connection.",
+        "Memory for the events of all resumable streams and background responses.",
         group="HTTP",
         type="bytes",
         metavar="SIZE",
@@ -88,14 +88,13 @@ class ServerConfig:
     )
     data_dir: str | None = option(
         None,
-        "Folder for what is kept over restarts: responses, conversations and usage (default: memory, which ends with "
-        "the server).",
+        "Folder for what survives restarts: responses, conversations and usage (default: none, all is in memory).",
         group="Storage",
         metavar="DIR",
     )
     store_max_bytes: int = option(
         256 * 2**20,
-        "Size of all stored responses and conversations; beyond it those unused for longest are dropped.",
+        "Maximum size of all stored responses and conversations; beyond it the least recently used are dropped.",
         group="Storage",
         type="bytes",
         metavar="SIZE",
@@ -103,62 +102,62 @@ class ServerConfig:
     )
     store_max_age: float = option(
         30 * 86400.0,
-        "Seconds that a stored response or conversation is kept after its last use.",
+        "Seconds to keep a stored response or conversation after its last use.",
         group="Storage",
         metavar="S",
         minimum=0,
     )
     timeout_keep_alive: int = option(
         75,
-        "Seconds that an idle connection is kept open: longer than proxies keep theirs (60), who would else send "
-        "requests into connections that are being closed.",
+        "Seconds to keep an idle connection open; longer than proxies do (60), so that they send no request on a "
+        "connection that is being closed.",
         group="HTTP",
         metavar="S",
         minimum=1,
     )
     http_header_timeout: float = option(
-        10.0, "Seconds that the head of a request may take to arrive.", group="HTTP", metavar="S", minimum=0.1
+        10.0, "Seconds for the head of a request to arrive.", group="HTTP", metavar="S", minimum=0.1
     )
     http_write_timeout: float = option(
         60.0,
-        "Seconds without a byte taken by a client that has some to read, after which its connection is closed.",
+        "Seconds after which a connection is closed if its client reads none of the bytes that wait for it.",
         group="HTTP",
         metavar="S",
         minimum=0.1,
     )
-    max_connections: int = option(2048, "Most open connections; more get 503.", group="HTTP", minimum=1)
+    max_connections: int = option(2048, "Maximum open connections; more get 503.", group="HTTP", minimum=1)
     max_connections_per_client: int | None = option(
         None,
-        "Most open connections from one address, which may be a proxy's; more get 503 (default: no limit).",
+        "Maximum open connections from one address, which may be a proxy's; more get 503 (default: no limit).",
         group="HTTP",
         minimum=1,
     )
     shutdown_timeout: float = option(
         30.0,
-        "Seconds that running requests may take to finish after SIGTERM; 0 ends them at once.",
+        "Seconds for running requests to finish after SIGTERM; 0 ends them at once.",
         group="HTTP",
         metavar="S",
         minimum=0,
     )
     metrics_alias: MetricsAlias = option(
         MetricsAlias.NONE,
-        "Names under which /metrics has its values beside our own, for dashboards and autoscalers made for them.",
+        "Names under which /metrics also exports its values, for dashboards and autoscalers that expect them.",
         group="HTTP",
     )
     otlp_traces_endpoint: str | None = option(
         None,
-        "Collector that gets a trace of each request, as http://HOST:4318/v1/traces or grpc://HOST:4317 (default: no "
-        "traces).",
+        "Collector to send a trace of each request to, such as http://HOST:4318/v1/traces or grpc://HOST:4317 "
+        "(default: no traces).",
         group="HTTP",
         metavar="URL",
     )
-    log_level: LogLevel = option(LogLevel.INFO, "Least severe log lines to print.", group="HTTP")
+    log_level: LogLevel = option(LogLevel.INFO, "Lowest level of log lines to print.", group="HTTP")
     log_format: LogFormat = option(LogFormat.TEXT, "Log lines as text, or each as a JSON object.", group="HTTP")
     log_requests: bool = option(
         True, "Log a line for each request: id, route, status, tokens, times, why it ended.", group="HTTP"
     )
     served_model_name: tuple[str, ...] = option(
-        (), "Id that clients call the model by; repeatable, the first is canonical (default: MODEL).", group="Requests"
+        (), "Name of the model for clients; repeatable, the first is canonical (default: MODEL).", group="Requests"
     )
     chat_template: str | None = option(
         None,
@@ -168,77 +167,72 @@ class ServerConfig:
     )
     tool_call_parser: str | None = option(
         None,
-        "How the model writes tool calls, as 'hermes', 'llama3_json' or 'mistral' (default: found from its chat "
-        "template; 'generic' is a prompt of our own).",
+        "Format of the model's tool calls, such as 'hermes', 'llama3_json' or 'mistral' (default: detected from the "
+        "chat template; 'generic' is headrace's own prompt).",
         group="Requests",
         metavar="NAME",
     )
     reasoning_parser: str | None = option(
         None,
-        "How the model marks its thoughts, as 'deepseek_r1', 'qwen3' or 'mistral' (default: found from its chat "
+        "Format of the model's reasoning, such as 'deepseek_r1', 'qwen3' or 'mistral' (default: detected from the chat "
         "template).",
         group="Requests",
         metavar="NAME",
     )
-    max_num_waiting: int = option(
-        1024, "Most requests that wait for their turn; more get 429.", group="Requests", minimum=1
-    )
+    max_num_waiting: int = option(1024, "Maximum waiting requests; more get 429.", group="Requests", minimum=1)
     max_num_waiting_tokens: int = option(
         4 * 2**20,
-        "Most prompt tokens of the requests that wait, each prompt once; more get 429. Each takes some 80 bytes. A "
-        "longer prompt is taken while none wait.",
+        "Maximum prompt tokens of all waiting requests, each prompt counted once; more get 429. A token takes about "
+        "80 bytes. A longer prompt is accepted while none wait.",
         group="Requests",
         minimum=1,
     )
     queue_timeout: float | None = option(
         None,
-        "Seconds from its arrival after which a request that nothing has been computed of gets 503; service_tier flex "
-        "waits on.",
+        "Seconds from its arrival after which a request that has not begun gets 503; service_tier flex keeps waiting.",
         group="Requests",
         metavar="S",
         minimum=0.1,
     )
     ttft_slo: float | None = option(
         None,
-        "Seconds to the first token within which a request must be likely to have it, or else gets 429 at once; "
-        "service_tier flex is taken.",
+        "Target for the time to the first token, in seconds: a request that is likely to miss it gets 429 at once, "
+        "except with service_tier flex.",
         group="Requests",
         metavar="S",
         minimum=0.01,
     )
     ready_max_waiting: int | None = option(
         None,
-        "Most waiting requests while /ready is 200; more are served all the same (default: as many as may wait).",
+        "Maximum waiting requests while /ready returns 200; more are still served (default: as many as may wait).",
         group="Requests",
         minimum=0,
     )
     engine_hang_timeout: float = option(
         60.0,
-        "Seconds without a sign of progress, such as a computed layer, after which an engine with work is killed and "
-        "started again; 0 is never.",
+        "Seconds without a sign of progress, such as a computed layer, after which a busy engine is killed and "
+        "restarted; 0 is never.",
         group="Requests",
         metavar="S",
         minimum=0,
     )
     request_timeout: float | None = option(
         None,
-        "Seconds from its arrival after which a request ends with what it has, unless it says `timeout` itself.",
+        "Seconds from its arrival after which a request ends with what it has, unless it sets `timeout` itself.",
         group="Requests",
         metavar="S",
         minimum=0.1,
         maximum=604800,
     )
     enable_per_request_metrics: bool = option(
-        False, "Tell in answers with one choice where their time went, as vLLM's `metrics`.", group="Requests"
+        False, "Report in answers with one choice where the time went, like vLLM's `metrics`.", group="Requests"
     )
-    max_logprobs: int = option(20, "Most logprobs that a request may ask for per token.", group="Requests", minimum=0)
+    max_logprobs: int = option(20, "Maximum logprobs per token in a request.", group="Requests", minimum=0)
     strict_parameters: bool = option(
         False, "Refuse unknown request fields with 400 instead of listing them in a header.", group="Requests"
     )
 
-    enable_fault_injection: bool = option(
-        False, "Let HEADRACE_FAULTS make the server fail, for tests of what happens then.", group="Requests"
-    )
+    enable_fault_injection: bool = option(False, "Let HEADRACE_FAULTS inject faults, for tests.", group="Requests")
 
     def __post_init__(self) -> None:
         """Raises OptionError."""

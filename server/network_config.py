@@ -36,31 +36,31 @@ class NetworkConfig:
     uds_mode: str = option("600", "Permissions of --uds, in octal.", group="Network", metavar="MODE")
     ssl_certfile: str | None = option(
         None,
-        "Certificate in PEM form, with those between it and its root: serve HTTPS alone.",
+        "PEM file with the certificate and its intermediates; the server then speaks HTTPS only.",
         group="Network",
         metavar="FILE",
     )
     ssl_keyfile: str | None = option(
-        None, "Its private key in PEM form (default: in --ssl-certfile).", group="Network", metavar="FILE"
+        None, "PEM file with the private key (default: in --ssl-certfile).", group="Network", metavar="FILE"
     )
     ssl_keyfile_password: str | None = option(
         None, "Password of the private key; better in HEADRACE_SSL_KEYFILE_PASSWORD.", group="Network"
     )
     ssl_ca_certs: str | None = option(
-        None, "Certificates that sign those of clients, in PEM form.", group="Network", metavar="FILE"
+        None, "PEM file with the authorities that sign clients' certificates.", group="Network", metavar="FILE"
     )
     ssl_cert_reqs: CertReqs | None = option(
         None,
-        "Whether clients need a certificate that --ssl-ca-certs signed, also as 0, 1, 2 (default: required with "
+        "Whether clients need a certificate signed by --ssl-ca-certs; also 0, 1 or 2 (default: required with "
         "--ssl-ca-certs).",
         group="Network",
     )
     enable_ssl_refresh: bool = option(
-        True, "Take these files up again when they change, as SIGHUP does too.", group="Network"
+        True, "Reload these files when they change; SIGHUP reloads them too.", group="Network"
     )
     forwarded_allow_ips: tuple[str, ...] = option(
         (),
-        "Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed: an address, a network, 'unix' for --uds, or "
+        "Proxy whose X-Forwarded-For and X-Forwarded-Proto are trusted: an address, a network, 'unix' for --uds, or "
         "*; repeatable (default: none).",
         group="Network",
         metavar="IP",
@@ -68,8 +68,8 @@ class NetworkConfig:
 
     allowed_hosts: tuple[str, ...] = option(
         (),
-        "Name under which programs on this machine may ask a server without keys, beside localhost and the machine's "
-        "own; other names may be web pages' that lead here; repeatable (default: none).",
+        "Host name that requests from this machine may use for a server without keys, besides localhost and the "
+        "machine's own; others are refused, against DNS rebinding; repeatable (default: none).",
         group="Network",
         metavar="NAME",
     )

@@ -12,10 +12,10 @@ class LatencyConfig:
     input_len: int = option(128, "Prompt tokens of each sequence.", group="Benchmark", minimum=1)
     output_len: int = option(128, "Output tokens of each sequence.", group="Benchmark", minimum=2)
     batch_size: tuple[int, ...] = option(
-        (1,), "Sequences at once; several are measured in turn.", group="Benchmark", metavar="N", minimum=1
+        (1,), "Batch sizes to measure, in sequences.", group="Benchmark", metavar="N", minimum=1
     )
     num_iters: int = option(5, "Measured runs of each batch size.", group="Benchmark", minimum=1)
-    num_iters_warmup: int = option(1, "Runs before them.", group="Benchmark", minimum=0)
+    num_iters_warmup: int = option(1, "Warm-up runs.", group="Benchmark", minimum=0)
     seed: int = option(0, "Seed of the prompts.", group="Benchmark", minimum=0)
     json: str | None = option(None, "File for the results as JSON (default: none).", group="Benchmark", metavar="FILE")
 
@@ -24,16 +24,16 @@ class LatencyConfig:
 class ThroughputConfig:
     """`headrace bench throughput`: how many tokens a second are generated when all requests arrive at once."""
 
-    num_prompts: int = option(32, "Requests, all there from the start.", group="Benchmark", minimum=1)
+    num_prompts: int = option(32, "Requests, all sent at once.", group="Benchmark", minimum=1)
     input_len: str = option(
         "128",
-        "Prompt tokens, beside the prefix: 128, uniform 64:512, or lognormal:MEDIAN:SIGMA[:MAX].",
+        "Prompt tokens, without the prefix: 128, uniform 64:512, or lognormal:MEDIAN:SIGMA[:MAX].",
         group="Benchmark",
     )
     output_len: str = option("128", "Output tokens, in the same forms.", group="Benchmark")
     prefix_len: int = option(0, "Tokens of a prefix that all prompts share.", group="Benchmark", minimum=0)
-    num_iters: int = option(3, "Measured runs, each with other prompts.", group="Benchmark", minimum=1)
-    num_iters_warmup: int = option(1, "Runs before them.", group="Benchmark", minimum=0)
+    num_iters: int = option(3, "Measured runs, each with different prompts.", group="Benchmark", minimum=1)
+    num_iters_warmup: int = option(1, "Warm-up runs.", group="Benchmark", minimum=0)
     seed: int = option(0, "Seed of prompts and lengths.", group="Benchmark", minimum=0)
     json: str | None = option(None, "File for the results as JSON (default: none).", group="Benchmark", metavar="FILE")
 
@@ -68,15 +68,15 @@ class SpeculationConfig:
         metavar="DRAFTS:TEXT",
     )
     batch_size: tuple[int, ...] = option(
-        (1, 4, 8, 16), "Sequences at once; several are measured in turn.", group="Benchmark", metavar="N", minimum=1
+        (1, 4, 8, 16), "Batch sizes to measure, in sequences.", group="Benchmark", metavar="N", minimum=1
     )
     prompt_lines: int = option(30, "Lines of source code in each prompt.", group="Benchmark", minimum=1)
     output_len: int = option(128, "Output tokens of each sequence.", group="Benchmark", minimum=2)
-    temperature: float = option(0.0, "Of sampling; 0 is greedy.", group="Benchmark", minimum=0)
+    temperature: float = option(0.0, "Sampling temperature; 0 is greedy.", group="Benchmark", minimum=0)
     num_iters: int = option(
         10, "Measured turns of each case and batch size, with new texts each.", group="Benchmark", minimum=1
     )
-    num_iters_warmup: int = option(1, "Turns before them, in which the engine learns.", group="Benchmark", minimum=0)
+    num_iters_warmup: int = option(1, "Warm-up turns, in which the engine learns.", group="Benchmark", minimum=0)
     plot: str | None = option(
         None,
         "File for the plot of speed-up against batch size, such as speedup.png; needs the extra 'bench' (default: "

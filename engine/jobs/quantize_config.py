@@ -46,10 +46,10 @@ class QuantizeConfig:
         "by token: w8a8 (int8) or fp8-dynamic.",
         group="Quantization",
     )
-    out: str | None = option(None, "Folder for the checkpoint; made if absent, else empty.", group="Quantization")
+    out: str | None = option(None, "Folder for the checkpoint; must be empty or not exist.", group="Quantization")
     group_size: int | None = option(
         None,
-        "Columns that share a scale, for int4 and int8: 128, 64 or 32, fewer where a matrix has no multiple of it "
+        "Columns that share a scale, for int4 and int8: 128, 64 or 32; fewer if they do not divide a matrix's columns "
         "(default: 128 for int4, whole rows for int8).",
         group="Quantization",
     )
@@ -64,7 +64,7 @@ class QuantizeConfig:
     )
     calibration_tokens: int | None = option(
         None,
-        f"Most tokens of the text that are used (default: {CALIBRATION_TOKENS:,}).",
+        f"Maximum tokens of the text to use (default: {CALIBRATION_TOKENS:,}).",
         group="Quantization",
         minimum=MIN_TOKENS,
     )
@@ -75,7 +75,7 @@ class QuantizeConfig:
     quality_report: bool = option(True, "Measure the result against MODEL unquantized.", group="Quantization")
     max_quality_loss: float | None = option(
         None,
-        "Largest relative increase of perplexity (0.05 is a twentieth); beyond it nothing is written.",
+        "Largest relative increase in perplexity (0.05 is 5 %); beyond it nothing is written.",
         group="Quantization",
         minimum=0,
     )

@@ -17,7 +17,7 @@ from server.commands.table import COMMANDS, GROUPS
 _START = """\
 Start here:
   headrace serve                   serve the demo model, with a chat page at http://127.0.0.1:8000
-  headrace chat                    talk with it in the terminal
+  headrace chat                    chat with it in the terminal
   headrace serve /path/to/model    a folder in Hugging Face layout, or a .gguf file
   headrace serve OWNER/REPO        a model of the Hugging Face hub, downloaded first
 """
@@ -35,7 +35,7 @@ examples:
 _SERVE_EPILOG = """\
 Every option can also be set by a variable and in a file: --max-model-len 4096 is HEADRACE_MAX_MODEL_LEN=4096, or the
 line 'max-model-len: 4096' in the YAML file that --config names. A flag wins over a variable, a variable over the file.
-An option that takes several values is repeated, separated by commas in a variable, and a list in the file. Put keys
+Repeat an option that takes several values; in a variable separate them by commas, in the file write a list. Put keys
 into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
 
 """

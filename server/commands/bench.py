@@ -28,7 +28,7 @@ examples:
   headrace bench startup /path/to/model
 """
 _HELP = {
-    "serve": "put a load on a server that speaks the OpenAI API, this or another",
+    "serve": "put a load on this or another server with the OpenAI API",
     "latency": "time prefill and decode of the engine, without HTTP",
     "throughput": "count the engine's tokens a second with all requests at once",
     "spec": "compare tokens a second with and without drafts, by batch size",

@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
 def completion_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="headrace completion",
-        description="Print a script by which SHELL completes commands, options, their values and files at a Tab.",
+        description="Print a script that lets SHELL complete commands, options, their values and files with Tab.",
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,

@@ -104,7 +104,7 @@ def _is_over(moment: datetime.datetime) -> bool:
 def keys_parser() -> Parser:
     parser = Parser(
         prog="headrace keys",
-        description="Create API keys, and check a file of them. The file has only their hashes.",
+        description="Create API keys, and check a file of keys. The file contains only their hashes.",
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -125,41 +125,41 @@ def keys_parser() -> Parser:
     rotate = add(
         "rotate", "give a name a new key; the old one ends at once", "  headrace keys rotate ann --file keys.yaml\n"
     )
-    rotate.add_argument("name", metavar="NAME", help="Whose key it is.")
-    rotate.add_argument("--file", type=Path, metavar="FILE", required=True, help="File of keys to change.")
-    add("hash", "print the hash of a key that is read from standard input", "  headrace keys hash < key.txt\n")
+    rotate.add_argument("name", metavar="NAME", help="Name of the key.")
+    rotate.add_argument("--file", type=Path, metavar="FILE", required=True, help="Keys file to change.")
+    add("hash", "print the hash of a key read from standard input", "  headrace keys hash < key.txt\n")
     check = add("check", "read a file as the server would, and list its keys", "  headrace keys check keys.yaml\n")
-    check.add_argument("file", type=Path, metavar="FILE", help="File of keys.")
+    check.add_argument("file", type=Path, metavar="FILE", help="Keys file.")
     return parser
 
 
 def _add_new_options(new: Parser) -> None:
-    new.add_argument("name", metavar="NAME", help="Whose key it is: in the log, in metrics and in usage.")
+    new.add_argument("name", metavar="NAME", help="Name of the key in the log, in metrics and in usage.")
     new.add_argument("--file", type=Path, metavar="FILE", help="Add the entry to this file (default: print it).")
-    new.add_argument("--expires", metavar="TIME", help="When the key ends, as 2027-01-31T00:00:00Z (default: never).")
+    new.add_argument("--expires", metavar="TIME", help="Time of expiry, such as 2027-01-31T00:00:00Z (default: never).")
     rights = new.add_argument_group("Rights")
-    rights.add_argument("--admin", action="store_const", const=True, help="The key may operate the server.")
-    rights.add_argument("--metrics", action="store_const", const=True, help="The key may read /metrics.")
+    rights.add_argument("--admin", action="store_const", const=True, help="Allow the key to operate the server.")
+    rights.add_argument("--metrics", action="store_const", const=True, help="Allow the key to read /metrics.")
     models = rights.add_mutually_exclusive_group()
     models.add_argument("--models", nargs="+", metavar="NAME", help="Models that the key may use (default: all).")
-    models.add_argument("--no-models", dest="models", action="store_const", const=[], help="The key may use no model.")
+    models.add_argument("--no-models", dest="models", action="store_const", const=[], help="Allow the key no model.")
     limits = new.add_argument_group("Limits")
     for name, what in (
-        ("requests-per-minute", "requests in a minute"),
-        ("tokens-per-minute", "tokens of prompts and answers in a minute"),
+        ("requests-per-minute", "requests per minute"),
+        ("tokens-per-minute", "tokens of prompts and answers per minute"),
         ("max-concurrency", "requests at a time"),
-        ("budget-tokens", "tokens in a day or month"),
+        ("budget-tokens", "tokens per day or month"),
     ):
-        limits.add_argument(f"--{name}", type=int, metavar="N", help=f"Most {what} (default: no limit).")
+        limits.add_argument(f"--{name}", type=int, metavar="N", help=f"Maximum {what} (default: no limit).")
     limits.add_argument(
         "--budget-period",
         choices=[period.value for period in BudgetPeriod],
-        help="Time that --budget-tokens is for (default: month).",
+        help="Period of --budget-tokens (default: month).",
     )
     sharing = new.add_argument_group("Sharing")
     sharing.add_argument(
         "--weight", type=float, metavar="N", help="Share of a busy server, relative to other keys (default: 1)."
     )
     sharing.add_argument(
-        "--cache-group", metavar="NAME", help="Keys of one group share cached prompt prefixes (default: no others)."
+        "--cache-group", metavar="NAME", help="Group of keys that share cached prompt prefixes (default: none)."
     )

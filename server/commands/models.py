@@ -21,7 +21,7 @@ examples:
   headrace models remove "packed weights" --yes
 """
 _REMOVE_EPILOG = """\
-Nothing outside of the caches is ever removed. A model that is being downloaded, or that a process has open, stays.
+Nothing outside the caches is ever removed. A model that is being downloaded, or that a process has open, stays.
 
 examples:
   headrace models remove OWNER/REPO:model-Q4_K_M.gguf
@@ -63,8 +63,8 @@ def models_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    remove.add_argument("names", nargs="+", metavar="NAME", help="As headrace models lists it.")
-    remove.add_argument("--yes", action="store_true", help="Do not ask.")
-    remove.add_argument("--dry-run", action="store_true", help="Say what would be freed, and remove nothing.")
-    remove.add_argument("--force", action="store_true", help="Remove what other processes have open, too.")
+    remove.add_argument("names", nargs="+", metavar="NAME", help="Name as headrace models lists it.")
+    remove.add_argument("--yes", action="store_true", help="Do not ask for confirmation.")
+    remove.add_argument("--dry-run", action="store_true", help="Show what would be freed, and remove nothing.")
+    remove.add_argument("--force", action="store_true", help="Also remove what other processes have open.")
     return parser

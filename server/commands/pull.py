@@ -33,7 +33,7 @@ def pull_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="headrace pull",
         usage="headrace pull [MODEL] [--revision REVISION]",
-        description="Download MODEL, as headrace serve does at its first start, and verify it by its hashes.",
+        description="Download MODEL, as headrace serve does at its first start, and verify its hashes.",
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -44,7 +44,7 @@ def pull_parser() -> argparse.ArgumentParser:
         nargs="?",
         default=default,
         metavar="MODEL",
-        help=f"What headrace serve takes (default: the demo model, {default}).",
+        help=f"Model, in any form that headrace serve takes (default: the demo model, {default}).",
     )
     parser.add_argument("--revision", metavar="REVISION", help=OPTIONS["revision"].help)
     return parser

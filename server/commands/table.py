@@ -25,7 +25,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         SERVE,
         Command(
             "chat",
-            "talk with a model in the terminal",
+            "chat with a model in the terminal",
             "server.commands.chat.command:chat",
             "server.commands.chat.arguments:chat_parser",
         ),
@@ -73,7 +73,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Operate": (
         Command(
             "keys",
-            "create API keys, and check a file of them",
+            "create API keys, and check a file of keys",
             "server.commands.keys:run",
             "server.commands.keys:keys_parser",
         ),

@@ -21,9 +21,9 @@ class PromptFormat(enum.StrEnum):
 class LoadConfig:
     """The load to put on a server, and what to do with the results. None means: not limited, or not wanted."""
 
-    url: str = option("http://127.0.0.1:8000", "The server, without /v1.", group="Server")
+    url: str = option("http://127.0.0.1:8000", "Address of the server, without /v1.", group="Server")
     endpoint: Endpoint = option(Endpoint.COMPLETIONS, "API to call, always streaming.", group="Server")
-    model: str | None = option(None, "Model id to ask for (default: the first of /v1/models).", group="Server")
+    model: str | None = option(None, "Model to request (default: the first of /v1/models).", group="Server")
     timeout: float = option(600.0, "Seconds until a request counts as failed.", group="Server", metavar="S", minimum=1)
     temperature: float = option(0.0, "Sampling temperature; 0 is greedy.", group="Server", minimum=0)
     ignore_eos: bool = option(True, "Ask for outputs of exactly the wanted length.", group="Server")
@@ -31,14 +31,14 @@ class LoadConfig:
         None, "JSON object whose fields are added to every request.", group="Server", metavar="JSON"
     )
     num_prompts: int = option(32, "Requests (with --num-turns: conversations).", group="Load", minimum=1)
-    max_concurrency: int | None = option(None, "Most requests at once (default: no limit).", group="Load", minimum=1)
+    max_concurrency: int | None = option(None, "Maximum requests at once (default: no limit).", group="Load", minimum=1)
     request_rate: float | None = option(
-        None, "Requests started a second, at random times (default: all at once).", group="Load", minimum=1e-6
+        None, "Requests started per second, at random times (default: all at once).", group="Load", minimum=1e-6
     )
     burstiness: float = option(
         1.0,
-        "Shape of the gamma distribution of the times between requests: 1 is a Poisson process, less comes in bursts, "
-        "more is steadier.",
+        "Shape of the gamma distribution of the times between requests: 1 is a Poisson process, smaller values come in "
+        "bursts, larger ones are steadier.",
         group="Load",
         minimum=1e-3,
     )
@@ -46,14 +46,14 @@ class LoadConfig:
     seed: int = option(0, "Seed of prompts, lengths and arrival times.", group="Load", minimum=0)
     input_len: str = option(
         "128",
-        "Prompt tokens, beside the prefix: 128, uniform 64:512, or lognormal:MEDIAN:SIGMA[:MAX].",
+        "Prompt tokens, without the prefix: 128, uniform 64:512, or lognormal:MEDIAN:SIGMA[:MAX].",
         group="Prompts",
     )
     output_len: str = option("128", "Output tokens, in the same forms.", group="Prompts")
     prefix_len: int = option(0, "Tokens of a prefix that prompts share.", group="Prompts", minimum=0)
     num_prefixes: int = option(1, "Different prefixes, taken in turn.", group="Prompts", minimum=1)
     num_turns: int = option(
-        1, "Turns of a conversation; each sends all that was said before, answers included.", group="Prompts", minimum=1
+        1, "Turns of a conversation; each sends all previous turns, answers included.", group="Prompts", minimum=1
     )
     prompt_format: PromptFormat = option(
         PromptFormat.AUTO,
@@ -68,7 +68,7 @@ class LoadConfig:
     )
     dataset_path: str | None = option(
         None,
-        'JSON lines with "prompt" and optionally "output_tokens" and "prediction", used in place of made-up prompts.',
+        'JSON lines with "prompt" and optionally "output_tokens" and "prediction", used instead of generated prompts.',
         group="Prompts",
         metavar="FILE",
     )
@@ -77,7 +77,7 @@ class LoadConfig:
     )
     goodput: tuple[str, ...] = option(
         (),
-        "Limits in ms for ttft, tpot, itl or e2el, as ttft:500 tpot:50; counts the requests that keep them all "
+        "Limits in ms for ttft, tpot, itl or e2el, such as ttft:500 tpot:50; counts the requests that meet all "
         "(default: none).",
         group="Results",
         metavar="NAME:MS",
@@ -97,6 +97,6 @@ class StartupConfig:
 
     num_iters: int = option(5, "Measured starts.", group="Benchmark", minimum=1)
     num_iters_warmup: int = option(
-        1, "Starts before them, which compile kernels and fill caches.", group="Benchmark", minimum=0
+        1, "Warm-up starts, which compile kernels and fill caches.", group="Benchmark", minimum=0
     )
     json: str | None = option(None, "File for the results as JSON (default: none).", group="Benchmark", metavar="FILE")

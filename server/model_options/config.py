@@ -28,13 +28,13 @@ class ModelsConfig:
     entries: tuple[ModelEntry, ...] = ()  # empty: the one model of the engine's options
     load_on_demand: bool = option(
         False,
-        "Load a model when a request asks for it, and where memory is short unload the one not used for longest; the "
-        "first and pinned ones are loaded at the start.",
+        "Load a model when a request asks for it, and unload the least recently used one when memory is short; the "
+        "first and pinned ones are loaded at startup.",
         group="Models",
     )
     idle_unload: float | None = option(
         None,
-        "Time without a request, as 90s, 10m or 2h, after which a model is unloaded, until the next request for it "
+        "Time without a request, such as 90s, 10m or 2h, after which a model is unloaded until its next request "
         "(default: never).",
         group="Models",
         type="duration",
@@ -43,7 +43,7 @@ class ModelsConfig:
     )
     load_timeout: float = option(
         300.0,
-        "Time that a request waits at most for its model to be loaded, its turn included; then it gets 503.",
+        "Time that a request may wait for its model to load, including for its turn; then it gets 503.",
         group="Models",
         type="duration",
         metavar="TIME",
@@ -52,7 +52,7 @@ class ModelsConfig:
     models_memory: int | None = option(
         None,
         "Memory for the weights, KV caches and processes of several models together (default: 80 % of what is free at "
-        "the start).",
+        "startup).",
         group="Models",
         type="bytes",
         metavar="SIZE",

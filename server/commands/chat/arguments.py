@@ -30,7 +30,7 @@ examples:
 def chat_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "chat",
-        "Talk with a model in the terminal. Type /help there for its commands; Ctrl-C stops an answer, Ctrl-D leaves.",
+        "Chat with a model in the terminal. Type /help for its commands; Ctrl-C stops an answer, Ctrl-D leaves.",
         _CHAT_EXAMPLES,
     )
     _add_server(parser)
@@ -47,7 +47,7 @@ def complete_parser() -> argparse.ArgumentParser:
     sampling = parser.add_argument_group("Sampling")
     sampling.add_argument("--max-tokens", type=int, default=256, metavar="N", help="Longest output (default: 256).")
     sampling.add_argument(
-        "--temperature", type=float, metavar="T", help="0 always takes the likeliest token (default: the model's)."
+        "--temperature", type=float, metavar="T", help="Sampling temperature; 0 is greedy (default: the model's)."
     )
     return parser
 
@@ -85,11 +85,11 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="MODEL|URL",
         help="A model to start a server for, or the address of a running server "
-        f"(default: the one at {DEFAULT_URL}, else the demo model).",
+        f"(default: the server at {DEFAULT_URL}, else the demo model).",
     )
     server = parser.add_argument_group("Server")
     _add_trust(server)
-    server.add_argument("--served-model", metavar="NAME", help="Which of the server's models (default: its first).")
+    server.add_argument("--served-model", metavar="NAME", help="Model of the server to use (default: its first).")
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:

@@ -22,8 +22,8 @@ from server.commands.options import CONFIG_VARIABLE, OPTIONS
 from server.config import ServerConfig
 
 _DESCRIPTION = """\
-Look at this machine and at the options, as headrace serve takes them, and say what is wrong. Nothing is fetched, and no
-weights are read. The exit code is 1 if the server would not start or would fail.
+Check this machine and the options of headrace serve, and report problems. Nothing is downloaded, and no weights are
+read. The exit code is 1 if the server would not start or would fail.
 """
 _EPILOG = """\
 examples:
