@@ -64,7 +64,8 @@ class CacheEntry:
 def measure(files: Iterable[Path]) -> tuple[int, float]:
     """Bytes, and when one of the files was last read or written; files that are gone count nothing.
 
-    Most systems note the first reading of a day only.
+    Most systems note the first reading of a day only; of packed weights, which stand in for a model's files, each start
+    notes its own.
     """
     num_bytes, used_s = 0, 0.0
     for file in files:

