@@ -46,6 +46,8 @@ class LogitEditor:
             has_penalties = sampling.has_penalties
             banned = self._banned_ids(row) if sampling.min_tokens or sampling.bad_words else []
             end_of_thought = self._thinking.due_end(row)
+            if end_of_thought is not None and logits[index, end_of_thought] == -torch.inf:
+                end_of_thought = None  # masked, as within a character of several tokens: the next one ends the thought
             if not (
                 sampling.logit_bias
                 or has_penalties
