@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_WITHDRAWN = 24  # times, for want of memory; more than it takes to halve any step down to one token
 _NO_MEMORY = "memory ran out again and again while the engine computed this request; send it again, or a shorter one"
-_GRAMMAR_FAILED = "the grammar of this request became too complex to follow; make it smaller"
+_GRAMMAR_FAILED = "the answer could not follow this request's grammar any further; a simpler grammar may help"
 
 
 class Scheduler:

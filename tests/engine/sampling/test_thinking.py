@@ -53,3 +53,15 @@ def test_a_thought_that_the_model_opens(output: list[int], draft: list[int], due
 
 def test_a_budget_of_nothing_ends_the_thought_at_once() -> None:
     assert _due([], [], ThinkingBudget(0, None, END)) == [True]
+
+
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_a_mark_that_the_grammar_does_not_take_yet_is_not_forced(is_masked: bool) -> None:
+    """Within a character of several tokens: what ended it there would match no grammar of what follows."""
+    request = make_request("r", [1], thinking=ThinkingBudget(2, None, END))
+    sequence = Sequence(request, seed=0, tokens=[1, 1, 1, 1], num_prompt=1)
+    logits = torch.zeros((1, 10))
+    logits[0, [START, END] if is_masked else [START]] = -torch.inf  # as a mask leaves them
+    edited = LogitEditor([0]).edit(logits, [LogitsRow(sequence, 0)])
+    assert (edited == []) == is_masked
+    assert torch.isfinite(logits[0]).nonzero().flatten().tolist() == (list(range(8)) if is_masked else [END])
