@@ -22,7 +22,7 @@ from server.model_options.config import ModelEntry
 from server.served.engine_slot import EngineSlot
 from server.served.memory import Claim, Grant, plan_memory
 from server.served.residence import Home, Residence
-from server.served.residency import Resident
+from server.served.resident import Resident
 
 if TYPE_CHECKING:
     from server.context import ServerContext

@@ -4,7 +4,7 @@ from typing import Any
 
 from engine.client.interface import EngineState
 from server.served.model import ServedModel
-from server.served.residency import ModelState
+from server.served.resident import ModelState
 
 
 def model_state(model: ServedModel) -> dict[str, Any]:

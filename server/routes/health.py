@@ -10,7 +10,7 @@ from server.errors import UNAVAILABLE_RETRY_S
 from server.http.body import Context
 from server.http.model_state import model_state
 from server.served.model import ServedModel
-from server.served.residency import ModelState
+from server.served.resident import ModelState
 
 router = APIRouter(tags=["Operations"])
 

@@ -45,7 +45,7 @@ from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, Olla
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
 from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
 from server.served.model import ServedModel
-from server.served.residency import ModelState
+from server.served.resident import ModelState
 from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Ollama's"])

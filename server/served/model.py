@@ -16,7 +16,7 @@ from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
 from server.served.residence import Residence
-from server.served.residency import ModelState
+from server.served.resident import ModelState
 from server.text.template_runner import TemplateRunner
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model

@@ -11,7 +11,7 @@ from server.live.request_table import not_known
 from server.metrics.values import Metrics
 from server.schemas.base import quote
 from server.served.model import ServedModel
-from server.served.residency import ModelState
+from server.served.resident import ModelState
 
 
 class ServedModels:

@@ -13,7 +13,8 @@ from engine.protocol import EngineInfo
 from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
 from server.served.memory import PROCESS_BYTES
-from server.served.residency import Residency, Resident
+from server.served.residency import Residency
+from server.served.resident import Resident
 from server.served.wishes import Wish
 
 logger = logging.getLogger(__name__)

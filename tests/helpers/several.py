@@ -16,7 +16,7 @@ from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry, ModelsConfig
 from server.served.engine_slot import EngineSlot
 from server.served.residence import Home, Residence
-from server.served.residency import Resident
+from server.served.resident import Resident
 from tests.helpers.fake_client import FakeClient, engine_info, says
 
 

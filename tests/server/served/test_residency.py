@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine.errors import EngineStopped, EngineUnavailable, HeadraceError, QueueFull
 from server.errors import ModelNotLoaded
-from server.served.residency import ModelState, Residency, Resident, Waiter
+from server.served.residency import Residency
+from server.served.resident import ModelState, Resident, Waiter
 from server.served.wishes import Wish
 
 pytestmark = pytest.mark.fast

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.client.interface import EngineState
-from server.served.residency import ModelState
+from server.served.resident import ModelState
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import http, says
 from tests.helpers.several import Several, make_several
