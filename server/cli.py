@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}", 1)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who read it has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left of it at its end
+        return 1
 
 
 def _find_shadow() -> str | None:

@@ -147,3 +147,18 @@ def test_a_folder_that_shadows_a_package_is_named(tmp_path: Path, package: str) 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == (f"headrace: {shadow} shadows {root / package}; start elsewhere, and check PYTHONPATH\n")
+
+
+def test_a_reader_that_has_gone_ends_a_command_in_silence() -> None:
+    code = (
+        "import sys; from server.commands import arguments\n"
+        "arguments.import_function = lambda _: lambda argv: print('x' * 1_000_000)\n"
+        "from server.cli import main; sys.exit(main(['models']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10) == b"x" * 10
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
