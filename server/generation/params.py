@@ -106,7 +106,12 @@ async def _chat_params(
     )
     tokens = await step_tokens(body, text_model, info.vocab_size)
     sampling = body.sampling(
-        info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=body.prompt_logprobs, tokens=tokens
+        info,
+        max_tokens=max_tokens,
+        logprobs=num_logprobs,
+        prompt_logprobs=body.prompt_logprobs,
+        tokens=tokens,
+        is_constrained=prepared.plan.grammar is not None,
     )
     prediction_ids = await _prediction_ids(body, text_model, info.max_model_len) if beams is None else []
     params = _params(body, text_model.tokenizer, [prompt], sampling, terms, plan=prepared.plan, ignored=ignored)
@@ -176,11 +181,16 @@ async def _completion_params(
     # The best of several candidates are those whose tokens are likeliest, whether the client wants to see that or not.
     needs_logprobs = beams is None and body.num_candidates > body.num_choices
     num_logprobs = 0 if body.logprobs is None and needs_logprobs else body.logprobs
-    sampling = body.sampling(
-        info, max_tokens=max_tokens, logprobs=num_logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
-    )
     fields = _constraint_fields(body)
     plan = await text_model.workers.run(partial(plan_text, fields, text_model.tokenizer), size=0)
+    sampling = body.sampling(
+        info,
+        max_tokens=max_tokens,
+        logprobs=num_logprobs,
+        prompt_logprobs=prompt_logprobs,
+        tokens=tokens,
+        is_constrained=plan.grammar is not None,
+    )
     if beams is not None:
         check_beam_plan(plan)
     params = _params(body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo)

@@ -122,6 +122,7 @@ class InfillRequest(GenerationRequest):
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         tokens: StepTokens,
+        is_constrained: bool = False,
     ) -> SamplingParams:
         """As of every request, with llama-server's ways to spell two of the fields."""
         own = self.model_copy(
@@ -132,5 +133,11 @@ class InfillRequest(GenerationRequest):
             }
         )
         return GenerationRequest.sampling(
-            own, info, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, tokens=tokens
+            own,
+            info,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            tokens=tokens,
+            is_constrained=is_constrained,
         )

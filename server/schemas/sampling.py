@@ -130,15 +130,19 @@ class GenerationRequest(SamplerStepFields):
         logprobs: int | None,
         prompt_logprobs: int | None,
         tokens: StepTokens,
+        is_constrained: bool = False,
     ) -> SamplingParams:
         """What the engine needs; an absent value is the checkpoint's default, else neutral. Raises InvalidRequest.
 
-        tokens: of this body's own bad words and breakers.
+        tokens: of this body's own bad words and breakers. is_constrained: by a grammar. Such an answer is often made of
+        what the prompt says, which the checkpoint's own repetition_penalty would have it avoid.
         """
         mirostat = self.mirostat_params()
         default = info.generation_defaults
         if mirostat is not None:  # instead of the checkpoint's limits
             default = {name: value for name, value in default.items() if name not in LIMITS}
+        if is_constrained:
+            default = {name: value for name, value in default.items() if name != "repetition_penalty"}
         top_k = self.top_k if self.top_k is not None else int(default.get("top_k", 0))
         params = SamplingParams(
             max_tokens=max_tokens,

@@ -63,6 +63,16 @@ async def test_defaults_of_the_checkpoint_yield_to_the_request() -> None:
     assert (await _sampling({}, generation_defaults=defaults)).top_k == 20
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, 1.0), ({"repetition_penalty": 1.3}, 1.3)])
+async def test_a_checkpoints_repetition_penalty_is_not_for_constrained_answers(
+    given: dict[str, Any], expected: float
+) -> None:
+    defaults = {"temperature": 0.6, "repetition_penalty": 1.2}
+    body = {"response_format": {"type": "json_object"}, **given}
+    sampling = await _sampling(body, generation_defaults=defaults)
+    assert (sampling.temperature, sampling.repetition_penalty) == (0.6, expected)
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 async def test_both_names_of_the_output_limit_work(name: str) -> None:
     assert (await _sampling({name: 5})).max_tokens == 5
