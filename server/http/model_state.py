@@ -14,7 +14,9 @@ def model_state(model: ServedModel) -> dict[str, Any]:
     if state is ModelState.LOADED and status.state is not EngineState.READY:
         state = ModelState.LOADING  # its engine is started again
         told["state"] = state.value
-    if state in (ModelState.LOADING, ModelState.FAILED):
+    if state is ModelState.FAILED:
+        told["reason"] = "it could not be loaded, or has failed; the server's log has the reason"
+    if state is ModelState.LOADING:
         told |= {"reason": status.reason, "stage": status.stage, "progress": status.progress}
     if model.residence is not None and (waiting := len(model.residence.resident(model.name).waiters)):
         told["waiting"] = waiting

@@ -118,7 +118,8 @@ async def test_one_that_fails_takes_nothing_with_it_and_is_tried_again() -> None
     await _until(lambda: several.residence.resident("alpha").state is ModelState.FAILED)
     async with http(several.app) as api:
         refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})
-        health = await api.get("/health")
+        health, cards = await api.get("/health"), await api.get("/v1/models")
+    assert "it was killed" not in cards.text  # it may have paths; the log and operators have it
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
     assert "could not be loaded, or has failed" in refused.json()["error"]["message"]
     assert "it was killed" not in refused.text
